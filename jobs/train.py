@@ -1,0 +1,9 @@
+"""ray job submit --working-dir . -- python jobs/train.py jobs/configs/digits.yaml [key=value ...]"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from raysde.cli import main
+
+sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,222 @@
+"""The checkpoint directory: safetensors and JSON, described by itself, checked by hash. No pickle is read or written.
+
+checkpoint.json        format, the model's description, counters, versions, and each file's sha256
+ema.safetensors        the averaged weights, complete: what is sampled from
+text/                  tokenizer and text encoder architecture, if the model takes captions
+weights.safetensors    the trained weights as the optimiser left them        } absent from an exported model,
+optimizer.safetensors  its moments                                           } which cannot be resumed
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raysde.inference import Model
+from raysde.model import ModelSpec, empty_model, save_text
+from raysde.score import ScoreModel
+from raysde.state import TrainState
+
+FORMAT = 1
+RESUME_FILES = ("weights.safetensors", "optimizer.safetensors")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``checkpoint.json`` says.
+
+    Attributes:
+        spec: the model.
+        state: the training state's counters.
+        recipe: flat configuration of the run, for people and for comparing runs.
+        data: path and fingerprint of the data set.
+        files: sha256 of each other file, by relative path.
+        versions: of raysde and the libraries that wrote it.
+    """
+
+    spec: ModelSpec
+    state: dict[str, Any]
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    files: dict[str, str]
+    versions: dict[str, str]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    names = ("raysde", "torch", "transformers", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer, contiguous and on the CPU."""
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+
+
+def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]) -> None:
+    """Writes a checkpoint; ``folder`` appears whole or not at all, replacing what was there."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with state.ema.swapped():
+        save_file(complete_weights(state.model), partial / "ema.safetensors")
+    live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
+    save_file(live, partial / "weights.safetensors")
+    moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
+    save_file(moments, partial / "optimizer.safetensors")
+    save_text(state.model, partial / "text")
+    write_description(partial, spec, state.values(), recipe, data)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def write_description(
+    folder: Path, spec: ModelSpec, state: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any]
+) -> None:
+    """Writes ``checkpoint.json`` for the files that are in ``folder``."""
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    content = {
+        "format": FORMAT,
+        "model": spec.dump(),
+        "state": state,
+        "recipe": recipe,
+        "data": data,
+        "files": {name: _hash(folder / name) for name in names if name != "checkpoint.json"},
+        "versions": _versions(),
+    }
+    (folder / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def export(source: Path, target: Path) -> None:
+    """Copies what sampling needs, without the optimiser; ``target`` must not exist."""
+    description = read(source)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*RESUME_FILES, "checkpoint.json"))
+    write_description(target, description.spec, description.state, description.recipe, description.data)
+
+
+def read(folder: Path) -> Description:
+    """Reads and checks ``checkpoint.json``.
+
+    Raises:
+        ValueError: if it is missing or not one.
+    """
+    path = folder / "checkpoint.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} has an unknown format; this version reads format {FORMAT}")
+    missing = {"model", "state", "recipe", "data", "files", "versions"} - set(content)
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+    parts = {name: content[name] for name in ("state", "recipe", "data", "files", "versions")}
+    return Description(spec=ModelSpec.parse(content["model"]), **parts)
+
+
+def verify(folder: Path) -> Description:
+    """Reads the description and compares every file with its hash.
+
+    Raises:
+        ValueError: naming the first file that is missing or differs.
+    """
+    description = read(folder)
+    for name, expected in description.files.items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError(f"checkpoint {folder} names a file outside itself: {name}")
+        if not path.is_file():
+            raise ValueError(f"checkpoint {folder} lacks {name}")
+        if _hash(path) != expected:
+            raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that checkpoint.json gives")
+    return description
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether ``folder`` is a checkpoint that can be loaded."""
+    try:
+        verify(folder)
+    except ValueError:
+        return False
+    return True
+
+
+def newest(folder: Path) -> Path | None:
+    """The whole checkpoint with the highest step among the folders in ``folder``, skipping torn ones."""
+    found = [path for path in folder.glob("step_*") if path.is_dir()]
+    return next((path for path in sorted(found, reverse=True) if is_whole(path)), None)
+
+
+def name_of(step: int) -> str:
+    """The folder name of a checkpoint; names sort by step."""
+    return f"step_{step:09d}"
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def load_model(folder: Path, *, allow_code: bool = False, device: torch.device | str = "cpu") -> Model:
+    """The averaged model in a checkpoint, checked and ready to sample.
+
+    Raises:
+        ValueError: if the checkpoint is torn, does not fit its own description, or names code that is not allowed.
+    """
+    description = verify(folder)
+    model = empty_model(description.spec, folder / "text", allow_code=allow_code)
+    _fill(model, _tensors(folder / "ema.safetensors"), folder)
+    return Model(model.eval().requires_grad_(False).to(device), description.spec)
+
+
+def restore(state: TrainState, folder: Path) -> Description:
+    """Loads a checkpoint into a state of the same shape.
+
+    Raises:
+        ValueError: if it is torn, holds another model or SDE, or was exported without its optimiser.
+    """
+    description = verify(folder)
+    absent = [name for name in RESUME_FILES if name not in description.files]
+    if absent:
+        raise ValueError(f"{folder} cannot be resumed: it was exported without {absent[0]}")
+    if description.spec.sde != state.model.sde:
+        raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
+    average = _tensors(folder / "ema.safetensors")
+    device = next(state.model.parameters()).device
+    _fill(state.model, average, folder)
+    _fill(state.model, {**average, **_tensors(folder / "weights.safetensors")}, folder)
+    state.ema.load({name: average[name] for name in state.trained})
+    state.load_optimizer(_tensors(folder / "optimizer.safetensors"))
+    state.load_values(description.state)
+    state.model.to(device)
+    return description
+
+
+def _fill(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"{folder} does not fit its model: {line[:200]}") from error

@@ -1,0 +1,299 @@
+"""The command line: `raysde ingest|train|sample|register|config|demo|ui`. Errors are one sentence and exit status 2."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+STARTED = time.time()
+
+SOURCES = "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, or a run id"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their help."""
+    top = argparse.ArgumentParser(
+        prog="raysde", description="Score-based generative models through SDEs, from a laptop to a Ray cluster."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _ingest(commands.add_parser("ingest", help="turn a folder of captioned images into shards"))
+    _train(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
+    _sample(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
+    _register(commands.add_parser("register", help="move an alias such as champion to a registered version"))
+    _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))
+    _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
+    _ui(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
+    return top
+
+
+def _ingest(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Reads the images of a folder with their captions and labels: metadata.jsonl or one CSV "
+        "(columns file_name, text, label), or a .txt beside each image. Writes Parquet shards and manifest.json."
+    )
+    command.add_argument("source", help="folder of images, or sklearn:digits for the digits that scikit-learn brings")
+    command.add_argument("out", help="folder or URI of the shards")
+    command.add_argument("--size", type=int, help="height and width; default: the first image's short side")
+    command.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: the first image's")
+    command.add_argument("--shard-rows", type=int, default=8192, help="most rows in a shard (default %(default)s)")
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave unreadable images out, with a count, instead of stopping"
+    )
+    command.set_defaults(run=run_ingest)
+
+
+def _train(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Trains on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine."
+    )
+    command.add_argument("recipe", help="YAML file, see jobs/configs")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as sde.kind=ve train.lr=1e-3")
+    command.add_argument(
+        "--no-ray", action="store_true", help="run the bare loop in this process, or under torchrun; no MLflow"
+    )
+    command.set_defaults(run=run_train)
+
+
+def _sample(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Draws images and writes image-000.png, ... and grid.png. Image i depends on the seed and i alone."
+    )
+    command.add_argument("model", help=SOURCES)
+    command.add_argument(
+        "--prompt", action="append", default=[], help="caption to draw; repeat it for several prompts, taken in turn"
+    )
+    command.add_argument(
+        "--label", action="append", type=int, default=[], help="class to draw; repeat it for several, taken in turn"
+    )
+    command.add_argument("-n", type=int, help="number of images (default: one for each prompt or label, otherwise 16)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--solver", default="heun", help="euler_maruyama, reverse_diffusion, pc or heun (default %(default)s)"
+    )
+    command.add_argument("--steps", type=int, default=20, help="solver steps (default %(default)s)")
+    command.add_argument(
+        "--grid", choices=("time", "log_snr"), help="spacing of the steps (default: what suits the solver)"
+    )
+    command.add_argument(
+        "--guidance", type=float, help="classifier-free guidance; 1 for none (default: 2 with a prompt or label)"
+    )
+    command.add_argument(
+        "--target-snr", type=float, default=0.16, help="step size of pc's Langevin corrector (default %(default)s)"
+    )
+    command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
+    command.add_argument("--out", default="samples", help="folder for the images (default %(default)s)")
+    command.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
+    command.add_argument(
+        "--allow-code", action="store_true", help="import the network class that the checkpoint names, if it names one"
+    )
+    _tracking(command)
+    command.set_defaults(run=run_sample)
+
+
+def _register(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    command.add_argument("--alias", default="champion", help="alias to move there (default %(default)s)")
+    _tracking(command)
+    command.set_defaults(run=run_register)
+
+
+def _config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "recipe", nargs="?", help="print this recipe, complete and checked, instead of the explanation"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(run=run_config)
+
+
+def _demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="(default %(default)s)")
+    command.add_argument(
+        "--out", default="out/demo", help="folder for everything the demo makes, emptied first (default %(default)s)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(run=run_demo)
+
+
+def _ui(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--port", type=int, default=5000)
+    _tracking(command)
+    command.set_defaults(run=run_ui)
+
+
+def _tracking(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in ~/raysde)")
+
+
+def run_ingest(args: argparse.Namespace) -> None:
+    """raysde ingest."""
+    from raysde.cluster.ingest import ingest
+    from raysde.cluster.session import connect
+    from raysde.data.digits import write_digits
+
+    for name in ("size", "shard_rows"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    source = Path(args.source).expanduser()
+    if args.source == "sklearn:digits":
+        source = Path(args.out).expanduser().with_name(Path(args.out).name + "-images")
+        write_digits(source)
+    elif not source.is_dir():
+        raise ValueError(f"source {source} is not a folder")
+    connect()
+    manifest = ingest(
+        source, args.out, size=args.size, channels=args.channels, shard_rows=args.shard_rows, skip_bad=args.skip_bad
+    )
+    shape = "x".join(map(str, manifest.image))
+    print(
+        f"{manifest.rows} images of {shape}, {manifest.captions} captions, {manifest.classes} classes, "
+        f"{len(manifest.shards)} shards in {args.out}"
+    )
+    if manifest.skipped:
+        print(f"{len(manifest.skipped)} skipped: {manifest.skipped[0]}{' ...' if len(manifest.skipped) > 1 else ''}")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """raysde train."""
+    from raysde import config
+
+    recipe = config.load(args.recipe, args.overrides)
+    if args.no_ray:
+        from raysde.local import train_here
+        from raysde.run import check, open_run
+
+        run = open_run(recipe)
+        check(run)
+        train_here(run, PrintedMetrics(run.steps, run.plan.batch))
+        return
+    from raysde.cluster.job import train_job
+
+    done = train_job(recipe, started=STARTED)
+    print(f"checkpoint {done.checkpoint}")
+    print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
+    print(
+        f"draw from it:  raysde sample models:/{recipe.model_name}@{recipe.tracking.alias} "
+        f"--tracking-uri {done.tracking_uri} -n 16"
+    )
+
+
+class PrintedMetrics:
+    """Shows metrics as a progress line; pictures are left out."""
+
+    def __init__(self, steps: int, batch: int) -> None:
+        from raysde.progress import ProgressLine
+
+        self.line = ProgressLine(steps, batch, every=0.0)
+        self.values: dict[str, float] = {}
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.values = {**self.values, **values}
+        self.line.show(step, self.values)
+
+    def image(self, step: int, name: str, image: object) -> None:
+        pass
+
+
+def run_sample(args: argparse.Namespace) -> None:
+    """raysde sample."""
+    import torch
+    from tqdm import tqdm
+
+    from raysde.registry import load
+
+    count = args.n if args.n is not None else max(len(args.prompt), len(args.label)) or 16
+    prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
+    labels = [args.label[i % len(args.label)] for i in range(count)] if args.label else None
+    guidance = args.guidance if args.guidance is not None else 2.0 if prompts or labels else 1.0
+    try:
+        device = None if args.device is None else torch.device(args.device)
+    except RuntimeError:
+        raise ValueError(f"--device {args.device!r} is no device") from None
+    model = load(args.model, tracking_uri=args.tracking_uri, allow_code=args.allow_code, device=device)
+    with tqdm(unit="nfe", desc="sampling", file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        drawn = model.sample(
+            prompts=prompts,
+            labels=labels,
+            n=count,
+            seed=args.seed,
+            solver=args.solver,
+            steps=args.steps,
+            grid=args.grid,
+            guidance=guidance,
+            target_snr=args.target_snr,
+            batch_size=args.batch_size,
+            progress=progress,
+        )
+    paths = drawn.save(args.out)
+    print(f"{len(paths) - 1} images and {paths[-1]} ({drawn.nfe} network evaluations each)")
+
+
+def run_register(args: argparse.Namespace) -> None:
+    """raysde register."""
+    from raysde.registry import set_alias
+    from raysde.tracking import client_for, default_uri
+
+    print(set_alias(client_for(args.tracking_uri or default_uri()), args.model, args.alias))
+
+
+def run_config(args: argparse.Namespace) -> None:
+    """raysde config."""
+    from raysde import config, explain
+
+    if args.recipe is None:
+        print(explain.reference())
+        return
+    for key, value in config.load(args.recipe, args.overrides).flat().items():
+        print(f"{key}={json.dumps(value)}")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """raysde demo."""
+    from raysde.cluster.demo import demo
+
+    demo(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)
+
+
+def run_ui(args: argparse.Namespace) -> None:
+    """raysde ui."""
+    from raysde.tracking import client_for, default_uri
+
+    uri = args.tracking_uri or default_uri()
+    client_for(uri)
+    if uri.startswith("http"):
+        print(f"the MLflow UI is at {uri}")
+        return
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(args.port)]
+    raise SystemExit(subprocess.call(command))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 1 if a run failed, 2 if the user's input was wrong."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except ValueError as error:
+        print(f"raysde: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except (RuntimeError, FloatingPointError) as error:
+        print(f"raysde: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,1 @@
+"""Everything that knows Ray: ingestion, the data stream, the training job."""

@@ -1,0 +1,41 @@
+"""Connecting to Ray: the cluster that a job runs on, or a small one of our own on this machine."""
+
+import logging
+import os
+
+import ray
+
+
+def connect() -> None:
+    """Joins the cluster that RAY_ADDRESS or a surrounding job names; otherwise starts one here.
+
+    A cluster started here counts one CPU more than the machine has, for data tasks, which are light: a worker can then
+    train on all cores.
+
+    Raises:
+        ValueError: if the cluster does not answer.
+    """
+    if ray.is_initialized():
+        return
+    quiet()
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(
+                address="auto" if address == "local" else address, log_to_driver=True, logging_level=logging.WARNING
+            )
+        except (ConnectionError, RuntimeError) as error:
+            raise ValueError(
+                f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}"
+            ) from error
+        return
+    ray.init(num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING)
+
+
+def quiet() -> None:
+    """Leaves Ray's warnings and errors, and hides its running commentary."""
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    for name in ("ray.data", "ray.train", "mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # the local cluster's token is made and used without anybody's help
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -1,0 +1,221 @@
+"""Training on Ray: the driver that launches a worker group, and what each worker does."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+import torch
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from raysde import checkpoint, config, storage
+from raysde.cluster.stream import StreamSpec, read_stream, steps_in_block, stream
+from raysde.data.batches import Microbatch
+from raysde.distributed import World, current_world
+from raysde.run import (
+    Run,
+    RunHooks,
+    check_resumable,
+    new_state,
+    objective,
+    open_run,
+    save_checkpoint,
+    schedule,
+    validator,
+)
+from raysde.state import TrainState
+from raysde.tracking import Tracker
+from raysde.train import fit
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each worker gets: CPUs (and as many torch threads) and whether a GPU."""
+
+    cpus: int
+    gpu: bool
+
+
+def share_out(run: Run, resources: dict[str, float], nodes: int) -> Share:
+    """CPUs and GPUs for each worker from what the cluster has, leaving a CPU of each node for data tasks.
+
+    Raises:
+        ValueError: if GPUs are asked for and there are too few.
+    """
+    wanted = run.config.resources
+    gpus = int(resources.get("GPU", 0))
+    gpu = gpus >= wanted.workers if wanted.gpu is None else wanted.gpu
+    if gpu and gpus < wanted.workers:
+        raise ValueError(
+            f"resources.gpu is set, but the cluster has {gpus} GPUs for resources.workers={wanted.workers}"
+        )
+    if wanted.cpus_per_worker is not None:
+        return Share(wanted.cpus_per_worker, gpu)
+    if gpu:
+        return Share(4, gpu)
+    spare = resources.get("CPU", 1.0) - nodes
+    return Share(max(1, int(spare // wanted.workers)), gpu)
+
+
+def stream_spec(run: Run, start: int) -> StreamSpec:
+    """The stream of a run from step ``start``."""
+    world, data = run.config.resources.workers, run.config.data
+    each = run.plan.batch // world
+    return StreamSpec(
+        manifest=run.manifest,
+        plan=run.plan,
+        validation=run.config.validation.rows,
+        seed=run.config.seed,
+        start=start,
+        stop=run.steps,
+        world=world,
+        block_steps=steps_in_block(run.manifest.image, each, data.block_megabytes, data.block_steps),
+    )
+
+
+def resume_step(run: Run) -> int:
+    """The step that a worker group started now begins at."""
+    found = storage.newest_checkpoint(run.config.storage, run.config.name)
+    return 0 if found is None else checkpoint.read(found).step
+
+
+def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
+    """Makes the rest of the stream; called anew for each worker group, so that a restart begins at the cursor."""
+
+    def make() -> ray.data.Dataset:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        run = open_run(config.parse(recipe))
+        return stream(stream_spec(run, resume_step(run)))
+
+    return make
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs."""
+    torch.set_num_threads(settings["threads"])
+    run, world = open_run(config.parse(settings["recipe"])), current_world()
+    state = new_state(run, world.device)
+    if found := storage.newest_checkpoint(run.config.storage, run.config.name):
+        check_resumable(run, checkpoint.restore(state, found))
+    tracker = None
+    if world.is_first:
+        tracker = Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
+        tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
+    shard = ray.train.get_dataset_shard("train")
+    batches = timed_first(read_stream(shard, run.plan, world.rank, world.size), settings, tracker, state.step)
+    hooks = RunHooks(run, tracker, lambda state: report(run, state, world, tracker))
+    begin, failed = time.perf_counter(), ""
+    try:
+        fit(
+            state,
+            batches,
+            objective(run),
+            schedule(run),
+            hooks,
+            world,
+            validate=validator(run, world),
+            compile=run.config.train.compile,
+        )
+    except FloatingPointError as error:
+        # every rank meets it at the same step, and a restart would meet it again
+        failed = str(error)
+    if tracker is not None:
+        tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
+        if not tracker.close():
+            print("MLflow did not take all metrics in time; they wait in", settings["spool"], flush=True)
+    return {"step": state.step, "failed": failed}
+
+
+def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
+    """Hands a checkpoint to Ray Train; called on every rank."""
+    name = checkpoint.name_of(state.step)
+    if not world.is_first:
+        ray.train.report({"step": state.step}, checkpoint_dir_name=name)
+        return
+    if tracker is not None:
+        # a run that resumes from this checkpoint will not log these steps again
+        tracker.drain(5.0)
+    with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
+        path = save_checkpoint(run, state, Path(folder))
+        ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
+
+
+def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
+    """Runs the worker group to the end of the recipe; Ray must be initialised.
+
+    Args:
+        started: time.time() when the command began, for the start-up metrics.
+
+    Raises:
+        RuntimeError: if the run failed for good, with the last error.
+    """
+    recipe = run.config.model_dump(mode="json")
+    wanted = run.config.resources
+    share = share_out(run, ray.cluster_resources(), len(ray.nodes()))
+    spool = Path(tempfile.gettempdir()) / f"raysde-{run.config.name}-{run_id}.jsonl"
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]
+        train_loop_config={
+            "recipe": recipe,
+            "tracking_uri": tracking_uri,
+            "run_id": run_id,
+            "threads": share.cpus,
+            "spool": str(spool),
+            "started": started,
+        },
+        torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=wanted.workers, use_gpu=share.gpu, resources_per_worker=_bundle(share)
+        ),
+        run_config=RunConfig(
+            name=run.config.name,
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
+            storage_path=storage.location(run.config.storage),
+            failure_config=FailureConfig(max_failures=wanted.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=run.config.keep_checkpoints),
+        ),
+        datasets={"train": data_factory(recipe)},
+        dataset_config=DataConfig(execution_options=_ordered()),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RuntimeError(f"run {run.config.name!r} failed: {root_cause(error)}") from error
+    returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
+    if returned.get("failed"):
+        raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
+
+
+def root_cause(error: ray.train.TrainingFailedError) -> str:
+    """The first worker's or the controller's error, in a line."""
+    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
+    rank, failure = sorted(failures.items())[0]
+    cause = getattr(failure, "cause", None) or failure
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return f"worker {rank}: {type(cause).__name__}: {lines[-1] if lines else ''}"
+
+
+def _bundle(share: Share) -> dict[str, float]:
+    return {"CPU": share.cpus, "GPU": 1} if share.gpu else {"CPU": share.cpus}
+
+
+def _ordered() -> ray.data.ExecutionOptions:
+    options = ray.data.ExecutionOptions()
+    options.preserve_order = True
+    return options
+
+
+def timed_first(
+    batches: Iterator[list[Microbatch]], settings: dict[str, Any], tracker: Tracker | None, step: int
+) -> Iterator[list[Microbatch]]:
+    """Passes batches on, and logs when the first arrived."""
+    for number, batch in enumerate(batches):
+        if number == 0 and tracker is not None:
+            tracker.metrics(step, {"startup/first_batch": time.time() - settings["started"]})
+        yield batch

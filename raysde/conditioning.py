@@ -1,0 +1,131 @@
+"""What the score network is told beside x and t: captions and class labels, dropped at random in training.
+
+A dropped condition is the empty caption and the class "none", so that one network learns the conditional and the
+unconditional score and classifier-free guidance can mix them (Ho and Salimans 2022, arXiv 2207.12598).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from raysde.captions import TextEncoder, Tokenizer
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A batch of conditions.
+
+    Attributes:
+        ids, mask: tokens [B, L] and which are real, or None without captions.
+        labels: class numbers [B], -1 for none, or None without classes.
+    """
+
+    ids: Tensor | None = None
+    mask: Tensor | None = None
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Condition":
+        return self.map(lambda value: value.to(device, non_blocking=True))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
+        """Applies ``function`` to each tensor that is present."""
+        values = (self.ids, self.mask, self.labels)
+        return Condition(*(None if value is None else function(value) for value in values))
+
+    @property
+    def is_empty(self) -> bool:
+        return self.ids is None and self.labels is None
+
+    def dropped(self, drop: Tensor, null: Self) -> "Condition":
+        """Rows where ``drop`` [B] is True become the row of ``null``, a condition of batch size 1."""
+        result = self
+        if self.ids is not None and self.mask is not None:
+            assert null.ids is not None
+            assert null.mask is not None
+            width = self.ids.shape[1]
+            ids, mask = _fit(null.ids, width), _fit(null.mask, width)
+            result = replace(
+                result,
+                ids=torch.where(drop[:, None], ids, self.ids),
+                mask=torch.where(drop[:, None], mask, self.mask),
+            )
+        if self.labels is not None:
+            assert null.labels is not None
+            result = replace(result, labels=torch.where(drop, null.labels, self.labels))
+        return result
+
+
+def _fit(row: Tensor, width: int) -> Tensor:
+    """Cuts or zero-pads [1, L] to [1, width]; what is cut or added is padding, masked out."""
+    return torch.nn.functional.pad(row, (0, max(0, width - row.shape[1])))[:, :width]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Conditioning vectors: pooled [B, D], context [B, L, D] and its mask [B, L], each None where absent."""
+
+    pooled: Tensor | None = None
+    context: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Conditioner(nn.Module):
+    """Makes conditions from captions and labels, and conditioning vectors from conditions.
+
+    Args:
+        tokenizer, encoder: for captions, or both None.
+        classes: number of class labels, 0 for none.
+        class_width: width of the class embedding when there is no text encoder.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, encoder: TextEncoder | None, classes: int, class_width: int = 128
+    ) -> None:
+        super().__init__()
+        assert (tokenizer is None) == (encoder is None)
+        self.tokenizer, self.encoder, self.classes = tokenizer, encoder, classes
+        self.width: int | None = encoder.width if encoder is not None else class_width if classes else None
+        # the extra row is the class "none", at index -1
+        self.class_embedding = nn.Embedding(classes + 1, self.width) if classes and self.width else None
+
+    def condition(self, captions: Sequence[str] | None, labels: Sequence[int] | Tensor | None, count: int) -> Condition:
+        """A condition of batch size ``count``; what is not given is null.
+
+        Raises:
+            ValueError: if captions or labels are given that the model cannot take, or a label is out of range.
+        """
+        if captions is not None and self.tokenizer is None:
+            raise ValueError("a prompt was given, but the model has no text encoder")
+        if labels is not None and not self.classes:
+            raise ValueError("a class label was given, but the model has no classes")
+        condition = Condition()
+        if self.tokenizer is not None:
+            ids, mask = self.tokenizer(captions if captions is not None else [""] * count)
+            condition = replace(condition, ids=ids, mask=mask)
+        if self.classes:
+            numbers = torch.full((count,), -1) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+            if len(numbers) and not (int(numbers.min()) >= -1 and int(numbers.max()) < self.classes):
+                raise ValueError(f"class labels must lie in 0..{self.classes - 1}, got {sorted(set(numbers.tolist()))}")
+            condition = replace(condition, labels=numbers)
+        return condition
+
+    def null(self) -> Condition:
+        """The empty condition, of batch size 1."""
+        return self.condition(None, None, 1)
+
+    def forward(self, condition: Condition) -> Encoded:
+        pooled = context = None
+        if self.encoder is not None:
+            assert condition.ids is not None
+            assert condition.mask is not None
+            context = self.encoder(condition.ids, condition.mask)
+            weight = condition.mask.to(context.dtype)[:, :, None]
+            pooled = (context * weight).sum(dim=1) / weight.sum(dim=1)
+        if self.class_embedding is not None:
+            assert condition.labels is not None
+            classes = self.class_embedding(condition.labels % (self.classes + 1))
+            pooled = classes if pooled is None else pooled + classes
+        return Encoded(pooled, context, condition.mask)

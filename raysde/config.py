@@ -1,0 +1,305 @@
+"""The recipe of a run: one validated object from YAML and dotted overrides; the only reader of YAML.
+
+The same dotted paths serve the command line (``sde.beta_max=10``), MLflow's params and the checkpoint. The node of a
+stateless thing is the thing itself: ``sde: {kind: ve, sigma_max: 20}`` is the VE object.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raysde.losses import Weighting
+from raysde.model import NetworkField, SDEField, TextField
+from raysde.networks import UNetConfig
+from raysde.optim import Decay
+from raysde.sampler import Grid, Solver
+from raysde.score import Target
+from raysde.sde import VP
+from raysde.train import Precision
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Node(BaseModel):
+    """A part of the recipe: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Node):
+    """The data set, and how it is read."""
+
+    path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
+    verify: Literal["hash", "schema"] = Field(
+        "hash", description="check every shard's hash before a run, or only its size and schema"
+    )
+    range: tuple[float, float] = Field((-1.0, 1.0), description="float values of black and white that the SDE sees")
+    std: Positive = Field(0.5, description="standard deviation of a pixel in that range; scales the network's input")
+    image_size: PositiveInt | None = Field(
+        None, description="height and width the shards must have; null takes what they have"
+    )
+    flip: bool = Field(False, description="mirror images at random")
+    shuffle_window: PositiveInt = Field(
+        1 << 20, description="rows that are shuffled together; more rows than that are shuffled in two levels"
+    )
+    block_megabytes: Positive = Field(8.0, description="size of the blocks that Ray Data makes, in decoded images")
+    block_steps: PositiveInt = Field(64, description="most steps in one block")
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range must be (low, high) with low < high, got {self.range}")
+        return self
+
+
+class Length(Node):
+    """How long to train, in exactly one unit."""
+
+    steps: PositiveInt | None = Field(None, description="length of the run in optimiser steps")
+    epochs: Positive | None = Field(None, description="... or in passes over the data")
+    images: PositiveInt | None = Field(None, description="... or in images seen; give exactly one of the three")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in ("steps", "epochs", "images") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, epochs and images, got {given or 'none'}")
+        return self
+
+    def in_steps(self, batch: int, rows: int) -> int:
+        """The number of optimiser steps, at least one."""
+        if self.steps is not None:
+            return self.steps
+        images = self.images if self.images is not None else (self.epochs or 0.0) * rows
+        return max(1, round(images / batch))
+
+
+class Ema(Node):
+    """The moving average of the weights."""
+
+    half_life: Positive = Field(500_000, description="images after which half of an old weight is forgotten")
+    rampup: Annotated[float, Field(ge=0.0)] = Field(
+        0.05, description="the half-life is at most this share of the images seen; 0 turns that off"
+    )
+
+
+class Train(Node):
+    """The loop."""
+
+    length: Length = Field(Length(epochs=100), description="length of the run")
+    batch: PositiveInt = Field(128, description="images of a global batch, over all workers and accumulation")
+    microbatch: PositiveInt | None = Field(
+        None,
+        description="images of one forward pass; null: one for each worker; what is left over is accumulated",
+    )
+    lr: Positive = Field(2e-4, description="learning rate")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW's moment decays")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW's weight decay")
+    warmup: Count = Field(500, description="updates over which the learning rate rises from zero")
+    decay: Decay = Field(
+        "constant", description="what the learning rate does after that: constant, or cosine to zero at the end"
+    )
+    clip: Annotated[float, Field(ge=0.0)] = Field(1.0, description="largest gradient norm; 0 for none")
+    precision: Precision = Field(
+        "fp32", description="autocast type of the forward pass: fp32, bf16 or fp16 (with a gradient scaler)"
+    )
+    compile: bool = Field(False, description="torch.compile the network; slow to start, and on CPU often no gain")
+    weighting: Weighting = Field(
+        "sigma2", description="of the loss over t: sigma2, likelihood (g^2), or target (plain error of the output)"
+    )
+    condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
+    ema: Ema = Field(Ema(), description="moving average of the weights, which is what samples are drawn from")
+
+
+class Validation(Node):
+    """Loss on held-out rows."""
+
+    rows: Count = Field(0, description="rows held out of training, chosen at random; 0 for no validation")
+    every: Count = Field(500, description="steps between validations")
+    patience: Count = Field(0, description="validations without improvement after which training stops; 0 for never")
+
+
+class Sampling(Node):
+    """Sample grids."""
+
+    every: Count = Field(0, description="steps between sample grids in MLflow, and one at the end; 0 for none")
+    count: PositiveInt = Field(16, description="images in a grid")
+    prompts: tuple[str, ...] = Field(
+        (), description="prompts of the grid, repeated in turn; empty draws without a prompt"
+    )
+    solver: Solver = Field(
+        "heun", description="euler_maruyama, reverse_diffusion, pc (with Langevin) or heun (probability flow)"
+    )
+    steps: PositiveInt = Field(20, description="steps of the solver")
+    grid: Grid | None = Field(None, description="times uniform in time or in log_snr; null takes what suits the solver")
+    guidance: float = Field(1.0, description="classifier-free guidance scale; 1 for none")
+    target_snr: Positive = Field(0.16, description="step size of the Langevin corrector")
+    seed: int = Field(0, description="image i of a grid is drawn from (seed, i)")
+
+
+class Resources(Node):
+    """Workers and what each gets."""
+
+    workers: PositiveInt = Field(1, description="training workers")
+    gpu: bool | None = Field(None, description="one GPU for each worker; null uses GPUs if the cluster has any")
+    cpus_per_worker: PositiveInt | None = Field(
+        None, description="CPUs (and torch threads) of a worker; null shares a node's CPUs out, on a GPU 4"
+    )
+    max_failures: Count = Field(3, description="restarts of the worker group after an error before the run fails")
+
+
+class Tracking(Node):
+    """Where metrics and models go."""
+
+    uri: str | None = Field(
+        None,
+        description="MLflow server or sqlite:/// URI; null takes MLFLOW_TRACKING_URI, or sqlite in ~/raysde/mlflow.db",
+    )
+    experiment: str = Field("raysde", description="MLflow experiment")
+    register_as: str | None = Field(None, description="registered model name; null takes the run's name")
+    alias: str = Field("candidate", description="alias that the newly registered version gets")
+
+
+class RunConfig(Node):
+    """A whole recipe."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="the run's identity: submitting it again resumes it"
+    )
+    seed: int = Field(0, description="of weights, data order, noise, times and condition dropout")
+    storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
+    data: Data = Field(description="what is trained on")
+    sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp or ve")
+    network: NetworkField = Field(
+        UNetConfig(), description="the score network: unet, or external for a module of yours"
+    )
+    target: Target = Field("v", description="what the network predicts: noise, score, x0 or v")
+    text: TextField | None = Field(None, description="caption encoder: scratch or pretrained; null for no captions")
+    class_conditional: bool = Field(False, description="tell the network the class label")
+    train: Train = Field(Train(), description="the loop")
+    validation: Validation = Field(Validation(), description="loss on held-out rows, per bin of log-SNR")
+    sampling: Sampling = Field(Sampling(), description="sample grids during training")
+    resources: Resources = Field(Resources(), description="workers and what each gets")
+    tracking: Tracking = Field(Tracking(), description="MLflow")
+    log_every: PositiveInt = Field(50, description="steps between metrics")
+    checkpoint_every: Count = Field(1000, description="steps between checkpoints; 0 for one at the end")
+    keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints kept")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        micro = self.microbatch
+        if self.train.batch % micro:
+            raise ValueError(f"train.batch={self.train.batch} is not divisible by train.microbatch={micro}")
+        if (self.train.batch // micro) % self.resources.workers:
+            raise ValueError(
+                f"train.batch={self.train.batch} makes {self.train.batch // micro} microbatches of {micro}, "
+                f"which resources.workers={self.resources.workers} cannot share equally"
+            )
+        if self.sampling.prompts and self.text is None:
+            raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
+        if self.validation.patience and not self.validation.rows:
+            raise ValueError("validation.patience needs held-out rows: set validation.rows")
+        conditional = self.text is not None or self.class_conditional
+        if self.sampling.guidance != 1.0 and not conditional:
+            raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
+        return self
+
+    @property
+    def microbatch(self) -> int:
+        """Images of one forward pass."""
+        return self.train.microbatch or max(1, self.train.batch // self.resources.workers)
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model is registered."""
+        return self.tracking.register_as or self.name
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted paths to JSON values, as MLflow and the checkpoint keep them."""
+        return flatten(self.model_dump(mode="json"))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to one with dotted keys; lists stay whole."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            result.update(flatten(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def parse(tree: Any) -> RunConfig:
+    """Validates a nested mapping.
+
+    Raises:
+        ValueError: one sentence that names the first key at fault.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML recipe and applies ``a.b=value`` overrides, whose values are YAML.
+
+    Raises:
+        ValueError: if the file cannot be read, is not a mapping, or the result is no valid recipe.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).expanduser().read_text())
+    except OSError as error:
+        raise ValueError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {path} is not a mapping of keys to values")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {override!r} must read key=value, such as sde.beta_max=10")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"the value of override {override!r} is not valid YAML") from None
+        place(tree, key.split("."), value)
+    return parse(tree)
+
+
+def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Sets a dotted path.
+
+    A new ``kind`` replaces its whole node, since the old kind's keys mean nothing to it; so does one of the ways to
+    give the length, of which a recipe has exactly one.
+    """
+    for key in path[:-1]:
+        node = tree.get(key)
+        if not isinstance(node, dict):
+            node = tree[key] = {}
+        tree = node
+    if (path[-1] == "kind" and tree.get("kind") != value) or list(path[:-1]) == ["train", "length"]:
+        tree.clear()
+    tree[path[-1]] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    kinds = {"vp", "sub_vp", "ve", "unet", "external", "scratch", "pretrained"}
+    where = ".".join(str(part) for index, part in enumerate(first["loc"]) if not (index and part in kinds))
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {where!r}; `raysde config` lists all keys"
+    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"key {where!r} is required"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = f", got {json.dumps(given, default=str)}" if not isinstance(given, dict) and "got" not in message else ""
+    return f"{where}: {message}{shown}" if where else message

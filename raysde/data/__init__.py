@@ -1,0 +1,1 @@
+"""Data sets: shards on disk, the batch plan, and microbatches."""

@@ -1,0 +1,61 @@
+"""What the loop knows of other processes: its rank, and ways to agree. Works bare, under torchrun and under Ray."""
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the workers."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The average over ranks, equal on all of them."""
+        return self.sum(values) / self.size
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks, equal on all of them."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` holds on any rank: what all ranks must decide alike."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0.0)
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            self.any(False)
+
+
+def current_world() -> World:
+    """The world of an initialised process group, or the only process; CUDA when there is one."""
+    if dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
+    else:
+        rank, size = 0, 1
+    if torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        return World(rank, size, torch.device("cuda", local))
+    return World(rank, size)
+
+
+def wrap(module: nn.Module, world: World) -> nn.Module:
+    """DistributedDataParallel when there are several ranks, otherwise the module itself."""
+    if world.size == 1:
+        return module
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)

@@ -1,0 +1,65 @@
+"""Exponential moving average of the weights, its length counted in images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def decay(batch: int, num_images: int, half_life: float, rampup: float) -> float:
+    """The factor kept of the average when ``batch`` more images have been seen.
+
+    The half-life is at most ``rampup`` times the images seen so far, so that early averages forget the initial
+    weights (Karras et al. 2022, training loop, rampup 0.05).
+    """
+    length = min(half_life, rampup * num_images) if rampup > 0.0 else half_life
+    return 0.5 ** (batch / max(length, 1e-8))
+
+
+class Ema:
+    """Keeps an average beside the weights of a module.
+
+    Args:
+        module: whose trainable parameters are averaged.
+        half_life: images after which half of an old weight is forgotten.
+        rampup: see :func:`decay`.
+    """
+
+    def __init__(self, module: nn.Module, *, half_life: float, rampup: float) -> None:
+        self.half_life, self.rampup = half_life, rampup
+        self.live = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.live.items()}
+
+    @torch.no_grad()
+    def update(self, batch: int, num_images: int) -> None:
+        """average <- d average + (1 - d) weights, after a step on ``batch`` images, ``num_images`` in all."""
+        weight = 1.0 - decay(batch, num_images, self.half_life, self.rampup)
+        torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), weight)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Within the context, the module holds the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.live.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(kept)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.average)
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what :meth:`state` gave; names and shapes must agree."""
+        if set(tensors) != set(self.average):
+            raise ValueError(f"EMA weights do not fit the model: {sorted(set(tensors) ^ set(self.average))[:3]} ...")
+        for name, value in tensors.items():
+            self.average[name].copy_(value)

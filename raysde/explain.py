@@ -1,0 +1,121 @@
+"""The recipe's keys as text, from the same definitions that check them."""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+import typing
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from raysde.config import RunConfig
+
+
+def reference() -> str:
+    """Every key with its type, default and meaning."""
+    lines = ["# Every key of a recipe. Nested keys are written with dots on the command line: train.lr=1e-3", ""]
+    lines += _model(RunConfig, "")
+    return "\n".join(lines)
+
+
+def keys() -> set[str]:
+    """All dotted paths that :func:`reference` explains."""
+    found = (re.match(r"([a-z_.0-9]+) ", line) for line in _model(RunConfig, ""))
+    return {match[1] for match in found if match}
+
+
+def _model(model: type[BaseModel], prefix: str) -> list[str]:
+    lines: list[str] = []
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        nested = [option for option in _options(field.annotation) if _is_model(option)]
+        variants = [option for option in _options(field.annotation) if dataclasses.is_dataclass(option)]
+        if nested:
+            lines += ["", f"# {path}: {field.description}", *_model(nested[0], f"{path}.")]
+        elif variants:
+            lines += ["", f"# {path}: {field.description}"]
+            for variant in variants:
+                lines += _variant(variant, path)  # type: ignore[arg-type]
+        else:
+            lines += _key(path, _type(field.annotation), _default(field), field.description or "")
+    return lines
+
+
+def _variant(variant: type, path: str) -> list[str]:
+    kind = next(f.default for f in dataclasses.fields(variant) if f.name == "kind")
+    meanings = _attributes(variant)
+    lines = _key(f"{path}.kind", "text", str(kind), (inspect.getdoc(variant) or "").splitlines()[0])
+    for field in dataclasses.fields(variant):
+        if field.name != "kind":
+            default = (
+                "required"
+                if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+                else field.default
+            )
+            hints = typing.get_type_hints(variant)
+            shown = "{}" if field.default_factory is not dataclasses.MISSING else str(default)
+            lines += _key(f"{path}.{field.name}", _type(hints[field.name]), shown, meanings.get(field.name, ""))
+    return lines
+
+
+def _attributes(variant: type) -> dict[str, str]:
+    """The ``Attributes`` of a class and its bases, by name."""
+    result: dict[str, str] = {}
+    for base in reversed(variant.__mro__):
+        doc = inspect.cleandoc(base.__doc__ or "")
+        section = doc.partition("Attributes:")[2]
+        for names, meaning in re.findall(r"^    ([\w, ]+): ((?:.|\n(?!    \w[\w, ]*:))*)", section, flags=re.MULTILINE):
+            for name in names.split(","):
+                result[name.strip()] = " ".join(meaning.split())
+    return result
+
+
+def _key(path: str, kind: str, default: str, meaning: str) -> list[str]:
+    head = f"{path:<28} {kind}, default {default}" if default != "required" else f"{path:<28} {kind}, required"
+    return [head, *textwrap.wrap(meaning, 100, initial_indent="    ", subsequent_indent="    ")]
+
+
+def _options(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is typing.Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        return [inner for option in get_args(annotation) for inner in _options(option)]
+    return [annotation]
+
+
+def _is_model(option: Any) -> bool:
+    return isinstance(option, type) and issubclass(option, BaseModel)
+
+
+def _type(annotation: Any) -> str:
+    names = []
+    for option in _options(annotation):
+        if get_origin(option) is Literal:
+            names.append(" | ".join(str(value) for value in get_args(option)))
+        elif get_origin(option) is tuple:
+            names.append("list")
+        else:
+            known = {
+                "int": "whole number",
+                "float": "number",
+                "str": "text",
+                "bool": "true or false",
+                "NoneType": "null",
+            }
+            name = getattr(get_origin(option) or option, "__name__", str(option))
+            names.append(known.get(name, name))
+    return " or ".join(names)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default()
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )

@@ -1,0 +1,54 @@
+"""The loop without Ray: in this process, or in each process that torchrun starts."""
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from raysde import checkpoint, storage
+from raysde.data.batches import read_batches
+from raysde.data.decode import Reader
+from raysde.distributed import current_world
+from raysde.run import Run, RunHooks, Sink, check_resumable, new_state, objective, save_checkpoint, schedule, validator
+from raysde.state import TrainState
+from raysde.train import fit
+
+
+def train_here(run: Run, sink: Sink | None) -> TrainState:
+    """Trains to the end of the recipe, from the run's newest checkpoint if it has one.
+
+    Under torchrun every process calls this; ``sink`` is used on the first rank alone.
+
+    Raises:
+        ValueError: if the storage is not a local folder, or the checkpoint does not fit the recipe.
+    """
+    if not storage.is_local(run.config.storage):
+        raise ValueError(f"storage {run.config.storage!r} is not a local folder, which training without Ray needs")
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    world = current_world()
+    folder = Path(storage.location(run.config.storage)) / run.config.name
+    state = new_state(run, world.device)
+    if found := storage.newest_checkpoint(run.config.storage, run.config.name):
+        check_resumable(run, checkpoint.restore(state, found))
+
+    def keep(state: TrainState) -> None:
+        if world.is_first:
+            save_checkpoint(run, state, folder)
+            storage.prune(folder, run.config.keep_checkpoints)
+        world.barrier()
+
+    batches = read_batches(run.plan, Reader(run.manifest), run.rows, state.step, run.steps, world.rank, world.size)
+    hooks = RunHooks(run, sink if world.is_first else None, keep)
+    fit(
+        state,
+        batches,
+        objective(run),
+        schedule(run),
+        hooks,
+        world,
+        validate=validator(run, world),
+        compile=run.config.train.compile,
+    )
+    return state

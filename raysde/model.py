@@ -1,0 +1,118 @@
+"""What makes a score model: a small description that JSON can hold, and building the model from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+
+from raysde.captions import (
+    PretrainedText,
+    ScratchText,
+    TextEncoder,
+    Tokenizer,
+    pretrained_encoder,
+    pretrained_tokenizer,
+    restored_encoder,
+    scratch_encoder,
+    train_tokenizer,
+)
+from raysde.conditioning import Conditioner
+from raysde.networks import ExternalConfig, UNetConfig
+from raysde.randomness import INITIAL, key
+from raysde.score import ScoreModel, Target
+from raysde.sde import AnySDE
+
+SDEField = Annotated[AnySDE, Field(discriminator="kind")]
+NetworkField = Annotated[UNetConfig | ExternalConfig, Field(discriminator="kind")]
+TextField = Annotated[ScratchText | PretrainedText, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Everything needed to rebuild a model around its weights.
+
+    Attributes:
+        image: shape (channels, height, width).
+        data_range: the float values of black and white.
+        data_std: standard deviation of a pixel in that range.
+        sde, network, target, text: see their modules; text None for a model without captions.
+        classes: number of class labels, 0 for none.
+    """
+
+    image: tuple[int, int, int]
+    data_range: tuple[float, float]
+    data_std: float
+    sde: SDEField
+    network: NetworkField
+    target: Target
+    text: TextField | None
+    classes: int
+
+    def dump(self) -> dict[str, Any]:
+        """JSON values from which :meth:`parse` makes an equal object."""
+        return TypeAdapter(ModelSpec).dump_python(self, mode="json")
+
+    @classmethod
+    def parse(cls, content: Any) -> Self:
+        """The inverse of :meth:`dump`.
+
+        Raises:
+            ValueError: if the content does not describe a model.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"the model's description is invalid at {where}: {first['msg']}") from error
+
+
+def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreModel:
+    """A model with initial weights drawn from ``seed``; ``captions`` train the tokenizer of a scratch encoder."""
+    torch.manual_seed(key(seed, INITIAL))
+    tokenizer: Tokenizer | None = None
+    encoder: TextEncoder | None = None
+    if isinstance(spec.text, ScratchText):
+        learned = train_tokenizer(captions, spec.text.vocabulary)
+        tokenizer = Tokenizer(learned, spec.text.max_tokens)
+        encoder = scratch_encoder(spec.text, len(learned))
+    elif isinstance(spec.text, PretrainedText):
+        tokenizer = Tokenizer(pretrained_tokenizer(spec.text.path), spec.text.max_tokens)
+        encoder = pretrained_encoder(spec.text)
+    return assemble(spec, tokenizer, encoder, allow_code=True)
+
+
+def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> ScoreModel:
+    """A model of the right shape whose weights are still to be loaded.
+
+    Args:
+        text_folder: holds the tokenizer and the text encoder's architecture, as :func:`save_text` wrote them.
+        allow_code: whether a network class named by the description may be imported.
+    """
+    if spec.text is None:
+        return assemble(spec, None, None, allow_code=allow_code)
+    trainable = isinstance(spec.text, ScratchText) or spec.text.trainable
+    tokenizer = Tokenizer(pretrained_tokenizer(str(text_folder)), spec.text.max_tokens)
+    return assemble(spec, tokenizer, restored_encoder(text_folder, trainable=trainable), allow_code=allow_code)
+
+
+def assemble(
+    spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None, *, allow_code: bool
+) -> ScoreModel:
+    """Joins network and conditioner."""
+    conditioner = Conditioner(tokenizer, encoder, spec.classes)
+    network = spec.network.build(spec.image, conditioner.width, allow_code)
+    return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std)
+
+
+def save_text(model: ScoreModel, folder: Path) -> None:
+    """Writes the tokenizer and the text encoder's architecture, as JSON and text, if the model takes captions."""
+    conditioner = model.conditioner
+    if conditioner.tokenizer is None or conditioner.encoder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    conditioner.tokenizer.save(folder)
+    conditioner.encoder.encoder.config.save_pretrained(str(folder))  # type: ignore[operator, union-attr]

@@ -1,0 +1,51 @@
+"""The optimiser, its learning rate, and one guarded update."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Decay = Literal["constant", "cosine"]
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8
+) -> torch.optim.AdamW:
+    """AdamW with its fused kernel over the parameters that are trained."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
+
+
+def learning_rate(base: float, updates: int, warmup: int, decay: Decay, progress: float) -> float:
+    """The rate of update number ``updates`` (from 0): linear warm-up over ``warmup`` updates, then the decay.
+
+    ``updates`` counts updates that were made, so a step that the gradient scaler skipped does not advance it.
+    ``progress`` in [0, 1] is the share of the run that is done; "cosine" falls to zero at its end.
+    """
+    rate = base * min(1.0, (updates + 1) / warmup) if warmup > 0 else base
+    return rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))) if decay == "cosine" else rate
+
+
+def update(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    parameters: list[nn.Parameter],
+    clip: float,
+    lr: float,
+) -> tuple[Tensor, bool]:
+    """Unscales, clips to the norm ``clip`` (0: no clipping), steps, and clears the gradients.
+
+    Returns:
+        The gradient norm before clipping, and whether the optimiser stepped (False when fp16 gradients overflowed).
+    """
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    before = scaler.get_scale() if scaler.is_enabled() else 1.0
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, not scaler.is_enabled() or scaler.get_scale() >= before

@@ -1,0 +1,54 @@
+"""A live line of progress: step, loss, images per second, time left."""
+
+import sys
+import time
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45s, 3m20s or 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class ProgressLine:
+    """Rewrites one line on a terminal; on anything else prints a line at most every ``every`` seconds.
+
+    Args:
+        total: steps of the whole run.
+        batch: images of a step.
+    """
+
+    def __init__(self, total: int, batch: int, *, out: TextIO | None = None, every: float = 5.0) -> None:
+        self.total, self.batch, self.out, self.every = total, batch, out or sys.stderr, every
+        self.live = self.out.isatty()
+        self.printed, self.last = -every, -1
+
+    def text(self, step: int, metrics: dict[str, float]) -> str:
+        """The line for a step."""
+        share = step / self.total
+        bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
+        rate = metrics.get("train/images_per_second", 0.0)
+        left = duration((self.total - step) * self.batch / rate) if rate > 0.0 else "?"
+        loss = metrics.get("train/loss", float("nan"))
+        line = f"training {bar} step {step}/{self.total}  loss {loss:.4f}  {rate:.0f} images/s  {left} left"
+        return f"{line}  val {metrics['val/loss']:.4f}" if "val/loss" in metrics else line
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows a step, if it is new and the last line is old enough."""
+        now = time.monotonic()
+        if step == self.last or (not self.live and now - self.printed < self.every and step < self.total):
+            return
+        self.last, self.printed = step, now
+        self.out.write(f"\r\x1b[K{self.text(step, metrics)}" if self.live else self.text(step, metrics) + "\n")
+        self.out.flush()
+
+    def close(self) -> None:
+        """Ends a live line."""
+        if self.live and self.last >= 0:
+            self.out.write("\n")
+            self.out.flush()

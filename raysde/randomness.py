@@ -1,0 +1,37 @@
+"""Random streams named by what they are for, so that no draw depends on what was drawn before it.
+
+A stream is keyed by a seed and a path of integers, ``generator(seed, MICROBATCH, step, index)``: the same key gives the
+same numbers in any process, on any number of workers, before and after a restart.
+"""
+
+import hashlib
+
+import torch
+
+ORDER = 0
+"""Streams of the data order, keyed by epoch."""
+MICROBATCH = 1
+"""Streams of training noise, keyed by step and microbatch."""
+VALIDATION = 2
+"""Streams of validation noise, keyed by validation microbatch (the same at every validation)."""
+IMAGE = 3
+"""Streams of sampling noise, keyed by image number."""
+INITIAL = 4
+"""The stream that initialises the networks."""
+SPLIT = 5
+"""The stream that chooses the validation rows."""
+
+
+def key(seed: int, *path: int) -> int:
+    """A 63-bit key for the stream ``path`` under ``seed``; equal inputs give equal keys on every machine."""
+    words = b"".join(int(part).to_bytes(8, "little", signed=True) for part in (seed, *path))
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
+
+
+def generator(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator at the start of the stream ``path`` under ``seed``."""
+    return torch.Generator(device).manual_seed(key(seed, *path))
+
+
+TIMES = 6
+"""Streams of the shared offset of stratified times, keyed by step."""

@@ -1,0 +1,261 @@
+"""From a recipe to the pieces that the loop takes: the one place where the recipe is unpacked into values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from raysde import checkpoint, images, optim
+from raysde.config import RunConfig
+from raysde.data.batches import Microbatch, microbatch
+from raysde.data.decode import Reader
+from raysde.data.plan import Plan, split_rows
+from raysde.data.shards import Manifest, distinct_captions, read_manifest, verify
+from raysde.distributed import World
+from raysde.ema import Ema
+from raysde.inference import Model
+from raysde.model import ModelSpec, fresh_model
+from raysde.score import ScoreModel
+from raysde.state import TrainState
+from raysde.train import Objective, Schedule
+from raysde.validation import validation_loss
+
+CAPTION_SAMPLE = 200_000
+MAY_CHANGE = (
+    "storage",
+    "data.path",
+    "data.verify",
+    "data.block_megabytes",
+    "data.block_steps",
+    "train.length.",
+    "train.microbatch",
+    "train.compile",
+    "validation.every",
+    "validation.patience",
+    "sampling.",
+    "resources.",
+    "tracking.",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+"""Keys that a resumed run may give anew; all others shape the numbers."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe with its data set looked up.
+
+    Attributes:
+        rows, held_out: row numbers for training and for validation.
+        steps: length of the run.
+    """
+
+    config: RunConfig
+    manifest: Manifest
+    spec: ModelSpec
+    plan: Plan
+    rows: np.ndarray
+    held_out: np.ndarray
+    steps: int
+
+    @property
+    def data_identity(self) -> dict[str, Any]:
+        return {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
+
+
+def open_run(config: RunConfig) -> Run:
+    """Looks the data set up and checks that the recipe fits it.
+
+    Raises:
+        ValueError: naming the key that does not fit.
+    """
+    manifest = read_manifest(config.data.path)
+    size = config.data.image_size
+    if size is not None and manifest.image[1:] != (size, size):
+        raise ValueError(
+            f"data.image_size={size}, but the shards at {config.data.path} hold {manifest.image[1:]}; "
+            f"ingest again with --size {size}"
+        )
+    if config.text is not None and manifest.captions == 0:
+        raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
+    if config.class_conditional and manifest.classes == 0:
+        raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
+    rows, held_out = split_rows(manifest.rows, config.validation.rows, config.seed)
+    plan = Plan(
+        rows=len(rows),
+        batch=config.train.batch,
+        microbatch=config.microbatch,
+        seed=config.seed,
+        window=config.data.shuffle_window,
+    )
+    spec = ModelSpec(
+        image=manifest.image,
+        data_range=config.data.range,
+        data_std=config.data.std,
+        sde=config.sde,
+        network=config.network,
+        target=config.target,
+        text=config.text,
+        classes=manifest.classes if config.class_conditional else 0,
+    )
+    steps = config.train.length.in_steps(config.train.batch, len(rows))
+    return Run(config, manifest, spec, plan, rows, held_out, steps)
+
+
+def check(run: Run) -> None:
+    """What can be found wrong before a worker starts: shards unlike the manifest, a network that cannot be built.
+
+    Raises:
+        ValueError: naming the culprit.
+    """
+    verify(run.manifest, hashes=run.config.data.verify == "hash")
+    with torch.device("meta"):
+        run.spec.network.build(run.spec.image, None, True)
+
+
+def check_resumable(run: Run, found: checkpoint.Description) -> None:
+    """Compares a run's checkpoint with the recipe that would continue it.
+
+    Raises:
+        ValueError: naming the first key that differs and would change the numbers.
+    """
+    name = run.config.name
+    if found.spec.sde.kind != run.spec.sde.kind:
+        raise ValueError(
+            f"run {name!r} was trained with sde.kind={found.spec.sde.kind}, the recipe says {run.spec.sde.kind}; "
+            "choose another name"
+        )
+    now = run.config.flat()
+    for key in sorted(set(found.recipe) | set(now)):
+        old, new = found.recipe.get(key), now.get(key)
+        if old != new and not key.startswith(MAY_CHANGE):
+            raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
+    if found.data["microbatch"] != run.plan.microbatch:
+        raise ValueError(
+            f"run {name!r} has microbatches of {found.data['microbatch']}, the recipe makes {run.plan.microbatch}; "
+            f"set train.microbatch={found.data['microbatch']}"
+        )
+    if found.data["fingerprint"] != run.manifest.fingerprint:
+        raise ValueError(
+            f"run {name!r} was trained on other data than {run.config.data.path} "
+            f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
+        )
+
+
+def new_state(run: Run, device: torch.device) -> TrainState:
+    """Initial weights, optimiser and average."""
+    train = run.config.train
+    captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if run.spec.text is not None else []
+    model = fresh_model(run.spec, captions, run.config.seed).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = optim.adamw(model.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+    return TrainState(model, Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup), optimizer, scaler)
+
+
+def objective(run: Run) -> Objective:
+    """The loss of the recipe."""
+    train = run.config.train
+    return Objective(
+        batch=train.batch,
+        microbatch=run.plan.microbatch,
+        seed=run.config.seed,
+        weighting=train.weighting,
+        condition_dropout=train.condition_dropout,
+        flip=run.config.data.flip,
+        precision=train.precision,
+        data_range=run.config.data.range,
+    )
+
+
+def schedule(run: Run) -> Schedule:
+    """The lengths and frequencies of the recipe."""
+    config = run.config
+    return Schedule(
+        steps=run.steps,
+        lr=config.train.lr,
+        warmup=config.train.warmup,
+        decay=config.train.decay,
+        clip=config.train.clip,
+        log_every=config.log_every,
+        validate_every=config.validation.every if config.validation.rows else 0,
+        sample_every=config.sampling.every,
+        save_every=config.checkpoint_every,
+        patience=config.validation.patience,
+    )
+
+
+def validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]] | None:
+    """The validation loss on the held-out rows, which stay in memory; None without such rows."""
+    if not len(run.held_out):
+        return None
+    reader, size = Reader(run.manifest), run.plan.microbatch
+    parts = [run.held_out[start : start + size] for start in range(0, len(run.held_out), size)]
+    batches = [microbatch(0, index, rows, reader.read(rows)) for index, rows in enumerate(parts)]
+    mine: list[Microbatch] = [batch for batch in batches if batch.index % world.size == world.rank]
+    return lambda model: validation_loss(model, mine, run.config.seed, run.config.data.range, world)
+
+
+class Sink(Protocol):
+    """Takes metrics and pictures, such as :class:`raysde.tracking.Tracker`."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None: ...
+
+    def image(self, step: int, name: str, image: Image.Image) -> None: ...
+
+
+@dataclass
+class RunHooks:
+    """The loop's hooks over a sink, a way to keep checkpoints, and a stop signal."""
+
+    run: Run
+    sink: Sink | None
+    keep: Callable[[TrainState], None]
+    stop: Callable[[], bool] = lambda: False
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.sink is not None:
+            self.sink.metrics(step, metrics)
+
+    def save(self, state: TrainState) -> None:
+        self.keep(state)
+
+    def sample(self, state: TrainState) -> None:
+        if self.sink is not None:
+            self.sink.image(state.step, "grid", sample_grid(self.run, state.model))
+            state.model.train()
+
+    def should_stop(self) -> bool:
+        return self.stop()
+
+
+def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
+    """The recipe's sample grid."""
+    sampling = run.config.sampling
+    prompts = [sampling.prompts[i % len(sampling.prompts)] for i in range(sampling.count)] if sampling.prompts else None
+    drawn = Model(model, run.spec).sample(
+        prompts=prompts,
+        n=sampling.count,
+        seed=sampling.seed,
+        solver=sampling.solver,
+        steps=sampling.steps,
+        grid=sampling.grid,
+        guidance=sampling.guidance,
+        target_snr=sampling.target_snr,
+    )
+    return images.grid(drawn.images, columns=min(sampling.count, 10))
+
+
+def save_checkpoint(run: Run, state: TrainState, folder: Path) -> Path:
+    """Writes the checkpoint of ``state`` into ``folder/step_...`` and returns that path."""
+    target = folder / checkpoint.name_of(state.step)
+    checkpoint.save(
+        target, state, run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}
+    )
+    return target

@@ -1,0 +1,81 @@
+"""Everything that training changes, in one object, and its two forms: tensors and plain values."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raysde.ema import Ema
+from raysde.score import ScoreModel
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class TrainState:
+    """Model, average, optimiser and counters.
+
+    Attributes:
+        step: global batches seen; the data cursor.
+        num_images: images seen.
+        updates: optimiser updates made (steps that the scaler skipped are not counted).
+        pending: (loss, gradient norm, learning rate) of steps that are not yet logged.
+        best, stale: lowest validation loss, and validations since then, for early stopping.
+        stopped: whether early stopping ended the run.
+    """
+
+    model: ScoreModel
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    num_images: int = 0
+    updates: int = 0
+    pending: list[tuple[Any, Any, float]] = field(default_factory=list)
+    best: float = float("inf")
+    stale: int = 0
+    stopped: bool = False
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The optimiser's moments as ``exp_avg/NAME`` and so on; empty before the first update."""
+        result = {}
+        for name, parameter in self.trained.items():
+            for moment, value in self.optimizer.state.get(parameter, {}).items():
+                result[f"{moment}/{name}"] = value
+        return result
+
+    def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what :meth:`optimizer_tensors` gave."""
+        for name, parameter in self.trained.items():
+            moments = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in tensors}
+            if moments:
+                # the fused kernel keeps its step counter beside the moments
+                self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
+
+    def values(self) -> dict[str, Any]:
+        """The counters as JSON values."""
+        return {
+            "step": self.step,
+            "num_images": self.num_images,
+            "updates": self.updates,
+            "pending": [[float(loss), float(norm), lr] for loss, norm, lr in self.pending],
+            "best": self.best if self.best < float("inf") else None,
+            "stale": self.stale,
+            "stopped": self.stopped,
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_values(self, values: dict[str, Any]) -> None:
+        """Restores what :meth:`values` gave."""
+        self.step, self.num_images, self.updates = values["step"], values["num_images"], values["updates"]
+        self.pending = [(loss, norm, lr) for loss, norm, lr in values["pending"]]
+        self.best = float("inf") if values["best"] is None else values["best"]
+        self.stale, self.stopped = values["stale"], values["stopped"]
+        if values["scaler"]:
+            self.scaler.load_state_dict(values["scaler"])

@@ -1,0 +1,297 @@
+"""The training loop. It runs bare, under torchrun and under Ray Train; it meets the outside only through ``Hooks``."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raysde import optim, randomness
+from raysde.data.batches import Microbatch
+from raysde.distributed import World, wrap
+from raysde.images import to_float
+from raysde.losses import Weighting, denoising_score_matching, sample_times
+from raysde.score import ScoreModel
+from raysde.sde import expand
+from raysde.state import TrainState
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Validate = Callable[[ScoreModel], dict[str, float]]
+
+
+class Hooks(Protocol):
+    """The outside world, as the loop sees it."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes metrics of a step; called on the first rank alone."""
+
+    def save(self, state: TrainState) -> None:
+        """Keeps the state; called on every rank, at the same step."""
+
+    def sample(self, state: TrainState) -> None:
+        """Makes pictures of progress; called on the first rank alone, with the averaged weights in the model."""
+
+    def should_stop(self) -> bool:
+        """Whether to end early, with a checkpoint; asked on every rank, and any yes counts for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimised on a microbatch.
+
+    Attributes:
+        batch: images of a global batch.
+        microbatch: images of a microbatch.
+        seed: of noise, times, condition dropout and flips.
+        weighting: of the loss over t.
+        condition_dropout: probability that an image's condition is dropped.
+        flip: whether images are mirrored with probability 1/2.
+        precision: autocast type of the forward pass.
+        data_range: float values of black and white.
+    """
+
+    batch: int
+    microbatch: int
+    seed: int
+    weighting: Weighting = "sigma2"
+    condition_dropout: float = 0.1
+    flip: bool = False
+    precision: Precision = "fp32"
+    data_range: tuple[float, float] = (-1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how often; every count is in steps, and 0 means never.
+
+    Attributes:
+        steps: length of the run.
+        lr, warmup, decay: see :func:`raysde.optim.learning_rate`.
+        clip: largest gradient norm, 0 for none.
+        log_every, validate_every, sample_every, save_every: frequencies.
+        patience: validations without improvement after which the run stops, 0 for never.
+    """
+
+    steps: int
+    lr: float
+    warmup: int = 0
+    decay: optim.Decay = "constant"
+    clip: float = 1.0
+    log_every: int = 50
+    validate_every: int = 0
+    sample_every: int = 0
+    save_every: int = 0
+    patience: int = 0
+
+
+def draw(shape: tuple[int, ...], rng: torch.Generator, device: torch.device) -> Tensor:
+    """Standard normal noise from a stream on ``device``."""
+    return torch.randn(shape, generator=rng, device=device)
+
+
+def microbatch_loss(
+    forward: nn.Module, model: ScoreModel, batch: Microbatch, objective: Objective, device: torch.device
+) -> Tensor:
+    """The mean loss of a microbatch; all its randomness comes from its key (seed, step, index)."""
+    path = (randomness.MICROBATCH, batch.step, batch.index)
+    rng = randomness.generator(objective.seed, *path, device=device)
+    torch.manual_seed(randomness.key(objective.seed, *path))  # for dropout layers, which take no generator
+    count = len(batch.images)
+    x0 = to_float(batch.images.to(device, non_blocking=True), *objective.data_range)
+    if objective.flip:
+        coin = torch.rand(count, generator=rng, device=device) < 0.5
+        x0 = torch.where(expand(coin, x0), x0.flip(-1), x0)
+    shared = randomness.generator(objective.seed, randomness.TIMES, batch.step, device=device)
+    offset = torch.rand((), generator=shared, device=device)
+    t = sample_times(model.sde, offset, batch.index * objective.microbatch, count, objective.batch)
+    eps = draw(tuple(x0.shape), rng, device)
+    conditioner = model.conditioner
+    condition = conditioner.condition(
+        batch.captions if conditioner.tokenizer is not None else None,
+        batch.labels if conditioner.classes else None,
+        count,
+    ).to(device)
+    if not condition.is_empty:
+        drop = torch.rand(count, generator=rng, device=device) < objective.condition_dropout
+        condition = condition.dropped(drop, conditioner.null().to(device))
+    alpha, sigma = (expand(value, x0) for value in model.sde.marginal(t))
+    with torch.autocast(device.type, DTYPES[objective.precision], enabled=objective.precision != "fp32"):
+        output = forward(alpha * x0 + sigma * eps, t, condition)
+    return denoising_score_matching(output, x0, eps, t, model.sde, model.target, objective.weighting).mean()
+
+
+def train_step(
+    state: TrainState,
+    forward: nn.Module,
+    batches: list[Microbatch],
+    objective: Objective,
+    schedule: Schedule,
+    device: torch.device,
+) -> None:
+    """One optimiser step on this rank's microbatches of a global batch."""
+    total = torch.zeros((), device=device)
+    for number, batch in enumerate(batches):
+        # gradients are exchanged once, with the last microbatch
+        last = number + 1 == len(batches)
+        wait = isinstance(forward, DistributedDataParallel) and not last
+        with forward.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator, union-attr]
+            loss = microbatch_loss(forward, state.model, batch, objective, device) / len(batches)
+            state.scaler.scale(loss).backward()
+        total += loss.detach()
+    lr = optim.learning_rate(schedule.lr, state.updates, schedule.warmup, schedule.decay, state.step / schedule.steps)
+    parameters = list(state.trained.values())
+    norm, stepped = optim.update(state.optimizer, state.scaler, parameters, schedule.clip, lr)
+    state.step += 1
+    state.num_images += objective.batch
+    if stepped:
+        state.updates += 1
+        state.ema.update(objective.batch, state.num_images)
+    state.pending.append((total, norm, lr))
+
+
+def flush(state: TrainState, world: World) -> list[tuple[float, float, float]]:
+    """Brings the pending losses to the host, averaged over ranks.
+
+    Raises:
+        FloatingPointError: on every rank, naming the first step whose loss is not finite.
+    """
+    losses = torch.stack(
+        [torch.as_tensor(loss, dtype=torch.float64, device=world.device) for loss, _, _ in state.pending]
+    )
+    losses = world.mean(losses).cpu()
+    first = state.step - len(state.pending) + 1
+    for number, loss in enumerate(losses.tolist()):
+        if not torch.isfinite(torch.tensor(loss)):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {first + number}: lower lr, or use bf16 instead of fp16"
+            )
+    return [(loss, float(norm), lr) for loss, (_, norm, lr) in zip(losses.tolist(), state.pending, strict=True)]
+
+
+def due(step: int, every: int, last: bool = False) -> bool:
+    """Whether something that happens every so many steps (0: never) happens after ``step``."""
+    return every > 0 and (step % every == 0 or last)
+
+
+def prime(state: TrainState, forward: nn.Module, batch: Microbatch, objective: Objective, device: torch.device) -> None:
+    """One forward and backward pass whose gradients are thrown away.
+
+    DistributedDataParallel lays its buckets out anew after the first backward pass, and another layout is another
+    summation order; after this, a fresh and a resumed process sum alike.
+    """
+    if isinstance(forward, DistributedDataParallel):
+        microbatch_loss(forward, state.model, batch, objective, device).backward()
+        state.optimizer.zero_grad(set_to_none=True)
+
+
+def fit(
+    state: TrainState,
+    batches: Iterator[list[Microbatch]],
+    objective: Objective,
+    schedule: Schedule,
+    hooks: Hooks,
+    world: World,
+    *,
+    validate: Validate | None = None,
+    compile: bool = False,
+) -> None:
+    """Trains ``state`` from its step to ``schedule.steps``.
+
+    Args:
+        batches: this rank's microbatches, one list a step, from ``state.step`` on.
+        validate: loss of a model on held-out rows, equal on all ranks.
+
+    Raises:
+        ValueError: if the batches do not begin at ``state.step`` or skip a step.
+        FloatingPointError: if a loss is not finite.
+    """
+    state.model.train()
+    module: Any = torch.compile(state.model) if compile else state.model
+    forward = wrap(module, world)
+    clock, primed = Clock(state), False
+    while state.step < schedule.steps and not state.stopped:
+        step_batches = next(batches, None)
+        if step_batches is None or any(batch.step != state.step for batch in step_batches):
+            found = "no more data" if step_batches is None else f"data of step {step_batches[0].step}"
+            raise ValueError(f"the data stream does not follow the plan: step {state.step} expected, {found} received")
+        if not primed:
+            prime(state, forward, step_batches[0], objective, world.device)
+            primed = True
+        train_step(state, forward, step_batches, objective, schedule, world.device)
+        boundary(state, schedule, hooks, world, validate, clock)
+
+
+class Clock:
+    """Images per second between two logs, without the time that validation, pictures and checkpoints take."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+        self.reset()
+
+    def reset(self) -> None:
+        self.since, self.images, self.paused = time.perf_counter(), self.state.num_images, 0.0
+
+    def rate(self) -> float:
+        elapsed = time.perf_counter() - self.since - self.paused
+        return (self.state.num_images - self.images) / max(elapsed, 1e-9)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - start
+
+
+def boundary(
+    state: TrainState, schedule: Schedule, hooks: Hooks, world: World, validate: Validate | None, clock: Clock
+) -> None:
+    """What is due after a step: log, validate, draw, stop, save."""
+    step, last = state.step, state.step == schedule.steps
+    if due(step, schedule.log_every, last):
+        report(state, hooks, world, clock)
+        state.stopped = world.any(hooks.should_stop())
+    with clock.pause():
+        if validate is not None and due(step, schedule.validate_every, last):
+            validated(state, schedule.patience, hooks, world, validate)
+        if world.is_first and due(step, schedule.sample_every, last):
+            with state.ema.swapped():
+                hooks.sample(state)
+        if due(step, schedule.save_every, last) or last or state.stopped:
+            flush(state, world) if state.pending else None
+            hooks.save(state)
+
+
+def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
+    """Logs the mean of the pending steps and empties them."""
+    done = flush(state, world)
+    state.pending.clear()
+    if world.is_first:
+        metrics = {
+            "train/loss": sum(loss for loss, _, _ in done) / len(done),
+            "train/grad_norm": sum(norm for _, norm, _ in done) / len(done),
+            "train/lr": done[-1][2],
+            "train/images_per_second": clock.rate(),
+            "train/images": float(state.num_images),
+        }
+        hooks.log(state.step, metrics)
+    clock.reset()
+
+
+def validated(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
+    """Measures the averaged weights on held-out rows; stops the run when it no longer helps."""
+    state.model.eval()
+    with state.ema.swapped(), torch.no_grad():
+        metrics = validate(state.model)
+    state.model.train()
+    if world.is_first:
+        hooks.log(state.step, metrics)
+    if metrics["val/loss"] < state.best:
+        state.best, state.stale = metrics["val/loss"], 0
+    else:
+        state.stale += 1
+    state.stopped = state.stopped or world.any(patience > 0 and state.stale >= patience)
