@@ -149,6 +149,8 @@ class TextEncoder(nn.Module):
     def __init__(self, encoder: nn.Module, *, trainable: bool) -> None:
         super().__init__()
         self.encoder, self.trainable = encoder, trainable
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # its output is not used, so its weights would never get a gradient
         config: Any = encoder.config
         self.width = int(getattr(config, "hidden_size", None) or config.d_model)
         encoder.requires_grad_(trainable)
@@ -177,7 +179,7 @@ def scratch_encoder(text: ScratchText, tokens: int) -> TextEncoder:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return TextEncoder(BertModel(config, add_pooling_layer=False), trainable=True)
+    return TextEncoder(BertModel(config), trainable=True)
 
 
 def pretrained_encoder(text: PretrainedText) -> TextEncoder:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raysde.sde import SDE, Score
-from raysde.solvers.correctors import CORRECTORS
+from raysde.solvers.correctors import CORRECTORS, mean_norm, own_norms
 from raysde.solvers.predictors import PREDICTORS, Noise
 
 Solver = Literal["euler_maruyama", "pc", "reverse_diffusion", "heun"]
@@ -127,6 +127,8 @@ def sample(
     times = time_grid(sde, steps, grid or predictor.grid)  # type: ignore[arg-type]
     times = times.to(device)
     noise = noise_from(generator)
+    # images with streams of their own must not meet in a batch mean
+    norms = mean_norm if generator is None or isinstance(generator, torch.Generator) else own_norms
     x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype))
     mean = x
     for index in range(steps):
@@ -134,7 +136,7 @@ def sample(
         x, mean = predictor.step(score, sde, x, t, s, noise)
         if method.corrector is not None and index + 1 < steps:
             for _ in range(corrector_steps):
-                x = CORRECTORS[method.corrector](score, sde, x, s, t, target_snr, noise)
+                x = CORRECTORS[method.corrector](score, sde, x, s, t, target_snr, noise, norms)
         if callback is not None:
             callback(index + 1, x)
     # the last step's noise would only blur the result (Song et al. appendix G)

@@ -1,8 +1,10 @@
 """Everything that training changes, in one object, and its two forms: tensors and plain values."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ class TrainState:
         step: global batches seen; the data cursor.
         num_images: images seen.
         updates: optimiser updates made (steps that the scaler skipped are not counted).
+        rows_digest: a hash over the row numbers that this rank has trained on, in order: equal digests, equal rows.
         pending: (loss, gradient norm, learning rate) of steps that are not yet logged.
         best, stale: lowest validation loss, and validations since then, for early stopping.
         stopped: whether early stopping ended the run.
@@ -32,6 +35,7 @@ class TrainState:
     step: int = 0
     num_images: int = 0
     updates: int = 0
+    rows_digest: str = ""
     pending: list[tuple[Any, Any, float]] = field(default_factory=list)
     best: float = float("inf")
     stale: int = 0
@@ -41,6 +45,11 @@ class TrainState:
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def saw(self, rows: np.ndarray) -> None:
+        """Takes the rows of a microbatch into the digest."""
+        words = np.ascontiguousarray(rows, dtype="<i8").tobytes()
+        self.rows_digest = hashlib.blake2b(self.rows_digest.encode() + words, digest_size=16).hexdigest()
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimiser's moments as ``exp_avg/NAME`` and so on; empty before the first update."""
@@ -64,6 +73,7 @@ class TrainState:
             "step": self.step,
             "num_images": self.num_images,
             "updates": self.updates,
+            "rows_digest": self.rows_digest,
             "pending": [[float(loss), float(norm), lr] for loss, norm, lr in self.pending],
             "best": self.best if self.best < float("inf") else None,
             "stale": self.stale,
@@ -74,6 +84,7 @@ class TrainState:
     def load_values(self, values: dict[str, Any]) -> None:
         """Restores what :meth:`values` gave."""
         self.step, self.num_images, self.updates = values["step"], values["num_images"], values["updates"]
+        self.rows_digest = values["rows_digest"]
         self.pending = [(loss, norm, lr) for loss, norm, lr in values["pending"]]
         self.best = float("inf") if values["best"] is None else values["best"]
         self.stale, self.stopped = values["stale"], values["stopped"]

@@ -143,6 +143,7 @@ def train_step(
             loss = microbatch_loss(forward, state.model, batch, objective, device) / len(batches)
             state.scaler.scale(loss).backward()
         total += loss.detach()
+        state.saw(batch.rows)
     lr = optim.learning_rate(schedule.lr, state.updates, schedule.warmup, schedule.decay, state.step / schedule.steps)
     parameters = list(state.trained.values())
     norm, stepped = optim.update(state.optimizer, state.scaler, parameters, schedule.clip, lr)
