@@ -150,7 +150,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.encoder, self.trainable = encoder, trainable
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # its output is not used, so its weights would never get a gradient
+            encoder.pooler = None  # type: ignore[assignment]  # its output is not used, so its weights would never get a gradient
         config: Any = encoder.config
         self.width = int(getattr(config, "hidden_size", None) or config.d_model)
         encoder.requires_grad_(trainable)

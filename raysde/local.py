@@ -31,7 +31,8 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     folder = Path(storage.location(run.config.storage)) / run.config.name
     state = new_state(run, world.device)
     if found := storage.newest_checkpoint(run.config.storage, run.config.name):
-        check_resumable(run, checkpoint.restore(state, found))
+        check_resumable(run, checkpoint.read(found))
+        checkpoint.restore(state, found)
 
     def keep(state: TrainState) -> None:
         if world.is_first:

@@ -72,7 +72,9 @@ class Mixture:
 def gaussian() -> Mixture:
     """A correlated 2-D Gaussian."""
     covariance = torch.tensor([[0.30, 0.12], [0.12, 0.20]], dtype=torch.float64)
-    return Mixture(torch.ones(1, dtype=torch.float64), torch.tensor([[0.7, -0.4]], dtype=torch.float64), covariance[None])
+    return Mixture(
+        torch.ones(1, dtype=torch.float64), torch.tensor([[0.7, -0.4]], dtype=torch.float64), covariance[None]
+    )
 
 
 def mixture() -> Mixture:

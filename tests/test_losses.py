@@ -79,7 +79,7 @@ def test_every_weighting_has_a_name():
 
 
 def test_times_are_stratified_over_the_global_batch():
-    """Each of the batch's equal intervals above the floor holds exactly one time, however it is cut into microbatches."""
+    """Each of the batch's equal intervals above the floor holds one time, however it is cut into microbatches."""
     sde, batch = SDES["vp"], 64
     offset = torch.rand((), generator=randomness.generator(0, randomness.TIMES, 3))
     whole = sample_times(sde, offset, 0, batch, batch)

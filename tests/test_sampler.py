@@ -1,6 +1,7 @@
 """Samplers against the exact scores of Gaussians and mixtures."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_follows_the_moment_recursion(name, solver):
     times = time_grid(sde, steps, "log_snr")
     mean, variance = 0.0, sde.prior_std**2
     last_mean = last_variance = 0.0
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         alpha, sigma = (value.item() for value in sde.marginal(t))
         slope, pull = -1.0 / (alpha**2 * std**2 + sigma**2), alpha * 0.8
         if solver == "euler_maruyama":
@@ -98,7 +99,7 @@ def test_heun_has_order_two(name):
         spread = torch.sqrt((a0**2 * std**2 + s0**2) / (a1**2 * std**2 + s1**2))
         exact = a0 * 0.8 + spread * (z - a1 * 0.8)
         errors.append((out.x - exact).abs().max().item())
-    orders = [math.log2(coarse / fine) for coarse, fine in zip(errors[:-1], errors[1:], strict=True)]
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert orders[-1] == pytest.approx(2.0, abs=0.3)
 
 

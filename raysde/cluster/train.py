@@ -102,7 +102,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     run, world = open_run(config.parse(settings["recipe"])), current_world()
     state = new_state(run, world.device)
     if found := storage.newest_checkpoint(run.config.storage, run.config.name):
-        check_resumable(run, checkpoint.restore(state, found))
+        check_resumable(run, checkpoint.read(found))
+        checkpoint.restore(state, found)
     tracker = None
     if world.is_first:
         tracker = Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))

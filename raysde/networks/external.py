@@ -43,7 +43,10 @@ class ExternalConfig:
             raise ValueError(f"network.factory {self.factory!r} cannot be imported: {error}") from error
         accepted = inspect.signature(make).parameters
         offered = {"image": image, "condition": condition}
-        network = make(**self.kwargs, **{name: value for name, value in offered.items() if name in accepted})
+        try:
+            network = make(**self.kwargs, **{name: value for name, value in offered.items() if name in accepted})
+        except TypeError as error:
+            raise ValueError(f"network.factory {self.factory!r} cannot be called with these kwargs: {error}") from error
         if not isinstance(network, nn.Module):
             raise ValueError(f"network.factory {self.factory!r} made a {type(network).__name__}, not an nn.Module")
         return network

@@ -1,0 +1,109 @@
+"""Small real data sets and recipes that the tests share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raysde import config
+from raysde.data.decode import encode_image
+from raysde.data.digits import caption, load_digits
+from raysde.data.shards import SCHEMA, Manifest, columns, write_manifest, write_shard
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(2)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_digit_shards(folder: Path, rows: int = 200, shard_rows: int = 120) -> Manifest:
+    """The first real digits with captions and labels, in shards, without Ray."""
+    import pyarrow as pa
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = load_digits()
+    table = [
+        {
+            "image": encode_image(images[i][None], "raw"),
+            "caption": caption(int(labels[i]), i),
+            "label": int(labels[i]),
+            "name": f"{i:04d}.png",
+        }
+        for i in range(rows)
+    ]
+    parts = [table[start : start + shard_rows] for start in range(0, rows, shard_rows)]
+    shards = tuple(
+        write_shard(pa.Table.from_pylist(part, schema=SCHEMA), str(folder), f"shard-{number:05d}.parquet")
+        for number, part in enumerate(parts)
+    )
+    manifest = Manifest(str(folder), (1, 8, 8), "raw", shards, rows, 10, columns(SCHEMA))
+    write_manifest(manifest)
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Manifest:
+    return write_digit_shards(tmp_path_factory.mktemp("digits") / "shards")
+
+
+def small_recipe(data: Manifest, runs: Path, /, **changes) -> dict:
+    """A recipe that trains in a second a step or less, with everything switched on."""
+    tree = {
+        "name": "small",
+        "storage": str(runs),
+        "data": {"path": data.path},
+        "network": {
+            "kind": "unet",
+            "channels": 8,
+            "multipliers": [1, 2],
+            "blocks": 1,
+            "attention": [4],
+            "head_channels": 8,
+        },
+        "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
+        "train": {"length": {"steps": 10}, "batch": 16, "lr": 1e-3, "warmup": 3, "ema": {"half_life": 100}},
+        "log_every": 1,
+        "checkpoint_every": 5,
+    }
+    for path, value in changes.items():
+        config.place(tree, path.split("__"), value)
+    return tree
+
+
+@pytest.fixture
+def recipe(digits, tmp_path):
+    """Makes recipes on the shared digits whose runs are kept in the test's own folder."""
+    return lambda **changes: small_recipe(digits, tmp_path / "runs", **changes)
+
+
+class Recorded:
+    """A sink that keeps metrics and pictures in memory."""
+
+    def __init__(self) -> None:
+        self.values: list[tuple[int, dict[str, float]]] = []
+        self.pictures: list[int] = []
+
+    def metrics(self, step, values) -> None:
+        self.values.append((step, dict(values)))
+
+    def image(self, step, name, image) -> None:
+        self.pictures.append(step)
+
+    def of(self, key: str) -> dict[int, float]:
+        return {step: values[key] for step, values in self.values if key in values}
+
+
+@pytest.fixture
+def sink() -> Recorded:
+    return Recorded()
+
+
+def same_tensors(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def rng_image(seed: int, size: int = 8, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, channels), dtype=np.uint8)

@@ -1,0 +1,150 @@
+"""Checkpoints explain themselves, are checked, and hold no pickle."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from raysde import checkpoint, config
+from raysde.local import train_here
+from raysde.run import open_run
+from tests.conftest import small_recipe
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    """A run of three steps: its state and its last checkpoint."""
+    storage = tmp_path_factory.mktemp("runs")
+    tree = small_recipe(digits, storage, train__length__steps=3, train__lr=3e-2, checkpoint_every=1)
+    state = train_here(open_run(config.parse(tree)), None)
+    return state, storage / "small" / checkpoint.name_of(3)
+
+
+@pytest.fixture
+def folder(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained[1], tmp_path / "step_000000003"))
+
+
+def test_the_folder_is_enough(trained, folder):
+    """A model loaded from the folder alone gives the averaged model's score, bit for bit."""
+    state, _ = trained
+    model = checkpoint.load_model(folder)
+    prompts = ["a handwritten zero", "the digit one", ""]
+    x, t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.5, 0.9])
+    with torch.no_grad(), state.ema.swapped():
+        live = state.model.eval()
+        expected = live.score(x, t, live.conditioner(live.conditioner.condition(prompts, None, 3)))
+        got = model.conditioned(prompts, None, 3, 1.0).score(x, t)
+    assert torch.equal(got, expected)
+
+
+def test_an_export_samples_alike_and_cannot_be_resumed(trained, folder, tmp_path):
+    checkpoint.export(folder, tmp_path / "export")
+    one, two = (
+        checkpoint.load_model(path).sample(prompts=["two"] * 2, steps=3).images
+        for path in (folder, tmp_path / "export")
+    )
+    assert torch.equal(one, two)
+    assert not (tmp_path / "export" / "optimizer.safetensors").exists()
+    with pytest.raises(ValueError, match=r"without weights\.safetensors"):
+        checkpoint.restore(trained[0], tmp_path / "export")
+
+
+def test_only_safetensors_json_and_text(folder):
+    kinds = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert kinds <= {".safetensors", ".json", ".txt"}
+
+
+def rewrite(folder, **changes):
+    content = json.loads((folder / "checkpoint.json").read_text())
+    content.update(changes)
+    (folder / "checkpoint.json").write_text(json.dumps(content))
+
+
+def flip_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("harm", "culprit"),
+    [
+        (lambda f: flip_byte(f / "ema.safetensors"), "ema.safetensors.*sha256"),
+        (lambda f: (f / "ema.safetensors").unlink(), "lacks ema.safetensors"),
+        (lambda f: (f / "checkpoint.json").unlink(), "holds no checkpoint.json"),
+        (lambda f: (f / "checkpoint.json").write_text("{"), "not valid JSON"),
+        (lambda f: rewrite(f, format=9), "unknown format"),
+        (lambda f: rewrite(f, model={"sde": {"kind": "vp"}}), "description is invalid"),
+        (lambda f: rewrite(f, files={"../../etc/passwd": "0"}), "outside itself"),
+    ],
+)
+def test_damage_is_named(folder, harm, culprit):
+    harm(folder)
+    with pytest.raises(ValueError, match=culprit):
+        checkpoint.load_model(folder)
+    assert not checkpoint.is_whole(folder)
+
+
+def test_a_torn_checkpoint_is_passed_over(trained):
+    runs = trained[1].parent
+    assert checkpoint.newest(runs).name == checkpoint.name_of(3)
+    (runs / checkpoint.name_of(9)).mkdir()
+    shutil.copy(trained[1] / "checkpoint.json", runs / checkpoint.name_of(9) / "checkpoint.json")
+    assert checkpoint.newest(runs).name == checkpoint.name_of(3)
+    shutil.rmtree(runs / checkpoint.name_of(9))
+
+
+def test_only_the_newest_are_kept(trained):
+    assert sorted(path.name for path in trained[1].parent.glob("step_*")) == [
+        checkpoint.name_of(step) for step in (1, 2, 3)
+    ]
+
+
+def test_code_is_not_imported_unasked(digits, tmp_path):
+    network = {"kind": "external", "factory": "tests.test_networks:Own"}
+    tree = small_recipe(digits, tmp_path, train__length__steps=1, network=network, text=None)
+    train_here(open_run(config.parse(tree)), None)
+    folder = checkpoint.newest(tmp_path / "small")
+    with pytest.raises(ValueError, match=r"tests\.test_networks:Own.*allow_code"):
+        checkpoint.load_model(folder)
+    assert checkpoint.load_model(folder, allow_code=True).sample(n=2, steps=2).images.shape == (2, 1, 8, 8)
+
+
+def test_images_have_their_own_streams(folder):
+    """Image i is the same alone and in a batch (to a grey level: kernels round differently), and seeds differ."""
+    model = checkpoint.load_model(folder)
+    prompts = ["a handwritten zero", "the digit one", "two"]
+    for solver in ("heun", "euler_maruyama", "pc"):
+        whole = model.sample(prompts=prompts, seed=5, solver=solver, steps=4, guidance=2.0)
+        alone = model.sample(prompts=prompts[2:], seed=5, solver=solver, steps=4, guidance=2.0, first=2)
+        apart = model.sample(prompts=prompts, seed=5, solver=solver, steps=4, guidance=2.0, batch_size=2)
+        assert (whole.images[2].int() - alone.images[0].int()).abs().max() <= 1
+        assert (whole.images.int() - apart.images.int()).abs().max() <= 1
+        assert not torch.equal(whole.images, model.sample(prompts=prompts, seed=6, solver=solver, steps=4).images)
+
+
+def test_what_a_model_cannot_do_is_named(folder, digits, tmp_path):
+    model = checkpoint.load_model(folder)
+    with pytest.raises(ValueError, match="one for each image"):
+        model.sample(prompts=["two"], n=3)
+    with pytest.raises(ValueError, match="no classes"):
+        model.sample(labels=[1])
+    tree = small_recipe(digits, tmp_path, train__length__steps=1, text=None)
+    train_here(open_run(config.parse(tree)), None)
+    bare = checkpoint.load_model(checkpoint.newest(tmp_path / "small"))
+    with pytest.raises(ValueError, match="no text encoder"):
+        bare.sample(prompts=["two"])
+    with pytest.raises(ValueError, match="unconditional"):
+        bare.sample(n=1, guidance=2.0)
+
+
+def test_saving_writes_pictures(folder, tmp_path):
+    from PIL import Image
+
+    drawn = checkpoint.load_model(folder).sample(prompts=["two"] * 3, steps=2)
+    paths = drawn.save(tmp_path / "out")
+    assert [path.name for path in paths] == ["image-000.png", "image-001.png", "image-002.png", "grid.png"]
+    assert (torch.tensor(list(Image.open(paths[1]).getdata())).reshape(8, 8) == drawn.images[1, 0]).all()

@@ -1,0 +1,96 @@
+"""Recipes: one object from YAML and overrides, whose mistakes are one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from raysde import config, explain
+from raysde.sde import VE, VP
+from tests.conftest import ROOT
+
+RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_survives_a_round_trip(path):
+    recipe = config.load(path)
+    assert config.parse(recipe.model_dump(mode="json")) == recipe
+
+
+def test_the_node_is_the_object():
+    recipe = config.load(RECIPES[0], ["sde.kind=ve", "sde.sigma_max=20"])
+    assert recipe.sde == VE(sigma_max=20.0)
+
+
+def test_a_new_kind_replaces_its_node():
+    recipe = config.load(RECIPES[0], ["sde.beta_max=10", "sde.kind=sub_vp"])
+    assert recipe.sde.beta_max == 20.0
+    recipe = config.load(RECIPES[0], ["sde.kind=vp", "sde.beta_max=10"])
+    assert recipe.sde == VP(beta_max=10.0)
+
+
+def test_a_new_length_replaces_the_old():
+    assert config.load(RECIPES[0], ["train.length.epochs=3"]).train.length.images is None
+
+
+@pytest.mark.parametrize(("length", "steps"), [({"steps": 7}, 7), ({"epochs": 3}, 30), ({"images": 1000}, 100)])
+def test_length_in_steps(length, steps):
+    assert config.Length(**length).in_steps(batch=10, rows=100) == steps
+
+
+@pytest.mark.parametrize(
+    ("overrides", "culprit"),
+    [
+        (["train.learning_rate=1"], "unknown key 'train.learning_rate'"),
+        (["sde.beta_mx=1"], "unknown key 'sde.beta_mx'"),
+        (["train.lr=fast"], "train.lr: .*number.*fast"),
+        (["train.batch=0"], "train.batch"),
+        (["train.microbatch=7"], "train.batch=128 is not divisible by train.microbatch=7"),
+        (["resources.workers=3", "train.microbatch=64"], "resources.workers=3"),
+        (["sde.kind=ve", "sde.sigma_min=60"], "sde: sigma_min"),
+        (["sde.kind=levy"], "sde.*levy"),
+        (["network.kind=external"], "network.factory"),
+        (["text=null"], "sampling.prompts"),
+        (["validation.patience=2", "validation.rows=0"], "validation.patience"),
+        (["name=../x"], "name"),
+        (["train.lr"], "key=value"),
+        (["data.range=[1,-1]"], "data: range"),
+        (["train.length.steps=0"], "train.length.steps"),
+    ],
+)
+def test_mistakes_are_named(overrides, culprit):
+    with pytest.raises(ValueError, match=culprit) as caught:
+        config.load(ROOT / "jobs/configs/digits.yaml", overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "culprit"), [("a: [", "not valid YAML"), ("- a", "not a mapping"), (None, "cannot be read")]
+)
+def test_unreadable_recipes_are_named(tmp_path, text, culprit):
+    path = Path(tmp_path / "r.yaml")
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=culprit):
+        config.load(path)
+
+
+def test_yaml_runs_no_code(tmp_path):
+    (tmp_path / "r.yaml").write_text("name: !!python/object/apply:os.system ['true']")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        config.load(tmp_path / "r.yaml")
+
+
+def test_every_key_is_explained():
+    """`raysde config` knows every dotted path that a recipe can have, for every kind."""
+    explained = explain.keys()
+    kinds = [
+        [],
+        ["sde.kind=ve"],
+        ["sde.kind=sub_vp"],
+        ["text.kind=pretrained", "text.path=x"],
+        ["network.kind=external", "network.factory=a:B"],
+    ]
+    for overrides in kinds:
+        missing = set(config.load(ROOT / "jobs/configs/digits.yaml", overrides).flat()) - explained
+        assert not missing - {"text"}

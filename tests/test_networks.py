@@ -1,0 +1,281 @@
+"""Networks, captions and conditioning: what depends on what."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel, CLIPConfig, CLIPModel, T5Config, T5EncoderModel
+
+from raysde.captions import PretrainedText, ScratchText, Tokenizer, pretrained_encoder, train_tokenizer
+from raysde.conditioning import Condition
+from raysde.guidance import Conditioned, Guided
+from raysde.model import ModelSpec, fresh_model
+from raysde.networks import ExternalConfig, UNetConfig
+from raysde.networks.layers import Attention
+from raysde.sde import VP
+
+CAPTIONS = ["a handwritten zero", "the digit one", "two", "somebody wrote a three in pencil, twice"]
+SMALL = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8)
+
+
+def spec_with(**changes) -> ModelSpec:
+    values = {
+        "image": (1, 8, 8), "data_range": (-1.0, 1.0), "data_std": 0.5, "sde": VP(), "network": SMALL, "target": "v",
+        "text": ScratchText(width=16, layers=1, heads=2), "classes": 0,
+    }  # fmt: skip
+    return ModelSpec(**{**values, **changes})
+
+
+def model_with(**changes):
+    """A model whose zero-initialised layers are filled, so that every input matters."""
+    model = fresh_model(spec_with(**changes), CAPTIONS, 0)
+    g = torch.Generator().manual_seed(9)
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.data.normal_(0.0, 0.1, generator=g)
+    return model.eval()
+
+
+def inputs(count=4):
+    g = torch.Generator().manual_seed(3)
+    return torch.randn(count, 1, 8, 8, generator=g), torch.linspace(0.1, 0.9, count)
+
+
+def test_an_untrained_network_says_nothing():
+    """The last layer starts at zero, so that the first loss is that of the constant answer."""
+    model = fresh_model(spec_with(), CAPTIONS, 0)
+    x, t = inputs()
+    assert not model(x, t, model.conditioner.condition(CAPTIONS, None, 4)).any()
+
+
+def test_weights_come_from_the_seed():
+    first, again, other = (fresh_model(spec_with(), CAPTIONS, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_images_do_not_mix_within_a_batch():
+    model = model_with()
+    x, t = inputs()
+    condition = model.conditioner.condition(CAPTIONS, None, 4)
+    whole = model(x, t, condition)
+    alone = model(x[2:3], t[2:3], condition.map(lambda value: value[2:3]))
+    torch.testing.assert_close(alone[0], whole[2], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_never_read():
+    """Other ids behind the mask, or more padding, change nothing; another real token changes the output."""
+    model = model_with()
+    x, t = inputs()
+    condition = model.conditioner.condition(CAPTIONS, None, 4)
+    expected = model(x, t, condition)
+    garbage = torch.where(condition.mask, condition.ids, torch.full_like(condition.ids, 7))
+    torch.testing.assert_close(model(x, t, Condition(garbage, condition.mask)), expected, rtol=1e-4, atol=1e-5)
+    longer = Condition(*(torch.nn.functional.pad(value, (0, 8)) for value in (condition.ids, condition.mask)))
+    torch.testing.assert_close(model(x, t, longer), expected, rtol=1e-4, atol=1e-5)
+    ids = condition.ids.clone()
+    ids[:, 1] = (ids[:, 1] + 1) % len(model.conditioner.tokenizer.tokenizer)
+    assert not torch.allclose(model(x, t, Condition(ids, condition.mask)), expected, atol=1e-4)
+
+
+def test_the_mask_marks_the_tokens():
+    tokenizer = Tokenizer(train_tokenizer(CAPTIONS, 1000), 77)
+    ids, mask = tokenizer(CAPTIONS)
+    lengths = [len(caption.replace(",", " ,").split()) + 2 for caption in CAPTIONS]
+    assert mask.sum(dim=1).tolist() == lengths
+    assert (ids[~mask] == tokenizer.tokenizer.pad_token_id).all()
+    assert ids.shape[1] % 8 == 0
+
+
+def test_captions_are_cut_at_max_tokens():
+    tokenizer = Tokenizer(train_tokenizer(CAPTIONS, 1000), 5)
+    ids, mask = tokenizer([CAPTIONS[3]])
+    assert ids.shape == (1, 5)
+    assert mask.all()
+    assert ids[0, -1] == tokenizer.tokenizer.sep_token_id
+
+
+def test_the_vocabulary_does_not_depend_on_order():
+    first, second = train_tokenizer(CAPTIONS, 1000), train_tokenizer(CAPTIONS[::-1], 1000)
+    assert first.get_vocab() == second.get_vocab()
+    unseen = first("seventy-two zebras")["input_ids"]
+    assert first.unk_token_id not in first("erwt")["input_ids"]  # spelled from characters
+    assert unseen[0] == first.cls_token_id
+
+
+def test_dropped_conditions_are_the_null_condition():
+    model = model_with(classes=3)
+    conditioner = model.conditioner
+    condition = conditioner.condition(CAPTIONS, [0, 1, 2, 1], 4)
+    dropped = condition.dropped(torch.tensor([False, True, False, True]), conditioner.null())
+    x, t = inputs()
+    expected = model(x, t, condition)
+    null = model(x, t, conditioner.condition(None, None, 4))
+    got = model(x, t, dropped)
+    torch.testing.assert_close(got[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got[[1, 3]], null[[1, 3]], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(got[1], expected[1], atol=1e-4)
+
+
+def test_labels_reach_the_output():
+    model = model_with(text=None, classes=4)
+    x, t = inputs()
+    first, second = (
+        model(x, t, model.conditioner.condition(None, labels, 4)) for labels in ([0, 1, 2, 3], [1, 1, 2, 3])
+    )
+    assert not torch.allclose(first[0], second[0], atol=1e-4)
+    torch.testing.assert_close(first[1:], second[1:])
+    with pytest.raises(ValueError, match="labels"):
+        model.conditioner.condition(None, [4], 1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_guidance_mixes_the_two_scores(scale):
+    """null + scale (conditional - null); scale 1 is the conditional score and 0 the unconditional one."""
+    model = model_with()
+    x, t = inputs()
+    conditioner = model.conditioner
+    condition = conditioner.condition(CAPTIONS, None, 4)
+    null = condition.dropped(torch.ones(4, dtype=torch.bool), conditioner.null())
+    with torch.no_grad():
+        with_caption = Conditioned(model, conditioner(condition)).score(x, t)
+        without = Conditioned(model, conditioner(conditioner.condition(None, None, 4))).score(x, t)
+        guided = Guided(model, conditioner(condition), conditioner(null), scale).score(x, t)
+    torch.testing.assert_close(guided, without + scale * (with_caption - without), rtol=1e-3, atol=1e-3)
+
+
+def test_cross_attention_follows_the_formula():
+    """softmax(q k / sqrt d) v over real tokens, written out."""
+    torch.manual_seed(0)
+    attention = Attention(8, head=4, context=6).double()
+    torch.nn.init.normal_(attention.out.weight)
+    x, context = torch.randn(2, 8, 3, 3, dtype=torch.float64), torch.randn(2, 5, 6, dtype=torch.float64)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    pixels = attention.norm(x).flatten(2).transpose(1, 2)
+    q = attention.query(pixels).view(2, 9, 2, 4).transpose(1, 2)
+    k, v = (part.view(2, 5, 2, 4).transpose(1, 2) for part in attention.key_value(context).split(8, dim=-1))
+    logits = (q @ k.transpose(-1, -2) / 2.0).masked_fill(~mask[:, None, None], float("-inf"))
+    h = (logits.softmax(-1) @ v).transpose(1, 2).reshape(2, 9, 8)
+    expected = (x + attention.out(h).transpose(1, 2).reshape(2, 8, 3, 3)) / 2**0.5
+    torch.testing.assert_close(attention(x, context, mask), expected)
+
+
+def tiny_encoder(folder, kind):
+    """A tiny real encoder with a tokenizer, saved as Hugging Face saves them."""
+    tokenizer = train_tokenizer(CAPTIONS, 1000)
+    tokenizer.save_pretrained(folder)
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    if kind == "bert":
+        BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **text)).save_pretrained(folder)
+    elif kind == "t5":
+        T5EncoderModel(
+            T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ).save_pretrained(folder)
+    else:
+        vision = {**text, "image_size": 8, "patch_size": 4}
+        words = {**text, "vocab_size": len(tokenizer), "max_position_embeddings": 32}
+        CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
+def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
+    folder = str(tiny_encoder(tmp_path / kind, kind))
+    frozen = fresh_model(spec_with(text=PretrainedText(path=folder, max_tokens=32)), [], 0).train()
+    assert not any(p.requires_grad for p in frozen.conditioner.encoder.parameters())
+    assert not frozen.conditioner.encoder.encoder.training
+    trained = fresh_model(spec_with(text=PretrainedText(path=folder, max_tokens=32, trainable=True)), [], 0).train()
+    x, t = inputs()
+    loss = trained(x, t, trained.conditioner.condition(CAPTIONS, None, 4)).square().mean()
+    loss.backward()
+    assert all(p.grad is not None for p in trained.conditioner.encoder.parameters())
+
+
+def test_the_encoder_is_transformers_own(tmp_path):
+    """Our tokens and mask give what transformers gives for the same captions."""
+    folder = str(tiny_encoder(tmp_path / "bert", "bert"))
+    encoder = pretrained_encoder(PretrainedText(path=folder, max_tokens=32)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids, mask = Tokenizer(tokenizer, 32)(CAPTIONS)
+    reference = BertModel.from_pretrained(folder).eval()
+    expected = reference(**tokenizer(CAPTIONS, padding=True, return_tensors="pt")).last_hidden_state
+    length = expected.shape[1]
+    real = mask[:, :length]
+    torch.testing.assert_close(encoder(ids, mask)[:, :length][real], expected[real])
+
+
+@pytest.mark.parametrize(
+    ("text", "culprit"),
+    [({"path": "no/such/folder"}, "no/such/folder"), ({"path": "BERT", "max_tokens": 64}, "max_tokens")],
+)
+def test_encoders_that_do_not_fit_are_named(tmp_path, text, culprit):
+    text = {**text, "path": text["path"].replace("BERT", str(tiny_encoder(tmp_path / "bert", "bert")))}
+    with pytest.raises(ValueError, match=culprit):
+        pretrained_encoder(PretrainedText(**text))
+
+
+class Own(torch.nn.Module):
+    """A user's network."""
+
+    def __init__(self, image, condition, gain=1.0) -> None:
+        super().__init__()
+        self.image, self.condition = image, condition
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x, t, pooled=None, context=None, mask=None):
+        return self.gain * x
+
+
+def test_a_network_of_the_users_own():
+    named = ExternalConfig(factory="tests.test_networks:Own", kwargs={"gain": 2.0})
+    model = fresh_model(spec_with(network=named, text=None), [], 0)
+    assert model.network.image == (1, 8, 8)
+    assert model.network.condition is None
+    x, t = inputs()
+    alpha, sigma = (value[:, None, None, None] for value in VP().marginal(t))
+    expected = 2.0 * x / torch.sqrt(alpha**2 * 0.25 + sigma**2)
+    torch.testing.assert_close(model(x, t, model.conditioner.condition(None, None, 4)), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "culprit"),
+    [
+        (lambda: ExternalConfig(factory="no.such:Thing").build((1, 8, 8), None, True), "no.such:Thing"),
+        (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None, True), "json:dumps"),
+        (lambda: ExternalConfig(factory="tests.test_networks:Own").build((1, 8, 8), None, False), "allow_code"),
+        (lambda: ExternalConfig(factory="Own"), "package.module:Class"),
+        (lambda: SMALL.build((1, 9, 9), None, True), "divisible by 2"),
+        (
+            lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None, True),
+            r"attention.*\[3\]",
+        ),
+        (
+            lambda: UNetConfig(channels=12, multipliers=(1,), attention=(8,), head_channels=8).build(
+                (1, 8, 8), None, True
+            ),
+            "head_channels",
+        ),
+        (lambda: UNetConfig(dropout=1.0), "dropout"),
+        (lambda: ScratchText(width=10, heads=4), "heads"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_named(make, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        make()
+
+
+def test_residual_sums_keep_their_size():
+    """With zeroed last convolutions every block is x / sqrt(2) on the identity path (DDPM++'s skip rescaling)."""
+    from raysde.networks.layers import ResidualBlock
+
+    block = ResidualBlock(8, 8, 16, dropout=0.0)
+    x = torch.randn(2, 8, 4, 4)
+    torch.testing.assert_close(block(x, torch.randn(2, 16)), x / 2**0.5)
+
+
+def test_compiled_networks_give_the_same():
+    model = model_with()
+    x, t = inputs()
+    condition = model.conditioner.condition(CAPTIONS, None, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.compile(model, backend="aot_eager")(x, t, condition), model(x, t, condition), rtol=1e-4, atol=1e-5
+        )

@@ -1,0 +1,306 @@
+"""The loop: what each step computes, in every precision, and that it resumes to the bit."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raysde import checkpoint, config, optim
+from raysde.data.batches import read_batches
+from raysde.data.decode import Reader
+from raysde.distributed import World
+from raysde.ema import Ema, decay
+from raysde.local import train_here
+from raysde.run import check_resumable, new_state, objective, open_run, schedule, validator
+from raysde.sde import VE
+from raysde.state import TrainState
+from raysde.train import DTYPES, flush, microbatch_loss, train_step
+from tests.conftest import same_tensors
+
+CPU = torch.device("cpu")
+
+
+def trained(recipe: dict, sink=None) -> TrainState:
+    return train_here(open_run(config.parse(recipe)), sink)
+
+
+def everything(state: TrainState) -> dict:
+    return {
+        **{f"weights/{k}": v for k, v in state.model.state_dict().items()},
+        **{f"ema/{k}": v for k, v in state.ema.state().items()},
+        **state.optimizer_tensors(),
+    }
+
+
+class StopAt:
+    """Raises when metrics of a step arrive, as a crash would end the process."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def metrics(self, step, values) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt
+
+    def image(self, step, name, image) -> None:
+        pass
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_resume_is_bitwise(recipe, tmp_path, sink, precision):
+    """10 steps = 6 steps, a crash, and a resume from step 5: weights, EMA, optimiser, counters, metrics."""
+    settings = {"train__precision": precision, "validation__rows": 24, "validation__every": 4, "log_every": 3}
+    whole = trained(recipe(**settings, storage=str(tmp_path / "a")), sink)
+    broken = recipe(**settings, storage=str(tmp_path / "b"))
+    with pytest.raises(KeyboardInterrupt):
+        trained(broken, StopAt(6))
+    resumed_sink = type(sink)()
+    resumed = trained(broken, resumed_sink)
+    assert same_tensors(everything(whole), everything(resumed))
+    assert whole.values() == resumed.values()
+    for key in ("train/loss", "train/grad_norm", "train/lr", "val/loss"):
+        late = {step: value for step, value in sink.of(key).items() if step > 5}
+        assert late
+        assert resumed_sink.of(key) == late
+    assert same_tensors(saved(tmp_path / "a"), saved(tmp_path / "b"))
+
+
+def saved(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    last = folder / "small" / checkpoint.name_of(10)
+    return {
+        f"{path.name}/{key}": value for path in last.glob("*.safetensors") for key, value in load_file(path).items()
+    }
+
+
+def test_each_row_is_seen_as_planned(recipe):
+    """The digest of the rows trained on is that of the plan, written down independently."""
+    run = open_run(config.parse(recipe(train__length__steps=4)))
+    state = train_here(run, None)
+    expected = new_state(run, CPU)
+    for step in range(4):
+        expected.saw(run.rows[run.plan.rows_of(step, 0)])
+    assert state.rows_digest == expected.rows_digest
+    expected.saw(run.rows[run.plan.rows_of(4, 0)])
+    assert state.rows_digest != expected.rows_digest
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_learns(recipe, sink, precision):
+    """The loss falls, and reduced precision starts where full precision does, to its own rounding."""
+    trained(recipe(train__precision=precision, train__length__steps=30, train__lr=3e-3, log_every=10), sink)
+    losses = list(sink.of("train/loss").values())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_precisions_agree_on_the_first_loss(recipe):
+    """The autocast types round, by at most their epsilon times the depth of the network."""
+    run = open_run(config.parse(recipe()))
+    state = new_state(run, CPU)
+    (batch,) = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))
+    torch.nn.init.normal_(state.model.network.leave.weight, std=0.05)
+    losses = {}
+    for precision, dtype in DTYPES.items():
+        task = objective(open_run(config.parse(recipe(train__precision=precision))))
+        seen = []
+        hook = state.model.network.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out.dtype))
+        losses[precision] = microbatch_loss(state.model, state.model, batch, task, CPU).item()
+        hook.remove()
+        assert seen == [dtype]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=16 * torch.finfo(torch.bfloat16).eps)
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=16 * torch.finfo(torch.float16).eps)
+    assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.parametrize("microbatch", [16, 8, 4])
+def test_accumulation_is_the_whole_batch(recipe, microbatch):
+    """The gradient of a step is the mean over its microbatches' losses, each with its own stream."""
+    run = open_run(config.parse(recipe(train__microbatch=microbatch)))
+    state, task = new_state(run, CPU), objective(run)
+    batches = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))
+    assert len(batches) == 16 // microbatch
+    losses = torch.stack([microbatch_loss(state.model, state.model, batch, task, CPU) for batch in batches])
+    parameters = list(state.trained.values())
+    gradients = torch.autograd.grad(losses.mean(), parameters)
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    train_step(state, state.model, batches, task, schedule(run), CPU)
+    loss, got_norm, _ = state.pending[0]
+    torch.testing.assert_close(loss, losses.mean().detach())
+    torch.testing.assert_close(got_norm, norm)
+
+
+def test_microbatches_differ_in_noise_not_in_rows(recipe):
+    """The times of a step do not depend on how it is cut: they are stratified over the global batch."""
+    from raysde.losses import sample_times
+
+    seen = []
+    original = sample_times
+
+    def spy(*args):
+        seen.append(original(*args))
+        return seen[-1]
+
+    import raysde.train
+
+    for microbatch in (16, 4):
+        run = open_run(config.parse(recipe(train__microbatch=microbatch)))
+        state = new_state(run, CPU)
+        batches = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))
+        raysde.train.sample_times = spy
+        try:
+            train_step(state, state.model, batches, objective(run), schedule(run), CPU)
+        finally:
+            raysde.train.sample_times = original
+    assert torch.equal(seen[0], torch.cat(seen[1:]))
+
+
+def test_non_finite_losses_are_named_with_their_step(recipe):
+    """Weights that overflow at step 3 are reported as step 3, though losses are looked at every 5 steps."""
+    run = open_run(config.parse(recipe(log_every=5)))
+    state, task = new_state(run, CPU), objective(run)
+    for step, batches in enumerate(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 5)):
+        if step == 2:
+            next(iter(state.trained.values())).data.fill_(float("nan"))
+        train_step(state, state.model, batches, task, schedule(run), CPU)
+    with pytest.raises(FloatingPointError, match="at step 3"):
+        flush(state, World())
+
+
+def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
+    """fp16 gradients that overflow: no update, no EMA, no progress of the warm-up, and a smaller scale."""
+    run = open_run(config.parse(recipe(train__precision="fp16")))
+    state, task = new_state(run, CPU), objective(run)
+    batches = list(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 2))
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
+    before = {key: value.clone() for key, value in everything(state).items()}  # no moments yet
+    train_step(state, state.model, batches[0], task, schedule(run), CPU)
+    assert (state.step, state.updates, state.num_images) == (1, 0, 16)
+    after = everything(state)
+    assert same_tensors(before, {key: after[key] for key in before})
+    assert not any(value.any() for key, value in after.items() if key not in before)
+    assert state.scaler.get_scale() < 2.0**126
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 1024.0})
+    train_step(state, state.model, batches[1], task, schedule(run), CPU)
+    assert state.updates == 1
+    assert state.pending[1][2] == pytest.approx(1e-3 / 3)
+
+
+@pytest.mark.parametrize(
+    ("updates", "warmup", "rule", "progress", "expected"),
+    [(0, 4, "constant", 0.0, 0.25), (3, 4, "constant", 0.5, 1.0), (99, 4, "constant", 0.9, 1.0),
+     (0, 0, "constant", 0.0, 1.0),
+     (99, 4, "cosine", 0.5, 0.5), (99, 4, "cosine", 1.0, 0.0), (1, 4, "cosine", 0.0, 0.5)],
+)  # fmt: skip
+def test_learning_rate(updates, warmup, rule, progress, expected):
+    assert optim.learning_rate(1.0, updates, warmup, rule, progress) == pytest.approx(expected, abs=1e-12)
+
+
+def test_clipping_bounds_the_norm():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    weight.grad = torch.tensor([3.0, 0.0, 4.0])
+    norm, stepped = optim.update(optimizer, torch.amp.GradScaler("cpu", enabled=False), [weight], 1.0, 1.0)
+    assert (norm.item(), stepped) == (5.0, True)
+    torch.testing.assert_close(weight.data, torch.tensor([-0.6, 0.0, -0.8]))
+
+
+def test_ema_is_the_geometric_sum():
+    """With a constant decay d the average is d^n w_0 + (1 - d) sum d^(n-k) w_k."""
+    module = torch.nn.Linear(3, 1, bias=False).double()
+    ema = Ema(module, half_life=64.0, rampup=0.0)
+    history = [module.weight.detach().clone()]
+    for step in range(1, 9):
+        module.weight.data.normal_(generator=torch.Generator().manual_seed(step))
+        history.append(module.weight.detach().clone())
+        ema.update(16, 16 * step)
+    d = 0.5 ** (16 / 64)
+    expected = d**8 * history[0] + (1 - d) * sum(d ** (8 - k) * history[k] for k in range(1, 9))
+    torch.testing.assert_close(ema.average["weight"], expected)
+    with ema.swapped():
+        torch.testing.assert_close(module.weight.data, expected)
+    assert torch.equal(module.weight.data, history[8])
+
+
+def test_ema_rampup_limits_the_half_life():
+    assert decay(10, 1000, half_life=1e9, rampup=0.05) == pytest.approx(0.5 ** (10 / 50))
+    assert decay(10, 10**9, half_life=500.0, rampup=0.05) == pytest.approx(0.5 ** (10 / 500))
+
+
+def test_training_stops_early_when_validation_stalls(recipe, sink):
+    """A learning rate of almost zero never improves on the first validation: patience 2 ends the run at the third."""
+    settings = {"train__lr": 1e-12, "validation__rows": 24, "validation__every": 2, "validation__patience": 2}
+    state = trained(
+        recipe(**settings, train__length__steps=50, train__ema__half_life=1e12, train__ema__rampup=0.0), sink
+    )
+    assert state.stopped
+    assert state.stale == 2
+    assert state.step < 50
+    assert checkpoint.newest(Path(recipe()["storage"]) / "small").name == checkpoint.name_of(state.step)
+
+
+def test_validation_bins_are_the_error_at_their_noise(recipe):
+    """An untrained v network answers 0: the error of eps_hat = sigma x_t is known in closed form in each bin."""
+    run = open_run(config.parse(recipe(validation__rows=150, text=None)))
+    state = new_state(run, CPU)
+    with torch.no_grad():
+        metrics = validator(run, World())(state.model.eval())
+    pixels = torch.from_numpy(Reader(run.manifest).read(run.held_out).images).double() / 127.5 - 1
+    power = pixels.square().mean().item()
+    for low, high in ((-8, -5), (-1, 1), (5, 8)):
+        # eps_hat - eps = sigma alpha x0 - alpha^2 eps: alpha^2 (sigma^2 power + alpha^2), averaged over the bin
+        snr = torch.linspace(low, high, 2001, dtype=torch.float64)
+        alpha2 = torch.sigmoid(snr)
+        expected = (alpha2 * ((1 - alpha2) * power + alpha2)).mean().item()
+        assert metrics[f"val/loss_snr_{low}_to_{high}"] == pytest.approx(expected, rel=0.05)
+    bins = [value for key, value in metrics.items() if key != "val/loss"]
+    assert metrics["val/loss"] == pytest.approx(np.mean(bins))
+
+
+def test_flips_and_dropout_are_part_of_the_stream(recipe):
+    """Everything random in a microbatch repeats: condition dropout, flips, and dropout layers."""
+    run = open_run(config.parse(recipe(data__flip=True, train__condition_dropout=0.5, network__dropout=0.5)))
+    state, task = new_state(run, CPU), objective(run)
+    torch.nn.init.normal_(state.model.network.leave.weight)
+    (batch,) = next(read_batches(run.plan, Reader(run.manifest), run.rows, 3, 4))
+    state.model.train()
+    first = microbatch_loss(state.model, state.model, batch, task, CPU).item()
+    torch.randn(10)
+    assert microbatch_loss(state.model, state.model, batch, task, CPU).item() == first
+    assert math.isfinite(first)
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ({"sde": {"kind": "ve"}}, "sde.kind=vp"),
+        ({"train__lr": 1e-2}, "train.lr"),
+        ({"seed": 4}, "seed"),
+        ({"train__microbatch": 8}, "microbatches of 16"),
+        ({"validation__rows": 10}, "validation.rows"),
+    ],
+)
+def test_another_recipe_cannot_continue_a_run(recipe, change, culprit):
+    trained(recipe(train__length__steps=1))
+    with pytest.raises(ValueError, match=culprit):
+        trained(recipe(**change))
+
+
+def test_a_longer_run_continues(recipe, sink):
+    trained(recipe(train__length__steps=3))
+    state = trained(recipe(train__length__steps=6), sink)
+    assert state.step == 6
+    assert sorted(sink.of("train/loss")) == [4, 5, 6]
+
+
+def test_a_checkpoint_of_another_sde_is_refused(recipe):
+    run = open_run(config.parse(recipe(train__length__steps=1)))
+    train_here(run, None)
+    folder = checkpoint.newest(Path(run.config.storage) / "small")
+    state = new_state(run, CPU)
+    state.model.sde = VE()
+    with pytest.raises(ValueError, match=r"trained with VP.*asks for VE"):
+        checkpoint.restore(state, folder)
+    check_resumable(run, checkpoint.read(folder))
