@@ -1,0 +1,161 @@
+"""The loop on several ranks with gloo: the same numbers as one process, and every decision taken together."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+
+from raysde import checkpoint, config
+from raysde.data.batches import read_batches
+from raysde.data.decode import Reader
+from raysde.distributed import current_world
+from raysde.local import train_here
+from raysde.run import RunHooks, new_state, objective, open_run, schedule
+from raysde.train import fit
+from tests.conftest import same_tensors
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def entry(rank: int, world: int, port: int, work, arguments) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
+    try:
+        work(rank, *arguments)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def on_ranks(world: int, work, *arguments) -> None:
+    mp.spawn(entry, (world, free_port(), work, arguments), nprocs=world)
+
+
+def train(rank: int, tree: dict) -> None:
+    train_here(open_run(config.parse(tree)), None)
+
+
+def train_and_crash(rank: int, tree: dict, at: int) -> None:
+    """Rank 0 dies after step ``at`` as by SIGKILL; the others end with the broken connection."""
+
+    class Dying:
+        def metrics(self, step, values) -> None:
+            if step == at:
+                os._exit(17)
+
+        def image(self, *_) -> None:
+            pass
+
+    train_here(open_run(config.parse(tree)), Dying() if rank == 0 else None)
+
+
+def tensors_at(tree: dict, step: int) -> dict:
+    folder = Path(tree["storage"]) / "small" / checkpoint.name_of(step)
+    return {f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+
+
+def test_two_ranks_are_one_process_on_the_joined_batch(recipe, tmp_path):
+    """Same microbatches, same rows, same noise: weights agree to summation order after three steps."""
+    shared = {"train__microbatch": 4, "train__length__steps": 3, "validation__rows": 24, "validation__every": 3}
+    one = recipe(**shared, storage=str(tmp_path / "one"))
+    two = recipe(**shared, storage=str(tmp_path / "two"), resources__workers=2)
+    train_here(open_run(config.parse(one)), None)
+    on_ranks(2, train, two)
+    first, second = tensors_at(one, 3), tensors_at(two, 3)
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(second[key], first[key], rtol=1e-4, atol=2e-6, msg=key)
+    states = [json.loads((Path(t["storage"]) / "small" / checkpoint.name_of(3) / "checkpoint.json").read_text())["state"] for t in (one, two)]
+    assert states[0]["best"] == pytest.approx(states[1]["best"], rel=1e-5)
+
+
+def test_three_ranks_resume_to_the_bit(recipe, tmp_path):
+    """DDP rebuilds its buckets after the first backward: with three ranks another layout would be another sum."""
+    shared = {"train__batch": 12, "resources__workers": 3, "train__length__steps": 6, "checkpoint_every": 3}
+    whole = recipe(**shared, storage=str(tmp_path / "whole"))
+    broken = recipe(**shared, storage=str(tmp_path / "broken"))
+    on_ranks(3, train, whole)
+    with pytest.raises(mp.ProcessExitedException):
+        on_ranks(3, train_and_crash, broken, 5)
+    assert checkpoint.newest(tmp_path / "broken" / "small").name == checkpoint.name_of(3)
+    on_ranks(3, train, broken)
+    assert same_tensors(tensors_at(whole, 6), tensors_at(broken, 6))
+
+
+def stop_on_one(rank: int, tree: dict, out: str) -> None:
+    """Only rank 1 is asked to stop."""
+    run = open_run(config.parse(tree))
+    dist.init_process_group("gloo")
+    world = current_world()
+    state = new_state(run, world.device)
+    batches = read_batches(run.plan, Reader(run.manifest), run.rows, 0, run.steps, world.rank, world.size)
+    hooks = RunHooks(run, None, lambda state: None, lambda: rank == 1 and state.step >= 2)
+    fit(state, batches, objective(run), schedule(run), hooks, world)
+    Path(out, f"{rank}").write_text(str(state.step))
+
+
+def test_all_ranks_stop_together(recipe, tmp_path):
+    on_ranks(2, stop_on_one, recipe(resources__workers=2, train__length__steps=6), str(tmp_path))
+    assert [Path(tmp_path, str(rank)).read_text() for rank in (0, 1)] == ["2", "2"]
+
+
+def fail_on_one(rank: int, tree: dict, out: str) -> None:
+    """Rank 1's images of step 1 are spoiled; the error of both ranks is written down."""
+    run = open_run(config.parse(tree))
+    dist.init_process_group("gloo")
+    world = current_world()
+    state = new_state(run, world.device)
+    batches = list(read_batches(run.plan, Reader(run.manifest), run.rows, 0, run.steps, world.rank, world.size))
+    if rank == 1:
+        object.__setattr__(batches[1][0], "images", torch.full((8, 1, 8, 8), float("nan")))
+    hooks = RunHooks(run, None, lambda state: None)
+    try:
+        fit(state, iter(batches), objective(run), schedule(run), hooks, world)
+    except FloatingPointError as error:
+        Path(out, f"{rank}").write_text(str(error))
+
+
+def test_a_bad_loss_on_one_rank_ends_all(recipe, tmp_path):
+    on_ranks(2, fail_on_one, recipe(resources__workers=2, train__length__steps=4, log_every=4), str(tmp_path))
+    messages = [Path(tmp_path, str(rank)).read_text() for rank in (0, 1)]
+    assert messages[0] == messages[1]
+    assert "at step 2" in messages[0]
+
+
+def count_exchanges(rank: int, tree: dict, out: str) -> None:
+    """Counts the gradient all-reduces of one step with four microbatches a rank."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    from raysde.distributed import wrap
+    from raysde.train import train_step
+
+    run = open_run(config.parse(tree))
+    dist.init_process_group("gloo")
+    world = current_world()
+    state = new_state(run, world.device)
+    forward = wrap(state.model, world)
+    calls = []
+
+    def counting(group, bucket):
+        calls.append(bucket.index())
+        return allreduce_hook(group, bucket)
+
+    forward.register_comm_hook(None, counting)
+    batches = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1, world.rank, world.size))
+    train_step(state, forward, batches, objective(run), schedule(run), world.device)
+    Path(out, f"{rank}").write_text(f"{len(batches)} {calls.count(0)}")
+
+
+def test_accumulation_exchanges_gradients_once(recipe, tmp_path):
+    on_ranks(2, count_exchanges, recipe(resources__workers=2, train__microbatch=2), str(tmp_path))
+    assert {Path(tmp_path, str(rank)).read_text() for rank in (0, 1)} == {"4 1"}
