@@ -1,0 +1,247 @@
+"""A training job on Ray: killed workers, MLflow runs, the registry, and equality with the bare loop."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from raysde import checkpoint, config, registry, tracking
+from raysde.cluster.job import train_job
+from raysde.cluster.train import Share, share_out
+from raysde.local import train_here
+from raysde.run import open_run
+from tests.conftest import same_tensors, small_recipe
+
+pytestmark = pytest.mark.usefixtures("cluster")
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("job")
+
+
+@pytest.fixture(scope="module")
+def uri(place) -> str:
+    return f"sqlite:///{place / 'mlflow.db'}"
+
+
+def job_recipe(digits, place: Path, uri: str, name: str, **changes) -> dict:
+    settings = {
+        "name": name, "tracking__uri": uri, "resources__cpus_per_worker": 1, "validation__rows": 24, "validation__every": 5,
+        "sampling": {"every": 5, "count": 4, "steps": 2, "prompts": ["two"]}, "train__length__steps": STEPS,
+    }  # fmt: skip
+    return small_recipe(digits, place / "runs", **{**settings, **changes})
+
+
+def killed_network(place: Path, name: str, *, dies: bool) -> dict:
+    marker = place / f"{name}-died"
+    if not dies:
+        marker.touch()
+    return {"kind": "external", "factory": "tests.cluster.killer:KilledUNet", "kwargs": {"at": 8, "marker": str(marker)}}
+
+
+@pytest.fixture(scope="module")
+def whole(digits, place, uri):
+    """A run that nothing disturbs."""
+    network = killed_network(place, "whole", dies=False)
+    return train_job(config.parse(job_recipe(digits, place, uri, "whole", network=network)))
+
+
+@pytest.fixture(scope="module")
+def broken(digits, place, uri):
+    """The same run, whose worker is killed by SIGKILL in step 8, after the checkpoint at 5."""
+    network = killed_network(place, "broken", dies=True)
+    done = train_job(config.parse(job_recipe(digits, place, uri, "broken", network=network)))
+    assert (place / "broken-died").exists()
+    return done
+
+
+def tensors(folder: Path) -> dict:
+    return {f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+
+
+def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
+    metrics = tracking.client_for(uri).get_metric_history(run_id, key)
+    return sorted((metric.step, metric.value) for metric in metrics)
+
+
+def test_a_killed_run_ends_with_the_same_weights(whole, broken):
+    """Weights, EMA and optimiser bit for bit, the same counters, and the same rows in the same order."""
+    assert same_tensors(tensors(whole.checkpoint), tensors(broken.checkpoint))
+    first, second = (checkpoint.read(done.checkpoint).state for done in (whole, broken))
+    assert first == second
+    assert first["step"] == STEPS
+
+
+def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
+    run = open_run(config.parse(job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True))))
+    from raysde.run import new_state
+
+    expected = new_state(run, __import__("torch").device("cpu"))
+    for step in range(STEPS):
+        expected.saw(run.rows[run.plan.rows_of(step, 0)])
+    assert checkpoint.read(broken.checkpoint).state["rows_digest"] == expected.rows_digest
+
+
+@pytest.mark.parametrize("key", ["train/loss", "train/grad_norm", "train/lr", "val/loss", "val/loss_snr_-1_to_1"])
+def test_every_metric_is_logged_once(whole, broken, uri, key):
+    """The steps between the checkpoint and the kill were computed twice and are logged once, with the same values."""
+    first, second = history(uri, whole.run_id, key), history(uri, broken.run_id, key)
+    assert first == second
+    steps = [step for step, _ in first]
+    assert steps == ([5, 10] if key.startswith("val") else list(range(1, STEPS + 1)))
+
+
+def test_a_run_is_one_mlflow_run(whole, broken, uri):
+    client = tracking.client_for(uri)
+    experiment = client.get_experiment_by_name("raysde").experiment_id
+    runs = {run.info.run_id: run for run in client.search_runs([experiment]) if run.info.run_name in ("whole", "broken")}
+    assert set(runs) == {whole.run_id, broken.run_id}
+    run = runs[broken.run_id]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.lr"] == "0.001"
+    assert run.data.params["sde.kind"] == "vp"
+    pictures = [item.path for item in client.list_artifacts(broken.run_id, "samples")]
+    assert pictures == ["samples/grid-0000005.png", "samples/grid-0000010.png"]
+    assert {"train/images_per_second", "startup/first_batch", "time/loop"} <= set(run.data.metrics)
+
+
+def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
+    """The same recipe without Ray ends with the same bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    network = killed_network(place, "whole", dies=False)
+    tree = job_recipe(digits, place, uri, "whole", network=network, storage=str(place / "bare"))
+    train_here(open_run(config.parse(tree)), None)
+    torch.set_num_threads(threads)
+    assert same_tensors(tensors(whole.checkpoint), tensors(place / "bare" / "whole" / checkpoint.name_of(STEPS)))
+
+
+def test_two_workers_and_a_kill(digits, place, uri):
+    """Two ranks share each global batch through one stream; one is killed; the rows and weights are as planned."""
+    shared = {"resources__workers": 2, "train__microbatch": 4, "data__block_steps": 2}
+    runs = {}
+    for name, dies in (("pair", False), ("broken-pair", True)):
+        network = killed_network(place, name, dies=dies)
+        network["kwargs"]["at"] = 16  # two microbatches a step and one priming pass: in the middle of step 8
+        runs[name] = train_job(config.parse(job_recipe(digits, place, uri, name, network=network, **shared)))
+    assert (place / "broken-pair-died").exists()
+    assert same_tensors(tensors(runs["pair"].checkpoint), tensors(runs["broken-pair"].checkpoint))
+    states = [checkpoint.read(done.checkpoint).state for done in runs.values()]
+    assert states[0] == states[1]
+
+
+def test_submitting_a_finished_run_again_changes_nothing(whole, digits, place, uri):
+    again = train_job(config.parse(job_recipe(digits, place, uri, "whole", network=killed_network(place, "whole", dies=False))))
+    assert (again.run_id, again.checkpoint, again.model) == (whole.run_id, whole.checkpoint, whole.model)
+    assert again.seconds == 0.0
+    assert [step for step, _ in history(uri, whole.run_id, "train/loss")] == list(range(1, STEPS + 1))
+
+
+def test_a_run_that_diverges_fails_at_once(digits, place, uri):
+    """The loss overflows: one sentence with the step, no restart, and the MLflow run is marked as failed."""
+    tree = job_recipe(digits, place, uri, "diverged", train__lr=1e30, train__clip=0.0, log_every=5, sampling={"every": 0})
+    with pytest.raises(RuntimeError, match=r"run 'diverged' failed: the loss is (nan|inf) at step \d"):
+        train_job(config.parse(tree))
+    client = tracking.client_for(uri)
+    experiment = client.get_experiment_by_name("raysde").experiment_id
+    (run,) = client.search_runs([experiment], filter_string="tags.`raysde.run` = 'diverged'")
+    assert run.info.status == "FAILED"
+
+
+@pytest.fixture(scope="module")
+def registered(digits, place, uri):
+    """A run with an ordinary network, registered as digits."""
+    return train_job(config.parse(job_recipe(digits, place, uri, "plain", tracking__register_as="digits")))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    """raysde in a fresh process."""
+    return subprocess.run([sys.executable, "-m", "raysde.cli", *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_the_registered_model_draws_what_the_checkpoint_draws(registered, uri, tmp_path):
+    """Through models:/digits@candidate in a fresh process: the same PNG files to the byte."""
+    assert registered.model == "models:/digits/1"
+    shared = ["--prompt", "a handwritten seven", "--prompt", "two", "-n", "5", "--seed", "3", "--steps", "4"]
+    for source, out in (("models:/digits@candidate", "a"), (str(registered.checkpoint), "b"), (registered.run_id, "c")):
+        ended = command("sample", source, *shared, "--out", str(tmp_path / out), "--tracking-uri", uri)
+        assert ended.returncode == 0, ended.stderr
+    names = [f"image-{i:03d}.png" for i in range(5)] + ["grid.png"]
+    for name in names:
+        assert len({(tmp_path / out / name).read_bytes() for out in "abc"}) == 1
+    assert len({(tmp_path / "a" / name).read_bytes() for name in names}) == 6
+
+
+def test_python_loads_by_name(registered, uri, monkeypatch):
+    import raysde
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = raysde.load("models:/digits@candidate")
+    assert model.sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
+    assert model.spec.sde.kind == "vp"
+
+
+def test_the_registered_files_hold_no_optimiser_and_no_pickle(registered, uri):
+    folder = registry.resolve("models:/digits/1", uri)
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"MLmodel", "checkpoint.json", "ema.safetensors", "tokenizer.json"} <= names
+    assert "optimizer.safetensors" not in names
+    assert {Path(name).suffix for name in names} <= {".json", ".safetensors", ".txt", ""}
+
+
+def test_aliases_move(registered, uri):
+    ended = command("register", "models:/digits@candidate", "--alias", "champion", "--tracking-uri", uri)
+    assert ended.returncode == 0, ended.stderr
+    assert registry.resolve("models:/digits@champion", uri).exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "culprit"),
+    [
+        ("models:/letters@candidate", "no model named 'letters'"),
+        ("models:/digits@king", "no alias 'king'"),
+        ("models:/digits/9", "no version 9"),
+        ("models:/digits", "models:/NAME@ALIAS"),
+        ("0" * 32, "no run 0000"),
+        ("nowhere", "neither a folder nor a registered model"),
+    ],
+)
+def test_models_that_are_not_there_are_named(registered, uri, source, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        registry.resolve(source, uri)
+
+
+def test_the_flat_recipe_is_the_same_everywhere(registered, uri):
+    """MLflow's params, the checkpoint and the recipe's own dotted paths agree."""
+    recipe = checkpoint.read(registered.checkpoint).recipe
+    params = tracking.client_for(uri).get_run(registered.run_id).data.params
+    assert params == {key: str(value) for key, value in recipe.items()}
+    assert json.loads(json.dumps(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("cluster_resources", "nodes", "changes", "expected"),
+    [
+        ({"CPU": 3.0}, 1, {}, Share(2, False)),
+        ({"CPU": 1.0}, 1, {}, Share(1, False)),
+        ({"CPU": 16.0}, 2, {"resources__workers": 2}, Share(7, False)),
+        ({"CPU": 16.0, "GPU": 2.0}, 1, {"resources__workers": 2}, Share(4, True)),
+        ({"CPU": 16.0, "GPU": 1.0}, 1, {"resources__workers": 2}, Share(7, False)),
+        ({"CPU": 16.0, "GPU": 1.0}, 1, {"resources__cpus_per_worker": 3}, Share(3, True)),
+    ],
+)
+def test_resources_are_shared_out(recipe, cluster_resources, nodes, changes, expected):
+    assert share_out(open_run(config.parse(recipe(**changes))), cluster_resources, nodes) == expected
+
+
+def test_too_few_gpus_are_named(recipe):
+    run = open_run(config.parse(recipe(resources__gpu=True)))
+    with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
+        share_out(run, {"CPU": 4.0}, 1)
