@@ -5,6 +5,8 @@ BERT, and its tokenizer from the data set's own captions, jointly with the score
 A mask is True where a token is real, at training and at sampling alike.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,15 +15,12 @@ from typing import Any, Literal
 
 import tokenizers
 import torch
+import transformers  # its classes are loaded on first use, which takes seconds
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
-
-transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +130,14 @@ def word_pieces(captions: Iterable[str], size: int) -> list[str]:
     return (pieces + by_frequency)[:size]
 
 
-def train_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(captions: Iterable[str], vocabulary: int) -> transformers.PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer with BERT's special tokens, its words taken from ``captions``."""
     ids = {piece: number for number, piece in enumerate(word_pieces(captions, vocabulary))}
     core = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
     core.normalizer, core.pre_tokenizer = BertNormalizer(lowercase=True), BertPreTokenizer()
     core.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     pad, unk, cls, sep, mask = SPECIAL
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token=unk, sep_token=sep, pad_token=pad, cls_token=cls, mask_token=mask
     )
 
@@ -156,7 +155,7 @@ class TextEncoder(nn.Module):
         encoder.requires_grad_(trainable)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "TextEncoder":
+    def train(self, mode: bool = True) -> TextEncoder:
         super().train(mode and self.trainable)
         return self
 
@@ -167,9 +166,7 @@ class TextEncoder(nn.Module):
 
 def scratch_encoder(text: ScratchText, tokens: int) -> TextEncoder:
     """An untrained BERT for a vocabulary of ``tokens``."""
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=tokens,
         hidden_size=text.width,
         num_hidden_layers=text.layers,
@@ -179,7 +176,7 @@ def scratch_encoder(text: ScratchText, tokens: int) -> TextEncoder:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return TextEncoder(BertModel(config), trainable=True)
+    return TextEncoder(transformers.BertModel(config), trainable=True)
 
 
 def pretrained_encoder(text: PretrainedText) -> TextEncoder:
@@ -189,8 +186,8 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
         ValueError: if it cannot be loaded, or has fewer positions than ``max_tokens``.
     """
     try:
-        config = _text_config(AutoConfig.from_pretrained(text.path))
-        encoder = AutoModelForTextEncoding.from_pretrained(text.path, config=config, use_safetensors=True)
+        config = _text_config(transformers.AutoConfig.from_pretrained(text.path))
+        encoder = transformers.AutoModelForTextEncoding.from_pretrained(text.path, config=config, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
     positions = getattr(config, "max_position_embeddings", None)
@@ -206,7 +203,7 @@ def pretrained_tokenizer(path: str) -> Any:
         ValueError: if there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return transformers.AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {_first_line(error)}") from error
 
@@ -214,7 +211,8 @@ def pretrained_tokenizer(path: str) -> Any:
 def restored_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
     """An encoder with the architecture in ``folder/config.json`` and no weights yet."""
     return TextEncoder(
-        AutoModelForTextEncoding.from_config(AutoConfig.from_pretrained(str(folder))), trainable=trainable
+        transformers.AutoModelForTextEncoding.from_config(transformers.AutoConfig.from_pretrained(str(folder))),
+        trainable=trainable,
     )
 
 

@@ -1,8 +1,7 @@
 """Training on Ray: the driver that launches a worker group, and what each worker does."""
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,28 +9,15 @@ from typing import Any
 import ray
 import ray.data
 import ray.train
-import torch
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
-from raysde.cluster.stream import StreamSpec, read_stream, steps_in_block, stream
-from raysde.data.batches import Microbatch
-from raysde.distributed import World, current_world
+from raysde.cluster.stream import StreamSpec, steps_in_block, stream
 from raysde.run import (
     Run,
-    RunHooks,
-    check_resumable,
-    new_state,
-    objective,
     open_run,
-    save_checkpoint,
-    schedule,
-    validator,
 )
-from raysde.state import TrainState
-from raysde.tracking import Tracker
-from raysde.train import fit
 
 
 @dataclass(frozen=True)
@@ -97,54 +83,10 @@ def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs."""
-    torch.set_num_threads(settings["threads"])
-    run, world = open_run(config.parse(settings["recipe"])), current_world()
-    state = new_state(run, world.device)
-    if found := storage.newest_checkpoint(run.config.storage, run.config.name):
-        check_resumable(run, checkpoint.read(found))
-        checkpoint.restore(state, found)
-    tracker = None
-    if world.is_first:
-        tracker = Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
-        tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
-    shard = ray.train.get_dataset_shard("train")
-    batches = timed_first(read_stream(shard, run.plan, world.rank, world.size), settings, tracker, state.step)
-    hooks = RunHooks(run, tracker, lambda state: report(run, state, world, tracker))
-    begin, failed = time.perf_counter(), ""
-    try:
-        fit(
-            state,
-            batches,
-            objective(run),
-            schedule(run),
-            hooks,
-            world,
-            validate=validator(run, world),
-            compile=run.config.train.compile,
-        )
-    except FloatingPointError as error:
-        # every rank meets it at the same step, and a restart would meet it again
-        failed = str(error)
-    if tracker is not None:
-        tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
-        if not tracker.close():
-            print("MLflow did not take all metrics in time; they wait in", settings["spool"], flush=True)
-    return {"step": state.step, "failed": failed}
+    """What each Ray Train worker runs; imported there, since the controller needs none of it."""
+    from raysde.cluster.worker import work
 
-
-def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
-    """Hands a checkpoint to Ray Train; called on every rank."""
-    name = checkpoint.name_of(state.step)
-    if not world.is_first:
-        ray.train.report({"step": state.step}, checkpoint_dir_name=name)
-        return
-    if tracker is not None:
-        # a run that resumes from this checkpoint will not log these steps again
-        tracker.drain(5.0)
-    with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
-        path = save_checkpoint(run, state, Path(folder))
-        ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
+    return work(settings)
 
 
 def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
@@ -210,13 +152,3 @@ def _ordered() -> ray.data.ExecutionOptions:
     options = ray.data.ExecutionOptions()
     options.preserve_order = True
     return options
-
-
-def timed_first(
-    batches: Iterator[list[Microbatch]], settings: dict[str, Any], tracker: Tracker | None, step: int
-) -> Iterator[list[Microbatch]]:
-    """Passes batches on, and logs when the first arrived."""
-    for number, batch in enumerate(batches):
-        if number == 0 and tracker is not None:
-            tracker.metrics(step, {"startup/first_batch": time.time() - settings["started"]})
-        yield batch

@@ -6,14 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from raysde import checkpoint, config, registry, tracking
 from raysde.cluster.job import train_job
 from raysde.cluster.train import Share, share_out
 from raysde.local import train_here
-from raysde.run import open_run
-from tests.conftest import same_tensors, small_recipe
+from raysde.run import new_state, open_run
+from tests.conftest import ROOT, same_tensors, small_recipe
+from tests.multiprocess.test_gloo import on_ranks, train
 
 pytestmark = pytest.mark.usefixtures("cluster")
 STEPS = 10
@@ -29,7 +31,7 @@ def uri(place) -> str:
     return f"sqlite:///{place / 'mlflow.db'}"
 
 
-def job_recipe(digits, place: Path, uri: str, name: str, **changes) -> dict:
+def job_recipe(digits, place: Path, uri: str, name: str = "small", **changes) -> dict:
     settings = {
         "name": name, "tracking__uri": uri, "resources__cpus_per_worker": 1, "validation__rows": 24, "validation__every": 5,
         "sampling": {"every": 5, "count": 4, "steps": 2, "prompts": ["two"]}, "train__length__steps": STEPS,
@@ -41,14 +43,20 @@ def killed_network(place: Path, name: str, *, dies: bool) -> dict:
     marker = place / f"{name}-died"
     if not dies:
         marker.touch()
-    return {"kind": "external", "factory": "tests.cluster.killer:KilledUNet", "kwargs": {"at": 8, "marker": str(marker)}}
+    return {
+        "kind": "external",
+        "factory": "tests.cluster.killer:KilledUNet",
+        "kwargs": {"at": 8, "marker": str(marker)},
+    }
 
 
 @pytest.fixture(scope="module")
 def whole(digits, place, uri):
     """A run that nothing disturbs."""
     network = killed_network(place, "whole", dies=False)
-    return train_job(config.parse(job_recipe(digits, place, uri, "whole", network=network)))
+    return train_job(
+        config.parse(job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits"))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,9 @@ def broken(digits, place, uri):
 
 
 def tensors(folder: Path) -> dict:
-    return {f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+    return {
+        f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()
+    }
 
 
 def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -78,10 +88,10 @@ def test_a_killed_run_ends_with_the_same_weights(whole, broken):
 
 
 def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
-    run = open_run(config.parse(job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True))))
-    from raysde.run import new_state
-
-    expected = new_state(run, __import__("torch").device("cpu"))
+    run = open_run(
+        config.parse(job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True)))
+    )
+    expected = new_state(run, torch.device("cpu"))
     for step in range(STEPS):
         expected.saw(run.rows[run.plan.rows_of(step, 0)])
     assert checkpoint.read(broken.checkpoint).state["rows_digest"] == expected.rows_digest
@@ -99,7 +109,9 @@ def test_every_metric_is_logged_once(whole, broken, uri, key):
 def test_a_run_is_one_mlflow_run(whole, broken, uri):
     client = tracking.client_for(uri)
     experiment = client.get_experiment_by_name("raysde").experiment_id
-    runs = {run.info.run_id: run for run in client.search_runs([experiment]) if run.info.run_name in ("whole", "broken")}
+    runs = {
+        run.info.run_id: run for run in client.search_runs([experiment]) if run.info.run_name in ("whole", "broken")
+    }
     assert set(runs) == {whole.run_id, broken.run_id}
     run = runs[broken.run_id]
     assert run.info.status == "FINISHED"
@@ -112,8 +124,6 @@ def test_a_run_is_one_mlflow_run(whole, broken, uri):
 
 def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
     """The same recipe without Ray ends with the same bits."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     network = killed_network(place, "whole", dies=False)
@@ -124,21 +134,24 @@ def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
 
 
 def test_two_workers_and_a_kill(digits, place, uri):
-    """Two ranks share each global batch through one stream; one is killed; the rows and weights are as planned."""
-    shared = {"resources__workers": 2, "train__microbatch": 4, "data__block_steps": 2}
-    runs = {}
-    for name, dies in (("pair", False), ("broken-pair", True)):
-        network = killed_network(place, name, dies=dies)
-        network["kwargs"]["at"] = 16  # two microbatches a step and one priming pass: in the middle of step 8
-        runs[name] = train_job(config.parse(job_recipe(digits, place, uri, name, network=network, **shared)))
-    assert (place / "broken-pair-died").exists()
-    assert same_tensors(tensors(runs["pair"].checkpoint), tensors(runs["broken-pair"].checkpoint))
-    states = [checkpoint.read(done.checkpoint).state for done in runs.values()]
-    assert states[0] == states[1]
+    """Two Ray workers share each global batch, one is killed; the bits are those of two bare gloo ranks."""
+    shared = {"resources__workers": 2, "train__microbatch": 4, "data__block_steps": 2, "name": "pair"}
+    network = killed_network(place, "pair", dies=True)
+    network["kwargs"]["at"] = 16  # two microbatches a step and one priming pass: in the middle of step 8
+    tree = job_recipe(digits, place, uri, **{**shared, "network": network})
+    done = train_job(config.parse(tree))
+    assert (place / "pair-died").exists()
+    bare = {**tree, "storage": str(place / "bare")}
+    on_ranks(2, train, bare)
+    twin = place / "bare" / "pair" / checkpoint.name_of(STEPS)
+    assert same_tensors(tensors(done.checkpoint), tensors(twin))
+    assert checkpoint.read(done.checkpoint).state == checkpoint.read(twin).state
 
 
 def test_submitting_a_finished_run_again_changes_nothing(whole, digits, place, uri):
-    again = train_job(config.parse(job_recipe(digits, place, uri, "whole", network=killed_network(place, "whole", dies=False))))
+    network = killed_network(place, "whole", dies=False)
+    tree = job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits")
+    again = train_job(config.parse(tree))
     assert (again.run_id, again.checkpoint, again.model) == (whole.run_id, whole.checkpoint, whole.model)
     assert again.seconds == 0.0
     assert [step for step, _ in history(uri, whole.run_id, "train/loss")] == list(range(1, STEPS + 1))
@@ -146,7 +159,9 @@ def test_submitting_a_finished_run_again_changes_nothing(whole, digits, place, u
 
 def test_a_run_that_diverges_fails_at_once(digits, place, uri):
     """The loss overflows: one sentence with the step, no restart, and the MLflow run is marked as failed."""
-    tree = job_recipe(digits, place, uri, "diverged", train__lr=1e30, train__clip=0.0, log_every=5, sampling={"every": 0})
+    tree = job_recipe(
+        digits, place, uri, "diverged", train__lr=1e30, train__clip=0.0, log_every=5, sampling={"every": 0}
+    )
     with pytest.raises(RuntimeError, match=r"run 'diverged' failed: the loss is (nan|inf) at step \d"):
         train_job(config.parse(tree))
     client = tracking.client_for(uri)
@@ -156,20 +171,34 @@ def test_a_run_that_diverges_fails_at_once(digits, place, uri):
 
 
 @pytest.fixture(scope="module")
-def registered(digits, place, uri):
-    """A run with an ordinary network, registered as digits."""
-    return train_job(config.parse(job_recipe(digits, place, uri, "plain", tracking__register_as="digits")))
+def registered(whole):
+    """The undisturbed run, which is registered as digits; its network is the tests' own code."""
+    return whole
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     """raysde in a fresh process."""
-    return subprocess.run([sys.executable, "-m", "raysde.cli", *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "raysde.cli", *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
 
 
 def test_the_registered_model_draws_what_the_checkpoint_draws(registered, uri, tmp_path):
     """Through models:/digits@candidate in a fresh process: the same PNG files to the byte."""
     assert registered.model == "models:/digits/1"
-    shared = ["--prompt", "a handwritten seven", "--prompt", "two", "-n", "5", "--seed", "3", "--steps", "4"]
+    shared = [
+        "--prompt",
+        "a handwritten seven",
+        "--prompt",
+        "two",
+        "-n",
+        "5",
+        "--seed",
+        "3",
+        "--steps",
+        "4",
+        "--allow-code",
+    ]
     for source, out in (("models:/digits@candidate", "a"), (str(registered.checkpoint), "b"), (registered.run_id, "c")):
         ended = command("sample", source, *shared, "--out", str(tmp_path / out), "--tracking-uri", uri)
         assert ended.returncode == 0, ended.stderr
@@ -183,7 +212,7 @@ def test_python_loads_by_name(registered, uri, monkeypatch):
     import raysde
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    model = raysde.load("models:/digits@candidate")
+    model = raysde.load("models:/digits@candidate", allow_code=True)
     assert model.sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
     assert model.spec.sde.kind == "vp"
 

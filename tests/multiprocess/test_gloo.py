@@ -29,7 +29,9 @@ def free_port() -> int:
 
 def entry(rank: int, world: int, port: int, work, arguments) -> None:
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank)
+    )
     try:
         work(rank, *arguments)
     finally:
@@ -61,7 +63,9 @@ def train_and_crash(rank: int, tree: dict, at: int) -> None:
 
 def tensors_at(tree: dict, step: int) -> dict:
     folder = Path(tree["storage"]) / "small" / checkpoint.name_of(step)
-    return {f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+    return {
+        f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()
+    }
 
 
 def test_two_ranks_are_one_process_on_the_joined_batch(recipe, tmp_path):
@@ -75,7 +79,10 @@ def test_two_ranks_are_one_process_on_the_joined_batch(recipe, tmp_path):
     assert first.keys() == second.keys()
     for key in first:
         torch.testing.assert_close(second[key], first[key], rtol=1e-4, atol=2e-6, msg=key)
-    states = [json.loads((Path(t["storage"]) / "small" / checkpoint.name_of(3) / "checkpoint.json").read_text())["state"] for t in (one, two)]
+    states = [
+        json.loads((Path(t["storage"]) / "small" / checkpoint.name_of(3) / "checkpoint.json").read_text())["state"]
+        for t in (one, two)
+    ]
     assert states[0]["best"] == pytest.approx(states[1]["best"], rel=1e-5)
 
 

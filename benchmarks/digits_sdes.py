@@ -1,0 +1,72 @@
+"""Every SDE with the demo's budget: prompt accuracy of 500 samples, read by a judge that saw real digits alone.
+
+    python benchmarks/digits_sdes.py [vp sub_vp ve cosine]
+
+Trains jobs/configs/digits.yaml with the bare loop, one SDE after the other, and prints one line each.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from raysde import checkpoint, config
+from raysde.cluster.ingest import ingest
+from raysde.cluster.session import connect
+from raysde.data.digits import WORDS, Judge, caption, write_digits
+from raysde.local import train_here
+from raysde.run import open_run
+
+RECIPE = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "digits.yaml"
+KINDS = {
+    "vp": ["sde.kind=vp"],
+    "sub_vp": ["sde.kind=sub_vp"],
+    "ve": ["sde.kind=ve"],
+    "cosine": ["sde.schedule=cosine"],
+}
+
+
+def shards(folder: Path) -> Path:
+    """The digits as shards."""
+    import ray
+
+    write_digits(folder / "images")
+    connect()
+    ingest(folder / "images", str(folder / "shards"))
+    ray.shutdown()
+    return folder / "shards"
+
+
+def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: Judge) -> None:
+    """Trains and judges one SDE."""
+    places = [f"name={name}", f"data.path={data}", f"storage={folder}", "sampling.every=0", *overrides]
+    begin = time.perf_counter()
+    train_here(open_run(config.load(RECIPE, places)), None)
+    seconds = time.perf_counter() - begin
+    model = checkpoint.load_model(checkpoint.newest(folder / name))
+    asked = np.arange(500) % 10
+    prompts = [caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
+    for solver, steps in (("heun", 10), ("euler_maruyama", 200)):
+        drawn = model.sample(prompts=prompts, seed=1, solver=solver, steps=steps, guidance=2.0, batch_size=250)
+        pixels = drawn.images[:, 0].numpy()
+        accuracy, memorised = judge.accuracy(pixels, asked), judge.memorised(pixels)
+        print(
+            f"{name:8} trained {seconds:5.0f} s  {solver} {steps} steps: accuracy {accuracy:.3f}, memorised {memorised:.3f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(KINDS)
+    folder = Path(tempfile.mkdtemp(prefix="raysde-bench-"))
+    data, judge = shards(folder), Judge()
+    for name in names:
+        measure(name, KINDS[name], data, folder / "runs", judge)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

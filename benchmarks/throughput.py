@@ -1,0 +1,171 @@
+"""What Ray and the loop cost, as ratios of images per second measured in one run of interleaved repeats.
+
+    python benchmarks/throughput.py [--repeats 3] [--steps 120]
+
+Each measurement is a process of its own: the bare loop without Ray running, the same recipe through Ray Train and the
+stream, and a twenty-line training script on the same network. Rates are medians over logging windows after a warm-up;
+ratios are medians over repeats. Run it alone: a second busy process slows all of them.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WINDOW, WARMUP = 10, 3
+
+
+def overrides(folder: Path, name: str, steps: int, threads: int) -> list[str]:
+    """The digits recipe without validation, pictures and checkpoints on the way."""
+    return [
+        f"name={name}", f"data.path={folder / 'shards'}", f"storage={folder / 'runs'}",
+        f"tracking.uri=sqlite:///{folder / (name + '.db')}", "validation.rows=0", "sampling.every=0", "checkpoint_every=0",
+        f"log_every={WINDOW}", f"train.length.steps={steps}", f"resources.cpus_per_worker={threads}",
+    ]  # fmt: skip
+
+
+def bare(settings: list[str], threads: int) -> dict[str, float]:
+    """The bare loop in this process."""
+    import torch
+
+    from raysde import config
+    from raysde.local import train_here
+    from raysde.run import open_run
+
+    class Rates:
+        def __init__(self) -> None:
+            self.rates: list[float] = []
+
+        def metrics(self, step: int, values: dict[str, float]) -> None:
+            self.rates.append(values["train/images_per_second"])
+
+        def image(self, *_: object) -> None: ...
+
+    torch.set_num_threads(threads)
+    rates = Rates()
+    train_here(open_run(config.load(ROOT / "jobs/configs/digits.yaml", settings)), rates)
+    return {"rate": statistics.median(rates.rates[WARMUP:])}
+
+
+def through_ray(settings: list[str], threads: int) -> dict[str, float]:
+    """The same recipe through Ray Train, with the seconds until its first batch."""
+    started = time.time()
+    from raysde import config, tracking
+    from raysde.cluster.job import train_job
+
+    recipe = config.load(ROOT / "jobs/configs/digits.yaml", settings)
+    done = train_job(recipe, started=started)
+    client = tracking.client_for(done.tracking_uri)
+    history = sorted(client.get_metric_history(done.run_id, "train/images_per_second"), key=lambda metric: metric.step)
+    stamps = {key: value for key, value in tracking.latest_metrics(client, done.run_id).items() if "startup" in key}
+    return {"rate": statistics.median(metric.value for metric in history[WARMUP:]), **stamps}
+
+
+def script(settings: list[str], threads: int) -> dict[str, float]:
+    """Forward, backward and AdamW on the same network and batch size, with everything ready in memory."""
+    import torch
+
+    from raysde import config
+    from raysde.data.decode import Reader
+    from raysde.run import new_state, open_run
+
+    torch.set_num_threads(threads)
+    run = open_run(config.load(ROOT / "jobs/configs/digits.yaml", settings))
+    model, batch = new_state(run, torch.device("cpu")).model, run.plan.batch
+    columns = Reader(run.manifest).read(run.plan.rows_of(0, 0))
+    x0 = torch.from_numpy(columns.images).float() / 127.5 - 1.0
+    condition = model.conditioner.condition(list(columns.captions), None, batch)
+    rates = []
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    for step in range(run.steps):
+        if step % WINDOW == 0:
+            begin = time.perf_counter()
+        t = torch.rand(batch) * (1.0 - 1e-5) + 1e-5
+        eps = torch.randn_like(x0)
+        alpha, sigma = (value[:, None, None, None] for value in model.sde.marginal(t))
+        loss = (model(alpha * x0 + sigma * eps, t, condition) - (alpha * eps - sigma * x0)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % WINDOW == WINDOW - 1:
+            rates.append(WINDOW * batch / (time.perf_counter() - begin))
+    return {"rate": statistics.median(rates[WARMUP:])}
+
+
+KINDS = {"bare": bare, "ray": through_ray, "script": script}
+
+
+def measure(kind: str, folder: Path, repeat: int, steps: int, threads: int) -> dict[str, float]:
+    """Runs one measurement in a process of its own."""
+    name = f"{kind}-{threads}-{repeat}"
+    settings = overrides(folder, name, steps, threads)
+    command = [sys.executable, __file__, "--only", kind, "--threads", str(threads), *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    if ended.returncode:
+        raise SystemExit(f"{name} failed:\n{ended.stderr[-3000:]}")
+    result = json.loads(ended.stdout.strip().splitlines()[-1])
+    print(f"  {name:12} {result['rate']:7.1f} images/s", flush=True)
+    return result
+
+
+def prepare(folder: Path) -> None:
+    """The digits as shards."""
+    command = [sys.executable, "-m", "raysde.cli", "ingest", "sklearn:digits", str(folder / "shards")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -> None:
+    """Prints the ratios, repeat by repeat and their median, and the start-up times."""
+
+    def ratio(title: str, above: tuple[str, int], below: tuple[str, int], aim: float) -> None:
+        each = [a["rate"] / b["rate"] for a, b in zip(results[above], results[below], strict=True)]
+        shown = " ".join(f"{value:.3f}" for value in each)
+        print(f"{title:48} {statistics.median(each):.3f}   (aim {aim}; repeats {shown})")
+
+    ratio("Ray Train and stream / bare loop, 1 thread", ("ray", 1), ("bare", 1), 0.97)
+    ratio(f"Ray Train and stream / bare loop, {cores} threads", ("ray", cores), ("bare", cores), 0.92)
+    ratio(f"bare loop / twenty-line script, {cores} threads", ("bare", cores), ("script", cores), 0.97)
+    runs = results["ray", 1] + results["ray", cores]
+    stamps = [
+        statistics.median(run[f"startup/{key}"] for run in runs)
+        for key in ("imports", "ray", "worker_group", "first_batch")
+    ]
+    parts = [stamps[0], *(later - earlier for earlier, later in zip(stamps[:-1], stamps[1:], strict=True))]
+    print(
+        f"seconds from the command to the first step: {stamps[3]:.1f} = imports {parts[0]:.1f} + Ray {parts[1]:.1f} "
+        f"+ worker group {parts[2]:.1f} + first batch {parts[3]:.1f}"
+    )
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--repeats", type=int, default=3)
+    arguments.add_argument("--steps", type=int, default=120)
+    arguments.add_argument("--only", choices=KINDS, help=argparse.SUPPRESS)
+    arguments.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    arguments.add_argument("settings", nargs="*", help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    if given.only:
+        print(json.dumps(KINDS[given.only](given.settings, given.threads)))
+        return
+    folder, cores = Path(tempfile.mkdtemp(prefix="raysde-bench-")), os.cpu_count() or 1
+    prepare(folder)
+    results: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for repeat in range(given.repeats):
+        for kind, threads in (("bare", 1), ("ray", 1), ("script", cores), ("bare", cores), ("ray", cores)):
+            results.setdefault((kind, threads), []).append(measure(kind, folder, repeat, given.steps, threads))
+    report(results, cores)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What each Ray Train worker does: the bare loop, fed by the stream, reporting checkpoints to Ray."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from raysde import checkpoint, config, storage
+from raysde.cluster.stream import read_stream
+from raysde.data.batches import Microbatch
+from raysde.distributed import World, current_world
+from raysde.run import (
+    Run,
+    RunHooks,
+    check_resumable,
+    new_state,
+    objective,
+    open_run,
+    save_checkpoint,
+    schedule,
+    validator,
+)
+from raysde.state import TrainState
+from raysde.tracking import Tracker
+from raysde.train import fit
+
+
+def work(settings: dict[str, Any]) -> dict[str, Any]:
+    """Trains to the end of the recipe, from the newest checkpoint if there is one."""
+    torch.set_num_threads(settings["threads"])
+    run, world = open_run(config.parse(settings["recipe"])), current_world()
+    shard = ray.train.get_dataset_shard("train")
+    batches = started_early(read_stream(shard, run.plan, world.rank, world.size))
+    state = new_state(run, world.device)
+    if found := storage.newest_checkpoint(run.config.storage, run.config.name):
+        check_resumable(run, checkpoint.read(found))
+        checkpoint.restore(state, found)
+    tracker = None
+    if world.is_first:
+        tracker = Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
+        tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
+        batches = timed_first(batches, settings["started"], tracker, state.step)
+    hooks = RunHooks(run, tracker, lambda state: report(run, state, world, tracker))
+    begin = time.perf_counter()
+    failed = loop(run, state, batches, hooks, world)
+    if tracker is not None:
+        tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
+        if not tracker.close():
+            print("MLflow did not take all metrics in time; they wait in", settings["spool"], flush=True)
+    return {"step": state.step, "failed": failed}
+
+
+def loop(run: Run, state: TrainState, batches: Iterator[list[Microbatch]], hooks: RunHooks, world: World) -> str:
+    """Runs the loop; a loss that is not finite is returned as a message.
+
+    Every rank meets it at the same step, and a restart would meet it again.
+    """
+    validate, compiled = validator(run, world), run.config.train.compile
+    try:
+        fit(state, batches, objective(run), schedule(run), hooks, world, validate=validate, compile=compiled)
+    except FloatingPointError as error:
+        return str(error)
+    return ""
+
+
+def started_early(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
+    """The same batches, the first of which is fetched from now on, while the model is being built."""
+    first = ThreadPoolExecutor(1).submit(next, batches, None)
+
+    def rest() -> Iterator[list[Microbatch]]:
+        batch = first.result()
+        if batch is not None:
+            yield batch
+            yield from batches
+
+    return rest()
+
+
+def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
+    """Hands a checkpoint to Ray Train; called on every rank."""
+    name = checkpoint.name_of(state.step)
+    if not world.is_first:
+        ray.train.report({"step": state.step}, checkpoint_dir_name=name)
+        return
+    if tracker is not None:
+        # a run that resumes from this checkpoint will not log these steps again
+        tracker.drain(5.0)
+    with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
+        path = save_checkpoint(run, state, Path(folder))
+        ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
+
+
+def timed_first(
+    batches: Iterator[list[Microbatch]], started: float, tracker: Tracker, step: int
+) -> Iterator[list[Microbatch]]:
+    """Passes batches on, and logs when the first arrived, in seconds since the command ``started``."""
+    for number, batch in enumerate(batches):
+        if number == 0:
+            tracker.metrics(step, {"startup/first_batch": time.time() - started})
+        yield batch

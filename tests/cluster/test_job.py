@@ -1,0 +1,91 @@
+"""`ray job submit` against a local head with Ray's token authentication, as the README says."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raysde import checkpoint, tracking
+from tests.conftest import ROOT
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(*command: str, environment: dict, timeout: float = 240.0) -> subprocess.CompletedProcess:
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+    return subprocess.CompletedProcess(command, ended.returncode, ended.stdout + ended.stderr)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A head started by hand on its own ports, with a token of its own."""
+    folder = tmp_path_factory.mktemp("head")
+    dashboard = free_port()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"), RAY_TMPDIR="/tmp")
+    # jobs find python and ray where this test found them
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    made = run(RAY, "get-auth-token", "--generate", environment=environment)
+    assert made.returncode == 0, made.stdout
+    started = run(
+        RAY, "start", "--head", f"--port={free_port()}", "--num-cpus=3", f"--dashboard-port={dashboard}",
+        "--disable-usage-stats", environment=environment,
+    )  # fmt: skip
+    assert started.returncode == 0, started.stdout
+    yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    run(RAY, "stop", "--force", environment=environment)
+
+
+def submit(head: dict, *entrypoint: str) -> subprocess.CompletedProcess:
+    return run(RAY, "job", "submit", "--working-dir", ".", "--", *entrypoint, environment=head)
+
+
+def test_the_three_jobs(head, tmp_path):
+    """Ingest, train with the digits recipe, and sample from the registered model, unchanged from the laptop."""
+    done = submit(head, "python", "jobs/ingest.py", "sklearn:digits", str(tmp_path / "shards"))
+    assert done.returncode == 0, done.stdout
+    assert "1797 images" in done.stdout
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    small = ["network.channels=8", "network.head_channels=8", "train.length.steps=6", "train.batch=16", "checkpoint_every=3",
+             "validation.rows=0", "sampling.every=0"]  # fmt: skip
+    places = [f"data.path={tmp_path / 'shards'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={uri}"]
+    done = submit(head, "python", "jobs/train.py", "jobs/configs/digits.yaml", *places, *small)
+    assert done.returncode == 0, done.stdout
+    assert "registered models:/digits/1" in done.stdout
+    assert checkpoint.newest(tmp_path / "runs" / "digits").name == checkpoint.name_of(6)
+    client = tracking.client_for(uri)
+    assert client.get_model_version_by_alias("digits", "candidate").version == "1"
+    sample = ["models:/digits@candidate", "--tracking-uri", uri, "--prompt", "seven", "-n", "2", "--steps", "2"]
+    done = submit(head, "python", "jobs/sample.py", *sample, "--out", str(tmp_path / "drawn"))
+    assert done.returncode == 0, done.stdout
+    assert len(list((tmp_path / "drawn").glob("image-*.png"))) == 2
+
+
+def test_without_the_token_nothing_is_accepted(head):
+    stranger = {key: value for key, value in head.items() if not key.startswith("RAY_AUTH")}
+    stranger["HOME"] = "/nonexistent"
+    refused = submit(stranger, "python", "-c", "print(1)")
+    assert refused.returncode != 0
+    assert re.search("auth", refused.stdout, flags=re.IGNORECASE)
+
+
+def test_bad_recipes_fail_the_job_with_one_sentence(head):
+    done = submit(head, "python", "jobs/train.py", "jobs/configs/digits.yaml", "sde.beta_mx=1")
+    assert done.returncode != 0
+    assert "raysde: unknown key 'sde.beta_mx'" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_ray_is_beside_python():
+    assert shutil.which(RAY)

@@ -1,0 +1,119 @@
+"""The command line: errors are one sentence on stderr and exit status 2, before any worker starts."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from raysde.cli import main, parser
+from raysde.config import load
+from tests.conftest import ROOT, rng_image, write_digit_shards
+
+RECIPE = str(ROOT / "jobs/configs/digits.yaml")
+
+
+@pytest.fixture
+def refuse_ray(monkeypatch):
+    """Nothing may start Ray: what is wrong is found before."""
+
+    def started() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("raysde.cluster.session.connect", started)
+    monkeypatch.setattr("raysde.cluster.job.connect", started)
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("raysde: ")
+    return lines[0]
+
+
+@pytest.fixture
+def places(tmp_path) -> list[str]:
+    write_digit_shards(tmp_path / "shards")
+    return [f"data.path={tmp_path}/shards", f"storage={tmp_path}/runs", f"tracking.uri=sqlite:///{tmp_path}/m.db"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "culprit"),
+    [
+        (["train.epochs=3"], "train.epochs"),
+        (["train.lr=fast"], "train.lr"),
+        (["train.microbatch=100"], "train.batch=128"),
+        (["resources.workers=3"], "resources.workers=3"),
+        (["sde.kind=ve", "sde.sigma_min=99"], "sigma_min"),
+        (["data.path=/no/such/place"], "/no/such/place"),
+        (["data.image_size=32"], "data.image_size=32"),
+        (["validation.rows=5000"], "validation.rows=5000"),
+        (["network.multipliers=[1,2,2,2,2]"], "network.multipliers"),
+        (["tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9"),
+        (["tracking.uri=./mlruns"], "./mlruns"),
+    ],
+)
+def test_train_refuses(capsys, refuse_ray, places, overrides, culprit):
+    assert culprit in refused(capsys, "train", RECIPE, *places, *overrides)
+
+
+def test_train_refuses_a_damaged_shard(capsys, refuse_ray, places, tmp_path):
+    path = tmp_path / "shards" / "shard-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert "shard-00000.parquet" in refused(capsys, "train", RECIPE, *places)
+
+
+def test_train_refuses_to_continue_another_sde(capsys, refuse_ray, places, tmp_path):
+    short = ["train.length.steps=1", "network.channels=8", "network.head_channels=8", "train.batch=8"]
+    assert main(["train", RECIPE, "--no-ray", *places, *short]) == 0
+    capsys.readouterr()
+    assert "sde.kind=vp" in refused(capsys, "train", RECIPE, *places, *short, "sde.kind=ve")
+
+
+def test_ingest_refuses(capsys, refuse_ray, tmp_path):
+    assert "no/such" in refused(capsys, "ingest", "no/such", str(tmp_path / "out"))
+    assert "--size" in refused(capsys, "ingest", str(tmp_path), str(tmp_path / "out"), "--size", "0")
+
+
+def test_ingest_refuses_before_ray(capsys, refuse_ray, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in refused(capsys, "ingest", str(tmp_path / "empty"), str(tmp_path / "out"))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(rng_image(0)).save(folder / "a.png")
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "b.png", "text": "gone"}))
+    assert "b.png" in refused(capsys, "ingest", str(folder), str(tmp_path / "out"))
+
+
+def test_sample_refuses(capsys, places, tmp_path):
+    unconditional = ["text=null", "sampling.prompts=[]", "sampling.guidance=1"]
+    short = ["train.length.steps=1", "network.channels=8", "network.head_channels=8", "train.batch=8"]
+    assert main(["train", RECIPE, "--no-ray", *places, *short, *unconditional]) == 0
+    capsys.readouterr()
+    run = str(tmp_path / "runs" / "digits")
+    assert "no text encoder" in refused(capsys, "sample", run, "--prompt", "a seven")
+    assert "no classes" in refused(capsys, "sample", run, "--label", "7")
+    assert "solver" in refused(capsys, "sample", run, "--solver", "magic")
+    assert "steps" in refused(capsys, "sample", run, "--steps", "0")
+    assert "--device" in refused(capsys, "sample", run, "--device", "toaster")
+    assert "no model named" in refused(capsys, "sample", "models:/x@y", "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    assert "nowhere" in refused(capsys, "sample", "nowhere")
+    assert main(["sample", run, "-n", "2", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
+    assert (tmp_path / "drawn" / "grid.png").exists()
+
+
+def test_every_command_explains_itself(capsys):
+    for command in ("ingest", "train", "sample", "register", "config", "demo", "ui"):
+        with pytest.raises(SystemExit) as ended:
+            parser().parse_args([command, "--help"])
+        assert ended.value.code == 0
+        assert command in capsys.readouterr().out
+
+
+def test_config_prints_what_it_reads(capsys):
+    assert main(["config"]) == 0
+    assert "train.lr" in capsys.readouterr().out
+    assert main(["config", RECIPE, "sde.kind=ve"]) == 0
+    printed = dict(line.split("=", 1) for line in capsys.readouterr().out.splitlines())
+    assert {key: json.loads(value) for key, value in printed.items()} == load(RECIPE, ["sde.kind=ve"]).flat()
