@@ -53,10 +53,8 @@ def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: Ju
         drawn = model.sample(prompts=prompts, seed=1, solver=solver, steps=steps, guidance=2.0, batch_size=250)
         pixels = drawn.images[:, 0].numpy()
         accuracy, memorised = judge.accuracy(pixels, asked), judge.memorised(pixels)
-        print(
-            f"{name:8} trained {seconds:5.0f} s  {solver} {steps} steps: accuracy {accuracy:.3f}, memorised {memorised:.3f}",
-            flush=True,
-        )
+        result = f"{solver} {steps} steps: accuracy {accuracy:.3f}, memorised {memorised:.3f}"
+        print(f"{name:8} trained {seconds:5.0f} s  {result}", flush=True)
 
 
 def main() -> None:

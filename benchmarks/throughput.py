@@ -16,19 +16,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW, WARMUP = 10, 3
+PHASES = ("imports", "ray", "worker_group", "first_batch")
 
 
 def overrides(folder: Path, name: str, steps: int, threads: int) -> list[str]:
     """The digits recipe without validation, pictures and checkpoints on the way."""
     return [
-        f"name={name}", f"data.path={folder / 'shards'}", f"storage={folder / 'runs'}",
-        f"tracking.uri=sqlite:///{folder / (name + '.db')}", "validation.rows=0", "sampling.every=0", "checkpoint_every=0",
-        f"log_every={WINDOW}", f"train.length.steps={steps}", f"resources.cpus_per_worker={threads}",
-    ]  # fmt: skip
+        f"name={name}",
+        f"data.path={folder / 'shards'}",
+        f"storage={folder / 'runs'}",
+        f"tracking.uri=sqlite:///{folder / (name + '.db')}",
+        f"train.length.steps={steps}",
+        f"resources.cpus_per_worker={threads}",
+        f"log_every={WINDOW}",
+        "validation.rows=0",
+        "sampling.every=0",
+        "checkpoint_every=0",
+    ]
 
 
 def bare(settings: list[str], threads: int) -> dict[str, float]:
@@ -139,7 +148,7 @@ def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -
         statistics.median(run[f"startup/{key}"] for run in runs)
         for key in ("imports", "ray", "worker_group", "first_batch")
     ]
-    parts = [stamps[0], *(later - earlier for earlier, later in zip(stamps[:-1], stamps[1:], strict=True))]
+    parts = [stamps[0], *(later - earlier for earlier, later in pairwise(stamps))]
     print(
         f"seconds from the command to the first step: {stamps[3]:.1f} = imports {parts[0]:.1f} + Ray {parts[1]:.1f} "
         f"+ worker group {parts[2]:.1f} + first batch {parts[3]:.1f}"

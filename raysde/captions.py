@@ -185,15 +185,29 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
     Raises:
         ValueError: if it cannot be loaded, or has fewer positions than ``max_tokens``.
     """
+    config = check_pretrained(text)
+    try:
+        encoder = transformers.AutoModelForTextEncoding.from_pretrained(text.path, config=config, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
+    return TextEncoder(encoder, trainable=text.trainable)
+
+
+def check_pretrained(text: PretrainedText) -> Any:
+    """The configuration of the encoder at ``text.path``, after looking for its tokenizer too; no weights are read.
+
+    Raises:
+        ValueError: if there is none, or it has fewer positions than ``max_tokens``.
+    """
+    pretrained_tokenizer(text.path)
     try:
         config = _text_config(transformers.AutoConfig.from_pretrained(text.path))
-        encoder = transformers.AutoModelForTextEncoding.from_pretrained(text.path, config=config, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and text.max_tokens > positions:
         raise ValueError(f"text.max_tokens={text.max_tokens} exceeds the {positions} positions of {text.path!r}")
-    return TextEncoder(encoder, trainable=text.trainable)
+    return config
 
 
 def pretrained_tokenizer(path: str) -> Any:

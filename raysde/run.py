@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from raysde import checkpoint, images, optim
+from raysde.captions import PretrainedText, check_pretrained
 from raysde.config import RunConfig
 from raysde.data.batches import Microbatch, microbatch
 from raysde.data.decode import Reader
@@ -19,6 +20,7 @@ from raysde.distributed import World
 from raysde.ema import Ema
 from raysde.inference import Model
 from raysde.model import ModelSpec, fresh_model
+from raysde.networks import UNetConfig
 from raysde.score import ScoreModel
 from raysde.state import TrainState
 from raysde.train import Objective, Schedule
@@ -114,8 +116,11 @@ def check(run: Run) -> None:
         ValueError: naming the culprit.
     """
     verify(run.manifest, hashes=run.config.data.verify == "hash")
-    with torch.device("meta"):
-        run.spec.network.build(run.spec.image, None, True)
+    if isinstance(run.spec.network, UNetConfig):
+        with torch.device("meta"):
+            run.spec.network.build(run.spec.image, None, True)
+    if isinstance(run.spec.text, PretrainedText):
+        check_pretrained(run.spec.text)
 
 
 def check_resumable(run: Run, found: checkpoint.Description) -> None:

@@ -52,6 +52,7 @@ def places(tmp_path) -> list[str]:
         (["network.multipliers=[1,2,2,2,2]"], "network.multipliers"),
         (["tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9"),
         (["tracking.uri=./mlruns"], "./mlruns"),
+        (["text.kind=pretrained", "text.path=/no/such/encoder"], "/no/such/encoder"),
     ],
 )
 def test_train_refuses(capsys, refuse_ray, places, overrides, culprit):

@@ -1,0 +1,78 @@
+"""Schedules of beta(t): the rate, its integral B(t) from 0 to t, and the time at which B has a given value."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LinearBeta:
+    """beta(t) = beta_min + t (beta_max - beta_min) (Song et al. eq. 32)."""
+
+    beta_min: float
+    beta_max: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.beta_min <= self.beta_max:
+            raise ValueError(
+                f"beta_min must lie in (0, beta_max], got beta_min={self.beta_min}, beta_max={self.beta_max}"
+            )
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def integral(self, t: Tensor) -> Tensor:
+        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def inverse_integral(self, integral: Tensor) -> Tensor:
+        slope = 2.0 * (self.beta_max - self.beta_min) * integral
+        return 2.0 * integral / (self.beta_min + torch.sqrt(self.beta_min**2 + slope))
+
+
+@dataclass(frozen=True)
+class CosineBeta:
+    """alpha(t) = cos u / cos u0 with u = (end t + s) / (1 + s) pi / 2 (Nichol and Dhariwal eq. 17).
+
+    Their beta diverges where alpha reaches 0, so time runs to ``end`` slightly below 1 instead of beta being cut
+    (DPM-Solver, Lu et al. 2022, appendix D: 0.9946, that is log-SNR -9.5): beta, its integral and alpha stay
+    exactly consistent.
+    """
+
+    s: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if self.s <= 0.0:
+            raise ValueError(f"cosine_s must be positive, got {self.s}")
+        if not 0.0 < self.end < 1.0:
+            raise ValueError(f"cosine_end must lie between 0 and 1, got {self.end}")
+
+    @property
+    def rate(self) -> float:
+        """du/dt."""
+        return self.end / (1.0 + self.s) * math.pi / 2.0
+
+    @property
+    def start(self) -> float:
+        """u at t = 0."""
+        return self.s / (1.0 + self.s) * math.pi / 2.0
+
+    def beta(self, t: Tensor) -> Tensor:
+        return 2.0 * self.rate * torch.tan(self.start + self.rate * t)
+
+    def integral(self, t: Tensor) -> Tensor:
+        # cos u0 - cos u as a product, so that nothing cancels at small t.
+        half = 0.5 * self.rate * t
+        lost = 2.0 * torch.sin(self.start + half) * torch.sin(half) / math.cos(self.start)
+        return -2.0 * torch.log1p(-lost)
+
+    def inverse_integral(self, integral: Tensor) -> Tensor:
+        sin_start, cos_start = math.sin(self.start), math.cos(self.start)
+        # sin^2 u - sin^2 u0 = cos^2 u0 (1 - exp(-B)); then sin u - sin u0, then u - u0, each without cancellation.
+        gained = cos_start**2 * -torch.expm1(-integral)
+        sin_u = torch.sqrt(sin_start**2 + gained)
+        u = torch.atan2(sin_u, cos_start * torch.exp(-0.5 * integral))
+        middle = torch.cos(0.5 * (u + self.start))
+        return 2.0 * torch.asin(0.5 * gained / (sin_u + sin_start) / middle) / self.rate
