@@ -15,7 +15,6 @@ import numpy as np
 
 from raysde import checkpoint, config
 from raysde.cluster.ingest import ingest
-from raysde.cluster.session import connect
 from raysde.data.digits import WORDS, Judge, caption, write_digits
 from raysde.local import train_here
 from raysde.run import open_run
@@ -34,7 +33,6 @@ def shards(folder: Path) -> Path:
     import ray
 
     write_digits(folder / "images")
-    connect()
     ingest(folder / "images", str(folder / "shards"))
     ray.shutdown()
     return folder / "shards"

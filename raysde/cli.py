@@ -131,7 +131,6 @@ def _tracking(command: argparse.ArgumentParser) -> None:
 def run_ingest(args: argparse.Namespace) -> None:
     """raysde ingest."""
     from raysde.cluster.ingest import ingest
-    from raysde.cluster.session import connect
     from raysde.data.digits import write_digits
 
     for name in ("size", "shard_rows"):
@@ -141,9 +140,6 @@ def run_ingest(args: argparse.Namespace) -> None:
     if args.source == "sklearn:digits":
         source = Path(args.out).expanduser().with_name(Path(args.out).name + "-images")
         write_digits(source)
-    elif not source.is_dir():
-        raise ValueError(f"source {source} is not a folder")
-    connect()
     manifest = ingest(
         source, args.out, size=args.size, channels=args.channels, shard_rows=args.shard_rows, skip_bad=args.skip_bad
     )
@@ -213,7 +209,7 @@ def run_sample(args: argparse.Namespace) -> None:
     except RuntimeError:
         raise ValueError(f"--device {args.device!r} is no device") from None
     model = load(args.model, tracking_uri=args.tracking_uri, allow_code=args.allow_code, device=device)
-    with tqdm(unit="nfe", desc="sampling", file=sys.stderr) as bar:
+    with tqdm(unit="nfe", desc="sampling", file=sys.stderr, delay=0.5) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -278,7 +274,12 @@ def run_ui(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 if a run failed, 2 if the user's input was wrong."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    args = parser().parse_args(argv)
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest  # argparse does not take key=value after an option
     try:
         args.run(args)
     except ValueError as error:

@@ -194,6 +194,10 @@ class RunConfig(Node):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.train.microbatch is None and self.train.batch % self.resources.workers:
+            raise ValueError(
+                f"train.batch={self.train.batch} is not divisible by resources.workers={self.resources.workers}"
+            )
         micro = self.microbatch
         if self.train.batch % micro:
             raise ValueError(f"train.batch={self.train.batch} is not divisible by train.microbatch={micro}")
@@ -214,7 +218,7 @@ class RunConfig(Node):
     @property
     def microbatch(self) -> int:
         """Images of one forward pass."""
-        return self.train.microbatch or max(1, self.train.batch // self.resources.workers)
+        return self.train.microbatch or self.train.batch // self.resources.workers
 
     @property
     def model_name(self) -> str:

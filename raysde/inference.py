@@ -92,8 +92,6 @@ class Model:
             raise ValueError(f"n={n}, {given} prompts or labels: give one for each image, and at least one image")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if guidance != 1.0 and self.score_model.conditioner.width is None:
-            raise ValueError(f"guidance={guidance} was given, but the model is unconditional")
         parts, done = [], 0
         nfe = evaluations(solver, steps, corrector_steps) if steps > 0 else 0
         total = nfe * -(-count // batch_size)
@@ -130,6 +128,8 @@ class Model:
         model = self.score_model.eval()
         conditioner = model.conditioner
         condition = conditioner.condition(prompts, labels, count).to(self.device)
+        if guidance != 1.0 and conditioner.width is None:
+            raise ValueError(f"guidance={guidance} was given, but the model is unconditional")
         if guidance == 1.0:
             return Conditioned(model, conditioner(condition))
         everywhere = torch.ones(count, dtype=torch.bool, device=self.device)

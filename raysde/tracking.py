@@ -1,6 +1,7 @@
 """MLflow runs: one for each training run whatever restarts happen; metrics never wait and are never logged twice."""
 
 import json
+import logging
 import os
 import queue
 import threading
@@ -14,6 +15,9 @@ from mlflow.entities import Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
+
+for name in ("mlflow", "alembic"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 RUN_TAG = "raysde.run"
 PARAM_LIMIT = 6000
@@ -91,6 +95,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, run_id: str, spool: Path) -> None:
+        _short_timeouts(uri)
         self.client, self.run_id, self.spool = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id, spool
         spool.parent.mkdir(parents=True, exist_ok=True)
         self.logged: dict[str, int] | None = None
@@ -151,7 +156,7 @@ class Tracker:
                     return print(f"MLflow refused an entry: {shown}", flush=True)
                 print(f"MLflow does not answer, {self.queue.qsize() + 1} entries wait: {shown}", flush=True)
             time.sleep(pause)
-            pause = min(60.0, 2.0 * pause)
+            pause = min(15.0, 2.0 * pause)
 
     def _send(self, kind: str, content: Any) -> None:
         if kind == "reached":

@@ -19,7 +19,7 @@ def refuse_ray(monkeypatch):
     def started() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("raysde.cluster.session.connect", started)
+    monkeypatch.setattr("raysde.cluster.ingest.connect", started)
     monkeypatch.setattr("raysde.cluster.job.connect", started)
 
 

@@ -11,7 +11,6 @@ import ray
 from raysde import config, registry
 from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
-from raysde.cluster.session import connect
 from raysde.data.digits import WORDS, Judge, caption, write_digits
 from raysde.images import grid
 from raysde.tracking import client_for, latest_metrics
@@ -27,7 +26,6 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     shutil.rmtree(out, ignore_errors=True)
     count = write_digits(out / "images")
     print(f"1. wrote {count} scanned digits with captions to {out / 'images'}")
-    connect()
     manifest = ingest(out / "images", str(out / "shards"))
     print(f"2. ingested {manifest.rows} images into {out / 'shards'}")
     print(f"3. training {settings.sde.kind} on {settings.resources.workers} worker(s)")

@@ -11,6 +11,7 @@ import ray
 import ray.data
 from tqdm import tqdm
 
+from raysde.cluster.session import connect
 from raysde.data.decode import encode_image
 from raysde.data.shards import SCHEMA, Encoding, Manifest, Shard, columns, filesystem, write_manifest, write_shard
 from raysde.data.source import Item, guess_format, list_source, open_image
@@ -77,7 +78,7 @@ def ingest(
     shard_rows: int = 8192,
     skip_bad: bool = False,
 ) -> Manifest:
-    """Turns a folder of captioned images into shards and a manifest; Ray must be initialised.
+    """Turns a folder of captioned images into shards and a manifest, on Ray.
 
     Args:
         size: height and width of the stored images; the first image's short side if None.
@@ -98,6 +99,7 @@ def ingest(
         folder=str(source.absolute()), out=out, size=size, channels=channels, encoding=encoding, skip_bad=skip_bad
     )
     parts = [items[start : start + shard_rows] for start in range(0, len(items), shard_rows)]
+    connect()
     results = sorted(_converted(task, parts, len(items)), key=lambda result: result["number"])
     bad = [line for result in results for line in result["bad"].splitlines()]
     if bad and not skip_bad:

@@ -35,7 +35,7 @@ def connect() -> None:
 def quiet() -> None:
     """Leaves Ray's warnings and errors, and hides its running commentary."""
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    for name in ("ray.data", "ray.train", "mlflow", "alembic"):
+    for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # the local cluster's token is made and used without anybody's help
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -33,7 +33,7 @@ def head(tmp_path_factory):
     folder = tmp_path_factory.mktemp("head")
     dashboard = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"), RAY_TMPDIR="/tmp")
+    environment.update(RAY_AUTH_MODE="token", HOME=str(folder))
     # jobs find python and ray where this test found them
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     made = run(RAY, "get-auth-token", "--generate", environment=environment)
@@ -65,7 +65,7 @@ def test_the_three_jobs(head, tmp_path):
     assert "registered models:/digits/1" in done.stdout
     assert checkpoint.newest(tmp_path / "runs" / "digits").name == checkpoint.name_of(6)
     client = tracking.client_for(uri)
-    assert client.get_model_version_by_alias("digits", "candidate").version == "1"
+    assert client.get_model_version_by_alias("digits", "candidate").version in (1, "1")
     sample = ["models:/digits@candidate", "--tracking-uri", uri, "--prompt", "seven", "-n", "2", "--steps", "2"]
     done = submit(head, "python", "jobs/sample.py", *sample, "--out", str(tmp_path / "drawn"))
     assert done.returncode == 0, done.stdout
