@@ -187,7 +187,9 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
     """
     config = check_pretrained(text)
     try:
-        encoder = transformers.AutoModelForTextEncoding.from_pretrained(text.path, config=config, use_safetensors=True)
+        encoder = transformers.AutoModelForTextEncoding.from_pretrained(
+            text.path, config=config, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
     return TextEncoder(encoder, trainable=text.trainable)
@@ -201,7 +203,7 @@ def check_pretrained(text: PretrainedText) -> Any:
     """
     pretrained_tokenizer(text.path)
     try:
-        config = _text_config(transformers.AutoConfig.from_pretrained(text.path))
+        config = _text_config(transformers.AutoConfig.from_pretrained(text.path, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
     positions = getattr(config, "max_position_embeddings", None)
@@ -217,17 +219,16 @@ def pretrained_tokenizer(path: str) -> Any:
         ValueError: if there is none.
     """
     try:
-        return transformers.AutoTokenizer.from_pretrained(path)
+        return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {_first_line(error)}") from error
 
 
 def restored_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
     """An encoder with the architecture in ``folder/config.json`` and no weights yet."""
-    return TextEncoder(
-        transformers.AutoModelForTextEncoding.from_config(transformers.AutoConfig.from_pretrained(str(folder))),
-        trainable=trainable,
-    )
+    config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    encoder = transformers.AutoModelForTextEncoding.from_config(config, trust_remote_code=False)
+    return TextEncoder(encoder, trainable=trainable)
 
 
 def _text_config(config: Any) -> Any:

@@ -93,7 +93,7 @@ class Model:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         parts, done = [], 0
-        nfe = evaluations(solver, steps, corrector_steps) if steps > 0 else 0
+        nfe = evaluations(solver, steps, corrector_steps)
         total = nfe * -(-count // batch_size)
         for start in range(0, count, batch_size):
             stop = min(count, start + batch_size)

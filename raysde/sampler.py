@@ -78,9 +78,24 @@ def noise_from(source: RandomSource) -> Noise:
     return rows
 
 
+def method_of(solver: str) -> Method:
+    """The method called ``solver``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    return SOLVERS[solver]
+
+
 def evaluations(solver: Solver, steps: int, corrector_steps: int = 1) -> int:
-    """How often a solver asks for the score, for each image."""
-    method = SOLVERS[solver]
+    """How often a solver asks for the score, for each image.
+
+    Raises:
+        ValueError: if the solver has no such name.
+    """
+    method = method_of(solver)
     corrections = 0 if method.corrector is None else (steps - 1) * corrector_steps
     return steps * PREDICTORS[method.predictor].nfe_per_step + corrections
 
@@ -117,12 +132,10 @@ def sample(
     Raises:
         ValueError: for an unknown solver or grid, or steps below 1.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    method = method_of(solver)
     if corrector_steps < 0:
         raise ValueError(f"corrector_steps must not be negative, got {corrector_steps}")
     score = getattr(score, "score", score)
-    method = SOLVERS[solver]
     predictor = PREDICTORS[method.predictor]
     times = time_grid(sde, steps, grid or predictor.grid)  # type: ignore[arg-type]
     times = times.to(device)

@@ -89,6 +89,13 @@ def test_the_stream_is_the_plan(digits, world, block_steps):
             assert np.array_equal(batch.images.numpy(), reader.read(expected).images)
 
 
+def test_a_stream_that_is_at_its_end_is_empty(digits):
+    """A worker group that restarts after the last checkpoint asks for no steps at all."""
+    plan = Plan(rows=180, batch=24, microbatch=4, seed=1)
+    spec = StreamSpec(manifest=digits, plan=plan, validation=20, seed=1, start=11, stop=11, world=2, block_steps=3)
+    assert list(stream(spec).iter_batches(batch_size=None)) == []
+
+
 def test_blocks_hold_what_fits():
     assert steps_in_block((1, 8, 8), 128, 8.0, 64) == 64
     assert steps_in_block((3, 256, 256), 128, 8.0, 64) == 1
