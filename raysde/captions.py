@@ -22,6 +22,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 from torch import Tensor, nn
 
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScratchText:
@@ -42,6 +44,8 @@ class ScratchText:
 
     def __post_init__(self) -> None:
         _positive(self, "width", "layers", "heads", "vocabulary", "max_tokens")
+        if self.vocabulary < 2 * len(SPECIAL):
+            raise ValueError(f"vocabulary must be at least {2 * len(SPECIAL)}, got {self.vocabulary}")
         if self.width % self.heads:
             raise ValueError(f"width must be divisible by heads, got {self.width} and {self.heads}")
 
@@ -99,19 +103,14 @@ class Tokenizer:
         """ids int64 [B, L] and mask bool [B, L], True where a token is real."""
         rows = [self.encode(caption) for caption in captions]
         length = min(self.max_tokens, -(-max(map(len, rows)) // 8) * 8)
-        ids = torch.full((len(rows), length), self.pad, dtype=torch.int64)
-        mask = torch.zeros((len(rows), length), dtype=torch.bool)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = torch.tensor(row)
-            mask[index, : len(row)] = True
+        ids = torch.tensor([row + [self.pad] * (length - len(row)) for row in rows], dtype=torch.int64)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(length)[None, :] < lengths[:, None]
         return ids, mask
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer as JSON and text files."""
         self.tokenizer.save_pretrained(str(folder))
-
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def word_pieces(captions: Iterable[str], size: int) -> list[str]:

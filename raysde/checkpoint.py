@@ -67,8 +67,20 @@ def _versions() -> dict[str, str]:
 
 
 def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer, contiguous and on the CPU."""
-    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    """Every parameter and persistent buffer, contiguous and on the CPU; a tied weight under its first name alone."""
+    tied = tied_names(model)
+    return {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name not in tied}
+
+
+def tied_names(model: ScoreModel) -> set[str]:
+    """Further names of parameters that have one already, such as T5's embedding."""
+    seen: set[int] = set()
+    tied: set[str] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in seen:
+            tied.add(name)
+        seen.add(id(value))
+    return tied
 
 
 def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]) -> None:
@@ -206,7 +218,10 @@ def restore(state: TrainState, folder: Path) -> Description:
     average = _tensors(folder / "ema.safetensors")
     device = next(state.model.parameters()).device
     _fill(state.model, average, folder)
-    _fill(state.model, {**average, **_tensors(folder / "weights.safetensors")}, folder)
+    live = _tensors(folder / "weights.safetensors")
+    with torch.no_grad():
+        for name, parameter in state.trained.items():
+            parameter.copy_(live[name])
     state.ema.load({name: average[name] for name in state.trained})
     state.load_optimizer(_tensors(folder / "optimizer.safetensors"))
     state.load_values(description.state)
@@ -216,7 +231,10 @@ def restore(state: TrainState, folder: Path) -> Description:
 
 def _fill(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:
     try:
-        model.load_state_dict(tensors)
+        missing, _ = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         line = " ".join(str(error).split())
         raise ValueError(f"{folder} does not fit its model: {line[:200]}") from error
+    lost = sorted((set(missing) - tied_names(model)) | (set(tensors) - set(model.state_dict())))
+    if lost:
+        raise ValueError(f"{folder} does not fit its model: {len(lost)} weights differ, such as {lost[0]}")

@@ -112,7 +112,9 @@ def _config(command: argparse.ArgumentParser) -> None:
 def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="(default %(default)s)")
     command.add_argument(
-        "--out", default="out/demo", help="folder for everything the demo makes, emptied first (default %(default)s)"
+        "--out",
+        default="out/demo",
+        help="folder for what the demo makes; an earlier demo there is replaced (default %(default)s)",
     )
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.set_defaults(run=run_demo)
@@ -285,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"raysde: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except (RuntimeError, FloatingPointError) as error:
+    except (RuntimeError, FloatingPointError, OSError) as error:
         print(f"raysde: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

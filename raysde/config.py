@@ -24,6 +24,9 @@ from raysde.train import Precision
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -100,7 +103,7 @@ class Train(Node):
         description="images of one forward pass; null: one for each worker; what is left over is accumulated",
     )
     lr: Positive = Field(2e-4, description="learning rate")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW's moment decays")
+    betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's moment decays")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW's weight decay")
     warmup: Count = Field(500, description="updates over which the learning rate rises from zero")
     decay: Decay = Field(
@@ -141,7 +144,7 @@ class Sampling(Node):
     grid: Grid | None = Field(None, description="times uniform in time or in log_snr; null takes what suits the solver")
     guidance: float = Field(1.0, description="classifier-free guidance scale; 1 for none")
     target_snr: Positive = Field(0.16, description="step size of the Langevin corrector")
-    seed: int = Field(0, description="image i of a grid is drawn from (seed, i)")
+    seed: Seed = Field(0, description="image i of a grid is drawn from (seed, i)")
 
 
 class Resources(Node):
@@ -163,8 +166,8 @@ class Tracking(Node):
         description="MLflow server or sqlite:/// URI; null takes MLFLOW_TRACKING_URI, or sqlite in ~/raysde/mlflow.db",
     )
     experiment: str = Field("raysde", description="MLflow experiment")
-    register_as: str | None = Field(None, description="registered model name; null takes the run's name")
-    alias: str = Field("candidate", description="alias that the newly registered version gets")
+    register_as: Name | None = Field(None, description="registered model name; null takes the run's name")
+    alias: Name = Field("candidate", description="alias that the newly registered version gets")
 
 
 class RunConfig(Node):
@@ -173,7 +176,7 @@ class RunConfig(Node):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
         description="the run's identity: submitting it again resumes it"
     )
-    seed: int = Field(0, description="of weights, data order, noise, times and condition dropout")
+    seed: Seed = Field(0, description="of weights, data order, noise, times and condition dropout")
     storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
     data: Data = Field(description="what is trained on")
     sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp or ve")
@@ -267,7 +270,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"recipe {path} is not a mapping of keys to values")
-    for override in overrides:
+    # a new kind clears its node, so it goes before the keys of that node
+    for override in sorted(overrides, key=lambda override: not override.partition("=")[0].endswith("kind")):
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ValueError(f"override {override!r} must read key=value, such as sde.beta_max=10")

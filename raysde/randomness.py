@@ -35,3 +35,5 @@ def generator(seed: int, *path: int, device: torch.device | str = "cpu") -> torc
 
 TIMES = 6
 """Streams of the shared offset of stratified times, keyed by step."""
+DROPOUT = 7
+"""Streams of dropout layers, keyed by step and microbatch."""

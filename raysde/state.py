@@ -62,10 +62,11 @@ class TrainState:
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Restores what :meth:`optimizer_tensors` gave."""
         for name, parameter in self.trained.items():
-            moments = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in tensors}
-            if moments:
-                # the fused kernel keeps its step counter beside the moments
-                self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
+            found = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in tensors}
+            for moment, value in found.items():
+                # the fused kernel wants moments laid out as the parameter is, and its step counter beside them
+                place = torch.empty((), device=parameter.device) if moment == "step" else torch.empty_like(parameter)
+                self.optimizer.state[parameter][moment] = place.detach().copy_(value)
 
     def values(self) -> dict[str, Any]:
         """The counters as JSON values."""

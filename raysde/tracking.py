@@ -1,12 +1,14 @@
 """MLflow runs: one for each training run whatever restarts happen; metrics never wait and are never logged twice."""
 
+import itertools
 import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ for name in ("mlflow", "alembic"):
 
 RUN_TAG = "raysde.run"
 PARAM_LIMIT = 6000
+PICTURE_TRIES = 4
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 
 
@@ -100,8 +103,11 @@ class Tracker:
         spool.parent.mkdir(parents=True, exist_ok=True)
         self.logged: dict[str, int] | None = None
         self.queue: queue.Queue[tuple[str, Any] | None] = queue.Queue()
-        for line in self._spooled():
+        left = self._spooled()
+        spool.write_text("".join(json.dumps(line) + "\n" for line in left))
+        for line in left:
             self.queue.put(("metrics", line))
+        self.done = threading.Event()
         self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self.thread.start()
 
@@ -136,23 +142,25 @@ class Tracker:
     def close(self, timeout: float = 60.0) -> bool:
         """Waits until everything is logged, at most ``timeout`` seconds; whether it was."""
         self.queue.put(None)
-        self.thread.join(timeout)
-        return not self.thread.is_alive()
+        return self.done.wait(timeout)
 
     def _work(self) -> None:
         while (item := self.queue.get()) is not None:
             self._deliver(*item)
         self.spool.unlink(missing_ok=True)
+        self.done.set()
 
     def _deliver(self, kind: str, content: Any) -> None:
-        """Sends one entry, again and again while the server is away; what the server refuses is reported once."""
+        """Sends one entry: metrics until the server takes them, a picture a few times; what is refused is reported."""
         pause = 1.0
-        while True:
+        for attempt in itertools.count(1):
             try:
                 return self._send(kind, content)
-            except (MlflowException, OSError) as error:
+            # artifact stores raise errors of their own, and none may end this thread: metrics wait behind it
+            except Exception as error:
                 shown = " ".join(str(error).split())[:160]
-                if isinstance(error, MlflowException) and error.error_code in REFUSED:
+                refused = isinstance(error, MlflowException) and error.error_code in REFUSED
+                if refused or (kind == "image" and attempt == PICTURE_TRIES):
                     return print(f"MLflow refused an entry: {shown}", flush=True)
                 print(f"MLflow does not answer, {self.queue.qsize() + 1} entries wait: {shown}", flush=True)
             time.sleep(pause)
@@ -174,14 +182,33 @@ class Tracker:
         self.logged.update(dict.fromkeys(new, step))
 
 
-def finish_run(client: MlflowClient, run_id: str, *, succeeded: bool) -> None:
-    """Marks a run as finished or failed."""
-    client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.FINISHED if succeeded else RunStatus.FAILED))
+def fail_run(client: MlflowClient, run_id: str) -> None:
+    """Marks a run as failed, if the server can be reached: the error that failed it matters more."""
+    with suppress(MlflowException):
+        client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.FAILED))
+
+
+def finish_run(client: MlflowClient, run_id: str) -> None:
+    """Marks a run as finished."""
+    client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.FINISHED))
 
 
 def latest_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
     """The newest value of each metric."""
     return dict(client.get_run(run_id).data.metrics)
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turns an error of the MLflow server into one sentence.
+
+    Raises:
+        RuntimeError: naming the server.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        raise RuntimeError(f"MLflow at {uri}: {' '.join(str(error).split())[:200]}") from error
 
 
 def metric(key: str, value: float, step: int = 0) -> Metric:

@@ -1,6 +1,7 @@
 """The training loop. It runs bare, under torchrun and under Ray Train; it meets the outside only through ``Hooks``."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,9 +99,10 @@ def microbatch_loss(
     forward: nn.Module, model: ScoreModel, batch: Microbatch, objective: Objective, device: torch.device
 ) -> Tensor:
     """The mean loss of a microbatch; all its randomness comes from its key (seed, step, index)."""
-    path = (randomness.MICROBATCH, batch.step, batch.index)
-    rng = randomness.generator(objective.seed, *path, device=device)
-    torch.manual_seed(randomness.key(objective.seed, *path))  # for dropout layers, which take no generator
+    place = (batch.step, batch.index)
+    rng = randomness.generator(objective.seed, randomness.MICROBATCH, *place, device=device)
+    # dropout layers take no generator
+    torch.manual_seed(randomness.key(objective.seed, randomness.DROPOUT, *place))
     count = len(batch.images)
     x0 = to_float(batch.images.to(device, non_blocking=True), *objective.data_range)
     if objective.flip:
@@ -156,22 +158,28 @@ def train_step(
 
 
 def flush(state: TrainState, world: World) -> list[tuple[float, float, float]]:
-    """Brings the pending losses to the host, averaged over ranks.
+    """Brings the pending losses to the host, averaged over ranks; they stay pending.
 
     Raises:
-        FloatingPointError: on every rank, naming the first step whose loss is not finite.
+        FloatingPointError: on every rank, naming the first step whose loss is not finite, or whose gradient is not
+            although no gradient scaler would have skipped it.
     """
     losses = torch.stack(
         [torch.as_tensor(loss, dtype=torch.float64, device=world.device) for loss, _, _ in state.pending]
     )
     losses = world.mean(losses).cpu()
     first = state.step - len(state.pending) + 1
-    for number, loss in enumerate(losses.tolist()):
-        if not torch.isfinite(torch.tensor(loss)):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {first + number}: lower lr, or use bf16 instead of fp16"
-            )
-    return [(loss, float(norm), lr) for loss, (_, norm, lr) in zip(losses.tolist(), state.pending, strict=True)]
+    norms = [float(norm) for _, norm, _ in state.pending]
+    for number, (loss, norm) in enumerate(zip(losses.tolist(), norms, strict=True)):
+        where = f"at step {first + number}: lower train.lr or set train.clip"
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} {where}")
+        if not math.isfinite(norm) and not state.scaler.is_enabled():
+            raise FloatingPointError(f"the gradient's norm is {norm} {where}")
+    rates = [lr for _, _, lr in state.pending]
+    # the averages replace this rank's own losses, so that a resumed run logs what this one would
+    state.pending = list(zip(losses.tolist(), norms, rates, strict=True))
+    return state.pending
 
 
 def due(step: int, every: int, last: bool = False) -> bool:
@@ -270,7 +278,7 @@ def boundary(
 def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
     """Logs the mean of the pending steps and empties them."""
     done = flush(state, world)
-    state.pending.clear()
+    state.pending = []
     if world.is_first:
         metrics = {
             "train/loss": sum(loss for loss, _, _ in done) / len(done),

@@ -113,6 +113,22 @@ def test_code_is_not_imported_unasked(digits, tmp_path):
     assert checkpoint.load_model(folder, allow_code=True).sample(n=2, steps=2).images.shape == (2, 1, 8, 8)
 
 
+def test_tied_weights_survive(digits, tmp_path):
+    """T5 has its embedding under two names: saved once, and a resumed run goes on to the bit."""
+    from tests.test_networks import tiny_encoder
+
+    text = {"kind": "pretrained", "path": str(tiny_encoder(tmp_path / "t5", "t5")), "trainable": True, "max_tokens": 32}
+    runs = {}
+    for name, lengths in (("whole", (4,)), ("parts", (2, 4))):
+        for length in lengths:
+            tree = small_recipe(digits, tmp_path / name, train__length__steps=length, text=text)
+            runs[name] = train_here(open_run(config.parse(tree)), None)
+    first, second = (runs[name].model.state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    model = checkpoint.load_model(checkpoint.newest(tmp_path / "whole" / "small"))
+    assert model.sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
+
+
 def test_images_have_their_own_streams(folder):
     """Image i is the same alone and in a batch (to a grey level: kernels round differently), and seeds differ."""
     model = checkpoint.load_model(folder)

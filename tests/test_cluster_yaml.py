@@ -31,8 +31,8 @@ def test_image_and_packages_are_the_pinned_ones(cluster):
     assert pinned["torch"] == "2.13.0"
     (install,) = cluster["setup_commands"]
     assert "constraints.txt" in install
-    (target,) = cluster["file_mounts"]
-    assert target in install
+    checkout = {source: target for target, source in cluster["file_mounts"].items()}["."]
+    assert checkout in install
 
 
 def test_the_head_has_no_gpu_and_workers_scale(cluster):

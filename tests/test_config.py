@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raysde import config, explain
-from raysde.sde import VE, VP
+from raysde.sde import VE
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
@@ -23,10 +23,15 @@ def test_the_node_is_the_object():
 
 
 def test_a_new_kind_replaces_its_node():
-    recipe = config.load(RECIPES[0], ["sde.beta_max=10", "sde.kind=sub_vp"])
-    assert recipe.sde.beta_max == 20.0
-    recipe = config.load(RECIPES[0], ["sde.kind=vp", "sde.beta_max=10"])
-    assert recipe.sde == VP(beta_max=10.0)
+    tree = {"sde": {"kind": "vp", "beta_max": 10.0}}
+    config.place(tree, ["sde", "kind"], "sub_vp")
+    assert tree == {"sde": {"kind": "sub_vp"}}
+
+
+def test_the_order_of_overrides_does_not_matter():
+    """A kind given after the keys of its node does not wipe them out."""
+    for order in (["sde.kind=ve", "sde.sigma_max=20"], ["sde.sigma_max=20", "sde.kind=ve"]):
+        assert config.load(RECIPES[0], order).sde == VE(sigma_max=20.0)
 
 
 def test_a_new_length_replaces_the_old():

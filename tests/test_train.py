@@ -169,6 +169,19 @@ def test_non_finite_losses_are_named_with_their_step(recipe):
         flush(state, World())
 
 
+def test_non_finite_gradients_end_the_run_before_a_checkpoint(recipe):
+    """A finite loss with an infinite gradient has spoiled the weights already: nothing of it may be saved."""
+    run = open_run(config.parse(recipe()))
+    state = new_state(run, CPU)
+    state.step = 7
+    state.pending = [
+        (torch.tensor(0.5), torch.tensor(1.0), 1e-3),
+        (torch.tensor(0.5), torch.tensor(float("inf")), 1e-3),
+    ]
+    with pytest.raises(FloatingPointError, match="norm is inf at step 7"):
+        flush(state, World())
+
+
 def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
     """fp16 gradients that overflow: no update, no EMA, no progress of the warm-up, and a smaller scale."""
     run = open_run(config.parse(recipe(train__precision="fp16")))

@@ -23,7 +23,7 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     uri = f"sqlite:///{out / 'mlflow.db'}"
     places = [f"data.path={out / 'shards'}", f"storage={out / 'runs'}", f"tracking.uri={uri}"]
     settings = config.load(recipe, [*places, *overrides])
-    shutil.rmtree(out, ignore_errors=True)
+    clear(out)
     count = write_digits(out / "images")
     print(f"1. wrote {count} scanned digits with captions to {out / 'images'}")
     manifest = ingest(out / "images", str(out / "shards"))
@@ -45,6 +45,14 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     print(f"prompt accuracy {accuracy:.3f} ({JUDGED} samples)")
     print(f"memorised {memorised:.3f}")
     print(f"training loop {loop:.1f} s")
+
+
+def clear(out: Path) -> None:
+    """Removes what an earlier demo left in ``out``, and nothing else."""
+    for name in ("images", "shards", "runs", "samples", "artifacts"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("mlflow.db", "grid.png"):
+        (out / name).unlink(missing_ok=True)
 
 
 def judge(model_name: str, uri: str, out: Path) -> tuple[float, float]:

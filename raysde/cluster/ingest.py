@@ -11,6 +11,7 @@ import ray
 import ray.data
 from tqdm import tqdm
 
+from raysde import storage
 from raysde.cluster.session import connect
 from raysde.data.decode import encode_image
 from raysde.data.shards import SCHEMA, Encoding, Manifest, Shard, columns, filesystem, write_manifest, write_shard
@@ -90,6 +91,7 @@ def ingest(
         ValueError: if the source is missing, empty or contradictory, the target holds a data set already, or an image
             cannot be read.
     """
+    out = storage.location(out)
     items = list_source(source)
     guessed_size, guessed_channels = guess_format(source, items)
     size, channels = size or guessed_size, channels or guessed_channels

@@ -12,7 +12,7 @@ import ray
 from raysde import checkpoint, registry, storage, tracking
 from raysde.cluster.session import connect
 from raysde.cluster.train import launch
-from raysde.config import RunConfig
+from raysde.config import RunConfig, parse
 from raysde.progress import ProgressLine
 from raysde.run import Run, check, check_resumable, open_run
 
@@ -39,32 +39,48 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
         RuntimeError: if the workers failed for good.
     """
     started = started or time.time()
-    run = open_run(config)
-    check(run)
     uri = config.tracking.uri or tracking.default_uri()
+    run = open_run(absolute(config))
+    check(run)
     client = tracking.client_for(uri)
-    run_id = tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), artifact_place(uri))
+    complete = finished(run)
+    with tracking.answering(uri):
+        run_id = tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), artifact_place(uri))
+    begin = time.time()
+    if not complete:
+        trained(run, client, uri, run_id, started)
+    last = storage.newest_checkpoint(run.config.storage, config.name)
+    if last is None:
+        raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {run.config.storage}")
+    with tracking.answering(uri):
+        version = registry.publish(client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias)
+        tracking.finish_run(client, run_id)
+    model = f"models:/{config.model_name}/{version}"
+    return Finished(last, run_id, uri, model, 0.0 if complete else time.time() - begin)
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The recipe with local paths made absolute here: a worker may start in another folder."""
+    tree = config.model_dump(mode="json")
+    tree["storage"] = storage.location(config.storage)
+    tree["data"]["path"] = storage.location(config.data.path)
+    return parse(tree)
+
+
+def trained(run: Run, client: tracking.MlflowClient, uri: str, run_id: str, started: float) -> None:
+    """Connects to Ray and runs the workers to the end; the MLflow run fails with them."""
     imported = time.time()
-    seconds = 0.0
-    if not finished(run):
+    try:
         connect()
         reject_lonely_store(uri)
         stamps = {"startup/imports": imported - started, "startup/ray": time.time() - started}
-        client.log_batch(run_id, metrics=[tracking.metric(key, value) for key, value in stamps.items()])
-        begin = time.time()
-        try:
-            with watched(client, run_id, run):
-                launch(run, tracking_uri=uri, run_id=run_id, started=started)
-        except BaseException:
-            tracking.finish_run(client, run_id, succeeded=False)
-            raise
-        seconds = time.time() - begin
-    last = storage.newest_checkpoint(config.storage, config.name)
-    if last is None:
-        raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {storage.location(config.storage)}")
-    version = registry.publish(client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias)
-    tracking.finish_run(client, run_id, succeeded=True)
-    return Finished(last, run_id, uri, f"models:/{config.model_name}/{version}", seconds)
+        if not tracking.latest_metrics(client, run_id):
+            client.log_batch(run_id, metrics=[tracking.metric(key, value) for key, value in stamps.items()])
+        with watched(client, run_id, run):
+            launch(run, tracking_uri=uri, run_id=run_id, started=started)
+    except BaseException:
+        tracking.fail_run(client, run_id)
+        raise
 
 
 def finished(run: Run) -> bool:
@@ -105,7 +121,11 @@ def watched(client: tracking.MlflowClient, run_id: str, run: Run) -> Iterator[No
 
     def watch() -> None:
         while not done.wait(1.0):
-            metrics = tracking.latest_metrics(client, run_id)
+            try:
+                with tracking.answering(""):
+                    metrics = tracking.latest_metrics(client, run_id)
+            except RuntimeError:
+                continue  # the worker's tracker says that the server is away
             if "train/images" in metrics:
                 line.show(int(metrics["train/images"]) // run.plan.batch, metrics)
 

@@ -1,5 +1,6 @@
 """Training on Ray: the driver that launches a worker group, and what each worker does."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,16 +29,19 @@ class Share:
     gpu: bool
 
 
-def share_out(run: Run, resources: dict[str, float], nodes: int) -> Share:
+def share_out(run: Run, resources: dict[str, float], nodes: int, *, grows: bool = False) -> Share:
     """CPUs and GPUs for each worker from what the cluster has, leaving a CPU of each node for data tasks.
 
+    Args:
+        grows: whether an autoscaler may bring the GPUs that are asked for.
+
     Raises:
-        ValueError: if GPUs are asked for and there are too few.
+        ValueError: if GPUs are asked for, and there are too few and will be.
     """
     wanted = run.config.resources
     gpus = int(resources.get("GPU", 0))
     gpu = gpus >= wanted.workers if wanted.gpu is None else wanted.gpu
-    if gpu and gpus < wanted.workers:
+    if gpu and gpus < wanted.workers and not grows:
         raise ValueError(
             f"resources.gpu is set, but the cluster has {gpus} GPUs for resources.workers={wanted.workers}"
         )
@@ -100,7 +104,7 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
     """
     recipe = run.config.model_dump(mode="json")
     wanted = run.config.resources
-    share = share_out(run, ray.cluster_resources(), len(ray.nodes()))
+    share = share_out(run, ray.cluster_resources(), len(ray.nodes()), grows="RAY_ADDRESS" in os.environ)
     spool = Path(tempfile.gettempdir()) / f"raysde-{run.config.name}-{run_id}.jsonl"
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Rows of shards to arrays: reads the row groups it needs, keeps the recent ones, decodes to uint8 [B, C, H, W]."""
+"""Rows of shards to arrays: reads the row groups it needs, keeps recent ones, decodes the rows asked for."""
 
 import bisect
 import io
@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -17,6 +18,15 @@ class Columns:
     """Decoded rows: images uint8 [B, C, H, W], captions (object array of str), labels int64 (-1 for none)."""
 
     images: np.ndarray
+    captions: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row group as stored: images as bytes, captions and labels as in :class:`Columns`."""
+
+    images: pa.Array
     captions: np.ndarray
     labels: np.ndarray
 
@@ -45,7 +55,7 @@ class Reader:
 
     Args:
         manifest: of the data set.
-        cache_bytes: decoded row groups are kept up to about this size.
+        cache_bytes: row groups are kept, encoded, up to about this size.
     """
 
     def __init__(self, manifest: Manifest, *, cache_bytes: int = 512 << 20) -> None:
@@ -53,7 +63,7 @@ class Reader:
         self.starts = offsets(manifest.shards)
         group_bytes = ROW_GROUP * int(np.prod(manifest.image))
         self.kept_groups = max(2, cache_bytes // group_bytes)
-        self.groups: OrderedDict[tuple[int, int], Columns] = OrderedDict()
+        self.groups: OrderedDict[tuple[int, int], Encoded] = OrderedDict()
 
     def read(self, rows: np.ndarray) -> Columns:
         """The rows with the given numbers, in the order given."""
@@ -65,7 +75,8 @@ class Reader:
         for s, g in sorted(set(zip(shard.tolist(), group.tolist(), strict=True))):
             here = (shard == s) & (group == g)
             source, place = self.group(s, g), inside[here] - g * ROW_GROUP
-            images[here] = source.images[place]
+            shape, encoding = self.manifest.image, self.manifest.encoding
+            images[here] = [decode_image(source.images[p].as_py(), shape, encoding) for p in place]
             captions[here], labels[here] = source.captions[place], source.labels[place]
         return Columns(images, captions, labels)
 
@@ -76,8 +87,8 @@ class Reader:
         with system.open_input_file(f"{folder}/{self.manifest.shards[shard].file}") as source:
             return pq.read_table(source, columns=["name"]).column("name")[row - self.starts[shard]].as_py()
 
-    def group(self, shard: int, group: int) -> Columns:
-        """A decoded row group, from memory if it was used recently."""
+    def group(self, shard: int, group: int) -> Encoded:
+        """A row group, from memory if it was used recently."""
         found = self.groups.get((shard, group))
         if found is None:
             found = self.groups[shard, group] = self.load(shard, group)
@@ -86,13 +97,12 @@ class Reader:
         self.groups.move_to_end((shard, group))
         return found
 
-    def load(self, shard: int, group: int) -> Columns:
-        """Reads and decodes one row group."""
+    def load(self, shard: int, group: int) -> Encoded:
+        """Reads one row group; images are decoded when they are asked for."""
         system, folder = filesystem(self.manifest.path)
         with system.open_input_file(f"{folder}/{self.manifest.shards[shard].file}") as source:
             table = pq.ParquetFile(source).read_row_group(group, columns=["image", "caption", "label"])
-        shape, encoding = self.manifest.image, self.manifest.encoding
-        images = [decode_image(data, shape, encoding) for data in table.column("image").to_pylist()]
         captions = [caption or "" for caption in table.column("caption").to_pylist()]
         labels = [-1 if label is None else label for label in table.column("label").to_pylist()]
-        return Columns(np.stack(images), np.array(captions, dtype=object), np.array(labels, dtype=np.int64))
+        images = table.column("image").combine_chunks()
+        return Encoded(images, np.array(captions, dtype=object), np.array(labels, dtype=np.int64))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FILE_KEYS = ("file_name", "file", "image", "path")
@@ -69,7 +69,7 @@ def _metadata(folder: Path) -> tuple[str, list[dict[str, Any]]]:
     lines = folder / "metadata.jsonl"
     if lines.exists():
         result = []
-        for number, line in enumerate(lines.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(lines.read_text(encoding="utf-8-sig").splitlines(), start=1):
             try:
                 row = json.loads(line) if line.strip() else None
             except json.JSONDecodeError as error:
@@ -85,7 +85,7 @@ def _metadata(folder: Path) -> tuple[str, list[dict[str, Any]]]:
         )
     if not tables:
         return str(folder), []
-    with tables[0].open(newline="", encoding="utf-8") as source:
+    with tables[0].open(newline="", encoding="utf-8-sig") as source:
         return str(tables[0]), list(csv.DictReader(source))
 
 
@@ -107,7 +107,7 @@ def open_image(path: Path, size: int | None, channels: int) -> np.ndarray:
     """
     try:
         with Image.open(path) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
+            picture = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"image {path} cannot be read: {' '.join(str(error).split())}") from error
     if size is not None and picture.size != (size, size):
