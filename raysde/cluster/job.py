@@ -120,7 +120,7 @@ def watched(client: tracking.MlflowClient, run_id: str, run: Run) -> Iterator[No
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(1.0):
+        while not done.wait(2.0):
             try:
                 with tracking.answering(""):
                     metrics = tracking.latest_metrics(client, run_id)
