@@ -106,7 +106,7 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
         t = torch.rand(batch) * (1.0 - 1e-5) + 1e-5
         eps = torch.randn_like(x0)
         alpha, sigma = (value[:, None, None, None] for value in model.sde.marginal(t))
-        loss = (model(alpha * x0 + sigma * eps, t, condition) - (alpha * eps - sigma * x0)).square().mean()
+        loss = (model(alpha * x0 + sigma * eps, t, condition)[0] - (alpha * eps - sigma * x0)).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

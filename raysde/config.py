@@ -12,13 +12,16 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from raysde.losses import Weighting
+from raysde.losses import Reduction, Weighting
 from raysde.model import NetworkField, SDEField, TextField
 from raysde.networks import UNetConfig
 from raysde.optim import Decay
-from raysde.sampler import Grid, Solver
-from raysde.score import Target
+from raysde.parameterisation import Preconditioning, Target
+from raysde.sampler import Corrector, Method, Settings
 from raysde.sde import VP
+from raysde.solvers import Solver
+from raysde.solvers.grids import Grid
+from raysde.times import Importance, LogNormal, Uniform, UniformLogSnr
 from raysde.train import Precision
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -28,6 +31,9 @@ BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
 
 
 class Node(BaseModel):
@@ -47,6 +53,9 @@ class Data(Node):
     std: Positive = Field(0.5, description="standard deviation of a pixel in that range; scales the network's input")
     image_size: PositiveInt | None = Field(
         None, description="height and width the shards must have; null takes what they have"
+    )
+    sigma_max_rows: Count = Field(
+        0, description="take VE's sigma_max from the largest distance between this many images; 0 keeps sde.sigma_max"
     )
     flip: bool = Field(False, description="mirror images at random")
     shuffle_window: PositiveInt = Field(
@@ -115,7 +124,17 @@ class Train(Node):
     )
     compile: bool = Field(False, description="torch.compile the network; slow to start, and on CPU often no gain")
     weighting: Weighting = Field(
-        "sigma2", description="of the loss over t: sigma2, likelihood (g^2), or target (plain error of the output)"
+        "sigma2",
+        description="of the loss over t: sigma2 (plain error of the noise), likelihood (g^2), target (plain error of "
+        "the output), x0 (plain error of the image), min_snr, or edm",
+    )
+    min_snr_gamma: Positive = Field(5.0, description="gamma of the min_snr weighting")
+    reduction: Reduction = Field("mean", description="of an image's loss: mean over pixels, or half_sum")
+    uncertainty: Literal["none", "learned"] = Field(
+        "none", description="learned: divide the loss by its variance at each noise level, learned on the way"
+    )
+    times: TimesField | None = Field(
+        None, description="where training looks: null takes lognormal for the EDM SDE and uniform for the others"
     )
     condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
     ema: Ema = Field(Ema(), description="moving average of the weights, which is what samples are drawn from")
@@ -137,14 +156,32 @@ class Sampling(Node):
     prompts: tuple[str, ...] = Field(
         (), description="prompts of the grid, repeated in turn; empty draws without a prompt"
     )
-    solver: Solver = Field(
-        "heun", description="euler_maruyama, reverse_diffusion, pc (with Langevin) or heun (probability flow)"
-    )
+    solver: Solver = Field("heun", description="see docs/choosing.md; heun, unipc and dpmpp_3m need the fewest steps")
     steps: PositiveInt = Field(20, description="steps of the solver")
-    grid: Grid | None = Field(None, description="times uniform in time or in log_snr; null takes what suits the solver")
+    grid: Grid | None = Field(None, description="times uniform in this; null takes what suits the solver")
     guidance: float = Field(1.0, description="classifier-free guidance scale; 1 for none")
-    target_snr: Positive = Field(0.16, description="step size of the Langevin corrector")
+    corrector: Corrector | None = Field(None, description="after each step; null for the solver's own (pc: langevin)")
+    corrector_steps: Count = Field(1, description="corrector steps at each time")
+    target_snr: Positive = Field(0.16, description="step size of a corrector")
+    eta: Fraction = Field(0.0, description="noise of ddim: 0 none, 1 ancestral")
+    order: Annotated[int, Field(ge=1, le=3)] = Field(3, description="of deis and unipc")
+    denoise: bool = Field(False, description="end with the predicted clean image, for one more evaluation")
     seed: Seed = Field(0, description="image i of a grid is drawn from (seed, i)")
+
+    @property
+    def settings(self) -> Settings:
+        """The keyword arguments of the sampler."""
+        return {
+            "solver": self.solver,
+            "steps": self.steps,
+            "grid": self.grid,
+            "corrector": self.corrector,
+            "corrector_steps": self.corrector_steps,
+            "target_snr": self.target_snr,
+            "eta": self.eta,
+            "order": self.order,
+            "denoise": self.denoise,
+        }
 
 
 class Resources(Node):
@@ -179,11 +216,14 @@ class RunConfig(Node):
     seed: Seed = Field(0, description="of weights, data order, noise, times and condition dropout")
     storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
     data: Data = Field(description="what is trained on")
-    sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp or ve")
+    sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp, ve, edm or flow")
     network: NetworkField = Field(
         UNetConfig(), description="the score network: unet, or external for a module of yours"
     )
-    target: Target = Field("v", description="what the network predicts: noise, score, x0 or v")
+    target: Target = Field("v", description="what the network predicts: noise, score, x0, v, flow or edm")
+    preconditioning: Preconditioning = Field(
+        Preconditioning(), description="what stands between x_t, t, the network and the target"
+    )
     text: TextField | None = Field(None, description="caption encoder: scratch or pretrained; null for no captions")
     class_conditional: bool = Field(False, description="tell the network the class label")
     train: Train = Field(Train(), description="the loop")
@@ -213,6 +253,7 @@ class RunConfig(Node):
             raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
         if self.validation.patience and not self.validation.rows:
             raise ValueError("validation.patience needs held-out rows: set validation.rows")
+        Method(**self.sampling.settings).check(self.sde)
         conditional = self.text is not None or self.class_conditional
         if self.sampling.guidance != 1.0 and not conditional:
             raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
@@ -301,7 +342,10 @@ def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    kinds = {"vp", "sub_vp", "ve", "unet", "external", "scratch", "pretrained"}
+    kinds = {
+        *("vp", "sub_vp", "ve", "edm", "flow", "unet", "external", "scratch", "pretrained"),
+        *("uniform", "lognormal", "log_snr", "importance"),
+    }
     where = ".".join(str(part) for index, part in enumerate(first["loc"]) if not (index and part in kinds))
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {where!r}; `raysde config` lists all keys"

@@ -45,9 +45,10 @@ def _model(model: type[BaseModel], prefix: str) -> list[str]:
 
 
 def _variant(variant: type, path: str) -> list[str]:
-    kind = next(f.default for f in dataclasses.fields(variant) if f.name == "kind")
+    kind = next((f.default for f in dataclasses.fields(variant) if f.name == "kind"), None)
     meanings = _attributes(variant)
-    lines = _key(f"{path}.kind", "text", str(kind), (inspect.getdoc(variant) or "").splitlines()[0])
+    title = (inspect.getdoc(variant) or "").splitlines()[0]
+    lines = [] if kind is None else _key(f"{path}.kind", "text", str(kind), title)
     for field in dataclasses.fields(variant):
         if field.name != "kind":
             default = (

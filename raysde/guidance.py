@@ -1,6 +1,7 @@
 """Scores of a model under a condition, with classifier-free guidance."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Guided:
     encoded: Encoded
     null: Encoded
     scale: float
+
+    is_guided: ClassVar[bool] = True
 
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
         both = Encoded(

@@ -1,7 +1,7 @@
 """What makes a score model: a small description that JSON can hold, and building the model from it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -21,8 +21,10 @@ from raysde.captions import (
 )
 from raysde.conditioning import Conditioner
 from raysde.networks import ExternalConfig, UNetConfig
+from raysde.networks.uncertainty import Uncertainty
+from raysde.parameterisation import Preconditioning, Target
 from raysde.randomness import INITIAL, key
-from raysde.score import ScoreModel, Target
+from raysde.score import ScoreModel
 from raysde.sde import AnySDE
 
 SDEField = Annotated[AnySDE, Field(discriminator="kind")]
@@ -40,6 +42,8 @@ class ModelSpec:
         data_std: standard deviation of a pixel in that range.
         sde, network, target, text: see their modules; text None for a model without captions.
         classes: number of class labels, 0 for none.
+        preconditioning: what stands between x_t, t, the network and the target.
+        uncertainty: whether the loss's log-variance over t is learned beside the network.
     """
 
     image: tuple[int, int, int]
@@ -50,6 +54,8 @@ class ModelSpec:
     target: Target
     text: TextField | None
     classes: int
+    preconditioning: Preconditioning = field(default_factory=Preconditioning)
+    uncertainty: bool = False
 
     def dump(self) -> dict[str, Any]:
         """JSON values from which :meth:`parse` makes an equal object."""
@@ -105,7 +111,8 @@ def assemble(
     """Joins network and conditioner."""
     conditioner = Conditioner(tokenizer, encoder, spec.classes)
     network = spec.network.build(spec.image, conditioner.width, allow_code)
-    return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std)
+    uncertainty = Uncertainty() if spec.uncertainty else None
+    return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std, spec.preconditioning, uncertainty)
 
 
 def save_text(model: ScoreModel, folder: Path) -> None:

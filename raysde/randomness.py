@@ -20,6 +20,12 @@ INITIAL = 4
 """The stream that initialises the networks."""
 SPLIT = 5
 """The stream that chooses the validation rows."""
+TIMES = 6
+"""Streams of the shared offset of stratified times, keyed by step."""
+DROPOUT = 7
+"""Streams of dropout layers, keyed by step and microbatch."""
+PROBES = 8
+"""The stream of likelihood probes and dequantisation noise."""
 
 
 def key(seed: int, *path: int) -> int:
@@ -31,9 +37,3 @@ def key(seed: int, *path: int) -> int:
 def generator(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator at the start of the stream ``path`` under ``seed``."""
     return torch.Generator(device).manual_seed(key(seed, *path))
-
-
-TIMES = 6
-"""Streams of the shared offset of stratified times, keyed by step."""
-DROPOUT = 7
-"""Streams of dropout layers, keyed by step and microbatch."""

@@ -1,7 +1,7 @@
 """From a recipe to the pieces that the loop takes: the one place where the recipe is unpacked into values."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,9 @@ from raysde.inference import Model
 from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
 from raysde.score import ScoreModel
+from raysde.sde import VE, AnySDE
 from raysde.state import TrainState
+from raysde.times import suited
 from raysde.train import Objective, Schedule
 from raysde.validation import validation_loss
 
@@ -99,14 +101,32 @@ def open_run(config: RunConfig) -> Run:
         image=manifest.image,
         data_range=config.data.range,
         data_std=config.data.std,
-        sde=config.sde,
+        sde=sde_for(config, manifest, rows),
         network=config.network,
         target=config.target,
         text=config.text,
         classes=manifest.classes if config.class_conditional else 0,
+        preconditioning=config.preconditioning,
+        uncertainty=config.train.uncertainty == "learned",
     )
     steps = config.train.length.in_steps(config.train.batch, len(rows))
     return Run(config, manifest, spec, plan, rows, held_out, steps)
+
+
+def sde_for(config: RunConfig, manifest: Manifest, rows: np.ndarray) -> AnySDE:
+    """The recipe's SDE, with VE's sigma_max taken from a sample of the training images where the recipe asks for it.
+
+    Raises:
+        ValueError: if it asks for it with another SDE.
+    """
+    count = config.data.sigma_max_rows
+    if not count:
+        return config.sde
+    if not isinstance(config.sde, VE):
+        raise ValueError(f"data.sigma_max_rows={count} needs sde.kind=ve, got {config.sde.kind}")
+    chosen = np.random.default_rng(config.seed).permutation(rows)[:count]
+    x0 = images.to_float(torch.from_numpy(Reader(manifest).read(np.sort(chosen)).images), *config.data.range)
+    return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)
 
 
 def check(run: Run) -> None:
@@ -172,6 +192,9 @@ def objective(run: Run) -> Objective:
         microbatch=run.plan.microbatch,
         seed=run.config.seed,
         weighting=train.weighting,
+        min_snr_gamma=train.min_snr_gamma,
+        reduction=train.reduction,
+        times=train.times or suited(run.spec.sde),
         condition_dropout=train.condition_dropout,
         flip=run.config.data.flip,
         precision=train.precision,
@@ -248,11 +271,8 @@ def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
         prompts=prompts,
         n=sampling.count,
         seed=sampling.seed,
-        solver=sampling.solver,
-        steps=sampling.steps,
-        grid=sampling.grid,
         guidance=sampling.guidance,
-        target_snr=sampling.target_snr,
+        **sampling.settings,
     )
     return images.grid(drawn.images, columns=min(sampling.count, 10))
 

@@ -1,4 +1,4 @@
-"""From noise to data: a time grid, a predictor, a corrector, and a count of network evaluations.
+"""From noise to data: a time grid, a solver, a corrector, and a count of network evaluations.
 
 Needs no network of ours: ``sample(score, sde, shape)`` takes any callable ``score(x_t, t)``, or an object with a method
 of that name.
@@ -6,35 +6,139 @@ of that name.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
 
 from raysde.sde import SDE, Score
-from raysde.solvers.correctors import CORRECTORS, mean_norm, own_norms
-from raysde.solvers.predictors import PREDICTORS, Noise
+from raysde.solvers import SOLVERS, Kind, Solver
+from raysde.solvers.adaptive import integrate
+from raysde.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
+from raysde.solvers.grids import Grid, checked, time_grid
+from raysde.solvers.walk import Noise, Walk
 
-Solver = Literal["euler_maruyama", "pc", "reverse_diffusion", "heun"]
-Grid = Literal["time", "log_snr"]
+Corrector = Literal["langevin", "annealed_langevin", "none"]
 RandomSource = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the batch, one for each image, or torch's own."""
 
 
-@dataclass(frozen=True)
+class Settings(TypedDict, total=False):
+    """The keyword arguments that choose a :class:`Method`."""
+
+    solver: Solver
+    steps: int
+    grid: Grid | None
+    rho: float
+    corrector: Corrector | None
+    corrector_steps: int
+    target_snr: float
+    eta: float
+    order: int
+    churn: float
+    churn_low: float
+    churn_high: float
+    churn_noise: float
+    rtol: float
+    atol: float
+    denoise: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
-    """A predictor and, after each of its steps but the last, a corrector."""
+    """How to sample.
 
-    predictor: str
-    corrector: str | None = None
+    Attributes:
+        solver: a name of ``SOLVERS``.
+        steps: of the solver; rk45 chooses its own.
+        grid: time, log_snr, edm or quadratic; None for what suits the solver and the SDE.
+        rho: of the edm grid.
+        corrector: langevin, annealed_langevin or none, after each step but the last; None for the solver's own, which
+            is langevin for pc and none for the others.
+        corrector_steps: corrector steps at each time.
+        target_snr: the corrector's r (Song et al. table 5: .16 for VE, .01 for VP).
+        eta: of ddim: 0 is deterministic, 1 ancestral.
+        order: of deis and unipc, at most 3.
+        churn, churn_low, churn_high, churn_noise: of edm (S_churn, S_tmin, S_tmax, S_noise of Karras et al. 2022; the
+            bounds are on sigma / alpha).
+        rtol, atol: of rk45.
+        denoise: whether to end with the predicted clean data at the floor, for one more evaluation (Tweedie).
 
+    Raises:
+        ValueError: naming the setting that is out of range, or that its solver would not read.
+    """
 
-SOLVERS: dict[Solver, Method] = {
-    "euler_maruyama": Method("euler_maruyama"),
-    "reverse_diffusion": Method("reverse_diffusion"),
-    "pc": Method("reverse_diffusion", "langevin"),
-    "heun": Method("heun"),
-}
+    solver: Solver = "heun"
+    steps: int = 20
+    grid: Grid | None = None
+    rho: float = 7.0
+    corrector: Corrector | None = None
+    corrector_steps: int = 1
+    target_snr: float = 0.16
+    eta: float = 0.0
+    order: int = 3
+    churn: float = 0.0
+    churn_low: float = 0.0
+    churn_high: float = float("inf")
+    churn_noise: float = 1.0
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    denoise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.corrector not in (None, "none", *CORRECTORS):
+            raise ValueError(f"corrector must be one of none, {', '.join(CORRECTORS)}, got {self.corrector!r}")
+        if self.corrector_steps < 0:
+            raise ValueError(f"corrector_steps must not be negative, got {self.corrector_steps}")
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"eta must lie between 0 and 1, got {self.eta}")
+        if not 1 <= self.order <= 3:
+            raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
+        for name in ("target_snr", "rho", "rtol", "atol", "churn_noise"):
+            if getattr(self, name) <= 0.0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.churn < 0.0 or not 0.0 <= self.churn_low <= self.churn_high:
+            raise ValueError("churn must not be negative, and churn_low must lie between 0 and churn_high")
+        if self.correction is not None and self.kind.remembers:
+            raise ValueError(f"corrector {self.correction} cannot follow {self.solver}, whose steps use earlier ones")
+        if self.solver == "none" and self.correction is None:
+            raise ValueError("solver none moves nothing: give it a corrector")
+
+    @property
+    def kind(self) -> Kind:
+        return SOLVERS[self.solver]
+
+    @property
+    def correction(self) -> str | None:
+        """The corrector's name, if there is one."""
+        if self.corrector is None:
+            return "langevin" if self.solver == "pc" else None
+        return None if self.corrector == "none" or self.corrector_steps == 0 else self.corrector
+
+    @property
+    def nfe(self) -> int | None:
+        """Network evaluations for each image; None for rk45, which decides as it goes."""
+        if self.solver == "rk45":
+            return None
+        corrected = self.steps if self.solver == "none" else self.steps - 1
+        corrections = 0 if self.correction is None else corrected * self.corrector_steps
+        return self.steps * self.kind.calls + corrections + int(self.denoise)
+
+    def check(self, sde: SDE) -> None:
+        """Raises ValueError if the method is undefined for ``sde``."""
+        if self.correction is not None and not sde.diffuses:
+            raise ValueError(
+                f"corrector {self.correction} is undefined on {type(sde).__name__}, a path between data and noise "
+                "without a forward SDE: choose corrector none"
+            )
+
+    def times(self, sde: SDE) -> Tensor:
+        """The grid, float64."""
+        return time_grid(sde, self.steps, self.grid or self.kind.grid or cast(Grid, sde.grid), self.rho)
 
 
 @dataclass(frozen=True)
@@ -43,25 +147,6 @@ class Samples:
 
     x: Tensor
     nfe: int
-
-
-def time_grid(sde: SDE, steps: int, grid: Grid) -> Tensor:
-    """steps + 1 times from 1 down to the SDE's sample floor, float64: uniform in t, or in log-SNR.
-
-    Raises:
-        ValueError: if ``steps`` is below 1 or the grid has no such name.
-    """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    ends = torch.tensor([1.0, sde.sample_floor], dtype=torch.float64)
-    if grid == "time":
-        return torch.linspace(1.0, sde.sample_floor, steps + 1, dtype=torch.float64)
-    if grid != "log_snr":
-        raise ValueError(f"grid must be 'time' or 'log_snr', got {grid!r}")
-    first, last = sde.log_snr(ends).tolist()
-    times = sde.time_at(torch.linspace(first, last, steps + 1, dtype=torch.float64))
-    times[0], times[-1] = ends
-    return times
 
 
 def noise_from(source: RandomSource) -> Noise:
@@ -78,79 +163,78 @@ def noise_from(source: RandomSource) -> Noise:
     return rows
 
 
-def method_of(solver: str) -> Method:
-    """The method called ``solver``.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    return SOLVERS[solver]
-
-
-def evaluations(solver: Solver, steps: int, corrector_steps: int = 1) -> int:
-    """How often a solver asks for the score, for each image.
-
-    Raises:
-        ValueError: if the solver has no such name.
-    """
-    method = method_of(solver)
-    corrections = 0 if method.corrector is None else (steps - 1) * corrector_steps
-    return steps * PREDICTORS[method.predictor].nfe_per_step + corrections
-
-
 @torch.no_grad()
 def sample(
     score: Score,
     sde: SDE,
     shape: Sequence[int],
     *,
-    solver: Solver = "heun",
-    steps: int = 20,
-    grid: Grid | None = None,
-    target_snr: float = 0.16,
-    corrector_steps: int = 1,
     generator: RandomSource = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    times: Tensor | None = None,
+    start: Tensor | None = None,
     callback: Callable[[int, Tensor], None] | None = None,
+    **settings: Unpack[Settings],
 ) -> Samples:
     """Draws from the model whose score is given.
 
     Args:
         score: ``score(x_t, t)`` with x_t of ``shape`` and t of shape [B]; or an object with such a method.
         shape: of the result, batch first.
-        solver: a name of ``SOLVERS``.
-        steps: of the predictor.
-        grid: "time" or "log_snr"; by default the solver's own.
-        target_snr: the corrector's r (Song et al. table 5: .16 for VE, .01 for VP).
-        corrector_steps: corrector steps at each time.
         generator: one for the batch or one for each image.
+        times: a falling grid of your own, instead of ``steps`` and ``grid``.
+        start: x at the first time, instead of a draw from the prior.
         callback: called with the number of steps done and the current x.
+        settings: see :class:`Method`.
 
     Raises:
-        ValueError: for an unknown solver or grid, or steps below 1.
+        ValueError: if a setting is out of range, undefined for the SDE, or the times leave its domain.
     """
-    method = method_of(solver)
-    if corrector_steps < 0:
-        raise ValueError(f"corrector_steps must not be negative, got {corrector_steps}")
-    score = getattr(score, "score", score)
-    predictor = PREDICTORS[method.predictor]
-    times = time_grid(sde, steps, grid or predictor.grid)  # type: ignore[arg-type]
-    times = times.to(device)
+    if times is not None:
+        times = checked(times, sde)
+        settings["steps"] = len(times) - 1
+    method = Method(**settings)
+    method.check(sde)
     noise = noise_from(generator)
+    walk = Walk(getattr(score, "score", score), sde, method.times(sde) if times is None else times, noise)
+    x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype)) if start is None else start
+    if x.shape != torch.Size(shape):
+        raise ValueError(f"start has shape {tuple(x.shape)}, not {tuple(shape)}")
     # images with streams of their own must not meet in a batch mean
     norms = mean_norm if generator is None or isinstance(generator, torch.Generator) else own_norms
-    x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype))
+    x = _adaptive(walk, x, method, callback) if method.solver == "rk45" else _walked(walk, x, method, norms, callback)
+    if method.denoise:
+        x = walk.x0(x, len(walk.times) - 1)
+    return Samples(x, walk.nfe)
+
+
+def _walked(
+    walk: Walk, x: Tensor, method: Method, norms: Norms, callback: Callable[[int, Tensor], None] | None
+) -> Tensor:
+    """The end of the walk, without the last step's noise, which would only blur it (Song et al. appendix G)."""
+    step = method.kind.start(walk, **{name: getattr(method, name) for name in method.kind.settings})
+    steps = len(walk.times) - 1
     mean = x
     for index in range(steps):
-        t, s = times[index], times[index + 1]
-        x, mean = predictor.step(score, sde, x, t, s, noise)
-        if method.corrector is not None and index + 1 < steps:
-            for _ in range(corrector_steps):
-                x = CORRECTORS[method.corrector](score, sde, x, s, t, target_snr, noise, norms)
+        x, mean = step(x, index)
+        if method.correction is not None and (index + 1 < steps or method.solver == "none"):
+            for _ in range(method.corrector_steps):
+                x, mean = CORRECTORS[method.correction](walk, x, index + 1, method.target_snr, norms)
         if callback is not None:
             callback(index + 1, x)
-    # the last step's noise would only blur the result (Song et al. appendix G)
-    return Samples(mean, evaluations(solver, steps, corrector_steps))
+    return mean
+
+
+def _adaptive(walk: Walk, x: Tensor, method: Method, callback: Callable[[int, Tensor], None] | None) -> Tensor:
+    """The probability flow by rk45, each image with its own steps."""
+
+    def slope(t: Tensor, y: Tensor) -> Tensor:
+        value, time = y.view_as(x), t.to(y.dtype)
+        return walk.sde.probability_flow(value, time, walk.ask(value, time)).flatten(1)
+
+    y, nfe = integrate(slope, x.flatten(1), walk.times[0], walk.times[-1], rtol=method.rtol, atol=method.atol)
+    walk.nfe += nfe
+    if callback is not None:
+        callback(len(walk.times) - 1, y.view_as(x))
+    return y.view_as(x)

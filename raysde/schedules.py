@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -76,3 +77,34 @@ class CosineBeta:
         u = torch.atan2(sin_u, cos_start * torch.exp(-0.5 * integral))
         middle = torch.cos(0.5 * (u + self.start))
         return 2.0 * torch.asin(0.5 * gained / (sin_u + sin_start) / middle) / self.rate
+
+
+class TableBeta:
+    """A discrete process as a continuous one: alpha^2 at t = i / N is the table's i-th entry, 1 at t = 0.
+
+    B = -log alpha-bar is interpolated linearly, so beta(t) = -d log alpha-bar / dt is constant on each step, and the
+    integral and its inverse are exact.
+    """
+
+    def __init__(self, alphas_cumprod: tuple[float, ...]) -> None:
+        ends = (1.0, *alphas_cumprod)
+        if not alphas_cumprod or any(not 0.0 < later < earlier for earlier, later in pairwise(ends)):
+            raise ValueError("alphas_cumprod must fall from below 1 to above 0, one entry for each step")
+        self.steps = len(alphas_cumprod)
+        self.knots = -torch.log(torch.tensor(ends, dtype=torch.float64))
+
+    def beta(self, t: Tensor) -> Tensor:
+        slopes = (self.knots.diff() * self.steps).to(t)
+        return slopes[self._cell(t)]
+
+    def integral(self, t: Tensor) -> Tensor:
+        knots, cell = self.knots.to(t), self._cell(t)
+        return knots[cell] + (t * self.steps - cell) * (knots[cell + 1] - knots[cell])
+
+    def inverse_integral(self, integral: Tensor) -> Tensor:
+        knots = self.knots.to(integral)
+        cell = torch.searchsorted(knots, integral.detach().contiguous(), right=True).sub(1).clamp(0, self.steps - 1)
+        return (cell + (integral - knots[cell]) / (knots[cell + 1] - knots[cell])) / self.steps
+
+    def _cell(self, t: Tensor) -> Tensor:
+        return (t.detach() * self.steps).floor().long().clamp(0, self.steps - 1)

@@ -24,7 +24,7 @@ BINS = tuple(pairwise(EDGES))
 def times_in_bin(sde: SDE, low: float, high: float, places: Tensor) -> Tensor:
     """Times whose log-SNR lies at ``places`` (in [0, 1)) of a bin, kept inside the SDE's domain."""
     t = sde.time_at(low + (high - low) * places.double())
-    return t.clamp(sde.train_floor, 1.0).to(torch.float32)
+    return t.clamp(sde.train_floor, sde.ceiling).to(torch.float32)
 
 
 def validation_loss(

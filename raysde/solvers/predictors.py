@@ -1,75 +1,44 @@
-"""One step of the reverse process from time t to an earlier time s, for every SDE.
+"""Steps of the reverse SDE from time t to an earlier time s, each with fresh noise.
 
-A predictor takes ``(score, sde, x, t, s, noise)`` and returns the next state with its noise and without it. t and s are
-scalars; the score is asked at t repeated over the batch. ``nfe_per_step`` is how often it asks.
+A predictor takes ``(walk, x, index)`` and returns the next state with its noise and without it.
 
-Sources: Song et al. 2021, appendix D and E; Karras et al. 2022, algorithm 1 (Heun).
+Sources: Song et al. 2021, appendix D to F.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
 
-import torch
 from torch import Tensor
 
-from raysde.sde import SDE, Score
-
-Noise = Callable[[Tensor], Tensor]
-"""``noise(x)``: standard normal values of the shape, type and device of x."""
-Step = Callable[[Score, SDE, Tensor, Tensor, Tensor, Noise], tuple[Tensor, Tensor]]
+from raysde.solvers.walk import Walk
 
 
-def at(t: Tensor, x: Tensor) -> Tensor:
-    """The scalar time ``t`` once for each image of x, in x's type: [B]."""
-    return t.to(x.dtype).expand(len(x))
-
-
-def transition(sde: SDE, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """a and b^2 of the exact forward step x_t = a x_s + b z, s < t."""
-    ratio = torch.exp(sde.log_alpha(t) - sde.log_alpha(s))
-    return ratio, sde.sigma2(t) - ratio.square() * sde.sigma2(s)
-
-
-def euler_maruyama(score: Score, sde: SDE, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+def euler_maruyama(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """x - (f x - g^2 score) dt + g sqrt(dt) z (Song et al. eq. 6)."""
-    dt = t - s
-    mean = x - dt.to(x.dtype) * sde.reverse_drift(x, t.to(x.dtype), score(x, at(t, x)))
-    return mean + (sde.diffusion(t) * dt.sqrt()).to(x.dtype) * noise(x), mean
+    t, sde = walk.times[index], walk.sde
+    dt = t - walk.times[index + 1]
+    f, g2 = walk.quantity(sde.drift_rate, t), walk.quantity(sde.diffusion2, t)
+    mean = (1.0 - f * dt) * x + g2 * dt * walk.score(x, t)
+    return mean + math.sqrt(g2 * dt) * walk.noise(x), mean
 
 
-def reverse_diffusion(score: Score, sde: SDE, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+def reverse_diffusion(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """The forward step's own discretisation, reversed (Song et al. eq. 46): (2 - a) x + b^2 score + b z."""
-    a, b2 = (value.to(x.dtype) for value in transition(sde, s, t))
-    mean = (2.0 - a) * x + b2 * score(x, at(t, x))
-    return mean + b2.sqrt() * noise(x), mean
+    a, b2 = walk.transition(index)
+    mean = (2.0 - a) * x + b2 * walk.score(x, walk.times[index])
+    return mean + math.sqrt(b2) * walk.noise(x), mean
 
 
-def heun(score: Score, sde: SDE, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-    """Heun's step of the probability flow, in the variables where it reads d(x / alpha) / d(sigma / alpha) = eps.
+def ancestral(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    """A draw from q(x_s | x_t, x0) at the predicted x0: mean (x + b^2 score) / a, variance (b sigma_s / sigma_t)^2.
 
-    There the linear drift is solved exactly; for VE this is algorithm 1 of Karras et al. Order 2.
+    That is Song et al. eq. 47 for VE and Ho et al. 2020 eq. 7 for VP, with the posterior's variance; Song's VP code
+    takes the larger b^2.
     """
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal(s)
-    width = (sigma_s / alpha_s - sigma_t / alpha_t) * alpha_s
-    grow, width, back_t, back_s = (value.to(x.dtype) for value in (alpha_s / alpha_t, width, -sigma_t, -sigma_s))
-    slope = back_t * score(x, at(t, x))
-    euler = grow * x + width * slope
-    slope = 0.5 * (slope + back_s * score(euler, at(s, x)))
-    step = grow * x + width * slope
-    return step, step
+    a, b2 = walk.transition(index)
+    mean = (x + b2 * walk.score(x, walk.times[index])) / a
+    return mean + math.sqrt(b2) * walk.sigma[index + 1] / walk.sigma[index] * walk.noise(x), mean
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A step with what the sampler must know of it: its cost, and the grid it likes."""
-
-    step: Step
-    nfe_per_step: int
-    grid: str
-
-
-PREDICTORS: dict[str, Predictor] = {
-    "euler_maruyama": Predictor(euler_maruyama, 1, "time"),
-    "reverse_diffusion": Predictor(reverse_diffusion, 1, "time"),
-    "heun": Predictor(heun, 2, "log_snr"),
-}
+def none(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    """x as it is, for sampling by a corrector alone."""
+    return x, x

@@ -1,0 +1,125 @@
+"""The things a network can be asked for, each of which determines the others.
+
+With ``x_t = alpha x0 + sigma eps``, every target is a fixed mix ``a x0 + b eps``:
+
+    noise   eps
+    score   grad log p_t = -eps / sigma
+    x0      the clean image
+    v       alpha eps - sigma x0 (Salimans and Ho 2022, arXiv 2202.00512), here for any alpha and sigma
+    flow    eps - x0, the velocity of the straight path (Lipman et al. 2023, arXiv 2210.02747)
+    edm     F of Karras et al. 2022 eq. 7, x0 = c_skip x_t / alpha + c_out F, here for any alpha and sigma
+
+so x_t and the value of one target give that of any other. Tensors alpha and sigma broadcast against x_t.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from raysde.sde import SDE, expand
+
+Target = Literal["noise", "score", "x0", "v", "flow", "edm"]
+TARGETS: tuple[Target, ...] = ("noise", "score", "x0", "v", "flow", "edm")
+TimeInput = Literal["t", "999t", "sigma", "log_sigma", "log_sigma/4"]
+
+
+def coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
+    """a and b of ``target = a x0 + b eps``, of the shape of sigma.
+
+    Raises:
+        ValueError: if there is no such target.
+    """
+    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+    if target == "noise":
+        return zero, one
+    if target == "score":
+        return zero, -1.0 / sigma
+    if target == "x0":
+        return one, zero
+    if target == "v":
+        return -sigma, alpha
+    if target == "flow":
+        return -one, one
+    if target == "edm":
+        size = data_std * torch.sqrt((alpha * data_std).square() + sigma.square())
+        return sigma / size, -alpha * data_std**2 / size
+    raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+
+
+def convert(
+    value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Target, target: Target, data_std: float
+) -> Tensor:
+    """The value of ``target`` that belongs to x_t and the value of ``source``."""
+    if source == target:
+        return value
+    a, b = coefficients(source, alpha, sigma, data_std)
+    wanted_a, wanted_b = coefficients(target, alpha, sigma, data_std)
+    from_x = wanted_a * b - wanted_b * a
+    from_value = wanted_b * alpha - wanted_a * sigma
+    return (from_x * x_t + from_value * value) / (alpha * b - sigma * a)
+
+
+def target_of(target: Target, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
+    """The value of ``target`` that belongs to clean images and noise."""
+    a, b = coefficients(target, alpha, sigma, data_std)
+    return a * x0 + b * eps
+
+
+def noise_error_scale(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
+    """The factor from an error of ``target``'s value to the error of the noise it implies."""
+    a, b = coefficients(target, alpha, sigma, data_std)
+    return alpha / (alpha * b - sigma * a)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preconditioning:
+    """What stands between x_t, t and the network, and between its output and the target.
+
+    Attributes:
+        time: what the network is told of t: t itself (our U-Net multiplies it by 999), 999t (Song et al.'s VP
+            networks), sigma, log_sigma (their VE networks; of sigma / alpha) or log_sigma/4 (Karras et al.'s c_noise);
+            null takes what suits the SDE.
+        input: unit divides x_t by its standard deviation (c_in of Karras et al.), none leaves it, centred gives
+            2 x_t - 1 (Song et al.'s VE networks, for data in [0, 1]).
+        output: unit takes the output times the target's own size, so that score = output / sigma (Song et al.);
+            none takes the output as the target's value.
+    """
+
+    time: TimeInput | None = None
+    input: Literal["unit", "none", "centred"] = "unit"
+    output: Literal["unit", "none"] = "unit"
+
+    def network_time(self, sde: SDE, t: Tensor) -> Tensor:
+        """What the network is told of t: [B]."""
+        kind = self.time or sde.network_time
+        if kind == "t":
+            return t
+        if kind == "999t":
+            return 999.0 * t
+        log_sigma = -0.5 * sde.log_snr(t)
+        if kind == "log_sigma/4":
+            return 0.25 * log_sigma
+        return log_sigma if kind == "log_sigma" else torch.exp(log_sigma)
+
+    def network_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
+        """What the network sees of x_t."""
+        if self.input == "unit":
+            return x_t / torch.sqrt((alpha * data_std).square() + sigma.square())
+        return x_t if self.input == "none" else 2.0 * x_t - 1.0
+
+    def output_scale(self, target: Target, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What the network's output is multiplied by to give the target: 1 / sigma for the score, |(alpha, sigma)|
+        for v, which is 1 for VP, and 1 for the others."""
+        if self.output == "unit" and target == "score":
+            return 1.0 / sigma
+        if self.output == "unit" and target == "v":
+            return torch.sqrt(alpha.square() + sigma.square())
+        return torch.ones_like(sigma)
+
+
+def marginal_for(sde: SDE, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma at t [B], shaped to broadcast against x [B, ...]."""
+    alpha, sigma = sde.marginal(t)
+    return expand(alpha, x), expand(sigma, x)

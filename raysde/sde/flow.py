@@ -1,0 +1,48 @@
+"""The straight path between data and noise."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from raysde.sde.process import SDE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(SDE):
+    """alpha = 1 - t, sigma = t: flow matching's linear path (Lipman et al. 2023, arXiv 2210.02747), t = 0 is data.
+
+    The velocity of a path is E[eps - x0]. Drift and diffusion are those of the SDE that has the path's marginals,
+    f = -1 / (1 - t) and g^2 = 2 t / (1 - t); both diverge at t = 1, so solvers and likelihoods start at ``ceiling``,
+    where alpha is 0.001. Lipman's own t is 1 - t here.
+    """
+
+    kind: Literal["flow"] = "flow"
+    ceiling: float = 0.999
+
+    diffuses: ClassVar[bool] = False
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return torch.log1p(-t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1.0 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.clone()
+
+    def sigma2(self, t: Tensor) -> Tensor:
+        return t.square()
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return -1.0 / (1.0 - t)
+
+    def diffusion2(self, t: Tensor) -> Tensor:
+        return 2.0 * t / (1.0 - t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return 2.0 * (torch.log1p(-t) - torch.log(t))
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-0.5 * log_snr)

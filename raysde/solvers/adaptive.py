@@ -1,0 +1,110 @@
+"""Dormand and Prince's embedded Runge-Kutta pair of orders 5 and 4 with a step size for each sample.
+
+One step size for a whole batch, as scipy and torchdiffeq choose it, lets an easy image pay for a hard one and makes an
+image depend on its neighbours. The step control is that of Hairer, Norsett and Wanner, Solving ODEs I, section II.4.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Slope = Callable[[Tensor, Tensor], Tensor]
+"""``f(t, y)``: t [B] and y [B, N] to dy/dt [B, N]."""
+
+NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
+STAGES = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+)
+FIFTH = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
+ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
+SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 10.0
+MOST_STEPS = 10_000
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each row, [B]."""
+    return x.square().mean(dim=1).sqrt()
+
+
+def combine(slopes: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+    """The weighted sum of slopes."""
+    total = weights[0] * slopes[0]
+    for slope, weight in zip(slopes[1:], weights[1:], strict=True):
+        if weight:
+            total = total + weight * slope
+    return total
+
+
+def first_step(
+    f: Slope, t: Tensor, y: Tensor, slope: Tensor, direction: float, rtol: float, atol: float
+) -> tuple[Tensor, Tensor]:
+    """A first step size [B] whose Euler step is small (Hairer et al., II.4), and the evaluation it cost."""
+    scale = atol + rtol * y.abs()
+    size, speed = rms(y / scale), rms(slope / scale)
+    trial = torch.where((size < 1e-5) | (speed < 1e-5), torch.full_like(size, 1e-6), 0.01 * size / speed)
+    other = f(t + direction * trial.to(t), y + direction * trial[:, None] * slope)
+    bend = rms((other - slope) / scale) / trial
+    most = torch.maximum(speed, bend)
+    next_size = torch.where(most <= 1e-15, (1e-3 * trial).clamp(min=1e-6), (0.01 / most) ** 0.2)
+    return torch.minimum(100.0 * trial, next_size).to(t), other
+
+
+def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, atol: float) -> tuple[Tensor, int]:
+    """y at ``end`` for dy/dt = f from y at ``start``, and the number of evaluations of f (each of the whole batch).
+
+    Args:
+        y: [B, N].
+        rtol, atol: the error of a step, root mean square over N, stays below atol + rtol |y|.
+
+    Raises:
+        ValueError: if a tolerance is not positive.
+        FloatingPointError: if a step size falls below what t can resolve, or y is not finite.
+    """
+    if rtol <= 0.0 or atol <= 0.0:
+        raise ValueError(f"rtol and atol must be positive, got rtol={rtol}, atol={atol}")
+    direction = math.copysign(1.0, end - start)
+    t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
+    slope = f(t, y)
+    h, _ = first_step(f, t, y, slope, direction, rtol, atol)
+    rejected, nfe = torch.zeros_like(t, dtype=torch.bool), 2
+    for _ in range(MOST_STEPS):
+        left = (end - t).abs()
+        if not (left > 0.0).any():
+            return y, nfe
+        step = torch.minimum(h, left)
+        if ((step < 10.0 * torch.finfo(t.dtype).eps * t.abs()) & (left > step)).any() or not y.isfinite().all():
+            raise FloatingPointError(f"rk45 found no step small enough near t={t[left > 0][0].item():.3g}")
+        new, last, error = attempt(f, t, y, slope, direction * step, rtol, atol)
+        nfe += 6
+        moved = left > 0.0
+        good = (error < 1.0) & moved
+        grow = (SAFETY * error.clamp(min=1e-30) ** -0.2).clamp(SLOWEST, FASTEST)
+        # after a rejection the step that succeeds does not grow at once
+        grow = torch.where(good & ~rejected, grow, grow.clamp(max=1.0))
+        h = torch.where(moved, step * grow, h)
+        rejected = moved & ~good
+        y = torch.where(good[:, None], new, y)
+        slope = torch.where(good[:, None], last, slope)
+        t = torch.where(good, torch.where(step >= left, torch.full_like(t, end), t + direction * step), t)
+    raise FloatingPointError(f"rk45 did not arrive in {MOST_STEPS} steps: loosen rtol and atol")
+
+
+def attempt(
+    f: Slope, t: Tensor, y: Tensor, slope: Tensor, h: Tensor, rtol: float, atol: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of size h [B]: the new y, the slope there, and the error of each row as a share of the tolerance."""
+    width = h.to(y.dtype)[:, None]
+    slopes = [slope]
+    for node, weights in zip(NODES[1:], STAGES[1:], strict=True):
+        slopes.append(f(t + node * h, y + width * combine(slopes, weights)))
+    new = y + width * combine(slopes, FIFTH)
+    slopes.append(f(t + h, new))
+    scale = atol + rtol * torch.maximum(y.abs(), new.abs())
+    return new, slopes[-1], rms(width * combine(slopes, ERROR) / scale).double()

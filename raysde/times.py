@@ -1,0 +1,102 @@
+"""Where on [0, 1] training looks: distributions of t, each given by its quantile function.
+
+Quantiles turn one uniform number a row into its time, so that a global batch is stratified (one time in each of
+``batch`` strata of equal probability) whatever the distribution, and however it is cut into microbatches.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from raysde.sde import EDM, SDE
+
+
+def stratified(offset: Tensor, index: int, count: int, batch: int) -> Tensor:
+    """Uniform numbers in [0, 1) of rows ``index`` to ``index + count`` of a global batch: [count], float64.
+
+    The global batch has one in each of ``batch`` equal intervals, all shifted by the same uniform ``offset`` in [0, 1)
+    modulo 1.
+    """
+    places = torch.arange(index, index + count, dtype=torch.float64, device=offset.device)
+    return torch.remainder((places + offset.double()) / batch, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """Uniform in t, from the SDE's training floor to its ceiling (Song et al. 2021)."""
+
+    kind: Literal["uniform"] = "uniform"
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        return sde.train_floor + (sde.ceiling - sde.train_floor) * u
+
+    def correction(self, sde: SDE, t: Tensor) -> Tensor:
+        """The factor on the loss at t: 1, the loss is taken as it falls."""
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNormal(Uniform):
+    """log(sigma / alpha) is normal (Karras et al. 2022, table 1).
+
+    Attributes:
+        mean, std: of the logarithm.
+    """
+
+    kind: Literal["lognormal"] = "lognormal"  # type: ignore[assignment]
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if self.std <= 0.0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        normal = math.sqrt(2.0) * torch.erfinv((2.0 * u - 1.0).clamp(-1.0 + 1e-15, 1.0 - 1e-15))
+        return sde.time_at(-2.0 * (self.mean + self.std * normal)).clamp(sde.train_floor, sde.ceiling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformLogSnr(Uniform):
+    """Uniform in log-SNR between its values at the training floor and the ceiling."""
+
+    kind: Literal["log_snr"] = "log_snr"  # type: ignore[assignment]
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        high, low = log_snr_range(sde)
+        return sde.time_at(high + (low - high) * u).clamp(sde.train_floor, sde.ceiling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance(UniformLogSnr):
+    """Importance sampling for the likelihood weighting, in closed form for every linear SDE; the loss is divided by
+    the density, so that its mean is that under uniform t.
+
+    The best density is proportional to g^2 / sigma^2 (Song et al. 2021b, arXiv 2101.09258, section 4.4), and
+    g^2 / sigma^2 = -d log_snr / dt for x_t = alpha x0 + sigma eps of any SDE: log-SNR is uniform. For VE that is
+    uniform t.
+    """
+
+    kind: Literal["importance"] = "importance"  # type: ignore[assignment]
+
+    def correction(self, sde: SDE, t: Tensor) -> Tensor:
+        """1 / p(t) relative to uniform t."""
+        high, low = log_snr_range(sde)
+        return (high - low) / (sde.ceiling - sde.train_floor) * sde.sigma2(t) / sde.diffusion2(t)
+
+
+Times = Uniform | LogNormal | UniformLogSnr | Importance
+
+
+def log_snr_range(sde: SDE) -> tuple[float, float]:
+    """log-SNR at the training floor and at the ceiling."""
+    ends = sde.log_snr(torch.tensor([sde.train_floor, sde.ceiling], dtype=torch.float64)).tolist()
+    return ends[0], ends[1]
+
+
+def suited(sde: SDE) -> Uniform:
+    """The times that the SDE's authors train with: log-normal for EDM, otherwise uniform."""
+    return LogNormal() if isinstance(sde, EDM) else Uniform()
