@@ -5,6 +5,7 @@ ema.safetensors        the averaged weights, complete: what is sampled from
 text/                  tokenizer and text encoder architecture, if the model takes captions
 weights.safetensors    the trained weights as the optimiser left them        } absent from an exported model,
 optimizer.safetensors  its moments                                           } which cannot be resumed
+profiles.safetensors   the averages for post-hoc EMA, if the recipe has them }
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from raysde.state import TrainState
 
 FORMAT = 1
 RESUME_FILES = ("weights.safetensors", "optimizer.safetensors")
+PROFILES = "profiles.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any
     save_file(live, partial / "weights.safetensors")
     moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
     save_file(moments, partial / "optimizer.safetensors")
+    if state.profiles:
+        profiles = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
+        save_file(profiles, partial / PROFILES)
     save_text(state.model, partial / "text")
     write_description(partial, spec, state.values(), recipe, data)
     shutil.rmtree(folder, ignore_errors=True)
@@ -120,7 +125,7 @@ def write_description(
 def export(source: Path, target: Path) -> None:
     """Copies what sampling needs, without the optimiser; ``target`` must not exist."""
     description = read(source)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*RESUME_FILES, "checkpoint.json"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*RESUME_FILES, PROFILES, "checkpoint.json"))
     write_description(target, description.spec, description.state, description.recipe, description.data)
 
 
@@ -207,12 +212,13 @@ def restore(state: TrainState, folder: Path) -> Description:
     """Loads a checkpoint into a state of the same shape.
 
     Raises:
-        ValueError: if it is torn, holds another model or SDE, or was exported without its optimiser.
+        ValueError: if it is torn, holds another model or SDE, or was saved without its optimiser or profiles.
     """
     description = verify(folder)
-    absent = [name for name in RESUME_FILES if name not in description.files]
+    needed = (*RESUME_FILES, PROFILES) if state.profiles else RESUME_FILES
+    absent = [name for name in needed if name not in description.files]
     if absent:
-        raise ValueError(f"{folder} cannot be resumed: it was exported without {absent[0]}")
+        raise ValueError(f"{folder} cannot be resumed: it was saved without {absent[0]}")
     if description.spec.sde != state.model.sde:
         raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
     average = _tensors(folder / "ema.safetensors")
@@ -224,6 +230,8 @@ def restore(state: TrainState, folder: Path) -> Description:
             parameter.copy_(live[name])
     state.ema.load({name: average[name] for name in state.trained})
     state.load_optimizer(_tensors(folder / "optimizer.safetensors"))
+    if state.profiles:
+        state.load_profiles(_tensors(folder / PROFILES))
     state.load_values(description.state)
     state.model.to(device)
     return description

@@ -1,4 +1,4 @@
-"""The command line: `raysde ingest|train|sample|register|config|demo|ui`. Errors are one sentence and exit status 2."""
+"""The command line: `raysde ingest|train|sample|ema|register|config|demo|ui`. Errors are one sentence and status 2."""
 
 import argparse
 import json
@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from raysde.reconstruct import ema_options
 
 STARTED = time.time()
 
@@ -24,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     _ingest(commands.add_parser("ingest", help="turn a folder of captioned images into shards"))
     _train(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
     _sample(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
+    ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
     _register(commands.add_parser("register", help="move an alias such as champion to a registered version"))
     _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))
     _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))

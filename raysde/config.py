@@ -17,6 +17,7 @@ from raysde.model import NetworkField, SDEField, TextField
 from raysde.networks import UNetConfig
 from raysde.optim import Decay
 from raysde.parameterisation import Preconditioning, Target
+from raysde.posthoc import check_std
 from raysde.sampler import Corrector, Method, Settings
 from raysde.sde import VP
 from raysde.solvers import Solver
@@ -100,6 +101,24 @@ class Ema(Node):
     rampup: Annotated[float, Field(ge=0.0)] = Field(
         0.05, description="the half-life is at most this share of the images seen; 0 turns that off"
     )
+    profiles: tuple[float, ...] = Field(
+        (),
+        description="relative stds of further averages, kept so that `raysde ema` can make one of any length after "
+        "training; [0.05, 0.10] does well; empty for none",
+    )
+    snapshots_every: Count = Field(
+        0, description="steps between snapshots of those averages; 0 for one with each checkpoint only"
+    )
+
+    @model_validator(mode="after")
+    def _profiles(self) -> Self:
+        for std in self.profiles:
+            check_std(std)
+        if len(set(self.profiles)) < len(self.profiles):
+            raise ValueError(f"profiles must differ, got {list(self.profiles)}")
+        if self.snapshots_every and not self.profiles:
+            raise ValueError("snapshots_every needs averages to keep: set profiles, such as [0.05, 0.10]")
+        return self
 
 
 class Train(Node):
@@ -321,6 +340,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         except yaml.YAMLError:
             raise ValueError(f"the value of override {override!r} is not valid YAML") from None
         place(tree, key.split("."), value)
+    for node, default in (("sde", "vp"), ("network", "unet")):
+        # keys of a node that the recipe leaves to its default are those of the default kind
+        if isinstance(tree.get(node), dict):
+            tree[node].setdefault("kind", default)
     return parse(tree)
 
 

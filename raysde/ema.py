@@ -1,5 +1,6 @@
-"""Exponential moving average of the weights, its length counted in images."""
+"""Moving averages of the weights, their length counted in images."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,24 +18,25 @@ def decay(batch: int, num_images: int, half_life: float, rampup: float) -> float
     return 0.5 ** (batch / max(length, 1e-8))
 
 
-class Ema:
-    """Keeps an average beside the weights of a module.
+class Average(ABC):
+    """Keeps an average beside the trainable weights of a module; a subclass says how fast it forgets.
 
     Args:
-        module: whose trainable parameters are averaged.
-        half_life: images after which half of an old weight is forgotten.
-        rampup: see :func:`decay`.
+        module: whose trainable parameters are averaged, each in its own shape and type.
     """
 
-    def __init__(self, module: nn.Module, *, half_life: float, rampup: float) -> None:
-        self.half_life, self.rampup = half_life, rampup
+    def __init__(self, module: nn.Module) -> None:
         self.live = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.live.items()}
+
+    @abstractmethod
+    def kept(self, batch: int, num_images: int) -> float:
+        """The factor d kept of the average, after a step on ``batch`` images, ``num_images`` in all."""
 
     @torch.no_grad()
     def update(self, batch: int, num_images: int) -> None:
         """average <- d average + (1 - d) weights, after a step on ``batch`` images, ``num_images`` in all."""
-        weight = 1.0 - decay(batch, num_images, self.half_life, self.rampup)
+        weight = 1.0 - self.kept(batch, num_images)
         torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), weight)
 
     @contextmanager
@@ -63,3 +65,20 @@ class Ema:
             raise ValueError(f"EMA weights do not fit the model: {sorted(set(tensors) ^ set(self.average))[:3]} ...")
         for name, value in tensors.items():
             self.average[name].copy_(value)
+
+
+class Ema(Average):
+    """The exponential moving average.
+
+    Args:
+        module: see :class:`Average`.
+        half_life: images after which half of an old weight is forgotten.
+        rampup: see :func:`decay`.
+    """
+
+    def __init__(self, module: nn.Module, *, half_life: float, rampup: float) -> None:
+        super().__init__(module)
+        self.half_life, self.rampup = half_life, rampup
+
+    def kept(self, batch: int, num_images: int) -> float:
+        return decay(batch, num_images, self.half_life, self.rampup)

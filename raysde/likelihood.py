@@ -85,7 +85,7 @@ def log_prob(
     y, nfe = integrate(slope, y, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
     latent, gathered = y[:, :size].reshape(x0.shape), y[:, size:].double()
     value = sde.prior_log_prob(latent.double()) + gathered.mean(dim=1)
-    error = gathered.std(dim=1) / math.sqrt(jacobian.columns) if divergence != "exact" else torch.zeros_like(value)
+    error = torch.zeros_like(value) if divergence == "exact" else _standard_error(gathered)
     return LogProb(value, error, latent, nfe)
 
 
@@ -147,8 +147,15 @@ def bits_per_dim(
         )
         values.append(-(found.value / size + math.log(level)) / math.log(2.0))
         nfe += found.nfe
-    each = torch.stack(values)
-    return BitsPerDim(each.mean(dim=0), each.std(dim=0) / math.sqrt(repeats), nfe)
+    each = torch.stack(values, dim=1)
+    return BitsPerDim(each.mean(dim=1), _standard_error(each), nfe)
+
+
+def _standard_error(estimates: Tensor) -> Tensor:
+    """That of the mean of each row of [B, N]; NaN for a single estimate."""
+    if estimates.shape[1] == 1:
+        return torch.full_like(estimates[:, 0], math.nan)
+    return estimates.std(dim=1) / math.sqrt(estimates.shape[1])
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from raysde import checkpoint, images, optim
+from raysde import checkpoint, images, optim, snapshots
 from raysde.captions import PretrainedText, check_pretrained
 from raysde.config import RunConfig
 from raysde.data.batches import Microbatch, microbatch
@@ -21,6 +21,7 @@ from raysde.ema import Ema
 from raysde.inference import Model
 from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
+from raysde.posthoc import PowerEma
 from raysde.score import ScoreModel
 from raysde.sde import VE, AnySDE
 from raysde.state import TrainState
@@ -38,6 +39,7 @@ MAY_CHANGE = (
     "train.length.",
     "train.microbatch",
     "train.compile",
+    "train.ema.snapshots_every",
     "validation.every",
     "validation.patience",
     "sampling.",
@@ -181,7 +183,9 @@ def new_state(run: Run, device: torch.device) -> TrainState:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.adamw(model.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
-    return TrainState(model, Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup), optimizer, scaler)
+    ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
+    profiles = [PowerEma(model, std=std) for std in train.ema.profiles]
+    return TrainState(model, ema, optimizer, scaler, profiles=profiles)
 
 
 def objective(run: Run) -> Objective:
@@ -215,6 +219,7 @@ def schedule(run: Run) -> Schedule:
         validate_every=config.validation.every if config.validation.rows else 0,
         sample_every=config.sampling.every,
         save_every=config.checkpoint_every,
+        snapshot_every=config.train.ema.snapshots_every,
         patience=config.validation.patience,
     )
 
@@ -253,6 +258,9 @@ class RunHooks:
 
     def save(self, state: TrainState) -> None:
         self.keep(state)
+
+    def snapshot(self, state: TrainState) -> None:
+        snapshots.write(f"{self.run.config.storage}/{self.run.config.name}", state)
 
     def sample(self, state: TrainState) -> None:
         if self.sink is not None:

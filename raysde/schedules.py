@@ -94,17 +94,21 @@ class TableBeta:
         self.knots = -torch.log(torch.tensor(ends, dtype=torch.float64))
 
     def beta(self, t: Tensor) -> Tensor:
-        slopes = (self.knots.diff() * self.steps).to(t)
-        return slopes[self._cell(t)]
+        return _entry((self.knots.diff() * self.steps).to(t), self._cell(t))
 
     def integral(self, t: Tensor) -> Tensor:
         knots, cell = self.knots.to(t), self._cell(t)
-        return knots[cell] + (t * self.steps - cell) * (knots[cell + 1] - knots[cell])
+        return _entry(knots, cell) + (t * self.steps - cell) * _entry(knots.diff(), cell)
 
     def inverse_integral(self, integral: Tensor) -> Tensor:
         knots = self.knots.to(integral)
         cell = torch.searchsorted(knots, integral.detach().contiguous(), right=True).sub(1).clamp(0, self.steps - 1)
-        return (cell + (integral - knots[cell]) / (knots[cell + 1] - knots[cell])) / self.steps
+        return (cell + (integral - _entry(knots, cell)) / _entry(knots.diff(), cell)) / self.steps
 
     def _cell(self, t: Tensor) -> Tensor:
         return (t.detach() * self.steps).floor().long().clamp(0, self.steps - 1)
+
+
+def _entry(table: Tensor, place: Tensor) -> Tensor:
+    """table[place] for places of any shape, also under vmap."""
+    return table.index_select(0, place.reshape(-1)).reshape(place.shape)

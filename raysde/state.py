@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raysde.ema import Ema
+from raysde.posthoc import PowerEma
 from raysde.score import ScoreModel
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -27,6 +28,7 @@ class TrainState:
         pending: (loss, gradient norm, learning rate) of steps that are not yet logged.
         best, stale: lowest validation loss, and validations since then, for early stopping.
         stopped: whether early stopping ended the run.
+        profiles: further averages, from which one of any length is put together afterwards.
     """
 
     model: ScoreModel
@@ -41,6 +43,7 @@ class TrainState:
     best: float = float("inf")
     stale: int = 0
     stopped: bool = False
+    profiles: list[PowerEma] = field(default_factory=list)
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -68,6 +71,16 @@ class TrainState:
                 # the fused kernel wants moments laid out as the parameter is, and its step counter beside them
                 place = torch.empty((), device=parameter.device) if moment == "step" else torch.empty_like(parameter)
                 self.optimizer.state[parameter][moment] = place.detach().copy_(value)
+
+    def profile_tensors(self) -> dict[str, Tensor]:
+        """The averages of ``profiles`` as ``STD/NAME``."""
+        return {f"{profile.std}/{name}": value for profile in self.profiles for name, value in profile.state().items()}
+
+    def load_profiles(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what :meth:`profile_tensors` gave; stds, names and shapes must agree."""
+        for profile in self.profiles:
+            prefix = f"{profile.std}/"
+            profile.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
 
     def values(self) -> dict[str, Any]:
         """The counters as JSON values."""

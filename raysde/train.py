@@ -36,6 +36,9 @@ class Hooks(Protocol):
     def save(self, state: TrainState) -> None:
         """Keeps the state; called on every rank, at the same step."""
 
+    def snapshot(self, state: TrainState) -> None:
+        """Keeps the averages for post-hoc EMA for good; called on the first rank alone, before ``save``."""
+
     def sample(self, state: TrainState) -> None:
         """Makes pictures of progress; called on the first rank alone, with the averaged weights in the model."""
 
@@ -98,6 +101,7 @@ class Schedule:
         lr, warmup, decay: see :func:`raysde.optim.learning_rate`.
         clip: largest gradient norm, 0 for none.
         log_every, validate_every, sample_every, save_every: frequencies.
+        snapshot_every: of averages kept for post-hoc EMA, which are also kept whenever a checkpoint is.
         patience: validations without improvement after which the run stops, 0 for never.
     """
 
@@ -110,6 +114,7 @@ class Schedule:
     validate_every: int = 0
     sample_every: int = 0
     save_every: int = 0
+    snapshot_every: int = 0
     patience: int = 0
 
 
@@ -186,6 +191,8 @@ def train_step(
     if stepped:
         state.updates += 1
         state.ema.update(objective.batch, state.num_images)
+    for profile in state.profiles:  # their profile is over images seen, so a step without an update counts
+        profile.update(objective.batch, state.num_images)
     state.pending.append((total, norm, lr))
 
 
@@ -302,9 +309,19 @@ def boundary(
         if world.is_first and due(step, schedule.sample_every, last):
             with state.ema.swapped():
                 hooks.sample(state)
-        if due(step, schedule.save_every, last) or last or state.stopped:
-            flush(state, world) if state.pending else None
-            hooks.save(state)
+        keep(state, schedule, hooks, world)
+
+
+def keep(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> None:
+    """Keeps a checkpoint and the averages for post-hoc EMA where they are due, unless the run has gone wrong."""
+    save = due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
+    snapshot = bool(state.profiles) and (save or due(state.step, schedule.snapshot_every))
+    if (save or snapshot) and state.pending:
+        flush(state, world)
+    if snapshot and world.is_first:
+        hooks.snapshot(state)  # first: a run that resumes from the checkpoint will not come by here again
+    if save:
+        hooks.save(state)
 
 
 def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:

@@ -98,4 +98,5 @@ def test_every_key_is_explained():
     ]
     for overrides in kinds:
         missing = set(config.load(ROOT / "jobs/configs/digits.yaml", overrides).flat()) - explained
-        assert not missing - {"text"}
+        # nodes that may be null as a whole
+        assert not missing - {"text", "train.times"}

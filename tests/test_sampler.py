@@ -7,65 +7,95 @@ import pytest
 import torch
 
 from raysde import randomness
-from raysde.sampler import SOLVERS, evaluations, sample, time_grid
-from raysde.solvers.correctors import langevin, mean_norm, own_norms
-from raysde.solvers.predictors import transition
-from tests.oracles import SDES, assert_moments, gaussian, gaussian_score, mixture
+from raysde.sampler import Method, sample
+from raysde.sde import SDE
+from raysde.solvers import SOLVERS
+from raysde.solvers.correctors import CORRECTORS, annealed_langevin, langevin, mean_norm, own_norms
+from raysde.solvers.grids import GRIDS, time_grid
+from raysde.solvers.walk import Walk
+from tests.oracles import (
+    BIAS,
+    FLOWS,
+    SDES,
+    SETTINGS,
+    assert_moments,
+    exact_flow,
+    fitted_order,
+    gaussian,
+    gaussian_score,
+    mixture,
+)
 
-COUNT = 10_000
-STEPS = {"euler_maruyama": 400, "reverse_diffusion": 400, "pc": 200, "heun": 60}
+COUNT = 3000
+# every solver on every family; the schedules of a family differ in their numbers alone (`make conformance` runs all)
+PAIRS = [(name, case) for name in ("vp", "sub_vp", "ve", "edm", "flow") for case in SETTINGS]
+PAIRS += [(name, case) for name in ("vp_cosine", "vp_table", "sub_vp_cosine") for case in ("ancestral", "unipc")]
 
 
-@pytest.mark.parametrize("name", SDES)
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_recovers_a_gaussian(name, solver):
-    """Mean and covariance to four standard errors and the solver's own bias at this number of steps (1%)."""
-    sde, data, g = SDES[name], gaussian(), torch.Generator().manual_seed(0)
-    snr = 0.05 if solver == "pc" else 0.16
-    out = sample(
-        data.score(sde), sde, (COUNT, 2), solver=solver, steps=STEPS[solver], generator=g, dtype=torch.float64,
-        grid="log_snr", target_snr=snr,
-    )  # fmt: skip
-    assert_moments(out.x, data.mean, data.covariance, bias=0.01)
+def drawn(name: str, case: str, data, seed: int, count: int):
+    """Samples of a data distribution by one of the cases, on the grid that suits all SDEs."""
+    sde, settings = SDES[name], SETTINGS[case]
+    grid = {} if settings["solver"] in ("edm", "rk45") else {"grid": "log_snr"}
+    g = torch.Generator().manual_seed(seed)
+    return sample(data.score(sde), sde, (count, 2), generator=g, dtype=torch.float64, **{**grid, **settings})
 
 
-@pytest.mark.parametrize("name", ["vp", "sub_vp", "ve"])
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_recovers_a_mixture(name, solver):
-    sde, data, g = SDES[name], mixture(), torch.Generator().manual_seed(1)
-    snr = 0.05 if solver == "pc" else 0.16
-    out = sample(
-        data.score(sde), sde, (6000, 2), solver=solver, steps=STEPS[solver], generator=g, dtype=torch.float64,
-        grid="log_snr", target_snr=snr,
-    )  # fmt: skip
-    assert_moments(out.x, data.mean, data.covariance, bias=0.02)
+def undefined(name: str, case: str) -> bool:
+    return Method(**SETTINGS[case]).correction is not None and not SDES[name].diffuses
+
+
+@pytest.mark.parametrize(("name", "case"), PAIRS)
+def test_recovers_a_gaussian(name, case):
+    """Mean and covariance to four standard errors and the solver's own bias at this number of steps."""
+    if undefined(name, case):
+        pytest.skip("a corrector is refused here, see test_correctors_need_a_forward_sde")
+    data = gaussian()
+    assert_moments(drawn(name, case, data, 0, COUNT).x, data.mean, data.covariance, bias=BIAS.get(case, 0.01))
+
+
+@pytest.mark.parametrize("name", ["vp", "sub_vp", "ve", "edm", "flow"])
+@pytest.mark.parametrize("case", ["euler_maruyama", "ancestral", "pc", "unipc", "dpmpp_2m_sde", "rk45"])
+def test_recovers_a_mixture(name, case):
+    if undefined(name, case):
+        pytest.skip("a corrector is refused here")
+    data = mixture()
+    x = drawn(name, case, data, 1, 2500).x
+    assert_moments(x, data.mean, data.covariance, bias=0.02)
     # every component gets its weight
-    nearest = torch.cdist(out.x, data.means).argmin(dim=1)
-    shares = torch.bincount(nearest, minlength=3).double() / len(out.x)
-    allowed = 4 * (data.weights * (1 - data.weights) / len(out.x)).sqrt() + 0.01
+    nearest = torch.cdist(x, data.means).argmin(dim=1)
+    shares = torch.bincount(nearest, minlength=3).double() / len(x)
+    allowed = 4 * (data.weights * (1 - data.weights) / len(x)).sqrt() + 0.01
     assert ((shares - data.weights).abs() < allowed).all()
 
 
-@pytest.mark.parametrize("name", SDES)
-@pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion"])
-def test_follows_the_moment_recursion(name, solver):
-    """With ten coarse steps, mean and variance are those of the exact linear recursion: a wrong time shows at once."""
-    sde, std, steps, count = SDES[name], 0.5, 10, 100_000
-    times = time_grid(sde, steps, "log_snr")
+def recursion(sde: SDE, times, solver: str, std: float, pull_to: float) -> tuple[float, float]:
+    """Mean and variance of the noise-free end of a stochastic solver on N(pull_to, std^2), step by step."""
     mean, variance = 0.0, sde.prior_std**2
-    last_mean = last_variance = 0.0
     for t, s in pairwise(times):
-        alpha, sigma = (value.item() for value in sde.marginal(t))
-        slope, pull = -1.0 / (alpha**2 * std**2 + sigma**2), alpha * 0.8
+        (alpha, sigma), (alpha_s, sigma_s) = ((v.item() for v in sde.marginal(time)) for time in (t, s))
+        slope, pull = -1.0 / (alpha**2 * std**2 + sigma**2), alpha * pull_to
+        a = alpha / alpha_s
+        b2 = sigma**2 - a**2 * sigma_s**2
         if solver == "euler_maruyama":
             dt = (t - s).item()
             f, g2 = sde.drift_rate(t).item(), sde.diffusion2(t).item()
-            factor, shift, noise = 1.0 - f * dt + g2 * dt * slope, -g2 * dt * slope * pull, g2 * dt
+            factor, gain, noise = 1.0 - f * dt, g2 * dt, g2 * dt
+        elif solver == "reverse_diffusion":
+            factor, gain, noise = 2.0 - a, b2, b2
         else:
-            a, b2 = (value.item() for value in transition(sde, s, t))
-            factor, shift, noise = 2.0 - a + b2 * slope, -b2 * slope * pull, b2
+            factor, gain, noise = 1.0 / a, b2 / a, b2 * sigma_s**2 / sigma**2
+        factor, shift = factor + gain * slope, -gain * slope * pull
         last_mean, last_variance = factor * mean + shift, factor**2 * variance
         mean, variance = last_mean, last_variance + noise
+    return last_mean, last_variance
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion", "ancestral"])
+def test_follows_the_moment_recursion(name, solver):
+    """With ten coarse steps, mean and variance are those of the exact linear recursion: a wrong time shows at once."""
+    sde, std, steps, count = SDES[name], 0.5, 10, 100_000
+    last_mean, last_variance = recursion(sde, time_grid(sde, steps, "log_snr"), solver, std, 0.8)
     out = sample(
         gaussian_score(0.8, std, sde), sde, (count, 1), solver=solver, steps=steps, grid="log_snr",
         generator=torch.Generator().manual_seed(2), dtype=torch.float64,
@@ -74,33 +104,113 @@ def test_follows_the_moment_recursion(name, solver):
     assert abs(out.x.var() - last_variance) < 4 * last_variance * math.sqrt(2.0 / count)
 
 
+def walk_at(sde, *times, noise=torch.randn_like, score=None):
+    score = score or gaussian_score(0.3, 0.5, sde)
+    return Walk(score, sde, torch.tensor(times, dtype=torch.float64), noise)
+
+
 def test_the_transition_is_the_forward_process():
     """a and b^2 carry the marginal at s to the marginal at t."""
     for sde in SDES.values():
+        walk = walk_at(sde, 0.35, 0.3)
+        a, b2 = walk.transition(0)
         s, t = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.35, dtype=torch.float64)
-        a, b2 = transition(sde, s, t)
-        torch.testing.assert_close(a * sde.alpha(s), sde.alpha(t))
-        torch.testing.assert_close(a**2 * sde.sigma2(s) + b2, sde.sigma2(t))
+        assert a * sde.alpha(s).item() == pytest.approx(sde.alpha(t).item())
+        assert a**2 * sde.sigma2(s).item() + b2 == pytest.approx(sde.sigma2(t).item())
+
+
+def test_ancestral_is_songs_for_ve_and_hos_for_vp():
+    """VE: x + (s_i^2 - s_{i-1}^2) score + sqrt(s_{i-1}^2 (s_i^2 - s_{i-1}^2)) / s_i z; VP: (x + b score) / sqrt(1 - b)
+    with DDPM's posterior deviation sqrt((1 - abar_{i-1}) / (1 - abar_i) b)."""
+    x, z = torch.tensor([[0.7, -0.2]], dtype=torch.float64), torch.tensor([[0.4, 1.1]], dtype=torch.float64)
+    constant = lambda x, t: torch.full_like(x, 0.9)  # noqa: E731
+    ve = SDES["ve"]
+    walk = walk_at(ve, 0.5, 0.48, noise=lambda x: z, score=constant)
+    big, small = walk.sigma
+    expected = x + (big**2 - small**2) * 0.9 + math.sqrt(small**2 * (big**2 - small**2)) / big * z
+    torch.testing.assert_close(SOLVERS["ancestral"].start(walk)(x, 0)[0], expected)
+    vp = SDES["vp_table"]
+    walk = walk_at(vp, 0.500, 0.499, noise=lambda x: z, score=constant)
+    before, after = (vp.alpha2(torch.tensor(t, dtype=torch.float64)).item() for t in (0.499, 0.500))
+    beta = 1.0 - after / before
+    deviation = math.sqrt((1.0 - before) / (1.0 - after) * beta)
+    expected = (x + beta * 0.9) / math.sqrt(1.0 - beta) + deviation * z
+    torch.testing.assert_close(SOLVERS["ancestral"].start(walk)(x, 0)[0], expected)
 
 
 @pytest.mark.parametrize("name", SDES)
-def test_heun_has_order_two(name):
-    """The error of the flow map of a Gaussian falls with the square of the step."""
-    sde, std = SDES[name], 0.5
-    errors, counts = [], [10, 20, 40, 80]
-    for steps in counts:
-        times = time_grid(sde, steps, "log_snr")
-        z = sde.prior((64, 1), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-        out = sample(
-            gaussian_score(0.8, std, sde), sde, (64, 1), solver="heun", steps=steps,
-            generator=torch.Generator().manual_seed(3), dtype=torch.float64,
-        )  # fmt: skip
-        (a1, s1), (a0, s0) = sde.marginal(times[0]), sde.marginal(times[-1])
-        spread = torch.sqrt((a0**2 * std**2 + s0**2) / (a1**2 * std**2 + s1**2))
-        exact = a0 * 0.8 + spread * (z - a1 * 0.8)
-        errors.append((out.x - exact).abs().max().item())
-    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
-    assert orders[-1] == pytest.approx(2.0, abs=0.3)
+def test_ddim_joins_euler_and_ancestral(name):
+    """eta = 0 is Euler's step of the flow, eta = 1 the ancestral step, with the same noise."""
+    sde, start = SDES[name], torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    score = mixture().score(sde)
+    for eta, other in ((0.0, "euler"), (1.0, "ancestral")):
+        runs = [
+            sample(
+                score, sde, (6, 2), solver=solver, steps=9, start=sde.prior_std * start, dtype=torch.float64,
+                grid="log_snr", generator=torch.Generator().manual_seed(1), **extra,
+            ).x
+            for solver, extra in (("ddim", {"eta": eta}), (other, {}))
+        ]  # fmt: skip
+        torch.testing.assert_close(*runs, rtol=1e-7, atol=1e-9)
+
+
+def test_edm_without_churn_is_heun():
+    sde = SDES["vp"]
+    runs = [
+        sample(
+            mixture().score(sde), sde, (6, 2), solver=solver, steps=9, dtype=torch.float64, grid="edm",
+            generator=torch.Generator().manual_seed(1), **extra,
+        ).x
+        for solver, extra in (("edm", {}), ("heun", {}), ("edm", {"churn": 40.0, "churn_high": 0.0}))
+    ]  # fmt: skip
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("name", ["vp", "edm", "flow"])
+def test_churn_raises_the_noise_to_where_it_says(name):
+    """After the noise of a step x has the marginal at sigma (1 + gamma): the score is asked there, of x that fits."""
+    sde, asked = SDES[name], []
+    exact = gaussian_score(0.0, 0.5, sde)
+
+    def score(x, t):
+        asked.append((t[0].item(), x.square().mean().item()))
+        return exact(x, t)
+
+    times = sde.time_at(torch.tensor([-2.0, 2.0], dtype=torch.float64))
+    alpha, sigma = sde.marginal(times[0])
+    start = torch.sqrt(alpha**2 * 0.25 + sigma**2) * torch.randn(
+        200_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    )
+    sample(
+        score, sde, start.shape, solver="edm", times=times, start=start, churn=0.3, dtype=torch.float64,
+        generator=torch.Generator().manual_seed(5),
+    )  # fmt: skip
+    t, power = asked[0]
+    raised = [value.item() for value in sde.marginal(torch.tensor(t, dtype=torch.float64))]
+    assert raised[1] / raised[0] == pytest.approx(1.3 * (sigma / alpha).item())
+    expected = raised[0] ** 2 * 0.25 + raised[1] ** 2
+    assert abs(power - expected) < 4 * expected * math.sqrt(2.0 / 200_000)
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("case", FLOWS)
+def test_flows_carry_a_gaussian_to_its_exact_place(name, case):
+    """Not only moments: each point's own end, from the closed form of a Gaussian's flow."""
+    sde = SDES[name]
+    z = sde.prior((32, 1), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    grid = {} if case == "edm" else {"grid": "log_snr"}
+    settings = {**grid, **SETTINGS[case], "steps": 400}
+    out = sample(gaussian_score(0.8, 0.5, sde), sde, (32, 1), start=z, dtype=torch.float64, **settings)
+    allowed = {1: 0.03, 2: 2e-3}.get(FLOWS[case], 1e-5)
+    assert (out.x - exact_flow(sde, z, 0.8, 0.5)).abs().max() < allowed
+
+
+@pytest.mark.parametrize("name", ["vp", "flow"])
+@pytest.mark.parametrize("case", FLOWS)
+def test_order_of_convergence(name, case):
+    """The fitted order on a mixture, where the flow is not linear, to 0.3 (all SDEs in `make conformance`)."""
+    assert fitted_order(SDES[name], case) == pytest.approx(FLOWS[case], abs=0.3)
 
 
 @pytest.mark.parametrize(("norms", "widening"), [(own_norms, math.sqrt(64 / 62)), (mean_norm, 1.0)])
@@ -110,16 +220,45 @@ def test_langevin_keeps_the_distribution(norms, widening):
     t = torch.tensor(0.5, dtype=torch.float64)
     exact = (0.5**2 + sde.sigma2(t)).sqrt().item()
     x = 0.3 + exact * torch.randn(4000, 64, dtype=torch.float64, generator=g)
+    walk = walk_at(sde, 0.51, 0.5, noise=lambda x: torch.randn(x.shape, dtype=x.dtype, generator=g))
     for _ in range(60):
-        noise = lambda x: torch.randn(x.shape, dtype=x.dtype, generator=g)  # noqa: E731
-        x = langevin(gaussian_score(0.3, 0.5, sde), sde, x, t, t, 0.1, noise, norms)
+        x, _ = langevin(walk, x, 1, 0.1, norms)
     # eta = 2 snr^2 exact^2: an Euler step of size eta inflates the variance by 1 / (1 - eta / (2 exact^2))
     assert x.std().item() == pytest.approx(widening * exact / math.sqrt(1 - 0.01), rel=0.004)
     assert x.mean().item() == pytest.approx(0.3, abs=4 * exact / math.sqrt(x.numel() / 60))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_nfe_is_what_was_evaluated(solver):
+@pytest.mark.parametrize("corrector", CORRECTORS)
+def test_corrector_steps_have_the_published_size(corrector):
+    """VP: eta = 2 (1 - beta_i) (r |z| / |score|)^2 as in Song's code; annealed: 2 (1 - beta_i) (r sigma)^2."""
+    sde, r = SDES["vp_table"], 0.16
+    score = torch.tensor([[0.6, -0.8]], dtype=torch.float64)
+    walk = walk_at(sde, 0.5, 0.499, noise=torch.ones_like, score=lambda x, t: score.expand_as(x))
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    ratio = sde.alpha2(torch.tensor([0.5, 0.499], dtype=torch.float64))
+    keep = (ratio[0] / ratio[1]).item()
+    size = r * math.sqrt(2.0) / 1.0 if corrector == "langevin" else r * walk.sigma[1]
+    eta = 2.0 * keep * size**2
+    noisy, mean = CORRECTORS[corrector](walk, x, 1, r, own_norms)
+    torch.testing.assert_close(mean, eta * score)
+    torch.testing.assert_close(noisy, eta * score + math.sqrt(2.0 * eta))
+
+
+def test_annealed_langevin_keeps_the_distribution():
+    sde, g = SDES["vp"], torch.Generator().manual_seed(4)
+    t = torch.tensor(0.4, dtype=torch.float64)
+    alpha, sigma = (v.item() for v in sde.marginal(t))
+    spread = math.sqrt((0.5 * alpha) ** 2 + sigma**2)
+    x = 0.3 * alpha + spread * torch.randn(4000, 16, dtype=torch.float64, generator=g)
+    walk = walk_at(sde, 0.4001, 0.4, noise=lambda x: torch.randn(x.shape, dtype=x.dtype, generator=g))
+    for _ in range(60):
+        x, _ = annealed_langevin(walk, x, 1, 0.1, own_norms)
+    eta = 2.0 * (0.1 * sigma) ** 2
+    assert x.std().item() == pytest.approx(spread / math.sqrt(1 - eta / (2 * spread**2)), rel=0.006)
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_nfe_is_what_was_evaluated(case):
     sde, calls = SDES["vp"], []
     exact = gaussian_score(0.0, 0.5, sde)
 
@@ -127,33 +266,104 @@ def test_nfe_is_what_was_evaluated(solver):
         calls.append(len(x))
         return exact(x, t)
 
-    out = sample(counting, sde, (3, 2), solver=solver, steps=7, corrector_steps=2)
-    assert out.nfe == len(calls) == evaluations(solver, 7, 2)
+    settings = {**SETTINGS[case], "steps": 7, "corrector_steps": 2, "denoise": True}
+    out = sample(counting, sde, (3, 2), **settings)
+    assert out.nfe == len(calls)
+    assert Method(**settings).nfe in (None, out.nfe)
+    assert (Method(**settings).nfe is None) == (settings["solver"] == "rk45")
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_an_image_does_not_depend_on_its_batch(solver):
+@pytest.mark.parametrize("case", SETTINGS)
+def test_an_image_does_not_depend_on_its_batch(case):
     """Per-image generators: image 3 alone is image 3 of five, for a score that treats images alike."""
     sde = SDES["vp"]
     score = gaussian_score(0.2, 0.5, sde)
 
     def run(numbers):
         generators = [randomness.generator(7, randomness.IMAGE, number) for number in numbers]
-        return sample(score, sde, (len(numbers), 1, 4, 4), solver=solver, steps=5, generator=generators).x
+        settings = {**SETTINGS[case], "steps": 5}
+        return sample(score, sde, (len(numbers), 1, 4, 4), generator=generators, **settings).x
 
-    torch.testing.assert_close(run([3])[0], run([0, 1, 2, 3, 4])[3], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(run([3])[0], run([0, 1, 2, 3, 4])[3], rtol=1e-5, atol=1e-5)
     assert not torch.equal(run([3])[0], run([4])[0])
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_float32_gives_what_float64_gives(case):
+    """The same start and noise in both types end within float32's rounding of each other."""
+    sde = SDES["ve"]
+    z = torch.randn(16, 3, 2, generator=torch.Generator().manual_seed(0))
+    noises = [torch.randn(16, 3, 2, generator=torch.Generator().manual_seed(9 + i)) for i in range(400)]
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        drawn_noise = iter(noises)
+        settings = {**SETTINGS[case], "steps": 12}
+        method = Method(**settings)
+        score = gaussian_score(0.2, 0.5, sde)
+        if method.solver == "rk45":
+            results.append(sample(score, sde, z.shape, start=sde.prior_std * z.to(dtype), dtype=dtype, **settings).x)
+            continue
+        walk = Walk(score, sde, method.times(sde), lambda x, n=drawn_noise, d=dtype: next(n).to(d))
+        step = method.kind.start(walk, **{name: getattr(method, name) for name in method.kind.settings})
+        x = sde.prior_std * z.to(dtype)
+        for index in range(12):
+            x, mean = step(x, index)
+        results.append(mean)
+    assert results[0].dtype == torch.float32
+    assert (results[0].double() - results[1]).abs().max() < 2e-4 * results[1].abs().max()
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 1, 4, 6), (2, 3, 4, 2, 2)])
+@pytest.mark.parametrize("case", ["pc", "unipc", "edm_churn", "rk45", "dpmpp_3m_sde"])
+def test_vectors_to_video(shape, case):
+    """Any shape: with one Gaussian for all coordinates, each is the flow or noise of a single number."""
+    sde, out = SDES["vp"], None
+    score = gaussian_score(0.2, 0.5, sde)
+    generators = [randomness.generator(0, randomness.IMAGE, i) for i in range(shape[0])]
+    out = sample(
+        score, sde, shape, steps=6, generator=generators, **{k: v for k, v in SETTINGS[case].items() if k != "steps"}
+    )
+    assert out.x.shape == shape
+    flat = sample(
+        lambda x, t: score(x, t), sde, (shape[0], math.prod(shape[1:])), steps=6,
+        generator=[randomness.generator(0, randomness.IMAGE, i) for i in range(shape[0])],
+        **{k: v for k, v in SETTINGS[case].items() if k != "steps"},
+    )  # fmt: skip
+    torch.testing.assert_close(out.x.reshape(shape[0], -1), flat.x, rtol=1e-5, atol=1e-5)
+
+
+def test_the_tweedie_step_removes_the_last_noise():
+    """E[x0 | x] at the floor: with data that are all at c, exactly c."""
+    sde, c = SDES["vp"], 0.7
+
+    def score(x, t):
+        alpha, sigma = (v[:, None] for v in sde.marginal(t))
+        return -(x - alpha * c) / sigma**2
+
+    out = sample(score, sde, (5, 2), steps=10, denoise=True, dtype=torch.float64)
+    torch.testing.assert_close(out.x, torch.full((5, 2), c, dtype=torch.float64))
+    assert out.nfe == 21
 
 
 def test_grids_end_where_they_should():
     for sde in SDES.values():
-        for grid in ("time", "log_snr"):
+        for grid in GRIDS:
             times = time_grid(sde, 10, grid)
-            assert times[0] == 1.0
+            assert times[0] == sde.ceiling
             assert times[-1].item() == pytest.approx(sde.sample_floor)
             assert (times.diff() < 0).all()
         steps = sde.log_snr(time_grid(sde, 10, "log_snr")).diff()
         torch.testing.assert_close(steps, steps.mean().expand(10), rtol=1e-6, atol=1e-9)
+        roots = time_grid(sde, 10, "quadratic").sqrt().diff()
+        torch.testing.assert_close(roots, roots.mean().expand(10), rtol=1e-9, atol=1e-12)
+
+
+def test_the_edm_grid_is_karras():
+    """sigma_i = (smax^(1/7) + i / N (smin^(1/7) - smax^(1/7)))^7, on EDM sigma = 80 ... 0.002 (Karras et al. eq. 5)."""
+    sde = SDES["edm"]
+    share = torch.linspace(0.0, 1.0, 18, dtype=torch.float64)
+    expected = (80.0 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
+    torch.testing.assert_close(sde.sigma(time_grid(sde, 17, "edm")), expected)
 
 
 def test_a_score_may_be_an_object():
@@ -167,14 +377,35 @@ def test_a_score_may_be_an_object():
     assert torch.equal(one, two)
 
 
-def test_bad_settings_are_named():
+def test_correctors_need_a_forward_sde():
+    sde = SDES["flow"]
+    with pytest.raises(ValueError, match="langevin is undefined on Flow"):
+        sample(gaussian_score(0.0, 0.5, sde), sde, (1, 2), solver="pc")
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"solver": "magic"}, "solver"),
+        ({"grid": "magic"}, "grid"),
+        ({"corrector": "magic"}, "corrector"),
+        ({"solver": "unipc", "corrector": "langevin"}, "langevin cannot follow unipc"),
+        ({"solver": "none"}, "solver none"),
+        ({"eta": 1.5}, "eta"),
+        ({"order": 4}, "order"),
+        ({"rtol": 0.0}, "rtol"),
+        ({"churn": -1.0}, "churn"),
+        ({"rho": 0.0}, "rho"),
+        ({"corrector_steps": -1}, "corrector_steps"),
+        ({"times": torch.tensor([1.2, 0.5])}, "ceiling 1.0"),
+        ({"times": torch.tensor([1.0, 0.0])}, "above 0"),
+        ({"times": torch.tensor([0.2, 0.5])}, "falling"),
+        ({"start": torch.zeros(3, 2)}, "start has shape"),
+        ({"generator": [torch.Generator()] * 2}, "generators"),
+    ],
+)
+def test_bad_settings_are_named(settings, culprit):
     sde = SDES["vp"]
-    score = gaussian_score(0.0, 0.5, sde)
-    with pytest.raises(ValueError, match="steps"):
-        sample(score, sde, (1, 2), steps=0)
-    with pytest.raises(ValueError, match="solver"):
-        sample(score, sde, (1, 2), solver="magic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="grid"):
-        sample(score, sde, (1, 2), grid="magic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="generators"):
-        sample(score, sde, (2, 2), steps=1, generator=[torch.Generator()])
+    with pytest.raises(ValueError, match=culprit):
+        sample(gaussian_score(0.0, 0.5, sde), sde, (1, 2), **settings)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from raysde.sde import SDE, VE, VP, SubVP
-from tests.oracles import SDES
+from raysde.sde import EDM, SDE, VE, VP, Flow, SubVP
+from tests.oracles import DDPM_TABLE, SDES
 
 TIMES = torch.tensor([1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0], dtype=torch.float64)
 
@@ -17,16 +17,22 @@ def sde(request) -> SDE:
     return SDES[request.param]
 
 
-def test_alpha_follows_the_drift(sde):
+@pytest.fixture
+def times(sde) -> torch.Tensor:
+    """Times from the floor to the ceiling, away from the knots of a table."""
+    return torch.cat([TIMES[sde.ceiling > TIMES] + 1e-6, torch.tensor([sde.ceiling], dtype=torch.float64)])
+
+
+def test_alpha_follows_the_drift(sde, times):
     """alpha' = f alpha."""
-    rate = vmap(grad(sde.alpha))(TIMES)
-    torch.testing.assert_close(rate, sde.drift_rate(TIMES) * sde.alpha(TIMES), rtol=1e-9, atol=1e-12)
+    rate = vmap(grad(sde.alpha))(times)
+    torch.testing.assert_close(rate, sde.drift_rate(times) * sde.alpha(times), rtol=1e-9, atol=1e-12)
 
 
-def test_variance_follows_drift_and_diffusion(sde):
+def test_variance_follows_drift_and_diffusion(sde, times):
     """(sigma^2)' = 2 f sigma^2 + g^2: the moment ODE of the forward SDE."""
-    rate = vmap(grad(sde.sigma2))(TIMES)
-    expected = 2.0 * sde.drift_rate(TIMES) * sde.sigma2(TIMES) + sde.diffusion2(TIMES)
+    rate = vmap(grad(sde.sigma2))(times)
+    expected = 2.0 * sde.drift_rate(times) * sde.sigma2(times) + sde.diffusion2(times)
     torch.testing.assert_close(rate, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -37,26 +43,26 @@ def test_starts_at_the_data(sde):
     assert sigma.item() == pytest.approx(sde.sigma_min if isinstance(sde, VE) else 0.0, abs=1e-15)
 
 
-def test_all_quantities_agree_with_alpha_and_sigma(sde):
-    alpha, sigma = sde.marginal(TIMES)
-    torch.testing.assert_close(sde.alpha2(TIMES), alpha**2)
-    torch.testing.assert_close(sde.sigma2(TIMES), sigma**2)
-    torch.testing.assert_close(sde.snr(TIMES), alpha**2 / sigma**2)
-    torch.testing.assert_close(sde.log_snr(TIMES), torch.log(alpha**2 / sigma**2))
-    torch.testing.assert_close(sde.diffusion(TIMES) ** 2, sde.diffusion2(TIMES))
-    x = torch.randn(len(TIMES), 2, 3, dtype=torch.float64)
-    torch.testing.assert_close(sde.drift(x, TIMES), sde.drift_rate(TIMES)[:, None, None] * x)
+def test_all_quantities_agree_with_alpha_and_sigma(sde, times):
+    alpha, sigma = sde.marginal(times)
+    torch.testing.assert_close(sde.alpha2(times), alpha**2)
+    torch.testing.assert_close(sde.sigma2(times), sigma**2)
+    torch.testing.assert_close(sde.snr(times), alpha**2 / sigma**2)
+    torch.testing.assert_close(sde.log_snr(times), torch.log(alpha**2 / sigma**2))
+    torch.testing.assert_close(sde.diffusion(times) ** 2, sde.diffusion2(times))
+    x = torch.randn(len(times), 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(sde.drift(x, times), sde.drift_rate(times)[:, None, None] * x)
 
 
-def test_log_snr_falls_and_inverts(sde):
-    log_snr = sde.log_snr(TIMES)
+def test_log_snr_falls_and_inverts(sde, times):
+    log_snr = sde.log_snr(times)
     assert (log_snr.diff() < 0).all()
-    torch.testing.assert_close(sde.time_at(log_snr), TIMES, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(sde.time_at(log_snr), times, rtol=1e-10, atol=1e-13)
 
 
 def test_float32_keeps_small_times(sde):
     """1 - exp(-B) without expm1 is 4.7% low at t = 1e-5 in float32; here nothing is lost."""
-    t = torch.tensor([1e-5, 1e-4, 1e-3, 0.02, 0.5, 1.0])
+    t = torch.tensor([1e-5, 1e-4, 1e-3, 0.02, 0.5, sde.ceiling])
     exact = sde.sigma(t.double())
     assert ((sde.sigma(t).double() - exact) / exact).abs().max() < 3e-6
     exact = sde.alpha(t.double())
@@ -94,20 +100,20 @@ def test_prior(sde):
     torch.testing.assert_close(sde.prior_log_prob(x), expected)
     variance, standard_error = x.square().mean().item(), sde.prior_std**2 * math.sqrt(2.0 / x.numel())
     assert abs(variance - sde.prior_std**2) < 4 * standard_error
-    assert sde.prior_std == (sde.sigma_max if isinstance(sde, VE) else 1.0)
+    assert sde.prior_std == pytest.approx(sde.sigma_max if isinstance(sde, VE | EDM) else sde.ceiling)
 
 
 def test_the_prior_is_where_the_process_ends(sde):
     """Data of unit scale are forgotten at t = 1: alpha / sigma is below 1%, or the noise is sigma_max."""
-    alpha, sigma = sde.marginal(torch.ones((), dtype=torch.float64))
+    alpha, sigma = sde.marginal(torch.tensor(sde.ceiling, dtype=torch.float64))
     assert sigma.item() == pytest.approx(sde.prior_std, rel=1e-4)
-    assert isinstance(sde, VE) or alpha.item() < 0.01
+    assert isinstance(sde, VE | EDM) or alpha.item() < 0.01
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 8, 8), (4, 3, 2, 8, 8)])
 def test_any_shape(sde, shape):
     """Vectors to video: each row gets its own time, also where H equals the batch size."""
-    x, t = torch.randn(shape, dtype=torch.float64), torch.tensor([0.1, 0.4, 0.6, 1.0], dtype=torch.float64)
+    x, t = torch.randn(shape, dtype=torch.float64), torch.tensor([0.1, 0.4, 0.6, sde.ceiling], dtype=torch.float64)
     score = torch.randn(shape, dtype=torch.float64)
     for row in range(4):
         one = slice(row, row + 1)
@@ -130,9 +136,52 @@ def test_any_shape(sde, shape):
         (lambda: VE(sigma_min=2.0, sigma_max=1.0), "sigma_min"),
         (lambda: VE(sigma_min=0.0), "sigma_min"),
         (lambda: VP(train_floor=0.0), "train_floor"),
+        (lambda: VP(ceiling=1.5), "ceiling"),
+        (lambda: Flow(ceiling=1e-4), "ceiling"),
+        (lambda: EDM(sigma_max=-1.0), "sigma_max"),
+        (lambda: VP(schedule="table"), "alphas_cumprod"),
+        (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.95)), "alphas_cumprod"),
+        (lambda: VP(alphas_cumprod=(0.9, 0.5)), "alphas_cumprod"),
+        (lambda: VE.for_data(torch.zeros(1, 2)), "two data points"),
         (lambda: VE(sample_floor=1.5), "sample_floor"),
     ],
 )
 def test_impossible_processes_are_refused(make, culprit):
     with pytest.raises(ValueError, match=culprit):
         make()
+
+
+def test_flow_is_the_straight_path():
+    t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
+    alpha, sigma = Flow().marginal(t)
+    assert torch.equal(alpha, 1.0 - t)
+    assert torch.equal(sigma, t)
+    # the probability flow of data that are all at c has velocity eps - x0 = (x - c) / t
+    x, c = torch.tensor([[2.0]], dtype=torch.float64), 0.5
+    score = -(x - 0.75 * c) / 0.25**2
+    velocity = Flow().probability_flow(x, t[1:2], score)
+    torch.testing.assert_close(velocity, (x - c) / 0.25)
+
+
+def test_edm_is_karras_process():
+    """dx = sqrt(2 sigma) dw in the time sigma: g^2 dt = 2 sigma dsigma."""
+    sde, t = EDM(sigma_max=80.0), torch.tensor([0.002 / 80.0, 0.3, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(sde.sigma(t), 80.0 * t)
+    torch.testing.assert_close(sde.diffusion2(t), 2.0 * sde.sigma(t) * 80.0)
+    assert sde.sigma(torch.tensor(sde.sample_floor)).item() == pytest.approx(0.002)
+
+
+def test_a_table_is_met_at_its_entries():
+    """alpha^2 at t = i / N is DDPM's alpha-bar, and beta integrates to it: beta = -d log alpha-bar / dt."""
+    sde = SDES["vp_table"]
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    torch.testing.assert_close(sde.alpha2(t), torch.tensor(DDPM_TABLE, dtype=torch.float64))
+    middles = sde.beta(t - 0.5 / 1000)
+    torch.testing.assert_close(torch.exp(-(middles / 1000).cumsum(0)), torch.tensor(DDPM_TABLE, dtype=torch.float64))
+    # DDPM's beta_i N tends to Song's linear schedule from 0.1 to 20 (Song et al. appendix B)
+    torch.testing.assert_close(middles, VP().beta(t - 0.5 / 1000), rtol=0.02, atol=0.02)
+
+
+def test_sigma_max_from_data_is_the_largest_distance():
+    x0 = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]])
+    assert VE.for_data(x0.reshape(3, 1, 2, 1)).sigma_max == pytest.approx(5.0)

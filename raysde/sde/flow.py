@@ -23,6 +23,10 @@ class Flow(SDE):
 
     diffuses: ClassVar[bool] = False
 
+    @property
+    def prior_std(self) -> float:
+        return self.ceiling
+
     def log_alpha(self, t: Tensor) -> Tensor:
         return torch.log1p(-t)
 

@@ -42,18 +42,22 @@ def combine(slopes: list[Tensor], weights: tuple[float, ...]) -> Tensor:
     return total
 
 
-def first_step(
-    f: Slope, t: Tensor, y: Tensor, slope: Tensor, direction: float, rtol: float, atol: float
-) -> tuple[Tensor, Tensor]:
-    """A first step size [B] whose Euler step is small (Hairer et al., II.4), and the evaluation it cost."""
+def first_step(f: Slope, t: Tensor, y: Tensor, slope: Tensor, span: float, rtol: float, atol: float) -> Tensor:
+    """A first step size [B] whose Euler step is small (Hairer et al., II.4), for one evaluation; at most |span|.
+
+    Args:
+        span: end - start; beyond it the slope may not be defined.
+    """
+    direction = math.copysign(1.0, span)
     scale = atol + rtol * y.abs()
     size, speed = rms(y / scale), rms(slope / scale)
     trial = torch.where((size < 1e-5) | (speed < 1e-5), torch.full_like(size, 1e-6), 0.01 * size / speed)
+    trial = trial.clamp(max=abs(span))
     other = f(t + direction * trial.to(t), y + direction * trial[:, None] * slope)
     bend = rms((other - slope) / scale) / trial
     most = torch.maximum(speed, bend)
     next_size = torch.where(most <= 1e-15, (1e-3 * trial).clamp(min=1e-6), (0.01 / most) ** 0.2)
-    return torch.minimum(100.0 * trial, next_size).to(t), other
+    return torch.minimum(100.0 * trial, next_size).clamp(max=abs(span)).to(t)
 
 
 def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, atol: float) -> tuple[Tensor, int]:
@@ -72,7 +76,7 @@ def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, ato
     direction = math.copysign(1.0, end - start)
     t = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
     slope = f(t, y)
-    h, _ = first_step(f, t, y, slope, direction, rtol, atol)
+    h = first_step(f, t, y, slope, end - start, rtol, atol)
     rejected, nfe = torch.zeros_like(t, dtype=torch.bool), 2
     for _ in range(MOST_STEPS):
         left = (end - t).abs()
@@ -83,6 +87,8 @@ def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, ato
             raise FloatingPointError(f"rk45 found no step small enough near t={t[left > 0][0].item():.3g}")
         new, last, error = attempt(f, t, y, slope, direction * step, rtol, atol)
         nfe += 6
+        # a trial step that left the finite numbers is rejected as the worst of errors
+        error = torch.where(error.isfinite(), error, torch.full_like(error, math.inf))
         moved = left > 0.0
         good = (error < 1.0) & moved
         grow = (SAFETY * error.clamp(min=1e-30) ** -0.2).clamp(SLOWEST, FASTEST)

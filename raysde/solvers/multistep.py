@@ -60,6 +60,8 @@ class Multistep:
 class DpmPlusPlus(Multistep):
     """DPM-Solver++ of order 2 or 3 (2M, 3M), for the flow or for the reverse SDE (Lu et al. 2022b, section 5).
 
+    Order 2 takes their midpoint form; order 3 integrates the parabola through the last three predictions.
+
     Args:
         stochastic: whether to solve the SDE, whose noise is exact and whose linear part is e^(-h) stronger.
     """
@@ -84,13 +86,16 @@ class DpmPlusPlus(Multistep):
         return mean + walk.sigma[index + 1] * math.sqrt(-math.expm1(-z)) * walk.noise(x), mean
 
     def weights(self, z: float, order: int) -> tuple[float, float]:
-        """Coefficients of the first and the second derivative of the predictions, in units of h."""
+        """Integrals of z e^(z (v - 1)) v and v^2 over [0, 1], for the linear and the quadratic part of x0.
+
+        The second is twice what Lu et al.'s code has in its multistep solver of order 3, which is of order 2.
+        """
         if order <= 2:
             return -0.5 * math.expm1(-z), 0.0
-        return math.expm1(-z) / z + 1.0, -((math.expm1(-z) + z) / z**2 - 0.5)
+        return math.expm1(-z) / z + 1.0, 1.0 - 2.0 * (math.expm1(-z) + z) / z**2
 
     def differences(self, h: float, order: int) -> list[Tensor]:
-        """Divided differences of the predictions for steps of unit length, first and second."""
+        """Coefficients of v and v^2 of the polynomial through the last predictions, v = 0 to 1 over the step."""
         if order == 1:
             return []
         (now, m0), (before, m1) = self.past[0], self.past[1]

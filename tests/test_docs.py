@@ -1,0 +1,114 @@
+"""What the documentation names exists."""
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from raysde.cli import parser
+from raysde.config import load
+from raysde.explain import keys
+
+DOCS = Path(__file__).parents[1] / "docs"
+CODE = re.compile(r"`([^`\n]+)`")
+NAME = re.compile(r"raysde(\.\w+)*")
+COMMAND = re.compile(r"raysde (\w+)")
+OVERRIDE = re.compile(r"([a-z_.0-9]+)(=.+)?")
+HEADER = ["there", "here", "note"]
+
+
+def cells(page: str) -> list[str]:
+    """The column ``here`` of every table "there | here | note"."""
+    found, inside = [], False
+    for line in page.splitlines():
+        row = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|"):
+            inside = False
+        elif row == HEADER:
+            inside = True
+        elif inside and not set(line) <= set("|- :"):
+            assert len(row) == len(HEADER), f"a row of {len(row)} cells: {line}"
+            found.append(row[1])
+    return found
+
+
+def resolved(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one, fields of dataclasses included."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError as error:
+            # a module that exists but lacks a library of its own is not a wrong name
+            if error.name is None or not error.name.startswith("raysde"):
+                raise
+            continue
+        for part in parts[cut:]:
+            declared = {field.name for field in dataclasses.fields(thing)} if dataclasses.is_dataclass(thing) else set()
+            if not hasattr(thing, part):
+                return part in declared and part == parts[-1]
+            thing = getattr(thing, part)
+        return True
+    return False
+
+
+def command_exists(name: str) -> bool:
+    choices = next(action.choices for action in parser()._subparsers._group_actions)
+    return name in choices
+
+
+def mistakes(page: str, folder: Path) -> list[str]:
+    """What the page names and raysde does not have."""
+    wrong = [name for name in CODE.findall(page) if NAME.fullmatch(name) and not resolved(name)]
+    recipe = folder / "recipe.yaml"
+    recipe.write_text("{name: page, data: {path: shards}, sde: {kind: vp}, network: {kind: unet}}")
+    for cell in cells(page):
+        overrides = []
+        for token in CODE.findall(cell):
+            command, override = COMMAND.fullmatch(token), OVERRIDE.fullmatch(token)
+            if NAME.fullmatch(token):
+                continue
+            if command and command_exists(command[1]):
+                continue
+            if override is None or override[1] not in keys():
+                wrong.append(token)
+            elif override[2]:
+                overrides.append(token)
+        try:
+            load(recipe, overrides)
+        except ValueError as error:
+            wrong.append(f"{cell}: {error}")
+    return wrong
+
+
+def test_every_name_in_coming_from_exists(tmp_path):
+    page = (DOCS / "coming-from.md").read_text()
+    assert len(cells(page)) > 50
+    assert mistakes(page, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "wrong"),
+    [
+        ("`raysde.sde.VP` and `raysde.sampler.Method.target_snr`", None),
+        ("`raysde train`, `sampling.solver=pc`", None),
+        ("`sde.kind=ve` `sde.sigma_max=90`", None),
+        ("`raysde.sde.VPSDE`", "raysde.sde.VPSDE"),
+        ("`raysde.nothing.at_all`", "raysde.nothing.at_all"),
+        ("`raysde.sampler.Method.snr`", "raysde.sampler.Method.snr"),
+        ("`raysde fly`", "raysde fly"),
+        ("`sampling.snr`", "sampling.snr"),
+        ("`sampling.solver=pndm`", "pndm"),
+        ("`sde.kind=ve` `sde.beta_max=3`", "beta_max"),
+        ("`VPSDE`", "VPSDE"),
+    ],
+)
+def test_a_wrong_name_is_found(cell, wrong, tmp_path):
+    found = mistakes(f"| there | here | note |\n|-|-|-|\n| a | {cell} | b |\n", tmp_path)
+    assert found == [] if wrong is None else any(wrong in mistake for mistake in found)
+
+
+def test_names_in_running_text_are_checked(tmp_path):
+    assert mistakes("see `raysde.sde.Nothing`, and `np.linspace`", tmp_path) == ["raysde.sde.Nothing"]

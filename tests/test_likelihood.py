@@ -1,0 +1,181 @@
+"""Likelihoods and latents against exact densities."""
+
+import math
+
+import pytest
+import torch
+
+from raysde.conditioning import Encoded
+from raysde.guidance import Guided
+from raysde.likelihood import bits_per_dim, decode, encode, interpolate, log_prob
+from raysde.sde import VE
+from tests.oracles import SDES, Mixture, gaussian, gaussian_score, mixture
+
+TIGHT = {"rtol": 1e-6, "atol": 1e-6}
+NAMES = ["vp", "vp_cosine", "sub_vp", "ve", "edm", "flow"]
+
+
+def floor_log_prob(data: Mixture, x: torch.Tensor, sde) -> torch.Tensor:
+    """The exact log-density at the training floor, where the likelihood is measured."""
+    return data.log_prob(x, torch.full((len(x),), sde.train_floor, dtype=torch.float64), sde)
+
+
+def centred(data: Mixture) -> Mixture:
+    """The same shape around 0, so that alpha times the mean does not move the prior's end: that would cost more than
+    the 1e-3 nats per dimension that the numbers are held to."""
+    return Mixture(data.weights, data.means - data.mean, data.covariances)
+
+
+def points(data: Mixture, count: int = 12) -> torch.Tensor:
+    return data.sample(count, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("make", [gaussian, mixture])
+def test_exact_divergence_gives_the_exact_log_density(name, make):
+    """To 1e-3 nats per dimension for every point."""
+    sde, data = SDES[name], centred(make())
+    x = points(data)
+    found = log_prob(data.score(sde), x, sde, divergence="exact", **TIGHT)
+    error = (found.value - floor_log_prob(data, x, sde)).abs() / 2
+    assert error.max() < 1e-3
+    assert torch.equal(found.standard_error, torch.zeros(len(x), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "flow"])
+@pytest.mark.parametrize("divergence", ["rademacher", "gaussian"])
+def test_hutchinson_within_its_own_standard_errors(name, divergence):
+    """Within three reported standard errors for the mean over points, and they are the spread of the estimates."""
+    sde, data = SDES[name], centred(mixture())
+    x = points(data)
+    g = torch.Generator().manual_seed(1)
+    found = log_prob(data.score(sde), x, sde, divergence=divergence, probes=8, generator=g)
+    off = found.value - floor_log_prob(data, x, sde)
+    together = found.standard_error.square().sum().sqrt() / len(x)
+    assert abs(off.mean()) < 3 * together + 1e-3
+    # a point's error in units of its standard error has mean square (n - 1) / (n - 3) = 1.4 for 8 probes
+    ratio = (off / found.standard_error).square().mean()
+    assert 0.3 < ratio < 3.0
+
+
+def test_probes_of_signs_are_exact_where_the_jacobian_is_diagonal():
+    """z_i^2 = 1: no variance at all for independent coordinates, unlike normal probes."""
+    sde = SDES["vp"]
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    score = gaussian_score(0.0, 0.5, sde)
+    signs = log_prob(score, x, sde, divergence="rademacher", probes=3, **TIGHT)
+    normal = log_prob(score, x, sde, divergence="gaussian", probes=3, **TIGHT)
+    alpha, sigma = sde.marginal(torch.tensor(sde.train_floor, dtype=torch.float64))
+    exact = torch.distributions.Normal(0.0, (0.25 * alpha**2 + sigma**2).sqrt()).log_prob(x).sum(1)
+    torch.testing.assert_close(signs.value, exact, rtol=0, atol=3e-3)
+    assert signs.standard_error.max() < 1e-6 < 1e-2 < normal.standard_error.min()
+    assert log_prob(score, x, sde, probes=1).standard_error.isnan().all()
+
+
+def test_the_prior_of_ve_has_its_own_width():
+    """N(0, 1) for VE would be off by hundreds of nats."""
+    sde = VE(sigma_max=20.0)
+    x = torch.zeros(2, 4, dtype=torch.float64)
+    found = log_prob(gaussian_score(0.0, 0.5, sde), x, sde, divergence="exact", **TIGHT)
+    exact = 4 * torch.distributions.Normal(0.0, math.sqrt(0.25 + 1e-4)).log_prob(torch.zeros(())).item()
+    # the true end is N(0, sigma_max^2 + 0.25)
+    assert found.value[0].item() == pytest.approx(exact, abs=4 * 1e-3)
+
+
+def test_one_forward_pass_for_each_evaluation():
+    sde, calls = SDES["vp"], []
+    exact = gaussian_score(0.0, 0.5, sde)
+
+    def counting(x, t):
+        calls.append(len(x))
+        return exact(x, t)
+
+    for settings in ({"divergence": "exact"}, {"probes": 1}, {"probes": 5}):
+        calls.clear()
+        found = log_prob(counting, torch.randn(3, 2), sde, **settings)
+        assert found.nfe == len(calls)
+        assert set(calls) == {3}
+
+
+@pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0)])
+def test_bits_per_dim_of_uniform_noise(data_range):
+    """Pixels uniform over 256 levels cost 8 bits each, whatever the range: N(0.5, huge) locally is flat.
+
+    The model here is a Gaussian much wider than the range, whose density is known everywhere: the answer is minus the
+    mean log-density of the dequantised pixels in bits, plus log2 of 256 over the range.
+    """
+    low, high = data_range
+    sde = SDES["vp"]
+    images = torch.randint(0, 256, (4, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    g = torch.Generator().manual_seed(1)
+    found = bits_per_dim(
+        gaussian_score(0.1, 1.5, sde), images, sde, data_range=data_range, repeats=3, generator=g, **TIGHT
+    )
+    levels = (
+        torch.arange(256, dtype=torch.float64)[:, None] + (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+    ) / 256
+    density = torch.distributions.Normal(0.1, 1.5).log_prob(low + (high - low) * levels).mean(dim=1)
+    exact = -density[images.long()].flatten(1).mean(1) / math.log(2.0) + 8.0 - math.log2(high - low)
+    assert (found.value - exact).abs().max() < 0.01
+    assert (found.standard_error < 0.01).all()
+
+
+def test_bits_per_dim_wants_uint8():
+    sde = SDES["vp"]
+    with pytest.raises(ValueError, match="uint8"):
+        bits_per_dim(gaussian_score(0.0, 0.5, sde), torch.zeros(1, 2), sde)
+    with pytest.raises(ValueError, match="repeats"):
+        bits_per_dim(gaussian_score(0.0, 0.5, sde), torch.zeros(1, 2, dtype=torch.uint8), sde, repeats=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_latents_are_the_closed_form_and_come_back(name):
+    """A Gaussian's flow map is linear: z = alpha m + (S_T / S_0)(x - alpha_0 m); decode inverts encode."""
+    sde = SDES[name]
+    x = 0.2 + 0.5 * torch.randn(6, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    score = gaussian_score(0.2, 0.5, sde)
+    latent = encode(score, x, sde, **TIGHT)
+    alpha, sigma = sde.marginal(torch.tensor([sde.train_floor, sde.ceiling], dtype=torch.float64))
+    spread = torch.sqrt((alpha * 0.5) ** 2 + sigma**2)
+    expected = alpha[1] * 0.2 + spread[1] / spread[0] * (x - alpha[0] * 0.2)
+    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(decode(score, latent, sde, **TIGHT), x, rtol=1e-4, atol=1e-4)
+
+
+def test_interpolation_keeps_the_norm_and_the_angle():
+    """On the great circle of two vectors of equal norm: equal angles for equal weights; the ends are the ends."""
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=g) for _ in range(2))
+    b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1))[:, None, None, None]
+    path = interpolate(a, b, torch.tensor([0.0, 0.25, 0.5, 1.0]))
+    torch.testing.assert_close(path[0], a)
+    torch.testing.assert_close(path[3], b)
+    norms = path.flatten(2).norm(dim=2)
+    torch.testing.assert_close(norms, norms[0].expand(4, 3))
+
+    def angle(x, y):
+        return torch.acos((x * y).flatten(1).sum(1) / norms[0] ** 2)
+
+    torch.testing.assert_close(angle(path[0], path[1]), 0.25 * angle(a, b))
+    torch.testing.assert_close(angle(path[1], path[2]), 0.25 * angle(a, b))
+    same = interpolate(a, a, torch.tensor([0.3]))
+    torch.testing.assert_close(same[0], a)
+    with pytest.raises(ValueError, match="shapes"):
+        interpolate(a, b[:, :, :2], torch.tensor([0.5]))
+
+
+def test_a_guided_score_has_no_likelihood():
+    guided = Guided(None, Encoded(), Encoded(), 2.0)
+    x = torch.zeros(1, 2)
+    for ask in (log_prob, encode, decode):
+        with pytest.raises(ValueError, match="guided"):
+            ask(guided, x, SDES["vp"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"), [({"probes": 0}, "probes"), ({"divergence": "magic"}, "magic"), ({"rtol": -1.0}, "rtol")]
+)
+def test_bad_settings_are_named(settings, culprit):
+    sde = SDES["vp"]
+    with pytest.raises(ValueError, match=culprit):
+        log_prob(gaussian_score(0.0, 0.5, sde), torch.zeros(1, 2), sde, **settings)
