@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench clean help
+.PHONY: setup demo test lint format bench conformance nfe pictures mutants clean help
 
 help:
-	@echo "make setup | demo | test | lint | format | bench | clean"
+	@echo "make setup | demo | test | lint | format | bench | conformance | nfe | pictures | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,18 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/throughput.py
+
+conformance: $(STAMP)
+	$(BIN)/python benchmarks/conformance.py
+
+nfe: $(STAMP)
+	$(BIN)/python benchmarks/nfe.py
+
+pictures: $(STAMP)
+	$(BIN)/python benchmarks/pictures.py
+
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py
 
 clean:
 	rm -rf $(VENV) out *.egg-info

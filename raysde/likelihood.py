@@ -79,9 +79,9 @@ def log_prob(
 
     def slope(t: Tensor, y: Tensor) -> Tensor:
         velocity, rates = _velocity_and_divergence(score, sde, y[:, :size].reshape(x0.shape), t, jacobian)
-        return torch.cat([velocity.flatten(1), rates], dim=1)
+        return torch.cat([velocity.reshape(len(velocity), -1), rates], dim=1)
 
-    y = torch.cat([x0.flatten(1), x0.new_zeros(len(x0), jacobian.columns)], dim=1)
+    y = torch.cat([x0.reshape(len(x0), -1), x0.new_zeros(len(x0), jacobian.columns)], dim=1)
     y, nfe = integrate(slope, y, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
     latent, gathered = y[:, :size].reshape(x0.shape), y[:, size:].double()
     value = sde.prior_log_prob(latent.double()) + gathered.mean(dim=1)
@@ -189,7 +189,7 @@ def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     """
     if first.shape != second.shape:
         raise ValueError(f"latents of shapes {tuple(first.shape)} and {tuple(second.shape)} have no path between them")
-    a, b = first.flatten(1), second.flatten(1)
+    a, b = first.reshape(len(first), -1), second.reshape(len(second), -1)
     cosine = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
     angle = torch.acos(cosine.clamp(-1.0, 1.0))[None, :, None]
     weight = weights.to(first)[:, None, None]
@@ -204,9 +204,9 @@ def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
 def _flow(score: Score, x: Tensor, sde: SDE, start: float, end: float, rtol: float, atol: float) -> Tensor:
     def slope(t: Tensor, y: Tensor) -> Tensor:
         value, time = y.view_as(x), t.to(y.dtype)
-        return sde.probability_flow(value, time, score(value, time)).flatten(1)
+        return sde.probability_flow(value, time, score(value, time)).reshape(len(x), -1)
 
-    return integrate(slope, x.flatten(1), start, end, rtol=rtol, atol=atol)[0].view_as(x)
+    return integrate(slope, x.reshape(len(x), -1), start, end, rtol=rtol, atol=atol)[0].view_as(x)
 
 
 @dataclass(frozen=True)
@@ -243,5 +243,5 @@ def _velocity_and_divergence(
     rates = []
     for left, direction in zip(reversed(range(len(jacobian.directions))), jacobian.directions, strict=True):
         (product,) = torch.autograd.grad(velocity, x, direction, retain_graph=left > 0)
-        rates.append((product * direction).flatten(1).sum(dim=1))
+        rates.append((product * direction).reshape(len(x), -1).sum(dim=1))
     return velocity.detach(), torch.stack(rates, dim=1).reshape(len(x), jacobian.columns, -1).sum(dim=2)

@@ -231,9 +231,9 @@ def _adaptive(walk: Walk, x: Tensor, method: Method, callback: Callable[[int, Te
 
     def slope(t: Tensor, y: Tensor) -> Tensor:
         value, time = y.view_as(x), t.to(y.dtype)
-        return walk.sde.probability_flow(value, time, walk.ask(value, time)).flatten(1)
+        return walk.sde.probability_flow(value, time, walk.ask(value, time)).reshape(len(x), -1)
 
-    y, nfe = integrate(slope, x.flatten(1), walk.times[0], walk.times[-1], rtol=method.rtol, atol=method.atol)
+    y, nfe = integrate(slope, x.reshape(len(x), -1), walk.times[0], walk.times[-1], rtol=method.rtol, atol=method.atol)
     walk.nfe += nfe
     if callback is not None:
         callback(len(walk.times) - 1, y.view_as(x))

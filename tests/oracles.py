@@ -178,8 +178,9 @@ def flow_end(sde: SDE, solver: str, steps: int) -> Tensor:
 
 def fitted_order(sde: SDE, case: str) -> float:
     """Slope of the error of a flow on the mixture against the number of steps, by least squares in logarithms."""
-    counts = {1: (160, 320, 640), 2: (160, 320, 640), 3: (320, 480, 640), 4: (100, 140, 200)}[FLOWS[case]]
-    exact = flow_end(sde, "rk4", 1000)
+    counts = {"dpmpp_3m": (320, 480, 640), "deis": (320, 480, 640), "rk4": (100, 140, 200), "unipc": (640, 900, 1200)}
+    counts = counts.get(case, (160, 320, 640))
+    exact = flow_end(sde, "rk4", 1600)
     ends = [flow_end(sde, SETTINGS[case]["solver"], steps) for steps in counts]
     errors = [(end - exact).square().mean().sqrt().log() for end in ends]
     x = torch.tensor(counts, dtype=torch.float64).log()

@@ -16,6 +16,7 @@ from raysde.local import train_here
 from raysde.run import check_resumable, new_state, objective, open_run, schedule, validator
 from raysde.sde import VE
 from raysde.state import TrainState
+from raysde.times import stratified
 from raysde.train import DTYPES, flush, microbatch_loss, train_step
 from tests.conftest import same_tensors
 
@@ -132,28 +133,20 @@ def test_accumulation_is_the_whole_batch(recipe, microbatch):
     torch.testing.assert_close(got_norm, norm)
 
 
-def test_microbatches_differ_in_noise_not_in_rows(recipe):
+def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
     """The times of a step do not depend on how it is cut: they are stratified over the global batch."""
-    from raysde.losses import sample_times
-
     seen = []
-    original = sample_times
 
     def spy(*args):
-        seen.append(original(*args))
+        seen.append(stratified(*args))
         return seen[-1]
 
-    import raysde.train
-
+    monkeypatch.setattr("raysde.train.stratified", spy)
     for microbatch in (16, 4):
         run = open_run(config.parse(recipe(train__microbatch=microbatch)))
         state = new_state(run, CPU)
         batches = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))
-        raysde.train.sample_times = spy
-        try:
-            train_step(state, state.model, batches, objective(run), schedule(run), CPU)
-        finally:
-            raysde.train.sample_times = original
+        train_step(state, state.model, batches, objective(run), schedule(run), CPU)
     assert torch.equal(seen[0], torch.cat(seen[1:]))
 
 

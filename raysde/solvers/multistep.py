@@ -151,9 +151,6 @@ class UniPC(Multistep):
         super().__init__(walk, order)
         self.before: tuple[Tensor, int] | None = None
 
-    def order_at(self, index: int) -> int:
-        return min(self.order, len(self.past), self.steps - index)
-
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         prediction = self.walk.x0(x, index)
         if self.before is not None:
