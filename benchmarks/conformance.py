@@ -140,7 +140,9 @@ LIKELIHOODS = ["SDE", "divergence", "Gaussian, nats/dim or nats", "mixture, nats
 def table(head: list[str], rows: list[Row]) -> str:
     """Markdown."""
     lines = ["| " + " | ".join([*head, ""]) + " |", "|" + "---|" * (len(head) + 1)]
-    lines += ["| " + " | ".join([*row.cells, "missed: " + ", ".join(row.missed) if row.missed else ""]) + " |" for row in rows]
+    for row in rows:
+        verdict = "missed: " + ", ".join(row.missed) if row.missed else ""
+        lines.append("| " + " | ".join([*row.cells, verdict]) + " |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """The pictures of docs/choosing.md: forward and reverse trajectories of a 2-D mixture under each SDE.
 
-    python benchmarks/pictures.py [--out docs/trajectories.png]
+python benchmarks/pictures.py [--out docs/trajectories.png]
 """
 
 import argparse

@@ -82,8 +82,8 @@ class CosineBeta:
 class TableBeta:
     """A discrete process as a continuous one: alpha^2 at t = i / N is the table's i-th entry, 1 at t = 0.
 
-    B = -log alpha-bar is interpolated linearly, so beta(t) = -d log alpha-bar / dt is constant on each step, and the
-    integral and its inverse are exact.
+    B = -log alpha-bar is interpolated by a monotone cubic (Fritsch and Carlson 1980), so beta(t) = -d log alpha-bar / dt
+    is positive and continuous: solvers with an adaptive step stumble over the jumps that straight lines would make.
     """
 
     def __init__(self, alphas_cumprod: tuple[float, ...]) -> None:
@@ -91,22 +91,51 @@ class TableBeta:
         if not alphas_cumprod or any(not 0.0 < later < earlier for earlier, later in pairwise(ends)):
             raise ValueError("alphas_cumprod must fall from below 1 to above 0, one entry for each step")
         self.steps = len(alphas_cumprod)
-        self.knots = -torch.log(torch.tensor(ends, dtype=torch.float64))
+        knots = -torch.log(torch.tensor(ends, dtype=torch.float64))
+        rises = knots.diff()
+        slopes = _monotone_slopes(rises)
+        # B = c0 + c1 u + c2 u^2 + c3 u^3 with u from 0 to 1 over a step
+        bend = 3.0 * rises - 2.0 * slopes[:-1] - slopes[1:]
+        self.cubic = torch.stack([knots[:-1], slopes[:-1], bend, slopes[:-1] + slopes[1:] - 2.0 * rises])
+        self.knots = knots
 
     def beta(self, t: Tensor) -> Tensor:
-        return _entry((self.knots.diff() * self.steps).to(t), self._cell(t))
+        cell = self._cell(t)
+        return self.steps * self._rate(t * self.steps - cell, cell)
 
     def integral(self, t: Tensor) -> Tensor:
-        knots, cell = self.knots.to(t), self._cell(t)
-        return _entry(knots, cell) + (t * self.steps - cell) * _entry(knots.diff(), cell)
+        cell = self._cell(t)
+        return self._value(t * self.steps - cell, cell)
 
     def inverse_integral(self, integral: Tensor) -> Tensor:
         knots = self.knots.to(integral)
         cell = torch.searchsorted(knots, integral.detach().contiguous(), right=True).sub(1).clamp(0, self.steps - 1)
-        return (cell + (integral - _entry(knots, cell)) / _entry(knots.diff(), cell)) / self.steps
+        u = (integral - _entry(knots, cell)) / _entry(knots.diff(), cell)
+        for _ in range(8):
+            u = (u - (self._value(u, cell) - integral) / self._rate(u, cell)).clamp(0.0, 1.0)
+        return (cell + u) / self.steps
+
+    def _value(self, u: Tensor, cell: Tensor) -> Tensor:
+        c0, c1, c2, c3 = (_entry(row, cell) for row in self.cubic.to(u))
+        return c0 + u * (c1 + u * (c2 + u * c3))
+
+    def _rate(self, u: Tensor, cell: Tensor) -> Tensor:
+        _, c1, c2, c3 = (_entry(row, cell) for row in self.cubic.to(u))
+        return c1 + u * (2.0 * c2 + u * 3.0 * c3)
 
     def _cell(self, t: Tensor) -> Tensor:
         return (t.detach() * self.steps).floor().long().clamp(0, self.steps - 1)
+
+
+def _monotone_slopes(rises: Tensor) -> Tensor:
+    """Slopes at the knots of equal steps that rise by ``rises``: harmonic means inside, and parabolas at the ends that
+    neither fall nor overshoot."""
+    if len(rises) == 1:
+        return rises.expand(2)
+    inside = 2.0 / (1.0 / rises[:-1] + 1.0 / rises[1:])
+    ends = [1.5 * rises[a] - 0.5 * rises[b] for a, b in ((0, 1), (-1, -2))]
+    first, last = (torch.clamp(end, 0.1 * rise, 3.0 * rise) for end, rise in zip(ends, rises[[0, -1]], strict=True))
+    return torch.cat([first[None], inside, last[None]])
 
 
 def _entry(table: Tensor, place: Tensor) -> Tensor:

@@ -19,7 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SDE, SCHEDULES, SCORE = "tests/test_sde.py", "tests/test_sde.py", "tests/test_parameterisation.py"
 LOSS, TIMES, SAMPLER = "tests/test_losses.py", "tests/test_times.py", "tests/test_sampler.py"
-PARITY, LIKELIHOOD, EMA = "tests/test_parity.py", "tests/test_likelihood.py", "tests/test_posthoc.py tests/test_train.py"
+PARITY, LIKELIHOOD, EMA = (
+    "tests/test_parity.py",
+    "tests/test_likelihood.py",
+    "tests/test_posthoc.py tests/test_train.py",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ MUTANTS = [
     # schedules
     Mutant("the integral of beta without its half", "schedules.py", "t * (self.beta_min + 0.5 * t *", "t * (self.beta_min + t *", SCHEDULES),
     Mutant("beta halved by the cosine", "schedules.py", "return 2.0 * self.rate * torch.tan", "return self.rate * torch.tan", SCHEDULES),
-    Mutant("a table's beta doubled", "schedules.py", "_entry((self.knots.diff() * self.steps).to(t)", "_entry((2.0 * self.knots.diff() * self.steps).to(t)", SCHEDULES),
+    Mutant("a table's beta doubled", "schedules.py", "return self.steps * self._rate(", "return 2.0 * self.steps * self._rate(", SCHEDULES),
     Mutant("a table read one step late", "schedules.py", "ends = (1.0, *alphas_cumprod)", "ends = (1.0, *alphas_cumprod[1:], alphas_cumprod[-1] / 2)", SCHEDULES),
     # targets
     Mutant("v with its sign turned", "parameterisation.py", "return -sigma, alpha", "return sigma, -alpha", SCORE),

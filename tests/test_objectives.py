@@ -52,7 +52,9 @@ def test_a_network_of_zeros_costs_what_its_zeros_mean(recipe, kind, target):
 
 def test_times_and_weights_reach_the_loop(recipe):
     """The recipe's nodes are the objects, and EDM trains at its authors' noise levels unless told otherwise."""
-    run = open_run(config.parse(recipe(train__times__kind="importance", train__weighting="min_snr", train__min_snr_gamma=3.0)))
+    run = open_run(
+        config.parse(recipe(train__times__kind="importance", train__weighting="min_snr", train__min_snr_gamma=3.0))
+    )
     task = objective(run)
     assert (task.times, task.weighting, task.min_snr_gamma) == (Importance(), "min_snr", 3.0)
     assert objective(open_run(config.parse(recipe(sde__kind="edm")))).times == LogNormal()

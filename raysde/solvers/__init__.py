@@ -1,8 +1,6 @@
 """Steps of the reverse process: predictors, correctors, ODE steps and multistep methods, and their grids.
 
-``SOLVERS`` says of each what the sampler must know. torchode and torchdiffeq were judged for the adaptive pair:
-torchdiffeq has one step size for the whole batch, and torchode, which has one for each sample, was last released in
-2023 and wraps every slope in its own types; the pair here is 60 lines and shares the solvers' counting.
+``SOLVERS`` says of each what the sampler must know.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,10 @@
 """Dormand and Prince's embedded Runge-Kutta pair of orders 5 and 4 with a step size for each sample.
 
 One step size for a whole batch, as scipy and torchdiffeq choose it, lets an easy image pay for a hard one and makes an
-image depend on its neighbours. The step control is that of Hairer, Norsett and Wanner, Solving ODEs I, section II.4.
+image depend on its neighbours. torchode 1.0 has one for each sample too, at equal accuracy and as many evaluations (158
+to 134 here at a tolerance of 1e-5 on a mixture's flow, 236 to 242 at 1e-7), but brings two type-checking packages for
+what is 60 lines; torchdiffeq 0.2.5 has one for the batch, and its first guess leaves [0, 1],
+where no score exists. The step control is that of Hairer, Norsett and Wanner, Solving ODEs I, section II.4.
 """
 
 import math
