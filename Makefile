@@ -19,8 +19,11 @@ setup: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/raysde demo
 
+# the mathematics on all cores, one thread each; then what starts processes of its own
+OWN_PROCESSES := tests/cluster tests/multiprocess tests/test_tracking.py
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests $(addprefix --ignore=,$(OWN_PROCESSES))
+	$(BIN)/python -m pytest $(OWN_PROCESSES)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
