@@ -21,12 +21,13 @@ from raysde.ema import Ema
 from raysde.inference import Model
 from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
+from raysde.objective import Objective
 from raysde.posthoc import PowerEma
 from raysde.score import ScoreModel
 from raysde.sde import VE, AnySDE
 from raysde.state import TrainState
 from raysde.times import suited
-from raysde.train import Objective, Schedule
+from raysde.train import Schedule
 from raysde.validation import validation_loss
 
 CAPTION_SAMPLE = 200_000

@@ -82,8 +82,8 @@ class CosineBeta:
 class TableBeta:
     """A discrete process as a continuous one: alpha^2 at t = i / N is the table's i-th entry, 1 at t = 0.
 
-    B = -log alpha-bar is interpolated by a monotone cubic (Fritsch and Carlson 1980), so beta = -d log alpha-bar / dt is
-    positive and continuous: solvers with an adaptive step stumble over the jumps that straight lines would make.
+    B = -log alpha-bar is interpolated by a monotone cubic (Fritsch and Carlson 1980), so beta, -d log alpha-bar / dt,
+    is positive and continuous: solvers with an adaptive step stumble over the jumps that straight lines would make.
     """
 
     def __init__(self, alphas_cumprod: tuple[float, ...]) -> None:

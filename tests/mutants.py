@@ -7,6 +7,7 @@ A survivor is a missing test; the exit status is 1 if there is one. Not collecte
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,25 +90,25 @@ MUTANTS = [
     Mutant("log-normal in the variance", "times.py", "sde.time_at(-2.0 * (self.mean", "sde.time_at(-1.0 * (self.mean", TIMES),
     Mutant("importance weights turned over", "times.py", "* sde.sigma2(t) / sde.diffusion2(t)", "* sde.diffusion2(t) / sde.sigma2(t)", TIMES),
     # solvers
-    Mutant("Euler-Maruyama's noise by dt", "solvers/predictors.py", "math.sqrt(g2 * dt)", "math.sqrt(g2) * dt", SAMPLER),
-    Mutant("Euler-Maruyama with half the score", "solvers/predictors.py", "mean = (1.0 - f * dt) * x + g2 * dt *", "mean = (1.0 - f * dt) * x + 0.5 * g2 * dt *", SAMPLER),
-    Mutant("Euler-Maruyama's drift forwards", "solvers/predictors.py", "(1.0 - f * dt) * x", "(1.0 + f * dt) * x", SAMPLER),
-    Mutant("reverse diffusion with b for b^2", "solvers/predictors.py", "(2.0 - a) * x + b2 *", "(2.0 - a) * x + math.sqrt(b2) *", SAMPLER),
-    Mutant("ancestral noise without sigma_s / sigma_t", "solvers/predictors.py", "math.sqrt(b2) * walk.sigma[index + 1] / walk.sigma[index] *", "math.sqrt(b2) *", SAMPLER),
-    Mutant("ancestral mean not divided", "solvers/predictors.py", "* walk.score(x, walk.times[index])) / a", "* walk.score(x, walk.times[index])) * a", SAMPLER),
-    Mutant("the score asked at the next time", "solvers/walk.py", "return -self.sigma[index] * self.score(x, self.times[index])", "return -self.sigma[index] * self.score(x, self.times[min(index + 1, len(self.times) - 1)])", SAMPLER),
-    Mutant("Tweedie without the square", "solvers/walk.py", "self.sigma[index] ** 2 * self.score", "self.sigma[index] * self.score", SAMPLER),
-    Mutant("Langevin without the norm of the noise", "solvers/correctors.py", "(target_snr * size / norms(gradient))", "(target_snr / norms(gradient))", SAMPLER),
-    Mutant("Langevin's noise without its root of 2", "solvers/correctors.py", "(2.0 * eta).sqrt() * z", "eta.sqrt() * z", SAMPLER),
-    Mutant("Langevin damped by alpha, not its square", "solvers/correctors.py", "[0] ** 2\n", "[0]\n", SAMPLER),
-    Mutant("annealed Langevin by sigma, not its square", "solvers/correctors.py", "(target_snr * walk.sigma[index]) ** 2", "target_snr**2 * walk.sigma[index]", SAMPLER),
-    Mutant("Heun with one slope", "solvers/ode.py", "0.5 * (first + second)", "second", SAMPLER),
-    Mutant("RK4's weights", "solvers/ode.py", "(first + 2.0 * (second + third) + fourth)", "(2.0 * first + (second + third) + 2.0 * fourth)", SAMPLER),
-    Mutant("churn's noise without its root", "solvers/ode.py", "math.sqrt(later**2 - now**2) *", "(later**2 - now**2) *", SAMPLER),
-    Mutant("churn divided by nothing", "solvers/ode.py", "min(churn / steps,", "min(churn,", SAMPLER),
-    Mutant("DDIM's noise kept in the mean", "solvers/multistep.py", "max(sigma_s**2 - fresh**2, 0.0)", "sigma_s**2", SAMPLER),
+    Mutant("Euler-Maruyama's noise by dt", "solvers/predictors.py", "math.sqrt(g2 * dt)", "math.sqrt(g2) * dt", SAMPLER + " -k 'recursion'"),
+    Mutant("Euler-Maruyama with half the score", "solvers/predictors.py", "mean = (1.0 - f * dt) * x + g2 * dt *", "mean = (1.0 - f * dt) * x + 0.5 * g2 * dt *", SAMPLER + " -k 'recursion'"),
+    Mutant("Euler-Maruyama's drift forwards", "solvers/predictors.py", "(1.0 - f * dt) * x", "(1.0 + f * dt) * x", SAMPLER + " -k 'recursion'"),
+    Mutant("reverse diffusion with b for b^2", "solvers/predictors.py", "(2.0 - a) * x + b2 *", "(2.0 - a) * x + math.sqrt(b2) *", SAMPLER + " -k 'recursion'"),
+    Mutant("ancestral noise without sigma_s / sigma_t", "solvers/predictors.py", "math.sqrt(b2) * walk.sigma[index + 1] / walk.sigma[index] *", "math.sqrt(b2) *", SAMPLER + " -k 'recursion'"),
+    Mutant("ancestral mean not divided", "solvers/predictors.py", "* walk.score(x, walk.times[index])) / a", "* walk.score(x, walk.times[index])) * a", SAMPLER + " -k 'recursion'"),
+    Mutant("the score asked at the next time", "solvers/walk.py", "return -self.sigma[index] * self.score(x, self.times[index])", "return -self.sigma[index] * self.score(x, self.times[min(index + 1, len(self.times) - 1)])", SAMPLER + " -k 'flows'"),
+    Mutant("Tweedie without the square", "solvers/walk.py", "self.sigma[index] ** 2 * self.score", "self.sigma[index] * self.score", SAMPLER + " -k 'flows'"),
+    Mutant("Langevin without the norm of the noise", "solvers/correctors.py", "(target_snr * size / norms(gradient))", "(target_snr / norms(gradient))", SAMPLER + " -k 'langevin or corrector_steps'"),
+    Mutant("Langevin's noise without its root of 2", "solvers/correctors.py", "(2.0 * eta).sqrt() * z", "eta.sqrt() * z", SAMPLER + " -k 'langevin or corrector_steps'"),
+    Mutant("Langevin damped by alpha, not its square", "solvers/correctors.py", "[0] ** 2\n", "[0]\n", SAMPLER + " -k 'corrector_steps'"),
+    Mutant("annealed Langevin by sigma, not its square", "solvers/correctors.py", "(target_snr * walk.sigma[index]) ** 2", "target_snr**2 * walk.sigma[index]", SAMPLER + " -k 'corrector_steps'"),
+    Mutant("Heun with one slope", "solvers/ode.py", "0.5 * (first + second)", "second", SAMPLER + " -k 'order or flows'"),
+    Mutant("RK4's weights", "solvers/ode.py", "(first + 2.0 * (second + third) + fourth)", "(2.0 * first + (second + third) + 2.0 * fourth)", SAMPLER + " -k 'order or flows'"),
+    Mutant("churn's noise without its root", "solvers/ode.py", "math.sqrt(later**2 - now**2) *", "(later**2 - now**2) *", SAMPLER + " -k 'churn'"),
+    Mutant("churn divided by nothing", "solvers/ode.py", "min(churn / steps,", "min(churn,", SAMPLER + " -k 'churn'"),
+    Mutant("DDIM's noise kept in the mean", "solvers/multistep.py", "max(sigma_s**2 - fresh**2, 0.0)", "sigma_s**2", SAMPLER + " -k 'ddim'"),
     Mutant("2M extrapolates backwards", "solvers/multistep.py", "return -0.5 * math.expm1(-z), 0.0", "return 0.5 * math.expm1(-z), 0.0", PARITY),
-    Mutant("3M with half its parabola", "solvers/multistep.py", "1.0 - 2.0 * (math.expm1(-z) + z) / z**2", "0.5 - (math.expm1(-z) + z) / z**2", SAMPLER),
+    Mutant("3M with half its parabola", "solvers/multistep.py", "1.0 - 2.0 * (math.expm1(-z) + z) / z**2", "0.5 - (math.expm1(-z) + z) / z**2", SAMPLER + " -k 'order'"),
     Mutant("the SDE solver at the flow's pace", "solvers/multistep.py", "self.pace = 2.0 if stochastic else 1.0", "self.pace = 1.0", PARITY),
     Mutant("DEIS's moments", "solvers/multistep.py", "k * moments[-1] - end**k", "moments[-1] - end**k", PARITY),
     Mutant("UniPC uncorrected", "solvers/multistep.py", "            x = self.move(start, index - 1, order, prediction)\n", "            pass\n", PARITY),
@@ -116,13 +117,13 @@ MUTANTS = [
     Mutant("an entry of Dormand and Prince's table", "solvers/adaptive.py", "-25360 / 2187", "-25360 / 2178", PARITY),
     Mutant("one step size for the batch", "solvers/adaptive.py", "        moved = left > 0.0\n", "        error = error.max().expand(len(error)).clone()\n        moved = left > 0.0\n", PARITY),
     Mutant("a rejected step kept", "solvers/adaptive.py", "y = torch.where(good[:, None], new, y)", "y = new", PARITY),
-    Mutant("the first step over the edge", "solvers/adaptive.py", "    trial = trial.clamp(max=abs(span))\n", "", SAMPLER),
-    Mutant("EDM's grid with 1 / rho", "solvers/grids.py", "-2.0 * rho * torch.log", "-2.0 * torch.log", SAMPLER),
-    Mutant("the quadratic grid without its square", "solvers/grids.py", "_between(ends.sqrt(), steps).square()", "_between(ends, steps)", SAMPLER),
-    Mutant("the last step's noise kept", "sampler.py", "    return mean\n", "    return x\n", SAMPLER),
-    Mutant("sampling from N(0, 1)", "sampler.py", "x = sde.prior_std * noise(", "x = noise(", SAMPLER),
-    Mutant("the corrector at the old time", "sampler.py", "CORRECTORS[method.correction](walk, x, index + 1,", "CORRECTORS[method.correction](walk, x, index,", SAMPLER),
-    Mutant("the Tweedie step one time early", "sampler.py", "walk.x0(x, len(walk.times) - 1)", "walk.x0(x, len(walk.times) - 2)", SAMPLER),
+    Mutant("the first step over the edge", "solvers/adaptive.py", "    trial = trial.clamp(max=abs(span))\n", "", SAMPLER + " -k 'rk45'"),
+    Mutant("EDM's grid with 1 / rho", "solvers/grids.py", "-2.0 * rho * torch.log", "-2.0 * torch.log", SAMPLER + " -k 'grid'"),
+    Mutant("the quadratic grid without its square", "solvers/grids.py", "_between(ends.sqrt(), steps).square()", "_between(ends, steps)", SAMPLER + " -k 'grid'"),
+    Mutant("the last step's noise kept", "sampler.py", "    return mean\n", "    return x\n", SAMPLER + " -k 'recursion'"),
+    Mutant("sampling from N(0, 1)", "sampler.py", "x = sde.prior_std * noise(", "x = noise(", SAMPLER + " -k 'recursion'"),
+    Mutant("the corrector at the old time", "sampler.py", "CORRECTORS[method.correction](walk, x, index + 1,", "CORRECTORS[method.correction](walk, x, index,", SAMPLER + " -k 'mixture or gaussian'"),
+    Mutant("the Tweedie step one time early", "sampler.py", "walk.x0(x, len(walk.times) - 1)", "walk.x0(x, len(walk.times) - 2)", SAMPLER + " -k 'tweedie'"),
     # likelihood
     Mutant("prior minus the divergence", "likelihood.py", "+ gathered.mean(dim=1)", "- gathered.mean(dim=1)", LIKELIHOOD),
     Mutant("probes not averaged", "likelihood.py", "+ gathered.mean(dim=1)", "+ gathered.sum(dim=1)", LIKELIHOOD),
@@ -154,7 +155,7 @@ def killed(mutant: Mutant) -> tuple[Mutant, bool, str]:
             return mutant, False, f"found {text.count(mutant.old)} times in {mutant.path}: the script is out of date"
         path.write_text(text.replace(mutant.old, mutant.new))
         environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *shlex.split(mutant.tests)]
         try:
             ended = subprocess.run(
                 command, cwd=copy, env=environment, capture_output=True, text=True, timeout=600, check=False

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raysde import config, explain
+from raysde import config, explain, nodes
 from raysde.sde import VE
 from tests.conftest import ROOT
 
@@ -40,7 +40,7 @@ def test_a_new_length_replaces_the_old():
 
 @pytest.mark.parametrize(("length", "steps"), [({"steps": 7}, 7), ({"epochs": 3}, 30), ({"images": 1000}, 100)])
 def test_length_in_steps(length, steps):
-    assert config.Length(**length).in_steps(batch=10, rows=100) == steps
+    assert nodes.Length(**length).in_steps(batch=10, rows=100) == steps
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from raysde import checkpoint, config
 from raysde.data.batches import read_batches
 from raysde.data.decode import Reader
 from raysde.local import train_here
+from raysde.objective import microbatch_loss
 from raysde.parameterisation import TARGETS
 from raysde.run import new_state, objective, open_run
 from raysde.times import Importance, LogNormal, Uniform
-from raysde.train import microbatch_loss
 from tests.conftest import same_tensors
 
 CPU = torch.device("cpu")

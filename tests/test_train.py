@@ -13,11 +13,12 @@ from raysde.data.decode import Reader
 from raysde.distributed import World
 from raysde.ema import Ema, decay
 from raysde.local import train_here
+from raysde.objective import DTYPES, microbatch_loss
 from raysde.run import check_resumable, new_state, objective, open_run, schedule, validator
 from raysde.sde import VE
 from raysde.state import TrainState
 from raysde.times import stratified
-from raysde.train import DTYPES, flush, microbatch_loss, train_step
+from raysde.train import flush, train_step
 from tests.conftest import same_tensors
 
 CPU = torch.device("cpu")
@@ -141,7 +142,7 @@ def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
         seen.append(stratified(*args))
         return seen[-1]
 
-    monkeypatch.setattr("raysde.train.stratified", spy)
+    monkeypatch.setattr("raysde.objective.stratified", spy)
     for microbatch in (16, 4):
         run = open_run(config.parse(recipe(train__microbatch=microbatch)))
         state = new_state(run, CPU)

@@ -1,0 +1,10 @@
+"""Commands too long for one module with the others: their options and what they run."""
+
+import argparse
+
+SOURCES = "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, or a run id"
+
+
+def tracking_option(command: argparse.ArgumentParser) -> None:
+    """Adds --tracking-uri."""
+    command.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in ~/raysde)")
