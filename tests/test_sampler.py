@@ -169,7 +169,8 @@ def test_edm_without_churn_is_heun():
 
 @pytest.mark.parametrize("name", ["vp", "edm", "flow"])
 def test_churn_raises_the_noise_to_where_it_says(name):
-    """After the noise of a step x has the marginal at sigma (1 + gamma): the score is asked there, of x that fits."""
+    """After the noise of a step x has the marginal at sigma (1 + gamma), gamma = churn / steps: the score is asked
+    there, of x that fits."""
     sde, asked = SDES[name], []
     exact = gaussian_score(0.0, 0.5, sde)
 
@@ -177,13 +178,13 @@ def test_churn_raises_the_noise_to_where_it_says(name):
         asked.append((t[0].item(), x.square().mean().item()))
         return exact(x, t)
 
-    times = sde.time_at(torch.tensor([-2.0, 2.0], dtype=torch.float64))
+    times = sde.time_at(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64))
     alpha, sigma = sde.marginal(times[0])
     start = torch.sqrt(alpha**2 * 0.25 + sigma**2) * torch.randn(
         200_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
     )
     sample(
-        score, sde, start.shape, solver="edm", times=times, start=start, churn=0.3, dtype=torch.float64,
+        score, sde, start.shape, solver="edm", times=times, start=start, churn=1.2, dtype=torch.float64,
         generator=torch.Generator().manual_seed(5),
     )  # fmt: skip
     t, power = asked[0]
