@@ -165,7 +165,7 @@ def main() -> None:
     )
     parts = {"mixture of three, exact score": (rows(on_mixture, FAST), floor)}
     with tempfile.TemporaryDirectory() as folder:
-        digits = Digits(given.model or digits_model(Path(folder)), 200, 3)
+        digits = Digits(given.model or digits_model(Path(folder)), 100, 3)
     parts["digits model"] = (rows(digits.distance, ON_DIGITS), digits.floor())
     text = "# Distance to the data by network evaluations\n\nMade by `make nfe` (VP; each solver on its own grid).\n"
     for title, (found, floor) in parts.items():

@@ -190,3 +190,13 @@ def test_rk45_meets_its_tolerance():
         errors.append((out.x - exact).abs().max().item())
         assert errors[-1] < 30 * tolerance
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
+
+
+def test_rk45_says_where_it_is_stuck():
+    """A slope that is not finite beyond some time ends in an error that names the time, not in endless steps."""
+
+    def cliff(t, y):
+        return torch.where(t[:, None] < 0.5, torch.full_like(y, float("nan")), -y)
+
+    with pytest.raises(FloatingPointError, match=r"near t=0\.5"):
+        integrate(cliff, torch.ones(2, 3, dtype=torch.float64), 1.0, 1e-3, rtol=1e-5, atol=1e-5)

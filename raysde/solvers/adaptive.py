@@ -29,6 +29,7 @@ FIFTH = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 10.0
 MOST_STEPS = 10_000
+EPS = torch.finfo(torch.float64).eps
 
 
 def rms(x: Tensor) -> Tensor:
@@ -86,7 +87,8 @@ def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, ato
         if not (left > 0.0).any():
             return y, nfe
         step = torch.minimum(h, left)
-        if ((step < 10.0 * torch.finfo(t.dtype).eps * t.abs()) & (left > step)).any() or not y.isfinite().all():
+        # a comparison that NaN fails too
+        if ((left > 0.0) & ~(step >= torch.minimum(left, 10.0 * EPS * t.abs()))).any() or not y.isfinite().all():
             raise FloatingPointError(f"rk45 found no step small enough near t={t[left > 0][0].item():.3g}")
         new, last, error = attempt(f, t, y, slope, direction * step, rtol, atol)
         nfe += 6
