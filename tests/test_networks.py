@@ -43,7 +43,7 @@ def test_an_untrained_network_says_nothing():
     """The last layer starts at zero, so that the first loss is that of the constant answer."""
     model = fresh_model(spec_with(), CAPTIONS, 0)
     x, t = inputs()
-    assert not model(x, t, model.conditioner.condition(CAPTIONS, None, 4)).any()
+    assert not model(x, t, model.conditioner.condition(CAPTIONS, None, 4))[0].any()
 
 
 def test_weights_come_from_the_seed():
@@ -56,8 +56,8 @@ def test_images_do_not_mix_within_a_batch():
     model = model_with()
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
-    whole = model(x, t, condition)
-    alone = model(x[2:3], t[2:3], condition.map(lambda value: value[2:3]))
+    whole = model(x, t, condition)[0]
+    alone = model(x[2:3], t[2:3], condition.map(lambda value: value[2:3]))[0]
     torch.testing.assert_close(alone[0], whole[2], rtol=1e-4, atol=1e-5)
 
 
@@ -66,14 +66,14 @@ def test_padding_is_never_read():
     model = model_with()
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
-    expected = model(x, t, condition)
+    expected = model(x, t, condition)[0]
     garbage = torch.where(condition.mask, condition.ids, torch.full_like(condition.ids, 7))
-    torch.testing.assert_close(model(x, t, Condition(garbage, condition.mask)), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x, t, Condition(garbage, condition.mask))[0], expected, rtol=1e-4, atol=1e-5)
     longer = Condition(*(torch.nn.functional.pad(value, (0, 8)) for value in (condition.ids, condition.mask)))
-    torch.testing.assert_close(model(x, t, longer), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x, t, longer)[0], expected, rtol=1e-4, atol=1e-5)
     ids = condition.ids.clone()
     ids[:, 1] = (ids[:, 1] + 1) % len(model.conditioner.tokenizer.tokenizer)
-    assert not torch.allclose(model(x, t, Condition(ids, condition.mask)), expected, atol=1e-4)
+    assert not torch.allclose(model(x, t, Condition(ids, condition.mask))[0], expected, atol=1e-4)
 
 
 def test_the_mask_marks_the_tokens():
@@ -107,9 +107,9 @@ def test_dropped_conditions_are_the_null_condition():
     condition = conditioner.condition(CAPTIONS, [0, 1, 2, 1], 4)
     dropped = condition.dropped(torch.tensor([False, True, False, True]), conditioner.null())
     x, t = inputs()
-    expected = model(x, t, condition)
-    null = model(x, t, conditioner.condition(None, None, 4))
-    got = model(x, t, dropped)
+    expected = model(x, t, condition)[0]
+    null = model(x, t, conditioner.condition(None, None, 4))[0]
+    got = model(x, t, dropped)[0]
     torch.testing.assert_close(got[[0, 2]], expected[[0, 2]], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got[[1, 3]], null[[1, 3]], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(got[1], expected[1], atol=1e-4)
@@ -119,7 +119,7 @@ def test_labels_reach_the_output():
     model = model_with(text=None, classes=4)
     x, t = inputs()
     first, second = (
-        model(x, t, model.conditioner.condition(None, labels, 4)) for labels in ([0, 1, 2, 3], [1, 1, 2, 3])
+        model(x, t, model.conditioner.condition(None, labels, 4))[0] for labels in ([0, 1, 2, 3], [1, 1, 2, 3])
     )
     assert not torch.allclose(first[0], second[0], atol=1e-4)
     torch.testing.assert_close(first[1:], second[1:])
@@ -184,7 +184,7 @@ def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
     assert not frozen.conditioner.encoder.encoder.training
     trained = fresh_model(spec_with(text=PretrainedText(path=folder, max_tokens=32, trainable=True)), [], 0).train()
     x, t = inputs()
-    loss = trained(x, t, trained.conditioner.condition(CAPTIONS, None, 4)).square().mean()
+    loss = trained(x, t, trained.conditioner.condition(CAPTIONS, None, 4))[0].square().mean()
     loss.backward()
     assert all(p.grad is not None for p in trained.conditioner.encoder.parameters())
 
@@ -232,7 +232,7 @@ def test_a_network_of_the_users_own():
     x, t = inputs()
     alpha, sigma = (value[:, None, None, None] for value in VP().marginal(t))
     expected = 2.0 * x / torch.sqrt(alpha**2 * 0.25 + sigma**2)
-    torch.testing.assert_close(model(x, t, model.conditioner.condition(None, None, 4)), expected)
+    torch.testing.assert_close(model(x, t, model.conditioner.condition(None, None, 4))[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -277,5 +277,5 @@ def test_compiled_networks_give_the_same():
     condition = model.conditioner.condition(CAPTIONS, None, 4)
     with torch.no_grad():
         torch.testing.assert_close(
-            torch.compile(model, backend="aot_eager")(x, t, condition), model(x, t, condition), rtol=1e-4, atol=1e-5
+            torch.compile(model, backend="aot_eager")(x, t, condition)[0], model(x, t, condition)[0], rtol=1e-4, atol=1e-5
         )
