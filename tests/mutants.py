@@ -120,10 +120,10 @@ MUTANTS = [
     Mutant("the first step over the edge", "solvers/adaptive.py", "    trial = trial.clamp(max=abs(span))\n", "", SAMPLER + " -k 'rk45'"),
     Mutant("EDM's grid with 1 / rho", "solvers/grids.py", "-2.0 * rho * torch.log", "-2.0 * torch.log", SAMPLER + " -k 'grid'"),
     Mutant("the quadratic grid without its square", "solvers/grids.py", "_between(ends.sqrt(), steps).square()", "_between(ends, steps)", SAMPLER + " -k 'grid'"),
-    Mutant("the last step's noise kept", "sampler.py", "    return mean\n", "    return x\n", SAMPLER + " -k 'recursion'"),
+    Mutant("the last step's noise kept", "sampler.py", "    return mean\n", "    return x\n", SAMPLER + " -k 'no_noise'"),
     Mutant("sampling from N(0, 1)", "sampler.py", "x = sde.prior_std * noise(", "x = noise(", SAMPLER + " -k 'recursion'"),
-    Mutant("the corrector at the old time", "sampler.py", "CORRECTORS[method.correction](walk, x, index + 1,", "CORRECTORS[method.correction](walk, x, index,", SAMPLER + " -k 'mixture or gaussian'"),
-    Mutant("the Tweedie step one time early", "sampler.py", "walk.x0(x, len(walk.times) - 1)", "walk.x0(x, len(walk.times) - 2)", SAMPLER + " -k 'tweedie'"),
+    Mutant("the corrector at the old time", "sampler.py", "CORRECTORS[method.correction](walk, x, index + 1,", "CORRECTORS[method.correction](walk, x, index,", SAMPLER + " -k 'asked'"),
+    Mutant("the Tweedie step one time early", "sampler.py", "walk.x0(x, len(walk.times) - 1)", "walk.x0(x, len(walk.times) - 2)", SAMPLER + " -k 'asked'"),
     # likelihood
     Mutant("prior minus the divergence", "likelihood.py", "+ gathered.mean(dim=1)", "- gathered.mean(dim=1)", LIKELIHOOD),
     Mutant("probes not averaged", "likelihood.py", "+ gathered.mean(dim=1)", "+ gathered.sum(dim=1)", LIKELIHOOD),

@@ -98,26 +98,41 @@ def test_one_forward_pass_for_each_evaluation():
 
 
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0)])
-def test_bits_per_dim_of_uniform_noise(data_range):
-    """Pixels uniform over 256 levels cost 8 bits each, whatever the range: N(0.5, huge) locally is flat.
+def test_bits_per_dim_is_the_mean_over_each_level(data_range):
+    """-log2 of the density, averaged over each pixel's own 256th of the range, plus log2 of 256 over the range.
 
-    The model here is a Gaussian much wider than the range, whose density is known everywhere: the answer is minus the
-    mean log-density of the dequantised pixels in bits, plus log2 of 256 over the range.
+    The model's density is a Gaussian, and all pixels lie on one flank of it, half a level up or down is seen at once.
     """
     low, high = data_range
-    sde = SDES["vp"]
-    images = torch.randint(0, 256, (4, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    g = torch.Generator().manual_seed(1)
+    sde, std = SDES["vp"], 0.1 * (high - low)
+    images = torch.randint(153, 180, (4, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    middle = 0.5 * (low + high)
     found = bits_per_dim(
-        gaussian_score(0.1, 1.5, sde), images, sde, data_range=data_range, repeats=3, generator=g, **TIGHT
-    )
+        gaussian_score(middle, std, sde), images, sde, data_range=data_range, repeats=12,
+        generator=torch.Generator().manual_seed(1), **TIGHT,
+    )  # fmt: skip
     levels = (
         torch.arange(256, dtype=torch.float64)[:, None] + (torch.arange(64, dtype=torch.float64) + 0.5) / 64
     ) / 256
-    density = torch.distributions.Normal(0.1, 1.5).log_prob(low + (high - low) * levels).mean(dim=1)
-    exact = -density[images.long()].flatten(1).mean(1) / math.log(2.0) + 8.0 - math.log2(high - low)
-    assert (found.value - exact).abs().max() < 0.01
+    # N(0, 1) at the prior's end makes the model's own density this Gaussian, up to its mean
+    alpha, sigma = sde.marginal(torch.tensor([sde.train_floor, 1.0], dtype=torch.float64))
+    spread = torch.sqrt((alpha * std) ** 2 + sigma**2)
+    centre = alpha[0] * middle - spread[0] / spread[1] * alpha[1] * middle
+    density = torch.distributions.Normal(centre, spread[0] / spread[1]).log_prob(low + (high - low) * levels)
+    exact = -density.mean(dim=1)[images.long()].flatten(1).mean(1) / math.log(2.0) + 8.0 - math.log2(high - low)
+    assert ((found.value - exact).abs() < 4.0 * found.standard_error + 2e-4).all()
     assert (found.standard_error < 0.01).all()
+
+
+def test_a_level_is_a_256th_of_the_range():
+    """A density as wide as the world costs 8 bits a pixel and its own height, to a part in a thousand."""
+    sde = SDES["vp"]
+    images = torch.randint(0, 256, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = bits_per_dim(gaussian_score(0.0, 60.0, sde), images, sde, data_range=(0.0, 1.0), repeats=2, **TIGHT)
+    alpha, sigma = sde.marginal(torch.tensor([sde.train_floor, 1.0], dtype=torch.float64))
+    spread = torch.sqrt((alpha * 60.0) ** 2 + sigma**2)
+    exact = -torch.distributions.Normal(0.0, spread[0] / spread[1]).log_prob(torch.tensor(0.0)) / math.log(2.0) + 8.0
+    assert (found.value - exact).abs().max() < 1e-3
 
 
 def test_bits_per_dim_wants_uint8():

@@ -277,5 +277,8 @@ def test_compiled_networks_give_the_same():
     condition = model.conditioner.condition(CAPTIONS, None, 4)
     with torch.no_grad():
         torch.testing.assert_close(
-            torch.compile(model, backend="aot_eager")(x, t, condition)[0], model(x, t, condition)[0], rtol=1e-4, atol=1e-5
+            torch.compile(model, backend="aot_eager")(x, t, condition)[0],
+            model(x, t, condition)[0],
+            rtol=1e-4,
+            atol=1e-5,
         )

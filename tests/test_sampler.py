@@ -410,3 +410,48 @@ def test_bad_settings_are_named(settings, culprit):
     sde = SDES["vp"]
     with pytest.raises(ValueError, match=culprit):
         sample(gaussian_score(0.0, 0.5, sde), sde, (1, 2), **settings)
+
+
+def times_asked(**settings) -> tuple[list[float], list[float]]:
+    """The times at which a sampler asks for the score, and its grid."""
+    sde, asked = SDES["vp"], []
+
+    def score(x, t):
+        asked.append(t[0].item())
+        return -x
+
+    grid = time_grid(sde, 3, "time")
+    sample(score, sde, (2, 2), times=grid, dtype=torch.float64, **settings)
+    return asked, grid.tolist()
+
+
+def test_the_score_is_asked_where_x_is():
+    """A predictor asks where it starts, a corrector where the predictor has come to, Tweedie at the end."""
+    asked, (a, b, c, end) = times_asked(solver="pc", corrector_steps=2, denoise=True)
+    assert asked == pytest.approx([a, b, b, b, c, c, c, end])
+    asked, (a, b, c, end) = times_asked(solver="none", corrector="langevin")
+    assert asked == pytest.approx([b, c, end])
+    asked, (a, b, c, end) = times_asked(solver="heun")
+    assert asked == pytest.approx([a, b, b, c, c, end])
+    for solver in ("euler", "dpmpp_3m", "unipc", "deis", "ancestral"):
+        asked, (a, b, c, end) = times_asked(solver=solver)
+        assert asked == pytest.approx([a, b, c])
+
+
+@pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion", "ancestral", "dpmpp_2m_sde"])
+def test_the_last_step_brings_no_noise(solver):
+    """One step from far away gives the same with any noise; two do not."""
+    sde, start = SDES["vp"], torch.ones(4, 2, dtype=torch.float64)
+
+    def ends(*times):
+        grid = torch.tensor(times, dtype=torch.float64)
+        return [
+            sample(
+                gaussian_score(0.2, 0.5, sde), sde, (4, 2), solver=solver, times=grid, start=start,
+                dtype=torch.float64, generator=torch.Generator().manual_seed(seed),
+            ).x
+            for seed in (0, 1)
+        ]  # fmt: skip
+
+    assert torch.equal(*ends(0.8, 0.5))
+    assert not torch.equal(*ends(0.8, 0.5, 0.3))
