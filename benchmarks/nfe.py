@@ -26,7 +26,7 @@ from tests.oracles import mixture
 SEEDS = 8
 COUNT = 4000
 FAST = ("ddim", "heun", "edm", "deis", "dpmpp_2m", "dpmpp_3m", "unipc", "dpmpp_2m_sde")
-ON_DIGITS = ("ddim", "heun", "dpmpp_2m", "unipc")
+ON_DIGITS = ("ddim", "dpmpp_2m", "unipc")
 BUDGETS = (5, 8, 10, 20, 50)
 LONG = 1000
 
