@@ -19,6 +19,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from conformance import sliced_wasserstein
+
 from raysde.sampler import sample
 from raysde.sde import VP
 from tests.oracles import mixture
@@ -31,11 +33,9 @@ BUDGETS = (5, 8, 10, 20, 50)
 LONG = 1000
 
 
-def sliced(a: Tensor, b: Tensor, directions: int = 128) -> float:
-    """Root mean square 2-Wasserstein distance of projections of equally many points, [N, D]."""
-    lines = torch.randn(a.shape[1], directions, generator=torch.Generator().manual_seed(0), dtype=a.dtype)
-    lines = lines / lines.norm(dim=0)
-    return ((a @ lines).sort(dim=0).values - (b @ lines).sort(dim=0).values).square().mean().sqrt().item()
+def sliced(a: Tensor, b: Tensor) -> float:
+    """The sliced Wasserstein distance, by 128 directions."""
+    return sliced_wasserstein(a, b, directions=128)
 
 
 def steps_for(solver: str, nfe: int) -> int:

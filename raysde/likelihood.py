@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from raysde.sde import SDE, Score
-from raysde.solvers.adaptive import integrate
+from raysde.solvers.adaptive import integrate, probability_flow
 
 Divergence = Literal["exact", "rademacher", "gaussian"]
 
@@ -165,7 +165,7 @@ def encode(score: Score, x0: Tensor, sde: SDE, *, rtol: float = 1e-5, atol: floa
     Raises:
         ValueError: for a guided score.
     """
-    return _flow(checked_score(score), x0, sde, sde.train_floor, sde.ceiling, rtol, atol)
+    return probability_flow(checked_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)[0]
 
 
 @torch.no_grad()
@@ -175,7 +175,7 @@ def decode(score: Score, latent: Tensor, sde: SDE, *, rtol: float = 1e-5, atol: 
     Raises:
         ValueError: for a guided score.
     """
-    return _flow(checked_score(score), latent, sde, sde.ceiling, sde.train_floor, rtol, atol)
+    return probability_flow(checked_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)[0]
 
 
 def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
@@ -199,14 +199,6 @@ def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     left = torch.where(near, 1.0 - weight, torch.sin((1.0 - weight) * safe) / torch.sin(safe))
     right = torch.where(near, weight.expand_as(left), torch.sin(weight * safe) / torch.sin(safe))
     return (left * a + right * b).reshape(len(weights), *first.shape)
-
-
-def _flow(score: Score, x: Tensor, sde: SDE, start: float, end: float, rtol: float, atol: float) -> Tensor:
-    def slope(t: Tensor, y: Tensor) -> Tensor:
-        value, time = y.view_as(x), t.to(y.dtype)
-        return sde.probability_flow(value, time, score(value, time)).reshape(len(x), -1)
-
-    return integrate(slope, x.reshape(len(x), -1), start, end, rtol=rtol, atol=atol)[0].view_as(x)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raysde.sde import SDE, Score
 from raysde.solvers import SOLVERS, Kind, Solver
-from raysde.solvers.adaptive import integrate
+from raysde.solvers.adaptive import probability_flow
 from raysde.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
 from raysde.solvers.grids import Grid, checked, time_grid
 from raysde.solvers.walk import Noise, Walk
@@ -228,13 +228,9 @@ def _walked(
 
 def _adaptive(walk: Walk, x: Tensor, method: Method, callback: Callable[[int, Tensor], None] | None) -> Tensor:
     """The probability flow by rk45, each image with its own steps."""
-
-    def slope(t: Tensor, y: Tensor) -> Tensor:
-        value, time = y.view_as(x), t.to(y.dtype)
-        return walk.sde.probability_flow(value, time, walk.ask(value, time)).reshape(len(x), -1)
-
-    y, nfe = integrate(slope, x.reshape(len(x), -1), walk.times[0], walk.times[-1], rtol=method.rtol, atol=method.atol)
+    start, end = walk.times[0], walk.times[-1]
+    x, nfe = probability_flow(walk.ask, walk.sde, x, start, end, rtol=method.rtol, atol=method.atol)
     walk.nfe += nfe
     if callback is not None:
-        callback(len(walk.times) - 1, y.view_as(x))
-    return y.view_as(x)
+        callback(len(walk.times) - 1, x)
+    return x

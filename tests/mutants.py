@@ -132,7 +132,7 @@ MUTANTS = [
     Mutant("grey levels of 255", "likelihood.py", "(high - low) / 256.0", "(high - low) / 255.0", LIKELIHOOD),
     Mutant("bits for nats", "likelihood.py", "math.log(level)) / math.log(2.0)", "math.log(level))", LIKELIHOOD),
     Mutant("no dequantisation", "likelihood.py", "level * (images + noise)", "level * (images + 0.0 * noise)", LIKELIHOOD),
-    Mutant("decoding forwards", "likelihood.py", "sde.ceiling, sde.train_floor, rtol, atol)", "sde.train_floor, sde.ceiling, rtol, atol)", LIKELIHOOD),
+    Mutant("decoding forwards", "likelihood.py", "sde.ceiling, sde.train_floor, rtol=rtol", "sde.train_floor, sde.ceiling, rtol=rtol", LIKELIHOOD),
     Mutant("a straight interpolation", "likelihood.py", "near = angle < 1e-4", "near = angle < 1e4", LIKELIHOOD),
     # averages
     Mutant("the half-life as a time constant", "ema.py", "0.5 ** (", "0.3678794411714423 ** (", EMA),

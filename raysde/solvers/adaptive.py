@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from raysde.sde import SDE, Score
+
 Slope = Callable[[Tensor, Tensor], Tensor]
 """``f(t, y)``: t [B] and y [B, N] to dy/dt [B, N]."""
 
@@ -119,3 +121,16 @@ def attempt(
     slopes.append(f(t + h, new))
     scale = atol + rtol * torch.maximum(y.abs(), new.abs())
     return new, slopes[-1], rms(width * combine(slopes, ERROR) / scale).double()
+
+
+def probability_flow(
+    score: Score, sde: SDE, x: Tensor, start: float, end: float, *, rtol: float, atol: float
+) -> tuple[Tensor, int]:
+    """Where the probability flow carries x [B, ...] from time start to end, and the evaluations of the score."""
+
+    def slope(t: Tensor, y: Tensor) -> Tensor:
+        value, time = y.view_as(x), t.to(y.dtype)
+        return sde.probability_flow(value, time, score(value, time)).reshape(len(x), -1)
+
+    y, nfe = integrate(slope, x.reshape(len(x), -1), start, end, rtol=rtol, atol=atol)
+    return y.view_as(x), nfe
