@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench conformance nfe pictures mutants clean help
+.PHONY: setup demo test soak lint format bench conformance nfe pictures mutants clean help
 
 help:
-	@echo "make setup | demo | test | lint | format | bench | conformance | nfe | pictures | mutants | clean"
+	@echo "make setup | demo | test | soak | lint | format | bench | conformance | nfe | pictures | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -24,6 +24,9 @@ OWN_PROCESSES := tests/cluster tests/multiprocess tests/test_tracking.py
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests $(addprefix --ignore=,$(OWN_PROCESSES))
 	$(BIN)/python -m pytest $(OWN_PROCESSES)
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -85,14 +85,14 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
 
     from raysde import config
     from raysde.data.batches import read_batches
-    from raysde.data.decode import Reader
+    from raysde.data.reader import Reader
     from raysde.run import new_state, objective, open_run, schedule
     from raysde.train import train_step
 
     torch.set_num_threads(threads)
     run, cpu = open_run(config.load(ROOT / "jobs/configs/digits.yaml", settings)), torch.device("cpu")
     state, task, plan = new_state(run, cpu), objective(run), schedule(run)
-    batches = read_batches(run.plan, Reader(run.manifest), run.rows, 0, run.steps)
+    batches = read_batches(run.feed, Reader(run.manifest), 0, run.steps)
     model, batch = new_state(run, cpu).model, run.plan.batch
     columns = Reader(run.manifest).read(run.plan.rows_of(0, 0))
     x0 = torch.from_numpy(columns.images).float() / 127.5 - 1.0

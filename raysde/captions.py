@@ -149,8 +149,7 @@ class TextEncoder(nn.Module):
         self.encoder, self.trainable = encoder, trainable
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # type: ignore[assignment]  # its output is not used, so its weights would never get a gradient
-        config: Any = encoder.config
-        self.width = int(getattr(config, "hidden_size", None) or config.d_model)
+        self.width = width_of(encoder.config)
         encoder.requires_grad_(trainable)
         self.train(self.training)
 
@@ -161,6 +160,11 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             return self.encoder(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
+
+
+def width_of(config: Any) -> int:
+    """The width of an encoder's vectors."""
+    return int(getattr(config, "hidden_size", None) or config.d_model)
 
 
 def scratch_encoder(text: ScratchText, tokens: int) -> TextEncoder:
@@ -187,7 +191,7 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
     config = check_pretrained(text)
     try:
         encoder = transformers.AutoModelForTextEncoding.from_pretrained(
-            text.path, config=config, use_safetensors=True, trust_remote_code=False
+            text.path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error

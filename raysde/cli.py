@@ -1,4 +1,4 @@
-"""The command line: `raysde ingest|train|sample|ema|register|config|demo|ui`. Errors are one sentence and status 2."""
+"""The command line: `raysde COMMAND`. Errors are one sentence and status 2."""
 
 import argparse
 import json
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from raysde.commands import tracking_option
 from raysde.commands.ema import ema_options
+from raysde.commands.ingest import ingest_options
+from raysde.commands.look import inspect_options, plan_options
+from raysde.commands.precompute import precompute_options
 from raysde.commands.sample import sample_options
 
 STARTED = time.time()
@@ -22,7 +25,10 @@ def parser() -> argparse.ArgumentParser:
         prog="raysde", description="Score-based generative models through SDEs, from a laptop to a Ray cluster."
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _ingest(commands.add_parser("ingest", help="turn a folder of captioned images into shards"))
+    ingest_options(commands.add_parser("ingest", help="turn a collection of captioned images into shards"))
+    inspect_options(commands.add_parser("inspect", help="show what shards hold, with a contact sheet"))
+    precompute_options(commands.add_parser("precompute", help="run a frozen encoder over a data set, once"))
+    plan_options(commands.add_parser("plan", help="list the rows that a step is trained on"))
     _train(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
     sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
     ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
@@ -31,22 +37,6 @@ def parser() -> argparse.ArgumentParser:
     _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
     _ui(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
     return top
-
-
-def _ingest(command: argparse.ArgumentParser) -> None:
-    command.description = (
-        "Reads the images of a folder with their captions and labels: metadata.jsonl or one CSV "
-        "(columns file_name, text, label), or a .txt beside each image. Writes Parquet shards and manifest.json."
-    )
-    command.add_argument("source", help="folder of images, or sklearn:digits for the digits that scikit-learn brings")
-    command.add_argument("out", help="folder or URI of the shards")
-    command.add_argument("--size", type=int, help="height and width; default: the first image's short side")
-    command.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: the first image's")
-    command.add_argument("--shard-rows", type=int, default=8192, help="most rows in a shard (default %(default)s)")
-    command.add_argument(
-        "--skip-bad", action="store_true", help="leave unreadable images out, with a count, instead of stopping"
-    )
-    command.set_defaults(run=run_ingest)
 
 
 def _train(command: argparse.ArgumentParser) -> None:
@@ -91,30 +81,6 @@ def _ui(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=int, default=5000)
     tracking_option(command)
     command.set_defaults(run=run_ui)
-
-
-def run_ingest(args: argparse.Namespace) -> None:
-    """raysde ingest."""
-    from raysde.cluster.ingest import ingest
-    from raysde.data.digits import write_digits
-
-    for name in ("size", "shard_rows"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    source = Path(args.source).expanduser()
-    if args.source == "sklearn:digits":
-        source = Path(args.out).expanduser().with_name(Path(args.out).name + "-images")
-        write_digits(source)
-    manifest = ingest(
-        source, args.out, size=args.size, channels=args.channels, shard_rows=args.shard_rows, skip_bad=args.skip_bad
-    )
-    shape = "x".join(map(str, manifest.image))
-    print(
-        f"{manifest.rows} images of {shape}, {manifest.captions} captions, {manifest.classes} classes, "
-        f"{len(manifest.shards)} shards in {args.out}"
-    )
-    if manifest.skipped:
-        print(f"{len(manifest.skipped)} skipped: {manifest.skipped[0]}{' ...' if len(manifest.skipped) > 1 else ''}")
 
 
 def run_train(args: argparse.Namespace) -> None:

@@ -21,37 +21,40 @@ class Condition:
     Attributes:
         ids, mask: tokens [B, L] and which are real, or None without captions.
         labels: class numbers [B], -1 for none, or None without classes.
+        context: vectors [B, L, D] of the captions where they were precomputed; tokens are then absent.
     """
 
     ids: Tensor | None = None
     mask: Tensor | None = None
     labels: Tensor | None = None
+    context: Tensor | None = None
 
     def to(self, device: torch.device) -> "Condition":
         return self.map(lambda value: value.to(device, non_blocking=True))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
         """Applies ``function`` to each tensor that is present."""
-        values = (self.ids, self.mask, self.labels)
+        values = (self.ids, self.mask, self.labels, self.context)
         return Condition(*(None if value is None else function(value) for value in values))
 
     @property
     def is_empty(self) -> bool:
-        return self.ids is None and self.labels is None
+        return self.ids is None and self.labels is None and self.context is None
 
     def dropped(self, drop: Tensor, null: Self) -> "Condition":
         """Rows where ``drop`` [B] is True become the row of ``null``, a condition of batch size 1."""
         result = self
-        if self.ids is not None and self.mask is not None:
-            assert null.ids is not None
+        if self.mask is not None:
             assert null.mask is not None
-            width = self.ids.shape[1]
-            ids, mask = _fit(null.ids, width), _fit(null.mask, width)
-            result = replace(
-                result,
-                ids=torch.where(drop[:, None], ids, self.ids),
-                mask=torch.where(drop[:, None], mask, self.mask),
-            )
+            mask = _fit(null.mask, self.mask.shape[1])
+            result = replace(result, mask=torch.where(drop[:, None], mask, self.mask))
+        if self.ids is not None:
+            assert null.ids is not None
+            result = replace(result, ids=torch.where(drop[:, None], _fit(null.ids, self.ids.shape[1]), self.ids))
+        if self.context is not None:
+            assert null.context is not None
+            nothing = _fit(null.context[0].T, self.context.shape[1]).T
+            result = replace(result, context=torch.where(drop[:, None, None], nothing, self.context))
         if self.labels is not None:
             assert null.labels is not None
             result = replace(result, labels=torch.where(drop, null.labels, self.labels))
@@ -59,7 +62,7 @@ class Condition:
 
 
 def _fit(row: Tensor, width: int) -> Tensor:
-    """Cuts or zero-pads [1, L] to [1, width]; what is cut or added is padding, masked out."""
+    """Cuts or zero-pads [N, L] to [N, width]; what is cut or added is padding, masked out."""
     return torch.nn.functional.pad(row, (0, max(0, width - row.shape[1])))[:, :width]
 
 
@@ -91,8 +94,19 @@ class Conditioner(nn.Module):
         # the extra row is the class "none", at index -1
         self.class_embedding = nn.Embedding(classes + 1, self.width) if classes and self.width else None
 
-    def condition(self, captions: Sequence[str] | None, labels: Sequence[int] | Tensor | None, count: int) -> Condition:
+    def condition(
+        self,
+        captions: Sequence[str] | None,
+        labels: Sequence[int] | Tensor | None,
+        count: int,
+        *,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Condition:
         """A condition of batch size ``count``; what is not given is null.
+
+        Args:
+            context, mask: vectors of the captions, which are then not needed, and which of them are real.
 
         Raises:
             ValueError: if captions or labels are given that the model cannot take, or a label is out of range.
@@ -102,7 +116,9 @@ class Conditioner(nn.Module):
         if labels is not None and not self.classes:
             raise ValueError("a class label was given, but the model has no classes")
         condition = Condition()
-        if self.tokenizer is not None:
+        if self.tokenizer is not None and context is not None:
+            condition = replace(condition, context=context, mask=mask)
+        elif self.tokenizer is not None:
             ids, mask = self.tokenizer(captions if captions is not None else [""] * count)
             condition = replace(condition, ids=ids, mask=mask)
         if self.classes:
@@ -119,9 +135,8 @@ class Conditioner(nn.Module):
     def forward(self, condition: Condition) -> Encoded:
         pooled = context = None
         if self.encoder is not None:
-            assert condition.ids is not None
             assert condition.mask is not None
-            context = self.encoder(condition.ids, condition.mask)
+            context = self._context(self.encoder, condition)
             weight = condition.mask.to(context.dtype)[:, :, None]
             pooled = (context * weight).sum(dim=1) / weight.sum(dim=1)
         if self.class_embedding is not None:
@@ -129,3 +144,12 @@ class Conditioner(nn.Module):
             classes = self.class_embedding(condition.labels % (self.classes + 1))
             pooled = classes if pooled is None else pooled + classes
         return Encoded(pooled, context, condition.mask)
+
+    @staticmethod
+    def _context(encoder: TextEncoder, condition: Condition) -> Tensor:
+        """The captions' vectors: those precomputed, in the type that the encoder would give, or the encoder's."""
+        if condition.context is not None:
+            return condition.context.to(next(encoder.parameters()).dtype)
+        assert condition.ids is not None
+        assert condition.mask is not None
+        return encoder(condition.ids, condition.mask)

@@ -50,21 +50,21 @@ class RunConfig(Node):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.train.microbatch is None and self.train.batch % self.resources.workers:
-            raise ValueError(
-                f"train.batch={self.train.batch} is not divisible by resources.workers={self.resources.workers}"
-            )
+        most = self.resources.most
+        if self.train.microbatch is None and self.train.batch % most:
+            raise ValueError(f"train.batch={self.train.batch} is not divisible by resources.workers={most}")
         micro = self.microbatch
         if self.train.batch % micro:
             raise ValueError(f"train.batch={self.train.batch} is not divisible by train.microbatch={micro}")
-        if (self.train.batch // micro) % self.resources.workers:
+        made = self.train.batch // micro
+        if made < most or (isinstance(self.resources.workers, int) and made % most):
             raise ValueError(
-                f"train.batch={self.train.batch} makes {self.train.batch // micro} microbatches of {micro}, "
-                f"which resources.workers={self.resources.workers} cannot share equally"
+                f"train.batch={self.train.batch} makes {made} microbatches of {micro}, "
+                f"which resources.workers={most} cannot share equally"
             )
         if self.sampling.prompts and self.text is None:
             raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
-        if self.validation.patience and not self.validation.rows:
+        if self.validation.patience and self.validation.rows == 0:
             raise ValueError("validation.patience needs held-out rows: set validation.rows")
         Method(**self.sampling.settings).check(self.sde)
         conditional = self.text is not None or self.class_conditional
@@ -75,7 +75,7 @@ class RunConfig(Node):
     @property
     def microbatch(self) -> int:
         """Images of one forward pass."""
-        return self.train.microbatch or self.train.batch // self.resources.workers
+        return self.train.microbatch or self.train.batch // self.resources.most
 
     @property
     def model_name(self) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raysde.data.augment import Crop
 from raysde.losses import Reduction, Weighting
 from raysde.objective import Precision
 from raysde.optim import Decay
@@ -41,14 +42,26 @@ class Data(Node):
     range: tuple[float, float] = Field((-1.0, 1.0), description="float values of black and white that the SDE sees")
     std: Positive = Field(0.5, description="standard deviation of a pixel in that range; scales the network's input")
     image_size: PositiveInt | None = Field(
-        None, description="height and width the shards must have; null takes what they have"
+        None, description="height and width to train on; null takes what the shards have"
+    )
+    crop: Crop = Field("center", description="where larger images are cut: center or random")
+    scale: tuple[Fraction, Fraction] = Field(
+        (1.0, 1.0),
+        description="smallest and largest side of the random cut, of the largest that fits; it is resized to the size",
     )
     sigma_max_rows: Count = Field(
         0, description="take VE's sigma_max from the largest distance between this many images; 0 keeps sde.sigma_max"
     )
     flip: bool = Field(False, description="mirror images at random")
-    shuffle_window: PositiveInt = Field(
-        1 << 20, description="rows that are shuffled together; more rows than that are shuffled in two levels"
+    precomputed: Literal["auto", "off", "require"] = Field(
+        "auto",
+        description="embeddings of captions that `raysde precompute` made for a frozen text encoder: used if they are "
+        "there, never, or always",
+    )
+    shuffle_window: PositiveInt | None = Field(
+        None,
+        description="rows that are shuffled together, in whole row groups, which are shuffled across all shards first; "
+        "null takes about 256 MB of encoded images",
     )
     block_megabytes: Positive = Field(8.0, description="size of the blocks that Ray Data makes, in decoded images")
     block_steps: PositiveInt = Field(64, description="most steps in one block")
@@ -57,6 +70,8 @@ class Data(Node):
     def _range(self) -> Self:
         if not self.range[0] < self.range[1]:
             raise ValueError(f"range must be (low, high) with low < high, got {self.range}")
+        if not 0.0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be (low, high) with 0 < low <= high, got {self.scale}")
         return self
 
 
@@ -150,7 +165,11 @@ class Train(Node):
 class Validation(Node):
     """Loss on held-out rows."""
 
-    rows: Count = Field(0, description="rows held out of training, chosen at random; 0 for no validation")
+    rows: Count | None = Field(
+        None,
+        description="rows to validate on, from the data set's own validation split, or held out of training at random "
+        "if it has none; null takes up to 2048 of the split; 0 for no validation",
+    )
     every: Count = Field(500, description="steps between validations")
     patience: Count = Field(0, description="validations without improvement after which training stops; 0 for never")
 
@@ -194,12 +213,29 @@ class Sampling(Node):
 class Resources(Node):
     """Workers and what each gets."""
 
-    workers: PositiveInt = Field(1, description="training workers")
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        1, description="training workers; [least, most] trains with as many as the cluster has at the time"
+    )
     gpu: bool | None = Field(None, description="one GPU for each worker; null uses GPUs if the cluster has any")
     cpus_per_worker: PositiveInt | None = Field(
         None, description="CPUs (and torch threads) of a worker; null shares a node's CPUs out, on a GPU 4"
     )
     max_failures: Count = Field(3, description="restarts of the worker group after an error before the run fails")
+
+    resize_every: Positive = Field(
+        60.0, description="seconds between looks whether an elastic run can have more workers"
+    )
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @model_validator(mode="after")
+    def _workers(self) -> Self:
+        if not isinstance(self.workers, int) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers must be [least, most], got {list(self.workers)}")
+        return self
 
 
 class Tracking(Node):

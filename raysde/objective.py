@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from raysde import randomness
+from raysde.conditioning import Condition
 from raysde.data.batches import Microbatch
 from raysde.images import to_float
 from raysde.losses import Reduction, Weighting, denoising_score_matching, with_uncertainty
@@ -33,6 +34,7 @@ class Objective:
         flip: whether images are mirrored with probability 1/2.
         precision: autocast type of the forward pass.
         data_range: float values of black and white.
+        empty: vectors [1, L, D] of the empty caption, where those of the captions are precomputed.
     """
 
     batch: int
@@ -46,6 +48,7 @@ class Objective:
     flip: bool = False
     precision: Precision = "fp32"
     data_range: tuple[float, float] = (-1.0, 1.0)
+    empty: Tensor | None = field(default=None, compare=False)
 
     def loss(self, model: ScoreModel, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """The loss of each image, [B]."""
@@ -78,6 +81,14 @@ def seed_layers(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
+def null_condition(model: ScoreModel, objective: Objective) -> Condition:
+    """What a dropped condition becomes."""
+    if objective.empty is None:
+        return model.conditioner.null()
+    mask = torch.ones(objective.empty.shape[:2], dtype=torch.bool)
+    return model.conditioner.condition(None, None, 1, context=objective.empty, mask=mask)
+
+
 def microbatch_loss(
     forward: nn.Module, model: ScoreModel, batch: Microbatch, objective: Objective, device: torch.device
 ) -> Tensor:
@@ -86,7 +97,7 @@ def microbatch_loss(
     rng = randomness.generator(objective.seed, randomness.MICROBATCH, *place, device=device)
     seed_layers(randomness.key(objective.seed, randomness.DROPOUT, *place), device)
     count = len(batch.images)
-    x0 = to_float(batch.images.to(device, non_blocking=True), *objective.data_range)
+    x0 = to_float(batch.images.to(device, non_blocking=True).contiguous(), *objective.data_range)
     if objective.flip:
         coin = torch.rand(count, generator=rng, device=device) < 0.5
         x0 = torch.where(expand(coin, x0), x0.flip(-1), x0)
@@ -100,10 +111,12 @@ def microbatch_loss(
         batch.captions if conditioner.tokenizer is not None else None,
         batch.labels if conditioner.classes else None,
         count,
+        context=batch.context,
+        mask=batch.context_mask,
     ).to(device)
     if not condition.is_empty:
         drop = torch.rand(count, generator=rng, device=device) < objective.condition_dropout
-        condition = condition.dropped(drop, conditioner.null().to(device))
+        condition = condition.dropped(drop, null_condition(model, objective).to(device))
     alpha, sigma = marginal_for(model.sde, t, x0)
     with torch.autocast(device.type, DTYPES[objective.precision], enabled=objective.precision != "fp32"):
         output, log_variance = forward(alpha * x0 + sigma * eps, t, condition)

@@ -36,6 +36,8 @@ class ProgressLine:
         left = duration((self.total - step) * self.batch / rate) if rate > 0.0 else "?"
         loss = metrics.get("train/loss", float("nan"))
         line = f"training {bar} step {step}/{self.total}  loss {loss:.4f}  {rate:.0f} images/s  {left} left"
+        if "train/data_wait" in metrics:
+            line += f"  {100.0 * metrics['train/data_wait']:.1f}% waiting for data"
         return f"{line}  val {metrics['val/loss']:.4f}" if "val/loss" in metrics else line
 
     def show(self, step: int, metrics: dict[str, float]) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import torch
 
 ORDER = 0
-"""Streams of the data order, keyed by epoch."""
+"""Streams of the data order, keyed by epoch and bucket."""
 MICROBATCH = 1
 """Streams of training noise, keyed by step and microbatch."""
 VALIDATION = 2
@@ -26,6 +26,12 @@ DROPOUT = 7
 """Streams of dropout layers, keyed by step and microbatch."""
 PROBES = 8
 """The stream of likelihood probes and dequantisation noise."""
+CHUNKS = 9
+"""Streams that order the chunks of an epoch."""
+BUCKETS = 10
+"""Streams that mix the microbatches of image sizes, keyed by epoch."""
+AUGMENT = 11
+"""Streams of crops and caption choices, keyed by step and microbatch."""
 
 
 def key(seed: int, *path: int) -> int:

@@ -12,10 +12,14 @@ from PIL import Image
 from raysde import checkpoint, images, optim, snapshots
 from raysde.captions import PretrainedText, check_pretrained
 from raysde.config import RunConfig
-from raysde.data.batches import Microbatch, microbatch
-from raysde.data.decode import Reader
-from raysde.data.plan import Plan, split_rows
+from raysde.data.augment import View
+from raysde.data.batches import Feed, held_out_batches
+from raysde.data.derived import TextEmbeddings, verify_derived
+from raysde.data.layout import Rows
+from raysde.data.plan import Plan
+from raysde.data.reader import Reader, opened
 from raysde.data.shards import Manifest, distinct_captions, read_manifest, verify
+from raysde.data.split import shuffle_window, split_rows
 from raysde.distributed import World
 from raysde.ema import Ema
 from raysde.inference import Model
@@ -23,6 +27,7 @@ from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
 from raysde.objective import Objective
 from raysde.posthoc import PowerEma
+from raysde.precomputed import find_text
 from raysde.score import ScoreModel
 from raysde.sde import VE, AnySDE
 from raysde.state import TrainState
@@ -37,6 +42,7 @@ MAY_CHANGE = (
     "data.verify",
     "data.block_megabytes",
     "data.block_steps",
+    "data.precomputed",
     "train.length.",
     "train.microbatch",
     "train.compile",
@@ -58,21 +64,33 @@ class Run:
     """A recipe with its data set looked up.
 
     Attributes:
-        rows, held_out: row numbers for training and for validation.
+        feed: the microbatches: plan, rows to train on, and how images are shown.
+        held_out: row numbers for validation.
         steps: length of the run.
+        text: precomputed embeddings of the captions, if they are used.
     """
 
     config: RunConfig
     manifest: Manifest
     spec: ModelSpec
-    plan: Plan
-    rows: np.ndarray
+    feed: Feed
     held_out: np.ndarray
     steps: int
+    text: TextEmbeddings | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return self.feed.plan
 
     @property
     def data_identity(self) -> dict[str, Any]:
-        return {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
+        found = {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
+        return found if self.text is None else {**found, "text": self.text.name}
+
+    @property
+    def reader(self) -> Reader:
+        """This process's reader of the data set."""
+        return opened(self.manifest.path, self.manifest.fingerprint, self.text)
 
 
 def open_run(config: RunConfig) -> Run:
@@ -82,29 +100,17 @@ def open_run(config: RunConfig) -> Run:
         ValueError: naming the key that does not fit.
     """
     manifest = read_manifest(config.data.path)
-    size = config.data.image_size
-    if size is not None and manifest.image[1:] != (size, size):
-        raise ValueError(
-            f"data.image_size={size}, but the shards at {config.data.path} hold {manifest.image[1:]}; "
-            f"ingest again with --size {size}"
-        )
     if config.text is not None and manifest.captions == 0:
         raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
     if config.class_conditional and manifest.classes == 0:
         raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
-    rows, held_out = split_rows(manifest.rows, config.validation.rows, config.seed)
-    plan = Plan(
-        rows=len(rows),
-        batch=config.train.batch,
-        microbatch=config.microbatch,
-        seed=config.seed,
-        window=config.data.shuffle_window,
-    )
+    view = view_of(config, manifest)
+    rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
     spec = ModelSpec(
-        image=manifest.image,
+        image=(manifest.channels, *view.shape) if view.shape is not None else manifest.image,
         data_range=config.data.range,
         data_std=config.data.std,
-        sde=sde_for(config, manifest, rows),
+        sde=sde_for(config, manifest, rows, view),
         network=config.network,
         target=config.target,
         text=config.text,
@@ -112,11 +118,42 @@ def open_run(config: RunConfig) -> Run:
         preconditioning=config.preconditioning,
         uncertainty=config.train.uncertainty == "learned",
     )
-    steps = config.train.length.in_steps(config.train.batch, len(rows))
-    return Run(config, manifest, spec, plan, rows, held_out, steps)
+    steps = config.train.length.in_steps(config.train.batch, rows.count)
+    feed = Feed(plan_for(config, manifest, rows), rows, view)
+    text = find_text(manifest, config.text, config.data.precomputed)
+    return Run(config, manifest, spec, feed, held_out, steps, text)
 
 
-def sde_for(config: RunConfig, manifest: Manifest, rows: np.ndarray) -> AnySDE:
+def view_of(config: RunConfig, manifest: Manifest) -> View:
+    """How images are shown.
+
+    Raises:
+        ValueError: if the data set has buckets of another size than the recipe wants.
+    """
+    size = config.data.image_size
+    shape = None if size is None else (size, size)
+    if shape not in (None, manifest.size) and len({shard.image for shard in manifest.shards}) > 1 and manifest.size:
+        raise ValueError(
+            f"data.image_size={size}, but the shards at {config.data.path} hold buckets about {manifest.size[0]}; "
+            f"ingest again with --size {size}"
+        )
+    return View(shape, config.data.crop, config.data.scale)
+
+
+def plan_for(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
+    """The order of a run's rows."""
+    return Plan(
+        rows=rows.count,
+        batch=config.train.batch,
+        microbatch=config.microbatch,
+        seed=config.seed,
+        window=shuffle_window(manifest, config.data.shuffle_window),
+        chunk=manifest.row_group,
+        buckets=rows.sizes if len(rows.layouts) > 1 else (),
+    )
+
+
+def sde_for(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE:
     """The recipe's SDE, with VE's sigma_max taken from a sample of the training images where the recipe asks for it.
 
     Raises:
@@ -127,8 +164,8 @@ def sde_for(config: RunConfig, manifest: Manifest, rows: np.ndarray) -> AnySDE:
         return config.sde
     if not isinstance(config.sde, VE):
         raise ValueError(f"data.sigma_max_rows={count} needs sde.kind=ve, got {config.sde.kind}")
-    chosen = np.random.default_rng(config.seed).permutation(rows)[:count]
-    x0 = images.to_float(torch.from_numpy(Reader(manifest).read(np.sort(chosen)).images), *config.data.range)
+    chosen = np.sort(np.random.default_rng(config.seed).choice(rows.count, min(count, rows.count), replace=False))
+    x0 = images.to_float(torch.from_numpy(Reader(manifest).read(rows[chosen], view).images), *config.data.range)
     return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)
 
 
@@ -138,7 +175,10 @@ def check(run: Run) -> None:
     Raises:
         ValueError: naming the culprit.
     """
-    verify(run.manifest, hashes=run.config.data.verify == "hash")
+    hashes = run.config.data.verify == "hash"
+    verify(run.manifest, hashes=hashes)
+    if run.text is not None:
+        verify_derived(run.text, run.manifest, hashes=hashes)
     if isinstance(run.spec.network, UNetConfig):
         with torch.device("meta"):
             run.spec.network.build(run.spec.image, None, True)
@@ -173,6 +213,12 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             f"run {name!r} was trained on other data than {run.config.data.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
         )
+    before, now_text = (data.get("text") for data in (found.data, run.data_identity))
+    if before != now_text:
+        raise ValueError(
+            f"run {name!r} was trained with {before or 'no'} precomputed embeddings, now there are {now_text or 'none'}; "
+            f"{'precompute those again' if before else 'set data.precomputed=off'}, or choose another name"
+        )
 
 
 def new_state(run: Run, device: torch.device) -> TrainState:
@@ -204,6 +250,7 @@ def objective(run: Run) -> Objective:
         flip=run.config.data.flip,
         precision=train.precision,
         data_range=run.config.data.range,
+        empty=None if run.reader.contexts is None else torch.from_numpy(run.reader.contexts.empty.copy())[None],
     )
 
 
@@ -217,7 +264,7 @@ def schedule(run: Run) -> Schedule:
         decay=config.train.decay,
         clip=config.train.clip,
         log_every=config.log_every,
-        validate_every=config.validation.every if config.validation.rows else 0,
+        validate_every=config.validation.every if len(run.held_out) else 0,
         sample_every=config.sampling.every,
         save_every=config.checkpoint_every,
         snapshot_every=config.train.ema.snapshots_every,
@@ -226,14 +273,16 @@ def schedule(run: Run) -> Schedule:
 
 
 def validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]] | None:
-    """The validation loss on the held-out rows, which stay in memory; None without such rows."""
+    """The validation loss on the held-out rows, read anew each time; None without such rows."""
     if not len(run.held_out):
         return None
-    reader, size = Reader(run.manifest), run.plan.microbatch
-    parts = [run.held_out[start : start + size] for start in range(0, len(run.held_out), size)]
-    batches = [microbatch(0, index, rows, reader.read(rows)) for index, rows in enumerate(parts)]
-    mine: list[Microbatch] = [batch for batch in batches if batch.index % world.size == world.rank]
-    return lambda model: validation_loss(model, mine, run.config.seed, run.config.data.range, world)
+    reader, size = run.reader, run.plan.microbatch
+
+    def validate(model: ScoreModel) -> dict[str, float]:
+        batches = held_out_batches(reader, run.held_out, size, run.feed.view, world.rank, world.size)
+        return validation_loss(model, batches, run.config.seed, run.config.data.range, world)
+
+    return validate
 
 
 class Sink(Protocol):

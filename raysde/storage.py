@@ -9,17 +9,12 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from raysde import checkpoint
-from raysde.data.shards import filesystem
+from raysde.data.filesystems import child, filesystem, location
 
 
 def is_local(storage: str) -> bool:
     """Whether ``storage`` is a folder rather than a URI."""
     return "://" not in storage
-
-
-def location(storage: str) -> str:
-    """A local path made absolute, with ~ expanded; a URI as it is."""
-    return str(Path(storage).expanduser().absolute()) if is_local(storage) else storage.rstrip("/")
 
 
 def newest_checkpoint(storage: str, name: str) -> Path | None:
@@ -29,7 +24,7 @@ def newest_checkpoint(storage: str, name: str) -> Path | None:
     """
     if is_local(storage):
         return checkpoint.newest(Path(location(storage)) / name)
-    system, root = filesystem(f"{location(storage)}/{name}")
+    system, root = filesystem(child(location(storage), name))
     entries = system.get_file_info(pafs.FileSelector(root, allow_not_found=True))
     for entry in sorted(entries, key=lambda entry: entry.base_name, reverse=True):
         if entry.type == pafs.FileType.Directory and entry.base_name.startswith("step_"):

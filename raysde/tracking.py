@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param, RunStatus
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
@@ -23,6 +24,7 @@ for name in ("mlflow", "alembic"):
 
 RUN_TAG = "raysde.run"
 PARAM_LIMIT = 6000
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on metrics, not on chats
 PICTURE_TRIES = 4
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 
@@ -62,25 +64,63 @@ def _short_timeouts(uri: str) -> None:
                 variable.set(2 if "RETRIES" in variable.name else 10)
 
 
-def open_run(client: MlflowClient, experiment: str, name: str, params: Mapping[str, Any], artifacts: str | None) -> str:
+@dataclass(frozen=True)
+class Input:
+    """The data set of a run: its place, the hash of its content, and its number of rows."""
+
+    path: str
+    fingerprint: str
+    rows: int
+
+    def entity(self) -> DatasetInput:
+        """For MLflow's own column of data sets."""
+        kind = self.path.partition("://")[0] if "://" in self.path else "local"
+        return DatasetInput(
+            Dataset(
+                name=self.path.rstrip("/").rpartition("/")[2],
+                digest=self.fingerprint,
+                source_type=kind,
+                source=json.dumps({"uri": self.path}),
+                profile=json.dumps({"num_rows": self.rows}),
+            ),
+            [InputTag("mlflow.data.context", "training")],
+        )
+
+
+def open_run(
+    client: MlflowClient,
+    experiment: str,
+    name: str,
+    params: Mapping[str, Any],
+    artifacts: str | None,
+    data: Input | None = None,
+) -> str:
     """The id of the run called ``name``, found by its tag or created.
 
     Args:
         params: the flat recipe.
         artifacts: where a newly created experiment keeps its files; None for the server's own place.
+        data: what it is trained on.
     """
     found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
+    experiment_id = (
+        found.experiment_id
+        if found
+        else client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
+    )
     runs = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{name}'", max_results=1)
     if runs:
         run_id = runs[0].info.run_id
         client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         return str(run_id)
-    run_id = client.create_run(experiment_id, run_name=name, tags={RUN_TAG: name}).info.run_id
+    tags = {RUN_TAG: name, "mlflow.source.name": "raysde train"}
+    run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     entries = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items()]
     for start in range(0, len(entries), 100):
         client.log_batch(run_id, params=entries[start : start + 100])
     client.log_dict(run_id, dict(params), "recipe.json")
+    if data is not None:
+        client.log_inputs(run_id, datasets=[data.entity()])
     return str(run_id)
 
 

@@ -72,16 +72,21 @@ def train_step(
     batches: list[Microbatch],
     objective: Objective,
     schedule: Schedule,
-    device: torch.device,
+    world: World,
 ) -> None:
-    """One optimiser step on this rank's microbatches of a global batch."""
+    """One optimiser step on this rank's microbatches of a global batch.
+
+    Losses are divided by the microbatches that a rank has on average, since gradients are averaged over ranks: so the
+    update is that of the global batch also where ranks have unequal shares.
+    """
+    device, share = world.device, objective.batch / objective.microbatch / world.size
     total = torch.zeros((), device=device)
     for number, batch in enumerate(batches):
         # gradients are exchanged once, with the last microbatch
         last = number + 1 == len(batches)
         wait = isinstance(forward, DistributedDataParallel) and not last
         with forward.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator, union-attr]
-            loss = microbatch_loss(forward, state.model, batch, objective, device) / len(batches)
+            loss = microbatch_loss(forward, state.model, batch, objective, device) / share
             state.scaler.scale(loss).backward()
         total += loss.detach()
         state.saw(batch.rows)
@@ -165,30 +170,41 @@ def fit(
     forward = wrap(module, world)
     clock, primed = Clock(state), False
     while state.step < schedule.steps and not state.stopped:
-        step_batches = next(batches, None)
+        with clock.waiting():
+            step_batches = next(batches, None)
         if step_batches is None or any(batch.step != state.step for batch in step_batches):
             found = "no more data" if step_batches is None else f"data of step {step_batches[0].step}"
             raise ValueError(f"the data stream does not follow the plan: step {state.step} expected, {found} received")
         if not primed:
             prime(state, forward, step_batches[0], objective, world.device)
             primed = True
-        train_step(state, forward, step_batches, objective, schedule, world.device)
+        train_step(state, forward, step_batches, objective, schedule, world)
         boundary(state, schedule, hooks, world, validate, clock)
 
 
 class Clock:
-    """Images per second between two logs, without the time that validation, pictures and checkpoints take."""
+    """Images per second between two logs, without the time that validation, pictures and checkpoints take; and the
+    time spent waiting for data."""
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
         self.reset()
 
     def reset(self) -> None:
-        self.since, self.images, self.paused = time.perf_counter(), self.state.num_images, 0.0
+        self.since, self.images = time.perf_counter(), self.state.num_images
+        self.paused, self.waited = 0.0, 0.0
+
+    def elapsed(self) -> float:
+        return max(time.perf_counter() - self.since - self.paused, 1e-9)
 
     def rate(self) -> float:
-        elapsed = time.perf_counter() - self.since - self.paused
-        return (self.state.num_images - self.images) / max(elapsed, 1e-9)
+        return (self.state.num_images - self.images) / self.elapsed()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -237,6 +253,7 @@ def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
             "train/lr": done[-1][2],
             "train/images_per_second": clock.rate(),
             "train/images": float(state.num_images),
+            "train/data_wait": clock.waited / clock.elapsed(),
         }
         hooks.log(state.step, metrics)
     clock.reset()

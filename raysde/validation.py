@@ -37,11 +37,14 @@ def validation_loss(
     """
     totals = torch.zeros(len(BINS) + 1, dtype=torch.float64, device=world.device)
     for batch in batches:
-        x0 = to_float(batch.images.to(world.device), *data_range)
+        x0 = to_float(batch.images.to(world.device).contiguous(), *data_range)
         conditioner = model.conditioner
         captions = batch.captions if conditioner.tokenizer is not None else None
         labels = batch.labels if conditioner.classes else None
-        encoded = conditioner(conditioner.condition(captions, labels, len(x0)).to(world.device))
+        condition = conditioner.condition(
+            captions, labels, len(x0), context=batch.context, mask=batch.context_mask
+        )
+        encoded = conditioner(condition.to(world.device))
         rng = randomness.generator(seed, randomness.VALIDATION, batch.index, device=world.device)
         for number, (low, high) in enumerate(BINS):
             places = torch.rand(len(x0), generator=rng, device=world.device)

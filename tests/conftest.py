@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from raysde import config
 from raysde.data.decode import encode_image
 from raysde.data.digits import caption, load_digits
-from raysde.data.shards import SCHEMA, Manifest, columns, write_manifest, write_shard
+from raysde.data.shards import SCHEMA, Manifest, write_manifest, write_shard
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,7 +20,7 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def write_digit_shards(folder: Path, rows: int = 200, shard_rows: int = 120) -> Manifest:
+def write_digit_shards(folder: Path, rows: int = 200, shard_rows: int = 120, row_group: int = 1024) -> Manifest:
     """The first real digits with captions and labels, in shards, without Ray."""
     import pyarrow as pa
 
@@ -27,19 +28,29 @@ def write_digit_shards(folder: Path, rows: int = 200, shard_rows: int = 120) -> 
     images, labels = load_digits()
     table = [
         {
-            "image": encode_image(images[i][None], "raw"),
-            "caption": caption(int(labels[i]), i),
-            "label": int(labels[i]),
-            "name": f"{i:04d}.png",
+            "image": {"bytes": encode_image(Image.fromarray(images[i]), quality=None), "path": None},
+            "captions": [caption(int(labels[i]), i)],
+            "label": str(labels[i]),
+            "key": f"{i:04d}.png",
+            "width": 8,
+            "height": 8,
+            "hash": f"{i:016x}",
         }
         for i in range(rows)
     ]
     parts = [table[start : start + shard_rows] for start in range(0, rows, shard_rows)]
     shards = tuple(
-        write_shard(pa.Table.from_pylist(part, schema=SCHEMA), str(folder), f"shard-{number:05d}.parquet")
+        write_shard(
+            pa.Table.from_pylist(part, schema=SCHEMA),
+            str(folder),
+            f"train-{number:05d}.parquet",
+            row_group=row_group,
+            image=(8, 8),
+        )
         for number, part in enumerate(parts)
     )
-    manifest = Manifest(str(folder), (1, 8, 8), "raw", shards, rows, 10, columns(SCHEMA))
+    names = tuple(str(digit) for digit in range(10))
+    manifest = Manifest(str(folder), 1, (8, 8), row_group, shards, labels=names, captions=rows)
     write_manifest(manifest)
     return manifest
 

@@ -47,7 +47,8 @@ def places(tmp_path) -> list[str]:
         (["resources.workers=3"], "resources.workers=3"),
         (["sde.kind=ve", "sde.sigma_min=99"], "sigma_min"),
         (["data.path=/no/such/place"], "/no/such/place"),
-        (["data.image_size=32"], "data.image_size=32"),
+        (["data.image_size=12"], "network.attention"),
+        (["data.scale=[0.5,1.5]"], "data.scale"),
         (["validation.rows=5000"], "validation.rows=5000"),
         (["network.multipliers=[1,2,2,2,2]"], "network.multipliers"),
         (["tracking.uri=http://127.0.0.1:9"], "http://127.0.0.1:9"),
@@ -60,9 +61,9 @@ def test_train_refuses(capsys, refuse_ray, places, overrides, culprit):
 
 
 def test_train_refuses_a_damaged_shard(capsys, refuse_ray, places, tmp_path):
-    path = tmp_path / "shards" / "shard-00000.parquet"
+    path = tmp_path / "shards" / "train-00000.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert "shard-00000.parquet" in refused(capsys, "train", RECIPE, *places)
+    assert "train-00000.parquet" in refused(capsys, "train", RECIPE, *places)
 
 
 def test_train_refuses_to_continue_another_sde(capsys, refuse_ray, places, tmp_path):
@@ -79,7 +80,7 @@ def test_ingest_refuses(capsys, refuse_ray, tmp_path):
 
 def test_ingest_refuses_before_ray(capsys, refuse_ray, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "holds no image" in refused(capsys, "ingest", str(tmp_path / "empty"), str(tmp_path / "out"))
+    assert "is empty" in refused(capsys, "ingest", str(tmp_path / "empty"), str(tmp_path / "out"))
     folder = tmp_path / "images"
     folder.mkdir()
     Image.fromarray(rng_image(0)).save(folder / "a.png")

@@ -1,99 +1,30 @@
-"""Source folders, shards and decoding."""
+"""Shards, manifest, reading and microbatches."""
 
 import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from raysde.data.batches import read_batches
-from raysde.data.decode import Reader, decode_image, encode_image
+from raysde.data.augment import CAPTION, STILL, View, draws
+from raysde.data.batches import Feed, held_out_batches, read_batches
+from raysde.data.blocks import from_table, to_table
+from raysde.data.decode import encode_image
 from raysde.data.digits import Judge, load_digits
+from raysde.data.layout import hold_out
 from raysde.data.plan import Plan
-from raysde.data.shards import SCHEMA, Manifest, columns, read_manifest, verify, write_manifest, write_shard
-from raysde.data.source import list_source, open_image
+from raysde.data.reader import Reader, opened
+from raysde.data.shards import SCHEMA, Manifest, read_manifest, verify, write_manifest, write_shard
+from raysde.data.split import shuffle_window, split_rows
 from tests.conftest import rng_image, write_digit_shards
 
 
-def write_images(folder, count=3, **kinds):
-    folder.mkdir(exist_ok=True)
-    for number in range(count):
-        Image.fromarray(rng_image(number)).save(folder / f"{number}.png")
-    return folder
-
-
-def test_three_ways_to_give_captions(tmp_path):
-    """metadata.jsonl, a CSV and text files say the same thing."""
-    lines = write_images(tmp_path / "lines")
-    rows = [{"file_name": f"{n}.png", "text": f"caption, {n}", "label": ["b", "a", "b"][n]} for n in range(3)]
-    (lines / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    table = write_images(tmp_path / "table")
-    (table / "about.csv").write_text(
-        "file_name,text,label\n" + "\n".join(f'{n}.png,"caption, {n}",{"bab"[n]}' for n in range(3))
-    )
-    texts = write_images(tmp_path / "texts")
-    for n in range(3):
-        (texts / f"{n}.txt").write_text(f"caption, {n}\n")
-    assert list_source(lines) == list_source(table)
-    assert [(item.name, item.caption, item.label) for item in list_source(lines)] == [
-        ("0.png", "caption, 0", 1), ("1.png", "caption, 1", 0), ("2.png", "caption, 2", 1),
-    ]  # fmt: skip
-    assert [item.caption for item in list_source(texts)] == ["caption, 0", "caption, 1", "caption, 2"]
-    assert {item.label for item in list_source(texts)} == {None}
-
-
-def test_numbers_stay_the_labels_they_are(tmp_path):
-    folder = write_images(tmp_path / "f")
-    (folder / "metadata.jsonl").write_text(
-        "\n".join(json.dumps({"file_name": f"{n}.png", "label": 7 - n}) for n in range(3))
-    )
-    assert [item.label for item in list_source(folder)] == [7, 6, 5]
-
-
-@pytest.mark.parametrize(
-    ("prepare", "culprit"),
-    [
-        (lambda folder: None, "is not a folder"),
-        (lambda folder: folder.mkdir(), "holds no image"),
-        (
-            lambda folder: (write_images(folder) / "metadata.jsonl").write_text('{"file_name": "9.png", "text": "x"}'),
-            "9.png",
-        ),
-        (lambda folder: (write_images(folder) / "metadata.jsonl").write_text('{"text": "x"}'), "entry 1"),
-        (lambda folder: (write_images(folder) / "metadata.jsonl").write_text('{"file_name"'), "line 1"),
-        (
-            lambda folder: [(write_images(folder) / n).write_text("file_name,text\n") for n in ("a.csv", "b.csv")],
-            "a.csv, b.csv",
-        ),
-    ],
-)
-def test_bad_sources_are_named(tmp_path, prepare, culprit):
-    prepare(tmp_path / "source")
-    with pytest.raises(ValueError, match=culprit):
-        list_source(tmp_path / "source")
-
-
-def test_an_unreadable_image_is_named(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG not really")
-    with pytest.raises(ValueError, match=r"broken\.png"):
-        open_image(tmp_path / "broken.png", 8, 3)
-
-
-def test_images_are_cut_square_from_the_middle(tmp_path):
-    """A wide image loses its sides, not its proportions."""
-    wide = np.zeros((10, 30, 3), dtype=np.uint8)
-    wide[:, 10:20] = 200
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (open_image(tmp_path / "wide.png", 10, 3) == 200).all()
-    assert open_image(tmp_path / "wide.png", 5, 1).shape == (1, 5, 5)
-
-
-@pytest.mark.parametrize("encoding", ["raw", "png"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_encodings_lose_nothing(encoding, channels):
-    image = np.moveaxis(rng_image(0, 12, channels), 2, 0)
-    assert np.array_equal(decode_image(encode_image(image, encoding), image.shape, encoding), image)
+def feed_of(manifest, view=View(), **plan):  # noqa: B008
+    rows, _ = split_rows(manifest, 0, 0)
+    return Feed(Plan(rows=rows.count, **{"batch": 8, "microbatch": 4, "seed": 0, **plan}), rows, view)
 
 
 def test_rows_come_back_as_they_were(digits):
@@ -101,30 +32,185 @@ def test_rows_come_back_as_they_were(digits):
     images, labels = load_digits()
     rows = np.array([199, 0, 120, 119, 5, 5])
     got = Reader(digits).read(rows)
-    assert np.array_equal(got.images[:, 0], images[rows])
+    assert np.array_equal(got.images[..., 0], images[rows])
     assert np.array_equal(got.labels, labels[rows])
     assert got.captions[1] == "a handwritten zero"
-    assert Reader(digits).name(120) == "0120.png"
+    about = Reader(digits).about(120)
+    assert (about["key"], about["shard"], about["label"]) == ("0120.png", "train-00001.parquet", str(labels[120]))
 
 
 def test_a_small_cache_reads_the_same(tmp_path):
-    manifest = write_digit_shards(tmp_path / "s", rows=150, shard_rows=30)
+    manifest = write_digit_shards(tmp_path / "s", rows=150, shard_rows=30, row_group=8)
     rows = np.random.default_rng(0).permutation(150)
     small = Reader(manifest, cache_bytes=1)
     assert np.array_equal(small.read(rows).images, Reader(manifest).read(rows).images)
     assert len(small.groups) == 2
 
 
+def test_the_cache_keeps_to_its_size(tmp_path):
+    manifest = write_digit_shards(tmp_path / "s", rows=200, shard_rows=200, row_group=10)
+    reader = Reader(manifest, cache_bytes=20_000)
+    for row in range(200):
+        reader.read(np.array([row]))
+        assert reader.kept == sum(group.bytes for group in reader.groups.values())
+    assert 2 < len(reader.groups) < 20
+    assert reader.kept <= 20_000
+
+
+def test_a_row_group_is_read_once_for_a_batch(tmp_path, monkeypatch):
+    """However its rows are mixed, and for a whole window when the cache holds it."""
+    manifest = write_digit_shards(tmp_path / "s", rows=160, shard_rows=80, row_group=16)
+    read = []
+    reader = Reader(manifest)
+    load = reader._load
+    monkeypatch.setattr(reader, "_load", lambda shard, number: read.append((shard, number)) or load(shard, number))
+    for step in range(20):
+        reader.read(feed_of(manifest, batch=8, microbatch=8, window=80, chunk=16).plan.rows_of(step, 0))
+    assert len(read) == len(set(read)) == 10
+
+
 def test_batches_hold_the_rows_of_the_plan(digits):
-    plan = Plan(rows=50, batch=8, microbatch=4, seed=0)
-    rows = np.arange(100, 150)
-    whole = [batch for step in read_batches(plan, Reader(digits), rows, 2, 5) for batch in step]
+    feed = feed_of(digits)
+    whole = [batch for step in read_batches(feed, Reader(digits), 2, 5) for batch in step]
     assert [(batch.step, batch.index) for batch in whole] == [(s, i) for s in (2, 3, 4) for i in (0, 1)]
-    halves = [list(read_batches(plan, Reader(digits), rows, 2, 5, rank, 2)) for rank in (0, 1)]
+    halves = [list(read_batches(feed, Reader(digits), 2, 5, rank, 2)) for rank in (0, 1)]
+    images, _ = load_digits()
     for batch in whole:
         (twin,) = halves[batch.index][batch.step - 2]
         assert np.array_equal(twin.rows, batch.rows)
-        assert np.array_equal(batch.rows, rows[plan.rows_of(batch.step, batch.index)])
+        assert np.array_equal(batch.rows, feed.rows[feed.plan.rows_of(batch.step, batch.index)])
+        assert np.array_equal(batch.images.numpy()[:, 0], images[batch.rows])
+
+
+def colour_set(folder, sizes, captions=("one", "two")):
+    """A data set of noise images, a shard for each (height, width, rows)."""
+    shards, made = [], []
+    for number, (height, width, rows) in enumerate(sizes):
+        images = [np.random.default_rng((number, row)).integers(0, 256, (height, width, 3), np.uint8) for row in range(rows)]  # fmt: skip
+        table = [
+            {"image": {"bytes": encode_image(Image.fromarray(image), quality=None), "path": None},
+             "captions": list(captions), "label": None, "key": f"{number}/{row}", "width": width, "height": height,
+             "hash": f"{number:08x}{row:08x}"}
+            for row, image in enumerate(images)
+        ]  # fmt: skip
+        name = f"train-{height}x{width}-{number:05d}.parquet"
+        table = pa.Table.from_pylist(table, schema=SCHEMA)
+        shards.append(write_shard(table, str(folder), name, row_group=4, image=(height, width)))
+        made += images
+    manifest = Manifest(str(folder), 3, (12, 12), 4, tuple(shards), captions=sum(rows for *_, rows in sizes))
+    write_manifest(manifest)
+    return manifest, made
+
+
+def test_buckets_come_in_their_own_shapes(tmp_path):
+    """Each microbatch has one shape, that of its rows' shard; over an epoch every row comes once."""
+    manifest, made = colour_set(tmp_path, [(8, 18, 8), (12, 12, 12), (18, 8, 4)])
+    rows, _ = split_rows(manifest, 0, 0)
+    plan = Plan(rows=24, batch=8, microbatch=4, seed=0, buckets=rows.sizes)
+    seen = [batch for step in read_batches(Feed(plan, rows), Reader(manifest), 0, 3) for batch in step]
+    for batch in seen:
+        for image, row in zip(batch.images, batch.rows, strict=True):
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), made[row])
+    assert sorted(np.concatenate([batch.rows for batch in seen])) == list(range(24))
+    table = to_table(seen[:3], 16)
+    back = list(from_table(table, 3))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(seen, back, strict=False))
+
+
+def test_blocks_carry_microbatches_unchanged(digits):
+    """Every field comes back; blank rows do not; pixels are not copied."""
+    feed = feed_of(digits)
+    batches = [batch for step in read_batches(feed, Reader(digits), 0, 3) for batch in step]
+    table = to_table(batches, 40)
+    assert table.num_rows == 40
+    for sent, got in zip(batches, from_table(table, 1), strict=True):
+        assert (sent.step, sent.index, sent.captions) == (got.step, got.index, got.captions)
+        assert np.array_equal(sent.rows, got.rows)
+        assert torch.equal(sent.images, got.images)
+        assert torch.equal(sent.labels, got.labels)
+        data = table.column("image").chunk(0).buffers()[2]
+        assert data.address <= got.images.data_ptr() < data.address + data.size
+    assert list(from_table(to_table([], 8), 1)) == []
+    sliced = table.slice(4, 8)
+    assert [batch.step for batch in from_table(sliced, 1)] == [0, 1]
+    assert torch.equal(next(from_table(sliced, 1)).images, batches[1].images)
+
+
+def test_augmentation_is_keyed_by_the_microbatch(tmp_path):
+    """The same place of the plan shows the same crops and captions; another place or seed shows others."""
+    manifest, _ = colour_set(tmp_path, [(12, 16, 8)])
+    view = View(shape=(6, 6), crop="random", scale=(0.4, 1.0))
+    feed = feed_of(manifest, view, seed=1)
+    first, again = ([b.images for s in read_batches(feed, Reader(manifest), 0, 9) for b in s] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    late = next(read_batches(feed, Reader(manifest), 5, 6))
+    assert all(torch.equal(a, b.images) for a, b in zip(first[10:12], late, strict=True))
+    assert not np.array_equal(draws(1, 0, 0, 4), draws(1, 0, 1, 4))
+    assert not np.array_equal(draws(1, 0, 0, 4), draws(2, 0, 0, 4))
+
+
+def test_draws_are_uniform():
+    """Mean and variance of 40,000 numbers within four standard errors of 1/2 and 1/12."""
+    found = draws(0, 3, 1, 10_000).reshape(-1)
+    assert abs(found.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 40_000)
+    assert abs(found.var() - 1 / 12) < 4 * np.sqrt(1 / 180 / 40_000)
+    assert found.min() >= 0.0
+    assert found.max() < 1.0
+
+
+def test_crops_cover_the_picture_evenly():
+    """The area of boxes is uniform between its bounds, their places between the edges, and all lie inside."""
+    view = View(shape=(8, 8), crop="random", scale=(0.5, 1.0))
+    boxes = np.array([view.box((40, 20), (8, 8), draw) for draw in draws(0, 0, 0, 5000)])
+    left, _, right, bottom = boxes.T
+    assert (boxes >= -1e-9).all()
+    assert (right <= 40 + 1e-9).all()
+    assert (bottom <= 20 + 1e-9).all()
+    area = ((right - left) / 20) ** 2
+    assert abs(area.mean() - 0.625) < 4 * 0.75 / np.sqrt(12 * 5000)
+    place = left / (40 - (right - left))
+    assert abs(place.mean() - 0.5) < 4 / np.sqrt(12 * 5000)
+
+
+def test_each_caption_is_chosen_as_often(tmp_path):
+    manifest, _ = colour_set(tmp_path, [(6, 6, 4)], captions=("a", "b", "c"))
+    reader = Reader(manifest)
+    chosen = [reader.read(np.arange(4), None, draws(0, step, 0, 4)).captions for step in range(300)]
+    counts = np.array([sum(said.count(word) for said in chosen) for word in "abc"])
+    assert ((counts - 400) ** 2 / 400).sum() < 2 + 4 * 2
+    assert reader.read(np.arange(4)).captions == ["a"] * 4
+    assert STILL[CAPTION] == 0.0
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_held_out_rows_are_validated_once(tmp_path, world):
+    manifest, _ = colour_set(tmp_path, [(8, 18, 7), (12, 12, 9)])
+    _, held = hold_out(manifest.layouts("train"), 11, 0)
+    shares = [list(held_out_batches(Reader(manifest), held, 4, View(), rank, world)) for rank in range(world)]
+    assert sorted(row for share in shares for batch in share for row in batch.rows) == list(held)
+    alone = {batch.index: batch for batch in held_out_batches(Reader(manifest), held, 4, View(), 0, 1)}
+    for batch in (batch for share in shares for batch in share):
+        assert torch.equal(batch.images, alone[batch.index].images)
+
+
+def test_the_data_sets_own_split_is_used(tmp_path):
+    """Rows of the validation shards are never trained on, and are what is validated."""
+    plain = write_digit_shards(tmp_path / "s", rows=60, shard_rows=20)
+    shards = (*plain.shards[:2], type(plain.shards[2])(**{**vars(plain.shards[2]), "split": "validation"}))
+    manifest = Manifest(plain.path, 1, (8, 8), 1024, shards, labels=plain.labels)
+    rows, held = split_rows(manifest, None, 0)
+    assert sorted(rows[np.arange(rows.count)]) == list(range(40))
+    assert list(held) == list(range(40, 60))
+    assert len(split_rows(manifest, 7, 0)[1]) == 7
+    assert len(split_rows(manifest, 0, 0)[1]) == 0
+    rows, held = split_rows(plain, None, 0)
+    assert (rows.count, len(held)) == (60, 0)
+
+
+def test_windows_are_whole_row_groups(digits):
+    assert shuffle_window(digits, 5000) == 4096
+    assert shuffle_window(digits, 3) == 1024
+    assert shuffle_window(digits, None) % 1024 == 0
 
 
 def test_the_manifest_survives_and_guards(tmp_path):
@@ -132,11 +218,14 @@ def test_the_manifest_survives_and_guards(tmp_path):
     assert read_manifest(manifest.path) == manifest
     verify(manifest, hashes=True)
     assert manifest.fingerprint != write_digit_shards(tmp_path / "t", rows=199).fingerprint
+    assert opened(manifest.path, manifest.fingerprint).manifest == manifest
+    with pytest.raises(ValueError, match="was changed"):
+        opened(manifest.path, "0" * 16)
 
 
 def damage_hash(folder):
     """Flips one byte in the middle of the data."""
-    path = folder / "shard-00001.parquet"
+    path = folder / "train-00001.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 4] ^= 1
     path.write_bytes(bytes(data))
@@ -144,14 +233,11 @@ def damage_hash(folder):
 
 def other_columns(folder):
     """A shard with another column, its hash and size entered in the manifest."""
-    table = pa.table({"picture": [b"x"]})
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, folder / "shard-00001.parquet")
-    content = json.loads((folder / "manifest.json").read_text())
-    data = (folder / "shard-00001.parquet").read_bytes()
     import hashlib
 
+    pq.write_table(pa.table({"picture": [b"x"]}), folder / "train-00001.parquet")
+    content = json.loads((folder / "manifest.json").read_text())
+    data = (folder / "train-00001.parquet").read_bytes()
     content["shards"][1].update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     (folder / "manifest.json").write_text(json.dumps(content))
 
@@ -162,18 +248,28 @@ def edit(folder, **changes):
     (folder / "manifest.json").write_text(json.dumps(content))
 
 
+def cut(folder):
+    path = folder / "train-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 @pytest.mark.parametrize(
     ("harm", "culprit"),
     [
-        (damage_hash, "shard-00001.parquet.*sha256"),
-        (other_columns, "shard-00001.parquet.*columns"),
-        (lambda folder: (folder / "shard-00000.parquet").unlink(), "shard-00000.parquet.*missing"),
+        (damage_hash, "train-00001.parquet.*sha256"),
+        (cut, "train-00001.parquet.*sha256"),
+        (other_columns, "train-00001.parquet.*columns"),
+        (lambda folder: (folder / "train-00000.parquet").unlink(), "train-00000.parquet.*missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "not valid JSON"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "not a manifest"),
         (lambda folder: edit(folder, rows=5), "counts 5 rows"),
         (lambda folder: edit(folder, columns={"image": "string"}), "columns"),
-        (lambda folder: edit(folder, format=99), "unknown format"),
-        (lambda folder: edit(folder, colour="red"), "not a manifest"),
+        (lambda folder: edit(folder, format=99), "newer raysde"),
+        (lambda folder: edit(folder, format=1), "ingest again"),
+        (lambda folder: edit(folder, channels=4), "channels"),
+        (lambda folder: edit(folder, colour="red"), "colour"),
     ],
 )
 def test_damaged_data_sets_are_named(tmp_path, harm, culprit):
@@ -183,15 +279,37 @@ def test_damaged_data_sets_are_named(tmp_path, harm, culprit):
         verify(read_manifest(str(tmp_path / "s")), hashes=True)
 
 
-def test_png_shards_of_colour_images(tmp_path):
-    images = [np.moveaxis(rng_image(n, 80), 2, 0) for n in range(5)]
-    rows = [{"image": encode_image(i, "png"), "caption": None, "label": None, "name": "x"} for i in images]
-    shard = write_shard(pa.Table.from_pylist(rows, schema=SCHEMA), str(tmp_path), "shard-00000.parquet")
-    manifest = Manifest(str(tmp_path), (3, 80, 80), "png", (shard,), 0, 0, columns(SCHEMA))
-    write_manifest(manifest)
-    got = Reader(read_manifest(str(tmp_path))).read(np.arange(5))
-    assert np.array_equal(got.images, np.stack(images))
-    assert got.labels.tolist() == [-1] * 5
+@pytest.mark.parametrize("harm", [damage_hash, cut, lambda folder: (folder / "train-00001.parquet").unlink()])
+def test_shards_that_change_during_training_are_named(tmp_path, harm):
+    """Also without hashes: pages carry checksums, so a flipped bit is an error and not another picture."""
+    reader = Reader(write_digit_shards(tmp_path / "s", row_group=40))
+    reader.read(np.arange(5))
+    harm(tmp_path / "s")
+    with pytest.raises(ValueError, match=r"train-00001\.parquet"):
+        reader.read(np.arange(120, 200))
+
+
+def test_an_image_that_is_no_image_is_named(tmp_path):
+    rows = [{"image": {"bytes": b"nothing", "path": None}, "captions": [], "label": None, "key": "odd.png", "width": 8,
+             "height": 8, "hash": "0"}]  # fmt: skip
+    shard = write_shard(
+        pa.Table.from_pylist(rows, schema=SCHEMA), str(tmp_path), "a.parquet", row_group=8, image=(8, 8)
+    )
+    with pytest.raises(ValueError, match=r"row 0 \(odd.png\)"):
+        Reader(Manifest(str(tmp_path), 3, (8, 8), 8, (shard,))).read(np.array([0]))
+
+
+def test_sizes_of_their_own_need_a_size_to_train_on(tmp_path):
+    images = [rng_image(0, 20), rng_image(1, 10)]
+    rows = [{"image": {"bytes": encode_image(Image.fromarray(i), quality=None), "path": None}, "captions": [], "label":
+             None, "key": "k", "width": 1, "height": 1, "hash": "0"} for i in images]  # fmt: skip
+    shard = write_shard(pa.Table.from_pylist(rows, schema=SCHEMA), str(tmp_path), "a.parquet", row_group=8)
+    reader = Reader(Manifest(str(tmp_path), 3, None, 8, (shard,)))
+    with pytest.raises(ValueError, match="image_size"):
+        reader.read(np.arange(2))
+    got = reader.read(np.arange(2), View(shape=(10, 10)))
+    assert np.array_equal(got.images[1], images[1])
+    assert abs(got.images[0].mean() - images[0].mean()) < 4 * images[0].std() / np.sqrt(images[0].size)
 
 
 def test_the_judge_reads_real_digits():

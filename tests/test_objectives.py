@@ -6,7 +6,7 @@ import torch
 
 from raysde import checkpoint, config
 from raysde.data.batches import read_batches
-from raysde.data.decode import Reader
+from raysde.data.reader import Reader
 from raysde.local import train_here
 from raysde.objective import microbatch_loss
 from raysde.parameterisation import TARGETS
@@ -27,7 +27,7 @@ def test_a_network_of_zeros_costs_what_its_zeros_mean(recipe, kind, target):
     tree = recipe(sde__kind=kind, target=target, train__weighting="target", train__times__kind="uniform")
     run = open_run(config.parse(tree))
     state, task = new_state(run, CPU), objective(run)
-    batch = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))[0]
+    batch = next(read_batches(run.feed, Reader(run.manifest), 0, 1))[0]
     seen = {}
 
     def forward(x_t, t, condition):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from raysde import checkpoint, config, snapshots
 from raysde.cli import main
 from raysde.data.batches import read_batches
-from raysde.data.decode import Reader
+from raysde.data.reader import Reader
 from raysde.data.shards import filesystem
 from raysde.distributed import World
 from raysde.local import train_here
@@ -252,10 +252,10 @@ def test_steps_without_an_update_count(kept_recipe):
     run = open_run(config.parse(kept_recipe(train__precision="fp16", train__lr=1e-2)))
     state, task = new_state(run, CPU), objective(run)
     path = []
-    for step, batches in enumerate(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 3)):
+    for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 3)):
         scale = 2.0**126 if step == 2 else 1024.0
         state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
-        train_step(state, state.model, batches, task, schedule(run), CPU)
+        train_step(state, state.model, batches, task, schedule(run), World())
         path.append({name: value.detach().clone() for name, value in state.trained.items()})
     assert state.updates == 2
     for average in state.profiles:

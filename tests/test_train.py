@@ -9,7 +9,7 @@ import torch
 
 from raysde import checkpoint, config, optim
 from raysde.data.batches import read_batches
-from raysde.data.decode import Reader
+from raysde.data.reader import Reader
 from raysde.distributed import World
 from raysde.ema import Ema, decay
 from raysde.local import train_here
@@ -84,9 +84,9 @@ def test_each_row_is_seen_as_planned(recipe):
     state = train_here(run, None)
     expected = new_state(run, CPU)
     for step in range(4):
-        expected.saw(run.rows[run.plan.rows_of(step, 0)])
+        expected.saw(run.feed.rows[run.plan.rows_of(step, 0)])
     assert state.rows_digest == expected.rows_digest
-    expected.saw(run.rows[run.plan.rows_of(4, 0)])
+    expected.saw(run.feed.rows[run.plan.rows_of(4, 0)])
     assert state.rows_digest != expected.rows_digest
 
 
@@ -102,7 +102,7 @@ def test_precisions_agree_on_the_first_loss(recipe):
     """The autocast types round, by at most their epsilon times the depth of the network."""
     run = open_run(config.parse(recipe()))
     state = new_state(run, CPU)
-    (batch,) = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))
+    (batch,) = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     torch.nn.init.normal_(state.model.network.leave.weight, std=0.05)
     losses = {}
     for precision, dtype in DTYPES.items():
@@ -122,13 +122,13 @@ def test_accumulation_is_the_whole_batch(recipe, microbatch):
     """The gradient of a step is the mean over its microbatches' losses, each with its own stream."""
     run = open_run(config.parse(recipe(train__microbatch=microbatch)))
     state, task = new_state(run, CPU), objective(run)
-    batches = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))
+    batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     assert len(batches) == 16 // microbatch
     losses = torch.stack([microbatch_loss(state.model, state.model, batch, task, CPU) for batch in batches])
     parameters = list(state.trained.values())
     gradients = torch.autograd.grad(losses.mean(), parameters)
     norm = torch.stack([g.norm() for g in gradients]).norm()
-    train_step(state, state.model, batches, task, schedule(run), CPU)
+    train_step(state, state.model, batches, task, schedule(run), World())
     loss, got_norm, _ = state.pending[0]
     torch.testing.assert_close(loss, losses.mean().detach())
     torch.testing.assert_close(got_norm, norm)
@@ -146,8 +146,8 @@ def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
     for microbatch in (16, 4):
         run = open_run(config.parse(recipe(train__microbatch=microbatch)))
         state = new_state(run, CPU)
-        batches = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1))
-        train_step(state, state.model, batches, objective(run), schedule(run), CPU)
+        batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
+        train_step(state, state.model, batches, objective(run), schedule(run), World())
     assert torch.equal(seen[0], torch.cat(seen[1:]))
 
 
@@ -155,10 +155,10 @@ def test_non_finite_losses_are_named_with_their_step(recipe):
     """Weights that overflow at step 3 are reported as step 3, though losses are looked at every 5 steps."""
     run = open_run(config.parse(recipe(log_every=5)))
     state, task = new_state(run, CPU), objective(run)
-    for step, batches in enumerate(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 5)):
+    for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 5)):
         if step == 2:
             next(iter(state.trained.values())).data.fill_(float("nan"))
-        train_step(state, state.model, batches, task, schedule(run), CPU)
+        train_step(state, state.model, batches, task, schedule(run), World())
     with pytest.raises(FloatingPointError, match="at step 3"):
         flush(state, World())
 
@@ -180,17 +180,17 @@ def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
     """fp16 gradients that overflow: no update, no EMA, no progress of the warm-up, and a smaller scale."""
     run = open_run(config.parse(recipe(train__precision="fp16")))
     state, task = new_state(run, CPU), objective(run)
-    batches = list(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 2))
+    batches = list(read_batches(run.feed, Reader(run.manifest), 0, 2))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
     before = {key: value.clone() for key, value in everything(state).items()}  # no moments yet
-    train_step(state, state.model, batches[0], task, schedule(run), CPU)
+    train_step(state, state.model, batches[0], task, schedule(run), World())
     assert (state.step, state.updates, state.num_images) == (1, 0, 16)
     after = everything(state)
     assert same_tensors(before, {key: after[key] for key in before})
     assert not any(value.any() for key, value in after.items() if key not in before)
     assert state.scaler.get_scale() < 2.0**126
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 1024.0})
-    train_step(state, state.model, batches[1], task, schedule(run), CPU)
+    train_step(state, state.model, batches[1], task, schedule(run), World())
     assert state.updates == 1
     assert state.pending[1][2] == pytest.approx(1e-3 / 3)
 
@@ -271,7 +271,7 @@ def test_flips_and_dropout_are_part_of_the_stream(recipe):
     run = open_run(config.parse(recipe(data__flip=True, train__condition_dropout=0.5, network__dropout=0.5)))
     state, task = new_state(run, CPU), objective(run)
     torch.nn.init.normal_(state.model.network.leave.weight)
-    (batch,) = next(read_batches(run.plan, Reader(run.manifest), run.rows, 3, 4))
+    (batch,) = next(read_batches(run.feed, Reader(run.manifest), 3, 4))
     state.model.train()
     first = microbatch_loss(state.model, state.model, batch, task, CPU).item()
     torch.randn(10)

@@ -12,6 +12,8 @@ from raysde import config, registry
 from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
 from raysde.data.digits import WORDS, Judge, caption, write_digits
+from raysde.data.probe import rules_for
+from raysde.data.sources import open_source
 from raysde.images import grid
 from raysde.tracking import client_for, latest_metrics
 
@@ -26,7 +28,8 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     clear(out)
     count = write_digits(out / "images")
     print(f"1. wrote {count} scanned digits with captions to {out / 'images'}")
-    manifest = ingest(out / "images", str(out / "shards"))
+    source = open_source(str(out / "images"))
+    manifest = ingest(source, str(out / "shards"), rules_for(source), name="scikit-learn's digits")
     print(f"2. ingested {manifest.rows} images into {out / 'shards'}")
     print(f"3. training {settings.sde.kind} on {settings.resources.workers} worker(s)")
     done = train_job(settings, started=started)

@@ -1,153 +1,143 @@
-"""Images to shards, in parallel by Ray Data."""
+"""Images to shards, in parallel by Ray Data; an interrupted ingest goes on where it stopped.
 
+While it runs, OUT/.ingest holds plan.json, the identity of source and rules, and a record of each finished part.
+"""
+
+import hashlib
+import json
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 import ray
 import ray.data
 from tqdm import tqdm
 
-from raysde import storage
 from raysde.cluster.session import connect
-from raysde.data.decode import encode_image
-from raysde.data.shards import SCHEMA, Encoding, Manifest, Shard, columns, filesystem, write_manifest, write_shard
-from raysde.data.source import Item, guess_format, list_source, open_image
+from raysde.data.collection import collect
+from raysde.data.convert import Converted, Rules, convert
+from raysde.data.filesystems import child, exists, filesystem, location, read_bytes, write_json
+from raysde.data.shards import FORMAT, Manifest
+from raysde.data.sources import Source
 
-RAW_UP_TO = 64
-"""Images up to this size are stored raw, larger ones as PNG: decoding a small PNG costs more than reading it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """How images become shards.
-
-    Attributes:
-        folder, out: source and target.
-        size, channels, encoding: of the stored images.
-        skip_bad: leave unreadable images out instead of stopping.
-    """
-
-    folder: str
-    out: str
-    size: int
-    channels: int
-    encoding: Encoding
-    skip_bad: bool
+STATE = ".ingest"
 
 
-def convert(task: Task, number: int, items: list[Item]) -> dict[str, Any]:
-    """Writes one shard; returns its entry, the counts it adds, and the files that could not be read."""
-    rows: list[dict[str, Any]] = []
-    bad: list[str] = []
-    for item in items:
-        try:
-            image = open_image(Path(task.folder) / item.name, task.size, task.channels)
-        except ValueError as error:
-            bad.append(str(error))
-            continue
-        rows.append(
-            {
-                "image": encode_image(image, task.encoding),
-                "caption": item.caption,
-                "label": item.label,
-                "name": item.name,
-            }
-        )
-    result: dict[str, Any] = {
-        "number": number,
-        "bad": "\n".join(bad),
-        "captions": sum(row["caption"] is not None for row in rows),
-    }
-    if rows and (task.skip_bad or not bad):
-        shard = write_shard(pa.Table.from_pylist(rows, schema=SCHEMA), task.out, f"shard-{number:05d}.parquet")
-        result.update(file=shard.file, rows=shard.rows, bytes=shard.bytes, sha256=shard.sha256)
-    else:
-        result.update(file="", rows=0, bytes=0, sha256="")
-    return result
-
-
-def ingest(
-    source: Path,
-    out: str,
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    shard_rows: int = 8192,
-    skip_bad: bool = False,
-) -> Manifest:
-    """Turns a folder of captioned images into shards and a manifest, on Ray.
+def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:
+    """Turns a source into shards and a manifest, on Ray.
 
     Args:
-        size: height and width of the stored images; the first image's short side if None.
-        channels: 1 or 3; 1 if the first image is grey, if None.
-        shard_rows: most rows in a shard.
-        skip_bad: leave unreadable images out, and name them in the manifest.
+        name: what the source is called in the manifest.
+        skip_bad: leave samples out that cannot be used, and name them in report.json.
 
     Raises:
-        ValueError: if the source is missing, empty or contradictory, the target holds a data set already, or an image
-            cannot be read.
+        ValueError: if the target holds a data set already, or another ingest that was interrupted; or a sample cannot
+            be used.
     """
-    out = storage.location(out)
-    items = list_source(source)
-    guessed_size, guessed_channels = guess_format(source, items)
-    size, channels = size or guessed_size, channels or guessed_channels
-    _empty_target(out)
-    encoding: Encoding = "raw" if size <= RAW_UP_TO else "png"
-    task = Task(
-        folder=str(source.absolute()), out=out, size=size, channels=channels, encoding=encoding, skip_bad=skip_bad
-    )
-    parts = [items[start : start + shard_rows] for start in range(0, len(items), shard_rows)]
+    out = location(out)
+    begin(out, identity(source, rules))
     connect()
-    results = sorted(_converted(task, parts, len(items)), key=lambda result: result["number"])
-    bad = [line for result in results for line in result["bad"].splitlines()]
-    if bad and not skip_bad:
-        raise ValueError(
-            f"{bad[0]}{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}; --skip-bad leaves such files out"
-        )
-    shards = tuple(Shard(r["file"], r["rows"], r["bytes"], r["sha256"]) for r in results if r["rows"])
-    if not shards:
-        raise ValueError(f"no image in {source} can be read")
-    labels = [item.label for item in items if item.label is not None]
-    manifest = Manifest(
-        path=out,
-        image=(channels, size, size),
-        encoding=encoding,
-        shards=shards,
-        captions=sum(result["captions"] for result in results),
-        classes=max(labels) + 1 if labels else 0,
-        columns=columns(SCHEMA),
-        skipped=tuple(bad),
-    )
-    write_manifest(manifest)
+    done = dict(_records(out, len(source.parts)))
+    with tqdm(total=source.count, unit="image", desc="ingesting", file=sys.stderr) as bar:
+        for number in sorted(done):
+            _accept(done[number], bar, skip_bad)
+        for number, result in _converted(source, rules, out, [n for n in range(len(source.parts)) if n not in done]):
+            done[number] = result
+            _accept(result, bar, skip_bad)
+    parts = (done[number] for number in range(len(source.parts)))
+    manifest = collect(parts, rules, out, source=name, licence=licence)
+    system, inside = filesystem(child(out, STATE))
+    system.delete_dir(inside)
     return manifest
 
 
-def _empty_target(out: str) -> None:
-    system, folder = filesystem(out)
-    if system.get_file_info(f"{folder}/manifest.json").type != pafs.FileType.NotFound:
+def identity(source: Source, rules: Rules) -> str:
+    """A hash of everything that decides what the shards hold."""
+    said = json.dumps({"format": FORMAT, "source": source.identity, "rules": asdict(rules)}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def begin(out: str, wanted: str) -> None:
+    """Makes the target ready, or finds that an ingest of the same source and rules was interrupted there.
+
+    Raises:
+        ValueError: if the target holds anything else.
+    """
+    if exists(child(out, "manifest.json")):
         raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
-    system.create_dir(folder, recursive=True)
+    plan = child(out, STATE, "plan.json")
+    if exists(plan):
+        found = json.loads(read_bytes(plan)).get("identity")
+        if found != wanted:
+            raise ValueError(
+                f"{out} holds an unfinished ingest of another source or with other options; remove it or repeat those"
+            )
+        return
+    system, inside = filesystem(child(out, STATE))
+    system.create_dir(inside, recursive=True)
+    write_json(plan, {"identity": wanted})
 
 
-def _converted(task: Task, parts: list[list[Item]], total: int) -> list[dict[str, Any]]:
-    """Runs the conversion as a Ray Data stream, with a progress bar over images."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    reference = ray.put(parts)
+def record_path(out: str, number: int) -> str:
+    """Where a finished part is recorded."""
+    return child(out, STATE, f"part-{number:06d}.json")
 
-    def write(batch: dict[str, Any]) -> dict[str, Any]:
-        number = int(batch["id"][0])
-        result = convert(task, number, ray.get(reference)[number])
-        return {key: [value] for key, value in result.items()}
 
-    numbers = ray.data.range(len(parts), override_num_blocks=len(parts)).map_batches(write, batch_size=1)
-    results = []
-    with tqdm(total=total, unit="image", desc="ingesting", file=sys.stderr) as bar:
-        for row in numbers.iter_rows():
-            results.append(row)
-            bar.update(row["rows"] + len(row["bad"].splitlines()))
-    return results
+def _records(out: str, parts: int) -> Iterator[tuple[int, Converted]]:
+    """The parts that an earlier ingest finished, whose shards are still there."""
+    system, inside = filesystem(child(out, STATE))
+    names = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside))}
+    for number in range(parts):
+        if record_path(out, number).rpartition("/")[2].partition("?")[0] in names:
+            result = Converted.from_json(json.loads(read_bytes(record_path(out, number))))
+            files = [filesystem(child(out, shard.file)) for shard in result.shards]
+            sizes = [system.get_file_info(path).size for system, path in files]
+            if sizes == [shard.bytes for shard in result.shards]:
+                yield number, result
+
+
+def _accept(result: Converted, bar: Any, skip_bad: bool) -> None:
+    """Shows progress; stops at the first sample that cannot be used, unless such are to be left out.
+
+    Raises:
+        ValueError: naming it.
+    """
+    bar.update(sum(shard.rows for shard in result.shards) + len(result.bad))
+    if result.bad and not skip_bad:
+        more = f" (and {len(result.bad) - 1} more)" if len(result.bad) > 1 else ""
+        raise ValueError(f"{result.bad[0].reason}{more}; --skip-bad leaves such samples out")
+
+
+def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> Iterator[tuple[int, Converted]]:
+    """Runs the conversion as a Ray Data stream; results come as they are ready.
+
+    Raises:
+        ValueError: if a part cannot be read.
+    """
+    if not numbers:
+        return
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
+        _writer(ray.put(source.parts), numbers, rules, out), batch_size=1
+    )
+    for row in stream.iter_rows():
+        if row["error"]:
+            raise ValueError(row["error"])
+        yield int(row["number"]), Converted.from_json(json.loads(row["result"]))
+
+
+def _writer(
+    parts: ray.ObjectRef, numbers: list[int], rules: Rules, out: str
+) -> Callable[[dict[str, Any]], dict[str, list[Any]]]:
+    def write(batch: dict[str, Any]) -> dict[str, list[Any]]:
+        number = numbers[int(batch["id"][0])]
+        try:
+            result = convert(ray.get(parts)[number], number, rules, out).to_json()
+        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
+            return {"number": [number], "result": [""], "error": [str(error)]}
+        write_json(record_path(out, number), result)
+        return {"number": [number], "result": [json.dumps(result)], "error": [""]}
+
+    return write

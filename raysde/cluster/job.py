@@ -45,7 +45,10 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     client = tracking.client_for(uri)
     complete = finished(run)
     with tracking.answering(uri):
-        run_id = tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), artifact_place(uri))
+        data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
+        run_id = tracking.open_run(
+            client, config.tracking.experiment, config.name, config.flat(), artifact_place(uri), data
+        )
     begin = time.time()
     if not complete:
         trained(run, client, uri, run_id, started)

@@ -1,23 +1,22 @@
-"""The batch plan as one Ray Data stream: blocks of microbatches, handed to the ranks in turn.
+"""The batch plan as one Ray Data stream: blocks of microbatches, dealt out to the workers in turn.
 
-Block i belongs to rank ``i % world`` and holds all its microbatches of a run of steps. With ``preserve_order`` and
-equal blocks ``streaming_split(equal=True)`` deals blocks out in turn; the loop checks
-the step of each microbatch it gets.
+Block j holds microbatch index ``j % M`` (M in a global batch) for the j // M-th run of steps. Nothing in it depends on
+how many workers there are: with ``preserve_order`` and equal blocks ``streaming_split(equal=True)`` hands block j to
+worker ``j % world``, and each worker puts its blocks of a run together, step by step.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import ray.data
-import torch
 
-from raysde.data.batches import Microbatch
-from raysde.data.decode import Reader
-from raysde.data.plan import Plan, split_rows, steps_of_blocks
-from raysde.data.shards import Manifest
+from raysde.data.batches import Feed, Microbatch, microbatch
+from raysde.data.blocks import from_table, to_table
+from raysde.data.derived import NUMBERS, TextEmbeddings
+from raysde.data.plan import check_world, steps_of_blocks
+from raysde.data.reader import opened
+from raysde.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,65 +24,64 @@ class StreamSpec:
     """All that a map task needs to make any block of a stream.
 
     Attributes:
-        manifest, plan: what is read, and in which order.
-        validation, seed: of the split between training and validation rows.
+        path, fingerprint: of the data set.
+        feed: which rows, in which order, shown how.
         start, stop: steps of the stream.
-        world: number of ranks.
         block_steps: steps in a block.
+        spare: blank blocks at the end, so that no block is left over when the last ones are shared out.
+        text: precomputed embeddings that the blocks carry.
     """
 
-    manifest: Manifest
-    plan: Plan
-    validation: int
-    seed: int
+    path: str
+    fingerprint: str
+    feed: Feed
     start: int
     stop: int
-    world: int
     block_steps: int
-
-    @property
-    def runs(self) -> list[tuple[int, int]]:
-        """The runs of steps, each of which makes one block for every rank."""
-        return list(steps_of_blocks(self.start, self.stop, self.block_steps))
+    spare: int = 0
+    text: TextEmbeddings | None = None
 
     @property
     def blocks(self) -> int:
-        return len(self.runs) * self.world
+        return -(-(self.stop - self.start) // self.block_steps) * self.feed.plan.microbatches + self.spare
+
+    def steps_of(self, number: int) -> range:
+        """The steps of block ``number``."""
+        first = self.start + number // self.feed.plan.microbatches * self.block_steps
+        return range(first, min(first + self.block_steps, self.stop))
 
 
 def steps_in_block(image: tuple[int, int, int], images_per_step: int, megabytes: float, most: int) -> int:
-    """Steps of one rank that fit a block of about ``megabytes`` decoded images, at least 1 and at most ``most``."""
-    return max(1, min(most, int(megabytes * 1e6 / (images_per_step * int(np.prod(image))))))
+    """Steps that fit a block of about ``megabytes`` decoded images, at least 1 and at most ``most``."""
+    channels, height, width = image
+    return max(1, min(most, int(megabytes * 1e6 / (images_per_step * channels * height * width))))
 
 
-@lru_cache(maxsize=2)
-def _opened(manifest: Manifest) -> Reader:
-    return Reader(manifest)
+def stream_spec(run: Run, start: int) -> StreamSpec:
+    """The stream of a run from step ``start``."""
+    data = run.config.data
+    return StreamSpec(
+        path=run.manifest.path,
+        fingerprint=run.manifest.fingerprint,
+        feed=run.feed,
+        start=start,
+        stop=run.steps,
+        block_steps=steps_in_block(run.spec.image, run.plan.microbatch, data.block_megabytes, data.block_steps),
+        spare=run.config.resources.most if isinstance(run.config.resources.workers, tuple) else 0,
+        text=run.text,
+    )
 
 
-@lru_cache(maxsize=2)
-def _training_rows(total: int, validation: int, seed: int) -> np.ndarray:
-    return split_rows(total, validation, seed)[0]
-
-
-def make_block(spec: StreamSpec, number: int) -> dict[str, np.ndarray]:
-    """The columns of block ``number``: image, caption, label, row, and the step and index of each row's microbatch."""
-    reader = _opened(spec.manifest)
-    rows = _training_rows(spec.manifest.rows, spec.validation, spec.seed)
-    first, last = spec.runs[number // spec.world]
-    mine = spec.plan.of_rank(number % spec.world, spec.world)
-    places = [(step, index) for step in range(first, last) for index in mine]
-    chosen = np.concatenate([rows[spec.plan.rows_of(step, index)] for step, index in places])
-    columns = reader.read(chosen)
-    repeat = spec.plan.microbatch
-    return {
-        "image": columns.images,
-        "caption": columns.captions,
-        "label": columns.labels,
-        "row": chosen,
-        "step": np.repeat(np.array([step for step, _ in places]), repeat),
-        "index": np.repeat(np.array([index for _, index in places]), repeat),
-    }
+def make_block(spec: StreamSpec, number: int) -> pa.Table:
+    """Block ``number``, see :func:`raysde.data.blocks.to_table`."""
+    plan = spec.feed.plan
+    index = number % plan.microbatches
+    batches = []
+    for step in spec.steps_of(number):
+        reader = opened(spec.path, spec.fingerprint, spec.text)
+        batches.append(microbatch(step, index, *spec.feed.read(reader, step, index)))
+    numbers = {} if spec.text is None else {"context": NUMBERS[spec.text.dtype]}
+    return to_table(batches, spec.block_steps * plan.microbatch, numbers)
 
 
 def stream(spec: StreamSpec) -> ray.data.Dataset:
@@ -92,38 +90,37 @@ def stream(spec: StreamSpec) -> ray.data.Dataset:
     return numbers.map_batches(lambda batch: make_block(spec, int(batch["id"][0])), batch_size=1, batch_format="numpy")
 
 
-def microbatches(block: dict[str, Any]) -> Iterator[Microbatch]:
-    """Cuts a block where the step or the index changes."""
-    step, index = np.asarray(block["step"]), np.asarray(block["index"])
-    cuts = np.flatnonzero((np.diff(step) != 0) | (np.diff(index) != 0)) + 1
-    for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(step)], strict=True):
-        yield Microbatch(
-            int(step[begin]),
-            int(index[begin]),
-            np.array(block["row"][begin:end]),
-            torch.from_numpy(np.array(block["image"][begin:end])),
-            [str(caption) for caption in block["caption"][begin:end]],
-            torch.from_numpy(np.array(block["label"][begin:end])),
-        )
-
-
-def read_stream(shard: ray.data.DataIterator, plan: Plan, rank: int, world: int) -> Iterator[list[Microbatch]]:
+def read_stream(
+    shard: ray.data.DataIterator, spec: StreamSpec, channels: int, rank: int, world: int
+) -> Iterator[list[Microbatch]]:
     """This rank's microbatches, step by step.
 
     Raises:
-        ValueError: if a microbatch of another rank arrives.
+        ValueError: if there are more workers than microbatches, or a block of another rank arrives.
     """
-    mine = plan.of_rank(rank, world)
-    waiting: list[Microbatch] = []
-    blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)  # type: ignore[arg-type]
-    for block in blocks:
-        for batch in microbatches(block):
-            if batch.index != mine[len(waiting)]:
+    check_world(spec.feed.plan.microbatches, world)
+    blocks = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)  # type: ignore[arg-type]
+    return put_together((list(from_table(block, channels)) for block in blocks), spec, rank, world)
+
+
+def put_together(
+    blocks: Iterator[list[Microbatch]], spec: StreamSpec, rank: int, world: int
+) -> Iterator[list[Microbatch]]:
+    """Blocks ``rank``, ``rank + world``, ... of a stream as lists of a step's microbatches.
+
+    Raises:
+        ValueError: if another block arrives.
+    """
+    total = spec.feed.plan.microbatches
+    for number, (first, last) in enumerate(steps_of_blocks(spec.start, spec.stop, spec.block_steps)):
+        mine = [j % total for j in range(number * total, (number + 1) * total) if j % world == rank]
+        parts = [next(blocks, []) for _ in mine]
+        for step in range(first, last):
+            batches = [part[step - first] if step - first < len(part) else None for part in parts]
+            found = [(batch.step, batch.index) if batch else None for batch in batches]
+            if found != [(step, index) for index in mine]:
                 raise ValueError(
-                    f"the data stream does not follow the plan: rank {rank} expected microbatch {mine[len(waiting)]}, "
-                    f"got {batch.index} of step {batch.step}"
+                    f"the data stream does not follow the plan: rank {rank} expected microbatches {mine} of step "
+                    f"{step}, got {found}"
                 )
-            waiting.append(batch)
-            if len(waiting) == len(mine):
-                yield waiting
-                waiting = []
+            yield [batch for batch in batches if batch is not None]

@@ -14,11 +14,8 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
-from raysde.cluster.stream import StreamSpec, steps_in_block, stream
-from raysde.run import (
-    Run,
-    open_run,
-)
+from raysde.cluster.stream import stream, stream_spec
+from raysde.run import Run, open_run
 
 
 @dataclass(frozen=True)
@@ -40,33 +37,16 @@ def share_out(run: Run, resources: dict[str, float], nodes: int, *, grows: bool 
     """
     wanted = run.config.resources
     gpus = int(resources.get("GPU", 0))
-    gpu = gpus >= wanted.workers if wanted.gpu is None else wanted.gpu
-    if gpu and gpus < wanted.workers and not grows:
-        raise ValueError(
-            f"resources.gpu is set, but the cluster has {gpus} GPUs for resources.workers={wanted.workers}"
-        )
+    least = wanted.workers if isinstance(wanted.workers, int) else wanted.workers[0]
+    gpu = gpus >= least if wanted.gpu is None else wanted.gpu
+    if gpu and gpus < least and not grows:
+        raise ValueError(f"resources.gpu is set, but the cluster has {gpus} GPUs for resources.workers={least}")
     if wanted.cpus_per_worker is not None:
         return Share(wanted.cpus_per_worker, gpu)
     if gpu:
         return Share(4, gpu)
     spare = resources.get("CPU", 1.0) - nodes
-    return Share(max(1, int(spare // wanted.workers)), gpu)
-
-
-def stream_spec(run: Run, start: int) -> StreamSpec:
-    """The stream of a run from step ``start``."""
-    world, data = run.config.resources.workers, run.config.data
-    each = run.plan.batch // world
-    return StreamSpec(
-        manifest=run.manifest,
-        plan=run.plan,
-        validation=run.config.validation.rows,
-        seed=run.config.seed,
-        start=start,
-        stop=run.steps,
-        world=world,
-        block_steps=steps_in_block(run.manifest.image, each, data.block_megabytes, data.block_steps),
-    )
+    return Share(max(1, int(spare // wanted.most)), gpu)
 
 
 def resume_step(run: Run) -> int:
@@ -118,7 +98,10 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
         },
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=wanted.workers, use_gpu=share.gpu, resources_per_worker=_bundle(share)
+            num_workers=wanted.workers,  # type: ignore[arg-type]
+            use_gpu=share.gpu,
+            resources_per_worker=_bundle(share),
+            elastic_resize_monitor_interval_s=wanted.resize_every,
         ),
         run_config=RunConfig(
             name=run.config.name,

@@ -11,7 +11,7 @@ import ray.train
 import torch
 
 from raysde import checkpoint, config, storage
-from raysde.cluster.stream import read_stream
+from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch
 from raysde.distributed import World, current_world
 from raysde.run import (
@@ -35,9 +35,11 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(settings["threads"])
     run, world = open_run(config.parse(settings["recipe"])), current_world()
     shard = ray.train.get_dataset_shard("train")
-    batches = started_early(read_stream(shard, run.plan, world.rank, world.size))
+    found = storage.newest_checkpoint(run.config.storage, run.config.name)
+    spec = stream_spec(run, 0 if found is None else checkpoint.read(found).step)
+    batches = started_early(read_stream(shard, spec, run.manifest.channels, world.rank, world.size))
     state = new_state(run, world.device)
-    if found := storage.newest_checkpoint(run.config.storage, run.config.name):
+    if found:
         check_resumable(run, checkpoint.read(found))
         checkpoint.restore(state, found)
     tracker = None

@@ -1,14 +1,16 @@
 """Microbatches, the unit of training: the rows of the plan with the images, captions and labels in them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raysde.data.decode import Columns, Reader
+from raysde.data.augment import View, draws
+from raysde.data.layout import Rows
 from raysde.data.plan import Plan
+from raysde.data.reader import Columns, Reader
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Microbatch:
     Attributes:
         step, index: its place in the plan.
         rows: the data set's row numbers, int64 [B].
+        context, context_mask: vectors [B, L, D] of the captions and which are real, bool [B, L], where precomputed.
     """
 
     step: int
@@ -26,27 +29,63 @@ class Microbatch:
     images: Tensor
     captions: list[str]
     labels: Tensor
+    context: Tensor | None = None
+    context_mask: Tensor | None = None
 
 
 def microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
-    """A microbatch of decoded rows."""
-    return Microbatch(
-        step, index, rows, torch.from_numpy(columns.images), list(columns.captions), torch.from_numpy(columns.labels)
-    )
+    """A microbatch of decoded rows; the images stay in memory as they were decoded, channels last."""
+    images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
+    found = Microbatch(step, index, rows, images, columns.captions, torch.from_numpy(columns.labels))
+    if columns.context is None or columns.tokens is None:
+        return found
+    return replace(found, **contexts(torch.from_numpy(columns.context), torch.from_numpy(columns.tokens)))
+
+
+def contexts(context: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """A microbatch's vectors [B, L, D], of which the first ``tokens`` [B] are real."""
+    return {"context": context, "context_mask": torch.arange(context.shape[1])[None, :] < tokens[:, None]}
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where the microbatches of a run come from: which rows, shown how.
+
+    Attributes:
+        plan: positions of each microbatch.
+        rows: what the positions stand for.
+        view: how images are shown.
+    """
+
+    plan: Plan
+    rows: Rows
+    view: View = field(default_factory=View)
+
+    def read(self, reader: Reader, step: int, index: int) -> tuple[np.ndarray, Columns]:
+        """Row numbers and content of a microbatch."""
+        chosen = self.rows[self.plan.rows_of(step, index)]
+        return chosen, reader.read(chosen, self.view, draws(self.plan.seed, step, index, len(chosen)))
 
 
 def read_batches(
-    plan: Plan, reader: Reader, rows: np.ndarray, start: int, stop: int, rank: int = 0, world: int = 1
+    feed: Feed, reader: Reader, start: int, stop: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[Microbatch]]:
-    """The microbatches of one rank, step by step over [start, stop), read in this process.
-
-    Args:
-        rows: the data set's row number of each row position of the plan.
-    """
-    mine = plan.of_rank(rank, world)
+    """The microbatches of one rank, step by step over [start, stop), read in this process."""
+    mine = feed.plan.of_rank(rank, world)
     for step in range(start, stop):
-        result = []
-        for index in mine:
-            chosen = rows[plan.rows_of(step, index)]
-            result.append(microbatch(step, index, chosen, reader.read(chosen)))
-        yield result
+        yield [microbatch(step, index, *feed.read(reader, step, index)) for index in mine]
+
+
+def held_out_batches(
+    reader: Reader, rows: np.ndarray, size: int, view: View, rank: int, world: int
+) -> Iterator[Microbatch]:
+    """This rank's share of the held-out rows, each row on exactly one rank; the microbatches are those of any world."""
+    shapes = [reader.shape_of(int(row), view) for row in rows]
+    index = 0
+    for shape in sorted(set(shapes)):
+        alike = rows[[found == shape for found in shapes]]
+        for start in range(0, len(alike), size):
+            if index % world == rank:
+                part = alike[start : start + size]
+                yield microbatch(0, index, part, reader.read(part, view))
+            index += 1

@@ -1,99 +1,167 @@
 """Ingestion and the training stream on Ray Data."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
+import ray
+import ray.data
 from PIL import Image
 
-from raysde.cluster.ingest import ingest
-from raysde.cluster.stream import StreamSpec, microbatches, steps_in_block, stream
-from raysde.data.decode import Reader
-from raysde.data.digits import write_digits
-from raysde.data.plan import Plan, split_rows
+from raysde.cluster.ingest import STATE, ingest
+from raysde.cluster.stream import StreamSpec, put_together, read_stream, steps_in_block, stream
+from raysde.data.augment import View
+from raysde.data.batches import Feed, read_batches
+from raysde.data.blocks import from_table
+from raysde.data.convert import Rules
+from raysde.data.digits import load_digits, write_digits
+from raysde.data.plan import Plan
+from raysde.data.probe import rules_for
+from raysde.data.reader import Reader
 from raysde.data.shards import read_manifest, verify
-from raysde.data.source import list_source
+from raysde.data.sources import open_source
+from raysde.data.split import split_rows
 from tests.conftest import rng_image
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_every_image_is_in_the_shards_once(tmp_path):
+    """All digits with their captions and labels, on one side of the split or the other."""
     write_digits(tmp_path / "images")
-    manifest = ingest(tmp_path / "images", str(tmp_path / "shards"), shard_rows=500)
+    source = open_source(str(tmp_path / "images"), part_rows=500)
+    rules = rules_for(source, validation=0.1, shard_rows=500)
+    assert (rules.channels, rules.size) == (1, 8)
+    manifest = ingest(source, str(tmp_path / "shards"), rules, name="digits")
     verify(manifest, hashes=True)
     assert read_manifest(str(tmp_path / "shards")) == manifest
-    assert [shard.rows for shard in manifest.shards] == [500, 500, 500, 297]
-    assert (manifest.image, manifest.classes, manifest.captions) == ((1, 8, 8), 10, 1797)
-    items, reader = list_source(tmp_path / "images"), Reader(manifest)
+    assert not (tmp_path / "shards" / STATE).exists()
+    assert (manifest.rows, manifest.image, manifest.classes, manifest.captions) == (1797, (1, 8, 8), 10, 1797)
+    assert abs(manifest.rows_in("validation") - 179.7) < 4 * np.sqrt(1797 * 0.09)
+    reader, (images, labels) = Reader(manifest), load_digits()
+    keys = [str(reader.about(row)["key"]) for row in range(1797)]
+    assert sorted(keys) == [f"{number:04d}.png" for number in range(1797)]
+    numbers = np.array([int(key[:4]) for key in keys])
     got = reader.read(np.arange(1797))
-    assert got.captions.tolist() == [item.caption for item in items]
-    assert got.labels.tolist() == [item.label for item in items]
-    for row in (0, 777, 1796):
-        with Image.open(tmp_path / "images" / items[row].name) as picture:
-            assert np.array_equal(np.asarray(picture), got.images[row, 0])
+    assert np.array_equal(got.images[..., 0], images[numbers])
+    assert np.array_equal(got.labels, labels[numbers])
+    lines = [json.loads(line) for line in (tmp_path / "images" / "metadata.jsonl").read_text().splitlines()]
+    assert got.captions == [lines[number]["text"] for number in numbers]
 
 
 @pytest.fixture
 def spoiled(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
-    for number in range(6):
-        Image.fromarray(rng_image(number)).save(folder / f"{number}.png")
-    (folder / "3.png").write_bytes(b"not an image")
+    for number in range(12):
+        Image.fromarray(rng_image(number)).save(folder / f"{number:02d}.png")
+    (folder / "05.png").write_bytes(b"not an image")
     return folder
 
 
-def test_an_unreadable_image_stops_ingestion(spoiled, tmp_path):
-    with pytest.raises(ValueError, match=r"3\.png.*--skip-bad"):
-        ingest(spoiled, str(tmp_path / "shards"))
-    assert not (tmp_path / "shards" / "manifest.json").exists()
+def contents(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
-def test_unreadable_images_can_be_skipped_and_are_counted(spoiled, tmp_path):
-    manifest = ingest(spoiled, str(tmp_path / "shards"), shard_rows=2, skip_bad=True)
-    assert manifest.rows == 5
-    assert len(manifest.skipped) == 1
-    assert "3.png" in manifest.skipped[0]
-
-
-def test_a_data_set_is_not_overwritten(spoiled, tmp_path):
-    ingest(spoiled, str(tmp_path / "shards"), skip_bad=True)
+def test_an_interrupted_ingest_goes_on(spoiled, tmp_path):
+    """It stops at the bad image; told to leave it out, it keeps what was finished and ends with the same files as
+    one that was never interrupted, and as one with other parallelism."""
+    source = open_source(str(spoiled), part_rows=2)
+    rules = Rules(channels=3, size=8, shard_rows=2)
+    with pytest.raises(ValueError, match=r"05\.png.*--skip-bad"):
+        ingest(source, str(tmp_path / "a"), rules, name="x")
+    assert not (tmp_path / "a" / "manifest.json").exists()
+    finished = {json_file.name for json_file in (tmp_path / "a" / STATE).glob("part-*.json")}
+    assert finished
+    with pytest.raises(ValueError, match="unfinished ingest of another source or with other options"):
+        ingest(source, str(tmp_path / "a"), Rules(channels=1, size=8, shard_rows=2), name="x", skip_bad=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*.parquet")}
+    manifest = ingest(source, str(tmp_path / "a"), rules, name="x", skip_bad=True)
+    recorded = [path for path in before if f"part-0{path.stem[-5:]}.json" in finished]
+    assert recorded
+    assert all(path.stat().st_mtime_ns == before[path] for path in recorded)
+    assert (manifest.rows, manifest.skipped) == (11, 1)
+    assert "05.png" in (tmp_path / "a" / "report.json").read_text()
+    ingest(source, str(tmp_path / "b"), rules, name="x", skip_bad=True)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
     with pytest.raises(ValueError, match="holds a data set already"):
-        ingest(spoiled, str(tmp_path / "shards"), skip_bad=True)
+        ingest(source, str(tmp_path / "b"), rules, name="x", skip_bad=True)
 
 
-@pytest.mark.parametrize(("world", "block_steps"), [(1, 4), (2, 3), (3, 5)])
-def test_the_stream_is_the_plan(digits, world, block_steps):
-    """Blocks in order, rank by rank, hold the rows and images that the plan and the shards say, from any step."""
-    plan = Plan(rows=180, batch=24, microbatch=4, seed=1)
-    spec = StreamSpec(
-        manifest=digits, plan=plan, validation=20, seed=1, start=3, stop=11, world=world, block_steps=block_steps
-    )
-    rows, _ = split_rows(200, 20, 1)
-    reader = Reader(digits)
-    seen: dict[int, list] = {rank: [] for rank in range(world)}
-    import ray.data
+def spec_of(manifest, plan, view=View(), *, start, stop, block_steps, spare=0):  # noqa: B008
+    rows, _ = split_rows(manifest, manifest.rows - plan.rows, 1)
+    feed = Feed(plan, rows, view)
+    return StreamSpec(path=manifest.path, fingerprint=manifest.fingerprint, feed=feed, start=start, stop=stop,
+                      block_steps=block_steps, spare=spare)  # fmt: skip
 
+
+def ordered(dataset):
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = stream(spec)
     options = ray.data.ExecutionOptions()
     options.preserve_order = True
     dataset.context.execution_options = options
-    for number, block in enumerate(dataset.iter_batches(batch_size=None, batch_format="numpy")):
-        seen[number % world] += list(microbatches(block))
-    for rank, batches in seen.items():
-        mine = plan.of_rank(rank, world)
-        assert [(b.step, b.index) for b in batches] == [(step, index) for step in range(3, 11) for index in mine]
-        for batch in batches:
-            expected = rows[plan.rows_of(batch.step, batch.index)]
-            assert np.array_equal(batch.rows, expected)
-            assert np.array_equal(batch.images.numpy(), reader.read(expected).images)
+    return dataset
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_stream_is_the_plan(digits, world):
+    """Dealt out in turn, blocks give each rank its microbatches, step by step, as the bare loop reads them."""
+    plan = Plan(rows=180, batch=24, microbatch=4, seed=1)
+    spec = spec_of(digits, plan, View(shape=(6, 6), crop="random", scale=(0.5, 1.0)), start=3, stop=11, block_steps=3)
+    tables = list(ordered(stream(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert {table.num_rows for table in tables} == {12}
+    whole = {
+        (batch.step, batch.index): batch
+        for step in read_batches(spec.feed, Reader(digits), 3, 11)
+        for batch in step
+    }  # fmt: skip
+    for rank in range(world):
+        blocks = (list(from_table(table, 1)) for table in tables[rank::world])
+        found = list(put_together(blocks, spec, rank, world))
+        assert [[(b.step, b.index) for b in step] for step in found] == [
+            [(step, index) for index in plan.of_rank(rank, world)] for step in range(3, 11)
+        ]
+        for batch in (batch for step in found for batch in step):
+            twin = whole.pop((batch.step, batch.index))
+            assert np.array_equal(batch.rows, twin.rows)
+            assert np.array_equal(batch.images.numpy(), twin.images.numpy())
+            assert batch.captions == twin.captions
+    assert not whole
+
+
+@ray.remote(num_cpus=0.1)
+def consume(iterator, spec, rank, world):
+    return [[(b.step, b.index, b.rows.tolist()) for b in step] for step in read_stream(iterator, spec, 1, rank, world)]
+
+
+@pytest.mark.parametrize(("world", "batch"), [(2, 16), (3, 16), (4, 16)])
+def test_ray_deals_blocks_out_in_turn(digits, world, batch):
+    """Over streaming_split, as Ray Train does it, also where ranks have unequal shares (4 microbatches, 3 workers): every
+    microbatch of every step once, and each step's on the ranks together."""
+    plan = Plan(rows=180, batch=batch, microbatch=4, seed=1)
+    spec = spec_of(digits, plan, start=2, stop=20, block_steps=4, spare=world)
+    splits = ordered(stream(spec)).streaming_split(world, equal=True)
+    shares = ray.get([consume.remote(split, spec, rank, world) for rank, split in enumerate(splits)], timeout=120)
+    assert {len(share) for share in shares} == {18}
+    for offset, step in enumerate(range(2, 20)):
+        seen = sorted(entry for share in shares for entry in share[offset])
+        assert [(s, i) for s, i, _ in seen] == [(step, index) for index in range(4)]
+        for _, index, rows in seen:
+            assert rows == spec.feed.rows[plan.rows_of(step, index)].tolist()
 
 
 def test_a_stream_that_is_at_its_end_is_empty(digits):
     """A worker group that restarts after the last checkpoint asks for no steps at all."""
-    plan = Plan(rows=180, batch=24, microbatch=4, seed=1)
-    spec = StreamSpec(manifest=digits, plan=plan, validation=20, seed=1, start=11, stop=11, world=2, block_steps=3)
+    spec = spec_of(digits, Plan(rows=180, batch=24, microbatch=4, seed=1), start=11, stop=11, block_steps=3)
     assert list(stream(spec).iter_batches(batch_size=None)) == []
+
+
+def test_a_stream_of_another_rank_is_refused(digits):
+    spec = spec_of(digits, Plan(rows=180, batch=8, microbatch=4, seed=1), start=0, stop=4, block_steps=4)
+    tables = list(ordered(stream(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
+    with pytest.raises(ValueError, match="does not follow the plan: rank 0 expected microbatches"):
+        next(put_together((list(from_table(table, 1)) for table in tables[1:]), spec, 0, 2))
 
 
 def test_blocks_hold_what_fits():

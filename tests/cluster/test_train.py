@@ -93,7 +93,7 @@ def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
     )
     expected = new_state(run, torch.device("cpu"))
     for step in range(STEPS):
-        expected.saw(run.rows[run.plan.rows_of(step, 0)])
+        expected.saw(run.feed.rows[run.plan.rows_of(step, 0)])
     assert checkpoint.read(broken.checkpoint).state["rows_digest"] == expected.rows_digest
 
 

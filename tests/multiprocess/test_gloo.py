@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from raysde import checkpoint, config
 from raysde.data.batches import read_batches
-from raysde.data.decode import Reader
+from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.local import train_here
 from raysde.run import RunHooks, new_state, objective, open_run, schedule
@@ -45,6 +45,25 @@ def on_ranks(world: int, work, *arguments) -> None:
 
 def train(rank: int, tree: dict) -> None:
     train_here(open_run(config.parse(tree)), None)
+
+
+class Losses:
+    """Appends the loss of each step to a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def metrics(self, step, values) -> None:
+        if "train/loss" in values:
+            with open(self.path, "a") as out:
+                out.write(json.dumps([step, values["train/loss"]]) + "\n")
+
+    def image(self, *_) -> None:
+        pass
+
+
+def train_and_note(rank: int, tree: dict, path: str) -> None:
+    train_here(open_run(config.parse(tree)), Losses(path) if rank == 0 else None)
 
 
 def train_and_crash(rank: int, tree: dict, at: int) -> None:
@@ -105,7 +124,7 @@ def stop_on_one(rank: int, tree: dict, out: str) -> None:
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)
-    batches = read_batches(run.plan, Reader(run.manifest), run.rows, 0, run.steps, world.rank, world.size)
+    batches = read_batches(run.feed, Reader(run.manifest), 0, run.steps, world.rank, world.size)
     hooks = RunHooks(run, None, lambda state: None, lambda: rank == 1 and state.step >= 2)
     fit(state, batches, objective(run), schedule(run), hooks, world)
     Path(out, f"{rank}").write_text(str(state.step))
@@ -122,7 +141,7 @@ def fail_on_one(rank: int, tree: dict, out: str) -> None:
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)
-    batches = list(read_batches(run.plan, Reader(run.manifest), run.rows, 0, run.steps, world.rank, world.size))
+    batches = list(read_batches(run.feed, Reader(run.manifest), 0, run.steps, world.rank, world.size))
     if rank == 1:
         object.__setattr__(batches[1][0], "images", torch.full((8, 1, 8, 8), float("nan")))
     hooks = RunHooks(run, None, lambda state: None)
@@ -158,11 +177,31 @@ def count_exchanges(rank: int, tree: dict, out: str) -> None:
         return allreduce_hook(group, bucket)
 
     forward.register_comm_hook(None, counting)
-    batches = next(read_batches(run.plan, Reader(run.manifest), run.rows, 0, 1, world.rank, world.size))
-    train_step(state, forward, batches, objective(run), schedule(run), world.device)
+    batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1, world.rank, world.size))
+    train_step(state, forward, batches, objective(run), schedule(run), world)
     Path(out, f"{rank}").write_text(f"{len(batches)} {calls.count(0)}")
 
 
 def test_accumulation_exchanges_gradients_once(recipe, tmp_path):
     on_ranks(2, count_exchanges, recipe(resources__workers=2, train__microbatch=2), str(tmp_path))
     assert {Path(tmp_path, str(rank)).read_text() for rank in (0, 1)} == {"4 1"}
+
+
+def test_the_world_may_change_at_every_restart(recipe, tmp_path):
+    """1, 2, 4 and 2 ranks in turn: the losses of 50 steps are those of one process to 1e-5, so are the rows."""
+    shared = {"train__microbatch": 4, "train__warmup": 5, "checkpoint_every": 100}
+    one = recipe(**shared, storage=str(tmp_path / "one"), train__length__steps=50)
+    train_and_note(0, one, str(tmp_path / "one.jsonl"))
+    for world, steps in ((1, 11), (2, 23), (4, 38), (2, 50)):
+        tree = recipe(**shared, storage=str(tmp_path / "many"), train__length__steps=steps, resources__workers=world)
+        if world == 1:
+            train_and_note(0, tree, str(tmp_path / "many.jsonl"))
+        else:
+            on_ranks(world, train_and_note, tree, str(tmp_path / "many.jsonl"))
+    expected, found = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in ("one", "many")
+    )
+    assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, 51))
+    assert expected[-1][1] < 0.9 * expected[0][1]
+    for (step, loss), (_, other) in zip(expected, found, strict=True):
+        assert other == pytest.approx(loss, rel=1e-5), step

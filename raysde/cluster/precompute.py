@@ -1,0 +1,150 @@
+"""A frozen encoder over a data set, by Ray Data; an interrupted job goes on where it stopped.
+
+While it runs, the folder that it makes holds .precompute: plan.json, the identity of the job, and a record of each
+finished unit.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+import ray.data
+import torch
+from tqdm import tqdm
+
+from raysde.cluster.session import connect
+from raysde.data.derived import Derived, File, read_derived, verify_derived, write_derived
+from raysde.data.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.data.shards import Manifest, read_manifest, verify
+from raysde.precompute import Job, Work
+
+STATE = ".precompute"
+
+
+def precompute(job: Job, manifest: Manifest) -> Derived:
+    """Makes the folder of a job, on Ray; one that is whole already stays as it is.
+
+    Raises:
+        ValueError: if the folder was made from other data, holds another unfinished job, or a unit cannot be done.
+    """
+    verify(manifest, hashes=False)
+    if exists(child(job.out, "manifest.json")):
+        return finished(job, manifest)
+    begin(job)
+    connect()
+    units = job.units(manifest)
+    done = dict(records(job.out, units))
+    todo = [unit for unit in range(units) if unit not in done]
+    with tqdm(total=units, initial=len(done), unit="file", desc=f"precomputing {job.kind}", file=sys.stderr) as bar:
+        for unit, file in made(job, manifest, todo):
+            done[unit] = file
+            bar.update()
+    derived = job.derived([done[unit] for unit in range(units)])
+    write_derived(derived)
+    system, inside = filesystem(child(job.out, STATE))
+    system.delete_dir(inside)
+    return derived
+
+
+def finished(job: Job, manifest: Manifest) -> Derived:
+    """The folder that was made before.
+
+    Raises:
+        ValueError: if it was made from other data, or was damaged.
+    """
+    found = read_derived(job.out)
+    if found.fingerprint != job.fingerprint:
+        raise ValueError(
+            f"{job.out} was made from other data (fingerprint {found.fingerprint}, now {job.fingerprint}); remove it"
+        )
+    verify_derived(found, manifest, hashes=True)
+    return found
+
+
+def begin(job: Job) -> None:
+    """Makes the folder ready, or finds that the same job was interrupted there.
+
+    Raises:
+        ValueError: if another was.
+    """
+    plan = child(job.out, STATE, "plan.json")
+    if exists(plan):
+        if json.loads(read_bytes(plan)) != job.identity:
+            raise ValueError(
+                f"{job.out} holds an unfinished job of other data or with another --batch-size; remove it or repeat that"
+            )
+        return
+    system, inside = filesystem(child(job.out, STATE))
+    system.create_dir(inside, recursive=True)
+    write_json(plan, job.identity)
+
+
+def record_path(out: str, unit: int) -> str:
+    """Where a finished unit is recorded."""
+    return child(out, STATE, f"unit-{unit:06d}.json")
+
+
+def records(out: str, units: int) -> Iterator[tuple[int, File]]:
+    """The units that an earlier job finished, whose files are still there."""
+    system, inside = filesystem(child(out, STATE))
+    names = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside))}
+    for unit in range(units):
+        if f"unit-{unit:06d}.json" in names:
+            file = File(**json.loads(read_bytes(record_path(out, unit))))
+            _, path = filesystem(child(out, file.file))
+            if system.get_file_info(path).size == file.bytes:
+                yield unit, file
+
+
+def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, File]]:
+    """Does the units on actors that load the encoder once; results come as they are ready.
+
+    Raises:
+        ValueError: if one cannot be done.
+    """
+    if not units:
+        return
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    actors, gpus = share(len(units), ray.cluster_resources())
+    stream = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units)).map_batches(
+        Encoding,
+        batch_size=1,
+        concurrency=actors,
+        num_cpus=1,
+        num_gpus=gpus,
+        fn_constructor_args=(job, manifest.path),
+    )
+    for row in stream.iter_rows():
+        if row["error"]:
+            raise ValueError(row["error"])
+        yield int(row["unit"]), File(**json.loads(row["file"]))
+
+
+def share(units: int, resources: dict[str, float]) -> tuple[int, int]:
+    """How many actors, and how many GPUs each: one on each GPU, or one on each CPU but one."""
+    gpus = int(resources.get("GPU", 0))
+    return max(1, min(units, gpus or int(resources.get("CPU", 1)) - 1)), int(gpus > 0)
+
+
+class Encoding:
+    """An actor that holds the encoder."""
+
+    def __init__(self, job: Job, shards: str) -> None:
+        torch.set_num_threads(1)  # numbers do not depend on how many CPUs there are
+        self.job, self.shards = job, shards
+        self.work: Work | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        unit = int(batch["unit"][0])
+        try:
+            if self.work is None:
+                self.work = self.job.work(read_manifest(self.shards))
+            content = asdict(self.work(unit))
+        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
+            return {"unit": [unit], "file": [""], "error": [str(error)]}
+        write_json(record_path(self.job.out, unit), content)
+        return {"unit": [unit], "file": [json.dumps(content)], "error": [""]}

@@ -1,0 +1,144 @@
+"""The command `raysde ingest`: any captioned collection to shards."""
+
+import argparse
+from pathlib import Path
+
+from raysde.data.convert import ENCODINGS
+from raysde.data.geometry import FITS
+
+DIGITS = "sklearn:digits"
+
+
+def ingest_options(command: argparse.ArgumentParser) -> None:
+    """Describes the command's options."""
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.description = """Reads images with their captions and labels, and writes Parquet shards and manifest.json.
+
+A source is a path or a URI (s3://, gs://, hdfs://) of
+  a folder of images      captions from metadata.jsonl, one CSV or TSV (file_name, text, label), or a .txt beside each;
+                          without labels there, folders' names are labels
+  WebDataset tars         one tar, a folder of them, or a pattern such as 'data/train-*.tar'
+  Parquet                 image bytes (as Hugging Face keeps them) or paths, with captions and labels
+  arrays                  .npy, .npz, or the idx files of MNIST and Fashion-MNIST
+  sklearn:digits          the digits that scikit-learn brings
+Repeated with the same arguments after an interruption, it goes on where it stopped."""
+    command.add_argument("source", help="see above")
+    command.add_argument("out", help="folder or URI of the shards")
+    image_options(command.add_argument_group("images"))
+    said = command.add_argument_group("captions and labels")
+    template = "caption of images that have none, such as 'a photo of a {label}'"
+    said.add_argument("--caption-template", metavar="TEXT", help=template)
+    said.add_argument("--label-names", metavar="FILE", help="names of the classes 0, 1, ..., one on a line")
+    said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
+    shard_options(command.add_argument_group("shards"))
+    command.set_defaults(run=run_ingest)
+
+
+def image_options(group: argparse._ArgumentGroup) -> None:
+    """What images become."""
+    group.add_argument("--size", type=int, help="height and width; default: the first image's short side")
+    group.add_argument("--fit", choices=FITS, default="crop", help=listed(FITS))
+    buckets = "keep proportions: about SIZE x SIZE pixels in the nearest of 11 aspect ratios, sides multiples of this"
+    group.add_argument("--buckets", type=int, default=0, metavar="MULTIPLE", help=buckets)
+    group.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: as the first images")
+    group.add_argument("--encode", choices=ENCODINGS, default="auto", help=listed(ENCODINGS))
+    group.add_argument("--quality", type=int, default=95, help="of JPEG (default %(default)s)")
+    background = "grey level under transparent images and beside padded ones (default %(default)s)"
+    group.add_argument("--background", type=int, default=255, help=background)
+
+
+def shard_options(group: argparse._ArgumentGroup) -> None:
+    """How rows are shared out."""
+    validation = "share of the images, by a hash of their content, kept for validation"
+    group.add_argument("--validation", type=float, default=0.0, metavar="SHARE", help=validation)
+    order = "of a folder's images: by a hash of their names, or by name (default %(default)s)"
+    group.add_argument("--order", choices=("random", "source"), default="random", help=order)
+    group.add_argument("--shard-rows", type=int, default=8192, help="most rows in a shard (default %(default)s)")
+    group.add_argument("--row-group", type=int, help="rows of a row group; default: about 4 MB, at most 1024 rows")
+    group.add_argument("--licence", default="", help="how the images may be used; kept in the manifest")
+    skip = "leave unusable images out, named in report.json, instead of stopping"
+    group.add_argument("--skip-bad", action="store_true", help=skip)
+
+
+def listed(meanings: dict[str, str]) -> str:
+    """Choices with their meanings."""
+    return "; ".join(f"{name}: {text}" for name, text in meanings.items())
+
+
+def run_ingest(args: argparse.Namespace) -> None:
+    """raysde ingest."""
+    from raysde.cluster.ingest import ingest
+    from raysde.data.digits import write_digits
+    from raysde.data.probe import rules_for
+    from raysde.data.sources import open_source
+
+    check(args)
+    source = args.source
+    if source == DIGITS:
+        source = str(Path(args.out).expanduser().with_name(Path(args.out).name + "-images"))
+        write_digits(Path(source))
+    found = open_source(
+        source,
+        part_rows=args.shard_rows,
+        order=args.order,
+        images=args.images,
+        label_names=args.label_names,
+        caption_template=args.caption_template,
+    )
+    for note in found.notes:
+        print(note)
+    rules = rules_for(
+        found,
+        size=args.size,
+        channels=args.channels,
+        fit=args.fit,
+        bucket_multiple=args.buckets,
+        encode=args.encode,
+        quality=args.quality,
+        background=args.background,
+        validation=args.validation,
+        row_group=args.row_group,
+        shard_rows=args.shard_rows,
+    )
+    manifest = ingest(found, args.out, rules, name=args.source, licence=args.licence, skip_bad=args.skip_bad)
+    summary(manifest, args.out)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Numbers that make no sense.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name in ("size", "shard_rows", "row_group"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.buckets and (args.fit != "crop" or args.buckets < 0):
+        raise ValueError(f"--buckets {args.buckets} must be positive and goes with --fit crop alone, not {args.fit}")
+    for name, low, high in (("validation", 0.0, 0.999), ("quality", 1, 100), ("background", 0, 255)):
+        if not low <= getattr(args, name) <= high:
+            raise ValueError(f"--{name} must be from {low} to {high}, got {getattr(args, name)}")
+
+
+def summary(manifest: "object", out: str) -> None:
+    """Prints what was made, and what a person should look at."""
+    import json
+
+    from raysde.data.filesystems import child, read_bytes
+    from raysde.data.shards import Manifest
+
+    assert isinstance(manifest, Manifest)
+    shape = "x".join(map(str, manifest.image)) if manifest.size else "many sizes"
+    print(
+        f"{manifest.rows} images of {shape}, {manifest.captions} captions, {manifest.classes} classes, "
+        f"{len(manifest.shards)} shards in {out}"
+    )
+    if held := manifest.rows_in("validation"):
+        print(f"{held} of them are kept for validation")
+    report = json.loads(read_bytes(child(manifest.path, "report.json")))
+    if report["skipped"]:
+        more = " ..." if len(report["skipped"]) > 1 else ""
+        print(f"{len(report['skipped'])} skipped: {report['skipped'][0]['reason']}{more}")
+    for key, what in (("duplicates", "have the same content as another"), ("repeated_keys", "have another's key")):
+        if count := report[key]["rows"]:
+            print(f"{count} {what}: {' = '.join(report[key]['groups'][0][:3])}; see report.json")

@@ -1,0 +1,199 @@
+"""Random access to the rows of shards: reads the row groups it needs, keeps recent ones, decodes what is asked for."""
+
+import bisect
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysde.data.augment import CAPTION, STILL, View
+from raysde.data.decode import decode_image
+from raysde.data.derived import TextEmbeddings
+from raysde.data.filesystems import filesystem
+from raysde.data.layout import located
+from raysde.data.shards import Manifest, fits, read_manifest
+from raysde.data.vectors import Contexts, place_of
+
+CACHE = 512 << 20
+COLUMNS = ["image.bytes", "captions", "label"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Decoded rows: images uint8 [B, H, W, C], captions (one each, "" for none), labels int64 [B] (-1 for none).
+
+    Attributes:
+        context, tokens: the captions' vectors [B, L, D] and how many are real [B], where they were precomputed.
+    """
+
+    images: np.ndarray
+    captions: list[str]
+    labels: np.ndarray
+    context: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group as stored."""
+
+    images: pa.BinaryArray
+    captions: pa.ListArray
+    labels: pa.StringArray
+    bytes: int
+
+
+class Reader:
+    """Rows of a data set by their numbers.
+
+    Args:
+        manifest: of the data set.
+        text: precomputed embeddings of the captions, which rows then carry.
+        cache_bytes: row groups are kept, encoded, up to this size.
+    """
+
+    def __init__(self, manifest: Manifest, *, text: TextEmbeddings | None = None, cache_bytes: int = CACHE) -> None:
+        self.contexts = None if text is None else Contexts(text, manifest)
+        self.manifest, self.cache_bytes, self.kept = manifest, cache_bytes, 0
+        self.starts = np.asarray(manifest.starts)
+        self.numbers = {name: number for number, name in enumerate(manifest.labels)}
+        self.groups: OrderedDict[tuple[int, int], RowGroup] = OrderedDict()
+        self.footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
+
+    def read(self, rows: np.ndarray, view: View | None = None, draws: np.ndarray | None = None) -> Columns:
+        """The rows with the given numbers, in the order given; all of one shape.
+
+        Args:
+            view: how images are shown; as they are stored if None.
+            draws: what is drawn for each row, see :mod:`raysde.data.augment`; largest box and first caption if None.
+
+        Raises:
+            ValueError: naming the shard that is missing or damaged, or the row whose image is.
+        """
+        view = view or View()
+        draws = np.broadcast_to(STILL, (len(rows), len(STILL))) if draws is None else draws
+        shape = self.shape_of(int(rows[0]), view)
+        images = np.empty((len(rows), *shape, self.manifest.channels), dtype=np.uint8)
+        captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)
+        for place, group, inside in self._located(rows):
+            draw = draws[place]
+            images[place] = view.show(self._decoded(group, inside, int(rows[place])), shape, draw)
+            captions[place] = _chosen(group.captions[inside].as_py(), draw[CAPTION])
+            label = group.labels[inside].as_py()
+            labels[place] = -1 if label is None else self.numbers[label]
+        if self.contexts is None:
+            return Columns(images, captions, labels)
+        return Columns(images, captions, labels, *self.contexts.read(rows, draws[:, CAPTION]))
+
+    def shape_of(self, row: int, view: View) -> tuple[int, int]:
+        """(height, width) at which a row is shown.
+
+        Raises:
+            ValueError: if its shard holds images of many sizes and the view asks for none.
+        """
+        stored = self.manifest.shards[self._shard_of(row)].image
+        square = self.manifest.size
+        if stored is not None and (view.shape is None or (square is not None and stored != square)):
+            return stored
+        if view.shape is None:
+            raise ValueError(f"the images at {self.manifest.path} have sizes of their own: give data.image_size")
+        return view.shape
+
+    def about(self, row: int) -> dict[str, object]:
+        """Key, captions, label, size and hash of a row, and its shard."""
+        shard = self._shard_of(row)
+        with self._opened(shard) as source:
+            names = ["captions", "label", "key", "width", "height", "hash"]
+            inside = row - int(self.starts[shard])
+            group, place = divmod(inside, self.manifest.row_group)
+            table = source.read_row_group(group, columns=names)
+        return {"row": row, "shard": self.manifest.shards[shard].file, **table.slice(place, 1).to_pylist()[0]}
+
+    def encoded(self, row: int) -> bytes:
+        """The image file of a row."""
+        ((_, group, inside),) = self._located(np.array([row]))
+        return bytes(group.images[inside].as_py())
+
+    def _shard_of(self, row: int) -> int:
+        return bisect.bisect_right(self.manifest.starts, row) - 1
+
+    def _located(self, rows: np.ndarray) -> list[tuple[int, RowGroup, int]]:
+        """For each row its place in ``rows``, its row group and its place in that; group by group."""
+        return [
+            (place, self.group(shard, group), inside)
+            for place, shard, group, inside in located(self.starts, self.manifest.row_group, rows)
+        ]
+
+    def _decoded(self, group: RowGroup, inside: int, row: int) -> np.ndarray:
+        try:
+            return decode_image(group.images[inside].as_buffer(), self.manifest.channels)
+        except ValueError as error:
+            raise ValueError(f"the image of row {row} ({self.about(row)['key']}) cannot be read: {error}") from error
+
+    def group(self, shard: int, number: int) -> RowGroup:
+        """A row group, from memory if it was used recently."""
+        found = self.groups.get((shard, number))
+        if found is None:
+            found = self.groups[shard, number] = self._load(shard, number)
+            self.kept += found.bytes
+            while self.kept > self.cache_bytes and len(self.groups) > 2:
+                self.kept -= self.groups.popitem(last=False)[1].bytes
+        self.groups.move_to_end((shard, number))
+        return found
+
+    def _load(self, shard: int, number: int) -> RowGroup:
+        with self._opened(shard) as source:
+            try:
+                table = source.read_row_group(number, columns=COLUMNS, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}") from error
+        images = table.column("image").combine_chunks().field("bytes")
+        captions, labels = table.column("captions").combine_chunks(), table.column("label").combine_chunks()
+        return RowGroup(images, captions, labels, table.nbytes)
+
+    def _opened(self, shard: int) -> pq.ParquetFile:
+        """A shard, whose footer is remembered.
+
+        Raises:
+            ValueError: if it is missing, is not Parquet, or does not have the columns and rows of the manifest.
+        """
+        system, inside = filesystem(self.manifest.file(shard))
+        try:
+            source = system.open_input_file(inside)
+            found = pq.ParquetFile(
+                source, metadata=self.footers.get(shard), page_checksum_verification=True, pre_buffer=True
+            )
+            same = shard in self.footers or fits(found, self.manifest.shards[shard])
+        except FileNotFoundError:
+            raise ValueError(f"{self._name(shard)} is missing") from None
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self._name(shard)} cannot be read: {' '.join(str(error).split())}") from error
+        if not same:
+            raise ValueError(f"{self._name(shard)} does not have the manifest's columns and rows")
+        self.footers[shard] = found.metadata
+        while len(self.footers) > 256:
+            self.footers.popitem(last=False)
+        return found
+
+    def _name(self, shard: int) -> str:
+        return f"shard {self.manifest.shards[shard].file} of {self.manifest.path}"
+
+
+def _chosen(captions: list[str], draw: float) -> str:
+    return captions[place_of(len(captions), draw)] if captions else ""
+
+
+@lru_cache(maxsize=2)
+def opened(path: str, fingerprint: str, text: TextEmbeddings | None = None) -> Reader:
+    """This process's reader of a data set.
+
+    Raises:
+        ValueError: if the data set was changed since the fingerprint was taken.
+    """
+    manifest = read_manifest(path)
+    if manifest.fingerprint != fingerprint:
+        raise ValueError(f"the data set at {path} was changed while it was in use")
+    return Reader(manifest, text=text)

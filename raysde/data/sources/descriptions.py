@@ -1,0 +1,126 @@
+"""What is said about an image: captions and labels, cleaned the same way for every kind of source."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from raysde.data.samples import MAX_CAPTION, Bad, Part, Sample
+from raysde.data.sources.listing import list_files, utf8
+
+TEXT_KEYS = ("text", "caption", "prompt", "captions")
+LABEL_KEYS = ("label", "class")
+
+
+def clean(captions: Iterable[str]) -> tuple[str, ...]:
+    """Captions without white space at both ends, none of them blank, cut to ``MAX_CAPTION`` characters.
+
+    Raises:
+        ValueError: if one holds half a surrogate pair, which JSON can write and nothing can store.
+    """
+    result = tuple(cut for caption in captions if (cut := caption.strip()[:MAX_CAPTION].rstrip()))
+    for caption in result:
+        if any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise ValueError(f"caption {caption[:40]!r} is not valid Unicode")
+    return result
+
+
+def captions_of(value: Any) -> tuple[str, ...]:
+    """The captions in a string, a list of strings, or nothing.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    captions = [caption for caption in values if caption is not None]
+    if not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"caption {str(value)[:40]!r} is not a string or a list of strings")
+    return clean(captions)
+
+
+def label_of(value: Any) -> str | None:
+    """A label as text: a word, or a whole number in decimal.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return next(iter(clean([value])), None)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number")
+    return str(int(value))
+
+
+def first(row: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    """The value of the first of the keys that the row has one for."""
+    return next((row[key] for key in keys if row.get(key) not in (None, "", [])), None)
+
+
+def describe(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
+    """Captions and label of one entry of metadata.
+
+    Raises:
+        ValueError: if their values are neither text nor numbers.
+    """
+    return captions_of(first(row, TEXT_KEYS)), label_of(first(row, LABEL_KEYS))
+
+
+@dataclass
+class Named:
+    """A part whose numbers are turned into class names, and its labels into captions where there are none.
+
+    Attributes:
+        part: where the samples come from.
+        names: class names by number; empty leaves labels as they are.
+        template: a caption with ``{label}`` in it, or None.
+    """
+
+    part: Part
+    names: tuple[str, ...]
+    template: str | None
+    name: str = field(init=False)
+    count: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name, self.count = self.part.name, self.part.count
+
+    def read(self) -> Iterator[Sample | Bad]:
+        """The part's samples; a label that has no name is Bad."""
+        for sample in self.part.read():
+            try:
+                yield sample if isinstance(sample, Bad) else self._named(sample)
+            except ValueError as error:
+                yield Bad(sample.key, f"{sample.key}: {error}")
+
+    def _named(self, sample: Sample) -> Sample:
+        label = self._name(sample.label)
+        captions = sample.captions
+        if self.template is not None and label is not None and not captions:
+            captions = clean([self.template.replace("{label}", label)])
+        return replace(sample, captions=captions, label=label)
+
+    def _name(self, label: str | None) -> str | None:
+        if not self.names or label is None or label in self.names:
+            return label
+        if not label.isdecimal() or int(label) >= len(self.names):
+            raise ValueError(f"label {label!r} is neither a number below {len(self.names)} nor one of the class names")
+        return self.names[int(label)]
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """Class names from a text file, one a line.
+
+    Raises:
+        ValueError: naming the file, if it is missing, not UTF-8 or empty, or a line is blank or repeats another.
+    """
+    listing = list_files(path)
+    if listing.folder or len(listing.files) != 1:
+        raise ValueError(f"label_names {path} is not one text file")
+    text = utf8(listing.read(listing.files[0].name), path)
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            raise ValueError(f"label_names {path}, line {number} is {'blank' if not name else f'{name!r} again'}")
+    return names

@@ -1,0 +1,114 @@
+"""What a data set holds, counted part by part and added up: labels, captions, sizes and pixels."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass
+class Statistics:
+    """Sums over rows; those of several parts are added with :meth:`add`.
+
+    Attributes:
+        captioned: rows with a caption.
+        captions, characters, longest, cut: captions in all, their characters, the longest, and those shortened.
+        labels: rows of each label.
+        sizes: least and largest width and height of the images as they were found.
+        pixels, total, squares: number of pixels, and sums over them of values in [0, 1] and their squares, by channel.
+    """
+
+    rows: int = 0
+    captioned: int = 0
+    captions: int = 0
+    characters: int = 0
+    longest: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    widths: tuple[int, int] = (1 << 31, 0)
+    heights: tuple[int, int] = (1 << 31, 0)
+    pixels: int = 0
+    total: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    squares: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    def count(self, picture: Image.Image, found: tuple[int, int], captions: tuple[str, ...], label: str | None) -> None:
+        """Adds a row: the picture as it is stored, (width, height) as it was found, and what is said about it."""
+        self.rows += 1
+        self.captioned += bool(captions)
+        self.captions += len(captions)
+        lengths = [len(caption) for caption in captions]
+        self.characters += sum(lengths)
+        self.longest = max([self.longest, *lengths])
+        if label is not None:
+            self.labels[label] += 1
+        self.widths = (min(self.widths[0], found[0]), max(self.widths[1], found[0]))
+        self.heights = (min(self.heights[0], found[1]), max(self.heights[1], found[1]))
+        counts = np.asarray(picture.histogram(), dtype=np.int64).reshape(-1, 256)
+        values = np.arange(256) / 255.0
+        self.pixels += int(counts[0].sum())
+        self.total[: len(counts)] += counts @ values
+        self.squares[: len(counts)] += counts @ values**2
+
+    def add(self, other: "Statistics") -> None:
+        """Adds the rows of another part."""
+        for name in ("rows", "captioned", "captions", "characters", "pixels"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.longest = max(self.longest, other.longest)
+        self.labels.update(other.labels)
+        self.widths = (min(self.widths[0], other.widths[0]), max(self.widths[1], other.widths[1]))
+        self.heights = (min(self.heights[0], other.heights[0]), max(self.heights[1], other.heights[1]))
+        self.total, self.squares = self.total + other.total, self.squares + other.squares
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, from which :meth:`from_json` makes the same."""
+        plain = {name: getattr(self, name) for name in ("rows", "captioned", "captions", "characters", "longest")}
+        arrays = {"total": self.total.tolist(), "squares": self.squares.tolist()}
+        sizes = {"widths": list(self.widths), "heights": list(self.heights), "pixels": self.pixels}
+        return {**plain, **sizes, **arrays, "labels": dict(self.labels)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Statistics":
+        """What :meth:`to_json` wrote."""
+        changed = {
+            "labels": Counter(values["labels"]),
+            "widths": tuple(values["widths"]),
+            "heights": tuple(values["heights"]),
+            "total": np.array(values["total"]),
+            "squares": np.array(values["squares"]),
+        }
+        return cls(**{**values, **changed})
+
+    def summary(self, channels: int) -> dict[str, Any]:
+        """For the manifest: means and extremes. Pixel moments are of values in [0, 1], by channel."""
+        mean = self.total[:channels] / max(1, self.pixels)
+        std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))
+        return {
+            "labels": dict(sorted(self.labels.items())),
+            "captions": {
+                "in_all": self.captions,
+                "mean_characters": round(self.characters / max(1, self.captions), 2),
+                "longest": self.longest,
+            },
+            "images": {
+                "width": list(self.widths) if self.rows else [0, 0],
+                "height": list(self.heights) if self.rows else [0, 0],
+                "mean": [round(float(value), 6) for value in mean],
+                "std": [round(float(value), 6) for value in std],
+            },
+        }
+
+
+def label_order(labels: set[str]) -> tuple[str, ...]:
+    """Class names in the order of their numbers: labels that are numbers keep them, words are in alphabetical order.
+
+    Raises:
+        ValueError: if a number is so large that there would be a million classes.
+    """
+    if not labels or not all(re.fullmatch("0|[1-9][0-9]*", label, re.ASCII) for label in labels):
+        return tuple(sorted(labels))
+    largest = max(labels, key=lambda label: (len(label), label))
+    if len(largest) > 6:
+        raise ValueError(f"label {largest[:40]} is not a class number: there would be more than a million classes")
+    return tuple(str(number) for number in range(int(largest) + 1))

@@ -1,0 +1,125 @@
+"""Random access to what was computed from rows beforehand: captions' vectors, and latents."""
+
+from collections import OrderedDict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysde.data.derived import EMPTY, NUMBERS, Derived, Latents, TextEmbeddings
+from raysde.data.filesystems import child, filesystem, read_bytes
+from raysde.data.layout import located
+from raysde.data.shards import Manifest
+
+CACHE = 1 << 30
+
+
+class Vectors:
+    """The rows of a folder by their numbers in the data set.
+
+    Args:
+        derived: the folder.
+        manifest: of the data set.
+        cache_bytes: row groups are kept up to this size.
+    """
+
+    def __init__(self, derived: Derived, manifest: Manifest, *, cache_bytes: int = CACHE) -> None:
+        self.derived, self.cache_bytes, self.kept = derived, cache_bytes, 0
+        self.starts, self.row_group = np.asarray(manifest.starts), manifest.row_group
+        self.groups: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
+
+    def stored(self, rows: np.ndarray) -> list[Any]:
+        """The values of rows, in the order given."""
+        result: list[Any] = [None] * len(rows)
+        for place, shard, group, inside in located(self.starts, self.row_group, rows):
+            result[place] = self.group(shard, group)[inside]
+        return result
+
+    def group(self, shard: int, number: int) -> pa.Array:
+        """A row group, from memory if it was used recently."""
+        found = self.groups.get((shard, number))
+        if found is None:
+            found = self.groups[shard, number] = self._load(shard, number)
+            self.kept += found.nbytes
+            while self.kept > self.cache_bytes and len(self.groups) > 2:
+                self.kept -= self.groups.popitem(last=False)[1].nbytes
+        self.groups.move_to_end((shard, number))
+        return found
+
+    def _load(self, shard: int, number: int) -> pa.Array:
+        where = child(self.derived.path, self.derived.files[shard].file)
+        system, inside = filesystem(where)
+        try:
+            with (
+                system.open_input_file(inside) as source,
+                pq.ParquetFile(source, page_checksum_verification=True) as opened,
+            ):
+                return opened.read_row_group(number, use_threads=False).column(0).combine_chunks()
+        except FileNotFoundError:
+            raise ValueError(f"{where} is missing") from None
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{where} cannot be read: {' '.join(str(error).split())}") from error
+
+
+class Contexts(Vectors):
+    """The vectors of captions."""
+
+    derived: TextEmbeddings
+
+    def read(self, rows: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors [B, L, width] and how many are real, int64 [B], of one caption of each row.
+
+        Args:
+            draws: numbers in [0, 1) that choose the captions, as they do for the reader of the rows.
+        """
+        found = [self._vectors(each, draw) for each, draw in zip(self.stored(rows), draws.tolist(), strict=True)]
+        tokens = np.array([len(each) for each in found], dtype=np.int64)
+        return padded(found, padded_length(int(tokens.max()), self.derived.max_tokens)), tokens
+
+    @cached_property
+    def empty(self) -> np.ndarray:
+        """Vectors [tokens, width] of the empty caption."""
+        return self._numbers(read_bytes(child(self.derived.path, EMPTY)))
+
+    def _vectors(self, stored: Any, draw: float) -> np.ndarray:
+        captions = stored.values
+        if not len(captions):
+            return self.empty
+        return self._numbers(captions[place_of(len(captions), draw)].as_buffer())
+
+    def _numbers(self, content: Any) -> np.ndarray:
+        return np.frombuffer(content, NUMBERS[self.derived.dtype]).reshape(-1, self.derived.width)
+
+
+class Moments(Vectors):
+    """The posteriors of latents."""
+
+    derived: Latents
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Mean and log-variance of each row's latent, [B, 2 C, height, width]."""
+        channels, height, width = self.derived.shape
+        result = np.empty((len(rows), 2 * channels, height, width), NUMBERS[self.derived.dtype])
+        for place, each in enumerate(self.stored(rows)):
+            result[place] = np.frombuffer(each.as_buffer(), result.dtype).reshape(result.shape[1:])
+        return result
+
+
+def place_of(count: int, draw: float) -> int:
+    """Which of ``count`` captions a draw in [0, 1) chooses."""
+    return int(draw * count)
+
+
+def padded_length(tokens: int, most: int) -> int:
+    """The length to which rows are padded, as the tokenizer pads: a multiple of 8, so that lengths repeat."""
+    return min(most, -(-tokens // 8) * 8)
+
+
+def padded(found: list[np.ndarray], length: int) -> np.ndarray:
+    """Vectors [tokens, width] of several captions as [B, length, width], with zeros after the real ones."""
+    result = np.zeros((len(found), length, found[0].shape[1]), found[0].dtype)
+    for place, each in enumerate(found):
+        result[place, : len(each)] = each
+    return result

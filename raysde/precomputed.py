@@ -1,0 +1,43 @@
+"""Which of the folders that `raysde precompute` made beside a data set belong to a run."""
+
+from typing import Literal
+
+from raysde.captions import PretrainedText, ScratchText
+from raysde.data.derived import TextEmbeddings, find_derived
+from raysde.data.shards import Manifest
+from raysde.embeddings import encoder_hash
+
+Mode = Literal["auto", "off", "require"]
+
+
+def find_text(manifest: Manifest, text: ScratchText | PretrainedText | None, mode: Mode) -> TextEmbeddings | None:
+    """Embeddings of the data set's captions from a recipe's frozen encoder; the more precise ones if there are two.
+
+    Args:
+        mode: the recipe's ``data.precomputed``.
+
+    Raises:
+        ValueError: if they are required and absent, or those of this encoder's path are of other weights or data.
+    """
+    frozen = isinstance(text, PretrainedText) and not text.trainable
+    if mode == "off" or not isinstance(text, PretrainedText) or not frozen:
+        if mode == "require":
+            raise ValueError("data.precomputed=require needs a frozen encoder: text.kind=pretrained, trainable false")
+        return None
+    folders = [each for each in find_derived("text", manifest.path) if isinstance(each, TextEmbeddings)]
+    sha256 = encoder_hash(text.path) if folders else ""
+    same = [each for each in folders if (each.sha256, each.fingerprint) == (sha256, manifest.fingerprint)]
+    fitting = sorted((each for each in same if each.max_tokens == text.max_tokens), key=lambda each: each.dtype)
+    if fitting:
+        return fitting[-1]
+    repeat = f"`raysde precompute {manifest.path} --text {text.path} --max-tokens {text.max_tokens}`"
+    for each in folders:
+        if each.encoder == text.path and each not in same:
+            raise ValueError(
+                f"{each.path} was made by an encoder with sha256 {each.sha256[:12]} from data {each.fingerprint}, but "
+                f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove it, then run "
+                f"{repeat}, or set data.precomputed=off"
+            )
+    if mode == "require":
+        raise ValueError(f"data.precomputed=require, but no embeddings for text.path {text.path!r} are here; run {repeat}")
+    return None

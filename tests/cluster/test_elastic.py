@@ -1,0 +1,128 @@
+"""Restarts with another number of workers: nothing is lost, nothing doubled, nothing out of order."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+import ray
+import ray.data
+
+from raysde import checkpoint, config, tracking
+from raysde.cluster.stream import StreamSpec, read_stream, stream
+from raysde.cluster.train import launch
+from raysde.data.batches import Feed
+from raysde.data.plan import Plan
+from raysde.data.split import split_rows
+from raysde.local import train_here
+from raysde.run import open_run
+from tests.conftest import Recorded, small_recipe, write_digit_shards
+
+ROWS, BATCH, MICRO = 180, 24, 6
+
+
+@ray.remote(num_cpus=0.1)
+def until(iterator, spec, rank, world, step):
+    """What a rank sees from the beginning of a stream up to ``step``, where its worker group is killed."""
+    seen = []
+    for batches in read_stream(iterator, spec, 1, rank, world):
+        seen += [(batch.step, batch.index, batch.rows.tolist()) for batch in batches]
+        if batches[0].step + 1 == step:
+            return seen
+    return seen
+
+
+def run_group(digits, feed, start, stop, last, world):
+    """A worker group that starts at ``start`` of a run of ``last`` steps and is killed after ``stop``."""
+    spec = StreamSpec(path=digits.path, fingerprint=digits.fingerprint, feed=feed, start=start, stop=last,
+                      block_steps=4, spare=4)  # fmt: skip
+    data = stream(spec)
+    data.context.execution_options.preserve_order = True
+    splits = data.streaming_split(world, equal=True)
+    shares = ray.get([until.remote(s, spec, r, world, stop) for r, s in enumerate(splits)], timeout=120)
+    return sorted((entry for share in shares for entry in share), key=lambda entry: entry[:2])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_three_epochs_with_restarts_are_the_plan(digits):
+    """World sizes 1, 2, 4, 2 and 3, restarted at random steps: (step, microbatch, rows) are those of the plan, in order."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows, _ = split_rows(digits, digits.rows - ROWS, 0)
+    feed = Feed(Plan(rows=ROWS, batch=BATCH, microbatch=MICRO, seed=5), rows)
+    last = -(-3 * ROWS // BATCH)
+    cuts = sorted(np.random.default_rng(3).choice(np.arange(1, last), 4, replace=False).tolist())
+    seen = []
+    for start, stop, world in zip([0, *cuts], [*cuts, last], (1, 2, 4, 2, 3), strict=True):
+        seen += run_group(digits, feed, start, stop, last, world)
+    expected = [(step, index, feed.rows[feed.plan.rows_of(step, index)].tolist())
+                for step in range(last) for index in range(BATCH // MICRO)]  # fmt: skip
+    assert seen == expected
+    counts = np.bincount([row for *_, chosen in seen[: 3 * ROWS // MICRO] for row in chosen], minlength=digits.rows)
+    assert set(counts[rows[np.arange(ROWS)]]) == {3}
+
+
+@pytest.fixture
+def nodes():
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    ray.init(address=cluster.address, logging_level="WARNING")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
+    """resources.workers=[1, 2]: alone on one node, on two when a second comes, on one when it goes; every step once, and
+    the losses of the bare loop to 1e-5."""
+    manifest = write_digit_shards(tmp_path / "shards")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    network = {"kind": "external", "factory": "tests.cluster.slow:SlowUNet"}
+    changes = {"network": network, "train__length__steps": 400, "checkpoint_every": 10, "train__microbatch": 4,
+               "resources__cpus_per_worker": 2, "tracking__uri": uri}  # fmt: skip
+    tree = small_recipe(manifest, tmp_path / "runs", **changes, resources__workers=[1, 2], resources__resize_every=5.0)
+    run = open_run(config.parse(tree))
+    client = tracking.client_for(uri)
+    run_id = tracking.open_run(client, "e", "small", {}, None)
+    job = threading.Thread(target=lambda: launch(run, tracking_uri=uri, run_id=run_id, started=time.time()))
+    job.start()
+    reached(tmp_path, 20)
+    second = nodes.add_node(num_cpus=2)
+    wait_for(lambda: workers() == 2, "a second worker")
+    reached(tmp_path, newest(tmp_path) + 30)
+    nodes.remove_node(second)
+    wait_for(lambda: workers() == 1, "one worker again")
+    job.join(300)
+    assert not job.is_alive()
+    history = client.get_metric_history(run_id, "train/loss")
+    assert [metric.step for metric in history] == list(range(1, 401))
+    alone = Recorded()
+    bare = small_recipe(manifest, tmp_path / "bare", **changes)
+    train_here(open_run(config.parse(bare)), alone)
+    losses = alone.of("train/loss")
+    assert [metric.value for metric in history] == pytest.approx([losses[step] for step in range(1, 401)], rel=1e-5)
+
+
+def workers() -> int:
+    """Training workers that are alive."""
+    from ray.util.state import list_actors
+
+    return sum(actor.state == "ALIVE" and "RayTrainWorker" in actor.class_name for actor in list_actors())
+
+
+def newest(folder) -> int:
+    found = checkpoint.newest(folder / "runs" / "small")
+    return 0 if found is None else json.loads((found / "checkpoint.json").read_text())["state"]["step"]
+
+
+def reached(folder, step) -> None:
+    wait_for(lambda: newest(folder) >= step, f"step {step}")
+
+
+def wait_for(condition, what, seconds=180.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"no {what} in {seconds} s"
+        time.sleep(1.0)

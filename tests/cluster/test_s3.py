@@ -1,0 +1,88 @@
+"""Everything on an object store: a real S3-protocol server in a process of its own, on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+
+from raysde import checkpoint, config, storage
+from raysde.cluster.ingest import ingest
+from raysde.cluster.job import train_job
+from raysde.data.digits import write_digits
+from raysde.data.filesystems import exists, filesystem
+from raysde.data.probe import rules_for
+from raysde.data.reader import Reader
+from raysde.data.shards import read_manifest, verify
+from raysde.data.sources import open_source
+from tests.conftest import small_recipe
+
+pytestmark = pytest.mark.usefixtures("server", "cluster")
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server():
+    port = free_port()
+    places = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+              "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
+    before = {name: os.environ.get(name) for name in places}
+    os.environ.update(places)
+    process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    for _ in range(300):
+        with closing(socket.socket()) as trying:
+            if trying.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    pafs.S3FileSystem(allow_bucket_creation=True).create_dir("bucket")
+    yield
+    process.terminate()
+    process.wait(10)
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def test_a_run_lives_on_an_object_store(tmp_path):
+    """Source, shards and run storage by URI: ingested, verified, trained, stopped, and continued from its checkpoint."""
+    write_digits(tmp_path / "images")
+    system, inside = filesystem("s3://bucket/images")
+    pafs.copy_files(str(tmp_path / "images"), inside, destination_filesystem=system)
+    source = open_source("s3://bucket/images", part_rows=600)
+    assert source.count == 1797
+    manifest = ingest(source, "s3://bucket/shards", rules_for(source, validation=0.1), name="digits")
+    assert read_manifest("s3://bucket/shards") == manifest
+    verify(manifest, hashes=True)
+    local = open_source(str(tmp_path / "images"), part_rows=600)
+    here = ingest(local, str(tmp_path / "shards"), rules_for(local, validation=0.1), name="digits")
+    assert here.fingerprint == manifest.fingerprint
+    rows = np.arange(0, 1797, 7)
+    assert np.array_equal(Reader(here).read(rows).images, Reader(manifest).read(rows).images)
+    assert not exists("s3://bucket/shards/.ingest/plan.json")
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    changes = {"storage": "s3://bucket/runs", "tracking__uri": uri, "resources__cpus_per_worker": 1}
+    first = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=5)))
+    assert checkpoint.read(first.checkpoint).step == 5
+    second = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
+    found = checkpoint.read(second.checkpoint)
+    assert (found.step, found.state["num_images"]) == (10, 160)
+    assert storage.newest_checkpoint("s3://bucket/runs", "small").name == checkpoint.name_of(10)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_place_is_named():
+    with pytest.raises(ValueError, match="s3://bucket/nothing"):
+        open_source("s3://bucket/nothing")
+    with pytest.raises(ValueError, match="no manifest.json"):
+        read_manifest("s3://bucket/nothing")
