@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from raysde.model import NetworkField, SDEField, TextField
 from raysde.networks import UNetConfig
-from raysde.nodes import Count, Data, Node, PositiveInt, Resources, Sampling, Seed, Tracking, Train, Validation
+from raysde.nodes import Count, Data, Latent, Node, PositiveInt, Resources, Sampling, Seed, Tracking, Train, Validation
 from raysde.parameterisation import Preconditioning, Target
 from raysde.sampler import Method
 from raysde.sde import VP
@@ -39,6 +39,7 @@ class RunConfig(Node):
     )
     text: TextField | None = Field(None, description="caption encoder: scratch or pretrained; null for no captions")
     class_conditional: bool = Field(False, description="tell the network the class label")
+    latent: Latent | None = Field(None, description="autoencoder to train in the latents of; null for pixels")
     train: Train = Field(Train(), description="the loop")
     validation: Validation = Field(Validation(), description="loss on held-out rows, per bin of log-SNR")
     sampling: Sampling = Field(Sampling(), description="sample grids during training")
@@ -66,11 +67,21 @@ class RunConfig(Node):
             raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
         if self.validation.patience and self.validation.rows == 0:
             raise ValueError("validation.patience needs held-out rows: set validation.rows")
+        if self.latent is not None:
+            self._check_latent()
         Method(**self.sampling.settings).check(self.sde)
         conditional = self.text is not None or self.class_conditional
         if self.sampling.guidance != 1.0 and not conditional:
             raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
         return self
+
+    def _check_latent(self) -> None:
+        """Latents are those of whole images as they are stored."""
+        data = self.data
+        pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
+        for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
+            if given:
+                raise ValueError(f"data.{key} works on pixels, which a recipe with latent.vae does not read")
 
     @property
     def microbatch(self) -> int:

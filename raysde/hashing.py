@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 
-from transformers.utils import hub
-
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 TOKENIZER = (
     "tokenizer.json",
@@ -55,6 +53,8 @@ def _weights(path: str) -> list[str]:
 
 def _found(path: str, name: str) -> str | None:
     """A file of a folder, or of a repository on the hub (fetched if it is not here yet)."""
+    from transformers.utils import hub  # data tasks, which hash nothing, do without transformers
+
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
     try:
         return hub.cached_file(path, name, **quiet)

@@ -8,6 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from raysde import latents as latent_space
 from raysde import likelihood, randomness
 from raysde.guidance import Conditioned, Guided
 from raysde.images import grid as image_grid
@@ -106,8 +107,18 @@ class Model:
                 **settings,
             )
             nfe = max(nfe, drawn.nfe)
-            parts.append(to_uint8(drawn.x, *self.spec.data_range).cpu())
+            parts.append(self._pixels(drawn.x).cpu())
         return Drawn(torch.cat(parts), None if prompts is None else list(prompts), seed, nfe)
+
+    def _pixels(self, x0: Tensor) -> Tensor:
+        """uint8 images of what was drawn, through the autoencoder of a latent model."""
+        if self.spec.latent is not None:
+            return latent_space.decode(self.spec.latent, x0)
+        return to_uint8(x0, *self.spec.data_range)
+
+    def _need_pixels(self, what: str) -> None:
+        if self.spec.latent is not None:
+            raise ValueError(f"{what} is of pixels, and this model draws latents of {self.spec.latent.vae!r}")
 
     def log_prob(
         self,
@@ -122,6 +133,7 @@ class Model:
     ) -> likelihood.LogProb:
         """log-density in nats of uint8 images [B, C, H, W] mapped to the model's data range; see
         :func:`raysde.likelihood.log_prob`."""
+        self._need_pixels("log_prob")
         return likelihood.log_prob(
             self.conditioned(prompts, labels, len(images), guidance),  # type: ignore[arg-type]
             to_float(images.to(self.device), *self.spec.data_range),
@@ -143,6 +155,7 @@ class Model:
         probes: int = 1,
     ) -> likelihood.BitsPerDim:
         """Bits per dimension of uint8 images [B, C, H, W]; see :func:`raysde.likelihood.bits_per_dim`."""
+        self._need_pixels("bits_per_dim")
         return likelihood.bits_per_dim(
             self.conditioned(prompts, labels, len(images), guidance),  # type: ignore[arg-type]
             images.to(self.device),
@@ -162,6 +175,7 @@ class Model:
         guidance: float = 1.0,
     ) -> Tensor:
         """The latents [B, C, H, W] of uint8 images; :meth:`decode` inverts it."""
+        self._need_pixels("encode")
         score = self.conditioned(prompts, labels, len(images), guidance)
         return likelihood.encode(score, to_float(images.to(self.device), *self.spec.data_range), self.sde)  # type: ignore[arg-type]
 
@@ -174,6 +188,7 @@ class Model:
         guidance: float = 1.0,
     ) -> Tensor:
         """uint8 images of latents [B, C, H, W]."""
+        self._need_pixels("decode")
         score = self.conditioned(prompts, labels, len(latents), guidance)
         return to_uint8(likelihood.decode(score, latents.to(self.device), self.sde), *self.spec.data_range).cpu()  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from raysde import checkpoint, storage
 from raysde.data.batches import read_batches
+from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.run import Run, RunHooks, Sink, check_resumable, new_state, objective, save_checkpoint, schedule, validator
 from raysde.state import TrainState
@@ -39,7 +40,8 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
             storage.prune(folder, run.config.keep_checkpoints)
         world.barrier()
 
-    batches = read_batches(run.feed, run.reader, state.step, run.steps, world.rank, world.size)
+    reader = Reader(run.manifest, text=run.text, latents=run.latents)
+    batches = read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size)
     hooks = RunHooks(run, sink if world.is_first else None, keep)
     fit(
         state,

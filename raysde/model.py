@@ -20,6 +20,7 @@ from raysde.captions import (
     train_tokenizer,
 )
 from raysde.conditioning import Conditioner
+from raysde.latents import LatentSpec
 from raysde.networks import ExternalConfig, UNetConfig
 from raysde.networks.uncertainty import Uncertainty
 from raysde.parameterisation import Preconditioning, Target
@@ -44,6 +45,7 @@ class ModelSpec:
         classes: number of class labels, 0 for none.
         preconditioning: what stands between x_t, t, the network and the target.
         uncertainty: whether the loss's log-variance over t is learned beside the network.
+        latent: the space of the latents that the model draws, None for pixels; ``image`` is then a latent's shape.
     """
 
     image: tuple[int, int, int]
@@ -56,6 +58,7 @@ class ModelSpec:
     classes: int
     preconditioning: Preconditioning = field(default_factory=Preconditioning)
     uncertainty: bool = False
+    latent: LatentSpec | None = None
 
     def dump(self) -> dict[str, Any]:
         """JSON values from which :meth:`parse` makes an equal object."""

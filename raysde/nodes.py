@@ -75,6 +75,14 @@ class Data(Node):
         return self
 
 
+class Latent(Node):
+    """Training in the latent space of an autoencoder."""
+
+    vae: str = Field(
+        description="AutoencoderKL of diffusers, by path or name; `raysde precompute SHARDS --vae` encodes the images"
+    )
+
+
 class Length(Node):
     """How long to train, in exactly one unit."""
 

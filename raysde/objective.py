@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from raysde import randomness
 from raysde.conditioning import Condition
-from raysde.data.batches import Microbatch
-from raysde.images import to_float
+from raysde.data.batches import Microbatch, clean
+from raysde.latents import LatentSpec
 from raysde.losses import Reduction, Weighting, denoising_score_matching, with_uncertainty
 from raysde.parameterisation import marginal_for
 from raysde.score import ScoreModel
@@ -34,6 +34,7 @@ class Objective:
         flip: whether images are mirrored with probability 1/2.
         precision: autocast type of the forward pass.
         data_range: float values of black and white.
+        latent: the space that the model is trained in, None for pixels.
         empty: vectors [1, L, D] of the empty caption, where those of the captions are precomputed.
     """
 
@@ -48,6 +49,7 @@ class Objective:
     flip: bool = False
     precision: Precision = "fp32"
     data_range: tuple[float, float] = (-1.0, 1.0)
+    latent: LatentSpec | None = None
     empty: Tensor | None = field(default=None, compare=False)
 
     def loss(self, model: ScoreModel, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -96,8 +98,8 @@ def microbatch_loss(
     place = (batch.step, batch.index)
     rng = randomness.generator(objective.seed, randomness.MICROBATCH, *place, device=device)
     seed_layers(randomness.key(objective.seed, randomness.DROPOUT, *place), device)
-    count = len(batch.images)
-    x0 = to_float(batch.images.to(device, non_blocking=True).contiguous(), *objective.data_range)
+    count = len(batch.rows)
+    x0 = clean(batch, objective.data_range, objective.latent, rng, device)
     if objective.flip:
         coin = torch.rand(count, generator=rng, device=device) < 0.5
         x0 = torch.where(expand(coin, x0), x0.flip(-1), x0)

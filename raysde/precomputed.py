@@ -3,9 +3,10 @@
 from typing import Literal
 
 from raysde.captions import PretrainedText, ScratchText
-from raysde.data.derived import TextEmbeddings, find_derived
+from raysde.data.derived import Latents, TextEmbeddings, find_derived
 from raysde.data.shards import Manifest
 from raysde.embeddings import encoder_hash
+from raysde.latents import LatentSpec, vae_hash
 
 Mode = Literal["auto", "off", "require"]
 
@@ -39,5 +40,43 @@ def find_text(manifest: Manifest, text: ScratchText | PretrainedText | None, mod
                 f"{repeat}, or set data.precomputed=off"
             )
     if mode == "require":
-        raise ValueError(f"data.precomputed=require, but no embeddings for text.path {text.path!r} are here; run {repeat}")
+        raise ValueError(
+            f"data.precomputed=require, but no embeddings for text.path {text.path!r} are here; run {repeat}"
+        )
     return None
+
+
+def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) -> Latents:
+    """Latents of the data set's images from a recipe's autoencoder; the more precise ones if there are two.
+
+    Args:
+        shape: (height, width) that the recipe asks for, None for what is stored.
+
+    Raises:
+        ValueError: if there are none, they are of other weights or data, or the recipe asks for another size.
+    """
+    sha256 = vae_hash(vae)
+    folders = [each for each in find_derived("latents", manifest.path) if isinstance(each, Latents)]
+    same = [each for each in folders if (each.sha256, each.fingerprint) == (sha256, manifest.fingerprint)]
+    if not same:
+        stale = [f"; {each.path} is of sha256 {each.sha256[:12]}, data {each.fingerprint}" for each in folders]
+        raise ValueError(
+            f"latent.vae {vae!r} (sha256 {sha256[:12]}) has no latents of data {manifest.fingerprint} beside its shards"
+            f"{''.join(stale)}; run `raysde precompute {manifest.path} --vae {vae}`"
+        )
+    found = max(same, key=lambda each: each.dtype)
+    if shape is not None and shape != found.pixels[1:]:
+        raise ValueError(f"data.image_size={shape[0]}, but the latents are of images of size {found.pixels[1:]}")
+    return found
+
+
+def spec_of(latents: Latents, vae: str) -> LatentSpec:
+    """The space that a model on these latents is trained in."""
+    return LatentSpec(
+        vae=vae,
+        sha256=latents.sha256,
+        scaling_factor=latents.scaling_factor,
+        shift_factor=latents.shift_factor,
+        shape=latents.shape,
+        pixels=latents.pixels,
+    )

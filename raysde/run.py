@@ -14,12 +14,14 @@ from raysde.captions import PretrainedText, check_pretrained
 from raysde.config import RunConfig
 from raysde.data.augment import View
 from raysde.data.batches import Feed, held_out_batches
-from raysde.data.derived import TextEmbeddings, verify_derived
+from raysde.data.derived import Latents, TextEmbeddings, verify_derived
+from raysde.data.filesystems import child
 from raysde.data.layout import Rows
 from raysde.data.plan import Plan
 from raysde.data.reader import Reader, opened
 from raysde.data.shards import Manifest, distinct_captions, read_manifest, verify
 from raysde.data.split import shuffle_window, split_rows
+from raysde.data.vectors import Contexts
 from raysde.distributed import World
 from raysde.ema import Ema
 from raysde.inference import Model
@@ -27,7 +29,7 @@ from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
 from raysde.objective import Objective
 from raysde.posthoc import PowerEma
-from raysde.precomputed import find_text
+from raysde.precomputed import find_latents, find_text, spec_of
 from raysde.score import ScoreModel
 from raysde.sde import VE, AnySDE
 from raysde.state import TrainState
@@ -68,6 +70,7 @@ class Run:
         held_out: row numbers for validation.
         steps: length of the run.
         text: precomputed embeddings of the captions, if they are used.
+        latents: precomputed latents of the images, if they are trained on.
     """
 
     config: RunConfig
@@ -77,6 +80,7 @@ class Run:
     held_out: np.ndarray
     steps: int
     text: TextEmbeddings | None = None
+    latents: Latents | None = None
 
     @property
     def plan(self) -> Plan:
@@ -85,12 +89,8 @@ class Run:
     @property
     def data_identity(self) -> dict[str, Any]:
         found = {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
-        return found if self.text is None else {**found, "text": self.text.name}
-
-    @property
-    def reader(self) -> Reader:
-        """This process's reader of the data set."""
-        return opened(self.manifest.path, self.manifest.fingerprint, self.text)
+        precomputed: dict[str, Any] = {each.kind: each.name for each in (self.text, self.latents) if each is not None}
+        return {**found, **precomputed}
 
 
 def open_run(config: RunConfig) -> Run:
@@ -106,8 +106,10 @@ def open_run(config: RunConfig) -> Run:
         raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
     view = view_of(config, manifest)
     rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
+    latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
+    image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
     spec = ModelSpec(
-        image=(manifest.channels, *view.shape) if view.shape is not None else manifest.image,
+        image=image if latents is None else latents.shape,
         data_range=config.data.range,
         data_std=config.data.std,
         sde=sde_for(config, manifest, rows, view),
@@ -117,11 +119,12 @@ def open_run(config: RunConfig) -> Run:
         classes=manifest.classes if config.class_conditional else 0,
         preconditioning=config.preconditioning,
         uncertainty=config.train.uncertainty == "learned",
+        latent=None if latents is None or config.latent is None else spec_of(latents, config.latent.vae),
     )
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     feed = Feed(plan_for(config, manifest, rows), rows, view)
     text = find_text(manifest, config.text, config.data.precomputed)
-    return Run(config, manifest, spec, feed, held_out, steps, text)
+    return Run(config, manifest, spec, feed, held_out, steps, text, latents)
 
 
 def view_of(config: RunConfig, manifest: Manifest) -> View:
@@ -177,8 +180,9 @@ def check(run: Run) -> None:
     """
     hashes = run.config.data.verify == "hash"
     verify(run.manifest, hashes=hashes)
-    if run.text is not None:
-        verify_derived(run.text, run.manifest, hashes=hashes)
+    for derived in (run.text, run.latents):
+        if derived is not None:
+            verify_derived(derived, run.manifest, hashes=hashes)
     if isinstance(run.spec.network, UNetConfig):
         with torch.device("meta"):
             run.spec.network.build(run.spec.image, None, True)
@@ -213,12 +217,14 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             f"run {name!r} was trained on other data than {run.config.data.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
         )
-    before, now_text = (data.get("text") for data in (found.data, run.data_identity))
-    if before != now_text:
-        raise ValueError(
-            f"run {name!r} was trained with {before or 'no'} precomputed embeddings, now there are {now_text or 'none'}; "
-            f"{'precompute those again' if before else 'set data.precomputed=off'}, or choose another name"
-        )
+    for kind in ("text", "latents"):
+        before, present = (data.get(kind) for data in (found.data, run.data_identity))
+        if before != present:
+            repair = "precompute those again" if before else "set data.precomputed=off"
+            raise ValueError(
+                f"run {name!r} was trained with {before or 'no'} precomputed {kind}, the recipe takes "
+                f"{present or 'none'}; {repair}, or choose another name"
+            )
 
 
 def new_state(run: Run, device: torch.device) -> TrainState:
@@ -250,7 +256,8 @@ def objective(run: Run) -> Objective:
         flip=run.config.data.flip,
         precision=train.precision,
         data_range=run.config.data.range,
-        empty=None if run.reader.contexts is None else torch.from_numpy(run.reader.contexts.empty.copy())[None],
+        latent=run.spec.latent,
+        empty=None if run.text is None else torch.from_numpy(Contexts(run.text, run.manifest).empty.copy())[None],
     )
 
 
@@ -276,11 +283,12 @@ def validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]
     """The validation loss on the held-out rows, read anew each time; None without such rows."""
     if not len(run.held_out):
         return None
-    reader, size = run.reader, run.plan.microbatch
+    reader = opened(run.manifest.path, run.manifest.fingerprint, run.text, run.latents)
+    size = run.plan.microbatch
 
     def validate(model: ScoreModel) -> dict[str, float]:
         batches = held_out_batches(reader, run.held_out, size, run.feed.view, world.rank, world.size)
-        return validation_loss(model, batches, run.config.seed, run.config.data.range, world)
+        return validation_loss(model, batches, run.config.seed, run.config.data.range, world, run.spec.latent)
 
     return validate
 
@@ -310,7 +318,7 @@ class RunHooks:
         self.keep(state)
 
     def snapshot(self, state: TrainState) -> None:
-        snapshots.write(f"{self.run.config.storage}/{self.run.config.name}", state)
+        snapshots.write(child(self.run.config.storage, self.run.config.name), state)
 
     def sample(self, state: TrainState) -> None:
         if self.sink is not None:

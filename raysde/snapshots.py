@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raysde import checkpoint
-from raysde.data.shards import filesystem
+from raysde.data.filesystems import child, filesystem
 from raysde.posthoc import Snapshot, reconstruct
 from raysde.state import TrainState
 from raysde.storage import location, newest_checkpoint
@@ -37,7 +37,7 @@ def write(run: str, state: TrainState) -> None:
     Args:
         run: folder or URI of the run.
     """
-    system, root = filesystem(f"{location(run)}/{FOLDER}")
+    system, root = filesystem(child(location(run), FOLDER))
     system.create_dir(root, recursive=True)
     name = f"{checkpoint.name_of(state.step)}.safetensors"
     final = f"{root}/{name}"
@@ -142,7 +142,7 @@ def export(run: str, target: Path, std: float, step: int | None = None) -> int:
 
 def _local(run: str, scratch: Path) -> Path:
     """The run's folder of snapshots, copied to ``scratch`` if it is remote."""
-    system, root = filesystem(f"{run}/{FOLDER}")
+    system, root = filesystem(child(location(run), FOLDER))
     if isinstance(system, pafs.LocalFileSystem):
         return Path(root)
     if system.get_file_info(root).type == pafs.FileType.Directory:

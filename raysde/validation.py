@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from raysde import randomness
-from raysde.data.batches import Microbatch
+from raysde.data.batches import Microbatch, clean
 from raysde.distributed import World
-from raysde.images import to_float
+from raysde.latents import LatentSpec
 from raysde.score import ScoreModel
 from raysde.sde import SDE, expand
 
@@ -28,24 +28,28 @@ def times_in_bin(sde: SDE, low: float, high: float, places: Tensor) -> Tensor:
 
 
 def validation_loss(
-    model: ScoreModel, batches: Iterable[Microbatch], seed: int, data_range: tuple[float, float], world: World
+    model: ScoreModel,
+    batches: Iterable[Microbatch],
+    seed: int,
+    data_range: tuple[float, float],
+    world: World,
+    latent: LatentSpec | None = None,
 ) -> dict[str, float]:
     """``val/loss`` and ``val/loss_snr_LOW_to_HIGH`` per bin of log-SNR, equal on all ranks.
 
     Args:
         batches: this rank's share of the held-out microbatches.
+        latent: the space that the model is trained in, None for pixels.
     """
     totals = torch.zeros(len(BINS) + 1, dtype=torch.float64, device=world.device)
     for batch in batches:
-        x0 = to_float(batch.images.to(world.device).contiguous(), *data_range)
+        rng = randomness.generator(seed, randomness.VALIDATION, batch.index, device=world.device)
+        x0 = clean(batch, data_range, latent, rng, world.device)
         conditioner = model.conditioner
         captions = batch.captions if conditioner.tokenizer is not None else None
         labels = batch.labels if conditioner.classes else None
-        condition = conditioner.condition(
-            captions, labels, len(x0), context=batch.context, mask=batch.context_mask
-        )
+        condition = conditioner.condition(captions, labels, len(x0), context=batch.context, mask=batch.context_mask)
         encoded = conditioner(condition.to(world.device))
-        rng = randomness.generator(seed, randomness.VALIDATION, batch.index, device=world.device)
         for number, (low, high) in enumerate(BINS):
             places = torch.rand(len(x0), generator=rng, device=world.device)
             eps = torch.randn(x0.shape, generator=rng, device=world.device)

@@ -320,3 +320,18 @@ def test_the_judge_reads_real_digits():
     assert judge.memorised(images[:50]) == 1.0
     assert judge.memorised(np.random.default_rng(0).integers(0, 256, (50, 8, 8))) == 0.0
     assert judge.accuracy(images[:50], (labels[:50] + 1) % 10) < 0.1
+
+
+@pytest.mark.parametrize(("channels", "quality"), [(1, None), (3, None), (1, 90), (3, 90)])
+def test_files_in_shards_decode_as_pillow_decodes_them(tmp_path, channels, quality):
+    """PNG exactly, JPEG to a level; read from Arrow's memory, as training does."""
+    pixels = rng_image(3, 40, channels)[..., 0] if channels == 1 else rng_image(3, 40)
+    data = encode_image(Image.fromarray(pixels), quality=quality)
+    row = {"image": {"bytes": data, "path": None}, "captions": [], "label": None, "key": "k", "width": 40, "height": 40,
+           "hash": "0"}  # fmt: skip
+    shard = write_shard(pa.Table.from_pylist([row] * 3, schema=SCHEMA), str(tmp_path), "a.parquet", row_group=2, image=(40, 40))  # fmt: skip
+    got = Reader(Manifest(str(tmp_path), channels, (40, 40), 2, (shard,))).read(np.arange(3)).images
+    import io
+
+    expected = np.asarray(Image.open(io.BytesIO(data))).reshape(40, 40, channels).astype(int)
+    assert np.abs(got.astype(int) - expected).max() <= (0 if quality is None else 1)

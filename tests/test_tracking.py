@@ -10,12 +10,18 @@ import urllib.request
 import pytest
 
 from raysde import tracking
-from raysde.tracking import Tracker, client_for, open_run
+from raysde.tracking import Input, Tracker, client_for, open_run
 
 
 @pytest.fixture
 def uri(tmp_path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """A database without a place for artifacts keeps them in the working folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def steps(uri, run_id, key="loss"):
@@ -26,7 +32,11 @@ def test_a_name_is_one_run(uri, tmp_path):
     client = client_for(uri)
     first = open_run(client, "e", "digits", {"a.b": 1, "long": "x" * 10_000}, (tmp_path / "artifacts").as_uri())
     assert open_run(client, "e", "digits", {"a.b": 1}, None) == first
-    assert open_run(client, "e", "letters", {}, None) != first
+    data = Input("s3://bucket/shards", "0123456789abcdef", 60)
+    other = open_run(client, "e", "letters", {}, None, data)
+    assert other != first
+    (seen,) = client.get_run(other).inputs.dataset_inputs
+    assert (seen.dataset.name, seen.dataset.digest, seen.dataset.source_type) == ("shards", data.fingerprint, "s3")
     assert client.get_run(first).data.params["a.b"] == "1"
     assert (tmp_path / "artifacts").exists()
 

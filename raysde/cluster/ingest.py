@@ -47,7 +47,7 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
             done[number] = result
             _accept(result, bar, skip_bad)
     parts = (done[number] for number in range(len(source.parts)))
-    manifest = collect(parts, rules, out, source=name, licence=licence)
+    manifest = collect(parts, rules, out, source=name, licence=licence, labels=source.labels)
     system, inside = filesystem(child(out, STATE))
     system.delete_dir(inside)
     return manifest
@@ -82,7 +82,12 @@ def begin(out: str, wanted: str) -> None:
 
 def record_path(out: str, number: int) -> str:
     """Where a finished part is recorded."""
-    return child(out, STATE, f"part-{number:06d}.json")
+    return child(out, STATE, record_name(number))
+
+
+def record_name(number: int) -> str:
+    """The file that records a finished part."""
+    return f"part-{number:06d}.json"
 
 
 def _records(out: str, parts: int) -> Iterator[tuple[int, Converted]]:
@@ -90,7 +95,7 @@ def _records(out: str, parts: int) -> Iterator[tuple[int, Converted]]:
     system, inside = filesystem(child(out, STATE))
     names = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside))}
     for number in range(parts):
-        if record_path(out, number).rpartition("/")[2].partition("?")[0] in names:
+        if record_name(number) in names:
             result = Converted.from_json(json.loads(read_bytes(record_path(out, number))))
             files = [filesystem(child(out, shard.file)) for shard in result.shards]
             sizes = [system.get_file_info(path).size for system, path in files]

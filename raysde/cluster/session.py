@@ -37,7 +37,7 @@ def connect() -> None:
 def quiet() -> None:
     """Leaves Ray's warnings and errors, and hides its running commentary."""
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     # the local cluster's token is made and used without anybody's help
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

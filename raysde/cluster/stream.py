@@ -5,15 +5,17 @@ how many workers there are: with ``preserve_order`` and equal blocks ``streaming
 worker ``j % world``, and each worker puts its blocks of a run together, step by step.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import ray.data
 
 from raysde.data.batches import Feed, Microbatch, microbatch
 from raysde.data.blocks import from_table, to_table
-from raysde.data.derived import NUMBERS, TextEmbeddings
+from raysde.data.derived import NUMBERS, Latents, TextEmbeddings
 from raysde.data.plan import check_world, steps_of_blocks
 from raysde.data.reader import opened
 from raysde.run import Run
@@ -29,7 +31,7 @@ class StreamSpec:
         start, stop: steps of the stream.
         block_steps: steps in a block.
         spare: blank blocks at the end, so that no block is left over when the last ones are shared out.
-        text: precomputed embeddings that the blocks carry.
+        text, latents: precomputed embeddings and latents that the blocks carry.
     """
 
     path: str
@@ -40,10 +42,17 @@ class StreamSpec:
     block_steps: int
     spare: int = 0
     text: TextEmbeddings | None = None
+    latents: Latents | None = None
 
     @property
     def blocks(self) -> int:
         return -(-(self.stop - self.start) // self.block_steps) * self.feed.plan.microbatches + self.spare
+
+    @property
+    def numbers(self) -> dict[str, np.dtype]:
+        """The precomputed numbers in a block."""
+        found = {"context": self.text, "moments": self.latents}
+        return {name: NUMBERS[derived.dtype] for name, derived in found.items() if derived is not None}
 
     def steps_of(self, number: int) -> range:
         """The steps of block ``number``."""
@@ -57,6 +66,15 @@ def steps_in_block(image: tuple[int, int, int], images_per_step: int, megabytes:
     return max(1, min(most, int(megabytes * 1e6 / (images_per_step * channels * height * width))))
 
 
+def row_bytes(run: Run) -> int:
+    """What a row takes in a block: pixels or latents, and the vectors of a caption."""
+    image = math.prod(run.spec.image)
+    if run.latents is not None:
+        image *= 2 * NUMBERS[run.latents.dtype].itemsize
+    text = 0 if run.text is None else sum(file.bytes for file in run.text.files) // max(1, run.manifest.captions)
+    return image + text
+
+
 def stream_spec(run: Run, start: int) -> StreamSpec:
     """The stream of a run from step ``start``."""
     data = run.config.data
@@ -66,9 +84,10 @@ def stream_spec(run: Run, start: int) -> StreamSpec:
         feed=run.feed,
         start=start,
         stop=run.steps,
-        block_steps=steps_in_block(run.spec.image, run.plan.microbatch, data.block_megabytes, data.block_steps),
+        block_steps=steps_in_block((1, 1, row_bytes(run)), run.plan.microbatch, data.block_megabytes, data.block_steps),
         spare=run.config.resources.most if isinstance(run.config.resources.workers, tuple) else 0,
         text=run.text,
+        latents=run.latents,
     )
 
 
@@ -78,10 +97,9 @@ def make_block(spec: StreamSpec, number: int) -> pa.Table:
     index = number % plan.microbatches
     batches = []
     for step in spec.steps_of(number):
-        reader = opened(spec.path, spec.fingerprint, spec.text)
+        reader = opened(spec.path, spec.fingerprint, spec.text, spec.latents)
         batches.append(microbatch(step, index, *spec.feed.read(reader, step, index)))
-    numbers = {} if spec.text is None else {"context": NUMBERS[spec.text.dtype]}
-    return to_table(batches, spec.block_steps * plan.microbatch, numbers)
+    return to_table(batches, spec.block_steps * plan.microbatch, spec.numbers)
 
 
 def stream(spec: StreamSpec) -> ray.data.Dataset:

@@ -111,7 +111,7 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
             checkpoint_config=CheckpointConfig(num_to_keep=run.config.keep_checkpoints),
         ),
         datasets={"train": data_factory(recipe)},
-        dataset_config=DataConfig(execution_options=_ordered()),
+        dataset_config=DataConfig(execution_options=in_order()),
     )
     try:
         result = trainer.fit()
@@ -135,7 +135,8 @@ def _bundle(share: Share) -> dict[str, float]:
     return {"CPU": share.cpus, "GPU": 1} if share.gpu else {"CPU": share.cpus}
 
 
-def _ordered() -> ray.data.ExecutionOptions:
+def in_order() -> ray.data.ExecutionOptions:
+    """Blocks come in the order of the plan."""
     options = ray.data.ExecutionOptions()
     options.preserve_order = True
     return options

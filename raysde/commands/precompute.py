@@ -6,11 +6,13 @@ import argparse
 def precompute_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
-        "Runs a frozen text encoder over all captions of a data set, on Ray, and keeps its output beside the shards, "
-        "where training finds it. Repeated after an interruption, it goes on where it stopped."
+        "Runs a frozen text encoder over all captions of a data set, or an autoencoder over all images, on Ray, and "
+        "keeps what it gives beside the shards, where training finds it. Repeated after an interruption, it goes on "
+        "where it stopped."
     )
     command.add_argument("shards", help="folder or URI with a manifest.json")
-    command.add_argument("--text", metavar="PATH_OR_NAME", required=True, help="text encoder, as text.path of a recipe")
+    command.add_argument("--text", metavar="PATH_OR_NAME", help="text encoder, as text.path of a recipe")
+    command.add_argument("--vae", metavar="PATH_OR_NAME", help="AutoencoderKL of diffusers, as latent.vae of a recipe")
     command.add_argument("--max-tokens", type=int, default=77, help="as text.max_tokens (default %(default)s)")
     command.add_argument("--batch-size", type=int, default=64, help="of a forward pass (default %(default)s)")
     command.add_argument("--dtype", choices=("fp16", "fp32"), default="fp16", help="as stored (default %(default)s)")
@@ -21,14 +23,19 @@ def run_precompute(args: argparse.Namespace) -> None:
     """raysde precompute."""
     from raysde.cluster.precompute import precompute
     from raysde.data.shards import read_manifest
-    from raysde.precompute import TextJob
+    from raysde.precompute import Job, LatentsJob, TextJob
 
+    if args.text is None and args.vae is None:
+        raise ValueError("give --text, --vae or both")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
     manifest = read_manifest(args.shards)
-    job = TextJob.of(
-        manifest, args.text, max_tokens=args.max_tokens, dtype=args.dtype, batch_size=args.batch_size
-    )
-    made = precompute(job, manifest)
-    megabytes = sum(file.bytes for file in made.all_files) / 1e6
-    print(f"{made.kind} of {manifest.rows} rows, {megabytes:.1f} MB in {made.path}")
+    how, jobs = {"dtype": args.dtype, "batch_size": args.batch_size}, list[Job]()
+    if args.text is not None:
+        jobs.append(TextJob.of(manifest, args.text, max_tokens=args.max_tokens, **how))
+    if args.vae is not None:
+        jobs.append(LatentsJob.of(manifest, args.vae, **how))
+    for job in jobs:
+        made = precompute(job, manifest)
+        megabytes = sum(file.bytes for file in made.all_files) / 1e6
+        print(f"{made.kind} of {manifest.rows} rows, {megabytes:.1f} MB in {made.path}")

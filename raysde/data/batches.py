@@ -11,6 +11,8 @@ from raysde.data.augment import View, draws
 from raysde.data.layout import Rows
 from raysde.data.plan import Plan
 from raysde.data.reader import Columns, Reader
+from raysde.images import to_float
+from raysde.latents import LatentSpec
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Microbatch:
         step, index: its place in the plan.
         rows: the data set's row numbers, int64 [B].
         context, context_mask: vectors [B, L, D] of the captions and which are real, bool [B, L], where precomputed.
+        moments: posteriors [B, 2 C, H, W] of the images' latents, in whose place the images are then empty.
     """
 
     step: int
@@ -31,20 +34,39 @@ class Microbatch:
     labels: Tensor
     context: Tensor | None = None
     context_mask: Tensor | None = None
+    moments: Tensor | None = None
 
 
 def microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
     """A microbatch of decoded rows; the images stay in memory as they were decoded, channels last."""
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
-    found = Microbatch(step, index, rows, images, columns.captions, torch.from_numpy(columns.labels))
+    moments = None if columns.moments is None else torch.from_numpy(columns.moments)
+    labels = torch.from_numpy(columns.labels)
+    found = Microbatch(step, index, rows, images, columns.captions, labels, moments=moments)
     if columns.context is None or columns.tokens is None:
         return found
-    return replace(found, **contexts(torch.from_numpy(columns.context), torch.from_numpy(columns.tokens)))
+    context = torch.from_numpy(columns.context)
+    return replace(found, context=context, context_mask=first_of(torch.from_numpy(columns.tokens), context.shape[1]))
 
 
-def contexts(context: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """A microbatch's vectors [B, L, D], of which the first ``tokens`` [B] are real."""
-    return {"context": context, "context_mask": torch.arange(context.shape[1])[None, :] < tokens[:, None]}
+def first_of(tokens: Tensor, length: int) -> Tensor:
+    """bool [B, length], True for the first ``tokens`` [B] of each row."""
+    return torch.arange(length)[None, :] < tokens[:, None]
+
+
+def clean(
+    batch: Microbatch,
+    data_range: tuple[float, float],
+    latent: LatentSpec | None,
+    rng: torch.Generator,
+    device: torch.device,
+) -> Tensor:
+    """x0 of a microbatch: its images in the data range, or latents drawn from their posteriors."""
+    if latent is None:
+        return to_float(batch.images.to(device, non_blocking=True).contiguous(), *data_range)
+    assert batch.moments is not None
+    eps = torch.randn((len(batch.rows), *latent.shape), generator=rng, device=device)
+    return latent.x0(batch.moments.to(device, non_blocking=True), eps)
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,7 @@ def held_out_batches(
     reader: Reader, rows: np.ndarray, size: int, view: View, rank: int, world: int
 ) -> Iterator[Microbatch]:
     """This rank's share of the held-out rows, each row on exactly one rank; the microbatches are those of any world."""
-    shapes = [reader.shape_of(int(row), view) for row in rows]
+    shapes = [reader.shape_of(int(row), view) if reader.moments is None else (0, 0) for row in rows]
     index = 0
     for shape in sorted(set(shapes)):
         alike = rows[[found == shape for found in shapes]]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raysde.data.batches import Microbatch, contexts
+from raysde.data.batches import Microbatch, first_of
 
 BLANK = -1
 """The step of blank rows."""
@@ -93,28 +93,34 @@ def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
             pixels_of(images, begin, end, int(height[begin]), channels),
             table.column("caption").slice(begin, end - begin).to_pylist(),
             torch.from_numpy(label[begin:end].copy()),
-            **_numbers_of(table, begin, end),
+            *_contexts_of(table, begin, end),
+            numbers_of(table, "moments", begin, end),
         )
         begin = end
 
 
-def _numbers_of(table: pa.Table, begin: int, end: int) -> dict[str, torch.Tensor]:
-    """What a microbatch carries beside pixels, over the memory of the block."""
-    if "context" not in table.column_names:
-        return {}
+def _contexts_of(table: pa.Table, begin: int, end: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The captions' vectors of neighbouring rows and which are real, where the block carries them."""
+    context = numbers_of(table, "context", begin, end)
+    if context is None:
+        return None, None
     tokens = torch.from_numpy(table.column("tokens").to_numpy()[begin:end].copy())
-    return contexts(numbers_of(table, "context", begin, end), tokens)
+    return context, first_of(tokens, context.shape[1])
 
 
-def numbers_of(table: pa.Table, name: str, begin: int, end: int) -> torch.Tensor:
-    """The numbers [B, ...] of neighbouring rows of one shape."""
+def numbers_of(table: pa.Table, name: str, begin: int, end: int) -> torch.Tensor | None:
+    """The numbers [B, ...] of neighbouring rows of one shape, over the memory of the block; None without them."""
+    if name not in table.column_names:
+        return None
     shape = table.column(f"{name}_shape")[begin].as_py()
     flat = table.column(name).chunk(0).slice(begin, end - begin).flatten()
     return torch.from_numpy(flat.to_numpy().reshape(end - begin, *shape))
 
 
 def pixels_of(images: pa.LargeBinaryArray, begin: int, end: int, height: int, channels: int) -> torch.Tensor:
-    """uint8 [B, C, H, W] over the bytes of neighbouring rows."""
+    """uint8 [B, C, H, W] over the bytes of neighbouring rows; empty where these carry latents instead."""
+    if not height:
+        return torch.empty(end - begin, channels, 0, 0, dtype=torch.uint8)
     _, offsets, data = images.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[images.offset + begin : images.offset + end + 1]
     flat = np.frombuffer(data, dtype=np.uint8, count=int(ends[-1] - ends[0]), offset=int(ends[0]))

@@ -16,8 +16,13 @@ from raysde.data.statistics import Statistics, label_order
 MOST_NAMED = 1000
 
 
-def collect(parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str) -> Manifest:
+def collect(
+    parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
+) -> Manifest:
     """Writes report.json and manifest.json for converted parts, given in their order.
+
+    Args:
+        labels: class names in the order of their numbers; taken from the rows if there are none.
 
     Raises:
         ValueError: if no row is left.
@@ -39,7 +44,7 @@ def collect(parts: Iterable[Converted], rules: Rules, out: str, *, source: str, 
         size=rules.stored or ((rules.size, rules.size) if rules.bucket_multiple and rules.size else None),
         row_group=rules.row_group,
         shards=tuple(shards),
-        labels=label_order(set(statistics.labels)),
+        labels=labels or label_order(set(statistics.labels)),
         captions=statistics.captioned,
         statistics=statistics.summary(rules.channels),
         source=source,

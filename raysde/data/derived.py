@@ -1,6 +1,6 @@
 """What an encoder made of a data set's rows, in a folder beside its shards (docs/precompute.md).
 
-SHARDS/text-ID/manifest.json           the encoder, the data set's fingerprint, and for each file its rows, bytes, sha256
+SHARDS/text-ID/manifest.json           the encoder, the data set's fingerprint, each file's rows, bytes and sha256
 SHARDS/text-ID/train-00000.parquet     text: [binary], one for each caption; rows and row groups of the shard so named
 SHARDS/text-ID/empty.bin               the same of the empty caption, which stands for a dropped one
 SHARDS/latents-ID/train-00000.parquet  moments: binary, mean and log-variance of the latent
@@ -73,7 +73,7 @@ class TextEmbeddings:
     @property
     def name(self) -> str:
         """Of the folder."""
-        return self.path.partition("?")[0].rpartition("/")[2]
+        return name_of(self.path)
 
     @property
     def all_files(self) -> tuple[File, ...]:
@@ -104,8 +104,18 @@ class Latents:
     files: tuple[File, ...]
 
     @property
+    def name(self) -> str:
+        """Of the folder."""
+        return name_of(self.path)
+
+    @property
     def all_files(self) -> tuple[File, ...]:
         return self.files
+
+
+def name_of(path: str) -> str:
+    """The last part of a path or URI."""
+    return path.partition("?")[0].rpartition("/")[2]
 
 
 Derived = TextEmbeddings | Latents

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from raysde.data.augment import CAPTION, STILL, View
 from raysde.data.decode import decode_image
-from raysde.data.derived import TextEmbeddings
+from raysde.data.derived import Latents, TextEmbeddings
 from raysde.data.filesystems import filesystem
 from raysde.data.layout import located
 from raysde.data.shards import Manifest, fits, read_manifest
-from raysde.data.vectors import Contexts, place_of
+from raysde.data.vectors import Contexts, Moments, place_of
 
 CACHE = 512 << 20
 COLUMNS = ["image.bytes", "captions", "label"]
@@ -27,6 +27,8 @@ class Columns:
 
     Attributes:
         context, tokens: the captions' vectors [B, L, D] and how many are real [B], where they were precomputed.
+        moments: mean and log-variance [B, 2 C, H, W] of the images' latents, where these are read instead of pixels;
+            the images are then empty, [B, 0, 0, C].
     """
 
     images: np.ndarray
@@ -34,6 +36,7 @@ class Columns:
     labels: np.ndarray
     context: np.ndarray | None = None
     tokens: np.ndarray | None = None
+    moments: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,19 @@ class Reader:
     Args:
         manifest: of the data set.
         text: precomputed embeddings of the captions, which rows then carry.
+        latents: precomputed latents, which rows then carry instead of images.
         cache_bytes: row groups are kept, encoded, up to this size.
     """
 
-    def __init__(self, manifest: Manifest, *, text: TextEmbeddings | None = None, cache_bytes: int = CACHE) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        text: TextEmbeddings | None = None,
+        latents: Latents | None = None,
+        cache_bytes: int = CACHE,
+    ) -> None:
+        self.moments = None if latents is None else Moments(latents, manifest)
         self.contexts = None if text is None else Contexts(text, manifest)
         self.manifest, self.cache_bytes, self.kept = manifest, cache_bytes, 0
         self.starts = np.asarray(manifest.starts)
@@ -75,18 +87,19 @@ class Reader:
         """
         view = view or View()
         draws = np.broadcast_to(STILL, (len(rows), len(STILL))) if draws is None else draws
-        shape = self.shape_of(int(rows[0]), view)
+        moments = None if self.moments is None else self.moments.read(rows)
+        shape = self.shape_of(int(rows[0]), view) if moments is None else (0, 0)
         images = np.empty((len(rows), *shape, self.manifest.channels), dtype=np.uint8)
         captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)
         for place, group, inside in self._located(rows):
             draw = draws[place]
-            images[place] = view.show(self._decoded(group, inside, int(rows[place])), shape, draw)
+            if moments is None:
+                images[place] = view.show(self._decoded(group, inside, int(rows[place])), shape, draw)
             captions[place] = _chosen(group.captions[inside].as_py(), draw[CAPTION])
             label = group.labels[inside].as_py()
             labels[place] = -1 if label is None else self.numbers[label]
-        if self.contexts is None:
-            return Columns(images, captions, labels)
-        return Columns(images, captions, labels, *self.contexts.read(rows, draws[:, CAPTION]))
+        context, tokens = (None, None) if self.contexts is None else self.contexts.read(rows, draws[:, CAPTION])
+        return Columns(images, captions, labels, context, tokens, moments)
 
     def shape_of(self, row: int, view: View) -> tuple[int, int]:
         """(height, width) at which a row is shown.
@@ -129,7 +142,7 @@ class Reader:
 
     def _decoded(self, group: RowGroup, inside: int, row: int) -> np.ndarray:
         try:
-            return decode_image(group.images[inside].as_buffer(), self.manifest.channels)
+            return decode_image(memoryview(group.images[inside].as_buffer()).cast("B"), self.manifest.channels)
         except ValueError as error:
             raise ValueError(f"the image of row {row} ({self.about(row)['key']}) cannot be read: {error}") from error
 
@@ -187,7 +200,7 @@ def _chosen(captions: list[str], draw: float) -> str:
 
 
 @lru_cache(maxsize=2)
-def opened(path: str, fingerprint: str, text: TextEmbeddings | None = None) -> Reader:
+def opened(path: str, fingerprint: str, text: TextEmbeddings | None = None, latents: Latents | None = None) -> Reader:
     """This process's reader of a data set.
 
     Raises:
@@ -196,4 +209,4 @@ def opened(path: str, fingerprint: str, text: TextEmbeddings | None = None) -> R
     manifest = read_manifest(path)
     if manifest.fingerprint != fingerprint:
         raise ValueError(f"the data set at {path} was changed while it was in use")
-    return Reader(manifest, text=text)
+    return Reader(manifest, text=text, latents=latents)

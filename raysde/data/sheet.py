@@ -1,5 +1,7 @@
 """A data set as text and as a picture."""
 
+import textwrap
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -8,7 +10,7 @@ from raysde.data.geometry import resized
 from raysde.data.reader import Reader
 from raysde.data.shards import Manifest
 
-CELL, WIDE, LINE = 112, 8, 14
+CELL, WIDE, LINE, LETTERS = 112, 8, 13, 18
 
 
 def describe(manifest: Manifest) -> list[str]:
@@ -59,15 +61,16 @@ def contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
     columns = min(WIDE, len(rows))
     high = -(-len(rows) // columns)
-    sheet = Image.new("RGB", (columns * (CELL + 4) + 4, high * (CELL + LINE + 4) + 4), "white")
+    sheet = Image.new("RGB", (columns * (CELL + 4) + 4, high * (CELL + 2 * LINE + 4) + 4), "white")
     pen = ImageDraw.Draw(sheet)
     for place, row in enumerate(rows.tolist()):
-        left, top = 4 + place % columns * (CELL + 4), 4 + place // columns * (CELL + LINE + 4)
+        left, top = 4 + place % columns * (CELL + 4), 4 + place // columns * (CELL + 2 * LINE + 4)
         picture = thumbnail(decode_image(reader.encoded(row), reader.manifest.channels))
         sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
         about = reader.about(row)
         said = about["captions"][0] if about["captions"] else about["label"] or ""  # type: ignore[index]
-        pen.text((left, top + CELL), str(said)[:19], fill="black")
+        for number, line in enumerate(textwrap.wrap(str(said), LETTERS, max_lines=2, placeholder="...")):
+            pen.text((left, top + CELL + number * LINE), line, fill="black")
     return sheet
 
 

@@ -44,6 +44,7 @@ def run_group(digits, feed, start, stop, last, world):
     return sorted((entry for share in shares for entry in share), key=lambda entry: entry[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_three_epochs_with_restarts_are_the_plan(digits):
     """World sizes 1, 2, 4, 2 and 3, restarted at random steps: (step, microbatch, rows) are those of the plan, in order."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 
-from raysde import checkpoint, config, storage
+from raysde import checkpoint, config, snapshots, storage
 from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
 from raysde.data.digits import write_digits
@@ -20,9 +20,9 @@ from raysde.data.probe import rules_for
 from raysde.data.reader import Reader
 from raysde.data.shards import read_manifest, verify
 from raysde.data.sources import open_source
-from tests.conftest import small_recipe
+from tests.conftest import small_recipe, write_digit_shards
 
-pytestmark = pytest.mark.usefixtures("server", "cluster")
+pytestmark = pytest.mark.usefixtures("place", "cluster")
 
 
 def free_port() -> int:
@@ -32,10 +32,10 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server():
+def place():
+    """Starts the server; makes URIs on it. It comes before the cluster, whose workers need the credentials."""
     port = free_port()
-    places = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-              "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
+    places = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
     before = {name: os.environ.get(name) for name in places}
     os.environ.update(places)
     process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -45,44 +45,57 @@ def server():
             if trying.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.1)
-    pafs.S3FileSystem(allow_bucket_creation=True).create_dir("bucket")
-    yield
+    endpoint = f"127.0.0.1:{port}"
+    pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir("bucket")
+    yield lambda path: f"s3://bucket/{path}?endpoint_override={endpoint}&scheme=http&region=us-east-1"
     process.terminate()
     process.wait(10)
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def test_a_run_lives_on_an_object_store(tmp_path):
-    """Source, shards and run storage by URI: ingested, verified, trained, stopped, and continued from its checkpoint."""
+def test_an_object_store_is_a_source_and_a_target(place, tmp_path):
+    """The shards are those that a local ingest makes of the same images."""
     write_digits(tmp_path / "images")
-    system, inside = filesystem("s3://bucket/images")
+    system, inside = filesystem(place("images"))
     pafs.copy_files(str(tmp_path / "images"), inside, destination_filesystem=system)
-    source = open_source("s3://bucket/images", part_rows=600)
+    source = open_source(place("images"), part_rows=600)
     assert source.count == 1797
-    manifest = ingest(source, "s3://bucket/shards", rules_for(source, validation=0.1), name="digits")
-    assert read_manifest("s3://bucket/shards") == manifest
+    manifest = ingest(source, place("shards"), rules_for(source, validation=0.1), name="digits")
+    assert read_manifest(place("shards")) == manifest
     verify(manifest, hashes=True)
     local = open_source(str(tmp_path / "images"), part_rows=600)
     here = ingest(local, str(tmp_path / "shards"), rules_for(local, validation=0.1), name="digits")
     assert here.fingerprint == manifest.fingerprint
     rows = np.arange(0, 1797, 7)
     assert np.array_equal(Reader(here).read(rows).images, Reader(manifest).read(rows).images)
-    assert not exists("s3://bucket/shards/.ingest/plan.json")
+    assert not exists(place("shards/.ingest/plan.json"))
 
+
+@pytest.mark.slow
+def test_a_run_lives_on_an_object_store(place, tmp_path):
+    """Shards, checkpoints and profiles by URI: trained, stopped, and continued from its checkpoint; averaged afterwards."""
+    local = write_digit_shards(tmp_path / "shards")
+    system, inside = filesystem(place("digits"))
+    pafs.copy_files(local.path, inside, destination_filesystem=system)
+    manifest = read_manifest(place("digits"))
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    changes = {"storage": "s3://bucket/runs", "tracking__uri": uri, "resources__cpus_per_worker": 1}
+    profiles = {"train__ema__profiles": [0.05, 0.10]}
+    changes = {**profiles, "storage": place("runs"), "tracking__uri": uri, "resources__cpus_per_worker": 1}
     first = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=5)))
     assert checkpoint.read(first.checkpoint).step == 5
     second = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
     found = checkpoint.read(second.checkpoint)
     assert (found.step, found.state["num_images"]) == (10, 160)
-    assert storage.newest_checkpoint("s3://bucket/runs", "small").name == checkpoint.name_of(10)
+    assert storage.newest_checkpoint(place("runs"), "small").name == checkpoint.name_of(10)
     assert not (tmp_path / "runs").exists()
+    step = snapshots.export(place("runs/small"), tmp_path / "averaged", 0.07)
+    assert step == 10
+    assert checkpoint.read(tmp_path / "averaged").state["ema_std"] == 0.07
 
 
-def test_a_missing_place_is_named():
+def test_a_missing_place_is_named(place):
     with pytest.raises(ValueError, match="s3://bucket/nothing"):
-        open_source("s3://bucket/nothing")
-    with pytest.raises(ValueError, match="no manifest.json"):
-        read_manifest("s3://bucket/nothing")
+        open_source(place("nothing"))
+    with pytest.raises(ValueError, match=r"no manifest\.json"):
+        read_manifest(place("nothing"))

@@ -34,6 +34,7 @@ class Source:
             the same parts.
         count: samples, bad ones among them, if that is known without reading them.
         notes: remarks that a person should see.
+        labels: class names in the order of their numbers, if they were given.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Source:
     identity: str
     count: int | None
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def open_source(
@@ -84,7 +86,8 @@ def open_source(
     if names or caption_template is not None:
         parts = [Named(part, names, caption_template) for part in parts]
     options = (kind, part_rows, order, images, names, caption_template)
-    return Source(kind, tuple(parts), _identity(listing, contents, options), contents.count, contents.notes)
+    identity = _identity(listing, contents, options)
+    return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names))
 
 
 def recognise(listing: Listing) -> Kind:
