@@ -180,7 +180,7 @@ def raysde(shards: Path, images: int) -> Batches:
     from raysde import config
     from raysde.cluster.session import connect
     from raysde.cluster.stream import read_stream, stream_spec
-    from raysde.cluster.train import in_order, data_factory
+    from raysde.cluster.train import data_factory, in_order
     from raysde.run import open_run
 
     settings = [f"data.path={shards}", f"storage={shards / 'no-runs'}", f"train.batch={BATCH}", "validation.rows=0"]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -18,6 +19,7 @@ from raysde.data.derived import (
     Dtype,
     File,
     Kind,
+    Latents,
     TextEmbeddings,
     folder_of,
     identity_of,
@@ -25,8 +27,10 @@ from raysde.data.derived import (
     write_empty,
 )
 from raysde.data.filesystems import filesystem
+from raysde.data.reader import Reader
 from raysde.data.shards import Manifest
 from raysde.embeddings import Embedder, encoder_hash
+from raysde.latents import LatentSpec, latent_spec, load_vae, moments, vae_hash
 
 Work = Callable[[int], File]
 
@@ -146,6 +150,90 @@ class TextJob:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentsJob:
+    """Encodes all images.
+
+    Attributes:
+        shards, fingerprint: the data set.
+        latent: the autoencoder's space.
+        dtype: of the stored numbers.
+        batch_size: images of one forward pass.
+    """
+
+    shards: str
+    fingerprint: str
+    latent: LatentSpec
+    dtype: Dtype
+    batch_size: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, vae: str, *, dtype: Dtype, batch_size: int) -> "LatentsJob":
+        """The job for an autoencoder.
+
+        Raises:
+            ValueError: if there is no such autoencoder, or the images do not fit it or are of several sizes.
+        """
+        if len({shard.image for shard in manifest.shards}) > 1:
+            raise ValueError(f"the shards at {manifest.path} hold images of several sizes; --vae takes one size")
+        latent = latent_spec(vae, manifest.image)
+        return cls(
+            shards=manifest.path, fingerprint=manifest.fingerprint, latent=latent, dtype=dtype, batch_size=batch_size
+        )
+
+    @property
+    def kind(self) -> Kind:
+        return "latents"
+
+    @property
+    def out(self) -> str:
+        return folder_of("latents", self.shards, identity_of(self.latent.sha256, self.dtype))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "sha256": self.latent.sha256,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+        }
+
+    def units(self, manifest: Manifest) -> int:
+        return len(manifest.shards)
+
+    def work(self, manifest: Manifest) -> Work:
+        path, place = self.latent.vae, device()
+        check_same(path, self.latent.sha256, vae_hash(path))
+        vae, reader = load_vae(path).to(place), Reader(manifest)
+
+        def encoded(rows: range) -> list[bytes]:
+            images = torch.from_numpy(reader.read(np.array(rows)).images).permute(0, 3, 1, 2).contiguous()
+            return [raw(each, self.dtype) for each in moments(vae, images.to(place)).cpu().numpy()]
+
+        def groups(unit: int) -> Iterator[list[bytes]]:
+            first, last = manifest.starts[unit : unit + 2]
+            for start in range(first, last, manifest.row_group):
+                rows = range(start, min(start + manifest.row_group, last))
+                parts = (rows[place : place + self.batch_size] for place in range(0, len(rows), self.batch_size))
+                yield [each for part in parts for each in encoded(part)]
+
+        return lambda unit: write_column(self.out, "latents", manifest.shards[unit].file, groups(unit))
+
+    def derived(self, files: list[File]) -> Latents:
+        return Latents(
+            path=self.out,
+            encoder=self.latent.vae,
+            sha256=self.latent.sha256,
+            scaling_factor=self.latent.scaling_factor,
+            shift_factor=self.latent.shift_factor,
+            shape=self.latent.shape,
+            pixels=self.latent.pixels,
+            dtype=self.dtype,
+            fingerprint=self.fingerprint,
+            files=tuple(files),
+        )
+
+
 def device() -> torch.device:
     """Where encoders run."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -176,8 +264,19 @@ def raw(values: np.ndarray, dtype: Dtype) -> bytes:
 
 
 def caption_groups(manifest: Manifest, shard: int) -> Iterator[list[list[str]]]:
-    """Captions of each row, a row group of a shard at a time."""
+    """Captions of each row, a row group of a shard at a time.
+
+    Raises:
+        ValueError: if the shard is damaged.
+    """
     system, inside = filesystem(manifest.file(shard))
-    with system.open_input_file(inside) as source, pq.ParquetFile(source) as opened:
-        for group in range(opened.num_row_groups):
-            yield opened.read_row_group(group, columns=["captions"]).column("captions").to_pylist()
+    try:
+        with (
+            system.open_input_file(inside) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as opened,
+        ):
+            for group in range(opened.num_row_groups):
+                yield opened.read_row_group(group, columns=["captions"]).column("captions").to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        where = f"shard {manifest.shards[shard].file} of {manifest.path}"
+        raise ValueError(f"{where} is damaged: {' '.join(str(error).split())}") from error

@@ -94,9 +94,10 @@ def test_every_key_is_explained():
         ["sde.kind=ve"],
         ["sde.kind=sub_vp"],
         ["text.kind=pretrained", "text.path=x"],
+        ["latent.vae=x"],
         ["network.kind=external", "network.factory=a:B"],
     ]
     for overrides in kinds:
         missing = set(config.load(ROOT / "jobs/configs/digits.yaml", overrides).flat()) - explained
         # nodes that may be null as a whole
-        assert not missing - {"text", "train.times"}
+        assert not missing - {"text", "latent", "train.times"}

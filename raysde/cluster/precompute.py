@@ -75,7 +75,8 @@ def begin(job: Job) -> None:
     if exists(plan):
         if json.loads(read_bytes(plan)) != job.identity:
             raise ValueError(
-                f"{job.out} holds an unfinished job of other data or with another --batch-size; remove it or repeat that"
+                f"{job.out} holds an unfinished job of other data or with another --batch-size; "
+                "remove it or repeat that"
             )
         return
     system, inside = filesystem(child(job.out, STATE))
