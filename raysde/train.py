@@ -178,6 +178,7 @@ def fit(
         if not primed:
             prime(state, forward, step_batches[0], objective, world.device)
             primed = True
+            clock.reset()  # the first batch belongs to the start-up, which is measured by itself
         train_step(state, forward, step_batches, objective, schedule, world)
         boundary(state, schedule, hooks, world, validate, clock)
 

@@ -300,7 +300,7 @@ def test_a_profile_of_inks_does_not_follow_the_pixels():
     ],
 )
 def test_pngs_that_are_not_the_shards_kind_are_not_taken_for_it(picture, channels):
-    with pytest.raises(ValueError, match="colour type|depth"):
+    with pytest.raises(ValueError, match=r"colour type|depth"):
         decode_image(file(picture, "PNG"), channels)
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray.data
 
 from raysde.data.batches import Feed, Microbatch, microbatch
-from raysde.data.blocks import from_table, to_table
+from raysde.data.blocks import Canvas, from_table, to_table
 from raysde.data.derived import NUMBERS, Latents, TextEmbeddings
 from raysde.data.plan import check_world, steps_of_blocks
 from raysde.data.reader import opened
@@ -95,11 +95,13 @@ def make_block(spec: StreamSpec, number: int) -> pa.Table:
     """Block ``number``, see :func:`raysde.data.blocks.to_table`."""
     plan = spec.feed.plan
     index = number % plan.microbatches
-    batches = []
-    for step in spec.steps_of(number):
-        reader = opened(spec.path, spec.fingerprint, spec.text, spec.latents)
-        batches.append(microbatch(step, index, *spec.feed.read(reader, step, index)))
-    return to_table(batches, spec.block_steps * plan.microbatch, spec.numbers)
+    reader = opened(spec.path, spec.fingerprint, spec.text, spec.latents)
+    rows = spec.block_steps * plan.microbatch
+    canvas = Canvas(rows * reader.largest(spec.feed.view))
+    batches = [
+        microbatch(step, index, *spec.feed.read(reader, step, index, canvas.take)) for step in spec.steps_of(number)
+    ]
+    return to_table(batches, rows, spec.numbers, canvas)
 
 
 def stream(spec: StreamSpec) -> ray.data.Dataset:

@@ -97,7 +97,7 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
             "started": started,
         },
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
-        scaling_config=ScalingConfig(
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=wanted.workers,  # type: ignore[arg-type]
             use_gpu=share.gpu,
             resources_per_worker=_bundle(share),

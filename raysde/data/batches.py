@@ -1,6 +1,6 @@
 """Microbatches, the unit of training: the rows of the plan with the images, captions and labels in them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 from raysde.data.augment import View, draws
 from raysde.data.layout import Rows
 from raysde.data.plan import Plan
-from raysde.data.reader import Columns, Reader
+from raysde.data.reader import Columns, Reader, fresh
 from raysde.images import to_float
 from raysde.latents import LatentSpec
 
@@ -83,10 +83,12 @@ class Feed:
     rows: Rows
     view: View = field(default_factory=View)
 
-    def read(self, reader: Reader, step: int, index: int) -> tuple[np.ndarray, Columns]:
-        """Row numbers and content of a microbatch."""
+    def read(
+        self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = fresh
+    ) -> tuple[np.ndarray, Columns]:
+        """Row numbers and content of a microbatch, whose images lie in memory from ``take``."""
         chosen = self.rows[self.plan.rows_of(step, index)]
-        return chosen, reader.read(chosen, self.view, draws(self.plan.seed, step, index, len(chosen)))
+        return chosen, reader.read(chosen, self.view, draws(self.plan.seed, step, index, len(chosen)), take)
 
 
 def read_batches(

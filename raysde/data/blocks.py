@@ -4,6 +4,7 @@ A block holds one microbatch index for a run of steps. All blocks have the same 
 dealt out in turn; places beyond the end of the run are blank.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -20,17 +21,38 @@ BLANK = -1
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
-def to_table(batches: list[Microbatch], rows: int, numbers: Mapping[str, np.dtype] | None = None) -> pa.Table:
+class Canvas:
+    """Memory for the images of a block, handed out piece after piece, so that a block is made without copying."""
+
+    def __init__(self, size: int) -> None:
+        self.memory, self.used = np.empty(size, dtype=np.uint8), 0
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The next piece, uint8 of a shape."""
+        start, self.used = self.used, self.used + math.prod(shape)
+        assert self.used <= len(self.memory)
+        return self.memory[start : self.used].reshape(shape)
+
+
+def to_table(
+    batches: list[Microbatch],
+    rows: int,
+    numbers: Mapping[str, np.dtype] | None = None,
+    canvas: Canvas | None = None,
+) -> pa.Table:
     """Microbatches, and blank rows up to ``rows`` in all.
 
     Args:
         numbers: name and type of the precomputed numbers that microbatches carry.
+        canvas: holds the images of all of them, in this order; they are copied together if None.
     """
-    pixels = [batch.images.permute(0, 2, 3, 1).contiguous().numpy() for batch in batches]
-    flat = [each.reshape(-1) for each in pixels]
+    pixels = [batch.images.permute(0, 2, 3, 1) for batch in batches]
     nothing = np.empty(0, dtype=np.uint8)
-    data = flat[0] if len(flat) == 1 else np.concatenate([nothing, *flat])
-    sizes = np.concatenate([nothing, *(np.full(len(each), each[0].size) for each in pixels)]).astype(np.int64)
+    if canvas is None:
+        data = np.concatenate([nothing, *(each.contiguous().numpy().reshape(-1) for each in pixels)])
+    else:
+        data = canvas.memory[: canvas.used]
+    sizes = np.concatenate([nothing, *(np.full(len(each), each[0].numel()) for each in pixels)]).astype(np.int64)
     blank = rows - len(sizes)
     offsets = np.concatenate([[0], np.cumsum(sizes), np.full(blank, len(data))]).astype(np.int64)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]

@@ -19,28 +19,47 @@ DAMAGE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Image.Decom
 """What Pillow's parsers raised over the files that tests/test_fuzz.py and longer runs of it damaged."""
 
 
-def decode_image(data: Bytes, channels: int) -> np.ndarray:
+def decode_image(data: Bytes, channels: int, out: np.ndarray | None = None) -> np.ndarray:
     """Bytes of a plain PNG or JPEG to uint8 [H, W, C].
 
+    Args:
+        out: contiguous memory of the image's shape, which is filled and returned.
+
     Raises:
-        ValueError: if they are not one.
+        ValueError: if they are not one, or of another shape than ``out``.
     """
     if data[:2] == JPEG:
-        check_pixels(*simplejpeg.decode_jpeg_header(data)[:2])
-        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        check_pixels(width, height)
+        check_shape((height, width), out)
+        return simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", buffer=out)
     if data[:16] != PNG_START or len(data) < 26:
         raise ValueError("it is neither PNG nor JPEG")
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     check_pixels(width, height)
+    check_shape((height, width), out)
     if (depth, colour) != (8, GREY if channels == 1 else RGB):
         raise ValueError(f"it has depth {depth} and colour type {colour}, expected 8-bit {channels}-channel pixels")
     try:
-        array = imagecodecs.png_decode(data)
+        array = imagecodecs.png_decode(data)  # type: ignore[arg-type]
     except (imagecodecs.PngError, ValueError) as error:
         raise ValueError(f"it is damaged: {one_line(error)}") from error
     if array.size != width * height * channels:
         raise ValueError(f"it has pixels of shape {array.shape}, expected {channels} channels")
-    return array.reshape(height, width, channels)
+    if out is None:
+        return array.reshape(height, width, channels)
+    out[...] = array.reshape(height, width, channels)
+    return out
+
+
+def check_shape(found: tuple[int, int], out: np.ndarray | None) -> None:
+    """Guards memory that an image is decoded into.
+
+    Raises:
+        ValueError: if the image is of another (height, width).
+    """
+    if out is not None and out.shape[:2] != found:
+        raise ValueError(f"it is {found[1]} x {found[0]}, its shard says {out.shape[1]} x {out.shape[0]}")
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -1,4 +1,4 @@
-"""What an encoder made of a data set's rows, in a folder beside its shards (docs/precompute.md).
+"""What an encoder made of a data set's rows, in a folder beside its shards (docs/data.md).
 
 SHARDS/text-ID/manifest.json           the encoder, the data set's fingerprint, each file's rows, bytes and sha256
 SHARDS/text-ID/train-00000.parquet     text: [binary], one for each caption; rows and row groups of the shard so named

@@ -2,6 +2,7 @@
 
 import bisect
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,6 +50,11 @@ class RowGroup:
     bytes: int
 
 
+def fresh(shape: tuple[int, ...]) -> np.ndarray:
+    """New memory for images."""
+    return np.empty(shape, dtype=np.uint8)
+
+
 class Reader:
     """Rows of a data set by their numbers.
 
@@ -75,12 +81,19 @@ class Reader:
         self.groups: OrderedDict[tuple[int, int], RowGroup] = OrderedDict()
         self.footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
 
-    def read(self, rows: np.ndarray, view: View | None = None, draws: np.ndarray | None = None) -> Columns:
+    def read(
+        self,
+        rows: np.ndarray,
+        view: View | None = None,
+        draws: np.ndarray | None = None,
+        take: Callable[[tuple[int, ...]], np.ndarray] = fresh,
+    ) -> Columns:
         """The rows with the given numbers, in the order given; all of one shape.
 
         Args:
             view: how images are shown; as they are stored if None.
             draws: what is drawn for each row, see :mod:`raysde.data.augment`; largest box and first caption if None.
+            take: gives contiguous uint8 memory of a shape, for the images.
 
         Raises:
             ValueError: naming the shard that is missing or damaged, or the row whose image is.
@@ -89,12 +102,12 @@ class Reader:
         draws = np.broadcast_to(STILL, (len(rows), len(STILL))) if draws is None else draws
         moments = None if self.moments is None else self.moments.read(rows)
         shape = self.shape_of(int(rows[0]), view) if moments is None else (0, 0)
-        images = np.empty((len(rows), *shape, self.manifest.channels), dtype=np.uint8)
+        images = take((len(rows), *shape, self.manifest.channels))
         captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)
         for place, group, inside in self._located(rows):
             draw = draws[place]
             if moments is None:
-                images[place] = view.show(self._decoded(group, inside, int(rows[place])), shape, draw)
+                self._show(group, inside, int(rows[place]), view, draw, images[place])
             captions[place] = _chosen(group.captions[inside].as_py(), draw[CAPTION])
             label = group.labels[inside].as_py()
             labels[place] = -1 if label is None else self.numbers[label]
@@ -114,6 +127,11 @@ class Reader:
         if view.shape is None:
             raise ValueError(f"the images at {self.manifest.path} have sizes of their own: give data.image_size")
         return view.shape
+
+    def largest(self, view: View) -> int:
+        """Bytes of the largest image that is shown; what a canvas reserves, of which only what is used is touched."""
+        shapes = self.manifest.shapes | {view.shape}
+        return max(shape[0] * shape[1] for shape in shapes if shape is not None) * self.manifest.channels
 
     def about(self, row: int) -> dict[str, object]:
         """Key, captions, label, size and hash of a row, and its shard."""
@@ -140,9 +158,15 @@ class Reader:
             for place, shard, group, inside in located(self.starts, self.manifest.row_group, rows)
         ]
 
-    def _decoded(self, group: RowGroup, inside: int, row: int) -> np.ndarray:
+    def _show(self, group: RowGroup, inside: int, row: int, view: View, draw: np.ndarray, out: np.ndarray) -> None:
+        """Decodes an image into ``out``, or shows the part of it that is drawn there."""
+        data = memoryview(group.images[inside].as_buffer()).cast("B")
+        stored = self.manifest.shards[self._shard_of(row)].image
         try:
-            return decode_image(memoryview(group.images[inside].as_buffer()).cast("B"), self.manifest.channels)
+            if stored == out.shape[:2] and not view.changes:
+                decode_image(data, self.manifest.channels, out)
+            else:
+                out[...] = view.show(decode_image(data, self.manifest.channels), out.shape[:2], draw)
         except ValueError as error:
             raise ValueError(f"the image of row {row} ({self.about(row)['key']}) cannot be read: {error}") from error
 

@@ -121,6 +121,11 @@ class Manifest:
         return result
 
     @cached_property
+    def shapes(self) -> frozenset[tuple[int, int] | None]:
+        """The (height, width) that shards have."""
+        return frozenset(shard.image for shard in self.shards)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the shards' hashes: the identity of the data."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
