@@ -10,7 +10,8 @@ from raysde import checkpoint, storage
 from raysde.data.batches import read_batches
 from raysde.data.reader import Reader
 from raysde.distributed import current_world
-from raysde.run import Run, RunHooks, Sink, check_resumable, new_state, objective, save_checkpoint, schedule, validator
+from raysde.hooks import RunHooks, Sink, save_checkpoint
+from raysde.run import Run, check_resumable, new_state, objective, schedule, validator
 from raysde.state import TrainState
 from raysde.train import fit
 

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from raysde import checkpoint, images, optim, snapshots
+from raysde import checkpoint, images, optim
 from raysde.captions import PretrainedText, check_pretrained
 from raysde.config import RunConfig
 from raysde.data.augment import View
 from raysde.data.batches import Feed, held_out_batches
 from raysde.data.derived import Latents, TextEmbeddings, verify_derived
-from raysde.data.filesystems import child
 from raysde.data.layout import Rows
 from raysde.data.plan import Plan
 from raysde.data.reader import Reader, opened
@@ -24,7 +21,6 @@ from raysde.data.split import shuffle_window, split_rows
 from raysde.data.vectors import Contexts
 from raysde.distributed import World
 from raysde.ema import Ema
-from raysde.inference import Model
 from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
 from raysde.objective import Objective
@@ -291,62 +287,3 @@ def validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]
         return validation_loss(model, batches, run.config.seed, run.config.data.range, world, run.spec.latent)
 
     return validate
-
-
-class Sink(Protocol):
-    """Takes metrics and pictures, such as :class:`raysde.tracking.Tracker`."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def image(self, step: int, name: str, image: Image.Image) -> None: ...
-
-
-@dataclass
-class RunHooks:
-    """The loop's hooks over a sink, a way to keep checkpoints, and a stop signal."""
-
-    run: Run
-    sink: Sink | None
-    keep: Callable[[TrainState], None]
-    stop: Callable[[], bool] = lambda: False
-
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        if self.sink is not None:
-            self.sink.metrics(step, metrics)
-
-    def save(self, state: TrainState) -> None:
-        self.keep(state)
-
-    def snapshot(self, state: TrainState) -> None:
-        snapshots.write(child(self.run.config.storage, self.run.config.name), state)
-
-    def sample(self, state: TrainState) -> None:
-        if self.sink is not None:
-            self.sink.image(state.step, "grid", sample_grid(self.run, state.model))
-            state.model.train()
-
-    def should_stop(self) -> bool:
-        return self.stop()
-
-
-def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
-    """The recipe's sample grid."""
-    sampling = run.config.sampling
-    prompts = [sampling.prompts[i % len(sampling.prompts)] for i in range(sampling.count)] if sampling.prompts else None
-    drawn = Model(model, run.spec).sample(
-        prompts=prompts,
-        n=sampling.count,
-        seed=sampling.seed,
-        guidance=sampling.guidance,
-        **sampling.settings,
-    )
-    return images.grid(drawn.images, columns=min(sampling.count, 10))
-
-
-def save_checkpoint(run: Run, state: TrainState, folder: Path) -> Path:
-    """Writes the checkpoint of ``state`` into ``folder/step_...`` and returns that path."""
-    target = folder / checkpoint.name_of(state.step)
-    checkpoint.save(
-        target, state, run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}
-    )
-    return target

@@ -16,9 +16,10 @@ from raysde.data.batches import read_batches
 from raysde.data.reader import Reader
 from raysde.data.shards import filesystem
 from raysde.distributed import World
+from raysde.hooks import RunHooks
 from raysde.local import train_here
 from raysde.posthoc import PowerEma, Snapshot, exponent, fit, inner_product, reconstruct, weights
-from raysde.run import RunHooks, new_state, objective, open_run, schedule
+from raysde.run import new_state, objective, open_run, schedule
 from raysde.train import keep, train_step
 from tests.conftest import Recorded, same_tensors, small_recipe
 

@@ -14,14 +14,13 @@ from raysde import checkpoint, config, storage
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch
 from raysde.distributed import World, current_world
+from raysde.hooks import RunHooks, save_checkpoint
 from raysde.run import (
     Run,
-    RunHooks,
     check_resumable,
     new_state,
     objective,
     open_run,
-    save_checkpoint,
     schedule,
     validator,
 )

@@ -15,8 +15,9 @@ from raysde import checkpoint, config
 from raysde.data.batches import read_batches
 from raysde.data.reader import Reader
 from raysde.distributed import current_world
+from raysde.hooks import RunHooks
 from raysde.local import train_here
-from raysde.run import RunHooks, new_state, objective, open_run, schedule
+from raysde.run import new_state, objective, open_run, schedule
 from raysde.train import fit
 from tests.conftest import same_tensors
 

@@ -1,0 +1,74 @@
+"""The loop's hooks over a run: where its metrics, pictures, checkpoints and averages go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from raysde import checkpoint, images, snapshots
+from raysde.data.filesystems import child
+from raysde.inference import Model
+from raysde.run import Run
+from raysde.score import ScoreModel
+from raysde.state import TrainState
+
+
+class Sink(Protocol):
+    """Takes metrics and pictures, such as :class:`raysde.tracking.Tracker`."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None: ...
+
+    def image(self, step: int, name: str, image: Image.Image) -> None: ...
+
+
+@dataclass
+class RunHooks:
+    """The loop's hooks over a sink, a way to keep checkpoints, and a stop signal."""
+
+    run: Run
+    sink: Sink | None
+    keep: Callable[[TrainState], None]
+    stop: Callable[[], bool] = lambda: False
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.sink is not None:
+            self.sink.metrics(step, metrics)
+
+    def save(self, state: TrainState) -> None:
+        self.keep(state)
+
+    def snapshot(self, state: TrainState) -> None:
+        snapshots.write(child(self.run.config.storage, self.run.config.name), state)
+
+    def sample(self, state: TrainState) -> None:
+        if self.sink is not None:
+            self.sink.image(state.step, "grid", sample_grid(self.run, state.model))
+            state.model.train()
+
+    def should_stop(self) -> bool:
+        return self.stop()
+
+
+def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
+    """The recipe's sample grid."""
+    sampling = run.config.sampling
+    prompts = [sampling.prompts[i % len(sampling.prompts)] for i in range(sampling.count)] if sampling.prompts else None
+    drawn = Model(model, run.spec).sample(
+        prompts=prompts,
+        n=sampling.count,
+        seed=sampling.seed,
+        guidance=sampling.guidance,
+        **sampling.settings,
+    )
+    return images.grid(drawn.images, columns=min(sampling.count, 10))
+
+
+def save_checkpoint(run: Run, state: TrainState, folder: Path) -> Path:
+    """Writes the checkpoint of ``state`` into ``folder/step_...`` and returns that path."""
+    target = folder / checkpoint.name_of(state.step)
+    checkpoint.save(
+        target, state, run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}
+    )
+    return target
