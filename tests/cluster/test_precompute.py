@@ -19,7 +19,7 @@ from raysde.precompute import TextJob
 from raysde.run import open_run
 from tests.test_precompute import embed, many_captions, recipe_for, tiny_bert
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
 def contents(folder):

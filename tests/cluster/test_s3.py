@@ -22,7 +22,7 @@ from raysde.data.shards import read_manifest, verify
 from raysde.data.sources import open_source
 from tests.conftest import small_recipe, write_digit_shards
 
-pytestmark = pytest.mark.usefixtures("place", "cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("place", "cluster")]
 
 
 def free_port() -> int:
@@ -72,7 +72,6 @@ def test_an_object_store_is_a_source_and_a_target(place, tmp_path):
     assert not exists(place("shards/.ingest/plan.json"))
 
 
-@pytest.mark.slow
 def test_a_run_lives_on_an_object_store(place, tmp_path):
     """Shards, checkpoints and profiles by URI: trained, stopped, and continued from its checkpoint; averaged afterwards."""
     local = write_digit_shards(tmp_path / "shards")
