@@ -75,6 +75,7 @@ def nodes():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     """resources.workers=[1, 2]: alone on one node, on two when a second comes, on one when it goes; every step once, and
     the losses of the bare loop to 1e-5."""
