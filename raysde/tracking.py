@@ -24,7 +24,6 @@ for name in ("mlflow", "alembic"):
 
 RUN_TAG = "raysde.run"
 PARAM_LIMIT = 6000
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on metrics, not on chats
 PICTURE_TRIES = 4
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 
@@ -103,11 +102,7 @@ def open_run(
         data: what it is trained on.
     """
     found = client.get_experiment_by_name(experiment)
-    experiment_id = (
-        found.experiment_id
-        if found
-        else client.create_experiment(experiment, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
-    )
+    experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
     runs = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{name}'", max_results=1)
     if runs:
         run_id = runs[0].info.run_id
