@@ -16,6 +16,8 @@ import numpy as np
 from raysde import checkpoint, config
 from raysde.cluster.ingest import ingest
 from raysde.data.digits import WORDS, Judge, caption, write_digits
+from raysde.data.probe import rules_for
+from raysde.data.sources import open_source
 from raysde.local import train_here
 from raysde.run import open_run
 
@@ -33,7 +35,8 @@ def shards(folder: Path) -> Path:
     import ray
 
     write_digits(folder / "images")
-    ingest(folder / "images", str(folder / "shards"))
+    source = open_source(str(folder / "images"))
+    ingest(source, str(folder / "shards"), rules_for(source), name="scikit-learn's digits")
     ray.shutdown()
     return folder / "shards"
 

@@ -86,6 +86,7 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
     from raysde import config
     from raysde.data.batches import read_batches
     from raysde.data.reader import Reader
+    from raysde.distributed import World
     from raysde.run import new_state, objective, open_run, schedule
     from raysde.train import train_step
 
@@ -94,13 +95,13 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
     state, task, plan = new_state(run, cpu), objective(run), schedule(run)
     batches = read_batches(run.feed, Reader(run.manifest), 0, run.steps)
     model, batch = new_state(run, cpu).model, run.plan.batch
-    columns = Reader(run.manifest).read(run.plan.rows_of(0, 0))
-    x0 = torch.from_numpy(columns.images).float() / 127.5 - 1.0
+    columns = Reader(run.manifest).read(run.feed.rows[run.plan.rows_of(0, 0)])
+    x0 = torch.from_numpy(columns.images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
     condition = model.conditioner.condition(list(columns.captions), None, batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def ours() -> None:
-        train_step(state, state.model, next(batches), task, plan, cpu)
+        train_step(state, state.model, next(batches), task, plan, World())
 
     def script() -> None:
         t = torch.rand(batch) * (1.0 - 1e-5) + 1e-5
