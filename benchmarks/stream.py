@@ -2,7 +2,7 @@
 
     pip install webdataset braceexpand                # peers; those that are missing are skipped
     pip install --no-deps mosaicml-streaming brotli zstd xxhash python-snappy cramjam catalogue
-    python benchmarks/stream.py --font NotoColorEmoji.ttf [--work DIR] [--count 6000] [--images 12800] [--repeats 3]
+    python benchmarks/stream.py --font NotoColorEmoji.ttf [--work DIR] [--count 6000] [--images 38400] [--repeats 3]
     python benchmarks/stream.py --font NotoColorEmoji.ttf --memory [--work DIR]
 
 Each way delivers shuffled uint8 tensors [64, 3, 256, 256] with captions to one process that reads a byte of each image,
@@ -46,8 +46,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.pictures256 import files, make
 
 BATCH, WORKERS, PREFETCH, SHUFFLE, TARS = 64, 2, 4, 1000, 8
-WARMUP, BEYOND = 16, 16
-"""Batches before the clock starts, and after it stops, so that no loader is running dry while it is timed."""
+WARMUP, BEYOND = 128, 64
+"""Batches before the clock starts, more than any loader holds ready by then, and after it stops, so that none runs dry
+while it is timed."""
 SMALL, SMALL_COUNT, SMALL_WARMUP, SMALL_EACH, SMALL_IMAGES = 28, 20_000, 20_000, 10_000, 200_000
 AIM_RAW, AIM_MEGABYTES = 0.9, 50.0
 
@@ -366,7 +367,7 @@ def parsed() -> argparse.Namespace:
     arguments.add_argument("--font", help="a colour emoji font with bitmaps: NotoColorEmoji.ttf")
     arguments.add_argument("--work", type=Path, help="where files are kept and found again; default: nowhere")
     arguments.add_argument("--count", type=int, help=f"pictures (default 6000; {SMALL_COUNT} with --memory)")
-    arguments.add_argument("--images", type=int, help=f"that are timed (default 12800; {SMALL_IMAGES} with --memory)")
+    arguments.add_argument("--images", type=int, help=f"that are timed (default 38400; {SMALL_IMAGES} with --memory)")
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=str(KINDS))
     arguments.add_argument("--memory", action="store_true", help="see above")
@@ -386,7 +387,7 @@ def main() -> None:
     if given.memory:
         memory(work, given.font, given.count or SMALL_COUNT, given.images or SMALL_IMAGES)
     else:
-        compare(work, given.font, given.count or 6000, given.images or 12800, given.repeats, given.only)
+        compare(work, given.font, given.count or 6000, given.images or 38400, given.repeats, given.only)
     if given.work is None:
         shutil.rmtree(work)
 

@@ -85,6 +85,7 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
 
     from raysde import config
     from raysde.data.batches import read_batches
+    from raysde.data.prefetch import on_device
     from raysde.data.reader import Reader
     from raysde.distributed import World
     from raysde.run import new_state, objective, open_run, schedule
@@ -93,7 +94,7 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     run, cpu = open_run(config.load(ROOT / "jobs/configs/digits.yaml", settings)), torch.device("cpu")
     state, task, plan = new_state(run, cpu), objective(run), schedule(run)
-    batches = read_batches(run.feed, Reader(run.manifest), 0, run.steps)
+    batches = on_device(read_batches(run.feed, Reader(run.manifest), 0, run.steps), cpu)
     model, batch = new_state(run, cpu).model, run.plan.batch
     columns = Reader(run.manifest).read(run.feed.rows[run.plan.rows_of(0, 0)])
     x0 = torch.from_numpy(columns.images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0

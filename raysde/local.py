@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from raysde import checkpoint, storage
 from raysde.data.batches import read_batches
+from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.hooks import RunHooks, Sink, save_checkpoint
@@ -42,7 +43,7 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
         world.barrier()
 
     reader = Reader(run.manifest, text=run.text, latents=run.latents)
-    batches = read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size)
+    batches = on_device(read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device)
     hooks = RunHooks(run, sink if world.is_first else None, keep)
     fit(
         state,

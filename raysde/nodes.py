@@ -63,7 +63,7 @@ class Data(Node):
         description="rows that are shuffled together, in whole row groups, which are shuffled across all shards first; "
         "null takes about 256 MB of encoded images",
     )
-    block_megabytes: Positive = Field(64.0, description="size of the blocks that Ray Data makes, in decoded images")
+    block_megabytes: Positive = Field(128.0, description="size of the blocks that Ray Data makes, in decoded images")
     block_steps: PositiveInt = Field(64, description="most steps in one block")
 
     @model_validator(mode="after")

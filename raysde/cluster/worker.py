@@ -3,7 +3,6 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ import ray.train
 import torch
 
 from raysde import checkpoint, config, storage
+from raysde.cluster.session import quiet
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch
+from raysde.data.prefetch import on_device
 from raysde.distributed import World, current_world
 from raysde.hooks import RunHooks, save_checkpoint
 from raysde.run import (
@@ -32,11 +33,12 @@ from raysde.train import fit
 def work(settings: dict[str, Any]) -> dict[str, Any]:
     """Trains to the end of the recipe, from the newest checkpoint if there is one."""
     torch.set_num_threads(settings["threads"])
+    quiet()
     run, world = open_run(config.parse(settings["recipe"])), current_world()
     shard = ray.train.get_dataset_shard("train")
     found = storage.newest_checkpoint(run.config.storage, run.config.name)
     spec = stream_spec(run, 0 if found is None else checkpoint.read(found).step)
-    batches = started_early(read_stream(shard, spec, run.manifest.channels, world.rank, world.size))
+    batches = on_device(read_stream(shard, spec, run.manifest.channels, world.rank, world.size), world.device)
     state = new_state(run, world.device)
     if found:
         check_resumable(run, checkpoint.read(found))
@@ -67,19 +69,6 @@ def loop(run: Run, state: TrainState, batches: Iterator[list[Microbatch]], hooks
     except FloatingPointError as error:
         return str(error)
     return ""
-
-
-def started_early(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
-    """The same batches, the first of which is fetched from now on, while the model is being built."""
-    first = ThreadPoolExecutor(1).submit(next, batches, None)
-
-    def rest() -> Iterator[list[Microbatch]]:
-        batch = first.result()
-        if batch is not None:
-            yield batch
-            yield from batches
-
-    return rest()
 
 
 def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:

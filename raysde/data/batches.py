@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ class Microbatch:
     context: Tensor | None = None
     context_mask: Tensor | None = None
     moments: Tensor | None = None
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Microbatch":
+        """The same with ``move`` applied to each of its tensors."""
+        found: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **found)
 
 
 def microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:

@@ -1,0 +1,45 @@
+"""A whole job on Ray that reads precomputed latents and embeddings, against the bare loop."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raysde import checkpoint, config
+from raysde.cluster.job import train_job
+from raysde.cluster.precompute import precompute
+from raysde.local import train_here
+from raysde.precompute import LatentsJob, TextJob
+from raysde.run import open_run
+from tests.conftest import same_tensors, small_recipe
+from tests.test_latents import tiny_vae
+from tests.test_precompute import many_captions, tiny_bert
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+
+
+def test_a_job_on_latents_and_embeddings_is_the_bare_loop(tmp_path):
+    """Both are made by Ray and read through the stream; weights and averages are those of one process, bit for bit."""
+    torch.set_num_threads(1)
+    manifest, encoder, vae = (
+        many_captions(tmp_path / "shards"),
+        tiny_bert(tmp_path / "bert"),
+        tiny_vae(tmp_path / "vae"),
+    )
+    text = precompute(TextJob.of(manifest, encoder, max_tokens=32, dtype="fp32", batch_size=8), manifest)
+    latents = precompute(LatentsJob.of(manifest, vae, dtype="fp16", batch_size=8), manifest)
+
+    def recipe(name):
+        return config.parse(small_recipe(
+            manifest, tmp_path / "runs", name=name, latent__vae=vae, text__kind="pretrained", text__path=encoder,
+            text__max_tokens=32, network__multipliers=[1], train__microbatch=8, validation__rows=8,
+            validation__every=5, tracking__uri=f"sqlite:///{tmp_path / 'mlflow.db'}", resources__cpus_per_worker=1,
+        ))  # fmt: skip
+
+    job = train_job(recipe("job"))
+    found = checkpoint.read(job.checkpoint)
+    assert (found.data["text"], found.data["latents"]) == (text.name, latents.name)
+    bare = open_run(recipe("bare"))
+    train_here(bare, None)
+    alone = checkpoint.newest(tmp_path / "runs" / "bare")
+    for name in ("weights.safetensors", "ema.safetensors"):
+        assert same_tensors(load_file(job.checkpoint / name), load_file(alone / name))
