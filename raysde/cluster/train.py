@@ -1,6 +1,7 @@
 """Training on Ray: the driver that launches a worker group, and what each worker does."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raysde import checkpoint, config, storage
 from raysde.cluster.stream import stream, stream_spec
 from raysde.run import Run, open_run
+
+RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
+"""The line of a traceback that says what was raised."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,12 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
 
 
 def root_cause(error: ray.train.TrainingFailedError) -> str:
-    """The first worker's or the controller's error, in a line."""
+    """The first worker's or the controller's error, in a line; of a chain, the last that is not Ray's wrapping."""
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     rank, failure = sorted(failures.items())[0]
+    raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
+    if raised:
+        return f"worker {rank}: {raised[-1]}"
     cause = getattr(failure, "cause", None) or failure
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return f"worker {rank}: {type(cause).__name__}: {lines[-1] if lines else ''}"
