@@ -27,8 +27,8 @@ from raysde.data.derived import (
     write_empty,
 )
 from raysde.data.filesystems import filesystem
+from raysde.data.manifest import Manifest
 from raysde.data.reader import Reader
-from raysde.data.shards import Manifest
 from raysde.embeddings import Embedder, encoder_hash
 from raysde.latents import LatentSpec, latent_spec, load_vae, moments, vae_hash
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from raysde.captions import PretrainedText, ScratchText
 from raysde.data.derived import Latents, TextEmbeddings, find_derived
-from raysde.data.shards import Manifest
+from raysde.data.manifest import Manifest
 from raysde.embeddings import encoder_hash
 from raysde.latents import LatentSpec, vae_hash
 

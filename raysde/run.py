@@ -14,9 +14,10 @@ from raysde.data.augment import View
 from raysde.data.batches import Feed, held_out_batches
 from raysde.data.derived import Latents, TextEmbeddings, verify_derived
 from raysde.data.layout import Rows
+from raysde.data.manifest import Manifest, read_manifest
 from raysde.data.plan import Plan
 from raysde.data.reader import Reader, opened
-from raysde.data.shards import Manifest, distinct_captions, read_manifest, verify
+from raysde.data.shards import distinct_captions, verify
 from raysde.data.split import shuffle_window, split_rows
 from raysde.data.vectors import Contexts
 from raysde.distributed import World
@@ -131,9 +132,10 @@ def view_of(config: RunConfig, manifest: Manifest) -> View:
     """
     size = config.data.image_size
     shape = None if size is None else (size, size)
-    if shape not in (None, manifest.size) and len({shard.image for shard in manifest.shards}) > 1 and manifest.size:
+    square = manifest.size
+    if square is not None and shape not in (None, square) and manifest.shapes - {None, square}:
         raise ValueError(
-            f"data.image_size={size}, but the shards at {config.data.path} hold buckets about {manifest.size[0]}; "
+            f"data.image_size={size}, but the shards at {config.data.path} hold buckets about {square[0]}; "
             f"ingest again with --size {size}"
         )
     return View(shape, config.data.crop, config.data.scale)

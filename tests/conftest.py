@@ -11,7 +11,8 @@ from PIL import Image
 from raysde import config
 from raysde.data.decode import encode_image
 from raysde.data.digits import caption, load_digits
-from raysde.data.shards import SCHEMA, Manifest, write_manifest, write_shard
+from raysde.data.manifest import SCHEMA, Manifest, write_manifest
+from raysde.data.shards import write_shard
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,8 +1,8 @@
-"""Plants small mistakes in the mathematics, one at a time in a copy, and shows that the tests kill each of them.
+"""Plants small mistakes in the mathematics and the data, one at a time in a copy, and shows that the tests kill each.
 
     python tests/mutants.py [--only WORD] [--jobs 2]
 
-A survivor is a missing test; the exit status is 1 if there is one. Not collected by pytest: it takes some ten minutes.
+A survivor is a missing test; the exit status is 1 if there is one. Not collected by pytest: it takes some twenty minutes.
 """
 
 import argparse
@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SDE, SCHEDULES, SCORE = "tests/test_sde.py", "tests/test_sde.py", "tests/test_parameterisation.py"
 LOSS, TIMES, SAMPLER = "tests/test_losses.py", "tests/test_times.py", "tests/test_sampler.py"
+PLAN, DATA, GROUPS, STREAM = (
+    "tests/test_plan.py",
+    "tests/test_data.py",
+    "tests/test_row_groups.py",
+    "tests/test_stream.py",
+)
+CONVERT, PICTURES, SOURCES = "tests/test_convert.py", "tests/test_pictures.py", "tests/test_sources.py"
 PARITY, LIKELIHOOD, EMA = (
     "tests/test_parity.py",
     "tests/test_likelihood.py",
@@ -139,6 +146,121 @@ MUTANTS = [
     Mutant("the average's weights swapped", "ema.py", "weight = 1.0 - self.kept(", "weight = self.kept(", EMA),
     Mutant("the power's exponent off by one", "posthoc.py", "** (self.exponent + 1.0)", "** self.exponent", EMA),
     Mutant("the inner product's denominator", "posthoc.py", "/ (a + b + 1.0)", "/ (a + b + 2.0)", EMA),
+    # which rows a step sees
+    Mutant("microbatches that overlap", "data/plan.py", "number = step * self.microbatches + index", "number = step + index", PLAN),
+    Mutant("every epoch in the same order", "data/plan.py", "key(self.seed, ORDER, epoch, bucket)", "key(self.seed, ORDER, bucket)", PLAN),
+    Mutant("equal buckets in the same order", "data/plan.py", "key(self.seed, ORDER, epoch, bucket)", "key(self.seed, ORDER, epoch)", PLAN),
+    Mutant("an order without its seed", "data/plan.py", "key(self.seed, ORDER, epoch, bucket)", "key(0, ORDER, epoch, bucket)", PLAN),
+    Mutant("buckets that take turns alike in each epoch", "data/plan.py", "key(self.seed, BUCKETS, epoch)", "key(self.seed, BUCKETS)", PLAN),
+    Mutant("a bucket's rows without those before it", "data/plan.py", "sum(self.buckets[:bucket])", "sum(self.buckets[1:bucket])", PLAN),
+    Mutant("the end of a bucket's epoch dropped", "data/plan.py", "epoch * rows // self.microbatch for", "epoch * (rows // self.microbatch) for", PLAN),
+    Mutant("windows shuffled alike", "data/plan.py", "key(seed, int(number))", "key(seed, 0)", PLAN),
+    Mutant("the last window as long as the others", "data/plan.py", "length = min(window, rows - start)", "length = window", PLAN),
+    Mutant("the short chunk one row longer", "data/plan.py", "beyond = places >= border + rest", "beyond = places > border + rest", PLAN),
+    Mutant("the short chunk always first", "data/plan.py", "border = key(seed, CHUNKS, 0) % (full + 1) * chunk", "border = 0", PLAN),
+    Mutant("epochs counted in microbatches", "data/plan.py", "return step * self.batch / self.rows", "return step * self.microbatch / self.rows", PLAN),
+    Mutant("the last run of steps past the end", "data/plan.py", "yield first, min(first + steps, stop)", "yield first, first + steps", PLAN),
+    Mutant("a rank's microbatches as neighbours", "data/plan.py", "list(range(rank, self.microbatches, world))", "list(range(self.microbatches))[rank * self.microbatches // world : (rank + 1) * self.microbatches // world]", STREAM),
+    Mutant("a cycle walked once", "data/permutation.py", "while (outside := result >= count).any():", "if (outside := result >= count).any():", PLAN),
+    Mutant("half of the bits left as they are", "data/permutation.py", "low = low ^ (_mixed(high + word) & low_mask)", "pass", PLAN),
+    Mutant("the same rounds for every key", "data/permutation.py", "return np.random.Philox(key=key).random_raw(ROUNDS)", "return np.random.Philox(key=0).random_raw(ROUNDS)", PLAN),
+    Mutant("the end of a shard taken from its beginning", "data/layout.py", "self.starts[tail] + self.full[tail] + positions", "self.starts[tail] + positions", PLAN),
+    Mutant("a held-out row trained on", "data/layout.py", "np.arange(len(self.held)), positions, side=\"right\")", "np.arange(len(self.held)), positions, side=\"left\")", PLAN),
+    Mutant("the same rows held out for every seed", "data/layout.py", "key(seed, SPLIT)", "key(0, SPLIT)", PLAN),
+    Mutant("all rows held out", "data/layout.py", "if count >= everything.count > 0:", "if count > everything.count > 0:", PLAN),
+    Mutant("rows read in the order asked for", "data/layout.py", "order = np.lexsort((number, shard))", "order = np.arange(len(rows))", GROUPS),
+    Mutant("no validation taken for the usual one", "data/split.py", "VALIDATION_ROWS if validation is None else validation", "validation or VALIDATION_ROWS", DATA + " -k 'own_split'"),
+    Mutant("a window of a row group and a part", "data/split.py", "max(1, wanted // group) * group", "max(group, wanted)", DATA + " -k 'window'"),
+    Mutant("a window of 256 MiB of pixels", "data/split.py", "sum(shard.bytes for shard in manifest.shards) / max(1, manifest.rows)", "manifest.channels * 64.0", DATA + " -k 'window'"),
+    # rows to microbatches
+    Mutant("crops uniform in length, not area", "data/augment.py", "float(np.sqrt(low**2 + (high**2 - low**2) * draw[SCALE]))", "float(low + (high - low) * draw[SCALE])", DATA + " -k 'crops'"),
+    Mutant("random crops from the middle", "data/augment.py", "if self.crop == \"random\" else (0.5, 0.5)", "if self.crop == \"center\" else (0.5, 0.5)", DATA + " -k 'crops'"),
+    Mutant("draws without the microbatch", "data/augment.py", "key(seed, AUGMENT, step, index)", "key(seed, AUGMENT, step)", DATA + " -k 'augmentation'"),
+    Mutant("draws without the step", "data/augment.py", "key(seed, AUGMENT, step, index)", "key(seed, AUGMENT, index)", DATA + " -k 'caption'"),
+    Mutant("draws up to 2", "data/augment.py", "* 2.0**-53", "* 2.0**-52", DATA + " -k 'uniform'"),
+    Mutant("a stored shape shown whole", "data/augment.py", "return self.scale != (1.0, 1.0)", "return False", DATA + " -k 'part_of_an_image'"),
+    Mutant("a box larger than the picture", "data/geometry.py", "unit = min(width / cols, height / rows) * scale", "unit = max(width / cols, height / rows) * scale", PICTURES + " -k 'boxes'"),
+    Mutant("the short side for the long one", "data/geometry.py", "if fit == \"short\" else max(picture.size)", "if fit == \"pad\" else max(picture.size)", PICTURES + " -k 'proportions'"),
+    Mutant("height and width swapped", "data/geometry.py", "picture.resize((shape[1], shape[0])", "picture.resize((shape[0], shape[1])", PICTURES + " -k 'border or proportions'"),
+    Mutant("padding below alone", "data/geometry.py", "(size - height) // 2))", "0))", PICTURES + " -k 'padding'"),
+    Mutant("buckets of the ratios' squares", "data/geometry.py", "(side(size / ratio**0.5), side(size * ratio**0.5))", "(side(size / ratio), side(size * ratio))", PICTURES + " -k 'buckets'"),
+    Mutant("the nearest bucket on its side", "data/geometry.py", "ratio = size[0] / size[1]", "ratio = size[1] / size[0]", PICTURES + " -k 'bucket'"),
+    Mutant("a JPEG's shape compared the wrong way", "data/decode.py", "decode_jpeg_header(data)[:2]\n        check_pixels(width, height)\n        check_shape((height, width), out)", "decode_jpeg_header(data)[:2]\n        check_pixels(width, height)\n        check_shape((width, height), out)", DATA + " -k 'decode'"),
+    Mutant("any depth of a PNG", "data/decode.py", "if (depth, colour) != (8, GREY if channels == 1 else RGB):", "if colour != (GREY if channels == 1 else RGB):", PICTURES + " -k 'shards_kind'"),
+    Mutant("long sides for many pixels", "data/decode.py", "if width * height > MAX_PIXELS:", "if max(width, height) > MAX_PIXELS:", PICTURES + " -k 'bombs'"),
+    Mutant("a JPEG too long for its decoder", "data/decode.py", "MAX_JPEG = 65_500", "MAX_JPEG = 65_535", CONVERT + " -k 'jpeg'"),
+    Mutant("row groups forgotten in the order of reading", "data/row_groups.py", "        self.kept.move_to_end((shard, number))\n", "", GROUPS),
+    Mutant("a budget that is never given back", "data/row_groups.py", "self.bytes -= self.kept.popitem(last=False)[1][1]", "self.kept.popitem(last=False)", GROUPS),
+    Mutant("one row group kept", "data/row_groups.py", "LEAST = 2", "LEAST = 1", GROUPS),
+    Mutant("any Parquet file for a shard", "data/row_groups.py", "same = known is not None or fits(", "same = True or fits(", GROUPS),
+    Mutant("no label taken for the first class", "data/reader.py", "found = -1 if label is None", "found = 0 if label is None", DATA + " -k 'part_of_an_image'"),
+    Mutant("a bucket shown at the square's size", "data/reader.py", "(square is not None and stored != square)", "(square is None and stored != square)", DATA + " -k 'bucket or shape'"),
+    Mutant("a data set that changed under a run", "data/reader.py", "if manifest.fingerprint != fingerprint:", "if not manifest.fingerprint:", DATA + " -k 'survives'"),
+    Mutant("a caption by the nearest number", "data/vectors.py", "return int(draw * count)", "return round(draw * (count - 1))", DATA + " -k 'caption'"),
+    Mutant("every part of the held-out rows is the first", "data/batches.py", "yield microbatch(0, index, part,", "yield microbatch(0, 0, part,", DATA + " -k 'held_out'"),
+    Mutant("held-out rows left over by the ranks", "data/batches.py", "for start in range(0, len(alike), size):", "for start in range(0, len(alike) - size + 1, size):", DATA + " -k 'held_out'"),
+    Mutant("all microbatches of a block with the first's pixels", "data/blocks.py", "offset=int(ends[0]))", "offset=0)", DATA + " -k 'blocks'"),
+    Mutant("a slice of a block read from its beginning", "data/blocks.py", "[images.offset + begin : images.offset + end + 1]", "[begin : end + 1]", DATA + " -k 'blocks'"),
+    Mutant("two microbatches of a step taken for one", "data/blocks.py", " & (index[begin:] == index[begin])", "", DATA + " -k 'blocks'"),
+    Mutant("widths for heights in a block", "data/blocks.py", "batch.images.shape[2]) for batch", "batch.images.shape[3]) for batch", DATA + " -k 'buckets'"),
+    Mutant("a canvas painted over", "data/blocks.py", "start, self.used = self.used, self.used + math.prod(shape)", "start, self.used = 0, self.used + math.prod(shape)", STREAM),
+    Mutant("one vector too many", "data/batches.py", "[None, :] < tokens[:, None]", "[None, :] <= tokens[:, None]", "tests/test_precompute.py -k 'rows_of_a_microbatch'"),
+    # the stream
+    Mutant("a block's steps counted from the first", "cluster/stream.py", "first = self.start + number", "first = number", STREAM),
+    Mutant("steps past the end of the stream", "cluster/stream.py", "min(first + self.block_steps, self.stop))", "first + self.block_steps)", STREAM),
+    Mutant("the last steps in no block", "cluster/stream.py", "-(-(self.stop - self.start) // self.block_steps)", "(self.stop - self.start) // self.block_steps", STREAM),
+    Mutant("blocks dealt out anew in each run of steps", "cluster/stream.py", "if j % world == rank]", "if j % total % world == rank]", STREAM),
+    Mutant("any microbatch for the one expected", "cluster/stream.py", "if found != [(step, index) for index in mine]:", "if None in found:", STREAM),
+    # samples to shards
+    Mutant("validation of twice the share", "data/convert.py", "validation * 2**64", "validation * 2**65", CONVERT + " -k 'share'"),
+    Mutant("the hash of what is stored", "data/convert.py", "hashlib.blake2b(sample.data,", "hashlib.blake2b(data,", CONVERT + " -k 'row_tells'"),
+    Mutant("a row's sides swapped", "data/convert.py", "\"width\": stored.width,\n        \"height\": stored.height,", "\"width\": stored.height,\n        \"height\": stored.width,", CONVERT + " -k 'row_tells'"),
+    Mutant("sizes as stored for sizes as found", "data/convert.py", "count(stored, picture.size,", "count(stored, stored.size,", CONVERT + " -k 'row_tells'"),
+    Mutant("a shard one row too long", "data/convert.py", "len(waiting[kind]) == rules.shard_rows", "len(waiting[kind]) > rules.shard_rows", CONVERT + " -k 'cut'"),
+    Mutant("shards of any size", "data/convert.py", " or sizes[kind] >= SHARD_BYTES", "", CONVERT + " -k 'cut'"),
+    Mutant("a part's shards written over each other", "data/convert.py", "taken[kind] += 1", "taken[kind] += 0", CONVERT + " -k 'cut'"),
+    Mutant("small JPEG stored as JPEG again", "data/convert.py", "max(stored.size) > SMALL", "max(stored.size) >= SMALL", CONVERT + " -k 'encodings'"),
+    Mutant("a file kept that training cannot read", "data/convert.py", "stored is found and is_readable(data, stored)", "stored is found and is_plain(data, stored)", CONVERT + " -k 'only_pillow'"),
+    Mutant("the wrong way of EXIF's two quarter turns", "data/pictures.py", "6: Image.Transpose.ROTATE_270", "6: Image.Transpose.ROTATE_90", PICTURES + " -k 'upright'"),
+    Mutant("the lower bits of sixteen", "data/pictures.py", "astype(np.uint16) >> 8)", "astype(np.uint16) & 255)", PICTURES + " -k 'sixteen'"),
+    Mutant("transparency told by the upper bits", "data/pictures.py", "np.where(values == clear, 0, 255)", "np.where(values >> 8 == clear >> 8, 0, 255)", PICTURES + " -k 'sixteen'"),
+    Mutant("white under what is transparent", "data/pictures.py", "(background, background, background, 255)", "(255, 255, 255, 255)", PICTURES + " -k 'transparen'"),
+    Mutant("a photograph on its side kept as it is", "data/pictures.py", "return same and upright and kind", "return same and kind", PICTURES + " -k 'upright'"),
+    Mutant("a palette taken for its colours", "data/pictures.py", "same = opened.mode == picture.mode and opened.size", "same = opened.size", PICTURES + " -k 'plain'"),
+    Mutant("an animation kept as it is", "data/pictures.py", " and getattr(opened, \"n_frames\", 1) == 1", "", PICTURES + " -k 'animation'"),
+    Mutant("variance for deviation", "data/statistics.py", "std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))", "std = np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0)", CONVERT + " -k 'statistics'"),
+    Mutant("the longest caption of the last part", "data/statistics.py", "self.longest = max(self.longest, other.longest)", "self.longest = other.longest", CONVERT + " -k 'statistics'"),
+    Mutant("the last class without a number", "data/statistics.py", "range(int(largest) + 1)", "range(int(largest))", CONVERT + " -k 'label_order'"),
+    Mutant("9 for the largest of 9 and 10", "data/statistics.py", "max(labels, key=lambda label: (len(label), label))", "max(labels)", CONVERT + " -k 'label_order'"),
+    Mutant("captions counted for rows", "data/collection.py", "captions=statistics.captioned", "captions=statistics.captions", CONVERT + " -k 'reading_back'"),
+    Mutant("validation between the training shards", "data/collection.py", "shards.sort(key=lambda shard: shard.split)", "shards.sort(key=lambda shard: shard.file[::-1])", CONVERT + " -k 'reading_back'"),
+    Mutant("the first of each copy counted too", "data/collection.py", "sum(len(keys) - 1 for keys in repeated)", "sum(len(keys) for keys in repeated)", CONVERT + " -k 'report'"),
+    # the data set on disk
+    Mutant("hashes not compared", "data/shards.py", "sha256_of(manifest.file(number))) != shard.sha256:", "sha256_of(manifest.file(number))) == \"\":", DATA + " -k 'damaged'"),
+    Mutant("a longer file passed", "data/shards.py", "if info.size != shard.bytes:", "if info.size < shard.bytes:", DATA + " -k 'anew'"),
+    Mutant("row groups of any size", "data/shards.py", "full = all(count == row_group for", "full = all(count <= max(found) for", GROUPS),
+    Mutant("columns not compared", "data/shards.py", "if columns(opened.schema_arrow) != columns(schema):", "if not columns(opened.schema_arrow):", GROUPS),
+    Mutant("a tokenizer that has seen validation", "data/shards.py", "if shard.split != \"train\":", "if shard.split == \"test\":", DATA + " -k 'tokenizer'"),
+    Mutant("data known by its first shard", "data/manifest.py", "join(shard.sha256 for shard in self.shards)", "join(shard.sha256 for shard in self.shards[:1])", DATA + " -k 'survives'"),
+    Mutant("rows of both splits in a layout", "data/manifest.py", "enumerate(self.shards) if shard.split == split]", "enumerate(self.shards)]", DATA + " -k 'own_split'"),
+    Mutant("a manifest's rows not counted", "data/manifest.py", "if manifest.rows != content[\"rows\"]:", "if manifest.rows < 0:", DATA + " -k 'damaged_data_sets'"),
+    Mutant("folders of different settings in one place", "data/derived.py", "json.dumps([sha256, *settings])", "json.dumps([sha256])", "tests/test_precompute.py -k 'half_precision_is'"),
+    Mutant("embeddings whose damage is not seen", "data/derived.py", "or (hashes and sha256_of(where) != file.sha256)", "", "tests/test_precompute.py -k 'stale'"),
+    Mutant("an unfinished folder taken for a whole one", "data/derived.py", " if exists(child(path, \"manifest.json\"))]", "]", "tests/test_precompute.py -k 'unfinished'"),
+    # sources
+    Mutant("a part one row group too long", "data/sources/listing.py", "if held and held + size > least:", "if held > least:", SOURCES + " -k 'row_groups'"),
+    Mutant("rows numbered from each part's own first", "data/sources/parquet.py", "first, count = sum(sizes[:start]), sum", "first, count = start, sum", SOURCES + " -k 'row_groups'"),
+    Mutant("a class number one too large", "data/sources/parquet.py", "if not 0 <= value < len(classes):", "if not 0 <= value <= len(classes):", SOURCES + " -k 'bad_rows'"),
+    Mutant("labels of the first part for all", "data/sources/arrays.py", "self.labels.rows(self.first, stop)", "self.labels.rows(0, stop - self.first)", SOURCES + " -k 'same_images'"),
+    Mutant("an idx file's numbers the wrong way round", "data/sources/ndarray.py", "0x0C: \">i4\"", "0x0C: \"<i4\"", SOURCES + " -k 'same_images'"),
+    Mutant("an array read from its header on", "data/sources/ndarray.py", "source.seek(self.offset + start * width)", "source.seek(start * width)", SOURCES + " -k 'same_images'"),
+    Mutant("names that end at their last dot", "data/sources/webdataset.py", "stem, _, extension = base.partition(\".\")", "stem, _, extension = base.rpartition(\".\")", SOURCES + " -k 'first_dot'"),
+    Mutant("an archive that ends early", "data/sources/webdataset.py", "                raise tarfile.ReadError(\"there is more after the mark of the end\")", "                break", SOURCES + " -k 'end_of_an_archive'"),
+    Mutant("a template over captions that are there", "data/sources/descriptions.py", "label is not None and not captions:", "label is not None:", SOURCES + " -k 'class_name'"),
+    Mutant("labels through floating point", "data/sources/descriptions.py", "return str(int(value))", "return str(int(float(value)))", SOURCES + " -k 'any_size'"),
+    Mutant("the captions of an image's last row", "data/sources/metadata.py", "Said(before.captions + captions,", "Said(captions,", SOURCES + " -k 'same_samples'"),
+    Mutant("classes one after the other", "data/sources/folder.py", "hashlib.blake2b(item.name.encode(), digest_size=16).digest()", "item.name[:3].encode()", SOURCES + " -k 'random_order'"),
+    Mutant("folders of splits taken for classes", "data/sources/folder.py", "if {name.lower() for name in names} <= SPLITS:", "if {name.lower() for name in names} < SPLITS - {\"train\"}:", SOURCES + " -k 'lone_folder'"),
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from raysde import checkpoint, config
 from raysde.local import train_here
 from raysde.run import open_run
 from tests.conftest import small_recipe
+from tests.tiny import text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,7 @@ def test_code_is_not_imported_unasked(digits, tmp_path):
 
 def test_tied_weights_survive(digits, tmp_path):
     """T5 has its embedding under two names: saved once, and a resumed run goes on to the bit."""
-    from tests.test_networks import tiny_encoder
-
-    text = {"kind": "pretrained", "path": str(tiny_encoder(tmp_path / "t5", "t5")), "trainable": True, "max_tokens": 32}
+    text = {"kind": "pretrained", "path": text_encoder(tmp_path / "t5", "t5"), "trainable": True, "max_tokens": 32}
     runs = {}
     for name, lengths in (("whole", (4,)), ("parts", (2, 4))):
         for length in lengths:

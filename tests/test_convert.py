@@ -11,16 +11,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from raysde.data.augment import STILL
 from raysde.data.collection import collect
 from raysde.data.convert import Converted, Rules, convert, split_of
 from raysde.data.decode import decode_image
 from raysde.data.geometry import bucket_shapes
+from raysde.data.manifest import read_manifest
 from raysde.data.pictures import open_picture
 from raysde.data.reader import Reader
 from raysde.data.samples import Bad, Sample
-from raysde.data.shards import read_manifest, verify
+from raysde.data.shards import verify
 from raysde.data.statistics import Statistics, label_order
 from tests.conftest import rng_image
 
@@ -92,6 +94,33 @@ def test_a_picture_too_long_for_its_size_is_bad_and_alone(tmp_path):
     assert result.statistics.rows == 2
 
 
+def test_a_picture_too_long_for_jpeg_is_bad_and_alone(tmp_path):
+    """As are those that become too long when they are brought to the size."""
+    long = Sample("long.png", file(np.zeros((1, 65_501), dtype=np.uint8)))
+    grows = Sample("grows.jpg", file(np.zeros((4, 30_000), dtype=np.uint8), "JPEG"))
+    fits = Sample("fits.png", file(np.zeros((1, 65_500), dtype=np.uint8)))
+    for given, rules in [
+        (long, Rules(channels=1, fit="keep", encode="jpeg")), (grows, Rules(channels=1, size=10, fit="short")),
+    ]:  # fmt: skip
+        result = convert(Given((given, fits)), 0, rules, str(tmp_path))
+        assert [bad.key for bad in result.bad] == [given.key]
+        assert "too long for JPEG" in result.bad[0].reason
+        assert result.statistics.rows == sum(shard.rows for shard in result.shards) == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG"])
+def test_a_comment_does_not_follow_the_pixels(tmp_path, kind):
+    """JPEG has no room for a long one, and Pillow writes those of the file that was opened."""
+    said = b"x" * (100_000 if kind == "GIF" else 60_000)
+    options = {"comment": said}
+    if kind == "PNG":
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_text("comment", "x" * 100_000)
+    data = stored(tmp_path, file(rng_image(0, 80), kind, **options), size=70, encode="jpeg")
+    assert b"x" * 100 not in data
+    assert decode_image(data, 3).shape == (70, 70, 3)
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"bucket_multiple": 4}, {"validation": 0.3, "shard_rows": 7}, {"encode": "jpeg"}]
 )
@@ -134,6 +163,34 @@ def test_shards_are_cut_at_their_rows(tmp_path):
     ]  # fmt: skip
     assert [row["key"] for row in rows_in(result, tmp_path)] == [f"{n:04d}.png" for n in range(23)]
     assert pq.ParquetFile(tmp_path / "train-00007.parquet").metadata.num_row_groups == 3
+
+
+def test_shards_are_cut_at_their_bytes(tmp_path, monkeypatch):
+    """As soon as the images in one reach the limit, each with an end of its own."""
+    monkeypatch.setattr("raysde.data.convert.SHARD_BYTES", 3000)
+    given = samples(20, size=16)
+    result = convert(Given(given), 0, Rules(channels=3, size=16), str(tmp_path))
+    assert [row["key"] for row in rows_in(result, tmp_path)] == [sample.key for sample in given]
+    ends = np.cumsum([shard.rows for shard in result.shards])
+    for start, stop in zip([0, *ends], ends, strict=False):
+        held = [len(sample.data) for sample in given[start:stop]]
+        assert sum(held[:-1]) < 3000
+        assert sum(held) >= 3000 or stop == 20
+
+
+def test_a_row_tells_what_is_stored_and_where_it_comes_from(tmp_path):
+    """Width and height are those stored, the hash is that of the source's file, and the statistics count what was found."""
+    data = file(rng_image(0, 30)[:20], "JPEG")
+    result = convert(Given((Sample("a", data),)), 0, Rules(channels=3, size=10, fit="short"), str(tmp_path))
+    (row,) = rows_in(result, tmp_path)
+    assert (row["width"], row["height"]) == Image.open(io.BytesIO(row["image"]["bytes"])).size == (15, 10)
+    assert (
+        row["hash"]
+        == hashlib.blake2b(data, digest_size=8).hexdigest()
+        != hashlib.blake2b(row["image"]["bytes"], digest_size=8).hexdigest()
+    )
+    images = result.statistics.summary(3)["images"]
+    assert (images["width"], images["height"]) == ([30, 30], [20, 20])
 
 
 def stored(tmp_path, data, **rules):
@@ -211,7 +268,7 @@ def test_the_statistics_of_parts_add_up(tmp_path):
     given, rules = samples(20), Rules(channels=3, size=8)
     whole = convert(Given(given), 0, rules, str(tmp_path)).statistics.to_json()
     added = Statistics()
-    for number, part in enumerate((given[:7], given[7:8], (), given[8:])):
+    for number, part in enumerate((given[8:], given[7:8], (), given[:7])):
         added.add(convert(Given(part), number, rules, str(tmp_path)).statistics)
     found = added.to_json()
     for name in ("total", "squares"):
@@ -268,9 +325,14 @@ def test_labels_that_are_no_class_numbers_are_refused(label):
 def test_reading_back(tmp_path):
     """Pixels, captions and labels, in any order, and each caption as often as the others."""
     given, rules = samples(24), Rules(channels=3, size=8, validation=0.25, shard_rows=6, row_group=4)
-    results = [convert(Given(given[:11]), 0, rules, str(tmp_path)), convert(Given(given[11:]), 1, rules, str(tmp_path))]
+    parts = [given[:11], (Bad("x", "x is missing"), *given[11:])]
+    results = [convert(Given(part), number, rules, str(tmp_path)) for number, part in enumerate(parts)]
     manifest = collect(results, rules, str(tmp_path), source="s", licence="l")
     assert read_manifest(str(tmp_path)) == manifest
+    assert (manifest.captions, manifest.skipped) == (sum(bool(sample.captions) for sample in given), 1)
+    splits = [shard.split for shard in manifest.shards]
+    assert splits == sorted(splits)
+    assert len(set(splits)) == 2
     verify(manifest, hashes=True)
     reader = Reader(manifest)
     keys = [int(str(reader.about(row)["key"])[:4]) for row in range(24)]

@@ -1,6 +1,7 @@
 """Shards, manifest, reading and microbatches."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,17 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
+from raysde import config
 from raysde.data.augment import CAPTION, STILL, View, draws
 from raysde.data.batches import Feed, held_out_batches, read_batches
 from raysde.data.blocks import from_table, to_table
 from raysde.data.decode import encode_image
 from raysde.data.digits import Judge, load_digits
 from raysde.data.layout import hold_out
+from raysde.data.manifest import SCHEMA, Manifest, Shard, read_manifest, write_manifest
 from raysde.data.plan import Plan
 from raysde.data.reader import Reader, opened
-from raysde.data.shards import SCHEMA, Manifest, read_manifest, verify, write_manifest, write_shard
+from raysde.data.shards import distinct_captions, verify, write_shard
 from raysde.data.split import shuffle_window, split_rows
-from tests.conftest import rng_image, write_digit_shards
+from raysde.run import view_of
+from tests.conftest import rng_image, small_recipe, write_digit_shards
 
 
 def feed_of(manifest, view=View(), **plan):  # noqa: B008
@@ -44,26 +48,18 @@ def test_a_small_cache_reads_the_same(tmp_path):
     rows = np.random.default_rng(0).permutation(150)
     small = Reader(manifest, cache_bytes=1)
     assert np.array_equal(small.read(rows).images, Reader(manifest).read(rows).images)
-    assert len(small.groups) == 2
-
-
-def test_the_cache_keeps_to_its_size(tmp_path):
-    manifest = write_digit_shards(tmp_path / "s", rows=200, shard_rows=200, row_group=10)
-    reader = Reader(manifest, cache_bytes=20_000)
-    for row in range(200):
-        reader.read(np.array([row]))
-        assert reader.kept == sum(group.bytes for group in reader.groups.values())
-    assert 2 < len(reader.groups) < 20
-    assert reader.kept <= 20_000
+    assert len(small.groups.kept) == 2
 
 
 def test_a_row_group_is_read_once_for_a_batch(tmp_path, monkeypatch):
     """However its rows are mixed, and for a whole window when the cache holds it."""
     manifest = write_digit_shards(tmp_path / "s", rows=160, shard_rows=80, row_group=16)
     read = []
-    reader = Reader(manifest)
-    load = reader._load
-    monkeypatch.setattr(reader, "_load", lambda shard, number: read.append((shard, number)) or load(shard, number))
+    groups = (reader := Reader(manifest)).groups
+    load = groups.read
+    monkeypatch.setattr(
+        groups, "read", lambda shard, number, *rest: read.append((shard, number)) or load(shard, number, *rest)
+    )
     for step in range(20):
         reader.read(feed_of(manifest, batch=8, microbatch=8, window=80, chunk=16).plan.rows_of(step, 0))
     assert len(read) == len(set(read)) == 10
@@ -84,6 +80,7 @@ def test_batches_hold_the_rows_of_the_plan(digits):
 
 def colour_set(folder, sizes, captions=("one", "two")):
     """A data set of noise images, a shard for each (height, width, rows)."""
+    folder.mkdir(exist_ok=True)
     shards, made = [], []
     for number, (height, width, rows) in enumerate(sizes):
         images = [np.random.default_rng((number, row)).integers(0, 256, (height, width, 3), np.uint8) for row in range(rows)]  # fmt: skip
@@ -102,12 +99,13 @@ def colour_set(folder, sizes, captions=("one", "two")):
     return manifest, made
 
 
-def test_buckets_come_in_their_own_shapes(tmp_path):
+@pytest.mark.parametrize("view", [View(), View(shape=(12, 12))])
+def test_buckets_come_in_their_own_shapes(tmp_path, view):
     """Each microbatch has one shape, that of its rows' shard; over an epoch every row comes once."""
     manifest, made = colour_set(tmp_path, [(8, 18, 8), (12, 12, 12), (18, 8, 4)])
     rows, _ = split_rows(manifest, 0, 0)
     plan = Plan(rows=24, batch=8, microbatch=4, seed=0, buckets=rows.sizes)
-    seen = [batch for step in read_batches(Feed(plan, rows), Reader(manifest), 0, 3) for batch in step]
+    seen = [batch for step in read_batches(Feed(plan, rows, view), Reader(manifest), 0, 3) for batch in step]
     for batch in seen:
         for image, row in zip(batch.images, batch.rows, strict=True):
             assert np.array_equal(image.permute(1, 2, 0).numpy(), made[row])
@@ -162,14 +160,27 @@ def test_crops_cover_the_picture_evenly():
     """The area of boxes is uniform between its bounds, their places between the edges, and all lie inside."""
     view = View(shape=(8, 8), crop="random", scale=(0.5, 1.0))
     boxes = np.array([view.box((40, 20), (8, 8), draw) for draw in draws(0, 0, 0, 5000)])
-    left, _, right, bottom = boxes.T
+    left, top, right, bottom = boxes.T
     assert (boxes >= -1e-9).all()
     assert (right <= 40 + 1e-9).all()
     assert (bottom <= 20 + 1e-9).all()
     area = ((right - left) / 20) ** 2
     assert abs(area.mean() - 0.625) < 4 * 0.75 / np.sqrt(12 * 5000)
-    place = left / (40 - (right - left))
-    assert abs(place.mean() - 0.5) < 4 / np.sqrt(12 * 5000)
+    for place in (left / (40 - (right - left)), top / (20 - (bottom - top))):
+        assert abs(place.mean() - 0.5) < 4 / np.sqrt(12 * 5000)
+        assert abs(place.var() - 1 / 12) < 4 / np.sqrt(180 * 5000)
+    middle = View(shape=(8, 8), scale=(0.5, 0.5))
+    assert {middle.box((40, 20), (8, 8), draw) for draw in draws(0, 0, 0, 9)} == {(15.0, 5.0, 25.0, 15.0)}
+
+
+def test_a_part_of_an_image_is_shown_at_the_size_stored(tmp_path):
+    """What Pillow makes of the middle of it, though the shard has the very shape that is wanted."""
+    manifest, made = colour_set(tmp_path, [(12, 12, 3)])
+    found = Reader(manifest).read(np.arange(3), View(shape=(12, 12), scale=(0.5, 0.5)))
+    for image, pixels in zip(found.images, made, strict=True):
+        expected = Image.fromarray(pixels).resize((12, 12), Image.Resampling.LANCZOS, box=(3, 3, 9, 9))
+        assert np.array_equal(image, expected)
+    assert found.labels.tolist() == [-1, -1, -1]
 
 
 def test_each_caption_is_chosen_as_often(tmp_path):
@@ -213,6 +224,19 @@ def test_windows_are_whole_row_groups(digits):
     assert shuffle_window(digits, None) % 1024 == 0
 
 
+@pytest.mark.parametrize(
+    ("each", "group", "window"),
+    [
+        (100_000, 256, 2560),  # 2,684 rows are 256 MB
+        (1_000_000, 256, 2048),  # never less than eight row groups
+        (100, 1000, 1_048_000),  # never more than 2^20 rows
+    ],
+)
+def test_a_window_holds_256_megabytes(each, group, window):
+    shards = (Shard("a", 5_000_000, 5_000_000 * each, "0"), Shard("b", 1_000_000, 1_000_000 * each, "1"))
+    assert shuffle_window(Manifest("x", 3, (8, 8), group, shards), None) == window
+
+
 def test_the_manifest_survives_and_guards(tmp_path):
     manifest = write_digit_shards(tmp_path / "s")
     assert read_manifest(manifest.path) == manifest
@@ -221,6 +245,24 @@ def test_the_manifest_survives_and_guards(tmp_path):
     assert opened(manifest.path, manifest.fingerprint).manifest == manifest
     with pytest.raises(ValueError, match="was changed"):
         opened(manifest.path, "0" * 16)
+
+
+def test_captions_for_a_tokenizer_are_those_to_train_on(tmp_path):
+    """Different ones, sorted, from as many shards as hold enough of them."""
+    manifest, _ = colour_set(tmp_path, [(6, 6, 3), (6, 8, 3)], captions=("b", "a", "", "b"))
+    assert distinct_captions(manifest, 10) == ["a", "b"]
+    assert distinct_captions(manifest, 1) == ["a"]
+    apart = replace(manifest, shards=tuple(replace(shard, split="validation") for shard in manifest.shards))
+    assert distinct_captions(apart, 10) == []
+
+
+def test_a_shard_written_anew_is_told_by_its_size(tmp_path):
+    """Without its hash, though it is whole and holds the same rows."""
+    manifest = write_digit_shards(tmp_path / "s")
+    path = tmp_path / "s" / "train-00001.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none", row_group_size=1024)
+    with pytest.raises(ValueError, match=r"train-00001\.parquet .* bytes, its manifest says"):
+        verify(manifest, hashes=False)
 
 
 def damage_hash(folder):
@@ -266,6 +308,7 @@ def cut(folder):
         (lambda folder: (folder / "manifest.json").write_text("[]"), "not a manifest"),
         (lambda folder: edit(folder, rows=5), "counts 5 rows"),
         (lambda folder: edit(folder, columns={"image": "string"}), "columns"),
+        (lambda folder: edit(folder, row_group=7), "columns and rows"),
         (lambda folder: edit(folder, format=99), "newer raysde"),
         (lambda folder: edit(folder, format=1), "ingest again"),
         (lambda folder: edit(folder, channels=4), "channels"),
@@ -287,6 +330,30 @@ def test_shards_that_change_during_training_are_named(tmp_path, harm):
     harm(tmp_path / "s")
     with pytest.raises(ValueError, match=r"train-00001\.parquet"):
         reader.read(np.arange(120, 200))
+
+
+def test_a_damaged_shard_is_named_by_what_shows_rows(tmp_path):
+    """Also where the footer is remembered from before the damage."""
+    reader = Reader(write_digit_shards(tmp_path / "s", row_group=40))
+    reader.read(np.arange(100, 130))
+    path = tmp_path / "s" / "train-00001.parquet"
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    path.write_bytes(bytes(footer) + whole[footer:])
+    for show in (reader.about, Reader(reader.manifest).about, Reader(reader.manifest).encoded):
+        with pytest.raises(ValueError, match=r"train-00001\.parquet .* is damaged"):
+            show(199)
+
+
+def test_a_label_that_the_manifest_does_not_list_is_named(digits):
+    """Such as after somebody renamed the classes in the manifest alone."""
+    labels = load_digits()[1]
+    reader = Reader(replace(digits, labels=("zero", *digits.labels[1:])))
+    ones = np.flatnonzero(labels[:50] == 1)
+    assert (reader.read(ones).labels == 1).all()
+    row = int(np.flatnonzero(labels[:200] == 0)[-1])
+    with pytest.raises(ValueError, match=rf"row {row} has the label '0', which {digits.path}/manifest\.json"):
+        reader.read(np.array([5, row]))
 
 
 def test_an_image_that_is_no_image_is_named(tmp_path):
@@ -312,6 +379,19 @@ def test_sizes_of_their_own_need_a_size_to_train_on(tmp_path):
     assert abs(got.images[0].mean() - images[0].mean()) < 4 * images[0].std() / np.sqrt(images[0].size)
 
 
+def test_buckets_are_not_brought_to_another_size(tmp_path):
+    """Nor is one bucket alone, whose images stay as they are: the recipe is refused, and what fits is not."""
+    alone, _ = colour_set(tmp_path / "alone", [(8, 18, 4)])
+    square, _ = colour_set(tmp_path / "square", [(12, 12, 4)])
+    for manifest, size, fits in [(alone, 6, False), (alone, 12, True), (square, 6, True)]:
+        tree = {**small_recipe(manifest, tmp_path), "data": {"path": manifest.path, "image_size": size}}
+        if fits:
+            assert view_of(config.parse(tree), manifest).shape == (size, size)
+        else:
+            with pytest.raises(ValueError, match=rf"data\.image_size={size}.*buckets about 12"):
+                view_of(config.parse(tree), manifest)
+
+
 def test_the_judge_reads_real_digits():
     judge = Judge()
     assert judge.held_out >= 0.985
@@ -325,13 +405,14 @@ def test_the_judge_reads_real_digits():
 @pytest.mark.parametrize(("channels", "quality"), [(1, None), (3, None), (1, 90), (3, 90)])
 def test_files_in_shards_decode_as_pillow_decodes_them(tmp_path, channels, quality):
     """PNG exactly, JPEG to a level; read from Arrow's memory, as training does."""
-    pixels = rng_image(3, 40, channels)[..., 0] if channels == 1 else rng_image(3, 40)
+    pixels = rng_image(3, 40, channels)[:, :28]
+    pixels = pixels[..., 0] if channels == 1 else pixels
     data = encode_image(Image.fromarray(pixels), quality=quality)
-    row = {"image": {"bytes": data, "path": None}, "captions": [], "label": None, "key": "k", "width": 40, "height": 40,
+    row = {"image": {"bytes": data, "path": None}, "captions": [], "label": None, "key": "k", "width": 28, "height": 40,
            "hash": "0"}  # fmt: skip
-    shard = write_shard(pa.Table.from_pylist([row] * 3, schema=SCHEMA), str(tmp_path), "a.parquet", row_group=2, image=(40, 40))  # fmt: skip
-    got = Reader(Manifest(str(tmp_path), channels, (40, 40), 2, (shard,))).read(np.arange(3)).images
+    shard = write_shard(pa.Table.from_pylist([row] * 3, schema=SCHEMA), str(tmp_path), "a.parquet", row_group=2, image=(40, 28))  # fmt: skip
+    got = Reader(Manifest(str(tmp_path), channels, (40, 28), 2, (shard,))).read(np.arange(3)).images
     import io
 
-    expected = np.asarray(Image.open(io.BytesIO(data))).reshape(40, 40, channels).astype(int)
+    expected = np.asarray(Image.open(io.BytesIO(data))).reshape(40, 28, channels).astype(int)
     assert np.abs(got.astype(int) - expected).max() <= (0 if quality is None else 1)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from raysde.data import decode
 from raysde.data.decode import decode_image, encode_image
+from raysde.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from raysde.data.pictures import is_grey, is_plain, open_picture
 from raysde.data.reader import Reader
-from raysde.data.shards import SCHEMA, Manifest, read_manifest, verify, write_manifest, write_shard
+from raysde.data.shards import verify, write_shard
 from tests.conftest import rng_image
 
 

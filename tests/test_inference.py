@@ -9,9 +9,8 @@ from raysde.conditioning import Encoded
 from raysde.guidance import Conditioned
 from raysde.inference import Model
 from raysde.model import ModelSpec, fresh_model
-from raysde.networks import UNetConfig
 from raysde.sampler import sample
-from raysde.sde import VP
+from tests.tiny import spec_with
 
 
 class GaussianNetwork(torch.nn.Module):
@@ -30,11 +29,7 @@ class GaussianNetwork(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def spec() -> ModelSpec:
-    return ModelSpec(
-        image=(1, 8, 8), data_range=(-1.0, 1.0), data_std=0.5, sde=VP(),
-        network=UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8),
-        target="noise", text=None, classes=0,
-    )  # fmt: skip
+    return spec_with()
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL
 from raysde import checkpoint, config, latents
 from raysde.data.batches import clean, read_batches
 from raysde.data.blocks import from_table, to_table
-from raysde.data.derived import NUMBERS, read_derived, write_derived
+from raysde.data.derived import NUMBERS, read_derived
+from raysde.data.manifest import read_manifest, write_manifest
 from raysde.data.reader import Reader
-from raysde.data.shards import read_manifest, write_manifest
 from raysde.data.vectors import Moments
 from raysde.images import to_uint8
 from raysde.latents import LatentSpec
@@ -24,27 +24,7 @@ from raysde.model import ModelSpec
 from raysde.precompute import LatentsJob
 from raysde.run import open_run
 from tests.conftest import same_tensors, small_recipe, write_digit_shards
-
-
-def tiny_vae(folder: Path, seed: int = 0, channels: int = 1, **changes) -> str:
-    """A tiny real autoencoder with random weights, 8 x 8 pixels to 2 x 4 x 4."""
-    torch.manual_seed(seed)
-    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 2, "sample_size": 8}
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    scale = {"scaling_factor": 0.5, "shift_factor": 0.25, **changes}
-    AutoencoderKL(in_channels=channels, out_channels=channels, **sizes, **blocks, **scale).save_pretrained(folder)
-    return str(folder)
-
-
-def encode(manifest, vae: str, dtype="fp32", batch_size: int = 7):
-    """The job without Ray, its units in reverse order."""
-    job = LatentsJob.of(manifest, vae, dtype=dtype, batch_size=batch_size)
-    work, units = job.work(manifest), job.units(manifest)
-    Path(job.out).mkdir()
-    files = {unit: work(unit) for unit in reversed(range(units))}
-    derived = job.derived([files[unit] for unit in range(units)])
-    write_derived(derived)
-    return derived
+from tests.tiny import autoencoder, encode
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +32,14 @@ def made(tmp_path_factory):
     """A data set, an autoencoder, and fp32 latents."""
     folder = tmp_path_factory.mktemp("latents")
     manifest = write_digit_shards(folder / "shards", 50, 30, 20)
-    vae = tiny_vae(folder / "vae")
+    vae = autoencoder(folder / "vae")
     return manifest, vae, encode(manifest, vae)
 
 
 @pytest.fixture
 def own(tmp_path):
     """The same for a test that changes them."""
-    manifest, vae = write_digit_shards(tmp_path / "shards", 50, 30, 20), tiny_vae(tmp_path / "vae")
+    manifest, vae = write_digit_shards(tmp_path / "shards", 50, 30, 20), autoencoder(tmp_path / "vae")
     return manifest, vae, encode(manifest, vae)
 
 
@@ -162,7 +142,7 @@ def test_another_autoencoder_is_refused(own, tmp_path):
     with pytest.raises(ValueError, match=r"data\.image_size=4"):
         open_run(config.parse({**tree, "data": {**tree["data"], "image_size": 4}}))
     train_here(open_run(config.parse(tree)), None)
-    tiny_vae(Path(vae), seed=1)
+    autoencoder(Path(vae), seed=1)
     with pytest.raises(ValueError, match=f"{derived.sha256[:12]}.*raysde precompute .* --vae"):
         open_run(config.parse(tree))
     model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.name_of(1))
@@ -175,11 +155,11 @@ def test_images_that_do_not_fit_are_named(own, tmp_path, monkeypatch):
     manifest, vae, _ = own
     settings = {"dtype": "fp32", "batch_size": 4}
     with pytest.raises(ValueError, match="takes 3 channels, the images have 1"):
-        LatentsJob.of(manifest, tiny_vae(tmp_path / "rgb", channels=3), **settings)
+        LatentsJob.of(manifest, autoencoder(tmp_path / "rgb", channels=3), **settings)
     with pytest.raises(ValueError, match="multiples of 2, the images are 8x7"):
         latents.latent_spec(vae, (1, 8, 7))
     with pytest.raises(ValueError, match="scales each channel"):
-        LatentsJob.of(manifest, tiny_vae(tmp_path / "std", latents_std=[1.0, 2.0]), **settings)
+        LatentsJob.of(manifest, autoencoder(tmp_path / "std", latents_std=[1.0, 2.0]), **settings)
     shards = (dataclasses.replace(manifest.shards[0], image=(4, 16)), *manifest.shards[1:])
     write_manifest(dataclasses.replace(manifest, shards=shards))
     with pytest.raises(ValueError, match="several sizes"):

@@ -2,26 +2,22 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, CLIPConfig, CLIPModel, T5Config, T5EncoderModel
+from transformers import AutoTokenizer, BertModel
 
 from raysde.captions import PretrainedText, ScratchText, Tokenizer, pretrained_encoder, train_tokenizer
 from raysde.conditioning import Condition
 from raysde.guidance import Conditioned, Guided
-from raysde.model import ModelSpec, fresh_model
+from raysde.model import fresh_model
 from raysde.networks import ExternalConfig, UNetConfig
 from raysde.networks.layers import Attention
 from raysde.sde import VP
+from tests import tiny
 
 CAPTIONS = ["a handwritten zero", "the digit one", "two", "somebody wrote a three in pencil, twice"]
-SMALL = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8)
 
 
-def spec_with(**changes) -> ModelSpec:
-    values = {
-        "image": (1, 8, 8), "data_range": (-1.0, 1.0), "data_std": 0.5, "sde": VP(), "network": SMALL, "target": "v",
-        "text": ScratchText(width=16, layers=1, heads=2), "classes": 0,
-    }  # fmt: skip
-    return ModelSpec(**{**values, **changes})
+def spec_with(**changes):
+    return tiny.spec_with(**{"target": "v", "text": ScratchText(width=16, layers=1, heads=2), **changes})
 
 
 def model_with(**changes):
@@ -158,27 +154,13 @@ def test_cross_attention_follows_the_formula():
     torch.testing.assert_close(attention(x, context, mask), expected)
 
 
-def tiny_encoder(folder, kind):
-    """A tiny real encoder with a tokenizer, saved as Hugging Face saves them."""
-    tokenizer = train_tokenizer(CAPTIONS, 1000)
-    tokenizer.save_pretrained(folder)
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    if kind == "bert":
-        BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **text)).save_pretrained(folder)
-    elif kind == "t5":
-        T5EncoderModel(
-            T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-        ).save_pretrained(folder)
-    else:
-        vision = {**text, "image_size": 8, "patch_size": 4}
-        words = {**text, "vocab_size": len(tokenizer), "max_position_embeddings": 32}
-        CLIPModel(CLIPConfig(text_config=words, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    return folder
+def text_encoder(folder, kind="bert"):
+    return tiny.text_encoder(folder, kind, captions=CAPTIONS)
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
 def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
-    folder = str(tiny_encoder(tmp_path / kind, kind))
+    folder = text_encoder(tmp_path / kind, kind)
     frozen = fresh_model(spec_with(text=PretrainedText(path=folder, max_tokens=32)), [], 0).train()
     assert not any(p.requires_grad for p in frozen.conditioner.encoder.parameters())
     assert not frozen.conditioner.encoder.encoder.training
@@ -191,7 +173,7 @@ def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
 
 def test_the_encoder_is_transformers_own(tmp_path):
     """Our tokens and mask give what transformers gives for the same captions."""
-    folder = str(tiny_encoder(tmp_path / "bert", "bert"))
+    folder = text_encoder(tmp_path / "bert")
     encoder = pretrained_encoder(PretrainedText(path=folder, max_tokens=32)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids, mask = Tokenizer(tokenizer, 32)(CAPTIONS)
@@ -207,7 +189,7 @@ def test_the_encoder_is_transformers_own(tmp_path):
     [({"path": "no/such/folder"}, "no/such/folder"), ({"path": "BERT", "max_tokens": 64}, "max_tokens")],
 )
 def test_encoders_that_do_not_fit_are_named(tmp_path, text, culprit):
-    text = {**text, "path": text["path"].replace("BERT", str(tiny_encoder(tmp_path / "bert", "bert")))}
+    text = {**text, "path": text["path"].replace("BERT", text_encoder(tmp_path / "bert"))}
     with pytest.raises(ValueError, match=culprit):
         pretrained_encoder(PretrainedText(**text))
 
@@ -242,7 +224,7 @@ def test_a_network_of_the_users_own():
         (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None, True), "json:dumps"),
         (lambda: ExternalConfig(factory="tests.test_networks:Own").build((1, 8, 8), None, False), "allow_code"),
         (lambda: ExternalConfig(factory="Own"), "package.module:Class"),
-        (lambda: SMALL.build((1, 9, 9), None, True), "divisible by 2"),
+        (lambda: tiny.UNET.build((1, 9, 9), None, True), "divisible by 2"),
         (
             lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None, True),
             r"attention.*\[3\]",

@@ -12,7 +12,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from raysde.data.decode import decode_image, encode_image
-from raysde.data.geometry import bucket_shapes, centred_box, fitted, nearest_bucket, placed_box, resized
+from raysde.data.geometry import RATIOS, bucket_shapes, centred_box, fitted, nearest_bucket, placed_box, resized
 from raysde.data.pictures import is_grey, is_plain, open_picture
 from tests.conftest import rng_image
 
@@ -107,6 +107,14 @@ def test_sixteen_bits_keep_the_upper_eight(kind):
     found = np.asarray(open_picture(file(Image.fromarray(deep), kind), 1))
     assert found[0, :4].tolist() == [128, 255, 0, 1]
     assert np.array_equal(found, deep >> 8)
+
+
+def test_a_transparent_grey_of_sixteen_bits():
+    """All sixteen bits tell it from its neighbours."""
+    levels = [0x0100, 0x01FF, 0x0200, 0xFFFF]
+    data = png(4, 1, 16, 0, b"\0" + struct.pack(">4H", *levels), chunk(b"tRNS", struct.pack(">H", 0x01FF)))
+    assert np.asarray(open_picture(data, 1, background=99)).tolist() == [[1, 99, 2, 255]]
+    assert np.asarray(open_picture(data, 3, background=99))[0, 1].tolist() == [99, 99, 99]
 
 
 def test_floats_from_zero_to_one():
@@ -371,6 +379,9 @@ def test_buckets(size, multiple):
         slack = multiple / 2 * (height + width + multiple)
         assert abs(height * width - size**2) <= slack
     assert all((width, height) in shapes for height, width in shapes)
+    for ratio in RATIOS:
+        sides = size / ratio**0.5, size * ratio**0.5
+        assert any(np.abs(np.subtract(shape, sides)).max() <= multiple / 2 for shape in shapes)
 
 
 def test_the_nearest_bucket_is_the_nearest():

@@ -65,6 +65,24 @@ def test_each_epoch_has_every_row_once(rows, batch, window, chunk):
     assert not np.array_equal(epochs[0], epochs[1])
 
 
+def test_nothing_is_ordered_like_another():
+    """The rows of windows, those of buckets of one size, and the turns of buckets in two epochs: each by a key of its own."""
+    inside = epoch_order(np.arange(4000), 4000, 1000, 1000, 5).reshape(4, 1000) % 1000
+    # two permutations of any size agree in Poisson(1) places
+    assert max((inside[a] == inside[b]).sum() for a in range(4) for b in range(a)) <= 8
+    plan = Plan(rows=1600, batch=4, microbatch=4, seed=1, buckets=(800, 800))
+    rows = rows_of_steps(plan, 0, 800)
+    first, second = rows[rows < 800][:800], rows[rows >= 800][:800] - 800
+    assert (first == second).sum() <= 8
+    turns = (rows[::4] >= 800).reshape(2, 400)
+    assert abs((turns[0] == turns[1]).mean() - 0.5) < 4 * 0.5 / np.sqrt(400)
+
+
+def test_epochs_are_counted_in_rows():
+    plan = Plan(rows=100, batch=8, microbatch=4, seed=0)
+    assert [plan.epoch(step) for step in (0, 25, 30)] == [0.0, 2.0, 2.4]
+
+
 def test_seeds_differ():
     orders = [rows_of_steps(Plan(rows=50, batch=10, microbatch=10, seed=seed), 0, 5) for seed in (0, 1)]
     assert not np.array_equal(*orders)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from raysde import checkpoint, config, snapshots
 from raysde.cli import main
 from raysde.data.batches import read_batches
+from raysde.data.filesystems import filesystem
 from raysde.data.reader import Reader
-from raysde.data.shards import filesystem
 from raysde.distributed import World
 from raysde.hooks import RunHooks
 from raysde.local import train_here

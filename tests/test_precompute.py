@@ -5,88 +5,43 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from raysde import checkpoint, config
-from raysde.captions import PretrainedText, Tokenizer, pretrained_encoder, pretrained_tokenizer, train_tokenizer
+from raysde.captions import PretrainedText, Tokenizer, pretrained_encoder, pretrained_tokenizer
 from raysde.cli import main
 from raysde.data.augment import CAPTION, draws
 from raysde.data.batches import read_batches
 from raysde.data.blocks import from_table, to_table
-from raysde.data.derived import NUMBERS, find_derived, read_derived, verify_derived, write_derived
+from raysde.data.derived import NUMBERS, find_derived, name_of, read_derived, verify_derived
 from raysde.data.reader import Reader
-from raysde.data.shards import SCHEMA, Manifest, read_manifest, write_manifest, write_shard
 from raysde.data.vectors import Contexts
 from raysde.distributed import World
 from raysde.local import train_here
 from raysde.objective import microbatch_loss
 from raysde.precompute import TextJob
 from raysde.run import check, check_resumable, new_state, objective, open_run, validator
-from tests.conftest import same_tensors, small_recipe, write_digit_shards
+from tests.conftest import same_tensors
+from tests.tiny import CAPTIONS, embed, many_captions, text_encoder, text_recipe
 
 CPU = torch.device("cpu")
-WORDS = ["a handwritten seven", "the digit 7", "seven, in pencil on rough paper, slanted to the left", "lucky number"]
-
-
-def tiny_bert(folder: Path, seed: int = 0) -> str:
-    """A tiny real encoder with a tokenizer, saved as Hugging Face saves them."""
-    tokenizer = train_tokenizer(WORDS, 1000)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes)).save_pretrained(folder)
-    return str(folder)
-
-
-def many_captions(folder: Path, rows: int = 60, shard_rows: int = 25, row_group: int = 10) -> Manifest:
-    """Digits with none, one, two or three captions each, in shards whose last row group is shorter."""
-    write_digit_shards(folder, rows, shard_rows, row_group)
-    manifest, shards = read_manifest(str(folder)), []
-    for number, shard in enumerate(manifest.shards):
-        table = pq.read_table(manifest.file(number))
-        first = manifest.starts[number]
-        captions = [[WORDS[(row + k) % 4] for k in range(row % 4)] for row in range(first, first + len(table))]
-        table = table.set_column(1, SCHEMA.field("captions"), pa.array(captions, SCHEMA.field("captions").type))
-        shards.append(write_shard(table, str(folder), shard.file, row_group=row_group, image=(8, 8)))
-    changed = dataclasses.replace(manifest, shards=tuple(shards))
-    write_manifest(changed)
-    return read_manifest(str(folder))
-
-
-def embed(manifest: Manifest, encoder: str, dtype="fp32", max_tokens: int = 32, batch_size: int = 3):
-    """The job without Ray, its units in reverse order."""
-    job = TextJob.of(manifest, encoder, max_tokens=max_tokens, dtype=dtype, batch_size=batch_size)
-    work, units = job.work(manifest), job.units(manifest)
-    Path(job.out).mkdir()
-    files = {unit: work(unit) for unit in reversed(range(units))}
-    derived = job.derived([files[unit] for unit in range(units)])
-    write_derived(derived)
-    return derived
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A data set, an encoder, and fp32 embeddings."""
     folder = tmp_path_factory.mktemp("made")
-    manifest, encoder = many_captions(folder / "shards"), tiny_bert(folder / "bert")
+    manifest, encoder = many_captions(folder / "shards"), text_encoder(folder / "bert")
     return manifest, encoder, embed(manifest, encoder)
 
 
 @pytest.fixture
 def own(tmp_path):
     """The same for a test that changes them."""
-    manifest, encoder = many_captions(tmp_path / "shards"), tiny_bert(tmp_path / "bert")
+    manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     return manifest, encoder, embed(manifest, encoder)
-
-
-def recipe_for(manifest: Manifest, encoder: str, runs: Path, **changes) -> dict:
-    tree = small_recipe(manifest, runs, **{"train__microbatch": 8, "train__condition_dropout": 0.3, **changes})
-    tree["text"] = {"kind": "pretrained", "path": encoder, "max_tokens": 32}
-    return tree
 
 
 @torch.no_grad()
@@ -101,7 +56,7 @@ def test_embeddings_are_the_encoders_own(made):
     manifest, encoder, derived = made
     assert read_derived(derived.path) == derived
     verify_derived(derived, manifest, hashes=True)
-    contexts, expected = Contexts(derived, manifest), {word: reference(encoder, word) for word in [*WORDS, ""]}
+    contexts, expected = Contexts(derived, manifest), {word: reference(encoder, word) for word in [*CAPTIONS, ""]}
     for row in range(manifest.rows):
         captions = Reader(manifest).about(row)["captions"]
         for place, caption in enumerate(captions or [""]):
@@ -127,7 +82,7 @@ def test_half_precision_is_rounding(own):
 def test_the_rows_of_a_microbatch_carry_their_captions_vectors(made, tmp_path):
     """The caption that the microbatch's draw chooses is the one whose vectors come along, tokens and mask alike."""
     manifest, encoder, derived = made
-    run = open_run(config.parse(recipe_for(manifest, encoder, tmp_path)))
+    run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path)))
     assert run.text == derived
     text = PretrainedText(path=encoder, max_tokens=32)
     model, tokenizer = pretrained_encoder(text).eval(), Tokenizer(pretrained_tokenizer(encoder), 32)
@@ -143,7 +98,7 @@ def test_the_rows_of_a_microbatch_carry_their_captions_vectors(made, tmp_path):
             expected = model(ids, mask).detach() * mask[:, :, None]
             torch.testing.assert_close(batch.context, expected, atol=1e-6, rtol=1e-5)
             seen.update(chosen)
-    assert seen == {*WORDS, ""}
+    assert seen == {*CAPTIONS, ""}
 
 
 def stirred(run):
@@ -162,7 +117,7 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
     losses, gradients, validations = [], [], []
     for mode in ("require", "off"):
         changes = {"data__precomputed": mode, "validation__rows": 12}
-        run = open_run(config.parse(recipe_for(manifest, encoder, tmp_path, **changes)))
+        run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path, **changes)))
         state, task = stirred(run), objective(run)
         calls = []
         state.model.conditioner.encoder.register_forward_hook(lambda *_, calls=calls: calls.append(1))
@@ -182,7 +137,7 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
 def test_dropped_rows_see_the_empty_caption(made, tmp_path):
     """With every condition dropped, the loss does not depend on the captions' vectors."""
     manifest, encoder, _ = made
-    run = open_run(config.parse(recipe_for(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
+    run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
     state, task = stirred(run), objective(run)
     ((batch, _),) = read_batches(run.feed, Reader(manifest, text=run.text), 0, 1)
     other = dataclasses.replace(batch, context=batch.context + 1.0)
@@ -196,11 +151,11 @@ def test_dropped_rows_see_the_empty_caption(made, tmp_path):
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_runs_with_embeddings_repeat_to_the_bit(tmp_path, dtype):
     """Two runs, and one that was cut in two; the checkpoint samples by itself, its encoder in it."""
-    manifest, encoder = many_captions(tmp_path / "shards"), tiny_bert(tmp_path / "bert")
+    manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     embed(manifest, encoder, dtype)
     ends = []
     for name in ("a", "b"):
-        tree = recipe_for(manifest, encoder, tmp_path / name, data__precomputed="require")
+        tree = text_recipe(manifest, encoder, tmp_path / name, data__precomputed="require")
         if name == "b":
             train_here(open_run(config.parse({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None)
         ends.append(train_here(open_run(config.parse(tree)), None))
@@ -213,7 +168,7 @@ def test_runs_with_embeddings_repeat_to_the_bit(tmp_path, dtype):
 def test_a_resumed_run_keeps_its_way(own, tmp_path):
     """Embeddings that appear or vanish between two parts of a run would change its numbers a little: refused."""
     manifest, encoder, _ = own
-    tree = recipe_for(manifest, encoder, tmp_path / "runs", train__length__steps=2, checkpoint_every=2)
+    tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=2, checkpoint_every=2)
     run = open_run(config.parse(tree))
     train_here(run, None)
     found = checkpoint.read(tmp_path / "runs" / "small" / checkpoint.name_of(2))
@@ -228,7 +183,7 @@ def test_stale_embeddings_are_refused(own, tmp_path):
     manifest, encoder, derived = own
 
     def opened(mode="auto", **text):
-        tree = recipe_for(manifest, encoder, tmp_path / "runs", data__precomputed=mode)
+        tree = text_recipe(manifest, encoder, tmp_path / "runs", data__precomputed=mode)
         tree["text"].update(text)
         return open_run(config.parse(tree))
 
@@ -243,13 +198,13 @@ def test_stale_embeddings_are_refused(own, tmp_path):
     Path(derived.path, "empty.bin").write_bytes(b"\0" * derived.empty.bytes)
     with pytest.raises(ValueError, match=r"empty\.bin is not the file"):
         check(opened())
-    tiny_bert(Path(encoder), seed=1)
+    text_encoder(Path(encoder), seed=1)
     with pytest.raises(ValueError, match=f"{derived.sha256[:12]}.*remove it"):
         opened()
     job = TextJob.of(manifest, encoder, max_tokens=32, dtype="fp32", batch_size=1)
     with pytest.raises(ValueError, match="where the job began"):
         dataclasses.replace(job, sha256=derived.sha256).work(manifest)
-    tiny_bert(Path(encoder))
+    text_encoder(Path(encoder))
     content = json.loads(Path(manifest.path, "manifest.json").read_text())
     content["shards"][0]["sha256"] = "0" * 64
     Path(manifest.path, "manifest.json").write_text(json.dumps(content))
@@ -273,15 +228,15 @@ def test_an_unfinished_folder_is_passed_over(own, tmp_path):
     manifest, encoder, derived = own
     Path(derived.path, "manifest.json").unlink()
     assert find_derived("text", manifest.path) == []
-    assert open_run(config.parse(recipe_for(manifest, encoder, tmp_path / "runs"))).text is None
+    assert open_run(config.parse(text_recipe(manifest, encoder, tmp_path / "runs"))).text is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_blocks_carry_vectors(tmp_path, dtype):
     """To an Arrow table and back: the same vectors and masks, also where lengths differ and rows are blank."""
-    manifest, encoder = many_captions(tmp_path / "shards"), tiny_bert(tmp_path / "bert")
+    manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     embed(manifest, encoder, dtype)
-    run = open_run(config.parse(recipe_for(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
+    run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
     reader, numbers = Reader(manifest, text=run.text), {"context": NUMBERS[dtype]}
     batches = [batch for step in read_batches(run.feed, reader, 0, 2) for batch in step]
     assert len({batch.context.shape[1] for batch in batches}) > 1
@@ -297,9 +252,9 @@ def test_blocks_carry_vectors(tmp_path, dtype):
 
 def test_an_encoder_kept_in_half_precision_trains_and_draws(tmp_path):
     """Its weights are taken to the network's type, with embeddings and without, and again from the checkpoint."""
-    manifest, encoder = many_captions(tmp_path / "shards"), tiny_bert(tmp_path / "bert")
+    manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     BertModel.from_pretrained(encoder).half().save_pretrained(encoder)
-    tree = recipe_for(manifest, encoder, tmp_path / "runs", train__length__steps=1)
+    tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=1)
     train_here(open_run(config.parse({**tree, "name": "plain"})), None)
     embed(manifest, encoder, "fp16")
     train_here(open_run(config.parse(tree)), None)
@@ -322,3 +277,11 @@ def test_the_command_names_what_is_wrong(made, capsys, options, culprit):
     manifest, encoder, _ = made
     assert main(["precompute", manifest.path, *(option.replace("BERT", encoder) for option in options)]) == 2
     assert culprit in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", ["/data/shards/text-1", "/what?/shards/text-1", "s3://bucket/text-1?region=a/b", "s3://bucket/x/text-1"]
+)
+def test_folders_are_known_by_their_last_name(path):
+    """A question mark begins options in a URI alone."""
+    assert name_of(path) == "text-1"

@@ -208,7 +208,9 @@ def test_arrays_hold_the_same_images_and_numbers(tmp_path, kind):
     if kind.startswith("idx"):
         suffix, pack = (".gz", gzip.compress) if kind == "idx.gz" else ("", bytes)
         (tmp_path / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(idx(pixels)))
-        (tmp_path / f"train-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(labels)))
+        (tmp_path / f"train-labels-idx1-ubyte{suffix}").write_bytes(
+            pack(idx(labels if suffix else labels.astype(np.int32)))
+        )
     elif kind == "npy":
         np.save(tmp_path / "images.npy", pixels)
         np.save(tmp_path / "labels.npy", labels.astype(np.int64)[:, None])
@@ -288,6 +290,8 @@ def test_a_parts_row_groups_add_up_to_what_was_asked(tmp_path):
     folder = make_parquet(tmp_path / "source")
     assert [part.count for part in open_source(str(folder), part_rows=4).parts] == [4, 3]
     assert [part.count for part in open_source(str(folder), part_rows=1).parts] == [2, 2, 2, 1]
+    keys = [sample.key for sample in read(folder, part_rows=1)]
+    assert keys == [f"train-0.parquet#{row}" for row in range(COUNT)]
 
 
 def test_random_order_mixes_classes_and_depends_on_nothing_but_names(tmp_path):
@@ -433,6 +437,17 @@ def test_wrong_metadata_is_named(tmp_path, file, content, culprits):
     assert all(culprit in str(caught.value) for culprit in culprits)
 
 
+def test_numbers_of_any_size_are_labels(tmp_path):
+    """As they are written, without a detour through floating point."""
+    folder = write_images(tmp_path / "f", ["a", "b", "c"])
+    labels = ["9007199254740993", "1" + "0" * 400, "1e3"]
+    text = "\n".join(
+        f'{{"file_name": "{name}.png", "label": {label}}}' for name, label in zip("abc", labels, strict=True)
+    )
+    (folder / "metadata.jsonl").write_text(text)
+    assert [sample.label for sample in read(folder)] == [*labels[:2], "1000"]
+
+
 def test_two_tables_are_one_too_many(tmp_path):
     folder = write_images(tmp_path / "f")
     for name in ("a.csv", "b.tsv"):
@@ -498,6 +513,10 @@ def test_numbers_without_a_class_name_are_bad(tmp_path):
     assert [getattr(sample, "label", "bad") for sample in samples] == ["dog", "bad", "dog", None]
     assert samples[0].captions == ("one dog, {0}",)
     assert samples[3].captions == ()
+    write_lines(
+        folder, [{"file_name": "a.png", "label": "cat", "text": "its own"}, {"file_name": "b.png", "label": "dog"}]
+    )
+    assert [sample.captions for sample in read(folder, caption_template="a {label}")][:2] == [("its own",), ("a dog",)]
     assert "b.png" in reasons(samples)[0]
 
 
@@ -527,6 +546,15 @@ def test_a_bad_sample_of_an_archive_is_named_and_alone(tmp_path, members, culpri
     assert samples[1].key.startswith("a.tar/")
     with pytest.raises(ValueError, match=culprit):
         raise ValueError(samples[1].reason)
+
+
+def test_names_end_at_their_first_dot(tmp_path):
+    """Beside an image of its very name, others of a sample are passed over; alone, one of a longer name is the image."""
+    members = [("d.x/a.seg.png", FILES[0]), ("d.x/a.png", FILES[1]), ("d.x/a.txt", b"words"), ("b.left.png", FILES[2])]
+    write_tar(tmp_path / "a.tar", members)
+    samples = read(tmp_path)
+    assert said(samples) == [(FILES[1], ("words",), None), (FILES[2], (), None)]
+    assert [sample.key for sample in samples] == ["a.tar/d.x/a", "a.tar/b"]
 
 
 def test_a_key_that_comes_again_is_bad(tmp_path):
@@ -637,7 +665,7 @@ def test_bad_rows_are_named_and_alone(tmp_path):
         {"image": {"bytes": None, "path": "/a.png"}, "label": 0},
         {"image": {"bytes": None, "path": "b.png"}, "label": 0},
         {"image": {"bytes": None, "path": ""}, "label": 0},
-        {"image": {"bytes": FILES[1], "path": None}, "label": 9},
+        {"image": {"bytes": FILES[1], "path": None}, "label": 3},
         {"image": {"bytes": FILES[1], "path": None}, "label": -1},
     ]
     features = {"label": {"names": CLASSES, "_type": "ClassLabel"}}
@@ -646,7 +674,7 @@ def test_bad_rows_are_named_and_alone(tmp_path):
     samples = read(tmp_path / "x.parquet")
     assert said([samples[0], samples[8]]) == [(FILES[0], (), "cat"), (FILES[1], (), None)]
     found = reasons(samples)
-    culprits = ["null", "null", "../a.png", "/a.png", "b.png is missing", "missing", "label 9"]
+    culprits = ["null", "null", "../a.png", "/a.png", "b.png is missing", "missing", "label 3"]
     assert len(found) == len(culprits)
     for row, (reason, culprit) in enumerate(zip(found, culprits, strict=True), start=1):
         assert reason.startswith(f"x.parquet#{row}: ")

@@ -19,7 +19,7 @@ from raysde.cluster.session import connect
 from raysde.data.collection import collect
 from raysde.data.convert import Converted, Rules, convert
 from raysde.data.filesystems import child, exists, filesystem, location, read_bytes, write_json
-from raysde.data.shards import FORMAT, Manifest
+from raysde.data.manifest import FORMAT, Manifest
 from raysde.data.sources import Source
 
 STATE = ".ingest"

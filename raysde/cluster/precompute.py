@@ -19,7 +19,8 @@ from tqdm import tqdm
 from raysde.cluster.session import connect
 from raysde.data.derived import Derived, File, read_derived, verify_derived, write_derived
 from raysde.data.filesystems import child, exists, filesystem, read_bytes, write_json
-from raysde.data.shards import Manifest, read_manifest, verify
+from raysde.data.manifest import Manifest, read_manifest
+from raysde.data.shards import verify
 from raysde.precompute import Job, Work
 
 STATE = ".precompute"

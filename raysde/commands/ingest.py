@@ -125,7 +125,7 @@ def summary(manifest: "object", out: str) -> None:
     import json
 
     from raysde.data.filesystems import child, read_bytes
-    from raysde.data.shards import Manifest
+    from raysde.data.manifest import Manifest
 
     assert isinstance(manifest, Manifest)
     shape = "x".join(map(str, manifest.image)) if manifest.size else "many sizes"

@@ -26,8 +26,9 @@ def plan_options(command: argparse.ArgumentParser) -> None:
 
 def run_inspect(args: argparse.Namespace) -> None:
     """raysde inspect."""
+    from raysde.data.manifest import read_manifest
     from raysde.data.reader import Reader
-    from raysde.data.shards import read_manifest, verify
+    from raysde.data.shards import verify
     from raysde.data.sheet import contact_sheet, describe
 
     if args.n < 1:

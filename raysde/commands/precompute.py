@@ -22,7 +22,7 @@ def precompute_options(command: argparse.ArgumentParser) -> None:
 def run_precompute(args: argparse.Namespace) -> None:
     """raysde precompute."""
     from raysde.cluster.precompute import precompute
-    from raysde.data.shards import read_manifest
+    from raysde.data.manifest import read_manifest
     from raysde.precompute import Job, LatentsJob, TextJob
 
     if args.text is None and args.vae is None:

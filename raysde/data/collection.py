@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from raysde.data.convert import Converted, Rules
 from raysde.data.filesystems import child, filesystem, write_json
+from raysde.data.manifest import Manifest, Shard, write_manifest
 from raysde.data.samples import Bad
-from raysde.data.shards import Manifest, Shard, write_manifest
 from raysde.data.statistics import Statistics, label_order
 
 MOST_NAMED = 1000

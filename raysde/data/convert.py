@@ -11,9 +11,10 @@ from PIL import Image
 
 from raysde.data.decode import JPEG, decode_image, encode_image
 from raysde.data.geometry import Fit, bucket_shapes, centred_box, fitted, nearest_bucket, resized
+from raysde.data.manifest import SCHEMA, Shard, Split
 from raysde.data.pictures import is_plain, open_picture
 from raysde.data.samples import Bad, Part, Sample
-from raysde.data.shards import SCHEMA, Shard, Split, write_shard
+from raysde.data.shards import write_shard
 from raysde.data.statistics import Statistics
 
 Encode = Literal["auto", "keep", "png", "jpeg"]
@@ -128,12 +129,13 @@ def rows_of(
         try:
             picture = open_picture(sample.data, rules.channels, background=rules.background)
             stored = shaped(picture, rules)
+            data = encoded(sample.data, picture, stored, rules)
         except ValueError as error:
             result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
             continue
         result.statistics.count(stored, picture.size, sample.captions, sample.label)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
-        row = row_of(sample, stored, encoded(sample.data, picture, stored, rules))
+        row = row_of(sample, stored, data)
         yield (split_of(row["hash"], rules.validation), fixed), row
 
 
@@ -146,7 +148,11 @@ def shaped(picture: Image.Image, rules: Rules) -> Image.Image:
 
 
 def encoded(data: bytes, found: Image.Image, stored: Image.Image, rules: Rules) -> bytes:
-    """The file that is stored."""
+    """The file that is stored.
+
+    Raises:
+        ValueError: if it is to be a JPEG and a side is too long for one.
+    """
     if rules.encode in ("auto", "keep") and stored is found and is_readable(data, stored):
         return data
     lossy = rules.encode == "jpeg" or (rules.encode == "auto" and data[:2] == JPEG and max(stored.size) > SMALL)

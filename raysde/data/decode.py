@@ -15,6 +15,8 @@ GREY, RGB = 0, 2
 MAX_PIXELS = 100_000_000
 """Larger images are taken for decompression bombs."""
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+MAX_JPEG = 65_500
+"""The longest side that libjpeg writes and reads."""
 DAMAGE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Image.DecompressionBombError)
 """What Pillow's parsers raised over the files that tests/test_fuzz.py and longer runs of it damaged."""
 
@@ -78,10 +80,18 @@ def one_line(error: BaseException) -> str:
 
 
 def encode_image(picture: Image.Image, *, quality: int | None) -> bytes:
-    """A picture of mode L or RGB as JPEG of a quality without chroma subsampling, or as PNG if ``quality`` is None."""
+    """A picture of mode L or RGB as JPEG of a quality without chroma subsampling, or as PNG if ``quality`` is None.
+
+    Raises:
+        ValueError: if a side is too long for JPEG.
+    """
     buffer = io.BytesIO()
     if quality is None:
         picture.save(buffer, format="PNG", compress_level=6, icc_profile=None)
-    else:
-        picture.save(buffer, format="JPEG", quality=quality, subsampling=0)
+    elif max(picture.size) > MAX_JPEG:
+        raise ValueError(
+            f"at {picture.width} x {picture.height} pixels it is too long for JPEG, whose limit is {MAX_JPEG}"
+        )
+    else:  # a comment is taken from the file that was opened, unless another is given
+        picture.save(buffer, format="JPEG", quality=quality, subsampling=0, comment=b"")
     return buffer.getvalue()

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 
 from raysde.data.filesystems import child, exists, filesystem, read_bytes, sha256_of, write_bytes, write_json
-from raysde.data.shards import Manifest
+from raysde.data.manifest import Manifest
 
 FORMAT = 1
 EMPTY = "empty.bin"
@@ -114,8 +114,8 @@ class Latents:
 
 
 def name_of(path: str) -> str:
-    """The last part of a path or URI."""
-    return path.partition("?")[0].rpartition("/")[2]
+    """The last part of a path, or of a URI without its options."""
+    return (path.partition("?")[0] if "://" in path else path).rpartition("/")[2]
 
 
 Derived = TextEmbeddings | Latents

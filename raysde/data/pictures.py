@@ -56,7 +56,7 @@ def _loaded(data: bytes) -> Image.Image:
 
 def _converted(picture: Image.Image, mode: str, background: int) -> Image.Image:
     if picture.mode.startswith("I"):
-        picture = Image.fromarray((_within(picture, 65535).astype(np.uint16) >> 8).astype(np.uint8))
+        picture = _upper_bits(picture)
     elif picture.mode == "F":
         picture = Image.fromarray(np.rint(_within(picture, 1) * 255.0).astype(np.uint8))
     if picture.has_transparency_data:
@@ -64,6 +64,14 @@ def _converted(picture: Image.Image, mode: str, background: int) -> Image.Image:
         under = Image.new("RGBA", over.size, (background, background, background, 255))
         picture = Image.alpha_composite(under, over)
     return picture.convert(mode)
+
+
+def _upper_bits(picture: Image.Image) -> Image.Image:
+    values, clear = _within(picture, 65535), picture.info.get("transparency")
+    result = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    if clear is not None:
+        result.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return result
 
 
 def _within(picture: Image.Image, largest: int) -> np.ndarray:

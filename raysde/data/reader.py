@@ -1,21 +1,18 @@
 """Random access to the rows of shards: reads the row groups it needs, keeps recent ones, decodes what is asked for."""
 
 import bisect
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysde.data.augment import CAPTION, STILL, View
 from raysde.data.decode import decode_image
 from raysde.data.derived import Latents, TextEmbeddings
-from raysde.data.filesystems import filesystem
-from raysde.data.layout import located
-from raysde.data.shards import Manifest, fits, read_manifest
+from raysde.data.manifest import SCHEMA, Manifest, read_manifest
+from raysde.data.row_groups import RowGroups
 from raysde.data.vectors import Contexts, Moments, place_of
 
 CACHE = 512 << 20
@@ -47,7 +44,12 @@ class RowGroup:
     images: pa.BinaryArray
     captions: pa.ListArray
     labels: pa.StringArray
-    bytes: int
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "RowGroup":
+        """The columns of a table."""
+        captions, labels = (table.column(name).combine_chunks() for name in ("captions", "label"))
+        return cls(table.column("image").combine_chunks().field("bytes"), captions, labels)
 
 
 def fresh(shape: tuple[int, ...]) -> np.ndarray:
@@ -75,11 +77,9 @@ class Reader:
     ) -> None:
         self.moments = None if latents is None else Moments(latents, manifest)
         self.contexts = None if text is None else Contexts(text, manifest)
-        self.manifest, self.cache_bytes, self.kept = manifest, cache_bytes, 0
-        self.starts = np.asarray(manifest.starts)
+        self.manifest = manifest
         self.numbers = {name: number for number, name in enumerate(manifest.labels)}
-        self.groups: OrderedDict[tuple[int, int], RowGroup] = OrderedDict()
-        self.footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
+        self.groups = RowGroups(manifest, manifest.path, SCHEMA, RowGroup.of, columns=COLUMNS, budget=cache_bytes)
 
     def read(
         self,
@@ -96,7 +96,8 @@ class Reader:
             take: gives contiguous uint8 memory of a shape, for the images.
 
         Raises:
-            ValueError: naming the shard that is missing or damaged, or the row whose image is.
+            ValueError: naming the shard that is missing or damaged, or the row whose image is damaged or whose label is
+                none of the manifest's.
         """
         view = view or View()
         draws = np.broadcast_to(STILL, (len(rows), len(STILL))) if draws is None else draws
@@ -104,13 +105,12 @@ class Reader:
         shape = self.shape_of(int(rows[0]), view) if moments is None else (0, 0)
         images = take((len(rows), *shape, self.manifest.channels))
         captions, labels = [""] * len(rows), np.full(len(rows), -1, dtype=np.int64)
-        for place, group, inside in self._located(rows):
+        for place, group, inside in self.groups.holding(rows):
             draw = draws[place]
             if moments is None:
                 self._show(group, inside, int(rows[place]), view, draw, images[place])
             captions[place] = _chosen(group.captions[inside].as_py(), draw[CAPTION])
-            label = group.labels[inside].as_py()
-            labels[place] = -1 if label is None else self.numbers[label]
+            labels[place] = self._number(group.labels[inside].as_py(), int(rows[place]))
         context, tokens = (None, None) if self.contexts is None else self.contexts.read(rows, draws[:, CAPTION])
         return Columns(images, captions, labels, context, tokens, moments)
 
@@ -134,29 +134,32 @@ class Reader:
         return max(shape[0] * shape[1] for shape in shapes if shape is not None) * self.manifest.channels
 
     def about(self, row: int) -> dict[str, object]:
-        """Key, captions, label, size and hash of a row, and its shard."""
+        """Key, captions, label, size and hash of a row, and its shard.
+
+        Raises:
+            ValueError: naming the shard that is missing or damaged.
+        """
         shard = self._shard_of(row)
-        with self._opened(shard) as source:
-            names = ["captions", "label", "key", "width", "height", "hash"]
-            inside = row - int(self.starts[shard])
-            group, place = divmod(inside, self.manifest.row_group)
-            table = source.read_row_group(group, columns=names)
+        names = ["captions", "label", "key", "width", "height", "hash"]
+        group, place = divmod(row - self.manifest.starts[shard], self.manifest.row_group)
+        table = self.groups.read(shard, group, names)
         return {"row": row, "shard": self.manifest.shards[shard].file, **table.slice(place, 1).to_pylist()[0]}
 
     def encoded(self, row: int) -> bytes:
         """The image file of a row."""
-        ((_, group, inside),) = self._located(np.array([row]))
+        ((_, group, inside),) = self.groups.holding(np.array([row]))
         return bytes(group.images[inside].as_py())
 
     def _shard_of(self, row: int) -> int:
         return bisect.bisect_right(self.manifest.starts, row) - 1
 
-    def _located(self, rows: np.ndarray) -> list[tuple[int, RowGroup, int]]:
-        """For each row its place in ``rows``, its row group and its place in that; group by group."""
-        return [
-            (place, self.group(shard, group), inside)
-            for place, shard, group, inside in located(self.starts, self.manifest.row_group, rows)
-        ]
+    def _number(self, label: str | None, row: int) -> int:
+        """The class number of a label, -1 for none."""
+        found = -1 if label is None else self.numbers.get(label)
+        if found is None:
+            where = f"{self.manifest.path}/manifest.json"
+            raise ValueError(f"row {row} has the label {label!r}, which {where} does not list")
+        return found
 
     def _show(self, group: RowGroup, inside: int, row: int, view: View, draw: np.ndarray, out: np.ndarray) -> None:
         """Decodes an image into ``out``, or shows the part of it that is drawn there."""
@@ -169,54 +172,6 @@ class Reader:
                 out[...] = view.show(decode_image(data, self.manifest.channels), out.shape[:2], draw)
         except ValueError as error:
             raise ValueError(f"the image of row {row} ({self.about(row)['key']}) cannot be read: {error}") from error
-
-    def group(self, shard: int, number: int) -> RowGroup:
-        """A row group, from memory if it was used recently."""
-        found = self.groups.get((shard, number))
-        if found is None:
-            found = self.groups[shard, number] = self._load(shard, number)
-            self.kept += found.bytes
-            while self.kept > self.cache_bytes and len(self.groups) > 2:
-                self.kept -= self.groups.popitem(last=False)[1].bytes
-        self.groups.move_to_end((shard, number))
-        return found
-
-    def _load(self, shard: int, number: int) -> RowGroup:
-        with self._opened(shard) as source:
-            try:
-                table = source.read_row_group(number, columns=COLUMNS, use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}") from error
-        images = table.column("image").combine_chunks().field("bytes")
-        captions, labels = table.column("captions").combine_chunks(), table.column("label").combine_chunks()
-        return RowGroup(images, captions, labels, table.nbytes)
-
-    def _opened(self, shard: int) -> pq.ParquetFile:
-        """A shard, whose footer is remembered.
-
-        Raises:
-            ValueError: if it is missing, is not Parquet, or does not have the columns and rows of the manifest.
-        """
-        system, inside = filesystem(self.manifest.file(shard))
-        try:
-            source = system.open_input_file(inside)
-            found = pq.ParquetFile(
-                source, metadata=self.footers.get(shard), page_checksum_verification=True, pre_buffer=True
-            )
-            same = shard in self.footers or fits(found, self.manifest.shards[shard])
-        except FileNotFoundError:
-            raise ValueError(f"{self._name(shard)} is missing") from None
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self._name(shard)} cannot be read: {' '.join(str(error).split())}") from error
-        if not same:
-            raise ValueError(f"{self._name(shard)} does not have the manifest's columns and rows")
-        self.footers[shard] = found.metadata
-        while len(self.footers) > 256:
-            self.footers.popitem(last=False)
-        return found
-
-    def _name(self, shard: int) -> str:
-        return f"shard {self.manifest.shards[shard].file} of {self.manifest.path}"
 
 
 def _chosen(captions: list[str], draw: float) -> str:

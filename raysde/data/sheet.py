@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw
 
 from raysde.data.decode import decode_image
 from raysde.data.geometry import resized
+from raysde.data.manifest import Manifest
 from raysde.data.reader import Reader
-from raysde.data.shards import Manifest
 
 CELL, WIDE, LINE, LETTERS = 112, 8, 13, 18
 

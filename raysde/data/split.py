@@ -3,7 +3,7 @@
 import numpy as np
 
 from raysde.data.layout import Rows, chosen, hold_out
-from raysde.data.shards import Manifest
+from raysde.data.manifest import Manifest
 
 VALIDATION_ROWS = 2048
 WINDOW_BYTES = 256 << 20

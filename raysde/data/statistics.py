@@ -15,7 +15,7 @@ class Statistics:
 
     Attributes:
         captioned: rows with a caption.
-        captions, characters, longest, cut: captions in all, their characters, the longest, and those shortened.
+        captions, characters, longest: captions in all, their characters, and those of the longest.
         labels: rows of each label.
         sizes: least and largest width and height of the images as they were found.
         pixels, total, squares: number of pixels, and sums over them of values in [0, 1] and their squares, by channel.

@@ -1,17 +1,15 @@
 """Random access to what was computed from rows beforehand: captions' vectors, and latents."""
 
-from collections import OrderedDict
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raysde.data.derived import EMPTY, NUMBERS, Derived, Latents, TextEmbeddings
-from raysde.data.filesystems import child, filesystem, read_bytes
-from raysde.data.layout import located
-from raysde.data.shards import Manifest
+from raysde.data.derived import COLUMN, EMPTY, NUMBERS, Derived, Latents, TextEmbeddings
+from raysde.data.filesystems import child, read_bytes
+from raysde.data.manifest import Manifest
+from raysde.data.row_groups import RowGroups
 
 CACHE = 1 << 30
 
@@ -26,41 +24,25 @@ class Vectors:
     """
 
     def __init__(self, derived: Derived, manifest: Manifest, *, cache_bytes: int = CACHE) -> None:
-        self.derived, self.cache_bytes, self.kept = derived, cache_bytes, 0
-        self.starts, self.row_group = np.asarray(manifest.starts), manifest.row_group
-        self.groups: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
+        self.derived = derived
+        self.groups: RowGroups[pa.Array] = RowGroups(
+            manifest,
+            derived.path,
+            pa.schema([COLUMN[derived.kind]]),
+            lambda table: table.column(0).combine_chunks(),
+            budget=cache_bytes,
+        )
 
     def stored(self, rows: np.ndarray) -> list[Any]:
-        """The values of rows, in the order given."""
+        """The values of rows, in the order given.
+
+        Raises:
+            ValueError: naming the file that is missing or damaged.
+        """
         result: list[Any] = [None] * len(rows)
-        for place, shard, group, inside in located(self.starts, self.row_group, rows):
-            result[place] = self.group(shard, group)[inside]
+        for place, group, inside in self.groups.holding(rows):
+            result[place] = group[inside]
         return result
-
-    def group(self, shard: int, number: int) -> pa.Array:
-        """A row group, from memory if it was used recently."""
-        found = self.groups.get((shard, number))
-        if found is None:
-            found = self.groups[shard, number] = self._load(shard, number)
-            self.kept += found.nbytes
-            while self.kept > self.cache_bytes and len(self.groups) > 2:
-                self.kept -= self.groups.popitem(last=False)[1].nbytes
-        self.groups.move_to_end((shard, number))
-        return found
-
-    def _load(self, shard: int, number: int) -> pa.Array:
-        where = child(self.derived.path, self.derived.files[shard].file)
-        system, inside = filesystem(where)
-        try:
-            with (
-                system.open_input_file(inside) as source,
-                pq.ParquetFile(source, page_checksum_verification=True) as opened,
-            ):
-                return opened.read_row_group(number, use_threads=False).column(0).combine_chunks()
-        except FileNotFoundError:
-            raise ValueError(f"{where} is missing") from None
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{where} cannot be read: {' '.join(str(error).split())}") from error
 
 
 class Contexts(Vectors):

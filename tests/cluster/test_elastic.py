@@ -81,7 +81,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     the losses of the bare loop to 1e-5."""
     manifest = write_digit_shards(tmp_path / "shards")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    network = {"kind": "external", "factory": "tests.cluster.slow:SlowUNet"}
+    network = {"kind": "external", "factory": "tests.cluster.networks:Slow"}
     changes = {"network": network, "train__length__steps": 400, "checkpoint_every": 10, "train__microbatch": 4,
                "resources__cpus_per_worker": 2, "tracking__uri": uri}  # fmt: skip
     tree = small_recipe(manifest, tmp_path / "runs", **changes, resources__workers=[1, 2], resources__resize_every=5.0)

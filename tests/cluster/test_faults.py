@@ -16,7 +16,7 @@ def test_a_shard_that_goes_during_training_ends_the_run_with_its_name(tmp_path, 
     tree = small_recipe(
         manifest, tmp_path / "runs", tracking__uri=f"sqlite:///{tmp_path / 'mlflow.db'}", resources__cpus_per_worker=1,
         resources__max_failures=0, train__length__steps=400, data__shuffle_window=20, data__block_steps=1,
-        network={"kind": "external", "factory": "tests.cluster.thief:Thief",
+        network={"kind": "external", "factory": "tests.cluster.networks:Thief",
                  "kwargs": {"folder": manifest.path, "harm": harm}},
     )  # fmt: skip
     with pytest.raises(RuntimeError, match=r"shard train-000\d\d.parquet of .* (is missing|is damaged|cannot be read)"):

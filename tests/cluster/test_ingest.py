@@ -10,16 +10,17 @@ import ray.data
 from PIL import Image
 
 from raysde.cluster.ingest import STATE, ingest
-from raysde.cluster.stream import StreamSpec, put_together, read_stream, steps_in_block, stream
+from raysde.cluster.stream import StreamSpec, put_together, read_stream, stream
 from raysde.data.augment import View
 from raysde.data.batches import Feed, read_batches
 from raysde.data.blocks import from_table
 from raysde.data.convert import Rules
 from raysde.data.digits import load_digits, write_digits
+from raysde.data.manifest import read_manifest
 from raysde.data.plan import Plan
 from raysde.data.probe import rules_for
 from raysde.data.reader import Reader
-from raysde.data.shards import read_manifest, verify
+from raysde.data.shards import verify
 from raysde.data.sources import open_source
 from raysde.data.split import split_rows
 from tests.conftest import rng_image
@@ -162,9 +163,3 @@ def test_a_stream_of_another_rank_is_refused(digits):
     tables = list(ordered(stream(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
     with pytest.raises(ValueError, match="does not follow the plan: rank 0 expected microbatches"):
         next(put_together((list(from_table(table, 1)) for table in tables[1:]), spec, 0, 2))
-
-
-def test_blocks_hold_what_fits():
-    assert steps_in_block((1, 8, 8), 128, 8.0, 64) == 64
-    assert steps_in_block((3, 256, 256), 128, 8.0, 64) == 1
-    assert steps_in_block((3, 32, 32), 128, 8.0, 64) == 20

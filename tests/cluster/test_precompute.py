@@ -17,7 +17,7 @@ from raysde.data.derived import read_derived
 from raysde.data.reader import Reader
 from raysde.precompute import TextJob
 from raysde.run import open_run
-from tests.test_precompute import embed, many_captions, recipe_for, tiny_bert
+from tests.tiny import embed, many_captions, text_encoder, text_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -29,7 +29,7 @@ def contents(folder):
 def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
     """A unit that fails stops it; what was finished stays as it is, and the end is that of a job in one process."""
     torch.set_num_threads(1)
-    manifest, encoder = many_captions(tmp_path / "shards"), tiny_bert(tmp_path / "bert")
+    manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     alone = embed(manifest, encoder, batch_size=3)
     expected = contents(alone.path)
     Path(alone.path).rename(tmp_path / "alone")
@@ -55,7 +55,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
     assert precompute(job, manifest) == derived
 
     run = open_run(
-        config.parse(recipe_for(manifest, encoder, tmp_path / "runs", data__block_steps=2, train__length__steps=4))
+        config.parse(text_recipe(manifest, encoder, tmp_path / "runs", data__block_steps=2, train__length__steps=4))
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     spec = stream_spec(run, 0)

@@ -16,9 +16,10 @@ from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
 from raysde.data.digits import write_digits
 from raysde.data.filesystems import exists, filesystem
+from raysde.data.manifest import read_manifest
 from raysde.data.probe import rules_for
 from raysde.data.reader import Reader
-from raysde.data.shards import read_manifest, verify
+from raysde.data.shards import verify
 from raysde.data.sources import open_source
 from tests.conftest import small_recipe, write_digit_shards
 

@@ -45,7 +45,7 @@ def killed_network(place: Path, name: str, *, dies: bool) -> dict:
         marker.touch()
     return {
         "kind": "external",
-        "factory": "tests.cluster.killer:KilledUNet",
+        "factory": "tests.cluster.networks:Killed",
         "kwargs": {"at": 8, "marker": str(marker)},
     }
 

@@ -48,7 +48,8 @@ def label_of(value: Any) -> str | None:
         return None
     if isinstance(value, str):
         return next(iter(clean([value])), None)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
         raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number")
     return str(int(value))
 
