@@ -1,12 +1,13 @@
 """Captions to tokens and tokens to vectors, through transformers.
 
-Two kinds of encoder: ``pretrained`` loads any Hugging Face text encoder by name or folder; ``scratch`` trains a small
-BERT, and its tokenizer from the data set's own captions, jointly with the score network, so nothing is downloaded.
-A mask is True where a token is real, at training and at sampling alike.
+Two kinds of encoder: ``pretrained`` loads any Hugging Face text encoder by name or folder (:mod:`raysde.pretrained`);
+``scratch`` trains a small BERT, and its tokenizer from the data set's own captions, jointly with the score network, so
+nothing is downloaded. A mask is True where a token is real, at training and at sampling alike.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from tokenizers.processors import BertProcessing
 from torch import Tensor, nn
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ENDS = ("clip_text_model",)
+"""Encoders, by transformers' ``model_type``, whose last real token stands for the caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ class Tokenizer:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.seen: dict[str, list[int]] = {}
+        self.named: set[str] = set()
 
     def encode(self, caption: str) -> list[int]:
         ids = self.seen.get(caption)
@@ -102,15 +106,55 @@ class Tokenizer:
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids int64 [B, L] and mask bool [B, L], True where a token is real."""
         rows = [self.encode(caption) for caption in captions]
-        length = min(self.max_tokens, -(-max(map(len, rows)) // 8) * 8)
+        length = self.padded_length(max(map(len, rows)))
         ids = torch.tensor([row + [self.pad] * (length - len(row)) for row in rows], dtype=torch.int64)
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(length)[None, :] < lengths[:, None]
         return ids, mask
 
+    def padded_length(self, tokens: int) -> int:
+        """The length of rows of which the longest has so many tokens."""
+        return min(self.max_tokens, -(-tokens // 8) * 8)
+
+    def length(self, caption: str) -> int:
+        """Tokens of a caption before any is cut off, special ones included."""
+        return len(self.tokenizer(caption, verbose=False)["input_ids"])
+
+    def warn_if_cut(self, prompt: str) -> None:
+        """Warns of a prompt with more tokens than are read, once for each prompt."""
+        if prompt in self.named or (length := self.length(prompt)) <= self.max_tokens:
+            return
+        if len(self.named) >= self.REMEMBERED:
+            self.named.clear()
+        self.named.add(prompt)
+        warnings.warn(
+            f"the prompt {shortened(prompt)!r} has {length} tokens, the model reads the first {self.max_tokens}",
+            stacklevel=2,
+        )
+
+    def warn_of_cut(self, captions: Sequence[str]) -> None:
+        """Warns if some captions of a data set have more tokens than are read, from up to 5,000 of them.
+
+        Args:
+            captions: different captions, in any order.
+        """
+        lengths = [self.length(caption) for caption in captions[:: 1 + len(captions) // 5000]]
+        if longer := sum(length > self.max_tokens for length in lengths):
+            share = f"{100 * longer / len(lengths):.2g}%"
+            warnings.warn(
+                f"text.max_tokens={self.max_tokens} cuts the end off {share} of the captions; "
+                f"the longest has {max(lengths)} tokens",
+                stacklevel=2,
+            )
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer as JSON and text files."""
         self.tokenizer.save_pretrained(str(folder))
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """The beginning of a text, for a message."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def word_pieces(captions: Iterable[str], size: int) -> list[str]:
@@ -150,6 +194,7 @@ class TextEncoder(nn.Module):
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # type: ignore[assignment]  # its output is not used, so its weights would never get a gradient
         self.width = width_of(encoder.config)
+        self.ends = str(encoder.config.model_type) in ENDS  # type: ignore[union-attr]
         encoder.requires_grad_(trainable)
         self.train(self.training)
 
@@ -160,6 +205,19 @@ class TextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             return self.encoder(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
+
+    def pooled(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """One vector for each caption, [B, width], from its tokens' [B, L, width]: CLIP's end token, else the mean.
+
+        CLIP reads from left to right and is trained on the end token alone, the only one that has read the whole
+        caption (Radford et al. 2021, arXiv 2103.00020, section 2.4). Encoders that read both ways are averaged over
+        their real tokens, as MiniLM and its like are trained (Reimers and Gurevych 2019, arXiv 1908.10084).
+        """
+        if self.ends:
+            last = mask.sum(dim=1) - 1
+            return vectors[torch.arange(len(vectors), device=vectors.device), last]
+        weight = mask.to(vectors.dtype)[:, :, None]
+        return (vectors * weight).sum(dim=1) / weight.sum(dim=1)
 
 
 def width_of(config: Any) -> int:
@@ -180,64 +238,3 @@ def scratch_encoder(text: ScratchText, tokens: int) -> TextEncoder:
         attention_probs_dropout_prob=0.0,
     )
     return TextEncoder(transformers.BertModel(config), trainable=True)
-
-
-def pretrained_encoder(text: PretrainedText) -> TextEncoder:
-    """The encoder at ``text.path``, safetensors weights only.
-
-    Raises:
-        ValueError: if it cannot be loaded, or has fewer positions than ``max_tokens``.
-    """
-    config = check_pretrained(text)
-    try:
-        encoder = transformers.AutoModelForTextEncoding.from_pretrained(
-            text.path, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
-    return TextEncoder(encoder, trainable=text.trainable)
-
-
-def check_pretrained(text: PretrainedText) -> Any:
-    """The configuration of the encoder at ``text.path``, after looking for its tokenizer too; no weights are read.
-
-    Raises:
-        ValueError: if there is none, or it has fewer positions than ``max_tokens``.
-    """
-    pretrained_tokenizer(text.path)
-    try:
-        config = _text_config(transformers.AutoConfig.from_pretrained(text.path, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and text.max_tokens > positions:
-        raise ValueError(f"text.max_tokens={text.max_tokens} exceeds the {positions} positions of {text.path!r}")
-    return config
-
-
-def pretrained_tokenizer(path: str) -> Any:
-    """The tokenizer beside a pretrained encoder; no code from its folder is run.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    try:
-        return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {_first_line(error)}") from error
-
-
-def restored_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
-    """An encoder with the architecture in ``folder/config.json`` and no weights yet."""
-    config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    encoder = transformers.AutoModelForTextEncoding.from_config(config, trust_remote_code=False)
-    return TextEncoder(encoder, trainable=trainable)
-
-
-def _text_config(config: Any) -> Any:
-    """The text half of an image-and-text model such as CLIP."""
-    return getattr(config, "text_config", config)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raysde.captions import TextEncoder, Tokenizer
+from raysde.prompts import Prompts
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Encoded:
     context: Tensor | None = None
     mask: Tensor | None = None
 
+    def rows(self, index: Tensor) -> "Encoded":
+        """Those of the rows ``index`` [N]."""
+        values = (self.pooled, self.context, self.mask)
+        return Encoded(*(None if value is None else value[index] for value in values))
+
 
 class Conditioner(nn.Module):
     """Makes conditions from captions and labels, and conditioning vectors from conditions.
@@ -90,9 +96,15 @@ class Conditioner(nn.Module):
         super().__init__()
         assert (tokenizer is None) == (encoder is None)
         self.tokenizer, self.encoder, self.classes = tokenizer, encoder, classes
+        self.prompts = None if tokenizer is None or encoder is None else Prompts(tokenizer, encoder)
         self.width: int | None = encoder.width if encoder is not None else class_width if classes else None
         # the extra row is the class "none", at index -1
         self.class_embedding = nn.Embedding(classes + 1, self.width) if classes and self.width else None
+
+    @property
+    def text_parameters(self) -> list[nn.Parameter]:
+        """The text encoder's parameters; none without one."""
+        return [] if self.encoder is None else list(self.encoder.parameters())
 
     def condition(
         self,
@@ -128,6 +140,20 @@ class Conditioner(nn.Module):
             condition = replace(condition, labels=numbers)
         return condition
 
+    def encode(self, captions: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> Encoded:
+        """The conditioning vectors of :meth:`condition`, where the weights are, for sampling: each caption is encoded
+        once for as long as the weights are the same, and one that is too long is warned of.
+
+        Raises:
+            ValueError: as :meth:`condition`.
+        """
+        if self.width is None or self.prompts is None:
+            condition = self.condition(captions, labels, count)
+        else:
+            context, mask = self.prompts([""] * count if captions is None else captions)
+            condition = self.condition(None, labels, count, context=context, mask=mask)
+        return Encoded() if self.width is None else self(condition.to(next(self.parameters()).device))
+
     def null(self) -> Condition:
         """The empty condition, of batch size 1."""
         return self.condition(None, None, 1)
@@ -137,8 +163,7 @@ class Conditioner(nn.Module):
         if self.encoder is not None:
             assert condition.mask is not None
             context = self._context(self.encoder, condition)
-            weight = condition.mask.to(context.dtype)[:, :, None]
-            pooled = (context * weight).sum(dim=1) / weight.sum(dim=1)
+            pooled = self.encoder.pooled(context, condition.mask)
         if self.class_embedding is not None:
             assert condition.labels is not None
             classes = self.class_embedding(condition.labels % (self.classes + 1))

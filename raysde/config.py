@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from raysde.captions import ScratchText
 from raysde.model import NetworkField, SDEField, TextField
 from raysde.networks import UNetConfig
 from raysde.nodes import Count, Data, Latent, Node, PositiveInt, Resources, Sampling, Seed, Tracking, Train, Validation
@@ -65,6 +66,10 @@ class RunConfig(Node):
             )
         if self.sampling.prompts and self.text is None:
             raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
+        if self.sampling.labels and not self.class_conditional:
+            raise ValueError("sampling.labels needs classes: set class_conditional, or remove the labels")
+        if self.train.text_lr is not None and not self.trains_text:
+            raise ValueError("train.text_lr needs a text encoder that is trained: text.kind=scratch or text.trainable")
         if self.validation.patience and self.validation.rows == 0:
             raise ValueError("validation.patience needs held-out rows: set validation.rows")
         if self.latent is not None:
@@ -87,6 +92,11 @@ class RunConfig(Node):
     def microbatch(self) -> int:
         """Images of one forward pass."""
         return self.train.microbatch or self.train.batch // self.resources.most
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder is trained with the network."""
+        return isinstance(self.text, ScratchText) or (self.text is not None and self.text.trainable)
 
     @property
     def model_name(self) -> str:

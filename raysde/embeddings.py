@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raysde.captions import PretrainedText, Tokenizer, pretrained_encoder, pretrained_tokenizer
+from raysde.captions import PretrainedText, Tokenizer
 from raysde.hashing import hash_of
+from raysde.pretrained import pretrained_encoder, pretrained_tokenizer
 
 
 def encoder_hash(path: str) -> str:

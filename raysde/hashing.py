@@ -30,7 +30,7 @@ def hash_of(path: str, *, tokenizer: bool, key: str) -> str:
     Raises:
         ValueError: if there is no configuration or there are no safetensors weights.
     """
-    config, weights = _found(path, "config.json"), _weights(path)
+    config, weights = _found(path, "config.json"), weight_files(path)
     if config is None or not weights:
         lacks = "config.json" if config is None else "weights in safetensors format"
         raise ValueError(f"{key} {path!r}: found no {lacks}")
@@ -38,15 +38,16 @@ def hash_of(path: str, *, tokenizer: bool, key: str) -> str:
     return _joined([config, *weights, *(name for name in others if name is not None)])
 
 
-def _weights(path: str) -> list[str]:
-    """The weight files: one, or the parts that an index lists."""
+def weight_files(path: str) -> list[str]:
+    """The safetensors weights at a folder or hub name: one file, or the parts that an index lists; empty if not all
+    are there."""
     for name in WEIGHTS:
         if whole := _found(path, name):
             return [whole]
         if index := _found(path, f"{name}.index.json"):
             with open(index) as source:
                 parts = sorted(set(json.load(source)["weight_map"].values()))
-            found = [_found(path, part) for part in parts]
+            found = [_found(path, part) if part.endswith(".safetensors") else None for part in parts]
             return [part for part in found if part is not None] if None not in found else []
     return []
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -54,9 +55,9 @@ class RunHooks:
 def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     """The recipe's sample grid."""
     sampling = run.config.sampling
-    prompts = [sampling.prompts[i % len(sampling.prompts)] for i in range(sampling.count)] if sampling.prompts else None
     drawn = Model(model, run.spec).sample(
-        prompts=prompts,
+        prompts=list(islice(cycle(sampling.prompts), sampling.count)) or None,
+        labels=list(islice(cycle(sampling.labels), sampling.count)) or None,
         n=sampling.count,
         seed=sampling.seed,
         guidance=sampling.guidance,

@@ -212,14 +212,15 @@ class Model:
         """The score under prompts and labels, in evaluation mode."""
         model = self.score_model.eval()
         conditioner = model.conditioner
-        condition = conditioner.condition(prompts, labels, count).to(self.device)
-        if guidance != 1.0 and conditioner.width is None:
-            raise ValueError(f"guidance={guidance} was given, but the model is unconditional")
+        plain = Conditioned(model, conditioner.encode(prompts, labels, count))
         if guidance == 1.0:
-            return Conditioned(model, conditioner(condition))
-        everywhere = torch.ones(count, dtype=torch.bool, device=self.device)
-        null = condition.dropped(everywhere, conditioner.null().to(self.device))
-        return Guided(model, conditioner(condition), conditioner(null), guidance)
+            return plain
+        if conditioner.width is None:
+            raise ValueError(f"guidance={guidance} was given, but the model is unconditional")
+        # one row more, the null condition, as long as the others
+        asked = None if prompts is None else [*prompts, ""]
+        encoded = conditioner.encode(asked, None if labels is None else [*labels, -1], count + 1)
+        return Guided(model, plain.encoded, encoded.rows(torch.full((count,), count)), guidance)
 
 
 def counted(prompts: Sequence[str] | None, labels: Sequence[int] | None, n: int | None) -> int:

@@ -13,9 +13,6 @@ from raysde.captions import (
     ScratchText,
     TextEncoder,
     Tokenizer,
-    pretrained_encoder,
-    pretrained_tokenizer,
-    restored_encoder,
     scratch_encoder,
     train_tokenizer,
 )
@@ -24,6 +21,7 @@ from raysde.latents import LatentSpec
 from raysde.networks import ExternalConfig, UNetConfig
 from raysde.networks.uncertainty import Uncertainty
 from raysde.parameterisation import Preconditioning, Target
+from raysde.pretrained import pretrained_encoder, pretrained_tokenizer, restored_encoder
 from raysde.randomness import INITIAL, key
 from raysde.score import ScoreModel
 from raysde.sde import AnySDE

@@ -142,6 +142,9 @@ class Train(Node):
         description="images of one forward pass; null: one for each worker; what is left over is accumulated",
     )
     lr: Positive = Field(2e-4, description="learning rate")
+    text_lr: Positive | None = Field(
+        None, description="learning rate of a text encoder that is trained, with lr's warm-up and decay; null for lr"
+    )
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's moment decays")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW's weight decay")
     warmup: Count = Field(500, description="updates over which the learning rate rises from zero")
@@ -189,6 +192,9 @@ class Sampling(Node):
     count: PositiveInt = Field(16, description="images in a grid")
     prompts: tuple[str, ...] = Field(
         (), description="prompts of the grid, repeated in turn; empty draws without a prompt"
+    )
+    labels: tuple[Count, ...] = Field(
+        (), description="class numbers of the grid, repeated in turn; empty draws without a class"
     )
     solver: Solver = Field("heun", description="see docs/choosing.md; heun, unipc and dpmpp_3m need the fewest steps")
     steps: PositiveInt = Field(20, description="steps of the solver")

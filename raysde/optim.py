@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,27 @@ Decay = Literal["constant", "cosine"]
 
 
 def adamw(
-    parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    eps: float = 1e-8,
+    text: Iterable[nn.Parameter] = (),
+    text_lr: float | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW with its fused kernel over the parameters that are trained."""
+    """AdamW with its fused kernel over the parameters that are trained.
+
+    Args:
+        text: those of a text encoder, among ``parameters``.
+        text_lr: their learning rate, None for ``lr``; :func:`update` keeps its ratio to ``lr``.
+    """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
+    apart = set() if text_lr is None else {id(parameter) for parameter in text}
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in apart]}]
+    if text_lr is not None:
+        groups.append({"params": [p for p in trained if id(p) in apart], "ratio": text_lr / lr})
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
 
 
 def learning_rate(base: float, updates: int, warmup: int, decay: Decay, progress: float) -> float:
@@ -28,6 +44,12 @@ def learning_rate(base: float, updates: int, warmup: int, decay: Decay, progress
     return rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))) if decay == "cosine" else rate
 
 
+def rates(optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:
+    """The learning rates of an update at ``lr`` as metrics; train/text_lr only if a text encoder has its own."""
+    ratio = next((group["ratio"] for group in optimizer.param_groups if "ratio" in group), None)
+    return {"train/lr": lr} if ratio is None else {"train/lr": lr, "train/text_lr": lr * ratio}
+
+
 def update(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -37,13 +59,17 @@ def update(
 ) -> tuple[Tensor, bool]:
     """Unscales, clips to the norm ``clip`` (0: no clipping), steps, and clears the gradients.
 
+    Args:
+        parameters: all that are trained; their gradients are clipped together, whatever their learning rates.
+        lr: of this update; a parameter group with a ``ratio`` takes that times as much.
+
     Returns:
         The gradient norm before clipping, and whether the optimiser stepped (False when fp16 gradients overflowed).
     """
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("ratio", 1.0)
     before = scaler.get_scale() if scaler.is_enabled() else 1.0
     scaler.step(optimizer)
     scaler.update()

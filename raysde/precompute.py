@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raysde.captions import PretrainedText, check_pretrained, width_of
+from raysde.captions import PretrainedText, width_of
 from raysde.data.derived import (
     NUMBERS,
     Derived,
@@ -31,6 +31,7 @@ from raysde.data.manifest import Manifest
 from raysde.data.reader import Reader
 from raysde.embeddings import Embedder, encoder_hash
 from raysde.latents import LatentSpec, latent_spec, load_vae, moments, vae_hash
+from raysde.pretrained import check_pretrained
 
 Work = Callable[[int], File]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from raysde import checkpoint, images, optim
-from raysde.captions import PretrainedText, check_pretrained
+from raysde.captions import PretrainedText
 from raysde.config import RunConfig
 from raysde.data.augment import View
 from raysde.data.batches import Feed, held_out_batches
@@ -20,13 +20,14 @@ from raysde.data.reader import Reader, opened
 from raysde.data.shards import distinct_captions, verify
 from raysde.data.split import shuffle_window, split_rows
 from raysde.data.vectors import Contexts
-from raysde.distributed import World
+from raysde.distributed import World, current_world
 from raysde.ema import Ema
 from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
 from raysde.objective import Objective
 from raysde.posthoc import PowerEma
 from raysde.precomputed import find_latents, find_text, spec_of
+from raysde.pretrained import check_pretrained
 from raysde.score import ScoreModel
 from raysde.sde import VE, AnySDE
 from raysde.state import TrainState
@@ -101,6 +102,8 @@ def open_run(config: RunConfig) -> Run:
         raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
     if config.class_conditional and manifest.classes == 0:
         raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
+    if unknown := [label for label in config.sampling.labels if label >= manifest.classes]:
+        raise ValueError(f"sampling.labels has {unknown[0]}, but the data set has classes 0..{manifest.classes - 1}")
     view = view_of(config, manifest)
     rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
     latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
@@ -230,9 +233,18 @@ def new_state(run: Run, device: torch.device) -> TrainState:
     train = run.config.train
     captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if run.spec.text is not None else []
     model = fresh_model(run.spec, captions, run.config.seed).to(device)
+    if model.conditioner.tokenizer is not None and current_world().is_first:
+        model.conditioner.tokenizer.warn_of_cut(captions)
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optim.adamw(model.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+    optimizer = optim.adamw(
+        model.parameters(),
+        lr=train.lr,
+        betas=train.betas,
+        weight_decay=train.weight_decay,
+        text=model.conditioner.text_parameters,
+        text_lr=train.text_lr,
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
     ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
     profiles = [PowerEma(model, std=std) for std in train.ema.profiles]

@@ -251,7 +251,7 @@ def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
         metrics = {
             "train/loss": sum(loss for loss, _, _ in done) / len(done),
             "train/grad_norm": sum(norm for _, norm, _ in done) / len(done),
-            "train/lr": done[-1][2],
+            **optim.rates(state.optimizer, done[-1][2]),
             "train/images_per_second": clock.rate(),
             "train/images": float(state.num_images),
             "train/data_wait": clock.waited / clock.elapsed(),

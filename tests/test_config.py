@@ -9,6 +9,7 @@ from raysde.sde import VE
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
+DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -18,7 +19,7 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(path):
 
 
 def test_the_node_is_the_object():
-    recipe = config.load(RECIPES[0], ["sde.kind=ve", "sde.sigma_max=20"])
+    recipe = config.load(DIGITS, ["sde.kind=ve", "sde.sigma_max=20"])
     assert recipe.sde == VE(sigma_max=20.0)
 
 
@@ -31,11 +32,11 @@ def test_a_new_kind_replaces_its_node():
 def test_the_order_of_overrides_does_not_matter():
     """A kind given after the keys of its node does not wipe them out."""
     for order in (["sde.kind=ve", "sde.sigma_max=20"], ["sde.sigma_max=20", "sde.kind=ve"]):
-        assert config.load(RECIPES[0], order).sde == VE(sigma_max=20.0)
+        assert config.load(DIGITS, order).sde == VE(sigma_max=20.0)
 
 
 def test_a_new_length_replaces_the_old():
-    assert config.load(RECIPES[0], ["train.length.epochs=3"]).train.length.images is None
+    assert config.load(DIGITS, ["train.length.epochs=3"]).train.length.images is None
 
 
 @pytest.mark.parametrize(("length", "steps"), [({"steps": 7}, 7), ({"epochs": 3}, 30), ({"images": 1000}, 100)])
@@ -57,6 +58,10 @@ def test_length_in_steps(length, steps):
         (["network.kind=external"], "network.factory"),
         (["text=null"], "sampling.prompts"),
         (["validation.patience=2", "validation.rows=0"], "validation.patience"),
+        (["train.text_lr=1e-4", "text=null", "sampling.prompts=[]", "sampling.guidance=1"], "train.text_lr"),
+        (["train.text_lr=1e-4", "text.kind=pretrained", "text.path=x"], "train.text_lr"),
+        (["sampling.labels=[3]"], "sampling.labels needs classes"),
+        (["class_conditional=true", "sampling.labels=[-1]"], "sampling.labels"),
         (["name=../x"], "name"),
         (["train.lr"], "key=value"),
         (["data.range=[1,-1]"], "data: range"),
@@ -65,7 +70,7 @@ def test_length_in_steps(length, steps):
 )
 def test_mistakes_are_named(overrides, culprit):
     with pytest.raises(ValueError, match=culprit) as caught:
-        config.load(ROOT / "jobs/configs/digits.yaml", overrides)
+        config.load(DIGITS, overrides)
     assert "\n" not in str(caught.value)
 
 
@@ -98,6 +103,6 @@ def test_every_key_is_explained():
         ["network.kind=external", "network.factory=a:B"],
     ]
     for overrides in kinds:
-        missing = set(config.load(ROOT / "jobs/configs/digits.yaml", overrides).flat()) - explained
+        missing = set(config.load(DIGITS, overrides).flat()) - explained
         # nodes that may be null as a whole
         assert not missing - {"text", "latent", "train.times"}

@@ -4,12 +4,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
 
-from raysde.captions import PretrainedText, ScratchText, Tokenizer, pretrained_encoder, train_tokenizer
+from raysde.captions import PretrainedText, ScratchText, Tokenizer, train_tokenizer
 from raysde.conditioning import Condition
 from raysde.guidance import Conditioned, Guided
 from raysde.model import fresh_model
 from raysde.networks import ExternalConfig, UNetConfig
 from raysde.networks.layers import Attention
+from raysde.pretrained import pretrained_encoder
 from raysde.sde import VP
 from tests import tiny
 

@@ -10,7 +10,7 @@ import torch
 from transformers import BertModel
 
 from raysde import checkpoint, config
-from raysde.captions import PretrainedText, Tokenizer, pretrained_encoder, pretrained_tokenizer
+from raysde.captions import PretrainedText, Tokenizer
 from raysde.cli import main
 from raysde.data.augment import CAPTION, draws
 from raysde.data.batches import read_batches
@@ -22,6 +22,7 @@ from raysde.distributed import World
 from raysde.local import train_here
 from raysde.objective import microbatch_loss
 from raysde.precompute import TextJob
+from raysde.pretrained import pretrained_encoder, pretrained_tokenizer
 from raysde.run import check, check_resumable, new_state, objective, open_run, validator
 from tests.conftest import same_tensors
 from tests.tiny import CAPTIONS, embed, many_captions, text_encoder, text_recipe

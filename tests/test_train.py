@@ -50,10 +50,13 @@ class StopAt:
         pass
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_resume_is_bitwise(recipe, tmp_path, sink, precision):
+@pytest.mark.parametrize(
+    ("precision", "text_lr"), [("fp32", None), ("bf16", None), ("fp16", None), ("fp32", 2e-4), ("fp16", 2e-4)]
+)
+def test_resume_is_bitwise(recipe, tmp_path, sink, precision, text_lr):
     """10 steps = 6 steps, a crash, and a resume from step 5: weights, EMA, optimiser, counters, metrics."""
     settings = {"train__precision": precision, "validation__rows": 24, "validation__every": 4, "log_every": 3}
+    settings["train__text_lr"] = text_lr
     whole = trained(recipe(**settings, storage=str(tmp_path / "a")), sink)
     broken = recipe(**settings, storage=str(tmp_path / "b"))
     with pytest.raises(KeyboardInterrupt):
@@ -62,7 +65,7 @@ def test_resume_is_bitwise(recipe, tmp_path, sink, precision):
     resumed = trained(broken, resumed_sink)
     assert same_tensors(everything(whole), everything(resumed))
     assert whole.values() == resumed.values()
-    for key in ("train/loss", "train/grad_norm", "train/lr", "val/loss"):
+    for key in ("train/loss", "train/grad_norm", "train/lr", "val/loss", *["train/text_lr"] * bool(text_lr)):
         late = {step: value for step, value in sink.of(key).items() if step > 5}
         assert late
         assert resumed_sink.of(key) == late
@@ -203,6 +206,66 @@ def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
 )  # fmt: skip
 def test_learning_rate(updates, warmup, rule, progress, expected):
     assert optim.learning_rate(1.0, updates, warmup, rule, progress) == pytest.approx(expected, abs=1e-12)
+
+
+def stirred(run) -> TrainState:
+    """A state in which every weight counts; some layers begin at zero."""
+    state = new_state(run, CPU)
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in state.model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
+    return state
+
+
+@pytest.mark.parametrize(("precision", "clip"), [("fp32", 1.0), ("fp32", 0.0), ("fp16", 1.0)])
+def test_the_text_encoder_takes_its_own_learning_rate(recipe, precision, clip):
+    """AdamW's first step is proportional to the rate, decay included: the text encoder's is text_lr / lr of what it
+    would be, and everything else moves as before."""
+    moved = {}
+    for text_lr in (None, 2e-3):
+        settings = {
+            "lr": 1e-2,
+            "text_lr": text_lr,
+            "warmup": 0,
+            "weight_decay": 0.1,
+            "precision": precision,
+            "clip": clip,
+        }
+        run = open_run(config.parse(recipe(**{f"train__{key}": value for key, value in settings.items()})))
+        state = stirred(run)
+        before = {name: p.detach().clone() for name, p in state.trained.items()}
+        (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
+        train_step(state, state.model, batches, objective(run), schedule(run), World())
+        assert state.updates == 1
+        moved[text_lr] = {name: p.detach() - before[name] for name, p in state.trained.items()}
+    text = [name for name in moved[None] if name.startswith("conditioner.encoder.")]
+    assert 0 < len(text) < len(moved[None])
+    for name, whole in moved[None].items():
+        own = moved[2e-3][name]
+        if name in text:
+            assert whole.any()
+            torch.testing.assert_close(own, 0.2 * whole, rtol=1e-3, atol=1e-6)
+        else:
+            assert torch.equal(own, whole)
+
+
+def test_both_learning_rates_are_logged_and_scheduled_alike(recipe, sink):
+    trained(recipe(train__text_lr=2e-4, train__decay="cosine", train__length__steps=6), sink)
+    rates = sink.of("train/lr")
+    assert len(set(rates.values())) == 6
+    assert sink.of("train/text_lr") == pytest.approx({step: 0.2 * rate for step, rate in rates.items()}, rel=1e-12)
+
+
+def test_the_optimisers_tensors_are_stored_by_name(recipe):
+    """With a learning rate of its own or without, the text encoder's moments are under the same names."""
+    states = [
+        trained(recipe(name=f"run{place}", train__text_lr=lr, train__length__steps=1))
+        for place, lr in enumerate((None, 2e-4))
+    ]
+    names = [set(state.optimizer_tensors()) for state in states]
+    assert names[0] == names[1]
+    assert len(names[0]) == 3 * len(states[0].trained)
 
 
 def test_clipping_bounds_the_norm():

@@ -7,6 +7,7 @@ from raysde.data.convert import ENCODINGS
 from raysde.data.geometry import FITS
 
 DIGITS = "sklearn:digits"
+EMOJI = ("emoji", "all-emoji")
 
 
 def ingest_options(command: argparse.ArgumentParser) -> None:
@@ -21,6 +22,8 @@ A source is a path or a URI (s3://, gs://, hdfs://) of
   Parquet                 image bytes (as Hugging Face keeps them) or paths, with captions and labels
   arrays                  .npy, .npz, or the idx files of MNIST and Fashion-MNIST
   sklearn:digits          the digits that scikit-learn brings
+  emoji:FONT              twelve emoji of a colour font such as NotoColorEmoji.ttf, 32 x 32 or of --size;
+                          all-emoji:FONT for all it has, captioned by their Unicode names
 Repeated with the same arguments after an interruption, it goes on where it stopped."""
     command.add_argument("source", help="see above")
     command.add_argument("out", help="folder or URI of the shards")
@@ -68,17 +71,12 @@ def listed(meanings: dict[str, str]) -> str:
 def run_ingest(args: argparse.Namespace) -> None:
     """raysde ingest."""
     from raysde.cluster.ingest import ingest
-    from raysde.data.digits import write_digits
     from raysde.data.probe import rules_for
     from raysde.data.sources import open_source
 
     check(args)
-    source = args.source
-    if source == DIGITS:
-        source = str(Path(args.out).expanduser().with_name(Path(args.out).name + "-images"))
-        write_digits(Path(source))
     found = open_source(
-        source,
+        made(args.source, Path(args.out).expanduser(), args.size),
         part_rows=args.shard_rows,
         order=args.order,
         images=args.images,
@@ -102,6 +100,27 @@ def run_ingest(args: argparse.Namespace) -> None:
     )
     manifest = ingest(found, args.out, rules, name=args.source, licence=args.licence, skip_bad=args.skip_bad)
     summary(manifest, args.out)
+
+
+def made(source: str, out: Path, size: int | None) -> str:
+    """The folder of images beside ``out`` of a source that is drawn or bundled; other sources as they are.
+
+    Raises:
+        ValueError: if a font cannot be read.
+    """
+    kind, _, font = source.partition(":")
+    if source != DIGITS and kind not in EMOJI:
+        return source
+    folder = out.with_name(out.name + "-images")
+    if source == DIGITS:
+        from raysde.data.digits import write_digits
+
+        write_digits(folder)
+    else:
+        from raysde.data.emoji import CHOSEN, write_emoji
+
+        write_emoji(folder, font, size=size or 32, only=tuple(CHOSEN) if kind == "emoji" else ())
+    return str(folder)
 
 
 def check(args: argparse.Namespace) -> None:

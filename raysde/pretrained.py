@@ -1,0 +1,134 @@
+"""Text encoders that transformers knows, from a folder or by name: safetensors and JSON, no code and no pickle."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers  # its classes are loaded on first use, which takes seconds
+from torch import nn
+
+from raysde.captions import PretrainedText, TextEncoder
+from raysde.hashing import weight_files
+
+REFUSED = {
+    "auto_map": "code of its own, which is never run",
+    "transformers_weights": "a weights file of its own, which is never read",
+}
+"""What a config.json may not name."""
+
+
+def pretrained_encoder(text: PretrainedText) -> TextEncoder:
+    """The encoder at ``text.path``, safetensors weights only.
+
+    Raises:
+        ValueError: if it cannot be loaded whole, or has fewer positions than ``max_tokens``.
+    """
+    config = check_pretrained(text)
+    _check_weights(text.path)
+    try:
+        encoder, found = _auto(config).from_pretrained(
+            text.path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
+    # transformers draws at random what a file lacks; the pooler is not used
+    if lost := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise ValueError(f"text.path {text.path!r} lacks {len(lost)} weights of {type(encoder).__name__}: {lost[0]}")
+    return TextEncoder(encoder, trainable=text.trainable)
+
+
+def check_pretrained(text: PretrainedText) -> Any:
+    """The configuration of the encoder at ``text.path``, after looking for its tokenizer too; no weights are read.
+
+    Raises:
+        ValueError: if there is none, it names code to run, a folder has no weights in safetensors format, or it has
+            fewer positions than ``max_tokens``.
+    """
+    _check_code(text.path)
+    pretrained_tokenizer(text.path)
+    try:
+        config = _text_config(transformers.AutoConfig.from_pretrained(text.path, trust_remote_code=False))
+        positions = _positions(config)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
+    if os.path.isdir(text.path):  # of a model on the hub, a look would fetch the weights
+        _check_weights(text.path)
+    if positions is not None and text.max_tokens > positions:
+        raise ValueError(f"text.max_tokens={text.max_tokens} exceeds the {positions} positions of {text.path!r}")
+    return config
+
+
+def pretrained_tokenizer(path: str) -> Any:
+    """The tokenizer beside a pretrained encoder; no code from its folder is run.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {_first_line(error)}") from error
+
+
+def restored_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
+    """An encoder with the architecture in ``folder/config.json`` and no weights yet."""
+    config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    return TextEncoder(_auto(config).from_config(config, trust_remote_code=False), trainable=trainable)
+
+
+def _auto(config: Any) -> Any:
+    """The class that builds an encoder: transformers' own choice for text, or the plain model of other kinds."""
+    known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    return transformers.AutoModelForTextEncoding if known else transformers.AutoModel
+
+
+def _text_config(config: Any) -> Any:
+    """The text half of an image-and-text model such as CLIP."""
+    return getattr(config, "text_config", config)
+
+
+def _positions(config: Any) -> int | None:
+    """The most tokens that an encoder takes, None if its positions are relative."""
+    with torch.device("meta"):
+        encoder = _auto(config).from_config(config, trust_remote_code=False)
+    tables = [
+        module
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2].startswith("position_embedding")
+    ]
+    # RoBERTa and its like count from the padding token's number on
+    sizes = (table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables)
+    return min(sizes, default=None)
+
+
+def _check_code(path: str) -> None:
+    """Refuses what would need code or files other than transformers' own; a missing folder is named by the loaders."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    try:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(path)
+        tokenizer = get_tokenizer_config(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text.path {path!r}: no text encoder can be loaded: {_first_line(error)}") from error
+    for file, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
+        for key, what in REFUSED.items():
+            if content.get(key):
+                raise ValueError(f"text.path {path!r}: {file} names {what} ({key})")
+
+
+def _check_weights(path: str) -> None:
+    if not weight_files(path):
+        raise ValueError(
+            f"text.path {path!r} holds no weights in safetensors format; a pytorch_model.bin is a pickle, which is "
+            "never loaded: save it again with transformers' save_pretrained"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,108 @@
+"""Classes and captions together, from shards to pictures."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from raysde import checkpoint, config
+from raysde.data.decode import encode_image
+from raysde.data.shards import SCHEMA, Manifest, write_manifest, write_shard
+from raysde.hooks import sample_grid
+from raysde.images import grid
+from raysde.inference import Model
+from raysde.local import train_here
+from raysde.run import new_state, open_run
+
+WORDS = ("dark below", "light below")
+
+
+def halves(above: int, below: int) -> np.ndarray:
+    """An 4 x 4 picture whose upper half the class says, and whose lower half the caption."""
+    picture = np.full((4, 4), 40 + 175 * below, dtype=np.uint8)
+    picture[:2] = 40 + 175 * above
+    return picture
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Manifest:
+    folder = tmp_path_factory.mktemp("halves")
+    rows = [
+        {
+            "image": {"bytes": encode_image(Image.fromarray(halves(above, below)), quality=None), "path": None},
+            "captions": [WORDS[below]],
+            "label": ("night", "day")[above],
+            "key": f"{number}.png",
+            "width": 4,
+            "height": 4,
+            "hash": f"{number:016x}",
+        }
+        for number, (above, below) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)] * 8)
+    ]
+    shard = write_shard(
+        pa.Table.from_pylist(rows, schema=SCHEMA), str(folder), "train-00000.parquet", row_group=32, image=(4, 4)
+    )
+    manifest = Manifest(str(folder), 1, (4, 4), 32, (shard,), labels=("night", "day"), captions=len(rows))
+    write_manifest(manifest)
+    return manifest
+
+
+def test_class_and_caption_are_both_obeyed(data, tmp_path):
+    """Neither says the other's half: every combination, also with guidance, and by classes or captions alone."""
+    tree = {
+        "name": "both", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
+        "network": {"kind": "unet", "channels": 16, "multipliers": [1], "blocks": 1, "attention": [4], "head_channels": 16},
+        "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
+        "train": {"length": {"steps": 200}, "batch": 32, "lr": 3e-3, "weighting": "target", "warmup": 10, "decay": "cosine", "ema": {"half_life": 300}},
+        "sampling": {"every": 200, "count": 4, "labels": [0, 1], "prompts": list(WORDS), "steps": 2},
+        "log_every": 200, "checkpoint_every": 200,
+    }  # fmt: skip
+    train_here(open_run(config.parse(tree)), None)
+    model = checkpoint.load_model(tmp_path / "both" / checkpoint.name_of(200))
+    labels, words = [0, 0, 1, 1] * 4, [0, 1, 0, 1] * 4
+    settings = {"seed": 3, "solver": "heun", "steps": 8}
+    for guidance in (1.0, 2.0):
+        drawn = model.sample(labels=labels, prompts=[WORDS[word] for word in words], guidance=guidance, **settings)
+        upper, lower = (
+            drawn.images[:, 0, rows].float().mean(dim=(1, 2)) > 127.5 for rows in (slice(0, 2), slice(2, 4))
+        )
+        assert upper.tolist() == [bool(label) for label in labels]
+        assert lower.tolist() == [bool(word) for word in words]
+    by_class = model.sample(labels=labels, guidance=2.0, **settings).images[:, 0, :2].float().mean(dim=(1, 2)) > 127.5
+    assert by_class.tolist() == [bool(label) for label in labels]
+    by_words = model.sample(prompts=[WORDS[word] for word in words], guidance=2.0, **settings).images
+    assert (by_words[:, 0, 2:].float().mean(dim=(1, 2)) > 127.5).tolist() == [bool(word) for word in words]
+    assert torch.equal(
+        model.sample(labels=[1], prompts=[WORDS[0]], **settings).images[0, 0] > 127,
+        torch.from_numpy(halves(1, 0) > 127),
+    )
+
+
+def test_a_grids_classes_are_the_data_sets(data, tmp_path):
+    tree = {
+        "name": "grid", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
+        "network": {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}, "sampling": {"labels": [0, 2]},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"sampling\.labels has 2, but the data set has classes 0\.\.1"):
+        open_run(config.parse(tree))
+
+
+def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
+    tree = {
+        "name": "grid", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
+        "network": {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []},
+        "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
+        "sampling": {"count": 5, "steps": 2, "labels": [1, 0], "prompts": [*WORDS, ""], "guidance": 2.0, "seed": 7},
+    }  # fmt: skip
+    run = open_run(config.parse(tree))
+    state = new_state(run, torch.device("cpu"))
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in state.model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=g))
+    asked = {"labels": [1, 0, 1, 0, 1], "prompts": [*WORDS, "", *WORDS]}
+    drawn = Model(state.model, run.spec).sample(**asked, guidance=2.0, seed=7, solver="heun", steps=2)
+    assert sample_grid(run, state.model).tobytes() == grid(drawn.images, columns=5).tobytes()
+    other = Model(state.model, run.spec).sample(**{**asked, "labels": [0] * 5}, guidance=2.0, seed=7, solver="heun", steps=2)
+    assert not torch.equal(other.images[0], drawn.images[0])

@@ -1,0 +1,113 @@
+"""Every recipe in jobs/configs: it can be read, and its network can be built for the images that it is for."""
+
+import math
+import re
+import shlex
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from raysde import config, explain
+from raysde.captions import PretrainedText, ScratchText
+from raysde.cli import parser
+from raysde.conditioning import Encoded
+from raysde.ema import decay
+from raysde.model import ModelSpec, fresh_model
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "jobs" / "configs"
+RECIPES = sorted(CONFIGS.glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class For:
+    """What a recipe is for: images (channels, height, width), or latents of them, and how many classes there are."""
+
+    image: tuple[int, int, int]
+    classes: int = 0
+    caption_width: int | None = None
+
+
+DATA = {
+    "cifar10-subvp": For((3, 32, 32)),
+    "cifar10-ve": For((3, 32, 32)),
+    "cifar10-vp": For((3, 32, 32)),
+    "digits": For((1, 8, 8)),
+    "emoji": For((3, 32, 32)),
+    "fashion-mnist": For((1, 28, 28), classes=10),
+    "ffhq256-ve": For((3, 256, 256)),
+    # the autoencoder of Stable Diffusion makes 4 channels an eighth as high and wide; CLIP's large text half has width 768
+    "text-to-image-latent": For((4, 32, 32), caption_width=768),
+}
+
+
+def spec_of(recipe: config.RunConfig, data: For) -> ModelSpec:
+    text = recipe.text
+    if isinstance(text, PretrainedText):
+        assert data.caption_width is not None
+        text = ScratchText(width=data.caption_width, layers=1, max_tokens=text.max_tokens)
+    return ModelSpec(
+        image=data.image,
+        data_range=recipe.data.range,
+        data_std=recipe.data.std,
+        sde=recipe.sde,
+        network=recipe.network,
+        target=recipe.target,
+        text=text,
+        classes=data.classes if recipe.class_conditional else 0,
+        preconditioning=recipe.preconditioning,
+        uncertainty=recipe.train.uncertainty == "learned",
+    )
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_its_network_fits_its_images(path):
+    """Built and run on the meta device: nothing is computed, but every shape has to agree."""
+    recipe, data = config.load(path), DATA[path.stem]
+    with torch.device("meta"):
+        model = fresh_model(spec_of(recipe, data), ["a red heart"], 0)
+        x, t = torch.empty(2, *data.image), torch.empty(2)
+        width = model.conditioner.width
+        encoded = Encoded() if width is None else Encoded(torch.empty(2, width))
+        if recipe.text is not None:
+            encoded = replace(encoded, context=torch.empty(2, 8, width), mask=torch.ones(2, 8, dtype=torch.bool))
+    assert model.predict(x, t, encoded).shape == x.shape
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate"),
+    [
+        ("cifar10-vp", 128, 0.9999),
+        ("cifar10-subvp", 128, 0.9999),
+        ("cifar10-ve", 128, 0.999),
+        ("ffhq256-ve", 64, 0.999),
+    ],
+)
+def test_published_averages_are_kept_as_half_lives(name, batch, rate):
+    """rate^(n / batch) = 1 / 2 after n images, and after n steps at most (1 + n) / (10 + n) is kept."""
+    recipe = config.load(CONFIGS / f"{name}.yaml")
+    average = recipe.train.ema
+    assert recipe.train.batch == batch
+    assert average.half_life == pytest.approx(batch * math.log(0.5) / math.log(rate), abs=1.0)
+    for n in (10_000, 50_000, 1_000_000):
+        kept = decay(batch, batch * n, average.half_life, average.rampup)
+        assert 1.0 - kept == pytest.approx(1.0 - min(rate, (1 + n) / (10 + n)), rel=1e-3)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_its_header_can_be_typed(path):
+    """Its commands are ones that the command line takes, and every key=value in it changes the recipe as it is."""
+    header = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+    commands = re.findall(r"^ {5}raysde (.*)$", re.sub(r"\\\n\s*", " ", header), flags=re.MULTILINE)
+    for command in commands:
+        given = parser().parse_args(shlex.split(command, comments=True))
+        if given.command == "train":
+            assert given.recipe == f"jobs/configs/{path.name}"
+            config.load(path, given.overrides)
+    known = explain.keys()
+    for word in " ".join(line for line in header.splitlines() if not line.startswith("     ")).split():
+        key, equals, value = word.strip(",;.:'").partition("=")
+        if equals and key in known and not value.startswith(("{", "[")):
+            config.load(path, [f"{key}={value}"])
