@@ -32,7 +32,7 @@ class RunConfig(Node):
     data: Data = Field(description="what is trained on")
     sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp, ve, edm or flow")
     network: NetworkField = Field(
-        UNetConfig(), description="the score network: unet, or external for a module of yours"
+        UNetConfig(), description="the score network: unet, ncsnpp, dit, or external for a module of yours"
     )
     target: Target = Field("v", description="what the network predicts: noise, score, x0, v, flow or edm")
     preconditioning: Preconditioning = Field(
@@ -145,35 +145,48 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"recipe {path} is not a mapping of keys to values")
-    # a new kind clears its node, so it goes before the keys of that node
-    for override in sorted(overrides, key=lambda override: not override.partition("=")[0].endswith("kind")):
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ValueError(f"override {override!r} must read key=value, such as sde.beta_max=10")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"the value of override {override!r} is not valid YAML") from None
-        place(tree, key.split("."), value)
+    assignments = [_assignment(override) for override in overrides]
+    # a new kind or preset clears its node, so it goes before the keys of that node
+    for keys, value in sorted(assignments, key=lambda given: _rank(given[0])):
+        place(tree, keys, value)
+    for keys, value in assignments:
+        # a preset that cleared a kind given beside it must still agree with it
+        if keys == ["network", "kind"] and isinstance(tree["network"], dict):
+            tree["network"].setdefault("kind", value)
     for node, default in (("sde", "vp"), ("network", "unet")):
         # keys of a node that the recipe leaves to its default are those of the default kind
-        if isinstance(tree.get(node), dict):
+        if isinstance(tree.get(node), dict) and not tree[node].get("preset"):
             tree[node].setdefault("kind", default)
     return parse(tree)
+
+
+def _assignment(override: str) -> tuple[list[str], Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override {override!r} must read key=value, such as sde.beta_max=10")
+    try:
+        return key.split("."), yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"the value of override {override!r} is not valid YAML") from None
+
+
+def _rank(path: Sequence[str]) -> int:
+    """0 for a kind, 1 for a preset, which both say what the other keys of their node mean; 2 for those."""
+    return 0 if path[-1] == "kind" else 1 if list(path) == ["network", "preset"] else 2
 
 
 def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Sets a dotted path.
 
-    A new ``kind`` replaces its whole node, since the old kind's keys mean nothing to it; so does one of the ways to
-    give the length, of which a recipe has exactly one.
+    A new ``kind`` replaces its whole node, since the old kind's keys mean nothing to it, and so does a new ``preset``;
+    so does one of the ways to give the length, of which a recipe has exactly one.
     """
     for key in path[:-1]:
         node = tree.get(key)
         if not isinstance(node, dict):
             node = tree[key] = {}
         tree = node
-    if (path[-1] == "kind" and tree.get("kind") != value) or list(path[:-1]) == ["train", "length"]:
+    if (_rank(path) < 2 and tree.get(path[-1]) != value) or list(path[:-1]) == ["train", "length"]:
         tree.clear()
     tree[path[-1]] = value
 
@@ -181,7 +194,7 @@ def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     kinds = {
-        *("vp", "sub_vp", "ve", "edm", "flow", "unet", "external", "scratch", "pretrained"),
+        *("vp", "sub_vp", "ve", "edm", "flow", "unet", "ncsnpp", "dit", "external", "scratch", "pretrained"),
         *("uniform", "lognormal", "log_snr", "importance"),
     }
     where = ".".join(str(part) for index, part in enumerate(first["loc"]) if not (index and part in kinds))

@@ -12,6 +12,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from raysde.config import RunConfig
+from raysde.networks import PRESETS
+
+PRESET = "a published size by name; it says the kind, and other keys of the network override its own"
 
 
 def reference() -> str:
@@ -37,6 +40,8 @@ def _model(model: type[BaseModel], prefix: str) -> list[str]:
             lines += ["", f"# {path}: {field.description}", *_model(nested[0], f"{path}.")]
         elif variants:
             lines += ["", f"# {path}: {field.description}"]
+            if path == "network":
+                lines += _key("network.preset", "text", "null", f"{PRESET}: {', '.join(PRESETS)}")
             for variant in variants:
                 lines += _variant(variant, path)  # type: ignore[arg-type]
         else:

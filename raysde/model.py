@@ -1,12 +1,12 @@
 """What makes a score model: a small description that JSON can hold, and building the model from it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from raysde.captions import (
     PretrainedText,
@@ -18,7 +18,8 @@ from raysde.captions import (
 )
 from raysde.conditioning import Conditioner
 from raysde.latents import LatentSpec
-from raysde.networks import ExternalConfig, UNetConfig
+from raysde.networks import AnyNetwork
+from raysde.networks.presets import with_preset
 from raysde.networks.uncertainty import Uncertainty
 from raysde.parameterisation import Preconditioning, Target
 from raysde.pretrained import pretrained_encoder, pretrained_tokenizer, restored_encoder
@@ -27,7 +28,11 @@ from raysde.score import ScoreModel
 from raysde.sde import AnySDE
 
 SDEField = Annotated[AnySDE, Field(discriminator="kind")]
-NetworkField = Annotated[UNetConfig | ExternalConfig, Field(discriminator="kind")]
+NetworkField = Annotated[
+    AnyNetwork,
+    Field(discriminator="kind"),
+    BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
+]
 TextField = Annotated[ScratchText | PretrainedText, Field(discriminator="kind")]
 
 
@@ -111,9 +116,18 @@ def assemble(
 ) -> ScoreModel:
     """Joins network and conditioner."""
     conditioner = Conditioner(tokenizer, encoder, spec.classes)
-    network = spec.network.build(spec.image, conditioner.width, allow_code)
+    context = conditioner.width if spec.text is not None else None
+    network = spec.network.build(spec.image, conditioner.width, allow_code, context)
     uncertainty = Uncertainty() if spec.uncertainty else None
-    return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std, spec.preconditioning, uncertainty)
+    outside = preconditioning_for(spec)
+    return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std, outside, uncertainty)
+
+
+def preconditioning_for(spec: ModelSpec) -> Preconditioning:
+    """The description's, with the network's own choice of time where neither it nor the SDE makes one."""
+    if spec.preconditioning.time is None and spec.sde.network_time == "t":
+        return replace(spec.preconditioning, time=spec.network.time_input)
+    return spec.preconditioning
 
 
 def save_text(model: ScoreModel, folder: Path) -> None:

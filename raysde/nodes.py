@@ -155,7 +155,9 @@ class Train(Node):
     precision: Precision = Field(
         "fp32", description="autocast type of the forward pass: fp32, bf16 or fp16 (with a gradient scaler)"
     )
-    compile: bool = Field(False, description="torch.compile the network; slow to start, and on CPU often no gain")
+    compile: bool = Field(
+        False, description="torch.compile the network's blocks; slow to start, and on CPU often no gain"
+    )
     weighting: Weighting = Field(
         "sigma2",
         description="of the loss over t: sigma2 (plain error of the noise), likelihood (g^2), target (plain error of "

@@ -80,7 +80,7 @@ class Preconditioning:
     Attributes:
         time: what the network is told of t: t itself (our U-Net multiplies it by 999), 999t (Song et al.'s VP
             networks), sigma, log_sigma (their VE networks; of sigma / alpha) or log_sigma/4 (Karras et al.'s c_noise);
-            null takes what suits the SDE.
+            null takes what suits the SDE and the network.
         input: unit divides x_t by its standard deviation (c_in of Karras et al.), none leaves it, centred gives
             2 x_t - 1 (Song et al.'s VE networks, for data in [0, 1]).
         output: unit takes the output times the target's own size, so that score = output / sigma (Song et al.);

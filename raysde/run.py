@@ -23,7 +23,7 @@ from raysde.data.vectors import Contexts
 from raysde.distributed import World, current_world
 from raysde.ema import Ema
 from raysde.model import ModelSpec, fresh_model
-from raysde.networks import UNetConfig
+from raysde.networks import ExternalConfig
 from raysde.objective import Objective
 from raysde.posthoc import PowerEma
 from raysde.precomputed import find_latents, find_text, spec_of
@@ -43,6 +43,7 @@ MAY_CHANGE = (
     "data.block_megabytes",
     "data.block_steps",
     "data.precomputed",
+    "network.checkpointing",
     "train.length.",
     "train.microbatch",
     "train.compile",
@@ -184,7 +185,7 @@ def check(run: Run) -> None:
     for derived in (run.text, run.latents):
         if derived is not None:
             verify_derived(derived, run.manifest, hashes=hashes)
-    if isinstance(run.spec.network, UNetConfig):
+    if not isinstance(run.spec.network, ExternalConfig):
         with torch.device("meta"):
             run.spec.network.build(run.spec.image, None, True)
     if isinstance(run.spec.text, PretrainedText):

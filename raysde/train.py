@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raysde import optim
 from raysde.data.batches import Microbatch
 from raysde.distributed import World, wrap
+from raysde.networks.regional import compile_blocks
 from raysde.objective import Objective, microbatch_loss
 from raysde.score import ScoreModel
 from raysde.state import TrainState
@@ -160,14 +161,16 @@ def fit(
     Args:
         batches: this rank's microbatches, one list a step, from ``state.step`` on.
         validate: loss of a model on held-out rows, equal on all ranks.
+        compile: whether the network's blocks are compiled, in place.
 
     Raises:
         ValueError: if the batches do not begin at ``state.step`` or skip a step.
         FloatingPointError: if a loss is not finite.
     """
     state.model.train()
-    module: Any = torch.compile(state.model) if compile else state.model
-    forward = wrap(module, world)
+    if compile:
+        compile_blocks(state.model.network)
+    forward = wrap(state.model, world)
     clock, primed = Clock(state), False
     while state.step < schedule.steps and not state.stopped:
         with clock.waiting():

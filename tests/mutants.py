@@ -32,6 +32,7 @@ PARITY, LIKELIHOOD, EMA = (
     "tests/test_likelihood.py",
     "tests/test_posthoc.py tests/test_train.py",
 )
+NETWORKS, COST = "tests/test_families.py", "tests/test_efficiency.py"
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,23 @@ MUTANTS = [
     Mutant("no dequantisation", "likelihood.py", "level * (images + noise)", "level * (images + 0.0 * noise)", LIKELIHOOD),
     Mutant("decoding forwards", "likelihood.py", "sde.ceiling, sde.train_floor, rtol=rtol", "sde.train_floor, sde.ceiling, rtol=rtol", LIKELIHOOD),
     Mutant("a straight interpolation", "likelihood.py", "near = angle < 1e-4", "near = angle < 1e4", LIKELIHOOD),
+    # networks
+    Mutant("zeros between pixels not made up for", "networks/resampling.py", "super().__init__(gain=4.0)\n\n    def forward", "super().__init__(gain=1.0)\n\n    def forward", NETWORKS),
+    Mutant("a learned doubling's bias inside the filter", "networks/resampling.py", "return F.conv2d(h, self.depthwise(h), self.bias, padding=1, groups=h.shape[1])", "return F.conv2d(h + self.bias[:, None, None], self.depthwise(h), padding=1, groups=h.shape[1])", NETWORKS),
+    Mutant("the residual output not rescaled", "networks/pyramids.py", "h = (self.grow(pyramid) + h) * self.rescale", "h = self.grow(pyramid) + h", NETWORKS),
+    Mutant("features beside the image, the wrong way round", "networks/pyramids.py", "torch.cat([shown, h], dim=1)", "torch.cat([h, shown], dim=1)", NETWORKS),
+    Mutant("the image shown after the skip is kept", "networks/ncsnpp.py", "            if self.shown is not None:\n                h, pyramid = self.shown(h, pyramid)\n            skips.append(h)", "            skips.append(h)\n            if self.shown is not None:\n                h, pyramid = self.shown(h, pyramid)", NETWORKS),
+    Mutant("attention in every block on the way up", "networks/ncsnpp.py", "attends = block == self.size.blocks and ", "attends = ", NETWORKS),
+    Mutant("queries as loud as the rest", "networks/ncsnpp.py", "gain=QUIET**0.5", "gain=1.0", NETWORKS),
+    Mutant("Fourier features without 2 pi", "networks/layers.py", "angles = 2.0 * math.pi * told", "angles = told", NETWORKS),
+    Mutant("modulation's shift for its scale", "networks/dit.py", "shift1, scale1, gate1,", "scale1, shift1, gate1,", NETWORKS),
+    Mutant("rows for columns", "networks/dit.py", "for count in (columns, rows)", "for count in (rows, columns)", NETWORKS),
+    Mutant("a caption's padding read", "networks/dit.py", "attended(self.query(tokens), key, value, self.heads, mask)", "attended(self.query(tokens), key, value, self.heads)", NETWORKS),
+    Mutant("sinusoids told log sigma", "networks/ncsnpp.py", 'return "log_sigma" if self.embedding == "fourier" else "999t"', 'return "log_sigma"', NETWORKS),
+    Mutant("dropout drawn anew when recomputed", "networks/layers.py", "use_reentrant=False)", "use_reentrant=False, preserve_rng_state=False)", COST),
+    Mutant("checkpointing that keeps everything", "networks/layers.py", "    if not torch.is_grad_enabled():\n        return block(*inputs)\n    return checkpoint(", "    return block(*inputs)\n    return checkpoint(", COST),
+    Mutant("each block compiled by itself", "networks/regional.py", "recompile_limit=VARIANTS", "recompile_limit=VARIANTS, isolate_recompiles=True", COST),
+    Mutant("torch's own limit of variants", "networks/regional.py", "VARIANTS = 64", "VARIANTS = 2", COST),
     # averages
     Mutant("the half-life as a time constant", "ema.py", "0.5 ** (", "0.3678794411714423 ** (", EMA),
     Mutant("the average's weights swapped", "ema.py", "weight = 1.0 - self.kept(", "weight = self.kept(", EMA),

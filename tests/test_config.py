@@ -101,6 +101,8 @@ def test_every_key_is_explained():
         ["text.kind=pretrained", "text.path=x"],
         ["latent.vae=x"],
         ["network.kind=external", "network.factory=a:B"],
+        ["network.kind=ncsnpp"],
+        ["network.kind=dit"],
     ]
     for overrides in kinds:
         missing = set(config.load(DIGITS, overrides).flat()) - explained

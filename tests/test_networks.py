@@ -8,13 +8,19 @@ from raysde.captions import PretrainedText, ScratchText, Tokenizer, train_tokeni
 from raysde.conditioning import Condition
 from raysde.guidance import Conditioned, Guided
 from raysde.model import fresh_model
-from raysde.networks import ExternalConfig, UNetConfig
+from raysde.networks import DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
 from raysde.networks.layers import Attention
 from raysde.pretrained import pretrained_encoder
 from raysde.sde import VP
 from tests import tiny
 
 CAPTIONS = ["a handwritten zero", "the digit one", "two", "somebody wrote a three in pencil, twice"]
+KINDS = {
+    "unet": tiny.UNET,
+    "ncsnpp": NCSNppConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0),
+    "dit": DiTConfig(channels=16, blocks=2, heads=2),
+}
+every_kind = pytest.mark.parametrize("network", KINDS.values(), ids=KINDS)
 
 
 def spec_with(**changes):
@@ -36,21 +42,25 @@ def inputs(count=4):
     return torch.randn(count, 1, 8, 8, generator=g), torch.linspace(0.1, 0.9, count)
 
 
-def test_an_untrained_network_says_nothing():
+@every_kind
+def test_an_untrained_network_says_nothing(network):
     """The last layer starts at zero, so that the first loss is that of the constant answer."""
-    model = fresh_model(spec_with(), CAPTIONS, 0)
+    model = fresh_model(spec_with(network=network), CAPTIONS, 0)
     x, t = inputs()
     assert not model(x, t, model.conditioner.condition(CAPTIONS, None, 4))[0].any()
 
 
-def test_weights_come_from_the_seed():
-    first, again, other = (fresh_model(spec_with(), CAPTIONS, seed).state_dict() for seed in (0, 0, 1))
+@every_kind
+def test_weights_come_from_the_seed(network):
+    spec = spec_with(network=network)
+    first, again, other = (fresh_model(spec, CAPTIONS, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_images_do_not_mix_within_a_batch():
-    model = model_with()
+@every_kind
+def test_images_do_not_mix_within_a_batch(network):
+    model = model_with(network=network)
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
     whole = model(x, t, condition)[0]
@@ -58,9 +68,10 @@ def test_images_do_not_mix_within_a_batch():
     torch.testing.assert_close(alone[0], whole[2], rtol=1e-4, atol=1e-5)
 
 
-def test_padding_is_never_read():
+@every_kind
+def test_padding_is_never_read(network):
     """Other ids behind the mask, or more padding, change nothing; another real token changes the output."""
-    model = model_with()
+    model = model_with(network=network)
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
     expected = model(x, t, condition)[0]
@@ -98,8 +109,9 @@ def test_the_vocabulary_does_not_depend_on_order():
     assert unseen[0] == first.cls_token_id
 
 
-def test_dropped_conditions_are_the_null_condition():
-    model = model_with(classes=3)
+@every_kind
+def test_dropped_conditions_are_the_null_condition(network):
+    model = model_with(classes=3, network=network)
     conditioner = model.conditioner
     condition = conditioner.condition(CAPTIONS, [0, 1, 2, 1], 4)
     dropped = condition.dropped(torch.tensor([False, True, False, True]), conditioner.null())
@@ -112,8 +124,9 @@ def test_dropped_conditions_are_the_null_condition():
     assert not torch.allclose(got[1], expected[1], atol=1e-4)
 
 
-def test_labels_reach_the_output():
-    model = model_with(text=None, classes=4)
+@every_kind
+def test_labels_reach_the_output(network):
+    model = model_with(text=None, classes=4, network=network)
     x, t = inputs()
     first, second = (
         model(x, t, model.conditioner.condition(None, labels, 4))[0] for labels in ([0, 1, 2, 3], [1, 1, 2, 3])

@@ -1,6 +1,21 @@
 """Score networks: ``network(x, t, pooled, context, mask)`` with x of shape [B, C, H, W]."""
 
+from raysde.networks.dit import DiT, DiTConfig
 from raysde.networks.external import ExternalConfig
+from raysde.networks.ncsnpp import NCSNpp, NCSNppConfig
+from raysde.networks.presets import PRESETS
 from raysde.networks.unet import UNet, UNetConfig
 
-__all__ = ["ExternalConfig", "UNet", "UNetConfig"]
+AnyNetwork = UNetConfig | NCSNppConfig | DiTConfig | ExternalConfig
+
+__all__ = [
+    "PRESETS",
+    "AnyNetwork",
+    "DiT",
+    "DiTConfig",
+    "ExternalConfig",
+    "NCSNpp",
+    "NCSNppConfig",
+    "UNet",
+    "UNetConfig",
+]

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -21,12 +21,16 @@ class ExternalConfig:
     factory: str
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    time_input: ClassVar[Literal["t"]] = "t"
+
     def __post_init__(self) -> None:
         if self.factory.count(":") != 1:
             raise ValueError(f"factory must read 'package.module:Class', got {self.factory!r}")
 
-    def build(self, image: tuple[int, int, int], condition: int | None, allow_code: bool) -> nn.Module:
-        """Imports and calls the factory.
+    def build(
+        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
+    ) -> nn.Module:
+        """Imports and calls the factory; tokens of a caption are as wide as ``condition``, so ``context`` is not told.
 
         Raises:
             ValueError: if ``allow_code`` is False, the name cannot be imported, or what it makes is no nn.Module.

@@ -1,15 +1,17 @@
-"""Building blocks of the U-Net: time embedding, residual block, self- and cross-attention.
+"""Building blocks that the networks share: time features, residual block, self- and cross-attention, checkpointing.
 
-Sources: Song et al. 2021 appendix H (DDPM++: BigGAN-style residual blocks that resample, sums divided by sqrt(2)),
-Ho et al. 2020 (sinusoidal time embedding, last layers that start at zero).
+Sources: Song et al. 2021 appendix H (BigGAN-style residual blocks that resample, sums divided by sqrt(2), random
+Fourier features of log sigma), Ho et al. 2020 (sinusoidal time features, initial weights, last layers that start at
+zero), Chen et al. 2016, arXiv 1604.06174 (activations computed again in the backward pass).
 """
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 SKIP_SCALE = 1.0 / math.sqrt(2.0)
 
@@ -29,22 +31,75 @@ def zeroed(module: Module) -> Module:
     return module
 
 
-class TimeEmbedding(nn.Module):
-    """Sinusoidal features of 999 t through two layers: [B] -> [B, out] (Song et al. feed 999 t to VP networks)."""
+Weighted = TypeVar("Weighted", bound=nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+
+
+def initial(layer: Weighted, scale: float = 1.0) -> Weighted:
+    """Uniform weights of variance ``2 scale / (fan in + fan out)`` and zero biases (Ho et al. 2020, code)."""
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def direct(block: nn.Module, *inputs: Tensor | None) -> Any:
+    """``block(*inputs)``."""
+    return block(*inputs)
+
+
+def recomputed(block: nn.Module, *inputs: Tensor | None) -> Any:
+    """``block(*inputs)``, of whose activations only the inputs are kept: the backward pass computes the rest again."""
+    if not torch.is_grad_enabled():
+        return block(*inputs)
+    return checkpoint(block, *inputs, use_reentrant=False)
+
+
+class Positional(nn.Module):
+    """Sines, then cosines, of what a network is told at ``features / 2`` frequencies: [B] -> [B, features]."""
 
     frequencies: Tensor
 
-    def __init__(self, features: int, out: int) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
         half = features // 2
+        self.width = 2 * half
         exponents = torch.arange(half, dtype=torch.float32) / max(1, half - 1)
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponents), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * half, out), nn.SiLU(), nn.Linear(out, out))
+
+    def forward(self, told: Tensor) -> Tensor:
+        # autocast leaves these in float32: 999 t has to keep its last digits
+        angles = told.to(torch.float32)[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Fourier(nn.Module):
+    """Sines, then cosines, of what a network is told at fixed random frequencies: [B] -> [B, 2 features].
+
+    The frequencies are normal of deviation ``scale``, in turns for each unit (Tancik et al. 2020, arXiv 2006.10739).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, scale: float) -> None:
+        super().__init__()
+        self.width = 2 * features
+        self.register_buffer("frequencies", scale * torch.randn(features))
+
+    def forward(self, told: Tensor) -> Tensor:
+        angles = 2.0 * math.pi * told.to(torch.float32)[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of 999 t through two layers: [B] -> [B, out] (Song et al. feed 999 t to VP networks)."""
+
+    def __init__(self, features: int, out: int) -> None:
+        super().__init__()
+        self.features = Positional(features)
+        self.layers = nn.Sequential(nn.Linear(self.features.width, out), nn.SiLU(), nn.Linear(out, out))
 
     def forward(self, t: Tensor) -> Tensor:
-        # autocast leaves these in float32: 999 t has to keep its last digits
-        angles = 999.0 * t.to(torch.float32)[:, None] * self.frequencies
-        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+        return self.layers(self.features(999.0 * t.to(torch.float32)))
 
 
 class ResidualBlock(nn.Module):
@@ -74,35 +129,55 @@ class ResidualBlock(nn.Module):
         return (self.skip(self.resample(x)) + h) * SKIP_SCALE
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k / sqrt(d)) v in each head: query [B, N, D], key and value [B, L, D], mask [B, L] -> [B, N, D]."""
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    chosen = None if mask is None else mask[:, None, None, :]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=chosen).transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
-    """(x + attention(x)) / sqrt(2) over the pixels of x, or from its pixels to the tokens of a context.
+    """(x + attention(x)) ``rescale`` over the pixels of x, or from its pixels to the tokens of a context.
 
     Args:
         channels: of x, a multiple of ``head``.
         head: channels of one attention head.
         context: width of the context tokens; None for self-attention.
+        rescale: 1 / sqrt(2) keeps the size of the sum, 1 leaves it.
+
+    Raises:
+        ValueError: if ``head`` does not divide ``channels``.
     """
 
-    def __init__(self, channels: int, *, head: int, context: int | None = None) -> None:
+    def __init__(self, channels: int, *, head: int, context: int | None = None, rescale: float = SKIP_SCALE) -> None:
         super().__init__()
         if channels % head:
             raise ValueError(f"attention needs channels divisible by network.head_channels={head}, got {channels}")
-        self.heads = channels // head
+        self.heads, self.rescale = channels // head, rescale
         self.norm = norm(channels)
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels if context is None else context, 2 * channels)
         self.out = zeroed(nn.Linear(channels, channels))
 
-    def split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; context [B, L, D]; mask [B, L], True where a token is real."""
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         key, value = self.key_value(pixels if context is None else context).chunk(2, dim=-1)
-        attend = None if mask is None else mask[:, None, None, :]
-        h = F.scaled_dot_product_attention(
-            self.split(self.query(pixels)), self.split(key), self.split(value), attn_mask=attend
-        )
-        h = self.out(h.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
-        return (x + h) * SKIP_SCALE
+        h = self.out(attended(self.query(pixels), key, value, self.heads, mask))
+        return (x + h.transpose(1, 2).unflatten(2, x.shape[2:])) * self.rescale
+
+
+class Stage(nn.Module):
+    """A residual block, then self-attention and cross-attention where a level has them."""
+
+    def __init__(self, residual: nn.Module, attention: Attention | None, cross: Attention | None) -> None:
+        super().__init__()
+        self.residual, self.attention, self.cross = residual, attention, cross
+
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        x = self.residual(x, embedding)
+        if self.attention is not None:
+            x = self.attention(x)
+        if self.cross is not None and context is not None:
+            x = self.cross(x, context, mask)
+        return x

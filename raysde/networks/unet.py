@@ -1,13 +1,23 @@
 """The DDPM++ family of score networks (Song et al. 2021, appendix H), with caption and class conditioning."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.layers import Attention, ResidualBlock, TimeEmbedding, norm, zeroed
+from raysde.networks.checks import at_least_one, check_levels, level_heights
+from raysde.networks.layers import (
+    Attention,
+    ResidualBlock,
+    Stage,
+    TimeEmbedding,
+    direct,
+    norm,
+    recomputed,
+    zeroed,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +31,8 @@ class UNetConfig:
         attention: resolutions (image heights) at which pixels attend to each other and to the caption.
         head_channels: channels of one attention head.
         dropout: inside residual blocks.
+        checkpointing: whether the backward pass computes each block's activations again instead of keeping them: less
+            memory for about a third more time, and the same gradients.
     """
 
     kind: Literal["unet"] = "unet"
@@ -30,18 +42,21 @@ class UNetConfig:
     attention: tuple[int, ...] = (16,)
     head_channels: int = 32
     dropout: float = 0.0
+    checkpointing: bool = False
+
+    time_input: ClassVar[Literal["t"]] = "t"
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "head_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"multipliers must be positive, got {self.multipliers}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        at_least_one({"channels": self.channels, "blocks": self.blocks, "head_channels": self.head_channels})
+        check_levels(self.multipliers, self.dropout)
 
-    def build(self, image: tuple[int, int, int], condition: int | None, allow_code: bool) -> "UNet":
-        """A U-Net for images of shape (channels, height, width), given conditioning vectors of width ``condition``."""
+    def build(
+        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
+    ) -> "UNet":
+        """A U-Net for images of shape (channels, height, width), given conditioning vectors of width ``condition``.
+
+        It attends to tokens of that width wherever it is conditioned, so ``context`` tells it nothing.
+        """
         return UNet(self, image, condition)
 
 
@@ -59,15 +74,7 @@ class UNet(nn.Module):
 
     def __init__(self, size: UNetConfig, image: tuple[int, int, int], condition: int | None) -> None:
         super().__init__()
-        factor = 2 ** (len(size.multipliers) - 1)
-        if image[1] % factor or image[2] % factor:
-            raise ValueError(
-                f"network.multipliers has {len(size.multipliers)} levels: "
-                f"image size {image[1:]} must be divisible by {factor}"
-            )
-        heights = [image[1] // 2**level for level in range(len(size.multipliers))]
-        if unknown := set(size.attention) - set(heights):
-            raise ValueError(f"network.attention names resolutions {sorted(unknown)}, the levels have {heights}")
+        heights = level_heights(image, size.multipliers, size.attention)
         self.size, self.condition, self.embedding = size, condition, 4 * size.channels
         self.time = TimeEmbedding(size.channels, self.embedding)
         self.pooled = None if condition is None else nn.Linear(condition, self.embedding)
@@ -75,7 +82,7 @@ class UNet(nn.Module):
         widths = [size.channels * multiplier for multiplier in size.multipliers]
         skips = self.build_down(widths, heights)
         self.middle = nn.ModuleList(
-            [self.residual(widths[-1], widths[-1]), Stage(self, widths[-1], widths[-1], bool(size.attention))]
+            [self.residual(widths[-1], widths[-1]), self.stage(widths[-1], widths[-1], bool(size.attention))]
         )
         self.build_up(widths, heights, skips)
         self.leave_norm = norm(widths[0])
@@ -84,13 +91,23 @@ class UNet(nn.Module):
     def residual(self, inside: int, outside: int, scale: float = 1.0) -> ResidualBlock:
         return ResidualBlock(inside, outside, self.embedding, dropout=self.size.dropout, scale=scale)
 
+    def stage(self, inside: int, outside: int, attends: bool) -> Stage:
+        residual, head = self.residual(inside, outside), self.size.head_channels
+        attention = Attention(outside, head=head) if attends else None
+        crosses = attends and self.condition is not None
+        return Stage(residual, attention, Attention(outside, head=head, context=self.condition) if crosses else None)
+
+    def blocks(self) -> list[nn.Module]:
+        """What repeats, in the order of the forward pass."""
+        return [*self.down, *self.middle, *self.up]
+
     def build_down(self, widths: list[int], heights: list[int]) -> list[int]:
         """Fills ``self.down`` and returns the widths of the skip connections."""
         self.down = nn.ModuleList()
         skips, width = [self.size.channels], self.size.channels
         for level, out in enumerate(widths):
             for _ in range(self.size.blocks):
-                self.down.append(Stage(self, width, out, heights[level] in self.size.attention))
+                self.down.append(self.stage(width, out, heights[level] in self.size.attention))
                 skips.append(width := out)
             if level + 1 < len(widths):
                 self.down.append(self.residual(width, width, scale=0.5))
@@ -102,7 +119,7 @@ class UNet(nn.Module):
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
         for level, out in reversed(list(enumerate(widths))):
             for _ in range(self.size.blocks + 1):
-                self.up.append(Stage(self, width + remaining.pop(), out, heights[level] in self.size.attention))
+                self.up.append(self.stage(width + remaining.pop(), out, heights[level] in self.size.attention))
                 width = out
             if level:
                 self.up.append(self.residual(width, width, scale=2.0))
@@ -121,36 +138,18 @@ class UNet(nn.Module):
         if self.pooled is not None and pooled is not None:
             embedding = embedding + self.pooled(pooled)
         embedding = F.silu(embedding)
+        run = recomputed if self.size.checkpointing else direct
         h = self.enter(x)
         skips = [h]
         for stage in self.down:
-            h = stage(h, embedding) if isinstance(stage, ResidualBlock) else stage(h, embedding, context, mask)
+            captions = () if isinstance(stage, ResidualBlock) else (context, mask)
+            h = run(stage, h, embedding, *captions)
             skips.append(h)
-        h = self.middle[0](h, embedding)
-        h = self.middle[1](h, embedding, context, mask)
+        h = run(self.middle[0], h, embedding)
+        h = run(self.middle[1], h, embedding, context, mask)
         for stage in self.up:
             if isinstance(stage, ResidualBlock):
-                h = stage(h, embedding)
+                h = run(stage, h, embedding)
             else:
-                h = stage(torch.cat([h, skips.pop()], dim=1), embedding, context, mask)
+                h = run(stage, torch.cat([h, skips.pop()], dim=1), embedding, context, mask)
         return self.leave(F.silu(self.leave_norm(h)))
-
-
-class Stage(nn.Module):
-    """A residual block, then self-attention and cross-attention where the level has them."""
-
-    def __init__(self, unet: UNet, inside: int, outside: int, attends: bool) -> None:
-        super().__init__()
-        head = unet.size.head_channels
-        self.residual = unet.residual(inside, outside)
-        self.attention = Attention(outside, head=head) if attends else None
-        crosses = attends and unet.condition is not None
-        self.cross = Attention(outside, head=head, context=unet.condition) if crosses else None
-
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
-        x = self.residual(x, embedding)
-        if self.attention is not None:
-            x = self.attention(x)
-        if self.cross is not None and context is not None:
-            x = self.cross(x, context, mask)
-        return x

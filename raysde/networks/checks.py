@@ -1,0 +1,43 @@
+"""What every network's size is checked for; the messages name keys of the recipe."""
+
+from collections.abc import Sequence
+
+
+def at_least_one(values: dict[str, int]) -> None:
+    """Refuses a count below 1, by its name.
+
+    Raises:
+        ValueError: naming the first such count.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_levels(multipliers: Sequence[int], dropout: float) -> None:
+    """What the levels of a U-Net must obey whatever the image.
+
+    Raises:
+        ValueError: if a multiplier is not positive or the dropout is no probability below 1.
+    """
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers must be positive, got {multipliers}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+
+
+def level_heights(image: tuple[int, int, int], multipliers: Sequence[int], attention: Sequence[int]) -> list[int]:
+    """The height at each level for images of shape (channels, height, width).
+
+    Raises:
+        ValueError: if the image cannot be halved at every level, or an attention resolution never occurs.
+    """
+    factor = 2 ** (len(multipliers) - 1)
+    if image[1] % factor or image[2] % factor:
+        raise ValueError(
+            f"network.multipliers has {len(multipliers)} levels: image size {image[1:]} must be divisible by {factor}"
+        )
+    heights = [image[1] // 2**level for level in range(len(multipliers))]
+    if unknown := set(attention) - set(heights):
+        raise ValueError(f"network.attention names resolutions {sorted(unknown)}, the levels have {heights}")
+    return heights

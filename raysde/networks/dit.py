@@ -1,0 +1,208 @@
+"""The diffusion transformer of Peebles and Xie 2023 (arXiv 2212.09748), and captions by cross-attention.
+
+Blocks are modulated by the time and the pooled condition (adaLN-Zero); captions are attended to between self-attention
+and the two-layer network, as in PixArt-alpha (Chen et al. 2024, arXiv 2310.00426, section 2.3).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raysde.networks.checks import at_least_one
+from raysde.networks.layers import Positional, attended, direct, initial, recomputed, zeroed
+
+TIME_FEATURES = 256
+EXPANSION = 4
+"""Width of a block's two-layer network as a multiple of a token's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """The diffusion transformer DiT of Peebles and Xie 2023; ``preset`` names the published sizes.
+
+    Attributes:
+        channels: channels of a token, a multiple of 4.
+        blocks: transformer blocks.
+        heads: attention heads, a divisor of ``channels``.
+        patch: pixels of a token's side, a divisor of the image's height and width.
+        cross_attention: whether each block attends to the caption's tokens, beside being modulated by their mean.
+        checkpointing: whether the backward pass computes each block's activations again instead of keeping them: less
+            memory for about a third more time, and the same gradients.
+    """
+
+    kind: Literal["dit"] = "dit"
+    channels: int = 384
+    blocks: int = 12
+    heads: int = 6
+    patch: int = 2
+    cross_attention: bool = True
+    checkpointing: bool = False
+
+    time_input: ClassVar[Literal["999t"]] = "999t"
+
+    def __post_init__(self) -> None:
+        at_least_one({"channels": self.channels, "blocks": self.blocks, "heads": self.heads, "patch": self.patch})
+        if self.channels % self.heads:
+            raise ValueError(f"heads must divide channels={self.channels}, got {self.heads}")
+        if self.channels % 4:
+            raise ValueError(f"channels must be a multiple of 4: sines and cosines of two axes, got {self.channels}")
+
+    def build(
+        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
+    ) -> "DiT":
+        """A transformer for images of shape (channels, height, width).
+
+        Args:
+            image: the shape.
+            condition: width of the pooled conditioning vectors, None for an unconditional network.
+            allow_code: not needed here.
+            context: width of the caption's tokens, None without captions.
+        """
+        return DiT(self, image, condition, context if self.cross_attention else None)
+
+
+def check_patch(patch: int, height: int, width: int) -> None:
+    """Refuses images that are no whole number of patches.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if height % patch or width % patch:
+        raise ValueError(f"network.patch={patch} does not divide the image size {(height, width)}")
+
+
+def positions(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:
+    """Sines and cosines of each token's column, then of its row: [rows * columns, channels], row by row."""
+    quarter = channels // 4
+    frequencies = 10_000.0 ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
+    axes = [torch.arange(count, device=device, dtype=torch.float32)[:, None] * frequencies for count in (columns, rows)]
+    column, row = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in axes)
+    return torch.cat([column.repeat(rows, 1), row.repeat_interleave(columns, dim=0)], dim=1)
+
+
+def faint(inside: int, outside: int) -> nn.Linear:
+    """A layer of the embedding: normal weights of deviation 0.02 (Peebles and Xie, code)."""
+    layer = zeroed(nn.Linear(inside, outside))
+    nn.init.normal_(layer.weight, std=0.02)
+    return layer
+
+
+class SelfAttention(nn.Module):
+    """Attention of tokens [B, N, D] to each other."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = initial(nn.Linear(channels, 3 * channels))
+        self.out = initial(nn.Linear(channels, channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.query_key_value(tokens).chunk(3, dim=-1)
+        return self.out(attended(query, key, value, self.heads))
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens [B, N, D] to those of a caption [B, L, C]; starts as nothing."""
+
+    def __init__(self, channels: int, heads: int, context: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.out = initial(nn.Linear(channels, channels)), zeroed(nn.Linear(channels, channels))
+        self.key_value = initial(nn.Linear(context, 2 * channels))
+
+    def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        return self.out(attended(self.query(tokens), key, value, self.heads, mask))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention if there are captions, and a two-layer network, all added to the tokens.
+
+    What goes into the first and the last is normalised, then shifted and scaled by the embedding, which also says how
+    much of each is added: at first nothing (adaLN-Zero).
+    """
+
+    def __init__(self, channels: int, heads: int, context: int | None) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(channels, eps=1e-6, elementwise_affine=False) for _ in range(2))
+        self.modulation = zeroed(nn.Linear(channels, 6 * channels))
+        self.attention = SelfAttention(channels, heads)
+        self.cross = None if context is None else CrossAttention(channels, heads, context)
+        self.widen = initial(nn.Linear(channels, EXPANSION * channels))
+        self.narrow = initial(nn.Linear(EXPANSION * channels, channels))
+
+    def forward(self, tokens: Tensor, embedding: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
+        tokens = tokens + gate1 * self.attention(self.norm1(tokens) * (1.0 + scale1) + shift1)
+        if self.cross is not None and context is not None:
+            tokens = tokens + self.cross(tokens, context, mask)
+        h = self.widen(self.norm2(tokens) * (1.0 + scale2) + shift2)
+        return tokens + gate2 * self.narrow(F.gelu(h, approximate="tanh"))
+
+
+class DiT(nn.Module):
+    """Noisy images and what is told of their times to one output per pixel; see :class:`DiTConfig`.
+
+    Args:
+        size: depth, width and patches.
+        image: shape (channels, height, width) of the images.
+        condition: width of the pooled conditioning vectors, None for an unconditional network.
+        context: width of the caption's tokens, None where they are not attended to.
+
+    Raises:
+        ValueError: if the patches do not fit the image.
+    """
+
+    def __init__(
+        self, size: DiTConfig, image: tuple[int, int, int], condition: int | None, context: int | None = None
+    ) -> None:
+        super().__init__()
+        check_patch(size.patch, image[1], image[2])
+        self.size, width = size, size.channels
+        self.enter = zeroed(nn.Conv2d(image[0], width, size.patch, stride=size.patch))
+        nn.init.xavier_uniform_(self.enter.weight.detach().flatten(1))
+        self.features = Positional(TIME_FEATURES)
+        self.time = nn.Sequential(faint(self.features.width, width), nn.SiLU(), faint(width, width))
+        self.pooled = None if condition is None else faint(condition, width)
+        self.transformer = nn.ModuleList([Block(width, size.heads, context) for _ in range(size.blocks)])
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.leave = zeroed(nn.Linear(width, size.patch**2 * image[0]))
+
+    def blocks(self) -> list[nn.Module]:
+        """What repeats, in the order of the forward pass."""
+        return list(self.transformer)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        pooled: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True = real token) -> [B, C, H, W].
+
+        Raises:
+            ValueError: if the patches do not fit these images.
+        """
+        patch = self.size.patch
+        check_patch(patch, x.shape[2], x.shape[3])
+        rows, columns = x.shape[2] // patch, x.shape[3] // patch
+        tokens = self.enter(x).flatten(2).transpose(1, 2)
+        # under autocast this is where the sum over blocks becomes float32, and stays it
+        tokens = tokens + positions(rows, columns, self.size.channels, x.device)
+        embedding = self.time(self.features(t))
+        if self.pooled is not None and pooled is not None:
+            embedding = embedding + self.pooled(pooled)
+        embedding = F.silu(embedding)
+        run = recomputed if self.size.checkpointing else direct
+        for block in self.transformer:
+            tokens = run(block, tokens, embedding, context, mask)
+        shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)
+        pixels = self.leave(self.norm(tokens) * (1.0 + scale) + shift)
+        pixels = pixels.unflatten(2, (patch, patch, -1)).unflatten(1, (rows, columns))
+        return pixels.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)

@@ -1,0 +1,298 @@
+"""DDPM++ and NCSN++, the networks of Song et al. 2021 (arXiv 2011.13456, appendix H), conditioned like the U-Net.
+
+What they are told of t, what their input and output are divided by, is not theirs: see
+:class:`raysde.parameterisation.Preconditioning`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raysde.networks.checks import at_least_one, check_levels, level_heights
+from raysde.networks.layers import SKIP_SCALE, Attention, Fourier, Positional, Stage, direct, initial, norm, recomputed
+from raysde.networks.pyramids import Head, InputResidual, InputSkip, OutputResidual, OutputSkip
+from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
+
+# of the projections to queries, keys and values, and of the 1 x 1 skips of DDPM's blocks (Song et al., code)
+QUIET = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCSNppConfig:
+    """DDPM++ and NCSN++ of Song et al. 2021; ``preset`` names the published sizes.
+
+    Attributes:
+        channels: channels of the first level.
+        multipliers: channels of each level as multiples of ``channels``; each level halves the resolution.
+        blocks: residual blocks in a level.
+        attention: resolutions (image heights) at which pixels attend to each other and to the caption, as they always
+            do at the lowest.
+        head_channels: channels of one attention head; null for one head, as published.
+        dropout: inside residual blocks.
+        resblock: how the resolution changes; biggan in a residual block, ddpm by a convolution alone.
+        fir: whether resampling is filtered; otherwise it averages pixels, and repeats them.
+        progressive: the output; output_skip sums an image of each level, residual sums features.
+        progressive_input: the input; input_skip shows the image to each level, residual sums features.
+        progressive_combine: how input_skip joins the image to the features.
+        skip_rescale: whether sums of two branches are divided by sqrt(2).
+        embedding: of the time; positional at fixed frequencies for 999 t, fourier at random ones for log sigma.
+        fourier_scale: standard deviation of the random frequencies.
+        checkpointing: whether the backward pass computes each block's activations again instead of keeping them: less
+            memory for about a third more time, and the same gradients.
+    """
+
+    kind: Literal["ncsnpp"] = "ncsnpp"
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: int = 4
+    attention: tuple[int, ...] = (16,)
+    head_channels: int | None = None
+    dropout: float = 0.1
+    resblock: Literal["biggan", "ddpm"] = "biggan"
+    fir: bool = False
+    progressive: Literal["none", "output_skip", "residual"] = "none"
+    progressive_input: Literal["none", "input_skip", "residual"] = "none"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    skip_rescale: bool = True
+    embedding: Literal["positional", "fourier"] = "positional"
+    fourier_scale: float = 16.0
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        heads = {} if self.head_channels is None else {"head_channels": self.head_channels}
+        at_least_one({"channels": self.channels, "blocks": self.blocks, **heads})
+        check_levels(self.multipliers, self.dropout)
+        if self.fourier_scale <= 0.0:
+            raise ValueError(f"fourier_scale must be positive, got {self.fourier_scale}")
+
+    @property
+    def time_input(self) -> Literal["999t", "log_sigma"]:
+        """What it is told where the SDE names no better: 999 t, or log sigma for random frequencies."""
+        return "log_sigma" if self.embedding == "fourier" else "999t"
+
+    @property
+    def rescale(self) -> float:
+        return SKIP_SCALE if self.skip_rescale else 1.0
+
+    def build(
+        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
+    ) -> "NCSNpp":
+        """A network for images of shape (channels, height, width).
+
+        Args:
+            image: the shape.
+            condition: width of the pooled conditioning vectors, None for an unconditional network.
+            allow_code: not needed here.
+            context: width of the caption's tokens, None without captions.
+        """
+        return NCSNpp(self, image, condition, context)
+
+
+class ResnetBlock(nn.Module):
+    """(skip(x) + h(x, embedding)) ``rescale``, with both branches resampled by ``resample`` if it is given."""
+
+    def __init__(
+        self, inside: int, outside: int, embedding: int, size: NCSNppConfig, resample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.rescale, self.resample = size.rescale, resample or nn.Identity()
+        self.norm1, self.norm2 = norm(inside), norm(outside)
+        self.conv1 = initial(nn.Conv2d(inside, outside, 3, padding=1))
+        self.conv2 = initial(nn.Conv2d(outside, outside, 3, padding=1), scale=0.0)
+        self.embed = initial(nn.Linear(embedding, outside))
+        self.dropout = nn.Dropout(size.dropout)
+        plain = inside == outside and resample is None
+        scale = QUIET if size.resblock == "ddpm" else 1.0
+        self.skip = nn.Identity() if plain else initial(nn.Conv2d(inside, outside, 1), scale)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(self.resample(F.silu(self.norm1(x))))
+        h = h + self.embed(embedding)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return (self.skip(self.resample(x)) + h) * self.rescale
+
+
+class Down(nn.Module):
+    """A level on the way down: its stages, then half the resolution and the image, unless it is the lowest."""
+
+    def __init__(self, stages: list[Stage], shrink: nn.Module | None, shown: nn.Module | None) -> None:
+        super().__init__()
+        self.stages, self.shrink, self.shown = nn.ModuleList(stages), shrink, shown
+
+    def forward(
+        self, run: Any, h: Tensor, pyramid: Tensor, skips: list[Tensor], told: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, Tensor]:
+        for stage in self.stages:
+            h = run(stage, h, *told)
+            skips.append(h)
+        if self.shrink is not None:
+            h = run(self.shrink, h, told[0]) if isinstance(self.shrink, ResnetBlock) else self.shrink(h)
+            if self.shown is not None:
+                h, pyramid = self.shown(h, pyramid)
+            skips.append(h)
+        return h, pyramid
+
+
+class Up(nn.Module):
+    """A level on the way up: its stages, which read the skips, then its part of the output and double resolution."""
+
+    def __init__(self, stages: list[Stage], part: nn.Module | None, grow: nn.Module | None) -> None:
+        super().__init__()
+        self.stages, self.part, self.grow = nn.ModuleList(stages), part, grow
+
+    def forward(
+        self, run: Any, h: Tensor, pyramid: Tensor | None, skips: list[Tensor], told: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, Tensor | None]:
+        for stage in self.stages:
+            h = run(stage, torch.cat([h, skips.pop()], dim=1), *told)
+        if self.part is not None:
+            h, pyramid = run(self.part, h, pyramid)
+        if self.grow is not None:
+            h = run(self.grow, h, told[0]) if isinstance(self.grow, ResnetBlock) else self.grow(h)
+        return h, pyramid
+
+
+class NCSNpp(nn.Module):
+    """Noisy images and what is told of their times to one output per pixel; see :class:`NCSNppConfig`.
+
+    Args:
+        size: depth, width and kind of its parts.
+        image: shape (channels, height, width) of the images.
+        condition: width of the pooled conditioning vectors, None for an unconditional network.
+        context: width of the caption's tokens, None without captions.
+
+    Raises:
+        ValueError: if the image cannot be halved at every level, an attention resolution never occurs, or
+            ``head_channels`` does not divide the channels there.
+    """
+
+    def __init__(
+        self, size: NCSNppConfig, image: tuple[int, int, int], condition: int | None, context: int | None = None
+    ) -> None:
+        super().__init__()
+        heights = level_heights(image, size.multipliers, size.attention)
+        self.size, self.context, self.embedding = size, context, 4 * size.channels
+        fourier = size.embedding == "fourier"
+        self.features = Fourier(size.channels, size.fourier_scale) if fourier else Positional(size.channels)
+        first, second = nn.Linear(self.features.width, self.embedding), nn.Linear(self.embedding, self.embedding)
+        self.time = nn.Sequential(initial(first), nn.SiLU(), initial(second))
+        self.pooled = None if condition is None else initial(nn.Linear(condition, self.embedding))
+        self.enter = initial(nn.Conv2d(image[0], size.channels, 3, padding=1))
+        widths = [size.channels * multiplier for multiplier in size.multipliers]
+        skips = self.build_down(widths, heights, image[0])
+        bottom = widths[-1]
+        self.middle = nn.ModuleList([self.stage(bottom, bottom, True), self.stage(bottom, bottom, False)])
+        self.build_up(widths, heights, skips, image[0])
+        self.leave = None if size.progressive == "output_skip" else Head(widths[0], image[0], scale=0.0)
+
+    def stage(self, inside: int, outside: int, attends: bool) -> Stage:
+        residual = ResnetBlock(inside, outside, self.embedding, self.size)
+        crosses = attends and self.context is not None
+        return Stage(
+            residual,
+            self.attention(outside, None) if attends else None,
+            self.attention(outside, self.context) if crosses else None,
+        )
+
+    def attention(self, width: int, context: int | None) -> Attention:
+        head = self.size.head_channels or width
+        made = Attention(width, head=head, context=context, rescale=self.size.rescale)
+        for weight in (made.query.weight.detach(), *made.key_value.weight.detach().chunk(2)):
+            nn.init.xavier_uniform_(weight, gain=QUIET**0.5)
+        for layer in (made.query, made.key_value):
+            nn.init.zeros_(layer.bias)
+        return made
+
+    def build_down(self, widths: list[int], heights: list[int], image: int) -> list[int]:
+        """Fills ``self.down`` and returns the widths of the skip connections."""
+        self.down = nn.ModuleList()
+        size, width, pyramid = self.size, self.size.channels, image
+        skips = [width]
+        for level, out in enumerate(widths):
+            stages = []
+            for _ in range(size.blocks):
+                stages.append(self.stage(width, out, heights[level] in size.attention))
+                skips.append(width := out)
+            shrink, shown = None, None
+            if level + 1 < len(widths):
+                shrink, shown = self.halved(width), self.shown(pyramid, width)
+                doubled = size.progressive_input == "input_skip" and size.progressive_combine == "cat"
+                pyramid = width if size.progressive_input == "residual" else image
+                skips.append(width := 2 * width if doubled else width)
+            self.down.append(Down(stages, shrink, shown))
+        return skips
+
+    def halved(self, width: int) -> nn.Module:
+        if self.size.resblock == "ddpm":
+            return halving_conv(width, width, self.size.fir)
+        return ResnetBlock(width, width, self.embedding, self.size, halving(self.size.fir))
+
+    def shown(self, pyramid: int, width: int) -> nn.Module | None:
+        if self.size.progressive_input == "input_skip":
+            return InputSkip(pyramid, width, self.size.fir, self.size.progressive_combine)
+        if self.size.progressive_input == "residual":
+            return InputResidual(pyramid, width, self.size.fir, self.size.rescale)
+        return None
+
+    def build_up(self, widths: list[int], heights: list[int], skips: list[int], image: int) -> None:
+        """Fills ``self.up``, consuming the skip connections from the last to the first."""
+        self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
+        below: int | None = None
+        for level, out in reversed(list(enumerate(widths))):
+            stages = []
+            for block in range(self.size.blocks + 1):
+                attends = block == self.size.blocks and heights[level] in self.size.attention
+                stages.append(self.stage(width + remaining.pop(), out, attends))
+                width = out
+            self.up.append(Up(stages, self.part(below, width, image), self.doubled(width) if level else None))
+            below = width
+        assert not remaining
+
+    def doubled(self, width: int) -> nn.Module:
+        if self.size.resblock == "ddpm":
+            return doubling_conv(width, width, self.size.fir)
+        return ResnetBlock(width, width, self.embedding, self.size, doubling(self.size.fir))
+
+    def part(self, below: int | None, width: int, image: int) -> nn.Module | None:
+        if self.size.progressive == "output_skip":
+            return OutputSkip(width, image, self.size.fir, lowest=below is None)
+        if self.size.progressive == "residual":
+            return OutputResidual(below, width, self.size.fir, self.size.rescale)
+        return None
+
+    def blocks(self) -> list[nn.Module]:
+        """What repeats: the stages, and the blocks that change the resolution."""
+        stages = [module for module in self.modules() if isinstance(module, Stage)]
+        between = [*(level.shrink for level in self.down), *(level.grow for level in self.up)]
+        return [*stages, *(module for module in between if isinstance(module, ResnetBlock))]
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        pooled: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True = real token) -> [B, C, H, W]."""
+        embedding = self.time(self.features(t))
+        if self.pooled is not None and pooled is not None:
+            embedding = embedding + self.pooled(pooled)
+        told = (F.silu(embedding), context, mask)
+        run = recomputed if self.size.checkpointing else direct
+        h, pyramid = self.enter(x), x
+        skips = [h]
+        for level in self.down:
+            h, pyramid = level(run, h, pyramid, skips, told)
+        for stage in self.middle:
+            h = run(stage, h, *told)
+        out: Tensor | None = None
+        for level in self.up:
+            h, out = level(run, h, out, skips, told)
+        if self.leave is not None:
+            return run(self.leave, h)
+        assert out is not None
+        return out

@@ -1,0 +1,50 @@
+"""Published sizes by name. A recipe says the name, and every other key of the network overrides it.
+
+Sources: score_sde's configurations for CIFAR-10 and FFHQ at 256 pixels (Song et al. 2021, appendix H); Peebles and Xie
+2023 (arXiv 2212.09748) table 1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from raysde.networks.dit import DiTConfig
+from raysde.networks.ncsnpp import NCSNppConfig
+
+PRESETS: dict[str, NCSNppConfig | DiTConfig] = {
+    "ddpmpp_cifar10": NCSNppConfig(),
+    "ddpmpp_deep_cifar10": NCSNppConfig(blocks=8),
+    "ncsnpp_cifar10": NCSNppConfig(fir=True, progressive_input="residual", embedding="fourier"),
+    "ncsnpp_deep_cifar10": NCSNppConfig(blocks=8, fir=True, progressive_input="residual", embedding="fourier"),
+    "ncsnpp_ffhq256": NCSNppConfig(
+        multipliers=(1, 1, 2, 2, 2, 2, 2),
+        blocks=2,
+        dropout=0.0,
+        fir=True,
+        progressive="output_skip",
+        progressive_input="input_skip",
+        embedding="fourier",
+    ),
+    "dit_s_2": DiTConfig(channels=384, blocks=12, heads=6, patch=2),
+    "dit_b_2": DiTConfig(channels=768, blocks=12, heads=12, patch=2),
+    "dit_l_2": DiTConfig(channels=1024, blocks=24, heads=16, patch=2),
+    "dit_xl_2": DiTConfig(channels=1152, blocks=28, heads=16, patch=2),
+}
+
+
+def with_preset(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's keys, filled in from the preset that they name; without a ``preset`` as they are.
+
+    Raises:
+        ValueError: if there is no such preset, or it is of another ``kind`` than the keys say.
+    """
+    own = {key: value for key, value in keys.items() if key != "preset"}
+    name = keys.get("preset")
+    if name is None:
+        return own
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    preset = asdict(PRESETS[name])
+    if own.get("kind", preset["kind"]) != preset["kind"]:
+        raise ValueError(f"preset {name} is of kind {preset['kind']}, got kind {own['kind']}")
+    return {**preset, **own}

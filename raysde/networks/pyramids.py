@@ -1,0 +1,84 @@
+"""The progressive input and output of NCSN++: the image at each resolution on the way down, and again on the way up.
+
+Sources: Song et al. 2021 appendix H; Karras et al. 2020 (arXiv 1912.04958) section 4 for skips and residuals.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raysde.networks.layers import initial, norm
+from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
+
+
+class Head(nn.Module):
+    """Normalised activations through a 3 x 3 convolution: [B, inside, H, W] -> [B, outside, H, W]."""
+
+    def __init__(self, inside: int, outside: int, scale: float) -> None:
+        super().__init__()
+        self.norm = norm(inside)
+        self.conv = initial(nn.Conv2d(inside, outside, 3, padding=1), scale)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.conv(F.silu(self.norm(h)))
+
+
+class InputSkip(nn.Module):
+    """Shows the image, halved once more, to the features of ``width`` channels: their sum, or side by side."""
+
+    def __init__(self, image: int, width: int, fir: bool, combine: str) -> None:
+        super().__init__()
+        self.shrink, self.cat = halving(fir), combine == "cat"
+        self.conv = initial(nn.Conv2d(image, width, 1))
+
+    def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        """h [B, width, H, W] and the image at [2 H, 2 W] to h that has seen it, and the image at [H, W]."""
+        pyramid = self.shrink(pyramid)
+        shown = self.conv(pyramid)
+        return torch.cat([shown, h], dim=1) if self.cat else shown + h, pyramid
+
+
+class InputResidual(nn.Module):
+    """Adds a learned halving of all that came before to the features, and goes on with the sum."""
+
+    def __init__(self, before: int, width: int, fir: bool, rescale: float) -> None:
+        super().__init__()
+        self.shrink, self.rescale = halving_conv(before, width, fir), rescale
+
+    def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        """h [B, width, H, W] and the sum at [2 H, 2 W] to the new sum, twice."""
+        h = (self.shrink(pyramid) + h) * self.rescale
+        return h, h
+
+
+class OutputSkip(nn.Module):
+    """Adds this level's image to the doubled image of the levels below it."""
+
+    def __init__(self, width: int, image: int, fir: bool, lowest: bool) -> None:
+        super().__init__()
+        self.head = Head(width, image, scale=0.0)
+        self.grow = None if lowest else doubling(fir)
+
+    def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """h [B, width, H, W] and the image at [H / 2, W / 2] to h itself, and the image at [H, W]."""
+        if self.grow is None or pyramid is None:
+            return h, self.head(h)
+        return h, self.grow(pyramid) + self.head(h)
+
+
+class OutputResidual(nn.Module):
+    """Adds a learned doubling of the levels below to the features, and goes on with the sum."""
+
+    def __init__(self, below: int | None, width: int, fir: bool, rescale: float) -> None:
+        super().__init__()
+        self.rescale = rescale
+        self.head = Head(width, width, scale=1.0) if below is None else None
+        self.grow = None if below is None else doubling_conv(below, width, fir)
+
+    def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """h [B, width, H, W] and the sum at [H / 2, W / 2] to the new sum, twice; the lowest level only begins one."""
+        if self.head is not None:
+            return h, self.head(h)
+        assert self.grow is not None
+        h = (self.grow(pyramid) + h) * self.rescale
+        return h, h
