@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raysde.commands import tracking_option
+from raysde.commands.edit import edit_options
 from raysde.commands.ema import ema_options
 from raysde.commands.ingest import ingest_options
 from raysde.commands.look import inspect_options, plan_options
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     plan_options(commands.add_parser("plan", help="list the rows that a step is trained on"))
     _train(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
     sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
+    edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
     ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
     _register(commands.add_parser("register", help="move an alias such as champion to a registered version"))
     _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))

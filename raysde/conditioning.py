@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raysde.captions import TextEncoder, Tokenizer
@@ -64,7 +65,7 @@ class Condition:
 
 def _fit(row: Tensor, width: int) -> Tensor:
     """Cuts or zero-pads [N, L] to [N, width]; what is cut or added is padding, masked out."""
-    return torch.nn.functional.pad(row, (0, max(0, width - row.shape[1])))[:, :width]
+    return F.pad(row, (0, max(0, width - row.shape[1])))[:, :width]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,20 @@ class Encoded:
         """Those of the rows ``index`` [N]."""
         values = (self.pooled, self.context, self.mask)
         return Encoded(*(None if value is None else value[index] for value in values))
+
+    def padded(self, length: int) -> "Encoded":
+        """With ``length`` tokens, those that are added masked out."""
+        if self.context is None or self.mask is None:
+            return self
+        more = (0, length - self.mask.shape[1])
+        return Encoded(self.pooled, F.pad(self.context, (0, 0, *more)), F.pad(self.mask, more))
+
+    def joined(self, other: "Encoded") -> "Encoded":
+        """Those of ``self`` and below them those of ``other``."""
+        length = max(0 if mask is None else mask.shape[1] for mask in (self.mask, other.mask))
+        first, second = self.padded(length), other.padded(length)
+        pairs = ((first.pooled, second.pooled), (first.context, second.context), (first.mask, second.mask))
+        return Encoded(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
 
 class Conditioner(nn.Module):

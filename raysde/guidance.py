@@ -1,13 +1,24 @@
-"""Scores of a model under a condition, with classifier-free guidance."""
+"""Scores of a model under a condition, and guidance: away from another condition, or from a weaker model.
 
-from dataclasses import dataclass
+Guided scores are weak + scale (strong - weak), at some noise levels or at all of them. Elsewhere, and at scale 1, they
+are the strong score alone, from one evaluation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from raysde.conditioning import Encoded
+from raysde.conditioning import Conditioner, Encoded
 from raysde.score import ScoreModel
+from raysde.sde import SDE
+
+Interval = tuple[float, float]
+"""The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
+Encode = Callable[[Conditioner], Encoded]
+"""What a model is told of a batch, by its own conditioner."""
 
 
 @dataclass(frozen=True)
@@ -23,30 +34,109 @@ class Conditioned:
 
 @dataclass(frozen=True)
 class Guided:
-    """null + scale (conditional - null), both scores from one call on a doubled batch.
+    """null + scale (conditional - null), both scores from one call on a batch that is doubled where it is guided.
 
     Ho and Salimans 2022, eq. 6 with scale = 1 + w: scale 1 is the conditional score, 0 the unconditional one.
-    ``null`` holds a null condition for each image, of the same token length.
+    ``null`` holds a null condition for each image, or a negative prompt.
     """
 
     model: ScoreModel
     encoded: Encoded
     null: Encoded
     scale: float
+    interval: Interval | None = None
 
     is_guided: ClassVar[bool] = True
 
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
-        both = Encoded(
-            _joined(self.encoded.pooled, self.null.pooled),
-            _joined(self.encoded.context, self.null.context),
-            _joined(self.encoded.mask, self.null.mask),
-        )
-        conditional, null = self.model.score(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
-        return null + self.scale * (conditional - null)
+        rows = guided_rows(self.model.sde, t, self.scale, self.interval)
+        if len(rows) == 0:
+            return self.model.score(x_t, t, self.encoded)
+        both = self.encoded.joined(self.null.rows(rows))
+        scores = self.model.score(torch.cat([x_t, x_t[rows]]), torch.cat([t, t[rows]]), both)
+        return led(scores[: len(x_t)], scores[len(x_t) :], rows, self.scale)
 
 
-def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return None
-    return torch.cat([first, second])
+@dataclass(frozen=True)
+class Autoguided:
+    """weak + scale (strong - weak) with a smaller or younger model of the same SDE (Karras et al. 2024, arXiv
+    2406.02507); in scores, as x0 = (x + sigma^2 score) / alpha makes it the same in denoised images."""
+
+    strong: Conditioned
+    weak: Conditioned
+    scale: float
+    interval: Interval | None = None
+
+    is_guided: ClassVar[bool] = True
+
+    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        rows = guided_rows(self.strong.model.sde, t, self.scale, self.interval)
+        strong = self.strong.score(x_t, t)
+        if len(rows) == 0:
+            return strong
+        weak = self.weak.model.score(x_t[rows], t[rows], self.weak.encoded.rows(rows))
+        return led(strong, weak, rows, self.scale)
+
+
+def guided_rows(sde: SDE, t: Tensor, scale: float, interval: Interval | None) -> Tensor:
+    """The numbers of the rows of t [B] that are guided."""
+    if scale == 1.0:
+        return torch.arange(0, device=t.device)
+    if interval is None:
+        return torch.arange(len(t), device=t.device)
+    noise = torch.exp(-0.5 * sde.log_snr(t))
+    return ((noise > interval[0]) & (noise <= interval[1])).nonzero()[:, 0]
+
+
+def led(strong: Tensor, weak: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """``strong`` [B, ...] with its ``rows`` led away from ``weak`` [N, ...]."""
+    guided = weak + scale * (strong[rows] - weak)
+    return guided if len(rows) == len(strong) else strong.index_copy(0, rows, guided)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How the images of a batch are led.
+
+    Attributes:
+        scale: 1 for no guidance, whatever else is given.
+        interval: sigma / alpha where there is guidance, None for everywhere.
+        negatives: for each image what it is led away from, None for the empty prompt.
+        guide: a weaker model that it is led away from instead.
+
+    Raises:
+        ValueError: if the interval does not rise, or there are negative prompts as well as a guide.
+    """
+
+    scale: float = 1.0
+    interval: Interval | None = None
+    negatives: Sequence[str] | None = None
+    guide: ScoreModel | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and not 0.0 <= self.interval[0] < self.interval[1]:
+            raise ValueError(f"guidance_interval must be 0 <= low < high in sigma / alpha, got {self.interval}")
+        if self.guide is not None and self.negatives is not None:
+            raise ValueError("negative and autoguide both say what to lead away from: give one of them")
+
+    def rows(self, rows: slice) -> "Guidance":
+        """That of some of the images."""
+        return replace(self, negatives=None if self.negatives is None else self.negatives[rows])
+
+    def score(self, model: ScoreModel, encode: Encode, count: int) -> Conditioned | Guided | Autoguided:
+        """The score of ``count`` images whose conditions ``encode`` gives, in evaluation mode.
+
+        Raises:
+            ValueError: if the model takes no condition, or no prompt where there are negative ones.
+        """
+        own = model.eval().conditioner
+        plain = Conditioned(model, encode(own))
+        if self.scale == 1.0:
+            return plain
+        if self.guide is not None:
+            other = self.guide.eval().conditioner
+            weak = Conditioned(self.guide, Encoded() if other.width is None else encode(other))
+            return Autoguided(plain, weak, self.scale, self.interval)
+        if own.width is None:
+            raise ValueError(f"guidance={self.scale} was given, but the model is unconditional")
+        return Guided(model, plain.encoded, own.encode(self.negatives, None, count), self.scale, self.interval)

@@ -105,6 +105,18 @@ def moments(vae: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def encode(spec: LatentSpec, images: Tensor) -> Tensor:
+    """What a latent model sees of uint8 images: the means of their posteriors, one at a time.
+
+    Raises:
+        ValueError: if the autoencoder is not the one that the model was trained with.
+    """
+    vae = opened(spec.vae, spec.sha256, images.device)
+    found = torch.cat([moments(vae, image[None]) for image in images])
+    return spec.x0(found, torch.zeros(len(images), *spec.shape, device=images.device))
+
+
+@torch.no_grad()
 def decode(spec: LatentSpec, x0: Tensor) -> Tensor:
     """uint8 images of what a latent model drew, one at a time: pixels take many times the memory of latents.
 

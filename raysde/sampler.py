@@ -4,8 +4,10 @@ Needs no network of ours: ``sample(score, sde, shape)`` takes any callable ``sco
 of that name.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypedDict, Unpack, cast
 
 import torch
@@ -15,12 +17,15 @@ from raysde.sde import SDE, Score
 from raysde.solvers import SOLVERS, Kind, Solver
 from raysde.solvers.adaptive import probability_flow
 from raysde.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
-from raysde.solvers.grids import Grid, checked, time_grid
-from raysde.solvers.walk import Noise, Walk
+from raysde.solvers.grids import Grid, checked, last_part, time_grid
+from raysde.solvers.walk import Noise, Stepper, Walk
 
 Corrector = Literal["langevin", "annealed_langevin", "none"]
 RandomSource = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the batch, one for each image, or torch's own."""
+Project = Callable[[Tensor, float], Tensor]
+"""``project(x, t)``: x at time t with a part of it replaced, of the same shape."""
+Callback = Callable[[int, Tensor], None]
 
 
 class Settings(TypedDict, total=False):
@@ -136,9 +141,17 @@ class Method:
                 "without a forward SDE: choose corrector none"
             )
 
+    def grid_for(self, sde: SDE) -> Grid:
+        """What the times are uniform in."""
+        return self.grid or self.kind.grid or cast(Grid, sde.grid)
+
     def times(self, sde: SDE) -> Tensor:
         """The grid, float64."""
-        return time_grid(sde, self.steps, self.grid or self.kind.grid or cast(Grid, sde.grid), self.rho)
+        return time_grid(sde, self.steps, self.grid_for(sde), self.rho)
+
+    def last_times(self, sde: SDE, share: float) -> Tensor:
+        """The last ``share`` of the grid in its own variable, float64; see :func:`raysde.solvers.grids.last_part`."""
+        return last_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
 
 
 @dataclass(frozen=True)
@@ -174,7 +187,9 @@ def sample(
     dtype: torch.dtype = torch.float32,
     times: Tensor | None = None,
     start: Tensor | None = None,
-    callback: Callable[[int, Tensor], None] | None = None,
+    project: Project | None = None,
+    resample: int = 0,
+    callback: Callback | None = None,
     **settings: Unpack[Settings],
 ) -> Samples:
     """Draws from the model whose score is given.
@@ -185,17 +200,22 @@ def sample(
         generator: one for the batch or one for each image.
         times: a falling grid of your own, instead of ``steps`` and ``grid``.
         start: x at the first time, instead of a draw from the prior.
+        project: applied to x at the first time and after every step and corrector step, at the time it has come to; but
+            not to the noise-free end. rk45 then goes from time to time of the grid.
+        resample: how often each step but the last is undone by the forward process and taken again, which brings what
+            ``project`` replaced and the rest together (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1).
         callback: called with the number of steps done and the current x.
         settings: see :class:`Method`.
 
     Raises:
-        ValueError: if a setting is out of range, undefined for the SDE, or the times leave its domain.
+        ValueError: if a setting is out of range, undefined for the SDE or the solver, or the times leave its domain.
     """
     if times is not None:
         times = checked(times, sde)
         settings["steps"] = len(times) - 1
     method = Method(**settings)
     method.check(sde)
+    check_resample(resample, method)
     noise = noise_from(generator)
     walk = Walk(getattr(score, "score", score), sde, method.times(sde) if times is None else times, noise)
     x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype)) if start is None else start
@@ -203,34 +223,71 @@ def sample(
         raise ValueError(f"start has shape {tuple(x.shape)}, not {tuple(shape)}")
     # images with streams of their own must not meet in a batch mean
     norms = mean_norm if generator is None or isinstance(generator, torch.Generator) else own_norms
-    x = _adaptive(walk, x, method, callback) if method.solver == "rk45" else _walked(walk, x, method, norms, callback)
+    if project is not None:
+        x = project(x, walk.times[0])
+    if method.solver == "rk45":
+        x = _adaptive(walk, x, method, project, callback)
+    else:
+        x = _walked(walk, _whole_step(walk, method, norms, project or _untouched), x, resample, callback)
     if method.denoise:
         x = walk.x0(x, len(walk.times) - 1)
     return Samples(x, walk.nfe)
 
 
-def _walked(
-    walk: Walk, x: Tensor, method: Method, norms: Norms, callback: Callable[[int, Tensor], None] | None
-) -> Tensor:
-    """The end of the walk, without the last step's noise, which would only blur it (Song et al. appendix G)."""
+def check_resample(resample: int, method: Method) -> None:
+    """Guards the number of times that a step is taken again.
+
+    Raises:
+        ValueError: if it is negative, or the solver cannot take a step again.
+    """
+    if resample < 0:
+        raise ValueError(f"resample must not be negative, got {resample}")
+    if resample and (method.kind.remembers or method.solver == "none"):
+        raise ValueError(f"resample cannot repeat steps of {method.solver}: choose a solver without a memory")
+
+
+def _untouched(x: Tensor, t: float) -> Tensor:
+    return x
+
+
+def _whole_step(walk: Walk, method: Method, norms: Norms, project: Project) -> Stepper:
+    """The solver's step with what follows it at the new time: corrector steps, and the projection after each."""
     step = method.kind.start(walk, **{name: getattr(method, name) for name in method.kind.settings})
+
+    def whole(x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        x, mean = step(x, index)
+        x = project(x, walk.times[index + 1])
+        if method.correction is not None and (index + 2 < len(walk.times) or method.solver == "none"):
+            for _ in range(method.corrector_steps):
+                x, mean = CORRECTORS[method.correction](walk, x, index + 1, method.target_snr, norms)
+                x = project(x, walk.times[index + 1])
+        return x, mean
+
+    return whole
+
+
+def _walked(walk: Walk, step: Stepper, x: Tensor, resample: int, callback: Callback | None) -> Tensor:
+    """The end of the walk, without the last step's noise, which would only blur it (Song et al. appendix G)."""
     steps = len(walk.times) - 1
     mean = x
     for index in range(steps):
         x, mean = step(x, index)
-        if method.correction is not None and (index + 1 < steps or method.solver == "none"):
-            for _ in range(method.corrector_steps):
-                x, mean = CORRECTORS[method.correction](walk, x, index + 1, method.target_snr, norms)
+        for _ in range(resample if index + 1 < steps else 0):
+            a, b2 = walk.transition(index)
+            x, mean = step(a * x + math.sqrt(b2) * walk.noise(x), index)
         if callback is not None:
             callback(index + 1, x)
     return mean
 
 
-def _adaptive(walk: Walk, x: Tensor, method: Method, callback: Callable[[int, Tensor], None] | None) -> Tensor:
-    """The probability flow by rk45, each image with its own steps."""
-    start, end = walk.times[0], walk.times[-1]
-    x, nfe = probability_flow(walk.ask, walk.sde, x, start, end, rtol=method.rtol, atol=method.atol)
-    walk.nfe += nfe
-    if callback is not None:
-        callback(len(walk.times) - 1, x)
+def _adaptive(walk: Walk, x: Tensor, method: Method, project: Project | None, callback: Callback | None) -> Tensor:
+    """The probability flow by rk45, each image with its own steps, in one piece unless something is projected."""
+    stops = [walk.times[0], walk.times[-1]] if project is None else walk.times
+    for left, (start, end) in zip(reversed(range(len(stops) - 1)), pairwise(stops), strict=True):
+        x, nfe = probability_flow(walk.ask, walk.sde, x, start, end, rtol=method.rtol, atol=method.atol)
+        walk.nfe += nfe
+        if project is not None and left:
+            x = project(x, end)
+        if callback is not None:
+            callback(len(walk.times) - 1 - left, x)
     return x

@@ -35,6 +35,9 @@ PARITY, LIKELIHOOD, EMA = (
 NETWORKS, COST = "tests/test_families.py", "tests/test_efficiency.py"
 
 
+GUIDANCE, EDITING = "tests/test_guidance.py", "tests/test_editing.py"
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A mistake: what stands in a file of raysde, what is written instead, and the tests that should notice."""
@@ -159,6 +162,27 @@ MUTANTS = [
     Mutant("checkpointing that keeps everything", "networks/layers.py", "    if not torch.is_grad_enabled():\n        return block(*inputs)\n    return checkpoint(", "    return block(*inputs)\n    return checkpoint(", COST),
     Mutant("each block compiled by itself", "networks/regional.py", "recompile_limit=VARIANTS", "recompile_limit=VARIANTS, isolate_recompiles=True", COST),
     Mutant("torch's own limit of variants", "networks/regional.py", "VARIANTS = 64", "VARIANTS = 2", COST),
+    # guidance and editing
+    Mutant("guidance from the strong side", "guidance.py", "guided = weak + scale * (strong[rows] - weak)", "guided = strong[rows] + scale * (strong[rows] - weak)", GUIDANCE),
+    Mutant("an interval in log-SNR", "guidance.py", "noise = torch.exp(-0.5 * sde.log_snr(t))", "noise = torch.exp(-sde.log_snr(t))", GUIDANCE),
+    Mutant("an interval turned over", "guidance.py", "(noise > interval[0]) & (noise <= interval[1])", "(noise <= interval[0]) | (noise > interval[1])", GUIDANCE),
+    Mutant("padding that attends", "conditioning.py", "F.pad(self.mask, more)", "F.pad(self.mask, more, value=True)", GUIDANCE),
+    Mutant("the posterior without its Jacobian", "posterior.py", "return score.detach() + product(solved)", "return score.detach() + self.projection.transpose(solved)", EDITING + " -k 'given_a_measurement'"),
+    Mutant("the covariance without alpha", "posterior.py", "self.projection.measure(sigma.square() / alpha * product(y))", "self.projection.measure(sigma.square() * product(y))", EDITING + " -k 'given_a_measurement'"),
+    Mutant("noise as its deviation", "posterior.py", "(self.noise**2 + floor)", "(self.noise + floor)", EDITING + " -k 'given_a_measurement'"),
+    Mutant("gradients that are not conjugate", "posterior.py", "torch.where(going, new / size, torch.zeros_like(size)) * direction", "0.0 * direction", EDITING + " -k 'conjugate or given'"),
+    Mutant("a grey that is a sum", "projections.py", "return x.mean(dim=1, keepdim=True)", "return x.sum(dim=1, keepdim=True)", EDITING + " -k 'projections'"),
+    Mutant("a transpose without its scale", "projections.py", "(y * self.scale).repeat_interleave", "y.repeat_interleave", EDITING + " -k 'projections'"),
+    Mutant("what is known without alpha", "editing.py", "alpha * self.known + sigma", "self.known + sigma", EDITING + " -k 'replacement or sees'"),
+    Mutant("what is known without noise", "editing.py", "sigma * self.projection.measure(self.noise(x))", "0.0 * self.projection.measure(self.noise(x))", EDITING + " -k 'replacement or sees'"),
+    Mutant("a start that knows nothing", "sampler.py", "x = project(x, walk.times[0])", "x = x + 0.0", EDITING + " -k 'recursion or sees'"),
+    Mutant("a projection at the old time", "sampler.py", "        x, mean = step(x, index)\n        x = project(x, walk.times[index + 1])", "        x, mean = step(x, index)\n        x = project(x, walk.times[index])", EDITING + " -k 'recursion or sees'"),
+    Mutant("nothing replaced after the corrector", "sampler.py", "method.target_snr, norms)\n                x = project(x, walk.times[index + 1])", "method.target_snr, norms)", EDITING + " -k 'sees'"),
+    Mutant("a repeat that does not go back", "sampler.py", "step(a * x + math.sqrt(b2) * walk.noise(x), index)", "step(x, index)", EDITING + " -k 'recursion'"),
+    Mutant("an end that is not what is known", "editing.py", "drawn.x if noise else replaced(drawn.x, known, projection)", "drawn.x", EDITING + " -k 'last_bit or independent'"),
+    Mutant("strength counted from the noise", "solvers/grids.py", "place = round((1.0 - share) * (len(times) - 1), 9)", "place = round(share * (len(times) - 1), 9)", EDITING + " -k 'strength or sdedit'"),
+    Mutant("strength in t whatever the grid", "solvers/grids.py", "torch.lerp(there(times[index]), there(times[index + 1]), place - index)", "there(torch.lerp(times[index], times[index + 1], place - index))", EDITING + " -k 'strength'"),
+    Mutant("a short prompt that ends", "edits.py", "context, both = path(a, b, weights), own | other", "context, both = path(a, b, weights), own & other", EDITING + " -k 'between'"),
     # averages
     Mutant("the half-life as a time constant", "ema.py", "0.5 ** (", "0.3678794411714423 ** (", EMA),
     Mutant("the average's weights swapped", "ema.py", "weight = 1.0 - self.kept(", "weight = self.kept(", EMA),

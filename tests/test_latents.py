@@ -121,11 +121,17 @@ def test_a_latent_model_draws_pixels(made, tmp_path, sink):
     plain = dataclasses.replace(model.spec, latent=None, data_range=(-1e3, 1e3))
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raysde.inference.to_uint8", lambda x, *_: seen.append(x) or x)
+        patch.setattr("raysde.drawing.to_uint8", lambda x, *_: seen.append(x) or x)
         dataclasses.replace(model, spec=plain).sample(n=3, solver="euler", steps=3, seed=1)
     with torch.no_grad():
         pixels = AutoencoderKL.from_pretrained(vae).eval().decode(seen[0] / 0.5 + 0.25).sample
     assert (drawn.float() - to_uint8(pixels, -1.0, 1.0).float()).abs().max() <= 1
+    assert torch.equal(model.edit(drawn, 1.0, solver="euler", steps=3, seed=1).images, drawn)
+    with torch.no_grad():
+        own = AutoencoderKL.from_pretrained(vae).eval()
+        again = own.decode(own.encode(drawn.float() / 127.5 - 1.0).latent_dist.mean).sample
+    unchanged = model.edit(drawn, 0.0, solver="euler", steps=3).images
+    assert (unchanged.float() - to_uint8(again, -1.0, 1.0).float()).abs().max() <= 1
     for refused in (model.log_prob, model.bits_per_dim, model.encode, model.decode):
         with pytest.raises(ValueError, match="is of pixels, and this model draws latents"):
             refused(drawn)

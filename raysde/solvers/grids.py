@@ -1,6 +1,7 @@
 """Grids of times from the SDE's ceiling down to its sample floor."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,6 +11,18 @@ from raysde.sde import SDE
 
 Grid = Literal["time", "log_snr", "edm", "quadratic"]
 GRIDS: tuple[Grid, ...] = ("time", "log_snr", "edm", "quadratic")
+Change = Callable[[Tensor], Tensor]
+
+
+def variable(sde: SDE, grid: Grid, rho: float) -> tuple[Change, Change]:
+    """What a grid is uniform in, as a function of t, and its inverse."""
+    if grid == "time":
+        return (lambda t: t), (lambda u: u)
+    if grid == "quadratic":
+        return torch.sqrt, torch.square
+    if grid == "log_snr":
+        return sde.log_snr, sde.time_at
+    return (lambda t: torch.exp(-0.5 * sde.log_snr(t) / rho)), (lambda u: sde.time_at(-2.0 * rho * torch.log(u)))
 
 
 def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
@@ -29,22 +42,27 @@ def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
         raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}")
     if rho <= 0.0:
         raise ValueError(f"rho must be positive, got {rho}")
+    there, back = variable(sde, grid, rho)
     ends = torch.tensor([sde.ceiling, sde.sample_floor], dtype=torch.float64)
-    if grid == "time":
-        return _between(ends, steps)
-    if grid == "quadratic":
-        times = _between(ends.sqrt(), steps).square()
-    elif grid == "log_snr":
-        times = sde.time_at(_between(sde.log_snr(ends), steps))
-    else:
-        roots = torch.exp(-0.5 * sde.log_snr(ends) / rho)
-        times = sde.time_at(-2.0 * rho * torch.log(_between(roots, steps)))
+    first, last = there(ends).tolist()
+    times = back(torch.linspace(first, last, steps + 1, dtype=torch.float64))
     times[0], times[-1] = ends
     return times
 
 
-def _between(ends: Tensor, steps: int) -> Tensor:
-    return torch.linspace(ends[0].item(), ends[1].item(), steps + 1, dtype=torch.float64)
+def last_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float) -> Tensor:
+    """The end of a :func:`time_grid`, ``share`` of its length in the grid's own variable.
+
+    Its first step is what is left of one of the grid's; a share of 0 leaves the last time alone, 1 the whole grid.
+    """
+    # rounded, so that 0.7 of ten steps are seven of them
+    place = round((1.0 - share) * (len(times) - 1), 9)
+    index = math.floor(place)
+    if place == index:
+        return times[index:]
+    there, back = variable(sde, grid, rho)
+    start = torch.lerp(there(times[index]), there(times[index + 1]), place - index)
+    return torch.cat([back(start)[None], times[index + 1 :]])
 
 
 def checked(times: Tensor, sde: SDE) -> Tensor:

@@ -1,0 +1,168 @@
+"""What `raysde sample` and `raysde edit` have in common: the model, prompts, guidance and the solver."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from raysde.commands import SOURCES, tracking_option
+
+
+def model_options(command: argparse.ArgumentParser) -> None:
+    """Describes the model."""
+    command.add_argument("model", help=SOURCES)
+    command.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
+    command.add_argument(
+        "--allow-code", action="store_true", help="import the network class that the checkpoint names, if it names one"
+    )
+    tracking_option(command)
+
+
+def prompt_options(command: argparse.ArgumentParser) -> None:
+    """Describes what is drawn, and how it is guided."""
+    command.add_argument(
+        "--prompt", action="append", default=[], help="caption to draw; repeat it for several prompts, taken in turn"
+    )
+    command.add_argument(
+        "--label", action="append", type=int, default=[], help="class to draw; repeat it for several, taken in turn"
+    )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--guidance",
+        type=float,
+        help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative or "
+        "--autoguide, with which it is 2",
+    )
+    command.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide only at noise levels sigma / alpha from LOW to HIGH, such as 0.2 5; sharper and half as costly "
+        "elsewhere",
+    )
+    command.add_argument("--negative", metavar="TEXT", help="lead away from this caption instead of from the empty one")
+    command.add_argument(
+        "--autoguide",
+        metavar="MODEL",
+        help="lead away from a smaller or younger model of the same SDE instead of from the empty caption",
+    )
+
+
+def solver_options(command: argparse.ArgumentParser) -> None:
+    """Describes the solver."""
+    command.add_argument(
+        "--solver",
+        default="heun",
+        help="euler_maruyama, reverse_diffusion, ancestral, pc, euler, heun, rk4, rk45, edm, ddim, dpmpp_2m, dpmpp_3m, "
+        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default %(default)s); docs/choosing.md compares them",
+    )
+    command.add_argument("--steps", type=int, default=20, help="solver steps (default %(default)s)")
+    command.add_argument(
+        "--grid",
+        choices=("time", "log_snr", "edm", "quadratic"),
+        help="spacing of the steps (default: what suits the solver)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further settings of the solver: corrector, corrector_steps, target_snr, eta, order, churn, churn_low, "
+        "churn_high, churn_noise, rho, rtol, atol, denoise; for example --solver ddim --set eta=1",
+    )
+    command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
+
+
+def check_drawing(args: argparse.Namespace) -> None:
+    """Finds what is wrong with the solver before a model is loaded.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    from raysde.sampler import Method
+
+    Method(**chosen_method(args))
+
+
+def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
+    """The solver and its settings as keyword arguments of a sampler."""
+    return {"solver": args.solver, "steps": args.steps, "grid": args.grid, **solver_settings(args.set)}
+
+
+def loader(args: argparse.Namespace) -> Callable[[str], Any]:
+    """Loads models by name, as the options say.
+
+    Raises:
+        ValueError: if the device is none.
+    """
+    import torch
+
+    from raysde.registry import load
+
+    try:
+        device = None if args.device is None else torch.device(args.device)
+    except RuntimeError:
+        raise ValueError(f"--device {args.device!r} is no device") from None
+    return lambda name: load(name, tracking_uri=args.tracking_uri, allow_code=args.allow_code, device=device)
+
+
+@contextmanager
+def drawing_arguments(args: argparse.Namespace, count: int, load: Callable[[str], Any]) -> Iterator[dict[str, Any]]:
+    """The keyword arguments of everything that draws, for ``count`` images, while a progress bar is shown."""
+    from tqdm import tqdm
+
+    prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
+    labels = [args.label[i % len(args.label)] for i in range(count)] if args.label else None
+    guide = None if args.autoguide is None else load(args.autoguide)
+    guidance = args.guidance
+    if guidance is None:
+        guidance = 2.0 if prompts or labels or guide or args.negative is not None else 1.0
+    for name in ("guidance_interval", "negative", "autoguide"):
+        if guidance == 1.0 and getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
+    with tqdm(unit="step", desc="drawing", file=sys.stderr, delay=0.5) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield {
+            "prompts": prompts,
+            "labels": labels,
+            "seed": args.seed,
+            "guidance": guidance,
+            "guidance_interval": None if args.guidance_interval is None else tuple(args.guidance_interval),
+            "negative": args.negative,
+            "autoguide": guide,
+            "batch_size": args.batch_size,
+            "progress": progress,
+            **chosen_method(args),
+        }
+
+
+def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``--set KEY=VALUE`` as keyword arguments of a sampler.
+
+    Raises:
+        ValueError: naming a pair whose key is no setting, or whose value is not one of its kind.
+    """
+    from raysde.sampler import Settings
+
+    known = set(Settings.__annotations__) - {"solver", "steps", "grid"}
+    settings = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in known:
+            raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}")
+        try:
+            settings[key] = text if key == "corrector" else json.loads(text)
+        except json.JSONDecodeError:
+            raise ValueError(f"--set {pair!r}: {text!r} is no number, true or false") from None
+        wanted = {"corrector": str, "denoise": bool, "order": int, "corrector_steps": int}.get(key, float)
+        given = type(settings[key])
+        if given is not wanted and not (given is int and wanted is float):
+            raise ValueError(f"--set {pair!r}: {key} takes a value like {wanted(1)!r}")
+    return settings

@@ -1,0 +1,264 @@
+"""Drawing images with a trained model: prompts, guidance, batches, and one random stream for each image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self, TypeVar, Unpack
+
+import torch
+from torch import Tensor
+
+from raysde import latents as latent_space
+from raysde import randomness
+from raysde.guidance import Autoguided, Conditioned, Encode, Guidance, Guided, Interval
+from raysde.images import grid as image_grid
+from raysde.images import save_png, to_uint8
+from raysde.model import ModelSpec
+from raysde.sampler import Callback, Method, Samples, Settings, sample
+from raysde.score import ScoreModel
+from raysde.sde import SDE, Score
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images uint8 [N, C, H, W], the prompts they were drawn for, and the network evaluations each one took."""
+
+    images: Tensor
+    prompts: list[str] | None
+    seed: int
+    nfe: int
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes ``image-000.png`` and so on, and ``grid.png``; returns the paths, the grid's last."""
+        folder = Path(folder)
+        paths = save_png(self.images, folder, [f"image-{index:03d}" for index in range(len(self.images))])
+        image_grid(self.images).save(folder / "grid.png")
+        return [*paths, folder / "grid.png"]
+
+
+class Drawing(Settings, total=False):
+    """The keyword arguments of everything that draws; those of :meth:`DrawingModel.sample` but for ``n``."""
+
+    prompts: Sequence[str] | None
+    labels: Sequence[int] | None
+    seed: int
+    guidance: float
+    guidance_interval: Interval | None
+    negative: str | Sequence[str] | None
+    autoguide: "DrawingModel | None"
+    batch_size: int
+    first: int
+    progress: Callable[[int, int], None] | None
+
+
+class Run(Protocol):
+    """Draws the images ``rows`` with the score of their conditions."""
+
+    def __call__(
+        self,
+        score: Score,
+        rows: slice,
+        *,
+        generator: Sequence[torch.Generator],
+        callback: Callback | None,
+        **settings: Unpack[Settings],
+    ) -> Samples: ...
+
+
+@dataclass(frozen=True)
+class DrawingModel:
+    """A score model with its description, as far as drawing goes; :class:`raysde.inference.Model` is the whole."""
+
+    score_model: ScoreModel
+    spec: ModelSpec
+
+    @property
+    def sde(self) -> SDE:
+        return self.spec.sde
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.score_model.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the weights."""
+        self.score_model.to(device)
+        return self
+
+    def sample(
+        self,
+        *,
+        prompts: Sequence[str] | None = None,
+        labels: Sequence[int] | None = None,
+        n: int | None = None,
+        seed: int = 0,
+        guidance: float = 1.0,
+        guidance_interval: Interval | None = None,
+        negative: str | Sequence[str] | None = None,
+        autoguide: "DrawingModel | None" = None,
+        batch_size: int = 256,
+        first: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: Unpack[Settings],
+    ) -> Drawn:
+        """Draws images; image i depends on (seed, i) and its own prompt, not on the batch it is drawn in.
+
+        Args:
+            prompts, labels: one for each image; both may be given.
+            n: number of images when neither is given.
+            guidance: scale of classifier-free guidance, 1 for none.
+            guidance_interval: (low, high) of sigma / alpha where there is guidance; None for everywhere.
+            negative: what the images are led away from instead of the empty prompt, for all images or for each.
+            autoguide: a smaller or younger model of the same SDE and images, which the images are led away from instead
+                of from the empty prompt; see :class:`raysde.guidance.Autoguided`.
+            batch_size: images drawn at a time.
+            first: the number of the first image, to continue an earlier call.
+            progress: called with the solver's steps done and to be done, over all batches.
+            settings: solver, steps, eta and so on, see :class:`raysde.sampler.Method`.
+
+        Raises:
+            ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range.
+        """
+
+        def run(score: Score, rows: slice, **given: object) -> Samples:
+            shape = (rows.stop - rows.start, *self.spec.image)
+            return sample(score, self.sde, shape, device=self.device, **given)  # type: ignore[arg-type]
+
+        return self.drawn(
+            run,
+            counted(prompts, labels, n),
+            prompts=prompts,
+            labels=labels,
+            seed=seed,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            negative=negative,
+            autoguide=autoguide,
+            batch_size=batch_size,
+            first=first,
+            progress=progress,
+            **settings,
+        )
+
+    @torch.no_grad()
+    def drawn(
+        self,
+        run: Run,
+        count: int,
+        *,
+        share: float = 1.0,
+        prompts: Sequence[str] | None = None,
+        labels: Sequence[int] | None = None,
+        seed: int = 0,
+        guidance: float = 1.0,
+        guidance_interval: Interval | None = None,
+        negative: str | Sequence[str] | None = None,
+        autoguide: "DrawingModel | None" = None,
+        batch_size: int = 256,
+        first: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        **settings: Unpack[Settings],
+    ) -> Drawn:
+        """What ``run`` draws for ``count`` images, batch by batch; see :meth:`sample`.
+
+        Args:
+            share: of the time grid that ``run`` walks.
+        """
+        counted(prompts, labels, count)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        led = self.guidance(count, guidance, guidance_interval, negative, autoguide)
+        steps = len(Method(**settings).last_times(self.sde, share)) - 1
+        parts, nfe, total = [], 0, steps * -(-count // batch_size)
+        for done, start in enumerate(range(0, count, batch_size)):
+            rows = slice(start, min(count, start + batch_size))
+            told = _told(_part(prompts, rows), _part(labels, rows), rows.stop - start)
+            score = led.rows(rows).score(self.score_model, told, rows.stop - start)
+            numbers = range(first + start, first + rows.stop)
+            generators = [randomness.generator(seed, randomness.IMAGE, number) for number in numbers]
+            callback = _reported(progress, done * steps, total)
+            drawn = run(score.score, rows, generator=generators, callback=callback, **settings)
+            nfe = max(nfe, drawn.nfe)
+            parts.append(self.pixels(drawn.x).cpu())
+        return Drawn(torch.cat(parts), None if prompts is None else list(prompts), seed, nfe)
+
+    def pixels(self, x0: Tensor) -> Tensor:
+        """uint8 images of what was drawn, through the autoencoder of a latent model."""
+        if self.spec.latent is not None:
+            return latent_space.decode(self.spec.latent, x0)
+        return to_uint8(x0, *self.spec.data_range)
+
+    def need_pixels(self, what: str) -> None:
+        """Guards what makes no sense of latents.
+
+        Raises:
+            ValueError: if the model draws latents.
+        """
+        if self.spec.latent is not None:
+            raise ValueError(f"{what} is of pixels, and this model draws latents of {self.spec.latent.vae!r}")
+
+    def conditioned(
+        self, prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int, guidance: float
+    ) -> Conditioned | Guided | Autoguided:
+        """The score under prompts and labels, in evaluation mode."""
+        return Guidance(scale=guidance).score(self.score_model, _told(prompts, labels, count), count)
+
+    def guidance(
+        self,
+        count: int,
+        guidance: float,
+        guidance_interval: Interval | None,
+        negative: str | Sequence[str] | None,
+        autoguide: "DrawingModel | None",
+    ) -> Guidance:
+        """How ``count`` images are led.
+
+        Raises:
+            ValueError: if there is not one negative prompt for each image, or the guide is of another SDE, other images
+                or other conditions.
+        """
+        negatives = [negative] * count if isinstance(negative, str) else negative
+        if negatives is not None and len(negatives) != count:
+            raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")
+        if autoguide is None:
+            return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives)
+        for name in ("sde", "image", "data_range", "latent"):
+            own, its = getattr(self.spec, name), getattr(autoguide.spec, name)
+            if own != its:
+                raise ValueError(f"autoguide: its {name} is {its}, the model's is {own}")
+        taken, its = self.score_model.conditioner, autoguide.score_model.conditioner
+        if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
+            raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
+        guide = autoguide.to(self.device).score_model
+        return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide)
+
+
+Value = TypeVar("Value")
+
+
+def _part(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None:
+    return None if values is None else values[rows]
+
+
+def _told(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> Encode:
+    return lambda conditioner: conditioner.encode(prompts, labels, count)
+
+
+def counted(prompts: Sequence[str] | None, labels: Sequence[int] | None, n: int | None) -> int:
+    """How many images are asked for.
+
+    Raises:
+        ValueError: if the counts differ, or there is none to draw.
+    """
+    given = [len(values) for values in (prompts, labels) if values is not None]
+    count = n if n is not None else given[0] if given else 1
+    if count < 1 or any(size != count for size in given):
+        raise ValueError(f"n={n}, {given} prompts or labels: give one for each image, and at least one image")
+    return count
+
+
+def _reported(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:
+    """The sampler's callback that tells ``progress`` the steps done, ``before`` of them for earlier batches."""
+    if progress is None:
+        return None
+    return lambda step, _: progress(before + step, total)

@@ -1,0 +1,229 @@
+"""What a trained model can do to images: fill in, colour, enlarge and change them; and images between two prompts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from raysde import latents as latent_space
+from raysde import likelihood, randomness
+from raysde.conditioning import Conditioner, Encoded
+from raysde.drawing import Drawing, DrawingModel, Drawn
+from raysde.editing import Way, edit, sdedit
+from raysde.guidance import Interval
+from raysde.images import to_float
+from raysde.posterior import ITERATIONS
+from raysde.projections import AveragePool, Grey, Mask, Projection
+from raysde.sampler import Samples, Settings, sample
+from raysde.sde import Score
+
+Line = Literal["spherical", "linear"]
+
+
+class Restoring(Drawing, total=False):
+    """The keyword arguments of what restores images: those of :func:`raysde.editing.edit`, and of drawing."""
+
+    method: Way
+    noise: float
+    iterations: int
+    resample: int
+
+
+@dataclass(frozen=True)
+class EditingModel(DrawingModel):
+    """A score model that edits images. Result i depends on the seed, i and the i-th image, not on its batch.
+
+    Every method takes the keyword arguments of :meth:`raysde.drawing.DrawingModel.sample`: prompts, guidance, seed,
+    solver and so on. Those that restore also take ``method`` (moment_matching or replacement), ``noise`` (standard
+    deviation of what is known, in grey levels of 255), ``iterations`` and ``resample``, see
+    :func:`raysde.editing.edit`.
+    """
+
+    def inpaint(self, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
+        """Fills in what is not known of uint8 images [B, C, H, W]; what is known stays as it is.
+
+        Args:
+            mask: bool, True where the images are known, [H, W] for all of them or [B, 1, H, W].
+
+        Raises:
+            ValueError: if the images or the mask do not fit the model, or as :meth:`sample`.
+        """
+        self._check("inpaint", images, self.spec.image)
+        if mask.shape not in (images.shape[2:], (len(images), 1, *images.shape[2:])):
+            raise ValueError(f"the mask has shape {tuple(mask.shape)}, the images {tuple(images.shape)}")
+
+        def measured(rows: slice) -> tuple[Projection, Tensor]:
+            projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(self.device))
+            return projection, projection.measure(self._floats(images[rows]))
+
+        return self._restored(len(images), measured, **options)
+
+    def colorise(self, grey: Tensor, **options: Unpack[Restoring]) -> Drawn:
+        """Colours uint8 images [B, 1, H, W], which are taken for the means over the channels.
+
+        Raises:
+            ValueError: if the images do not fit the model, or as :meth:`sample`.
+        """
+        channels, height, width = self.spec.image
+        if channels == 1:
+            raise ValueError("colorise: the model draws grey images")
+        self._check("colorise", grey, (1, height, width))
+        return self._restored(len(grey), lambda rows: (Grey(channels), self._floats(grey[rows])), **options)
+
+    def upscale(self, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
+        """Enlarges uint8 images [B, C, H / factor, W / factor], which are taken for the means of blocks of pixels.
+
+        Raises:
+            ValueError: if the images do not fit the model, or as :meth:`sample`.
+        """
+        pool, (channels, height, width) = AveragePool(factor), self.spec.image
+        if height % factor or width % factor:
+            raise ValueError(f"upscale: factor {factor} does not divide the model's images of {height} x {width}")
+        self._check("upscale", images, (channels, height // factor, width // factor))
+        return self._restored(len(images), lambda rows: (pool, self._floats(images[rows])), **options)
+
+    def edit(self, images: Tensor, strength: float, **drawing: Unpack[Drawing]) -> Drawn:
+        """Changes uint8 images [B, C, H, W] by noise and its removal; see :func:`raysde.editing.sdedit`.
+
+        Args:
+            strength: 0 for the images themselves (as a latent model's autoencoder sees them), 1 for plain sampling.
+
+        Raises:
+            ValueError: if the images do not fit the model, ``strength`` is outside [0, 1], or as :meth:`sample`.
+        """
+        latent = self.spec.latent
+        self._check("edit", images, self.spec.image if latent is None else latent.pixels, latents=True)
+        if not 0.0 <= strength <= 1.0:
+            raise ValueError(f"strength must lie between 0 and 1, got {strength}")
+
+        def run(score: Score, rows: slice, **given: object) -> Samples:
+            part = images[rows]
+            x0 = self._floats(part) if latent is None else latent_space.encode(latent, part.to(self.device))
+            return sdedit(score, self.sde, x0, strength, **given)  # type: ignore[arg-type]
+
+        return self.drawn(run, len(images), share=strength, **drawing)
+
+    @torch.no_grad()
+    def interpolate_prompts(
+        self,
+        first: str,
+        second: str,
+        weights: Sequence[float],
+        *,
+        line: Line = "spherical",
+        seed: int = 0,
+        guidance: float = 1.0,
+        guidance_interval: Interval | None = None,
+        negative: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> Drawn:
+        """Images for prompts between two, all from the same noise.
+
+        Args:
+            weights: in [0, 1], for each image: 0 for the first prompt, 1 for the second.
+            line: great circle or straight line between the prompts' vectors, see :func:`between`.
+
+        Raises:
+            ValueError: if there is no weight or one is outside [0, 1], or as :meth:`sample`.
+        """
+        if not weights or not all(0.0 <= weight <= 1.0 for weight in weights):
+            raise ValueError(f"weights must lie between 0 and 1, at least one of them, got {list(weights)}")
+
+        def encode(conditioner: Conditioner) -> Encoded:
+            start, end = (conditioner.encode([prompt], None, 1) for prompt in (first, second))
+            return between(start, end, torch.tensor(weights, device=self.device), line)
+
+        led = self.guidance(len(weights), guidance, guidance_interval, negative, None)
+        drawn = sample(
+            led.score(self.score_model, encode, len(weights)).score,
+            self.sde,
+            (len(weights), *self.spec.image),
+            generator=[randomness.generator(seed, randomness.IMAGE, 0) for _ in weights],
+            device=self.device,
+            **settings,
+        )
+        return Drawn(self.pixels(drawn.x).cpu(), None, seed, drawn.nfe)
+
+    def _restored(
+        self,
+        count: int,
+        measured: Callable[[slice], tuple[Projection, Tensor]],
+        *,
+        method: Way = "moment_matching",
+        noise: float = 0.0,
+        iterations: int = ITERATIONS,
+        resample: int = 0,
+        **drawing: Unpack[Drawing],
+    ) -> Drawn:
+        """Images given what is ``measured`` of those in some rows."""
+        low, high = self.spec.data_range
+
+        def run(score: Score, rows: slice, **given: object) -> Samples:
+            projection, known = measured(rows)
+            return edit(
+                score,
+                self.sde,
+                known,
+                projection,
+                method=method,
+                noise=noise * (high - low) / 255.0,
+                iterations=iterations,
+                resample=resample,
+                **given,  # type: ignore[arg-type]
+            )
+
+        return self.drawn(run, count, **drawing)
+
+    def _floats(self, images: Tensor) -> Tensor:
+        return to_float(images.to(self.device), *self.spec.data_range)
+
+    def _check(self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False) -> None:
+        """Guards images of a ``shape``; ``latents`` says whether a model of latents can take them too."""
+        if not latents:
+            self.need_pixels(what)
+        if images.dtype != torch.uint8 or images.shape[1:] != shape or images.ndim != 4 or len(images) == 0:
+            raise ValueError(
+                f"{what}: this model takes uint8 images of shape [B, {', '.join(map(str, shape))}], "
+                f"got {images.dtype} of shape {list(images.shape)}"
+            )
+
+
+def between(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Encoded:
+    """Conditions between two, each of one row, at weights [K].
+
+    Tokens are paired by position. The shorter prompt goes on with its last token, which says nothing new, so that the
+    images change steadily; at the ends each prompt has its own tokens alone.
+    """
+    if line not in LINES:
+        raise ValueError(f"line must be one of {', '.join(LINES)}, got {line!r}")
+    path, pooled, context, mask = LINES[line], None, None, None
+    if first.pooled is not None and second.pooled is not None:
+        pooled = path(first.pooled, second.pooled, weights)[:, 0]
+    if first.context is not None and second.context is not None:
+        length = max(first.context.shape[1], second.context.shape[1])
+        (a, own), (b, other) = _prolonged(first, length), _prolonged(second, length)
+        context, both = path(a, b, weights), own | other
+        at = weights[:, None]
+        mask = torch.where(at == 0.0, own, torch.where(at == 1.0, other, both))
+    return Encoded(pooled, context, mask)
+
+
+def _prolonged(encoded: Encoded, length: int) -> tuple[Tensor, Tensor]:
+    """The vectors [L, D] of one condition, its last real token repeated up to ``length``, and its own mask [L]."""
+    assert encoded.context is not None
+    assert encoded.mask is not None
+    last = int(encoded.mask[0].sum()) - 1
+    places = torch.arange(length, device=encoded.mask.device).clamp(max=last)
+    mask = encoded.padded(length).mask
+    assert mask is not None
+    return encoded.context[0, places], mask[0]
+
+
+def _straight(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """[K, ...] on the straight line."""
+    return torch.stack([torch.lerp(first, second, weight) for weight in weights])
+
+
+LINES = {"spherical": likelihood.interpolate, "linear": _straight}

@@ -1,0 +1,178 @@
+"""The commands `raysde edit` and `raysde sample --guidance-interval ...`: what they write, and one sentence for mistakes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from raysde import checkpoint
+from raysde.cli import main, parser
+from raysde.images import open_image, to_pil
+from raysde.model import save_text
+from tests.test_cli import refused
+from tests.test_networks import CAPTIONS, model_with, spec_with
+
+FAST = ["--solver", "unipc", "--steps", "2"]
+
+
+def write_model(folder: Path, **changes) -> str:
+    """A checkpoint as `raysde train` leaves it, of an untrained model."""
+    model = model_with(**changes)
+    folder.mkdir()
+    save_file(checkpoint.complete_weights(model), folder / "ema.safetensors")
+    save_text(model, folder / "text")
+    checkpoint.write_description(folder, spec_with(**changes), {"step": 0}, {}, {})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "captions": write_model(folder / "captions"),
+        "colour": write_model(folder / "colour", image=(3, 8, 8), text=None),
+        "plain": write_model(folder / "plain", text=None),
+    }
+
+
+def picture(path: Path, channels: int, height: int = 8, width: int = 8, seed: int = 0) -> str:
+    values = torch.randint(0, 256, (channels, height, width), generator=torch.Generator().manual_seed(seed))
+    to_pil(values.to(torch.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    mask[:, :, :4] = 255
+    to_pil(mask).save(tmp_path / "mask.png")
+    return {
+        "grey": picture(tmp_path / "grey.png", 1),
+        "other": picture(tmp_path / "other.png", 1, seed=1),
+        "rgb": picture(tmp_path / "rgb.png", 3),
+        "small": picture(tmp_path / "small.png", 3, 4, 4),
+        "mask": str(tmp_path / "mask.png"),
+        "out": str(tmp_path / "out"),
+    }
+
+
+def results(files, *expected: str) -> list[torch.Tensor]:
+    """The images written, after checking that these are all."""
+    names = sorted(path.name for path in Path(files["out"]).iterdir())
+    assert names == [*expected, "sheet.png"]
+    return [open_image(Path(files["out"]) / name) for name in expected]
+
+
+def test_inpainting_writes_results_beside_their_inputs(models, files):
+    inputs = ["--image", files["grey"], files["other"]]
+    arguments = ["edit", models["captions"], *inputs, "--mask", files["mask"], "--prompt", CAPTIONS[2], "-n", "2"]
+    assert main([*arguments, *FAST, "--out", files["out"]]) == 0
+    made = results(files, *(f"image-00{index}.png" for index in range(4)))
+    for index, image in enumerate(made):
+        given = open_image(files["grey"] if index < 2 else files["other"])
+        assert torch.equal(image[:, :, :4], given[:, :, :4])
+        assert not torch.equal(image[:, :, 4:], given[:, :, 4:])
+    assert not torch.equal(made[0], made[1])
+    # two rows of an input and two results, cells of 64 pixels one apart
+    sheet = open_image(Path(files["out"]) / "sheet.png")
+    assert sheet.shape == (1, 2 * 65 + 1, 3 * 65 + 1)
+    assert torch.equal(sheet[:, 1:65:8, 66:130:8], made[0])
+    assert torch.equal(sheet[:, 66:130:8, 131:195:8], made[3])
+    assert torch.equal(sheet[:, 66:130:8, 1:33:8], open_image(files["other"])[:, :, :4])
+    assert (sheet[:, 66:130:8, 33:65:8] == 128).all()
+
+
+def test_the_other_edits(models, files):
+    tool = ["edit", models["colour"], *FAST, "--out", files["out"]]
+    assert main([*tool, "--image", files["grey"], "--colorise", "--method", "replacement", "--resample", "1",
+                 "--solver", "ancestral"]) == 0  # fmt: skip
+    coloured = results(files, "image-000.png")[0]
+    assert coloured.shape == (3, 8, 8)
+    assert main([*tool, "--image", files["small"], "--upscale", "2"]) == 0
+    assert results(files, "image-000.png")[0].shape == (3, 8, 8)
+    assert main([*tool, "--image", files["rgb"], "--strength", "0"]) == 0
+    assert torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
+    assert main([*tool, "--image", files["rgb"], "--strength", "0.5"]) == 0
+    assert not torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
+
+
+def test_sampling_is_guided_from_the_command_line(models, files, capsys):
+    """Each option changes the images as the same argument in Python does."""
+    model = checkpoint.load_model(Path(models["captions"]))
+    settings = {"solver": "unipc", "steps": 2, "prompts": [CAPTIONS[0]]}
+    for given, wanted in (
+        (["--guidance", "3", "--guidance-interval", "0.5", "3"], {"guidance": 3.0, "guidance_interval": (0.5, 3.0)}),
+        (["--negative", "two"], {"guidance": 2.0, "negative": "two"}),
+        (
+            ["--autoguide", models["plain"]],
+            {"guidance": 2.0, "autoguide": checkpoint.load_model(Path(models["plain"]))},
+        ),
+    ):
+        assert main(["sample", models["captions"], "--prompt", CAPTIONS[0], *FAST, *given, "--out", files["out"]]) == 0
+        found = open_image(Path(files["out"]) / "image-000.png")
+        assert torch.equal(found, model.sample(**settings, **wanted).images[0])
+        assert not torch.equal(found, model.sample(**settings, guidance=2.0).images[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprits"),
+    [
+        (["captions", "--image", "grey", "--mask", "small"], ["mask", "4 x 4", "8 x 8"]),
+        (["captions", "--image", "rgb", "--mask", "mask"], ["rgb.png is 8 x 8 and RGB", "8 x 8 and grey"]),
+        (["colour", "--image", "rgb", "small", "--strength", "0.5"], ["small.png is 4 x 4", "8 x 8 and RGB"]),
+        (["colour", "--image", "rgb", "--upscale", "2"], ["rgb.png is 8 x 8", "4 x 4 and RGB"]),
+        (["colour", "--image", "rgb", "--upscale", "3"], ["--upscale 3", "8 x 8"]),
+        (["captions", "--image", "grey", "--colorise"], ["draws grey images"]),
+        (["captions", "--image", "grey", "--strength", "1.5"], ["--strength", "1.5"]),
+        (["captions", "--image", "grey", "--strength", "0.5", "--noise", "3"], ["--noise", "--strength"]),
+        (["captions", "--image", "nowhere.png", "--strength", "0.5"], ["nowhere.png"]),
+        (["captions", "--image", "mask.txt", "--strength", "0.5"], ["mask.txt cannot be read as an image"]),
+        (["captions", "--image", "rgba.png", "--strength", "0.5"], ["rgba.png", "RGBA"]),
+        (["plain", "--image", "grey", "--strength", "0.5", "--prompt", "two"], ["no text encoder"]),
+        (["plain", "--image", "grey", "--strength", "0.5", "--guidance", "2"], ["unconditional"]),
+        (["captions", "--image", "grey", "--mask", "mask", "--resample", "2"], ["resample=2", "replacement"]),
+        (["captions", "--image", "grey", "--mask", "mask", "-n", "0"], ["-n"]),
+        (["captions", "--image", "grey", "--mask", "mask", "--solver", "magic"], ["solver"]),
+        (["captions", "--image", "grey", "--mask", "mask", "--negative", "a", "--guidance", "1"], ["--negative"]),
+        (["captions", "--image", "grey", "--mask", "mask", "--guidance-interval", "1", "2"], ["--guidance-interval"]),
+        (["captions", "--image", "grey", "--strength", "0.5", "--autoguide", "colour"], ["autoguide", "image"]),
+    ],
+)
+def test_mistakes_are_one_sentence(capsys, models, files, tmp_path, arguments, culprits):
+    (tmp_path / "mask.txt").write_text("no image")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "rgba.png")
+    known = {**files, **models, **{name: str(tmp_path / name) for name in ("mask.txt", "rgba.png", "nowhere.png")}}
+    said = refused(capsys, "edit", *(known.get(word, word) for word in arguments), "--out", files["out"])
+    assert all(culprit in said for culprit in culprits), said
+    assert not Path(files["out"]).exists()
+
+
+def test_one_edit_at_a_time(capsys, models, files):
+    for more in ([], ["--colorise", "--strength", "0.5"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["edit", models["colour"], "--image", files["rgb"], *more])
+        assert ended.value.code == 2
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["edit", "--help"])
+    said = capsys.readouterr().out
+    for word in ("--mask", "--colorise", "--upscale", "--strength", "white", "moment_matching", "sheet.png"):
+        assert word in said
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_image_files_become_tensors(tmp_path, mode):
+    """Palettes are resolved, and a photograph is turned as its camera says."""
+    original = Image.new("RGB", (3, 2), "white")
+    original.putpixel((2, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise is due
+    original.convert(mode).save(tmp_path / "a.png", exif=exif)
+    found = open_image(tmp_path / "a.png")
+    assert found.shape == (1 if mode in ("1", "L") else 3, 3, 2)
+    if mode in ("P", "RGB"):
+        assert found[:, 2, 1].tolist() == [255, 0, 0]
