@@ -12,6 +12,7 @@ from pathlib import Path
 from raysde.commands import tracking_option
 from raysde.commands.edit import edit_options
 from raysde.commands.ema import ema_options
+from raysde.commands.exchange import export_options, import_options
 from raysde.commands.ingest import ingest_options
 from raysde.commands.look import inspect_options, plan_options
 from raysde.commands.precompute import precompute_options
@@ -34,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
     edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
     ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
+    import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
+    export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
     _register(commands.add_parser("register", help="move an alias such as champion to a registered version"))
     _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))
     _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from raysde.captions import TextEncoder, Tokenizer
 from raysde.prompts import Prompts
 
+CLASS_WIDTH = 128
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -106,7 +108,7 @@ class Conditioner(nn.Module):
     """
 
     def __init__(
-        self, tokenizer: Tokenizer | None, encoder: TextEncoder | None, classes: int, class_width: int = 128
+        self, tokenizer: Tokenizer | None, encoder: TextEncoder | None, classes: int, class_width: int = CLASS_WIDTH
     ) -> None:
         super().__init__()
         assert (tokenizer is None) == (encoder is None)

@@ -32,7 +32,8 @@ class RunConfig(Node):
     data: Data = Field(description="what is trained on")
     sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp, ve, edm or flow")
     network: NetworkField = Field(
-        UNetConfig(), description="the score network: unet, ncsnpp, dit, or external for a module of yours"
+        UNetConfig(),
+        description="the score network: unet, ncsnpp, dit, diffusers for a class of it, or external for one of yours",
     )
     target: Target = Field("v", description="what the network predicts: noise, score, x0, v, flow or edm")
     preconditioning: Preconditioning = Field(
@@ -194,7 +195,20 @@ def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     kinds = {
-        *("vp", "sub_vp", "ve", "edm", "flow", "unet", "ncsnpp", "dit", "external", "scratch", "pretrained"),
+        *(
+            "vp",
+            "sub_vp",
+            "ve",
+            "edm",
+            "flow",
+            "unet",
+            "ncsnpp",
+            "dit",
+            "diffusers",
+            "external",
+            "scratch",
+            "pretrained",
+        ),
         *("uniform", "lognormal", "log_snr", "importance"),
     }
     where = ".".join(str(part) for index, part in enumerate(first["loc"]) if not (index and part in kinds))

@@ -1,4 +1,4 @@
-"""Images to the latents of an autoencoder and back, through diffusers' AutoencoderKL; the only module that knows it."""
+"""Images to the latents of an autoencoder and back, through diffusers' AutoencoderKL."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -17,8 +17,9 @@ from raysde.captions import (
     train_tokenizer,
 )
 from raysde.conditioning import Conditioner
+from raysde.contract import agreed
 from raysde.latents import LatentSpec
-from raysde.networks import AnyNetwork
+from raysde.networks import AnyNetwork, DiffusersConfig
 from raysde.networks.presets import with_preset
 from raysde.networks.uncertainty import Uncertainty
 from raysde.parameterisation import Preconditioning, Target
@@ -117,14 +118,29 @@ def assemble(
     """Joins network and conditioner."""
     conditioner = Conditioner(tokenizer, encoder, spec.classes)
     context = conditioner.width if spec.text is not None else None
+    outside = preconditioning_for(spec)
     network = spec.network.build(spec.image, conditioner.width, allow_code, context)
     uncertainty = Uncertainty() if spec.uncertainty else None
-    outside = preconditioning_for(spec)
     return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std, outside, uncertainty)
 
 
 def preconditioning_for(spec: ModelSpec) -> Preconditioning:
-    """The description's, with the network's own choice of time where neither it nor the SDE makes one."""
+    """The description's, completed by the network: by its contract where it has one, otherwise with its own choice of
+    time where neither the description nor the SDE makes one.
+
+    Raises:
+        ValueError: if the description asks for what that contract does not have.
+    """
+    if isinstance(spec.network, DiffusersConfig):
+        return agreed(
+            spec.network,
+            spec.preconditioning,
+            sde=spec.sde,
+            target=spec.target,
+            data_range=spec.data_range,
+            captions=spec.text is not None,
+            labels=spec.classes > 0,
+        )
     if spec.preconditioning.time is None and spec.sde.network_time == "t":
         return replace(spec.preconditioning, time=spec.network.time_input)
     return spec.preconditioning

@@ -22,7 +22,7 @@ from raysde.sde import SDE, expand
 
 Target = Literal["noise", "score", "x0", "v", "flow", "edm"]
 TARGETS: tuple[Target, ...] = ("noise", "score", "x0", "v", "flow", "edm")
-TimeInput = Literal["t", "999t", "sigma", "log_sigma", "log_sigma/4"]
+TimeInput = Literal["t", "999t", "step", "sigma", "log_sigma", "log_sigma/4"]
 
 
 def coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,8 @@ class Preconditioning:
 
     Attributes:
         time: what the network is told of t: t itself (our U-Net multiplies it by 999), 999t (Song et al.'s VP
-            networks), sigma, log_sigma (their VE networks; of sigma / alpha) or log_sigma/4 (Karras et al.'s c_noise);
+            networks), step (N t - 1, the number of a discrete model's step, where N is the table's length, otherwise
+            1000), sigma, log_sigma (their VE networks; of sigma / alpha) or log_sigma/4 (Karras et al.'s c_noise);
             null takes what suits the SDE and the network.
         input: unit divides x_t by its standard deviation (c_in of Karras et al.), none leaves it, centred gives
             2 x_t - 1 (Song et al.'s VE networks, for data in [0, 1]).
@@ -98,6 +99,8 @@ class Preconditioning:
             return t
         if kind == "999t":
             return 999.0 * t
+        if kind == "step":
+            return sde.discrete_steps * t - 1.0
         log_sigma = -0.5 * sde.log_snr(t)
         if kind == "log_sigma/4":
             return 0.25 * log_sigma

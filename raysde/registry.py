@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model as MlflowModel
 from mlflow.tracking import MlflowClient
 
-from raysde import checkpoint
+from raysde import checkpoint, pipelines
 from raysde.inference import Model
 from raysde.tracking import client_for, default_uri
 
@@ -108,7 +108,7 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
 
     Args:
         source: a checkpoint folder, a run's folder (its newest checkpoint), models:/NAME@ALIAS, models:/NAME/VERSION,
-            or a run id.
+            a run id, or the folder of a diffusers pipeline.
         tracking_uri: of the MLflow store; :func:`raysde.tracking.default_uri` if None.
 
     Raises:
@@ -130,7 +130,7 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS)")
-    if (folder / "checkpoint.json").exists():
+    if (folder / "checkpoint.json").exists() or pipelines.is_pipeline(folder):
         return folder
     found = checkpoint.newest(folder)
     if found is None:
@@ -159,4 +159,7 @@ def load(
         ValueError: if there is no such model, or its files are damaged.
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return checkpoint.load_model(resolve(str(source), tracking_uri), allow_code=allow_code, device=place)
+    folder = resolve(str(source), tracking_uri)
+    if pipelines.is_pipeline(folder):
+        return pipelines.load(folder).model.to(place)
+    return checkpoint.load_model(folder, allow_code=allow_code, device=place)

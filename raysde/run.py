@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from raysde import checkpoint, images, optim
-from raysde.captions import PretrainedText
+from raysde.captions import PretrainedText, ScratchText, width_of
+from raysde.conditioning import CLASS_WIDTH
 from raysde.config import RunConfig
 from raysde.data.augment import View
 from raysde.data.batches import Feed, held_out_batches
@@ -22,7 +23,7 @@ from raysde.data.split import shuffle_window, split_rows
 from raysde.data.vectors import Contexts
 from raysde.distributed import World, current_world
 from raysde.ema import Ema
-from raysde.model import ModelSpec, fresh_model
+from raysde.model import ModelSpec, fresh_model, preconditioning_for
 from raysde.networks import ExternalConfig
 from raysde.objective import Objective
 from raysde.posthoc import PowerEma
@@ -185,11 +186,22 @@ def check(run: Run) -> None:
     for derived in (run.text, run.latents):
         if derived is not None:
             verify_derived(derived, run.manifest, hashes=hashes)
+    preconditioning_for(run.spec)
+    width = condition_width(run.spec)
     if not isinstance(run.spec.network, ExternalConfig):
         with torch.device("meta"):
-            run.spec.network.build(run.spec.image, None, True)
-    if isinstance(run.spec.text, PretrainedText):
-        check_pretrained(run.spec.text)
+            run.spec.network.build(run.spec.image, width, True, None if run.spec.text is None else width)
+
+
+def condition_width(spec: ModelSpec) -> int | None:
+    """The width that the conditioning vectors of a description will have, None without conditions.
+
+    Raises:
+        ValueError: if its pretrained text encoder cannot be loaded.
+    """
+    if isinstance(spec.text, PretrainedText):
+        return width_of(check_pretrained(spec.text))
+    return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
 
 
 def check_resumable(run: Run, found: checkpoint.Description) -> None:

@@ -8,7 +8,8 @@ from PIL import Image
 
 from raysde import checkpoint, config
 from raysde.data.decode import encode_image
-from raysde.data.shards import SCHEMA, Manifest, write_manifest, write_shard
+from raysde.data.manifest import SCHEMA, Manifest, write_manifest
+from raysde.data.shards import write_shard
 from raysde.hooks import sample_grid
 from raysde.images import grid
 from raysde.inference import Model
@@ -104,5 +105,7 @@ def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
     asked = {"labels": [1, 0, 1, 0, 1], "prompts": [*WORDS, "", *WORDS]}
     drawn = Model(state.model, run.spec).sample(**asked, guidance=2.0, seed=7, solver="heun", steps=2)
     assert sample_grid(run, state.model).tobytes() == grid(drawn.images, columns=5).tobytes()
-    other = Model(state.model, run.spec).sample(**{**asked, "labels": [0] * 5}, guidance=2.0, seed=7, solver="heun", steps=2)
+    other = Model(state.model, run.spec).sample(
+        **{**asked, "labels": [0] * 5}, guidance=2.0, seed=7, solver="heun", steps=2
+    )
     assert not torch.equal(other.images[0], drawn.images[0])

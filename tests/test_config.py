@@ -103,6 +103,7 @@ def test_every_key_is_explained():
         ["network.kind=external", "network.factory=a:B"],
         ["network.kind=ncsnpp"],
         ["network.kind=dit"],
+        ["network.kind=diffusers", "network.architecture=UNet2DModel"],
     ]
     for overrides in kinds:
         missing = set(config.load(DIGITS, overrides).flat()) - explained

@@ -89,6 +89,12 @@ def test_every_name_in_coming_from_exists(tmp_path):
     assert mistakes(page, tmp_path) == []
 
 
+def test_every_name_in_diffusers_exists(tmp_path):
+    page = (DOCS / "diffusers.md").read_text()
+    assert "`raysde.contract`" in page
+    assert mistakes(page, tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("cell", "wrong"),
     [

@@ -2,7 +2,10 @@
 
 import argparse
 
-SOURCES = "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, or a run id"
+SOURCES = (
+    "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, a run id, "
+    "or the folder of a diffusers pipeline"
+)
 
 
 def tracking_option(command: argparse.ArgumentParser) -> None:

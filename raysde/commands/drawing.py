@@ -32,8 +32,8 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--guidance",
         type=float,
-        help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative or "
-        "--autoguide, with which it is 2",
+        help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative "
+        "or --autoguide, with which it is 2",
     )
     command.add_argument(
         "--guidance-interval",

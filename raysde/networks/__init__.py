@@ -1,18 +1,20 @@
 """Score networks: ``network(x, t, pooled, context, mask)`` with x of shape [B, C, H, W]."""
 
+from raysde.networks.adapted import DiffusersConfig
 from raysde.networks.dit import DiT, DiTConfig
 from raysde.networks.external import ExternalConfig
 from raysde.networks.ncsnpp import NCSNpp, NCSNppConfig
 from raysde.networks.presets import PRESETS
 from raysde.networks.unet import UNet, UNetConfig
 
-AnyNetwork = UNetConfig | NCSNppConfig | DiTConfig | ExternalConfig
+AnyNetwork = UNetConfig | NCSNppConfig | DiTConfig | DiffusersConfig | ExternalConfig
 
 __all__ = [
     "PRESETS",
     "AnyNetwork",
     "DiT",
     "DiTConfig",
+    "DiffusersConfig",
     "ExternalConfig",
     "NCSNpp",
     "NCSNppConfig",

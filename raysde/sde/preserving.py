@@ -57,6 +57,10 @@ class BetaSDE(SDE):
             return CosineBeta(self.cosine_s, self.cosine_end)
         return TABLE(self.alphas_cumprod)
 
+    @property
+    def discrete_steps(self) -> int:
+        return len(self.alphas_cumprod) or 1000
+
     def beta(self, t: Tensor) -> Tensor:
         return self.betas.beta(t)
 

@@ -81,6 +81,11 @@ class SDE(ABC):
         """Standard deviation of the Gaussian that sampling starts from."""
         return 1.0
 
+    @property
+    def discrete_steps(self) -> int:
+        """N of the discrete process whose step i, counted from 0, is t = (i + 1) / N."""
+        return 1000
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(self.log_alpha(t))
 

@@ -11,8 +11,7 @@ from raysde.local import train_here
 from raysde.precompute import LatentsJob, TextJob
 from raysde.run import open_run
 from tests.conftest import same_tensors, small_recipe
-from tests.test_latents import tiny_vae
-from tests.test_precompute import many_captions, tiny_bert
+from tests.tiny import autoencoder, many_captions, text_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -22,8 +21,8 @@ def test_a_job_on_latents_and_embeddings_is_the_bare_loop(tmp_path):
     torch.set_num_threads(1)
     manifest, encoder, vae = (
         many_captions(tmp_path / "shards"),
-        tiny_bert(tmp_path / "bert"),
-        tiny_vae(tmp_path / "vae"),
+        text_encoder(tmp_path / "bert"),
+        autoencoder(tmp_path / "vae"),
     )
     text = precompute(TextJob.of(manifest, encoder, max_tokens=32, dtype="fp32", batch_size=8), manifest)
     latents = precompute(LatentsJob.of(manifest, vae, dtype="fp16", batch_size=8), manifest)

@@ -1,0 +1,208 @@
+"""A pipeline folder of diffusers as a model: its network, and the SDE that its scheduler discretises.
+
+Read are model_index.json, the configurations, and weights in safetensors format; no pickle, and no code of the folder.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from raysde import checkpoint
+from raysde.inference import Model
+from raysde.model import ModelSpec, assemble
+from raysde.networks import DiffusersConfig
+from raysde.networks.adapted import library
+from raysde.parameterisation import Preconditioning
+from raysde.pipelines.steps import process_of
+from raysde.sde import VE
+
+INDEX = "model_index.json"
+DISCRETE = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Schedulers that know one thing of the process, a table of alpha-bar."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model from a pipeline folder.
+
+    Attributes:
+        model: ready to sample.
+        pipeline: the pipeline's class.
+        scheduler: its scheduler's configuration.
+        settings: what the folder's own sampler would be here, as ``raysde sample`` takes it.
+    """
+
+    model: Model
+    pipeline: str
+    scheduler: dict[str, Any]
+    settings: str
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is a diffusers pipeline's."""
+    return (folder / INDEX).is_file()
+
+
+def load(folder: Path) -> Imported:
+    """The model in a pipeline folder.
+
+    Raises:
+        ValueError: if it is not one, or holds a class, a scheduler or weights that are not read.
+    """
+    index = _json(folder / INDEX, f"{folder} is no diffusers pipeline: it holds no {INDEX}")
+    pipeline = str(index.get("_class_name"))
+    if pipeline not in READERS:
+        raise ValueError(f"{folder} holds a {pipeline}; known pipelines are {', '.join(READERS)}")
+    read, known = READERS[pipeline]
+    scheduler = _scheduler(folder, _class_of(index, "scheduler", folder, known))
+    _class_of(index, "unet", folder, ("UNet2DModel",))
+    unet = _unet(folder / "unet")
+    spec, settings = read(scheduler, _network(unet, folder / "unet"))
+    score_model = assemble(spec, None, None, allow_code=False)
+    score_model.network.model.load_state_dict(unet.state_dict())  # type: ignore[union-attr]
+    config = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name[0] != "_"}
+    return Imported(Model(score_model.eval().requires_grad_(False), spec), pipeline, config, settings)
+
+
+def convert(folder: Path, target: Path) -> Imported:
+    """Writes the model in a pipeline folder as a checkpoint, which can be sampled from but not resumed.
+
+    Args:
+        target: the checkpoint's folder, which must not exist; it appears whole or not at all.
+
+    Raises:
+        ValueError: as :func:`load` does, or if ``target`` exists.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists already")
+    imported = load(folder)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(checkpoint.complete_weights(imported.model.score_model), partial / "ema.safetensors")
+    about = {"pipeline": imported.pipeline, "scheduler": imported.scheduler}
+    checkpoint.write_description(partial, imported.model.spec, {"step": 0, "num_images": 0}, {}, about)
+    os.replace(partial, target)
+    return imported
+
+
+def _ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
+    """ScoreSdeVePipeline: data in [0, 1], a network that is told sigma and gives the score (Song et al. 2021)."""
+    config = scheduler.config
+    if network.config["in_channels"] != 3:
+        raise ValueError(f"unet takes {network.config['in_channels']} channels, but ScoreSdeVePipeline draws 3")
+    sde = VE(sigma_min=config.sigma_min, sigma_max=config.sigma_max, sample_floor=config.sampling_eps)
+    preconditioning = Preconditioning(time="sigma", input="none", output="none")
+    spec = ModelSpec(
+        image=_image(network), data_range=(0.0, 1.0), data_std=0.25, sde=sde, network=network, target="score",
+        text=None, classes=0, preconditioning=preconditioning,
+    )  # fmt: skip
+    corrector = f"--set target_snr={config.snr} --set corrector_steps={config.correct_steps}"
+    return spec, f"--solver pc --steps {config.num_train_timesteps} {corrector}"
+
+
+def _discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
+    """DDPMPipeline and DDIMPipeline: data in [-1, 1], a network that is told the number of a step (Ho et al. 2020)."""
+    sde, target = process_of(scheduler)
+    preconditioning = Preconditioning(time="step", input="none", output="none")
+    spec = ModelSpec(
+        image=_image(network), data_range=(-1.0, 1.0), data_std=0.5, sde=sde, network=network, target=target,
+        text=None, classes=0, preconditioning=preconditioning,
+    )  # fmt: skip
+    return spec, "--solver ddim --grid time --steps 50 --set denoise=true"
+
+
+Reader = Callable[[Any, DiffusersConfig], tuple[ModelSpec, str]]
+READERS: dict[str, tuple[Reader, tuple[str, ...]]] = {
+    "ScoreSdeVePipeline": (_ve, ("ScoreSdeVeScheduler",)),
+    "DDPMPipeline": (_discrete, DISCRETE),
+    "DDIMPipeline": (_discrete, DISCRETE),
+}
+"""The pipelines that are read, each with its schedulers."""
+
+
+def _class_of(index: dict[str, Any], part: str, folder: Path, known: tuple[str, ...]) -> str:
+    """The class of a pipeline's part, one of diffusers' own."""
+    library, name = index.get(part) or (None, None)
+    if library != "diffusers" or name not in known:
+        raise ValueError(f"{part} of {folder} is a {name} of {library}; known are {', '.join(known)} of diffusers")
+    return str(name)
+
+
+def _scheduler(folder: Path, name: str) -> Any:
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = _json(path, f"{folder} holds no scheduler/scheduler_config.json")
+    try:
+        return getattr(library("import"), name).from_config(config)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path}: no {name} can be made of it: {' '.join(str(error).split())[:200]}") from error
+
+
+def _unet(folder: Path) -> Any:
+    """The network with its weights, which all have to be there."""
+    stem = "diffusion_pytorch_model"
+    _json(folder / "config.json", f"{folder} holds no config.json")
+    if not any((folder / f"{stem}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
+        pickles = sorted(path.name for path in folder.glob("*.bin*"))
+        found = f" but {pickles[0]}, a pickle, which is never read: convert it with diffusers" if pickles else ""
+        raise ValueError(f"{folder} holds no {stem}.safetensors{found}")
+    unet: Any
+    try:
+        unet, info = library("import").UNet2DModel.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder}: no UNet2DModel can be loaded: {line}") from error
+    strange = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+    if strange:
+        raise ValueError(
+            f"the weights in {folder} do not fit its config.json: {len(strange)} differ, such as {strange[0]}"
+        )
+    return unet
+
+
+def _network(unet: Any, folder: Path) -> DiffusersConfig:
+    """The network's description, complete with the defaults of diffusers."""
+    config = json.loads(unet.to_json_string())
+    if config["sample_size"] is None:
+        raise ValueError(f"{folder}/config.json gives no sample_size, the size of the images")
+    own = {name: value for name, value in config.items() if not name.startswith("_")}
+    return DiffusersConfig(architecture="UNet2DModel", config=own)
+
+
+def _image(network: DiffusersConfig) -> tuple[int, int, int]:
+    size = network.config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return network.config["in_channels"], height, width
+
+
+def _json(path: Path, absent: str) -> dict[str, Any]:
+    """A JSON object; ``absent`` is said if there is no such file."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(absent) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return content
