@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 SDE, SCHEDULES, SCORE = "tests/test_sde.py", "tests/test_sde.py", "tests/test_parameterisation.py"
+ADAPTED, PIPELINES = "tests/test_adapted.py", "tests/test_pipelines.py"
 LOSS, TIMES, SAMPLER = "tests/test_losses.py", "tests/test_times.py", "tests/test_sampler.py"
 PLAN, DATA, GROUPS, STREAM = (
     "tests/test_plan.py",
@@ -130,7 +131,7 @@ MUTANTS = [
     Mutant("a rejected step kept", "solvers/adaptive.py", "y = torch.where(good[:, None], new, y)", "y = new", PARITY),
     Mutant("the first step over the edge", "solvers/adaptive.py", "    trial = trial.clamp(max=abs(span))\n", "", SAMPLER + " -k 'rk45'"),
     Mutant("EDM's grid with 1 / rho", "solvers/grids.py", "-2.0 * rho * torch.log", "-2.0 * torch.log", SAMPLER + " -k 'grid'"),
-    Mutant("the quadratic grid without its square", "solvers/grids.py", "_between(ends.sqrt(), steps).square()", "_between(ends, steps)", SAMPLER + " -k 'grid'"),
+    Mutant("the quadratic grid without its square", "solvers/grids.py", "return torch.sqrt, torch.square", "return torch.clone, torch.clone", SAMPLER + " -k 'grid'"),
     Mutant("the last step's noise kept", "sampler.py", "    return mean\n", "    return x\n", SAMPLER + " -k 'no_noise'"),
     Mutant("sampling from N(0, 1)", "sampler.py", "x = sde.prior_std * noise(", "x = noise(", SAMPLER + " -k 'recursion'"),
     Mutant("the corrector at the old time", "sampler.py", "CORRECTORS[method.correction](walk, x, index + 1,", "CORRECTORS[method.correction](walk, x, index,", SAMPLER + " -k 'asked'"),
@@ -303,6 +304,21 @@ MUTANTS = [
     Mutant("the captions of an image's last row", "data/sources/metadata.py", "Said(before.captions + captions,", "Said(captions,", SOURCES + " -k 'same_samples'"),
     Mutant("classes one after the other", "data/sources/folder.py", "hashlib.blake2b(item.name.encode(), digest_size=16).digest()", "item.name[:3].encode()", SOURCES + " -k 'random_order'"),
     Mutant("folders of splits taken for classes", "data/sources/folder.py", "if {name.lower() for name in names} <= SPLITS:", "if {name.lower() for name in names} < SPLITS - {\"train\"}:", SOURCES + " -k 'lone_folder'"),
+    # diffusers
+    Mutant("a discrete step counted from 1", "parameterisation.py", "sde.discrete_steps * t - 1.0", "sde.discrete_steps * t", ADAPTED + " -k 'step'"),
+    Mutant("the table's length forgotten", "sde/preserving.py", "return len(self.alphas_cumprod) or 1000", "return 1000", ADAPTED + " -k 'step'"),
+    Mutant("the captions' mask dropped", "networks/adapted.py", "encoder_attention_mask=real", "encoder_attention_mask=None", ADAPTED + " -k 'padding'"),
+    Mutant("the variance for the mean", "networks/adapted.py", "output[0][:, :channels]", "output[0][:, -channels:]", ADAPTED + " -k 'variance'"),
+    Mutant("class 0 for none", "networks/adapted.py", "torch.full((len(x),), self.classes,", "torch.full((len(x),), 0,", ADAPTED + " -k 'one_class'"),
+    Mutant("a projection never told", "networks/adapted.py", "pooled if self.projects else None", "0.0 * pooled if self.projects else None", ADAPTED + " -k 'projection'"),
+    Mutant("sigma divided by twice", "contract.py", "    if contract.divides:\n", "    if contract.centres and contract.divides:\n", ADAPTED + " -k 'named'"),
+    Mutant("999 t in a thousand steps", "pipelines/steps.py", "dtype=torch.float64) / 999.0", "dtype=torch.float64) / 1000.0", PIPELINES + " -k 'ddim_images'"),
+    Mutant("beta of alpha for beta of alpha^2", "pipelines/steps.py", "-torch.expm1(2.0 * log_alpha.diff(", "-torch.expm1(log_alpha.diff(", PIPELINES + " -k 'ddim_images'"),
+    Mutant("an imported table's floor", "pipelines/steps.py", ", sample_floor=1.0 / len(table))", ")", PIPELINES + " -k 'ddpm_folder'"),
+    Mutant("an imported VE without its floor", "pipelines/reading.py", ", sample_floor=config.sampling_eps", "", PIPELINES + " -k 'ncsnpp_folder'"),
+    Mutant("a prediction left out", "pipelines/writing.py", '        "prediction_type": PREDICTIONS[spec.target],\n', "", PIPELINES + " -k 'ddim_images'"),
+    Mutant("the corrector's step left out", "pipelines/writing.py", "        snr=target_snr,\n", "", PIPELINES + " -k 've_scheduler'"),
+    Mutant("the first class for none", "pipelines/writing.py", "padding = rows[-1:]", "padding = rows[:1]", PIPELINES + " -k 'transformer_draws'"),
 ]  # fmt: skip
 
 

@@ -8,6 +8,18 @@ from torch import Tensor, nn
 
 Architecture = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
 Image = tuple[int, int, int]
+UNFIT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What diffusers raises of a configuration that it can make nothing of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +161,9 @@ class Transformer(nn.Module):
                 f"network.config.patch_size={self.model.config.patch_size} does not divide image size {image[1]}"
             )
         self.is_conditional = condition is not None
-        for block in self.model.transformer_blocks if condition is not None else ():
+        if condition is None:
+            return
+        for block in self.model.transformer_blocks:
             block.norm1.emb.class_embedder = nn.Linear(condition, self.model.inner_dim)
 
     def forward(
@@ -187,9 +201,13 @@ def made(architecture: Architecture, arguments: dict[str, Any]) -> Any:
     """
     try:
         return getattr(library("network.kind=diffusers"), architecture)(**arguments)
-    except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError, ArithmeticError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise ValueError(f"network.config: no {architecture} can be made of it: {line}") from error
+    except UNFIT as error:
+        raise ValueError(f"network.config: no {architecture} can be made of it: {line_of(error)}") from error
+
+
+def line_of(error: Exception) -> str:
+    """The beginning of a message, in one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def library(what: str) -> Any:

@@ -18,7 +18,7 @@ from raysde import checkpoint
 from raysde.inference import Model
 from raysde.model import ModelSpec, assemble
 from raysde.networks import DiffusersConfig
-from raysde.networks.adapted import library
+from raysde.networks.adapted import UNFIT, library, line_of
 from raysde.parameterisation import Preconditioning
 from raysde.pipelines.steps import process_of
 from raysde.sde import VE
@@ -137,10 +137,10 @@ READERS: dict[str, tuple[Reader, tuple[str, ...]]] = {
 
 def _class_of(index: dict[str, Any], part: str, folder: Path, known: tuple[str, ...]) -> str:
     """The class of a pipeline's part, one of diffusers' own."""
-    library, name = index.get(part) or (None, None)
-    if library != "diffusers" or name not in known:
-        raise ValueError(f"{part} of {folder} is a {name} of {library}; known are {', '.join(known)} of diffusers")
-    return str(name)
+    found = index.get(part)
+    if not isinstance(found, list) or len(found) != 2 or found[0] != "diffusers" or found[1] not in known:
+        raise ValueError(f"{part} of {folder} is {json.dumps(found)}; known are {', '.join(known)} of diffusers")
+    return str(found[1])
 
 
 def _scheduler(folder: Path, name: str) -> Any:
@@ -148,8 +148,8 @@ def _scheduler(folder: Path, name: str) -> Any:
     config = _json(path, f"{folder} holds no scheduler/scheduler_config.json")
     try:
         return getattr(library("import"), name).from_config(config)
-    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path}: no {name} can be made of it: {' '.join(str(error).split())[:200]}") from error
+    except UNFIT as error:
+        raise ValueError(f"{path}: no {name} can be made of it: {line_of(error)}") from error
 
 
 def _unet(folder: Path) -> Any:
@@ -169,9 +169,8 @@ def _unet(folder: Path) -> Any:
             torch_dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder}: no UNet2DModel can be loaded: {line}") from error
+    except UNFIT as error:
+        raise ValueError(f"{folder}: no UNet2DModel can be loaded: {line_of(error)}") from error
     strange = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if strange:
         raise ValueError(

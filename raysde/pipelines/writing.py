@@ -133,9 +133,7 @@ def _unconditional(model: Model, pipeline: str) -> nn.Module:
     """The model's UNet2DModel, if it draws without being told anything and gives the mean alone."""
     network = model.score_model.network
     if not isinstance(network, PlainUNet):
-        raise ValueError(
-            f"{pipeline} of diffusers takes a UNet2DModel, the model has a {model.spec.network.architecture}"
-        )
+        raise ValueError(f"{pipeline} of diffusers takes a UNet2DModel, the model has {type(network).__name__}")
     if model.spec.classes:
         raise ValueError(f"{pipeline} of diffusers tells UNet2DModel no class, the model has {model.spec.classes}")
     config = network.model.config
@@ -155,6 +153,7 @@ def _labelled(model: Model, network: Transformer) -> nn.Module:
         raise ValueError(
             f"DiTPipeline of diffusers takes class {NULL_CLASS} for none, the model has {spec.classes} classes"
         )
+    assert isinstance(spec.network, DiffusersConfig)
     weights = network.model.state_dict()
     for number, block in enumerate(network.model.transformer_blocks):
         embedder, stem = block.norm1.emb.class_embedder, f"transformer_blocks.{number}.norm1.emb.class_embedder."
