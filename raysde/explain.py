@@ -62,7 +62,7 @@ def _variant(variant: type, path: str) -> list[str]:
                 else field.default
             )
             hints = typing.get_type_hints(variant)
-            shown = "{}" if field.default_factory is not dataclasses.MISSING else str(default)
+            shown = "{}" if field.default_factory is not dataclasses.MISSING else _shown(default)
             lines += _key(f"{path}.{field.name}", _type(hints[field.name]), shown, meanings.get(field.name, ""))
     return lines
 
@@ -119,9 +119,9 @@ def _type(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default()
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if isinstance(value, bool | None)
-        else str(value)
-    )
+    return _shown(field.get_default())
+
+
+def _shown(value: Any) -> str:
+    """As YAML writes it."""
+    return {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)

@@ -16,7 +16,7 @@ from raysde.projections import Projection
 from raysde.sde import SDE, Score
 
 ITERATIONS = 3
-"""Conjugate-gradient iterations; see docs/editing.md for what more of them gain."""
+"""Conjugate-gradient iterations."""
 
 
 @dataclass(frozen=True)
