@@ -107,7 +107,10 @@ def make_block(spec: StreamSpec, number: int) -> pa.Table:
 def stream(spec: StreamSpec) -> ray.data.Dataset:
     """A data set whose blocks are those of ``spec``, in order."""
     numbers = ray.data.range(spec.blocks, override_num_blocks=max(1, spec.blocks))
-    return numbers.map_batches(lambda batch: make_block(spec, int(batch["id"][0])), batch_size=1, batch_format="numpy")
+    # a batch_size would keep Ray Data from reading and making in one task; a block of numbers has one row anyhow
+    return numbers.map_batches(
+        lambda batch: make_block(spec, int(batch["id"].item())), batch_size=None, batch_format="numpy"
+    )
 
 
 def read_stream(

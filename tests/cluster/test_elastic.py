@@ -82,7 +82,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     manifest = write_digit_shards(tmp_path / "shards")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     network = {"kind": "external", "factory": "tests.cluster.networks:Slow"}
-    changes = {"network": network, "train__length__steps": 400, "checkpoint_every": 10, "train__microbatch": 4,
+    changes = {"network": network, "train__length__steps": 200, "checkpoint_every": 10, "train__microbatch": 4,
                "resources__cpus_per_worker": 2, "tracking__uri": uri}  # fmt: skip
     tree = small_recipe(manifest, tmp_path / "runs", **changes, resources__workers=[1, 2], resources__resize_every=5.0)
     run = open_run(config.parse(tree))
@@ -99,12 +99,12 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     job.join(300)
     assert not job.is_alive()
     history = client.get_metric_history(run_id, "train/loss")
-    assert [metric.step for metric in history] == list(range(1, 401))
+    assert [metric.step for metric in history] == list(range(1, 201))
     alone = Recorded()
     bare = small_recipe(manifest, tmp_path / "bare", **changes)
     train_here(open_run(config.parse(bare)), alone)
     losses = alone.of("train/loss")
-    assert [metric.value for metric in history] == pytest.approx([losses[step] for step in range(1, 401)], rel=1e-5)
+    assert [metric.value for metric in history] == pytest.approx([losses[step] for step in range(1, 201)], rel=1e-5)
 
 
 def workers() -> int:
