@@ -28,7 +28,7 @@ from raysde.model import ModelSpec, empty_model, save_text
 from raysde.score import ScoreModel
 from raysde.state import TrainState
 
-FORMAT = 1
+FORMAT = 2
 RESUME_FILES = ("weights.safetensors", "optimizer.safetensors")
 PROFILES = "profiles.safetensors"
 
@@ -143,7 +143,10 @@ def read(folder: Path) -> Description:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} has an unknown format; this version reads format {FORMAT}")
+        found = content.get("format") if isinstance(content, dict) else None
+        raise ValueError(
+            f"{path} has format {found!r}; this version of raysde reads format {FORMAT} alone, train again"
+        )
     missing = {"model", "state", "recipe", "data", "files", "versions"} - set(content)
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")

@@ -18,6 +18,9 @@ from raysde.sampler import Callback, Method, Samples, Settings, sample
 from raysde.score import ScoreModel
 from raysde.sde import SDE, Score
 
+WIDEST = 20
+"""Prompts beyond which a grid has no column for each."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -29,10 +32,11 @@ class Drawn:
     nfe: int
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes ``image-000.png`` and so on, and ``grid.png``; returns the paths, the grid's last."""
+        """Writes ``image-000.png`` and so on, and ``grid.png``, a column for each prompt; the grid's path is last."""
         folder = Path(folder)
         paths = save_png(self.images, folder, [f"image-{index:03d}" for index in range(len(self.images))])
-        image_grid(self.images).save(folder / "grid.png")
+        kinds = len(set(self.prompts or ()))
+        image_grid(self.images, kinds if 1 < kinds <= WIDEST else None).save(folder / "grid.png")
         return [*paths, folder / "grid.png"]
 
 

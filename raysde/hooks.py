@@ -63,7 +63,8 @@ def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
         guidance=sampling.guidance,
         **sampling.settings,
     )
-    return images.grid(drawn.images, columns=min(sampling.count, 10))
+    kinds = len(sampling.prompts) or len(sampling.labels) or 10
+    return images.grid(drawn.images, columns=min(sampling.count, kinds))
 
 
 def save_checkpoint(run: Run, state: TrainState, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from raysde.conditioning import Condition
 from raysde.guidance import Conditioned, Guided
 from raysde.model import fresh_model
 from raysde.networks import DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
-from raysde.networks.layers import Attention
+from raysde.networks.layers import Attention, ResidualBlock, spelled_out
 from raysde.pretrained import pretrained_encoder
 from raysde.sde import VP
 from tests import tiny
@@ -250,6 +250,7 @@ def test_a_network_of_the_users_own():
             "head_channels",
         ),
         (lambda: UNetConfig(dropout=1.0), "dropout"),
+        (lambda: UNetConfig(patch=3).build((3, 16, 16), None, True), r"network.patch=3 .* \(16, 16\)"),
         (lambda: ScratchText(width=10, heads=4), "heads"),
     ],
 )
@@ -260,11 +261,56 @@ def test_networks_that_cannot_be_built_are_named(make, culprit):
 
 def test_residual_sums_keep_their_size():
     """With zeroed last convolutions every block is x / sqrt(2) on the identity path (DDPM++'s skip rescaling)."""
-    from raysde.networks.layers import ResidualBlock
-
     block = ResidualBlock(8, 8, 16, dropout=0.0)
     x = torch.randn(2, 8, 4, 4)
     torch.testing.assert_close(block(x, torch.randn(2, 16)), x / 2**0.5)
+
+
+def test_a_doubling_block_works_at_the_lower_resolution():
+    """(skip(x) + h(x)) / sqrt(2), then each pixel four times: both convolutions see the small image."""
+    torch.manual_seed(0)
+    same, doubling = (ResidualBlock(8, 8, 16, dropout=0.0, scale=scale) for scale in (1.0, 2.0))
+    torch.nn.init.normal_(same.conv2.weight)
+    doubling.load_state_dict(same.state_dict())
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 16)
+    expected = same(x, embedding).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(doubling(x, embedding), expected)
+
+
+def test_a_halving_block_takes_means_of_squares():
+    """Through a block that is zero at its end passes the mean of each square of pixels, divided by sqrt(2)."""
+    block = ResidualBlock(8, 8, 16, dropout=0.0, scale=0.5)
+    x = torch.randn(2, 8, 8, 8)
+    means = x.reshape(2, 8, 4, 2, 4, 2).mean(dim=(3, 5))
+    torch.testing.assert_close(block(x, torch.randn(2, 16)), means / 2**0.5)
+
+
+def test_patches_are_channels_of_a_smaller_image():
+    """network.patch=2 is the network of the image whose squares became channels, with the same weights."""
+    g = torch.Generator().manual_seed(2)
+    size = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
+    whole = UNetConfig(**size, patch=2).build((3, 16, 16), None, True).eval()
+    inner = UNetConfig(**size).build((12, 8, 8), None, True).eval()
+    for parameter in whole.parameters():
+        parameter.data.normal_(0.0, 0.1, generator=g)
+    inner.load_state_dict(whole.state_dict())
+    x, t = torch.randn(2, 3, 16, 16, generator=g), torch.tensor([0.2, 0.9])
+    squares = x.reshape(2, 3, 8, 2, 8, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 12, 8, 8)
+    out = inner(squares, t).reshape(2, 3, 2, 2, 8, 8).permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 16)
+    torch.testing.assert_close(whole(x, t), out)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_spelled_out_is_torchs(masked):
+    """Values and gradients in float64 are those of scaled_dot_product_attention, also where tokens are hidden."""
+    g = torch.Generator().manual_seed(4)
+    parts = [torch.randn(2, 3, n, 5, generator=g, dtype=torch.float64, requires_grad=True) for n in (7, 4, 4)]
+    mask = torch.tensor([[True, True, False, True], [True, False, False, False]])[:, None, None] if masked else None
+    results = []
+    for attend in (spelled_out, torch.nn.functional.scaled_dot_product_attention):
+        out = attend(*parts, attn_mask=mask)
+        results.append([out, *torch.autograd.grad(out.square().sum(), parts)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
 
 
 def test_compiled_networks_give_the_same():

@@ -26,6 +26,27 @@ def check_levels(multipliers: Sequence[int], dropout: float) -> None:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
 
 
+def check_patch(patch: int, height: int, width: int) -> None:
+    """Refuses images that are no whole number of patches.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if height % patch or width % patch:
+        raise ValueError(f"network.patch={patch} does not divide the image size {(height, width)}")
+
+
+def patched(image: tuple[int, int, int], patch: int) -> tuple[int, int, int]:
+    """The shape (channels, height, width) of an image whose squares of ``patch`` x ``patch`` pixels became channels.
+
+    Raises:
+        ValueError: if the squares do not fill the image.
+    """
+    channels, height, width = image
+    check_patch(patch, height, width)
+    return channels * patch**2, height // patch, width // patch
+
+
 def level_heights(image: tuple[int, int, int], multipliers: Sequence[int], attention: Sequence[int]) -> list[int]:
     """The height at each level for images of shape (channels, height, width).
 

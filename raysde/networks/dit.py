@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one
+from raysde.networks.checks import at_least_one, check_patch
 from raysde.networks.layers import Positional, attended, direct, initial, recomputed, zeroed
 
 TIME_FEATURES = 256
@@ -62,16 +62,6 @@ class DiTConfig:
             context: width of the caption's tokens, None without captions.
         """
         return DiT(self, image, condition, context if self.cross_attention else None)
-
-
-def check_patch(patch: int, height: int, width: int) -> None:
-    """Refuses images that are no whole number of patches.
-
-    Raises:
-        ValueError: if they are not.
-    """
-    if height % patch or width % patch:
-        raise ValueError(f"network.patch={patch} does not divide the image size {(height, width)}")
 
 
 def positions(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:

@@ -1,4 +1,7 @@
-"""The DDPM++ family of score networks (Song et al. 2021, appendix H), with caption and class conditioning."""
+"""A lean U-Net after DDPM++ (Song et al. 2021, appendix H), with caption and class conditioning.
+
+It changes resolution at lower cost than the published network, which is :mod:`raysde.networks.ncsnpp`.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -7,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one, check_levels, level_heights
+from raysde.networks.checks import at_least_one, check_levels, level_heights, patched
 from raysde.networks.layers import (
     Attention,
     ResidualBlock,
@@ -28,8 +31,10 @@ class UNetConfig:
         channels: channels of the first level.
         multipliers: channels of each level as multiples of ``channels``; each level halves the resolution.
         blocks: residual blocks in a level.
-        attention: resolutions (image heights) at which pixels attend to each other and to the caption.
+        attention: resolutions (heights, in patches) at which pixels attend to each other and to the caption.
         head_channels: channels of one attention head.
+        patch: side of the squares of pixels that become channels before the first level, whose resolution is lower by
+            as much: 2 costs about a quarter of the time (Luhman and Luhman 2022, arXiv 2207.04316).
         dropout: inside residual blocks.
         checkpointing: whether the backward pass computes each block's activations again instead of keeping them: less
             memory for about a third more time, and the same gradients.
@@ -41,13 +46,15 @@ class UNetConfig:
     blocks: int = 2
     attention: tuple[int, ...] = (16,)
     head_channels: int = 32
+    patch: int = 1
     dropout: float = 0.0
     checkpointing: bool = False
 
     time_input: ClassVar[Literal["t"]] = "t"
 
     def __post_init__(self) -> None:
-        at_least_one({"channels": self.channels, "blocks": self.blocks, "head_channels": self.head_channels})
+        counts = {"channels": self.channels, "blocks": self.blocks, "head_channels": self.head_channels}
+        at_least_one({**counts, "patch": self.patch})
         check_levels(self.multipliers, self.dropout)
 
     def build(
@@ -69,11 +76,13 @@ class UNet(nn.Module):
         condition: width of the pooled and token conditioning vectors, None for an unconditional network.
 
     Raises:
-        ValueError: if the image cannot be halved at every level, or an attention resolution never occurs.
+        ValueError: if the image cannot be cut into patches or halved at every level, or an attention resolution never
+            occurs.
     """
 
     def __init__(self, size: UNetConfig, image: tuple[int, int, int], condition: int | None) -> None:
         super().__init__()
+        image = patched(image, size.patch)
         heights = level_heights(image, size.multipliers, size.attention)
         self.size, self.condition, self.embedding = size, condition, 4 * size.channels
         self.time = TimeEmbedding(size.channels, self.embedding)
@@ -139,7 +148,7 @@ class UNet(nn.Module):
             embedding = embedding + self.pooled(pooled)
         embedding = F.silu(embedding)
         run = recomputed if self.size.checkpointing else direct
-        h = self.enter(x)
+        h = self.enter(F.pixel_unshuffle(x, self.size.patch))
         skips = [h]
         for stage in self.down:
             captions = () if isinstance(stage, ResidualBlock) else (context, mask)
@@ -152,4 +161,4 @@ class UNet(nn.Module):
                 h = run(stage, h, embedding)
             else:
                 h = run(stage, torch.cat([h, skips.pop()], dim=1), embedding, context, mask)
-        return self.leave(F.silu(self.leave_norm(h)))
+        return F.pixel_shuffle(self.leave(F.silu(self.leave_norm(h))), self.size.patch)
