@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/raysde demo
 
 # the mathematics on all cores, one thread each; then what starts processes of its own
-OWN_PROCESSES := tests/cluster tests/multiprocess tests/test_tracking.py
+OWN_PROCESSES := tests/cluster tests/multiprocess tests/test_tracking.py tests/test_serving.py
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests $(addprefix --ignore=,$(OWN_PROCESSES))
 	$(BIN)/python -m pytest $(OWN_PROCESSES)

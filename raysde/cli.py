@@ -12,10 +12,12 @@ from pathlib import Path
 from raysde.commands import tracking_option
 from raysde.commands.edit import edit_options
 from raysde.commands.ema import ema_options
+from raysde.commands.evaluate import evaluate_options
 from raysde.commands.exchange import export_options, import_options
 from raysde.commands.ingest import ingest_options
 from raysde.commands.look import inspect_options, plan_options
 from raysde.commands.precompute import precompute_options
+from raysde.commands.registry import models_options, promote_options, register_options
 from raysde.commands.sample import sample_options
 
 STARTED = time.time()
@@ -34,10 +36,13 @@ def parser() -> argparse.ArgumentParser:
     _train(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
     sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
     edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
+    evaluate_options(commands.add_parser("evaluate", help="measure a model's images beside real ones: FID, KID, ..."))
     ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
     import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
     export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
-    _register(commands.add_parser("register", help="move an alias such as champion to a registered version"))
+    register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
+    promote_options(commands.add_parser("promote", help="make a version the champion, if its figures are better"))
+    models_options(commands.add_parser("models", help="list registered models, their aliases and figures"))
     _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))
     _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
     _ui(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
@@ -54,13 +59,6 @@ def _train(command: argparse.ArgumentParser) -> None:
         "--no-ray", action="store_true", help="run the bare loop in this process, or under torchrun; no MLflow"
     )
     command.set_defaults(run=run_train)
-
-
-def _register(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    command.add_argument("--alias", default="champion", help="alias to move there (default %(default)s)")
-    tracking_option(command)
-    command.set_defaults(run=run_register)
 
 
 def _config(command: argparse.ArgumentParser) -> None:
@@ -127,14 +125,6 @@ class PrintedMetrics:
 
     def image(self, step: int, name: str, image: object) -> None:
         pass
-
-
-def run_register(args: argparse.Namespace) -> None:
-    """raysde register."""
-    from raysde.registry import set_alias
-    from raysde.tracking import client_for, default_uri
-
-    print(set_alias(client_for(args.tracking_uri or default_uri()), args.model, args.alias))
 
 
 def run_config(args: argparse.Namespace) -> None:

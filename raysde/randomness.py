@@ -32,6 +32,8 @@ BUCKETS = 10
 """Streams that mix the microbatches of image sizes, keyed by epoch."""
 AUGMENT = 11
 """Streams of crops and caption choices, keyed by step and microbatch."""
+EVALUATION = 12
+"""Streams of what is random in an evaluation, keyed by what it is for."""
 
 
 def key(seed: int, *path: int) -> int:

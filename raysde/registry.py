@@ -2,57 +2,50 @@
 
 import re
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import torch
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model as MlflowModel
+from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
 from raysde import checkpoint, pipelines
+from raysde.flavour import write_card
 from raysde.inference import Model
-from raysde.tracking import client_for, default_uri
+from raysde.tracking import artifact_place, client_for, default_uri, experiment_id
 
+ABSENT = "RESOURCE_DOES_NOT_EXIST"
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 RUN = re.compile(r"(?:runs:/)?(?P<run>[0-9a-f]{32})")
 
 
-def publish(client: MlflowClient, folder: Path, *, run_id: str, name: str, alias: str | None) -> str:
-    """Logs a checkpoint's averaged model to its run, registers it as a new version of ``name``, and moves ``alias``.
+def publish(client: MlflowClient, folder: Path, *, run_id: str | None, name: str, alias: str | None) -> str:
+    """Logs a checkpoint's averaged model, registers it as a new version of ``name``, and moves ``alias``.
 
-    A checkpoint of a run that is already registered at the same step is not registered twice.
+    Weights that are already registered under that name, from that run, are not registered twice.
+
+    Args:
+        run_id: the run they come from; None if that is not known.
 
     Returns:
         The version.
     """
     description = checkpoint.read(folder)
-    step = str(description.step)
-    version = _published(client, name, run_id, step)
+    tags = {"raysde.step": str(description.step), "raysde.weights": description.files["ema.safetensors"]}
+    version = _published(client, name, run_id, tags)
     if version is None:
-        run = client.get_run(run_id)
-        params = {"sde": description.spec.sde.kind, "target": description.spec.target, "step": step}
-        logged = client.create_logged_model(
-            run.info.experiment_id, name=name, source_run_id=run_id, params=params, model_type="score-sde"
-        )
-        with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
-            exported = Path(scratch) / "model"
-            checkpoint.export(folder, exported)
-            flavour = {"raysde": {"format": checkpoint.FORMAT, "version": description.versions["raysde"]}}
-            card = MlflowModel(
-                run_id=run_id,
-                model_id=logged.model_id,
-                flavors=flavour,
-                utc_time_created=str(datetime.now(UTC).replace(tzinfo=None)),
-            )
-            card.save(str(exported / "MLmodel"))
-            client.log_model_artifacts(logged.model_id, str(exported))
-        client.finalize_logged_model(logged.model_id, "READY")
+        logged = _log(client, folder, description, run_id, name)
         _ensure_name(client, name)
+        # without a run, MLflow 3.17 looks a model_id up in whatever store is the process's own
+        model_id = logged.model_id if run_id else None
         created = client.create_model_version(
-            name, source=logged.artifact_location, run_id=run_id, tags={"raysde.step": step}, model_id=logged.model_id
+            name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=model_id
         )
         version = str(created.version)
     if alias:
@@ -60,47 +53,132 @@ def publish(client: MlflowClient, folder: Path, *, run_id: str, name: str, alias
     return version
 
 
-def _published(client: MlflowClient, name: str, run_id: str, step: str) -> str | None:
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    return next((str(version.version) for version in versions if version.tags.get("raysde.step") == step), None)
+def _log(
+    client: MlflowClient, folder: Path, description: checkpoint.Description, run_id: str | None, name: str
+) -> LoggedModel:
+    spec, step = description.spec, str(description.step)
+    params = {"sde": spec.sde.kind, "target": spec.target, "step": step}
+    place = client.get_run(run_id).info.experiment_id if run_id else _experiment(client, description)
+    logged = client.create_logged_model(place, name=name, source_run_id=run_id, params=params, model_type="score-sde")
+    with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
+        exported = Path(scratch) / "model"
+        checkpoint.export(folder, exported)
+        write_card(exported, description, run_id=run_id, model_id=logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(exported))
+    return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _experiment(client: MlflowClient, description: checkpoint.Description) -> str:
+    name = str(description.recipe.get("tracking.experiment") or "raysde")
+    return experiment_id(client, name, artifact_place(client.tracking_uri))
+
+
+def _published(client: MlflowClient, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
+    for version in versions(client, name):
+        if run_id in (None, version.run_id) and tags.items() <= version.tags.items():
+            return str(version.version)
+    return None
+
+
+def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of a registered model, the newest first; none if there is no such model."""
+    found = _all(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def _all(search: Callable[[str | None], PagedList]) -> list[Any]:
+    """The entries of all pages."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found += page
+    return found
+
+
+def register(client: MlflowClient, source: str, *, name: str | None, alias: str | None) -> ModelVersion:
+    """The registered version of ``source`` (see :func:`resolve`), which is registered if it is not yet.
+
+    Args:
+        name: to register it under; None for the name of its recipe.
+        alias: to move to the version, or None.
+
+    Raises:
+        ValueError: if there is no such thing, it is a diffusers pipeline, or its name is unknown or no name.
+    """
+    if source.startswith("models:"):
+        found = registered(client, source)
+        if name not in (None, found.name):
+            raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}")
+        if alias:
+            client.set_registered_model_alias(found.name, alias, found.version)
+        return found
+    folder = resolve(source, client.tracking_uri)
+    if not (folder / "checkpoint.json").exists():
+        raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
+    recipe = checkpoint.verify(folder).recipe
+    name = name or recipe.get("tracking.register_as") or recipe.get("name")
+    if name is None:
+        raise ValueError(f"{folder} was made without a recipe that names it: give --name")
+    if not PLAIN.fullmatch(name):
+        raise ValueError(f"--name {name!r} must be of letters, digits and . _ -")
+    run = RUN.fullmatch(source)
+    version = publish(client, folder, run_id=run["run"] if run else None, name=name, alias=alias)
+    return client.get_model_version(name, version)
 
 
 def _ensure_name(client: MlflowClient, name: str) -> None:
     try:
-        client.get_registered_model(name)
-    except MlflowException:
         client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
-def set_alias(client: MlflowClient, source: str, alias: str) -> str:
-    """Points ``alias`` at the registered version that ``source`` (models:/NAME@ALIAS or models:/NAME/VERSION) names.
+def registered(client: MlflowClient, source: str) -> ModelVersion:
+    """The version that models:/NAME@ALIAS or models:/NAME/VERSION names.
 
     Raises:
-        ValueError: if there is no such version.
+        ValueError: if there is none, with those that there are.
     """
-    version = _registered(client, source)
-    client.set_registered_model_alias(version.name, alias, version.version)
-    return f"models:/{version.name}@{alias} is version {version.version}"
-
-
-def _registered(client: MlflowClient, source: str) -> ModelVersion:
     match = NAME.fullmatch(source)
     if match is None:
         raise ValueError(f"model {source!r} must read models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias = match["name"], match["alias"]
+    name, alias, number = match["name"], match["alias"], match["version"]
+    aliases = aliases_of(client, name)
+    if alias and alias not in aliases:
+        there = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items()))
+        raise ValueError(f"model {name!r} has no alias {alias!r}; it has {there or 'none at all'}")
     try:
-        client.get_registered_model(name)
-    except MlflowException:
-        raise ValueError(f"no model named {name!r} is registered at {client.tracking_uri}") from None
+        return client.get_model_version(name, number or aliases[alias])
+    except MlflowException as error:
+        if error.error_code != ABSENT:
+            raise
+        numbers = ", ".join(str(version.version) for version in reversed(versions(client, name)))
+        raise ValueError(f"model {name!r} has no version {number}; it has {numbers or 'none at all'}") from None
+
+
+def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
+    """The versions of a registered model that have an alias, by alias.
+
+    Raises:
+        ValueError: if there is no such model, with those that there are.
+    """
     try:
-        return (
-            client.get_model_version_by_alias(name, alias)
-            if alias
-            else client.get_model_version(name, match["version"])
-        )
-    except MlflowException:
-        wanted = f"alias {alias!r}" if alias else f"version {match['version']}"
-        raise ValueError(f"model {name!r} has no {wanted}") from None
+        found = client.get_registered_model(name).aliases
+        return {alias: str(version) for alias, version in found.items()}
+    except MlflowException as error:
+        if error.error_code != ABSENT:
+            raise
+        there = ", ".join(sorted(model.name for model in registered_models(client)))
+        raise ValueError(
+            f"no model named {name!r} is registered at {client.tracking_uri}; there are {there or 'none at all'}"
+        ) from None
+
+
+def registered_models(client: MlflowClient) -> list[RegisteredModel]:
+    """All registered models, by name."""
+    return _all(lambda token: client.search_registered_models(page_token=token))
 
 
 def resolve(source: str, tracking_uri: str | None = None) -> Path:
@@ -116,7 +194,7 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
     """
     if source.startswith("models:"):
         client = client_for(tracking_uri or default_uri())
-        return _download(str(_registered(client, source).source), client.tracking_uri)
+        return _download(str(registered(client, source).source), client.tracking_uri)
     if match := RUN.fullmatch(source):
         client = client_for(tracking_uri or default_uri())
         try:

@@ -1,11 +1,11 @@
 """MLflow runs: one for each training run whatever restarts happen; metrics never wait and are never logged twice."""
 
-import itertools
+import fcntl
 import json
 import logging
 import os
-import queue
-import threading
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,13 +19,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from raysde.outbox import Outbox
+
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
 RUN_TAG = "raysde.run"
 PARAM_LIMIT = 6000
-PICTURE_TRIES = 4
-REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
+LINES_AT_ONCE, METRICS_AT_ONCE = 200, 1000
+REFUSED = "INVALID_PARAMETER_VALUE"
+"""MLflow's word for what it will never take. Others pass: BAD_REQUEST is also a database whose connections are all in
+use, PERMISSION_DENIED also a token that has run out."""
 
 
 def default_uri() -> str:
@@ -44,12 +48,24 @@ def client_for(uri: str) -> MlflowClient:
     elif "://" not in uri or uri.startswith("file:"):
         raise ValueError(f"tracking.uri {uri!r} must be a server (http://...) or a database (sqlite:///...)")
     _short_timeouts(uri)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
-        client.search_experiments(max_results=1)
+        with _alone(uri):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
     except MlflowException as error:
         raise ValueError(f"the MLflow server {uri} does not answer: {' '.join(str(error).split())[:160]}") from None
     return client
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process after the other opens a SQLite file: the first makes its tables, which two at once would break."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    with open(uri.removeprefix("sqlite:///") + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _short_timeouts(uri: str) -> None:
@@ -86,6 +102,30 @@ class Input:
         )
 
 
+def artifact_place(uri: str) -> str | None:
+    """Beside a SQLite file, its artifacts; a server knows its own place."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()
+
+
+def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The experiment called ``name``, created if there is none, also if several processes do so at once.
+
+    Args:
+        artifacts: where a newly created one keeps its files; None for the server's own place.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise error
+    return str(found.experiment_id)
+
+
 def open_run(
     client: MlflowClient,
     experiment: str,
@@ -101,15 +141,14 @@ def open_run(
         artifacts: where a newly created experiment keeps its files; None for the server's own place.
         data: what it is trained on.
     """
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=artifacts)
-    runs = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{name}'", max_results=1)
+    place = experiment_id(client, experiment, artifacts)
+    runs = client.search_runs([place], filter_string=f"tags.`{RUN_TAG}` = '{name}'", max_results=1)
     if runs:
         run_id = runs[0].info.run_id
         client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         return str(run_id)
     tags = {RUN_TAG: name, "mlflow.source.name": "raysde train"}
-    run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    run_id = client.create_run(place, run_name=name, tags=tags).info.run_id
     entries = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items()]
     for start in range(0, len(entries), 100):
         client.log_batch(run_id, params=entries[start : start + 100])
@@ -125,26 +164,37 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     return {key: max(metric.step for metric in client.get_metric_history(run_id, key)) for key in keys}
 
 
-class Tracker:
-    """Writes a run's metrics and pictures from a thread of its own; the training loop never waits for it.
+def spool_of(name: str, run_id: str) -> Path:
+    """Where the tracker of a run keeps what the server has not taken yet, on the machine of its first worker."""
+    return Path(tempfile.gettempdir()) / f"raysde-{name}-{run_id}.jsonl"
 
-    Metrics are first appended to a file, and leave it in order: with the server away they queue there and arrive
-    when it is back, also after a restart. A metric is never logged twice at the same step.
+
+class Tracker:
+    """Writes a run's metrics and pictures from threads of its own; the training loop never waits for it.
+
+    Both are first written to disk, and leave it in order: with the server away they queue there and arrive when it is
+    back, also after a restart. A metric is never logged twice at the same step.
+
+    Args:
+        spool: the file of the metrics; the pictures' folder is beside it.
     """
 
     def __init__(self, uri: str, run_id: str, spool: Path) -> None:
         _short_timeouts(uri)
         self.client, self.run_id, self.spool = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id, spool
-        spool.parent.mkdir(parents=True, exist_ok=True)
+        self.pictures = pictures_of(spool)
+        self.pictures.mkdir(parents=True, exist_ok=True)
         self.logged: dict[str, int] | None = None
-        self.queue: queue.Queue[tuple[str, Any] | None] = queue.Queue()
         left = self._spooled()
-        spool.write_text("".join(json.dumps(line) + "\n" for line in left))
+        rewritten = spool.with_suffix(".partial")
+        rewritten.write_text("".join(json.dumps(line) + "\n" for line in left))
+        rewritten.replace(spool)
+        self.lines = Outbox("MLflow metrics", self._send_metrics, is_refused, LINES_AT_ONCE)
+        self.images = Outbox("MLflow pictures", self._send_picture, is_refused, 1)
         for line in left:
-            self.queue.put(("metrics", line))
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self.thread.start()
+            self.lines.put(line)
+        for path in sorted(self.pictures.glob("*.png"), key=lambda path: path.stat().st_mtime_ns):
+            self.images.put(path)
 
     def _spooled(self) -> list[dict[str, Any]]:
         """The lines that an earlier process left; a torn last line is dropped, its step will be logged again."""
@@ -162,59 +212,69 @@ class Tracker:
         line = {"step": step, "time": int(time.time() * 1000), "values": dict(values)}
         with self.spool.open("a") as out:
             out.write(json.dumps(line) + "\n")
-        self.queue.put(("metrics", line))
+        self.lines.put(line)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Queues a picture as ``samples/NAME-STEP.png``."""
-        self.queue.put(("image", (f"samples/{name}-{step:07d}.png", image)))
+        path = self.pictures / f"{name}-{step:07d}.png"
+        partial = path.with_suffix(".partial")
+        image.save(partial, format="PNG")
+        partial.replace(path)
+        self.images.put(path)
 
     def drain(self, timeout: float) -> bool:
         """Waits until what was queued so far is logged, at most ``timeout`` seconds; whether it was."""
-        reached = threading.Event()
-        self.queue.put(("reached", reached))
-        return reached.wait(timeout)
+        end = time.monotonic() + timeout
+        return self.lines.drain(timeout) and self.images.drain(max(0.0, end - time.monotonic()))
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Waits until everything is logged, at most ``timeout`` seconds; whether it was."""
-        self.queue.put(None)
-        return self.done.wait(timeout)
-
-    def _work(self) -> None:
-        while (item := self.queue.get()) is not None:
-            self._deliver(*item)
+        """Waits until everything is logged, at most ``timeout`` seconds; whether it was. What was not stays on disk."""
+        end = time.monotonic() + timeout
+        if not self.lines.close(timeout):
+            return False
         self.spool.unlink(missing_ok=True)
-        self.done.set()
+        if not self.images.close(max(0.0, end - time.monotonic())):
+            return False
+        shutil.rmtree(self.pictures, ignore_errors=True)
+        return True
 
-    def _deliver(self, kind: str, content: Any) -> None:
-        """Sends one entry: metrics until the server takes them, a picture a few times; what is refused is reported."""
-        pause = 1.0
-        for attempt in itertools.count(1):
-            try:
-                return self._send(kind, content)
-            # artifact stores raise errors of their own, and none may end this thread: metrics wait behind it
-            except Exception as error:
-                shown = " ".join(str(error).split())[:160]
-                refused = isinstance(error, MlflowException) and error.error_code in REFUSED
-                if refused or (kind == "image" and attempt == PICTURE_TRIES):
-                    return print(f"MLflow refused an entry: {shown}", flush=True)
-                print(f"MLflow does not answer, {self.queue.qsize() + 1} entries wait: {shown}", flush=True)
-            time.sleep(pause)
-            pause = min(15.0, 2.0 * pause)
-
-    def _send(self, kind: str, content: Any) -> None:
-        if kind == "reached":
-            content.set()
-            return
-        if kind == "image":
-            self.client.log_image(self.run_id, content[1], artifact_file=content[0])
-            return
+    def _send_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """What the server does not have yet. Sent again after an answer that was lost, it is stored once: MLflow takes
+        metrics that are equal in time, step and value for one."""
         if self.logged is None:
             self.logged = last_steps(self.client, self.run_id)
-        step, stamp = content["step"], content["time"]
-        new = {key: value for key, value in content["values"].items() if self.logged.get(key, -1) < step}
-        if new:
-            self.client.log_batch(self.run_id, metrics=[Metric(key, value, stamp, step) for key, value in new.items()])
-        self.logged.update(dict.fromkeys(new, step))
+        steps, new = dict(self.logged), list[Metric]()
+        for line in lines:
+            for key, value in line["values"].items():
+                if steps.get(key, -1) < line["step"]:
+                    new.append(Metric(key, value, line["time"], line["step"]))
+                    steps[key] = line["step"]
+        for start in range(0, len(new), METRICS_AT_ONCE):
+            self.client.log_batch(self.run_id, metrics=new[start : start + METRICS_AT_ONCE])
+        self.logged = steps
+
+    def _send_picture(self, paths: list[Path]) -> None:
+        for path in paths:
+            if path.exists():  # a picture of the same step may have been queued twice
+                self.client.log_artifact(self.run_id, str(path), "samples")
+                path.unlink()
+
+
+def pictures_of(spool: Path) -> Path:
+    """The folder of the pictures that wait beside the metrics of ``spool``."""
+    return spool.with_suffix(".pictures")
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether MLflow will not take an entry however often it is sent."""
+    return isinstance(error, MlflowException) and error.error_code == REFUSED
+
+
+def deliver_left(uri: str, run_id: str, spool: Path, timeout: float = 60.0) -> bool:
+    """Sends what an earlier process of a run left on disk; whether nothing is left."""
+    if not spool.exists() and not pictures_of(spool).exists():
+        return True
+    return Tracker(uri, run_id, spool).close(timeout)
 
 
 def fail_run(client: MlflowClient, run_id: str) -> None:

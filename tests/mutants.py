@@ -36,7 +36,10 @@ PARITY, LIKELIHOOD, EMA = (
 NETWORKS, COST = "tests/test_families.py", "tests/test_efficiency.py"
 
 
+REGISTRY, SERVING, TRACKING = "tests/test_registry.py", "tests/test_serving.py", "tests/test_tracking.py"
 GUIDANCE, EDITING = "tests/test_guidance.py", "tests/test_editing.py"
+STATISTICS, FEATURES = "tests/test_evaluation_statistics.py", "tests/test_evaluation_features.py"
+EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
 
 
 @dataclass(frozen=True)
@@ -324,6 +327,79 @@ MUTANTS = [
     Mutant("a prediction left out", "pipelines/writing.py", '        "prediction_type": PREDICTIONS[spec.target],\n', "", PIPELINES + " -k 'ddim_images'"),
     Mutant("the corrector's step left out", "pipelines/writing.py", "        snr=target_snr,\n", "", PIPELINES + " -k 've_scheduler'"),
     Mutant("the first class for none", "pipelines/writing.py", "padding = rows[-1:]", "padding = rows[:1]", PIPELINES + " -k 'transformer_draws'"),
+    # evaluation
+    Mutant("a covariance by N", "evaluation/frechet.py", "/ (self.count - 1)", "/ self.count", STATISTICS + " -k 'fid or moments'"),
+    Mutant("a trace without its 2", "evaluation/frechet.py", "second.trace() - 2.0 * quarter", "second.trace() - quarter", STATISTICS + " -k 'fid'"),
+    Mutant("the product of the covariances for its root", "evaluation/frechet.py", "middle = root @ second @ root", "middle = first @ second", STATISTICS + " -k 'gaussians'"),
+    Mutant("sums that forget a part's count", "evaluation/frechet.py", "return Moments(self.count + other.count,", "return Moments(self.count,", STATISTICS + " -k 'moments'"),
+    Mutant("an influence without its map", "evaluation/frechet.py", " - (centred @ factor.T).square().sum(dim=1)", "", STATISTICS + " -k 'error_of_fid'"),
+    Mutant("an influence of the mean without its 2", "evaluation/frechet.py", "return 2.0 * centred @ shift", "return centred @ shift", STATISTICS + " -k 'error_of_fid'"),
+    Mutant("real images taken for the population", "evaluation/frechet.py", " + other.var().item() / real.count", "", STATISTICS + " -k 'error_of_fid'"),
+    Mutant("the maps of FID swapped", "evaluation/frechet.py", "less_quarter @ root, quarter @ inverse", "quarter @ inverse, less_quarter @ root", STATISTICS + " -k 'error_of_fid'"),
+    Mutant("few images allowed", "evaluation/frechet.py", "(2 if allow_few else LEAST)", "2", STATISTICS + " -k 'few'"),
+    Mutant("a square for KID's cube", "evaluation/kernel.py", "first.shape[1] + 1.0) ** 3", "first.shape[1] + 1.0) ** 2", STATISTICS + " -k 'kid'"),
+    Mutant("a biased KID", "evaluation/kernel.py", "(each.sum() - each.diagonal().sum()) / (n * (n - 1))", "each.sum() / (n * n)", STATISTICS + " -k 'kid'"),
+    Mutant("drawn subsets before real ones", "evaluation/kernel.py", "first = real[torch.randperm(len(real), generator=generator)[:size]]\n        second = drawn[torch.randperm(len(drawn), generator=generator)[:size]]", "second = drawn[torch.randperm(len(drawn), generator=generator)[:size]]\n        first = real[torch.randperm(len(real), generator=generator)[:size]]", STATISTICS + " -k 'kid'"),
+    Mutant("a jackknife that keeps the pairs of who is left out", "evaluation/kernel.py", "own.sum() - 2.0 * own", "own.sum() - own", STATISTICS + " -k 'kid'"),
+    Mutant("a jackknife as a plain variance", "evaluation/kernel.py", "((n - 1) / n *", "(1.0 / (n * (n - 1)) *", STATISTICS + " -k 'kid'"),
+    Mutant("KID's subsets without an error", "evaluation/kernel.py", "spread**2 / subsets + jackknife", "jackknife", STATISTICS + " -k 'kid'"),
+    Mutant("kernels with themselves kept", "evaluation/kernel.py", "sums(drawn, drawn) - diagonal(drawn)", "sums(drawn, drawn)", STATISTICS + " -k 'kid'"),
+    Mutant("the inception score unshuffled", "evaluation/inception_score.py", "logits[torch.randperm(len(logits), generator=generator)]", "logits", STATISTICS + " -k 'inception'"),
+    Mutant("the inception score's error by N parts", "evaluation/inception_score.py", "math.sqrt(variance) / len(parts)", "math.sqrt(variance)", STATISTICS + " -k 'inception'"),
+    Mutant("divergences turned round", "evaluation/inception_score.py", "(p * (log_p - p.mean(dim=0).log()))", "(p.mean(dim=0) * (p.mean(dim=0).log() - log_p))", STATISTICS + " -k 'inception'"),
+    Mutant("an image its own neighbour", "evaluation/neighbours.py", "kthvalue(neighbours + 1)", "kthvalue(neighbours)", STATISTICS + " -k 'precision'"),
+    Mutant("the radii of the wrong set", "evaluation/neighbours.py", "(apart(block, features) <= radii).any(dim=1)", "(apart(block, features) <= radii).any(dim=0)", STATISTICS + " -k 'precision'"),
+    Mutant("precision for recall", "evaluation/figures.py", "covered(drawn, real), len(drawn)", "covered(real, drawn), len(drawn)", EVALUATION + " -k 'recall'"),
+    Mutant("Wilson without its middle", "evaluation/intervals.py", "(share + z2 / (2 * count)) / (1.0 + z2 / count)", "share", STATISTICS + " -k 'wilson'"),
+    Mutant("parts in the order they came", "evaluation/parts.py", "sorted(parts, key=lambda part: part.first)", "list(parts)", STATISTICS + " -k 'parts'"),
+    Mutant("average pools that count the padding", "evaluation/inception.py", "count_include_pad=False", "count_include_pad=True", FEATURES + " -k 'pools'"),
+    Mutant("the last block pooled by average", "evaluation/inception.py", 'block_e(2048, "maximum")', 'block_e(2048, "average")', FEATURES + " -k 'pools'"),
+    Mutant("logits with their bias", "evaluation/inception.py", "features @ self.fc.weight.T", "self.fc(features)", FEATURES + " -k 'classifier'"),
+    Mutant("code run without permission", "evaluation/features.py", "    if not allow_code:\n", "    if False:\n", FEATURES + " -k 'permission'"),
+    Mutant("whole objects unpickled", "evaluation/features.py", "weights_only=True)\n    except", "weights_only=False)\n    except", FEATURES + " -k 'more_than_tensors'"),
+    Mutant("a hash of names alone", "evaluation/features.py", "        digest.update(value.detach()", "        digest.copy().update(value.detach()", FEATURES + " -k 'hash'"),
+    Mutant("every image drawn as the first", "evaluation/drawn.py", "first=first, progress", "first=0, progress", EVALUATION + " -k 'image_i or torchmetrics'"),
+    Mutant("labels counted from each part's start", "evaluation/drawn.py", "self.conditions.drawing(range(first, first + count))", "self.conditions.drawing(range(count))", EVALUATION + " -k 'image_i or torchmetrics'"),
+    Mutant("always the first caption", "evaluation/rows.py", "turn % len(self.captions[group])", "0", EVALUATION + " -k 'turn'"),
+    Mutant("the first rows for a random part", "evaluation/rows.py", "rows.numbered(chosen(rows, count or rows.count, seed))", "rows.numbered(np.arange(min(count or rows.count, rows.count)))", EVALUATION + " -k 'once_each'"),
+    Mutant("a reference of another network found", "evaluation/reference.py", "[FORMAT, KEPT, *asdict(self).values()]", "[FORMAT, KEPT, self.split]", EVALUATION + " -k 'kept'"),
+    Mutant("a judge that is never right", "evaluation/figures.py", "int((read == asked).sum())", "int((read != asked).sum())", EVALUATION + " -k 'accuracy'"),
+    Mutant("a judge trained on what it is tested on", "evaluation/judge.py", "images, labels = labelled(reader, train, shape)", "images, labels = labelled(reader, held, shape)", EVALUATION + " -k 'judge_reads'"),
+    Mutant("rows noised to another time", "evaluation/held_out.py", "start = alpha * x0[rows] + sigma *", "start = x0[rows] + sigma *", HELD_OUT + " -k 'noise_at'"),
+    Mutant("denoising from the ceiling", "evaluation/held_out.py", "torch.cat([grid.new_tensor([held.t]), grid[grid < held.t]])", "grid", HELD_OUT + " -k 'noise_at'"),
+    Mutant("PSNR of the known part", "evaluation/held_out.py", "psnr(images[place], truth[place])", "psnr(images, truth)", HELD_OUT + " -k 'hole'"),
+    Mutant("training rows for held-out ones", "evaluation/held_out.py", 'selected(reader.manifest, "validation", count)', 'selected(reader.manifest, "train", count)', HELD_OUT + " -k 'held_out_ones'"),
+    Mutant("one dequantisation for every part", "evaluation/held_out.py", "randomness.EVALUATION, 4, first)", "randomness.EVALUATION, 4)", HELD_OUT + " -k 'likelihoods'"),
+    # models by name
+    Mutant("the value alone decides", "promotion.py", "if over.low <= 0.0:", "if over.value <= 0.0:", REGISTRY + " -k 'not_better'"),
+    Mutant("no better is good enough", "promotion.py", "if over.low <= 0.0:", "if over.low < 0.0:", REGISTRY + " -k 'not_better'"),
+    Mutant("a lower accuracy is better", "figures.py", "(other, figure) if better == \"lower\" else (figure, other)", "(other, figure)", REGISTRY + " -k 'higher or sides'"),
+    Mutant("intervals that must not touch", "figures.py", "below = math.hypot(first.value - first.low, second.high - second.value)", "below = (first.value - first.low) + (second.high - second.value)", REGISTRY + " -k 'rarely'"),
+    Mutant("a margin from the sides that look away", "figures.py", "below = math.hypot(first.value - first.low, second.high - second.value)", "below = math.hypot(first.high - first.value, second.value - second.low)", REGISTRY + " -k 'sides'"),
+    Mutant("figures of any number of samples", "figures.py", "\"samples\": \"number of samples\", ", "", REGISTRY + " -k 'compared'"),
+    Mutant("figures of any network", "figures.py", "\"features\": \"feature network\", ", "", REGISTRY + " -k 'compared'"),
+    Mutant("figures of any data", "figures.py", ", \"data\": \"data\"}", "}", REGISTRY + " -k 'compared'"),
+    Mutant("a refused candidate with tags", "promotion.py", "    figures = recorded(version) if found is None else dict(found)\n", "    figures = recorded(version) if found is None else dict(found)\n    record(client, version, figures)\n", REGISTRY + " -k 'not_better'"),
+    Mutant("the reason of an earlier promotion", "promotion.py", "if key.startswith(GATE) and", "if False and", REGISTRY + " -k 'forced'"),
+    Mutant("an alias of the wrong version", "promotion.py", "client.set_registered_model_alias(version.name, alias, version.version)", "client.set_registered_model_alias(version.name, alias, \"1\")", REGISTRY + " -k 'takes_the_alias'"),
+    Mutant("the weights of any step for the same", "registry.py", "and tags.items() <= version.tags.items()", "and tags.keys() <= version.tags.keys()", REGISTRY + " -k 'registered_once'"),
+    Mutant("another run's version", "registry.py", "if run_id in (None, version.run_id) and", "if", REGISTRY + " -k 'two_runs'"),
+    Mutant("one page of versions", "registry.py", "    while page.token:\n        page = search(page.token)\n        found += page\n", "", REGISTRY + " -k 'pages'"),
+    Mutant("tables made by several processes at once", "tracking.py", "        fcntl.flock(lock, fcntl.LOCK_EX)\n", "", TRACKING + " -k 'many_writers'"),
+    Mutant("an experiment made twice", "tracking.py", "            if found is None:\n                raise error", "            raise error", REGISTRY + " -k 'made_once'"),
+    Mutant("every request's first image", "serving.py", "first=numbers[rows.start],", "first=0,", SERVING + " -k 'any_image'"),
+    Mutant("rows drawn together that do not count up", "serving.py", "if after != before + 1]", "if after < before]", SERVING + " -k 'count_up'"),
+    Mutant("no guidance unless it is asked for", "serving.py", "guidance = 2.0 if", "guidance = 1.0 if", SERVING + " -k 'pyfunc_draws'"),
+    Mutant("code that nobody allowed", "serving.py", ".get(\"allow_code\", False))", ".get(\"allow_code\", True))", SERVING + " -k 'allowed'"),
+    # what waits for a server
+    Mutant("entries of an error dropped", "outbox.py", "if self.refused(error):", "if True:", TRACKING + " -k 'tried_again'"),
+    Mutant("a batch refused for one of its entries", "outbox.py", "if len(batch) == 1:", "if batch:", TRACKING + " -k 'waits'"),
+    Mutant("an outbox that is drained before it is sent", "outbox.py", "            self._deliver(batch)\n            with self.changed:\n                self.gone += len(batch)\n                self.changed.notify_all()\n", "            with self.changed:\n                self.gone += len(batch)\n                self.changed.notify_all()\n            self._deliver(batch)\n", TRACKING + " -k 'waits'"),
+    Mutant("steps logged again after a restart", "tracking.py", "if steps.get(key, -1) < line[\"step\"]:", "if True:", TRACKING + " -k 'never_logged_twice'"),
+    Mutant("a spool that forgets", "tracking.py", "        for line in left:\n            self.lines.put(line)\n", "", TRACKING + " -k 'dead_process'"),
+    Mutant("pictures that are forgotten", "tracking.py", "            self.images.put(path)\n\n    def _spooled", "            pass\n\n    def _spooled", TRACKING + " -k 'wait_on_disk'"),
+    Mutant("a new time for what is sent again", "tracking.py", "Metric(key, value, line[\"time\"], line[\"step\"])", "Metric(key, value, int(1000 * time.time()), line[\"step\"])", TRACKING + " -k 'lost'"),
+    Mutant("a spool thrown away with entries in it", "tracking.py", "        if not self.lines.close(timeout):\n            return False\n", "        self.lines.close(timeout)\n", TRACKING + " -k 'next_process'"),
 ]  # fmt: skip
 
 

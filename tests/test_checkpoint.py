@@ -77,7 +77,7 @@ def flip_byte(path):
         (lambda f: (f / "ema.safetensors").unlink(), "lacks ema.safetensors"),
         (lambda f: (f / "checkpoint.json").unlink(), "holds no checkpoint.json"),
         (lambda f: (f / "checkpoint.json").write_text("{"), "not valid JSON"),
-        (lambda f: rewrite(f, format=9), "unknown format"),
+        (lambda f: rewrite(f, format=9), "has format 9; this version of raysde reads format 2"),
         (lambda f: rewrite(f, model={"sde": {"kind": "vp"}}), "description is invalid"),
         (lambda f: rewrite(f, files={"../../etc/passwd": "0"}), "outside itself"),
     ],

@@ -106,7 +106,20 @@ def test_sample_refuses(capsys, places, tmp_path):
 
 
 def test_every_command_explains_itself(capsys):
-    for command in ("ingest", "train", "sample", "register", "ema", "import", "export", "config", "demo", "ui"):
+    for command in (
+        "ingest",
+        "train",
+        "sample",
+        "register",
+        "promote",
+        "models",
+        "ema",
+        "import",
+        "export",
+        "config",
+        "demo",
+        "ui",
+    ):
         with pytest.raises(SystemExit) as ended:
             parser().parse_args([command, "--help"])
         assert ended.value.code == 0

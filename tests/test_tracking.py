@@ -1,16 +1,25 @@
 """Metrics reach MLflow once, in order, also when the server is away or the process died."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from PIL import Image
 
-from raysde import tracking
-from raysde.tracking import Input, Tracker, client_for, open_run
+from raysde import config, tracking
+from raysde.local import train_here
+from raysde.outbox import Outbox
+from raysde.run import open_run as run_of
+from raysde.tracking import Input, Tracker, client_for, deliver_left, is_refused, open_run
+from tests.conftest import ROOT, Recorded
 
 
 @pytest.fixture
@@ -68,6 +77,24 @@ def test_what_a_dead_process_left_arrives(uri, tmp_path):
     assert steps(uri, run_id) == [1, 2, 3]
 
 
+def test_what_is_not_sent_in_time_is_sent_by_the_next_process(uri, tmp_path, monkeypatch):
+    """A tracker that is closed while the server is away leaves its metrics on disk."""
+    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    spool, log = tmp_path / "spool.jsonl", MlflowClient.log_batch
+
+    def away(self, *arguments, **settings):
+        raise MlflowException("no route")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", away)
+    tracker = Tracker(uri, run_id, spool)
+    tracker.metrics(1, {"loss": 1.0})
+    assert not tracker.close(0.5)
+    assert len(spool.read_text().splitlines()) == 1
+    monkeypatch.setattr(MlflowClient, "log_batch", log)
+    assert deliver_left(uri, run_id, spool)
+    assert steps(uri, run_id) == [1]
+
+
 def test_a_refused_entry_does_not_block_the_others(uri, tmp_path, capsys):
     run_id = open_run(client_for(uri), "e", "r", {}, None)
     tracker = Tracker(uri, run_id, tmp_path / "spool")
@@ -84,45 +111,230 @@ def test_stores_that_do_not_answer_are_named(bad):
         client_for(bad)
 
 
-def test_a_server_that_goes_away_gets_everything_later(tmp_path):
-    """Logging never waits: with the server down, entries queue; when it is back, they arrive in order."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/m.db", "--port", str(port),
-               "--artifacts-destination", str(tmp_path / "artifacts"), "--workers", "1"]  # fmt: skip
+class Server:
+    """An MLflow server on a SQLite file, which can be stopped and started."""
 
-    def start() -> subprocess.Popen:
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(120):
+    def __init__(self, folder) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.command = [
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/m.db", "--port", str(self.port),
+            "--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]  # fmt: skip
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = subprocess.Popen(
+            self.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for _ in range(240):
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1.0)
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1.0)
             except OSError:
                 time.sleep(0.5)
             else:
-                return server
+                return
         raise TimeoutError("the MLflow server did not start")
 
-    uri = f"http://127.0.0.1:{port}"
-    server = start()
-    try:
-        run_id = open_run(client_for(uri), "e", "r", {}, None)
-        tracker = Tracker(uri, run_id, tmp_path / "spool")
-        tracker.metrics(1, {"loss": 1.0})
-        assert tracker.drain(30.0)
-        server.terminate()
-        server.wait(30)
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+        self.process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    found = Server(tmp_path)
+    found.start()
+    yield found
+    found.stop()
+
+
+class Disturbed:
+    """A sink before a tracker: the server goes away at one step and comes back, by itself, after a later one."""
+
+    def __init__(self, server: Server, tracker: Tracker, away: int, back: int) -> None:
+        self.server, self.tracker, self.away, self.back = server, tracker, away, back
+        self.recorded, self.longest, self.queued = Recorded(), 0.0, 0
+        self.starting = threading.Thread(target=server.start)
+
+    def metrics(self, step, values) -> None:
+        if step == self.away and self.server.process is not None:
+            assert self.tracker.drain(60.0)
+            self.server.stop()
+        if step == self.back and not self.starting.ident:
+            self.queued = len(self.tracker.lines.waiting)
+            self.starting.start()
         begin = time.perf_counter()
-        for step in range(2, 40):
-            tracker.metrics(step, {"loss": 1.0})
-        assert time.perf_counter() - begin < 1.0
-        assert not tracker.drain(3.0)
-        server = start()
-        assert tracker.close(60.0)
-        assert steps(uri, run_id) == list(range(1, 40))
-    finally:
-        server.terminate()
-        server.wait(30)
+        self.tracker.metrics(step, values)
+        self.longest = max(self.longest, time.perf_counter() - begin)
+        self.recorded.metrics(step, values)
+
+    def image(self, step, name, image) -> None:
+        self.tracker.image(step, name, image)
+        self.recorded.image(step, name, image)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_while_its_server_is_away(server, recipe, tmp_path):
+    """The bare loop trains 24 steps; the server is away from step 5 until step 20 is done. The loop never waits, and in
+    the end every metric of every step and every picture is there once, in order and with its value."""
+    tree = recipe(train__length__steps=24, validation__rows=24, validation__every=8)
+    tree["sampling"] = {"every": 8, "count": 1, "steps": 1, "prompts": ["two"]}
+    client = client_for(server.uri)
+    run_id = open_run(client, "e", "r", {}, None)
+    tracker = Tracker(server.uri, run_id, tmp_path / "spool.jsonl")
+    sink = Disturbed(server, tracker, away=5, back=20)
+    train_here(run_of(config.parse(tree)), sink)
+    assert sink.longest < 2.0
+    assert sink.queued >= 5
+    sink.starting.join(150.0)
+    assert tracker.close(120.0)
+    keys = {key for _, values in sink.recorded.values for key in values}
+    assert len(keys) > 5
+    for key in keys:
+        found = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
+        assert found == list(sink.recorded.of(key).items())
+    assert [step for step in sink.recorded.of("train/loss")] == list(range(1, 25))
+    assert sink.recorded.pictures == [8, 16, 24]
+    assert [item.path for item in client.list_artifacts(run_id, "samples")] == [f"samples/grid-{step:07d}.png" for step in (8, 16, 24)]  # fmt: skip
+    assert not list(tmp_path.glob("spool*"))
+
+
+WRITER = """
+import sys, threading
+from pathlib import Path
+from raysde.tracking import Tracker, artifact_place, client_for, open_run
+
+uri, folder, first, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+client = client_for(uri)
+trackers = []
+for number in (first, first + 1):
+    run_id = open_run(client, "sweep", f"trial-{number}", {"number": number}, artifact_place(uri))
+    trackers.append((number, Tracker(uri, run_id, folder / f"trial-{number}.jsonl")))
+
+def write(number, tracker):
+    for step in range(1, steps + 1):
+        tracker.metrics(step, {"loss": number + step / 1024, "rate": -float(step)})
+        if step % 10 == 0:
+            tracker.drain(60.0)
+
+threads = [threading.Thread(target=write, args=pair) for pair in trackers]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.exit(0 if all(tracker.close(120.0) for _, tracker in trackers) else 1)
+"""
+
+
+def test_many_writers_of_one_database_lose_nothing(uri, tmp_path):
+    """Eight trials in four processes begin at once with a file that does not exist yet, in one experiment."""
+    steps = 60
+    command = [sys.executable, "-c", WRITER, uri, str(tmp_path)]
+    writers = [subprocess.Popen([*command, str(first), str(steps)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for first in (0, 2, 4, 6)]  # fmt: skip
+    ended = [writer.communicate(timeout=240)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * 4, "\n".join(ended)
+    client = client_for(uri)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "sweep"]
+    runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == [f"trial-{number}" for number in range(8)]
+    for number in range(8):
+        run_id = runs[f"trial-{number}"]
+        loss = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss")]
+        assert loss == [(step, number + step / 1024) for step in range(1, steps + 1)]
+        assert sorted(metric.step for metric in client.get_metric_history(run_id, "rate")) == list(range(1, steps + 1))
+
+
+def test_pictures_wait_on_disk_and_do_not_hold_up_metrics(uri, tmp_path, monkeypatch, capsys):
+    """With an artifact store that fails, metrics arrive; the pictures arrive from the next process."""
+    run_id = open_run(client_for(uri), "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    spool, log = tmp_path / "spool.jsonl", MlflowClient.log_artifact
+
+    def fails(self, *arguments, **settings):
+        raise PermissionError("the bucket is not ours")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", fails)
+    tracker = Tracker(uri, run_id, spool)
+    pictures = [Image.new("L", (2, 2), step) for step in (1, 2)]
+    for step, picture in enumerate(pictures, 1):
+        tracker.image(step, "grid", picture)
+        tracker.metrics(step, {"loss": 1.0})
+    assert tracker.lines.drain(30.0)
+    assert not tracker.close(1.0)
+    assert steps(uri, run_id) == [1, 2]
+    assert "the bucket is not ours" in capsys.readouterr().out
+    monkeypatch.setattr(MlflowClient, "log_artifact", log)
+    assert deliver_left(uri, run_id, spool)
+    for step, picture in enumerate(pictures, 1):
+        with Image.open(tmp_path / f"artifacts/{run_id}/artifacts/samples/grid-{step:07d}.png") as found:
+            assert found.tobytes() == picture.tobytes()
+    assert not list(tmp_path.glob("spool*"))
+    assert deliver_left(uri, run_id, spool)
+
+
+def test_an_answer_that_is_lost_is_not_a_second_metric(uri, tmp_path, monkeypatch):
+    """The server took the batch, the answer did not arrive: what is sent again is stored once."""
+    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    log, lost = MlflowClient.log_batch, []
+
+    def loses(self, *arguments, **settings):
+        log(self, *arguments, **settings)
+        if len(lost) < 2:
+            lost.append(True)
+            raise MlflowException("the connection was closed")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", loses)
+    tracker = Tracker(uri, run_id, tmp_path / "spool.jsonl")
+    for step in (1, 2, 3):
+        tracker.metrics(step, {"loss": float(step), "bad": float("nan")})
+    assert tracker.close(60.0)
+    assert len(lost) == 2
+    assert steps(uri, run_id) == [1, 2, 3]
+    assert steps(uri, run_id, "bad") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("code", ["BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "INTERNAL_ERROR"])
+def test_what_may_pass_is_tried_again(code):
+    """A full pool of connections, a token that has run out: nothing is dropped."""
+    sent, errors = [], [MlflowException.__new__(MlflowException)]
+    errors[0].error_code = code
+
+    def send(batch):
+        if errors:
+            raise errors.pop()
+        sent.extend(batch)
+
+    box = Outbox("test", send, is_refused, 1)
+    for entry in range(5):
+        box.put(entry)
+    assert box.close(20.0)
+    assert sent == [0, 1, 2, 3, 4]
+
+
+def test_an_outbox_sends_together_what_waits(capsys):
+    """While one batch is under way, entries gather; what is refused among them is dropped alone."""
+    gate, batches = threading.Event(), []
+
+    def send(batch):
+        gate.wait(20.0)
+        if "bad" in batch:
+            raise ValueError("no")
+        batches.append(batch)
+
+    box = Outbox("test", send, lambda error: isinstance(error, ValueError), 4)
+    box.put("first")
+    time.sleep(0.2)
+    assert not box.drain(0.1)
+    for entry in ("a", "b", "c", "d", "e", "bad", "f"):
+        box.put(entry)
+    gate.set()
+    assert box.close(20.0)
+    assert batches == [["first"], ["a", "b", "c", "d"], ["e"], ["f"]]
+    assert capsys.readouterr().out.count("refused") == 1
 
 
 def test_the_default_store_is_at_a_fixed_place(monkeypatch):

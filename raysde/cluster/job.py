@@ -47,7 +47,7 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     with tracking.answering(uri):
         data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
         run_id = tracking.open_run(
-            client, config.tracking.experiment, config.name, config.flat(), artifact_place(uri), data
+            client, config.tracking.experiment, config.name, config.flat(), tracking.artifact_place(uri), data
         )
     begin = time.time()
     if not complete:
@@ -55,6 +55,7 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     last = storage.newest_checkpoint(run.config.storage, config.name)
     if last is None:
         raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {run.config.storage}")
+    tracking.deliver_left(uri, run_id, tracking.spool_of(config.name, run_id))
     with tracking.answering(uri):
         version = registry.publish(client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias)
         tracking.finish_run(client, run_id)
@@ -94,13 +95,6 @@ def finished(run: Run) -> bool:
     description = checkpoint.read(found)
     check_resumable(run, description)
     return description.step >= run.steps or bool(description.state["stopped"])
-
-
-def artifact_place(uri: str) -> str | None:
-    """Beside a SQLite file, its artifacts; a server knows its own place."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()
 
 
 def reject_lonely_store(uri: str) -> None:

@@ -2,10 +2,8 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raysde import checkpoint, config, storage
 from raysde.cluster.stream import stream, stream_spec
 from raysde.run import Run, open_run
+from raysde.tracking import spool_of
 
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
@@ -89,7 +88,6 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
     recipe = run.config.model_dump(mode="json")
     wanted = run.config.resources
     share = share_out(run, ray.cluster_resources(), len(ray.nodes()), grows="RAY_ADDRESS" in os.environ)
-    spool = Path(tempfile.gettempdir()) / f"raysde-{run.config.name}-{run_id}.jsonl"
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={
@@ -97,7 +95,7 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
             "tracking_uri": tracking_uri,
             "run_id": run_id,
             "threads": share.cpus,
-            "spool": str(spool),
+            "spool": str(spool_of(run.config.name, run_id)),
             "started": started,
         },
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),

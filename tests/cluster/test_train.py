@@ -226,7 +226,8 @@ def test_the_registered_files_hold_no_optimiser_and_no_pickle(registered, uri):
 
 
 def test_aliases_move(registered, uri):
-    ended = command("register", "models:/digits@candidate", "--alias", "champion", "--tracking-uri", uri)
+    forced = ["--force", "--reason", "there is no other"]
+    ended = command("promote", "models:/digits@candidate", *forced, "--tracking-uri", uri)
     assert ended.returncode == 0, ended.stderr
     assert registry.resolve("models:/digits@champion", uri).exists()
 

@@ -1,0 +1,160 @@
+"""The command `raysde evaluate`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysde.commands.drawing import check_drawing, chosen_method, loader, model_options, solver_options
+
+if TYPE_CHECKING:
+    from raysde.data.reader import Reader
+    from raysde.evaluation.features import FeatureNetwork
+
+CACHE = "~/raysde/evaluation"
+EXAMPLES = """\
+  raysde evaluate models:/digits@champion --data ~/raysde/digits --features judge --samples 2048
+        compares 2,048 drawn digits with real ones in the features of a classifier that is trained on the real ones
+        first (a minute; it is kept)
+  raysde evaluate models:/photos@candidate --data s3://bucket/photos --samples 50000 --metrics fid,is,recall
+        the figures of papers, in the features of the FID Inception, which torch.hub fetches once
+  raysde evaluate runs/cats --data ~/cats --features weights-inception-2015-12-05-6726825d.pth --metrics kid \\
+        --samples 1000 --reference 5000 --solver unipc --steps 10
+        a first look: KID has no bias, so it can do with few images
+
+The metrics:
+  fid        Fréchet distance of features: the usual figure, biased upwards by few images; at least 2,048 of each
+  kid        kernel distance of features: without a bias, so comparable between sizes of samples
+  is         inception score: sharp and varied images, by a classifier; never looks at real images
+  precision  share of drawn images that lie among real ones: fidelity
+  recall     share of real images that lie among drawn ones: variety
+  accuracy   share of drawn images that a classifier of real images reads as the label they were drawn for
+  bpd        bits per dimension of held-out images, an upper bound; minutes for a hundred of them
+  denoised_psnr, denoised_ssim     of held-out images, noised to --t and drawn back, with themselves
+  inpainted_psnr, inpainted_ssim   of held-out images whose middle was taken away and drawn anew
+
+Every figure has its interval of 95%; two models differ where their intervals lie apart. docs/evaluating.md says more.
+"""
+
+
+def evaluate_options(command: argparse.ArgumentParser) -> None:
+    """Describes the command's options."""
+    command.description = (
+        "Draws images, for each label or caption in turn, and measures them beside real ones. Prints a table and "
+        "writes a report. Image i depends on the seed and i alone, so that the figures do not depend on the batch size."
+    )
+    command.epilog = EXAMPLES
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    model_options(command)
+    command.add_argument("--data", required=True, metavar="SHARDS", help="folder or URI of real images, as ingested")
+    command.add_argument(
+        "--metrics",
+        default="fid,kid,precision,recall",
+        help="of those below, with commas between (default %(default)s)",
+    )
+    command.add_argument(
+        "--features",
+        default="inception",
+        metavar="NETWORK",
+        help="inception (default: the FID Inception, fetched once), a file of its weights (.safetensors, .pth), judge "
+        "(the classifier of --data's labels), or with --allow-code a TorchScript file or module:name of a torch module",
+    )
+    command.add_argument("--samples", type=int, default=2048, help="images to draw (default %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=0, help="of the images and of random choices (default %(default)s)"
+    )
+    command.add_argument("--guidance", type=float, default=1.0, help="as of raysde sample (default %(default)s: none)")
+    command.add_argument(
+        "--split", choices=("train", "validation"), default="train", help="the real images (default %(default)s)"
+    )
+    command.add_argument("--reference", type=int, metavar="N", help="random real images of the split (default: all)")
+    command.add_argument(
+        "--rows", type=int, default=64, help="held-out images for the metrics of them (default %(default)s)"
+    )
+    command.add_argument("--t", type=float, default=0.5, help="time of the denoised ones (default %(default)s)")
+    command.add_argument("--allow-few", action="store_true", help="FID of fewer than 2,048 images, which says little")
+    solver_options(command)
+    command.add_argument(
+        "--cache", default=CACHE, help="folder for statistics of real images and judges (default %(default)s)"
+    )
+    command.add_argument("--output", default="report.json", help="the report to write (default %(default)s)")
+    command.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """raysde evaluate."""
+    from raysde.evaluation.evaluate import Question, evaluate, table
+
+    started = time.monotonic()
+    check_drawing(args)
+    settings = {"guidance": args.guidance, "batch_size": args.batch_size, **chosen_method(args)}
+    question = Question(
+        metrics=tuple(name.strip() for name in args.metrics.split(",") if name.strip()),
+        samples=args.samples,
+        seed=args.seed,
+        split=args.split,
+        reference=args.reference,
+        rows=args.rows,
+        t=args.t,
+        allow_few=args.allow_few,
+        settings=settings,
+    )
+    model, cache = loader(args)(args.model), Path(args.cache).expanduser()
+    with bars() as told:
+        opener = network_opener(args, model, cache, told)
+        answer = evaluate(model, args.data, question, open_features=opener, cache=cache, told=told)
+    report = {"model": args.model, **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
+    target = Path(args.output).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(answer.figures))
+    print(f"report {target}")
+
+
+def network_opener(
+    args: argparse.Namespace, model: Any, cache: Path, told: Callable[[str, float, float], None]
+) -> Callable[["Reader"], "FeatureNetwork"]:
+    """Opens the feature network that the options name, once the data is known."""
+    from raysde.evaluation.evaluate import shape_of
+    from raysde.evaluation.features import of_module, open_network
+    from raysde.evaluation.judge import open_judge
+
+    def opener(reader: "Reader") -> "FeatureNetwork":
+        if args.features != "judge":
+            return open_network(args.features, allow_code=args.allow_code, device=model.device)
+
+        def training(done: int, total: int) -> None:
+            told("training the judge", done, total)
+
+        judge = open_judge(reader, shape_of(model)[1:], cache, device=model.device, told=training)
+        return of_module("judge", judge.classifier, model.device)
+
+    return opener
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, float, float], None]]:
+    """A progress bar with the time left for each thing that is done in turn."""
+    from tqdm import tqdm
+
+    shown: dict[str, Any] = {}
+
+    def told(what: str, done: float, total: float) -> None:
+        if what not in shown:
+            for bar in shown.values():
+                bar.close()
+            shown[what] = tqdm(total=total, desc=what, file=sys.stderr, delay=0.5, bar_format=FORM)
+        shown[what].update(done - shown[what].n)
+
+    try:
+        yield told
+    finally:
+        for bar in shown.values():
+            bar.close()
+
+
+FORM = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} [{elapsed}, {remaining} left]"

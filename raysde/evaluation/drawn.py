@@ -1,0 +1,63 @@
+"""What is measured of drawn images: image i of a seed is the same image whoever draws it, beside whichever others."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from raysde.drawing import DrawingModel
+from raysde.evaluation.features import FeatureNetwork
+from raysde.evaluation.judge import Judge
+from raysde.evaluation.parts import Part, stretches
+from raysde.evaluation.rows import Conditions
+
+Told = Callable[[float, float], None]
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws images by their numbers and measures them.
+
+    Attributes:
+        conditions: what each is drawn for.
+        seed: of all images.
+        settings: further keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on.
+        network, judge: what they are measured by.
+    """
+
+    model: DrawingModel
+    conditions: Conditions
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    network: FeatureNetwork | None = None
+    judge: Judge | None = None
+
+    def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
+        """uint8 [count, C, H, W]: the images ``first`` and on."""
+        asked = self.conditions.drawing(range(first, first + count))
+        drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **self.settings)  # type: ignore[arg-type]
+        return drawn.images
+
+    def part(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Part:
+        """Features, logits, the judge's reading and the class asked for, of the images ``first`` and on."""
+        images, values = self.images(first, count, told), {}
+        if self.network is not None:
+            values["features"], logits = self.network(images)
+            if logits is not None:
+                values["logits"] = logits
+        if self.judge is not None:
+            values["read"] = self.judge.read(images)
+            values["asked"] = torch.tensor([self.conditions.label(number) for number in range(first, first + count)])
+        return Part(first, values)
+
+
+def measured(drawer: Drawer, count: int, told: Told | None = None) -> Iterator[Part]:
+    """The parts of ``count`` images, one after another; ``told`` the images done, in fractions, and to be done."""
+    for first, number in stretches(count):
+
+        def partly(done: int, total: int, first: int = first, number: int = number) -> None:
+            if told is not None:
+                told(first + number * done / total, count)
+
+        yield drawer.part(first, number, partly)

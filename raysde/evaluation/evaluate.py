@@ -1,0 +1,241 @@
+"""An evaluation from start to end, in one process."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from raysde.data.manifest import Split, read_manifest
+from raysde.data.reader import Reader
+from raysde.evaluation import figures, frechet, held_out
+from raysde.evaluation.drawn import Drawer, measured
+from raysde.evaluation.features import FeatureNetwork
+from raysde.evaluation.inception_score import SPLITS
+from raysde.evaluation.intervals import Figure
+from raysde.evaluation.judge import Judge, open_judge
+from raysde.evaluation.parts import merged, stretches
+from raysde.evaluation.reference import Reference, Source, reference_for
+from raysde.evaluation.rows import Conditions, conditions_for, selected
+from raysde.inference import Model
+
+FEATURES = ("fid", *figures.FEATURE_METRICS)
+"""Metrics of a feature network."""
+METRICS = (*FEATURES, "accuracy", *held_out.METRICS)
+LEAST = {**dict.fromkeys(FEATURES, 4), "is": 2 * SPLITS}
+"""Images that metrics need."""
+Told = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be measured.
+
+    Attributes:
+        metrics: of METRICS.
+        samples: images to draw.
+        seed: of the images and of every random choice.
+        split: whose rows are the real images.
+        reference: how many random ones of them, None for all.
+        rows: held-out rows for the metrics of them.
+        t: time to which these are noised for the denoised ones.
+        allow_few: whether FID may be computed from fewer than 2,048 images.
+        settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+
+    metrics: tuple[str, ...]
+    samples: int
+    seed: int = 0
+    split: Split = "train"
+    reference: int | None = None
+    rows: int = 64
+    t: float = 0.5
+    allow_few: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown or not self.metrics:
+            raise ValueError(f"metrics must be of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}")
+        if self.split not in get_args(Split):
+            raise ValueError(f"split must be train or validation, got {self.split!r}")
+        if self.rows < 2:
+            raise ValueError(f"rows must be at least 2, got {self.rows}")
+        self.enough("drawn images", self.samples)
+        if self.reference is not None:
+            self.enough("real images", self.reference)
+
+    def enough(self, what: str, count: int) -> None:
+        """Guards the number of images.
+
+        Raises:
+            ValueError: naming the metric that needs more.
+        """
+        for name in self.metrics:
+            if count < LEAST.get(name, 1):
+                raise ValueError(f"{name}: {count} {what} are too few, it needs at least {LEAST.get(name, 1)}")
+        if "fid" in self.metrics:
+            frechet.enough(count, what, self.allow_few)
+
+    @property
+    def compares(self) -> bool:
+        """Whether a feature network is needed."""
+        return bool(set(self.metrics) & set(FEATURES))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Figures, and what they are of."""
+
+    figures: list[Figure]
+    about: dict[str, Any]
+
+    def dump(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**self.about, "figures": [asdict(figure) for figure in self.figures]}
+
+
+def shape_of(model: Model) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that a model draws."""
+    return model.spec.image if model.spec.latent is None else model.spec.latent.pixels
+
+
+def evaluate(
+    model: Model,
+    data: str,
+    question: Question,
+    *,
+    open_features: Callable[[Reader], FeatureNetwork] | None = None,
+    cache: Path,
+    told: Told | None = None,
+) -> Answer:
+    """Draws images, measures them beside real ones, and gives the figures asked for.
+
+    Args:
+        data: folder or URI of shards.
+        open_features: makes the feature network, for the metrics that need one.
+        cache: folder for reference statistics and judges, which later evaluations find there.
+        told: called with what is being done, how much of it is done and of how much.
+
+    Raises:
+        ValueError: if the model, the data and the metrics do not fit together.
+    """
+    reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
+    conditions = fitting(model, reader, question)
+    judge, network, reference, found = None, None, None, {}
+    if question.compares:
+        assert open_features is not None
+        network = open_features(reader)
+        probed(network, shape_of(model), question)
+        source = Source(reader.manifest.fingerprint, question.split, question.reference, shape, network.hash)
+        reference = reference_for(reader, source, network, cache, told=_named(told, "reading real images"))
+    if "accuracy" in question.metrics:
+        judge = open_judge(reader, shape, cache, device=model.device, told=_named(told, "training the judge"))
+    if judge is not None or network is not None:
+        drawer = Drawer(model, conditions, question.seed, question.settings, network, judge)
+        found = merged(measured(drawer, question.samples, _named(told, "drawing images")))
+    found |= of_held_out(model, reader, question, told)
+    about = {
+        "data": {"path": data, "fingerprint": reader.manifest.fingerprint, "split": question.split},
+        "sampling": {"samples": question.samples, "seed": question.seed, **question.settings},
+        "held_out": {"rows": question.rows, "t": question.t},
+        "features": None if network is None else {"name": network.name, "hash": network.hash},
+        "versions": {name: version(name) for name in ("raysde", "torch")},
+    }
+    return Answer(answers(question, found, reference, network, judge), about)
+
+
+def fitting(model: Model, reader: Reader, question: Question) -> Conditions:
+    """The conditions of the images to draw, once it is sure that model, data and metrics go together.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    channels, manifest, taken = shape_of(model)[0], reader.manifest, model.score_model.conditioner
+    if manifest.channels != channels:
+        raise ValueError(f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}")
+    conditions = conditions_for(reader, question.split, classes=taken.classes, captions=taken.tokenizer is not None)
+    if "accuracy" in question.metrics and not conditions.labels:
+        raise ValueError("accuracy: the model is told neither labels nor captions of labelled images")
+    if question.compares:
+        question.enough("real images", len(selected(manifest, question.split, question.reference)))
+    if any(name in held_out.METRICS for name in question.metrics):
+        held_out.fits(model, reader, question.metrics, question.t)
+    return conditions
+
+
+def probed(network: FeatureNetwork, image: tuple[int, int, int], question: Question) -> None:
+    """Shows the network two black images, so that what does not fit is found before any is drawn.
+
+    Raises:
+        ValueError: if the channels do not fit, it gives no features, or no logits where the metrics need them.
+    """
+    _, logits = network(torch.zeros(2, *image, dtype=torch.uint8))
+    if "is" in question.metrics and logits is None:
+        raise ValueError(f"is: {network.name} gives features alone, and the inception score needs logits of classes")
+
+
+def of_held_out(model: Model, reader: Reader, question: Question, told: Told | None) -> dict[str, Tensor]:
+    """What the metrics of held-out rows measure, of each row."""
+    measures = dict.fromkeys(held_out.METRICS[name] for name in question.metrics if name in held_out.METRICS)
+    if not measures:
+        return {}
+    rows = held_out.unseen(reader, question.rows)
+    found: dict[str, Tensor] = {}
+    seed, t, wanted = question.seed, question.t, question.metrics
+    held = held_out.HeldOut(model, reader, rows, shape_of(model)[1:], seed, t, wanted, question.settings)
+    for measure in measures:
+        parts = []
+        for first, count in stretches(len(rows), held_out.PART):
+            parts.append(held.part(measure, first, count))
+            if told is not None:
+                told(f"measuring {measure}", first + count, len(rows))
+        found |= merged(parts)
+    return found
+
+
+def answers(
+    question: Question,
+    found: dict[str, Tensor],
+    reference: Reference | None,
+    network: FeatureNetwork | None,
+    judge: Judge | None,
+) -> list[Figure]:
+    """The figures of what was measured, in the order asked for."""
+    made, seed = [], question.seed
+    for name in dict.fromkeys(question.metrics):
+        if name == "accuracy":
+            assert judge is not None
+            made.append(figures.accuracy(found["read"], found["asked"], judge, seed))
+        elif name in held_out.METRICS:
+            made.append(held_out.figure(name, found[name], seed, question.t))
+        else:
+            assert reference is not None
+            assert network is not None
+            seen = figures.Measured(found["features"], found.get("logits"), reference, seed, network.hash)
+            few = question.allow_few
+            made.append(figures.fid(seen, allow_few=few) if name == "fid" else figures.FEATURE_METRICS[name](seen))
+    return made
+
+
+def _named(told: Told | None, what: str) -> Callable[[float, float], None] | None:
+    return None if told is None else partial(told, what)
+
+
+def table(found: Sequence[Figure]) -> str:
+    """Figures as lines for people."""
+    lines = [f"{'':15} {'value':>10}   {'95% interval':23} {'better':7} {'images':>7} {'real':>7}  seed  network"]
+    for each in found:
+        interval = f"[{each.low:.5g}, {each.high:.5g}]"
+        lines.append(
+            f"{each.name:15} {each.value:10.5g}   {interval:23} {each.best:7} {each.samples:7d} "
+            f"{each.reference or '-':>7}  {each.seed:<4}  {each.network or '-'}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""Networks that turn images into features: the FID Inception, TorchScript, or a module of one's own."""
+
+import hashlib
+import importlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # raised by torch.load(weights_only=True), which unpickles nothing else
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from raysde.evaluation.inception import URL, with_weights
+
+SOURCES = (
+    "inception (torchmetrics' weights, fetched once by torch.hub), a file of such weights (.safetensors, .pth), "
+    "or, with --allow-code, a TorchScript file or module:name"
+)
+
+BATCH = 64
+"""Images that a network sees at a time, whatever it is given, so that its rounding is always the same."""
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network in use.
+
+    Attributes:
+        name: what the user called it.
+        hash: of its weights and its kind; figures of different hashes cannot be compared.
+        module: takes uint8 [B, channels, H, W], gives features [B, D] or a pair of features and logits [B, K].
+        channels: that it takes; grey images are repeated to them.
+    """
+
+    name: str
+    hash: str
+    module: nn.Module
+    channels: int = 3
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features [B, D] and logits [B, K] or None, float32 on the CPU, of uint8 images [B, C, H, W].
+
+        Raises:
+            ValueError: if the images' channels do not fit the network, or what it gives is no matrix of features.
+        """
+        parts = [self._batch(batch) for batch in fitted(images, self.channels, self.name).split(BATCH)]
+        features, logits = zip(*parts, strict=True)
+        return torch.cat(features), None if logits[0] is None else torch.cat(logits)
+
+    def _batch(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        device = next((each.device for each in self.module.parameters()), torch.device("cpu"))
+        given = self.module(images.to(device))
+        features, logits = given if isinstance(given, tuple) else (given, None)
+        for what, value in (("features", features), ("logits", logits)):
+            if value is not None and (value.ndim != 2 or len(value) != len(images)):
+                raise ValueError(
+                    f"the feature network {self.name} gives {what} of shape {list(value.shape)}, not [B, D]"
+                )
+        return features.float().cpu(), None if logits is None else logits.float().cpu()
+
+
+def fitted(images: Tensor, channels: int, name: str) -> Tensor:
+    """uint8 [B, C, H, W] with the channels that a network takes; grey ones are repeated.
+
+    Raises:
+        ValueError: if they are neither grey nor have as many.
+    """
+    assert images.dtype == torch.uint8
+    if images.shape[1] not in (1, channels):
+        raise ValueError(f"the feature network {name} takes {channels} channels, the images have {images.shape[1]}")
+    return images.expand(-1, channels, -1, -1) if images.shape[1] != channels else images
+
+
+def open_network(source: str, *, allow_code: bool = False, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """The feature network that ``source`` names, in evaluation mode.
+
+    Raises:
+        ValueError: if there is no such network, or it would run code that was not allowed.
+    """
+    file = Path(source).expanduser()
+    if source == "inception":
+        weights = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
+        return of_module("inception", with_weights(weights, source), device)
+    if file.is_file():
+        if is_torchscript(file):
+            allowed(allow_code, f"{source} is TorchScript, which runs code")
+            found = torch.jit.load(str(file), map_location=device).eval()
+            return FeatureNetwork(source, f"torchscript-{_file_hash(file)}", found, channels_of(found))
+        return of_module(source, with_weights(read_weights(file), source), device)
+    if ":" in source and "/" not in source:
+        allowed(allow_code, f"{source} names code")
+        return of_module(source, imported(source), device)
+    raise ValueError(f"there is no feature network {source!r}: give {SOURCES}")
+
+
+def of_module(name: str, module: nn.Module, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """A module as a feature network; its attribute ``channels`` says how many it takes, 3 if it has none."""
+    module = module.to(device).eval().requires_grad_(False)
+    return FeatureNetwork(name, weights_hash(module), module, channels_of(module))
+
+
+def channels_of(module: nn.Module) -> int:
+    """The channels that a module says it takes."""
+    return int(getattr(module, "channels", 3))
+
+
+def allowed(allow_code: bool, what: str) -> None:
+    """Guards what runs code.
+
+    Raises:
+        ValueError: if that is not allowed.
+    """
+    if not allow_code:
+        raise ValueError(f"--features {what}: add --allow-code if you trust it")
+
+
+def imported(name: str) -> nn.Module:
+    """The module that ``package.module:name`` is, or makes when called.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    where, _, what = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(where), what)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--features {name}: {error}") from None
+    made = found if isinstance(found, nn.Module) or not callable(found) else found()
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"--features {name} is no torch.nn.Module but {type(made).__name__}")
+    return made
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether a file is an archive with code in it."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a PyTorch file, of which tensors alone are read (``weights_only``).
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(f"{file} holds more than tensors, and is not loaded") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{file} does not hold tensors by name")
+    return weights
+
+
+def weights_hash(module: nn.Module) -> str:
+    """A hash of a module's kind and of its weights' names, types, shapes and bytes."""
+    digest = hashlib.sha256(type(module).__qualname__.encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _file_hash(file: Path) -> str:
+    with file.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()[:16]

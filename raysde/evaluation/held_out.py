@@ -1,0 +1,176 @@
+"""What a model does to real images it has not seen: takes noise off them, fills them in, says how likely they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from raysde import randomness
+from raysde.data.reader import Columns, Reader
+from raysde.evaluation.intervals import Figure, mean_error, normal
+from raysde.evaluation.parts import Part
+from raysde.evaluation.rows import images_of, read, selected
+from raysde.images import to_float
+from raysde.inference import Model
+from raysde.sampler import Method, Samples, noise_from, sample
+from raysde.sde import Score
+
+PART = 16
+"""Rows of a part, which share the noise of a likelihood's probes."""
+WINDOW = 11
+"""Pixels of SSIM's window (Wang et al. 2004)."""
+ROUNDING = 10.0 * np.log10(12.0 * 255.0**2).item()
+"""PSNR in dB of an image that differs by rounding alone, of variance 1/12: more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out rows and a model of them; result i depends on the seed, i and row i alone.
+
+    Attributes:
+        rows: their numbers.
+        shape: (height, width) of the model's images.
+        t: time to which they are noised, 0 for data and 1 for noise.
+        metrics: of METRICS, those wanted.
+        settings: keyword arguments of the model's ``sample``.
+    """
+
+    model: Model
+    reader: Reader
+    rows: np.ndarray
+    shape: tuple[int, int]
+    seed: int
+    t: float
+    metrics: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, measure: str, first: int, count: int) -> Part:
+        """One of MEASURES of the rows ``first`` and on."""
+        columns = read(self.reader, self.rows[first : first + count], self.shape)
+        return Part(first, MEASURES[measure](self, columns, first))
+
+    def told(self, columns: Columns) -> dict[str, Any]:
+        """What the model is told of rows: their captions, their labels, or nothing."""
+        taken = self.model.score_model.conditioner
+        return {
+            "prompts": columns.captions if taken.tokenizer is not None else None,
+            "labels": columns.labels.tolist() if taken.classes else None,
+        }
+
+
+def fits(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
+    """Finds what cannot be measured, before anything is.
+
+    Raises:
+        ValueError: naming the metric, the data without held-out rows, or the time outside the SDE's domain.
+    """
+    sde, wanted = model.sde, [name for name in metrics if name in METRICS]
+    model.need_pixels(wanted[0])
+    unseen(reader, 1)
+    small = min(model.spec.image[1:])
+    for name in wanted:
+        if name.endswith("ssim") and small < WINDOW:
+            raise ValueError(f"{name}: SSIM needs images of at least {WINDOW} pixels a side, the model draws {small}")
+    if any(METRICS[name] == "denoised" for name in wanted) and not sde.sample_floor < t <= sde.ceiling:
+        raise ValueError(f"t must lie above {sde.sample_floor} and not above {sde.ceiling}, got {t}")
+
+
+def unseen(reader: Reader, count: int) -> np.ndarray:
+    """Row numbers of up to ``count`` rows that training never saw, chosen at random.
+
+    Raises:
+        ValueError: if the data has no validation split.
+    """
+    if not reader.manifest.rows_in("validation"):
+        raise ValueError(f"the data at {reader.manifest.path} has no validation split, whose rows this metric needs")
+    return selected(reader.manifest, "validation", count)
+
+
+def likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
+    """Upper bounds on -log2 P / D, each with one dequantisation and one probe."""
+    seed = randomness.key(held.seed, randomness.EVALUATION, 4, first)
+    found = held.model.bits_per_dim(images_of(columns), seed=seed, repeats=1, **held.told(columns))
+    return {"bpd": found.value.double().cpu()}
+
+
+def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
+    """PSNR and SSIM of images that were noised to ``t`` and drawn back by the solver."""
+    model, images = held.model, images_of(columns)
+    sde = model.sde
+    alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
+    x0 = to_float(images.to(model.device), *model.spec.data_range)
+
+    def run(score: Score, rows: slice, *, generator: list[torch.Generator], callback: object, **given: Any) -> Samples:
+        start = alpha * x0[rows] + sigma * noise_from(generator)(x0[rows])
+        grid = Method(**given).times(sde)
+        times = torch.cat([grid.new_tensor([held.t]), grid[grid < held.t]])
+        given |= {"generator": generator, "device": model.device}
+        return sample(score, sde, start.shape, times=times, start=start, **given)
+
+    drawn = model.drawn(run, len(images), seed=held.seed, first=first, **held.told(columns), **held.settings)  # type: ignore[arg-type]
+    return compared(held, "denoised", drawn.images, images, (...,))
+
+
+def inpainted(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
+    """PSNR in the hole and SSIM of images whose middle quarter was taken away and drawn anew."""
+    images = images_of(columns)
+    known = torch.ones(held.shape, dtype=torch.bool)
+    top, left = held.shape[0] // 4, held.shape[1] // 4
+    hole = (..., slice(top, top + held.shape[0] // 2), slice(left, left + held.shape[1] // 2))
+    known[hole] = False
+    drawn = held.model.inpaint(images, known, seed=held.seed, first=first, **held.told(columns), **held.settings)
+    return compared(held, "inpainted", drawn.images, images, hole)
+
+
+def compared(held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tuple[Any, ...]) -> dict[str, Tensor]:
+    """What is wanted of pairs of images: PSNR in a place, SSIM of the whole."""
+    found = {}
+    if f"{task}_psnr" in held.metrics:
+        found[f"{task}_psnr"] = psnr(images[place], truth[place])
+    if f"{task}_ssim" in held.metrics:
+        found[f"{task}_ssim"] = ssim(images, truth)
+    return found
+
+
+MEASURES: dict[str, Callable[[HeldOut, Columns, int], dict[str, Tensor]]] = {
+    "bpd": likelihoods,
+    "denoised": denoised,
+    "inpainted": inpainted,
+}
+METRICS = {
+    "bpd": "bpd",
+    "denoised_psnr": "denoised",
+    "denoised_ssim": "denoised",
+    "inpainted_psnr": "inpainted",
+    "inpainted_ssim": "inpainted",
+}
+"""Metrics, and the measure that each comes from."""
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Of each pair of uint8 images [B, C, H, W], in dB, float64 [B]."""
+    found = peak_signal_noise_ratio(images.double(), truth.double(), data_range=255.0, reduction="none", dim=(1, 2, 3))
+    return found.clamp(max=ROUNDING)
+
+
+def ssim(images: Tensor, truth: Tensor) -> Tensor:
+    """Of each pair of uint8 images [B, C, H, W] of at least WINDOW pixels a side, float64 [B]."""
+    found = structural_similarity_index_measure(images.double(), truth.double(), data_range=255.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found.reshape(len(images))
+
+
+def figure(name: str, values: Tensor, seed: int, t: float) -> Figure:
+    """The mean over rows [N]."""
+    method = {
+        "bpd": "upper bound by one uniform dequantisation and one probe of each row",
+        "denoised": f"rows noised to t = {t:g} and drawn back",
+        "inpainted": "rows whose middle quarter was drawn anew",
+    }[METRICS[name]]
+    value, error = mean_error(values)
+    best = "lower" if name == "bpd" else "higher"
+    return Figure(name, value, *normal(value, error), len(values), f"{method}; normal interval", best, 0, seed)

@@ -1,0 +1,28 @@
+"""Precision and recall by nearest neighbours (Kynkäänniemi et al. 2019, arXiv 1904.06991)."""
+
+import torch
+from torch import Tensor
+
+NEIGHBOURS = 3
+BLOCK = 1024
+
+
+def covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> int:
+    """How many rows of ``others`` lie in the balls around the rows of ``features`` that reach to their k-th neighbour.
+
+    Precision is the share of drawn images in the balls of real ones, recall that of real images in the balls of drawn
+    ones. Features are [N, D] and [M, D] with N above k.
+
+    Raises:
+        ValueError: if there are too few features for their neighbours.
+    """
+    if len(features) <= neighbours:
+        raise ValueError(f"precision and recall need more than {neighbours} images, got {len(features)}")
+    features, others = features.double(), others.double()
+    radii = torch.cat([apart(block, features).kthvalue(neighbours + 1).values for block in features.split(BLOCK)])
+    return sum(int((apart(block, features) <= radii).any(dim=1).sum()) for block in others.split(BLOCK))
+
+
+def apart(first: Tensor, second: Tensor) -> Tensor:
+    """Distances of rows, [N, M], by matrix products."""
+    return torch.cdist(first, second, compute_mode="use_mm_for_euclid_dist")

@@ -1,0 +1,35 @@
+"""What is measured of a stretch of images: merged in any order, the whole is the same whoever measured which part."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PART = 256
+"""Images of a part: the unit that is handed out."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Measured values of the images first, first + 1, ..., by name, each [N, ...]."""
+
+    first: int
+    values: dict[str, Tensor]
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.values.values())))
+
+
+def stretches(count: int, size: int = PART) -> list[tuple[int, int]]:
+    """(first, number) of the parts of ``count`` images, ``size`` at most in each."""
+    return [(first, min(size, count - first)) for first in range(0, count, size)]
+
+
+def merged(parts: Iterable[Part]) -> dict[str, Tensor]:
+    """The values of all images in the order of their numbers; the parts must cover them once from 0."""
+    found = sorted(parts, key=lambda part: part.first)
+    ends = [part.first + part.count for part in found]
+    assert [part.first for part in found] == [0, *ends[:-1]], "parts are missing, or given twice"
+    return {name: torch.cat([part.values[name] for part in found]) for name in found[0].values}

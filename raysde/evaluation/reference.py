@@ -1,0 +1,109 @@
+"""What is measured of real images, once: kept by the data's fingerprint, the rows and the feature network."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from torch import Tensor
+
+from raysde.data.filesystems import write_json
+from raysde.data.manifest import Split
+from raysde.data.reader import Reader
+from raysde.evaluation.features import FeatureNetwork
+from raysde.evaluation.frechet import Moments
+from raysde.evaluation.parts import Part, merged, stretches
+from raysde.evaluation.rows import images_of, read, selected
+from raysde.evaluation.store import save_tensors
+
+FORMAT = 1
+KEPT = 10_000
+"""Features that are kept, for what compares image with image."""
+
+Told = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which real images are meant, and what they are measured by.
+
+    Attributes:
+        fingerprint: of the data.
+        split: whose rows.
+        count: random rows of them, None for all.
+        shape: (height, width) at which they are shown.
+        network: hash of the feature network.
+    """
+
+    fingerprint: str
+    split: Split
+    count: int | None
+    shape: tuple[int, int]
+    network: str
+
+    @property
+    def name(self) -> str:
+        """The stem of its files."""
+        words = json.dumps([FORMAT, KEPT, *asdict(self).values()])
+        return f"reference-{self.fingerprint}-{self.split}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Moments of all the images' features, and the features [N, D] of the first KEPT."""
+
+    moments: Moments
+    features: Tensor
+
+
+def part_of(reader: Reader, rows: np.ndarray, shape: tuple[int, int], network: FeatureNetwork, first: int) -> Part:
+    """The features of rows, which are ``first`` and on."""
+    return Part(first, {"features": network(images_of(read(reader, rows, shape)))[0]})
+
+
+def measured(reader: Reader, source: Source, network: FeatureNetwork, told: Told | None = None) -> Iterator[Part]:
+    """The parts of a reference, one after another."""
+    rows = shuffled(reader, source)
+    for first, count in stretches(len(rows)):
+        yield part_of(reader, np.sort(rows[first : first + count]), source.shape, network, first)
+        if told is not None:
+            told(first + count, len(rows))
+
+
+def shuffled(reader: Reader, source: Source) -> np.ndarray:
+    """The reference's rows, in an order that has nothing to do with theirs, so that the first of them stand for all."""
+    rows = selected(reader.manifest, source.split, source.count)
+    return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
+
+
+def collected(parts: Iterable[Part]) -> Reference:
+    """A reference of its parts; the last bits of the sums are those of the order in which they come."""
+    moments: Moments | None = None
+    kept: list[Part] = []
+    for part in parts:
+        features = part.values["features"]
+        found = Moments.of(features)
+        moments = found if moments is None else moments + found
+        if part.first < KEPT:
+            kept.append(Part(part.first, {"features": features[: KEPT - part.first]}))
+    assert moments is not None
+    return Reference(moments, merged(kept)["features"])
+
+
+def reference_for(
+    reader: Reader, source: Source, network: FeatureNetwork, cache: Path, told: Told | None = None
+) -> Reference:
+    """The reference, from the cache or measured now and left there (safetensors, and JSON that says what it is)."""
+    path = cache / f"{source.name}.safetensors"
+    if not path.exists():
+        found = collected(measured(reader, source, network, told))
+        tensors = {"total": found.moments.total, "outer": found.moments.outer, "features": found.features}
+        write_json(str(path.with_suffix(".json")), {**asdict(source), "images": found.moments.count})
+        save_tensors(path, tensors, {"images": str(found.moments.count)})
+    with safe_open(path, "pt") as file:
+        total, outer, features = (file.get_tensor(name) for name in ("total", "outer", "features"))
+        count = int(file.metadata()["images"])
+    return Reference(Moments(count, total, outer), features)

@@ -1,0 +1,104 @@
+"""Which real images are measured, and which conditions drawn images get."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysde.data.augment import View
+from raysde.data.layout import Rows, chosen
+from raysde.data.manifest import Manifest, Split
+from raysde.data.reader import Columns, Reader
+
+CAPTIONED = 10_000
+"""Rows whose captions are asked for at most."""
+
+
+def selected(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
+    """Row numbers int64 of a split, a random ``count`` of them (all if None), in the order of their numbers.
+
+    Raises:
+        ValueError: if the split has no rows.
+    """
+    rows = Rows(manifest.layouts(split), np.empty(0, dtype=np.int64))
+    if not rows.count:
+        raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
+    return np.sort(rows.numbered(chosen(rows, count or rows.count, seed)))
+
+
+def read(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
+    """Rows as images of (height, width) ``shape``, the largest box in the middle of each."""
+    return reader.read(rows, View(shape))
+
+
+def images_of(columns: Columns) -> Tensor:
+    """uint8 [B, C, H, W]"""
+    return torch.from_numpy(columns.images).permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What image i is drawn for: the labels in turn, and the captions of its label in turn.
+
+    Attributes:
+        labels: class numbers, empty without labels.
+        captions: for each label the captions that are asked for; a single list without labels; empty without captions.
+        told: whether the model takes labels; otherwise they are only known, from the captions.
+    """
+
+    labels: tuple[int, ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+    told: bool = False
+
+    def label(self, number: int) -> int | None:
+        """The class that image ``number`` should show, if that is known."""
+        return self.labels[number % len(self.labels)] if self.labels else None
+
+    def prompt(self, number: int) -> str | None:
+        """The caption that image ``number`` is drawn for."""
+        if not self.captions:
+            return None
+        group, turn = number % len(self.captions), number // len(self.captions)
+        return self.captions[group][turn % len(self.captions[group])]
+
+    def drawing(self, numbers: range) -> dict[str, Sequence[object] | None]:
+        """Prompts and labels of images as keyword arguments of a model's ``sample``."""
+        prompts = [self.prompt(number) for number in numbers] if self.captions else None
+        labels = [self.label(number) for number in numbers] if self.told else None
+        return {"prompts": prompts, "labels": labels}
+
+
+def conditions_for(reader: Reader, split: Split, *, classes: int, captions: bool) -> Conditions:
+    """The conditions of a model with ``classes`` (0 for none) and perhaps captions, from the rows of a split.
+
+    Raises:
+        ValueError: if the data has other classes than the model, or no captions.
+    """
+    manifest = reader.manifest
+    if classes and classes != manifest.classes:
+        raise ValueError(f"the model knows {classes} classes, the data at {manifest.path} has {manifest.classes}")
+    if not captions:
+        labels = tuple(range(classes))
+        return Conditions(labels, told=bool(labels))
+    found = captions_by_label(reader, selected(manifest, split, CAPTIONED))
+    if not any(found.values()):
+        raise ValueError(f"the model takes captions, and the data at {manifest.path} has none")
+    if set(found) != set(range(manifest.classes)) or not all(found.values()) or not manifest.classes:
+        if classes:
+            raise ValueError(f"not every class of the data at {manifest.path} has a caption")
+        return Conditions(captions=(tuple(sorted(set().union(*found.values()))),))
+    labels = tuple(sorted(found))
+    return Conditions(labels, tuple(tuple(sorted(found[label])) for label in labels), told=classes > 0)
+
+
+def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
+    """The first captions of rows under the class numbers of their labels, -1 for none."""
+    found: dict[int, set[str]] = {}
+    for _, group, inside in reader.groups.holding(rows):
+        label = group.labels[inside].as_py()
+        number = -1 if label is None else reader.numbers[label]
+        captions = group.captions[inside].as_py()
+        found.setdefault(number, set()).update(captions[:1])
+    return found

@@ -1,0 +1,154 @@
+"""From candidate to champion: a version takes the champion's alias if its figure is better, beyond both intervals."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.tracking import MlflowClient
+
+from raysde.figures import Better, Figure, Margin, chosen, difference, direction, margin, parse_figure
+from raysde.registry import registered
+
+FIGURE, GATE = "raysde.figure.", "raysde.gate."
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What the gate decided.
+
+    Attributes:
+        version: the new holder of the alias.
+        figure, better: what it was judged by, and which way; None if it was forced without figures.
+        before: the version that had the alias, None at the first promotion.
+        margin: over that version, None if there was nothing to compare with.
+    """
+
+    version: ModelVersion
+    figure: Figure | None
+    better: Better | None
+    before: ModelVersion | None
+    margin: Margin | None
+
+
+def record(client: MlflowClient, version: ModelVersion, found: Mapping[str, Figure]) -> None:
+    """Keeps figures as tags of a version, ``raysde.figure.METRIC``."""
+    for metric, figure in found.items():
+        client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(asdict(figure)))
+
+
+def recorded(version: ModelVersion) -> dict[str, Figure]:
+    """The figures that :func:`record` kept."""
+    tags = {key: value for key, value in sorted(version.tags.items()) if key.startswith(FIGURE)}
+    return {key.removeprefix(FIGURE): parse_figure(json.loads(value), f"tag {key}") for key, value in tags.items()}
+
+
+def promote(
+    client: MlflowClient,
+    source: str,
+    *,
+    found: Mapping[str, Figure] | None = None,
+    metric: str | None = None,
+    better: Better | None = None,
+    alias: str = "champion",
+    reason: str | None = None,
+) -> Promotion:
+    """Moves ``alias`` to the version that ``source`` names, if it is better than the one that has it.
+
+    Better means that the interval of the margin (see :func:`raysde.figures.margin`) lies above 0. The figures and what
+    was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``; a refusal changes nothing.
+
+    Args:
+        found: the version's figures; None for those already recorded.
+        metric: which of them decides; may be None if there is one.
+        better: which way, for a metric whose name does not tell.
+        reason: to promote it whatever the figures say.
+
+    Raises:
+        ValueError: if there is no such version, it has no such figure, the champion has none to compare with, or the
+            version is not better.
+    """
+    version = registered(client, source)
+    before = _holder(client, version.name, alias)
+    if before is not None and before.version == version.version:
+        raise ValueError(f"version {version.version} of {version.name!r} is the {alias} already")
+    figures = recorded(version) if found is None else dict(found)
+    if reason is None:
+        decided = _gated(version, before, figures, metric, better, alias)
+    else:
+        decided = _forced(version, before, figures, metric, better)
+    record(client, version, figures)
+    _write(client, decided, alias, reason)
+    client.set_registered_model_alias(version.name, alias, version.version)
+    return decided
+
+
+def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    number = client.get_registered_model(name).aliases.get(alias)
+    return None if number is None else client.get_model_version(name, number)
+
+
+def _gated(
+    version: ModelVersion,
+    before: ModelVersion | None,
+    figures: Mapping[str, Figure],
+    metric: str | None,
+    better: Better | None,
+    alias: str,
+) -> Promotion:
+    if not figures:
+        raise ValueError(f"version {version.version} of {version.name!r} has no figures: give --report")
+    figure = chosen(figures, metric)
+    way = direction(figure.metric, better)
+    if before is None:
+        return Promotion(version, figure, way, None, None)
+    rival = recorded(before).get(figure.metric)
+    if rival is None:
+        raise ValueError(
+            f"the {alias}, version {before.version} of {version.name!r}, has no {figure.metric} to compare with: give"
+            f" it one with raysde register models:/{version.name}@{alias} --report"
+        )
+    over = margin(figure, rival, way)
+    if over.low <= 0.0:
+        raise ValueError(
+            f"version {version.version} of {version.name!r} is not better than the {alias}: {figure} against {rival}, "
+            f"a margin of {over}"
+        )
+    return Promotion(version, figure, way, before, over)
+
+
+def _forced(
+    version: ModelVersion,
+    before: ModelVersion | None,
+    figures: Mapping[str, Figure],
+    metric: str | None,
+    better: Better | None,
+) -> Promotion:
+    """What the figures say, as far as they say something."""
+    if metric is None and len(figures) != 1:
+        return Promotion(version, None, None, before, None)
+    figure = chosen(figures, metric)
+    way = direction(figure.metric, better)
+    rival = None if before is None else recorded(before).get(figure.metric)
+    over = None if rival is None or difference(figure, rival) else margin(figure, rival, way)
+    return Promotion(version, figure, way, before, over)
+
+
+def _write(client: MlflowClient, decided: Promotion, alias: str, reason: str | None) -> None:
+    """The tags of the gate, in place of those of an earlier promotion."""
+    version, figure, before, over = decided.version, decided.figure, decided.before, decided.margin
+    tags: dict[str, object] = {"alias": alias}
+    if reason is not None:
+        tags |= {"reason": reason}
+    if figure is not None:
+        tags |= {"metric": figure.metric, "better": decided.better}
+        tags |= {"value": figure.value, "low": figure.low, "high": figure.high}
+    if before is not None:
+        tags |= {"before": before.version}
+    if over is not None:
+        tags |= {"margin": over.value, "margin_low": over.low, "margin_high": over.high}
+    for key in version.tags:
+        if key.startswith(GATE) and key.removeprefix(GATE) not in tags:
+            client.delete_model_version_tag(version.name, version.version, key)
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, GATE + key, str(value))

@@ -1,0 +1,115 @@
+"""A checkpoint as an MLflow model: what `mlflow.pyfunc` and `mlflow models serve` call. No pickle, no MLflow in it."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+
+from raysde import checkpoint
+from raysde.images import to_pil
+from raysde.inference import Model
+from raysde.model import ModelSpec
+
+Value = TypeVar("Value")
+
+
+def defaults(spec: ModelSpec) -> dict[str, int | float | str]:
+    """The parameters of a request and what they are if it gives none; those of `raysde sample`."""
+    guidance = 2.0 if spec.text is not None or spec.classes else 1.0
+    return {"seed": 0, "steps": 20, "solver": "heun", "guidance": guidance}
+
+
+def columns(spec: ModelSpec) -> dict[str, bool]:
+    """The columns of a request, and whether it must have them.
+
+    ``prompt`` and ``label`` are those that the model takes, one of which is enough; ``number`` is which image of the
+    seed a row is, its row number without it.
+    """
+    conditions = [name for name, taken in (("prompt", spec.text is not None), ("label", spec.classes)) if taken]
+    return {**dict.fromkeys(conditions, len(conditions) == 1), "number": not conditions}
+
+
+class Served:
+    """Draws one image for each row of a table."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        # one at a time: the cores are shared, and encoded prompts are remembered
+        self.lock = threading.Lock()
+
+    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """PNG files, as `raysde sample` writes them.
+
+        Args:
+            data: a row for each image, see :func:`columns`.
+            params: seed, steps, solver and guidance, see :func:`defaults`.
+
+        Returns:
+            A table with the column ``image``, of bytes.
+
+        Raises:
+            ValueError: if there are no rows, or the model cannot take what is given.
+        """
+        if data.empty:
+            raise ValueError("the table has no rows: give one for each image")
+        settings = {**defaults(self.model.spec), **(params or {})}
+        prompts, labels, given = column(data, "prompt", str), column(data, "label", int), column(data, "number", int)
+        numbers = range(len(data)) if given is None else given
+        if min(numbers) < 0:
+            raise ValueError(f"images are numbered from 0, a row asks for number {min(numbers)}")
+        images: list[bytes] = []
+        with self.lock:
+            for rows in stretches(numbers):
+                drawn = self.model.sample(
+                    n=rows.stop - rows.start,
+                    prompts=None if prompts is None else prompts[rows],
+                    labels=None if labels is None else labels[rows],
+                    first=numbers[rows.start],
+                    **settings,  # type: ignore[arg-type]
+                )
+                images += [png(image) for image in drawn.images]
+        return pd.DataFrame({"image": images}, index=data.index)
+
+
+def column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value] | None:
+    """A column of a request, or None if it has none of that name.
+
+    Raises:
+        ValueError: naming the first row that has no value.
+    """
+    if name not in data:
+        return None
+    if (absent := data[name].isna().to_numpy()).any():
+        raise ValueError(f"row {int(absent.argmax())} has no {name}")
+    return [kind(value) for value in data[name]]  # type: ignore[call-arg]
+
+
+def stretches(numbers: Sequence[int]) -> Iterator[slice]:
+    """The rows whose numbers count up by one, together."""
+    breaks = [row for row, (before, after) in enumerate(pairwise(numbers), 1) if after != before + 1]
+    for start, stop in pairwise([0, *breaks, len(numbers)]):
+        yield slice(start, stop)
+
+
+def png(image: torch.Tensor) -> bytes:
+    """uint8 [C, H, W] as a PNG file."""
+    file = BytesIO()
+    to_pil(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Served:
+    """MLflow's entry to a module that loads models.
+
+    Args:
+        path: the checkpoint.
+        model_config: ``allow_code``, whether a network class that the checkpoint names may be imported.
+    """
+    allow_code = bool((model_config or {}).get("allow_code", False))
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    return Served(checkpoint.load_model(Path(path), allow_code=allow_code, device=place))

@@ -1,0 +1,313 @@
+"""`raysde evaluate` from model and shards to figures: the same whatever the batch size and whoever measured which part."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from raysde.cli import main
+from raysde.data.digits import TEMPLATES, WORDS, load_digits
+from raysde.data.reader import Reader
+from raysde.evaluation import figures
+from raysde.evaluation.drawn import Drawer, measured
+from raysde.evaluation.evaluate import Question, evaluate
+from raysde.evaluation.features import of_module
+from raysde.evaluation.judge import Classifier, Judge, moved, open_judge
+from raysde.evaluation.parts import merged
+from raysde.evaluation.reference import Source, collected, reference_for
+from raysde.evaluation.reference import measured as measured_real
+from raysde.evaluation.rows import Conditions, conditions_for, images_of, read, selected
+from raysde.figures import direction, read_report
+from raysde.registry import load
+from tests.conftest import write_digit_shards
+from tests.test_cli import refused
+from tests.test_edit_command import write_model
+
+FAST = {"solver": "ddim", "steps": 2}
+SHAPE = (8, 8)
+
+
+class Network(nn.Module):
+    """Features [B, 4] and logits [B, 6] of grey images, differing from image to image."""
+
+    channels = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(1)
+        self.register_buffer("weight", torch.randn(64, 10, generator=g))
+
+    def forward(self, images):
+        found = torch.tanh((images.float().flatten(1) / 255.0 - 0.5) @ self.weight)
+        return found[:, :4], 2.0 * found[:, 4:]
+
+
+class One(nn.Module):
+    """One of Network's answers, as torchmetrics takes it: in float64, and of the first channel."""
+
+    def __init__(self, which: int) -> None:
+        super().__init__()
+        self.network, self.which = Network(), which
+
+    def forward(self, images):
+        return self.network(images[:, :1])[self.which].double()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "labels": write_model(folder / "labels", text=None, classes=10),
+        "captions": write_model(folder / "captions"),
+        "plain": write_model(folder / "plain", text=None),
+        "colour": write_model(folder / "colour", text=None, image=(3, 8, 8)),
+    }
+
+
+def drawer(models, kind="labels", **settings):
+    conditions = Conditions(tuple(range(10)), told=True) if kind == "labels" else Conditions()
+    return Drawer(load(models[kind]), conditions, 5, {**FAST, **settings}, of_module("net", Network()))
+
+
+def source(digits, network, count=None):
+    return Source(digits.fingerprint, "train", count, SHAPE, network.hash)
+
+
+def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits, tmp_path, monkeypatch):
+    """One process and batches of 256 here, parts of three sizes drawn by workers in turn there, torchmetrics between."""
+    whole = drawer(models)
+    images = whole.images(0, 120)
+    reader, network = Reader(digits), whole.network
+    reference = reference_for(reader, source(digits, network), network, tmp_path)
+    shown = images_of(read(reader, selected(digits, "train", None), SHAPE))
+    fid, kid, score = (
+        FrechetInceptionDistance(feature=One(0), input_img_size=(3, 8, 8)),
+        KernelInceptionDistance(feature=One(0), subsets=100, subset_size=120),
+        InceptionScore(feature=One(1)),
+    )
+    for part in (images[:50], images[50:]):
+        fid.update(part.expand(-1, 3, -1, -1), real=False)
+        kid.update(part.expand(-1, 3, -1, -1), real=False)
+        score.update(part.expand(-1, 3, -1, -1))
+    fid.update(shown.expand(-1, 3, -1, -1), real=True)
+    for stretch in ([(0, 120)], [(64, 56), (0, 64)], [(90, 30), (30, 30), (60, 30), (0, 30)]):
+        parts = [drawer(models, batch_size=17).part(*each) for each in stretch]
+        found = merged(parts)
+        given = figures.Measured(found["features"], found["logits"], reference, 5, network.hash)
+        assert figures.fid(given, allow_few=True).value == pytest.approx(fid.compute().item(), abs=1e-6)
+        monkeypatch.setattr(figures.Measured, "generator", lambda self, stream: torch.Generator().manual_seed(8))
+        torch.manual_seed(8)
+        assert figures.score(given).value == pytest.approx(score.compute()[0].item(), abs=1e-6)
+        kid.real_features = [reference.features.double()]
+        torch.manual_seed(8)
+        assert figures.kid(given).value == pytest.approx(kid.compute()[0].item(), abs=1e-6)
+
+
+def test_image_i_is_the_same_image_however_it_is_drawn(models):
+    """Bit for bit from the same batch, and beside other images to a grey level of rounding."""
+    whole, other = drawer(models), drawer(models, batch_size=3)
+    images = whole.images(0, 23)
+    assert torch.equal(drawer(models).images(0, 23), images)
+    for first, count in ((0, 7), (7, 16), (22, 1)):
+        found = other.images(first, count)
+        assert (found.int() - images[first : first + count].int()).abs().max() <= 1
+    assert not torch.equal(images[0], images[10])
+    told = Drawer(whole.model, Conditions((3,), told=True), 5, FAST)
+    assert (told.images(0, 4)[3].int() - images[3].int()).abs().max() <= 1
+
+
+def test_labels_and_captions_come_in_turn(digits):
+    found = conditions_for(Reader(digits), "train", classes=10, captions=False)
+    assert [found.label(i) for i in (0, 9, 10, 25)] == [0, 9, 0, 5]
+    assert found.drawing(range(9, 11)) == {"prompts": None, "labels": [9, 0]}
+    found = conditions_for(Reader(digits), "train", classes=0, captions=True)
+    said = found.drawing(range(200))
+    assert said["labels"] is None
+    for number, prompt in enumerate(said["prompts"]):
+        digit = found.label(number)
+        assert prompt in {form.format(word=WORDS[digit], number=digit) for form in TEMPLATES}
+    assert len(set(said["prompts"][7::10])) > 3
+    both = conditions_for(Reader(digits), "train", classes=10, captions=True).drawing(range(3))
+    assert both["labels"] == [0, 1, 2]
+    assert all(both["prompts"])
+    with pytest.raises(ValueError, match="the model knows 7 classes"):
+        conditions_for(Reader(digits), "train", classes=7, captions=False)
+
+
+def test_real_rows_are_those_of_the_split_once_each(digits):
+    assert selected(digits, "train", None).tolist() == list(range(200))
+    few = selected(digits, "train", 50)
+    assert len(set(few.tolist())) == 50
+    assert few.max() > 120
+    with pytest.raises(ValueError, match="no rows of split validation"):
+        selected(digits, "validation", None)
+
+
+def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
+    network, reader = of_module("net", Network()), Reader(digits)
+    monkeypatch.setattr("raysde.evaluation.reference.KEPT", 70)
+    monkeypatch.setattr(
+        "raysde.evaluation.reference.stretches", lambda count: [(i, min(30, count - i)) for i in range(0, count, 30)]
+    )
+    given = source(digits, network)
+    found = reference_for(reader, given, network, tmp_path)
+    features = network(torch.from_numpy(load_digits()[0][:200]).unsqueeze(1))[0].double()
+    np.testing.assert_allclose(found.moments.mean, features.mean(dim=0), rtol=1e-6)
+    np.testing.assert_allclose(found.moments.covariance, np.cov(features.numpy().T), rtol=1e-5, atol=1e-9)
+    assert found.moments.count == 200
+    known = {tuple(row) for row in features.float().tolist()}
+    assert len(found.features) == 70
+    assert {tuple(row) for row in found.features.tolist()} < known
+
+    def forbidden(images):
+        raise AssertionError("measured twice")
+
+    monkeypatch.setattr(network.module, "forward", forbidden)
+    again = reference_for(reader, given, network, tmp_path)
+    assert torch.equal(again.moments.outer, found.moments.outer)
+    names = {source(digits, network, count).name for count in (None, 50)} | {given.name}
+    assert len(names) == 2
+    assert json.loads((tmp_path / f"{given.name}.json").read_text())["images"] == 200
+
+
+def test_a_reference_does_not_depend_on_the_order_of_its_parts(digits):
+    network, reader = of_module("net", Network()), Reader(digits)
+    parts = list(measured_real(reader, source(digits, network), network))
+    first, again = collected(iter(parts)), collected(reversed(parts))
+    torch.testing.assert_close(first.moments.outer, again.moments.outer, rtol=1e-12, atol=0.0)
+    assert torch.equal(first.features, again.features)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """1,400 digits and a folder that keeps what is made of them; 397 digits are left."""
+    folder = tmp_path_factory.mktemp("many")
+    return write_digit_shards(folder / "shards", 1400, 700), folder / "cache"
+
+
+def test_a_judge_reads_digits_it_has_not_seen_and_is_kept(many, monkeypatch):
+    """Trained on nine tenths of 1,400 digits; four standard errors below a nearest neighbour on the last 397 at most."""
+    manifest, cache = many
+    judge = open_judge(Reader(manifest), SHAPE, cache)
+    assert judge.asked == 140
+    assert judge.right >= 133
+    images, labels = load_digits()
+    read = judge.read(torch.from_numpy(images[1400:]).unsqueeze(1)).numpy()
+    known = KNeighborsClassifier(1).fit(images[:1400].reshape(1400, -1), labels[:1400])
+    assert (read == labels[1400:]).mean() > known.score(images[1400:].reshape(397, -1), labels[1400:]) - 0.04
+    monkeypatch.setattr("raysde.evaluation.judge.trained", None)
+    again = open_judge(Reader(manifest), SHAPE, cache)
+    assert (again.hash, again.right, again.asked) == (judge.hash, judge.right, judge.asked)
+
+
+def test_accuracy_counts_what_is_read_as_asked():
+    judge = Judge(Classifier(1, SHAPE, 10), "abc", 19, 20)
+    found = figures.accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0]), judge, 7)
+    assert (found.value, found.samples, found.network, found.seed) == (0.75, 4, "abc", 7)
+    assert found.low < 0.75 < found.high
+    assert "0.9500" in found.method
+
+
+def test_shifts_stay_within_their_bounds_and_reach_them():
+    image = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
+    image[0, 0, 4, 4] = 9
+    found = moved(image.repeat(300, 1, 1, 1), 1, torch.Generator().manual_seed(0))
+    places = {tuple(each.nonzero()[0, 1:].tolist()) for each in found}
+    assert places == {(y, x) for y in (3, 4, 5) for x in (3, 4, 5)}
+
+
+def test_accuracy_of_real_digits_drawn_for_their_labels(models, many, monkeypatch):
+    """A model that draws held-out real digits for its labels is right as often as the judge reads."""
+    images, labels = load_digits()
+    rows = {digit: np.flatnonzero(labels[1400:] == digit) + 1400 for digit in range(10)}
+
+    def real(self, first, count, told=None):
+        numbers = range(first, first + count)
+        return torch.from_numpy(np.stack([images[rows[n % 10][n // 10]] for n in numbers])).unsqueeze(1)
+
+    monkeypatch.setattr(Drawer, "images", real)
+    question = Question(("accuracy",), 300, settings=FAST)
+    (found,) = evaluate(load(models["labels"]), many[0].path, question, cache=many[1]).figures
+    assert found.value > 0.85
+
+
+def command(models, digits, tmp_path, *more, kind="labels"):
+    given = ["evaluate", models[kind], "--data", digits.path, "--solver", "ddim", "--steps", "2"]
+    return [*given, "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "report.json"), *more]
+
+
+def test_the_command_writes_a_report(models, digits, tmp_path, capsys):
+    more = ["--features", f"{__name__}:Network", "--allow-code", "--samples", "100", "--seed", "4", "--allow-few"]
+    metrics = "recall,accuracy,fid,kid,is,precision"
+    assert main(command(models, digits, tmp_path, *more, "--metrics", metrics)) == 0
+    shown = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [each["name"] for each in report["figures"]] == metrics.split(",")
+    for each in report["figures"]:
+        assert each["low"] <= each["value"] <= each["high"]
+        assert each["samples"] == 100
+        assert each["seed"] == 4
+        assert len(each["network"]) == 16
+        assert f"{each['value']:.5g}" in shown
+    assert report["data"]["fingerprint"] == digits.fingerprint
+    gate = read_report(tmp_path / "report.json")
+    for each in report["figures"]:
+        figure = gate[each["name"]]
+        for name in ("value", "low", "high", "samples", "seed"):
+            assert getattr(figure, name) == each[name]
+        assert figure.features == each["network"]
+        assert figure.data == f"{digits.fingerprint} {report['data']['split']} {each['reference']}"
+        assert direction(each["name"], None) == each["best"]
+    assert report["sampling"]["solver"] == "ddim"
+    first = {each["name"]: each["value"] for each in report["figures"]}
+    assert main(command(models, digits, tmp_path, *more, "--metrics", metrics, "--batch-size", "9")) == 0
+    for each in json.loads((tmp_path / "report.json").read_text())["figures"]:
+        assert each["value"] == pytest.approx(first[each["name"]], rel=1e-2, abs=1e-3)
+
+
+def test_the_judges_features_are_a_network(models, digits, tmp_path):
+    assert main(command(models, digits, tmp_path, "--features", "judge", "--samples", "30", "--metrics", "kid,is")) == 0
+    kid, score = json.loads((tmp_path / "report.json").read_text())["figures"]
+    assert kid["network"] == score["network"]
+    assert 1.0 <= score["value"] <= 10.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "said"),
+    [
+        ("labels", ["--samples", "2047"], "FID of 2047 drawn images says little"),
+        ("labels", ["--reference", "100"], "FID of 100 real images says little"),
+        ("labels", [], "FID of 200 real images says little"),
+        ("labels", ["--reference", "3", "--metrics", "kid"], "3 real images are too few"),
+        ("labels", ["--metrics", "fid,beauty"], "beauty"),
+        ("labels", ["--metrics", ","], "metrics must be of"),
+        ("labels", ["--features", "nowhere.pth", "--metrics", "kid"], "there is no feature network 'nowhere.pth'"),
+        ("labels", ["--features", "torch.nn:Identity", "--metrics", "kid"], "names code: add --allow-code"),
+        ("labels", ["--split", "validation", "--metrics", "kid"], "no rows of split validation"),
+        ("labels", ["--samples", "0", "--metrics", "kid"], "0 drawn images are too few"),
+        ("plain", ["--metrics", "accuracy"], "neither labels nor captions"),
+        ("colour", ["--metrics", "kid"], "the model draws 3 channels"),
+        ("labels", ["--solver", "best"], "solver must be one of"),
+    ],
+)
+def test_mistakes_are_one_sentence(models, digits, tmp_path, capsys, kind, more, said):
+    assert said in refused(capsys, *command(models, digits, tmp_path, *more, kind=kind))
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_network_without_logits_has_no_inception_score(models, digits, tmp_path, capsys):
+    more = ["--features", "tests.test_evaluation_features:Grey", "--allow-code", "--samples", "30", "--metrics", "is"]
+    assert "gives features alone" in refused(capsys, *command(models, digits, tmp_path, *more))
+
+
+def test_progress_counts_every_image(models):
+    said = []
+    list(measured(drawer(models, batch_size=100), 300, lambda done, total: said.append((done, total))))
+    assert said[-1] == (300, 300)
+    assert [done for done, _ in said] == sorted({done for done, _ in said})

@@ -1,0 +1,191 @@
+"""Held-out images: likelihoods, denoised and inpainted pairs against exact answers, and the rows that are taken."""
+
+import dataclasses
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from raysde import likelihood, randomness
+from raysde.cli import main
+from raysde.data.manifest import write_manifest
+from raysde.data.reader import Reader
+from raysde.evaluation.evaluate import Question, evaluate
+from raysde.evaluation.held_out import ROUNDING, HeldOut, psnr, ssim, unseen
+from raysde.evaluation.parts import merged, stretches
+from raysde.guidance import Guidance
+from raysde.registry import load
+from raysde.sampler import Samples
+from tests.conftest import write_digit_shards
+from tests.test_cli import refused
+from tests.test_edit_command import write_model
+from tests.tiny import UNET
+
+FAST = {"solver": "ddim", "steps": 4}
+GREY = 100
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """150 digits to train on and 50 held out."""
+    manifest = write_digit_shards(tmp_path_factory.mktemp("data") / "shards", 200, 150)
+    shards = (manifest.shards[0], dataclasses.replace(manifest.shards[1], split="validation"))
+    manifest = dataclasses.replace(manifest, shards=shards)
+    write_manifest(manifest)
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        8: write_model(folder / "8", text=None, classes=10),
+        16: write_model(folder / "16", text=None, image=(1, 16, 16), network=dataclasses.replace(UNET, attention=(8,))),
+    }
+
+
+class Exact:
+    """The score of data that is one grey image."""
+
+    def __init__(self, sde, level: float) -> None:
+        self.sde, self.level = sde, level
+
+    def score(self, x, t):
+        alpha, sigma = (value.reshape(-1, 1, 1, 1).to(x) for value in self.sde.marginal(t))
+        return (alpha * self.level - x) / sigma**2
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Every model has the exact score of the grey image GREY."""
+    monkeypatch.setattr(Guidance, "score", lambda self, model, encode, count: Exact(model.sde, GREY / 127.5 - 1.0))
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Likelihoods to two digits, which take a tenth of the time."""
+    monkeypatch.setattr("raysde.likelihood.bits_per_dim", partial(likelihood.bits_per_dim, rtol=1e-2, atol=1e-2))
+
+
+def test_psnr_and_ssim_are_their_formulas():
+    truth = torch.full((2, 1, 16, 16), 100, dtype=torch.uint8)
+    other = truth.clone()
+    other[1] += 5
+    assert psnr(other, truth).tolist() == pytest.approx([ROUNDING, 10.0 * math.log10(255.0**2 / 25.0)])
+    constant = (2.0 * 100.0 * 105.0 + 2.55**2) / (100.0**2 + 105.0**2 + 2.55**2)
+    assert ssim(other, truth).tolist() == pytest.approx([1.0, constant])
+
+
+@pytest.mark.parametrize("t", [0.05, 0.5, 1.0])
+def test_an_exact_model_of_one_image_denoises_to_that_image(model, data, exact, t):
+    """Whatever the noise, the score leads back to the image GREY, so the PSNR is that of digits with it."""
+    reader = Reader(data)
+    rows = unseen(reader, 20)
+    held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, t, ("denoised_psnr",), {**FAST, "denoise": True})
+    found = held.part("denoised", 0, 20).values["denoised_psnr"]
+    images = reader.read(rows).images.astype(np.float64)
+    expected = 10.0 * np.log10(255.0**2 / ((images - GREY) ** 2).mean(axis=(1, 2, 3)))
+    np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_little_noise_leaves_the_image_and_more_takes_it_away(model, data):
+    """An untrained model takes the noise of t off badly, the more the more there is."""
+    reader, found = Reader(data), []
+    for t in (0.002, 0.1, 0.5, 1.0):
+        held = HeldOut(load(model[8]), reader, unseen(reader, 30), (8, 8), 0, t, ("denoised_psnr",), FAST)
+        found.append(held.part("denoised", 0, 30).values["denoised_psnr"].mean().item())
+    assert found[0] > 30.0
+    assert found == sorted(found, reverse=True)
+
+
+def test_the_noise_at_t_is_that_of_the_process(model, data, monkeypatch):
+    """x_t has mean alpha x0 and deviation sigma: the start is watched, 50 rows of 64 pixels, four standard errors."""
+    starts = []
+
+    def watched(score, sde, shape, *, start, times, **given):
+        starts.append((start, times))
+        return Samples(start, 1)
+
+    monkeypatch.setattr("raysde.evaluation.held_out.sample", watched)
+    reader, held_model = Reader(data), load(model[8])
+    rows = unseen(reader, 50)
+    HeldOut(held_model, reader, rows, (8, 8), 0, 0.3, ("denoised_psnr",), FAST).part("denoised", 0, 50)
+    ((start, times),) = starts
+    alpha, sigma = (float(value) for value in held_model.sde.marginal(torch.tensor(0.3, dtype=torch.float64)))
+    x0 = torch.from_numpy(reader.read(rows).images).permute(0, 3, 1, 2) / 127.5 - 1.0
+    eps = (start - alpha * x0) / sigma
+    assert abs(eps.mean()) < 4.0 / math.sqrt(3200.0)
+    assert abs(eps.var() - 1.0) < 4.0 * math.sqrt(2.0 / 3200.0)
+    assert times[0] == 0.3
+    assert times[-1] == held_model.sde.sample_floor
+    assert (times.diff() < 0.0).all()
+
+
+def test_what_is_known_stays_and_the_hole_is_drawn(model, data, exact):
+    reader = Reader(data)
+    rows = unseen(reader, 10)
+    metrics, settings = ("inpainted_psnr",), {**FAST, "steps": 50, "method": "replacement"}
+    held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, 0.5, metrics, settings)
+    found = held.part("inpainted", 0, 10).values["inpainted_psnr"]
+    hole = reader.read(rows).images[:, 2:6, 2:6].astype(np.float64)
+    np.testing.assert_allclose(found, 10.0 * np.log10(255.0**2 / ((hole - GREY) ** 2).mean(axis=(1, 2, 3))), atol=0.1)
+
+
+def test_likelihoods_are_those_of_the_model(model, data):
+    """With its own dequantisation: one repeat of each part's seed."""
+    reader, held_model = Reader(data), load(model[8])
+    rows = unseen(reader, 20)
+    held = HeldOut(held_model, reader, rows, (8, 8), 3, 0.5, ("bpd",))
+    found = merged(held.part("bpd", *each) for each in stretches(20, 16))["bpd"]
+    columns = reader.read(rows[16:])
+    images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
+    seed = randomness.key(3, randomness.EVALUATION, 4, 16)
+    expected = held_model.bits_per_dim(images, labels=columns.labels.tolist(), seed=seed, repeats=1).value
+    torch.testing.assert_close(found[16:], expected.double())
+
+
+def test_rows_are_held_out_ones(data, digits):
+    rows = unseen(Reader(data), 30)
+    assert len(set(rows.tolist())) == 30
+    assert rows.min() >= 150
+    assert unseen(Reader(data), 500).tolist() == list(range(150, 200))
+    with pytest.raises(ValueError, match="no validation split"):
+        unseen(Reader(digits), 5)
+
+
+def test_results_do_not_depend_on_their_parts(model, data):
+    reader, rows = Reader(data), unseen(Reader(data), 24)
+    held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, 0.4, ("denoised_psnr",), FAST)
+    whole = held.part("denoised", 0, 24).values["denoised_psnr"]
+    parts = merged([held.part("denoised", *each) for each in ((20, 4), (0, 7), (7, 13))])["denoised_psnr"]
+    torch.testing.assert_close(parts, whole, atol=0.05, rtol=0.0)
+
+
+def test_the_command_measures_held_out_rows(model, data, tmp_path, capsys):
+    names = "denoised_psnr,inpainted_psnr,bpd"
+    given = ["evaluate", model[8], "--data", data.path, "--metrics", names, "--rows", "5", "--t", "0.2"]
+    more = ["--solver", "ddim", "--steps", "2", "--output", str(tmp_path / "report.json"), "--cache", str(tmp_path)]
+    assert main([*given, *more]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())["figures"]
+    assert [each["name"] for each in report] == names.split(",")
+    assert all(each["samples"] == 5 and each["low"] < each["value"] < each["high"] for each in report)
+    for wrong, said in (
+        (["--t", "1.5"], "t must lie above"),
+        (["--rows", "0"], "rows must be at least 2"),
+        (["--metrics", "denoised_ssim"], "SSIM needs images of at least 11 pixels"),
+    ):
+        assert said in refused(capsys, *given, *more, *wrong)
+
+
+def test_ssim_of_larger_images(model, tmp_path):
+    """A model of 16 x 16 pixels shown digits enlarged to them."""
+    manifest = write_digit_shards(tmp_path / "shards", 40, 20)
+    shards = (manifest.shards[0], dataclasses.replace(manifest.shards[1], split="validation"))
+    write_manifest(dataclasses.replace(manifest, shards=shards))
+    question = Question(("denoised_ssim", "inpainted_ssim"), 1, rows=4, t=0.002, settings=FAST)
+    first, second = evaluate(load(model[16]), manifest.path, question, cache=tmp_path).figures
+    assert 0.9 < first.value <= 1.0
+    assert -1.0 <= second.value < first.value

@@ -1,0 +1,239 @@
+"""Statistics of features against torchmetrics, closed forms, brute force and other programs; intervals against repeats."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest, sem
+from sklearn.neighbors import NearestNeighbors
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from raysde.evaluation import frechet, kernel
+from raysde.evaluation.frechet import Moments
+from raysde.evaluation.inception_score import divergences, inception_score
+from raysde.evaluation.intervals import mean_error, wilson
+from raysde.evaluation.neighbours import covered
+from raysde.evaluation.parts import Part, merged, stretches
+
+
+class Small(nn.Module):
+    """uint8 [B, 3, 8, 8] to float64 features [B, 6]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(5)
+        self.register_buffer("weight", torch.randn(192, 6, generator=g, dtype=torch.float64) / 14.0)
+
+    def forward(self, images):
+        return torch.tanh((images.double().flatten(1) / 127.5 - 1.0) @ self.weight) * 2.0
+
+
+def images(count: int, seed: int, brightest: int = 256):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, brightest, (count, 3, 8, 8), generator=g, dtype=torch.uint8)
+
+
+REAL, DRAWN = images(173, 0), images(150, 1, 230)
+
+
+def gaussian(mean, covariance, count, g):
+    root = torch.linalg.cholesky(covariance)
+    return mean + torch.randn(count, len(mean), generator=g, dtype=torch.float64) @ root.T
+
+
+def exact(mean, covariance, count=10_000_000):
+    """Moments whose mean and covariance are those given."""
+    return Moments(count, count * mean, (count - 1) * covariance + count * torch.outer(mean, mean))
+
+
+FIRST = torch.tensor([[2.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
+SECOND = torch.tensor([[0.7, -0.4], [-0.4, 1.5]], dtype=torch.float64)
+SHIFT = torch.tensor([0.3, -0.8], dtype=torch.float64)
+
+
+def closed_form(shift, a, b):
+    """For 2 x 2: tr sqrt(AB) = sqrt(tr AB + 2 sqrt(det AB)), the eigenvalues of AB being positive."""
+    product = a @ b
+    root = torch.sqrt(product.trace() + 2.0 * torch.sqrt(torch.linalg.det(product)))
+    return (shift @ shift + a.trace() + b.trace() - 2.0 * root).item()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 150])
+def test_fid_is_torchmetrics_for_any_batch_size(batch):
+    network = Small()
+    theirs = FrechetInceptionDistance(feature=network, input_img_size=(3, 8, 8))
+    theirs.update(REAL, real=True)
+    theirs.update(DRAWN, real=False)
+    parts = [Moments.of(network(part)) for part in DRAWN.split(batch)]
+    ours = frechet.distance(Moments.of(network(REAL)), sum(parts[1:], parts[0])).value
+    assert ours == pytest.approx(theirs.compute().item(), abs=1e-6)
+
+
+def test_fid_of_two_gaussians_is_the_closed_form():
+    found = frechet.distance(exact(torch.zeros(2).double(), FIRST), exact(SHIFT, SECOND))
+    assert found.value == pytest.approx(closed_form(SHIFT, FIRST, SECOND), abs=1e-8)
+    spread = torch.arange(1.0, 30.0, dtype=torch.float64)
+    found = frechet.distance(exact(spread, spread.diag()), exact(2.0 * spread, (4.0 * spread).diag()))
+    assert found.value == pytest.approx((spread.square() + spread).sum().item(), rel=1e-9)
+
+
+def test_fid_of_a_set_with_itself_is_nothing_also_where_features_outnumber_images():
+    features = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
+    moments = Moments.of(features)
+    assert frechet.distance(moments, moments).value == pytest.approx(0.0, abs=1e-5)
+
+
+def test_moments_are_those_of_numpy_in_any_order_and_partition():
+    features = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0)) + 100.0
+    parts = [Moments.of(features[start:stop]) for start, stop in ((900, 5000), (0, 1), (1, 900))]
+    for found in (Moments.of(features), parts[0] + parts[1] + parts[2]):
+        assert found.count == 5000
+        np.testing.assert_allclose(found.mean, features.double().numpy().mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(found.covariance, np.cov(features.double().numpy().T), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(("reals", "drawns"), [(4000, 300), (300, 4000), (600, 600)])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_error_of_fid_is_that_of_repeated_draws(reals, drawns, shift):
+    """The deviation of 400 repeats has a relative standard error of 1 / sqrt(800)."""
+    g, found, errors = torch.Generator().manual_seed(1), [], []
+    for _ in range(400):
+        real, drawn = gaussian(0 * SHIFT, FIRST, reals, g), gaussian(shift * SHIFT, SECOND, drawns, g)
+        moments = Moments.of(real), Moments.of(drawn)
+        distance = frechet.distance(*moments)
+        found.append(distance.value)
+        errors.append(frechet.interval_error(distance, *moments, real[: reals // 2], drawn))
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=4.0 / math.sqrt(800.0))
+
+
+def test_few_images_are_refused_for_fid():
+    with pytest.raises(ValueError, match="FID of 2047 drawn images"):
+        frechet.enough(2047, "drawn images", False)
+    frechet.enough(2047, "drawn images", True)
+    frechet.enough(2048, "drawn images", False)
+
+
+def test_kid_is_torchmetrics_for_the_same_seed():
+    network = Small()
+    theirs = KernelInceptionDistance(feature=network, subsets=7, subset_size=60)
+    theirs.update(REAL, real=True)
+    theirs.update(DRAWN, real=False)
+    torch.manual_seed(11)
+    mean, spread = theirs.compute()
+    g = torch.Generator().manual_seed(11)
+    ours = kernel.discrepancy(network(REAL).float(), network(DRAWN).float(), g, subsets=7, size=60)
+    assert ours.value == pytest.approx(mean.item(), abs=1e-6)
+    assert ours.spread == pytest.approx(spread.item(), abs=1e-6)
+
+
+def test_kid_of_few_images_takes_them_all():
+    g = torch.Generator().manual_seed(0)
+    ours = kernel.discrepancy(torch.randn(40, 3), torch.randn(30, 3), g, subsets=2)
+    assert ours.size == 30
+
+
+def whole(real, drawn):
+    """The unbiased estimate, pair by pair."""
+    k = lambda x, y: (float(x @ y) / len(x) + 1.0) ** 3  # noqa: E731
+    own = [
+        np.mean([k(x, y) for i, x in enumerate(each) for j, y in enumerate(each) if i != j]) for each in (real, drawn)
+    ]
+    return sum(own) - 2.0 * np.mean([k(x, y) for x in real for y in drawn])
+
+
+def test_the_error_of_kid_is_the_jackknife_by_brute_force():
+    g = torch.Generator().manual_seed(2)
+    real, drawn = torch.randn(9, 3, generator=g), torch.randn(7, 3, generator=g) + 0.5
+    variance = 0.0
+    for n, without in ((9, lambda i: (np.delete(real, i, 0), drawn)), (7, lambda i: (real, np.delete(drawn, i, 0)))):
+        values = np.array([whole(*without(i)) for i in range(n)])
+        variance += (n - 1) / n * ((values - values.mean()) ** 2).sum()
+    assert kernel.jackknife(real, drawn) == pytest.approx(variance, rel=1e-5)
+    ours = kernel.discrepancy(real, drawn, g, subsets=5, size=6)
+    assert ours.error == pytest.approx(math.sqrt(variance + ours.spread**2 / 5), rel=1e-5)
+
+
+def test_the_sums_of_kernels_do_not_depend_on_their_blocks(monkeypatch):
+    first, second = torch.randn(10, 4), torch.randn(9, 4)
+    expected = kernel.kernel(first, second).sum(dim=1)
+    monkeypatch.setattr(kernel, "BLOCK", 4)
+    torch.testing.assert_close(kernel.sums(first, second), expected)
+
+
+def test_the_inception_score_is_torchmetrics_for_the_same_seed():
+    network = Small()
+    theirs = InceptionScore(feature=network, splits=10)
+    theirs.update(REAL)
+    torch.manual_seed(3)
+    mean, _ = theirs.compute()
+    ours, _ = inception_score(network(REAL), torch.Generator().manual_seed(3))
+    assert ours == pytest.approx(mean.item(), abs=1e-6)
+
+
+def test_the_inception_score_of_known_classes():
+    """Certain and even over K classes: K. The same for every image: 1."""
+    certain = torch.eye(5).repeat(200, 1) * 1000.0
+    assert inception_score(certain, torch.Generator().manual_seed(0), splits=1)[0] == pytest.approx(5.0)
+    assert inception_score(torch.ones(50, 5), torch.Generator(), splits=5) == pytest.approx((1.0, 0.0))
+    torch.testing.assert_close(
+        divergences(torch.eye(3).add(1e-30).log().double()), torch.full((3,), math.log(3.0)).double()
+    )
+
+
+def test_the_error_of_the_inception_score_is_that_of_repeated_draws():
+    """As above: 400 repeats."""
+    g, found, errors = torch.Generator().manual_seed(4), [], []
+    for _ in range(400):
+        value, error = inception_score(2.0 * torch.randn(400, 4, generator=g), g, splits=2)
+        found.append(value)
+        errors.append(error)
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=4.0 / math.sqrt(800.0))
+
+
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_precision_is_that_of_scikit_learns_neighbours(neighbours, monkeypatch):
+    monkeypatch.setattr("raysde.evaluation.neighbours.BLOCK", 16)
+    g = torch.Generator().manual_seed(6)
+    real, drawn = torch.randn(60, 3, generator=g), 1.5 * torch.randn(50, 3, generator=g) + 0.3
+    for first, second in ((real, drawn), (drawn, real)):
+        near = NearestNeighbors(n_neighbors=neighbours + 1).fit(first.double().numpy())
+        radii = near.kneighbors(first.double().numpy())[0][:, -1]
+        apart = np.linalg.norm(second.double().numpy()[:, None] - first.double().numpy()[None], axis=2)
+        expected = int((apart <= radii).any(axis=1).sum())
+        assert 0 < expected < len(second)
+        assert covered(first, second, neighbours) == expected
+
+
+def test_precision_and_recall_see_different_things():
+    """Drawn images near one of two real clusters: all of them are real, and half of the real ones are missed."""
+    g = torch.Generator().manual_seed(7)
+    one, other, drawn = (torch.randn(200, 2, generator=g) for _ in range(3))
+    real = torch.cat([one, other + 100.0])
+    assert covered(real, drawn) >= 190
+    assert 180 <= covered(drawn, real) <= 200
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (3, 10), (10, 10), (970, 1000)])
+def test_wilson_is_scipys(hits, count):
+    expected = binomtest(hits, count).proportion_ci(method="wilson")
+    assert wilson(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_the_error_of_a_mean_is_scipys():
+    values = torch.rand(30, generator=torch.Generator().manual_seed(0))
+    assert mean_error(values) == pytest.approx((values.double().mean().item(), sem(values.double().numpy())))
+
+
+def test_parts_are_the_whole_in_any_order_and_missing_ones_are_noticed():
+    values = torch.randn(1000, 2)
+    parts = [Part(first, {"x": values[first : first + count]}) for first, count in stretches(1000, 300)]
+    assert [part.count for part in parts] == [300, 300, 300, 100]
+    assert torch.equal(merged(reversed(parts))["x"], values)
+    with pytest.raises(AssertionError):
+        merged([parts[0], parts[2], parts[3]])
+    with pytest.raises(AssertionError):
+        merged([*parts, parts[1]])

@@ -1,0 +1,362 @@
+"""Models by name: registration, aliases, the gate between candidate and champion, and the table of all."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from raysde import checkpoint, figures, registry
+from raysde.cli import main
+from raysde.figures import Figure, margin, read_report
+from raysde.promotion import recorded
+from raysde.tracking import client_for, experiment_id, open_run
+from tests.test_cli import refused
+from tests.test_networks import model_with, spec_with
+
+FID = {"metric": "fid", "value": 12.0, "low": 11.5, "high": 12.5, "samples": 5000, "seed": 0, "features": "f", "data": "d"}  # fmt: skip
+ACCURACY = {"metric": "accuracy", "value": 0.9, "low": 0.88, "high": 0.92, "samples": 500, "seed": 0, "features": "c", "data": "d"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> list[str]:
+    """Checkpoints of untrained models, each with weights of its own."""
+    place = tmp_path_factory.mktemp("models")
+    return [write_checkpoint(place / str(number), number) for number in range(3)]
+
+
+def write_checkpoint(folder: Path, number: int) -> str:
+    folder.mkdir()
+    model = model_with(text=None)
+    next(model.parameters()).data += 0.01 * number
+    save_file(checkpoint.complete_weights(model), folder / "ema.safetensors")
+    checkpoint.write_description(folder, spec_with(text=None), {"step": 10 * number}, {}, {})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory) -> Path:
+    """A database in which there is nothing yet; making its tables takes seconds."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    client_for(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def uri(tmp_path, monkeypatch, empty) -> str:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    found = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", found)
+    return found
+
+
+@pytest.fixture
+def client(uri):
+    return client_for(uri)
+
+
+def report(tmp_path, *entries: dict) -> str:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(entries))
+    return str(path)
+
+
+def fid(value: float, half: float = 0.5, **changes) -> dict:
+    return {**FID, "value": value, "low": value - half, "high": value + half, **changes}
+
+
+@pytest.fixture
+def two(client, folders, tmp_path) -> str:
+    """Versions 1 and 2 of digits, of which the first is the champion with a FID of 12.0 [11.5, 12.5]."""
+    for folder in folders[:2]:
+        assert main(["register", folder, "--name", "digits"]) == 0
+    assert main(["promote", "models:/digits/1", "--report", report(tmp_path, fid(12.0))]) == 0
+    return "models:/digits@candidate"
+
+
+def champion(client) -> str:
+    return str(client.get_registered_model("digits").aliases["champion"])
+
+
+def tags(client, version: int) -> dict[str, str]:
+    found = client.get_model_version("digits", str(version)).tags
+    return {key.removeprefix("raysde.gate."): value for key, value in found.items() if "gate" in key}
+
+
+# registration
+
+
+def test_a_checkpoint_is_registered_once(client, folders, capsys):
+    """The same weights are the same version; other weights are another, and take the alias."""
+    first, second = folders[:2]
+    for folder in (first, first, second):
+        assert main(["register", folder, "--name", "digits"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"models:/digits/{number} is candidate" for number in (1, 1, 2)]
+    aliases = client.get_registered_model("digits").aliases
+    assert {alias: int(version) for alias, version in aliases.items()} == {"candidate": 2}
+    assert main(["register", "models:/digits/1", "--alias", "old"]) == 0
+    assert registry.aliases_of(client, "digits") == {"candidate": "2", "old": "1"}
+
+
+def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_path):
+    """models:/NAME@ALIAS, models:/NAME/VERSION, the run's id and the folder hold the same weights."""
+    first, second = folders[:2]
+    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    registry.publish(client, Path(first), run_id=run_id, name="digits", alias="old")
+    registry.publish(client, Path(second), run_id=None, name="digits", alias="new")
+    for source, folder in [("models:/digits@old", first), ("models:/digits/1", first), (run_id, first), (first, first),
+                           ("models:/digits@new", second), ("models:/digits/2", second)]:  # fmt: skip
+        found = checkpoint.read(registry.resolve(source, uri)).files
+        assert found == checkpoint.read(Path(folder)).files
+    assert int(registry.register(client, run_id, name="digits", alias=None).version) == 1
+    assert registry.load("models:/digits@old", tracking_uri=uri).sample(n=1, steps=1).images.shape == (1, 1, 8, 8)
+
+
+def test_the_same_weights_of_two_runs_are_two_versions(client, folders, tmp_path):
+    runs = [open_run(client, "e", name, {}, (tmp_path / "artifacts").as_uri()) for name in ("a", "b", "a")]
+    found = [registry.publish(client, Path(folders[0]), run_id=run, name="digits", alias=None) for run in runs]
+    assert found == ["1", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["register", "{folder}"], "--name"),
+        (["register", "{folder}", "--name", "a/b"], "a/b"),
+        (["register", "{folder}", "--name", "digits", "--alias", "champion"], "raysde promote"),
+        (["register", "models:/digits@king"], "no alias 'king'; it has candidate (version 2), champion (version 1)"),
+        (["register", "models:/digits/9"], "no version 9; it has 1, 2"),
+        (["register", "models:/digits/1", "--name", "letters"], "'digits' already, not as 'letters'"),
+        (["register", "models:/letters/1"], "no model named 'letters' is registered"),
+        (["models", "letters"], "there are digits"),
+        (["promote", "models:/digits@king"], "no alias 'king'"),
+        (["sample", "models:/digits@king"], "no alias 'king'"),
+        (["promote", "models:/digits/2"], "has no figures: give --report"),
+        (["promote", "models:/digits/1", "--force", "--reason", "x"], "is the champion already"),
+        (["promote", "models:/digits/2", "--force"], "--reason"),
+        (["promote", "models:/digits/2", "--force", "--reason", " "], "--reason"),
+        (["promote", "models:/digits/2", "--reason", "x"], "--force"),
+        (["promote", "models:/digits/2", "--report", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_what_is_not_there_is_named(two, client, folders, capsys, arguments, culprit):
+    capsys.readouterr()
+    assert culprit in refused(capsys, *(argument.format(folder=folders[0]) for argument in arguments))
+    assert champion(client) == "1"
+
+
+# the gate
+
+
+def test_the_first_promotion_needs_no_rival(two, client):
+    """Of the metric, its interval and its direction; there was nothing before it."""
+    assert tags(client, 1) == {"alias": "champion", "metric": "fid", "better": "lower", "value": "12.0", "low": "11.5", "high": "12.5"}  # fmt: skip
+    assert recorded(client.get_model_version("digits", "1")) == {"fid": Figure(**FID)}
+
+
+def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
+    """The tags hold the figure, the margin and the version before: 12.0 - 11.0 with half-width sqrt(0.5^2 + 0.5^2)."""
+    assert main(["promote", two, "--report", report(tmp_path, fid(11.0), ACCURACY), "--metric", "fid"]) == 0
+    assert champion(client) == "2"
+    found = tags(client, 2)
+    assert {key: found[key] for key in ("metric", "value", "low", "high", "before")} == {
+        "metric": "fid", "value": "11.0", "low": "10.5", "high": "11.5", "before": "1"}  # fmt: skip
+    assert float(found["margin"]) == 1.0
+    assert float(found["margin_low"]) == pytest.approx(1.0 - math.sqrt(0.5))
+    assert float(found["margin_high"]) == pytest.approx(1.0 + math.sqrt(0.5))
+    assert set(recorded(client.get_model_version("digits", "2"))) == {"fid", "accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "margin"),
+    [(fid(11.4), "0.6 [-0.1071, 1.307]"), (fid(12.0), "0 ["), (fid(14.0), "-2 ["), (fid(11.5, half=0.0), "0.5 [0, ")],
+)
+def test_a_candidate_that_is_not_better_is_refused(two, client, tmp_path, capsys, candidate, margin):
+    """11.4 is better than 12.0, but by less than the intervals allow for, and 11.5 by no more; nothing changes."""
+    before = client.get_model_version("digits", "2").tags
+    said = refused(capsys, "promote", two, "--report", report(tmp_path, candidate))
+    assert f"not better than the champion: fid {candidate['value']:.4g}" in said
+    assert f"a margin of {margin}" in said
+    assert champion(client) == "1"
+    assert client.get_model_version("digits", "2").tags == before
+
+
+def test_higher_is_better_where_it_is(client, folders, tmp_path, capsys):
+    for folder in folders:
+        assert main(["register", folder, "--name", "digits"]) == 0
+    high, low = {**ACCURACY, "value": 0.97, "low": 0.96, "high": 0.98}, {**ACCURACY, "value": 0.5, "low": 0.45, "high": 0.55}  # fmt: skip
+    assert main(["promote", "models:/digits/1", "--report", report(tmp_path, ACCURACY)]) == 0
+    assert main(["promote", "models:/digits/2", "--report", report(tmp_path, high)]) == 0
+    capsys.readouterr()
+    assert "not better" in refused(capsys, "promote", "models:/digits/3", "--report", report(tmp_path, low))
+    assert champion(client) == "2"
+
+
+def test_a_metric_of_unknown_direction_is_given_one(client, folders, tmp_path, capsys):
+    for folder in folders:
+        assert main(["register", folder, "--name", "digits"]) == 0
+    own = {**ACCURACY, "metric": "charm"}
+    capsys.readouterr()
+    assert "--better" in refused(capsys, "promote", "models:/digits/1", "--report", report(tmp_path, own))
+    for version, value in ((1, 0.9), (2, 0.2)):
+        path = report(tmp_path, {**own, "value": value, "low": value - 0.01, "high": value + 0.01})
+        assert main(["promote", f"models:/digits/{version}", "--report", path, "--better", "lower"]) == 0
+    assert tags(client, 2)["better"] == "lower"
+    path = report(tmp_path, fid(1.0))
+    assert "a lower fid is better" in refused(capsys, "promote", "models:/digits/3", "--report", path, "--better", "higher")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ({"samples": 10_000}, "number of samples is 10000 for the one and 5000"),
+        ({"features": "g"}, "feature network is g for the one and f"),
+        ({"features": None}, "feature network is None for the one and f"),
+        ({"data": "e"}, "data is e for the one and d"),
+    ],
+)
+def test_figures_that_cannot_be_compared_are_refused(two, client, tmp_path, capsys, change, culprit):
+    path = report(tmp_path, fid(1.0, **change))
+    assert culprit in refused(capsys, "promote", two, "--report", path)
+    assert champion(client) == "1"
+    # forced, no margin is made up
+    assert main(["promote", two, "--report", path, "--force", "--reason", "new features"]) == 0
+    assert champion(client) == "2"
+    assert "margin" not in tags(client, 2)
+    assert tags(client, 2)["reason"] == "new features"
+
+
+def test_another_seed_can_be_compared(two, client, tmp_path):
+    assert main(["promote", two, "--report", report(tmp_path, fid(11.0, seed=7))]) == 0
+
+
+def test_a_worse_candidate_can_be_forced(two, client, tmp_path):
+    """The reason and the negative margin are kept; when it is promoted in order later, they are gone."""
+    path = report(tmp_path, fid(14.0))
+    assert main(["promote", two, "--report", path, "--force", "--reason", "licence of the data"]) == 0
+    assert champion(client) == "2"
+    assert (tags(client, 2)["reason"], float(tags(client, 2)["margin"])) == ("licence of the data", -2.0)
+    assert main(["promote", "models:/digits/1"]) == 0
+    assert main(["promote", "models:/digits/2", "--report", report(tmp_path, fid(3.0))]) == 0
+    assert "reason" not in tags(client, 2)
+    assert float(tags(client, 2)["margin"]) == 9.0
+
+
+def test_a_champion_without_figures_gets_them(client, folders, tmp_path, capsys):
+    """Forced without a report, a champion has nothing to compare with; the message says how to give it something."""
+    for folder in folders[:2]:
+        assert main(["register", folder, "--name", "digits"]) == 0
+    assert main(["promote", "models:/digits/1", "--force", "--reason", "the only one"]) == 0
+    assert tags(client, 1) == {"alias": "champion", "reason": "the only one"}
+    path = report(tmp_path, fid(11.0))
+    capsys.readouterr()
+    assert "raysde register models:/digits@champion --report" in refused(capsys, "promote", "models:/digits/2", "--report", path)  # fmt: skip
+    assert main(["register", "models:/digits@champion", "--report", report(tmp_path, fid(12.0))]) == 0
+    assert main(["register", "models:/digits/2", "--report", report(tmp_path, fid(11.0))]) == 0
+    assert main(["promote", "models:/digits/2"]) == 0
+    assert champion(client) == "2"
+
+
+def test_the_table_lists_versions_aliases_and_figures(two, client, folders, tmp_path, capsys):
+    assert main(["register", folders[0], "--name", "letters", "--alias", "best", "--report", report(tmp_path, ACCURACY)]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert main(["models"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["name", "version", "aliases", "step", "figures"],
+        ["digits", "2", "candidate", "10", "-"],
+        ["digits", "1", "champion", "0", "fid", "12", "[11.5,", "12.5]"],
+        ["letters", "1", "best", "0", "accuracy", "0.9", "[0.88,", "0.92]"],
+    ]
+    assert main(["models", "letters"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_an_empty_registry_says_so(client, capsys):
+    assert main(["models"]) == 0
+    assert "nothing is registered" in capsys.readouterr().out
+
+
+# figures
+
+
+@pytest.mark.parametrize(
+    ("content", "culprit"),
+    [
+        ("{", "not valid JSON"),
+        ("{}", "list of figures"),
+        ("[]", "list of figures"),
+        (json.dumps([FID, FID]), "holds fid twice"),
+        (json.dumps([FID, {**FID, "metric": "kid", "low": 13.0}]), "figure 1 of report .*kid 12.0 lies outside"),
+        (json.dumps([{key: value for key, value in FID.items() if key != "samples"}]), "samples: Field required"),
+        (json.dumps([{**FID, "value": "NaN"}]), "value"),
+        ('[{"metric": "fid", "value": NaN, "low": NaN, "high": NaN, "samples": 5, "seed": 0}]', "value"),
+        (json.dumps([{**FID, "worker": 3}]), "worker"),
+        (json.dumps([{**FID, "samples": 0}]), "0 samples"),
+    ],
+)
+def test_reports_that_are_none_are_named(tmp_path, content, culprit):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=f"report .*{culprit}|{culprit}") as raised:
+        read_report(tmp_path / "report.json")
+    assert "report.json" in str(raised.value)
+
+
+def test_several_figures_need_a_name(tmp_path):
+    found = read_report(report(tmp_path, FID, ACCURACY))
+    assert figures.chosen(found, "accuracy").value == 0.9
+    with pytest.raises(ValueError, match="accuracy, fid"):
+        figures.chosen(found, None)
+    with pytest.raises(ValueError, match="'kid'; there are accuracy, fid"):
+        figures.chosen(found, "kid")
+
+
+def test_two_equal_models_pass_the_gate_as_rarely_as_the_interval_says():
+    """Two estimates of the same normal mean, each with its 95% interval: 2.5% of the margins lie above 0.
+
+    Intervals that must not touch would let 0.56% pass, a comparison of the values alone 50%.
+    """
+    count, deviation = 20_000, 3.0
+    drawn = 7.0 + deviation * torch.randn(count, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    half = 1.959964 * deviation
+    passed = 0
+    for one, two in drawn.tolist():
+        pair = [Figure("fid", value, value - half, value + half, 5000, 0) for value in (one, two)]
+        passed += margin(pair[0], pair[1], "lower").low > 0.0
+    assert abs(passed / count - 0.025) < 4.0 * math.sqrt(0.025 * 0.975 / count)
+
+
+def test_each_end_of_a_margin_comes_from_its_own_sides():
+    """Zou and Donner's limits of a difference of two estimates with unequal sides, written out."""
+    one = Figure("accuracy", 0.9, 0.8, 0.93, 100, 0)
+    two = Figure("accuracy", 0.6, 0.56, 0.8, 100, 0)
+    found = margin(one, two, "higher")
+    assert found.value == pytest.approx(0.3)
+    assert found.low == pytest.approx(0.3 - math.sqrt(0.1**2 + 0.2**2))
+    assert found.high == pytest.approx(0.3 + math.sqrt(0.03**2 + 0.04**2))
+    turned = margin(two, one, "lower")
+    assert (turned.value, turned.low, turned.high) == (found.value, found.low, found.high)
+
+
+def test_an_experiment_is_made_once_by_many(client, uri):
+    """What a second process asks for between the look and the creation is the first one's."""
+    first = experiment_id(client, "e", None)
+    look = client.get_experiment_by_name
+    answers = iter([None])
+    client.get_experiment_by_name = lambda name: next(answers, look(name))
+    assert experiment_id(client, "e", None) == first
+
+
+def test_all_pages_are_read(client, monkeypatch):
+    """The store answers a few at a time."""
+    for number in range(5):
+        client.create_registered_model(f"m{number}")
+    whole = client.search_registered_models
+    monkeypatch.setattr(
+        client, "search_registered_models", lambda page_token: whole(max_results=2, page_token=page_token)
+    )
+    assert [model.name for model in registry.registered_models(client)] == [f"m{number}" for number in range(5)]
