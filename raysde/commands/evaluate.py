@@ -45,7 +45,7 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Draws images, for each label or caption in turn, and measures them beside real ones. Prints a table and "
-        "writes a report. Image i depends on the seed and i alone, so that the figures do not depend on the batch size."
+        "writes a report. Image i depends on the seed and i alone; the batch size changes figures by rounding at most."
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
