@@ -33,7 +33,7 @@ PARITY, LIKELIHOOD, EMA = (
     "tests/test_likelihood.py",
     "tests/test_posthoc.py tests/test_train.py",
 )
-NETWORKS, COST = "tests/test_families.py", "tests/test_efficiency.py"
+NETWORKS, UNET, COST = "tests/test_families.py", "tests/test_networks.py", "tests/test_efficiency.py"
 
 
 REGISTRY, SERVING, TRACKING = "tests/test_registry.py", "tests/test_serving.py", "tests/test_tracking.py"
@@ -162,11 +162,14 @@ MUTANTS = [
     Mutant("rows for columns", "networks/dit.py", "for count in (columns, rows)", "for count in (rows, columns)", NETWORKS),
     Mutant("a caption's padding read", "networks/dit.py", "attended(self.query(tokens), key, value, self.heads, mask)", "attended(self.query(tokens), key, value, self.heads)", NETWORKS),
     Mutant("sinusoids told log sigma", "networks/ncsnpp.py", 'return "log_sigma" if self.embedding == "fourier" else "999t"', 'return "log_sigma"', NETWORKS),
-    Mutant("attention that is not scaled", "networks/layers.py", " / math.sqrt(query.shape[-1])", "", NETWORKS),
-    Mutant("a mask that hides what is real", "networks/layers.py", "masked_fill(~attn_mask", "masked_fill(attn_mask", NETWORKS),
-    Mutant("a doubled image that is smoothed", "networks/layers.py", 'mode="nearest"', 'mode="bilinear"', NETWORKS),
-    Mutant("a halved image of every other pixel", "networks/layers.py", "h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)", "h, x = h[..., ::2, ::2], x[..., ::2, ::2]", NETWORKS),
-    Mutant("patches with rows and columns exchanged", "networks/unet.py", "F.pixel_unshuffle(x, self.size.patch)", "F.pixel_unshuffle(x.mT, self.size.patch).mT", NETWORKS),
+    Mutant("attention that is not scaled", "networks/layers.py", " / math.sqrt(query.shape[-1])", "", UNET),
+    Mutant("a mask that hides what is real", "networks/layers.py", "masked_fill(~attn_mask", "masked_fill(attn_mask", UNET),
+    Mutant("a doubled image that is smoothed", "networks/layers.py", 'mode="nearest"', 'mode="bilinear"', UNET),
+    Mutant("a halved image of every other pixel", "networks/layers.py", "h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)", "h, x = h[..., ::2, ::2], x[..., ::2, ::2]", UNET),
+    Mutant("patches with rows and columns exchanged", "networks/unet.py", "F.pixel_unshuffle(x, self.size.patch)", "F.pixel_unshuffle(x.mT, self.size.patch).mT", UNET),
+    Mutant("attention to captions that never come", "networks/unet.py", "attends and self.context is not None", "attends", UNET),
+    Mutant("as many blocks up as down", "networks/unet.py", "self.size.depths[level] + 1", "self.size.depths[level]", UNET),
+    Mutant("the blocks of the first level everywhere", "networks/unet.py", "range(self.size.depths[level]):", "range(self.size.depths[0]):", UNET),
     Mutant("dropout drawn anew when recomputed", "networks/layers.py", "use_reentrant=False)", "use_reentrant=False, preserve_rng_state=False)", COST),
     Mutant("checkpointing that keeps everything", "networks/layers.py", "    if not torch.is_grad_enabled():\n        return block(*inputs)\n    return checkpoint(", "    return block(*inputs)\n    return checkpoint(", COST),
     Mutant("each block compiled by itself", "networks/regional.py", "recompile_limit=VARIANTS", "recompile_limit=VARIANTS, isolate_recompiles=True", COST),

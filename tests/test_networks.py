@@ -1,5 +1,7 @@
 """Networks, captions and conditioning: what depends on what."""
 
+from collections import Counter
+
 import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
@@ -48,6 +50,18 @@ def test_an_untrained_network_says_nothing(network):
     model = fresh_model(spec_with(network=network), CAPTIONS, 0)
     x, t = inputs()
     assert not model(x, t, model.conditioner.condition(CAPTIONS, None, 4))[0].any()
+
+
+@every_kind
+@pytest.mark.parametrize("text", [None, ScratchText(width=8, layers=1, heads=2)], ids=["", "captions"])
+@pytest.mark.parametrize("classes", [0, 10])
+def test_every_weight_is_trained_whatever_the_condition(network, text, classes):
+    """A weight that no output depends on gets no gradient, for which distributed training would wait in vain."""
+    model = model_with(network=network, text=text, classes=classes)
+    x, t = inputs()
+    given = model.conditioner.condition(CAPTIONS if text else None, [0, 3, 9, 1] if classes else None, 4)
+    model(x, t, given)[0].square().sum().backward()
+    assert [name for name, value in model.named_parameters() if value.grad is None and value.requires_grad] == []
 
 
 @every_kind
@@ -250,6 +264,7 @@ def test_a_network_of_the_users_own():
             "head_channels",
         ),
         (lambda: UNetConfig(dropout=1.0), "dropout"),
+        (lambda: UNetConfig(blocks=(1, 2)), r"blocks must be a number or one for each of the 3 levels, got \(1, 2\)"),
         (lambda: UNetConfig(patch=3).build((3, 16, 16), None, True), r"network.patch=3 .* \(16, 16\)"),
         (lambda: ScratchText(width=10, heads=4), "heads"),
     ],
@@ -298,6 +313,26 @@ def test_patches_are_channels_of_a_smaller_image():
     squares = x.reshape(2, 3, 8, 2, 8, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 12, 8, 8)
     out = inner(squares, t).reshape(2, 3, 2, 2, 8, 8).permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 16)
     torch.testing.assert_close(whole(x, t), out)
+
+
+def test_blocks_may_be_counted_level_by_level():
+    """One number is that many in each level; otherwise level i has blocks[i] on its way down and one more up."""
+    size = {"channels": 8, "multipliers": (1, 2), "attention": (), "head_channels": 8}
+    shapes = [
+        {
+            name: value.shape
+            for name, value in UNetConfig(**size, blocks=b).build((3, 8, 8), None, True).named_parameters()
+        }
+        for b in (2, (2, 2))
+    ]
+    assert shapes[0] == shapes[1]
+    network = UNetConfig(**size, blocks=(1, 3)).build((3, 8, 8), None, True)
+    seen = []
+    for block in network.modules():
+        if isinstance(block, ResidualBlock) and block.scale == 1.0:
+            block.conv2.register_forward_hook(lambda layer, inputs, out: seen.append(out.shape[-1]))
+    network(torch.randn(1, 3, 8, 8), torch.tensor([0.5]))
+    assert Counter(seen) == {8: 1 + 2, 4: 3 + 4 + 2}
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -30,7 +30,8 @@ class UNetConfig:
     Attributes:
         channels: channels of the first level.
         multipliers: channels of each level as multiples of ``channels``; each level halves the resolution.
-        blocks: residual blocks in a level.
+        blocks: residual blocks in each level, or of each level: [1, 2, 3] has most of its weights where an image is
+            small and a convolution cheap (Saharia et al. 2022, arXiv 2205.11487, appendix B: Efficient U-Net).
         attention: resolutions (heights, in patches) at which pixels attend to each other and to the caption.
         head_channels: channels of one attention head.
         patch: side of the squares of pixels that become channels before the first level, whose resolution is lower by
@@ -43,7 +44,7 @@ class UNetConfig:
     kind: Literal["unet"] = "unet"
     channels: int = 64
     multipliers: tuple[int, ...] = (1, 2, 2)
-    blocks: int = 2
+    blocks: int | tuple[int, ...] = 2
     attention: tuple[int, ...] = (16,)
     head_channels: int = 32
     patch: int = 1
@@ -53,18 +54,30 @@ class UNetConfig:
     time_input: ClassVar[Literal["t"]] = "t"
 
     def __post_init__(self) -> None:
-        counts = {"channels": self.channels, "blocks": self.blocks, "head_channels": self.head_channels}
+        counts = {"channels": self.channels, "blocks": min(self.depths), "head_channels": self.head_channels}
         at_least_one({**counts, "patch": self.patch})
         check_levels(self.multipliers, self.dropout)
+        if len(self.depths) != len(self.multipliers):
+            levels = len(self.multipliers)
+            raise ValueError(f"blocks must be a number or one for each of the {levels} levels, got {self.blocks}")
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Residual blocks of each level."""
+        return (self.blocks,) * len(self.multipliers) if isinstance(self.blocks, int) else self.blocks
 
     def build(
         self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
     ) -> "UNet":
-        """A U-Net for images of shape (channels, height, width), given conditioning vectors of width ``condition``.
+        """A U-Net for images of shape (channels, height, width).
 
-        It attends to tokens of that width wherever it is conditioned, so ``context`` tells it nothing.
+        Args:
+            image: the shape.
+            condition: width of the pooled conditioning vectors, None for an unconditional network.
+            allow_code: not needed here.
+            context: width of the caption's tokens, None without captions.
         """
-        return UNet(self, image, condition)
+        return UNet(self, image, condition, context)
 
 
 class UNet(nn.Module):
@@ -73,18 +86,21 @@ class UNet(nn.Module):
     Args:
         size: depth, width and attention.
         image: shape (channels, height, width) of the images.
-        condition: width of the pooled and token conditioning vectors, None for an unconditional network.
+        condition: width of the pooled conditioning vectors, None for an unconditional network.
+        context: width of the tokens that pixels attend to, None without them.
 
     Raises:
         ValueError: if the image cannot be cut into patches or halved at every level, or an attention resolution never
             occurs.
     """
 
-    def __init__(self, size: UNetConfig, image: tuple[int, int, int], condition: int | None) -> None:
+    def __init__(
+        self, size: UNetConfig, image: tuple[int, int, int], condition: int | None, context: int | None = None
+    ) -> None:
         super().__init__()
         image = patched(image, size.patch)
         heights = level_heights(image, size.multipliers, size.attention)
-        self.size, self.condition, self.embedding = size, condition, 4 * size.channels
+        self.size, self.context, self.embedding = size, context, 4 * size.channels
         self.time = TimeEmbedding(size.channels, self.embedding)
         self.pooled = None if condition is None else nn.Linear(condition, self.embedding)
         self.enter = nn.Conv2d(image[0], size.channels, 3, padding=1)
@@ -103,8 +119,8 @@ class UNet(nn.Module):
     def stage(self, inside: int, outside: int, attends: bool) -> Stage:
         residual, head = self.residual(inside, outside), self.size.head_channels
         attention = Attention(outside, head=head) if attends else None
-        crosses = attends and self.condition is not None
-        return Stage(residual, attention, Attention(outside, head=head, context=self.condition) if crosses else None)
+        crosses = attends and self.context is not None
+        return Stage(residual, attention, Attention(outside, head=head, context=self.context) if crosses else None)
 
     def blocks(self) -> list[nn.Module]:
         """What repeats, in the order of the forward pass."""
@@ -115,7 +131,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         skips, width = [self.size.channels], self.size.channels
         for level, out in enumerate(widths):
-            for _ in range(self.size.blocks):
+            for _ in range(self.size.depths[level]):
                 self.down.append(self.stage(width, out, heights[level] in self.size.attention))
                 skips.append(width := out)
             if level + 1 < len(widths):
@@ -127,7 +143,7 @@ class UNet(nn.Module):
         """Fills ``self.up``, consuming the skip connections from the last to the first."""
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
         for level, out in reversed(list(enumerate(widths))):
-            for _ in range(self.size.blocks + 1):
+            for _ in range(self.size.depths[level] + 1):
                 self.up.append(self.stage(width + remaining.pop(), out, heights[level] in self.size.attention))
                 width = out
             if level:
