@@ -1,4 +1,4 @@
-"""ray job submit --working-dir . -- python jobs/sample.py models:/digits@candidate --prompt "a seven" -n 16"""
+"""ray job submit --working-dir . -- python jobs/sample.py models:/digits@candidate --prompts-file FILE --workers 8"""
 
 import sys
 from pathlib import Path

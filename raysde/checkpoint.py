@@ -4,8 +4,8 @@ checkpoint.json        format, the model's description, counters, versions, and 
 ema.safetensors        the averaged weights, complete: what is sampled from
 text/                  tokenizer and text encoder architecture, if the model takes captions
 weights.safetensors    the trained weights as the optimiser left them        } absent from an exported model,
-optimizer.safetensors  its moments                                           } which cannot be resumed
-profiles.safetensors   the averages for post-hoc EMA, if the recipe has them }
+optimizer.safetensors  its moments                                           } which cannot be resumed; folders with
+profiles.safetensors   the averages for post-hoc EMA, if the recipe has them } a file a rank for a sharded model
 """
 
 import hashlib
@@ -13,7 +13,8 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from raysde.generation import checked
 from raysde.inference import Model
 from raysde.model import ModelSpec, empty_model, save_text
+from raysde.pieces import Stored
 from raysde.score import ScoreModel
 from raysde.state import TrainState
 
 FORMAT = 2
-RESUME_FILES = ("weights.safetensors", "optimizer.safetensors")
-PROFILES = "profiles.safetensors"
+WEIGHTS, OPTIMIZER, PROFILES = "weights", "optimizer", "profiles"
+CARDS = ("MLmodel", "registered_model_meta")
+"""What MLflow puts beside a registered checkpoint; it says whose weights they are, so a copy has its own."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Description:
         return int(self.state["step"])
 
 
-def _hash(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
@@ -69,9 +74,14 @@ def _versions() -> dict[str, str]:
 
 
 def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer, contiguous and on the CPU; a tied weight under its first name alone."""
+    """:func:`own_weights`, contiguous and on the CPU."""
+    return {name: value.cpu().contiguous() for name, value in own_weights(model).items()}
+
+
+def own_weights(model: ScoreModel) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer; a tied weight under its first name alone."""
     tied = tied_names(model)
-    return {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name not in tied}
+    return {name: value for name, value in model.state_dict().items() if name not in tied}
 
 
 def tied_names(model: ScoreModel) -> set[str]:
@@ -93,12 +103,12 @@ def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any
     with state.ema.swapped():
         save_file(complete_weights(state.model), partial / "ema.safetensors")
     live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
-    save_file(live, partial / "weights.safetensors")
+    save_file(live, partial / f"{WEIGHTS}.safetensors")
     moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
-    save_file(moments, partial / "optimizer.safetensors")
+    save_file(moments, partial / f"{OPTIMIZER}.safetensors")
     if state.profiles:
         profiles = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
-        save_file(profiles, partial / PROFILES)
+        save_file(profiles, partial / f"{PROFILES}.safetensors")
     save_text(state.model, partial / "text")
     write_description(partial, spec, state.values(), recipe, data)
     shutil.rmtree(folder, ignore_errors=True)
@@ -106,17 +116,24 @@ def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any
 
 
 def write_description(
-    folder: Path, spec: ModelSpec, state: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any]
+    folder: Path,
+    spec: ModelSpec,
+    state: dict[str, Any],
+    recipe: dict[str, Any],
+    data: dict[str, Any],
+    hashes: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes ``checkpoint.json`` for the files that are in ``folder``."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Writes ``checkpoint.json`` for the files that are in ``folder``, and those whose ``hashes`` are known."""
+    known = dict(hashes or {})
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    names = sorted(found - set(known) - {"checkpoint.json"})
     content = {
         "format": FORMAT,
         "model": spec.dump(),
         "state": state,
         "recipe": recipe,
         "data": data,
-        "files": {name: _hash(folder / name) for name in names if name != "checkpoint.json"},
+        "files": {**{name: sha256(folder / name) for name in names}, **known},
         "versions": _versions(),
     }
     (folder / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -124,9 +141,19 @@ def write_description(
 
 def export(source: Path, target: Path) -> None:
     """Copies what sampling needs, without the optimiser; ``target`` must not exist."""
-    description = read(source)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*RESUME_FILES, PROFILES, "checkpoint.json"))
-    write_description(target, description.spec, description.state, description.recipe, description.data)
+    settle(source, target, read(source).spec.generation)
+
+
+def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
+    """As :func:`export`, of a model that draws by ``generation`` when nobody says, see :mod:`raysde.generation`.
+
+    Raises:
+        ValueError: if a setting is not one of a model.
+    """
+    description, spec = read(source), replace(read(source).spec, generation=checked(generation))
+    state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, "checkpoint.json", *CARDS))
+    write_description(target, spec, description.state, description.recipe, description.data)
 
 
 def read(folder: Path) -> Description:
@@ -167,7 +194,7 @@ def verify(folder: Path) -> Description:
             raise ValueError(f"checkpoint {folder} names a file outside itself: {name}")
         if not path.is_file():
             raise ValueError(f"checkpoint {folder} lacks {name}")
-        if _hash(path) != expected:
+        if sha256(path) != expected:
             raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that checkpoint.json gives")
     return description
 
@@ -212,32 +239,40 @@ def load_model(folder: Path, *, allow_code: bool = False, device: torch.device |
 
 
 def restore(state: TrainState, folder: Path) -> Description:
-    """Loads a checkpoint into a state of the same shape.
+    """Loads a checkpoint into a state of the same shape, sharded or not, whatever wrote it.
 
     Raises:
         ValueError: if it is torn, holds another model or SDE, or was saved without its optimiser or profiles.
     """
     description = verify(folder)
-    needed = (*RESUME_FILES, PROFILES) if state.profiles else RESUME_FILES
-    absent = [name for name in needed if name not in description.files]
-    if absent:
-        raise ValueError(f"{folder} cannot be resumed: it was saved without {absent[0]}")
+    needed = (WEIGHTS, OPTIMIZER, PROFILES) if state.profiles else (WEIGHTS, OPTIMIZER)
+    stored = {kind: _stored(folder, description, kind) for kind in needed}
     if description.spec.sde != state.model.sde:
         raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
-    average = _tensors(folder / "ema.safetensors")
+    parameters = dict(state.model.named_parameters())
+    average = Stored([folder / "ema.safetensors"]).all_like(parameters)
     device = next(state.model.parameters()).device
     _fill(state.model, average, folder)
-    live = _tensors(folder / "weights.safetensors")
+    live = stored[WEIGHTS].all_like(parameters)
     with torch.no_grad():
         for name, parameter in state.trained.items():
             parameter.copy_(live[name])
     state.ema.load({name: average[name] for name in state.trained})
-    state.load_optimizer(_tensors(folder / "optimizer.safetensors"))
+    state.load_optimizer(stored[OPTIMIZER].all_like(parameters))
     if state.profiles:
-        state.load_profiles(_tensors(folder / PROFILES))
+        state.load_profiles(stored[PROFILES].all_like(parameters))
     state.load_values(description.state)
     state.model.to(device)
     return description
+
+
+def _stored(folder: Path, description: Description, kind: str) -> Stored:
+    """What ``kind`` holds, whole or in pieces."""
+    whole = f"{kind}.safetensors"
+    names = [name for name in sorted(description.files) if name == whole or name.startswith(f"{kind}/")]
+    if not names:
+        raise ValueError(f"{folder} cannot be resumed: it was saved without {whole}")
+    return Stored(folder / name for name in names)
 
 
 def _fill(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -19,6 +19,8 @@ from raysde.commands.look import inspect_options, plan_options
 from raysde.commands.precompute import precompute_options
 from raysde.commands.registry import models_options, promote_options, register_options
 from raysde.commands.sample import sample_options
+from raysde.commands.settle import settle_options
+from raysde.commands.tune import tune_options
 
 STARTED = time.time()
 
@@ -34,10 +36,12 @@ def parser() -> argparse.ArgumentParser:
     precompute_options(commands.add_parser("precompute", help="run a frozen encoder over a data set, once"))
     plan_options(commands.add_parser("plan", help="list the rows that a step is trained on"))
     _train(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
+    tune_options(commands.add_parser("tune", help="train a recipe with some keys varied, and rank what comes out"))
     sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
     edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
     evaluate_options(commands.add_parser("evaluate", help="measure a model's images beside real ones: FID, KID, ..."))
     ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
+    settle_options(commands.add_parser("settle", help="find the sampler settings that suit a trained model"))
     import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
     export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
     register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))

@@ -65,6 +65,15 @@ class RunConfig(Node):
                 f"train.batch={self.train.batch} makes {made} microbatches of {micro}, "
                 f"which resources.workers={most} cannot share equally"
             )
+        if self.resources.strategy == "fsdp" and self.train.compile:
+            raise ValueError("train.compile=true does not go with resources.strategy=fsdp; choose one of them")
+        least = self.resources.workers if isinstance(self.resources.workers, int) else self.resources.workers[0]
+        uneven = [workers for workers in range(least, most + 1) if made % workers]
+        if self.resources.strategy == "fsdp" and uneven:
+            raise ValueError(
+                f"resources.strategy=fsdp needs equal shares: train.batch={self.train.batch} makes {made} microbatches "
+                f"of {micro}, which {uneven[0]} workers cannot share equally"
+            )
         if self.sampling.prompts and self.text is None:
             raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
         if self.sampling.labels and not self.class_conditional:
@@ -138,15 +147,38 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ValueError: if the file cannot be read, is not a mapping, or the result is no valid recipe.
     """
+    tree = read_mapping(path, "recipe")
+    assign(tree, [assignment(override) for override in overrides])
+    return parse(tree)
+
+
+def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Args:
+        what: it is called in errors.
+
+    Raises:
+        ValueError: if the file cannot be read or holds something else.
+    """
     try:
         tree = yaml.safe_load(Path(path).expanduser().read_text())
     except OSError as error:
-        raise ValueError(f"recipe {path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{what} {path} cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{what} {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"recipe {path} is not a mapping of keys to values")
-    assignments = [_assignment(override) for override in overrides]
+        raise ValueError(f"{what} {path} is not a mapping of keys to values")
+    return tree
+
+
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    """A recipe as :func:`load` reads it."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120)
+
+
+def assign(tree: dict[str, Any], assignments: Sequence[tuple[list[str], Any]]) -> None:
+    """Sets dotted paths of a recipe, in any order."""
     # a new kind or preset clears its node, so it goes before the keys of that node
     for keys, value in sorted(assignments, key=lambda given: _rank(given[0])):
         place(tree, keys, value)
@@ -158,10 +190,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         # keys of a node that the recipe leaves to its default are those of the default kind
         if isinstance(tree.get(node), dict) and not tree[node].get("preset"):
             tree[node].setdefault("kind", default)
-    return parse(tree)
 
 
-def _assignment(override: str) -> tuple[list[str], Any]:
+def assignment(override: str) -> tuple[list[str], Any]:
+    """The path and the value of ``a.b=value``.
+
+    Raises:
+        ValueError: if it does not read so, or the value is not YAML.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ValueError(f"override {override!r} must read key=value, such as sde.beta_max=10")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raysde import latents as latent_space
 from raysde import randomness
+from raysde.generation import completed, unguided
 from raysde.guidance import Autoguided, Conditioned, Encode, Guidance, Guided, Interval
 from raysde.images import grid as image_grid
 from raysde.images import save_png, to_uint8
@@ -28,7 +29,7 @@ class Drawn:
 
     images: Tensor
     prompts: list[str] | None
-    seed: int
+    seed: int | Sequence[int]
     nfe: int
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -45,7 +46,7 @@ class Drawing(Settings, total=False):
 
     prompts: Sequence[str] | None
     labels: Sequence[int] | None
-    seed: int
+    seed: int | Sequence[int]
     guidance: float
     guidance_interval: Interval | None
     negative: str | Sequence[str] | None
@@ -95,8 +96,8 @@ class DrawingModel:
         prompts: Sequence[str] | None = None,
         labels: Sequence[int] | None = None,
         n: int | None = None,
-        seed: int = 0,
-        guidance: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        guidance: float | None = None,
         guidance_interval: Interval | None = None,
         negative: str | Sequence[str] | None = None,
         autoguide: "DrawingModel | None" = None,
@@ -110,19 +111,27 @@ class DrawingModel:
         Args:
             prompts, labels: one for each image; both may be given.
             n: number of images when neither is given.
-            guidance: scale of classifier-free guidance, 1 for none.
-            guidance_interval: (low, high) of sigma / alpha where there is guidance; None for everywhere.
+            seed: of all images, or one for each.
+            guidance: scale of classifier-free guidance, 1 for none; None for the model's own, or 1 if it has none.
+            guidance_interval: (low, high) of sigma / alpha where there is guidance; None for the model's own, or
+                everywhere if it has none, as (0, math.inf) is for any model.
             negative: what the images are led away from instead of the empty prompt, for all images or for each.
             autoguide: a smaller or younger model of the same SDE and images, which the images are led away from instead
                 of from the empty prompt; see :class:`raysde.guidance.Autoguided`.
             batch_size: images drawn at a time.
             first: the number of the first image, to continue an earlier call.
             progress: called with the solver's steps done and to be done, over all batches.
-            settings: solver, steps, eta and so on, see :class:`raysde.sampler.Method`.
+            settings: solver, steps, eta and so on, see :class:`raysde.sampler.Method`; those that are not given are the
+                model's own, see :func:`raysde.generation.completed`.
 
         Raises:
             ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range.
         """
+
+        told = any(each is not None for each in (prompts, labels, negative, autoguide))
+        asked = {"guidance": guidance, "guidance_interval": guidance_interval}
+        given = {name: value for name, value in asked.items() if value is not None}
+        own = self.spec.generation if told else unguided(self.spec.generation)
 
         def run(score: Score, rows: slice, **given: object) -> Samples:
             shape = (rows.stop - rows.start, *self.spec.image)
@@ -134,14 +143,12 @@ class DrawingModel:
             prompts=prompts,
             labels=labels,
             seed=seed,
-            guidance=guidance,
-            guidance_interval=guidance_interval,
             negative=negative,
             autoguide=autoguide,
             batch_size=batch_size,
             first=first,
             progress=progress,
-            **settings,
+            **completed(own, {**given, **settings}),
         )
 
     @torch.no_grad()
@@ -153,7 +160,7 @@ class DrawingModel:
         share: float = 1.0,
         prompts: Sequence[str] | None = None,
         labels: Sequence[int] | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         guidance: float = 1.0,
         guidance_interval: Interval | None = None,
         negative: str | Sequence[str] | None = None,
@@ -169,6 +176,9 @@ class DrawingModel:
             share: of the time grid that ``run`` walks.
         """
         counted(prompts, labels, count)
+        seeds = seed if isinstance(seed, Sequence) else [seed] * count
+        if len(seeds) != count:
+            raise ValueError(f"{len(seeds)} seeds were given for {count} images")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         led = self.guidance(count, guidance, guidance_interval, negative, autoguide)
@@ -178,8 +188,8 @@ class DrawingModel:
             rows = slice(start, min(count, start + batch_size))
             told = _told(_part(prompts, rows), _part(labels, rows), rows.stop - start)
             score = led.rows(rows).score(self.score_model, told, rows.stop - start)
-            numbers = range(first + start, first + rows.stop)
-            generators = [randomness.generator(seed, randomness.IMAGE, number) for number in numbers]
+            keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
+            generators = [randomness.generator(own, randomness.IMAGE, number) for own, number in keys]
             callback = _reported(progress, done * steps, total)
             drawn = run(score.score, rows, generator=generators, callback=callback, **settings)
             nfe = max(nfe, drawn.nfe)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 Better = Literal["lower", "higher"]
-LOWER = ("fid", "kid", "lpips", "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
+PERCEPTUAL = ("denoised_lpips", "inpainted_lpips")
+LOWER = ("fid", "kid", "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
 PAIRED = ("denoised_psnr", "denoised_ssim", "inpainted_psnr", "inpainted_ssim")
 HIGHER = ("inception_score", "is", "ssim", "psnr", *PAIRED, "precision", "recall", "accuracy", "prompt_accuracy")
 
@@ -49,6 +50,45 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """The model that figures are of.
+
+    Attributes:
+        source: what it was called when it was measured.
+        weights: sha256 of its averaged weights; None if it is no checkpoint.
+        step: of its training.
+        name, version: under which it was registered, if it was named so.
+        run_id: of its MLflow run, if that is known.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    source: str
+    weights: str | None = None
+    step: int | None = None
+    name: str | None = None
+    version: str | None = None
+    run_id: str | None = None
+
+    def check(self, weights: str | None, who: str) -> None:
+        """Guards against figures of another model.
+
+        Args:
+            weights: sha256 of the averaged weights of ``who``, which is to have the figures.
+
+        Raises:
+            ValueError: naming both, if these are not the weights that were measured.
+        """
+        if self.weights is None or self.weights != weights:
+            raise ValueError(f"the report is of {self}, not of {who} (weights {(weights or 'unknown')[:12]})")
+
+    def __str__(self) -> str:
+        registered = f"models:/{self.name}/{self.version}"
+        called = f"{self.source}, which was {registered}" if self.name and self.source != registered else self.source
+        return f"{called} (weights {(self.weights or 'unknown')[:12]})"
+
+
+@dataclass(frozen=True)
 class Margin:
     """By how much one figure is better than another, with its confidence interval; negative if it is worse."""
 
@@ -66,12 +106,7 @@ def read_report(path: str | Path) -> dict[str, Figure]:
     Raises:
         ValueError: naming the file and what is wrong in it.
     """
-    try:
-        content = json.loads(Path(path).expanduser().read_text())
-    except OSError as error:
-        raise ValueError(f"report {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"report {path} is not valid JSON: {error}") from None
+    content = _content(path)
     if isinstance(content, dict) and isinstance(content.get("figures"), list):
         content = evaluated(content, path)
     if not isinstance(content, list) or not content:
@@ -83,6 +118,30 @@ def read_report(path: str | Path) -> dict[str, Figure]:
             raise ValueError(f"report {path} holds {figure.metric} twice")
         figures[figure.metric] = figure
     return figures
+
+
+def read_subject(path: str | Path) -> Subject | None:
+    """The model that a report of `raysde evaluate` is of; None for a list of figures, which does not say.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read or lacks the model's weights.
+    """
+    content = _content(path)
+    if not isinstance(content, dict):
+        return None
+    try:
+        return TypeAdapter(Subject).validate_python(content.get("model"))
+    except ValidationError:
+        raise ValueError(f"report {path} does not say which model it is of: give one of raysde evaluate") from None
+
+
+def _content(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).expanduser().read_text())
+    except OSError as error:
+        raise ValueError(f"report {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"report {path} is not valid JSON: {error}") from None
 
 
 def evaluated(report: Mapping[str, Any], path: str | Path) -> list[dict[str, Any]]:

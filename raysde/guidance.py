@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from raysde.conditioning import Conditioner, Encoded
+from raysde.generation import Interval, check_interval
 from raysde.score import ScoreModel
 from raysde.sde import SDE
 
-Interval = tuple[float, float]
-"""The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
 Encode = Callable[[Conditioner], Encoded]
 """What a model is told of a batch, by its own conditioner."""
 
@@ -114,8 +113,7 @@ class Guidance:
     guide: ScoreModel | None = None
 
     def __post_init__(self) -> None:
-        if self.interval is not None and not 0.0 <= self.interval[0] < self.interval[1]:
-            raise ValueError(f"guidance_interval must be 0 <= low < high in sigma / alpha, got {self.interval}")
+        check_interval(self.interval)
         if self.guide is not None and self.negatives is not None:
             raise ValueError("negative and autoguide both say what to lead away from: give one of them")
 

@@ -4,15 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
-from raysde import checkpoint, images, snapshots
+from raysde import checkpoint, distributed_checkpoint, images, snapshots
 from raysde.data.filesystems import child
+from raysde.distributed import World
 from raysde.inference import Model
-from raysde.run import Run
+from raysde.model import ModelSpec
+from raysde.run import Run, gathered_type
 from raysde.score import ScoreModel
+from raysde.sharding import evaluating, has_shards
 from raysde.state import TrainState
 
 
@@ -44,9 +47,14 @@ class RunHooks:
         snapshots.write(child(self.run.config.storage, self.run.config.name), state)
 
     def sample(self, state: TrainState) -> None:
+        if self.sink is None and not has_shards(state.model):
+            return
+        device = next(state.model.parameters()).device
+        with evaluating(state.model, gathered_type(self.run, device)):
+            picture = sample_grid(self.run, state.model)
         if self.sink is not None:
-            self.sink.image(state.step, "grid", sample_grid(self.run, state.model))
-            state.model.train()
+            self.sink.image(state.step, "grid", picture)
+        state.model.train()
 
     def should_stop(self) -> bool:
         return self.stop()
@@ -67,10 +75,19 @@ def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     return images.grid(drawn.images, columns=min(sampling.count, kinds))
 
 
-def save_checkpoint(run: Run, state: TrainState, folder: Path) -> Path:
-    """Writes the checkpoint of ``state`` into ``folder/step_...`` and returns that path."""
+def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> Path:
+    """Writes the checkpoint of ``state`` into ``folder/step_...`` and returns that path.
+
+    Called on the first rank alone, or on every rank where the model is sharded, for a folder that all of them reach.
+    """
     target = folder / checkpoint.name_of(state.step)
-    checkpoint.save(
-        target, state, run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}
-    )
+    if has_shards(state.model):
+        distributed_checkpoint.save(target, state, *described(run), world)
+    else:
+        checkpoint.save(target, state, *described(run))
     return target
+
+
+def described(run: Run) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+    """What a checkpoint says of its run: model, recipe and data."""
+    return run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}

@@ -13,6 +13,7 @@ from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.hooks import RunHooks, Sink, save_checkpoint
 from raysde.run import Run, check_resumable, new_state, objective, schedule, validator
+from raysde.sharding import has_shards
 from raysde.state import TrainState
 from raysde.train import fit
 
@@ -37,8 +38,9 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
         checkpoint.restore(state, found)
 
     def keep(state: TrainState) -> None:
+        if world.is_first or has_shards(state.model):
+            save_checkpoint(run, state, folder, world)
         if world.is_first:
-            save_checkpoint(run, state, folder)
             storage.prune(folder, run.config.keep_checkpoints)
         world.barrier()
 

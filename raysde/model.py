@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from raysde.captions import (
     PretrainedText,
@@ -18,6 +18,7 @@ from raysde.captions import (
 )
 from raysde.conditioning import Conditioner
 from raysde.contract import agreed
+from raysde.generation import checked
 from raysde.latents import LatentSpec
 from raysde.networks import AnyNetwork, DiffusersConfig
 from raysde.networks.presets import with_preset
@@ -34,6 +35,7 @@ NetworkField = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
 ]
+GenerationField = Annotated[dict[str, Any], AfterValidator(checked)]
 TextField = Annotated[ScratchText | PretrainedText, Field(discriminator="kind")]
 
 
@@ -50,6 +52,7 @@ class ModelSpec:
         preconditioning: what stands between x_t, t, the network and the target.
         uncertainty: whether the loss's log-variance over t is learned beside the network.
         latent: the space of the latents that the model draws, None for pixels; ``image`` is then a latent's shape.
+        generation: how it draws when nobody says, see :mod:`raysde.generation`; empty for everybody's defaults.
     """
 
     image: tuple[int, int, int]
@@ -63,6 +66,7 @@ class ModelSpec:
     preconditioning: Preconditioning = field(default_factory=Preconditioning)
     uncertainty: bool = False
     latent: LatentSpec | None = None
+    generation: GenerationField = field(default_factory=dict, hash=False)
 
     def dump(self) -> dict[str, Any]:
         """JSON values from which :meth:`parse` makes an equal object."""

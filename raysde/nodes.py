@@ -236,6 +236,11 @@ class Resources(Node):
     cpus_per_worker: PositiveInt | None = Field(
         None, description="CPUs (and torch threads) of a worker; null shares a node's CPUs out, on a GPU 4"
     )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="ddp: every worker holds the whole network; fsdp: each holds its share of weights, gradients, "
+        "moments and averages, for networks that do not fit one device",
+    )
     max_failures: Count = Field(3, description="restarts of the worker group after an error before the run fails")
 
     resize_every: Positive = Field(

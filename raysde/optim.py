@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from raysde.sharding import whole
+
 Decay = Literal["constant", "cosine"]
 
 
@@ -67,7 +69,7 @@ def update(
         The gradient norm before clipping, and whether the optimiser stepped (False when fp16 gradients overflowed).
     """
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf)
+    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("ratio", 1.0)
     before = scaler.get_scale() if scaler.is_enabled() else 1.0

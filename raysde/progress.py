@@ -38,6 +38,8 @@ class ProgressLine:
         line = f"training {bar} step {step}/{self.total}  loss {loss:.4f}  {rate:.0f} images/s  {left} left"
         if "train/data_wait" in metrics:
             line += f"  {100.0 * metrics['train/data_wait']:.1f}% waiting for data"
+        if "val/denoising" in metrics:
+            line += f"  denoising {metrics['val/denoising']:.4f}"
         return f"{line}  val {metrics['val/loss']:.4f}" if "val/loss" in metrics else line
 
     def show(self, step: int, metrics: dict[str, float]) -> None:

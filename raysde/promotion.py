@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-from raysde.figures import Better, Figure, Margin, chosen, difference, direction, margin, parse_figure
-from raysde.registry import registered
+from raysde.figures import Better, Figure, Margin, Subject, chosen, difference, direction, margin, parse_figure
+from raysde.registry import WEIGHTS, registered
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
 
@@ -48,6 +48,7 @@ def promote(
     source: str,
     *,
     found: Mapping[str, Figure] | None = None,
+    subject: Subject | None = None,
     metric: str | None = None,
     better: Better | None = None,
     alias: str = "champion",
@@ -60,15 +61,18 @@ def promote(
 
     Args:
         found: the version's figures; None for those already recorded.
+        subject: the model that ``found`` is of, if that is known.
         metric: which of them decides; may be None if there is one.
         better: which way, for a metric whose name does not tell.
         reason: to promote it whatever the figures say.
 
     Raises:
-        ValueError: if there is no such version, it has no such figure, the champion has none to compare with, or the
-            version is not better.
+        ValueError: if there is no such version, ``found`` is of another model, it has no such figure, the champion has
+            none to compare with, or the version is not better.
     """
     version = registered(client, source)
+    if subject is not None:
+        subject.check(version.tags.get(WEIGHTS), f"version {version.version} of {version.name!r}")
     before = _holder(client, version.name, alias)
     if before is not None and before.version == version.version:
         raise ValueError(f"version {version.version} of {version.name!r} is the {alias} already")

@@ -13,7 +13,7 @@ ORDER = 0
 MICROBATCH = 1
 """Streams of training noise, keyed by step and microbatch."""
 VALIDATION = 2
-"""Streams of validation noise, keyed by validation microbatch (the same at every validation)."""
+"""Streams of validation noise, keyed by the held-out row's number (the same at every validation)."""
 IMAGE = 3
 """Streams of sampling noise, keyed by image number."""
 INITIAL = 4

@@ -1,5 +1,6 @@
 """Models by name: publishing a checkpoint to the MLflow registry, and loading from a name, a run or a folder."""
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,10 +16,15 @@ from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
 from raysde import checkpoint, pipelines
+from raysde.figures import Subject
 from raysde.flavour import write_card
 from raysde.inference import Model
 from raysde.tracking import artifact_place, client_for, default_uri, experiment_id
 
+WEIGHTS = "raysde.weights"
+"""Tag of a version: sha256 of its averaged weights."""
+GENERATION = "raysde.generation"
+"""The tag of a version that draws by settings of its own, in JSON."""
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -37,7 +43,9 @@ def publish(client: MlflowClient, folder: Path, *, run_id: str | None, name: str
         The version.
     """
     description = checkpoint.read(folder)
-    tags = {"raysde.step": str(description.step), "raysde.weights": description.files["ema.safetensors"]}
+    tags = {"raysde.step": str(description.step), WEIGHTS: description.files["ema.safetensors"]}
+    if description.spec.generation:
+        tags[GENERATION] = json.dumps(description.spec.generation)
     version = _published(client, name, run_id, tags)
     if version is None:
         logged = _log(client, folder, description, run_id, name)
@@ -75,7 +83,8 @@ def _experiment(client: MlflowClient, description: checkpoint.Description) -> st
 
 def _published(client: MlflowClient, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
     for version in versions(client, name):
-        if run_id in (None, version.run_id) and tags.items() <= version.tags.items():
+        same = version.tags.get(GENERATION) == tags.get(GENERATION)
+        if run_id in (None, version.run_id) and same and tags.items() <= version.tags.items():
             return str(version.version)
     return None
 
@@ -96,27 +105,36 @@ def _all(search: Callable[[str | None], PagedList]) -> list[Any]:
     return found
 
 
-def register(client: MlflowClient, source: str, *, name: str | None, alias: str | None) -> ModelVersion:
+def register(
+    client: MlflowClient, source: str, *, name: str | None, alias: str | None, subject: Subject | None = None
+) -> ModelVersion:
     """The registered version of ``source`` (see :func:`resolve`), which is registered if it is not yet.
 
     Args:
         name: to register it under; None for the name of its recipe.
         alias: to move to the version, or None.
+        subject: the model that it must be, if there are figures of it.
 
     Raises:
-        ValueError: if there is no such thing, it is a diffusers pipeline, or its name is unknown or no name.
+        ValueError: if there is no such thing, it is a diffusers pipeline or another model than ``subject``, or its name
+            is unknown or no name.
     """
     if source.startswith("models:"):
         found = registered(client, source)
         if name not in (None, found.name):
             raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}")
+        if subject is not None:
+            subject.check(found.tags.get(WEIGHTS), source)
         if alias:
             client.set_registered_model_alias(found.name, alias, found.version)
         return found
     folder = resolve(source, client.tracking_uri)
     if not (folder / "checkpoint.json").exists():
         raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
-    recipe = checkpoint.verify(folder).recipe
+    description = checkpoint.verify(folder)
+    if subject is not None:
+        subject.check(description.files["ema.safetensors"], source)
+    recipe = description.recipe
     name = name or recipe.get("tracking.register_as") or recipe.get("name")
     if name is None:
         raise ValueError(f"{folder} was made without a recipe that names it: give --name")
@@ -214,6 +232,25 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
     if found is None:
         raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
     return found
+
+
+def identified(source: str, tracking_uri: str | None = None) -> tuple[Path, Subject]:
+    """The folder of :func:`resolve`, and which model is in it."""
+    version = None
+    if source.startswith("models:"):
+        version = registered(client_for(tracking_uri or default_uri()), source)
+    folder = resolve(f"models:/{version.name}/{version.version}" if version else source, tracking_uri)
+    if not (folder / "checkpoint.json").exists():
+        return folder, Subject(source)
+    description, run = checkpoint.read(folder), RUN.fullmatch(source)
+    return folder, Subject(
+        source=source,
+        weights=description.files["ema.safetensors"],
+        step=description.step,
+        name=version.name if version else None,
+        version=str(version.version) if version else None,
+        run_id=(version.run_id or None) if version else run["run"] if run else None,
+    )
 
 
 def _download(location: str, tracking_uri: str) -> Path:

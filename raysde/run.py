@@ -25,12 +25,13 @@ from raysde.distributed import World, current_world
 from raysde.ema import Ema
 from raysde.model import ModelSpec, fresh_model, preconditioning_for
 from raysde.networks import ExternalConfig
-from raysde.objective import Objective
+from raysde.objective import DTYPES, Objective
 from raysde.posthoc import PowerEma
 from raysde.precomputed import find_latents, find_text, spec_of
 from raysde.pretrained import check_pretrained
 from raysde.score import ScoreModel
 from raysde.sde import VE, AnySDE
+from raysde.sharding import evaluating, has_shards, shard
 from raysde.state import TrainState
 from raysde.times import suited
 from raysde.train import Schedule
@@ -186,11 +187,20 @@ def check(run: Run) -> None:
     for derived in (run.text, run.latents):
         if derived is not None:
             verify_derived(derived, run.manifest, hashes=hashes)
-    preconditioning_for(run.spec)
-    width = condition_width(run.spec)
-    if not isinstance(run.spec.network, ExternalConfig):
+    check_model(run.spec)
+
+
+def check_model(spec: ModelSpec) -> None:
+    """Builds the network of a description without its weights.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    preconditioning_for(spec)
+    width = condition_width(spec)
+    if not isinstance(spec.network, ExternalConfig):
         with torch.device("meta"):
-            run.spec.network.build(run.spec.image, width, True, None if run.spec.text is None else width)
+            spec.network.build(spec.image, width, True, None if spec.text is None else width)
 
 
 def condition_width(spec: ModelSpec) -> int | None:
@@ -245,11 +255,10 @@ def new_state(run: Run, device: torch.device) -> TrainState:
     """Initial weights, optimiser and average."""
     train = run.config.train
     captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if run.spec.text is not None else []
-    model = fresh_model(run.spec, captions, run.config.seed).to(device)
+    model = fresh_model(run.spec, captions, run.config.seed)
     if model.conditioner.tokenizer is not None and current_world().is_first:
         model.conditioner.tokenizer.warn_of_cut(captions)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(run, model, device)
     optimizer = optim.adamw(
         model.parameters(),
         lr=train.lr,
@@ -262,6 +271,33 @@ def new_state(run: Run, device: torch.device) -> TrainState:
     ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
     profiles = [PowerEma(model, std=std) for std in train.ema.profiles]
     return TrainState(model, ema, optimizer, scaler, profiles=profiles)
+
+
+def place(run: Run, model: ScoreModel, device: torch.device) -> None:
+    """Brings a model to its device: whole, or this rank's rows of it.
+
+    Raises:
+        ValueError: if ranks that gather its weights together would have unequal shares of a batch, or it holds a
+            parameter that cannot be sharded.
+    """
+    world = replace(current_world(), device=device)
+    if run.config.resources.strategy == "ddp" or world.size == 1:
+        model.to(device)
+        if device.type == "cuda":
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return
+    if run.plan.microbatches % world.size:
+        raise ValueError(
+            f"resources.strategy=fsdp needs equal shares: train.batch={run.config.train.batch} makes "
+            f"{run.plan.microbatches} microbatches of {run.plan.microbatch} for {world.size} workers"
+        )
+    shard(model, world, gathered_type(run, device))
+
+
+def gathered_type(run: Run, device: torch.device) -> torch.dtype:
+    """In which a sharded model's weights are gathered: the training's, where autocast casts back what it computes in
+    float32; on CPUs it does not, and norms take no short weights beside float32 images."""
+    return DTYPES[run.config.train.precision] if device.type == "cuda" else torch.float32
 
 
 def objective(run: Run) -> Objective:
@@ -311,6 +347,10 @@ def validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]
 
     def validate(model: ScoreModel) -> dict[str, float]:
         batches = held_out_batches(reader, run.held_out, size, run.feed.view, world.rank, world.size)
-        return validation_loss(model, batches, run.config.seed, run.config.data.range, world, run.spec.latent)
+        spare = next(held_out_batches(reader, run.held_out, size, run.feed.view, 0, 1)) if has_shards(model) else None
+        with evaluating(model, gathered_type(run, world.device)):
+            return validation_loss(
+                model, batches, run.config.seed, run.config.data.range, world, run.spec.latent, spare
+            )
 
     return validate

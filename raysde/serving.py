@@ -19,9 +19,10 @@ Value = TypeVar("Value")
 
 
 def defaults(spec: ModelSpec) -> dict[str, int | float | str]:
-    """The parameters of a request and what they are if it gives none; those of `raysde sample`."""
+    """The parameters of a request and what they are if it gives none; those of `raysde sample`, so the model's own."""
     guidance = 2.0 if spec.text is not None or spec.classes else 1.0
-    return {"seed": 0, "steps": 20, "solver": "heun", "guidance": guidance}
+    plain = {"seed": 0, "steps": 20, "solver": "heun", "guidance": guidance}
+    return {name: spec.generation.get(name, value) for name, value in plain.items()}
 
 
 def columns(spec: ModelSpec) -> dict[str, bool]:

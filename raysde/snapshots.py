@@ -21,6 +21,8 @@ from torch import Tensor
 
 from raysde import checkpoint
 from raysde.data.filesystems import child, filesystem
+from raysde.distributed import current_world
+from raysde.pieces import write_whole
 from raysde.posthoc import Snapshot, reconstruct
 from raysde.state import TrainState
 from raysde.storage import location, newest_checkpoint
@@ -34,18 +36,23 @@ WHOLE_ON_CLOSE = ("s3", "gcs")
 def write(run: str, state: TrainState) -> None:
     """Writes the averages of ``state`` into the run's folder; the file appears whole, replacing what was there.
 
+    Called on the first rank alone, or on every rank where they are sharded.
+
     Args:
         run: folder or URI of the run.
     """
+    tensors = state.profile_tensors()
+    if not current_world().is_first:
+        write_whole(None, tensors)
+        return
     system, root = filesystem(child(location(run), FOLDER))
     system.create_dir(root, recursive=True)
     name = f"{checkpoint.name_of(state.step)}.safetensors"
     final = f"{root}/{name}"
     partial = final if system.type_name in WHOLE_ON_CLOSE else f"{root}/.{name}.partial"
     header = {"step": state.step, "images": state.num_images, "stds": [profile.std for profile in state.profiles]}
-    tensors = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
-        save_file(tensors, Path(scratch) / name, {HEADER: json.dumps(header)})
+        write_whole(Path(scratch) / name, tensors, {HEADER: json.dumps(header)})
         pafs.copy_files(f"{scratch}/{name}", partial, pafs.LocalFileSystem(), system)
     if partial != final:
         system.move(partial, final)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus
@@ -27,6 +27,7 @@ for name in ("mlflow", "alembic"):
 RUN_TAG = "raysde.run"
 PARAM_LIMIT = 6000
 LINES_AT_ONCE, METRICS_AT_ONCE = 200, 1000
+Ended = Literal["FINISHED", "KILLED", "FAILED"]
 REFUSED = "INVALID_PARAMETER_VALUE"
 """MLflow's word for what it will never take. Others pass: BAD_REQUEST is also a database whose connections are all in
 use, PERMISSION_DENIED also a token that has run out."""
@@ -133,6 +134,7 @@ def open_run(
     params: Mapping[str, Any],
     artifacts: str | None,
     data: Input | None = None,
+    parent: str | None = None,
 ) -> str:
     """The id of the run called ``name``, found by its tag or created.
 
@@ -140,6 +142,7 @@ def open_run(
         params: the flat recipe.
         artifacts: where a newly created experiment keeps its files; None for the server's own place.
         data: what it is trained on.
+        parent: id of the run that it is shown below, such as that of a sweep.
     """
     place = experiment_id(client, experiment, artifacts)
     runs = client.search_runs([place], filter_string=f"tags.`{RUN_TAG}` = '{name}'", max_results=1)
@@ -147,7 +150,7 @@ def open_run(
         run_id = runs[0].info.run_id
         client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         return str(run_id)
-    tags = {RUN_TAG: name, "mlflow.source.name": "raysde train"}
+    tags = {RUN_TAG: name, "mlflow.source.name": "raysde train", **({"mlflow.parentRunId": parent} if parent else {})}
     run_id = client.create_run(place, run_name=name, tags=tags).info.run_id
     entries = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items()]
     for start in range(0, len(entries), 100):
@@ -286,6 +289,23 @@ def fail_run(client: MlflowClient, run_id: str) -> None:
 def finish_run(client: MlflowClient, run_id: str) -> None:
     """Marks a run as finished."""
     client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.FINISHED))
+
+
+def close_run(client: MlflowClient, run_id: str, ended: Ended) -> None:
+    """Marks a run as finished, killed or failed; one that is so already keeps the time of its end."""
+    if client.get_run(run_id).info.status != ended:
+        client.set_terminated(run_id, status=ended)
+
+
+def keep_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
+    """Logs files by name, and tags, to a run; those of the same names are replaced."""
+    with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
+        for name, content in files.items():
+            path = Path(folder) / name
+            path.write_bytes(content)
+            client.log_artifact(run_id, str(path))
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
 
 
 def latest_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:

@@ -17,6 +17,7 @@ from raysde.distributed import World, wrap
 from raysde.networks.regional import compile_blocks
 from raysde.objective import Objective, microbatch_loss
 from raysde.score import ScoreModel
+from raysde.sharding import exchange, has_shards
 from raysde.state import TrainState
 
 Validate = Callable[[ScoreModel], dict[str, float]]
@@ -32,10 +33,11 @@ class Hooks(Protocol):
         """Keeps the state; called on every rank, at the same step."""
 
     def snapshot(self, state: TrainState) -> None:
-        """Keeps the averages for post-hoc EMA for good; called on the first rank alone, before ``save``."""
+        """Keeps the averages for post-hoc EMA for good, before ``save``; called as ``sample`` is."""
 
     def sample(self, state: TrainState) -> None:
-        """Makes pictures of progress; called on the first rank alone, with the averaged weights in the model."""
+        """Makes pictures of progress; called with the averaged weights in the model, on the first rank alone, or on
+        every rank where the model is sharded."""
 
     def should_stop(self) -> bool:
         """Whether to end early, with a checkpoint; asked on every rank, and any yes counts for all."""
@@ -83,10 +85,7 @@ def train_step(
     device, share = world.device, objective.batch / objective.microbatch / world.size
     total = torch.zeros((), device=device)
     for number, batch in enumerate(batches):
-        # gradients are exchanged once, with the last microbatch
-        last = number + 1 == len(batches)
-        wait = isinstance(forward, DistributedDataParallel) and not last
-        with forward.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator, union-attr]
+        with exchange(forward, last=number + 1 == len(batches)):
             loss = microbatch_loss(forward, state.model, batch, objective, device) / share
             state.scaler.scale(loss).backward()
         total += loss.detach()
@@ -170,7 +169,7 @@ def fit(
     state.model.train()
     if compile:
         compile_blocks(state.model.network)
-    forward = wrap(state.model, world)
+    forward = state.model if has_shards(state.model) else wrap(state.model, world)
     clock, primed = Clock(state), False
     while state.step < schedule.steps and not state.stopped:
         with clock.waiting():
@@ -222,13 +221,14 @@ def boundary(
 ) -> None:
     """What is due after a step: log, validate, draw, stop, save."""
     step, last = state.step, state.step == schedule.steps
+    draws = world.is_first or has_shards(state.model)
     if due(step, schedule.log_every, last):
         report(state, hooks, world, clock)
         state.stopped = world.any(hooks.should_stop())
     with clock.pause():
         if validate is not None and due(step, schedule.validate_every, last):
             validated(state, schedule.patience, hooks, world, validate)
-        if world.is_first and due(step, schedule.sample_every, last):
+        if draws and due(step, schedule.sample_every, last):
             with state.ema.swapped():
                 hooks.sample(state)
         keep(state, schedule, hooks, world)
@@ -240,7 +240,7 @@ def keep(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> N
     snapshot = bool(state.profiles) and (save or due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush(state, world)
-    if snapshot and world.is_first:
+    if snapshot and (world.is_first or has_shards(state.model)):
         hooks.snapshot(state)  # first: a run that resumes from the checkpoint will not come by here again
     if save:
         hooks.save(state)
@@ -263,12 +263,18 @@ def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
     clock.reset()
 
 
-def validated(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
-    """Measures the averaged weights on held-out rows; stops the run when it no longer helps."""
+def measured(state: TrainState, validate: Validate) -> dict[str, float]:
+    """What a validation gives for the averaged weights."""
     state.model.eval()
     with state.ema.swapped(), torch.no_grad():
         metrics = validate(state.model)
     state.model.train()
+    return metrics
+
+
+def validated(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
+    """Measures the averaged weights on held-out rows; stops the run when it no longer helps."""
+    metrics = measured(state, validate)
     if world.is_first:
         hooks.log(state.step, metrics)
     if metrics["val/loss"] < state.best:

@@ -34,12 +34,17 @@ PARITY, LIKELIHOOD, EMA = (
     "tests/test_posthoc.py tests/test_train.py",
 )
 NETWORKS, UNET, COST = "tests/test_families.py", "tests/test_networks.py", "tests/test_efficiency.py"
+SHARDED = "tests/multiprocess/test_sharded.py"
 
 
 REGISTRY, SERVING, TRACKING = "tests/test_registry.py", "tests/test_serving.py", "tests/test_tracking.py"
 GUIDANCE, EDITING = "tests/test_guidance.py", "tests/test_editing.py"
 STATISTICS, FEATURES = "tests/test_evaluation_statistics.py", "tests/test_evaluation_features.py"
+SWEEP = "tests/test_sweep.py"
 EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
+LPIPS = "tests/test_evaluation_lpips.py"
+BULK, REQUESTS, SPREAD = "tests/test_bulk.py", "tests/test_requests.py", "tests/cluster/test_spread.py"
+VALIDATION, GENERATION, SETTLING = "tests/test_validation.py", "tests/test_generation.py", "tests/test_settling.py"
 
 
 @dataclass(frozen=True)
@@ -330,6 +335,24 @@ MUTANTS = [
     Mutant("a prediction left out", "pipelines/writing.py", '        "prediction_type": PREDICTIONS[spec.target],\n', "", PIPELINES + " -k 'ddim_images'"),
     Mutant("the corrector's step left out", "pipelines/writing.py", "        snr=target_snr,\n", "", PIPELINES + " -k 've_scheduler'"),
     Mutant("the first class for none", "pipelines/writing.py", "padding = rows[-1:]", "padding = rows[:1]", PIPELINES + " -k 'transformer_draws'"),
+    # sharding
+    Mutant("gradients exchanged with every microbatch", "sharding.py", "forward.set_requires_gradient_sync(last)", "forward.set_requires_gradient_sync(True)", SHARDED + " -k 'rows_alone'"),
+    Mutant("the last gradients left at home", "sharding.py", "forward.set_requires_gradient_sync(last)", "forward.set_requires_gradient_sync(not last)", SHARDED + " -k 'losses_are'"),
+    Mutant("the whole network gathered at once", "sharding.py", "blocks = network.blocks() if isinstance(network, Repeating) else []", "blocks: list[nn.Module] = []", SHARDED + " -k 'rows_alone'"),
+    Mutant("rows dealt out by the floor", "sharding.py", "each = -(-rows // mesh.size())", "each = max(1, rows // mesh.size())", SHARDED + " -k 'any_number or moments'"),
+    Mutant("the norm of a rank's own gradients", "optim.py", "norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))", "own = [p.grad.to_local() if hasattr(p.grad, 'to_local') else p.grad for p in parameters]\n    norm = torch.nn.utils.get_total_norm(own)\n    torch.nn.utils.clip_grads_with_norm_(parameters, clip if clip > 0.0 else math.inf, norm)", SHARDED + " -k 'losses_are'"),
+    Mutant("weights gathered in float32 always", "sharding.py", "param_dtype=None if dtype == torch.float32 else dtype", "param_dtype=None", SHARDED + " -k 'bf16'"),
+    Mutant("a scalar sharded", "sharding.py", "if parameter.ndim == 0:", "if parameter.ndim < 0:", SHARDED + " -k 'cannot_be_sharded'"),
+    Mutant("a spare batch counted", "validation.py", "yield spare, False", "yield spare, True", SHARDED + " -k 'losses_are'"),
+    Mutant("pieces that begin at row 0", "pieces.py", "{\"saved_offsets\": [start, ", "{\"saved_offsets\": [0, ", SHARDED + " -k 'any_number or moments or torch_reads'"),
+    Mutant("every rank reads the first rows", "pieces.py", "local = self.rows(name, *rows_of(target))", "local = self.rows(name, 0, rows_of(target)[1] - rows_of(target)[0])", SHARDED + " -k 'any_number or goes_on_sharded'"),
+    Mutant("missing rows passed over", "pieces.py", "if place < stop:\n            raise", "if place < start:\n            raise", SHARDED + " -k 'no_file_holds'"),
+    Mutant("lengths in elements for bytes", "pieces.py", "end = place + tensor.numel() * tensor.element_size()", "end = place + tensor.numel()", SHARDED + " -k 'library or whole_tensors'"),
+    Mutant("the live weights for their average", "distributed_checkpoint.py", "with state.ema.swapped():", "if folder:", SHARDED + " -k 'moments'"),
+    Mutant("hashes of the first rank's files alone", "distributed_checkpoint.py", "found = world.sum(digests).cpu().tolist()", "found = digests.cpu().tolist()", SHARDED + " -k 'any_number or moments'"),
+    Mutant("profiles left out of sharded checkpoints", "distributed_checkpoint.py", "    if state.profiles:\n        kinds[", "    if not state.profiles:\n        kinds[", SHARDED + " -k 'moments'"),
+    Mutant("a rank's state in an exported model", "checkpoint.py", "for name in (kind, f\"{kind}.safetensors\")", "for name in (f\"{kind}.safetensors\",)", SHARDED + " -k 'is_a_model'"),
+    Mutant("only the ends of a range of workers looked at", "config.py", "for workers in range(least, most + 1) if made % workers", "for workers in {least, most} if made % workers", SHARDED + " -k 'unequal'"),
     # evaluation
     Mutant("a covariance by N", "evaluation/frechet.py", "/ (self.count - 1)", "/ self.count", STATISTICS + " -k 'fid or moments'"),
     Mutant("a trace without its 2", "evaluation/frechet.py", "second.trace() - 2.0 * quarter", "second.trace() - quarter", STATISTICS + " -k 'fid'"),
@@ -373,7 +396,43 @@ MUTANTS = [
     Mutant("PSNR of the known part", "evaluation/held_out.py", "psnr(images[place], truth[place])", "psnr(images, truth)", HELD_OUT + " -k 'hole'"),
     Mutant("training rows for held-out ones", "evaluation/held_out.py", 'selected(reader.manifest, "validation", count)', 'selected(reader.manifest, "train", count)', HELD_OUT + " -k 'held_out_ones'"),
     Mutant("one dequantisation for every part", "evaluation/held_out.py", "randomness.EVALUATION, 4, first)", "randomness.EVALUATION, 4)", HELD_OUT + " -k 'likelihoods'"),
+    Mutant("LPIPS of pooled layers", "evaluation/lpips.py", "SEEN = (1, 4, 7, 9, 11)", "SEEN = (2, 5, 7, 9, 11)", LPIPS + " -k 'torchmetrics'"),
+    Mutant("LPIPS of colours as they are", "evaluation/lpips.py", "(images.float() / 127.5 - 1.0 - self.shift) / self.scale", "images.float() / 127.5 - 1.0", LPIPS + " -k 'torchmetrics'"),
+    Mutant("LPIPS of layers of any length", "evaluation/lpips.py", "found.append(x / (x.square().sum(dim=1, keepdim=True) + 1e-8).sqrt())", "found.append(x)", LPIPS + " -k 'torchmetrics'"),
+    Mutant("LPIPS in which channels count alike", "evaluation/lpips.py", "(head.reshape(-1, 1, 1) * (one - two).square())", "(head.mean() * (one - two).square())", LPIPS + " -k 'torchmetrics'"),
+    Mutant("a higher LPIPS is better", "evaluation/held_out.py", 'name == "bpd" or name.endswith("lpips")', 'name == "bpd"', LPIPS + " -k 'command'"),
+    Mutant("LPIPS of no network", "evaluation/evaluate.py", "lpips.hash if lpips is not None and", '"" if', LPIPS + " -k 'command'"),
+    Mutant("any weights for LPIPS", "evaluation/lpips.py", "if wanted != {name: value.shape for name, value in kept.items()}:", "if not kept:", LPIPS + " -k 'absent'"),
+    # work that is shared, and files of prompts
+    Mutant("a cache that travels", "data/row_groups.py", '"kept": OrderedDict(), "footers": OrderedDict(), "bytes": 0', "", GROUPS + " -k 'behind'"),
+    Mutant("real images counted from each part's start", "evaluation/reference.py", "self.rows[first : first + count]", "self.rows[:count]", EVALUATION + " -k 'of_all_rows'"),
+    Mutant("a reference in the order of its rows", "evaluation/reference.py", "return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]", "return rows", EVALUATION + " -k 'of_all_rows'"),
+    Mutant("room counted over all nodes at once", "cluster/placement.py", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD + " -k 'room'"),
+    Mutant("more workers than units, each with one", "cluster/placement.py", "return 1.0 / -(-workers // sum(units))", "return 1.0", SPREAD + " -k 'room'"),
+    Mutant("a lost stretch forgotten", "cluster/evaluate.py", "                left.appendleft(stretch)\n", "                pass\n", SPREAD + " -k 'replaced'"),
+    Mutant("lost as often as it likes", "cluster/evaluate.py", "if self.lost[stretch] > (", "if False and self.lost[stretch] > (", SPREAD + " -m slow -k 'kills_every'"),
+    Mutant("every part's images drawn as the first", "bulk.py", "            first=first,\n", "            first=0,\n", BULK + " -k 'raysde_sample'"),
+    Mutant("prompts counted from each part's start", "bulk.py", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
+    Mutant("parts that cut batches", "bulk.py", "self.batch * max(1, self.images_per_part // self.batch)", "self.images_per_part", BULK + " -k 'raysde_sample'"),
+    Mutant("the command's seed for every row", "bulk.py", "self.seed if each is None else each", "self.seed", BULK + " -k 'of_its_own'"),
+    Mutant("the command's negative for every row", "bulk.py", "other if each is None else each", "other", BULK + " -k 'of_its_own'"),
+    Mutant("the first seed for every image", "drawing.py", "zip(seeds[rows], range(", "zip(seeds[:1] * (rows.stop - start), range(", BULK + " -k 'of_its_own'"),
+    Mutant("all parts drawn again", "bulk.py", "if part not in done]", "if True]", BULK + " -k 'again'"),
+    Mutant("images of other settings kept", "bulk.py", "if found.get(key) != wanted.get(key):", "if False:", BULK + " -k 'its_key'"),
+    Mutant("weights of no account", "bulk.py", " + weights_hash(model.score_model)", "", BULK + " -k 'weights'"),
+    Mutant("files of others taken over", "bulk.py", "if system.get_file_info(pafs.FileSelector(inside, allow_not_found=True)):", "if False:", BULK + " -k 'left_alone'"),
+    Mutant("an empty file taken for an image", "data/gallery.py", " if info.size}", "}", BULK + " -k 'again'"),
+    Mutant("a file for a whole one", "data/gallery.py", "return bool(opened.metadata.num_rows == count)", "return True", BULK + " -k 'fewer_rows'"),
+    Mutant("said before it is so", "data/gallery.py", '    write_bytes(child(place, "metadata.jsonl"), lines.encode())\n', "", BULK + " -k 'folders or again'"),
+    Mutant("any label below the last", "data/requests.py", "if not 0 <= label < classes:", "if not label < classes:", REQUESTS + " -k 'cannot_draw'"),
+    Mutant("blank cells taken for text", "data/requests.py", " or (isinstance(value, str) and not value.strip())", "", REQUESTS),
+    Mutant("the prompts alone make the hash", "data/requests.py", "[self.count, self.prompts, self.labels, self.seeds, self.negatives]", "[self.count, self.prompts]", REQUESTS + " -k 'hash'"),
+    Mutant("lines that end at any separator", "data/requests.py", 'lines.removesuffix("\\n").split("\\n")', "lines.splitlines()", REQUESTS + " -k 'lines'"),
     # models by name
+    Mutant("figures of any model promoted", "promotion.py", '        subject.check(version.tags.get(WEIGHTS), f"version {version.version} of {version.name!r}")\n', "        pass\n", REGISTRY + " -k 'another_model'"),
+    Mutant("figures of any model kept", "registry.py", "            subject.check(found.tags.get(WEIGHTS), source)\n", "            pass\n", REGISTRY + " -k 'another_model'"),
+    Mutant("figures of any checkpoint kept", "registry.py", '        subject.check(description.files["ema.safetensors"], source)\n', "        pass\n", REGISTRY + " -k 'another_checkpoint'"),
+    Mutant("a report of nothing in particular", "figures.py", "    if not isinstance(content, dict):\n        return None\n    try:", '    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):\n        return None\n    try:', REGISTRY + " -k 'does_not_say'"),
     Mutant("the value alone decides", "promotion.py", "if over.low <= 0.0:", "if over.value <= 0.0:", REGISTRY + " -k 'not_better'"),
     Mutant("no better is good enough", "promotion.py", "if over.low <= 0.0:", "if over.low < 0.0:", REGISTRY + " -k 'not_better'"),
     Mutant("a lower accuracy is better", "figures.py", "(other, figure) if better == \"lower\" else (figure, other)", "(other, figure)", REGISTRY + " -k 'higher or sides'"),
@@ -394,6 +453,46 @@ MUTANTS = [
     Mutant("rows drawn together that do not count up", "serving.py", "if after != before + 1]", "if after < before]", SERVING + " -k 'count_up'"),
     Mutant("no guidance unless it is asked for", "serving.py", "guidance = 2.0 if", "guidance = 1.0 if", SERVING + " -k 'pyfunc_draws'"),
     Mutant("code that nobody allowed", "serving.py", ".get(\"allow_code\", False))", ".get(\"allow_code\", True))", SERVING + " -k 'allowed'"),
+    # sweeps
+    Mutant("halving that lets the worst go on", "sweep/halving.py", "100.0 / self.reduction", "100.0 - 100.0 / self.reduction", SWEEP + " -k 'halving'"),
+    Mutant("a rung that a trial passes twice", "sweep/halving.py", "if budget < rung or trial in values:", "if budget < rung:", SWEEP + " -k 'halving'"),
+    Mutant("a diverged trial that goes on", "sweep/halving.py", "                return True\n", "                return False\n", SWEEP + " -k 'diverged'"),
+    Mutant("steps reported twice", "sweep/sweep.py", "step <= trial.last.step", "step < trial.last.step", SWEEP + " -k 'killed_anywhere'"),
+    Mutant("running trials forgotten by a restart", "sweep/sweep.py", 'if trial.state == "running"]', 'if trial.state == "waiting"]', SWEEP + " -k 'killed_anywhere'"),
+    Mutant("early stopping that forgets", "sweep/sweep.py", "        self._replay()\n", "", SWEEP + " -k 'killed_anywhere'"),
+    Mutant("the order of reports lost", "sweep/sweep.py", "Report(self.reported, step", "Report(0, step", SWEEP + " -k 'in_their_order'"),
+    Mutant("a later end that counts", "sweep/sweep.py", '        if trial.state != "running":\n            return\n', "", SWEEP + " -k 'first_end'"),
+    Mutant("stopped trials ranked among whole ones", "sweep/ranking.py", '"stopped": 1', '"stopped": 0', SWEEP + " -k 'rank'"),
+    Mutant("the best recipe with paths of here", "sweep/ranking.py", '"path": location(recipe.data.path)', '"path": recipe.data.path', SWEEP + " -k 'best_recipe'"),
+    Mutant("a log range drawn evenly", "sweep/space.py", 'if self.kind == "log":', 'if self.kind == "logarithmic":', SWEEP + " -k 'draws'"),
+    Mutant("a random search with repeats", "sweep/search.py", ".permutation(space.size)", ".integers(space.size, size=space.size)", SWEEP + " -k 'twice'"),
+    Mutant("a grid that misses combinations", "sweep/space.py", "divmod(number, len(axis.values))", "divmod(number, max(1, len(axis.values) - 1))", SWEEP + " -k 'grid'"),
+    Mutant("a sweep that changes under way", "sweep/ledger.py", "        if old == new:\n            continue\n", "        continue\n", SWEEP + " -k 'must_not_change'"),
+    # validation, a model's own settings, and finding them
+    Mutant("noise of a place in the microbatch", "validation.py", "randomness.VALIDATION, int(row)) for row in batch.rows]", "randomness.VALIDATION, place) for place, row in enumerate(batch.rows)]", VALIDATION + " -k 'number_alone'"),
+    Mutant("bins that drown each other", "validation.py", "(errors / linear).mean()", "(errors.sum() / linear.sum())", VALIDATION + " -k 'posteriors'"),
+    Mutant("unreached noise asked at the nearest", "validation.py", "torch.where(found.reached, found.denoising, linear)", "found.denoising", VALIDATION + " -k 'reach'"),
+    Mutant("errors in the model's own units", "validation.py", "(loss * (scale * sigma / alpha)", "(loss * (sigma / alpha)", VALIDATION + " -k 'data_range'"),
+    Mutant("bins of the model's own units", "validation.py", " + 2.0 * math.log(scale)", "", VALIDATION + " -k 'data_range'"),
+    Mutant("variance about black and white's middle", "validation.py", "power - mean.square()", "power", VALIDATION + " -k 'scores_one'"),
+    Mutant("always the middle of a bin", "validation.py", "low + (high - low) * places", "low + (high - low) * 0.5 * places.sign()", VALIDATION + " -k 'posteriors'"),
+    Mutant("another solver with the own one's steps", "generation.py", "if not (foreign and name in METHOD)", "if True", GENERATION + " -k 'given or completed'"),
+    Mutant("another solver without the own guidance", "generation.py", "if not (foreign and name in METHOD)", "if not foreign", GENERATION + " -k 'given or completed'"),
+    Mutant("the model's own over what is given", "generation.py", "return {**kept, **given}", "return {**given, **kept}", GENERATION + " -k 'given'"),
+    Mutant("guidance away from nothing to nothing", "drawing.py", "own = self.spec.generation if told else unguided(self.spec.generation)", "own = self.spec.generation", GENERATION + " -k 'nothing_are_not'"),
+    Mutant("equal weights for the same version", "registry.py", "same = version.tags.get(GENERATION) == tags.get(GENERATION)", "same = True", GENERATION + " -k 'tells_settings'"),
+    Mutant("a card of other weights", "checkpoint.py", "\"checkpoint.json\", *CARDS)", "\"checkpoint.json\")", GENERATION + " -k 'tells_settings'"),
+    Mutant("requests answered by everybody's defaults", "serving.py", "spec.generation.get(name, value)", "value", GENERATION + " -k 'pyfunc'"),
+    Mutant("a report that leaves the settings out", "commands/evaluate.py", "spelled_out(model.spec.generation, question.settings)", "question.settings", GENERATION + " -k 'evaluation'"),
+    Mutant("ties by value alone", "settling/halving.py", "better).low <= 0.0]", "better).value <= 0.0]", SETTLING + " -k 'cheapest'"),
+    Mutant("the dearest of the tied", "settling/halving.py", "return min(tied, key", "return max(tied, key", SETTLING + " -k 'cheapest'"),
+    Mutant("a cheap tie that is dropped", "settling/halving.py", "return kept if now in kept else [*kept[:-1], now]", "return kept", SETTLING + " -k 'third'"),
+    Mutant("the worse third goes on", "settling/halving.py", "sign = 1.0 if better == \"lower\" else -1.0", "sign = 1.0", SETTLING + " -k 'cheapest'"),
+    Mutant("guidance that costs nothing", "settling/space.py", "(1.0 + len(guided) / len(times))", "1.0", SETTLING + " -k 'cost or count'"),
+    Mutant("guidance that costs everywhere", "settling/space.py", "(1.0 + len(guided) / len(times))", "(2.0 if drawing.get(\"guidance\", 1.0) != 1.0 else 1.0)", SETTLING + " -k 'pays'"),
+    Mutant("settings that nothing reads", "settling/space.py", "name in chosen and name in read and", "name in chosen and", SETTLING + " -k 'combination'"),
+    Mutant("every round from other noise", "settling/study.py", "seed=self.seed,", "seed=samples,", SETTLING + " -k 'same_noise'"),
+    Mutant("a round's figure for another's", "settling/study.py", "self.reference, samples]", "self.reference]", SETTLING + " -k 'same_noise'"),
     # what waits for a server
     Mutant("entries of an error dropped", "outbox.py", "if self.refused(error):", "if True:", TRACKING + " -k 'tried_again'"),
     Mutant("a batch refused for one of its entries", "outbox.py", "if len(batch) == 1:", "if batch:", TRACKING + " -k 'waits'"),

@@ -114,6 +114,7 @@ def test_every_command_explains_itself(capsys):
         "promote",
         "models",
         "ema",
+        "settle",
         "import",
         "export",
         "config",

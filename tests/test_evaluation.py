@@ -1,6 +1,8 @@
 """`raysde evaluate` from model and shards to figures: the same whatever the batch size and whoever measured which part."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +17,13 @@ from raysde.cli import main
 from raysde.data.digits import TEMPLATES, WORDS, load_digits
 from raysde.data.reader import Reader
 from raysde.evaluation import figures
-from raysde.evaluation.drawn import Drawer, measured
+from raysde.evaluation.bench import DRAWN, REAL, Bench, here
+from raysde.evaluation.drawn import Drawer
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.features import of_module
 from raysde.evaluation.judge import Classifier, Judge, moved, open_judge
-from raysde.evaluation.parts import merged
-from raysde.evaluation.reference import Source, collected, reference_for
-from raysde.evaluation.reference import measured as measured_real
+from raysde.evaluation.parts import merged, stretches
+from raysde.evaluation.reference import Real, Source, collected, reference_for
 from raysde.evaluation.rows import Conditions, conditions_for, images_of, read, selected
 from raysde.figures import direction, read_report
 from raysde.registry import load
@@ -79,12 +81,18 @@ def source(digits, network, count=None):
     return Source(digits.fingerprint, "train", count, SHAPE, network.hash)
 
 
+def real_parts(digits, network, count=None, size=256):
+    """The parts of a reference."""
+    real = Real(Reader(digits), source(digits, network, count), network)
+    return here(Bench(real=real), REAL, stretches(len(real.rows), size))
+
+
 def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits, tmp_path, monkeypatch):
     """One process and batches of 256 here, parts of three sizes drawn by workers in turn there, torchmetrics between."""
     whole = drawer(models)
     images = whole.images(0, 120)
     reader, network = Reader(digits), whole.network
-    reference = reference_for(reader, source(digits, network), network, tmp_path)
+    reference = reference_for(source(digits, network), tmp_path, real_parts(digits, network))
     shown = images_of(read(reader, selected(digits, "train", None), SHAPE))
     fid, kid, score = (
         FrechetInceptionDistance(feature=One(0), input_img_size=(3, 8, 8)),
@@ -150,26 +158,25 @@ def test_real_rows_are_those_of_the_split_once_each(digits):
 
 
 def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
-    network, reader = of_module("net", Network()), Reader(digits)
+    network = of_module("net", Network())
     monkeypatch.setattr("raysde.evaluation.reference.KEPT", 70)
-    monkeypatch.setattr(
-        "raysde.evaluation.reference.stretches", lambda count: [(i, min(30, count - i)) for i in range(0, count, 30)]
-    )
     given = source(digits, network)
-    found = reference_for(reader, given, network, tmp_path)
+    found = reference_for(given, tmp_path, real_parts(digits, network, size=30))
     features = network(torch.from_numpy(load_digits()[0][:200]).unsqueeze(1))[0].double()
     np.testing.assert_allclose(found.moments.mean, features.mean(dim=0), rtol=1e-6)
     np.testing.assert_allclose(found.moments.covariance, np.cov(features.numpy().T), rtol=1e-5, atol=1e-9)
     assert found.moments.count == 200
-    known = {tuple(row) for row in features.float().tolist()}
+    known = {tuple(row): number for number, row in enumerate(features.float().tolist())}
     assert len(found.features) == 70
-    assert {tuple(row) for row in found.features.tolist()} < known
+    kept = sorted(known[tuple(row)] for row in found.features.tolist())
+    # 70 of 200 at random: the largest is above 150 but for odds of 1e-9
+    assert kept[0] < 50 < 150 < kept[-1]
 
     def forbidden(images):
         raise AssertionError("measured twice")
 
     monkeypatch.setattr(network.module, "forward", forbidden)
-    again = reference_for(reader, given, network, tmp_path)
+    again = reference_for(given, tmp_path, real_parts(digits, network))
     assert torch.equal(again.moments.outer, found.moments.outer)
     names = {source(digits, network, count).name for count in (None, 50)} | {given.name}
     assert len(names) == 2
@@ -177,8 +184,7 @@ def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
 
 
 def test_a_reference_does_not_depend_on_the_order_of_its_parts(digits):
-    network, reader = of_module("net", Network()), Reader(digits)
-    parts = list(measured_real(reader, source(digits, network), network))
+    parts = list(real_parts(digits, of_module("net", Network()), size=64))
     first, again = collected(iter(parts)), collected(reversed(parts))
     torch.testing.assert_close(first.moments.outer, again.moments.outer, rtol=1e-12, atol=0.0)
     assert torch.equal(first.features, again.features)
@@ -256,6 +262,9 @@ def test_the_command_writes_a_report(models, digits, tmp_path, capsys):
         assert len(each["network"]) == 16
         assert f"{each['value']:.5g}" in shown
     assert report["data"]["fingerprint"] == digits.fingerprint
+    weights = hashlib.sha256((Path(models["labels"]) / "ema.safetensors").read_bytes()).hexdigest()
+    nowhere = dict.fromkeys(("name", "version", "run_id"))
+    assert report["model"] == {"source": models["labels"], "weights": weights, "step": 0, **nowhere}
     gate = read_report(tmp_path / "report.json")
     for each in report["figures"]:
         figure = gate[each["name"]]
@@ -307,7 +316,8 @@ def test_a_network_without_logits_has_no_inception_score(models, digits, tmp_pat
 
 
 def test_progress_counts_every_image(models):
-    said = []
-    list(measured(drawer(models, batch_size=100), 300, lambda done, total: said.append((done, total))))
+    said, bench = [], Bench(drawer=drawer(models, batch_size=100))
+    list(here(bench, DRAWN, stretches(300), lambda done, total: said.append((done, total))))
     assert said[-1] == (300, 300)
-    assert [done for done, _ in said] == sorted({done for done, _ in said})
+    assert [done for done, _ in said] == sorted(done for done, _ in said)
+    assert len(set(said)) > 5

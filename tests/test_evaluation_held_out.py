@@ -176,6 +176,7 @@ def test_the_command_measures_held_out_rows(model, data, tmp_path, capsys):
         (["--t", "1.5"], "t must lie above"),
         (["--rows", "0"], "rows must be at least 2"),
         (["--metrics", "denoised_ssim"], "SSIM needs images of at least 11 pixels"),
+        (["--metrics", "inpainted_lpips"], "LPIPS needs images of at least 31 pixels"),
     ):
         assert said in refused(capsys, *given, *more, *wrong)
 

@@ -1,5 +1,6 @@
 """Models by name: registration, aliases, the gate between candidate and champion, and the table of all."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from raysde import checkpoint, figures, registry
 from raysde.cli import main
-from raysde.figures import Figure, margin, read_report
+from raysde.figures import Figure, Subject, margin, read_report
 from raysde.promotion import recorded
 from raysde.tracking import client_for, experiment_id, open_run
 from tests.test_cli import refused
@@ -113,6 +114,14 @@ def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_pat
         found = checkpoint.read(registry.resolve(source, uri)).files
         assert found == checkpoint.read(Path(folder)).files
     assert int(registry.register(client, run_id, name="digits", alias=None).version) == 1
+    one, two = (checkpoint.read(Path(folder)).files["ema.safetensors"] for folder in (first, second))
+    for source, subject in [
+        ("models:/digits@old", Subject("models:/digits@old", one, 0, "digits", "1", run_id)),
+        ("models:/digits/2", Subject("models:/digits/2", two, 10, "digits", "2")),
+        (run_id, Subject(run_id, one, 0, run_id=run_id)),
+        (second, Subject(second, two, 10)),
+    ]:
+        assert registry.identified(source, uri)[1] == subject
     assert registry.load("models:/digits@old", tracking_uri=uri).sample(n=1, steps=1).images.shape == (1, 1, 8, 8)
 
 
@@ -261,16 +270,79 @@ def test_a_champion_without_figures_gets_them(client, folders, tmp_path, capsys)
     assert champion(client) == "2"
 
 
+def evaluated(tmp_path, source: str, **changes) -> str:
+    """A report as `raysde evaluate` writes it."""
+    figure = {
+        "name": "kid",
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "samples": 9,
+        "seed": 0,
+        "network": "f",
+        "reference": 9,
+    }
+    subject = dataclasses.asdict(registry.identified(source)[1])
+    content = {"model": subject, "data": {"fingerprint": "d", "split": "train"}, "figures": [figure], **changes}
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    return str(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("command", ["promote", "register", "force"])
+def test_a_report_of_another_model_is_refused(two, client, folders, tmp_path, capsys, command):
+    """Both are named, forced or not; a report of the same weights is taken, whatever they were called."""
+    order = ["promote", "--alias", "best"] if command != "register" else ["register", "--alias", "best"]
+    order += ["--force", "--reason", "x"] if command == "force" else []
+    hashes = [checkpoint.read(Path(folder)).files["ema.safetensors"][:12] for folder in folders]
+    capsys.readouterr()
+    for source, called in [
+        ("models:/digits@champion", "models:/digits@champion, which was models:/digits/1"),
+        (folders[0], folders[0]),
+    ]:
+        said = refused(capsys, *order, "models:/digits/2", "--report", evaluated(tmp_path, source))
+        assert f"the report is of {called} (weights {hashes[0]}), not of" in said
+        assert f"(weights {hashes[1]})" in said
+        assert "digits" in said.partition("not of")[2]
+    assert "best" not in registry.aliases_of(client, "digits")
+    assert "kid" not in recorded(client.get_model_version("digits", "2"))
+    assert main([*order, "models:/digits/2", "--report", evaluated(tmp_path, folders[1])]) == 0
+    assert registry.aliases_of(client, "digits")["best"] == "2"
+    assert recorded(client.get_model_version("digits", "2"))["kid"].value == 0.5
+
+
+def test_a_report_of_another_checkpoint_is_not_registered(client, folders, tmp_path, capsys):
+    path = evaluated(tmp_path, folders[0])
+    assert f"the report is of {folders[0]}" in refused(
+        capsys, "register", folders[1], "--name", "digits", "--report", path
+    )
+    assert not registry.registered_models(client)
+    assert main(["register", folders[0], "--name", "digits", "--report", path]) == 0
+
+
+@pytest.mark.parametrize("model", ["runs/digits", None, {"weights": "0"}])
+def test_a_report_that_does_not_say_of_what_is_refused(two, folders, tmp_path, capsys, model):
+    path = evaluated(tmp_path, folders[1], model=model)
+    capsys.readouterr()
+    assert "does not say which model it is of" in refused(capsys, "promote", two, "--report", path)
+
+
+def test_figures_of_a_pipeline_are_of_no_version(two, folders, tmp_path, capsys):
+    """Weights that are not known are not those of any version."""
+    path = evaluated(tmp_path, folders[1], model={"source": "stable-diffusion"})
+    capsys.readouterr()
+    assert "stable-diffusion (weights unknown), not of version 2" in refused(capsys, "promote", two, "--report", path)
+
+
 def test_the_table_lists_versions_aliases_and_figures(two, client, folders, tmp_path, capsys):
     assert main(["register", folders[0], "--name", "letters", "--alias", "best", "--report", report(tmp_path, ACCURACY)]) == 0  # fmt: skip
     capsys.readouterr()
     assert main(["models"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        ["name", "version", "aliases", "step", "figures"],
-        ["digits", "2", "candidate", "10", "-"],
-        ["digits", "1", "champion", "0", "fid", "12", "[11.5,", "12.5]"],
-        ["letters", "1", "best", "0", "accuracy", "0.9", "[0.88,", "0.92]"],
+        ["name", "version", "aliases", "step", "figures", "draws", "by"],
+        ["digits", "2", "candidate", "10", "-", "-"],
+        ["digits", "1", "champion", "0", "fid", "12", "[11.5,", "12.5]", "-"],
+        ["letters", "1", "best", "0", "accuracy", "0.9", "[0.88,", "0.92]", "-"],
     ]
     assert main(["models", "letters"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2

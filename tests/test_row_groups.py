@@ -1,5 +1,7 @@
 """Row groups in a bounded memory: what stays, what is read again, and which file is named when one cannot be read."""
 
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,6 +9,7 @@ import pytest
 
 from raysde.data import row_groups
 from raysde.data.manifest import SCHEMA
+from raysde.data.reader import Reader
 from raysde.data.row_groups import RowGroups
 from tests.conftest import write_digit_shards
 
@@ -138,3 +141,17 @@ def test_a_file_that_cannot_be_read_is_named(own, tmp_path, harm, culprit):
     assert len(kept.group(0, 0)) == len(kept.group(2, 5)) == GROUP
     with pytest.raises(ValueError, match=rf"shard train-00001\.parquet of {own.path} .*{culprit}"):
         kept.group(1, 0)
+
+
+def test_what_is_kept_stays_behind(tmp_path):
+    """A reader that is sent to another process is as small as one that has read nothing, and reads the same."""
+    manifest = write_digit_shards(tmp_path, 60, 30, 10)
+    reader = Reader(manifest)
+    fresh = len(pickle.dumps(reader))
+    rows = np.arange(60)
+    first = reader.read(rows)
+    assert len(pickle.dumps(reader)) == fresh
+    assert reader.groups.bytes > 0
+    again = pickle.loads(pickle.dumps(reader))
+    assert again.groups.bytes == 0
+    assert np.array_equal(again.read(rows).images, first.images)

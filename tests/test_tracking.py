@@ -1,13 +1,17 @@
 """Metrics reach MLflow once, in order, also when the server is away or the process died."""
 
+import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -111,32 +115,81 @@ def test_stores_that_do_not_answer_are_named(bad):
         client_for(bad)
 
 
-class Server:
-    """An MLflow server on a SQLite file, which can be stopped and started."""
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
-    def __init__(self, folder) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+
+class Postgres:
+    """A PostgreSQL server on loopback, in a folder that is gone with it; of its own user if we are root, as which it
+    does not run."""
+
+    def __init__(self, programs: Path) -> None:
+        self.programs, self.folder, self.port = (
+            programs,
+            Path(tempfile.mkdtemp(prefix="raysde-postgresql-")),
+            free_port(),
+        )
+        self.user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        if self.user:
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.run("initdb", "--username", "raysde", "--auth", "trust", "--encoding", "UTF8", "--no-sync")
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -F"
+        self.run(
+            "pg_ctl", "--wait", "--timeout", "60", "--log", str(self.folder / "log"), "--options", options, "start"
+        )
+        self.uri = f"postgresql+psycopg2://raysde@127.0.0.1:{self.port}/postgres"
+
+    def run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), "--pgdata", str(self.folder / "data"), *arguments]
+        subprocess.run(command, cwd=self.folder, timeout=120, check=True, stdout=subprocess.DEVNULL, **self.user)
+
+    def remove(self) -> None:
+        self.run("pg_ctl", "--wait", "--timeout", "60", "--mode", "immediate", "stop")
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """Where an MLflow server keeps what it is told: a file, or a PostgreSQL server if there is one to start."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/m.db"
+        return
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), key=lambda path: float(path.parts[-3]))
+    if not installed:
+        pytest.skip("needs PostgreSQL: apt-get install postgresql")
+    if importlib.util.find_spec("psycopg2") is None:
+        pytest.skip("needs PostgreSQL's driver: pip install psycopg2-binary")
+    found = Postgres(installed[-1].parent)
+    yield found.uri
+    found.remove()
+
+
+class Server:
+    """An MLflow server on a database, which can be stopped and started."""
+
+    def __init__(self, folder, database: str) -> None:
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.command = [
-            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/m.db", "--port", str(self.port),
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--port", str(self.port),
             "--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]  # fmt: skip
-        self.process: subprocess.Popen | None = None
+        self.log, self.process = folder / "server.log", None
 
     def start(self) -> None:
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.process = subprocess.Popen(
-            self.command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        for _ in range(240):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        end = time.monotonic() + 240.0
+        while self.process.poll() is None and time.monotonic() < end:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=1.0)
             except OSError:
                 time.sleep(0.5)
             else:
                 return
-        raise TimeoutError("the MLflow server did not start")
+        raise TimeoutError(f"the MLflow server did not start: {self.log.read_text()[-2000:]}")
 
     def stop(self) -> None:
         if self.process is not None:
@@ -146,26 +199,33 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path):
-    found = Server(tmp_path)
+def server(tmp_path, database):
+    found = Server(tmp_path, database)
     found.start()
     yield found
     found.stop()
 
 
+AWAY = 60.0
+"""Seconds for which a server is away, at least."""
+
+
 class Disturbed:
-    """A sink before a tracker: the server goes away at one step and comes back, by itself, after a later one."""
+    """A sink before a tracker: the server goes away at one step and is started again, beside the run, at a later one,
+    AWAY seconds after; until then that step waits."""
 
     def __init__(self, server: Server, tracker: Tracker, away: int, back: int) -> None:
         self.server, self.tracker, self.away, self.back = server, tracker, away, back
-        self.recorded, self.longest, self.queued = Recorded(), 0.0, 0
+        self.recorded, self.longest, self.queued, self.since = Recorded(), 0.0, 0, 0.0
         self.starting = threading.Thread(target=server.start)
 
     def metrics(self, step, values) -> None:
         if step == self.away and self.server.process is not None:
             assert self.tracker.drain(60.0)
             self.server.stop()
+            self.since = time.monotonic()
         if step == self.back and not self.starting.ident:
+            time.sleep(max(0.0, self.since + AWAY - time.monotonic()))
             self.queued = len(self.tracker.lines.waiting)
             self.starting.start()
         begin = time.perf_counter()
@@ -180,8 +240,9 @@ class Disturbed:
 
 @pytest.mark.slow
 def test_a_run_goes_on_while_its_server_is_away(server, recipe, tmp_path):
-    """The bare loop trains 24 steps; the server is away from step 5 until step 20 is done. The loop never waits, and in
-    the end every metric of every step and every picture is there once, in order and with its value."""
+    """The bare loop trains 24 steps; the server is stopped at step 5, and started at step 20, a minute later. The loop
+    never waits for it, and in the end every metric of every step and every picture is there once, in order and with its
+    value."""
     tree = recipe(train__length__steps=24, validation__rows=24, validation__every=8)
     tree["sampling"] = {"every": 8, "count": 1, "steps": 1, "prompts": ["two"]}
     client = client_for(server.uri)

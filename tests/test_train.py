@@ -318,14 +318,17 @@ def test_validation_bins_are_the_error_at_their_noise(recipe):
     with torch.no_grad():
         metrics = validator(run, World())(state.model.eval())
     pixels = torch.from_numpy(Reader(run.manifest).read(run.held_out).images).double() / 127.5 - 1
-    power = pixels.square().mean().item()
+    power = pixels.square().flatten(1).mean(dim=1)[:, None]
     for low, high in ((-8, -5), (-1, 1), (5, 8)):
         # eps_hat - eps = sigma alpha x0 - alpha^2 eps: alpha^2 (sigma^2 power + alpha^2), averaged over the bin
         snr = torch.linspace(low, high, 2001, dtype=torch.float64)
         alpha2 = torch.sigmoid(snr)
-        expected = (alpha2 * ((1 - alpha2) * power + alpha2)).mean().item()
-        assert metrics[f"val/loss_snr_{low}_to_{high}"] == pytest.approx(expected, rel=0.05)
-    bins = [value for key, value in metrics.items() if key != "val/loss"]
+        each = alpha2 * ((1 - alpha2) * power + alpha2)
+        # over places and rows, and over the noise of a row's 64 pixels
+        noise = alpha2**3 * (2 * alpha2 + 4 * (1 - alpha2) * power) / 64
+        error = ((each.var() + noise.mean()) / 150).sqrt().item()
+        assert metrics[f"val/loss_snr_{low}_to_{high}"] == pytest.approx(each.mean().item(), abs=4 * error)
+    bins = [value for key, value in metrics.items() if key.startswith("val/loss_snr")]
     assert metrics["val/loss"] == pytest.approx(np.mean(bins))
 
 

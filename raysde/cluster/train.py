@@ -13,6 +13,7 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
+from raysde.cluster.mailbox import Slot
 from raysde.cluster.stream import stream, stream_spec
 from raysde.run import Run, open_run
 from raysde.tracking import spool_of
@@ -76,18 +77,28 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     return work(settings)
 
 
-def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
+def launch(
+    run: Run,
+    *,
+    tracking_uri: str,
+    run_id: str,
+    started: float,
+    share: Share | None = None,
+    reports: Slot | None = None,
+) -> None:
     """Runs the worker group to the end of the recipe; Ray must be initialised.
 
     Args:
         started: time.time() when the command began, for the start-up metrics.
+        share: what each worker gets; None for its part of the whole cluster.
+        reports: where the first worker also sends what it validates.
 
     Raises:
         RuntimeError: if the run failed for good, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
     wanted = run.config.resources
-    share = share_out(run, ray.cluster_resources(), len(ray.nodes()), grows="RAY_ADDRESS" in os.environ)
+    share = share or share_out(run, ray.cluster_resources(), len(ray.nodes()), grows="RAY_ADDRESS" in os.environ)
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={
@@ -97,6 +108,7 @@ def launch(run: Run, *, tracking_uri: str, run_id: str, started: float) -> None:
             "threads": share.cpus,
             "spool": str(spool_of(run.config.name, run_id)),
             "started": started,
+            "reports": reports,
         },
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]

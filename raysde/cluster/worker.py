@@ -9,13 +9,14 @@ from typing import Any
 import ray.train
 import torch
 
-from raysde import checkpoint, config, storage
+from raysde import checkpoint, config, distributed_checkpoint, storage
+from raysde.cluster.mailbox import Slot
 from raysde.cluster.session import quiet
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch
 from raysde.data.prefetch import on_device
 from raysde.distributed import World, current_world
-from raysde.hooks import RunHooks, save_checkpoint
+from raysde.hooks import RunHooks, described, save_checkpoint
 from raysde.run import (
     Run,
     check_resumable,
@@ -25,9 +26,11 @@ from raysde.run import (
     schedule,
     validator,
 )
+from raysde.score import ScoreModel
+from raysde.sharding import has_shards
 from raysde.state import TrainState
 from raysde.tracking import Tracker
-from raysde.train import fit
+from raysde.train import Validate, due, fit, measured
 
 
 def work(settings: dict[str, Any]) -> dict[str, Any]:
@@ -49,8 +52,14 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
         batches = timed_first(batches, settings["started"], tracker, state.step)
     hooks = RunHooks(run, tracker, lambda state: report(run, state, world, tracker))
+    validate = validator(run, world)
+    if settings["reports"] is not None and validate is not None:
+        validate = reporting(validate, state, world, settings["reports"])
+        if found and due(state.step, run.config.validation.every, state.step == run.steps):
+            # the process that was told of this step may have died with it
+            measured(state, validate)
     begin = time.perf_counter()
-    failed = loop(run, state, batches, hooks, world)
+    failed = loop(run, state, batches, hooks, world, validate)
     if tracker is not None:
         tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
         if not tracker.close():
@@ -58,12 +67,19 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     return {"step": state.step, "failed": failed}
 
 
-def loop(run: Run, state: TrainState, batches: Iterator[list[Microbatch]], hooks: RunHooks, world: World) -> str:
+def loop(
+    run: Run,
+    state: TrainState,
+    batches: Iterator[list[Microbatch]],
+    hooks: RunHooks,
+    world: World,
+    validate: Validate | None,
+) -> str:
     """Runs the loop; a loss that is not finite is returned as a message.
 
     Every rank meets it at the same step, and a restart would meet it again.
     """
-    validate, compiled = validator(run, world), run.config.train.compile
+    compiled = run.config.train.compile
     try:
         fit(state, batches, objective(run), schedule(run), hooks, world, validate=validate, compile=compiled)
     except FloatingPointError as error:
@@ -71,17 +87,35 @@ def loop(run: Run, state: TrainState, batches: Iterator[list[Microbatch]], hooks
     return ""
 
 
+def reporting(validate: Validate, state: TrainState, world: World, reports: Slot) -> Validate:
+    """The same validation, whose results are also sent to whom a trial reports."""
+
+    def validated(model: ScoreModel) -> dict[str, float]:
+        metrics = validate(model)
+        if world.is_first:
+            reports.send({"step": state.step, "images": state.num_images, "metrics": metrics})
+        return metrics
+
+    return validated
+
+
 def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
-    """Hands a checkpoint to Ray Train; called on every rank."""
+    """Hands a checkpoint to Ray Train; called on every rank. Of a sharded model each rank hands over its own part, and
+    Ray lays them together."""
     name = checkpoint.name_of(state.step)
-    if not world.is_first:
+    sharded = has_shards(state.model)
+    if not (world.is_first or sharded):
         ray.train.report({"step": state.step}, checkpoint_dir_name=name)
         return
     if tracker is not None:
         # a run that resumes from this checkpoint will not log these steps again
         tracker.drain(5.0)
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
-        path = save_checkpoint(run, state, Path(folder))
+        if sharded:
+            path = Path(folder) / name
+            distributed_checkpoint.write(path, state, *described(run), world)
+        else:
+            path = save_checkpoint(run, state, Path(folder), world)
         ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
 
 

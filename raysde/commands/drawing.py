@@ -33,7 +33,7 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
         "--guidance",
         type=float,
         help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative "
-        "or --autoguide, with which it is 2",
+        "or --autoguide, with which it is 2, or what raysde settle found for the model",
     )
     command.add_argument(
         "--guidance-interval",
@@ -55,11 +55,11 @@ def solver_options(command: argparse.ArgumentParser) -> None:
     """Describes the solver."""
     command.add_argument(
         "--solver",
-        default="heun",
         help="euler_maruyama, reverse_diffusion, ancestral, pc, euler, heun, rk4, rk45, edm, ddim, dpmpp_2m, dpmpp_3m, "
-        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default %(default)s); docs/choosing.md compares them",
+        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default: what raysde settle found for the model, otherwise heun); "
+        "docs/choosing.md compares them",
     )
-    command.add_argument("--steps", type=int, default=20, help="solver steps (default %(default)s)")
+    command.add_argument("--steps", type=int, help="solver steps (default: as of --solver, otherwise 20)")
     command.add_argument(
         "--grid",
         choices=("time", "log_snr", "edm", "quadratic"),
@@ -76,6 +76,19 @@ def solver_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
 
 
+def workers_option(command: argparse.ArgumentParser) -> None:
+    """Describes who does the work."""
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes to share the work among, on Ray: the cluster of RAY_ADDRESS or of the surrounding job, "
+        "otherwise this machine; each gets a GPU if there are some, otherwise an equal part of the CPUs (default: this "
+        "process, without Ray)",
+    )
+
+
 def check_drawing(args: argparse.Namespace) -> None:
     """Finds what is wrong with the solver before a model is loaded.
 
@@ -88,12 +101,25 @@ def check_drawing(args: argparse.Namespace) -> None:
 
 
 def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
-    """The solver and its settings as keyword arguments of a sampler."""
-    return {"solver": args.solver, "steps": args.steps, "grid": args.grid, **solver_settings(args.set)}
+    """The solver and its settings, those that are given, as keyword arguments of a sampler."""
+    named = {name: getattr(args, name) for name in ("solver", "steps", "grid")}
+    return {name: value for name, value in named.items() if value is not None} | solver_settings(args.set)
 
 
-def loader(args: argparse.Namespace) -> Callable[[str], Any]:
+def prefer_own_guidance(args: argparse.Namespace, model: Any, *, told: bool) -> None:
+    """Takes the model's own guidance where the options give none and it is ``told`` prompts or labels."""
+    own = model.spec.generation
+    if args.guidance is None and told:
+        args.guidance = own.get("guidance")
+        if args.guidance_interval is None:
+            args.guidance_interval = own.get("guidance_interval")
+
+
+def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
     """Loads models by name, as the options say.
+
+    Args:
+        workers: that will hold copies of them, on the device asked for; here they then stay on the CPU.
 
     Raises:
         ValueError: if the device is none.
@@ -106,7 +132,8 @@ def loader(args: argparse.Namespace) -> Callable[[str], Any]:
         device = None if args.device is None else torch.device(args.device)
     except RuntimeError:
         raise ValueError(f"--device {args.device!r} is no device") from None
-    return lambda name: load(name, tracking_uri=args.tracking_uri, allow_code=args.allow_code, device=device)
+    place = "cpu" if workers else device
+    return lambda name: load(name, tracking_uri=args.tracking_uri, allow_code=args.allow_code, device=place)
 
 
 @contextmanager
@@ -116,13 +143,7 @@ def drawing_arguments(args: argparse.Namespace, count: int, load: Callable[[str]
 
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
     labels = [args.label[i % len(args.label)] for i in range(count)] if args.label else None
-    guide = None if args.autoguide is None else load(args.autoguide)
-    guidance = args.guidance
-    if guidance is None:
-        guidance = 2.0 if prompts or labels or guide or args.negative is not None else 1.0
-    for name in ("guidance_interval", "negative", "autoguide"):
-        if guidance == 1.0 and getattr(args, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
+    led = guidance_arguments(args, load, told=bool(prompts or labels))
     with tqdm(unit="step", desc="drawing", file=sys.stderr, delay=0.5) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -133,14 +154,31 @@ def drawing_arguments(args: argparse.Namespace, count: int, load: Callable[[str]
             "prompts": prompts,
             "labels": labels,
             "seed": args.seed,
-            "guidance": guidance,
-            "guidance_interval": None if args.guidance_interval is None else tuple(args.guidance_interval),
-            "negative": args.negative,
-            "autoguide": guide,
             "batch_size": args.batch_size,
             "progress": progress,
+            **led,
             **chosen_method(args),
         }
+
+
+def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, told: bool) -> dict[str, Any]:
+    """How images are led, as keyword arguments of everything that draws.
+
+    Args:
+        told: whether there are prompts or labels.
+
+    Raises:
+        ValueError: naming the option that has no effect.
+    """
+    guide = None if args.autoguide is None else load(args.autoguide)
+    guidance = args.guidance
+    if guidance is None:
+        guidance = 2.0 if told or guide or args.negative is not None else 1.0
+    for name in ("guidance_interval", "negative", "autoguide"):
+        if guidance == 1.0 and getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
+    interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
+    return {"guidance": guidance, "guidance_interval": interval, "negative": args.negative, "autoguide": guide}
 
 
 def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysde.commands.drawing import check_drawing, chosen_method, loader, model_options, solver_options
+from raysde.commands.drawing import check_drawing, chosen_method, loader, model_options, solver_options, workers_option
 
 if TYPE_CHECKING:
     from raysde.data.reader import Reader
+    from raysde.evaluation.bench import Measure
     from raysde.evaluation.features import FeatureNetwork
 
 CACHE = "~/raysde/evaluation"
@@ -25,6 +27,9 @@ EXAMPLES = """\
   raysde evaluate runs/cats --data ~/cats --features weights-inception-2015-12-05-6726825d.pth --metrics kid \\
         --samples 1000 --reference 5000 --solver unipc --steps 10
         a first look: KID has no bias, so it can do with few images
+  ray job submit --working-dir . -- python jobs/evaluate.py models:/photos@candidate --data s3://bucket/photos \\
+        --tracking-uri https://mlflow.example.org --samples 50000 --workers 8 --output ~/report.json
+        the same figures from eight workers of a cluster: on a GPU each if it has some, otherwise on its CPUs
 
 The metrics:
   fid        Fréchet distance of features: the usual figure, biased upwards by few images; at least 2,048 of each
@@ -34,8 +39,8 @@ The metrics:
   recall     share of real images that lie among drawn ones: variety
   accuracy   share of drawn images that a classifier of real images reads as the label they were drawn for
   bpd        bits per dimension of held-out images, an upper bound; minutes for a hundred of them
-  denoised_psnr, denoised_ssim     of held-out images, noised to --t and drawn back, with themselves
-  inpainted_psnr, inpainted_ssim   of held-out images whose middle was taken away and drawn anew
+  denoised_psnr, denoised_ssim, denoised_lpips      of held-out images, noised to --t and drawn back, with themselves
+  inpainted_psnr, inpainted_ssim, inpainted_lpips   of held-out images whose middle was taken away and drawn anew
 
 Every figure has its interval of 95%; two models differ where their intervals lie apart. docs/evaluating.md says more.
 """
@@ -67,7 +72,9 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--seed", type=int, default=0, help="of the images and of random choices (default %(default)s)"
     )
-    command.add_argument("--guidance", type=float, default=1.0, help="as of raysde sample (default %(default)s: none)")
+    command.add_argument(
+        "--guidance", type=float, help="as of raysde sample (default: what raysde settle found, otherwise 1: none)"
+    )
     command.add_argument(
         "--split", choices=("train", "validation"), default="train", help="the real images (default %(default)s)"
     )
@@ -76,8 +83,15 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
         "--rows", type=int, default=64, help="held-out images for the metrics of them (default %(default)s)"
     )
     command.add_argument("--t", type=float, default=0.5, help="time of the denoised ones (default %(default)s)")
+    command.add_argument(
+        "--lpips",
+        default="alexnet",
+        metavar="WEIGHTS",
+        help="of LPIPS' network: alexnet (default: torchvision's, fetched once), or a .pth or .safetensors file",
+    )
     command.add_argument("--allow-few", action="store_true", help="FID of fewer than 2,048 images, which says little")
     solver_options(command)
+    workers_option(command)
     command.add_argument(
         "--cache", default=CACHE, help="folder for statistics of real images and judges (default %(default)s)"
     )
@@ -87,11 +101,15 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """raysde evaluate."""
+    from raysde.data.filesystems import location
     from raysde.evaluation.evaluate import Question, evaluate, table
+    from raysde.generation import spelled_out
+    from raysde.registry import identified
 
     started = time.monotonic()
     check_drawing(args)
-    settings = {"guidance": args.guidance, "batch_size": args.batch_size, **chosen_method(args)}
+    given = {} if args.guidance is None else {"guidance": args.guidance}
+    settings = {**given, "batch_size": args.batch_size, **chosen_method(args)}
     question = Question(
         metrics=tuple(name.strip() for name in args.metrics.split(",") if name.strip()),
         samples=args.samples,
@@ -102,17 +120,36 @@ def run_evaluate(args: argparse.Namespace) -> None:
         t=args.t,
         allow_few=args.allow_few,
         settings=settings,
+        lpips=args.lpips,
     )
-    model, cache = loader(args)(args.model), Path(args.cache).expanduser()
-    with bars() as told:
+    folder, subject = identified(args.model, args.tracking_uri)
+    model, cache = loader(args, args.workers)(str(folder)), Path(args.cache).expanduser()
+    question = replace(question, settings=spelled_out(model.spec.generation, question.settings))
+    with bars() as told, measurer(args, told) as measure:
         opener = network_opener(args, model, cache, told)
-        answer = evaluate(model, args.data, question, open_features=opener, cache=cache, told=told)
-    report = {"model": args.model, **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
+        answer = evaluate(
+            model, location(args.data), question, open_features=opener, cache=cache, told=told, measure=measure
+        )
+    report = {"model": asdict(subject), **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
     target = Path(args.output).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(report, indent=1) + "\n")
     print(table(answer.figures))
     print(f"report {target}")
+
+
+@contextmanager
+def measurer(args: argparse.Namespace, told: Callable[[str, float, float], None]) -> Iterator["Measure"]:
+    """Who measures: this process, or workers on Ray, which end with the context."""
+    from raysde.evaluation.bench import here
+
+    if not args.workers:
+        yield here
+        return
+    from raysde.cluster.evaluate import Workers
+
+    with Workers(args.workers, device=args.device, told=told) as workers:
+        yield workers
 
 
 def network_opener(
@@ -147,7 +184,9 @@ def bars() -> Iterator[Callable[[str, float, float], None]]:
         if what not in shown:
             for bar in shown.values():
                 bar.close()
-            shown[what] = tqdm(total=total, desc=what, file=sys.stderr, delay=0.5, bar_format=FORM)
+            shown[what] = tqdm(total=total, initial=done, desc=what, file=sys.stderr, delay=0.5, bar_format=FORM)
+        if what != next(reversed(shown)):
+            return  # what comes after it is shown already
         shown[what].update(done - shown[what].n)
 
     try:

@@ -1,6 +1,7 @@
 """The commands `raysde register`, `raysde promote` and `raysde models`: names, versions, aliases and figures."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from raysde.commands import SOURCES, tracking_option
 if TYPE_CHECKING:
     from raysde.registry import ModelVersion
 
-REPORT = "figures that an evaluation wrote, a JSON list"
+REPORT = "figures that an evaluation of this model wrote, or a JSON list of figures"
 
 
 def register_options(command: argparse.ArgumentParser) -> None:
@@ -42,7 +43,9 @@ def promote_options(command: argparse.ArgumentParser) -> None:
 
 def models_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde models`."""
-    command.description = "Lists registered models: names, versions, aliases and figures with their intervals."
+    command.description = (
+        "Lists registered models: names, versions, aliases, figures with their intervals, and what they draw by."
+    )
     command.add_argument("name", nargs="?", help="a registered model (default: all)")
     tracking_option(command)
     command.set_defaults(run=run_models)
@@ -50,7 +53,7 @@ def models_options(command: argparse.ArgumentParser) -> None:
 
 def run_register(args: argparse.Namespace) -> None:
     """raysde register."""
-    from raysde.figures import read_report
+    from raysde.figures import read_report, read_subject
     from raysde.promotion import record
     from raysde.registry import register
     from raysde.tracking import answering, client_for, default_uri
@@ -59,10 +62,11 @@ def run_register(args: argparse.Namespace) -> None:
         raise ValueError("--alias champion: raysde promote moves it, after comparing figures")
     uri = args.tracking_uri or default_uri()
     figures = {} if args.report is None else read_report(args.report)
+    subject = None if args.report is None else read_subject(args.report)
     client = client_for(uri)
     alias = args.alias or (None if args.model.startswith("models:") else "candidate")
     with answering(uri):
-        version = register(client, args.model, name=args.name, alias=alias)
+        version = register(client, args.model, name=args.name, alias=alias, subject=subject)
         record(client, version, figures)
     print(f"models:/{version.name}/{version.version}{f' is {alias}' if alias else ''}")
     for figure in figures.values():
@@ -71,7 +75,7 @@ def run_register(args: argparse.Namespace) -> None:
 
 def run_promote(args: argparse.Namespace) -> None:
     """raysde promote."""
-    from raysde.figures import read_report
+    from raysde.figures import read_report, read_subject
     from raysde.promotion import promote
     from raysde.tracking import answering, client_for, default_uri
 
@@ -80,12 +84,14 @@ def run_promote(args: argparse.Namespace) -> None:
         raise ValueError("--force needs --reason, which says why" if args.force else "--reason is for --force")
     uri = args.tracking_uri or default_uri()
     figures = None if args.report is None else read_report(args.report)
+    subject = None if args.report is None else read_subject(args.report)
     client = client_for(uri)
     with answering(uri):
         done = promote(
             client,
             args.model,
             found=figures,
+            subject=subject,
             metric=args.metric,
             better=args.better,
             alias=args.alias,
@@ -112,15 +118,18 @@ def run_models(args: argparse.Namespace) -> None:
     if not rows:
         print(f"nothing is registered at {uri}")
         return
-    print(columns([("name", "version", "aliases", "step", "figures"), *rows]))
+    print(columns([("name", "version", "aliases", "step", "figures", "draws by"), *rows]))
 
 
 def _row(version: "ModelVersion", aliases: dict[str, str]) -> tuple[str, ...]:
+    from raysde.generation import sentence
     from raysde.promotion import recorded
+    from raysde.registry import GENERATION
 
     own = sorted(alias for alias, number in aliases.items() if number == str(version.version))
     figures = ", ".join(str(figure) for figure in recorded(version).values())
-    return (version.name, str(version.version), " ".join(own), version.tags.get("raysde.step", ""), figures)
+    step, draws = version.tags.get("raysde.step", ""), sentence(json.loads(version.tags.get(GENERATION, "{}")))
+    return (version.name, str(version.version), " ".join(own), step, figures, draws)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -1,37 +1,105 @@
 """The command `raysde sample`."""
 
 import argparse
+import sys
 
 from raysde.commands.drawing import (
     check_drawing,
+    chosen_method,
     drawing_arguments,
+    guidance_arguments,
     loader,
     model_options,
+    prefer_own_guidance,
     prompt_options,
     solver_options,
+    workers_option,
 )
+
+EXAMPLES = """\
+  raysde sample models:/digits@champion --prompt "a handwritten seven" --prompt "the digit 3" -n 16 --guidance 2
+        sixteen images of two prompts in turn, and a grid of them
+  raysde sample models:/photos@champion --prompts-file prompts.txt --out drawn --form png
+        an image for each line; drawn again after an interruption, it goes on where it stopped
+  ray job submit --working-dir . -- python jobs/sample.py models:/photos@champion --workers 8 --seed 1 \\
+        --tracking-uri https://mlflow.example.org --prompts-file s3://bucket/prompts.parquet --out s3://bucket/drawn
+        a table with a column prompt or label, and perhaps seed and negative; eight workers write Parquet files
+"""
 
 
 def sample_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
-        "Draws images and writes image-000.png, ... and grid.png. Image i depends on the seed and i alone."
+        "Draws images and writes image-000.png, ... and grid.png, or, for a file of prompts, part after part of a "
+        "large collection. Image i depends on the seed, i and its prompt alone."
     )
+    command.epilog = EXAMPLES
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
     model_options(command)
     prompt_options(command)
     command.add_argument("-n", type=int, help="number of images (default: one for each prompt or label, otherwise 16)")
+    command.add_argument(
+        "--prompts-file",
+        metavar="FILE",
+        help="draw an image for each row: .txt with a prompt a line, or .csv, .tsv, .jsonl or .parquet with a column "
+        "prompt, label or both, and perhaps seed and negative",
+    )
+    command.add_argument(
+        "--form",
+        choices=("parquet", "png"),
+        default="parquet",
+        help="of what is drawn for a --prompts-file: Parquet with a column of images, or folders of PNG files with "
+        "metadata.jsonl (default %(default)s)",
+    )
     solver_options(command)
-    command.add_argument("--out", default="samples", help="folder for the images (default %(default)s)")
+    workers_option(command)
+    command.add_argument("--out", default="samples", help="folder, or URI for a --prompts-file (default %(default)s)")
     command.set_defaults(run=run_sample)
 
 
 def run_sample(args: argparse.Namespace) -> None:
     """raysde sample."""
     check_drawing(args)
+    if args.prompts_file is not None:
+        run_bulk(args)
+        return
+    if args.workers:
+        raise ValueError("--workers is for a --prompts-file")
     count = args.n if args.n is not None else max(len(args.prompt), len(args.label)) or 16
     load = loader(args)
     model = load(args.model)
+    prefer_own_guidance(args, model, told=bool(args.prompt or args.label))
     with drawing_arguments(args, count, load) as drawing:
         drawn = model.sample(n=count, **drawing)
     paths = drawn.save(args.out)
     print(f"{len(paths) - 1} images and {paths[-1]} ({drawn.nfe} network evaluations each)")
+
+
+def run_bulk(args: argparse.Namespace) -> None:
+    """raysde sample --prompts-file."""
+    from raysde.bulk import Bulk, Draw, draw_all, here
+    from raysde.commands.evaluate import bars
+    from raysde.data.filesystems import location
+    from raysde.data.requests import read_requests
+    from raysde.generation import method_of, spelled_out
+
+    for option, given in (("--prompt", args.prompt), ("--label", args.label), ("-n", args.n is not None)):
+        if given:
+            raise ValueError(f"{option} cannot be given with --prompts-file, which says what to draw")
+    draw: Draw = here
+    if args.workers:
+        from raysde.cluster.sample import spread
+
+        draw = spread(args.workers, args.device)
+    requests = read_requests(args.prompts_file)
+    if requests.unread:
+        print(f"{requests.file}: columns {', '.join(requests.unread)} are not read", file=sys.stderr)
+    load = loader(args, args.workers)
+    model = load(args.model)
+    prefer_own_guidance(args, model, told=True)
+    led, method = guidance_arguments(args, load, told=True), spelled_out(model.spec.generation, chosen_method(args))
+    negative, settings = led.pop("negative"), {"batch_size": args.batch_size, **method_of(method), **led}
+    bulk = Bulk(model, requests, location(args.out), args.form, args.seed, negative, settings)
+    with bars() as told:
+        kept = draw_all(bulk, draw, lambda done, total: told("drawing images", done, total))
+    print(f"{requests.count} images in {len(bulk.parts)} parts in {bulk.out} ({kept} of them were there already)")

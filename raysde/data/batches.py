@@ -1,6 +1,6 @@
 """Microbatches, the unit of training: the rows of the plan with the images, captions and labels in them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from raysde.data.plan import Plan
 from raysde.data.reader import Columns, Reader, fresh
 from raysde.images import to_float
 from raysde.latents import LatentSpec
+from raysde.sampler import noise_from
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,18 @@ def clean(
     batch: Microbatch,
     data_range: tuple[float, float],
     latent: LatentSpec | None,
-    rng: torch.Generator,
+    rng: torch.Generator | Sequence[torch.Generator],
     device: torch.device,
 ) -> Tensor:
-    """x0 of a microbatch: its images in the data range, or latents drawn from their posteriors."""
+    """x0 of a microbatch: its images in the data range, or latents drawn from their posteriors.
+
+    Args:
+        rng: one stream for the batch, or one for each row.
+    """
     if latent is None:
         return to_float(batch.images.to(device, non_blocking=True).contiguous(), *data_range)
     assert batch.moments is not None
-    eps = torch.randn((len(batch.rows), *latent.shape), generator=rng, device=device)
+    eps = noise_from(rng)(torch.empty(len(batch.rows), *latent.shape, device=device))
     return latent.x0(batch.moments.to(device, non_blocking=True), eps)
 
 

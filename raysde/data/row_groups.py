@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,10 @@ class RowGroups(Generic[Group]):
         self.starts, self.columns, self.budget, self.bytes = np.asarray(manifest.starts), columns, budget, 0
         self.kept: OrderedDict[tuple[int, int], tuple[Group, int]] = OrderedDict()
         self.footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is kept stays behind when they are sent to another process."""
+        return {**vars(self), "kept": OrderedDict(), "footers": OrderedDict(), "bytes": 0}
 
     def holding(self, rows: np.ndarray) -> Iterator[tuple[int, Group, int]]:
         """For each of ``rows`` its place among them, its row group and its place in that; group by group.

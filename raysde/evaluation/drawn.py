@@ -1,6 +1,6 @@
 """What is measured of drawn images: image i of a seed is the same image whoever draws it, beside whichever others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +9,8 @@ import torch
 from raysde.drawing import DrawingModel
 from raysde.evaluation.features import FeatureNetwork
 from raysde.evaluation.judge import Judge
-from raysde.evaluation.parts import Part, stretches
+from raysde.evaluation.parts import Part
 from raysde.evaluation.rows import Conditions
-
-Told = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,3 @@ class Drawer:
             values["read"] = self.judge.read(images)
             values["asked"] = torch.tensor([self.conditions.label(number) for number in range(first, first + count)])
         return Part(first, values)
-
-
-def measured(drawer: Drawer, count: int, told: Told | None = None) -> Iterator[Part]:
-    """The parts of ``count`` images, one after another; ``told`` the images done, in fractions, and to be done."""
-    for first, number in stretches(count):
-
-        def partly(done: int, total: int, first: int = first, number: int = number) -> None:
-            if told is not None:
-                told(first + number * done / total, count)
-
-        yield drawer.part(first, number, partly)

@@ -1,4 +1,4 @@
-"""An evaluation from start to end, in one process."""
+"""An evaluation from start to end; what it measures is measured in this process, or wherever it is told."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,13 +13,16 @@ from torch import Tensor
 from raysde.data.manifest import Split, read_manifest
 from raysde.data.reader import Reader
 from raysde.evaluation import figures, frechet, held_out
-from raysde.evaluation.drawn import Drawer, measured
+from raysde.evaluation.bench import DRAWN, REAL, Bench, Measure, here
+from raysde.evaluation.drawn import Drawer
 from raysde.evaluation.features import FeatureNetwork
+from raysde.evaluation.held_out import HeldOut
 from raysde.evaluation.inception_score import SPLITS
 from raysde.evaluation.intervals import Figure
 from raysde.evaluation.judge import Judge, open_judge
+from raysde.evaluation.lpips import Perceptual, open_lpips
 from raysde.evaluation.parts import merged, stretches
-from raysde.evaluation.reference import Reference, Source, reference_for
+from raysde.evaluation.reference import Real, Reference, Source, reference_for
 from raysde.evaluation.rows import Conditions, conditions_for, selected
 from raysde.inference import Model
 
@@ -45,6 +48,7 @@ class Question:
         t: time to which these are noised for the denoised ones.
         allow_few: whether FID may be computed from fewer than 2,048 images.
         settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on.
+        lpips: weights of LPIPS' network: alexnet for the published ones, or a file.
 
     Raises:
         ValueError: naming what is wrong.
@@ -59,6 +63,7 @@ class Question:
     t: float = 0.5
     allow_few: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    lpips: str = "alexnet"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]
@@ -89,6 +94,11 @@ class Question:
         """Whether a feature network is needed."""
         return bool(set(self.metrics) & set(FEATURES))
 
+    @property
+    def perceives(self) -> bool:
+        """Whether LPIPS is needed."""
+        return any(name.endswith("lpips") for name in self.metrics)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -115,6 +125,7 @@ def evaluate(
     open_features: Callable[[Reader], FeatureNetwork] | None = None,
     cache: Path,
     told: Told | None = None,
+    measure: Measure = here,
 ) -> Answer:
     """Draws images, measures them beside real ones, and gives the figures asked for.
 
@@ -123,25 +134,32 @@ def evaluate(
         open_features: makes the feature network, for the metrics that need one.
         cache: folder for reference statistics and judges, which later evaluations find there.
         told: called with what is being done, how much of it is done and of how much.
+        measure: who measures; the figures are the same.
 
     Raises:
         ValueError: if the model, the data and the metrics do not fit together.
     """
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
     conditions = fitting(model, reader, question)
-    judge, network, reference, found = None, None, None, {}
+    lpips = open_lpips(question.lpips, model.device) if question.perceives else None
+    judge, network, real, drawer, reference, found = None, None, None, None, None, {}
     if question.compares:
         assert open_features is not None
         network = open_features(reader)
         probed(network, shape_of(model), question)
         source = Source(reader.manifest.fingerprint, question.split, question.reference, shape, network.hash)
-        reference = reference_for(reader, source, network, cache, told=_named(told, "reading real images"))
+        real = Real(reader, source, network)
     if "accuracy" in question.metrics:
         judge = open_judge(reader, shape, cache, device=model.device, told=_named(told, "training the judge"))
     if judge is not None or network is not None:
         drawer = Drawer(model, conditions, question.seed, question.settings, network, judge)
-        found = merged(measured(drawer, question.samples, _named(told, "drawing images")))
-    found |= of_held_out(model, reader, question, told)
+    bench = Bench(real, drawer, held_for(model, reader, question, lpips))
+    if real is not None:
+        parts = measure(bench, REAL, stretches(len(real.rows)), _named(told, "reading real images"))
+        reference = reference_for(real.source, cache, parts)
+    if drawer is not None:
+        found = merged(measure(bench, DRAWN, stretches(question.samples), _named(told, "drawing images")))
+    found |= of_held_out(bench, question, measure, told)
     about = {
         "data": {"path": data, "fingerprint": reader.manifest.fingerprint, "split": question.split},
         "sampling": {"samples": question.samples, "seed": question.seed, **question.settings},
@@ -149,7 +167,7 @@ def evaluate(
         "features": None if network is None else {"name": network.name, "hash": network.hash},
         "versions": {name: version(name) for name in ("raysde", "torch")},
     }
-    return Answer(answers(question, found, reference, network, judge), about)
+    return Answer(answers(question, found, reference, network, judge, lpips), about)
 
 
 def fitting(model: Model, reader: Reader, question: Question) -> Conditions:
@@ -182,22 +200,22 @@ def probed(network: FeatureNetwork, image: tuple[int, int, int], question: Quest
         raise ValueError(f"is: {network.name} gives features alone, and the inception score needs logits of classes")
 
 
-def of_held_out(model: Model, reader: Reader, question: Question, told: Told | None) -> dict[str, Tensor]:
+def held_for(model: Model, reader: Reader, question: Question, lpips: Perceptual | None) -> HeldOut | None:
+    """The held-out rows, if a metric is of them."""
+    if not any(name in held_out.METRICS for name in question.metrics):
+        return None
+    rows, shape = held_out.unseen(reader, question.rows), shape_of(model)[1:]
+    return HeldOut(model, reader, rows, shape, question.seed, question.t, question.metrics, question.settings, lpips)
+
+
+def of_held_out(bench: Bench, question: Question, measure: Measure, told: Told | None) -> dict[str, Tensor]:
     """What the metrics of held-out rows measure, of each row."""
-    measures = dict.fromkeys(held_out.METRICS[name] for name in question.metrics if name in held_out.METRICS)
-    if not measures:
+    if bench.held is None:
         return {}
-    rows = held_out.unseen(reader, question.rows)
     found: dict[str, Tensor] = {}
-    seed, t, wanted = question.seed, question.t, question.metrics
-    held = held_out.HeldOut(model, reader, rows, shape_of(model)[1:], seed, t, wanted, question.settings)
-    for measure in measures:
-        parts = []
-        for first, count in stretches(len(rows), held_out.PART):
-            parts.append(held.part(measure, first, count))
-            if told is not None:
-                told(f"measuring {measure}", first + count, len(rows))
-        found |= merged(parts)
+    for work in dict.fromkeys(held_out.METRICS[name] for name in question.metrics if name in held_out.METRICS):
+        places = stretches(len(bench.held.rows), held_out.PART)
+        found |= merged(measure(bench, work, places, _named(told, f"measuring {work}")))
     return found
 
 
@@ -207,6 +225,7 @@ def answers(
     reference: Reference | None,
     network: FeatureNetwork | None,
     judge: Judge | None,
+    lpips: Perceptual | None,
 ) -> list[Figure]:
     """The figures of what was measured, in the order asked for."""
     made, seed = [], question.seed
@@ -215,7 +234,8 @@ def answers(
             assert judge is not None
             made.append(figures.accuracy(found["read"], found["asked"], judge, seed))
         elif name in held_out.METRICS:
-            made.append(held_out.figure(name, found[name], seed, question.t))
+            seen_by = lpips.hash if lpips is not None and name.endswith("lpips") else ""
+            made.append(held_out.figure(name, found[name], seed, question.t, seen_by))
         else:
             assert reference is not None
             assert network is not None

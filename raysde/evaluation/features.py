@@ -82,8 +82,7 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
     """
     file = Path(source).expanduser()
     if source == "inception":
-        weights = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
-        return of_module("inception", with_weights(weights, source), device)
+        return of_module("inception", with_weights(fetched(URL, "--features"), source), device)
     if file.is_file():
         if is_torchscript(file):
             allowed(allow_code, f"{source} is TorchScript, which runs code")
@@ -140,6 +139,18 @@ def is_torchscript(file: Path) -> bool:
         return False
     with zipfile.ZipFile(file) as archive:
         return any("/code/" in name for name in archive.namelist())
+
+
+def fetched(url: str, option: str) -> dict[str, Tensor]:
+    """Published weights, which torch.hub downloads once and checks by the hash in their name.
+
+    Raises:
+        ValueError: naming the option that takes a file instead, if they cannot be fetched.
+    """
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except OSError as error:
+        raise ValueError(f"the weights at {url} cannot be fetched ({error}): give a file of them by {option}") from None
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from raysde import randomness
 from raysde.data.reader import Columns, Reader
 from raysde.evaluation.intervals import Figure, mean_error, normal
+from raysde.evaluation.lpips import SMALLEST, Perceptual
 from raysde.evaluation.parts import Part
 from raysde.evaluation.rows import images_of, read, selected
 from raysde.images import to_float
@@ -37,6 +38,7 @@ class HeldOut:
         t: time to which they are noised, 0 for data and 1 for noise.
         metrics: of METRICS, those wanted.
         settings: keyword arguments of the model's ``sample``.
+        lpips: for the metrics of it.
     """
 
     model: Model
@@ -47,6 +49,7 @@ class HeldOut:
     t: float
     metrics: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    lpips: Perceptual | None = None
 
     def part(self, measure: str, first: int, count: int) -> Part:
         """One of MEASURES of the rows ``first`` and on."""
@@ -75,6 +78,8 @@ def fits(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> No
     for name in wanted:
         if name.endswith("ssim") and small < WINDOW:
             raise ValueError(f"{name}: SSIM needs images of at least {WINDOW} pixels a side, the model draws {small}")
+        if name.endswith("lpips") and small < SMALLEST:
+            raise ValueError(f"{name}: LPIPS needs images of at least {SMALLEST} pixels a side, the model has {small}")
     if any(METRICS[name] == "denoised" for name in wanted) and not sde.sample_floor < t <= sde.ceiling:
         raise ValueError(f"t must lie above {sde.sample_floor} and not above {sde.ceiling}, got {t}")
 
@@ -98,7 +103,7 @@ def likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor
 
 
 def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """PSNR and SSIM of images that were noised to ``t`` and drawn back by the solver."""
+    """PSNR, SSIM and LPIPS of images that were noised to ``t`` and drawn back by the solver."""
     model, images = held.model, images_of(columns)
     sde = model.sde
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
@@ -116,7 +121,7 @@ def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
 
 
 def inpainted(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """PSNR in the hole and SSIM of images whose middle quarter was taken away and drawn anew."""
+    """PSNR in the hole, SSIM and LPIPS of images whose middle quarter was taken away and drawn anew."""
     images = images_of(columns)
     known = torch.ones(held.shape, dtype=torch.bool)
     top, left = held.shape[0] // 4, held.shape[1] // 4
@@ -127,12 +132,15 @@ def inpainted(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
 
 
 def compared(held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tuple[Any, ...]) -> dict[str, Tensor]:
-    """What is wanted of pairs of images: PSNR in a place, SSIM of the whole."""
+    """What is wanted of pairs of images: PSNR in a place, SSIM and LPIPS of the whole."""
     found = {}
     if f"{task}_psnr" in held.metrics:
         found[f"{task}_psnr"] = psnr(images[place], truth[place])
     if f"{task}_ssim" in held.metrics:
         found[f"{task}_ssim"] = ssim(images, truth)
+    if f"{task}_lpips" in held.metrics:
+        assert held.lpips is not None
+        found[f"{task}_lpips"] = held.lpips(images, truth)
     return found
 
 
@@ -145,8 +153,10 @@ METRICS = {
     "bpd": "bpd",
     "denoised_psnr": "denoised",
     "denoised_ssim": "denoised",
+    "denoised_lpips": "denoised",
     "inpainted_psnr": "inpainted",
     "inpainted_ssim": "inpainted",
+    "inpainted_lpips": "inpainted",
 }
 """Metrics, and the measure that each comes from."""
 
@@ -164,13 +174,13 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     return found.reshape(len(images))
 
 
-def figure(name: str, values: Tensor, seed: int, t: float) -> Figure:
-    """The mean over rows [N]."""
+def figure(name: str, values: Tensor, seed: int, t: float, network: str = "") -> Figure:
+    """The mean over rows [N], of a ``network`` of that hash if one looked at them."""
     method = {
         "bpd": "upper bound by one uniform dequantisation and one probe of each row",
         "denoised": f"rows noised to t = {t:g} and drawn back",
         "inpainted": "rows whose middle quarter was drawn anew",
     }[METRICS[name]]
     value, error = mean_error(values)
-    best = "lower" if name == "bpd" else "higher"
-    return Figure(name, value, *normal(value, error), len(values), f"{method}; normal interval", best, 0, seed)
+    best = "lower" if name == "bpd" or name.endswith("lpips") else "higher"
+    return Figure(name, value, *normal(value, error), len(values), f"{method}; normal interval", best, 0, seed, network)

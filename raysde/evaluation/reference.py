@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,13 @@ from raysde.data.manifest import Split
 from raysde.data.reader import Reader
 from raysde.evaluation.features import FeatureNetwork
 from raysde.evaluation.frechet import Moments
-from raysde.evaluation.parts import Part, merged, stretches
+from raysde.evaluation.parts import Part, merged
 from raysde.evaluation.rows import images_of, read, selected
 from raysde.evaluation.store import save_tensors
 
 FORMAT = 1
 KEPT = 10_000
 """Features that are kept, for what compares image with image."""
-
-Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,24 @@ class Reference:
     features: Tensor
 
 
-def part_of(reader: Reader, rows: np.ndarray, shape: tuple[int, int], network: FeatureNetwork, first: int) -> Part:
-    """The features of rows, which are ``first`` and on."""
-    return Part(first, {"features": network(images_of(read(reader, rows, shape)))[0]})
+@dataclass(frozen=True)
+class Real:
+    """The images of a source, and the network that sees them."""
 
+    reader: Reader
+    source: Source
+    network: FeatureNetwork
 
-def measured(reader: Reader, source: Source, network: FeatureNetwork, told: Told | None = None) -> Iterator[Part]:
-    """The parts of a reference, one after another."""
-    rows = shuffled(reader, source)
-    for first, count in stretches(len(rows)):
-        yield part_of(reader, np.sort(rows[first : first + count]), source.shape, network, first)
-        if told is not None:
-            told(first + count, len(rows))
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Their numbers, in an order that has nothing to do with theirs, so that the first of them stand for all."""
+        rows = selected(self.reader.manifest, self.source.split, self.source.count)
+        return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
 
-
-def shuffled(reader: Reader, source: Source) -> np.ndarray:
-    """The reference's rows, in an order that has nothing to do with theirs, so that the first of them stand for all."""
-    rows = selected(reader.manifest, source.split, source.count)
-    return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
+    def part(self, first: int, count: int) -> Part:
+        """The features of the images ``first`` and on."""
+        rows = np.sort(self.rows[first : first + count])
+        return Part(first, {"features": self.network(images_of(read(self.reader, rows, self.source.shape)))[0]})
 
 
 def collected(parts: Iterable[Part]) -> Reference:
@@ -93,13 +92,15 @@ def collected(parts: Iterable[Part]) -> Reference:
     return Reference(moments, merged(kept)["features"])
 
 
-def reference_for(
-    reader: Reader, source: Source, network: FeatureNetwork, cache: Path, told: Told | None = None
-) -> Reference:
-    """The reference, from the cache or measured now and left there (safetensors, and JSON that says what it is)."""
+def reference_for(source: Source, cache: Path, parts: Iterable[Part]) -> Reference:
+    """The reference, from the cache or collected now and left there (safetensors, and JSON that says what it is).
+
+    Args:
+        parts: of the source's images, which are asked for only if the cache has none.
+    """
     path = cache / f"{source.name}.safetensors"
     if not path.exists():
-        found = collected(measured(reader, source, network, told))
+        found = collected(parts)
         tensors = {"total": found.moments.total, "outer": found.moments.outer, "features": found.features}
         write_json(str(path.with_suffix(".json")), {**asdict(source), "images": found.moments.count})
         save_tensors(path, tensors, {"images": str(found.moments.count)})

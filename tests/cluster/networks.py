@@ -5,7 +5,8 @@ import signal
 import time
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from raysde.networks import UNet, UNetConfig
 
@@ -49,3 +50,26 @@ class Thief(SmallUNet):
         super().__init__(image, condition)
         for path in Path(folder).glob("*.parquet"):
             path.unlink() if harm == "vanishes" else path.write_bytes(path.read_bytes()[:-200])
+
+
+class Mortal(nn.Module):
+    """A feature network of 8 x 8 grey images that ends every process but the one that made it by SIGKILL: the first
+    ``times`` that one uses it, or each time.
+
+    Args:
+        marker: folder that remembers the deaths.
+    """
+
+    channels = 1
+
+    def __init__(self, marker: str, times: int | None) -> None:
+        super().__init__()
+        self.home, self.marker, self.times = os.getpid(), Path(marker), times
+        self.register_buffer("weight", torch.randn(64, 4, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        deaths = len(list(self.marker.iterdir()))
+        if os.getpid() != self.home and (self.times is None or deaths < self.times):
+            (self.marker / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tanh((images.float().flatten(1) / 255.0 - 0.5) @ self.weight)

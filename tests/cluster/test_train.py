@@ -69,9 +69,8 @@ def broken(digits, place, uri):
 
 
 def tensors(folder: Path) -> dict:
-    return {
-        f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()
-    }
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{path.relative_to(folder)}/{key}": value for path in files for key, value in load_file(path).items()}
 
 
 def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -133,17 +132,21 @@ def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
     assert same_tensors(tensors(whole.checkpoint), tensors(place / "bare" / "whole" / checkpoint.name_of(STEPS)))
 
 
-def test_two_workers_and_a_kill(digits, place, uri):
-    """Two Ray workers share each global batch, one is killed; the bits are those of two bare gloo ranks."""
-    shared = {"resources__workers": 2, "train__microbatch": 4, "data__block_steps": 2, "name": "pair"}
-    network = killed_network(place, "pair", dies=True)
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_workers_and_a_kill(digits, place, uri, strategy):
+    """Two Ray workers share each global batch, and under fsdp the weights; one is killed; the bits are those of two bare
+    gloo ranks, and of a sharded checkpoint each worker's file arrives."""
+    name = f"pair-{strategy}"
+    shared = {"resources__workers": 2, "train__microbatch": 4, "data__block_steps": 2, "name": name}
+    network = killed_network(place, name, dies=True)
     network["kwargs"]["at"] = 16  # two microbatches a step and one priming pass: in the middle of step 8
-    tree = job_recipe(digits, place, uri, **{**shared, "network": network})
+    tree = job_recipe(digits, place, uri, resources__strategy=strategy, **{**shared, "network": network})
     done = train_job(config.parse(tree))
-    assert (place / "pair-died").exists()
+    assert (place / f"{name}-died").exists()
     bare = {**tree, "storage": str(place / "bare")}
     on_ranks(2, train, bare)
-    twin = place / "bare" / "pair" / checkpoint.name_of(STEPS)
+    twin = place / "bare" / name / checkpoint.name_of(STEPS)
+    assert len(list(twin.glob("weights/*"))) == (2 if strategy == "fsdp" else 0)
     assert same_tensors(tensors(done.checkpoint), tensors(twin))
     assert checkpoint.read(done.checkpoint).state == checkpoint.read(twin).state
 

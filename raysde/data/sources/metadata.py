@@ -48,7 +48,7 @@ def read_metadata(listing: Listing, file: str, images: set[str], said: dict[str,
     where = listing.path(file)
     text = utf8(data, where)
     delimiter = TABLES.get(PurePosixPath(file).suffix.lower())
-    rows = _lines(text, where) if delimiter is None else _table(text, where, delimiter)
+    rows = json_rows(text, where) if delimiter is None else table_rows(text, where, delimiter)
     for number, row in enumerate(rows, start=1):
         try:
             name = _image(row, PurePosixPath(file).parent, images)
@@ -87,13 +87,23 @@ def parse(text: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _lines(text: str, where: str) -> Iterator[dict[str, Any]]:
+def json_rows(text: str, where: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, of which blank ones are passed over.
+
+    Raises:
+        ValueError: naming the line, if it is no JSON object.
+    """
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: captions may hold U+2028
         if line.strip():
             yield parse(line, f"{where}, line {number}")
 
 
-def _table(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]]:
+def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV with a header.
+
+    Raises:
+        ValueError: naming the line that is not valid, or has more fields than the header.
+    """
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:

@@ -1,0 +1,89 @@
+"""Drawing for a file of prompts by Ray Data, on a pool of actors that hold the model.
+
+The model is sent once, through Ray's object store: every actor has the weights that the name meant when the job began.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.data
+import torch
+from ray.exceptions import RayError
+
+from raysde.bulk import Bulk, Draw
+from raysde.cluster.placement import Place, place_for
+from raysde.cluster.session import connect
+
+RETRIES = 3
+"""Times that an actor comes back, and that its part is drawn anew."""
+
+
+def spread(workers: int, device: str | None = None) -> Draw:
+    """Draws parts on so many actors at most.
+
+    Args:
+        device: cpu, cuda, ...; None for GPUs if the cluster has some.
+
+    Raises:
+        ValueError: if there is no actor to be.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+
+    def draw(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
+        if parts:
+            connect()
+            yield from drawn(bulk, parts, min(workers, len(parts)), device)
+
+    return draw
+
+
+def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> Iterator[int]:
+    """Draws parts; their numbers come as they are done.
+
+    Raises:
+        ValueError: if one cannot be drawn.
+        RuntimeError: if actors fail, or are lost too often.
+    """
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    place = place_for(actors, device)
+    stream = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
+        Drawing,
+        batch_size=1,
+        concurrency=actors,
+        num_cpus=place.cpus,
+        num_gpus=place.gpus,
+        fn_constructor_args=([ray.put(bulk)], place),
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
+    )
+    try:
+        for row in stream.iter_rows():
+            if row["error"]:
+                raise ValueError(row["error"])
+            yield int(row["part"])
+    except RayError as error:
+        raise RuntimeError(f"a worker failed: {' '.join(str(error).split())[-300:]}") from None
+
+
+class Drawing:
+    """An actor that holds the model.
+
+    Args:
+        held: reference to the job.
+        place: what the actor takes.
+    """
+
+    def __init__(self, held: list[ray.ObjectRef], place: Place) -> None:
+        torch.set_num_threads(place.threads)
+        self.bulk: Bulk = ray.get(held[0])
+        self.bulk.model.to(place.device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        part = int(batch["part"][0])
+        try:
+            self.bulk.draw(part)
+        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
+            return {"part": [part], "error": [str(error)]}
+        return {"part": [part], "error": [""]}

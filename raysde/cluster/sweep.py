@@ -1,0 +1,243 @@
+"""A sweep on Ray Tune, from its checks to the ranking. What `raysde tune` and jobs/tune.py do.
+
+Tune starts the trials, a few at a time, and stops those that fall behind. What is next and who falls behind is decided
+by :class:`raysde.sweep.sweep.Sweep` over its ledger, so that a sweep that was killed goes on without Tune's own state,
+which is pickled: it is written to a temporary folder and never read.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+
+from raysde import config, storage, tracking
+from raysde.cluster.job import absolute, reject_lonely_store
+from raysde.cluster.mailbox import open_mailbox
+from raysde.cluster.schedule import Asked, Children, Judged, Refusal
+from raysde.cluster.session import connect
+from raysde.cluster.train import Share
+from raysde.cluster.trial import trainable
+from raysde.data.filesystems import child, write_bytes
+from raysde.run import Run, check, check_model, open_run
+from raysde.sweep.ledger import Ledger, Trial
+from raysde.sweep.ranking import as_csv, best, best_recipe, table
+from raysde.sweep.search import count_of, planned
+from raysde.sweep.settings import Settings, halving_for
+from raysde.sweep.space import Space, Values, check_recipes, described, read_space, varied
+from raysde.sweep.sweep import Sweep
+from raysde.sweep.watch import SweepLine
+
+WAITING = {"node:__internal_head__": 0.001}
+"""What the process that waits for a trial's workers asks for: a place on the head, which outlives other nodes. It takes
+no share of a CPU: on a small machine that would be the one that data tasks need."""
+INDIFFERENT = (
+    "name",
+    "storage",
+    "data.path",
+    "data.verify",
+    "data.block_",
+    "resources.",
+    "tracking.",
+    "sampling.",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+"""Keys of the recipe that a sweep may go on with when they have changed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep found, and where it is.
+
+    Attributes:
+        table: the ranking.
+        best: the best trial, None if none has a value.
+        recipe: path of the best trial's recipe, its checkpoint, and of the CSV.
+    """
+
+    table: str
+    best: Trial | None
+    recipe: str
+    checkpoint: Path | None
+    csv: str
+    run_id: str
+    tracking_uri: str
+
+
+def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
+    """Runs a sweep to its end, or on from where it was killed.
+
+    Args:
+        tree: of the recipe that trials vary.
+        name: of the sweep: its folder in the recipe's storage, and its MLflow run.
+
+    Raises:
+        ValueError: for anything that is wrong before trials start, or a metric that the first trial does not report.
+        RuntimeError: if the sweep was interrupted, or every trial failed.
+    """
+    recipe, space = absolute(config.parse({**tree, "name": name})), read_space(settings.space)
+    count = count_of(space, settings.search, settings.trials)
+    plan = planned(space, settings.search, settings.seed, count)
+    check_recipes(tree, space, space.corners() if plan is None else plan)
+    run = open_run(recipe)
+    check(run)
+    check_networks(tree, space, space.corners() if plan is None else plan)
+    halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
+    uri = recipe.tracking.uri or tracking.default_uri()
+    client = tracking.client_for(uri)
+    ledger = Ledger(child(recipe.storage, name), definition(recipe, settings))
+    sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
+    with tracking.answering(uri):
+        parent = open_parent(client, run, settings, uri)
+    children = Children(client, uri, recipe, tree, space, parent)
+    if sweep.left:
+        try:
+            connect()
+            reject_lonely_store(uri)
+            run_trials(sweep, children, settings.concurrent)
+        except BaseException:
+            tracking.fail_run(client, parent)
+            raise
+    with tracking.answering(uri):
+        return conclude(sweep, children, tree)
+
+
+def definition(recipe: config.RunConfig, settings: Settings) -> dict[str, Any]:
+    """What must not change when a sweep goes on."""
+    flat = {key: value for key, value in recipe.flat().items() if not key.startswith(INDIFFERENT)}
+    # a list of pairs, since the order of the axes is that of a grid
+    return {"recipe": flat, "space": list(settings.space.items()), "search": settings.search, "seed": settings.seed}
+
+
+def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Values]) -> None:
+    """Builds the network of every combination without its weights, for the data of the recipe.
+
+    Raises:
+        ValueError: naming the first combination that does not fit.
+    """
+    for values in combinations:
+        try:
+            check_model(open_run(config.parse(varied(tree, space, values))).spec)
+        except ValueError as error:
+            raise ValueError(f"the space holds {described(values)}, which does not fit: {error}") from None
+
+
+def open_parent(client: tracking.MlflowClient, run: Run, settings: Settings, uri: str) -> str:
+    """The MLflow run of the sweep, which its trials are shown below."""
+    asked = settings.model_dump(mode="json", exclude={"recipe", "space"})
+    axes = {f"space.{name.replace(',', ' ')}": values for name, values in settings.space.items()}
+    data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
+    recipe, place = run.config, tracking.artifact_place(uri)
+    return tracking.open_run(client, recipe.tracking.experiment, recipe.name, {**axes, **asked}, place, data)
+
+
+def shares(
+    recipe: config.RunConfig, resources: Mapping[str, float], nodes: int, trials: int, given: int | None
+) -> tuple[int, Share]:
+    """How many trials run at once, and what each of their workers gets, leaving a CPU of each node for data tasks.
+
+    Args:
+        resources: of the whole cluster.
+        trials: that are left.
+        given: how many the user wants at once, None for as many as fit.
+
+    Raises:
+        ValueError: if GPUs are asked for and there are too few for one trial.
+    """
+    wanted, gpus = recipe.resources, int(resources.get("GPU", 0))
+    gpu = gpus >= wanted.most if wanted.gpu is None else wanted.gpu
+    if gpu and gpus < wanted.most:
+        raise ValueError(f"resources.gpu is set, but the cluster has {gpus} GPUs for resources.workers={wanted.most}")
+    spare = max(1, int(resources.get("CPU", 1.0)) - nodes)
+    each = wanted.cpus_per_worker or (min(4, max(1, spare // gpus)) if gpu else 1)
+    fit = spare // (wanted.most * each)
+    fit = min(fit, gpus // wanted.most) if gpu else fit
+    at_once = given or max(1, min(trials, fit))
+    if wanted.cpus_per_worker is None and not gpu:
+        each = max(1, spare // (at_once * wanted.most))
+    return at_once, Share(each, gpu)
+
+
+def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None:
+    """Runs what is left of a sweep.
+
+    Raises:
+        ValueError: if the metric of the sweep is not among those that trials report.
+        RuntimeError: if the sweep was interrupted.
+    """
+    at_once, share = shares(children.recipe, ray.cluster_resources(), len(ray.nodes()), sweep.left, concurrent)
+    # Tune's own records of trials are not wanted
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
+    line = SweepLine(sweep, at_once)
+    asked, judged = Asked(sweep, children, share, line), Judged(sweep, children, line)
+    with tempfile.TemporaryDirectory(prefix="raysde-tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable(open_mailbox()), WAITING),
+            tune_config=tune.TuneConfig(
+                num_samples=sweep.left,
+                max_concurrent_trials=at_once,
+                search_alg=asked,
+                scheduler=judged,
+                trial_name_creator=named,
+                trial_dirname_creator=named,
+            ),
+            run_config=tune.RunConfig(
+                name=children.recipe.name,
+                storage_path=folder,
+                stop=Refusal(judged),
+                failure_config=tune.FailureConfig(max_failures=children.recipe.resources.max_failures),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            line.close()
+    if judged.refused is not None:
+        raise judged.refused
+    if any(trial.state == "running" for trial in sweep.trials) or sweep.left:
+        raise RuntimeError("the sweep was interrupted; the same command goes on with it")
+
+
+def named(trial: TuneTrial) -> str:
+    """What Tune calls a trial."""
+    return f"{trial.config['number']:03d}"
+
+
+def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outcome:
+    """Writes the ranking and the best recipe beside the trials and into MLflow, and closes the MLflow runs.
+
+    Raises:
+        RuntimeError: if no trial has a value.
+    """
+    from raysde.sweep.plots import pictures
+
+    for trial in sweep.trials:
+        children.delivered(trial)
+        children.closed(trial)
+    trials, space, metric = sweep.trials, sweep.space, sweep.metric
+    top, name = best(trials, metric), children.recipe.name
+    folder, found = sweep.ledger.folder, table(trials, space, metric)
+    files = {"ranking.csv": as_csv(trials, space, metric).encode(), **pictures(trials, space, metric)}
+    tags = {}
+    if top is not None:
+        files["best.yaml"] = best_recipe(tree, space, top, f"{name}-best", metric).encode()
+        tags = {"raysde.best.trial": children.name(top.number), "raysde.best.value": str(top.value(metric))}
+    for file, content in files.items():
+        write_bytes(child(folder, file), content)
+    tracking.keep_files(children.client, children.parent, files, tags)
+    if top is None:
+        tracking.fail_run(children.client, children.parent)
+        raise RuntimeError(f"no trial of sweep {name!r} has a value of {metric}:\n{found}")
+    tracking.finish_run(children.client, children.parent)
+    last = storage.newest_checkpoint(folder, children.name(top.number))
+    places = {file: child(folder, file) for file in files}
+    return Outcome(found, top, places["best.yaml"], last, places["ranking.csv"], children.parent, children.uri)

@@ -1,0 +1,70 @@
+"""One trial of a sweep on Ray Tune: a function that trains a recipe through Ray Train and passes its reports on."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ray import tune
+from ray.actor import ActorHandle
+
+from raysde import config
+from raysde.cluster.mailbox import Slot
+from raysde.cluster.session import quiet
+from raysde.cluster.train import Share, launch
+from raysde.run import open_run
+
+POLL = 0.3
+"""Seconds between two looks into the mailbox."""
+
+
+def trial_settings(number: int, recipe: config.RunConfig, uri: str, run_id: str, share: Share) -> dict[str, Any]:
+    """What Tune hands to a trial."""
+    told = {"recipe": recipe.model_dump(mode="json"), "uri": uri, "run_id": run_id, "share": asdict(share)}
+    return {"number": number, "trial": json.dumps(told)}
+
+
+def trainable(mailbox: ActorHandle) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune runs for each trial."""
+
+    def run(settings: dict[str, Any]) -> None:
+        run_trial(settings, mailbox)
+
+    return run
+
+
+def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
+    """Trains to the end, or on from the newest checkpoint of the trial, and tells Tune of every validation.
+
+    The last thing it tells is how the trial ended, so one that says nothing of it was stopped or died.
+    """
+    quiet()
+    # the end of a worker group is noticed at the next look
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    told, slot = json.loads(settings["trial"]), Slot(mailbox, settings["number"])
+    ended: dict[str, str] = {}
+    worker = threading.Thread(target=_train, args=(told, slot, ended), daemon=True)
+    worker.start()
+    while True:
+        alive = worker.is_alive()
+        for message in slot.take():
+            tune.report({"report": json.dumps(message)})
+        if not alive:
+            break
+        worker.join(POLL)
+    tune.report({"ended": json.dumps(ended)})
+
+
+def _train(told: dict[str, Any], slot: Slot, ended: dict[str, str]) -> None:
+    """Runs the trial's worker group; what goes wrong is told, since it ends the trial and not the sweep."""
+    started, share = time.time(), Share(**told["share"])
+    try:
+        run = open_run(config.parse(told["recipe"]))
+        launch(run, tracking_uri=told["uri"], run_id=told["run_id"], started=started, share=share, reports=slot)
+    except Exception as error:
+        ended.update(state="failed", error=" ".join(str(error).split())[:500] or type(error).__name__)
+    else:
+        ended.update(state="finished", error="")

@@ -1,0 +1,89 @@
+"""Checkpoints of a sharded model: each rank writes what it holds, and any number of ranks goes on from it.
+
+The folder is that of :mod:`raysde.checkpoint`, with each of weights, optimizer and profiles in one file a rank
+(:mod:`raysde.pieces`). The averaged weights, from which models are loaded, are one file of whole tensors.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raysde import checkpoint
+from raysde.distributed import World
+from raysde.model import ModelSpec, save_text
+from raysde.pieces import write_pieces, write_whole
+from raysde.state import TrainState
+
+
+def save(
+    folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any], world: World
+) -> None:
+    """Writes a checkpoint into a folder that all ranks reach, where it appears whole or not at all.
+
+    Raises:
+        ValueError: on every rank, if it is not the same folder on all of them.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    if world.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+    world.barrier()
+    write(partial, state, spec, recipe, data, world)
+    world.barrier()
+    if world.any(world.is_first and not all((partial / name).is_file() for name in checkpoint.read(partial).files)):
+        raise ValueError(f"{folder.parent} is not one folder for all workers, which resources.strategy=fsdp needs")
+    if world.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    world.barrier()
+
+
+def write(
+    folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any], world: World
+) -> None:
+    """Writes this rank's part of a checkpoint; called on every rank.
+
+    Args:
+        folder: of all ranks or of this one alone; what is in those of all ranks, laid together, is the checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with state.ema.swapped():
+        weights = checkpoint.own_weights(state.model)
+        write_whole(folder / "ema.safetensors" if world.is_first else None, weights)
+    kinds: dict[str, Mapping[str, Tensor]] = {
+        checkpoint.WEIGHTS: state.trained,
+        checkpoint.OPTIMIZER: state.optimizer_tensors(),
+    }
+    if state.profiles:
+        kinds[checkpoint.PROFILES] = state.profile_tensors()
+    for kind, tensors in kinds.items():
+        path = folder / file_of(kind, world.rank, world.size)
+        path.parent.mkdir(exist_ok=True)
+        write_pieces(path, tensors, world.rank)
+    hashes = gathered_hashes(folder, list(kinds), world)
+    if world.is_first:
+        save_text(state.model, folder / "text")
+        checkpoint.write_description(folder, spec, state.values(), recipe, data, hashes)
+
+
+def file_of(kind: str, rank: int, size: int) -> str:
+    """The path, in the checkpoint, of the pieces that rank ``rank`` of ``size`` holds."""
+    return f"{kind}/{rank + 1:05d}-of-{size:05d}.safetensors"
+
+
+def gathered_hashes(folder: Path, kinds: list[str], world: World) -> dict[str, str]:
+    """sha256 of the files of pieces of every rank, each computed where the file was written."""
+    digests = torch.zeros(world.size, len(kinds), 32, dtype=torch.int32, device=world.device)
+    for number, kind in enumerate(kinds):
+        digest = bytes.fromhex(checkpoint.sha256(folder / file_of(kind, world.rank, world.size)))
+        digests[world.rank, number] = torch.tensor(list(digest), dtype=torch.int32)
+    found = world.sum(digests).cpu().tolist()
+    return {
+        file_of(kind, rank, world.size): bytes(found[rank][number]).hex()
+        for rank in range(world.size)
+        for number, kind in enumerate(kinds)
+    }

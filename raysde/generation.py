@@ -1,0 +1,94 @@
+"""How a model draws when nobody says: a solver, its settings and guidance, kept in the model's description."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from raysde.sampler import Method, Settings
+
+Interval = tuple[float, float]
+"""The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
+METHOD = tuple(get_type_hints(Settings))
+"""The settings of a sampler."""
+GUIDANCE = ("guidance", "guidance_interval")
+KINDS: dict[str, Any] = {**get_type_hints(Settings), "guidance": float, "guidance_interval": Interval | None}
+"""Every setting that a model's description may hold, and its type."""
+
+
+def check_interval(interval: Interval | None) -> None:
+    """Raises ValueError unless the interval of guidance rises."""
+    if interval is not None and not 0.0 <= interval[0] < interval[1]:
+        raise ValueError(f"guidance_interval must be 0 <= low < high in sigma / alpha, got {interval}")
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with values of their types, which go together, in the order of KINDS.
+
+    Raises:
+        ValueError: naming the setting that is unknown, of another type, out of range or infinite.
+    """
+    found = {name: valued(name, value) for name, value in settings.items()}
+    Method(**method_of(found))  # type: ignore[arg-type]
+    check_interval(found.get("guidance_interval"))
+    return {name: found[name] for name in KINDS if name in found}
+
+
+def valued(name: str, value: Any) -> Any:
+    """A value of a setting in its type.
+
+    Raises:
+        ValueError: if there is no such setting, or the value is of another type or infinite.
+    """
+    if name not in KINDS:
+        raise ValueError(f"a model draws by the settings {', '.join(KINDS)}; {name!r} is none of them")
+    try:
+        found = TypeAdapter(KINDS[name]).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from None
+    parts = found if isinstance(found, tuple) else (found,)
+    if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return found
+
+
+def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that choose a :class:`raysde.sampler.Method`."""
+    return {name: value for name, value in settings.items() if name in METHOD}
+
+
+def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, and a model's own settings where nothing is.
+
+    Who names another solver than the model's own gets that solver as it is: steps, grid and the rest were chosen for
+    the own one.
+    """
+    foreign = "solver" in given and given["solver"] != own.get("solver")
+    kept = {name: value for name, value in own.items() if not (foreign and name in METHOD)}
+    return {**kept, **given}
+
+
+def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`completed`, with everybody's defaults of solver, steps and guidance where the model has none either."""
+    found = completed(own, given)
+    method = Method(**method_of(found))  # type: ignore[arg-type]
+    return {"guidance": 1.0, "solver": method.solver, "steps": method.steps, **found}
+
+
+def unguided(own: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own settings for images that it is told nothing of."""
+    return {name: value for name, value in own.items() if name not in GUIDANCE}
+
+
+def sentence(settings: Mapping[str, Any]) -> str:
+    """Settings for people: ``solver=unipc steps=10 guidance=2 guidance_interval=0.2:5``."""
+    return " ".join(f"{name}={_shown(value)}" for name, value in settings.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ":".join(_shown(part) for part in value)
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

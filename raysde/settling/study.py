@@ -1,0 +1,138 @@
+"""One candidate's figure: an evaluation of the model that it names, by its settings, from the noise of all."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysde import checkpoint
+from raysde.data.manifest import Split, read_manifest
+from raysde.data.reader import Reader
+from raysde.evaluation.evaluate import FEATURES, LEAST, Question, evaluate, fitting, shape_of
+from raysde.evaluation.features import FeatureNetwork, of_module, open_network
+from raysde.evaluation.judge import open_judge
+from raysde.figures import Figure, evaluated, parse_figure
+from raysde.inference import Model
+from raysde.settling.space import Candidate
+
+METRICS = (*FEATURES, "accuracy")
+"""Figures of drawn images."""
+Told = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all candidates have in common.
+
+    Attributes:
+        models: checkpoint folders by the average's length, None for the run's own, which every worker reaches.
+        data: folder or URI of shards.
+        metric: of METRICS.
+        features: the network, as of `raysde evaluate`.
+        seed, split, reference, allow_few: see :class:`raysde.evaluation.evaluate.Question`.
+        batch_size: images drawn at a time.
+        cache: folder for statistics of real images and judges.
+        allow_code: whether checkpoint and features may name code.
+        device: where networks run; None for a GPU if there is one.
+
+    Raises:
+        ValueError: if the metric is not one of drawn images.
+    """
+
+    models: Mapping[float | None, str]
+    data: str
+    metric: str
+    features: str
+    cache: str
+    seed: int = 0
+    split: Split = "train"
+    reference: int | None = None
+    allow_few: bool = False
+    batch_size: int = 256
+    allow_code: bool = False
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"--metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+
+    @property
+    def place(self) -> str:
+        """The device of this process's networks."""
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def question(self, candidate: Candidate, samples: int) -> Question:
+        """The evaluation of a candidate; but for its settings it is that of any other.
+
+        Raises:
+            ValueError: if the images are too few for the metric.
+        """
+        settings = {"guidance": 1.0, **candidate.drawing, "batch_size": self.batch_size}
+        return Question(
+            metrics=(self.metric,),
+            samples=samples,
+            seed=self.seed,
+            split=self.split,
+            reference=self.reference,
+            allow_few=self.allow_few,
+            settings=settings,
+        )
+
+    def rehearse(self, candidate: Candidate, samples: int, told: Told) -> None:
+        """Measures a candidate on as few images as can be, instead of ``samples``: what does not fit is found, and what
+        all need of the real images is in the cache, before anybody else begins.
+
+        Raises:
+            ValueError: if model, data, metric and the number of images do not go together.
+        """
+        question = self.question(candidate, samples)
+        model = opened(self.models[candidate.average], self.allow_code, self.place)
+        fitting(model, Reader(read_manifest(self.data)), question)
+        few = max(4, LEAST.get(self.metric, 1))
+        self._evaluated(candidate, replace(question, samples=few, allow_few=True), told)
+
+    def figure(self, candidate: Candidate, samples: int, told: Told | None = None) -> Figure:
+        """Of the images 0 to samples - 1.
+
+        Raises:
+            ValueError: if model, data and metric do not go together.
+        """
+        return self._evaluated(candidate, self.question(candidate, samples), told)
+
+    def _evaluated(self, candidate: Candidate, question: Question, told: Told | None) -> Figure:
+        model = opened(self.models[candidate.average], self.allow_code, self.place)
+        cache = Path(self.cache)
+        answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
+        (found,) = evaluated(answer.dump(), "of the study")
+        return parse_figure(found, str(candidate))
+
+    def opener(self, model: Model) -> Callable[[Reader], FeatureNetwork]:
+        """Opens the feature network, once the data is known."""
+
+        def opener(reader: Reader) -> FeatureNetwork:
+            if self.features != "judge":
+                return open_network(self.features, allow_code=self.allow_code, device=model.device)
+            judge = open_judge(reader, shape_of(model)[1:], Path(self.cache), device=model.device)
+            return of_module("judge", judge.classifier, model.device)
+
+        return opener
+
+    def key(self, candidate: Candidate, samples: int) -> str:
+        """What tells this measurement from any other: a name for the file that keeps it."""
+        folder = Path(self.models[candidate.average])
+        weights = checkpoint.read(folder).files["ema.safetensors"]
+        fingerprint = read_manifest(self.data).fingerprint
+        asked: list[Any] = [self.metric, self.features, self.seed, self.split, self.reference, samples]
+        words = json.dumps([weights, fingerprint, *asked, candidate.drawing], sort_keys=True)
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def opened(folder: str, allow_code: bool, device: str) -> Model:
+    """This process's model."""
+    return checkpoint.load_model(Path(folder), allow_code=allow_code, device=device)

@@ -1,0 +1,246 @@
+"""Evaluation and batch sampling over Ray: what they make is what one process makes, also when processes are lost."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray import cloudpickle
+
+from raysde.bulk import draw_all
+from raysde.captions import PretrainedText
+from raysde.cli import main
+from raysde.cluster.evaluate import RETRIES, Workers, script_bytes, script_of
+from raysde.cluster.placement import Place, place_for, share
+from raysde.cluster.sample import spread
+from raysde.data.manifest import write_manifest
+from raysde.data.reader import Reader
+from raysde.evaluation.bench import DRAWN, REAL, Bench, here
+from raysde.evaluation.drawn import Drawer
+from raysde.evaluation.evaluate import Question, evaluate
+from raysde.evaluation.features import FeatureNetwork, of_module
+from raysde.evaluation.parts import stretches
+from raysde.evaluation.reference import Real, Source
+from raysde.evaluation.rows import Conditions
+from raysde.registry import load
+from tests.cluster.networks import Mortal
+from tests.conftest import ROOT, write_digit_shards
+from tests.test_bulk import bulk, files_of
+from tests.test_edit_command import write_model
+from tests.test_evaluation import Network
+from tests.test_networks import CAPTIONS
+from tests.tiny import text_encoder
+
+FAST = {"solver": "ddim", "steps": 2, "guidance": 1.0}
+METRICS = ("fid", "kid", "is", "precision", "recall", "accuracy", "denoised_psnr", "inpainted_psnr")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """500 digits to train on and 40 held out."""
+    manifest = write_digit_shards(tmp_path_factory.mktemp("data") / "shards", 540, 250, 50)
+    shards = (*manifest.shards[:2], dataclasses.replace(manifest.shards[2], split="validation"))
+    manifest = dataclasses.replace(manifest, shards=shards)
+    write_manifest(manifest)
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory) -> str:
+    return write_model(tmp_path_factory.mktemp("models") / "labels", text=None, classes=10)
+
+
+@pytest.fixture
+def one_thread():
+    """Workers with a CPU or less have one thread; other numbers of threads round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def figures_of(labels, data, cache, measure, **settings):
+    question = Question(METRICS, 600, rows=40, seed=3, allow_few=True, settings={**FAST, **settings})
+    opener = lambda reader: of_module("net", Network())  # noqa: E731
+    return evaluate(load(labels), data.path, question, open_features=opener, cache=cache, measure=measure).figures
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_figures_do_not_depend_on_the_workers(labels, data, tmp_path):
+    """Every figure and interval of 1, 2 and 4 workers is that of one process with as many threads, bit for bit; of batches
+    of another size, whose kernels round otherwise, to a few pixels' rounding. Real images are measured anew by each."""
+    alone = {}
+    for workers in (1, 2, 4):
+        torch.set_num_threads(threads := place_for(workers, None).threads)
+        if threads not in alone:
+            alone[threads] = figures_of(labels, data, tmp_path / f"alone-{threads}", here)
+        with Workers(workers) as measure:
+            assert figures_of(labels, data, tmp_path / str(workers), measure) == alone[threads]
+    assert [each.name for each in alone[1]] == list(METRICS)
+    with Workers(2) as measure:
+        other = figures_of(labels, data, tmp_path / "other", measure, batch_size=17)
+    for mine, twin in zip(other, alone[1], strict=True):
+        assert mine.value == pytest.approx(twin.value, rel=1e-3, abs=2 / 600), mine.name
+
+
+def bench_of(labels, data, network, rows=500) -> Bench:
+    named = of_module("net", network) if not isinstance(network, FeatureNetwork) else network
+    source = Source(data.fingerprint, "train", rows, (8, 8), named.hash)
+    drawer = Drawer(load(labels), Conditions(tuple(range(10)), told=True), 5, FAST, named)
+    return Bench(Real(Reader(data), source, named), drawer)
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_a_lost_worker_is_replaced_and_its_stretch_measured_anew(labels, data, tmp_path):
+    """Two deaths by SIGKILL, in the middle of a stretch: every part comes once, in order, as one process measures it."""
+    bench, said = bench_of(labels, data, Mortal(str(tmp_path), 2)), []
+    with Workers(2) as measure:
+        for work, places in ((DRAWN, stretches(90, 20)), (REAL, stretches(500, 100))):
+            found = list(measure(bench, work, places, lambda done, total: said.append((done, total))))
+            for mine, twin in zip(found, here(bench, work, places), strict=True):
+                assert mine.first == twin.first
+                assert torch.equal(mine.values["features"], twin.values["features"])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert (said[0], said[5], said[6], said[11]) == ((0, 90), (90, 90), (0, 500), (500, 500))
+    assert len(said) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_stretch_that_kills_every_worker_ends_the_evaluation(labels, data, tmp_path):
+    bench = bench_of(labels, data, Mortal(str(tmp_path), None))
+    with Workers(1) as measure, pytest.raises(RuntimeError, match=f"lost {RETRIES + 1} times at images 0 to 19"):
+        list(measure(bench, DRAWN, stretches(40, 20), None))
+    assert len(list(tmp_path.iterdir())) == RETRIES + 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_worker_finds_is_one_sentence(labels, tmp_path):
+    """A shard that is damaged after the checks is named, and TorchScript travels as its file."""
+    manifest = write_digit_shards(tmp_path / "shards", 100, 50, 50)
+    network = torch.jit.script(Network())
+    bench = bench_of(labels, manifest, FeatureNetwork("script", "hash", network, 1), rows=None)
+    path = Path(manifest.file(1))
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    with Workers(1) as measure:
+        (found,) = measure(bench, DRAWN, [(0, 10)], None)
+        (twin,) = here(bench, DRAWN, [(0, 10)])
+        torch.testing.assert_close(found.values["logits"], twin.values["logits"], rtol=0.0, atol=0.05)
+        path.write_bytes(bytes(footer) + whole[footer:])
+        with pytest.raises(ValueError, match=r"^shard train-00001.parquet of .* is damaged") as error:
+            list(measure(bench, REAL, [(0, 100)], None))
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["scratch", "pretrained"])
+def test_a_model_of_captions_travels(tmp_path, text):
+    """As Ray sends it: the copy draws the same images."""
+    given = (
+        {"text": PretrainedText(path=text_encoder(tmp_path / "bert"), max_tokens=32)} if text == "pretrained" else {}
+    )
+    model = load(write_model(tmp_path / "model", **given))
+    again = cloudpickle.loads(cloudpickle.dumps(model))
+    how = {"prompts": CAPTIONS, "guidance": 2.0, "solver": "ddim", "steps": 2}
+    assert torch.equal(again.sample(**how).images, model.sample(**how).images)
+
+
+def test_torchscript_as_a_file():
+    images = torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8)
+    again = script_of(script_bytes(torch.jit.script(Network())))
+    assert torch.equal(again(images)[0], Network()(images)[0])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected"),
+    [
+        ([3], 1, 3.0),
+        ([3], 2, 1.0),
+        ([3], 4, 0.5),
+        ([3], 7, 1 / 3),
+        ([4, 4, 4], 3, 4.0),
+        ([4, 4, 4], 4, 2.0),  # 3 of 12 would leave no room for the fourth
+        ([4, 4, 4], 13, 0.5),
+        ([64, 2], 2, 32.0),
+        ([0, 8], 3, 2.0),
+        ([], 3, 1.0),
+        ([0.5], 1, 1.0),
+    ],
+)
+def test_a_share_leaves_room_for_all(nodes, workers, expected):
+    found = share(nodes, workers)
+    assert found == expected
+    if any(node >= 1 for node in nodes):
+        assert sum(int(node / found + 1e-9) for node in nodes) >= workers
+
+
+def test_workers_are_on_gpus_where_there_are_some(monkeypatch):
+    alive = [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}]
+    nodes = [{"Alive": True, "Resources": each} for each in alive] + [
+        {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert place_for(1, None) == Place(0.0, 1.0, "cuda")
+    assert place_for(4, None) == Place(0.0, 0.5, "cuda")
+    assert place_for(3, "cpu") == Place(4.0, 0.0, "cpu")
+    monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
+    assert place_for(2, None) == Place(2.0, 0.0, "cpu")
+    assert place_for(2, "cuda") == Place(0.0, 1.0, "cuda")
+
+
+def test_threads_are_those_of_the_cpus():
+    assert Place(0.5, 0.0, "cpu").threads == 1
+    assert Place(0.0, 1.0, "cuda").threads == 1
+    assert Place(1000.0, 0.0, "cpu").threads == os.cpu_count()
+
+
+@pytest.mark.usefixtures("cluster", "one_thread")
+def test_parts_of_prompts_are_the_same_files(labels, tmp_path):
+    """Five parts drawn by two actors, one of them there already: byte for byte those of one process."""
+    model = load(labels)
+    alone, shared = (bulk(model, tmp_path / name, rows=33) for name in ("alone", "shared"))
+    draw_all(alone)
+    first = files_of(tmp_path / "alone")
+    (tmp_path / "shared").mkdir()
+    for name in ("sampling.json", "part-00002.parquet"):
+        (tmp_path / "shared" / name).write_bytes(first[name])
+    before = (tmp_path / "shared" / "part-00002.parquet").stat().st_mtime_ns
+    said = []
+    assert draw_all(shared, spread(2), lambda done, total: said.append((done, total))) == 8
+    assert files_of(tmp_path / "shared") == first
+    assert (tmp_path / "shared" / "part-00002.parquet").stat().st_mtime_ns == before
+    assert said[0] == (8, 33)
+    assert said[-1] == (33, 33)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_driver_goes_on(labels, tmp_path):
+    """The driver of a job on a cluster dies by SIGKILL; submitted again, it keeps what was finished."""
+    (tmp_path / "rows.csv").write_text("label\n" + "".join(f"{row % 10}\n" for row in range(1500)))
+    out = tmp_path / "out"
+    given = ["sample", labels, "--prompts-file", str(tmp_path / "rows.csv"), "--steps", "10", "--workers", "2",
+             "--out", str(out)]  # fmt: skip
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-m", "raysde.cli", *given]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 180
+    while not list(out.glob("part-*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    time.sleep(3.0)  # its actors end with it
+    before = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
+    assert 1 <= len(before) < 6
+    assert main(given) == 0
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert len(list(out.glob("part-*.parquet"))) == 6

@@ -1,0 +1,252 @@
+"""Sweeps on real Ray: Tune starts and stops trials of Ray Train; killed in the middle, a sweep goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from raysde import checkpoint, config, tracking
+from raysde.cluster.schedule import Judged
+from raysde.cluster.sweep import shares, tune_job
+from raysde.cluster.train import Share
+from raysde.sweep.halving import Halving
+from raysde.sweep.ledger import Ledger
+from raysde.sweep.search import planned
+from raysde.sweep.settings import read_settings
+from raysde.sweep.space import read_space
+from raysde.sweep.sweep import Sweep
+from tests.conftest import ROOT, small_recipe
+
+LRS = [1e-3, 1e30, 1e-2]
+
+
+def tree_of(digits, place: Path, **changes) -> dict:
+    settings = {
+        "tracking__uri": f"sqlite:///{place / 'mlflow.db'}", "validation__rows": 24, "validation__every": 5,
+        "train__length__steps": 10, "train__clip": 0.0, "sampling": {"every": 5, "count": 4},
+    }  # fmt: skip
+    return small_recipe(digits, place / "runs", **{**settings, **changes})
+
+
+def children(place: Path, parent: str) -> dict:
+    """The MLflow runs below a sweep's, by name."""
+    client = tracking.client_for(f"sqlite:///{place / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("raysde").experiment_id
+    found = client.search_runs([experiment], filter_string=f"tags.mlflow.parentRunId = '{parent}'")
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def history(place: Path, run_id: str, key: str) -> list[tuple[int, float]]:
+    metrics = tracking.client_for(f"sqlite:///{place / 'mlflow.db'}").get_metric_history(run_id, key)
+    return sorted((metric.step, metric.value) for metric in metrics)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def swept(cluster, digits, place):
+    """Three trials, of which the second diverges."""
+    tree = tree_of(digits, place)
+    settings = read_settings(None, [], {"search": "grid", "scheduler": "fifo"})
+    settings = settings.model_copy(update={"space": {"train.lr": LRS}})
+    return tune_job(tree, settings, "lrs"), tree, settings
+
+
+def test_a_failed_trial_does_not_end_a_sweep(swept):
+    lines = swept[0].table.splitlines()
+    assert [line.split()[-2] for line in lines[1:4]] == ["finished", "finished", "failed"]
+    assert "trial 001 failed: run 'lrs-001' failed: the loss is" in lines[4]
+    assert swept[0].best.number in (0, 2)
+
+
+def test_every_trial_is_a_run_below_the_sweeps(swept, place):
+    done, *_ = swept
+    runs = children(place, done.run_id)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "lrs-000": "FINISHED", "lrs-001": "FAILED", "lrs-002": "FINISHED",
+    }  # fmt: skip
+    assert [run.data.params["train.lr"] for _, run in sorted(runs.items())] == [str(lr) for lr in LRS]
+    client = tracking.client_for(done.tracking_uri)
+    assert client.get_run(done.run_id).info.status == "FINISHED"
+    files = {item.path for item in client.list_artifacts(done.run_id)}
+    assert {"best.yaml", "ranking.csv", "parallel-coordinates.png", "error-by-log-snr.png"} <= files
+    assert not client.search_registered_models()
+
+
+def test_the_ranking_holds_what_the_trials_logged(swept, place):
+    done, *_ = swept
+    runs = children(place, done.run_id)
+    for number, trial in Ledger(
+        str(Path(done.csv).parent), json.loads((Path(done.csv).parent / "sweep.json").read_text())
+    ).trials.items():
+        if trial.state == "finished":
+            logged = history(place, runs[f"lrs-{number:03d}"].info.run_id, "val/loss")
+            assert [(report.step, report.metrics["val/loss"]) for report in trial.reports] == logged
+            assert [step for step, _ in logged] == [5, 10]
+
+
+def test_the_best_recipe_is_that_of_the_best_checkpoint(swept):
+    done, *_ = swept
+    recipe, kept = config.load(done.recipe), checkpoint.read(done.checkpoint)
+    differ = {key for key, value in recipe.flat().items() if kept.recipe.get(key) != value}
+    assert differ <= {"name", "storage", "sampling.every", "resources.cpus_per_worker", "resources.gpu"}
+    assert recipe.train.lr == LRS[done.best.number]
+    assert recipe.sampling.every == 5
+
+
+def test_a_whole_sweep_again_changes_nothing(swept, place):
+    done, tree, settings = swept
+    again = tune_job(tree, settings, "lrs")
+    assert (again.table, again.run_id) == (done.table, done.run_id)
+    assert len(children(place, done.run_id)) == 3
+
+
+@pytest.mark.slow
+def test_a_metric_that_nobody_reports_ends_it_at_the_first_report(swept, digits, place):
+    _, tree, settings = swept
+    settings = settings.model_copy(update={"metric": "val/fid"})
+    with pytest.raises(ValueError, match="'val/fid'; there are val/denoising"):
+        tune_job(tree, settings, "unranked")
+    assert (
+        len(
+            Ledger(
+                str(place / "runs" / "unranked"), json.loads((place / "runs" / "unranked" / "sweep.json").read_text())
+            ).trials
+        )
+        <= 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "changes", "trials", "given", "expected"),
+    [
+        ({"CPU": 3.0}, 1, {}, 16, None, (2, Share(1, False))),  # this machine's two cores
+        ({"CPU": 2.0}, 1, {}, 16, None, (1, Share(1, False))),
+        ({"CPU": 3.0}, 1, {}, 16, 1, (1, Share(2, False))),
+        ({"CPU": 17.0}, 1, {}, 4, None, (4, Share(4, False))),
+        ({"CPU": 17.0}, 1, {"resources__workers": 2}, 16, None, (8, Share(1, False))),
+        ({"CPU": 17.0}, 1, {"resources__cpus_per_worker": 4}, 16, None, (4, Share(4, False))),
+        ({"CPU": 34.0, "GPU": 8.0}, 2, {}, 16, None, (8, Share(4, True))),
+        ({"CPU": 34.0, "GPU": 8.0}, 2, {"resources__workers": 4}, 16, None, (2, Share(4, True))),
+        ({"CPU": 5.0, "GPU": 1.0}, 1, {"resources__gpu": False}, 16, None, (4, Share(1, False))),
+    ],
+)
+def test_a_cluster_is_shared_out(digits, tmp_path, resources, nodes, changes, trials, given, expected):
+    recipe = config.parse(tree_of(digits, tmp_path, **changes))
+    assert shares(recipe, resources, nodes, trials, given) == expected
+
+
+def test_too_few_gpus_are_named(digits, tmp_path):
+    with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
+        shares(config.parse(tree_of(digits, tmp_path, resources__gpu=True)), {"CPU": 4.0}, 1, 4, None)
+
+
+def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
+    """Tune tells its scheduler of an error also when it starts the trial again."""
+    space = read_space({"train.lr": [1e-3, 1e-2]})
+    plan, early = planned(space, "grid", 0, 2), Halving(4, 2, 16)
+    sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
+    judged = Judged(sweep, SimpleNamespace(closed=lambda trial: None), SimpleNamespace(show=lambda: None))
+    (tmp_path / "error.txt").write_text("Traceback\nActorDiedError: it was killed\n")
+    trial, states = sweep.next(), []
+    for again in (True, False):
+        told = {"config": {"number": 0}, "should_recover": lambda again=again: again}
+        judged.on_trial_error(None, SimpleNamespace(**told, error_file=str(tmp_path / "error.txt")))
+        states.append((trial.state, trial.error))
+    assert states == [("running", ""), ("failed", "ActorDiedError: it was killed")]
+
+
+def test_tune_is_told_to_stop_what_falls_behind(tmp_path):
+    space = read_space({"train.lr": [1e-3, 1e-2]})
+    plan, early = planned(space, "grid", 0, 2), Halving(4, 2, 16)
+    sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
+    judged = Judged(sweep, SimpleNamespace(closed=lambda trial: None), SimpleNamespace(show=lambda: None))
+
+    def told(number: int, **message) -> str:
+        result = {key: json.dumps(value) for key, value in message.items()}
+        return judged.on_trial_result(None, SimpleNamespace(config={"number": number}), result)
+
+    assert [sweep.next().number, sweep.next().number] == [0, 1]
+    assert told(0, report={"step": 2, "images": 4, "metrics": {"m": 1.0}}) == "CONTINUE"
+    assert told(1, report={"step": 2, "images": 4, "metrics": {"m": 2.0}}) == "STOP"
+    assert told(0, ended={"state": "finished", "error": ""}) == "CONTINUE"
+    assert told(0, ended={"state": "failed", "error": "again"}) == "CONTINUE"
+    assert [trial.state for trial in sweep.trials] == ["finished", "stopped"]
+
+
+# a driver that is killed
+
+
+STEPS = 40
+
+
+def command(digits, place: Path, name: str) -> list[str]:
+    tree = tree_of(digits, place, train__length__steps=STEPS, validation__every=10, checkpoint_every=10, log_every=5)
+    recipe = place / "recipe.yaml"
+    recipe.write_text(config.as_yaml(tree))
+    over = ["--over", "sde.kind=[vp,ve]", "--over", "train.lr=[1e-3,1e-2]"]
+    return [sys.executable, "-m", "raysde.cli", "tune", str(recipe), "--name", name, *over, "--search", "grid",
+            "--reduction", "2", "--concurrent", "1"]  # fmt: skip
+
+
+def states(folder: Path) -> list[tuple[str, int]]:
+    """State and reports of each trial."""
+    files = sorted((folder / "ledger").glob("trial-*.json"))
+    return [(trial["state"], len(trial["reports"])) for trial in map(json.loads, map(Path.read_text, files))]
+
+
+def table_in(printed: str) -> list[str]:
+    """The rows of the ranking in what a sweep printed."""
+    lines = printed.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("rank "))
+    return lines[first + 1 : first + 5]
+
+
+def started(line: list[str], out: Path) -> subprocess.Popen:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=out.open("w"), stderr=subprocess.STDOUT)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_a_driver_killed_half_way(digits, tmp_path):
+    """SIGKILL when one trial has ended and another is under way: the same command ends with the table of a sweep that
+    nothing disturbed, and with one MLflow run for each trial, every metric once."""
+    whole = started(command(digits, tmp_path, "whole"), tmp_path / "whole.txt")
+    assert whole.wait(700) == 0, (tmp_path / "whole.txt").read_text()
+    line = command(digits, tmp_path, "broken")
+    broken, folder = started(line, tmp_path / "broken.txt"), tmp_path / "runs" / "broken"
+    until = time.monotonic() + 500
+    while not (len(found := states(folder)) >= 2 and found[1][1] >= 1 and found[1][0] == "running"):
+        assert broken.poll() is None, (tmp_path / "broken.txt").read_text()
+        assert time.monotonic() < until, found
+        time.sleep(0.05)
+    broken.send_signal(signal.SIGKILL)
+    broken.wait(30)
+    assert states(folder)[0][0] != "running"
+    again = started(line, tmp_path / "again.txt")
+    assert again.wait(700) == 0, (tmp_path / "again.txt").read_text()
+    tables = [table_in((tmp_path / name).read_text()) for name in ("whole.txt", "again.txt")]
+    assert [row.split()[:-1] for row in tables[0]] == [row.split()[:-1] for row in tables[1]]  # but for the seconds
+    assert len(tables[0]) == 4
+    for name in ("whole", "broken"):
+        client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("raysde").experiment_id
+        (parent,) = client.search_runs([experiment], filter_string=f"tags.`raysde.run` = '{name}'")
+        runs = children(tmp_path, parent.info.run_id)
+        assert sorted(runs) == [f"{name}-{number:03d}" for number in range(4)]
+        for run in runs.values():
+            for key in ("train/loss", "val/loss"):
+                steps = [step for step, _ in history(tmp_path, run.info.run_id, key)]
+                assert len(steps) == len(set(steps))
+            assert run.info.status in ("FINISHED", "KILLED")

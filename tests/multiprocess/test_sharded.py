@@ -1,0 +1,428 @@
+"""Sharded training (FSDP2) on ranks with gloo: one process's losses, and checkpoints that any number of ranks reads."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from raysde import checkpoint, config, distributed_checkpoint, optim, sharding
+from raysde import run as run_module
+from raysde.data.batches import read_batches
+from raysde.data.reader import Reader
+from raysde.distributed import current_world
+from raysde.hooks import described
+from raysde.local import train_here
+from raysde.objective import microbatch_loss
+from raysde.pieces import Stored, write_whole
+from raysde.run import new_state, objective, open_run, schedule, validator
+from raysde.train import train_step
+from tests.conftest import Recorded, same_tensors, small_recipe
+from tests.multiprocess.test_gloo import on_ranks
+
+STEPS, HALF = 6, 3
+KINDS = (checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.PROFILES)
+
+
+def at(tree: dict, step: int) -> Path:
+    return Path(tree["storage"]) / "small" / checkpoint.name_of(step)
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, whole, whoever wrote it."""
+    files = checkpoint.verify(folder).files
+    found = {f"ema/{name}": value for name, value in load_file(folder / "ema.safetensors").items()}
+    for kind in KINDS:
+        parts = Stored(folder / name for name in files if name.startswith(kind))
+        found |= {f"{kind}/{name}": parts.tensor(name) for name in parts.pieces}
+    return found
+
+
+def state_of(folder: Path) -> dict:
+    return checkpoint.read(folder).state
+
+
+class Noted(Recorded):
+    """Metrics and the last picture, written down as they come."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = Path(path)
+
+    def metrics(self, step, values) -> None:
+        with self.path.open("a") as out:
+            out.write(json.dumps([step, values]) + "\n")
+
+    def image(self, step, name, image: Image.Image) -> None:
+        image.save(self.path.with_suffix(".png"))
+
+
+def noted(path: Path, key: str) -> dict[int, float]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {step: values[key] for step, values in lines if key in values}
+
+
+def train(tree: dict, path: str) -> None:
+    train_here(open_run(config.parse(tree)), Noted(path) if current_world().is_first else None)
+
+
+def steps(tree: dict, count: int) -> dict:
+    changed = json.loads(json.dumps(tree))
+    config.place(changed, ["train", "length", "steps"], count)
+    return changed
+
+
+def sharded(tree: dict, workers: int = 2) -> dict:
+    changed = json.loads(json.dumps(tree))
+    config.place(changed, ["resources"], {"workers": workers, "strategy": "fsdp"})
+    return changed
+
+
+def named(tree: dict, folder: Path) -> dict:
+    return {**tree, "storage": str(folder)}
+
+
+def two_ranks(rank: int, tree: dict, out: str) -> None:
+    """The whole run; a run that one process began; what a step exchanges; fp16; weights gathered in bf16."""
+    dist.init_process_group("gloo")
+    folder = Path(out)
+    train(sharded(named(tree, folder / "two")), str(folder / "two.jsonl"))
+    train(sharded(named(tree, folder / "one_two")), str(folder / "one_two.jsonl"))
+    facts = {**share(sharded(tree)), "stepped": overflow(sharded(tree)), **gathered_in_bf16(sharded(tree))}
+    (folder / f"facts{rank}.json").write_text(json.dumps(facts))
+
+
+def share(tree: dict) -> dict:
+    """How often a step of two microbatches exchanges gradients, and how many numbers the rank holds of each kind."""
+    run, world = open_run(config.parse(tree)), current_world()
+    state, calls, plain = new_state(run, world.device), [], dist.reduce_scatter_single
+
+    def counting(*args, **kwargs):
+        calls.append(1)
+        return plain(*args, **kwargs)
+
+    batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1, world.rank, world.size))
+    dist.reduce_scatter_single = counting
+    try:
+        train_step(state, state.model, batches, objective(run), schedule(run), world)
+    finally:
+        dist.reduce_scatter_single = plain
+    tensors = {"weights": state.trained, "moments": state.optimizer_tensors(), "ema": state.ema.state()}
+    held = {
+        kind: sum(value.detach().to_local().numel() for value in found.values() if sharding.is_sharded(value))
+        for kind, found in tensors.items()
+    }
+    units = [unit for unit in sharding.units(state.model) if unit is not state.model]
+    return {"microbatches": len(batches), "exchanges": len(calls), "units": len(units), **held}
+
+
+def overflow(tree: dict) -> list[bool]:
+    """Whether the optimiser steps when a gradient that the second rank holds is infinite, and when none is."""
+    config.place(tree, ["train", "precision"], "fp16")
+    world = current_world()
+    state, stepped = new_state(open_run(config.parse(tree)), world.device), []
+    parameters = list(state.trained.values())
+    for spoiled in (True, False):
+        state.scaler.scale(torch.ones(()))
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        if spoiled and world.rank == 1:
+            parameters[0].grad.to_local().fill_(float("inf"))
+        stepped.append(optim.update(state.optimizer, state.scaler, parameters, 1.0, 1e-3)[1])
+    return stepped
+
+
+def gathered_in_bf16(tree: dict) -> dict:
+    """The loss of a microbatch and the validation loss, in bf16: weights gathered in it, and the unsharded model."""
+    network = {"kind": "dit", "channels": 32, "blocks": 2, "heads": 2, "patch": 2}
+    tree = {**tree, "network": network, "text": None}
+    config.place(tree, ["train", "precision"], "bf16")
+    run_module.gathered_type = lambda run, device: torch.bfloat16  # as on a GPU
+    found: dict = {}
+    for strategy in ("ddp", "fsdp"):
+        config.place(tree, ["resources", "strategy"], strategy)
+        run, world = open_run(config.parse(tree)), current_world()
+        batch = next(read_batches(run.feed, Reader(run.manifest), 0, 1))[0]
+        model = stirred(new_state(run, world.device).model)
+        seen = []
+        model.network.blocks()[0].widen.register_forward_pre_hook(
+            lambda module, _, seen=seen: seen.append(str(module.weight.dtype))
+        )
+        loss = microbatch_loss(model, model, batch, objective(run), world.device)
+        loss.backward()
+        norm = sharding.whole(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
+        with torch.no_grad():
+            validated = validator(run, world)(model)["val/loss"]
+        found[strategy] = {"loss": loss.item(), "norm": norm.item(), "val": validated, "type": seen[0]}
+    return {"bf16": found}
+
+
+def stirred(model: nn.Module) -> nn.Module:
+    """The same noise on the weights of a model, sharded or not: gates that are zero would hide its blocks."""
+    for parameter in model.parameters():
+        noise = 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+        held = slice(*sharding.rows_of(parameter)) if sharding.is_sharded(parameter) else slice(None)
+        local = parameter.detach().to_local() if sharding.is_sharded(parameter) else parameter.detach()
+        local.add_(noise[held])
+    return model
+
+
+@pytest.fixture(scope="module")
+def runs(digits, tmp_path_factory):
+    """One process's run, the same sharded over two ranks, and one that goes from one process to two."""
+    folder = tmp_path_factory.mktemp("sharded")
+    tree = small_recipe(
+        digits,
+        folder,
+        train__batch=12,
+        train__microbatch=2,
+        train__length__steps=STEPS,
+        train__ema__profiles=[0.1],
+        validation__rows=6,  # three microbatches: one rank has two, the other one
+        validation__every=HALF,
+        checkpoint_every=HALF,
+        sampling__every=STEPS,
+        sampling__count=4,
+        sampling__steps=3,
+    )
+    train(named(tree, folder / "one"), str(folder / "one.jsonl"))
+    train(named(steps(tree, HALF), folder / "one_two"), str(folder / "one_two.jsonl"))
+    on_ranks(2, two_ranks, tree, str(folder))
+    return tree, folder
+
+
+def same_losses(folder: Path, name: str) -> None:
+    for key in ("train/loss", "train/grad_norm", "val/loss"):
+        expected, found = noted(folder / "one.jsonl", key), noted(folder / f"{name}.jsonl", key)
+        assert found.keys() == expected.keys()
+        for step in found:
+            assert found[step] == pytest.approx(expected[step], rel=1e-5), (key, step)
+
+
+def test_losses_are_those_of_one_process(runs):
+    """Losses, gradient norms and, with unequal shares of the held-out rows, validation: to 1e-5."""
+    _, folder = runs
+    same_losses(folder, "two")
+    losses = noted(folder / "one.jsonl", "train/loss")
+    assert len(losses) == STEPS
+    assert len(set(losses.values())) == STEPS
+
+
+def test_weights_moments_and_averages_are_those_of_one_process(runs):
+    tree, folder = runs
+    first, second = (stored(at(named(tree, folder / name), STEPS)) for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    for key in first:
+        torch.testing.assert_close(second[key], first[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_all_ranks_draw_the_picture_of_one_process(runs):
+    _, folder = runs
+    one, two = (np.asarray(Image.open(folder / f"{name}.png")).astype(int) for name in ("one", "two"))
+    assert one.std() > 0
+    assert np.abs(one - two).max() <= 1
+
+
+def test_a_run_of_one_process_goes_on_sharded(runs):
+    """1 -> 2 ranks: the losses of the whole run to 1e-5."""
+    _, folder = runs
+    same_losses(folder, "one_two")
+
+
+def test_a_sharded_run_goes_on_in_one_process(runs, tmp_path):
+    """2 -> 1 ranks, where fsdp has nothing to shard: the losses of the whole run to 1e-5."""
+    tree, folder = runs
+    again = sharded(named(tree, tmp_path), workers=1)
+    at(again, HALF).parent.mkdir(parents=True)
+    shutil.copytree(at(named(tree, folder / "two"), HALF), at(again, HALF))
+    train(again, str(tmp_path / "again.jsonl"))
+    for key in ("train/loss", "train/grad_norm", "val/loss"):
+        expected, found = noted(folder / "one.jsonl", key), noted(tmp_path / "again.jsonl", key)
+        assert found
+        for step in found:
+            assert step > HALF
+            assert found[step] == pytest.approx(expected[step], rel=1e-5), (key, step)
+
+
+def test_an_infinite_gradient_on_one_rank_stops_all(runs):
+    """The scaler of fp16 skips the step everywhere, so that weights stay one network's."""
+    _, folder = runs
+    assert [json.loads((folder / f"facts{rank}.json").read_text())["stepped"] for rank in (0, 1)] == [[False, True]] * 2
+
+
+def test_each_rank_holds_its_rows_alone(runs):
+    """The rows of both ranks are all, neither has two thirds of them; gradients travel once for each unit and step."""
+    tree, folder = runs
+    ranks = [json.loads((folder / f"facts{rank}.json").read_text()) for rank in (0, 1)]
+    model = checkpoint.load_model(at(named(tree, folder / "one"), STEPS)).score_model
+    total = sum(parameter.numel() for parameter in model.parameters())
+    for kind, factor in (("weights", 1), ("moments", 2), ("ema", 1)):
+        held = [rank[kind] for rank in ranks]
+        assert sum(held) == factor * total
+        assert max(held) < 2 * factor * total / 3
+    assert ranks[0]["microbatches"] == 3
+    assert ranks[0]["exchanges"] == ranks[0]["units"]
+    assert ranks[0]["units"] > 5
+
+
+def test_weights_are_gathered_in_bf16(runs):
+    """Half the traffic, and the numbers of autocast to bfloat16's rounding; evaluation knows of it."""
+    _, folder = runs
+    found = json.loads((folder / "facts0.json").read_text())["bf16"]
+    assert [found[strategy]["type"] for strategy in ("ddp", "fsdp")] == ["torch.float32", "torch.bfloat16"]
+    tolerance = 16 * torch.finfo(torch.bfloat16).eps
+    for key in ("loss", "norm", "val"):
+        assert found["fsdp"][key] == pytest.approx(found["ddp"][key], rel=tolerance), key
+
+
+def reshard(rank: int, tree: dict, folder: str, out: str) -> None:
+    """Reads a checkpoint and writes it again."""
+    dist.init_process_group("gloo")
+    run, world = open_run(config.parse(tree)), current_world()
+    state = new_state(run, world.device)
+    checkpoint.restore(state, Path(folder))
+    distributed_checkpoint.save(Path(out) / "again", state, *described(run), world)
+
+
+def test_any_number_of_ranks_reads_what_any_wrote(runs, tmp_path):
+    """2 -> 3 ranks, with rows that three do not divide and ranks without any: the same state to the bit."""
+    tree, folder = runs
+    source = at(named(tree, folder / "two"), HALF)
+    on_ranks(3, reshard, sharded(tree, 3), str(source), str(tmp_path))
+    expected = stored(source)
+    again = tmp_path / "again"
+    assert len(list((again / "weights").iterdir())) == 3
+    assert same_tensors(stored(again), expected)
+    assert state_of(again) == state_of(source)
+
+
+def test_torch_reads_the_pieces(runs):
+    """torch.distributed.checkpoint's own reader finds the same tensors in the folder of pieces."""
+    import torch.distributed.checkpoint as dcp  # which every process of the other tests would import
+
+    tree, folder = runs
+    source = at(named(tree, folder / "two"), STEPS)
+    for kind in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
+        ours = Stored((source / kind).iterdir())
+        theirs = {name: torch.zeros(ours.shape(name)) for name in ours.pieces}
+        dcp.load(theirs, storage_reader=dcp.HuggingFaceStorageReader(str(source / kind)), no_dist=True)
+        assert same_tensors(theirs, {name: ours.tensor(name) for name in ours.pieces})
+
+
+def test_a_sharded_checkpoint_is_a_model(runs, tmp_path):
+    """It loads and samples, alone and exported, and no pickle is in it."""
+    tree, folder = runs
+    source = at(named(tree, folder / "two"), STEPS)
+    assert {path.suffix for path in source.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".txt"}
+    checkpoint.export(source, tmp_path / "export")
+    assert not {path.name for path in (tmp_path / "export").iterdir()} & set(KINDS)
+    checkpoint.verify(tmp_path / "export")
+    drawn = [
+        checkpoint.load_model(path)
+        .sample(prompts=["a handwritten seven", "the digit one"], steps=3, seed=1)
+        .images.int()
+        for path in (source, tmp_path / "export", at(named(tree, folder / "one"), STEPS))
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert (drawn[0] - drawn[2]).abs().max() <= 1
+
+
+def test_snapshots_for_posthoc_ema_are_whole(runs):
+    _, folder = runs
+    one, two = (
+        load_file(folder / name / "small" / "profiles" / f"{checkpoint.name_of(STEPS)}.safetensors")
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_torn_or_damaged_piece_is_found(runs, tmp_path, kind):
+    tree, folder = runs
+    for harm, message in ((Path.unlink, "lacks"), (lambda path: path.write_bytes(b"\0" * 99), "sha256")):
+        copy = tmp_path / message / checkpoint.name_of(STEPS)
+        shutil.copytree(at(named(tree, folder / "two"), STEPS), copy)
+        harm(copy / kind / "00002-of-00002.safetensors")
+        with pytest.raises(ValueError, match=f"{message}.*{kind}/00002|{kind}/00002.*{message}"):
+            checkpoint.verify(copy)
+        assert checkpoint.newest(copy.parent) is None
+
+
+def test_rows_that_no_file_holds_are_named(runs):
+    tree, folder = runs
+    pieces = at(named(tree, folder / "two"), STEPS) / "weights"
+    second = Stored([pieces / "00002-of-00002.safetensors"])
+    name = next(name for name in second.pieces if second.pieces[name][0].start)
+    with pytest.raises(ValueError, match=f"lack row 0 of {name}"):
+        second.tensor(name)
+
+
+def test_whole_tensors_are_written_as_safetensors_has_them(tmp_path):
+    """Every type and shape, scalars and empty tensors too, and the header's metadata, by the library's own reader."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{shape}/{dtype}": (100 * torch.rand(shape, generator=generator)).to(dtype)
+        for shape in ((), (3,), (2, 5), (0, 4))
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool)
+    }
+    tensors["strided"] = torch.arange(6.0).reshape(2, 3).T
+    path = tmp_path / "whole.safetensors"
+    write_whole(path, tensors, {"key": "value"})
+    assert same_tensors(load_file(path), tensors)
+    with safe_open(path, "pt") as source:
+        assert source.metadata() == {"key": "value"}
+
+
+class Scalar(nn.Module):
+    """A network with a parameter that has no rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+
+class Tied(nn.Module):
+    """A network whose blocks share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.first, self.second]
+
+
+@pytest.mark.parametrize(("network", "culprit"), [(Scalar, "network.gain: it is a scalar"), (Tied, "share it")])
+def test_what_cannot_be_sharded_is_named(recipe, network, culprit):
+    model = new_state(open_run(config.parse(recipe())), torch.device("cpu")).model
+    model.network = network()
+    with pytest.raises(ValueError, match=f"resources.strategy=fsdp cannot shard .*{culprit}"):
+        sharding.check(model, sharding.units(model))
+
+
+def test_unequal_shares_are_refused(recipe):
+    """Ranks that gather weights together must run equally often."""
+    uneven = recipe(train__batch=16, train__microbatch=4)
+    uneven["resources"] = {"workers": [2, 4], "strategy": "fsdp"}
+    with pytest.raises(
+        ValueError, match=r"train\.batch=16 makes 4 microbatches of 4, which 3 workers cannot share equally"
+    ):
+        config.parse(uneven)
+    assert config.parse({**uneven, "resources": {"workers": [2, 4]}}).resources.strategy == "ddp"
+
+
+def test_compiled_blocks_are_refused(recipe):
+    tree = recipe(train__compile=True)
+    assert config.parse(tree).train.compile
+    with pytest.raises(ValueError, match=r"train\.compile=true does not go with resources\.strategy=fsdp"):
+        config.parse({**tree, "resources": {"workers": 2, "strategy": "fsdp"}})

@@ -1,0 +1,233 @@
+"""A model's own way to draw: kept in its description, taken where nobody says otherwise, shown where it is."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from raysde import checkpoint, registry
+from raysde.cli import main
+from raysde.drawing import DrawingModel
+from raysde.flavour import signature
+from raysde.generation import checked, completed, sentence
+from raysde.images import open_image
+from raysde.model import ModelSpec
+from raysde.serving import Served, defaults, png
+from raysde.tracking import client_for
+from tests.test_cli import refused
+from tests.test_edit_command import write_model
+from tests.test_networks import CAPTIONS, spec_with
+
+OWN = {"solver": "edm", "steps": 3, "churn": 20.0, "guidance": 3.0, "guidance_interval": (0.5, 30.0)}
+PROMPTS = [CAPTIONS[0], CAPTIONS[2], CAPTIONS[0]]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """The same weights without and with settings of their own, with captions and without conditions."""
+    folder = tmp_path_factory.mktemp("models")
+    found = {"plain": write_model(folder / "plain"), "alone": write_model(folder / "alone", text=None)}
+    for name, own in (("plain", OWN), ("alone", {"solver": "unipc", "steps": 2})):
+        checkpoint.settle(Path(found[name]), folder / f"{name}-settled", own)
+        found[f"{name}-settled"] = str(folder / f"{name}-settled")
+    return found
+
+
+def model_at(folder):
+    return checkpoint.load_model(Path(folder))
+
+
+def test_who_says_nothing_gets_the_models_own(folders):
+    plain, own = model_at(folders["plain"]), model_at(folders["plain-settled"])
+    wanted = plain.sample(prompts=PROMPTS, seed=4, **OWN)
+    found = own.sample(prompts=PROMPTS, seed=4)
+    assert torch.equal(found.images, wanted.images)
+    assert found.nfe == wanted.nfe == 6
+    for changed in ({"churn": 0.0}, {"guidance": 1.0}, {"guidance_interval": None}, {"steps": 4}):
+        other = plain.sample(prompts=PROMPTS, seed=4, **{**OWN, **changed})
+        assert not torch.equal(other.images, wanted.images), changed
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"steps": 5}, {**OWN, "steps": 5}),
+        ({"guidance": 1.5}, {**OWN, "guidance": 1.5}),
+        ({"guidance_interval": (0.0, float("inf"))}, {**OWN, "guidance_interval": None}),
+        ({"solver": "edm", "churn": 0.0}, {**OWN, "churn": 0.0}),
+        ({"solver": "heun"}, {"solver": "heun", "guidance": 3.0, "guidance_interval": (0.5, 30.0)}),
+        ({"solver": "dpmpp_2m", "steps": 4}, {"solver": "dpmpp_2m", "steps": 4, "guidance": 3.0, "guidance_interval": (0.5, 30.0)}),
+    ],
+)  # fmt: skip
+def test_what_is_given_wins(folders, given, wanted):
+    """Another solver than the model's comes as it is, without the steps and the churn of the model's."""
+    plain, own = model_at(folders["plain"]), model_at(folders["plain-settled"])
+    found = own.sample(prompts=PROMPTS, seed=4, **given)
+    assert torch.equal(found.images, plain.sample(prompts=PROMPTS, seed=4, **wanted).images)
+
+
+def test_images_of_nothing_are_not_guided(folders):
+    """Guidance from the empty caption to the empty caption would double the cost and change nothing."""
+    plain, own = model_at(folders["plain"]), model_at(folders["plain-settled"])
+    sizes = []
+    own.score_model.network.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    found = own.sample(n=4, seed=1)
+    assert set(sizes) == {4}
+    assert torch.equal(found.images, plain.sample(n=4, seed=1, solver="edm", steps=3, churn=20.0).images)
+
+
+def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
+    spec = spec_with(generation=checked(OWN))
+    written = json.loads(json.dumps(spec.dump()))
+    assert ModelSpec.parse(written) == spec
+    del written["generation"]
+    assert ModelSpec.parse(written) == spec_with()
+    assert hash(spec) is not None
+    folder = Path(write_model(tmp_path / "old"))
+    path = folder / "checkpoint.json"
+    content = json.loads(path.read_text())
+    del content["model"]["generation"]
+    path.write_text(json.dumps(content))
+    assert checkpoint.load_model(folder).spec.generation == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"beauty": 3}, "'beauty' is none of them"),
+        ({"solver": "magic"}, "solver"),
+        ({"steps": "many"}, "steps"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"guidance": float("nan")}, "guidance must be finite"),
+        ({"guidance_interval": (5.0, 0.2)}, "guidance_interval must be 0 <= low < high"),
+        ({"guidance_interval": (0.0, float("inf"))}, "guidance_interval must be finite"),
+        ({"solver": "unipc", "corrector": "langevin"}, "corrector langevin cannot follow unipc"),
+    ],
+)
+def test_a_description_with_what_cannot_be_is_refused(folders, tmp_path, settings, said):
+    with pytest.raises(ValueError, match=said):
+        checkpoint.settle(Path(folders["plain"]), tmp_path / "settled", settings)
+    assert not (tmp_path / "settled").exists()
+    folder = Path(write_model(tmp_path / "broken"))
+    path = folder / "checkpoint.json"
+    content = json.loads(path.read_text())
+    content["model"]["generation"] = settings
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"description is invalid at generation: .*{said}"):
+        checkpoint.load_model(folder)
+
+
+def test_a_settled_checkpoint_is_whole_and_stands_alone(folders):
+    description = checkpoint.verify(Path(folders["plain-settled"]))
+    assert description.spec.generation == OWN
+    assert description.files["ema.safetensors"] == checkpoint.read(Path(folders["plain"])).files["ema.safetensors"]
+    assert replace(description.spec, generation={}) == checkpoint.read(Path(folders["plain"])).spec
+
+
+def drawn(out):
+    return torch.stack([open_image(path) for path in sorted(out.glob("image-*.png"))])
+
+
+def test_the_command_draws_by_them(folders, tmp_path):
+    own = model_at(folders["plain-settled"])
+    told = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    for name, given, wanted in (
+        ("none", [], {}),
+        ("solver", ["--solver", "heun", "--steps", "2"], {"solver": "heun", "steps": 2}),
+        ("guidance", ["--guidance", "1.5"], {"guidance": 1.5}),
+    ):
+        out = tmp_path / name
+        assert main(["sample", folders["plain-settled"], *told, "--seed", "4", "--out", str(out), *given]) == 0
+        assert torch.equal(drawn(out), own.sample(prompts=PROMPTS, seed=4, **wanted).images)
+    out = tmp_path / "edited"
+    main(["edit", folders["plain-settled"], "--image", str(tmp_path / "none" / "image-000.png"), "--strength", "0.5",
+          "--prompt", PROMPTS[0], "--out", str(out)])  # fmt: skip
+    image = open_image(tmp_path / "none" / "image-000.png")[None]
+    plain = model_at(folders["plain"]).edit(image, 0.5, prompts=PROMPTS[:1], guidance=2.0)
+    assert torch.equal(drawn(out), plain.images)
+
+
+def test_a_model_without_any_draws_as_before(folders, tmp_path):
+    told = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
+    assert main(["sample", folders["plain"], *told, "--out", str(tmp_path)]) == 0
+    wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, solver="heun", steps=20, guidance=2.0)
+    assert torch.equal(drawn(tmp_path), wanted.images)
+
+
+def test_an_evaluation_draws_by_them_and_says_so(folders, digits, tmp_path, monkeypatch):
+    """The report spells every setting out, also those of a model without any of its own."""
+    asked = []
+
+    def remembered(self, **given):
+        asked.append(given)
+        return plain(self, **given)
+
+    plain = DrawingModel.sample
+    monkeypatch.setattr(DrawingModel, "sample", remembered)
+    for name, wanted in (
+        ("plain-settled", OWN),
+        ("plain", {"solver": "heun", "steps": 20, "guidance": 1.0}),
+    ):
+        report = tmp_path / f"{name}.json"
+        assert main(["evaluate", folders[name], "--data", digits.path, "--metrics", "accuracy", "--samples", "12",
+                     "--cache", str(tmp_path), "--output", str(report)]) == 0  # fmt: skip
+        sampling = json.loads(report.read_text())["sampling"]
+        assert (
+            wanted.items()
+            <= {key: tuple(value) if isinstance(value, list) else value for key, value in sampling.items()}.items()
+        )
+        assert wanted.items() <= asked[-1].items()
+
+
+def test_pyfunc_draws_by_them(folders):
+    own = model_at(folders["plain-settled"])
+    found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}))["image"].tolist()
+    wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, seed=0, **OWN)
+    assert found == [png(image) for image in wanted.images]
+    assert defaults(own.spec) == {"seed": 0, "steps": 3, "solver": "edm", "guidance": 3.0}
+    params = {each.name: each.default for each in signature(own.spec).params}
+    assert params == defaults(own.spec)
+
+
+def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, capsys):
+    """Equal weights with other settings are another version, and each is registered once."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = client_for(uri)
+    versions = [
+        registry.register(client, folders[name], name="digits", alias=None).version
+        for name in ("plain", "plain-settled", "plain", "plain-settled")
+    ]
+    assert [str(version) for version in versions] == ["1", "2", "1", "2"]
+    assert main(["models", "--tracking-uri", uri]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert sentence(OWN) in next(line for line in shown if " 2 " in line)
+    assert sentence(OWN) not in next(line for line in shown if " 1 " in line)
+    again = registry.load("models:/digits/2", tracking_uri=uri)
+    assert again.spec.generation == OWN
+    # what comes from the registry is settled anew without the card of the version that it came from
+    folder = registry.resolve("models:/digits/2", uri)
+    checkpoint.settle(folder, tmp_path / "again", {"steps": 5})
+    assert not (tmp_path / "again" / "MLmodel").exists()
+    third = registry.register(client, str(tmp_path / "again"), name="digits", alias=None)
+    assert registry.load("models:/digits/3", tracking_uri=uri).spec.generation == {"steps": 5}
+    assert str(third.version) == "3"
+
+
+def test_settings_are_completed_by_name():
+    own = {"solver": "edm", "steps": 9, "churn": 4.0, "guidance": 2.0}
+    assert completed(own, {}) == own
+    assert completed({}, {"steps": 3}) == {"steps": 3}
+    assert completed(own, {"solver": "unipc"}) == {"solver": "unipc", "guidance": 2.0}
+    assert completed({"steps": 9}, {"solver": "heun"}) == {"solver": "heun"}
+    assert sentence({"solver": "edm", "guidance_interval": (0.2, 5.0), "denoise": True}) == (
+        "solver=edm guidance_interval=0.2:5 denoise=true"
+    )
+
+
+def test_sample_refuses_guidance_of_a_model_without_conditions(folders, capsys, tmp_path):
+    assert main(["sample", folders["alone-settled"], "-n", "2", "--out", str(tmp_path)]) == 0
+    assert "2 network evaluations each" in capsys.readouterr().out
+    assert "unconditional" in refused(capsys, "sample", folders["alone-settled"], "--guidance", "2")

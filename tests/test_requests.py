@@ -1,0 +1,121 @@
+"""Prompt files: what they ask for, in any format, and one sentence with the row for what is wrong."""
+
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raysde.data.requests import read_requests
+
+ROWS = [
+    {"prompt": "a red bicycle", "label": 3, "seed": 7, "negative": "blue"},
+    {"prompt": 'seven, "7"', "label": 0, "seed": None, "negative": None},
+    {"prompt": "sieben – 七\u2028", "label": 9, "seed": -5, "negative": ""},
+]
+
+
+def write(path, rows):
+    """Rows in the format that the name says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pd.DataFrame(rows).astype(object).to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_says_the_same(tmp_path, kind):
+    found = read_requests(write(tmp_path / f"rows.{kind}", ROWS))
+    assert found.count == 3
+    assert found.prompts == [row["prompt"] for row in ROWS]
+    assert found.labels == [3, 0, 9]
+    assert found.seeds == [7, None, -5]
+    assert found.negatives == ["blue", None, None]
+    assert found.unread == ()
+    assert found.sha256 == read_requests(write(tmp_path / "other.jsonl", ROWS)).sha256
+    assert found.sha256 != read_requests(write(tmp_path / "fewer.jsonl", ROWS[:2])).sha256
+
+
+@pytest.mark.parametrize("changed", [{"prompt": "x"}, {"label": 4}, {"seed": 8}, {"negative": "red"}])
+def test_another_cell_is_another_hash(tmp_path, changed):
+    first = read_requests(write(tmp_path / "a.jsonl", ROWS))
+    assert first.sha256 != read_requests(write(tmp_path / "b.jsonl", [{**ROWS[0], **changed}, *ROWS[1:]])).sha256
+
+
+def test_lines_are_prompts(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffone\r\n two \u2028three\n".encode())
+    assert read_requests(str(file)).prompts == ["one", " two \u2028three"]
+    file.write_text("7")
+    assert read_requests(str(file)).prompts == ["7"]
+
+
+def test_pandas_writes_null_as_nan(tmp_path):
+    """A column of numbers with a hole comes as floating point."""
+    pd.DataFrame({"label": [1, 2], "seed": [5, None], "id": [8, 9]}).to_parquet(tmp_path / "rows.parquet")
+    found = read_requests(str(tmp_path / "rows.parquet"))
+    assert (found.labels, found.seeds, found.prompts) == ([1, 2], [5, None], None)
+    assert found.unread == ("id",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "", "has no rows"),
+        ("a.txt", "one\n\nthree\n", "row 1 has no prompt"),
+        ("a.csv", "prompt,label\n", "has neither a column prompt nor a column label: it is empty"),
+        ("a.csv", "text,label2\none,2\n", "its columns are text, label2"),
+        ("a.csv", "prompt,label\none,2\ntwo,x\n", "row 1 has the label 'x', which is no whole number"),
+        ("a.csv", "prompt\none,2\n", "line 2 has more fields than the header"),
+        ("a.csv", "label\n1\n2.5\n", "row 1 has the label '2.5'"),
+        ("a.jsonl", '{"prompt": "one"}\n{"label": 2}\n', "row 1 has no prompt"),
+        ("a.jsonl", '{"prompt": 7}', "row 0 has the prompt '7', which is no text"),
+        ("a.jsonl", '{"label": true}', "row 0 has the label 'True', which is no whole number"),
+        ("a.jsonl", '{"label": 1, "seed": 1e30}', "row 0 has the seed"),
+        ("a.jsonl", '{"prompt": "\\ud800"}', "not valid Unicode"),
+        ("a.jsonl", "[1]", "line 1 is not a JSON object"),
+        ("a.jsonl", "", "it is empty"),
+        ("a.parquet", "PAR1", "is not whole Parquet"),
+        ("a.json", "{}", "must end in .txt"),
+        ("b/a.txt", None, "there is no prompt file"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_with_the_row(tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=r"a\.(txt|csv|json|parquet)") as refused:
+        read_requests(str(tmp_path / name))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\n\xff\n")
+    with pytest.raises(ValueError, match=r"a\.txt, line 2 is not UTF-8"):
+        read_requests(str(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken", "said"),
+    [
+        ([{"prompt": "one"}], {"prompts": False, "classes": 10}, "row 0 has a prompt, and the model takes none"),
+        ([{"label": 1}], {"prompts": True, "classes": 0}, "row 0 has a label, and the model knows no classes"),
+        (
+            [{"label": 1}, {"label": 10}],
+            {"prompts": False, "classes": 10},
+            "row 1 has label 10, and the model knows 0 to 9",
+        ),
+        ([{"label": 1}, {"label": -1}], {"prompts": False, "classes": 10}, "row 1 has label -1"),
+        ([{"label": 1, "negative": "x"}], {"prompts": False, "classes": 10}, "takes none"),
+    ],
+)
+def test_what_a_model_cannot_draw(tmp_path, rows, taken, said):
+    asked = read_requests(write(tmp_path / "a.jsonl", rows))
+    with pytest.raises(ValueError, match=r"a\.jsonl") as refused:
+        asked.fit(**taken)
+    assert said in str(refused.value)
+    read_requests(write(tmp_path / "b.jsonl", [{"label": 0}, {"label": 9}])).fit(prompts=False, classes=10)
