@@ -255,7 +255,16 @@ def test_workers_are_for_a_file(models, capsys):
 def test_the_plan_says_all_that_the_images_depend_on(models, tmp_path):
     """Every keyword argument of ``sample`` that changes images has its line."""
     (tmp_path / "rows.csv").write_text("label\n3\n")
-    given = ["--prompts-file", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "out"), "--set", "eta=1", "--grid", "time"]
+    given = [
+        "--prompts-file",
+        str(tmp_path / "rows.csv"),
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+        "eta=1",
+        "--grid",
+        "time",
+    ]
     assert main(["sample", models["labels"], *FAST, *given]) == 0
     plan = json.loads((tmp_path / "out" / PLAN).read_text())
     assert plan["eta"] == 1
