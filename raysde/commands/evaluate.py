@@ -156,19 +156,10 @@ def network_opener(
     args: argparse.Namespace, model: Any, cache: Path, told: Callable[[str, float, float], None]
 ) -> Callable[["Reader"], "FeatureNetwork"]:
     """Opens the feature network that the options name, once the data is known."""
-    from raysde.evaluation.evaluate import shape_of
-    from raysde.evaluation.features import of_module, open_network
-    from raysde.evaluation.judge import open_judge
+    from raysde.evaluation.evaluate import network_for
 
     def opener(reader: "Reader") -> "FeatureNetwork":
-        if args.features != "judge":
-            return open_network(args.features, allow_code=args.allow_code, device=model.device)
-
-        def training(done: int, total: int) -> None:
-            told("training the judge", done, total)
-
-        judge = open_judge(reader, shape_of(model)[1:], cache, device=model.device, told=training)
-        return of_module("judge", judge.classifier, model.device)
+        return network_for(reader, model, args.features, cache, allow_code=args.allow_code, told=told)
 
     return opener
 

@@ -15,7 +15,7 @@ from raysde.data.reader import Reader
 from raysde.evaluation import figures, frechet, held_out
 from raysde.evaluation.bench import DRAWN, REAL, Bench, Measure, here
 from raysde.evaluation.drawn import Drawer
-from raysde.evaluation.features import FeatureNetwork
+from raysde.evaluation.features import FeatureNetwork, of_module, open_network
 from raysde.evaluation.held_out import HeldOut
 from raysde.evaluation.inception_score import SPLITS
 from raysde.evaluation.intervals import Figure
@@ -115,6 +115,21 @@ class Answer:
 def shape_of(model: Model) -> tuple[int, int, int]:
     """(channels, height, width) of the images that a model draws."""
     return model.spec.image if model.spec.latent is None else model.spec.latent.pixels
+
+
+def network_for(
+    reader: Reader, model: Model, features: str, cache: Path, *, allow_code: bool, told: Told | None = None
+) -> FeatureNetwork:
+    """The feature network called ``features``: the judge of the data, or as :func:`open_network` knows it.
+
+    Raises:
+        ValueError: if there is no such network, or it names code that is not allowed.
+    """
+    if features != "judge":
+        return open_network(features, allow_code=allow_code, device=model.device)
+    training = _named(told, "training the judge")
+    judge = open_judge(reader, shape_of(model)[1:], cache, device=model.device, told=training)
+    return of_module("judge", judge.classifier, model.device)
 
 
 def evaluate(

@@ -13,9 +13,8 @@ import torch
 from raysde import checkpoint
 from raysde.data.manifest import Split, read_manifest
 from raysde.data.reader import Reader
-from raysde.evaluation.evaluate import FEATURES, LEAST, Question, evaluate, fitting, shape_of
-from raysde.evaluation.features import FeatureNetwork, of_module, open_network
-from raysde.evaluation.judge import open_judge
+from raysde.evaluation.evaluate import FEATURES, LEAST, Question, evaluate, fitting, network_for
+from raysde.evaluation.features import FeatureNetwork
 from raysde.figures import Figure, evaluated, parse_figure
 from raysde.inference import Model
 from raysde.settling.space import Candidate
@@ -115,10 +114,7 @@ class Study:
         """Opens the feature network, once the data is known."""
 
         def opener(reader: Reader) -> FeatureNetwork:
-            if self.features != "judge":
-                return open_network(self.features, allow_code=self.allow_code, device=model.device)
-            judge = open_judge(reader, shape_of(model)[1:], Path(self.cache), device=model.device)
-            return of_module("judge", judge.classifier, model.device)
+            return network_for(reader, model, self.features, Path(self.cache), allow_code=self.allow_code)
 
         return opener
 
