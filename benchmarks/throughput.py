@@ -88,7 +88,8 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
     from raysde.data.prefetch import on_device
     from raysde.data.reader import Reader
     from raysde.distributed import World
-    from raysde.run import new_state, objective, open_run, schedule
+    from raysde.parts import new_state, objective, schedule
+    from raysde.run import open_run
     from raysde.train import train_step
 
     torch.set_num_threads(threads)

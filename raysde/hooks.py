@@ -13,7 +13,8 @@ from raysde.data.filesystems import child
 from raysde.distributed import World
 from raysde.inference import Model
 from raysde.model import ModelSpec
-from raysde.run import Run, gathered_type
+from raysde.parts import gathered_type
+from raysde.run import Run
 from raysde.score import ScoreModel
 from raysde.sharding import evaluating, has_shards
 from raysde.state import TrainState

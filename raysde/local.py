@@ -12,7 +12,8 @@ from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.hooks import RunHooks, Sink, save_checkpoint
-from raysde.run import Run, check_resumable, new_state, objective, schedule, validator
+from raysde.parts import new_state, objective, schedule, validator
+from raysde.run import Run, check_resumable
 from raysde.sharding import has_shards
 from raysde.state import TrainState
 from raysde.train import fit

@@ -4,7 +4,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from raysde.outbox import Outbox
+from raysde.spool import Spool
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
@@ -167,11 +167,6 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     return {key: max(metric.step for metric in client.get_metric_history(run_id, key)) for key in keys}
 
 
-def spool_of(name: str, run_id: str) -> Path:
-    """Where the tracker of a run keeps what the server has not taken yet, on the machine of its first worker."""
-    return Path(tempfile.gettempdir()) / f"raysde-{name}-{run_id}.jsonl"
-
-
 class Tracker:
     """Writes a run's metrics and pictures from threads of its own; the training loop never waits for it.
 
@@ -184,46 +179,24 @@ class Tracker:
 
     def __init__(self, uri: str, run_id: str, spool: Path) -> None:
         _short_timeouts(uri)
-        self.client, self.run_id, self.spool = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id, spool
-        self.pictures = pictures_of(spool)
-        self.pictures.mkdir(parents=True, exist_ok=True)
+        self.client, self.run_id = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id
+        self.spool = Spool(spool)
         self.logged: dict[str, int] | None = None
-        left = self._spooled()
-        rewritten = spool.with_suffix(".partial")
-        rewritten.write_text("".join(json.dumps(line) + "\n" for line in left))
-        rewritten.replace(spool)
+        lines, pictures = self.spool.take_over()
         self.lines = Outbox("MLflow metrics", self._send_metrics, is_refused, LINES_AT_ONCE)
         self.images = Outbox("MLflow pictures", self._send_picture, is_refused, 1)
-        for line in left:
-            self.lines.put(line)
-        for path in sorted(self.pictures.glob("*.png"), key=lambda path: path.stat().st_mtime_ns):
-            self.images.put(path)
-
-    def _spooled(self) -> list[dict[str, Any]]:
-        """The lines that an earlier process left; a torn last line is dropped, its step will be logged again."""
-        lines = self.spool.read_text().splitlines() if self.spool.exists() else []
-        result = []
         for line in lines:
-            try:
-                result.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return result
+            self.lines.put(line)
+        for path in pictures:
+            self.images.put(path)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Queues metrics of a step."""
-        line = {"step": step, "time": int(time.time() * 1000), "values": dict(values)}
-        with self.spool.open("a") as out:
-            out.write(json.dumps(line) + "\n")
-        self.lines.put(line)
+        self.lines.put(self.spool.add_metrics(step, values))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Queues a picture as ``samples/NAME-STEP.png``."""
-        path = self.pictures / f"{name}-{step:07d}.png"
-        partial = path.with_suffix(".partial")
-        image.save(partial, format="PNG")
-        partial.replace(path)
-        self.images.put(path)
+        self.images.put(self.spool.add_picture(step, name, image))
 
     def drain(self, timeout: float) -> bool:
         """Waits until what was queued so far is logged, at most ``timeout`` seconds; whether it was."""
@@ -235,10 +208,10 @@ class Tracker:
         end = time.monotonic() + timeout
         if not self.lines.close(timeout):
             return False
-        self.spool.unlink(missing_ok=True)
+        self.spool.forget_metrics()
         if not self.images.close(max(0.0, end - time.monotonic())):
             return False
-        shutil.rmtree(self.pictures, ignore_errors=True)
+        self.spool.forget_pictures()
         return True
 
     def _send_metrics(self, lines: list[dict[str, Any]]) -> None:
@@ -263,11 +236,6 @@ class Tracker:
                 path.unlink()
 
 
-def pictures_of(spool: Path) -> Path:
-    """The folder of the pictures that wait beside the metrics of ``spool``."""
-    return spool.with_suffix(".pictures")
-
-
 def is_refused(error: Exception) -> bool:
     """Whether MLflow will not take an entry however often it is sent."""
     return isinstance(error, MlflowException) and error.error_code == REFUSED
@@ -275,7 +243,7 @@ def is_refused(error: Exception) -> bool:
 
 def deliver_left(uri: str, run_id: str, spool: Path, timeout: float = 60.0) -> bool:
     """Sends what an earlier process of a run left on disk; whether nothing is left."""
-    if not spool.exists() and not pictures_of(spool).exists():
+    if Spool(spool).is_empty:
         return True
     return Tracker(uri, run_id, spool).close(timeout)
 

@@ -498,8 +498,8 @@ MUTANTS = [
     Mutant("a batch refused for one of its entries", "outbox.py", "if len(batch) == 1:", "if batch:", TRACKING + " -k 'waits'"),
     Mutant("an outbox that is drained before it is sent", "outbox.py", "            self._deliver(batch)\n            with self.changed:\n                self.gone += len(batch)\n                self.changed.notify_all()\n", "            with self.changed:\n                self.gone += len(batch)\n                self.changed.notify_all()\n            self._deliver(batch)\n", TRACKING + " -k 'waits'"),
     Mutant("steps logged again after a restart", "tracking.py", "if steps.get(key, -1) < line[\"step\"]:", "if True:", TRACKING + " -k 'never_logged_twice'"),
-    Mutant("a spool that forgets", "tracking.py", "        for line in left:\n            self.lines.put(line)\n", "", TRACKING + " -k 'dead_process'"),
-    Mutant("pictures that are forgotten", "tracking.py", "            self.images.put(path)\n\n    def _spooled", "            pass\n\n    def _spooled", TRACKING + " -k 'wait_on_disk'"),
+    Mutant("a spool that forgets", "tracking.py", "        for line in lines:\n            self.lines.put(line)\n", "", TRACKING + " -k 'dead_process'"),
+    Mutant("pictures that are forgotten", "tracking.py", "            self.images.put(path)\n", "            pass\n", TRACKING + " -k 'wait_on_disk'"),
     Mutant("a new time for what is sent again", "tracking.py", "Metric(key, value, line[\"time\"], line[\"step\"])", "Metric(key, value, int(1000 * time.time()), line[\"step\"])", TRACKING + " -k 'lost'"),
     Mutant("a spool thrown away with entries in it", "tracking.py", "        if not self.lines.close(timeout):\n            return False\n", "        self.lines.close(timeout)\n", TRACKING + " -k 'next_process'"),
 ]  # fmt: skip

@@ -14,7 +14,8 @@ from raysde.hooks import sample_grid
 from raysde.images import grid
 from raysde.inference import Model
 from raysde.local import train_here
-from raysde.run import new_state, open_run
+from raysde.parts import new_state
+from raysde.run import open_run
 
 WORDS = ("dark below", "light below")
 

@@ -10,7 +10,8 @@ from raysde.data.reader import Reader
 from raysde.local import train_here
 from raysde.objective import microbatch_loss
 from raysde.parameterisation import TARGETS
-from raysde.run import new_state, objective, open_run
+from raysde.parts import new_state, objective
+from raysde.run import open_run
 from raysde.times import Importance, LogNormal, Uniform
 from tests.conftest import same_tensors
 

@@ -18,8 +18,9 @@ from raysde.data.reader import Reader
 from raysde.distributed import World
 from raysde.hooks import RunHooks
 from raysde.local import train_here
+from raysde.parts import new_state, objective, schedule
 from raysde.posthoc import PowerEma, Snapshot, exponent, fit, inner_product, reconstruct, weights
-from raysde.run import new_state, objective, open_run, schedule
+from raysde.run import open_run
 from raysde.train import keep, train_step
 from tests.conftest import Recorded, same_tensors, small_recipe
 

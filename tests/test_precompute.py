@@ -21,9 +21,10 @@ from raysde.data.vectors import Contexts
 from raysde.distributed import World
 from raysde.local import train_here
 from raysde.objective import microbatch_loss
+from raysde.parts import new_state, objective, validator
 from raysde.precompute import TextJob
 from raysde.pretrained import pretrained_encoder, pretrained_tokenizer
-from raysde.run import check, check_resumable, new_state, objective, open_run, validator
+from raysde.run import check, check_resumable, open_run
 from tests.conftest import same_tensors
 from tests.tiny import CAPTIONS, embed, many_captions, text_encoder, text_recipe
 

@@ -20,8 +20,9 @@ from raysde.data.reader import Reader
 from raysde.inference import Model
 from raysde.model import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
+from raysde.parts import new_state
 from raysde.pretrained import check_pretrained, pretrained_encoder, pretrained_tokenizer
-from raysde.run import new_state, open_run
+from raysde.run import open_run
 from raysde.sde import VE, VP
 from tests.conftest import write_digit_shards
 from tests.real import real

@@ -14,7 +14,8 @@ from raysde.distributed import World
 from raysde.ema import Ema, decay
 from raysde.local import train_here
 from raysde.objective import DTYPES, microbatch_loss
-from raysde.run import check_resumable, new_state, objective, open_run, schedule, validator
+from raysde.parts import new_state, objective, schedule, validator
+from raysde.run import check_resumable, open_run
 from raysde.sde import VE
 from raysde.state import TrainState
 from raysde.times import stratified

@@ -15,8 +15,9 @@ from raysde.data.reader import Reader
 from raysde.distributed import World
 from raysde.latents import LatentSpec
 from raysde.parameterisation import Preconditioning, convert, marginal_for
+from raysde.parts import new_state, validator
 from raysde.progress import ProgressLine
-from raysde.run import new_state, open_run, validator
+from raysde.run import open_run
 from raysde.score import ScoreModel
 from raysde.sde import EDM, VE, VP, Flow, SubVP
 from raysde.validation import BINS, Seen, seen, validation_loss

@@ -15,6 +15,7 @@ from raysde.cluster.train import launch
 from raysde.config import RunConfig, parse
 from raysde.progress import ProgressLine
 from raysde.run import Run, check, check_resumable, open_run
+from raysde.spool import spool_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     last = storage.newest_checkpoint(run.config.storage, config.name)
     if last is None:
         raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {run.config.storage}")
-    tracking.deliver_left(uri, run_id, tracking.spool_of(config.name, run_id))
+    tracking.deliver_left(uri, run_id, spool_of(config.name, run_id))
     with tracking.answering(uri):
         version = registry.publish(client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias)
         tracking.finish_run(client, run_id)

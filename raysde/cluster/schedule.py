@@ -17,6 +17,7 @@ from raysde import config, tracking
 from raysde.cluster.train import Share
 from raysde.cluster.trial import trial_settings
 from raysde.data.filesystems import child
+from raysde.spool import spool_of
 from raysde.sweep.ledger import Trial
 from raysde.sweep.space import Space, varied
 from raysde.sweep.sweep import Sweep
@@ -79,7 +80,7 @@ class Children:
     def delivered(self, trial: Trial) -> None:
         """Sends what the trial's worker, stopped in the middle, left on this machine's disk."""
         if trial.run_id:
-            tracking.deliver_left(self.uri, trial.run_id, tracking.spool_of(self.name(trial.number), trial.run_id))
+            tracking.deliver_left(self.uri, trial.run_id, spool_of(self.name(trial.number), trial.run_id))
 
 
 class Asked(Searcher):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 import ray
 
@@ -39,5 +40,8 @@ def quiet() -> None:
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray 2.60 names the logger of a worker's reports by its file
+    reports = Path(ray.__file__).parent / "train" / "v2" / "_internal" / "execution" / "context.py"
+    logging.getLogger(str(reports)).setLevel(logging.WARNING)
     # the local cluster's token is made and used without anybody's help
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -16,7 +16,7 @@ from raysde import checkpoint, config, storage
 from raysde.cluster.mailbox import Slot
 from raysde.cluster.stream import stream, stream_spec
 from raysde.run import Run, open_run
-from raysde.tracking import spool_of
+from raysde.spool import spool_of
 
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""

@@ -1,10 +1,12 @@
 """What each Ray Train worker does: the bare loop, fed by the stream, reporting checkpoints to Ray."""
 
+from __future__ import annotations
+
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 import torch
@@ -17,20 +19,15 @@ from raysde.data.batches import Microbatch
 from raysde.data.prefetch import on_device
 from raysde.distributed import World, current_world
 from raysde.hooks import RunHooks, described, save_checkpoint
-from raysde.run import (
-    Run,
-    check_resumable,
-    new_state,
-    objective,
-    open_run,
-    schedule,
-    validator,
-)
+from raysde.parts import new_state, objective, schedule, validator
+from raysde.run import Run, check_resumable, open_run
 from raysde.score import ScoreModel
 from raysde.sharding import has_shards
 from raysde.state import TrainState
-from raysde.tracking import Tracker
 from raysde.train import Validate, due, fit, measured
+
+if TYPE_CHECKING:
+    from raysde.tracking import Tracker
 
 
 def work(settings: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +45,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         checkpoint.restore(state, found)
     tracker = None
     if world.is_first:
-        tracker = Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
+        tracker = tracker_of(settings)
         tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
         batches = timed_first(batches, settings["started"], tracker, state.step)
     hooks = RunHooks(run, tracker, lambda state: report(run, state, world, tracker))
@@ -65,6 +62,13 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         if not tracker.close():
             print("MLflow did not take all metrics in time; they wait in", settings["spool"], flush=True)
     return {"step": state.step, "failed": failed}
+
+
+def tracker_of(settings: dict[str, Any]) -> Tracker:
+    """The first worker's; imported here, since MLflow costs the others seconds of their start."""
+    from raysde.tracking import Tracker
+
+    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
 
 
 def loop(

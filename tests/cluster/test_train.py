@@ -13,7 +13,8 @@ from raysde import checkpoint, config, registry, tracking
 from raysde.cluster.job import train_job
 from raysde.cluster.train import Share, share_out
 from raysde.local import train_here
-from raysde.run import new_state, open_run
+from raysde.parts import new_state
+from raysde.run import open_run
 from tests.conftest import ROOT, same_tensors, small_recipe
 from tests.multiprocess.test_gloo import on_ranks, train
 

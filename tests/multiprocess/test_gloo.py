@@ -1,6 +1,7 @@
 """The loop on several ranks with gloo: the same numbers as one process, and every decision taken together."""
 
 import json
+import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -17,7 +18,8 @@ from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.hooks import RunHooks
 from raysde.local import train_here
-from raysde.run import new_state, objective, open_run, schedule
+from raysde.parts import new_state, objective, schedule
+from raysde.run import open_run
 from raysde.train import fit
 from tests.conftest import same_tensors
 
@@ -41,7 +43,9 @@ def entry(rank: int, world: int, port: int, work, arguments) -> None:
 
 
 def on_ranks(world: int, work, *arguments) -> None:
-    mp.spawn(entry, (world, free_port(), work, arguments), nprocs=world)
+    """Runs ``work`` on each rank, a process forked from one that has imported everything and done nothing."""
+    multiprocessing.set_forkserver_preload([__name__])
+    mp.start_processes(entry, (world, free_port(), work, arguments), nprocs=world, start_method="forkserver")
 
 
 def train(rank: int, tree: dict) -> None:

@@ -21,8 +21,9 @@ from raysde.distributed import current_world
 from raysde.hooks import described
 from raysde.local import train_here
 from raysde.objective import microbatch_loss
+from raysde.parts import new_state, objective, schedule, validator
 from raysde.pieces import Stored, write_whole
-from raysde.run import new_state, objective, open_run, schedule, validator
+from raysde.run import open_run
 from raysde.train import train_step
 from tests.conftest import Recorded, same_tensors, small_recipe
 from tests.multiprocess.test_gloo import on_ranks
