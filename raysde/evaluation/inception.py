@@ -201,7 +201,8 @@ def with_weights(weights: dict[str, Tensor], source: str) -> Inception:
     if off:
         raise ValueError(f"{source} does not hold the weights of the FID Inception: {off[0]} is missing or of no use")
     network.load_state_dict(kept, strict=False)
-    return network
+    # half as fast again on CPUs, and what convolutions of GPUs like
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def filled(values: Sequence[Tensor]) -> Inception:
