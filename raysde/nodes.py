@@ -63,6 +63,11 @@ class Data(Node):
         description="rows that are shuffled together, in whole row groups, which are shuffled across all shards first; "
         "null takes about 256 MB of encoded images",
     )
+    stream: Literal["ray", "worker"] = Field(
+        "ray",
+        description="who reads and decodes: Ray Data's tasks, anywhere in the cluster, or each worker for itself, which "
+        "starts sooner and does for small images; rows and weights are the same",
+    )
     block_megabytes: Positive = Field(128.0, description="size of the blocks that Ray Data makes, in decoded images")
     block_steps: PositiveInt = Field(64, description="most steps in one block")
 

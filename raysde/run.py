@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "data.block_megabytes",
     "data.block_steps",
     "data.precomputed",
+    "data.stream",
     "network.checkpointing",
     "train.length.",
     "train.microbatch",

@@ -176,6 +176,8 @@ def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None
     # Tune's own records of trials are not wanted
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
+    # its box of settings, though verbose is 0
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     line = SweepLine(sweep, at_once)
     asked, judged = Asked(sweep, children, share, line), Judged(sweep, children, line)
     with tempfile.TemporaryDirectory(prefix="raysde-tune-") as folder:

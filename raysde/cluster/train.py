@@ -124,7 +124,7 @@ def launch(
             failure_config=FailureConfig(max_failures=wanted.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=run.config.keep_checkpoints),
         ),
-        datasets={"train": data_factory(recipe)},
+        datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=in_order()),
     )
     try:

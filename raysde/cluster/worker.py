@@ -15,8 +15,9 @@ from raysde import checkpoint, config, distributed_checkpoint, storage
 from raysde.cluster.mailbox import Slot
 from raysde.cluster.session import quiet
 from raysde.cluster.stream import read_stream, stream_spec
-from raysde.data.batches import Microbatch
+from raysde.data.batches import Microbatch, read_batches
 from raysde.data.prefetch import on_device
+from raysde.data.reader import Reader
 from raysde.distributed import World, current_world
 from raysde.hooks import RunHooks, described, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
@@ -35,10 +36,9 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(settings["threads"])
     quiet()
     run, world = open_run(config.parse(settings["recipe"])), current_world()
-    shard = ray.train.get_dataset_shard("train")
     found = storage.newest_checkpoint(run.config.storage, run.config.name)
-    spec = stream_spec(run, 0 if found is None else checkpoint.read(found).step)
-    batches = on_device(read_stream(shard, spec, run.manifest.channels, world.rank, world.size), world.device)
+    start = 0 if found is None else checkpoint.read(found).step
+    batches = on_device(microbatches(run, start, world), world.device)
     state = new_state(run, world.device)
     if found:
         check_resumable(run, checkpoint.read(found))
@@ -62,6 +62,19 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         if not tracker.close():
             print("MLflow did not take all metrics in time; they wait in", settings["spool"], flush=True)
     return {"step": state.step, "failed": failed}
+
+
+def microbatches(run: Run, start: int, world: World) -> Iterator[list[Microbatch]]:
+    """This rank's microbatches of the steps from ``start``: from Ray Data, or read here.
+
+    Raises:
+        ValueError: if there are more workers than microbatches.
+    """
+    if run.config.data.stream == "worker":
+        reader = Reader(run.manifest, text=run.text, latents=run.latents)
+        return read_batches(run.feed, reader, start, run.steps, world.rank, world.size)
+    shard = ray.train.get_dataset_shard("train")
+    return read_stream(shard, stream_spec(run, start), run.manifest.channels, world.rank, world.size)
 
 
 def tracker_of(settings: dict[str, Any]) -> Tracker:

@@ -29,7 +29,7 @@ LRS = [1e-3, 1e30, 1e-2]
 def tree_of(digits, place: Path, **changes) -> dict:
     settings = {
         "tracking__uri": f"sqlite:///{place / 'mlflow.db'}", "validation__rows": 24, "validation__every": 5,
-        "train__length__steps": 10, "train__clip": 0.0, "sampling": {"every": 5, "count": 4},
+        "train__length__steps": 10, "train__clip": 0.0, "data__stream": "worker", "sampling": {"every": 5, "count": 4},
     }  # fmt: skip
     return small_recipe(digits, place / "runs", **{**settings, **changes})
 

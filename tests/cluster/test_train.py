@@ -62,9 +62,9 @@ def whole(digits, place, uri):
 
 @pytest.fixture(scope="module")
 def broken(digits, place, uri):
-    """The same run, whose worker is killed by SIGKILL in step 8, after the checkpoint at 5."""
+    """The same run, whose worker reads its own rows and is killed by SIGKILL in step 8, after the checkpoint at 5."""
     network = killed_network(place, "broken", dies=True)
-    done = train_job(config.parse(job_recipe(digits, place, uri, "broken", network=network)))
+    done = train_job(config.parse(job_recipe(digits, place, uri, "broken", network=network, data__stream="worker")))
     assert (place / "broken-died").exists()
     return done
 
