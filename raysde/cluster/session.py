@@ -39,6 +39,7 @@ def quiet() -> None:
     """Leaves Ray's warnings and errors, and hides its running commentary."""
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the records of trials that are not wanted
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     # Ray 2.60 names the logger of a worker's reports by its file
     reports = Path(ray.__file__).parent / "train" / "v2" / "_internal" / "execution" / "context.py"
