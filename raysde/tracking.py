@@ -265,6 +265,17 @@ def close_run(client: MlflowClient, run_id: str, ended: Ended) -> None:
         client.set_terminated(run_id, status=ended)
 
 
+def has_run(client: MlflowClient, run_id: str) -> bool:
+    """Whether a store knows a run."""
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
 def keep_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
     """Logs files by name, and tags, to a run; those of the same names are replaced."""
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:

@@ -72,6 +72,8 @@ def test_numbers_that_yaml_takes_for_words():
         ({"seed": [1, 2]}, "seed also decides which rows are held out"),
         ({"validation.every": [1, 2]}, "validation is what trials are compared by"),
         ({"data": [{}]}, r"data\.path"),
+        ({"latent.vae": ["a", "b"]}, "latent decides the units of errors"),
+        ({"latent": [None, {"vae": "a"}]}, "latent decides the units of errors"),
         ({"tracking.uri": ["a"]}, "tracking"),
         ({"sde": [{"kind": "vp"}], "sde.kind": ["vp"]}, "'sde.kind' and 'sde', which overlap"),
         ({"train.lr": []}, "list or a range"),
@@ -204,6 +206,12 @@ def test_no_trial_is_stopped_at_its_end():
     assert not halving.stops(0, 16, 9.0)
 
 
+@pytest.mark.parametrize(("grace", "reduction"), [(0, 4), (8, 1)])
+def test_rungs_that_do_not_grow_are_no_endless_loop(grace, reduction):
+    with pytest.raises(AssertionError):
+        Halving(grace, reduction, 64)
+
+
 # the course of a sweep
 
 
@@ -304,6 +312,60 @@ def test_a_trial_whose_file_is_removed_is_tried_again(tmp_path):
     assert [(trial.number, trial.values, trial.state) for trial in again.trials] == [
         (trial.number, trial.values, trial.state) for trial in whole.trials
     ]
+
+
+def test_a_failed_trial_whose_state_is_set_to_running_is_tried_again(tmp_path):
+    """Also where the search would decide otherwise by now: its values and its reports are kept."""
+    space = read_space({"train.lr": "log(1e-4,1e-1)"})
+
+    def opened() -> Sweep:
+        early = Halving(8, 2, 128)
+        return Sweep(space, Ledger(str(tmp_path), {}), count=3, seed=0, metric="m", plan=None, halving=early)
+
+    sweep = opened()
+    for number in range(3):
+        assert sweep.next().number == number
+        assert not sweep.report(number, 4, 8, {"m": 1.0 - 0.1 * number})
+        sweep.end(number, "failed" if number == 0 else "finished", "out of memory" if number == 0 else "")
+    assert opened().next() is None
+    file = tmp_path / "ledger" / "trial-00000.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "state": "running"}))
+    again = opened()
+    trial = again.next()
+    assert (trial.number, trial.values, trial.reports) == (0, sweep.trials[0].values, sweep.trials[0].reports)
+    assert not again.report(0, 8, 16, {"m": 0.5})
+    again.end(0, "finished")
+    assert [(trial.state, trial.error) for trial in opened().trials] == [("finished", "")] * 3
+
+
+def test_a_trial_is_not_stopped_at_its_own_end(tmp_path):
+    """A shorter trial ends at a rung of the others: it counts there, and is whole, also if the driver died before it
+    heard so."""
+    space = read_space(SPACE)
+
+    def opened() -> Sweep:
+        plan, early = planned(space, "grid", 0, 3), Halving(8, 2, 128)
+        return Sweep(space, Ledger(str(tmp_path), {}), count=3, seed=0, metric="m", plan=plan, halving=early)
+
+    sweep = opened()
+    assert [sweep.next().number for _ in range(3)] == [0, 1, 2]
+    assert not sweep.report(0, 4, 8, {"m": 1.0})
+    assert not sweep.report(1, 8, 8, {"m": 3.0}, last=True)
+    assert not sweep.report(2, 4, 8, {"m": 1.9})  # not above 2, the middle of both
+    again = opened()
+    assert [trial.state for trial in again.trials] == ["running"] * 3
+    again.end(1, "finished")
+    assert opened().trials[1].state == "finished"
+
+
+def test_a_ledger_that_does_not_say_whether_a_report_was_the_last(tmp_path):
+    whole = run(tmp_path)
+    for file in (tmp_path / "ledger").glob("trial-*.json"):
+        content = json.loads(file.read_text())
+        for report in content["reports"]:
+            del report["last"]
+        file.write_text(json.dumps(content))
+    assert told(run(tmp_path, at=0)) == told(whole)
 
 
 def test_the_first_end_counts(tmp_path):
@@ -519,6 +581,9 @@ def test_early_stopping_counts_images():
         (["--over", "train.lr=[1e-3,1e-2]", "--grace", "300"], "grace=300"),
         (["--over", "train.lr=[1e-3,1e-2]", "validation.every=260"], "validation.every=260"),
         (["--over", "train.lr=[1e-3,1e-2]", "validation.rows=0"], "validation.rows"),
+        (["--over", "train.lr=[1e-3,1e-2]", "validation.rows=null"], "validation.rows"),
+        (["--over", "train.lr=[1e-3,1e-2]", "validation.every=0"], "validation.every"),
+        (["--over", "train.lr=[1e-3,1e-2]", "validation.every=0", "--scheduler", "fifo"], "validation.every"),
         (["--over", "train.lr=log(1e-3,1e-2)"], "--trials"),
         (["--over", "sde.kind=[vp,ve]", "--over", "sde.beta_max=[10]"], "sde.kind=ve, sde.beta_max=10"),
         (["--over", "network.multipliers=[[1,2],[1,2,2,2,2]]"], "network.multipliers=1/2/2/2/2"),

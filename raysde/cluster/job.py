@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
 from raysde import checkpoint, registry, storage, tracking
+from raysde.cluster.placement import alive
 from raysde.cluster.session import connect
 from raysde.cluster.train import launch
 from raysde.config import RunConfig, parse
@@ -104,10 +103,10 @@ def reject_lonely_store(uri: str) -> None:
     Raises:
         ValueError: if the cluster has several nodes and the store is a local file.
     """
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    if uri.startswith("sqlite") and len(alive) > 1:
+    nodes = len(alive())
+    if uri.startswith("sqlite") and nodes > 1:
         raise ValueError(
-            f"tracking.uri {uri} is a file on one machine, the cluster has {len(alive)} nodes: give an MLflow server"
+            f"tracking.uri {uri} is a file on one machine, the cluster has {nodes} nodes: give an MLflow server"
         )
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
@@ -27,6 +28,11 @@ class Place:
         return max(1, min(int(self.cpus), os.cpu_count() or 1))
 
 
+def alive() -> list[dict[str, Any]]:
+    """The nodes of the cluster; Ray also lists those that have died."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def place_for(workers: int, device: str | None) -> Place:
     """What each of ``workers`` takes of the cluster that this process is connected to.
 
@@ -35,7 +41,7 @@ def place_for(workers: int, device: str | None) -> Place:
     Args:
         device: cpu, cuda, ...; None for GPUs if the cluster has some.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive()]
     gpus = [node.get("GPU", 0.0) for node in nodes]
     if any(gpus) if device is None else torch.device(device).type == "cuda":
         return Place(0.0, min(1.0, share(gpus, workers)), "cuda")

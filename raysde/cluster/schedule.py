@@ -48,12 +48,17 @@ class Children:
         return f"{self.recipe.name}-{number:03d}"
 
     def recipe_of(self, trial: Trial, share: Share) -> config.RunConfig:
-        """The recipe that a trial trains: without pictures, and in the sweep's own folder."""
+        """The recipe that a trial trains: without pictures, in the sweep's own folder, with checkpoints at validations.
+
+        A validation whose report was lost with the driver is made again where the trial goes on.
+        """
         tree, base = varied(self.tree, self.space, trial.values), self.recipe.model_dump(mode="json")
         data = {**copy.deepcopy(tree["data"]), "path": self.recipe.data.path}
         sampling = {**base["sampling"], "every": 0}
         resources = {**base["resources"], "cpus_per_worker": share.cpus, "gpu": share.gpu}
-        own = {"name": self.name(trial.number), "storage": child(self.recipe.storage, self.recipe.name)}
+        own: dict[str, Any] = {"name": self.name(trial.number), "storage": child(self.recipe.storage, self.recipe.name)}
+        every = self.recipe.validation.every
+        own["checkpoint_every"] = -(-self.recipe.checkpoint_every // every) * every
         return config.parse({**tree, **own, "data": data, "sampling": sampling, "resources": resources})
 
     def opened(self, trial: Trial, recipe: config.RunConfig) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
 
 from raysde import config, storage, tracking
 from raysde.cluster.job import absolute, reject_lonely_store
 from raysde.cluster.mailbox import open_mailbox
+from raysde.cluster.placement import alive
 from raysde.cluster.schedule import Asked, Children, Judged, Refusal
 from raysde.cluster.session import connect
 from raysde.cluster.train import Share
@@ -88,11 +90,12 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
     check_recipes(tree, space, space.corners() if plan is None else plan)
     run = open_run(recipe)
     check(run)
+    check_held_out(run)
     check_networks(tree, space, space.corners() if plan is None else plan)
     halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
     uri = recipe.tracking.uri or tracking.default_uri()
     client = tracking.client_for(uri)
-    ledger = Ledger(child(recipe.storage, name), definition(recipe, settings))
+    ledger = Ledger(child(recipe.storage, name), definition(run, settings))
     sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
     with tracking.answering(uri):
         parent = open_parent(client, run, settings, uri)
@@ -103,17 +106,33 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
             reject_lonely_store(uri)
             run_trials(sweep, children, settings.concurrent)
         except BaseException:
-            tracking.fail_run(client, parent)
+            running = [trial.run_id for trial in sweep.trials if trial.run_id and trial.state == "running"]
+            for run_id in (parent, *running):
+                tracking.fail_run(client, run_id)
             raise
     with tracking.answering(uri):
         return conclude(sweep, children, tree)
 
 
-def definition(recipe: config.RunConfig, settings: Settings) -> dict[str, Any]:
+def definition(run: Run, settings: Settings) -> dict[str, Any]:
     """What must not change when a sweep goes on."""
-    flat = {key: value for key, value in recipe.flat().items() if not key.startswith(INDIFFERENT)}
+    flat = {key: value for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)}
+    if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the workers
+        flat["resources.workers"] = run.config.resources.most
+    data = {key: value for key, value in run.data_identity.items() if key != "path"}
     # a list of pairs, since the order of the axes is that of a grid
-    return {"recipe": flat, "space": list(settings.space.items()), "search": settings.search, "seed": settings.seed}
+    space = list(settings.space.items())
+    return {"recipe": flat, "data": data, "space": space, "search": settings.search, "seed": settings.seed}
+
+
+def check_held_out(run: Run) -> None:
+    """Refuses a recipe that gives trials nothing to be compared by.
+
+    Raises:
+        ValueError: if it never validates, or on no rows.
+    """
+    if not len(run.held_out) or not run.config.validation.every:
+        raise ValueError("a sweep compares trials on held-out rows: set validation.rows and validation.every")
 
 
 def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Values]) -> None:
@@ -139,17 +158,25 @@ def open_parent(client: tracking.MlflowClient, run: Run, settings: Settings, uri
 
 
 def shares(
-    recipe: config.RunConfig, resources: Mapping[str, float], nodes: int, trials: int, given: int | None
+    recipe: config.RunConfig,
+    resources: Mapping[str, float],
+    nodes: int,
+    trials: int,
+    given: int | None,
+    *,
+    grows: bool = False,
 ) -> tuple[int, Share]:
     """How many trials run at once, and what each of their workers gets, leaving a CPU of each node for data tasks.
 
     Args:
         resources: of the whole cluster.
-        trials: that are left.
+        trials: of the sweep, also those that have ended: one that goes on has the threads that it had.
         given: how many the user wants at once, None for as many as fit.
+        grows: whether an autoscaler may bring the CPUs that are asked for.
 
     Raises:
-        ValueError: if GPUs are asked for and there are too few for one trial.
+        ValueError: if GPUs are asked for and there are too few for one trial, or workers would take the CPUs of data
+            tasks, which then wait forever.
     """
     wanted, gpus = recipe.resources, int(resources.get("GPU", 0))
     gpu = gpus >= wanted.most if wanted.gpu is None else wanted.gpu
@@ -162,6 +189,12 @@ def shares(
     at_once = given or max(1, min(trials, fit))
     if wanted.cpus_per_worker is None and not gpu:
         each = max(1, spare // (at_once * wanted.most))
+    workers = at_once * wanted.most
+    if workers * each > spare and not grows:
+        raise ValueError(
+            f"{workers} workers at once with {each} CPUs each need {workers * each} CPUs, the cluster has {spare} "
+            "beside those for data tasks: lower --concurrent, resources.workers or resources.cpus_per_worker"
+        )
     return at_once, Share(each, gpu)
 
 
@@ -172,7 +205,8 @@ def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None
         ValueError: if the metric of the sweep is not among those that trials report.
         RuntimeError: if the sweep was interrupted.
     """
-    at_once, share = shares(children.recipe, ray.cluster_resources(), len(ray.nodes()), sweep.left, concurrent)
+    resources, grows = ray.cluster_resources(), "RAY_ADDRESS" in os.environ
+    at_once, share = shares(children.recipe, resources, len(alive()), sweep.count, concurrent, grows=grows)
     # Tune's own records of trials are not wanted
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
@@ -201,6 +235,9 @@ def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None
         )
         try:
             tuner.fit()
+        except TuneError as error:  # of the ledger's disk, say: its text is a whole traceback
+            said = str(error).strip().split("\n")[-1]
+            raise RuntimeError(f"the sweep was interrupted: {said}; the same command goes on with it") from error
         finally:
             line.close()
     if judged.refused is not None:
@@ -214,6 +251,17 @@ def named(trial: TuneTrial) -> str:
     return f"{trial.config['number']:03d}"
 
 
+def close_children(sweep: Sweep, children: Children) -> None:
+    """Delivers what trials left and closes their MLflow runs; names those whose runs are in another store."""
+    begun = [trial for trial in sweep.trials if trial.run_id]
+    known = [trial for trial in begun if tracking.has_run(children.client, trial.run_id)]
+    for trial in known:
+        children.delivered(trial)
+        children.closed(trial)
+    if elsewhere := ", ".join(f"{trial.number:03d}" for trial in begun if trial not in known):
+        print(f"MLflow at {children.uri} does not know the runs of trials {elsewhere}: they stay as they are", flush=True)
+
+
 def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outcome:
     """Writes the ranking and the best recipe beside the trials and into MLflow, and closes the MLflow runs.
 
@@ -222,9 +270,6 @@ def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outco
     """
     from raysde.sweep.plots import pictures
 
-    for trial in sweep.trials:
-        children.delivered(trial)
-        children.closed(trial)
     trials, space, metric = sweep.trials, sweep.space, sweep.metric
     top, name = best(trials, metric), children.recipe.name
     folder, found = sweep.ledger.folder, table(trials, space, metric)
@@ -235,6 +280,7 @@ def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outco
         tags = {"raysde.best.trial": children.name(top.number), "raysde.best.value": str(top.value(metric))}
     for file, content in files.items():
         write_bytes(child(folder, file), content)
+    close_children(sweep, children)
     tracking.keep_files(children.client, children.parent, files, tags)
     if top is None:
         tracking.fail_run(children.client, children.parent)

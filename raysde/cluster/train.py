@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
 from raysde.cluster.mailbox import Slot
+from raysde.cluster.placement import alive
 from raysde.cluster.stream import stream, stream_spec
 from raysde.run import Run, open_run
 from raysde.spool import spool_of
@@ -98,7 +99,7 @@ def launch(
     """
     recipe = run.config.model_dump(mode="json")
     wanted = run.config.resources
-    share = share or share_out(run, ray.cluster_resources(), len(ray.nodes()), grows="RAY_ADDRESS" in os.environ)
+    share = share or share_out(run, ray.cluster_resources(), len(alive()), grows="RAY_ADDRESS" in os.environ)
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={

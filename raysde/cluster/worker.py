@@ -51,7 +51,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     hooks = RunHooks(run, tracker, lambda state: report(run, state, world, tracker))
     validate = validator(run, world)
     if settings["reports"] is not None and validate is not None:
-        validate = reporting(validate, state, world, settings["reports"])
+        validate = reporting(validate, state, world, settings["reports"], run.steps)
         if found and due(state.step, run.config.validation.every, state.step == run.steps):
             # the process that was told of this step may have died with it
             measured(state, validate)
@@ -104,13 +104,14 @@ def loop(
     return ""
 
 
-def reporting(validate: Validate, state: TrainState, world: World, reports: Slot) -> Validate:
-    """The same validation, whose results are also sent to whom a trial reports."""
+def reporting(validate: Validate, state: TrainState, world: World, reports: Slot, steps: int) -> Validate:
+    """The same validation, whose results are also sent to whom a trial reports, and whether it was at the end."""
 
     def validated(model: ScoreModel) -> dict[str, float]:
         metrics = validate(model)
         if world.is_first:
-            reports.send({"step": state.step, "images": state.num_images, "metrics": metrics})
+            last = state.step == steps
+            reports.send({"step": state.step, "images": state.num_images, "metrics": metrics, "last": last})
         return metrics
 
     return validated

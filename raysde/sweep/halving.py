@@ -26,6 +26,7 @@ class Halving:
     rungs: list[tuple[float, dict[int, float]]] = field(init=False)
 
     def __post_init__(self) -> None:
+        assert self.grace > 0 and self.reduction > 1, "rungs must grow"
         budget = self.grace
         self.rungs = []
         while budget < self.longest:

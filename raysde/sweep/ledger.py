@@ -26,12 +26,14 @@ class Report:
 
     Attributes:
         order: its place among all reports of the sweep.
+        last: whether the trial was at its end.
     """
 
     order: int
     step: int
     images: int
     metrics: dict[str, float]
+    last: bool = False
 
 
 @dataclass

@@ -79,8 +79,11 @@ class Sweep:
         trial.run_id = run_id
         self.ledger.keep(trial)
 
-    def report(self, number: int, step: int, images: int, metrics: Mapping[str, float]) -> bool:
-        """Takes a trial's metrics at a step; whether it ends here. A step that is known already changes nothing.
+    def report(self, number: int, step: int, images: int, metrics: Mapping[str, float], last: bool = False) -> bool:
+        """Takes a trial's metrics at a step; whether it is stopped here. A step that is known already changes nothing.
+
+        Args:
+            last: whether the step is the trial's last, at which it has nothing left to be stopped.
 
         Raises:
             ValueError: naming the metrics that there are, if the metric of the sweep is not among them.
@@ -88,10 +91,11 @@ class Sweep:
         trial = self.ledger.trials[number]
         if trial.state != "running" or (trial.last is not None and step <= trial.last.step):
             return trial.state != "running"
-        value = self._value(metrics)
-        trial.reports.append(Report(self.reported, step, images, dict(metrics)))
+        self._value(metrics)  # refused before it is kept
+        report = Report(self.reported, step, images, dict(metrics), last)
+        trial.reports.append(report)
         self.reported += 1
-        if self.halving is not None and self.halving.stops(number, images, value):
+        if self._falls_behind(number, report):
             self.end(number, "stopped")
         else:
             self.ledger.keep(trial)
@@ -120,7 +124,11 @@ class Sweep:
 
     def _replay(self) -> None:
         for trial, report in self.ledger.reports:
-            value = self._value(report.metrics)
             # also now, if the scheduler is stricter than it was
-            if self.halving is not None and self.halving.stops(trial.number, report.images, value):
+            if self._falls_behind(trial.number, report):
                 self.end(trial.number, "stopped")
+
+    def _falls_behind(self, number: int, report: Report) -> bool:
+        """Whether a report stops its trial; one at the end counts for the others alone."""
+        value = self._value(report.metrics)
+        return self.halving is not None and self.halving.stops(number, report.images, value) and not report.last

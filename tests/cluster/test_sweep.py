@@ -6,22 +6,29 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray import tune
+from ray.tune.error import TuneError
 
 from raysde import checkpoint, config, tracking
-from raysde.cluster.schedule import Judged
-from raysde.cluster.sweep import shares, tune_job
-from raysde.cluster.train import Share
+from raysde.cluster.schedule import Children, Judged
+from raysde.cluster.sweep import conclude, definition, run_trials, shares, tune_job
+from raysde.cluster.train import Share, launch
+from raysde.cluster.worker import reporting
+from raysde.distributed import World
+from raysde.run import open_run
 from raysde.sweep.halving import Halving
 from raysde.sweep.ledger import Ledger
 from raysde.sweep.search import planned
 from raysde.sweep.settings import read_settings
 from raysde.sweep.space import read_space
 from raysde.sweep.sweep import Sweep
-from tests.conftest import ROOT, small_recipe
+from tests.conftest import ROOT, small_recipe, write_digit_shards
 
 LRS = [1e-3, 1e30, 1e-2]
 
@@ -149,6 +156,160 @@ def test_a_cluster_is_shared_out(digits, tmp_path, resources, nodes, changes, tr
 def test_too_few_gpus_are_named(digits, tmp_path):
     with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
         shares(config.parse(tree_of(digits, tmp_path, resources__gpu=True)), {"CPU": 4.0}, 1, 4, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "said"),
+    [
+        ({}, 3, "3 workers at once with 1 CPUs each need 3 CPUs, the cluster has 2"),
+        ({"resources__workers": 4}, None, "4 workers at once with 1 CPUs each need 4"),
+        ({"resources__cpus_per_worker": 3}, None, "1 workers at once with 3 CPUs each need 3"),
+    ],
+)
+def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, changes, given, said):
+    recipe = config.parse(tree_of(digits, tmp_path, **changes))
+    with pytest.raises(ValueError, match=said):
+        shares(recipe, {"CPU": 3.0}, 1, 16, given)
+    assert shares(recipe, {"CPU": 3.0}, 1, 16, given, grows=True)[0] == (given or 1)
+
+
+def test_what_a_sweep_compares_by_must_not_change_on_another_cluster(digits, tmp_path):
+    """More workers would change the microbatches, unless the recipe says them; the place of the data does not matter."""
+    settings = read_settings(None, ["train.lr=[1e-3,1e-2]"], {})
+    moved = write_digit_shards(tmp_path / "moved")
+    other = write_digit_shards(tmp_path / "other", rows=150)
+
+    def opened(folder: str, data, **changes) -> Ledger:
+        run = open_run(config.parse(tree_of(data, tmp_path, **changes)))
+        return Ledger(str(tmp_path / folder), definition(run, settings))
+
+    for _ in range(2):
+        opened("sweep", digits)
+    opened("sweep", moved)
+    with pytest.raises(ValueError, match=r"resources\.workers=1, now it is 2"):
+        opened("sweep", digits, resources__workers=2)
+    with pytest.raises(ValueError, match=f"data fingerprint=.*{digits.fingerprint}.* now it is .*{other.fingerprint}"):
+        opened("sweep", other)
+    for workers in (1, 2):
+        opened("said", digits, train__microbatch=8, resources__workers=workers)
+    with pytest.raises(ValueError, match=r"train\.microbatch=8, now it is 16"):
+        opened("said", digits, train__microbatch=16)
+
+
+class Full(SimpleNamespace):
+    """In the place of Tune: the first write to the ledger fails."""
+
+    def __init__(self, trainable, **given) -> None:
+        Full.asked = given["tune_config"]
+
+    def fit(self) -> None:
+        raise TuneError("Traceback (most recent call last):\n  ...\nOSError: [Errno 28] No space left on device\n")
+
+
+def sweep_of(digits, place: Path, count: int, **changes) -> tuple[Sweep, Children]:
+    """A sweep of learning rates, and its trials, over a store beside it."""
+    tree, space = tree_of(digits, place, **changes), read_space({"train.lr": [1e-3, 2e-3, 3e-3, 4e-3]})
+    recipe, folder = config.parse({**tree, "name": "lrs"}), str(place / "runs" / "lrs")
+    plan = planned(space, "grid", 0, count)
+    sweep = Sweep(space, Ledger(folder, {}), count=count, seed=0, metric="m", plan=plan, halving=None)
+    return sweep, Children(None, "sqlite:///none", recipe, tree, space, "")
+
+
+def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits, tmp_path):
+    """Four trials share 16 CPUs of the node that lives, also when three of them have ended."""
+    sweep, children = sweep_of(digits, tmp_path, 4)
+    for number in range(3):
+        sweep.next()
+        sweep.end(number, "finished")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 17.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
+    monkeypatch.setattr("raysde.cluster.sweep.open_mailbox", lambda: None)
+    monkeypatch.setattr(tune, "Tuner", Full)
+    said = r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command goes on with it$"
+    with pytest.raises(RuntimeError, match=said):
+        run_trials(sweep, children, None)
+    assert (Full.asked.max_concurrent_trials, Full.asked.search_alg.share) == (4, Share(4, False))
+
+
+def test_nodes_that_died_keep_no_cpu_for_data_tasks(monkeypatch, digits, tmp_path):
+    class Asked(Exception):
+        pass
+
+    def trainer(worker, **given):
+        raise Asked(given["scaling_config"].resources_per_worker)
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 5.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
+    monkeypatch.setattr("raysde.cluster.train.TorchTrainer", trainer)
+    with pytest.raises(Asked, match=r"\{'CPU': 4\}"):
+        launch(open_run(config.parse(tree_of(digits, tmp_path))), tracking_uri="", run_id="r", started=0.0)
+
+
+@pytest.mark.parametrize(("checkpoints", "validations", "expected"), [(5, 5, 5), (6, 5, 10), (3, 5, 5), (0, 5, 0)])
+def test_trials_keep_checkpoints_at_validations(digits, tmp_path, checkpoints, validations, expected):
+    """Resumed elsewhere, a trial would not make a validation again whose result was lost."""
+    changes = {"checkpoint_every": checkpoints, "validation__every": validations}
+    sweep, children = sweep_of(digits, tmp_path, 1, **changes)
+    assert children.recipe_of(sweep.next(), Share(1, False)).checkpoint_every == expected
+
+
+def test_a_worker_says_which_validation_is_the_last():
+    sent, state = [], SimpleNamespace(step=5, num_images=40)
+    slot = SimpleNamespace(send=sent.append)
+    validate = reporting(lambda model: {"m": 1.0}, state, World(), slot, 10)
+    validate(None)
+    state.step, state.num_images = 10, 80
+    validate(None)
+    assert sent == [
+        {"step": 5, "images": 40, "metrics": {"m": 1.0}, "last": False},
+        {"step": 10, "images": 80, "metrics": {"m": 1.0}, "last": True},
+    ]
+
+
+def test_a_sweep_that_goes_on_under_another_store_is_concluded(capsys, digits, tmp_path):
+    """Trial 0 ended when the first store was in use."""
+    sweep, children = sweep_of(digits, tmp_path, 2)
+    uris = [f"sqlite:///{tmp_path / name / 'mlflow.db'}" for name in ("first", "second")]
+    clients = [tracking.client_for(uri) for uri in uris]
+    for client, uri in zip(clients, uris, strict=True):
+        trial = sweep.next()
+        place = tracking.artifact_place(uri)
+        sweep.opened(trial.number, tracking.open_run(client, "e", children.name(trial.number), {}, place))
+        sweep.report(trial.number, 10, 80, {"m": 1.0 + trial.number})
+        sweep.end(trial.number, "finished")
+    parent = tracking.open_run(clients[1], "e", "lrs", {}, None)
+    children = replace(children, client=clients[1], uri=uris[1], parent=parent)
+    done = conclude(sweep, children, children.tree)
+    assert done.best.number == 0
+    assert Path(done.csv).exists()
+    assert config.load(done.recipe).train.lr == 1e-3
+    assert f"{uris[1]} does not know the runs of trials 000: " in capsys.readouterr().out
+    assert [clients[1].get_run(run_id).info.status for run_id in (parent, sweep.trials[1].run_id)] == ["FINISHED"] * 2
+
+
+def test_trials_under_way_fail_with_their_sweep(monkeypatch, digits, tmp_path):
+    """Those that ended stay as they are."""
+
+    def interrupted(sweep: Sweep, children: Children, concurrent: int | None) -> None:
+        for number in range(2):
+            trial = sweep.next()
+            recipe = children.recipe_of(trial, Share(1, False))
+            sweep.opened(number, children.opened(trial, recipe))
+        sweep.end(0, "finished")
+        children.closed(sweep.trials[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda: None)
+    monkeypatch.setattr("raysde.cluster.sweep.reject_lonely_store", lambda uri: None)
+    monkeypatch.setattr("raysde.cluster.sweep.run_trials", interrupted)
+    settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
+    with pytest.raises(KeyboardInterrupt):
+        tune_job(tree_of(digits, tmp_path), settings, "lrs")
+    client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("raysde").experiment_id
+    found = {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
+    assert found == {"lrs": "FAILED", "lrs-000": "FINISHED", "lrs-001": "FAILED"}
 
 
 def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
