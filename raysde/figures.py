@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ class Figure:
         value, low, high: the estimate and its confidence interval.
         samples, seed: the images it was measured on, and what they were drawn with.
         features: hash of the network that looked at them, if one did.
-        data: fingerprint of the data set that they were compared with, if they were.
+        data: what they were compared with, if they were: fingerprint, split, number and size of the real images.
+        overrides: settings that they were drawn by instead of the model's own; None if it drew by its own.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -38,6 +39,7 @@ class Figure:
     seed: int
     features: str | None = None
     data: str | None = None
+    overrides: str | None = None
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:
@@ -59,6 +61,7 @@ class Subject:
         step: of its training.
         name, version: under which it was registered, if it was named so.
         run_id: of its MLflow run, if that is known.
+        generation: how it draws when nobody says, in JSON values, see :mod:`raysde.generation`.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -69,23 +72,30 @@ class Subject:
     name: str | None = None
     version: str | None = None
     run_id: str | None = None
+    generation: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    def check(self, weights: str | None, who: str) -> None:
+    def check(self, weights: str | None, generation: Mapping[str, Any], who: str) -> None:
         """Guards against figures of another model.
 
         Args:
-            weights: sha256 of the averaged weights of ``who``, which is to have the figures.
+            weights, generation: of ``who``, which is to have the figures.
 
         Raises:
-            ValueError: naming both, if these are not the weights that were measured.
+            ValueError: naming both, if other weights were measured, or these with other settings of their own.
         """
-        if self.weights is None or self.weights != weights:
-            raise ValueError(f"the report is of {self}, not of {who} (weights {(weights or 'unknown')[:12]})")
+        if self.weights is None or (self.weights, self.generation) != (weights, generation):
+            raise ValueError(f"the report is of {self}, not of {who} ({_known(weights, generation)})")
 
     def __str__(self) -> str:
         registered = f"models:/{self.name}/{self.version}"
         called = f"{self.source}, which was {registered}" if self.name and self.source != registered else self.source
-        return f"{called} (weights {(self.weights or 'unknown')[:12]})"
+        return f"{called} ({_known(self.weights, self.generation)})"
+
+
+def _known(weights: str | None, generation: Mapping[str, Any]) -> str:
+    """A model by its weights, and by its own settings where it has some."""
+    settings = f", drawing by {json.dumps(generation)}" if generation else ""
+    return f"weights {(weights or 'unknown')[:12]}{settings}"
 
 
 @dataclass(frozen=True)
@@ -145,24 +155,33 @@ def _content(path: str | Path) -> Any:
 
 
 def evaluated(report: Mapping[str, Any], path: str | Path) -> list[dict[str, Any]]:
-    """The figures in a report of `raysde evaluate`; of their data the fingerprint, the split and how many real images.
+    """The figures in a report of `raysde evaluate`.
 
     Raises:
         ValueError: naming what the report lacks.
     """
     try:
-        data = report["data"]
         return [
             {
                 "metric": each["name"],
                 **{key: each[key] for key in ("value", "low", "high", "samples", "seed")},
                 "features": each["network"] or None,
-                "data": f"{data['fingerprint']} {data['split']} {each['reference']}",
+                "data": _beside(report, each),
+                "overrides": None if each["name"] == "bpd" else report["overrides"],
             }
             for each in report["figures"]
         ]
     except (KeyError, TypeError) as error:
         raise ValueError(f"report {path} is not one of raysde evaluate: it lacks {error}") from None
+
+
+def _beside(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
+    """What a figure was measured beside: the data, the split, how many real images, their size, and the time to which
+    they were noised, if they were."""
+    data = report["data"]
+    size = "x".join(str(side) for side in data["shape"])
+    noised = f" t={report['held_out']['t']}" if figure["name"].startswith("denoised") else ""
+    return f"{data['fingerprint']} {data['split']} {figure['reference']} {size}{noised}"
 
 
 def parse_figure(content: Any, where: str) -> Figure:
@@ -213,10 +232,11 @@ def direction(metric: str, given: Better | None = None) -> Better:
 
 def difference(figure: Figure, other: Figure) -> str | None:
     """What forbids to compare two figures, None if nothing does: FID and its kin depend on the number of samples, the
-    feature network and the data."""
+    feature network and the data, and a model that drew by its own settings is no match for one that was told others."""
     names = {"metric": "metric", "samples": "number of samples", "features": "feature network", "data": "data"}
-    for field, name in names.items():
-        one, two = getattr(figure, field), getattr(other, field)
+    names |= {"overrides": "choice of settings in place of the model's own"}
+    for what, name in names.items():
+        one, two = getattr(figure, what), getattr(other, what)
         if one != two:
             return f"the {name} is {one} for the one and {two} for the other"
     return None

@@ -12,7 +12,7 @@ from raysde import checkpoint, serving
 from raysde.model import ModelSpec
 
 COLUMNS = {"prompt": DataType.string, "label": DataType.long, "number": DataType.long}
-PARAMS = {int: DataType.long, float: DataType.double, str: DataType.string}
+PARAMS = {"seed": DataType.long, "steps": DataType.long, "solver": DataType.string, "guidance": DataType.double}
 
 
 def signature(spec: ModelSpec) -> ModelSignature:
@@ -20,7 +20,7 @@ def signature(spec: ModelSpec) -> ModelSignature:
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(COLUMNS[name], name, required=must) for name, must in serving.columns(spec).items()
     ]
-    params = [ParamSpec(name, PARAMS[type(value)], value) for name, value in serving.defaults(spec).items()]
+    params = [ParamSpec(name, PARAMS[name], value) for name, value in serving.defaults(spec).items()]
     return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.binary, "image")]), ParamSchema(params))
 
 

@@ -76,6 +76,12 @@ def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return {"guidance": 1.0, "solver": method.solver, "steps": method.steps, **found}
 
 
+def overrides(own: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """What is given in place of a model's own settings, for people; None if it draws as it does when nobody says."""
+    told = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
+    return None if spelled_out(own, told) == spelled_out(own, {}) else sentence(told)
+
+
 def unguided(own: Mapping[str, Any]) -> dict[str, Any]:
     """A model's own settings for images that it is told nothing of."""
     return {name: value for name, value in own.items() if name not in GUIDANCE}

@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 from raysde.figures import Better, Figure, Margin, Subject, chosen, difference, direction, margin, parse_figure
-from raysde.registry import WEIGHTS, registered
+from raysde.registry import WEIGHTS, generation_of, registered
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
 
@@ -72,7 +72,8 @@ def promote(
     """
     version = registered(client, source)
     if subject is not None:
-        subject.check(version.tags.get(WEIGHTS), f"version {version.version} of {version.name!r}")
+        who = f"version {version.version} of {version.name!r}"
+        subject.check(version.tags.get(WEIGHTS), generation_of(version), who)
     before = _holder(client, version.name, alias)
     if before is not None and before.version == version.version:
         raise ValueError(f"version {version.version} of {version.name!r} is the {alias} already")

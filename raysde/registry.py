@@ -95,6 +95,12 @@ def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     return sorted(found, key=lambda version: -int(version.version))
 
 
+def generation_of(version: ModelVersion) -> dict[str, Any]:
+    """How a version draws when nobody says, in JSON values."""
+    found: dict[str, Any] = json.loads(version.tags.get(GENERATION, "{}"))
+    return found
+
+
 def _all(search: Callable[[str | None], PagedList]) -> list[Any]:
     """The entries of all pages."""
     page = search(None)
@@ -124,7 +130,7 @@ def register(
         if name not in (None, found.name):
             raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}")
         if subject is not None:
-            subject.check(found.tags.get(WEIGHTS), source)
+            subject.check(found.tags.get(WEIGHTS), generation_of(found), source)
         if alias:
             client.set_registered_model_alias(found.name, alias, found.version)
         return found
@@ -133,7 +139,7 @@ def register(
         raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
     description = checkpoint.verify(folder)
     if subject is not None:
-        subject.check(description.files["ema.safetensors"], source)
+        subject.check(description.files["ema.safetensors"], description.spec.dump()["generation"], source)
     recipe = description.recipe
     name = name or recipe.get("tracking.register_as") or recipe.get("name")
     if name is None:
@@ -250,6 +256,7 @@ def identified(source: str, tracking_uri: str | None = None) -> tuple[Path, Subj
         name=version.name if version else None,
         version=str(version.version) if version else None,
         run_id=(version.run_id or None) if version else run["run"] if run else None,
+        generation=description.spec.dump()["generation"],
     )
 
 

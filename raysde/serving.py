@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from raysde import checkpoint
+from raysde.generation import method_of
 from raysde.images import to_pil
 from raysde.inference import Model
 from raysde.model import ModelSpec
@@ -18,11 +19,22 @@ from raysde.model import ModelSpec
 Value = TypeVar("Value")
 
 
-def defaults(spec: ModelSpec) -> dict[str, int | float | str]:
-    """The parameters of a request and what they are if it gives none; those of `raysde sample`, so the model's own."""
+def defaults(spec: ModelSpec) -> dict[str, int | float | str | None]:
+    """The parameters of a request and what they are if it gives none; those of `raysde sample`, so the model's own.
+
+    Steps that were chosen for a model's own solver are none of another's, so where the model has settings of a sampler
+    its steps are None: its own, or those of the solver that the request names, see
+    :func:`raysde.generation.completed`.
+    """
     guidance = 2.0 if spec.text is not None or spec.classes else 1.0
-    plain = {"seed": 0, "steps": 20, "solver": "heun", "guidance": guidance}
-    return {name: spec.generation.get(name, value) for name, value in plain.items()}
+    own = method_of(spec.generation)
+    steps, solver = (None, own.get("solver")) if own else (20, "heun")
+    return {"seed": 0, "steps": steps, "solver": solver, "guidance": spec.generation.get("guidance", guidance)}
+
+
+def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that are None."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def columns(spec: ModelSpec) -> dict[str, bool]:
@@ -48,7 +60,7 @@ class Served:
 
         Args:
             data: a row for each image, see :func:`columns`.
-            params: seed, steps, solver and guidance, see :func:`defaults`.
+            params: seed, steps, solver and guidance, see :func:`defaults`; None is as good as not given.
 
         Returns:
             A table with the column ``image``, of bytes.
@@ -58,7 +70,7 @@ class Served:
         """
         if data.empty:
             raise ValueError("the table has no rows: give one for each image")
-        settings = {**defaults(self.model.spec), **(params or {})}
+        settings = stated({**defaults(self.model.spec), **stated(params or {})})
         prompts, labels, given = column(data, "prompt", str), column(data, "label", int), column(data, "number", int)
         numbers = range(len(data)) if given is None else given
         if min(numbers) < 0:

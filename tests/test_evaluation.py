@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -14,9 +15,10 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from raysde.cli import main
+from raysde.data import filesystems
 from raysde.data.digits import TEMPLATES, WORDS, load_digits
 from raysde.data.reader import Reader
-from raysde.evaluation import figures
+from raysde.evaluation import figures, store
 from raysde.evaluation.bench import DRAWN, REAL, Bench, here
 from raysde.evaluation.drawn import Drawer
 from raysde.evaluation.evaluate import Question, evaluate
@@ -25,6 +27,7 @@ from raysde.evaluation.judge import Classifier, Judge, moved, open_judge
 from raysde.evaluation.parts import merged, stretches
 from raysde.evaluation.reference import Real, Source, collected, reference_for
 from raysde.evaluation.rows import Conditions, conditions_for, images_of, read, selected
+from raysde.evaluation.store import save_tensors
 from raysde.figures import direction, read_report
 from raysde.registry import load
 from tests.conftest import write_digit_shards
@@ -183,6 +186,32 @@ def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
     assert json.loads((tmp_path / f"{given.name}.json").read_text())["images"] == 200
 
 
+def test_two_may_write_the_same_file_at_once(tmp_path, monkeypatch):
+    """One writes a file while another is at it; each puts a whole one in its place."""
+    begun, plain, write = [], store.save_file, Path.write_bytes
+
+    def tensors(values, file, about):
+        begun.append(file)
+        if len(begun) == 1:
+            save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(3)}, {})
+        plain(values, file, about)
+
+    def content(self, given):
+        begun.append(self)
+        if len(begun) == 3:
+            filesystems.write_json(str(tmp_path / "a.json"), 1)
+        return write(self, given)
+
+    monkeypatch.setattr(store, "save_file", tensors)
+    monkeypatch.setattr(Path, "write_bytes", content)
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(3)}, {})
+    filesystems.write_json(str(tmp_path / "a.json"), 0)
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["x"], torch.zeros(3))
+    assert (tmp_path / "a.json").read_text() == "0\n"
+    assert len({file.name for file in begun}) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.json"}
+
+
 def test_a_reference_does_not_depend_on_the_order_of_its_parts(digits):
     parts = list(real_parts(digits, of_module("net", Network()), size=64))
     first, again = collected(iter(parts)), collected(reversed(parts))
@@ -210,6 +239,16 @@ def test_a_judge_reads_digits_it_has_not_seen_and_is_kept(many, monkeypatch):
     monkeypatch.setattr("raysde.evaluation.judge.trained", None)
     again = open_judge(Reader(manifest), SHAPE, cache)
     assert (again.hash, again.right, again.asked) == (judge.hash, judge.right, judge.asked)
+
+
+def test_images_like_the_real_ones_have_a_figure(digits):
+    """A distance that is 0 but for rounding, to either side, lies in its own interval."""
+    network = of_module("net", Network())
+    for count in range(20, 60):
+        reference = collected(real_parts(digits, network, count))
+        measured = figures.Measured(reference.features, None, reference, 0, network.hash)
+        found = figures.fid(measured, allow_few=True)
+        assert found.low <= found.value <= found.high
 
 
 def test_accuracy_counts_what_is_read_as_asked():
@@ -263,7 +302,7 @@ def test_the_command_writes_a_report(models, digits, tmp_path, capsys):
         assert f"{each['value']:.5g}" in shown
     assert report["data"]["fingerprint"] == digits.fingerprint
     weights = hashlib.sha256((Path(models["labels"]) / "ema.safetensors").read_bytes()).hexdigest()
-    nowhere = dict.fromkeys(("name", "version", "run_id"))
+    nowhere = {**dict.fromkeys(("name", "version", "run_id")), "generation": {}}
     assert report["model"] == {"source": models["labels"], "weights": weights, "step": 0, **nowhere}
     gate = read_report(tmp_path / "report.json")
     for each in report["figures"]:
@@ -271,7 +310,8 @@ def test_the_command_writes_a_report(models, digits, tmp_path, capsys):
         for name in ("value", "low", "high", "samples", "seed"):
             assert getattr(figure, name) == each[name]
         assert figure.features == each["network"]
-        assert figure.data == f"{digits.fingerprint} {report['data']['split']} {each['reference']}"
+        assert figure.data == f"{digits.fingerprint} {report['data']['split']} {each['reference']} 8x8"
+        assert figure.overrides == "solver=ddim steps=2"
         assert direction(each["name"], None) == each["best"]
     assert report["sampling"]["solver"] == "ddim"
     first = {each["name"]: each["value"] for each in report["figures"]}

@@ -1,5 +1,8 @@
 """Feature networks: which are opened, which need permission, and whether the Inception is the published one."""
 
+import importlib
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -145,6 +148,33 @@ def test_a_hash_is_of_the_weights():
     same.load_state_dict(first.state_dict())
     assert weights_hash(first) == weights_hash(same) != weights_hash(other)
     assert isinstance(of_module("x", first), FeatureNetwork)
+
+
+OWN = """
+from torch import nn
+class Own(nn.Module):
+    def forward(self, images):
+        return images.float().flatten(1) * {factor}
+def flat():
+    return nn.Flatten({first})
+"""
+
+
+@pytest.mark.parametrize(("name", "other"), [("Own", {"factor": 3}), ("flat", {"first": 2})])
+def test_a_hash_of_code_is_of_what_it_does(tmp_path, monkeypatch, name, other):
+    """Two networks without weights, of one name, which see the same images in another way."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def hashed(**given):
+        (tmp_path / "own_features.py").write_text(OWN.format(**{"factor": 2, "first": 1, **given}))
+        sys.modules.pop("own_features", None)
+        importlib.invalidate_caches()
+        return open_network(f"own_features:{name}", allow_code=True).hash
+
+    first = hashed()
+    assert hashed() == first
+    assert hashed(**other) != first
+    assert len(first) == 16
 
 
 def test_the_inception_is_the_published_network(tmp_path):

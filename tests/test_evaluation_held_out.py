@@ -4,12 +4,13 @@ import dataclasses
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from raysde import likelihood, randomness
+from raysde import checkpoint, likelihood, randomness
 from raysde.cli import main
 from raysde.data.manifest import write_manifest
 from raysde.data.reader import Reader
@@ -179,6 +180,22 @@ def test_the_command_measures_held_out_rows(model, data, tmp_path, capsys):
         (["--metrics", "inpainted_lpips"], "LPIPS needs images of at least 31 pixels"),
     ):
         assert said in refused(capsys, *given, *more, *wrong)
+
+
+def test_a_models_own_settings_count_here_too(model, data, tmp_path):
+    """As `raysde evaluate` has it: the figures of a settled model are those of the plain one told its settings."""
+    own = {"solver": "ddim", "steps": 3, "guidance": 1.5}
+    checkpoint.settle(Path(model[8]), tmp_path / "own", own)
+    found = {}
+    for name, source, settings in (("own", tmp_path / "own", {}), ("told", model[8], own), ("plain", model[8], FAST)):
+        question = Question(("denoised_psnr", "inpainted_psnr"), 1, rows=4, settings=settings)
+        found[name] = evaluate(load(source), data.path, question, cache=tmp_path)
+    assert found["own"].figures == found["told"].figures
+    assert all(one.value != two.value for one, two in zip(found["own"].figures, found["plain"].figures, strict=True))
+    assert {name: answer.about["overrides"] for name, answer in found.items()} == {
+        "own": None, "told": "guidance=1.5 solver=ddim steps=3", "plain": "solver=ddim steps=4",
+    }  # fmt: skip
+    assert found["own"].about["sampling"] == {"samples": 1, "seed": 0, **own}
 
 
 def test_ssim_of_larger_images(model, tmp_path):

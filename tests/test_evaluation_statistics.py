@@ -223,6 +223,13 @@ def test_wilson_is_scipys(hits, count):
     assert wilson(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
+def test_wilson_holds_the_share_itself():
+    """Of any count, also where nobody or everybody hits, whose own end is 0 or 1 to the bit."""
+    for count in range(1, 6000):
+        assert wilson(0, count)[0] == 0.0 < wilson(0, count)[1]
+        assert wilson(count, count)[0] < 1.0 == wilson(count, count)[1]
+
+
 def test_the_error_of_a_mean_is_scipys():
     values = torch.rand(30, generator=torch.Generator().manual_seed(0))
     assert mean_error(values) == pytest.approx((values.double().mean().item(), sem(values.double().numpy())))

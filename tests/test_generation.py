@@ -1,7 +1,7 @@
 """A model's own way to draw: kept in its description, taken where nobody says otherwise, shown where it is."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +11,12 @@ import torch
 from raysde import checkpoint, registry
 from raysde.cli import main
 from raysde.drawing import DrawingModel
+from raysde.figures import Figure, read_subject
 from raysde.flavour import signature
-from raysde.generation import checked, completed, sentence
+from raysde.generation import checked, completed, overrides, sentence
 from raysde.images import open_image
 from raysde.model import ModelSpec
+from raysde.promotion import promote
 from raysde.serving import Served, defaults, png
 from raysde.tracking import client_for
 from tests.test_cli import refused
@@ -150,6 +152,21 @@ def test_the_command_draws_by_them(folders, tmp_path):
     assert torch.equal(drawn(out), plain.images)
 
 
+@pytest.mark.parametrize("option", ["negative", "autoguide"])
+def test_what_images_are_led_away_from_is_led_by_them_too(folders, tmp_path, option):
+    """Without a prompt, as `model.sample` has it."""
+    own, given = model_at(folders["plain-settled"]), CAPTIONS[3] if option == "negative" else folders["plain"]
+    out = tmp_path / "out"
+    assert (
+        main(["sample", folders["plain-settled"], "-n", "3", "--seed", "4", f"--{option}", given, "--out", str(out)])
+        == 0
+    )
+    away = given if option == "negative" else model_at(given)
+    assert torch.equal(drawn(out), own.sample(n=3, seed=4, **{option: away}).images)
+    plain = model_at(folders["plain"]).sample(n=3, seed=4, **{**OWN, option: away})
+    assert torch.equal(drawn(out), plain.images)
+
+
 def test_a_model_without_any_draws_as_before(folders, tmp_path):
     told = [word for prompt in PROMPTS for word in ("--prompt", prompt)]
     assert main(["sample", folders["plain"], *told, "--out", str(tmp_path)]) == 0
@@ -187,9 +204,23 @@ def test_pyfunc_draws_by_them(folders):
     found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}))["image"].tolist()
     wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, seed=0, **OWN)
     assert found == [png(image) for image in wanted.images]
-    assert defaults(own.spec) == {"seed": 0, "steps": 3, "solver": "edm", "guidance": 3.0}
+    # the steps are the solver's: a request that names another one must not get those of the model's own
+    assert defaults(own.spec) == {"seed": 0, "steps": None, "solver": "edm", "guidance": 3.0}
     params = {each.name: each.default for each in signature(own.spec).params}
     assert params == defaults(own.spec)
+
+
+@pytest.mark.parametrize(
+    "given", [{"solver": "heun"}, {"solver": "edm"}, {"steps": 2}, {"solver": "unipc", "steps": 2}]
+)
+def test_pyfunc_takes_another_solver_as_the_command_does(folders, given):
+    """With its own steps, and MLflow filling in the defaults of the signature."""
+    own = model_at(folders["plain-settled"])
+    filled = {each.name: each.default for each in signature(own.spec).params} | given
+    wanted = own.sample(prompts=PROMPTS, seed=0, **given)
+    for params in (given, filled):
+        found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}), params)["image"].tolist()
+        assert found == [png(image) for image in wanted.images]
 
 
 def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, capsys):
@@ -216,6 +247,29 @@ def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, cap
     assert str(third.version) == "3"
 
 
+def test_figures_are_of_weights_and_their_settings(folders, tmp_path):
+    """A report of one version is none of another with the same weights, whatever way it is to be kept; its own is taken."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = client_for(uri)
+    for name in ("plain", "plain-settled"):
+        registry.register(client, folders[name], name="digits", alias=None)
+    figures = {"fid": Figure("fid", 1.0, 0.9, 1.1, 5000, 0)}
+    path = tmp_path / "report.json"
+    for measured, version in (("plain", 1), ("plain-settled", 2)):
+        for source in (folders[measured], f"models:/digits/{version}"):
+            path.write_text(json.dumps({"model": asdict(registry.identified(source, uri)[1])}))
+            subject, other = read_subject(path), f"models:/digits/{3 - version}"
+            unlike = folders["plain" if measured == "plain-settled" else "plain-settled"]
+            for target in (unlike, other):
+                with pytest.raises(ValueError, match=r'drawing by {"solver": "edm"'):
+                    registry.register(client, target, name="digits", alias=None, subject=subject)
+            with pytest.raises(ValueError, match=f"not of version {3 - version} "):
+                promote(client, other, found=figures, subject=subject)
+            registry.register(client, folders[measured], name="digits", alias=None, subject=subject)
+            registry.register(client, f"models:/digits/{version}", name=None, alias=None, subject=subject)
+    assert promote(client, "models:/digits/2", found=figures, subject=subject).before is None
+
+
 def test_settings_are_completed_by_name():
     own = {"solver": "edm", "steps": 9, "churn": 4.0, "guidance": 2.0}
     assert completed(own, {}) == own
@@ -231,3 +285,20 @@ def test_sample_refuses_guidance_of_a_model_without_conditions(folders, capsys, 
     assert main(["sample", folders["alone-settled"], "-n", "2", "--out", str(tmp_path)]) == 0
     assert "2 network evaluations each" in capsys.readouterr().out
     assert "unconditional" in refused(capsys, "sample", folders["alone-settled"], "--guidance", "2")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, None),
+        ({"batch_size": 9}, None),
+        ({"solver": "edm", "steps": 3}, None),
+        ({"steps": 9, "batch_size": 9}, "steps=9"),
+        ({"solver": "heun"}, "solver=heun"),
+        ({"steps": 3, "guidance": 1.0}, "guidance=1 steps=3"),
+        ({"negative": "blue"}, "negative=blue"),
+    ],
+)
+def test_what_takes_the_place_of_a_models_own_settings_is_said(given, said):
+    assert overrides(OWN, given) == said
+    assert overrides({}, {"solver": "heun", "steps": 20, "guidance": 1.0}) is None

@@ -226,6 +226,7 @@ def test_a_metric_of_unknown_direction_is_given_one(client, folders, tmp_path, c
         ({"features": "g"}, "feature network is g for the one and f"),
         ({"features": None}, "feature network is None for the one and f"),
         ({"data": "e"}, "data is e for the one and d"),
+        ({"overrides": "steps=50"}, "in place of the model's own is steps=50 for the one and None"),
     ],
 )
 def test_figures_that_cannot_be_compared_are_refused(two, client, tmp_path, capsys, change, culprit):
@@ -237,6 +238,14 @@ def test_figures_that_cannot_be_compared_are_refused(two, client, tmp_path, caps
     assert champion(client) == "2"
     assert "margin" not in tags(client, 2)
     assert tags(client, 2)["reason"] == "new features"
+
+
+def test_two_that_were_told_the_same_settings_can_be_compared(two, client, tmp_path):
+    """The champion's figure with other settings takes the place of that with its own."""
+    told = report(tmp_path, fid(12.0, overrides="steps=50"))
+    assert main(["register", "models:/digits@champion", "--report", told]) == 0
+    assert main(["promote", two, "--report", report(tmp_path, fid(11.0, overrides="steps=50"))]) == 0
+    assert champion(client) == "2"
 
 
 def test_another_seed_can_be_compared(two, client, tmp_path):
@@ -283,7 +292,15 @@ def evaluated(tmp_path, source: str, **changes) -> str:
         "reference": 9,
     }
     subject = dataclasses.asdict(registry.identified(source)[1])
-    content = {"model": subject, "data": {"fingerprint": "d", "split": "train"}, "figures": [figure], **changes}
+    data = {"fingerprint": "d", "split": "train", "shape": [8, 8]}
+    content = {
+        "model": subject,
+        "data": data,
+        "held_out": {"t": 0.5},
+        "overrides": None,
+        "figures": [figure],
+        **changes,
+    }
     (tmp_path / "report.json").write_text(json.dumps(content))
     return str(tmp_path / "report.json")
 
@@ -376,6 +393,24 @@ def test_reports_that_are_none_are_named(tmp_path, content, culprit):
     with pytest.raises(ValueError, match=f"report .*{culprit}|{culprit}") as raised:
         read_report(tmp_path / "report.json")
     assert "report.json" in str(raised.value)
+
+
+def test_a_figure_says_beside_what_it_was_measured(folders, tmp_path):
+    """Images of another size and noise of another time are another question; likelihoods know nothing of solvers."""
+
+    def found(name, shape=(8, 8), t=0.5, overrides="steps=50"):
+        figure = {"name": name, "value": 0.5, "low": 0.4, "high": 0.6, "samples": 9, "seed": 0, "network": "f", "reference": 9}  # fmt: skip
+        data = {"fingerprint": "d", "split": "train", "shape": list(shape)}
+        path = evaluated(tmp_path, folders[0], data=data, held_out={"t": t}, overrides=overrides, figures=[figure])
+        return read_report(path)[name]
+
+    assert figures.difference(found("fid"), found("fid", t=0.25)) is None
+    assert "d train 9 8x8 for the one and d train 9 16x16" in figures.difference(found("fid"), found("fid", (16, 16)))
+    for name in ("denoised_psnr", "denoised_lpips"):
+        assert "8x8 t=0.5 for the one and" in figures.difference(found(name), found(name, t=0.25))
+    assert figures.difference(found("inpainted_psnr"), found("inpainted_psnr", t=0.25)) is None
+    assert "steps=50" in figures.difference(found("inpainted_psnr"), found("inpainted_psnr", overrides=None))
+    assert figures.difference(found("bpd"), found("bpd", overrides=None)) is None
 
 
 def test_several_figures_need_a_name(tmp_path):

@@ -79,6 +79,17 @@ def test_pyfunc_draws_what_the_command_draws(uri, tmp_path):
     assert plain["image"].tolist() == files(tmp_path, uri, "captions", *repeated("--prompt", PROMPTS))
 
 
+def test_a_settled_model_lends_its_steps_to_no_other_solver(uri, tmp_path):
+    """MLflow fills in what a request leaves out; the files are those of the command all the same."""
+    source = registry.resolve("models:/captions/1", uri)
+    checkpoint.settle(source, tmp_path / "settled", {"solver": "unipc", "steps": 2, "guidance": 1.5})
+    version = registry.register(client_for(uri), str(tmp_path / "settled"), name="settled", alias="champion")
+    model = mlflow.pyfunc.load_model(f"models:/settled/{version.version}")
+    for params in ({}, {"solver": "ddim"}, {"steps": 3}):
+        drawn = model.predict(pd.DataFrame({"prompt": PROMPTS}), params=params)["image"].tolist()
+        assert drawn == files(tmp_path, uri, "settled", *repeated("--prompt", PROMPTS), *options(params))
+
+
 def test_classes_and_no_conditions(uri, tmp_path):
     classes = mlflow.pyfunc.load_model("models:/classes@champion")
     drawn = classes.predict(pd.DataFrame({"label": [7, 1]}), params={"steps": 3})

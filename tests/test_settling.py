@@ -3,13 +3,17 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from raysde import checkpoint
 from raysde.cli import main
 from raysde.drawing import DrawingModel
 from raysde.figures import Figure
+from raysde.images import open_image
 from raysde.inference import Model
 from raysde.registry import load
 from raysde.sde import EDM, VE, VP, Flow
@@ -208,6 +212,33 @@ def test_candidates_draw_from_the_same_noise_and_differ_in_their_settings_alone(
     assert other.key(first, 8) != study.key(first, 8)
 
 
+def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_path):
+    """Its own grid and interval are none of a candidate's that leaves them out; the figure is that of the plain model,
+    and as good as one of the model that the candidate becomes."""
+    own = {"solver": "ddim", "steps": 4, "grid": "quadratic", "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
+    checkpoint.settle(Path(labels), tmp_path / "own", own)
+    candidate = Candidate(None, {"solver": "ddim", "steps": 3, "guidance": 2.0}, 6.0)
+    plain, found = (
+        study_of(folder, digits, tmp_path).figure(candidate, 12) for folder in (labels, str(tmp_path / "own"))
+    )
+    assert found == plain
+    assert found.overrides is None
+
+
+def test_another_feature_network_is_another_measurement(labels, digits, tmp_path):
+    """Of the same name: what was measured in the eyes of the one is not taken for the other."""
+    file, candidate = tmp_path / "features.pt", Candidate(None, {"solver": "ddim", "steps": 2}, 2.0)
+
+    def key():
+        return study_of(labels, digits, tmp_path, features=str(file), allow_code=True).key(candidate, 8)
+
+    torch.jit.script(nn.Flatten()).save(file)
+    first = key()
+    assert key() == first
+    torch.jit.script(nn.Sequential(nn.Flatten(), nn.Softmax(dim=1))).save(file)
+    assert key() != first
+
+
 def test_a_rehearsal_finds_what_does_not_fit_and_leaves_what_all_need(labels, digits, tmp_path, monkeypatch):
     told = []
     candidate = Candidate(None, {"solver": "ddim", "steps": 2}, 2.0)
@@ -307,3 +338,55 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
         load(out / "model").sample(labels=[3, 4], seed=2).images,
         load(labels).sample(labels=[3, 4], seed=2, **own).images,
     )
+
+
+def settled(labels, digits, out, monkeypatch, *more, best):
+    """The model that the command writes with figures that are made up: those with ``best`` are; and the study."""
+    studies = []
+
+    def made_up(study, out):
+        studies.append(study)
+
+        def measure(left, samples):
+            values = [float(not best.items() <= each.drawing.items()) for each in left]
+            return [Figure("kid", value, value, value, samples, 0) for value in values]
+
+        return measure
+
+    monkeypatch.setattr("raysde.cluster.settle.measure_on_ray", made_up)
+    given = ["--data", digits.path, "--features", "judge", "--out", str(out), "--samples", "60", "--rounds", "1"]
+    assert main(["settle", labels, *more, *given]) == 0
+    return load(out / "model"), studies[0]
+
+
+def drawn_by_command(folder, out):
+    assert main(["sample", str(folder), "--label", "3", "--label", "4", "--seed", "2", "--out", str(out)]) == 0
+    return torch.stack([open_image(path) for path in sorted(out.glob("image-*.png"))])
+
+
+def test_a_winner_without_guidance_draws_without_it(labels, digits, tmp_path, monkeypatch):
+    """It was measured so; everybody else's default of the command is 2. What all workers need is where all reach it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    model, study = settled(
+        labels, digits, tmp_path / "out", monkeypatch, "solver=unipc", "steps=2,5", best={"steps": 5}
+    )
+    assert model.spec.generation == {"solver": "unipc", "steps": 5, "guidance": 1.0}
+    plain = load(labels).sample(labels=[3, 4], seed=2, solver="unipc", steps=5, guidance=1.0)
+    assert torch.equal(drawn_by_command(tmp_path / "out" / "model", tmp_path / "drawn"), plain.images)
+    assert study.cache == str(tmp_path / "out" / "cache")
+    assert {path.name.split("-")[0] for path in (tmp_path / "out" / "cache").glob("*.safetensors")} == {
+        "judge",
+        "reference",
+    }
+    assert not (tmp_path / "home" / "raysde").exists()
+
+
+def test_a_winner_takes_nothing_from_the_settings_before(labels, digits, tmp_path, monkeypatch):
+    """At guidance 1 the interval that the model had means nothing, and `raysde sample` refuses it."""
+    own = {"solver": "unipc", "steps": 4, "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
+    checkpoint.settle(Path(labels), tmp_path / "own", own)
+    source, best = str(tmp_path / "own"), {"guidance": 1.0}
+    model, _ = settled(source, digits, tmp_path / "out", monkeypatch, "guidance=1,2", best=best)
+    assert model.spec.generation == {"solver": "unipc", "steps": 4, "guidance": 1.0}
+    plain = load(labels).sample(labels=[3, 4], seed=2, solver="unipc", steps=4)
+    assert torch.equal(drawn_by_command(tmp_path / "out" / "model", tmp_path / "drawn"), plain.images)

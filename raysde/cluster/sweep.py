@@ -259,7 +259,9 @@ def close_children(sweep: Sweep, children: Children) -> None:
         children.delivered(trial)
         children.closed(trial)
     if elsewhere := ", ".join(f"{trial.number:03d}" for trial in begun if trial not in known):
-        print(f"MLflow at {children.uri} does not know the runs of trials {elsewhere}: they stay as they are", flush=True)
+        print(
+            f"MLflow at {children.uri} does not know the runs of trials {elsewhere}: they stay as they are", flush=True
+        )
 
 
 def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outcome:

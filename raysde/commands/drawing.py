@@ -107,7 +107,7 @@ def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def prefer_own_guidance(args: argparse.Namespace, model: Any, *, told: bool) -> None:
-    """Takes the model's own guidance where the options give none and it is ``told`` prompts or labels."""
+    """Takes the model's own guidance where the options give none and it is ``told`` something to lead to or from."""
     own = model.spec.generation
     if args.guidance is None and told:
         args.guidance = own.get("guidance")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """raysde evaluate."""
     from raysde.data.filesystems import location
     from raysde.evaluation.evaluate import Question, evaluate, table
-    from raysde.generation import spelled_out
     from raysde.registry import identified
 
     started = time.monotonic()
@@ -124,7 +123,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
     )
     folder, subject = identified(args.model, args.tracking_uri)
     model, cache = loader(args, args.workers)(str(folder)), Path(args.cache).expanduser()
-    question = replace(question, settings=spelled_out(model.spec.generation, question.settings))
     with bars() as told, measurer(args, told) as measure:
         opener = network_opener(args, model, cache, told)
         answer = evaluate(

@@ -1,7 +1,6 @@
 """The commands `raysde register`, `raysde promote` and `raysde models`: names, versions, aliases and figures."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -124,11 +123,11 @@ def run_models(args: argparse.Namespace) -> None:
 def _row(version: "ModelVersion", aliases: dict[str, str]) -> tuple[str, ...]:
     from raysde.generation import sentence
     from raysde.promotion import recorded
-    from raysde.registry import GENERATION
+    from raysde.registry import generation_of
 
     own = sorted(alias for alias, number in aliases.items() if number == str(version.version))
     figures = ", ".join(str(figure) for figure in recorded(version).values())
-    step, draws = version.tags.get("raysde.step", ""), sentence(json.loads(version.tags.get(GENERATION, "{}")))
+    step, draws = version.tags.get("raysde.step", ""), sentence(generation_of(version))
     return (version.name, str(version.version), " ".join(own), step, figures, draws)
 
 

@@ -68,7 +68,8 @@ def run_sample(args: argparse.Namespace) -> None:
     count = args.n if args.n is not None else max(len(args.prompt), len(args.label)) or 16
     load = loader(args)
     model = load(args.model)
-    prefer_own_guidance(args, model, told=bool(args.prompt or args.label))
+    led = args.negative is not None or args.autoguide is not None
+    prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
     with drawing_arguments(args, count, load) as drawing:
         drawn = model.sample(n=count, **drawing)
     paths = drawn.save(args.out)

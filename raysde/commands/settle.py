@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from raysde.settling.space import Candidate
     from raysde.settling.study import Study
 
-CACHE = "~/raysde/evaluation"
 SHARED = ("metric", "features", "seed", "split", "reference", "allow_few", "batch_size", "allow_code", "device")
 """Options that a study takes as they are."""
 EXAMPLES = """\
@@ -71,7 +70,8 @@ def settle_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--name", help="register the result as a new version of this name, with the alias candidate")
     command.add_argument(
-        "--cache", default=CACHE, help="folder for statistics of real images and judges (default %(default)s)"
+        "--cache",
+        help="folder that every worker reaches, for judges and statistics of real images (default OUT/cache)",
     )
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     command.add_argument(
@@ -87,7 +87,6 @@ def run_settle(args: argparse.Namespace) -> None:
     from raysde.commands.drawing import loader
     from raysde.commands.evaluate import bars
     from raysde.figures import direction
-    from raysde.generation import completed
     from raysde.settling import halving, space
 
     loader(args)  # says what is wrong with the device
@@ -112,7 +111,8 @@ def run_settle(args: argparse.Namespace) -> None:
     won = found.winner.candidate
     partial = out / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    checkpoint.settle(Path(study.models[won.average]), partial, completed(spec.generation, won.drawing))
+    measured = {"guidance": 1.0} if conditional else {}
+    checkpoint.settle(Path(study.models[won.average]), partial, {**measured, **won.drawing})
     partial.rename(out / "model")
     write_table(out / "settings.csv", found)
     report(found, out)
@@ -149,7 +149,8 @@ def opened_study(args: argparse.Namespace, source: Path, out: Path, candidates: 
     models: dict[float | None, str] = {}
     averages = list(dict.fromkeys(each.average for each in candidates))
     settings = {name: getattr(args, name) for name in SHARED}
-    study = Study(models, location(args.data), cache=str(Path(args.cache).expanduser().absolute()), **settings)
+    cache = Path(args.cache or out / "cache").expanduser().absolute()
+    study = Study(models, location(args.data), cache=str(cache), **settings)
     for average in averages:
         target = out / "models" / ("own" if average is None else f"ema-{average:g}")
         models[average] = str(target)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -55,7 +56,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes a file whole or not at all: a local one under another name first, a remote one by one upload."""
+    """Writes a file whole or not at all: a local one under a name of its own first, a remote one by one upload."""
     system, inside = filesystem(path)
     if not isinstance(system, pafs.LocalFileSystem):
         with system.open_output_stream(inside) as out:
@@ -63,7 +64,7 @@ def write_bytes(path: str, content: bytes) -> None:
         return
     target = Path(inside)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
     temporary.write_bytes(content)
     temporary.replace(target)
 

@@ -1,7 +1,7 @@
 """An evaluation from start to end; what it measures is measured in this process, or wherever it is told."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from raysde.evaluation.lpips import Perceptual, open_lpips
 from raysde.evaluation.parts import merged, stretches
 from raysde.evaluation.reference import Real, Reference, Source, reference_for
 from raysde.evaluation.rows import Conditions, conditions_for, selected
+from raysde.generation import overrides, spelled_out
 from raysde.inference import Model
 
 FEATURES = ("fid", *figures.FEATURE_METRICS)
@@ -47,7 +48,8 @@ class Question:
         rows: held-out rows for the metrics of them.
         t: time to which these are noised for the denoised ones.
         allow_few: whether FID may be computed from fewer than 2,048 images.
-        settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on.
+        settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on; the
+            model's own where they say nothing.
         lpips: weights of LPIPS' network: alexnet for the published ones, or a file.
 
     Raises:
@@ -155,6 +157,8 @@ def evaluate(
         ValueError: if the model, the data and the metrics do not fit together.
     """
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
+    own, given = model.spec.generation, question.settings
+    question = replace(question, settings=spelled_out(own, given))
     conditions = fitting(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
     judge, network, real, drawer, reference, found = None, None, None, None, None, {}
@@ -176,8 +180,14 @@ def evaluate(
         found = merged(measure(bench, DRAWN, stretches(question.samples), _named(told, "drawing images")))
     found |= of_held_out(bench, question, measure, told)
     about = {
-        "data": {"path": data, "fingerprint": reader.manifest.fingerprint, "split": question.split},
+        "data": {
+            "path": data,
+            "fingerprint": reader.manifest.fingerprint,
+            "split": question.split,
+            "shape": list(shape),
+        },
         "sampling": {"samples": question.samples, "seed": question.seed, **question.settings},
+        "overrides": overrides(own, given),
         "held_out": {"rows": question.rows, "t": question.t},
         "features": None if network is None else {"name": network.name, "hash": network.hash},
         "versions": {name: version(name) for name in ("raysde", "torch")},

@@ -2,8 +2,9 @@
 
 import hashlib
 import importlib
+import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError  # raised by torch.load(weights_only=True), which unpickles nothing else
 
@@ -29,7 +30,7 @@ class FeatureNetwork:
 
     Attributes:
         name: what the user called it.
-        hash: of its weights and its kind; figures of different hashes cannot be compared.
+        hash: of its weights and its kind, or its code; figures of different hashes cannot be compared.
         module: takes uint8 [B, channels, H, W], gives features [B, D] or a pair of features and logits [B, K].
         channels: that it takes; grey images are repeated to them.
     """
@@ -91,7 +92,8 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
         return of_module(source, with_weights(read_weights(file), source), device)
     if ":" in source and "/" not in source:
         allowed(allow_code, f"{source} names code")
-        return of_module(source, imported(source), device)
+        found = of_module(source, imported(source), device)
+        return replace(found, hash=code_hash(found))
     raise ValueError(f"there is no feature network {source!r}: give {SOURCES}")
 
 
@@ -179,6 +181,17 @@ def weights_hash(module: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def code_hash(network: FeatureNetwork) -> str:
+    """A hash of a network that code names: of that name, its weights, and the files of the name and of its class.
+
+    What these files import is not in it.
+    """
+    modules = (network.name.partition(":")[0], type(network.module).__module__)
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]
+    known = [network.name, network.hash, *(_file_hash(Path(file)) for file in files if file)]
+    return hashlib.sha256(" ".join(known).encode()).hexdigest()[:16]
 
 
 def _file_hash(file: Path) -> str:

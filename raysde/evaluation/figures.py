@@ -50,7 +50,8 @@ def fid(found: Measured, *, allow_few: bool = False) -> Figure:
     error = frechet.interval_error(distance, real, drawn, found.reference.features, found.features)
     method = "as torchmetrics; interval by the infinitesimal jackknife (Rippl et al. 2016), without the bias in 1/N"
     low, high = normal(distance.value, error)
-    return _figure(found, "fid", distance.value, max(0.0, low), high, method, real.count)
+    low = min(distance.value, max(0.0, low))  # rounding may leave the distance of equal images below 0
+    return _figure(found, "fid", distance.value, low, high, method, real.count)
 
 
 def kid(found: Measured) -> Figure:

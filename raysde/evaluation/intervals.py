@@ -54,4 +54,5 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     share, z2 = hits / count, Z**2
     middle = (share + z2 / (2 * count)) / (1.0 + z2 / count)
     half = Z / (1.0 + z2 / count) * math.sqrt(share * (1.0 - share) / count + z2 / (4.0 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # without hits, or without misses, rounding would put an end beyond the share itself
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Study:
         features: the network, as of `raysde evaluate`.
         seed, split, reference, allow_few: see :class:`raysde.evaluation.evaluate.Question`.
         batch_size: images drawn at a time.
-        cache: folder for statistics of real images and judges.
+        cache: folder for statistics of real images and judges, which every worker reaches.
         allow_code: whether checkpoint and features may name code.
         device: where networks run; None for a GPU if there is one.
 
@@ -108,7 +108,8 @@ class Study:
         cache = Path(self.cache)
         answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
         (found,) = evaluated(answer.dump(), "of the study")
-        return parse_figure(found, str(candidate))
+        # of a model that draws by the candidate's settings as its own
+        return parse_figure({**found, "overrides": None}, str(candidate))
 
     def opener(self, model: Model) -> Callable[[Reader], FeatureNetwork]:
         """Opens the feature network, once the data is known."""
@@ -118,17 +119,26 @@ class Study:
 
         return opener
 
+    @cached_property
+    def network(self) -> str:
+        """Hash of the network that looks at the images."""
+        model = opened(next(iter(self.models.values())), self.allow_code, self.place)
+        features = "judge" if self.metric == "accuracy" else self.features
+        reader, cache = Reader(read_manifest(self.data)), Path(self.cache)
+        return network_for(reader, model, features, cache, allow_code=self.allow_code).hash
+
     def key(self, candidate: Candidate, samples: int) -> str:
         """What tells this measurement from any other: a name for the file that keeps it."""
         folder = Path(self.models[candidate.average])
         weights = checkpoint.read(folder).files["ema.safetensors"]
         fingerprint = read_manifest(self.data).fingerprint
-        asked: list[Any] = [self.metric, self.features, self.seed, self.split, self.reference, samples]
+        asked: list[Any] = [self.metric, self.network, self.seed, self.split, self.reference, samples]
         words = json.dumps([weights, fingerprint, *asked, candidate.drawing], sort_keys=True)
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
 def opened(folder: str, allow_code: bool, device: str) -> Model:
-    """This process's model."""
-    return checkpoint.load_model(Path(folder), allow_code=allow_code, device=device)
+    """This process's model, without settings of its own: a candidate's are all that there are."""
+    model = checkpoint.load_model(Path(folder), allow_code=allow_code, device=device)
+    return replace(model, spec=replace(model.spec, generation={}))
