@@ -65,8 +65,8 @@ class Data(Node):
     )
     stream: Literal["ray", "worker"] = Field(
         "ray",
-        description="who reads and decodes: Ray Data's tasks, anywhere in the cluster, or each worker for itself, which "
-        "starts sooner and does for small images; rows and weights are the same",
+        description="who reads and decodes: ray for Ray Data's tasks anywhere in the cluster, worker for each worker "
+        "itself, which starts sooner and does for small images; rows and weights are the same",
     )
     block_megabytes: Positive = Field(128.0, description="size of the blocks that Ray Data makes, in decoded images")
     block_steps: PositiveInt = Field(64, description="most steps in one block")

@@ -26,7 +26,8 @@ class Halving:
     rungs: list[tuple[float, dict[int, float]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        assert self.grace > 0 and self.reduction > 1, "rungs must grow"
+        assert self.grace > 0
+        assert self.reduction > 1
         budget = self.grace
         self.rungs = []
         while budget < self.longest:
