@@ -13,8 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from raysde import checkpoint, config, distributed_checkpoint, optim, sharding
-from raysde import run as run_module
+from raysde import checkpoint, config, distributed_checkpoint, optim, parts, sharding
 from raysde.data.batches import read_batches
 from raysde.data.reader import Reader
 from raysde.distributed import current_world
@@ -145,7 +144,7 @@ def gathered_in_bf16(tree: dict) -> dict:
     network = {"kind": "dit", "channels": 32, "blocks": 2, "heads": 2, "patch": 2}
     tree = {**tree, "network": network, "text": None}
     config.place(tree, ["train", "precision"], "bf16")
-    run_module.gathered_type = lambda run, device: torch.bfloat16  # as on a GPU
+    parts.gathered_type = lambda run, device: torch.bfloat16  # as on a GPU
     found: dict = {}
     for strategy in ("ddp", "fsdp"):
         config.place(tree, ["resources", "strategy"], strategy)
