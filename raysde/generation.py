@@ -69,17 +69,31 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     return {**kept, **given}
 
 
-def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """:func:`completed`, with everybody's defaults of solver, steps and guidance where the model has none either."""
+def usual_guidance(*, told: bool) -> float:
+    """The guidance of commands and served models where neither anybody nor the model says.
+
+    Args:
+        told: whether the images have prompts or labels, or something that they are led away from.
+    """
+    return 2.0 if told else 1.0
+
+
+def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any], *, told: bool) -> dict[str, Any]:
+    """:func:`completed`, with everybody's defaults of solver, steps and guidance where the model has none either.
+
+    Args:
+        told: see :func:`usual_guidance`.
+    """
     found = completed(own, given)
     method = Method(**method_of(found))  # type: ignore[arg-type]
-    return {"guidance": 1.0, "solver": method.solver, "steps": method.steps, **found}
+    return {"guidance": usual_guidance(told=told), "solver": method.solver, "steps": method.steps, **found}
 
 
-def overrides(own: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+def overrides(own: Mapping[str, Any], given: Mapping[str, Any], *, told: bool) -> str | None:
     """What is given in place of a model's own settings, for people; None if it draws as it does when nobody says."""
-    told = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
-    return None if spelled_out(own, told) == spelled_out(own, {}) else sentence(told)
+    named = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
+    usual = spelled_out(own, {}, told=told)
+    return None if spelled_out(own, named, told=told) == usual else sentence(named)
 
 
 def unguided(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,11 @@ class ModelSpec:
     latent: LatentSpec | None = None
     generation: GenerationField = field(default_factory=dict, hash=False)
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the model takes captions or labels."""
+        return self.text is not None or self.classes > 0
+
     def dump(self) -> dict[str, Any]:
         """JSON values from which :meth:`parse` makes an equal object."""
         return TypeAdapter(ModelSpec).dump_python(self, mode="json")

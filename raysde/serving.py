@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from raysde import checkpoint
-from raysde.generation import method_of
+from raysde.generation import method_of, usual_guidance
 from raysde.images import to_pil
 from raysde.inference import Model
 from raysde.model import ModelSpec
@@ -26,10 +26,10 @@ def defaults(spec: ModelSpec) -> dict[str, int | float | str | None]:
     its steps are None: its own, or those of the solver that the request names, see
     :func:`raysde.generation.completed`.
     """
-    guidance = 2.0 if spec.text is not None or spec.classes else 1.0
     own = method_of(spec.generation)
     steps, solver = (None, own.get("solver")) if own else (20, "heun")
-    return {"seed": 0, "steps": steps, "solver": solver, "guidance": spec.generation.get("guidance", guidance)}
+    guidance = spec.generation.get("guidance", usual_guidance(told=spec.conditional))
+    return {"seed": 0, "steps": steps, "solver": solver, "guidance": guidance}
 
 
 def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,8 @@ class Served:
 
         Args:
             data: a row for each image, see :func:`columns`.
-            params: seed, steps, solver and guidance, see :func:`defaults`; None is as good as not given.
+            params: seed, steps, solver and guidance, see :func:`defaults`; None is as good as not given. Rows without
+                prompt and label are not guided: there is nothing to lead them to.
 
         Returns:
             A table with the column ``image``, of bytes.
@@ -72,6 +73,9 @@ class Served:
             raise ValueError("the table has no rows: give one for each image")
         settings = stated({**defaults(self.model.spec), **stated(params or {})})
         prompts, labels, given = column(data, "prompt", str), column(data, "label", int), column(data, "number", int)
+        # MLflow fills the signature's guidance in
+        if self.model.spec.conditional and prompts is None and labels is None:
+            settings["guidance"] = usual_guidance(told=False)
         numbers = range(len(data)) if given is None else given
         if min(numbers) < 0:
             raise ValueError(f"images are numbered from 0, a row asks for number {min(numbers)}")

@@ -186,11 +186,12 @@ def test_an_evaluation_draws_by_them_and_says_so(folders, digits, tmp_path, monk
     monkeypatch.setattr(DrawingModel, "sample", remembered)
     for name, wanted in (
         ("plain-settled", OWN),
-        ("plain", {"solver": "heun", "steps": 20, "guidance": 1.0}),
+        ("plain", {"solver": "heun", "steps": 20, "guidance": 2.0}),
+        ("alone", {"solver": "heun", "steps": 20, "guidance": 1.0}),
     ):
         report = tmp_path / f"{name}.json"
-        assert main(["evaluate", folders[name], "--data", digits.path, "--metrics", "accuracy", "--samples", "12",
-                     "--cache", str(tmp_path), "--output", str(report)]) == 0  # fmt: skip
+        assert main(["evaluate", folders[name], "--data", digits.path, "--metrics", "kid", "--features", "judge",
+                     "--samples", "12", "--cache", str(tmp_path), "--output", str(report)]) == 0  # fmt: skip
         sampling = json.loads(report.read_text())["sampling"]
         assert (
             wanted.items()
@@ -208,6 +209,17 @@ def test_pyfunc_draws_by_them(folders):
     assert defaults(own.spec) == {"seed": 0, "steps": None, "solver": "edm", "guidance": 3.0}
     params = {each.name: each.default for each in signature(own.spec).params}
     assert params == defaults(own.spec)
+
+
+@pytest.mark.parametrize("folder", ["plain", "plain-settled"])
+def test_pyfunc_guides_no_image_of_nothing(folders, folder):
+    """Asked by number alone, as `raysde sample` without a prompt: no second evaluation for guidance."""
+    model, sizes = model_at(folders[folder]), []
+    model.score_model.network.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    filled = {each.name: each.default for each in signature(model.spec).params}
+    found = Served(model).predict(pd.DataFrame({"number": [0, 1]}), filled)["image"].tolist()
+    assert set(sizes) == {2}
+    assert found == [png(image) for image in model.sample(n=2, seed=0).images]
 
 
 @pytest.mark.parametrize(
@@ -300,5 +312,11 @@ def test_sample_refuses_guidance_of_a_model_without_conditions(folders, capsys, 
     ],
 )
 def test_what_takes_the_place_of_a_models_own_settings_is_said(given, said):
-    assert overrides(OWN, given) == said
-    assert overrides({}, {"solver": "heun", "steps": 20, "guidance": 1.0}) is None
+    assert overrides(OWN, given, told=True) == said
+
+
+@pytest.mark.parametrize(("told", "usual"), [(True, 2.0), (False, 1.0)])
+def test_the_usual_settings_take_no_ones_place(told, usual):
+    """A figure drawn by other guidance than a model's with nothing of its own is no match for it."""
+    assert overrides({}, {"solver": "heun", "steps": 20, "guidance": usual}, told=told) is None
+    assert overrides({}, {"guidance": 3.0 - usual}, told=told) == f"guidance={3.0 - usual:g}"

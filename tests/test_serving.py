@@ -137,6 +137,7 @@ def test_numbers_that_count_up_are_drawn_together(numbers, expected):
         ("captions", {"prompt": ["two"], "number": [-1]}, {}, ValueError, "number -1"),
         ("classes", {"label": [10]}, {}, ValueError, "0..9"),
         ("neither", {"prompt": ["two"]}, {}, MlflowException, "number"),
+        ("neither", {"number": [0]}, {"guidance": 2.0}, ValueError, "unconditional"),
     ],
 )
 def test_what_a_model_cannot_draw_is_named(uri, model, table, params, error, culprit):

@@ -13,6 +13,7 @@ from raysde import checkpoint
 from raysde.cli import main
 from raysde.drawing import DrawingModel
 from raysde.figures import Figure
+from raysde.generation import sentence
 from raysde.images import open_image
 from raysde.inference import Model
 from raysde.registry import load
@@ -364,13 +365,14 @@ def drawn_by_command(folder, out):
     return torch.stack([open_image(path) for path in sorted(out.glob("image-*.png"))])
 
 
-def test_a_winner_without_guidance_draws_without_it(labels, digits, tmp_path, monkeypatch):
+def test_a_winner_without_guidance_draws_without_it(labels, digits, tmp_path, monkeypatch, capsys):
     """It was measured so; everybody else's default of the command is 2. What all workers need is where all reach it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     model, study = settled(
         labels, digits, tmp_path / "out", monkeypatch, "solver=unipc", "steps=2,5", best={"steps": 5}
     )
     assert model.spec.generation == {"solver": "unipc", "steps": 5, "guidance": 1.0}
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"draws by {sentence(model.spec.generation)}")
     plain = load(labels).sample(labels=[3, 4], seed=2, solver="unipc", steps=5, guidance=1.0)
     assert torch.equal(drawn_by_command(tmp_path / "out" / "model", tmp_path / "drawn"), plain.images)
     assert study.cache == str(tmp_path / "out" / "cache")

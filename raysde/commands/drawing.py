@@ -170,10 +170,12 @@ def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, 
     Raises:
         ValueError: naming the option that has no effect.
     """
+    from raysde.generation import usual_guidance
+
     guide = None if args.autoguide is None else load(args.autoguide)
     guidance = args.guidance
     if guidance is None:
-        guidance = 2.0 if told or guide or args.negative is not None else 1.0
+        guidance = usual_guidance(told=told or guide is not None or args.negative is not None)
     for name in ("guidance_interval", "negative", "autoguide"):
         if guidance == 1.0 and getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")

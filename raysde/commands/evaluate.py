@@ -73,7 +73,10 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of the images and of random choices (default %(default)s)"
     )
     command.add_argument(
-        "--guidance", type=float, help="as of raysde sample (default: what raysde settle found, otherwise 1: none)"
+        "--guidance",
+        type=float,
+        help="as of raysde sample (default: what raysde settle found for the model, otherwise 2 with captions or "
+        "labels and 1, none, without)",
     )
     command.add_argument(
         "--split", choices=("train", "validation"), default="train", help="the real images (default %(default)s)"

@@ -98,7 +98,8 @@ def run_bulk(args: argparse.Namespace) -> None:
     load = loader(args, args.workers)
     model = load(args.model)
     prefer_own_guidance(args, model, told=True)
-    led, method = guidance_arguments(args, load, told=True), spelled_out(model.spec.generation, chosen_method(args))
+    led = guidance_arguments(args, load, told=True)
+    method = spelled_out(model.spec.generation, chosen_method(args), told=True)
     negative, settings = led.pop("negative"), {"batch_size": args.batch_size, **method_of(method), **led}
     bulk = Bulk(model, requests, location(args.out), args.form, args.seed, negative, settings)
     with bars() as told:

@@ -5,7 +5,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raysde.commands import tracking_option
 
@@ -96,9 +96,8 @@ def run_settle(args: argparse.Namespace) -> None:
     if (out / "model").exists():
         raise ValueError(f"{out / 'model'} exists already: give another --out")
     source, spec = found_model(args)
-    conditional = spec.text is not None or spec.classes > 0
-    wanted = wanted or space.usual(conditional=conditional)
-    candidates = space.candidates(wanted, spec.generation, spec.sde, conditional=conditional)
+    wanted = wanted or space.usual(conditional=spec.conditional)
+    candidates = space.candidates(wanted, spec.generation, spec.sde, conditional=spec.conditional)
     study = opened_study(args, source, out, candidates)
     for each in candidates:
         study.question(each, images[0])
@@ -108,16 +107,20 @@ def run_settle(args: argparse.Namespace) -> None:
 
     print(f"{len(candidates)} settings, on {', '.join(str(samples) for samples in images)} images")
     found = halving.settle(candidates, images, direction(study.metric), measure_on_ray(study, out))
-    won = found.winner.candidate
+    drawing = drawn_by(found.winner.candidate, spec)
     partial = out / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    measured = {"guidance": 1.0} if conditional else {}
-    checkpoint.settle(Path(study.models[won.average]), partial, {**measured, **won.drawing})
+    checkpoint.settle(Path(study.models[found.winner.candidate.average]), partial, drawing)
     partial.rename(out / "model")
     write_table(out / "settings.csv", found)
-    report(found, out)
+    report(found, out, drawing)
     if args.name:
         registered(args, out / "model")
+
+
+def drawn_by(won: "Candidate", spec: "ModelSpec") -> dict[str, Any]:
+    """A winner's settings with the guidance that it was measured at, which is not everybody's default."""
+    return won.drawing | ({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})
 
 
 def found_model(args: argparse.Namespace) -> "tuple[Path, ModelSpec]":
@@ -203,9 +206,10 @@ SHOWN = 12
 """Settings on the terminal."""
 
 
-def report(found: "Settled", out: Path) -> None:
-    """Says what came out."""
+def report(found: "Settled", out: Path, drawing: dict[str, Any]) -> None:
+    """Says what came out: a model that draws by ``drawing``."""
     from raysde.commands.registry import columns
+    from raysde.generation import sentence
 
     rows = [("", "setting", "evaluations", "figure", "images")]
     for each in found.outcomes[:SHOWN]:
@@ -217,7 +221,7 @@ def report(found: "Settled", out: Path) -> None:
         print(f"and {len(found.outcomes) - SHOWN} more in {out / 'settings.csv'}")
     if found.winner is not found.best:
         print("the first is not better beyond the interval, and takes more network evaluations")
-    print(f"model {out / 'model'} draws by {found.winner.candidate}")
+    print(f"model {out / 'model'} draws by {sentence({**found.winner.candidate.values, **drawing})}")
 
 
 def registered(args: argparse.Namespace, folder: Path) -> None:

@@ -49,7 +49,7 @@ class Question:
         t: time to which these are noised for the denoised ones.
         allow_few: whether FID may be computed from fewer than 2,048 images.
         settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on; the
-            model's own where they say nothing.
+            model's own where they say nothing, and those of `raysde sample` where it has none.
         lpips: weights of LPIPS' network: alexnet for the published ones, or a file.
 
     Raises:
@@ -157,8 +157,8 @@ def evaluate(
         ValueError: if the model, the data and the metrics do not fit together.
     """
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
-    own, given = model.spec.generation, question.settings
-    question = replace(question, settings=spelled_out(own, given))
+    own, given, conditional = model.spec.generation, question.settings, model.spec.conditional
+    question = replace(question, settings=spelled_out(own, given, told=conditional))
     conditions = fitting(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
     judge, network, real, drawer, reference, found = None, None, None, None, None, {}
@@ -187,7 +187,7 @@ def evaluate(
             "shape": list(shape),
         },
         "sampling": {"samples": question.samples, "seed": question.seed, **question.settings},
-        "overrides": overrides(own, given),
+        "overrides": overrides(own, given, told=conditional),
         "held_out": {"rows": question.rows, "t": question.t},
         "features": None if network is None else {"name": network.name, "hash": network.hash},
         "versions": {name: version(name) for name in ("raysde", "torch")},
