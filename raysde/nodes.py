@@ -239,7 +239,7 @@ class Resources(Node):
     )
     gpu: bool | None = Field(None, description="one GPU for each worker; null uses GPUs if the cluster has any")
     cpus_per_worker: PositiveInt | None = Field(
-        None, description="CPUs (and torch threads) of a worker; null shares a node's CPUs out, on a GPU 4"
+        None, description="CPUs (and torch threads) of a worker; null shares the CPUs out, on a GPU 4 at most"
     )
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp",
@@ -251,6 +251,11 @@ class Resources(Node):
     resize_every: Positive = Field(
         60.0, description="seconds between looks whether an elastic run can have more workers"
     )
+
+    @property
+    def least(self) -> int:
+        """The smallest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def most(self) -> int:

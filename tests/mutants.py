@@ -44,6 +44,7 @@ SWEEP = "tests/test_sweep.py"
 EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
 LPIPS = "tests/test_evaluation_lpips.py"
 BULK, REQUESTS, SPREAD = "tests/test_bulk.py", "tests/test_requests.py", "tests/cluster/test_spread.py"
+SHARES = "tests/cluster/test_train.py tests/cluster/test_sweep.py -k 'shared_out or leave'"
 VALIDATION, GENERATION, SETTLING = "tests/test_validation.py", "tests/test_generation.py", "tests/test_settling.py"
 
 
@@ -407,6 +408,10 @@ MUTANTS = [
     Mutant("a cache that travels", "data/row_groups.py", '"kept": OrderedDict(), "footers": OrderedDict(), "bytes": 0', "", GROUPS + " -k 'behind'"),
     Mutant("real images counted from each part's start", "evaluation/reference.py", "self.rows[first : first + count]", "self.rows[:count]", EVALUATION + " -k 'of_all_rows'"),
     Mutant("a reference in the order of its rows", "evaluation/reference.py", "return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]", "return rows", EVALUATION + " -k 'of_all_rows'"),
+    Mutant("no CPU for data tasks", "cluster/shares.py", 'return 0 if stream == "worker" and self.joined else self.nodes', "return 0", SHARES),
+    Mutant("a CPU kept for tasks that there are not", "cluster/shares.py", 'return 0 if stream == "worker" and self.joined else self.nodes', "return self.nodes", SHARES),
+    Mutant("a CPU that the machine has not", "cluster/shares.py", 'stream == "worker" and self.joined', 'stream == "worker"', SHARES),
+    Mutant("more CPUs beside GPUs than there are", "cluster/shares.py", "min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU", "BESIDE_GPU", SHARES),
     Mutant("room counted over all nodes at once", "cluster/placement.py", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD + " -k 'room'"),
     Mutant("more workers than units, each with one", "cluster/placement.py", "return 1.0 / -(-workers // sum(units))", "return 1.0", SPREAD + " -k 'room'"),
     Mutant("a lost stretch forgotten", "cluster/evaluate.py", "                left.appendleft(stretch)\n", "                pass\n", SPREAD + " -k 'replaced'"),

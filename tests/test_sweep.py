@@ -69,6 +69,7 @@ def test_numbers_that_yaml_takes_for_words():
         ({"train.learning_rate": [1]}, "'train.learning_rate'"),
         ({"train.lrr": [1]}, r"'train.lrr', which no recipe has; there are .*train\.lr"),
         ({"sde.knd": ["vp"]}, r"sde\.kind"),
+        ({"data.stream": ["ray", "worker"]}, "data.stream does not shape the training"),
         ({"seed": [1, 2]}, "seed also decides which rows are held out"),
         ({"validation.every": [1, 2]}, "validation is what trials are compared by"),
         ({"data": [{}]}, r"data\.path"),

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from raysde import config, tracking
-from raysde.cluster.train import Share
+from raysde.cluster.shares import Share
 from raysde.cluster.trial import trial_settings
 from raysde.data.filesystems import child
 from raysde.spool import spool_of

@@ -19,8 +19,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     quiet()
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
+    if joins():
+        address = os.environ["RAY_ADDRESS"]
         try:
             ray.init(
                 address="auto" if address == "local" else address, log_to_driver=True, logging_level=logging.WARNING
@@ -33,6 +33,11 @@ def connect() -> None:
     # nobody preempts this machine, and each of Ray's idle actors wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING)
+
+
+def joins() -> bool:
+    """Whether :func:`connect` joins a cluster that others started; a surrounding job sets RAY_ADDRESS too."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def quiet() -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
@@ -20,10 +19,9 @@ from ray.tune.experiment import Trial as TuneTrial
 from raysde import config, storage, tracking
 from raysde.cluster.job import absolute, reject_lonely_store
 from raysde.cluster.mailbox import open_mailbox
-from raysde.cluster.placement import alive
 from raysde.cluster.schedule import Asked, Children, Judged, Refusal
 from raysde.cluster.session import connect
-from raysde.cluster.train import Share
+from raysde.cluster.shares import Cluster, Share, check_room, runs_at_once, share_out, survey
 from raysde.cluster.trial import trainable
 from raysde.data.filesystems import child, write_bytes
 from raysde.run import Run, check, check_model, open_run
@@ -157,56 +155,32 @@ def open_parent(client: tracking.MlflowClient, run: Run, settings: Settings, uri
     return tracking.open_run(client, recipe.tracking.experiment, recipe.name, {**axes, **asked}, place, data)
 
 
-def shares(
-    recipe: config.RunConfig,
-    resources: Mapping[str, float],
-    nodes: int,
-    trials: int,
-    given: int | None,
-    *,
-    grows: bool = False,
-) -> tuple[int, Share]:
-    """How many trials run at once, and what each of their workers gets, leaving a CPU of each node for data tasks.
+def shares(recipe: config.RunConfig, cluster: Cluster, trials: int, given: int | None) -> tuple[int, Share]:
+    """How many trials run at once, and what each of their workers gets.
 
     Args:
-        resources: of the whole cluster.
         trials: of the sweep, also those that have ended: one that goes on has the threads that it had.
         given: how many the user wants at once, None for as many as fit.
-        grows: whether an autoscaler may bring the CPUs that are asked for.
 
     Raises:
-        ValueError: if GPUs are asked for and there are too few for one trial, or workers would take the CPUs of data
-            tasks, which then wait forever.
+        ValueError: if the cluster was started here and has too little for them.
     """
-    wanted, gpus = recipe.resources, int(resources.get("GPU", 0))
-    gpu = gpus >= wanted.most if wanted.gpu is None else wanted.gpu
-    if gpu and gpus < wanted.most:
-        raise ValueError(f"resources.gpu is set, but the cluster has {gpus} GPUs for resources.workers={wanted.most}")
-    spare = max(1, int(resources.get("CPU", 1.0)) - nodes)
-    each = wanted.cpus_per_worker or (min(4, max(1, spare // gpus)) if gpu else 1)
-    fit = spare // (wanted.most * each)
-    fit = min(fit, gpus // wanted.most) if gpu else fit
-    at_once = given or max(1, min(trials, fit))
-    if wanted.cpus_per_worker is None and not gpu:
-        each = max(1, spare // (at_once * wanted.most))
-    workers = at_once * wanted.most
-    if workers * each > spare and not grows:
-        raise ValueError(
-            f"{workers} workers at once with {each} CPUs each need {workers * each} CPUs, the cluster has {spare} "
-            "beside those for data tasks: lower --concurrent, resources.workers or resources.cpus_per_worker"
-        )
-    return at_once, Share(each, gpu)
+    at_once = given or runs_at_once(recipe, cluster, trials)
+    share = share_out(recipe, cluster, at_once)
+    lower = "--concurrent, resources.workers or resources.cpus_per_worker"
+    check_room(recipe, cluster, share, at_once * recipe.resources.most, lower)
+    return at_once, share
 
 
 def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None:
     """Runs what is left of a sweep.
 
     Raises:
-        ValueError: if the metric of the sweep is not among those that trials report.
+        ValueError: if the metric of the sweep is not among those that trials report, or as :func:`shares`.
         RuntimeError: if the sweep was interrupted.
     """
-    resources, grows = ray.cluster_resources(), "RAY_ADDRESS" in os.environ
-    at_once, share = shares(children.recipe, resources, len(alive()), sweep.count, concurrent, grows=grows)
+    recipe = children.recipe
+    at_once, share = shares(recipe, survey(), sweep.count, concurrent)
     # Tune's own records of trials are not wanted
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
@@ -226,10 +200,10 @@ def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None
                 trial_dirname_creator=named,
             ),
             run_config=tune.RunConfig(
-                name=children.recipe.name,
+                name=recipe.name,
                 storage_path=folder,
                 stop=Refusal(judged),
-                failure_config=tune.FailureConfig(max_failures=children.recipe.resources.max_failures),
+                failure_config=tune.FailureConfig(max_failures=recipe.resources.max_failures),
                 verbose=0,
             ),
         )

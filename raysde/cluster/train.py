@@ -1,9 +1,7 @@
 """Training on Ray: the driver that launches a worker group, and what each worker does."""
 
-import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -14,44 +12,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
 from raysde.cluster.mailbox import Slot
-from raysde.cluster.placement import alive
+from raysde.cluster.shares import Share, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
 from raysde.run import Run, open_run
 from raysde.spool import spool_of
 
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What each worker gets: CPUs (and as many torch threads) and whether a GPU."""
-
-    cpus: int
-    gpu: bool
-
-
-def share_out(run: Run, resources: dict[str, float], nodes: int, *, grows: bool = False) -> Share:
-    """CPUs and GPUs for each worker from what the cluster has, leaving a CPU of each node for data tasks.
-
-    Args:
-        grows: whether an autoscaler may bring the GPUs that are asked for.
-
-    Raises:
-        ValueError: if GPUs are asked for, and there are too few and will be.
-    """
-    wanted = run.config.resources
-    gpus = int(resources.get("GPU", 0))
-    least = wanted.workers if isinstance(wanted.workers, int) else wanted.workers[0]
-    gpu = gpus >= least if wanted.gpu is None else wanted.gpu
-    if gpu and gpus < least and not grows:
-        raise ValueError(f"resources.gpu is set, but the cluster has {gpus} GPUs for resources.workers={least}")
-    if wanted.cpus_per_worker is not None:
-        return Share(wanted.cpus_per_worker, gpu)
-    if gpu:
-        return Share(4, gpu)
-    spare = resources.get("CPU", 1.0) - nodes
-    return Share(max(1, int(spare // wanted.most)), gpu)
 
 
 def resume_step(run: Run) -> int:
@@ -95,11 +62,11 @@ def launch(
         reports: where the first worker also sends what it validates.
 
     Raises:
+        ValueError: as :func:`raysde.cluster.shares.share_out`.
         RuntimeError: if the run failed for good, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
-    wanted = run.config.resources
-    share = share or share_out(run, ray.cluster_resources(), len(alive()), grows="RAY_ADDRESS" in os.environ)
+    wanted, share = run.config.resources, share or share_out(run.config, survey())
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={

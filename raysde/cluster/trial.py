@@ -14,7 +14,8 @@ from ray.actor import ActorHandle
 from raysde import config
 from raysde.cluster.mailbox import Slot
 from raysde.cluster.session import quiet
-from raysde.cluster.train import Share, launch
+from raysde.cluster.shares import Share
+from raysde.cluster.train import launch
 from raysde.run import open_run
 
 POLL = 0.3

@@ -28,6 +28,7 @@ FIXED = {
     "seed": "also decides which rows are held out, so errors could not be compared",
     "validation": "is what trials are compared by",
     "data.path": "is what trials are compared on",
+    "data.stream": "does not shape the training",
     "latent": "decides the units of errors, so they could not be compared",
     "sampling": "does not shape the training",
     "resources": "does not shape the training",

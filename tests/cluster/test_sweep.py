@@ -17,8 +17,9 @@ from ray.tune.error import TuneError
 
 from raysde import checkpoint, config, tracking
 from raysde.cluster.schedule import Children, Judged
+from raysde.cluster.shares import Cluster, Share
 from raysde.cluster.sweep import conclude, definition, run_trials, shares, tune_job
-from raysde.cluster.train import Share, launch
+from raysde.cluster.train import launch
 from raysde.cluster.worker import reporting
 from raysde.distributed import World
 from raysde.run import open_run
@@ -135,27 +136,29 @@ def test_a_metric_that_nobody_reports_ends_it_at_the_first_report(swept, digits,
 
 
 @pytest.mark.parametrize(
-    ("resources", "nodes", "changes", "trials", "given", "expected"),
+    ("cluster", "changes", "trials", "given", "expected"),
     [
-        ({"CPU": 3.0}, 1, {}, 16, None, (2, Share(1, False))),  # this machine's two cores
-        ({"CPU": 2.0}, 1, {}, 16, None, (1, Share(1, False))),
-        ({"CPU": 3.0}, 1, {}, 16, 1, (1, Share(2, False))),
-        ({"CPU": 17.0}, 1, {}, 4, None, (4, Share(4, False))),
-        ({"CPU": 17.0}, 1, {"resources__workers": 2}, 16, None, (8, Share(1, False))),
-        ({"CPU": 17.0}, 1, {"resources__cpus_per_worker": 4}, 16, None, (4, Share(4, False))),
-        ({"CPU": 34.0, "GPU": 8.0}, 2, {}, 16, None, (8, Share(4, True))),
-        ({"CPU": 34.0, "GPU": 8.0}, 2, {"resources__workers": 4}, 16, None, (2, Share(4, True))),
-        ({"CPU": 5.0, "GPU": 1.0}, 1, {"resources__gpu": False}, 16, None, (4, Share(1, False))),
+        (Cluster(3), {}, 16, None, (2, Share(1, False))),  # this machine's two cores
+        (Cluster(2), {}, 16, None, (1, Share(1, False))),
+        (Cluster(3), {}, 16, 1, (1, Share(2, False))),
+        (Cluster(17), {}, 4, None, (4, Share(4, False))),
+        (Cluster(17), {"resources__workers": 2}, 16, None, (8, Share(1, False))),
+        (Cluster(17), {"resources__cpus_per_worker": 4}, 16, None, (4, Share(4, False))),
+        (Cluster(34, 8, nodes=2), {}, 16, None, (8, Share(4, True))),
+        (Cluster(34, 8, nodes=2), {"resources__workers": 4}, 16, None, (2, Share(4, True))),
+        (Cluster(18, 8, nodes=2), {}, 16, None, (8, Share(2, True))),
+        (Cluster(5, 1), {"resources__gpu": False}, 16, None, (4, Share(1, False))),
+        (Cluster(2, joined=True), {"resources__gpu": True}, 16, 3, (3, Share(4, True))),  # for GPUs that will come
     ],
 )
-def test_a_cluster_is_shared_out(digits, tmp_path, resources, nodes, changes, trials, given, expected):
+def test_a_cluster_is_shared_out(digits, tmp_path, cluster, changes, trials, given, expected):
     recipe = config.parse(tree_of(digits, tmp_path, **changes))
-    assert shares(recipe, resources, nodes, trials, given) == expected
+    assert shares(recipe, cluster, trials, given) == expected
 
 
 def test_too_few_gpus_are_named(digits, tmp_path):
     with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
-        shares(config.parse(tree_of(digits, tmp_path, resources__gpu=True)), {"CPU": 4.0}, 1, 4, None)
+        shares(config.parse(tree_of(digits, tmp_path, resources__gpu=True)), Cluster(4), 4, None)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +172,8 @@ def test_too_few_gpus_are_named(digits, tmp_path):
 def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, changes, given, said):
     recipe = config.parse(tree_of(digits, tmp_path, **changes))
     with pytest.raises(ValueError, match=said):
-        shares(recipe, {"CPU": 3.0}, 1, 16, given)
-    assert shares(recipe, {"CPU": 3.0}, 1, 16, given, grows=True)[0] == (given or 1)
+        shares(recipe, Cluster(3), 16, given)
+    assert shares(recipe, Cluster(2, joined=True), 16, given)[0] == (given or 1)
 
 
 def test_what_a_sweep_compares_by_must_not_change_on_another_cluster(digits, tmp_path):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from raysde import checkpoint, config, registry, tracking
 from raysde.cluster.job import train_job
-from raysde.cluster.train import Share, share_out
+from raysde.cluster.shares import Cluster, Share, share_out
 from raysde.local import train_here
 from raysde.parts import new_state
 from raysde.run import open_run
@@ -261,21 +261,26 @@ def test_the_flat_recipe_is_the_same_everywhere(registered, uri):
 
 
 @pytest.mark.parametrize(
-    ("cluster_resources", "nodes", "changes", "expected"),
+    ("found", "changes", "expected"),
     [
-        ({"CPU": 3.0}, 1, {}, Share(2, False)),
-        ({"CPU": 1.0}, 1, {}, Share(1, False)),
-        ({"CPU": 16.0}, 2, {"resources__workers": 2}, Share(7, False)),
-        ({"CPU": 16.0, "GPU": 2.0}, 1, {"resources__workers": 2}, Share(4, True)),
-        ({"CPU": 16.0, "GPU": 1.0}, 1, {"resources__workers": 2}, Share(7, False)),
-        ({"CPU": 16.0, "GPU": 1.0}, 1, {"resources__cpus_per_worker": 3}, Share(3, True)),
+        (Cluster(3), {}, Share(2, False)),
+        (Cluster(1), {}, Share(1, False)),
+        (Cluster(16, nodes=2), {"resources__workers": 2}, Share(7, False)),
+        (Cluster(16, 2), {"resources__workers": 2}, Share(4, True)),
+        (Cluster(16, 1), {"resources__workers": 2}, Share(7, False)),
+        (Cluster(16, 2), {"resources__workers": [2, 4]}, Share(4, True)),
+        (Cluster(16, 1), {"resources__cpus_per_worker": 3}, Share(3, True)),
+        (Cluster(5, 2), {"resources__workers": 2}, Share(2, True)),
+        (Cluster(16, nodes=2, joined=True), {"resources__workers": 2}, Share(7, False)),
+        (Cluster(16, nodes=2, joined=True), {"resources__workers": 2, "data__stream": "worker"}, Share(8, False)),
+        (Cluster(3), {"data__stream": "worker"}, Share(2, False)),  # our own counts one more than there are
     ],
 )
-def test_resources_are_shared_out(recipe, cluster_resources, nodes, changes, expected):
-    assert share_out(open_run(config.parse(recipe(**changes))), cluster_resources, nodes) == expected
+def test_resources_are_shared_out(recipe, found, changes, expected):
+    """A CPU of each node is kept for Ray Data, if it reads."""
+    assert share_out(config.parse(recipe(**{"data__stream": "ray", **changes})), found) == expected
 
 
 def test_too_few_gpus_are_named(recipe):
-    run = open_run(config.parse(recipe(resources__gpu=True)))
     with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
-        share_out(run, {"CPU": 4.0}, 1)
+        share_out(config.parse(recipe(resources__gpu=True)), Cluster(4))
