@@ -44,7 +44,7 @@ SWEEP = "tests/test_sweep.py"
 EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
 LPIPS = "tests/test_evaluation_lpips.py"
 BULK, REQUESTS, SPREAD = "tests/test_bulk.py", "tests/test_requests.py", "tests/cluster/test_spread.py"
-SHARES = "tests/cluster/test_train.py tests/cluster/test_sweep.py -k 'shared_out or leave'"
+SHARES = "tests/cluster/test_train.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"
 VALIDATION, GENERATION, SETTLING = "tests/test_validation.py", "tests/test_generation.py", "tests/test_settling.py"
 
 
@@ -412,6 +412,9 @@ MUTANTS = [
     Mutant("a CPU kept for tasks that there are not", "cluster/shares.py", 'return 0 if stream == "worker" and self.joined else self.nodes', "return self.nodes", SHARES),
     Mutant("a CPU that the machine has not", "cluster/shares.py", 'stream == "worker" and self.joined', 'stream == "worker"', SHARES),
     Mutant("more CPUs beside GPUs than there are", "cluster/shares.py", "min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU", "BESIDE_GPU", SHARES),
+    Mutant("workers that wait forever", "cluster/shares.py", "if not cluster.joined:\n        raise ValueError(f\"{said}", "if False:\n        raise ValueError(f\"{said}", SHARES),
+    Mutant("workers that wait without a word", "cluster/shares.py", "    print(f\"{said}", "    str(f\"{said}", SHARES),
+    Mutant("the most workers for those that have to be", "cluster/train.py", "share, run.config.resources.least, lower", "share, run.config.resources.most, lower", SHARES),
     Mutant("room counted over all nodes at once", "cluster/placement.py", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD + " -k 'room'"),
     Mutant("more workers than units, each with one", "cluster/placement.py", "return 1.0 / -(-workers // sum(units))", "return 1.0", SPREAD + " -k 'room'"),
     Mutant("a lost stretch forgotten", "cluster/evaluate.py", "                left.appendleft(stretch)\n", "                pass\n", SPREAD + " -k 'replaced'"),

@@ -45,7 +45,7 @@ class Cluster:
 
     def spare(self, stream: str) -> int:
         """CPUs for workers."""
-        return self.cpus - self.kept(stream)
+        return max(0, self.cpus - self.kept(stream))
 
 
 def survey() -> Cluster:
@@ -85,7 +85,7 @@ def runs_at_once(recipe: RunConfig, cluster: Cluster, trials: int) -> int:
 
 
 def check_room(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, lower: str) -> None:
-    """Guards against workers that would wait forever.
+    """Guards against workers that would wait forever, and tells of those that may wait for a cluster to grow.
 
     Args:
         workers: that have to be under way at once.
@@ -94,9 +94,14 @@ def check_room(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, 
     Raises:
         ValueError: naming workers and CPUs, if the cluster was started here and has too few.
     """
-    spare, needed = cluster.spare(recipe.data.stream), workers * share.cpus
-    if needed > spare and not cluster.joined:
-        raise ValueError(
-            f"{workers} workers at once with {share.cpus} CPUs each need {needed} CPUs, the cluster has {spare} beside "
-            f"those for data tasks: lower {lower}"
-        )
+    spare, needed, least = cluster.spare(recipe.data.stream), workers * share.cpus, recipe.resources.least
+    if needed > spare:
+        said = f"{workers} workers at once with {share.cpus} CPUs each need {needed} CPUs, the cluster has {spare}"
+        said += " beside those for data tasks" if recipe.data.stream == "ray" else ""
+    elif share.gpu and cluster.gpus < least:
+        said = f"{least} workers need {least} GPUs, the cluster has {cluster.gpus}"
+    else:
+        return
+    if not cluster.joined:
+        raise ValueError(f"{said}: lower {lower}")
+    print(f"{said}: what lacks room waits for it to grow; if it does not grow, lower {lower}", flush=True)

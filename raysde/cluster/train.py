@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
 from raysde.cluster.mailbox import Slot
-from raysde.cluster.shares import Share, share_out, survey
+from raysde.cluster.shares import Share, check_room, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
 from raysde.run import Run, open_run
 from raysde.spool import spool_of
@@ -45,6 +45,19 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     return work(settings)
 
 
+def own_share(run: Run) -> Share:
+    """What each worker gets of a cluster that a run has for itself.
+
+    Raises:
+        ValueError: if the cluster was started here and has too little for the fewest workers.
+    """
+    cluster = survey()
+    share = share_out(run.config, cluster)
+    lower = "resources.workers or resources.cpus_per_worker"
+    check_room(run.config, cluster, share, run.config.resources.least, lower)
+    return share
+
+
 def launch(
     run: Run,
     *,
@@ -58,15 +71,15 @@ def launch(
 
     Args:
         started: time.time() when the command began, for the start-up metrics.
-        share: what each worker gets; None for its part of the whole cluster.
+        share: what each worker gets; None for its part of the whole cluster, see :func:`own_share`.
         reports: where the first worker also sends what it validates.
 
     Raises:
-        ValueError: as :func:`raysde.cluster.shares.share_out`.
+        ValueError: as :func:`own_share`.
         RuntimeError: if the run failed for good, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
-    wanted, share = run.config.resources, share or share_out(run.config, survey())
+    wanted, share = run.config.resources, share or own_share(run)
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={

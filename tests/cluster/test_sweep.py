@@ -169,11 +169,13 @@ def test_too_few_gpus_are_named(digits, tmp_path):
         ({"resources__cpus_per_worker": 3}, None, "1 workers at once with 3 CPUs each need 3"),
     ],
 )
-def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, changes, given, said):
+def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, capsys, changes, given, said):
+    """On this machine; a cluster that others started may grow, and people are told what is waited for."""
     recipe = config.parse(tree_of(digits, tmp_path, **changes))
     with pytest.raises(ValueError, match=said):
         shares(recipe, Cluster(3), 16, given)
     assert shares(recipe, Cluster(2, joined=True), 16, given)[0] == (given or 1)
+    assert said in capsys.readouterr().out
 
 
 def test_what_a_sweep_compares_by_must_not_change_on_another_cluster(digits, tmp_path):
