@@ -12,11 +12,11 @@ from raysde import checkpoint, registry
 from raysde.cli import main
 from raysde.drawing import DrawingModel
 from raysde.figures import Figure, read_subject
-from raysde.flavour import signature
 from raysde.generation import checked, completed, overrides, sentence
 from raysde.images import open_image
 from raysde.model import ModelSpec
-from raysde.promotion import promote
+from raysde.registry.flavour import signature
+from raysde.registry.promotion import promote
 from raysde.serving import Served, defaults, png
 from raysde.tracking import client_for
 from tests.test_cli import refused

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from raysde import checkpoint, figures, registry
 from raysde.cli import main
 from raysde.figures import Figure, Subject, margin, read_report
-from raysde.promotion import recorded
+from raysde.registry.promotion import recorded
 from raysde.tracking import client_for, experiment_id, open_run
 from tests.test_cli import refused
 from tests.test_networks import model_with, spec_with

@@ -53,8 +53,8 @@ def models_options(command: argparse.ArgumentParser) -> None:
 def run_register(args: argparse.Namespace) -> None:
     """raysde register."""
     from raysde.figures import read_report, read_subject
-    from raysde.promotion import record
     from raysde.registry import register
+    from raysde.registry.promotion import record
     from raysde.tracking import answering, client_for, default_uri
 
     if args.alias == "champion":
@@ -75,7 +75,7 @@ def run_register(args: argparse.Namespace) -> None:
 def run_promote(args: argparse.Namespace) -> None:
     """raysde promote."""
     from raysde.figures import read_report, read_subject
-    from raysde.promotion import promote
+    from raysde.registry.promotion import promote
     from raysde.tracking import answering, client_for, default_uri
 
     reason = (args.reason or "").strip()
@@ -122,8 +122,8 @@ def run_models(args: argparse.Namespace) -> None:
 
 def _row(version: "ModelVersion", aliases: dict[str, str]) -> tuple[str, ...]:
     from raysde.generation import sentence
-    from raysde.promotion import recorded
     from raysde.registry import generation_of
+    from raysde.registry.promotion import recorded
 
     own = sorted(alias for alias, number in aliases.items() if number == str(version.version))
     figures = ", ".join(str(figure) for figure in recorded(version).values())

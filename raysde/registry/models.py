@@ -17,8 +17,8 @@ from mlflow.tracking import MlflowClient
 
 from raysde import checkpoint, pipelines
 from raysde.figures import Subject
-from raysde.flavour import write_card
 from raysde.inference import Model
+from raysde.registry.flavour import write_card
 from raysde.tracking import artifact_place, client_for, default_uri, experiment_id
 
 WEIGHTS = "raysde.weights"

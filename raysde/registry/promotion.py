@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 from raysde.figures import Better, Figure, Margin, Subject, chosen, difference, direction, margin, parse_figure
-from raysde.registry import WEIGHTS, generation_of, registered
+from raysde.registry.models import WEIGHTS, generation_of, registered
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
 
