@@ -6,7 +6,6 @@ OUT/part-00000.parquet, ...  or folders of PNG files, see :mod:`raysde.data.gall
 A part that is there is not drawn again, so that an interrupted job goes on where it stopped.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from raysde.data.filesystems import child, exists, filesystem, read_bytes, write
 from raysde.data.gallery import WHOLE, WRITERS, Form, part_name
 from raysde.data.requests import Requests
 from raysde.drawing import DrawingModel
-from raysde.evaluation.features import weights_hash
 from raysde.evaluation.parts import stretches
+from raysde.hashing import model_hash
 from raysde.images import to_pil
 from raysde.sampler import Method, Settings
 
@@ -68,11 +67,19 @@ class Bulk:
     @property
     def identity(self) -> dict[str, Any]:
         """All that the images and their files depend on, as JSON values."""
-        guide = self.settings.get("autoguide")
-        settings = {**self.settings, "autoguide": None if guide is None else model_hash(guide)}
-        said = {"format": FORMAT, "model": model_hash(self.model), "prompts": self.requests.sha256, "form": self.form}
-        said["images_per_part"] = self.images_per_part
-        return json.loads(json.dumps({**said, "seed": self.seed, "negative": self.negative, **settings}))
+        model, guide = self.model, self.settings.get("autoguide")
+        said = {
+            "format": FORMAT,
+            "model": model_hash(model.spec.dump(), model.score_model),
+            "prompts": self.requests.sha256,
+            "form": self.form,
+            "images_per_part": self.images_per_part,
+            "seed": self.seed,
+            "negative": self.negative,
+            **self.settings,
+            "autoguide": None if guide is None else model_hash(guide.spec.dump(), guide.score_model),
+        }
+        return json.loads(json.dumps(said))
 
     def check(self) -> None:
         """Finds what cannot be drawn, before anything is.
@@ -210,9 +217,3 @@ def begin(bulk: Bulk) -> None:
         raise ValueError(f"{bulk.out} holds other files; choose another folder or remove it")
     system.create_dir(inside, recursive=True)
     write_json(plan, wanted)
-
-
-def model_hash(model: DrawingModel) -> str:
-    """A hash of a model's description and weights."""
-    said = json.dumps(model.spec.dump(), sort_keys=True) + weights_hash(model.score_model)
-    return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ optimizer.safetensors  its moments                                           } w
 profiles.safetensors   the averages for post-hoc EMA, if the recipe has them } a file a rank for a sharded model
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raysde.generation import checked
+from raysde.hashing import file_hash
 from raysde.inference import Model
 from raysde.model import ModelSpec, empty_model, save_text
 from raysde.pieces import Stored
@@ -60,12 +60,6 @@ class Description:
     @property
     def step(self) -> int:
         return int(self.state["step"])
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes, in hexadecimal."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:
@@ -133,7 +127,7 @@ def write_description(
         "state": state,
         "recipe": recipe,
         "data": data,
-        "files": {**{name: sha256(folder / name) for name in names}, **known},
+        "files": {**{name: file_hash(folder / name) for name in names}, **known},
         "versions": _versions(),
     }
     (folder / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -194,7 +188,7 @@ def verify(folder: Path) -> Description:
             raise ValueError(f"checkpoint {folder} names a file outside itself: {name}")
         if not path.is_file():
             raise ValueError(f"checkpoint {folder} lacks {name}")
-        if sha256(path) != expected:
+        if file_hash(path) != expected:
             raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that checkpoint.json gives")
     return description
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raysde import checkpoint
 from raysde.distributed import World
+from raysde.hashing import file_hash
 from raysde.model import ModelSpec, save_text
 from raysde.pieces import write_pieces, write_whole
 from raysde.state import TrainState
@@ -79,7 +80,7 @@ def gathered_hashes(folder: Path, kinds: list[str], world: World) -> dict[str, s
     """sha256 of the files of pieces of every rank, each computed where the file was written."""
     digests = torch.zeros(world.size, len(kinds), 32, dtype=torch.int32, device=world.device)
     for number, kind in enumerate(kinds):
-        digest = bytes.fromhex(checkpoint.sha256(folder / file_of(kind, world.rank, world.size)))
+        digest = bytes.fromhex(file_hash(folder / file_of(kind, world.rank, world.size)))
         digests[world.rank, number] = torch.tensor(list(digest), dtype=torch.int32)
     found = world.sum(digests).cpu().tolist()
     return {

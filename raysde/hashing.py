@@ -1,10 +1,14 @@
-"""What tells two encoders apart: a hash of their files, whatever they are called and wherever they lie."""
+"""What tells models, encoders and files apart: hashes of their content, whatever their names and places."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 TOKENIZER = (
@@ -19,6 +23,27 @@ TOKENIZER = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """A hash of a module's kind and of its weights' names, types, shapes and bytes."""
+    digest = hashlib.sha256(type(module).__qualname__.encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def model_hash(description: Mapping[str, Any], module: nn.Module) -> str:
+    """A hash of a model's description, in JSON values, and of its weights."""
+    said = json.dumps(description, sort_keys=True) + weights_hash(module)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def hash_of(path: str, *, tokenizer: bool, key: str) -> str:
@@ -67,12 +92,11 @@ def _joined(files: Iterable[str]) -> str:
     parts = []
     for file in files:
         about = os.stat(file)
-        parts.append([os.path.basename(file), _digest(file, about.st_size, about.st_mtime_ns)])
+        parts.append([os.path.basename(file), _remembered(file, about.st_size, about.st_mtime_ns)])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @lru_cache(maxsize=256)
-def _digest(file: str, size: int, changed: int) -> str:
-    """The hash of a file's content, remembered until it is changed."""
-    with open(file, "rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+def _remembered(file: str, size: int, changed: int) -> str:
+    """The hash of a file, until it is changed."""
+    return file_hash(file)

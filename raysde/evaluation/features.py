@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raysde.evaluation.inception import URL, with_weights
+from raysde.hashing import file_hash, weights_hash
 
 SOURCES = (
     "inception (torchmetrics' weights, fetched once by torch.hub), a file of such weights (.safetensors, .pth), "
@@ -88,7 +89,7 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
         if is_torchscript(file):
             allowed(allow_code, f"{source} is TorchScript, which runs code")
             found = torch.jit.load(str(file), map_location=device).eval()
-            return FeatureNetwork(source, f"torchscript-{_file_hash(file)}", found, channels_of(found))
+            return FeatureNetwork(source, f"torchscript-{file_hash(file)[:16]}", found, channels_of(found))
         return of_module(source, with_weights(read_weights(file), source), device)
     if ":" in source and "/" not in source:
         allowed(allow_code, f"{source} names code")
@@ -174,15 +175,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def weights_hash(module: nn.Module) -> str:
-    """A hash of a module's kind and of its weights' names, types, shapes and bytes."""
-    digest = hashlib.sha256(type(module).__qualname__.encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def code_hash(network: FeatureNetwork) -> str:
     """A hash of a network that code names: of that name, its weights, and the files of the name and of its class.
 
@@ -190,10 +182,5 @@ def code_hash(network: FeatureNetwork) -> str:
     """
     modules = (network.name.partition(":")[0], type(network.module).__module__)
     files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]
-    known = [network.name, network.hash, *(_file_hash(Path(file)) for file in files if file)]
+    known = [network.name, network.hash, *(file_hash(file)[:16] for file in files if file)]
     return hashlib.sha256(" ".join(known).encode()).hexdigest()[:16]
-
-
-def _file_hash(file: Path) -> str:
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()[:16]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from raysde import randomness
 from raysde.data.reader import Reader
-from raysde.evaluation.features import weights_hash
 from raysde.evaluation.rows import images_of, read, selected
 from raysde.evaluation.store import save_tensors
+from raysde.hashing import weights_hash
 
 VERSION = 1
 """Of the network and of how it is trained."""

@@ -6,7 +6,8 @@ import torch
 import torchmetrics.functional.image.lpips as torchmetrics_lpips
 from torch import Tensor, nn
 
-from raysde.evaluation.features import fetched, fitted, read_weights, weights_hash
+from raysde.evaluation.features import fetched, fitted, read_weights
+from raysde.hashing import weights_hash
 
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 HEADS = Path(torchmetrics_lpips.__file__).parent / "lpips_models" / "alex.pth"
