@@ -9,6 +9,9 @@ from typing import Any
 
 from raysde.commands import SOURCES, tracking_option
 
+Options = argparse.ArgumentParser | argparse._ArgumentGroup
+"""What options are added to: a command, or a group of them in its help."""
+
 
 def model_options(command: argparse.ArgumentParser) -> None:
     """Describes the model."""
@@ -51,7 +54,7 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def solver_options(command: argparse.ArgumentParser) -> None:
+def solver_options(command: Options) -> None:
     """Describes the solver."""
     command.add_argument(
         "--solver",

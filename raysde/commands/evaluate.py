@@ -10,7 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysde.commands.drawing import check_drawing, chosen_method, loader, model_options, solver_options, workers_option
+from raysde.commands.drawing import (
+    Options,
+    check_drawing,
+    chosen_method,
+    loader,
+    model_options,
+    solver_options,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from raysde.data.reader import Reader
@@ -55,51 +63,65 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     model_options(command)
-    command.add_argument("--data", required=True, metavar="SHARDS", help="folder or URI of real images, as ingested")
     command.add_argument(
         "--metrics",
         default="fid,kid,precision,recall",
         help="of those below, with commas between (default %(default)s)",
     )
-    command.add_argument(
+    command.add_argument("--output", default="report.json", help="the report to write (default %(default)s)")
+    real_options(command.add_argument_group("real images"))
+    eyes_options(command.add_argument_group("the networks that look at images"))
+    drawing = command.add_argument_group("drawn images")
+    drawn_options(drawing)
+    solver_options(drawing)
+    workers_option(command)
+    command.set_defaults(run=run_evaluate)
+
+
+def real_options(group: Options) -> None:
+    """Describes the images that drawn ones are compared with."""
+    group.add_argument("--data", required=True, metavar="SHARDS", help="folder or URI of real images, as ingested")
+    group.add_argument(
+        "--split", choices=("train", "validation"), default="train", help="the real images (default %(default)s)"
+    )
+    group.add_argument("--reference", type=int, metavar="N", help="random real images of the split (default: all)")
+    group.add_argument(
+        "--rows", type=int, default=64, help="held-out images for the metrics of them (default %(default)s)"
+    )
+    group.add_argument("--t", type=float, default=0.5, help="time of the denoised ones (default %(default)s)")
+
+
+def eyes_options(group: Options) -> None:
+    """Describes in whose eyes images are compared, and where that is kept."""
+    group.add_argument(
         "--features",
         default="inception",
         metavar="NETWORK",
         help="inception (default: the FID Inception, fetched once), a file of its weights (.safetensors, .pth), judge "
         "(the classifier of --data's labels), or with --allow-code a TorchScript file or module:name of a torch module",
     )
-    command.add_argument("--samples", type=int, default=2048, help="images to draw (default %(default)s)")
-    command.add_argument(
-        "--seed", type=int, default=0, help="of the images and of random choices (default %(default)s)"
-    )
-    command.add_argument(
-        "--guidance",
-        type=float,
-        help="as of raysde sample (default: what raysde settle found for the model, otherwise 2 with captions or "
-        "labels and 1, none, without)",
-    )
-    command.add_argument(
-        "--split", choices=("train", "validation"), default="train", help="the real images (default %(default)s)"
-    )
-    command.add_argument("--reference", type=int, metavar="N", help="random real images of the split (default: all)")
-    command.add_argument(
-        "--rows", type=int, default=64, help="held-out images for the metrics of them (default %(default)s)"
-    )
-    command.add_argument("--t", type=float, default=0.5, help="time of the denoised ones (default %(default)s)")
-    command.add_argument(
+    group.add_argument(
         "--lpips",
         default="alexnet",
         metavar="WEIGHTS",
         help="of LPIPS' network: alexnet (default: torchvision's, fetched once), or a .pth or .safetensors file",
     )
-    command.add_argument("--allow-few", action="store_true", help="FID of fewer than 2,048 images, which says little")
-    solver_options(command)
-    workers_option(command)
-    command.add_argument(
+    group.add_argument(
         "--cache", default=CACHE, help="folder for statistics of real images and judges (default %(default)s)"
     )
-    command.add_argument("--output", default="report.json", help="the report to write (default %(default)s)")
-    command.set_defaults(run=run_evaluate)
+
+
+def drawn_options(group: Options) -> None:
+    """Describes which images are drawn."""
+    group.add_argument("--samples", type=int, default=2048, help="images to draw (default %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="of the images and of random choices (default %(default)s)")
+    group.add_argument("--allow-few", action="store_true", help="FID of fewer than 2,048 images, which says little")
+    group.add_argument(
+        "--guidance",
+        type=float,
+        help="as of raysde sample (default: what raysde settle found for the model, otherwise 2 with captions or "
+        "labels and 1, none, without)",
+    )
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
