@@ -13,7 +13,7 @@ from raysde import randomness
 from raysde.generation import completed, unguided
 from raysde.guidance import Autoguided, Conditioned, Encode, Guidance, Guided, Interval
 from raysde.images import grid as image_grid
-from raysde.images import save_png, to_uint8
+from raysde.images import save_png, to_float, to_uint8
 from raysde.model import ModelSpec
 from raysde.sampler import Callback, Method, Samples, Settings, sample
 from raysde.score import ScoreModel
@@ -201,6 +201,10 @@ class DrawingModel:
         if self.spec.latent is not None:
             return latent_space.decode(self.spec.latent, x0)
         return to_uint8(x0, *self.spec.data_range)
+
+    def floats(self, images: Tensor) -> Tensor:
+        """uint8 images in the data range that the model knows, on its device."""
+        return to_float(images.to(self.device), *self.spec.data_range)
 
     def need_pixels(self, what: str) -> None:
         """Guards what makes no sense of latents.

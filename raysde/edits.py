@@ -13,7 +13,6 @@ from raysde.conditioning import Conditioner, Encoded
 from raysde.drawing import Drawing, DrawingModel, Drawn
 from raysde.editing import Way, edit, sdedit
 from raysde.guidance import Interval
-from raysde.images import to_float
 from raysde.posterior import ITERATIONS
 from raysde.projections import AveragePool, Grey, Mask, Projection
 from raysde.sampler import Samples, Settings, sample
@@ -56,7 +55,7 @@ class EditingModel(DrawingModel):
 
         def measured(rows: slice) -> tuple[Projection, Tensor]:
             projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(self.device))
-            return projection, projection.measure(self._floats(images[rows]))
+            return projection, projection.measure(self.floats(images[rows]))
 
         return self._restored(len(images), measured, **options)
 
@@ -70,7 +69,7 @@ class EditingModel(DrawingModel):
         if channels == 1:
             raise ValueError("colorise: the model draws grey images")
         self._check("colorise", grey, (1, height, width))
-        return self._restored(len(grey), lambda rows: (Grey(channels), self._floats(grey[rows])), **options)
+        return self._restored(len(grey), lambda rows: (Grey(channels), self.floats(grey[rows])), **options)
 
     def upscale(self, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
         """Enlarges uint8 images [B, C, H / factor, W / factor], which are taken for the means of blocks of pixels.
@@ -82,7 +81,7 @@ class EditingModel(DrawingModel):
         if height % factor or width % factor:
             raise ValueError(f"upscale: factor {factor} does not divide the model's images of {height} x {width}")
         self._check("upscale", images, (channels, height // factor, width // factor))
-        return self._restored(len(images), lambda rows: (pool, self._floats(images[rows])), **options)
+        return self._restored(len(images), lambda rows: (pool, self.floats(images[rows])), **options)
 
     def edit(self, images: Tensor, strength: float, **drawing: Unpack[Drawing]) -> Drawn:
         """Changes uint8 images [B, C, H, W] by noise and its removal; see :func:`raysde.editing.sdedit`.
@@ -100,7 +99,7 @@ class EditingModel(DrawingModel):
 
         def run(score: Score, rows: slice, **given: object) -> Samples:
             part = images[rows]
-            x0 = self._floats(part) if latent is None else latent_space.encode(latent, part.to(self.device))
+            x0 = self.floats(part) if latent is None else latent_space.encode(latent, part.to(self.device))
             return sdedit(score, self.sde, x0, strength, **given)  # type: ignore[arg-type]
 
         return self.drawn(run, len(images), share=strength, **drawing)
@@ -175,9 +174,6 @@ class EditingModel(DrawingModel):
             )
 
         return self.drawn(run, count, **drawing)
-
-    def _floats(self, images: Tensor) -> Tensor:
-        return to_float(images.to(self.device), *self.spec.data_range)
 
     def _check(self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False) -> None:
         """Guards images of a ``shape``; ``latents`` says whether a model of latents can take them too."""

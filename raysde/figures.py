@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from raysde.mistakes import first_mistake
+
 Better = Literal["lower", "higher"]
 PERCEPTUAL = ("denoised_lpips", "inpainted_lpips")
 LOWER = ("fid", "kid", "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
@@ -193,9 +195,7 @@ def parse_figure(content: Any, where: str) -> Figure:
     try:
         return TypeAdapter(Figure).validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        field, said = first_mistake(error)
         raise ValueError(f"{where}: {field + ': ' if field else ''}{said}") from None
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raysde import likelihood, randomness
 from raysde.edits import EditingModel
-from raysde.images import to_float, to_uint8
+from raysde.images import to_uint8
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Model(EditingModel):
         self.need_pixels("log_prob")
         return likelihood.log_prob(
             self.conditioned(prompts, labels, len(images), guidance),  # type: ignore[arg-type]
-            to_float(images.to(self.device), *self.spec.data_range),
+            self.floats(images),
             self.sde,
             divergence=divergence,
             probes=probes,
@@ -73,7 +73,7 @@ class Model(EditingModel):
         """The latents [B, C, H, W] of uint8 images; :meth:`decode` inverts it."""
         self.need_pixels("encode")
         score = self.conditioned(prompts, labels, len(images), guidance)
-        return likelihood.encode(score, to_float(images.to(self.device), *self.spec.data_range), self.sde)  # type: ignore[arg-type]
+        return likelihood.encode(score, self.floats(images), self.sde)  # type: ignore[arg-type]
 
     def decode(
         self,

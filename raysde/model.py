@@ -20,6 +20,7 @@ from raysde.conditioning import Conditioner
 from raysde.contract import agreed
 from raysde.generation import checked
 from raysde.latents import LatentSpec
+from raysde.mistakes import first_mistake
 from raysde.networks import AnyNetwork, DiffusersConfig
 from raysde.networks.presets import with_preset
 from raysde.networks.uncertainty import Uncertainty
@@ -87,9 +88,8 @@ class ModelSpec:
         try:
             return TypeAdapter(cls).validate_python(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"the model's description is invalid at {where}: {first['msg']}") from error
+            where, said = first_mistake(error)
+            raise ValueError(f"the model's description is invalid at {where}: {said}") from error
 
 
 def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreModel:

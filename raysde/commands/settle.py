@@ -130,11 +130,9 @@ def found_model(args: argparse.Namespace) -> "tuple[Path, ModelSpec]":
         ValueError: if there is none, or it is a diffusers pipeline.
     """
     from raysde import checkpoint
-    from raysde.registry import resolve
+    from raysde.registry import resolve_checkpoint
 
-    folder = resolve(args.model, args.tracking_uri)
-    if not (folder / "checkpoint.json").exists():
-        raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
+    folder = resolve_checkpoint(args.model, args.tracking_uri)
     return folder, checkpoint.verify(folder).spec
 
 

@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from raysde.data.filesystems import child, exists, filesystem, read_bytes, sha256_of, write_bytes, write_json
 from raysde.data.manifest import Manifest
+from raysde.mistakes import first_mistake
 
 FORMAT = 1
 EMPTY = "empty.bin"
@@ -153,9 +154,8 @@ def read_derived(path: str) -> Derived:
         del content["format"]
         return ADAPTER.validate_python({**content, "path": path})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where} is not a manifest at {key}: {first['msg']}") from error
+        key, said = first_mistake(error)
+        raise ValueError(f"{where} is not a manifest at {key}: {said}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where} is not a manifest: {error}") from error
 

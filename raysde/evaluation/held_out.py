@@ -15,7 +15,6 @@ from raysde.evaluation.intervals import Figure, mean_error, normal
 from raysde.evaluation.lpips import SMALLEST, Perceptual
 from raysde.evaluation.parts import Part
 from raysde.evaluation.rows import images_of, read, selected
-from raysde.images import to_float
 from raysde.inference import Model
 from raysde.sampler import Method, Samples, noise_from, sample
 from raysde.sde import Score
@@ -107,7 +106,7 @@ def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
     model, images = held.model, images_of(columns)
     sde = model.sde
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
-    x0 = to_float(images.to(model.device), *model.spec.data_range)
+    x0 = model.floats(images)
 
     def run(score: Score, rows: slice, *, generator: list[torch.Generator], callback: object, **given: Any) -> Samples:
         start = alpha * x0[rows] + sigma * noise_from(generator)(x0[rows])

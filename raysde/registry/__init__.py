@@ -11,6 +11,7 @@ from raysde.registry.models import (
     registered,
     registered_models,
     resolve,
+    resolve_checkpoint,
     versions,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "registered",
     "registered_models",
     "resolve",
+    "resolve_checkpoint",
     "versions",
 ]

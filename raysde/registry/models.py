@@ -134,9 +134,7 @@ def register(
         if alias:
             client.set_registered_model_alias(found.name, alias, found.version)
         return found
-    folder = resolve(source, client.tracking_uri)
-    if not (folder / "checkpoint.json").exists():
-        raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
+    folder = resolve_checkpoint(source, client.tracking_uri)
     description = checkpoint.verify(folder)
     if subject is not None:
         subject.check(description.files["ema.safetensors"], description.spec.dump()["generation"], source)
@@ -238,6 +236,18 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
     if found is None:
         raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
     return found
+
+
+def resolve_checkpoint(source: str, tracking_uri: str | None = None) -> Path:
+    """As :func:`resolve`, of checkpoints alone.
+
+    Raises:
+        ValueError: if there is no such thing, or it is a diffusers pipeline.
+    """
+    folder = resolve(source, tracking_uri)
+    if not (folder / "checkpoint.json").exists():
+        raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
+    return folder
 
 
 def identified(source: str, tracking_uri: str | None = None) -> tuple[Path, Subject]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raysde import config
+from raysde.mistakes import first_mistake
 from raysde.sweep.halving import Halving
 from raysde.sweep.search import Search
 from raysde.sweep.sweep import DEFAULT_METRIC
@@ -69,9 +70,7 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        where, said = first_mistake(error)
         raise ValueError(said if where == "scheduler" else f"sweep setting {where}: {said}") from None
 
 
