@@ -44,7 +44,7 @@ SWEEP = "tests/test_sweep.py"
 EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
 LPIPS = "tests/test_evaluation_lpips.py"
 BULK, REQUESTS, SPREAD = "tests/test_bulk.py", "tests/test_requests.py", "tests/cluster/test_spread.py"
-SHARES = "tests/cluster/test_train.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"
+SHARES = "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"
 VALIDATION, GENERATION, SETTLING = "tests/test_validation.py", "tests/test_generation.py", "tests/test_settling.py"
 
 

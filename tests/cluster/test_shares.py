@@ -1,0 +1,59 @@
+"""What of a cluster training gets, by closed counts: nothing here needs one."""
+
+import pytest
+
+from raysde import config
+from raysde.cluster.shares import Cluster, Share, share_out
+from raysde.cluster.train import own_share
+from raysde.run import open_run
+
+
+@pytest.mark.parametrize(
+    ("found", "changes", "expected"),
+    [
+        (Cluster(3), {}, Share(2, False)),
+        (Cluster(1), {}, Share(1, False)),
+        (Cluster(16, nodes=2), {"resources__workers": 2}, Share(7, False)),
+        (Cluster(16, 2), {"resources__workers": 2}, Share(4, True)),
+        (Cluster(16, 1), {"resources__workers": 2}, Share(7, False)),
+        (Cluster(16, 2), {"resources__workers": [2, 4]}, Share(4, True)),
+        (Cluster(16, 1), {"resources__cpus_per_worker": 3}, Share(3, True)),
+        (Cluster(5, 2), {"resources__workers": 2}, Share(2, True)),
+        (Cluster(16, nodes=2, joined=True), {"resources__workers": 2}, Share(7, False)),
+        (Cluster(16, nodes=2, joined=True), {"resources__workers": 2, "data__stream": "worker"}, Share(8, False)),
+        (Cluster(3), {"data__stream": "worker"}, Share(2, False)),  # our own counts one more than there are
+    ],
+)
+def test_resources_are_shared_out(recipe, found, changes, expected):
+    """A CPU of each node is kept for Ray Data, if it reads."""
+    assert share_out(config.parse(recipe(**{"data__stream": "ray", **changes})), found) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "changes", "said"),
+    [
+        (Cluster(3), {"workers": 4}, "4 workers at once with 1 CPUs each need 4 CPUs, the cluster has 2 beside"),
+        (Cluster(3), {"workers": [3, 4], "cpus_per_worker": 2}, "3 workers at once with 2 CPUs each need 6 CPUs"),
+        (Cluster(1, joined=True), {}, "1 workers at once with 1 CPUs each need 1 CPUs, the cluster has 0 beside"),
+        (Cluster(9, 1, joined=True), {"workers": 2, "gpu": True}, "2 workers need 2 GPUs, the cluster has 1"),
+        (Cluster(3), {"workers": [1, 4], "cpus_per_worker": 2}, None),
+        (Cluster(3, joined=True), {"workers": 2}, None),
+    ],
+)
+def test_workers_that_would_wait_are_named(recipe, monkeypatch, capsys, found, changes, said):
+    """What this machine lacks will not come; others' cluster may grow."""
+    changes = {f"resources__{key}": value for key, value in changes.items()}
+    run = open_run(config.parse(recipe(data__stream="ray", **changes)))
+    monkeypatch.setattr("raysde.cluster.train.survey", lambda: found)
+    if said is None or found.joined:
+        own_share(run)
+        assert (said or "") in (shown := capsys.readouterr().out)
+        assert bool(shown) == (said is not None)
+        return
+    with pytest.raises(ValueError, match=said):
+        own_share(run)
+
+
+def test_too_few_gpus_are_named(recipe):
+    with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
+        share_out(config.parse(recipe(resources__gpu=True)), Cluster(4))
