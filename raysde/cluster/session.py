@@ -7,8 +7,11 @@ from pathlib import Path
 import ray
 
 
-def connect() -> None:
+def connect(level: str | None = None) -> None:
     """Joins the cluster that RAY_ADDRESS or a surrounding job names; otherwise starts one here.
+
+    Args:
+        level: of what the loggers of Ray's own processes say that is heard, such as ERROR; None for what Ray chooses.
 
     A cluster started here counts one CPU more than the machine has, for data tasks, which are light: a worker can then
     train on all cores.
@@ -19,11 +22,15 @@ def connect() -> None:
     if ray.is_initialized():
         return
     quiet()
+    heard = None if level is None else ray.LoggingConfig(log_level=level)
     if joins():
         address = os.environ["RAY_ADDRESS"]
         try:
             ray.init(
-                address="auto" if address == "local" else address, log_to_driver=True, logging_level=logging.WARNING
+                address="auto" if address == "local" else address,
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+                logging_config=heard,
             )
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(
@@ -32,7 +39,7 @@ def connect() -> None:
         return
     # nobody preempts this machine, and each of Ray's idle actors wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    ray.init(num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING)
+    ray.init(num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
 
 
 def joins() -> bool:

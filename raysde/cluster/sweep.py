@@ -100,7 +100,7 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
     children = Children(client, uri, recipe, tree, space, parent)
     if sweep.left:
         try:
-            connect()
+            connect("ERROR")  # Ray Train warns of each trial that is stopped
             reject_lonely_store(uri)
             run_trials(sweep, children, settings.concurrent)
         except BaseException:

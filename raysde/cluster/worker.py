@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +59,8 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
             # the process that was told of this step may have died with it
             measured(state, validate)
     begin = time.perf_counter()
-    failed = loop(run, state, batches, hooks, world, validate)
+    with leaving_at_once():
+        failed = loop(run, state, batches, hooks, world, validate)
     if tracker is not None:
         tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
         if not tracker.close():
@@ -82,6 +86,24 @@ def tracker_of(settings: dict[str, Any]) -> Tracker:
     from raysde.tracking import Tracker
 
     return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """While this lasts, a process that is told to end does so without taking Python down.
+
+    Ray trains in a thread, and one that is inside torch's backward while the main thread ends aborts the process, with
+    a stack trace in the terminal of whoever runs a sweep that stops a trial.
+    """
+
+    def leave() -> None:
+        os._exit(1)
+
+    atexit.register(leave)
+    try:
+        yield
+    finally:
+        atexit.unregister(leave)
 
 
 def loop(
