@@ -58,3 +58,9 @@ def quiet() -> None:
     logging.getLogger(str(reports)).setLevel(logging.WARNING)
     # the local cluster's token is made and used without anybody's help
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+
+def quiet_tune() -> None:
+    """Leaves out Ray Tune's own records of trials, and the box of settings that it prints though told to be silent."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

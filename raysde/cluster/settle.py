@@ -5,8 +5,6 @@ OUT/tune              what Ray Tune writes while it works
 """
 
 import json
-import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from tqdm import tqdm
 
-from raysde.cluster.session import connect
+from raysde.cluster.session import connect, quiet_tune
 from raysde.data.filesystems import write_json
 from raysde.figures import Figure, parse_figure
 from raysde.settling.halving import Measure
@@ -63,7 +61,7 @@ def run(
         RuntimeError: if its worker died again and again.
     """
     connect()
-    quiet()
+    quiet_tune()
     storage = out_of(files).parent / "tune"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = tune.Tuner(
@@ -135,9 +133,3 @@ def concurrency() -> int:
     """Trials at a time: one on each GPU, or one on each CPU but one."""
     found = ray.cluster_resources()
     return max(1, int(found.get("GPU", 0)) or int(found.get("CPU", 1)) - 1)
-
-
-def quiet() -> None:
-    """Leaves Ray Tune's warnings and errors, and none of its tables and logs."""
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    logging.getLogger("ray.tune").setLevel(logging.WARNING)

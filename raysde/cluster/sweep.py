@@ -20,7 +20,7 @@ from raysde import config, storage, tracking
 from raysde.cluster.job import absolute, reject_lonely_store
 from raysde.cluster.mailbox import open_mailbox
 from raysde.cluster.schedule import Asked, Children, Judged, Refusal
-from raysde.cluster.session import connect
+from raysde.cluster.session import connect, quiet_tune
 from raysde.cluster.shares import Cluster, Share, check_room, runs_at_once, share_out, survey
 from raysde.cluster.trial import trainable
 from raysde.data.filesystems import child, write_bytes
@@ -181,11 +181,8 @@ def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None
     """
     recipe = children.recipe
     at_once, share = shares(recipe, survey(), sweep.count, concurrent)
-    # Tune's own records of trials are not wanted
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
-    # its box of settings, though verbose is 0
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    quiet_tune()
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # the ledger holds what a sweep goes on from
     line = SweepLine(sweep, at_once)
     asked, judged = Asked(sweep, children, share, line), Judged(sweep, children, line)
     with tempfile.TemporaryDirectory(prefix="raysde-tune-") as folder:
