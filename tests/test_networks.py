@@ -123,6 +123,24 @@ def test_the_vocabulary_does_not_depend_on_order():
     assert unseen[0] == first.cls_token_id
 
 
+def test_a_small_vocabulary_keeps_the_words_seen_most():
+    captions = ["a red heart"] * 3 + ["a blue heart"] * 2 + ["one tree"]
+    everything = train_tokenizer(captions, 1000).get_vocab()
+    fewer = train_tokenizer(captions, len(everything) - 3).get_vocab()
+    assert everything.keys() - fewer.keys() == {"blue", "one", "tree"}
+
+
+def test_class_and_caption_add_up():
+    """In the pooled vector: from one class to another it is the same way under every caption, and the reverse."""
+    conditioner = model_with(classes=3).conditioner
+    asked = [(caption, label) for caption in CAPTIONS[:2] for label in (0, 2)]
+    condition = conditioner.condition([caption for caption, _ in asked], [label for _, label in asked], 4)
+    one_first, one_last, two_first, two_last = conditioner(condition).pooled
+    torch.testing.assert_close(one_last - one_first, two_last - two_first)
+    for other in (one_last, two_first):
+        assert not torch.allclose(one_first, other, atol=1e-3)
+
+
 @every_kind
 def test_dropped_conditions_are_the_null_condition(network):
     model = model_with(classes=3, network=network)

@@ -19,6 +19,7 @@ from raysde.data.derived import NUMBERS, find_derived, name_of, read_derived, ve
 from raysde.data.reader import Reader
 from raysde.data.vectors import Contexts
 from raysde.distributed import World
+from raysde.embeddings import encoder_hash
 from raysde.local import train_here
 from raysde.objective import microbatch_loss
 from raysde.parts import new_state, objective, validator
@@ -212,6 +213,17 @@ def test_stale_embeddings_are_refused(own, tmp_path):
     Path(manifest.path, "manifest.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=derived.fingerprint):
         opened()
+
+
+def test_another_tokenizer_is_another_encoder(own):
+    """The same weights, told other numbers for the same words."""
+    _, encoder, derived = own
+    assert encoder_hash(encoder) == derived.sha256
+    file = Path(encoder, "tokenizer.json")
+    content = json.loads(file.read_text())
+    content["normalizer"]["lowercase"] = False
+    file.write_text(json.dumps(content))
+    assert encoder_hash(encoder) != derived.sha256
 
 
 def test_what_fits_no_half_number_is_refused(own):

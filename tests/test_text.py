@@ -7,9 +7,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers.models import WordLevel
 from transformers import AutoTokenizer
 
 from raysde import config
@@ -344,6 +346,9 @@ def test_a_prompt_that_is_cut_is_named_once(model):
         model.sample(prompts=[LONG, SHORT[0], LONG], batch_size=1, guidance=2.0, steps=1)
         model.sample(prompts=[LONG], steps=1)
         model.sample(prompts=["and another " + LONG, LONG], steps=1)
+        encoder = model.score_model.conditioner.encoder
+        encoder.load_state_dict({key: 2.0 * value for key, value in encoder.state_dict().items()})
+        model.sample(prompts=[LONG], steps=1)  # encoded anew
     first, second = (str(each.message) for each in caught)
     begins = "the prompt 'a very long story of a small red hear...' has"
     assert first == f"{begins} {tokens} tokens, the model reads the first 16"
@@ -397,19 +402,33 @@ def test_only_the_last_prompts_are_kept(model, monkeypatch):
     prompts = model.score_model.conditioner.prompts
     monkeypatch.setattr(type(prompts), "REMEMBERED", 2)
     calls = calls_of(model)
-    for prompt in ("two", "red", "two", "heart", "two", "red"):
+    for prompt in ("two", "red", "two", "heart", "two", "red", "red", "two"):
         prompts([prompt])
-    # "red" was used longest ago when "heart" came
+    # "red" was used longest ago when "heart" came, and what is known makes room for nothing
     assert len(calls) == 4
     context, mask = prompts(["two", "red", "heart"])
     assert (context.shape[0], int(mask[2].sum())) == (3, 3)
 
 
-@pytest.mark.parametrize("change", ["step", "swap", "load"])
+@torch.no_grad()
+def test_a_tokenizer_that_makes_nothing_of_an_empty_prompt(folders):
+    """One without marks at the ends: attention over no token at all is undefined, so one of padding is read."""
+    words = tokenizers.Tokenizer(WordLevel({"[PAD]": 0, "two": 1}, unk_token="[PAD]"))
+    plain = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+    assert plain("")["input_ids"] == []
+    conditioner = Conditioner(Tokenizer(plain, 16), encoder_of(folders["bert"], 16), 0)
+    for prompts in ([""], ["", "two"]):
+        encoded = conditioner.encode(prompts, None, len(prompts))
+        assert encoded.mask.sum(dim=1).tolist() == [1] * len(prompts)
+        assert encoded.pooled.isfinite().all()
+
+
+@pytest.mark.parametrize("change", ["step", "swap", "load", "load frozen"])
 def test_other_weights_encode_anew(folders, change):
-    """An optimiser's step, the average's turn and loaded weights are all noticed."""
+    """An optimiser's step, the average's turn and loaded weights are all noticed, the last also where none is trained."""
     text = PretrainedText(path=folders["bert"], max_tokens=16, trainable=True)
-    conditioner = drawing_model(folders["bert"], 16, text=text).score_model.requires_grad_(True).conditioner
+    model = drawing_model(folders["bert"], 16, text=text).score_model
+    conditioner = model.requires_grad_("frozen" not in change).conditioner
     before = conditioner.encode(["two"], None, 1).context
     parameters = list(conditioner.encoder.parameters())
     if change == "step":

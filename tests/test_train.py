@@ -346,6 +346,26 @@ def test_flips_and_dropout_are_part_of_the_stream(recipe):
     assert math.isfinite(first)
 
 
+def test_the_condition_of_each_image_is_dropped_by_itself(recipe):
+    """As often as asked, and no oftener together: each microbatch's count is binomial."""
+    share, steps = 0.25, 20
+    run = open_run(config.parse(recipe(train__condition_dropout=share)))
+    state, task, dropped = new_state(run, CPU), objective(run), []
+
+    def forward(x, t, condition):
+        dropped.append(int((condition.mask.sum(dim=1) == 2).sum()))  # the ends alone
+        return torch.zeros_like(x), None
+
+    for batches in read_batches(run.feed, Reader(run.manifest), 0, steps):
+        for batch in batches:
+            microbatch_loss(forward, state.model, batch, task, CPU)
+    rows = run.plan.microbatch
+    count, variance = len(dropped), rows * share * (1.0 - share)
+    assert abs(sum(dropped) - count * rows * share) < 4.0 * math.sqrt(count * variance)
+    # a chi-square of as many degrees of freedom
+    assert sum((each - rows * share) ** 2 for each in dropped) / variance < count + 4.0 * math.sqrt(2.0 * count)
+
+
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
