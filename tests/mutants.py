@@ -512,9 +512,9 @@ MUTANTS = [
     Mutant("served images of nothing led to nothing", "serving.py", "usual_guidance(told=False)", "usual_guidance(told=True)", GENERATION + " -k 'pyfunc_guides'"),
     Mutant("figures without the guidance that is served", "evaluation/evaluate.py", "settings=spelled_out(own, given, told=conditional)", "settings=spelled_out(own, given, told=False)", GENERATION + " -k 'evaluation'"),
     Mutant("code that nobody allowed", "serving.py", ".get(\"allow_code\", False))", ".get(\"allow_code\", True))", SERVING + " -k 'allowed'"),
-    Mutant("a number that each row must have", "flavour.py", "required=must)", "required=True)", SERVING + " -k 'signature_says'"),
-    Mutant("a signature without defaults", "flavour.py", "ParamSpec(name, PARAMS[name], value)", "ParamSpec(name, PARAMS[name], None)", SERVING + " -k 'signature_says'"),
-    Mutant("a card that allows code", "flavour.py", '{"allow_code": False}', '{"allow_code": True}', SERVING + " -k 'allowed'"),
+    Mutant("a number that each row must have", "registry/flavour.py", "required=must)", "required=True)", SERVING + " -k 'signature_says'"),
+    Mutant("a signature without defaults", "registry/flavour.py", "ParamSpec(name, PARAMS[name], value)", "ParamSpec(name, PARAMS[name], None)", SERVING + " -k 'signature_says'"),
+    Mutant("a card that allows code", "registry/flavour.py", '{"allow_code": False}', '{"allow_code": True}', SERVING + " -k 'allowed'"),
     # sweeps
     Mutant("halving that lets the worst go on", "sweep/halving.py", "100.0 / self.reduction", "100.0 - 100.0 / self.reduction", SWEEP + " -k 'halving'"),
     Mutant("a rung that a trial passes twice", "sweep/halving.py", "if budget < rung or trial in values:", "if budget < rung:", SWEEP + " -k 'halving'"),
