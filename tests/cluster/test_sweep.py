@@ -307,7 +307,7 @@ def test_trials_under_way_fail_with_their_sweep(monkeypatch, digits, tmp_path):
         children.closed(sweep.trials[0])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda: None)
+    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda level: None)
     monkeypatch.setattr("raysde.cluster.sweep.reject_lonely_store", lambda uri: None)
     monkeypatch.setattr("raysde.cluster.sweep.run_trials", interrupted)
     settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
