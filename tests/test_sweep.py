@@ -595,7 +595,7 @@ def test_early_stopping_counts_images():
 )
 def test_tune_refuses(capsys, monkeypatch, digits, tmp_path, options, culprit):
     """One sentence and status 2, before Ray starts."""
-    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda level: pytest.fail("Ray was started"))
     places = [f"data.path={digits.path}", f"storage={tmp_path}/runs", f"tracking.uri=sqlite:///{tmp_path}/m.db"]
     assert main(["tune", str(DIGITS), *places, *options]) == 2
     said = capsys.readouterr().err.strip()
