@@ -10,11 +10,11 @@ import ray
 def connect(level: str | None = None) -> None:
     """Joins the cluster that RAY_ADDRESS or a surrounding job names; otherwise starts one here.
 
-    Args:
-        level: of what the loggers of Ray's own processes say that is heard, such as ERROR; None for what Ray chooses.
-
     A cluster started here counts one CPU more than the machine has, for data tasks, which are light: a worker can then
     train on all cores.
+
+    Args:
+        level: from which on the loggers of Ray's own processes are heard, such as ERROR; None for what Ray chooses.
 
     Raises:
         ValueError: if the cluster does not answer.
