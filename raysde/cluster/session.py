@@ -1,10 +1,16 @@
 """Connecting to Ray: the cluster that a job runs on, or a small one of our own on this machine."""
 
+import contextlib
 import logging
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+
+OWN = "RAYSDE_OWN_CLUSTER"
+"""The variable by which processes of a cluster that was started here know that it is no other's."""
 
 
 def connect(level: str | None = None) -> None:
@@ -39,12 +45,42 @@ def connect(level: str | None = None) -> None:
         return
     # nobody preempts this machine, and each of Ray's idle actors wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    ray.init(num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
+    with told(free_port()):
+        ray.init("local", num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
 
 
 def joins() -> bool:
     """Whether :func:`connect` joins a cluster that others started; a surrounding job sets RAY_ADDRESS too."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    address = os.environ.get("RAY_ADDRESS")
+    return bool(address) and address != os.environ.get(OWN)
+
+
+@contextlib.contextmanager
+def told(port: int) -> Iterator[None]:
+    """Lets a cluster that starts here listen on ``port``, and its processes know their own address.
+
+    Without it they look for all clusters of the machine, and where two are found (another user's, another run's) the
+    actor with which Ray Train 2.60 takes back the CPUs of a run that was stopped dies, so that a sweep waits forever.
+    """
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    ours = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": address, OWN: address}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as trying:
+        trying.bind(("", 0))
+        return int(trying.getsockname()[1])
 
 
 def quiet() -> None:
