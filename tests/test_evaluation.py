@@ -18,14 +18,14 @@ from raysde.cli import main
 from raysde.data import filesystems
 from raysde.data.digits import TEMPLATES, WORDS, load_digits
 from raysde.data.reader import Reader
-from raysde.evaluation import figures, store
+from raysde.evaluation import figures, frechet, store
 from raysde.evaluation.bench import DRAWN, REAL, Bench, here
 from raysde.evaluation.drawn import Drawer
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.features import of_module
 from raysde.evaluation.judge import Classifier, Judge, moved, open_judge
 from raysde.evaluation.parts import merged, stretches
-from raysde.evaluation.reference import Real, Source, collected, reference_for
+from raysde.evaluation.reference import Real, Reference, Source, collected, reference_for
 from raysde.evaluation.rows import Conditions, conditions_for, images_of, read, selected
 from raysde.evaluation.store import save_tensors
 from raysde.figures import direction, read_report
@@ -249,6 +249,20 @@ def test_images_like_the_real_ones_have_a_figure(digits):
         measured = figures.Measured(reference.features, None, reference, 0, network.hash)
         found = figures.fid(measured, allow_few=True)
         assert found.low <= found.value <= found.high
+
+
+def test_precision_is_of_drawn_images_and_recall_of_real_ones():
+    """Drawn near one of two real clusters: all of them are among real ones, and half of the real ones are missed."""
+    g = torch.Generator().manual_seed(7)
+    one, other, drawn = (torch.randn(200, 2, generator=g) for _ in range(3))
+    real = torch.cat([one, other + 100.0])[torch.randperm(400, generator=g)]
+    measured = figures.Measured(drawn, None, Reference(frechet.Moments.of(real), real), 0, "net")
+    precision, recall = figures.precision(measured), figures.recall(measured)
+    assert precision.value > 0.95
+    shown = (real[:200].norm(dim=1) < 50.0).double().mean().item()
+    assert shown - 0.06 < recall.value <= shown
+    assert list(precision.influence.values) == ["drawn"]
+    assert list(recall.influence.values) == ["real"]
 
 
 def test_accuracy_counts_what_is_read_as_asked():

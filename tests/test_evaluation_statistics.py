@@ -15,6 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from raysde.evaluation import frechet, kernel
 from raysde.evaluation.frechet import Moments
 from raysde.evaluation.inception_score import divergences, inception_score
+from raysde.evaluation.influence import Influence
 from raysde.evaluation.intervals import mean_error, wilson
 from raysde.evaluation.neighbours import covered
 from raysde.evaluation.parts import Part, merged, stretches
@@ -106,8 +107,50 @@ def test_the_error_of_fid_is_that_of_repeated_draws(reals, drawns, shift):
         moments = Moments.of(real), Moments.of(drawn)
         distance = frechet.distance(*moments)
         found.append(distance.value)
-        errors.append(frechet.interval_error(distance, *moments, real[: reals // 2], drawn))
+        errors.append(frechet.influences(distance, *moments, real[: reals // 2], drawn).error)
     assert np.mean(errors) == pytest.approx(np.std(found), rel=4.0 / math.sqrt(800.0))
+
+
+def fid_of(real, drawn):
+    moments = Moments.of(real), Moments.of(drawn)
+    distance = frechet.distance(*moments)
+    return distance.value, frechet.influences(distance, *moments, real, drawn)
+
+
+def kid_of(real, drawn):
+    return kernel.unbiased(real, drawn).item(), kernel.jackknife(real, drawn)
+
+
+@pytest.mark.parametrize("figure", [fid_of, kid_of])
+def test_the_error_of_a_paired_difference_is_that_of_repeated_draws(figure):
+    """Two sets of images from the same noise beside the same real ones, 400 times: their figures go up and down
+    together, and the difference has less than half of the error that the two would have apart."""
+    g, found, paired, apart = torch.Generator().manual_seed(3), [], [], []
+    for _ in range(400):
+        real, noise, other = (torch.randn(200, 3, generator=g) for _ in range(3))
+        one, two = (figure(real, noise * scale + 0.3 + 0.05 * more) for scale, more in ((1.3, 0.0), (1.4, other)))
+        found.append(one[0] - two[0])
+        paired.append((one[1] - two[1]).error)
+        apart.append(math.hypot(one[1].error, two[1].error))
+    assert np.mean(paired) == pytest.approx(np.std(found), rel=4.0 / math.sqrt(800.0))
+    assert np.mean(paired) < 0.5 * np.mean(apart)
+
+
+def test_an_influence_is_told_of_its_own_image():
+    """In the order of the images, whatever order the parts of the score are shuffled to: who changes moves its own."""
+    logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+    changed = logits.clone()
+    changed[7] = torch.tensor([9.0, 0.0, 0.0, 0.0, 0.0])
+    one, two = (inception_score(each, torch.Generator().manual_seed(2), splits=1)[1] for each in (logits, changed))
+    assert (two - one).abs().argmax() == 7
+
+
+def test_influences_are_kept_bit_for_bit(tmp_path):
+    found = Influence({"drawn": torch.randn(5).double(), "real": torch.randn(3).double()}, {"drawn": 5, "real": 30})
+    found.save(tmp_path / "influence.safetensors")
+    again = Influence.load(tmp_path / "influence.safetensors")
+    assert (again.error, again.counts) == (found.error, found.counts)
+    assert (again - found).error == 0.0
 
 
 def test_few_images_are_refused_for_fid():
@@ -152,9 +195,9 @@ def test_the_error_of_kid_is_the_jackknife_by_brute_force():
     for n, without in ((9, lambda i: (np.delete(real, i, 0), drawn)), (7, lambda i: (real, np.delete(drawn, i, 0)))):
         values = np.array([whole(*without(i)) for i in range(n)])
         variance += (n - 1) / n * ((values - values.mean()) ** 2).sum()
-    assert kernel.jackknife(real, drawn) == pytest.approx(variance, rel=1e-5)
+    assert kernel.jackknife(real, drawn).error ** 2 == pytest.approx(variance, rel=1e-5)
     ours = kernel.discrepancy(real, drawn, g, subsets=5, size=6)
-    assert ours.error == pytest.approx(math.sqrt(variance + ours.spread**2 / 5), rel=1e-5)
+    assert ours.influence.error == pytest.approx(math.sqrt(variance + ours.spread**2 / 4), rel=1e-5)
 
 
 def test_the_sums_of_kernels_do_not_depend_on_their_blocks(monkeypatch):
@@ -178,7 +221,9 @@ def test_the_inception_score_of_known_classes():
     """Certain and even over K classes: K. The same for every image: 1."""
     certain = torch.eye(5).repeat(200, 1) * 1000.0
     assert inception_score(certain, torch.Generator().manual_seed(0), splits=1)[0] == pytest.approx(5.0)
-    assert inception_score(torch.ones(50, 5), torch.Generator(), splits=5) == pytest.approx((1.0, 0.0))
+    value, own = inception_score(torch.ones(50, 5), torch.Generator(), splits=5)
+    assert value == pytest.approx(1.0)
+    assert own.abs().max() == pytest.approx(0.0)
     torch.testing.assert_close(
         divergences(torch.eye(3).add(1e-30).log().double()), torch.full((3,), math.log(3.0)).double()
     )
@@ -188,9 +233,9 @@ def test_the_error_of_the_inception_score_is_that_of_repeated_draws():
     """As above: 400 repeats."""
     g, found, errors = torch.Generator().manual_seed(4), [], []
     for _ in range(400):
-        value, error = inception_score(2.0 * torch.randn(400, 4, generator=g), g, splits=2)
+        value, own = inception_score(2.0 * torch.randn(400, 4, generator=g), g, splits=2)
         found.append(value)
-        errors.append(error)
+        errors.append(Influence({"drawn": own}, {"drawn": len(own)}).error)
     assert np.mean(errors) == pytest.approx(np.std(found), rel=4.0 / math.sqrt(800.0))
 
 
@@ -205,7 +250,7 @@ def test_precision_is_that_of_scikit_learns_neighbours(neighbours, monkeypatch):
         apart = np.linalg.norm(second.double().numpy()[:, None] - first.double().numpy()[None], axis=2)
         expected = int((apart <= radii).any(axis=1).sum())
         assert 0 < expected < len(second)
-        assert covered(first, second, neighbours) == expected
+        assert covered(first, second, neighbours).sum() == expected
 
 
 def test_precision_and_recall_see_different_things():
@@ -213,8 +258,8 @@ def test_precision_and_recall_see_different_things():
     g = torch.Generator().manual_seed(7)
     one, other, drawn = (torch.randn(200, 2, generator=g) for _ in range(3))
     real = torch.cat([one, other + 100.0])
-    assert covered(real, drawn) >= 190
-    assert 180 <= covered(drawn, real) <= 200
+    assert covered(real, drawn).sum() >= 190
+    assert 180 <= covered(drawn, real).sum() <= 200
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (3, 10), (10, 10), (970, 1000)])

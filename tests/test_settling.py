@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.linalg import hadamard
+from scipy.stats import norm, sem
 from torch import nn
 
 from raysde import checkpoint
 from raysde.cli import main
 from raysde.drawing import DrawingModel
+from raysde.evaluation.influence import Influence
+from raysde.evaluation.intervals import Z
 from raysde.figures import Figure
 from raysde.generation import sentence
 from raysde.images import open_image
 from raysde.inference import Model
 from raysde.registry import load
 from raysde.sde import EDM, VE, VP, Flow
-from raysde.settling.halving import Outcome, ranked, rounds, settle, survivors, winner
+from raysde.settling.halving import Outcome, ahead, ranked, rounds, settle, survivors, winner
 from raysde.settling.space import Candidate, candidates, evaluations, parse_space, usual
 from raysde.settling.study import Study
 from tests.test_cli import refused
@@ -129,13 +133,43 @@ def counted(sde):
     return Model(model, spec_with(**spec)), rows
 
 
-def outcome(value, cost, half=0.0, metric="kid", samples=100):
+def outcome(value, cost, half=0.0, metric="kid", samples=64, noise=None):
+    """With an interval of +-half by the noise of that number; different noises vary independently of each other."""
     figure = Figure(metric, value, value - half, value + half, samples, 0)
-    return Outcome(Candidate(None, {"steps": int(cost)}, cost), figure)
+    unit = torch.from_numpy(hadamard(64)[1 + (int(cost) if noise is None else noise) % 63]).double()
+    influence = Influence({"drawn": unit / unit.std() * 8.0 * half / Z}, {"drawn": 64})
+    return Outcome(Candidate(None, {"steps": int(cost)}, cost), figure, influence)
+
+
+def plain(candidate, value, samples, half=0.0):
+    figure = Figure("kid", value, value - half, value + half, samples, 0)
+    return Outcome(candidate, figure, outcome(value, candidate.evaluations, half).influence)
+
+
+def test_two_outcomes_are_compared_image_by_image():
+    """The interval is that of a paired comparison: intervals of +-30 on both sides do not hide a difference of 1 that
+    every image shows; and for images that a judge reads right or wrong it is scipy's of the mean of differences."""
+    one, two = outcome(10.0, 40, 30.0, noise=5), outcome(11.0, 10, 30.0, noise=5)
+    assert str(ahead(one, two, "lower")) == "1 [1, 1]"
+    assert winner([one, two], "lower") is one
+    g = torch.Generator().manual_seed(0)
+    read = [(torch.rand(400, generator=g) < share).double() for share in (0.9, 0.8)]
+    figures = [Figure("accuracy", each.mean().item(), 0.0, 1.0, 400, 0) for each in read]
+    first, second = (
+        Outcome(Candidate(None, {}, 1.0), figure, Influence({"drawn": each}, {"drawn": 400}))
+        for figure, each in zip(figures, read, strict=True)
+    )
+    apart = (read[0] - read[1]).numpy()
+    expected = norm.interval(0.95, apart.mean(), sem(apart))
+    found = ahead(first, second, "higher")
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-5)
+    assert ahead(second, first, "higher").value == -found.value
+    with pytest.raises(ValueError, match="steps=1 and steps=2 cannot be compared: the number of samples"):
+        ahead(outcome(1.0, 1), outcome(1.0, 2, samples=65), "lower")
 
 
 def test_the_cheapest_of_those_that_cannot_be_told_apart_wins():
-    """Intervals of +-3 on both sides of a difference of 4: hypot(3, 3) = 4.24 reaches it; of 5 it does not."""
+    """Independent errors, +-3 on both sides of a difference of 4: hypot(3, 3) = 4.24 reaches it; of 5 it does not."""
     best, cheap, cheaper = outcome(10.0, 40, 3.0), outcome(14.0, 20, 3.0), outcome(15.0, 10, 3.0)
     found = ranked([cheaper, cheap, best], "lower")
     assert found == [best, cheap, cheaper]
@@ -170,7 +204,7 @@ def test_halving_measures_few_images_of_all_and_many_of_the_best():
 
     def measure(left, samples):
         asked.append((len(left), samples))
-        return [Figure("kid", each.evaluations, each.evaluations, each.evaluations, samples, 0) for each in left]
+        return [plain(each, each.evaluations, samples) for each in left]
 
     found = settle(given, [10, 30, 90], "lower", measure)
     assert asked == [(12, 10), (4, 30), (2, 90)]
@@ -192,22 +226,22 @@ def study_of(labels, digits, cache, **changes):
 def test_candidates_draw_from_the_same_noise_and_differ_in_their_settings_alone(labels, digits, tmp_path, monkeypatch):
     """Whatever the settings: seed, image numbers and labels. The first images of a later round are those of an earlier."""
     study, seen = study_of(labels, digits, tmp_path), []
-    plain = DrawingModel.sample
+    usual = DrawingModel.sample
 
     def remembered(self, **given):
-        drawn = plain(self, **given)
+        drawn = usual(self, **given)
         seen.append(({name: given[name] for name in ("n", "seed", "first", "labels")}, drawn.images))
         return drawn
 
     monkeypatch.setattr(DrawingModel, "sample", remembered)
     first, second = (Candidate(None, {"solver": name, "steps": 2}, 2.0) for name in ("ddim", "euler"))
-    figures = [study.figure(first, 8), study.figure(second, 8), study.figure(first, 24)]
+    figures = [study.outcome(*each).figure for each in ((first, 8), (second, 8), (first, 24))]
     assert seen[0][0] == seen[1][0]
     assert seen[0][0] == {"n": 8, "seed": 5, "first": 0, "labels": [0, 1, 2, 3, 4, 5, 6, 7]}
     assert (seen[0][1].int() - seen[2][1][:8].int()).abs().max() <= 1
     assert figures[0].samples == 8
     assert figures[0].value != figures[1].value
-    assert study.figure(first, 8) == figures[0]
+    assert study.outcome(first, 8).figure == figures[0]
     assert len({study.key(first, 8), study.key(second, 8), study.key(first, 24)}) == 3
     other = study_of(labels, digits, tmp_path, seed=6)
     assert other.key(first, 8) != study.key(first, 8)
@@ -219,10 +253,10 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
     own = {"solver": "ddim", "steps": 4, "grid": "quadratic", "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
     checkpoint.settle(Path(labels), tmp_path / "own", own)
     candidate = Candidate(None, {"solver": "ddim", "steps": 3, "guidance": 2.0}, 6.0)
-    plain, found = (
-        study_of(folder, digits, tmp_path).figure(candidate, 12) for folder in (labels, str(tmp_path / "own"))
+    usual, found = (
+        study_of(folder, digits, tmp_path).outcome(candidate, 12).figure for folder in (labels, str(tmp_path / "own"))
     )
-    assert found == plain
+    assert found == usual
     assert found.overrides is None
 
 
@@ -246,7 +280,7 @@ def test_a_rehearsal_finds_what_does_not_fit_and_leaves_what_all_need(labels, di
     study_of(labels, digits, tmp_path).rehearse(candidate, 50, lambda *what: told.append(what))
     assert {path.name.split("-")[0] for path in tmp_path.glob("*.safetensors")} == {"judge", "reference"}
     monkeypatch.setattr("raysde.evaluation.judge.trained", None)
-    study_of(labels, digits, tmp_path).figure(candidate, 6)
+    study_of(labels, digits, tmp_path).outcome(candidate, 6)
     with pytest.raises(ValueError, match="FID of 200 real images says little"):
         study_of(labels, digits, tmp_path, metric="fid").rehearse(candidate, 3000, lambda *what: None)
     study_of(labels, digits, tmp_path, metric="fid", allow_few=True).rehearse(candidate, 50, lambda *what: None)
@@ -291,10 +325,7 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     values = {2: 9.0, 5: 1.1, 10: 1.0}
 
     def made_up(study, out):
-        return lambda left, samples: [
-            Figure("kid", value, value - 0.2, value + 0.2, samples, 0)
-            for value in (values[each.drawing["steps"]] for each in left)
-        ]
+        return lambda left, samples: [plain(each, values[each.drawing["steps"]], samples, 0.2) for each in left]
 
     monkeypatch.setattr("raysde.cluster.settle.measure_on_ray", made_up)
     out = tmp_path / "out"
@@ -324,7 +355,7 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     ]
     assert main([*given, *more]) == 0
     shown = capsys.readouterr().out
-    assert "is not better beyond the interval" in shown
+    assert "is not ahead beyond the interval" in shown
     assert "models:/settled/1 is candidate" in shown
     own = {"solver": "unipc", "steps": 5, "guidance": 1.5}
     assert load(out / "model").spec.generation == own
@@ -335,6 +366,9 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     assert [row["samples"] for row in table] == ["60", "60", "7"]
     assert [float(row["evaluations"]) for row in table] == [20.0, 10.0, 4.0]
     assert math.isclose(float(table[1]["low"]), 0.9)
+    assert [row["behind"] for row in (table[0], table[2])] == ["", ""]  # the first, and who left earlier
+    behind = [float(table[1][key]) for key in ("behind_low", "behind", "behind_high")]
+    assert behind == pytest.approx([0.1 - 0.2 * math.sqrt(2.0), 0.1, 0.1 + 0.2 * math.sqrt(2.0)])
     assert torch.equal(
         load(out / "model").sample(labels=[3, 4], seed=2).images,
         load(labels).sample(labels=[3, 4], seed=2, **own).images,
@@ -349,8 +383,7 @@ def settled(labels, digits, out, monkeypatch, *more, best):
         studies.append(study)
 
         def measure(left, samples):
-            values = [float(not best.items() <= each.drawing.items()) for each in left]
-            return [Figure("kid", value, value, value, samples, 0) for value in values]
+            return [plain(each, float(not best.items() <= each.drawing.items()), samples) for each in left]
 
         return measure
 

@@ -1,7 +1,8 @@
 """Candidates measured by Ray Tune: a trial is one of them on the images of one round; finished trials are kept.
 
-OUT/trials/KEY.json   a finished measurement, which the same study finds again after a crash
-OUT/tune              what Ray Tune writes while it works
+OUT/trials/KEY.safetensors   how each image moves a figure, written by who measured it
+OUT/trials/KEY.json          the figure: a finished measurement, which the same study finds again after a crash
+OUT/tune                     what Ray Tune writes while it works
 """
 
 import json
@@ -19,8 +20,9 @@ from tqdm import tqdm
 
 from raysde.cluster.session import connect, quiet_tune
 from raysde.data.filesystems import write_json
-from raysde.figures import Figure, parse_figure
-from raysde.settling.halving import Measure
+from raysde.evaluation.influence import Influence
+from raysde.figures import parse_figure
+from raysde.settling.halving import Measure, Outcome
 from raysde.settling.space import Candidate
 from raysde.settling.study import Study
 
@@ -35,15 +37,26 @@ def measure_on_ray(study: Study, out: Path) -> Measure:
         out: folder of what is finished.
     """
 
-    def measure(candidates: Sequence[Candidate], samples: int) -> list[Figure]:
+    def measure(candidates: Sequence[Candidate], samples: int) -> list[Outcome]:
         files = [out / "trials" / f"{study.key(each, samples)}.json" for each in candidates]
-        todo = [number for number, file in enumerate(files) if not file.exists()]
+        todo = [number for number, file in enumerate(files) if not (file.exists() and beside(file).exists())]
         with tqdm(total=len(files), initial=len(files) - len(todo), **bar(samples)) as shown:
             if todo:
                 run(study, candidates, samples, files, todo, shown)
-        return [parse_figure(json.loads(file.read_text())["figure"], f"{file}") for file in files]
+        return [kept(each, file) for each, file in zip(candidates, files, strict=True)]
 
     return measure
+
+
+def beside(file: Path) -> Path:
+    """Where the influences of a measurement are."""
+    return file.with_suffix(".safetensors")
+
+
+def kept(candidate: Candidate, file: Path) -> Outcome:
+    """A finished measurement."""
+    figure = parse_figure(json.loads(file.read_text())["figure"], f"{file}")
+    return Outcome(candidate, figure, Influence.load(beside(file)))
 
 
 def bar(samples: int) -> dict[str, Any]:
@@ -65,7 +78,7 @@ def run(
     storage = out_of(files).parent / "tune"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(trainable(study, candidates, samples), resources()),
+        tune.with_resources(trainable(study, candidates, samples, files), resources()),
         param_space={"number": tune.grid_search(list(todo))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrency()),
         run_config=tune.RunConfig(
@@ -91,16 +104,19 @@ def out_of(files: Sequence[Path]) -> Path:
     return files[0].parent
 
 
-def trainable(study: Study, candidates: Sequence[Candidate], samples: int) -> Callable[[dict[str, Any]], None]:
+def trainable(
+    study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path]
+) -> Callable[[dict[str, Any]], None]:
     """What a trial does."""
 
     def trial(config: dict[str, Any]) -> None:
         try:
-            found = study.figure(candidates[config["number"]], samples)
+            found = study.outcome(candidates[config["number"]], samples)
         except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
             tune.report({"figure": "", "error": str(error)})
             return
-        tune.report({"figure": json.dumps(asdict(found)), "error": ""})
+        found.influence.save(beside(files[config["number"]]))
+        tune.report({"figure": json.dumps(asdict(found.figure)), "error": ""})
 
     return trial
 

@@ -33,8 +33,8 @@ A setting is KEY=VALUE,VALUE,...; every combination is tried once, and what its 
   guidance_interval   LOW:HIGH in sigma / alpha, none for everywhere
 
 All settings draw from the same noise. In the first of --rounds each is measured on few images, a third goes on to three
-times as many, and the last round takes --samples. Who is not worse than the best beyond the interval and takes the
-fewest network evaluations wins.
+times as many, and the last round takes --samples. Two are compared image by image; who is not behind the best beyond
+the interval of that and takes the fewest network evaluations wins.
 """
 
 
@@ -192,11 +192,14 @@ def write_table(path: Path, found: "Settled") -> None:
     keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
     with path.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["place", *keys, "evaluations", "metric", "value", "low", "high", "samples", "won"])
+        figures = ["metric", "value", "low", "high", "samples", "behind", "behind_low", "behind_high"]
+        table.writerow(["place", *keys, "evaluations", *figures, "won"])
         for place, each in enumerate(found.outcomes, start=1):
             values = [each.candidate.values.get(key, "") for key in keys]
             figure, won = each.figure, each is found.winner
+            behind = found.behind(each)
             numbers = [figure.metric, figure.value, figure.low, figure.high, figure.samples]
+            numbers += [behind.value, behind.low, behind.high] if behind else ["", "", ""]
             table.writerow([place, *values, each.candidate.evaluations, *numbers, "yes" if won else ""])
 
 
@@ -209,16 +212,17 @@ def report(found: "Settled", out: Path, drawing: dict[str, Any]) -> None:
     from raysde.commands.registry import columns
     from raysde.generation import sentence
 
-    rows = [("", "setting", "evaluations", "figure", "images")]
+    rows = [("", "setting", "evaluations", "figure", "behind the first", "images")]
     for each in found.outcomes[:SHOWN]:
         marks = "won" if each is found.winner else ""
         evaluations = f"{each.candidate.evaluations:g}"
-        rows.append((marks, str(each.candidate), evaluations, str(each.figure), str(each.figure.samples)))
+        behind = str(found.behind(each) or "")
+        rows.append((marks, str(each.candidate), evaluations, str(each.figure), behind, str(each.figure.samples)))
     print(columns(rows))
     if len(found.outcomes) > SHOWN:
         print(f"and {len(found.outcomes) - SHOWN} more in {out / 'settings.csv'}")
     if found.winner is not found.best:
-        print("the first is not better beyond the interval, and takes more network evaluations")
+        print("the first is not ahead beyond the interval, image by image, and takes more network evaluations")
     print(f"model {out / 'model'} draws by {sentence({**found.winner.candidate.values, **drawing})}")
 
 

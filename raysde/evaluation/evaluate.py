@@ -1,7 +1,7 @@
 """An evaluation from start to end; what it measures is measured in this process, or wherever it is told."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -111,7 +111,7 @@ class Answer:
 
     def dump(self) -> dict[str, Any]:
         """JSON values."""
-        return {**self.about, "figures": [asdict(figure) for figure in self.figures]}
+        return {**self.about, "figures": [figure.dump() for figure in self.figures]}
 
 
 def shape_of(model: Model) -> tuple[int, int, int]:

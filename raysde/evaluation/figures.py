@@ -8,6 +8,7 @@ from torch import Tensor
 from raysde import randomness
 from raysde.evaluation import frechet
 from raysde.evaluation.inception_score import SPLITS, inception_score
+from raysde.evaluation.influence import Influence
 from raysde.evaluation.intervals import Figure, normal, wilson
 from raysde.evaluation.judge import Judge
 from raysde.evaluation.kernel import discrepancy
@@ -47,11 +48,11 @@ def fid(found: Measured, *, allow_few: bool = False) -> Figure:
     frechet.enough(drawn.count, "drawn images", allow_few)
     frechet.enough(real.count, "real images", allow_few)
     distance = frechet.distance(real, drawn)
-    error = frechet.interval_error(distance, real, drawn, found.reference.features, found.features)
+    influence = frechet.influences(distance, real, drawn, found.reference.features, found.features)
     method = "as torchmetrics; interval by the infinitesimal jackknife (Rippl et al. 2016), without the bias in 1/N"
-    low, high = normal(distance.value, error)
+    low, high = normal(distance.value, influence.error)
     low = min(distance.value, max(0.0, low))  # rounding may leave the distance of equal images below 0
-    return _figure(found, "fid", distance.value, low, high, method, real.count)
+    return _figure(found, "fid", distance.value, (low, high), method, influence, reference=real.count)
 
 
 def kid(found: Measured) -> Figure:
@@ -59,27 +60,31 @@ def kid(found: Measured) -> Figure:
     real, drawn = found.reference.features, found.features[:KEPT]
     given = discrepancy(real, drawn, found.generator(2))
     method = f"as torchmetrics, 100 subsets of {given.size}; interval by the jackknife over images, and over subsets"
-    return _figure(found, "kid", given.value, *normal(given.value, given.error), method, len(real), samples=len(drawn))
+    interval = normal(given.value, given.influence.error)
+    return _figure(
+        found, "kid", given.value, interval, method, given.influence, reference=len(real), samples=len(drawn)
+    )
 
 
 def score(found: Measured) -> Figure:
     """The inception score, of a network with logits."""
     assert found.logits is not None
-    value, error = inception_score(found.logits, found.generator(3))
+    value, own = inception_score(found.logits, found.generator(3))
+    influence = Influence({"drawn": own}, {"drawn": len(own)})
     method = f"as torchmetrics, {SPLITS} parts; interval by the infinitesimal jackknife"
-    return _figure(found, "is", value, *normal(value, error), method, 0, "higher")
+    return _figure(found, "is", value, normal(value, influence.error), method, influence, best="higher")
 
 
 def precision(found: Measured) -> Figure:
     """The share of drawn images that lie among real ones."""
     drawn, real = _alike(found)
-    return _share(found, "precision", covered(real, drawn), len(drawn), len(real))
+    return _share(found, "precision", covered(real, drawn), "drawn", len(real))
 
 
 def recall(found: Measured) -> Figure:
     """The share of real images that lie among drawn ones."""
     drawn, real = _alike(found)
-    return _share(found, "recall", covered(drawn, real), len(drawn), len(real))
+    return _share(found, "recall", covered(drawn, real), "real", len(real))
 
 
 FEATURE_METRICS = {"kid": kid, "is": score, "precision": precision, "recall": recall}
@@ -91,32 +96,41 @@ def _alike(found: Measured) -> tuple[Tensor, Tensor]:
     return found.features[:count], found.reference.features[:count]
 
 
-def _share(found: Measured, name: str, hits: int, count: int, reference: int) -> Figure:
+def _share(found: Measured, name: str, hits: Tensor, of: str, reference: int) -> Figure:
+    count = len(hits)
     method = f"k = {NEIGHBOURS} (Kynkäänniemi et al. 2019) on {count} of each; Wilson interval given the neighbourhoods"
-    return _figure(found, name, hits / count, *wilson(hits, count), method, reference, "higher", count)
+    share, influence = int(hits.sum()), Influence({of: hits.double()}, {of: count})
+    interval = wilson(share, count)
+    return _figure(
+        found, name, share / count, interval, method, influence, reference=reference, best="higher", samples=count
+    )
 
 
 def _figure(
     found: Measured,
     name: str,
     value: float,
-    low: float,
-    high: float,
+    interval: tuple[float, float],
     method: str,
-    reference: int,
+    influence: Influence,
+    *,
+    reference: int = 0,
     best: str = "lower",
     samples: int | None = None,
 ) -> Figure:
     count = len(found.features) if samples is None else samples
-    return Figure(name, value, low, high, count, method, best, reference, found.seed, found.network)
+    return Figure(name, value, *interval, count, method, best, reference, found.seed, found.network, influence)
 
 
 def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Figure:
     """The share of drawn images that the judge reads as the class [N] they were drawn for."""
-    hits, count = int((read == asked).sum()), len(read)
+    right = read == asked
+    hits, count = int(right.sum()), len(read)
+    influence = Influence({"drawn": right.double()}, {"drawn": count})
     low, high = wilson(judge.right, judge.asked)
     method = (
         f"a classifier of real images, right on {judge.right / judge.asked:.4f} [{low:.4f}, {high:.4f}] of "
         f"{judge.asked} held-out real ones; Wilson interval"
     )
-    return Figure("accuracy", hits / count, *wilson(hits, count), count, method, "higher", 0, seed, judge.hash)
+    interval = wilson(hits, count)
+    return Figure("accuracy", hits / count, *interval, count, method, "higher", 0, seed, judge.hash, influence)

@@ -6,13 +6,14 @@ Wasserstein distance: Gaussian distributions"). It does not hold the bias of ord
 is why distances of different counts cannot be compared (Chong and Forsyth 2020, arXiv 1911.07023).
 """
 
-import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 import torch
 from torch import Tensor
+
+from raysde.evaluation.influence import Influence
 
 BLOCK = 4096
 LEAST = 2048
@@ -100,8 +101,8 @@ def powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
     return [(vectors * torch.where(kept, safe**exponent, 0.0)) @ vectors.T for exponent in exponents]
 
 
-def interval_error(found: Distance, real: Moments, drawn: Moments, real_features: Tensor, features: Tensor) -> float:
-    """The standard error of the distance by the infinitesimal jackknife.
+def influences(found: Distance, real: Moments, drawn: Moments, real_features: Tensor, features: Tensor) -> Influence:
+    """Those of the images on the distance, by the infinitesimal jackknife.
 
     Args:
         real_features: those of a random part of the real images at least, [M, D].
@@ -109,7 +110,7 @@ def interval_error(found: Distance, real: Moments, drawn: Moments, real_features
     """
     own = influence(features.double() - drawn.mean, found.shift, found.to_real)
     other = influence(real_features.double() - real.mean, -found.shift, found.to_drawn)
-    return math.sqrt(own.var().item() / drawn.count + other.var().item() / real.count)
+    return Influence({"drawn": own, "real": other}, {"drawn": drawn.count, "real": real.count})
 
 
 def influence(centred: Tensor, shift: Tensor, factor: Tensor) -> Tensor:

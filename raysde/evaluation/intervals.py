@@ -1,9 +1,12 @@
 """Figures with their intervals of 95%, and the textbook ways to them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
+
+from raysde.evaluation.influence import Influence
 
 Z = 1.959964
 """The normal distribution's quantile of 97.5%."""
@@ -22,6 +25,7 @@ class Figure:
         reference: how many real images it is measured against, 0 for none.
         seed: of the images and of every random choice.
         network: hash of the feature network or classifier, empty for none.
+        influence: of the images on a figure of drawn ones; it is not written down with the rest.
     """
 
     name: str
@@ -34,6 +38,11 @@ class Figure:
     reference: int = 0
     seed: int = 0
     network: str = ""
+    influence: Influence | None = field(default=None, repr=False, compare=False)
+
+    def dump(self) -> dict[str, Any]:
+        """JSON values."""
+        return {key: value for key, value in vars(self).items() if key != "influence"}
 
 
 def normal(value: float, error: float) -> tuple[float, float]:

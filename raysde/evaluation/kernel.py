@@ -1,10 +1,11 @@
 """The kernel inception distance: the squared maximum mean discrepancy of a cubic kernel (Bińkowski et al. 2018)."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from raysde.evaluation.influence import Influence
 
 SUBSETS = 100
 SIZE = 1000
@@ -13,11 +14,11 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """The mean over subsets, their standard deviation, the mean's standard error and the size of a subset."""
+    """The mean over subsets, their standard deviation, the influences on the mean, and the size of a subset."""
 
     value: float
     spread: float
-    error: float
+    influence: Influence
     size: int
 
 
@@ -51,20 +52,24 @@ def discrepancy(
         values.append(unbiased(first, second))
     found = torch.stack(values)
     spread = found.std(correction=0).item()
-    error = math.sqrt(spread**2 / subsets + jackknife(real, drawn))
-    return Discrepancy(found.mean().item(), spread, error, size)
+    own = jackknife(real, drawn)
+    influence = Influence({**own.values, "subsets": found}, {**own.counts, "subsets": subsets})
+    return Discrepancy(found.mean().item(), spread, influence, size)
 
 
-def jackknife(real: Tensor, drawn: Tensor) -> float:
-    """The variance of the unbiased estimate from all images, leaving out one image at a time."""
-    cross_real, cross_drawn = sums(real, drawn), sums(drawn, real)
-    return left_out(sums(real, real) - diagonal(real), cross_real, len(drawn)) + left_out(
-        sums(drawn, drawn) - diagonal(drawn), cross_drawn, len(real)
+def jackknife(real: Tensor, drawn: Tensor) -> Influence:
+    """Influences of the images on the unbiased estimate from all of them, leaving out one at a time."""
+    return Influence(
+        {
+            "drawn": left_out(sums(drawn, drawn) - diagonal(drawn), sums(drawn, real), len(real)),
+            "real": left_out(sums(real, real) - diagonal(real), sums(real, drawn), len(drawn)),
+        },
+        {"drawn": len(drawn), "real": len(real)},
     )
 
 
-def left_out(own: Tensor, cross: Tensor, others: int) -> float:
-    """Jackknife variance over one set.
+def left_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
+    """The jackknife's influences of one set, [N]: n - 1 times what leaving out each one takes away.
 
     Args:
         own: of each image, the sum of kernels with the others of its set, [N].
@@ -73,7 +78,7 @@ def left_out(own: Tensor, cross: Tensor, others: int) -> float:
     """
     n = len(own)
     without = (own.sum() - 2.0 * own) / ((n - 1) * (n - 2)) - 2.0 * (cross.sum() - cross) / (others * (n - 1))
-    return ((n - 1) / n * (without - without.mean()).square().sum()).item()
+    return (n - 1) * (without.mean() - without)
 
 
 def sums(first: Tensor, second: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ NEIGHBOURS = 3
 BLOCK = 1024
 
 
-def covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> int:
-    """How many rows of ``others`` lie in the balls around the rows of ``features`` that reach to their k-th neighbour.
+def covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """Which rows of ``others`` lie in the balls around the rows of ``features`` that reach to the k-th neighbour, [M].
 
     Precision is the share of drawn images in the balls of real ones, recall that of real images in the balls of drawn
     ones. Features are [N, D] and [M, D] with N above k.
@@ -20,7 +20,7 @@ def covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> i
         raise ValueError(f"precision and recall need more than {neighbours} images, got {len(features)}")
     features, others = features.double(), others.double()
     radii = torch.cat([apart(block, features).kthvalue(neighbours + 1).values for block in features.split(BLOCK)])
-    return sum(int((apart(block, features) <= radii).any(dim=1).sum()) for block in others.split(BLOCK))
+    return torch.cat([(apart(block, features) <= radii).any(dim=1) for block in others.split(BLOCK)])
 
 
 def apart(first: Tensor, second: Tensor) -> Tensor:

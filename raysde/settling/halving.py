@@ -1,30 +1,35 @@
 """Few images for all, many for the best: successive halving, and a winner that is no dearer than it must be.
 
 Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization", arXiv 1502.07943:
-each round measures what is left on more images and keeps a part. All are drawn from the same noise, and a round waits
-for all of its figures, so that the outcome does not depend on how many work on it, or who is faster.
+each round measures what is left on more images and keeps a part. All are drawn from the same noise and looked at beside
+the same real images, so that two are compared image by image, which tells apart what their intervals do not. A round
+waits for all of its figures, so that the outcome does not depend on how many work on it, or who is faster.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from raysde.figures import Better, Figure, margin
+from raysde.evaluation.influence import Influence
+from raysde.evaluation.intervals import normal
+from raysde.figures import Better, Figure, Margin, difference
 from raysde.settling.space import Candidate
 
 FACTOR = 3
 """One in so many goes on to a round of so many times the images."""
 
-Measure = Callable[[Sequence[Candidate], int], Sequence[Figure]]
-"""``measure(candidates, samples)``: the figure of each on the images 0 to samples - 1 of the seed."""
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """A candidate with its figure on the most images that it was measured on."""
+    """A candidate with its figure on the most images that it was measured on, and how each of them moves it."""
 
     candidate: Candidate
     figure: Figure
+    influence: Influence = field(repr=False, compare=False)
+
+
+Measure = Callable[[Sequence[Candidate], int], Sequence[Outcome]]
+"""``measure(candidates, samples)``: the outcome of each on the images 0 to samples - 1 of the seed."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,22 @@ class Settled:
     """What came out.
 
     Attributes:
-        winner: the cheapest of those that the best is not better than beyond the interval of the margin.
+        winner: the cheapest of those that the best is not ahead of beyond the interval of :func:`ahead`.
         best: the one with the best figure.
         outcomes: of all candidates, those measured on the most images first, and the better ones before the worse.
+        better: the better direction of the figures.
     """
 
     winner: Outcome
     best: Outcome
     outcomes: list[Outcome]
+    better: Better
+
+    def behind(self, outcome: Outcome) -> Margin | None:
+        """By how much the best is ahead of one of the others; None of itself, and of who left in an earlier round."""
+        if outcome is self.best or outcome.figure.samples != self.best.figure.samples:
+            return None
+        return ahead(self.best, outcome, self.better)
 
 
 def rounds(samples: int, count: int) -> list[int]:
@@ -69,10 +82,9 @@ def settle(candidates: Sequence[Candidate], images: Sequence[int], better: Bette
     left = list(candidates)
     done: list[list[Outcome]] = []
     for number, samples in enumerate(images, start=1):
-        figures = measure(left, samples)
-        outcomes = ranked([Outcome(*each) for each in zip(left, figures, strict=True)], better)
+        outcomes = ranked(measure(left, samples), better)
         if number == len(images):
-            return Settled(winner(outcomes, better), outcomes[0], [*outcomes, *reversed_rounds(done)])
+            return Settled(winner(outcomes, better), outcomes[0], [*outcomes, *reversed_rounds(done)], better)
         kept = survivors(outcomes, better)
         done.append([each for each in outcomes if each not in kept])
         left = [each.candidate for each in kept]
@@ -90,15 +102,23 @@ def ranked(outcomes: Sequence[Outcome], better: Better) -> list[Outcome]:
     return sorted(outcomes, key=lambda each: (sign * each.figure.value, each.candidate.evaluations))
 
 
-def winner(outcomes: Sequence[Outcome], better: Better) -> Outcome:
-    """The cheapest of the ``ranked`` outcomes among those that the first is not better than beyond the interval of
-    :func:`raysde.figures.margin`; of equally cheap ones the better.
+def ahead(first: Outcome, second: Outcome, better: Better) -> Margin:
+    """By how much the first is better than the second, with the interval of 95% of a paired comparison.
 
-    The figures come from the same noise and go up and down together, so that the interval is too wide rather than too
-    narrow: what is called worse is worse.
+    Raises:
+        ValueError: if the two cannot be compared.
     """
-    best = outcomes[0]
-    tied = [each for each in outcomes if margin(best.figure, each.figure, better).low <= 0.0]
+    if said := difference(first.figure, second.figure):
+        raise ValueError(f"{first.candidate} and {second.candidate} cannot be compared: {said}")
+    sign = 1.0 if better == "higher" else -1.0
+    value = sign * (first.figure.value - second.figure.value)
+    return Margin(value, *normal(value, (first.influence - second.influence).error))
+
+
+def winner(outcomes: Sequence[Outcome], better: Better) -> Outcome:
+    """The cheapest of the ``ranked`` outcomes among those that the first is not ahead of beyond the interval; of
+    equally cheap ones the better."""
+    tied = [each for each in outcomes if ahead(outcomes[0], each, better).low <= 0.0]
     return min(tied, key=lambda each: each.candidate.evaluations)
 
 

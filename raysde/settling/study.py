@@ -1,4 +1,4 @@
-"""One candidate's figure: an evaluation of the model that it names, by its settings, from the noise of all."""
+"""One candidate's outcome: an evaluation of the model that it names, by its settings, from the noise of all."""
 
 import hashlib
 import json
@@ -15,8 +15,9 @@ from raysde.data.manifest import Split, read_manifest
 from raysde.data.reader import Reader
 from raysde.evaluation.evaluate import FEATURES, LEAST, Question, evaluate, fitting, network_for
 from raysde.evaluation.features import FeatureNetwork
-from raysde.figures import Figure, evaluated, parse_figure
+from raysde.figures import evaluated, parse_figure
 from raysde.inference import Model
+from raysde.settling.halving import Outcome
 from raysde.settling.space import Candidate
 
 METRICS = (*FEATURES, "accuracy")
@@ -95,21 +96,23 @@ class Study:
         few = max(4, LEAST.get(self.metric, 1))
         self._evaluated(candidate, replace(question, samples=few, allow_few=True), told)
 
-    def figure(self, candidate: Candidate, samples: int, told: Told | None = None) -> Figure:
-        """Of the images 0 to samples - 1.
+    def outcome(self, candidate: Candidate, samples: int, told: Told | None = None) -> Outcome:
+        """On the images 0 to samples - 1.
 
         Raises:
             ValueError: if model, data and metric do not go together.
         """
         return self._evaluated(candidate, self.question(candidate, samples), told)
 
-    def _evaluated(self, candidate: Candidate, question: Question, told: Told | None) -> Figure:
+    def _evaluated(self, candidate: Candidate, question: Question, told: Told | None) -> Outcome:
         model = opened(self.models[candidate.average], self.allow_code, self.place)
         cache = Path(self.cache)
         answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
         (found,) = evaluated(answer.dump(), "of the study")
         # of a model that draws by the candidate's settings as its own
-        return parse_figure({**found, "overrides": None}, str(candidate))
+        figure, influence = parse_figure({**found, "overrides": None}, str(candidate)), answer.figures[0].influence
+        assert influence is not None
+        return Outcome(candidate, figure, influence)
 
     def opener(self, model: Model) -> Callable[[Reader], FeatureNetwork]:
         """Opens the feature network, once the data is known."""

@@ -57,7 +57,7 @@ def test_a_study_from_a_run_to_a_model_that_draws_by_the_winner(run, digits, tmp
     row = table[0]
     drawing = {"solver": "unipc", "steps": int(row["steps"]), "guidance": float(row["guidance"])}
     candidate = Candidate(float(row["ema_std"]) if row["ema_std"] else None, drawing, 0.0)
-    assert study.figure(candidate, 90).value == pytest.approx(float(row["value"]), rel=1e-4, abs=1e-7)
+    assert study.outcome(candidate, 90).figure.value == pytest.approx(float(row["value"]), rel=1e-4, abs=1e-7)
     # a crash in the last round: one figure is missing, the others are not measured again
     files = sorted((out / "trials").glob("*.json"))
     assert len(files) == 8 + 3
