@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 import torch
 
 from raysde.data.decode import encode_image
-from raysde.data.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.data.filesystems import child, exists, filesystem, is_partial, read_bytes, write_json
 from raysde.data.gallery import WHOLE, WRITERS, Form, part_name
 from raysde.data.requests import Requests
 from raysde.drawing import DrawingModel
@@ -213,7 +213,8 @@ def begin(bulk: Bulk) -> None:
                 )
         return
     system, inside = filesystem(bulk.out)
-    if system.get_file_info(pafs.FileSelector(inside, allow_not_found=True)):
+    found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
+    if not all(is_partial(each.base_name) for each in found):
         raise ValueError(f"{bulk.out} holds other files; choose another folder or remove it")
     system.create_dir(inside, recursive=True)
     write_json(plan, wanted)

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from raysde.captions import ScratchText
 from raysde.model import NetworkField, SDEField, TextField
+from raysde.names import NAME
 from raysde.networks import UNetConfig
 from raysde.nodes import Count, Data, Latent, Node, PositiveInt, Resources, Sampling, Seed, Tracking, Train, Validation
 from raysde.parameterisation import Preconditioning, Target
@@ -24,9 +25,7 @@ from raysde.sde import VP
 class RunConfig(Node):
     """A whole recipe."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
-        description="the run's identity: submitting it again resumes it"
-    )
+    name: Annotated[str, Field(pattern=NAME)] = Field(description="the run's identity: submitting it again resumes it")
     seed: Seed = Field(0, description="of weights, data order, noise, times and condition dropout")
     storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
     data: Data = Field(description="what is trained on")

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from raysde.data.augment import Crop
 from raysde.losses import Reduction, Weighting
+from raysde.names import NAME, checked_alias
 from raysde.objective import Precision
 from raysde.optim import Decay
 from raysde.posthoc import check_std
@@ -19,7 +20,8 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=NAME)]
+Alias = Annotated[str, AfterValidator(checked_alias)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -278,4 +280,4 @@ class Tracking(Node):
     )
     experiment: str = Field("raysde", description="MLflow experiment")
     register_as: Name | None = Field(None, description="registered model name; null takes the run's name")
-    alias: Name = Field("candidate", description="alias that the newly registered version gets")
+    alias: Alias = Field("candidate", description="alias that the newly registered version gets")

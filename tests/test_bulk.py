@@ -225,6 +225,21 @@ def test_a_folder_with_other_files_is_left_alone(models, tmp_path):
     assert files_of(tmp_path) == {"part-00000.parquet": b"somebody's"}
 
 
+def test_a_kill_while_the_plan_is_written_does_not_block_the_job(models, tmp_path, monkeypatch):
+    """The plan's own temporary file is left then, by whatever name it has."""
+    job = bulk(load(models["labels"]), tmp_path / "out")
+    with monkeypatch.context() as context:
+        context.setattr(Path, "replace", lambda self, target: killed())
+        with pytest.raises(KeyboardInterrupt):
+            draw_all(job)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert draw_all(job) > 0
+
+
+def killed():
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("kind", "rows", "more", "said"),
     [

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from raysde.cli import main
 from raysde.data import filesystems
 from raysde.data.digits import TEMPLATES, WORDS, load_digits
+from raysde.data.manifest import write_manifest
 from raysde.data.reader import Reader
 from raysde.evaluation import figures, frechet, store
 from raysde.evaluation.bench import DRAWN, REAL, Bench, here
@@ -33,6 +35,7 @@ from raysde.registry import load
 from tests.conftest import write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
+from tests.test_evaluation_features import Four
 
 FAST = {"solver": "ddim", "steps": 2}
 SHAPE = (8, 8)
@@ -362,6 +365,32 @@ def test_the_judges_features_are_a_network(models, digits, tmp_path):
 def test_mistakes_are_one_sentence(models, digits, tmp_path, capsys, kind, more, said):
     assert said in refused(capsys, *command(models, digits, tmp_path, *more, kind=kind))
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_a_network_for_other_images_is_refused_before_any_is_drawn(models, digits, tmp_path, capsys, script):
+    """Whether a class or TorchScript, and also where it does not say how many channels it takes."""
+    name = "tests.test_evaluation_features:Four"
+    if script:
+        torch.jit.script(Four()).save(tmp_path / "four.pt")
+        name = str(tmp_path / "four.pt")
+    said = refused(capsys, *command(models, digits, tmp_path, "--features", name, "--allow-code", "--metrics", "kid"))
+    assert f"the feature network {name} cannot take images of 1 x 8 x 8" in said
+    assert "4 channels" in said
+    write_manifest(replace(write_digit_shards(tmp_path / "colour"), channels=3))
+    asked = ["evaluate", models["colour"], "--data", str(tmp_path / "colour"), "--cache", str(tmp_path)]
+    grey = ["--features", "tests.test_evaluation_features:Grey", "--allow-code", "--metrics", "kid"]
+    assert "takes 1 channels, the images have 3" in refused(capsys, *asked, *grey)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("{place}", "is a folder"), ("magic://bucket/report.json", "magic://"), ("{place}/file/report.json", "cannot be")],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_any_image(models, digits, tmp_path, capsys, output, said):
+    (tmp_path / "file").write_text("")
+    given = command(models, digits, tmp_path, "--samples", "8", "--metrics", "kid", "--features", "judge")
+    assert said in refused(capsys, *given, "--output", output.format(place=tmp_path))
 
 
 def test_a_network_without_logits_has_no_inception_score(models, digits, tmp_path, capsys):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from raysde.evaluation.features import FeatureNetwork, of_module, open_network
+from raysde.evaluation.features import FeatureNetwork, of_module, open_network, read_weights
 from raysde.evaluation.inception import Inception, Mixed, filled
 from raysde.hashing import weights_hash
 from tests.real import real
@@ -33,6 +33,17 @@ class Grey(nn.Module):
 
     def forward(self, images):
         return images.float().flatten(1)
+
+
+class Four(nn.Module):
+    """Does not say how many channels it takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        return self.layer(images.float()).flatten(1)
 
 
 class Picture(nn.Module):
@@ -142,6 +153,14 @@ def test_weights_are_read_from_both_kinds_of_file_with_and_without_a_classifier(
     assert torch.equal(bare(images)[0], features)
     assert bare(images)[1] is None
     assert found.hash != bare.hash
+
+
+@pytest.mark.parametrize("content", ["abc", "hello world\n", "", "\x80\x04."])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"weights\.pth (cannot be read as weights|holds more than tensors)"):
+        read_weights(file)
 
 
 def test_a_hash_is_of_the_weights():

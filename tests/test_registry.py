@@ -14,7 +14,8 @@ from raysde import checkpoint, figures, registry
 from raysde.cli import main
 from raysde.figures import Figure, Subject, margin, read_report
 from raysde.registry.promotion import recorded
-from raysde.tracking import client_for, experiment_id, open_run
+from raysde.tracking import Input, client_for, experiment_id, open_run
+from tests.conftest import ROOT
 from tests.test_cli import refused
 from tests.test_networks import model_with, spec_with
 
@@ -150,12 +151,57 @@ def test_the_same_weights_of_two_runs_are_two_versions(client, folders, tmp_path
         (["promote", "models:/digits/2", "--force", "--reason", " "], "--reason"),
         (["promote", "models:/digits/2", "--reason", "x"], "--force"),
         (["promote", "models:/digits/2", "--report", "nowhere.json"], "nowhere.json"),
+        (["promote", "models:/digits/2", "--force", "--reason", "x", "--alias", "v7"], "'v7' is one that MLflow keeps"),
+        (["register", "{folder}", "--name", "digits", "--alias", "Latest"], "'Latest' is one that MLflow keeps"),
+        (["register", "models:/digits/2", "--alias", "a b"], "--alias 'a b' must be of letters"),
+        (["sample", "models:/foo:bar@champion"], "must read models:/NAME@ALIAS"),
+        (["sample", "0123456789abcdef0123456789abcdef"], "no run 0123456789abcdef0123456789abcdef"),
     ],
 )
 def test_what_is_not_there_is_named(two, client, folders, capsys, arguments, culprit):
     capsys.readouterr()
-    assert culprit in refused(capsys, *(argument.format(folder=folders[0]) for argument in arguments))
+    assert culprit in refused(capsys, *(argument.format(folder=folders[2]) for argument in arguments))
     assert champion(client) == "1"
+    assert tags(client, 2) == {}
+    assert len(registry.versions(client, "digits")) == 2
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_a_version_whose_files_are_gone_is_one_sentence(two, client, tmp_path, capsys, command):
+    """Not the user's mistake, so status 1."""
+    shutil.rmtree(tmp_path / "artifacts")
+    more = ["--data", str(tmp_path)] if command == "evaluate" else []
+    assert main([command, "models:/digits/1", *more]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("raysde: MLflow at sqlite:///")
+
+
+def test_an_alias_that_can_be_none_is_refused_before_training(capsys):
+    """In the recipe, not when the trained model is registered."""
+    for alias in ("v1", "latest", "a.b"):
+        recipe = ROOT / "jobs" / "configs" / "digits.yaml"
+        assert f"tracking.alias: alias '{alias}'" in refused(capsys, "config", str(recipe), f"tracking.alias={alias}")
+
+
+def test_a_run_whose_beginning_was_cut_short_gets_the_rest(client, tmp_path, monkeypatch):
+    """Params, recipe and data, each once, whenever the server went away."""
+    asked = client, "e", "r", {f"key{number}": number for number in range(150)}, (tmp_path / "artifacts").as_uri()
+    data = Input("/shards", "abc", 10)
+    for method in ("log_batch", "log_dict", "log_inputs"):
+        with monkeypatch.context() as context:
+            context.setattr(type(client), method, lambda *given, **more: gone())
+            with pytest.raises(ConnectionError):
+                open_run(*asked, data=data)
+    run = client.get_run(open_run(*asked, data=data))
+    assert open_run(*asked, data=data) == run.info.run_id
+    assert run.data.params == {f"key{number}": str(number) for number in range(150)}
+    assert [each.dataset.digest for each in client.get_run(run.info.run_id).inputs.dataset_inputs] == ["abc"]
+    assert [each.path for each in client.list_artifacts(run.info.run_id)] == ["recipe.json"]
+
+
+def gone():
+    raise ConnectionError
 
 
 # the gate

@@ -290,6 +290,9 @@ def test_a_rehearsal_finds_what_does_not_fit_and_leaves_what_all_need(labels, di
     ("more", "said"),
     [
         (["steps=5", "--metric", "bpd"], "--metric must be one of fid"),
+        (["steps=5", "--metric", "recall"], "--metric must be one of fid"),
+        (["steps=5", "--metric", "accuracy", "--samples", "9"], "1 drawn images are too few for a round"),
+        (["steps=5", "--name", "a/b"], "--name 'a/b' must be of letters"),
         (["steps=5", "--metric", "fid", "--samples", "3000"], "FID of 334 drawn images says little"),
         (["steps=5", "--samples", "6", "--rounds", "2"], "2 drawn images are too few"),
         (["steps=5", "--rounds", "0"], "--rounds must be at least 1"),
@@ -314,7 +317,8 @@ def test_a_folder_of_another_study_is_refused(labels, digits, tmp_path, capsys):
     out = tmp_path / "out"
     given = ["--data", digits.path, "--cache", str(tmp_path), "--out", str(out), "--features", "judge"]
     (out / "model").mkdir(parents=True)
-    assert "exists already" in refused(capsys, "settle", labels, *given, "steps=5")
+    said = refused(capsys, "settle", labels, *given, "steps=5")
+    assert f"exists already: register it with raysde register {out / 'model'} --name NAME" in said
     (out / "model").rmdir()
     (out / "study.json").write_text(json.dumps({"weights": "other"}))
     assert "another model" in refused(capsys, "settle", labels, *given, "steps=5")

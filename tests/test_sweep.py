@@ -21,6 +21,7 @@ from raysde.sweep.space import Range, check_recipes, read_space, shown, varied
 from raysde.sweep.sweep import DEFAULT_METRIC, Sweep
 from raysde.sweep.watch import SweepLine
 from tests.conftest import ROOT
+from tests.test_cli import refused
 
 DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"
 SWEEPS = sorted((ROOT / "jobs" / "sweeps").glob("*.yaml"))
@@ -50,6 +51,12 @@ def test_draws_are_uniform_in_their_own_sense(text, transform):
     assert places.max() < 1.0
     assert abs(places.mean() - 0.5) < 4 * math.sqrt(1 / 12 / 2000)
     assert abs((places < 0.25).mean() - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 2000)
+
+
+@pytest.mark.parametrize("space", ["5", "[a, b]"])
+def test_a_space_that_is_no_mapping_is_named(tmp_path, capsys, space):
+    (tmp_path / "sweep.yaml").write_text(f"space: {space}\n")
+    assert "sweep setting space" in refused(capsys, "tune", str(DIGITS), "--sweep", str(tmp_path / "sweep.yaml"))
 
 
 def test_whole_numbers_reach_both_ends():

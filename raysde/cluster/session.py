@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 OWN = "RAYSDE_OWN_CLUSTER"
 """The variable by which processes of a cluster that was started here know that it is no other's."""
@@ -33,12 +34,12 @@ def connect(level: str | None = None) -> None:
         address = os.environ["RAY_ADDRESS"]
         try:
             ray.init(
-                address="auto" if address == "local" else address,
+                address=address,
                 log_to_driver=True,
                 logging_level=logging.WARNING,
                 logging_config=heard,
             )
-        except (ConnectionError, RuntimeError) as error:
+        except (ConnectionError, RuntimeError, RayError) as error:
             raise ValueError(
                 f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}"
             ) from error
@@ -50,9 +51,11 @@ def connect(level: str | None = None) -> None:
 
 
 def joins() -> bool:
-    """Whether :func:`connect` joins a cluster that others started; a surrounding job sets RAY_ADDRESS too."""
-    address = os.environ.get("RAY_ADDRESS")
-    return bool(address) and address != os.environ.get(OWN)
+    """Whether :func:`connect` joins a cluster that others started; a surrounding job sets RAY_ADDRESS too.
+
+    RAY_ADDRESS=local asks for one of our own, as it does of Ray.
+    """
+    return os.environ.get("RAY_ADDRESS") not in (None, "", "local", os.environ.get(OWN))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from tqdm import tqdm
 
@@ -71,7 +72,7 @@ def run(
 
     Raises:
         ValueError: if one cannot be measured.
-        RuntimeError: if its worker died again and again.
+        RuntimeError: if its worker died again and again, or a figure could not be kept.
     """
     connect()
     quiet_tune()
@@ -89,7 +90,11 @@ def run(
             verbose=0,
         ),
     )
-    results = tuner.fit()
+    try:
+        results = tuner.fit()
+    except TuneError as error:  # of OUT's disk, say: its text is a whole traceback
+        said = str(error).strip().split("\n")[-1]
+        raise RuntimeError(f"the study was interrupted: {said}; the same command goes on with it") from error
     shutil.rmtree(storage, ignore_errors=True)
     for result in (results[place] for place in range(len(results))):
         if result.error is not None:

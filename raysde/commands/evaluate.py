@@ -1,7 +1,6 @@
 """The command `raysde evaluate`."""
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -126,11 +125,12 @@ def drawn_options(group: Options) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """raysde evaluate."""
-    from raysde.data.filesystems import location
+    from raysde.data.filesystems import check_writable, location, write_json
     from raysde.evaluation.evaluate import Question, evaluate, table
     from raysde.registry import identified
 
-    started = time.monotonic()
+    started, target = time.monotonic(), location(args.output)
+    check_writable(target, "--output")
     check_drawing(args)
     given = {} if args.guidance is None else {"guidance": args.guidance}
     settings = {**given, "batch_size": args.batch_size, **chosen_method(args)}
@@ -154,10 +154,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
             model, location(args.data), question, open_features=opener, cache=cache, told=told, measure=measure
         )
     report = {"model": asdict(subject), **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
-    target = Path(args.output).expanduser()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(report, indent=1) + "\n")
     print(table(answer.figures))
+    write_json(target, report)
     print(f"report {target}")
 
 

@@ -51,7 +51,7 @@ def settle_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("overrides", nargs="*", metavar="key=v1,v2", help="settings to try (default: as above)")
     command.add_argument("--data", required=True, metavar="SHARDS", help="folder or URI of real images, as ingested")
     command.add_argument(
-        "--metric", default="kid", help="fid, kid, is, precision, recall or accuracy decides (default %(default)s)"
+        "--metric", default="kid", help="fid, kid, is, precision or accuracy decides (default %(default)s)"
     )
     command.add_argument(
         "--features", default="inception", metavar="NETWORK", help="as of raysde evaluate (default %(default)s)"
@@ -94,7 +94,11 @@ def run_settle(args: argparse.Namespace) -> None:
     images = halving.rounds(args.samples, args.rounds)
     out = Path(args.out).expanduser().absolute()
     if (out / "model").exists():
-        raise ValueError(f"{out / 'model'} exists already: give another --out")
+        raise ValueError(
+            f"{out / 'model'} exists already: register it with raysde register {out / 'model'} --name NAME, or give "
+            "another --out"
+        )
+    check_registry(args)
     source, spec = found_model(args)
     wanted = wanted or space.usual(conditional=spec.conditional)
     candidates = space.candidates(wanted, spec.generation, spec.sde, conditional=spec.conditional)
@@ -111,8 +115,8 @@ def run_settle(args: argparse.Namespace) -> None:
     partial = out / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     checkpoint.settle(Path(study.models[found.winner.candidate.average]), partial, drawing)
-    partial.rename(out / "model")
     write_table(out / "settings.csv", found)
+    partial.rename(out / "model")
     report(found, out, drawing)
     if args.name:
         registered(args, out / "model")
@@ -224,6 +228,20 @@ def report(found: "Settled", out: Path, drawing: dict[str, Any]) -> None:
     if found.winner is not found.best:
         print("the first is not ahead beyond the interval, image by image, and takes more network evaluations")
     print(f"model {out / 'model'} draws by {sentence({**found.winner.candidate.values, **drawing})}")
+
+
+def check_registry(args: argparse.Namespace) -> None:
+    """Finds out before the work whether the result can be registered.
+
+    Raises:
+        ValueError: if --name can be none, or there is no such store.
+    """
+    from raysde.names import checked_name
+    from raysde.tracking import client_for, default_uri
+
+    if args.name:
+        checked_name(args.name, "--name")
+        client_for(args.tracking_uri or default_uri())
 
 
 def registered(args: argparse.Namespace, folder: Path) -> None:

@@ -5,6 +5,7 @@ A URI may carry options after ``?``, such as ``s3://bucket/shards?endpoint_overr
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -67,6 +68,30 @@ def write_bytes(path: str, content: bytes) -> None:
     temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
     temporary.write_bytes(content)
     temporary.replace(target)
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is what a killed :func:`write_bytes` leaves."""
+    return name.startswith(".") and name.endswith(".part")
+
+
+def check_writable(path: str, what: str) -> None:
+    """Guards the place of a file that is written at the end of long work; a local folder of it is made.
+
+    Raises:
+        ValueError: naming ``what`` it was given as, if it is a folder or cannot be written.
+    """
+    system, inside = filesystem(path)
+    if system.get_file_info(inside).type == pafs.FileType.Directory:
+        raise ValueError(f"{what} {path} is a folder: give the name of a file")
+    if isinstance(system, pafs.LocalFileSystem):
+        folder = Path(inside).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{what} {path} cannot be written: {error}") from None
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"{what} {path} cannot be written: {folder} is not yours to write to")
 
 
 def write_json(path: str, content: Any) -> None:

@@ -220,7 +220,11 @@ def probed(network: FeatureNetwork, image: tuple[int, int, int], question: Quest
     Raises:
         ValueError: if the channels do not fit, it gives no features, or no logits where the metrics need them.
     """
-    _, logits = network(torch.zeros(2, *image, dtype=torch.uint8))
+    try:
+        _, logits = network(torch.zeros(2, *image, dtype=torch.uint8))
+    except RuntimeError as error:
+        size, said = " x ".join(str(side) for side in image), str(error).strip().split("\n")[-1]
+        raise ValueError(f"the feature network {network.name} cannot take images of {size}: {said}") from error
     if "is" in question.metrics and logits is None:
         raise ValueError(f"is: {network.name} gives features alone, and the inception score needs logits of classes")
 

@@ -168,7 +168,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise ValueError(f"{file} holds more than tensors, and is not loaded") from None
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{file} does not hold tensors by name")

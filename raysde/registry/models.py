@@ -18,16 +18,16 @@ from mlflow.tracking import MlflowClient
 from raysde import checkpoint, pipelines
 from raysde.figures import Subject
 from raysde.inference import Model
+from raysde.names import checked_alias, checked_name
 from raysde.registry.flavour import write_card
-from raysde.tracking import artifact_place, client_for, default_uri, experiment_id
+from raysde.tracking import answering, artifact_place, client_for, default_uri, experiment_id, has_run
 
 WEIGHTS = "raysde.weights"
 """Tag of a version: sha256 of its averaged weights."""
 GENERATION = "raysde.generation"
 """The tag of a version that draws by settings of its own, in JSON."""
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-NAME = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+NAME = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
 RUN = re.compile(r"(?:runs:/)?(?P<run>[0-9a-f]{32})")
 
 
@@ -123,8 +123,10 @@ def register(
 
     Raises:
         ValueError: if there is no such thing, it is a diffusers pipeline or another model than ``subject``, or its name
-            is unknown or no name.
+            is unknown or no name, or the alias can be none.
     """
+    if alias:
+        checked_alias(alias, "--alias")
     if source.startswith("models:"):
         found = registered(client, source)
         if name not in (None, found.name):
@@ -142,8 +144,7 @@ def register(
     name = name or recipe.get("tracking.register_as") or recipe.get("name")
     if name is None:
         raise ValueError(f"{folder} was made without a recipe that names it: give --name")
-    if not PLAIN.fullmatch(name):
-        raise ValueError(f"--name {name!r} must be of letters, digits and . _ -")
+    checked_name(name, "--name")
     run = RUN.fullmatch(source)
     version = publish(client, folder, run_id=run["run"] if run else None, name=name, alias=alias)
     return client.get_model_version(name, version)
@@ -213,20 +214,15 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
 
     Raises:
         ValueError: if there is no such thing.
+        RuntimeError: if the MLflow store fails, or has lost the model's files.
     """
-    if source.startswith("models:"):
-        client = client_for(tracking_uri or default_uri())
-        return _download(str(registered(client, source).source), client.tracking_uri)
-    if match := RUN.fullmatch(source):
-        client = client_for(tracking_uri or default_uri())
-        try:
-            run = client.get_run(match["run"])
-        except MlflowException:
-            raise ValueError(f"no run {match['run']} at {client.tracking_uri}") from None
-        models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{match['run']}'")
-        if not models:
-            raise ValueError(f"run {match['run']} has logged no model")
-        return _download(models[0].artifact_location, client.tracking_uri)
+    match = RUN.fullmatch(source)
+    if match or source.startswith("models:"):
+        uri = tracking_uri or default_uri()
+        client = client_for(uri)
+        with answering(uri):
+            place = logged_by(client, match["run"]) if match else str(registered(client, source).source)
+            return _download(place, client.tracking_uri)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS)")
@@ -236,6 +232,21 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
     if found is None:
         raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
     return found
+
+
+def logged_by(client: MlflowClient, run_id: str) -> str:
+    """Where the last model of a run is.
+
+    Raises:
+        ValueError: if there is no such run, or it has logged none.
+    """
+    if not has_run(client, run_id):
+        raise ValueError(f"no run {run_id} at {client.tracking_uri}")
+    experiment = client.get_run(run_id).info.experiment_id
+    models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    if not models:
+        raise ValueError(f"run {run_id} has logged no model")
+    return str(models[0].artifact_location)
 
 
 def resolve_checkpoint(source: str, tracking_uri: str | None = None) -> Path:
@@ -254,7 +265,10 @@ def identified(source: str, tracking_uri: str | None = None) -> tuple[Path, Subj
     """The folder of :func:`resolve`, and which model is in it."""
     version = None
     if source.startswith("models:"):
-        version = registered(client_for(tracking_uri or default_uri()), source)
+        uri = tracking_uri or default_uri()
+        client = client_for(uri)
+        with answering(uri):
+            version = registered(client, source)
     folder = resolve(f"models:/{version.name}/{version.version}" if version else source, tracking_uri)
     if not (folder / "checkpoint.json").exists():
         return folder, Subject(source)

@@ -8,6 +8,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 from raysde.figures import Better, Figure, Margin, Subject, chosen, difference, direction, margin, parse_figure
+from raysde.names import checked_alias
 from raysde.registry.models import WEIGHTS, generation_of, registered
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
@@ -68,8 +69,9 @@ def promote(
 
     Raises:
         ValueError: if there is no such version, ``found`` is of another model, it has no such figure, the champion has
-            none to compare with, or the version is not better.
+            none to compare with, the version is not better, or the alias can be none.
     """
+    checked_alias(alias, "--alias")
     version = registered(client, source)
     if subject is not None:
         who = f"version {version.version} of {version.name!r}"

@@ -118,7 +118,7 @@ def ahead(first: Outcome, second: Outcome, better: Better) -> Margin:
 def winner(outcomes: Sequence[Outcome], better: Better) -> Outcome:
     """The cheapest of the ``ranked`` outcomes among those that the first is not ahead of beyond the interval; of
     equally cheap ones the better."""
-    tied = [each for each in outcomes if ahead(outcomes[0], each, better).low <= 0.0]
+    tied = [outcomes[0], *(each for each in outcomes[1:] if ahead(outcomes[0], each, better).low <= 0.0)]
     return min(tied, key=lambda each: each.candidate.evaluations)
 
 

@@ -20,8 +20,10 @@ from raysde.inference import Model
 from raysde.settling.halving import Outcome
 from raysde.settling.space import Candidate
 
-METRICS = (*FEATURES, "accuracy")
-"""Figures of drawn images."""
+METRICS = (*(name for name in FEATURES if name != "recall"), "accuracy")
+"""Figures that can be compared image by image; recall's error is also that of the drawn images' neighbourhoods."""
+FEWEST = 4
+"""Images of a round, below which no error can be told."""
 Told = Callable[[str, float, float], None]
 
 
@@ -72,6 +74,8 @@ class Study:
         Raises:
             ValueError: if the images are too few for the metric.
         """
+        if samples < FEWEST:
+            raise ValueError(f"{samples} drawn images are too few for a round: raise --samples or lower --rounds")
         settings = {"guidance": 1.0, **candidate.drawing, "batch_size": self.batch_size}
         return Question(
             metrics=(self.metric,),

@@ -62,7 +62,10 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
         ValueError: naming the setting that is wrong.
     """
     content = {} if path is None else config.read_mapping(path, "sweep")
-    axes = dict(content.get("space") or {})
+    space = content.get("space") or {}
+    if not isinstance(space, Mapping):
+        raise ValueError(f"sweep setting space: must be keys of the recipe with their values, got {space!r}")
+    axes = dict(space)
     for text in over:
         name, value = axis(text)
         axes[name] = value

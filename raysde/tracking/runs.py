@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -74,7 +75,7 @@ def open_run(
     data: Input | None = None,
     parent: str | None = None,
 ) -> str:
-    """The id of the run called ``name``, found by its tag or created.
+    """The id of the run called ``name``, found by its tag or created; one whose beginning was cut short gets the rest.
 
     Args:
         params: the flat recipe.
@@ -85,18 +86,25 @@ def open_run(
     place = experiment_id(client, experiment, artifacts)
     runs = client.search_runs([place], filter_string=f"tags.`{RUN_TAG}` = '{name}'", max_results=1)
     if runs:
-        run_id = runs[0].info.run_id
-        client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-        return str(run_id)
-    tags = {RUN_TAG: name, "mlflow.source.name": "raysde train", **({"mlflow.parentRunId": parent} if parent else {})}
-    run_id = client.create_run(place, run_name=name, tags=tags).info.run_id
-    entries = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items()]
-    for start in range(0, len(entries), 100):
-        client.log_batch(run_id, params=entries[start : start + 100])
-    client.log_dict(run_id, dict(params), "recipe.json")
+        client.update_run(runs[0].info.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        found = runs[0]
+    else:
+        tags = {RUN_TAG: name, "mlflow.source.name": "raysde train"}
+        found = client.create_run(place, run_name=name, tags=tags | ({"mlflow.parentRunId": parent} if parent else {}))
+    describe(client, found, params, data)
+    return str(found.info.run_id)
+
+
+def describe(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], data: Input | None) -> None:
+    """Logs a run's recipe, and its data last: what has its data, or all its params where there are none, has all."""
+    missing = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items() if key not in run.data.params]
+    if (run.inputs and run.inputs.dataset_inputs) or not (missing or data):
+        return
+    for start in range(0, len(missing), 100):
+        client.log_batch(run.info.run_id, params=missing[start : start + 100])
+    client.log_dict(run.info.run_id, dict(params), "recipe.json")
     if data is not None:
-        client.log_inputs(run_id, datasets=[data.entity()])
-    return str(run_id)
+        client.log_inputs(run.info.run_id, datasets=[data.entity()])
 
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:

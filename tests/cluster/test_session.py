@@ -45,3 +45,11 @@ def test_processes_of_a_cluster_ask_their_own(neighbour):
 def test_the_driver_forgets_the_address(cluster):
     """A later session of the same process starts a cluster of its own."""
     assert not joins()
+
+
+def test_the_word_local_asks_for_a_cluster_of_ones_own(monkeypatch):
+    """As Ray takes it."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert not joins()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert joins()
