@@ -87,6 +87,11 @@ class RunConfig(Node):
         conditional = self.text is not None or self.class_conditional
         if self.sampling.guidance != 1.0 and not conditional:
             raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
+        dropped = self.train.condition_dropout
+        if self.sampling.guidance != 1.0 and not dropped:
+            raise ValueError("sampling.guidance leads away from no condition, untrained at train.condition_dropout=0")
+        if conditional and dropped == 1.0:
+            raise ValueError("train.condition_dropout=1 tells the network no caption and no class at all")
         return self
 
     def _check_latent(self) -> None:

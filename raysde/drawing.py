@@ -1,16 +1,16 @@
 """Drawing images with a trained model: prompts, guidance, batches, and one random stream for each image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, TypeVar, Unpack
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
 from raysde import latents as latent_space
 from raysde import randomness
-from raysde.generation import completed, unguided
+from raysde.generation import GUIDANCE, completed, unguided, usual_guidance
 from raysde.guidance import Autoguided, Conditioned, Encode, Guidance, Guided, Interval
 from raysde.images import grid as image_grid
 from raysde.images import save_png, to_float, to_uint8
@@ -19,6 +19,8 @@ from raysde.sampler import Callback, Method, Samples, Settings, sample
 from raysde.score import ScoreModel
 from raysde.sde import SDE, Score
 
+LEADING = ("prompts", "labels", "negative", "autoguide")
+"""What an image is led to or away from."""
 WIDEST = 20
 """Prompts beyond which a grid has no column for each."""
 
@@ -112,7 +114,8 @@ class DrawingModel:
             prompts, labels: one for each image; both may be given.
             n: number of images when neither is given.
             seed: of all images, or one for each.
-            guidance: scale of classifier-free guidance, 1 for none; None for the model's own, or 1 if it has none.
+            guidance: scale of classifier-free guidance, 1 for none; None for the model's own, and if it has none for 2
+                with ``negative`` or ``autoguide`` and 1 without.
             guidance_interval: (low, high) of sigma / alpha where there is guidance; None for the model's own, or
                 everywhere if it has none, as (0, math.inf) is for any model.
             negative: what the images are led away from instead of the empty prompt, for all images or for each.
@@ -125,31 +128,31 @@ class DrawingModel:
                 model's own, see :func:`raysde.generation.completed`.
 
         Raises:
-            ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range.
+            ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range or has
+                no effect.
         """
-
-        told = any(each is not None for each in (prompts, labels, negative, autoguide))
-        asked = {"guidance": guidance, "guidance_interval": guidance_interval}
-        given = {name: value for name, value in asked.items() if value is not None}
-        own = self.spec.generation if told else unguided(self.spec.generation)
+        count = counted(prompts, labels, n)
+        drawing = self.by_own_settings({
+            "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
+            "guidance_interval": guidance_interval, **settings,
+        })  # fmt: skip
 
         def run(score: Score, rows: slice, **given: object) -> Samples:
             shape = (rows.stop - rows.start, *self.spec.image)
             return sample(score, self.sde, shape, device=self.device, **given)  # type: ignore[arg-type]
 
-        return self.drawn(
-            run,
-            counted(prompts, labels, n),
-            prompts=prompts,
-            labels=labels,
-            seed=seed,
-            negative=negative,
-            autoguide=autoguide,
-            batch_size=batch_size,
-            first=first,
-            progress=progress,
-            **completed(own, {**given, **settings}),
-        )
+        return self.drawn(run, count, seed=seed, batch_size=batch_size, first=first, progress=progress, **drawing)
+
+    def by_own_settings(self, drawing: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of :meth:`drawn`, with the model's own settings where they say nothing.
+
+        Raises:
+            ValueError: as :func:`led`.
+        """
+        told = any(drawing.get(name) is not None for name in LEADING)
+        own = self.spec.generation if told else unguided(self.spec.generation)
+        given = {name: value for name, value in drawing.items() if value is not None or name not in GUIDANCE}
+        return led(completed(own, given))
 
     @torch.no_grad()
     def drawn(
@@ -181,13 +184,13 @@ class DrawingModel:
             raise ValueError(f"{len(seeds)} seeds were given for {count} images")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        led = self.guidance(count, guidance, guidance_interval, negative, autoguide)
+        leading = self.guidance(count, guidance, guidance_interval, negative, autoguide)
         steps = len(Method(**settings).last_times(self.sde, share)) - 1
         parts, nfe, total = [], 0, steps * -(-count // batch_size)
         for done, start in enumerate(range(0, count, batch_size)):
             rows = slice(start, min(count, start + batch_size))
             told = _told(_part(prompts, rows), _part(labels, rows), rows.stop - start)
-            score = led.rows(rows).score(self.score_model, told, rows.stop - start)
+            score = leading.rows(rows).score(self.score_model, told, rows.stop - start)
             keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
             generators = [randomness.generator(own, randomness.IMAGE, number) for own, number in keys]
             callback = _reported(progress, done * steps, total)
@@ -266,13 +269,30 @@ def counted(prompts: Sequence[str] | None, labels: Sequence[int] | None, n: int 
     """How many images are asked for.
 
     Raises:
-        ValueError: if the counts differ, or there is none to draw.
+        ValueError: if the counts differ, there is none to draw, or one is given that is no list.
     """
+    for name, values in (("prompts", prompts), ("labels", labels)):
+        if isinstance(values, str) or not (values is None or hasattr(values, "__len__")):
+            raise ValueError(f"{name} must be a list with one for each image, got {values!r}")
     given = [len(values) for values in (prompts, labels) if values is not None]
     count = n if n is not None else given[0] if given else 1
     if count < 1 or any(size != count for size in given):
         raise ValueError(f"n={n}, {given} prompts or labels: give one for each image, and at least one image")
     return count
+
+
+def led(drawing: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of drawing, with guidance where they say from what to be led away and not how far.
+
+    Raises:
+        ValueError: if an interval of guidance is given, and no guidance.
+    """
+    if drawing.get("guidance") is not None:
+        return dict(drawing)
+    away = any(drawing.get(name) is not None for name in ("negative", "autoguide"))
+    if drawing.get("guidance_interval") is not None and not away:
+        raise ValueError("guidance_interval has no effect at guidance 1: give guidance=2 or so")
+    return {**drawing, "guidance": usual_guidance(told=away)}
 
 
 def _reported(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:

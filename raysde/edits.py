@@ -1,5 +1,6 @@
 """What a trained model can do to images: fill in, colour, enlarge and change them; and images between two prompts."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Unpack
@@ -10,8 +11,9 @@ from torch import Tensor
 from raysde import latents as latent_space
 from raysde import likelihood, randomness
 from raysde.conditioning import Conditioner, Encoded
-from raysde.drawing import Drawing, DrawingModel, Drawn
+from raysde.drawing import Drawing, DrawingModel, Drawn, led
 from raysde.editing import Way, edit, sdedit
+from raysde.generation import method_of
 from raysde.guidance import Interval
 from raysde.posterior import ITERATIONS
 from raysde.projections import AveragePool, Grey, Mask, Projection
@@ -35,9 +37,10 @@ class EditingModel(DrawingModel):
     """A score model that edits images. Result i depends on the seed, i and the i-th image, not on its batch.
 
     Every method takes the keyword arguments of :meth:`raysde.drawing.DrawingModel.sample`: prompts, guidance, seed,
-    solver and so on. Those that restore also take ``method`` (moment_matching or replacement), ``noise`` (standard
-    deviation of what is known, in grey levels of 255), ``iterations`` and ``resample``, see
-    :func:`raysde.editing.edit`.
+    solver and so on. :meth:`edit` and :meth:`interpolate_prompts` go by the model's own settings where nothing is said,
+    as ``sample`` does; what restores does not, since they were chosen for images of which nothing is known. What
+    restores also takes ``method`` (moment_matching or replacement), ``noise`` (standard deviation of what is known, in
+    grey levels of 255), ``iterations`` and ``resample``, see :func:`raysde.editing.edit`.
     """
 
     def inpaint(self, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
@@ -102,7 +105,7 @@ class EditingModel(DrawingModel):
             x0 = self.floats(part) if latent is None else latent_space.encode(latent, part.to(self.device))
             return sdedit(score, self.sde, x0, strength, **given)  # type: ignore[arg-type]
 
-        return self.drawn(run, len(images), share=strength, **drawing)
+        return self.drawn(run, len(images), share=strength, **self.by_own_settings(drawing))
 
     @torch.no_grad()
     def interpolate_prompts(
@@ -113,7 +116,7 @@ class EditingModel(DrawingModel):
         *,
         line: Line = "spherical",
         seed: int = 0,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         guidance_interval: Interval | None = None,
         negative: str | None = None,
         **settings: Unpack[Settings],
@@ -127,21 +130,22 @@ class EditingModel(DrawingModel):
         Raises:
             ValueError: if there is no weight or one is outside [0, 1], or as :meth:`sample`.
         """
-        if not weights or not all(0.0 <= weight <= 1.0 for weight in weights):
-            raise ValueError(f"weights must lie between 0 and 1, at least one of them, got {list(weights)}")
+        check_weights(weights)
 
         def encode(conditioner: Conditioner) -> Encoded:
             start, end = (conditioner.encode([prompt], None, 1) for prompt in (first, second))
             return between(start, end, torch.tensor(weights, device=self.device), line)
 
-        led = self.guidance(len(weights), guidance, guidance_interval, negative, None)
+        asked = {"guidance": guidance, "guidance_interval": guidance_interval, **settings}
+        own = self.by_own_settings({"prompts": [first, second], "negative": negative, **asked})
+        leading = self.guidance(len(weights), own["guidance"], own.get("guidance_interval"), negative, None)
         drawn = sample(
-            led.score(self.score_model, encode, len(weights)).score,
+            leading.score(self.score_model, encode, len(weights)).score,
             self.sde,
             (len(weights), *self.spec.image),
             generator=[randomness.generator(seed, randomness.IMAGE, 0) for _ in weights],
             device=self.device,
-            **settings,
+            **method_of(own),  # type: ignore[arg-type]
         )
         return Drawn(self.pixels(drawn.x).cpu(), None, seed, drawn.nfe)
 
@@ -173,7 +177,7 @@ class EditingModel(DrawingModel):
                 **given,  # type: ignore[arg-type]
             )
 
-        return self.drawn(run, count, **drawing)
+        return self.drawn(run, count, **led(drawing))
 
     def _check(self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False) -> None:
         """Guards images of a ``shape``; ``latents`` says whether a model of latents can take them too."""
@@ -186,11 +190,22 @@ class EditingModel(DrawingModel):
             )
 
 
+def check_weights(weights: Sequence[float]) -> None:
+    """Guards the places between two ends.
+
+    Raises:
+        ValueError: if there is none, or one is outside [0, 1].
+    """
+    if not len(weights) or not all(0.0 <= weight <= 1.0 for weight in weights):
+        raise ValueError(f"weights must lie between 0 and 1, at least one of them, got {list(weights)}")
+
+
 def between(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Encoded:
     """Conditions between two, each of one row, at weights [K].
 
-    Tokens are paired by position. The shorter prompt goes on with its last token, which says nothing new, so that the
-    images change steadily; at the ends each prompt has its own tokens alone.
+    Tokens are paired by position. Between the ends each prompt's tokens are repeated, all of them equally often, to the
+    least common length, which changes nothing of what pixels find that attend to them: so the images go steadily from
+    those of the one prompt to those of the other.
     """
     if line not in LINES:
         raise ValueError(f"line must be one of {', '.join(LINES)}, got {line!r}")
@@ -198,23 +213,20 @@ def between(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Enc
     if first.pooled is not None and second.pooled is not None:
         pooled = path(first.pooled, second.pooled, weights)[:, 0]
     if first.context is not None and second.context is not None:
-        length = max(first.context.shape[1], second.context.shape[1])
-        (a, own), (b, other) = _prolonged(first, length), _prolonged(second, length)
-        context, both = path(a, b, weights), own | other
-        at = weights[:, None]
-        mask = torch.where(at == 0.0, own, torch.where(at == 1.0, other, both))
+        a, b = _tokens(first), _tokens(second)
+        length = math.lcm(len(a), len(b))
+        context = path(*(tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)), weights)
+        place, at = torch.arange(length, device=weights.device), weights[:, None]
+        own, other = (place % (length // len(tokens)) == 0 for tokens in (a, b))
+        mask = torch.where(at == 0.0, own, (at < 1.0) | other)
     return Encoded(pooled, context, mask)
 
 
-def _prolonged(encoded: Encoded, length: int) -> tuple[Tensor, Tensor]:
-    """The vectors [L, D] of one condition, its last real token repeated up to ``length``, and its own mask [L]."""
+def _tokens(encoded: Encoded) -> Tensor:
+    """The vectors [L, D] of the real tokens of one condition."""
     assert encoded.context is not None
     assert encoded.mask is not None
-    last = int(encoded.mask[0].sum()) - 1
-    places = torch.arange(length, device=encoded.mask.device).clamp(max=last)
-    mask = encoded.padded(length).mask
-    assert mask is not None
-    return encoded.context[0, places], mask[0]
+    return encoded.context[0, encoded.mask[0]]
 
 
 def _straight(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:

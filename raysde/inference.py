@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raysde import likelihood, randomness
-from raysde.edits import EditingModel
+from raysde.edits import EditingModel, check_weights
 from raysde.images import to_uint8
 
 
@@ -29,7 +29,7 @@ class Model(EditingModel):
     ) -> likelihood.LogProb:
         """log-density in nats of uint8 images [B, C, H, W] mapped to the model's data range; see
         :func:`raysde.likelihood.log_prob`."""
-        self.need_pixels("log_prob")
+        self._check("log_prob", images, self.spec.image)
         return likelihood.log_prob(
             self.conditioned(prompts, labels, len(images), guidance),  # type: ignore[arg-type]
             self.floats(images),
@@ -51,7 +51,7 @@ class Model(EditingModel):
         probes: int = 1,
     ) -> likelihood.BitsPerDim:
         """Bits per dimension of uint8 images [B, C, H, W]; see :func:`raysde.likelihood.bits_per_dim`."""
-        self.need_pixels("bits_per_dim")
+        self._check("bits_per_dim", images, self.spec.image)
         return likelihood.bits_per_dim(
             self.conditioned(prompts, labels, len(images), guidance),  # type: ignore[arg-type]
             images.to(self.device),
@@ -71,7 +71,7 @@ class Model(EditingModel):
         guidance: float = 1.0,
     ) -> Tensor:
         """The latents [B, C, H, W] of uint8 images; :meth:`decode` inverts it."""
-        self.need_pixels("encode")
+        self._check("encode", images, self.spec.image)
         score = self.conditioned(prompts, labels, len(images), guidance)
         return likelihood.encode(score, self.floats(images), self.sde)  # type: ignore[arg-type]
 
@@ -97,7 +97,14 @@ class Model(EditingModel):
         prompts: Sequence[str] | None = None,
         labels: Sequence[int] | None = None,
     ) -> Tensor:
-        """uint8 images [K, B, C, H, W] on the way from uint8 images ``first`` to ``second``, through their latents."""
+        """uint8 images [K, B, C, H, W] on the way from uint8 images ``first`` to ``second``, through their latents.
+
+        Raises:
+            ValueError: if the images do not fit the model or each other, or as :func:`raysde.edits.check_weights`.
+        """
+        check_weights(weights)
+        if len(first) != len(second):
+            raise ValueError(f"interpolate: {len(first)} images and {len(second)}: give as many to go to as to go from")
         start, end = (self.encode(images, prompts=prompts, labels=labels) for images in (first, second))
         path = likelihood.interpolate(start, end, torch.tensor(weights))
         return torch.stack([self.decode(latents, prompts=prompts, labels=labels) for latents in path])

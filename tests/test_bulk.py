@@ -233,7 +233,9 @@ def test_a_kill_while_the_plan_is_written_does_not_block_the_job(models, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             draw_all(job)
     assert len(list((tmp_path / "out").iterdir())) == 1
-    assert draw_all(job) > 0
+    assert draw_all(job) == 0
+    assert (tmp_path / "out" / PLAN).exists()
+    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == len(job.parts)
 
 
 def killed():

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -19,6 +21,8 @@ from raysde.projections import AveragePool, Chain, Grey, Mask, replaced
 from raysde.sampler import Method, noise_from, sample
 from raysde.sde import VP
 from raysde.solvers.grids import GRIDS, time_grid, variable
+from raysde.solvers.ode import EdmHeun
+from raysde.solvers.walk import Walk
 from tests.oracles import BIAS, SDES, SETTINGS, assert_moments, gaussian_score
 from tests.test_networks import CAPTIONS, model_with, spec_with
 
@@ -618,16 +622,19 @@ def encoded(vectors, tokens) -> Encoded:
 
 
 def test_conditions_between_two():
-    """Straight or round lines between tokens of the same place; the shorter prompt goes on with its last token; each
-    end is its own prompt."""
+    """Straight or round lines between tokens, all of a prompt's as often as each other; each end is its own prompt."""
     first = encoded([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]], 2)
     second = encoded([[0.0, 1.0], [1.0, 0.0], [0.0, 3.0], [2.0, 0.0]], 4)
     line = between(first, second, torch.tensor([0.0, 0.25, 1.0]), "linear")
-    expected = 0.75 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]) + 0.25 * second.context[0]
+    expected = 0.75 * torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]) + 0.25 * second.context[0]
     torch.testing.assert_close(line.context[1], expected.double())
-    assert line.mask.tolist() == [[True, True, False, False], [True] * 4, [True] * 4]
-    torch.testing.assert_close(line.context[0, :2], first.context[0, :2])
+    assert line.mask.tolist() == [[True, False, True, False], [True] * 4, [True] * 4]
+    torch.testing.assert_close(line.context[0, line.mask[0]], first.context[0, :2])
     torch.testing.assert_close(line.context[2], second.context[0])
+    three = encoded([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], 3)
+    sixth = between(first, three, torch.tensor([0.0, 0.5, 1.0]), "linear")
+    assert sixth.context.shape[1] == 6
+    torch.testing.assert_close(sixth.context[2, sixth.mask[2]], three.context[0])
     torch.testing.assert_close(line.pooled[1], 0.75 * first.pooled[0] + 0.25 * second.pooled[0])
     circle = between(first, second, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), "spherical")
     torch.testing.assert_close(circle.context[1, 0], torch.full((2,), math.sqrt(0.5), dtype=torch.float64))
@@ -653,3 +660,87 @@ def test_prompts_are_interpolated_from_one_noise(line):
     assert (same.int() - same[:1].int()).abs().max() <= 1
     with pytest.raises(ValueError, match="weights must lie between 0 and 1"):
         model.interpolate_prompts("a", "b", [1.5])
+
+
+def test_images_between_prompts_of_unequal_length_begin_where_the_first_ends():
+    """A weight of a millionth moves an image by next to nothing, from either end, however many tokens the prompts have."""
+    model = Model(model_with(sde=VP()), spec_with(sde=VP()))
+    short, long = "one", "the digit two and the digit three"
+    tokens = [int(model.score_model.conditioner.encode([text], None, 1).mask.sum()) for text in (short, long)]
+    assert tokens[0] != tokens[1]
+    with torch.no_grad():
+        for parameter in model.score_model.network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    x, t = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5])
+
+    def score(weight):
+        encode = model.score_model.conditioner.encode
+        given = between(encode([short], None, 1), encode([long], None, 1), torch.tensor([weight]), "linear")
+        return model.score_model.score(x, t, given)
+
+    with torch.no_grad():
+        ends, near = (score(0.0), score(1.0)), (score(1e-6), score(1.0 - 1e-6))
+    way = (ends[0] - ends[1]).norm()
+    assert way > 0.01
+    for end, beside in zip(ends, near, strict=True):
+        assert (end - beside).norm() < 1e-3 * way
+
+
+def test_what_is_drawn_from_noise_goes_by_the_models_own_settings():
+    """SDEdit at strength 1 is plain sampling then too, and prompts' ends are; what restores takes everybody's."""
+    own = {"solver": "unipc", "steps": 3, "guidance": 3.0}
+    model = Model(model_with(sde=VP()), replace(spec_with(sde=VP()), generation=own))
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    asked = {"prompts": list(CAPTIONS[:2]), "seed": 3}
+    plain, whole = model.sample(**asked), model.edit(images, 1.0, **asked)
+    assert torch.equal(whole.images, plain.images)
+    assert whole.nfe == plain.nfe == 3
+    between_two = model.interpolate_prompts(CAPTIONS[0], CAPTIONS[1], [0.0, 1.0], seed=3)
+    assert between_two.nfe == 3
+    assert (between_two.images[0].int() - plain.images[0].int()).abs().max() <= 1
+    assert model.edit(images, 1.0, **asked, guidance=1.0).images.ne(plain.images).any()
+    assert model.inpaint(images, torch.ones(8, 8, dtype=torch.bool), **asked).nfe > 30
+
+
+@pytest.mark.parametrize("act", ["sample", "edit", "inpaint", "interpolate_prompts"])
+def test_who_is_led_away_is_led(act):
+    """A negative prompt without a scale has that of the command line; an interval without one is refused."""
+    model = Model(model_with(sde=VP()), spec_with(sde=VP()))
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    calls = {
+        "sample": lambda **more: model.sample(prompts=["two"], **more),
+        "edit": lambda **more: model.edit(images, 0.9, prompts=["two"], **more),
+        "inpaint": lambda **more: model.inpaint(images, torch.zeros(8, 8, dtype=torch.bool), prompts=["two"], **more),
+        "interpolate_prompts": lambda **more: model.interpolate_prompts("two", "one", [0.5], **more),
+    }
+    draw = partial(calls[act], solver="euler", steps=3)
+    led = draw(negative="three").images
+    assert torch.equal(led, draw(negative="three", guidance=2.0).images)
+    assert not torch.equal(led, draw().images)
+    with pytest.raises(ValueError, match="guidance_interval has no effect at guidance 1"):
+        draw(guidance_interval=(0.2, 5.0))
+
+
+def test_a_single_prompt_is_no_list_of_letters():
+    model = Model(model_with(classes=3, sde=VP()), spec_with(classes=3, sde=VP()))
+    with pytest.raises(ValueError, match="prompts must be a list with one for each image, got 'two'"):
+        model.sample(prompts="two", **QUICK)
+    with pytest.raises(ValueError, match="labels must be a list with one for each image, got 1"):
+        model.sample(labels=1, **QUICK)
+
+
+def test_churn_is_of_the_whole_grid_whatever_part_is_walked():
+    """Half of the steps of SDEdit are as noisy as the second half of plain sampling's: their noise is drawn as often and
+    as large, so that from the same x at the middle they come to the same end."""
+    sde, score = SDES["vp"], gaussian_score(0.3, 0.5, SDES["vp"])
+    given = {"solver": "edm", "steps": 8, "grid": "log_snr", "churn": 2.0}
+    x0 = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = sdedit(score, sde, x0, 0.5, generator=torch.Generator().manual_seed(5), **given).x
+    times, g = Method(**given).times(sde)[4:], torch.Generator().manual_seed(5)
+    alpha, sigma = sde.marginal(times[0])
+    x = alpha * x0 + sigma * torch.randn(x0.shape, generator=g, dtype=torch.float64)
+    walk = Walk(score, sde, times, noise_from(g))
+    step = EdmHeun(walk, 1.0, 0.0, math.inf, 1.0)  # a quarter more at each of four steps, as 2.0 gives at each of eight
+    for index in range(4):
+        x, mean = step(x, index)
+    torch.testing.assert_close(found, mean)

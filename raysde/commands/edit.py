@@ -9,6 +9,7 @@ from raysde.commands.drawing import (
     drawing_arguments,
     loader,
     model_options,
+    prefer_own_guidance,
     prompt_options,
     solver_options,
 )
@@ -30,7 +31,8 @@ Exactly one of --mask, --colorise, --upscale and --strength says what is done:
   raysde edit models:/photos@champion --image a.png --strength 0.6 --prompt "the same in winter"
         adds noise and takes it away again under a prompt: 0 changes nothing, 1 keeps nothing
 
-docs/editing.md says what each does, and where it comes from.
+--strength draws by what raysde settle found for the model, the others by everybody's defaults. docs/editing.md says
+what each does, and where it comes from.
 """
 
 
@@ -82,6 +84,9 @@ def run_edit(args: argparse.Namespace) -> None:
     files = [(path, image) for path, image in opened(args.image) for _ in range(args.n)]
     load = loader(args)
     model = load(args.model)
+    if args.strength is not None:
+        led = args.negative is not None or args.autoguide is not None
+        prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
     with drawing_arguments(args, len(files), load) as drawing:
         shown, drawn = edited(model, args, files, {**drawing, **restoring})
     out = Path(args.out)
