@@ -87,11 +87,9 @@ class RunConfig(Node):
         conditional = self.text is not None or self.class_conditional
         if self.sampling.guidance != 1.0 and not conditional:
             raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
-        dropped = self.train.condition_dropout
-        if self.sampling.guidance != 1.0 and not dropped:
-            raise ValueError("sampling.guidance leads away from no condition, untrained at train.condition_dropout=0")
-        if conditional and dropped == 1.0:
-            raise ValueError("train.condition_dropout=1 tells the network no caption and no class at all")
+        if self.sampling.guidance != 1.0 and self.train.condition_dropout in (0.0, 1.0):
+            raise ValueError("sampling.guidance needs both trained, with a condition and without: set a train."
+                             "condition_dropout between 0 and 1")  # fmt: skip
         return self
 
     def _check_latent(self) -> None:

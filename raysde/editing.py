@@ -78,6 +78,8 @@ def edit(
         raise ValueError(f"method must be one of {', '.join(WAYS)}, got {method!r}")
     if method == "replacement" and noise:
         raise ValueError(f"noise={noise} needs method moment_matching: replacement takes what is known as exact")
+    if method == "replacement" and iterations != ITERATIONS:
+        raise ValueError(f"iterations={iterations} belongs to method moment_matching")
     if method == "moment_matching" and resample:
         raise ValueError(f"resample={resample} belongs to method replacement")
     project = None

@@ -5,10 +5,10 @@ of that name.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Literal, TypedDict, Unpack, cast
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ RandomSource = torch.Generator | Sequence[torch.Generator] | None
 Project = Callable[[Tensor, float], Tensor]
 """``project(x, t)``: x at time t with a part of it replaced, of the same shape."""
 Callback = Callable[[int, Tensor], None]
+CORRECTED = ("target_snr", "corrector_steps")
+"""Settings of correctors."""
+OWN = {name for kind in SOLVERS.values() for name in kind.settings}
+"""Settings of single solvers."""
 
 
 class Settings(TypedDict, total=False):
@@ -112,10 +116,21 @@ class Method:
             raise ValueError(f"corrector {self.correction} cannot follow {self.solver}, whose steps use earlier ones")
         if self.solver == "none" and self.correction is None:
             raise ValueError("solver none moves nothing: give it a corrector")
+        for field in fields(self):
+            if (value := getattr(self, field.name)) != field.default and not self.reads(field.name):
+                raise ValueError(f"{field.name}={value} changes nothing with {self.solver}: {reader(field.name)}")
 
     @property
     def kind(self) -> Kind:
         return SOLVERS[self.solver]
+
+    def reads(self, name: str) -> bool:
+        """Whether a setting changes anything, with some SDE at least."""
+        if name in CORRECTED:
+            return self.solver == "pc" or self.corrector not in (None, "none")
+        if name == "rho":
+            return (self.grid or self.kind.grid) in (None, "edm")
+        return name not in OWN or name in self.kind.settings
 
     @property
     def correction(self) -> str | None:
@@ -152,6 +167,26 @@ class Method:
     def last_times(self, sde: SDE, share: float) -> Tensor:
         """The last ``share`` of the grid in its own variable, float64; see :func:`raysde.solvers.grids.last_part`."""
         return last_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
+
+
+def readable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a method's settings that their solver, grid and corrector read.
+
+    Raises:
+        ValueError: if these three do not go together.
+    """
+    method = Method(**{name: settings[name] for name in ("solver", "grid", "corrector") if name in settings})
+    return {name: value for name, value in settings.items() if method.reads(name)}
+
+
+def reader(name: str) -> str:
+    """Who reads a setting that others do not, for people."""
+    if name in CORRECTED:
+        return "it is of correctors, such as solver=pc or corrector=langevin"
+    if name == "rho":
+        return "it is of grid=edm"
+    solvers = [solver for solver, kind in SOLVERS.items() if name in kind.settings]
+    return f"it is of solver={' or '.join(solvers)}"
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,19 @@ def test_images_come_back_from_their_latents(exact, images):
     assert (path[2].int() - images[2:].int()).abs().max() <= 1
 
 
+def test_images_that_do_not_fit_are_named(exact, images):
+    """By everything that goes through latents: other sizes, floats in an unknown range, unequal numbers, no weight."""
+    for ask in (exact.log_prob, exact.bits_per_dim, exact.encode):
+        for wrong in (images[..., :4], images.float(), images.expand(-1, 3, -1, -1)):
+            with pytest.raises(ValueError, match=r"takes uint8 images of shape \[B, 1, 8, 8\]"):
+                ask(wrong)
+    with pytest.raises(ValueError, match="interpolate: 1 images and 4"):
+        exact.interpolate(images[:1], images, [0.5])
+    for weights in ([], [1.5]):
+        with pytest.raises(ValueError, match="weights must lie between 0 and 1"):
+            exact.interpolate(images, images, weights)
+
+
 def test_a_guided_model_has_no_likelihood(exact, images):
     with pytest.raises(ValueError, match="unconditional"):
         exact.log_prob(images, guidance=2.0)

@@ -267,7 +267,9 @@ def test_nfe_is_what_was_evaluated(case):
         calls.append(len(x))
         return exact(x, t)
 
-    settings = {**SETTINGS[case], "steps": 7, "corrector_steps": 2, "denoise": True}
+    settings = {**SETTINGS[case], "steps": 7, "denoise": True}
+    if "target_snr" in settings:
+        settings["corrector_steps"] = 2
     out = sample(counting, sde, (3, 2), **settings)
     assert out.nfe == len(calls)
     assert Method(**settings).nfe in (None, out.nfe)
@@ -397,6 +399,13 @@ def test_correctors_need_a_forward_sde():
         ({"order": 4}, "order"),
         ({"rtol": 0.0}, "rtol"),
         ({"churn": -1.0}, "churn"),
+        ({"eta": 1.0}, "eta=1.0 changes nothing with heun: it is of solver=ddim"),
+        ({"solver": "unipc", "churn": 40.0}, "churn=40.0 changes nothing with unipc: it is of solver=edm"),
+        ({"solver": "ddim", "order": 2}, "order=2 changes nothing with ddim: it is of solver=deis or unipc"),
+        ({"rtol": 1e-3}, "rtol=0.001 changes nothing with heun: it is of solver=rk45"),
+        ({"rho": 5.0}, "rho=5.0 changes nothing with heun: it is of grid=edm"),
+        ({"target_snr": 0.1}, "target_snr=0.1 changes nothing with heun: it is of correctors"),
+        ({"corrector_steps": 2, "corrector": "none"}, "corrector_steps=2 changes nothing"),
         ({"rho": 0.0}, "rho"),
         ({"corrector_steps": -1}, "corrector_steps"),
         ({"times": torch.tensor([1.2, 0.5])}, "ceiling 1.0"),

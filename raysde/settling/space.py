@@ -9,15 +9,13 @@ from typing import Any
 from raysde.generation import KINDS, METHOD, checked, completed, method_of, sentence, valued
 from raysde.guidance import guided_rows
 from raysde.posthoc import check_std
-from raysde.sampler import Method
+from raysde.sampler import CORRECTED, OWN, Method, readable, reader
 from raysde.sde import SDE
-from raysde.solvers import SOLVERS
 
 AVERAGE = "ema_std"
 """The key of the average's length; None for the run's own average."""
 NAMES = (AVERAGE, *KINDS)
 WORDS = {"none": None, "true": True, "false": False}
-CORRECTED = ("target_snr", "corrector_steps")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,8 @@ def effective(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[
     Raises:
         ValueError: if they cannot be, or not for this model, or their cost is not known beforehand.
     """
-    settings = checked(given)
+    typed = {name: valued(name, value) for name, value in given.items()}
+    settings = checked(readable(method_of(typed)) | {name: typed[name] for name in typed if name not in METHOD})
     method = Method(**method_of(settings))  # type: ignore[arg-type]
     method.check(sde)
     if method.nfe is None:
@@ -154,11 +153,6 @@ def evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
 
 def _reader(key: str) -> str:
     """Who reads a setting."""
-    if key in CORRECTED:
-        return "it is of correctors, such as solver=pc or corrector=langevin"
-    if key == "rho":
-        return "it is of grid=edm"
     if key == "guidance_interval":
         return "it is of a guidance other than 1"
-    solvers = [name for name, kind in SOLVERS.items() if key in kind.settings]
-    return f"it is of solver={' or '.join(solvers)}" if key in METHOD and solvers else "every value of it is none"
+    return reader(key) if key in (*CORRECTED, "rho", *OWN) else "every value of it is none"
