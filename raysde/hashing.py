@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raysde.foreign import UNFIT, line_of
+
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 TOKENIZER = (
     "tokenizer.json",
@@ -65,16 +67,27 @@ def hash_of(path: str, *, tokenizer: bool, key: str) -> str:
 
 def weight_files(path: str) -> list[str]:
     """The safetensors weights at a folder or hub name: one file, or the parts that an index lists; empty if not all
-    are there."""
+    are there.
+
+    Raises:
+        ValueError: if the index is none.
+    """
     for name in WEIGHTS:
         if whole := _found(path, name):
             return [whole]
         if index := _found(path, f"{name}.index.json"):
-            with open(index) as source:
-                parts = sorted(set(json.load(source)["weight_map"].values()))
-            found = [_found(path, part) if part.endswith(".safetensors") else None for part in parts]
+            found = [_found(path, part) if part.endswith(".safetensors") else None for part in _parts(index)]
             return [part for part in found if part is not None] if None not in found else []
     return []
+
+
+def _parts(index: str) -> list[str]:
+    """The files that an index of weights lists."""
+    try:
+        with open(index) as source:
+            return sorted(set(map(str, json.load(source)["weight_map"].values())))
+    except UNFIT as error:
+        raise ValueError(f"{index} is no index of weights: {line_of(error)}") from error
 
 
 def _found(path: str, name: str) -> str | None:

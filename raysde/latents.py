@@ -1,5 +1,6 @@
 """Images to the latents of an autoencoder and back, through diffusers' AutoencoderKL."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raysde.foreign import UNFIT, check_weights_fit, line_of
 from raysde.hashing import hash_of
 from raysde.images import to_float, to_uint8
 
@@ -57,17 +59,20 @@ def load_vae(path: str) -> nn.Module:
     """The frozen autoencoder at ``path``, safetensors weights only.
 
     Raises:
-        ValueError: if diffusers is not installed, or there is no AutoencoderKL.
+        ValueError: if diffusers is not installed, or there is no AutoencoderKL whose weights are all there.
     """
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise ValueError(f"vae {path!r} needs diffusers: pip install 'raysde[diffusers]'") from error
+    vae: Any
     try:
-        vae: Any = AutoencoderKL.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32)
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise ValueError(f"vae {path!r}: no AutoencoderKL can be loaded: {line}") from error
+        vae, loading = AutoencoderKL.from_pretrained(
+            path, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32, output_loading_info=True
+        )
+    except UNFIT as error:
+        raise ValueError(f"vae {path!r}: no AutoencoderKL can be loaded: {line_of(error)}") from error
+    check_weights_fit(loading, f"vae {path!r}")
     return vae.eval().requires_grad_(False)
 
 
@@ -75,7 +80,8 @@ def latent_spec(path: str, pixels: tuple[int, int, int]) -> LatentSpec:
     """The latent space of an autoencoder for images of shape ``pixels``.
 
     Raises:
-        ValueError: if it takes other channels, cannot halve such a size as often as it does, or scales each channel.
+        ValueError: if it takes other channels, cannot halve such a size as often as it does, scales each channel, or
+            scales or shifts by what is no number.
     """
     sha256 = vae_hash(path)
     vae: Any = load_vae(path)
@@ -90,11 +96,20 @@ def latent_spec(path: str, pixels: tuple[int, int, int]) -> LatentSpec:
     return LatentSpec(
         vae=path,
         sha256=sha256,
-        scaling_factor=float(config.scaling_factor),
-        shift_factor=float(config.shift_factor or 0.0),
+        scaling_factor=_factor(path, "scaling_factor", config.scaling_factor, positive=True),
+        shift_factor=_factor(path, "shift_factor", 0.0 if config.shift_factor is None else config.shift_factor),
         shape=(int(config.latent_channels), height // factor, width // factor),
         pixels=pixels,
     )
+
+
+def _factor(path: str, key: str, value: Any, *, positive: bool = False) -> float:
+    """A finite number from an autoencoder's configuration."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (positive and value <= 0.0):
+        kind = "positive" if positive else "finite"
+        raise ValueError(f"vae {path!r}: {key} of its config.json must be a {kind} number, got {value!r}")
+    return float(value)
 
 
 @torch.no_grad()

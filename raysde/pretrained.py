@@ -1,14 +1,17 @@
 """Text encoders that transformers knows, from a folder or by name: safetensors and JSON, no code and no pickle."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers  # its classes are loaded on first use, which takes seconds
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from raysde.captions import PretrainedText, TextEncoder
+from raysde.foreign import UNFIT, line_of
 from raysde.hashing import weight_files
 
 REFUSED = {
@@ -16,6 +19,10 @@ REFUSED = {
     "transformers_weights": "a weights file of its own, which is never read",
 }
 """What a config.json may not name."""
+UNREADABLE = (*UNFIT, StrictDataclassError)
+"""What transformers raises of folders that it can make nothing of."""
+INPUTS = ("input_ids", "attention_mask")
+"""What an encoder is told."""
 
 
 def pretrained_encoder(text: PretrainedText) -> TextEncoder:
@@ -33,13 +40,19 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {line_of(error)}") from error
     # transformers draws at random what a file lacks; the pooler is not used
     if lost := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
         raise ValueError(f"text.path {text.path!r} lacks {len(lost)} weights of {type(encoder).__name__}: {lost[0]}")
+    if others := sorted(mismatch[0] for mismatch in found["mismatched_keys"]):
+        raise ValueError(
+            f"text.path {text.path!r}: {len(others)} weights of {type(encoder).__name__} have other shapes than its "
+            f"config.json says: {others[0]}"
+        )
     return TextEncoder(encoder, trainable=text.trainable)
 
 
@@ -47,18 +60,21 @@ def check_pretrained(text: PretrainedText) -> Any:
     """The configuration of the encoder at ``text.path``, after looking for its tokenizer too; no weights are read.
 
     Raises:
-        ValueError: if there is none, it names code to run, a folder has no weights in safetensors format, or it has
-            fewer positions than ``max_tokens``.
+        ValueError: if there is none, it names code to run, it reads no tokens, a folder has no weights in safetensors
+            format, or it has fewer positions than ``max_tokens``.
     """
     _check_code(text.path)
     pretrained_tokenizer(text.path)
     try:
         config = _text_config(transformers.AutoConfig.from_pretrained(text.path, trust_remote_code=False))
-        positions = _positions(config)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {_first_line(error)}") from error
+        encoder = _weightless(config)
+    except UNREADABLE as error:
+        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {line_of(error)}") from error
+    if lacks := [name for name in INPUTS if name not in inspect.signature(encoder.forward).parameters]:
+        raise ValueError(f"text.path {text.path!r} is no text encoder: {type(encoder).__name__} takes no {lacks[0]}")
     if os.path.isdir(text.path):  # of a model on the hub, a look would fetch the weights
         _check_weights(text.path)
+    positions = _positions(encoder)
     if positions is not None and text.max_tokens > positions:
         raise ValueError(f"text.max_tokens={text.max_tokens} exceeds the {positions} positions of {text.path!r}")
     return config
@@ -72,8 +88,8 @@ def pretrained_tokenizer(path: str) -> Any:
     """
     try:
         return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {_first_line(error)}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {line_of(error)}") from error
 
 
 def restored_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
@@ -93,10 +109,13 @@ def _text_config(config: Any) -> Any:
     return getattr(config, "text_config", config)
 
 
-def _positions(config: Any) -> int | None:
-    """The most tokens that an encoder takes, None if its positions are relative."""
+def _weightless(config: Any) -> Any:
     with torch.device("meta"):
-        encoder = _auto(config).from_config(config, trust_remote_code=False)
+        return _auto(config).from_config(config, trust_remote_code=False)
+
+
+def _positions(encoder: nn.Module) -> int | None:
+    """The most tokens that an encoder takes, None if its positions are relative."""
     tables = [
         module
         for name, module in encoder.named_modules()
@@ -111,15 +130,17 @@ def _check_code(path: str) -> None:
     """Refuses what would need code or files other than transformers' own; a missing folder is named by the loaders."""
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    try:
-        config, _ = transformers.PreTrainedConfig.get_config_dict(path)
-        tokenizer = get_tokenizer_config(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"text.path {path!r}: no text encoder can be loaded: {_first_line(error)}") from error
-    for file, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
-        for key, what in REFUSED.items():
-            if content.get(key):
-                raise ValueError(f"text.path {path!r}: {file} names {what} ({key})")
+    def config_dict(path: str) -> dict[str, Any]:
+        return transformers.PreTrainedConfig.get_config_dict(path)[0]
+
+    for file, read in (("config.json", config_dict), ("tokenizer_config.json", get_tokenizer_config)):
+        try:
+            content = read(path)
+            named = [key for key in REFUSED if content.get(key)]
+        except UNREADABLE as error:
+            raise ValueError(f"text.path {path!r}: its {file} cannot be read: {line_of(error)}") from error
+        if named:
+            raise ValueError(f"text.path {path!r}: {file} names {REFUSED[named[0]]} ({named[0]})")
 
 
 def _check_weights(path: str) -> None:
@@ -128,7 +149,3 @@ def _check_weights(path: str) -> None:
             f"text.path {path!r} holds no weights in safetensors format; a pytorch_model.bin is a pickle, which is "
             "never loaded: save it again with transformers' save_pretrained"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

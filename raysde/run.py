@@ -179,14 +179,16 @@ def check(run: Run) -> None:
 
 
 def check_model(spec: ModelSpec) -> None:
-    """Builds the network of a description without its weights.
+    """Builds the network of a description without its weights; of a network of the user's own, finds the factory.
 
     Raises:
         ValueError: naming what does not fit.
     """
     preconditioning_for(spec)
     width = condition_width(spec)
-    if not isinstance(spec.network, ExternalConfig):
+    if isinstance(spec.network, ExternalConfig):
+        spec.network.found(spec.image, width)
+    else:
         with torch.device("meta"):
             spec.network.build(spec.image, width, True, None if spec.text is None else width)
 

@@ -1,6 +1,7 @@
 """Training in an autoencoder's latents: the autoencoder's own posteriors, the right scale, and pixels in the end."""
 
 import dataclasses
+import json
 import math
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 
 from raysde import checkpoint, config, latents
 from raysde.data.batches import clean, read_batches
@@ -175,3 +177,62 @@ def test_images_that_do_not_fit_are_named(own, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"needs diffusers: pip install 'raysde\[diffusers\]'"):
         latents.load_vae(vae)
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    del weights["decoder.conv_in.bias"]
+    save_file(weights, folder / WEIGHTS)
+
+
+def rewritten(**changes):
+    def rewrite(folder: Path) -> None:
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    ("harm", "culprit"),
+    [
+        (rewritten(layers_per_block=2), r"do not fit its config\.json: \d+ differ, such as decoder\.up_blocks\.0\.resnets\.2"),
+        (rewritten(block_out_channels=[8, 16]), "no AutoencoderKL can be loaded: .*size mismatch"),
+        (rewritten(norm_num_groups=0), "no AutoencoderKL can be loaded"),
+        (without_a_weight, r"do not fit its config\.json: 1 differ, such as decoder\.conv_in\.bias"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"x" * 100), "no AutoencoderKL can be loaded"),
+        (rewritten(scaling_factor=None), "scaling_factor of its config.json must be a positive number, got None"),
+        (rewritten(scaling_factor="x"), "scaling_factor .* got 'x'"),
+        (rewritten(scaling_factor=True), "scaling_factor .* got True"),
+        (rewritten(scaling_factor=0.0), r"scaling_factor .* got 0\.0"),
+        (rewritten(scaling_factor=math.inf), "scaling_factor .* got inf"),
+        (rewritten(shift_factor="x"), "shift_factor of its config.json must be a finite number, got 'x'"),
+        (rewritten(shift_factor=math.nan), "shift_factor .* got nan"),
+    ],
+)  # fmt: skip
+def test_autoencoders_that_cannot_be_used_are_named(tmp_path, harm, culprit):
+    """diffusers would draw at random what the weights lack."""
+    vae = autoencoder(tmp_path / "vae")
+    harm(tmp_path / "vae")
+    with pytest.raises(ValueError, match=culprit) as caught:
+        latents.latent_spec(vae, (1, 8, 8))
+    assert vae in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_autoencoder_may_lack_a_shift_and_have_older_names(tmp_path):
+    """Files of the hub name the weights of attention as diffusers did before 0.17; it translates them."""
+    vae = autoencoder(tmp_path / "vae", shift_factor=None)
+    expected = latents.load_vae(vae).state_dict()
+    older, weights = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}, {}
+    for name, weight in load_file(tmp_path / "vae" / WEIGHTS).items():
+        for now, before in older.items() if ".attentions." in name else ():
+            name = name.replace(now, before)
+        weights[name] = weight
+    assert set(weights) != set(expected)
+    save_file(weights, tmp_path / "vae" / WEIGHTS)
+    assert same_tensors(latents.load_vae(vae).state_dict(), expected)
+    assert latents.latent_spec(vae, (1, 8, 8)).shift_factor == 0.0

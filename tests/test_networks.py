@@ -13,6 +13,7 @@ from raysde.model import fresh_model
 from raysde.networks import DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
 from raysde.networks.layers import Attention, ResidualBlock, spelled_out
 from raysde.pretrained import pretrained_encoder
+from raysde.run import check_model
 from raysde.sde import VP
 from tests import tiny
 
@@ -270,6 +271,11 @@ def test_a_network_of_the_users_own():
         (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None, True), "json:dumps"),
         (lambda: ExternalConfig(factory="tests.test_networks:Own").build((1, 8, 8), None, False), "allow_code"),
         (lambda: ExternalConfig(factory="Own"), "package.module:Class"),
+        (lambda: ExternalConfig(factory=":Own"), "package.module:Class"),
+        (lambda: ExternalConfig(factory="tests:"), "package.module:Class"),
+        (lambda: ExternalConfig(factory="..tests:Own"), "package.module:Class"),
+        (lambda: UNetConfig(blocks=()), r"blocks must be a number or one for each of the 3 levels, got \(\)"),
+        (lambda: UNetConfig(multipliers=()), r"multipliers must be positive, got \(\)"),
         (lambda: tiny.UNET.build((1, 9, 9), None, True), "divisible by 2"),
         (
             lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None, True),
@@ -290,6 +296,48 @@ def test_a_network_of_the_users_own():
 def test_networks_that_cannot_be_built_are_named(make, culprit):
     with pytest.raises(ValueError, match=culprit):
         make()
+
+
+BROKEN = {
+    "grammar": "class Own(:",
+    "failing": "raise RuntimeError('no such\\nGPU')",
+    "missing": "import no_such_module",
+    "leaving": "raise SystemExit(3)",
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "culprit"),
+    [
+        ({"factory": "no.such:Thing"}, "cannot be imported: ModuleNotFoundError: No module named 'no'"),
+        ({"factory": "json:Thing"}, "cannot be imported: AttributeError: .*'Thing'"),
+        ({"factory": "broken_grammar:Own"}, "cannot be imported: SyntaxError"),
+        ({"factory": "broken_failing:Own"}, "cannot be imported: RuntimeError: no such GPU"),
+        ({"factory": "broken_missing:Own"}, "cannot be imported: ModuleNotFoundError: .*'no_such_module'"),
+        ({"factory": "broken_leaving:Own"}, "cannot be imported: SystemExit: 3"),
+        ({"factory": "torch.nn:functional"}, "is a module, which cannot be called"),
+        ({"factory": "math:pi"}, "is a float, which cannot be called"),
+        ({"factory": "builtins:dict"}, "cannot be called: no signature found"),
+        ({"factory": "tests.test_networks:Own", "kwargs": {"gian": 2.0}}, "these kwargs: .*'gian'"),
+        ({"factory": "tests.test_networks:Own", "kwargs": {"image": 2.0}}, "these kwargs: .*'image'"),
+    ],
+)
+def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, network, culprit):
+    """By one sentence with its name; what it would make is built there alone."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, code in BROKEN.items():
+        (tmp_path / f"broken_{name}.py").write_text(code)
+    config = ExternalConfig(**network)
+    for refuse in (lambda: check_model(spec_with(network=config)), lambda: config.build((1, 8, 8), None, True)):
+        with pytest.raises(ValueError, match=culprit) as caught:
+            refuse()
+        assert f"network.factory {config.factory!r}" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_factory_is_not_called_before_a_worker_starts(monkeypatch):
+    monkeypatch.setattr(Own, "__init__", lambda self, image, condition: pytest.fail("was called"))
+    check_model(spec_with(network=ExternalConfig(factory="tests.test_networks:Own")))
 
 
 def test_residual_sums_keep_their_size():

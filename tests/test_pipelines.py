@@ -437,6 +437,11 @@ def to_pickle(folder: Path) -> None:
         (lambda f: rewrite(f / "unet" / "config.json", block_out_channels=[]), "UNet2DModel"),
         (lambda f: rewrite(f / "unet" / "config.json", time_embedding_type="wavelets"), "UNet2DModel"),
         (lambda f: rewrite(f / "unet" / "config.json", sample_size=None), "sample_size"),
+        (lambda f: rewrite(f / "unet" / "config.json", sample_size="x"), r"unet/config\.json: sample_size='x' must be"),
+        (
+            lambda f: rewrite(f / "unet" / "config.json", sample_size=[8]),
+            r"unet/config\.json: sample_size=\[8\] must be",
+        ),
         (lambda f: rewrite(f / "unet" / "config.json", center_input_sample=True), "center_input_sample"),
     ],
 )

@@ -328,6 +328,84 @@ def test_an_encoder_that_lacks_weights_is_refused(own):
     assert pretrained_encoder(PretrainedText(path=str(own))).width == 16
 
 
+def vision(folder: Path) -> None:
+    """A vision model beside a tokenizer."""
+    sizes = transformers.ViTConfig(**SIZES, image_size=8, patch_size=4)
+    transformers.ViTModel(sizes).save_pretrained(folder)
+
+
+def unmasked(folder: Path) -> None:
+    """An encoder that mixes tokens by Fourier transforms and knows no padding."""
+    sizes = {key: value for key, value in SIZES.items() if key != "num_attention_heads"}
+    transformers.FNetModel(transformers.FNetConfig(**sizes, vocab_size=50)).save_pretrained(folder)
+
+
+def cut(file: str):
+    def halve(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: len(content) // 2])
+
+    return halve
+
+
+def written(file: str, content: str):
+    return lambda folder: (folder / file).write_text(content)
+
+
+def indexed(content: str):
+    def index(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(content)
+
+    return index
+
+
+@pytest.mark.parametrize(
+    ("harm", "culprit"),
+    [
+        (edited("config.json", hidden_act="nope"), "nope"),
+        (edited("config.json", hidden_size="x"), "hidden_size.*expected int, got str"),
+        (edited("config.json", hidden_size=0), "no text encoder can be loaded"),
+        (edited("config.json", dtype="nope"), "nope"),
+        (written("config.json", "[]"), r"config\.json cannot be read"),
+        (written("config.json", "{"), r"config\.json cannot be read"),
+        (written("tokenizer_config.json", "[]"), r"tokenizer_config\.json cannot be read"),
+        (written("tokenizer.json", "[]"), "no tokenizer can be loaded"),
+        (written("tokenizer.json", "{}"), "no tokenizer can be loaded"),
+        (indexed("{"), r"model\.safetensors\.index\.json"),
+        (indexed("[]"), r"model\.safetensors\.index\.json"),
+        (vision, "ViTModel takes no input_ids"),
+        (unmasked, "FNetModel takes no attention_mask"),
+    ],
+)
+def test_encoders_that_are_none_are_refused_before_a_worker_starts(own, harm, culprit):
+    """By one sentence that names the folder."""
+    harm(own)
+    for load in (check_pretrained, pretrained_encoder):
+        with pytest.raises(ValueError, match=culprit) as caught:
+            load(PretrainedText(path=str(own)))
+        assert str(own) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("harm", "culprit"),
+    [
+        (cut("model.safetensors"), "no text encoder can be loaded: .*header"),
+        (written("model.safetensors", "x" * 100), "no text encoder can be loaded: .*header"),
+        (edited("config.json", hidden_size=32), r"weights of BertModel have other shapes .*: embeddings\.LayerNorm\.bias"),
+        (edited("config.json", num_hidden_layers=3), r"lacks 16 weights of BertModel: encoder\.layer\.2"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_none_of_the_encoder_are_named(own, harm, culprit):
+    """A layer of BERT has 16 tensors: weights and biases of 6 linear layers and 2 norms."""
+    harm(own)
+    with pytest.raises(ValueError, match=culprit) as caught:
+        pretrained_encoder(PretrainedText(path=str(own)))
+    assert str(own) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # --- prompts ------------------------------------------------------------------------------------------------------
 
 

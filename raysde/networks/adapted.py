@@ -1,25 +1,16 @@
 """Score networks of diffusers behind our interface; :mod:`raysde.contract` says what each is told and gives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from raysde.foreign import UNFIT, line_of
+
 Architecture = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
 Image = tuple[int, int, int]
-UNFIT = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What diffusers raises of a configuration that it can make nothing of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +45,12 @@ class DiffusersConfig:
         """``config`` with the channels and the size that follow from the images.
 
         Raises:
-            ValueError: if it gives others, or blocks that take other channels.
+            ValueError: if it gives others, or a size or blocks that are none, or blocks that take other channels.
         """
         channels, height, width = image
         size = height if height == width else [height, width]
         given = {"in_channels": channels, "sample_size": size, "out_channels": channels, **self.config}
-        asked = given["sample_size"]
+        asked = size if given["sample_size"] is None else given["sample_size"]
         if given["in_channels"] != channels:
             raise ValueError(f"network.config.in_channels={given['in_channels']}, but the images have {channels}")
         if given["out_channels"] not in (channels, 2 * channels, None):
@@ -67,9 +58,9 @@ class DiffusersConfig:
                 f"network.config.out_channels={given['out_channels']}, but images of {channels} channels need "
                 f"{channels}, or {2 * channels} with a learned variance"
             )
-        if ([asked, asked] if isinstance(asked, int) else list(asked or (height, width))) != [height, width]:
+        if sides(asked, "network.config.sample_size") != (height, width):
             raise ValueError(f"network.config.sample_size={asked}, but the images are {height}x{width}")
-        blocks = [*given.get("down_block_types", ()), *given.get("up_block_types", ())]
+        blocks = [*block_types(given, "down_block_types"), *block_types(given, "up_block_types")]
         if channels != 3 and any("Skip" in block for block in blocks):
             raise ValueError(f"network.config: Skip blocks of diffusers take 3 channels, the images have {channels}")
         return {**given, "sample_size": size}
@@ -205,9 +196,28 @@ def made(architecture: Architecture, arguments: dict[str, Any]) -> Any:
         raise ValueError(f"network.config: no {architecture} can be made of it: {line_of(error)}") from error
 
 
-def line_of(error: Exception) -> str:
-    """The beginning of a message, in one line."""
-    return " ".join(str(error).split())[:200]
+def sides(size: Any, key: str) -> tuple[int, int]:
+    """Height and width that a ``sample_size`` of diffusers means, one number or two.
+
+    Raises:
+        ValueError: naming ``key``, if it is something else.
+    """
+    pair = size if isinstance(size, list | tuple) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise ValueError(f"{key}={size!r} must be a whole number or two of them")
+    return pair[0], pair[1]
+
+
+def block_types(config: Mapping[str, Any], key: str) -> list[str]:
+    """The names under a key of ``network.config``, none if it is absent.
+
+    Raises:
+        ValueError: naming the key, if they are no names.
+    """
+    names = config.get(key, ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"network.config.{key}={names!r} must be a list of names")
+    return list(names)
 
 
 def library(what: str) -> Any:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -24,7 +25,8 @@ class ExternalConfig:
     time_input: ClassVar[Literal["t"]] = "t"
 
     def __post_init__(self) -> None:
-        if self.factory.count(":") != 1:
+        module, _, attribute = self.factory.partition(":")
+        if not attribute or ":" in attribute or not all(module.split(".")):
             raise ValueError(f"factory must read 'package.module:Class', got {self.factory!r}")
 
     def build(
@@ -40,17 +42,42 @@ class ExternalConfig:
                 f"the checkpoint names code to import, {self.factory!r}; "
                 "pass allow_code=True (--allow-code) if you trust it"
             )
-        module_name, _, attribute = self.factory.partition(":")
+        make, call = self.found(image, condition)
         try:
-            make = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"network.factory {self.factory!r} cannot be imported: {error}") from error
-        accepted = inspect.signature(make).parameters
-        offered = {"image": image, "condition": condition}
-        try:
-            network = make(**self.kwargs, **{name: value for name, value in offered.items() if name in accepted})
+            network = make(*call.args, **call.kwargs)
         except TypeError as error:
             raise ValueError(f"network.factory {self.factory!r} cannot be called with these kwargs: {error}") from error
         if not isinstance(network, nn.Module):
             raise ValueError(f"network.factory {self.factory!r} made a {type(network).__name__}, not an nn.Module")
         return network
+
+    def found(
+        self, image: tuple[int, int, int], condition: int | None
+    ) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+        """The factory, imported but not called, and its arguments.
+
+        Raises:
+            ValueError: if the name cannot be imported, or is nothing that takes these arguments.
+        """
+        name = f"network.factory {self.factory!r}"
+        make = self._imported(name)
+        if not callable(make):
+            raise ValueError(f"{name} is a {type(make).__name__}, which cannot be called")
+        try:
+            signature = inspect.signature(make)
+        except (TypeError, ValueError) as error:  # of classes written in C
+            raise ValueError(f"{name} cannot be called: {error}") from error
+        offered = {"image": image, "condition": condition}
+        own = {key: value for key, value in offered.items() if key in signature.parameters}
+        try:
+            return make, signature.bind(**self.kwargs, **own)
+        except TypeError as error:
+            raise ValueError(f"{name} cannot be called with these kwargs: {error}") from error
+
+    def _imported(self, name: str) -> Any:
+        module, _, attribute = self.factory.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:  # whatever the user's module raises
+            line = " ".join(str(error).split())[:200]
+            raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {line}") from error

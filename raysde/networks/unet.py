@@ -54,12 +54,12 @@ class UNetConfig:
     time_input: ClassVar[Literal["t"]] = "t"
 
     def __post_init__(self) -> None:
-        counts = {"channels": self.channels, "blocks": min(self.depths), "head_channels": self.head_channels}
-        at_least_one({**counts, "patch": self.patch})
         check_levels(self.multipliers, self.dropout)
         if len(self.depths) != len(self.multipliers):
             levels = len(self.multipliers)
             raise ValueError(f"blocks must be a number or one for each of the {levels} levels, got {self.blocks}")
+        counts = {"channels": self.channels, "blocks": min(self.depths), "head_channels": self.head_channels}
+        at_least_one({**counts, "patch": self.patch})
 
     @property
     def depths(self) -> tuple[int, ...]:

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from raysde import checkpoint
+from raysde.foreign import UNFIT, check_weights_fit, line_of
 from raysde.inference import Model
 from raysde.model import ModelSpec, assemble
 from raysde.networks import DiffusersConfig
-from raysde.networks.adapted import UNFIT, library, line_of
+from raysde.networks.adapted import library, sides
 from raysde.parameterisation import Preconditioning
 from raysde.pipelines.steps import process_of
 from raysde.sde import VE
@@ -171,11 +172,7 @@ def _unet(folder: Path) -> Any:
         )
     except UNFIT as error:
         raise ValueError(f"{folder}: no UNet2DModel can be loaded: {line_of(error)}") from error
-    strange = sorted({*info["missing_keys"], *info["unexpected_keys"]})
-    if strange:
-        raise ValueError(
-            f"the weights in {folder} do not fit its config.json: {len(strange)} differ, such as {strange[0]}"
-        )
+    check_weights_fit(info, str(folder))
     return unet
 
 
@@ -184,14 +181,13 @@ def _network(unet: Any, folder: Path) -> DiffusersConfig:
     config = json.loads(unet.to_json_string())
     if config["sample_size"] is None:
         raise ValueError(f"{folder}/config.json gives no sample_size, the size of the images")
+    sides(config["sample_size"], f"{folder}/config.json: sample_size")
     own = {name: value for name, value in config.items() if not name.startswith("_")}
     return DiffusersConfig(architecture="UNet2DModel", config=own)
 
 
 def _image(network: DiffusersConfig) -> tuple[int, int, int]:
-    size = network.config["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    return network.config["in_channels"], height, width
+    return network.config["in_channels"], *sides(network.config["sample_size"], "sample_size")
 
 
 def _json(path: Path, absent: str) -> dict[str, Any]:

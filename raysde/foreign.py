@@ -1,0 +1,44 @@
+"""What other libraries raise of folders and settings that they can make nothing of, and what they say of weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+
+UNFIT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+"""What diffusers and transformers raise of a configuration or of weights that they can make nothing of."""
+
+
+def line_of(error: BaseException) -> str:
+    """The beginning of a message, in one line; the error's name where the message says little without it."""
+    name, message = type(error).__name__, " ".join(str(error).split())[:200]
+    return (f"{name}: {message}" if isinstance(error, LookupError) else message) or name
+
+
+def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:
+    """Refuses weights that are not those of the configuration beside them; diffusers draws at random what is missing.
+
+    Args:
+        loading: what ``from_pretrained`` of diffusers tells with ``output_loading_info``.
+        what: the folder, for the message.
+
+    Raises:
+        ValueError: naming one that is missing, too much, or of another shape.
+    """
+    shapes = (mismatch[0] for mismatch in loading["mismatched_keys"])
+    if strange := sorted({*loading["missing_keys"], *loading["unexpected_keys"], *shapes}):
+        raise ValueError(
+            f"the weights in {what} do not fit its config.json: {len(strange)} differ, such as {strange[0]}"
+        )
