@@ -215,7 +215,8 @@ def between(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Enc
     if first.context is not None and second.context is not None:
         a, b = _tokens(first), _tokens(second)
         length = math.lcm(len(a), len(b))
-        context = path(*(tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)), weights)
+        start, end = (tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b))
+        context = path(start, end, weights)
         place, at = torch.arange(length, device=weights.device), weights[:, None]
         own, other = (place % (length // len(tokens)) == 0 for tokens in (a, b))
         mask = torch.where(at == 0.0, own, (at < 1.0) | other)

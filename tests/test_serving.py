@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -177,13 +178,13 @@ def test_code_is_imported_only_if_it_is_allowed(uri, tmp_path):
 # over HTTP
 
 
-@pytest.fixture(scope="module")
-def address(uri):
-    """`mlflow models serve` on loopback, told to load no pickle."""
+@contextmanager
+def serving(uri: str, model: str):
+    """The address of `mlflow models serve` on loopback, told to load no pickle."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/captions@champion", "--env-manager", "local",
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local",
                "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     binaries = str(Path(sys.executable).parent)
@@ -202,6 +203,12 @@ def address(uri):
     finally:
         os.killpg(served.pid, signal.SIGTERM)
         served.wait(30)
+
+
+@pytest.fixture(scope="module")
+def address(uri):
+    with serving(uri, "models:/captions@champion") as found:
+        yield found
 
 
 def ask(address: str, body: dict) -> list[bytes]:

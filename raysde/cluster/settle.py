@@ -93,8 +93,8 @@ def run(
     try:
         results = tuner.fit()
     except TuneError as error:  # of OUT's disk, say: its text is a whole traceback
-        said = str(error).strip().split("\n")[-1]
-        raise RuntimeError(f"the study was interrupted: {said}; the same command goes on with it") from error
+        last = str(error).strip().split("\n")[-1]
+        raise RuntimeError(f"the study was interrupted: {last}; the same command goes on with it") from error
     shutil.rmtree(storage, ignore_errors=True)
     for result in (results[place] for place in range(len(results))):
         if result.error is not None:
