@@ -532,7 +532,7 @@ MUTANTS = [
     Mutant("a sweep that changes under way", "sweep/ledger.py", "        if old == new:\n            continue\n", "        continue\n", SWEEP + " -k 'must_not_change'"),
     # validation, a model's own settings, and finding them
     Mutant("noise of a place in the microbatch", "validation.py", "randomness.VALIDATION, int(row)) for row in batch.rows]", "randomness.VALIDATION, place) for place, row in enumerate(batch.rows)]", VALIDATION + " -k 'number_alone'"),
-    Mutant("bins that drown each other", "validation.py", "(errors / linear).mean()", "(errors.sum() / linear.sum())", VALIDATION + " -k 'posteriors'"),
+    Mutant("bins that drown each other", "validation.py", "(errors / linear).mean()", "(errors.sum() / linear.sum())", VALIDATION + " -k 'knows_mean'"),
     Mutant("unreached noise asked at the nearest", "validation.py", "torch.where(found.reached, found.denoising, linear)", "found.denoising", VALIDATION + " -k 'reach'"),
     Mutant("errors in the model's own units", "validation.py", "(loss * (scale * sigma / alpha)", "(loss * (sigma / alpha)", VALIDATION + " -k 'data_range'"),
     Mutant("bins of the model's own units", "validation.py", " + 2.0 * math.log(scale)", "", VALIDATION + " -k 'data_range'"),
