@@ -97,7 +97,7 @@ class Study:
         question = self.question(candidate, samples)
         model = opened(self.models[candidate.average], self.allow_code, self.place)
         fitting(model, Reader(read_manifest(self.data)), question)
-        few = max(4, LEAST.get(self.metric, 1))
+        few = max(FEWEST, LEAST.get(self.metric, 1))
         self._evaluated(candidate, replace(question, samples=few, allow_few=True), told)
 
     def outcome(self, candidate: Candidate, samples: int, told: Told | None = None) -> Outcome:
