@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from raysde.sampler import Method, Settings
+from raysde.sampler import Method, Settings, readable
 
 Interval = tuple[float, float]
 """The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
@@ -62,11 +62,15 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     """What is given, and a model's own settings where nothing is.
 
     Who names another solver than the model's own gets that solver as it is: steps, grid and the rest were chosen for
-    the own one.
+    the own one. Own settings that nothing reads beside what is given are left out: target_snr beside corrector=none.
+
+    Raises:
+        ValueError: if solver, grid and corrector do not go together.
     """
     foreign = "solver" in given and given["solver"] != own.get("solver")
     kept = {name: value for name, value in own.items() if not (foreign and name in METHOD)}
-    return {**kept, **given}
+    read = readable(method_of({**kept, **given}))
+    return {**{name: value for name, value in kept.items() if name in read or name not in METHOD}, **given}
 
 
 def usual_guidance(*, told: bool) -> float:

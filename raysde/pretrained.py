@@ -2,6 +2,8 @@
 
 import inspect
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +47,7 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
         )
     except UNREADABLE as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {line_of(error)}") from error
-    # transformers draws at random what a file lacks; the pooler is not used
-    if lost := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        raise ValueError(f"text.path {text.path!r} lacks {len(lost)} weights of {type(encoder).__name__}: {lost[0]}")
-    if others := sorted(mismatch[0] for mismatch in found["mismatched_keys"]):
-        raise ValueError(
-            f"text.path {text.path!r}: {len(others)} weights of {type(encoder).__name__} have other shapes than its "
-            f"config.json says: {others[0]}"
-        )
+    _check_whole(text.path, encoder, found)
     return TextEncoder(encoder, trainable=text.trainable)
 
 
@@ -149,3 +144,29 @@ def _check_weights(path: str) -> None:
             f"text.path {path!r} holds no weights in safetensors format; a pytorch_model.bin is a pickle, which is "
             "never loaded: save it again with transformers' save_pretrained"
         )
+
+
+def _check_whole(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> None:
+    """Refuses weights that are not those of the configuration beside them.
+
+    transformers draws at random what a file lacks, and passes over layers beyond those that are configured. The pooler
+    is not used, and what a file holds besides the encoder may be there: a task's head, a decoder, the half for images.
+    """
+    kind = type(encoder).__name__
+    if lost := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise ValueError(f"text.path {path!r} lacks {len(lost)} weights of {kind}: {lost[0]}")
+    if others := sorted(mismatch[0] for mismatch in found["mismatched_keys"]):
+        raise ValueError(
+            f"text.path {path!r}: {len(others)} weights of {kind} have other shapes than its config.json says: "
+            f"{others[0]}"
+        )
+    own = {_unnumbered(name) for name in encoder.state_dict()}
+    if over := sorted(name for name in found["unexpected_keys"] if _unnumbered(name) in own):
+        raise ValueError(
+            f"text.path {path!r} has {len(over)} weights of layers that its config.json does not count: {over[0]}"
+        )
+
+
+def _unnumbered(name: str) -> str:
+    """A weight's name without the number of its layer."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "#", name)

@@ -227,6 +227,7 @@ MUTANTS = [
     Mutant("RoBERTa's positions from 0", "pretrained.py", "0 if table.padding_idx is None else table.padding_idx + 1", "0", TEXT + " -k 'all_positions'"),
     Mutant("one position unused", "pretrained.py", "text.max_tokens > positions", "text.max_tokens >= positions", TEXT + " -k 'all_positions'"),
     Mutant("weights drawn at random unnoticed", "pretrained.py", "if not name.startswith(\"pooler.\")", "if name.startswith(\"pooler.\")", TEXT + " -k 'lacks_weights'"),
+    Mutant("layers passed over", "pretrained.py", "if _unnumbered(name) in own", "if name in own", TEXT + " -k 'none_of_the_encoder'"),
     Mutant("a tokenizer's own code", "pretrained.py", ", (\"tokenizer_config.json\", get_tokenizer_config)):", ",):", TEXT + " -k 'pickles_and_code'"),
     Mutant("pickles behind an index", "hashing.py", "_found(path, part) if part.endswith(\".safetensors\") else None", "_found(path, part)", TEXT + " -k 'pickles_and_code'"),
     # guidance and editing
@@ -540,6 +541,7 @@ MUTANTS = [
     Mutant("always the middle of a bin", "validation.py", "low + (high - low) * places", "low + (high - low) * 0.5 * places.sign()", VALIDATION + " -k 'posteriors'"),
     Mutant("another solver with the own one's steps", "generation.py", "if not (foreign and name in METHOD)", "if True", GENERATION + " -k 'given or completed'"),
     Mutant("another solver without the own guidance", "generation.py", "if not (foreign and name in METHOD)", "if not foreign", GENERATION + " -k 'given or completed'"),
+    Mutant("own settings that nothing reads", "generation.py", "if name in read or name not in METHOD", "if True", GENERATION + " -k 'left_out'"),
     Mutant("the model's own over what is given", "generation.py", "return {**kept, **given}", "return {**given, **kept}", GENERATION + " -k 'given'"),
     Mutant("guidance away from nothing to nothing", "drawing.py", "own = self.spec.generation if told else unguided(self.spec.generation)", "own = self.spec.generation", GENERATION + " -k 'nothing_are_not'"),
     Mutant("equal weights for the same version", "registry/models.py", "same = version.tags.get(GENERATION) == tags.get(GENERATION)", "same = True", GENERATION + " -k 'tells_settings'"),

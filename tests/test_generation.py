@@ -12,11 +12,12 @@ from raysde import checkpoint, registry
 from raysde.cli import main
 from raysde.drawing import DrawingModel
 from raysde.figures import Figure, read_subject
-from raysde.generation import checked, completed, overrides, sentence
+from raysde.generation import checked, completed, method_of, overrides, sentence
 from raysde.images import open_image
 from raysde.model import ModelSpec
 from raysde.registry.flavour import signature
 from raysde.registry.promotion import promote
+from raysde.sampler import Method
 from raysde.serving import Served, defaults, png
 from raysde.tracking import client_for
 from tests.test_cli import refused
@@ -287,6 +288,28 @@ def test_settings_are_completed_by_name():
     assert completed({}, {"steps": 3}) == {"steps": 3}
     assert completed(own, {"solver": "unipc"}) == {"solver": "unipc", "guidance": 2.0}
     assert completed({"steps": 9}, {"solver": "heun"}) == {"solver": "heun"}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "kept"),
+    [
+        ({"solver": "pc", "target_snr": 0.05, "steps": 9}, {"corrector": "annealed_langevin"}, {"target_snr", "steps"}),
+        ({"solver": "euler", "corrector": "langevin", "target_snr": 0.05}, {"corrector": "none"}, set()),
+        ({"solver": "edm", "grid": "edm", "rho": 5.0, "churn": 3.0}, {"grid": "time"}, {"churn"}),
+    ],
+)
+def test_own_settings_that_nothing_reads_any_more_are_left_out(own, given, kept):
+    """What the model's makers set is no mistake of who asks for something else beside it."""
+    found = completed(own, given)
+    assert set(found) == kept | set(given) | ({"solver"} & set(own))
+    Method(**method_of(found))
+
+
+def test_given_settings_that_nothing_reads_are_named():
+    with pytest.raises(ValueError, match="target_snr"):
+        Method(
+            **method_of(completed({"solver": "euler", "target_snr": 0.05}, {"target_snr": 0.2, "corrector": "none"}))
+        )
     assert sentence({"solver": "edm", "guidance_interval": (0.2, 5.0), "denoise": True}) == (
         "solver=edm guidance_interval=0.2:5 denoise=true"
     )

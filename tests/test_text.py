@@ -395,6 +395,7 @@ def test_encoders_that_are_none_are_refused_before_a_worker_starts(own, harm, cu
         (written("model.safetensors", "x" * 100), "no text encoder can be loaded: .*header"),
         (edited("config.json", hidden_size=32), r"weights of BertModel have other shapes .*: embeddings\.LayerNorm\.bias"),
         (edited("config.json", num_hidden_layers=3), r"lacks 16 weights of BertModel: encoder\.layer\.2"),
+        (edited("config.json", num_hidden_layers=1), r"16 weights of layers that .* not count: encoder\.layer\.1"),
     ],
 )  # fmt: skip
 def test_weights_that_are_none_of_the_encoder_are_named(own, harm, culprit):
