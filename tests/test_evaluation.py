@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -76,6 +77,19 @@ def models(tmp_path_factory) -> dict[str, str]:
         "plain": write_model(folder / "plain", text=None),
         "colour": write_model(folder / "colour", text=None, image=(3, 8, 8)),
     }
+
+
+@pytest.fixture(scope="module")
+def young(models, tmp_path_factory) -> str:
+    """The model of labels with other weights."""
+    folder = tmp_path_factory.mktemp("young") / "labels"
+    shutil.copytree(models["labels"], folder)
+    weights = {name: 0.8 * value for name, value in load_file(folder / "ema.safetensors").items()}
+    save_file(weights, folder / "ema.safetensors")
+    told = json.loads((folder / "checkpoint.json").read_text())
+    told["files"]["ema.safetensors"] = hashlib.sha256((folder / "ema.safetensors").read_bytes()).hexdigest()
+    (folder / "checkpoint.json").write_text(json.dumps(told))
+    return str(folder)
 
 
 def drawer(models, kind="labels", **settings):
@@ -335,6 +349,34 @@ def test_the_command_writes_a_report(models, digits, tmp_path, capsys):
     assert main(command(models, digits, tmp_path, *more, "--metrics", metrics, "--batch-size", "9")) == 0
     for each in json.loads((tmp_path / "report.json").read_text())["figures"]:
         assert each["value"] == pytest.approx(first[each["name"]], rel=1e-2, abs=1e-3)
+
+
+def test_a_guide_leads_the_images_and_stands_in_the_report(models, young, digits, tmp_path):
+    """The images are those of the model's own ``sample``, and figures of another guide are those of another choice."""
+    model, guide = load(models["labels"]), load(young)
+    labels, method = [number % 10 for number in range(6)], {**FAST, "guidance": 3.0}
+    led = Drawer(model, Conditions(tuple(range(10)), told=True), 5, method, guide=guide).images(0, 6)
+    assert torch.equal(led, model.sample(n=6, labels=labels, seed=5, autoguide=guide, **method).images)
+    assert not torch.equal(led, drawer(models, guidance=3.0).images(0, 6))
+    found = []
+    for each in ([], ["--autoguide", young], ["--autoguide", models["labels"]]):
+        more = ["--features", "judge", "--metrics", "kid", "--samples", "30", *each]
+        assert main(command(models, digits, tmp_path, *more)) == 0
+        found.append(read_report(tmp_path / "report.json")["kid"])
+    assert len({figure.overrides for figure in found}) == 3
+    assert found[0].value != found[1].value
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--metrics", "kid", "--guidance", "1"], "autoguide has no effect at guidance 1"),
+        (["--metrics", "denoised_psnr"], "autoguide has no effect: none of the metrics"),
+    ],
+)
+def test_a_guide_without_effect_is_refused(models, young, digits, tmp_path, capsys, more, said):
+    given = ["--features", "judge", "--samples", "30", "--autoguide", young, *more]
+    assert said in refused(capsys, *command(models, digits, tmp_path, *given))
 
 
 def test_the_judges_features_are_a_network(models, digits, tmp_path):

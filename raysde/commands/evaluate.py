@@ -121,6 +121,11 @@ def drawn_options(group: Options) -> None:
         help="as of raysde sample (default: what raysde settle found for the model, otherwise 2 with captions or "
         "labels and 1, none, without)",
     )
+    group.add_argument(
+        "--autoguide",
+        metavar="MODEL",
+        help="lead images away from a smaller or younger model of the same SDE, as raysde sample does",
+    )
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -147,11 +152,19 @@ def run_evaluate(args: argparse.Namespace) -> None:
         lpips=args.lpips,
     )
     folder, subject = identified(args.model, args.tracking_uri)
-    model, cache = loader(args, args.workers)(str(folder)), Path(args.cache).expanduser()
+    load, cache = loader(args, args.workers), Path(args.cache).expanduser()
+    model, guide = load(str(folder)), None if args.autoguide is None else load(args.autoguide)
     with bars() as told, measurer(args, told) as measure:
         opener = network_opener(args, model, cache, told)
         answer = evaluate(
-            model, location(args.data), question, open_features=opener, cache=cache, told=told, measure=measure
+            model,
+            location(args.data),
+            question,
+            open_features=opener,
+            cache=cache,
+            told=told,
+            measure=measure,
+            guide=guide,
         )
     report = {"model": asdict(subject), **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
     print(table(answer.figures))

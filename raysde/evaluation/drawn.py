@@ -1,6 +1,6 @@
 """What is measured of drawn images: image i of a seed is the same image whoever draws it, beside whichever others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from raysde.evaluation.features import FeatureNetwork
 from raysde.evaluation.judge import Judge
 from raysde.evaluation.parts import Part
 from raysde.evaluation.rows import Conditions
+from raysde.hashing import model_hash
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Drawer:
         seed: of all images.
         settings: further keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on.
         network, judge: what they are measured by.
+        guide: a model that they are led away from, see ``autoguide`` of the model's ``sample``.
     """
 
     model: DrawingModel
@@ -30,11 +32,13 @@ class Drawer:
     settings: dict[str, Any] = field(default_factory=dict)
     network: FeatureNetwork | None = None
     judge: Judge | None = None
+    guide: DrawingModel | None = None
 
     def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
         """uint8 [count, C, H, W]: the images ``first`` and on."""
         asked = self.conditions.drawing(range(first, first + count))
-        drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **self.settings)  # type: ignore[arg-type]
+        led = {} if self.guide is None else {"autoguide": self.guide}
+        drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **led, **self.settings)  # type: ignore[arg-type]
         return drawn.images
 
     def part(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Part:
@@ -48,3 +52,17 @@ class Drawer:
             values["read"] = self.judge.read(images)
             values["asked"] = torch.tensor([self.conditions.label(number) for number in range(first, first + count)])
         return Part(first, values)
+
+
+def led_away(model: DrawingModel, guide: DrawingModel | None, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a report says of a guide: its hash.
+
+    Raises:
+        ValueError: if the guide does not fit the model, or has no effect.
+    """
+    if guide is None:
+        return {}
+    if settings["guidance"] == 1.0:
+        raise ValueError("autoguide has no effect at guidance 1: give guidance=2 or so")
+    model.guidance(1, settings["guidance"], settings.get("guidance_interval"), None, guide)
+    return {"autoguide": model_hash(guide.spec.dump(), guide.score_model)}

@@ -14,7 +14,7 @@ from raysde.data.manifest import Split, read_manifest
 from raysde.data.reader import Reader
 from raysde.evaluation import figures, frechet, held_out
 from raysde.evaluation.bench import DRAWN, REAL, Bench, Measure, here
-from raysde.evaluation.drawn import Drawer
+from raysde.evaluation.drawn import Drawer, led_away
 from raysde.evaluation.features import FeatureNetwork, of_module, open_network
 from raysde.evaluation.held_out import HeldOut
 from raysde.evaluation.inception_score import SPLITS
@@ -143,6 +143,7 @@ def evaluate(
     cache: Path,
     told: Told | None = None,
     measure: Measure = here,
+    guide: Model | None = None,
 ) -> Answer:
     """Draws images, measures them beside real ones, and gives the figures asked for.
 
@@ -152,13 +153,17 @@ def evaluate(
         cache: folder for reference statistics and judges, which later evaluations find there.
         told: called with what is being done, how much of it is done and of how much.
         measure: who measures; the figures are the same.
+        guide: a smaller or younger model that drawn images are led away from.
 
     Raises:
-        ValueError: if the model, the data and the metrics do not fit together.
+        ValueError: if the model, the data, the metrics and the guide do not fit together.
     """
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
-    own, given, conditional = model.spec.generation, question.settings, model.spec.conditional
-    question = replace(question, settings=spelled_out(own, given, told=conditional))
+    own, given, told_of = model.spec.generation, question.settings, model.spec.conditional or guide is not None
+    question = replace(question, settings=spelled_out(own, given, told=told_of))
+    if guide is not None and not (question.compares or "accuracy" in question.metrics):
+        raise ValueError("autoguide has no effect: none of the metrics is of drawn images")
+    away = led_away(model, guide, question.settings)
     conditions = fitting(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
     judge, network, real, drawer, reference, found = None, None, None, None, None, {}
@@ -171,7 +176,7 @@ def evaluate(
     if "accuracy" in question.metrics:
         judge = open_judge(reader, shape, cache, device=model.device, told=_named(told, "training the judge"))
     if judge is not None or network is not None:
-        drawer = Drawer(model, conditions, question.seed, question.settings, network, judge)
+        drawer = Drawer(model, conditions, question.seed, question.settings, network, judge, guide)
     bench = Bench(real, drawer, held_for(model, reader, question, lpips))
     if real is not None:
         parts = measure(bench, REAL, stretches(len(real.rows)), _named(told, "reading real images"))
@@ -186,8 +191,8 @@ def evaluate(
             "split": question.split,
             "shape": list(shape),
         },
-        "sampling": {"samples": question.samples, "seed": question.seed, **question.settings},
-        "overrides": overrides(own, given, told=conditional),
+        "sampling": {"samples": question.samples, "seed": question.seed, **question.settings, **away},
+        "overrides": overrides(own, {**given, **away}, told=told_of),
         "held_out": {"rows": question.rows, "t": question.t},
         "features": None if network is None else {"name": network.name, "hash": network.hash},
         "versions": {name: version(name) for name in ("raysde", "torch")},
