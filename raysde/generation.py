@@ -69,8 +69,9 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     """
     foreign = "solver" in given and given["solver"] != own.get("solver")
     kept = {name: value for name, value in own.items() if not (foreign and name in METHOD)}
-    read = readable(method_of({**kept, **given}))
-    return {**{name: value for name, value in kept.items() if name in read or name not in METHOD}, **given}
+    merged = {**kept, **given}
+    read = readable(method_of(merged))
+    return {name: value for name, value in merged.items() if name in given or name in read or name not in METHOD}
 
 
 def usual_guidance(*, told: bool) -> float:
