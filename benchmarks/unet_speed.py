@@ -31,7 +31,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde import optim
 from raysde.networks import UNetConfig
 
 AIM, MATRIX = 1.5, 2048
@@ -113,7 +112,8 @@ class Trained:
 
 
 def trained(network: nn.Module, call: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Trained:
-    return Trained(network, call, optim.adamw(network.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    return Trained(network, call, optimizer)
 
 
 def operations(pair: Trained, x: Tensor, t: Tensor) -> int:

@@ -8,7 +8,7 @@ from raysde.data.augment import Crop
 from raysde.losses import Reduction, Weighting
 from raysde.names import NAME, checked_alias
 from raysde.objective import Precision
-from raysde.optim import Decay
+from raysde.optim import Decay, Optimizer
 from raysde.posthoc import check_std
 from raysde.sampler import Corrector, Settings
 from raysde.solvers import Solver
@@ -148,12 +148,17 @@ class Train(Node):
         None,
         description="images of one forward pass; null: one for each worker; what is left over is accumulated",
     )
-    lr: Positive = Field(2e-4, description="learning rate")
+    optimizer: Optimizer = Field(
+        "adamw",
+        description="adamw, or muon: orthogonalised momentum for matrices and convolutions of the network, AdamW for "
+        "the rest",
+    )
+    lr: Positive = Field(2e-4, description="learning rate; what suits adamw suits muon")
     text_lr: Positive | None = Field(
         None, description="learning rate of a text encoder that is trained, with lr's warm-up and decay; null for lr"
     )
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's moment decays")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW's weight decay")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight decay, as AdamW's")
     warmup: Count = Field(500, description="updates over which the learning rate rises from zero")
     decay: Decay = Field(
         "constant", description="what the learning rate does after that: constant, or cosine to zero at the end"

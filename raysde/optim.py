@@ -1,28 +1,24 @@
 """The optimiser, its learning rate, and one guarded update."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from raysde.muon import Muon, matrices
+from raysde.score import ScoreModel
 from raysde.sharding import whole
 
 Decay = Literal["constant", "cosine"]
+Optimizer = Literal["adamw", "muon"]
 
 
-def adamw(
-    parameters: Iterable[nn.Parameter],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    eps: float = 1e-8,
-    text: Iterable[nn.Parameter] = (),
-    text_lr: float | None = None,
-) -> torch.optim.AdamW:
-    """AdamW with its fused kernel over the parameters that are trained.
+def groups(
+    parameters: Iterable[nn.Parameter], text: Iterable[nn.Parameter], lr: float, text_lr: float | None
+) -> list[dict[str, Any]]:
+    """The parameter groups of those that are trained.
 
     Args:
         text: those of a text encoder, among ``parameters``.
@@ -30,10 +26,32 @@ def adamw(
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     apart = set() if text_lr is None else {id(parameter) for parameter in text}
-    groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in apart]}]
+    result: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in apart]}]
     if text_lr is not None:
-        groups.append({"params": [p for p in trained if id(p) in apart], "ratio": text_lr / lr})
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True)
+        result.append({"params": [p for p in trained if id(p) in apart], "ratio": text_lr / lr})
+    return result
+
+
+def adamw(
+    model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
+) -> torch.optim.AdamW:
+    """AdamW with its fused kernel over the parameters that are trained."""
+    parts = groups(model.parameters(), model.conditioner.text_parameters, lr, text_lr)
+    return torch.optim.AdamW(parts, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def muon(
+    model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
+) -> Muon:
+    """Muon for the matrices of the network, AdamW for the conditions and the rest of it."""
+    chosen = matrices(model.network)
+    known = {id(parameter) for parameter in chosen}
+    others = (parameter for parameter in model.parameters() if id(parameter) not in known)
+    parts = groups(others, model.conditioner.text_parameters, lr, text_lr)
+    return Muon(chosen, parts, lr=lr, betas=betas, weight_decay=weight_decay)
+
+
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.AdamW]] = {"adamw": adamw, "muon": muon}
 
 
 def learning_rate(base: float, updates: int, warmup: int, decay: Decay, progress: float) -> float:

@@ -34,14 +34,8 @@ def new_state(run: Run, device: torch.device) -> TrainState:
     if model.conditioner.tokenizer is not None and current_world().is_first:
         model.conditioner.tokenizer.warn_of_cut(captions)
     place(run, model, device)
-    optimizer = optim.adamw(
-        model.parameters(),
-        lr=train.lr,
-        betas=train.betas,
-        weight_decay=train.weight_decay,
-        text=model.conditioner.text_parameters,
-        text_lr=train.text_lr,
-    )
+    make = optim.OPTIMIZERS[train.optimizer]
+    optimizer = make(model, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, text_lr=train.text_lr)
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
     ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
     profiles = [PowerEma(model, std=std) for std in train.ema.profiles]

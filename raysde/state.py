@@ -13,7 +13,7 @@ from raysde.ema import Ema
 from raysde.posthoc import PowerEma
 from raysde.score import ScoreModel
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 
 
 @dataclass

@@ -41,6 +41,7 @@ REGISTRY, SERVING, TRACKING = "tests/test_registry.py", "tests/test_serving.py",
 GUIDANCE, EDITING = "tests/test_guidance.py", "tests/test_editing.py"
 STATISTICS, FEATURES = "tests/test_evaluation_statistics.py", "tests/test_evaluation_features.py"
 SWEEP = "tests/test_sweep.py"
+MUON = "tests/test_muon.py"
 TEXT, PRECOMPUTE, TRAIN = "tests/test_text.py", "tests/test_precompute.py", "tests/test_train.py"
 EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
 LPIPS = "tests/test_evaluation_lpips.py"
@@ -386,6 +387,17 @@ MUTANTS = [
     Mutant("a prediction left out", "pipelines/writing.py", '        "prediction_type": PREDICTIONS[spec.target],\n', "", PIPELINES + " -k 'ddim_images'"),
     Mutant("the corrector's step left out", "pipelines/writing.py", "        snr=target_snr,\n", "", PIPELINES + " -k 've_scheduler'"),
     Mutant("the first class for none", "pipelines/writing.py", "padding = rows[-1:]", "padding = rows[:1]", PIPELINES + " -k 'transformer_draws'"),
+    # muon
+    Mutant("no look ahead", "muon.py", 'gradient.lerp(state["momentum_buffer"], momentum)', 'state["momentum_buffer"]', MUON + " -k 'torchs_own'"),
+    Mutant("steps of the short side", "muon.py", "math.sqrt(max(rows.shape))", "math.sqrt(min(rows.shape))", MUON + " -k 'torchs_own'"),
+    Mutant("matrices that AdamW moves too", "muon.py", "parameter.grad = None  # which", "pass  # which", MUON + " -k 'torchs_own'"),
+    Mutant("matrices without decay", "muon.py", "mine.mul_(1.0 - lr * decay)", "mine", MUON + " -k 'torchs_own'"),
+    Mutant("overflown matrices", "muon.py", "self._step_supports_amp_scaling = False", "pass", MUON + " -k 'overflown'"),
+    Mutant("channels apart taken for matrices", "muon.py", 'or getattr(module, "groups", 1) != 1', "", MUON + " -k 'which_weights'"),
+    Mutant("tables taken for matrices", "muon.py", 'isinstance(module, nn.Embedding) or ', "", MUON + " -k 'which_weights'"),
+    Mutant("the first rows for every rank", "muon.py", "direction[slice(*rows_of(parameter))]", "direction[: parameter.to_local().shape[0]]", SHARDED + " -k 'sharded_matrices'"),
+    Mutant("momentum that no resume brings back", "state.py", ', "momentum_buffer")', ")", TRAIN + " -k 'resume_is_bitwise'"),
+    Mutant("captions under Muon", "optim.py", "chosen = matrices(model.network)", "chosen = matrices(model)", MUON + " -k 'matrices_so'"),
     # sharding
     Mutant("gradients exchanged with every microbatch", "sharding.py", "forward.set_requires_gradient_sync(last)", "forward.set_requires_gradient_sync(True)", SHARDED + " -k 'rows_alone'"),
     Mutant("the last gradients left at home", "sharding.py", "forward.set_requires_gradient_sync(last)", "forward.set_requires_gradient_sync(not last)", SHARDED + " -k 'losses_are'"),

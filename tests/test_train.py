@@ -52,12 +52,16 @@ class StopAt:
 
 
 @pytest.mark.parametrize(
-    ("precision", "text_lr"), [("fp32", None), ("bf16", None), ("fp16", None), ("fp32", 2e-4), ("fp16", 2e-4)]
-)
-def test_resume_is_bitwise(recipe, tmp_path, sink, precision, text_lr):
+    ("precision", "text_lr", "optimizer"),
+    [("fp32", None, "adamw"), ("bf16", None, "adamw"), ("fp16", None, "adamw"), ("fp32", 2e-4, "adamw"),
+     ("fp16", 2e-4, "adamw"), ("bf16", None, "muon"), ("fp16", 2e-4, "muon")],
+)  # fmt: skip
+def test_resume_is_bitwise(recipe, tmp_path, sink, precision, text_lr, optimizer):
     """10 steps = 6 steps, a crash, and a resume from step 5: weights, EMA, optimiser, counters, metrics."""
     settings = {"train__precision": precision, "validation__rows": 24, "validation__every": 4, "log_every": 3}
-    settings["train__text_lr"] = text_lr
+    settings |= {"train__text_lr": text_lr, "train__optimizer": optimizer}
+    if optimizer == "muon":  # matrices of eight channels are none
+        settings |= {"network__channels": 32, "network__multipliers": [1, 1]}
     whole = trained(recipe(**settings, storage=str(tmp_path / "a")), sink)
     broken = recipe(**settings, storage=str(tmp_path / "b"))
     with pytest.raises(KeyboardInterrupt):

@@ -96,6 +96,7 @@ def two_ranks(rank: int, tree: dict, out: str) -> None:
     train(sharded(named(tree, folder / "two")), str(folder / "two.jsonl"))
     train(sharded(named(tree, folder / "one_two")), str(folder / "one_two.jsonl"))
     facts = {**share(sharded(tree)), "stepped": overflow(sharded(tree)), **gathered_in_bf16(sharded(tree))}
+    facts |= {"muon": orthogonalised(sharded(tree)), "muon_stepped": overflow(with_muon(sharded(tree)))}
     (folder / f"facts{rank}.json").write_text(json.dumps(facts))
 
 
@@ -139,6 +140,32 @@ def overflow(tree: dict) -> list[bool]:
     return stepped
 
 
+def with_muon(tree: dict) -> dict:
+    network = {"kind": "dit", "channels": 36, "blocks": 1, "heads": 2, "patch": 2}
+    return {**tree, "network": network, "text": None, "train": {**tree["train"], "optimizer": "muon"}}
+
+
+def orthogonalised(tree: dict) -> dict:
+    """How far two steps of Muon move the weights, and how far sharded ones end from those of a whole model."""
+    ends, begins = [], {}
+    for strategy in ("ddp", "fsdp"):
+        tree["resources"]["strategy"] = strategy
+        state = new_state(open_run(config.parse(with_muon(tree))), current_world().device)
+        begins = {name: sharding.whole(p.detach()).clone() for name, p in state.trained.items()}
+        for seed in (0, 1):
+            for parameter in state.trained.values():
+                parameter.grad = torch.zeros_like(parameter)
+                add_noise(parameter.grad.detach(), 1.0, seed)
+            optim.update(state.optimizer, state.scaler, list(state.trained.values()), 0.0, 1e-2)
+        ends.append({name: sharding.whole(p.detach()) for name, p in state.trained.items()})
+    held = sum(value.to_local().numel() for key, value in state.optimizer_tensors().items() if "momentum" in key)
+    return {
+        "momentum": held,
+        "moved": [(ends[0][name] - begins[name]).norm().item() for name in ends[0]],
+        "apart": [(ends[0][name] - ends[1][name]).norm().item() for name in ends[0]],
+    }
+
+
 def gathered_in_bf16(tree: dict) -> dict:
     """The loss of a microbatch and the validation loss, in bf16: weights gathered in it, and the unsharded model."""
     network = {"kind": "dit", "channels": 32, "blocks": 2, "heads": 2, "patch": 2}
@@ -167,11 +194,16 @@ def gathered_in_bf16(tree: dict) -> dict:
 def stirred(model: nn.Module) -> nn.Module:
     """The same noise on the weights of a model, sharded or not: gates that are zero would hide its blocks."""
     for parameter in model.parameters():
-        noise = 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
-        held = slice(*sharding.rows_of(parameter)) if sharding.is_sharded(parameter) else slice(None)
-        local = parameter.detach().to_local() if sharding.is_sharded(parameter) else parameter.detach()
-        local.add_(noise[held])
+        add_noise(parameter.detach(), 0.05, parameter.numel())
     return model
+
+
+def add_noise(tensor: torch.Tensor, scale: float, seed: int) -> None:
+    """The same noise for a tensor, sharded or not."""
+    noise = scale * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
+    held = slice(*sharding.rows_of(tensor)) if sharding.is_sharded(tensor) else slice(None)
+    local = tensor.to_local() if sharding.is_sharded(tensor) else tensor
+    local.add_(noise[held])
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +287,18 @@ def test_an_infinite_gradient_on_one_rank_stops_all(runs):
     """The scaler of fp16 skips the step everywhere, so that weights stay one network's."""
     _, folder = runs
     assert [json.loads((folder / f"facts{rank}.json").read_text())["stepped"] for rank in (0, 1)] == [[False, True]] * 2
+
+
+def test_sharded_matrices_step_as_whole_ones(runs):
+    """Muon gathers a matrix to orthogonalise it and keeps its own rows; an overflow skips it on every rank."""
+    _, folder = runs
+    ranks = [json.loads((folder / f"facts{rank}.json").read_text()) for rank in (0, 1)]
+    assert [rank["muon_stepped"] for rank in ranks] == [[False, True]] * 2
+    for rank in ranks:
+        assert max(rank["muon"]["moved"]) > 0.1
+        assert max(rank["muon"]["apart"]) < 1e-6
+    held = [rank["muon"]["momentum"] for rank in ranks]
+    assert 0 < max(held) < 2 * sum(held) / 3
 
 
 def test_each_rank_holds_its_rows_alone(runs):

@@ -1,0 +1,123 @@
+"""Muon: against torch's own for matrices, against the SVD, and which parameters it takes."""
+
+import pytest
+import torch
+from torch import nn
+
+from raysde import config
+from raysde.data.batches import read_batches
+from raysde.data.reader import Reader
+from raysde.distributed import World
+from raysde.muon import Muon, matrices, orthogonal
+from raysde.parts import new_state, objective, schedule
+from raysde.run import open_run
+from raysde.train import train_step
+
+CPU = torch.device("cpu")
+SETTINGS = {"lr": 0.02, "weight_decay": 0.1}
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def after(optimizer: torch.optim.Optimizer, *parameters: nn.Parameter, steps: int = 4) -> None:
+    """Steps along the same gradients whatever the shape that a parameter gives its elements."""
+    for step in range(steps):
+        for number, parameter in enumerate(parameters):
+            parameter.grad = normal(parameter.numel(), seed=100 * number + step).view_as(parameter)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (32, 288), (96, 32)])
+def test_a_matrix_steps_as_torchs_own_muon(shape):
+    """Momentum, look-ahead, orthogonalisation, decay and scale: to the rounding of bfloat16 in four steps."""
+    mine, theirs = (nn.Parameter(normal(*shape)) for _ in range(2))
+    after(Muon([mine], [{"params": []}], betas=(0.9, 0.99), **SETTINGS), mine)
+    after(torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", momentum=0.95, **SETTINGS), theirs)
+    moved = (theirs - normal(*shape)).norm()
+    assert (mine - theirs).norm() < 0.01 * moved
+
+
+def test_a_convolution_steps_as_its_flattened_matrix():
+    kernel, flat = nn.Parameter(normal(48, 32, 3, 3)), nn.Parameter(normal(48, 32, 3, 3).flatten(1))
+    strided = nn.Parameter(normal(48, 32, 3, 3).to(memory_format=torch.channels_last))
+    for parameter in (kernel, flat, strided):
+        after(Muon([parameter], [{"params": []}], betas=(0.9, 0.99), **SETTINGS), parameter)
+    assert torch.equal(kernel.flatten(1), flat)
+    torch.testing.assert_close(strided, kernel, rtol=0.0, atol=2e-3)
+    assert strided.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 200), (200, 32)])
+def test_orthogonal_keeps_the_singular_vectors(shape):
+    """U^T orthogonal(U S V^T) V is nearly diagonal, and what is on it near 1 though S spans a factor of thirty."""
+    u, _, v = torch.linalg.svd(normal(*shape), full_matrices=False)
+    values = torch.logspace(0.0, -1.5, min(shape))
+    found = u.T @ orthogonal(1e3 * (u * values) @ v).float() @ v.T
+    diagonal = found.diagonal()
+    assert diagonal.min() > 0.6
+    assert diagonal.max() < 1.25
+    assert (found - diagonal.diag()).abs().max() < 0.05
+
+
+def test_a_gradient_of_zeros_leaves_a_matrix_alone():
+    weight = nn.Parameter(normal(40, 40))
+    weight.grad = torch.zeros_like(weight)
+    Muon([weight], [{"params": []}], lr=0.02, betas=(0.9, 0.99), weight_decay=0.0).step()
+    assert torch.equal(weight, normal(40, 40))
+
+
+def test_everything_else_steps_as_adamw():
+    """To the bit, in groups of their own rates, beside matrices that move."""
+    mine, theirs = ([nn.Parameter(normal(7, seed=1)), nn.Parameter(normal(3, 40, seed=2))] for _ in range(2))
+    matrix = nn.Parameter(normal(40, 40))
+    grouped = [[{"params": pair[:1]}, {"params": pair[1:], "lr": 0.3}] for pair in (mine, theirs)]
+    after(Muon([matrix], grouped[0], betas=(0.9, 0.99), **SETTINGS), *mine, matrix)
+    after(torch.optim.AdamW(grouped[1], betas=(0.9, 0.99), fused=True, **SETTINGS), *theirs)
+    assert all(torch.equal(own, its) for own, its in zip(mine, theirs, strict=True))
+    assert not torch.equal(matrix, normal(40, 40))
+
+
+def test_which_weights_are_matrices():
+    taken = [nn.Linear(32, 32), nn.Conv2d(32, 40, 3), nn.Conv2d(8, 32, 3)]
+    frozen = nn.Linear(64, 64).requires_grad_(False)
+    network = nn.Sequential(
+        *taken, nn.Embedding(64, 64), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 3, 3), nn.Conv2d(3, 64, 3),
+        nn.Linear(64, 31), nn.GroupNorm(8, 64), frozen, taken[0],
+    )  # fmt: skip
+    assert [id(found) for found in matrices(network)] == [id(module.weight) for module in taken]
+
+
+def muon_recipe(recipe, **changes):
+    return recipe(train__optimizer="muon", network__channels=32, network__head_channels=32, text__width=32, **changes)
+
+
+def test_a_recipe_trains_the_networks_matrices_so(recipe):
+    """The rest of the network, conditions and captions have AdamW's moments, the text encoder its own rate."""
+    run = open_run(config.parse(muon_recipe(recipe, train__text_lr=1e-4)))
+    state = new_state(run, CPU)
+    (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
+    train_step(state, state.model, batches, objective(run), schedule(run), World())
+    moments = state.optimizer_tensors()
+    chosen = {id(p) for p in matrices(state.model.network)}
+    for name, parameter in state.trained.items():
+        kinds = {"momentum_buffer"} if id(parameter) in chosen else {"exp_avg", "exp_avg_sq", "step"}
+        assert {moment.split("/")[0] for moment in moments if moment.split("/", 1)[1] == name} == kinds, name
+    assert len(chosen) > 10
+    assert state.optimizer.param_groups[2]["ratio"] == pytest.approx(0.1)
+    text = {id(p) for p in state.model.conditioner.text_parameters}
+    assert {id(p) for p in state.optimizer.param_groups[2]["params"]} == text
+
+
+def test_overflown_gradients_skip_matrices_too(recipe):
+    """fp16: neither weights nor momentum know of the step that the scaler left out."""
+    run = open_run(config.parse(muon_recipe(recipe, train__precision="fp16")))
+    state = new_state(run, CPU)
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
+    before = {name: value.detach().clone() for name, value in state.trained.items()}
+    (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
+    train_step(state, state.model, batches, objective(run), schedule(run), World())
+    assert (state.step, state.updates) == (1, 0)
+    assert all(torch.equal(value, before[name]) for name, value in state.trained.items())
+    assert not state.optimizer_tensors()
