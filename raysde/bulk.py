@@ -96,7 +96,8 @@ class Bulk:
         if self.requests.negatives is not None and settings["guidance"] == 1.0:
             raise ValueError(f"{self.requests.file} has a column negative, which has no effect at guidance 1")
         scale, interval = settings["guidance"], settings["guidance_interval"]
-        self.model.guidance(1, scale, interval, self.negatives(0, 1), settings["autoguide"])
+        apart = settings.get("autoguidance")
+        self.model.guidance(1, scale, interval, self.negatives(0, 1), settings["autoguide"], apart)
         Method(**{name: settings[name] for name in Settings.__annotations__ if name in settings}).check(self.model.sde)
 
     def seeds(self, first: int, count: int) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from raysde import latents as latent_space
 from raysde import randomness
 from raysde.generation import GUIDANCE, completed, unguided, usual_guidance
-from raysde.guidance import Autoguided, Conditioned, Encode, Guidance, Guided, Interval
+from raysde.guidance import Encode, Guidance, Interval, Led
 from raysde.images import grid as image_grid
 from raysde.images import save_png, to_float, to_uint8
 from raysde.model import ModelSpec
@@ -53,6 +53,7 @@ class Drawing(Settings, total=False):
     guidance_interval: Interval | None
     negative: str | Sequence[str] | None
     autoguide: "DrawingModel | None"
+    autoguidance: float | None
     batch_size: int
     first: int
     progress: Callable[[int, int], None] | None
@@ -103,6 +104,7 @@ class DrawingModel:
         guidance_interval: Interval | None = None,
         negative: str | Sequence[str] | None = None,
         autoguide: "DrawingModel | None" = None,
+        autoguidance: float | None = None,
         batch_size: int = 256,
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -121,6 +123,8 @@ class DrawingModel:
             negative: what the images are led away from instead of the empty prompt, for all images or for each.
             autoguide: a smaller or younger model of the same SDE and images, which the images are led away from instead
                 of from the empty prompt; see :class:`raysde.guidance.Autoguided`.
+            autoguidance: how far they are led away from ``autoguide`` if ``guidance`` shall lead them away from the
+                empty or negative prompt as well; see :class:`raysde.guidance.TwiceGuided`. None: ``guidance`` says it.
             batch_size: images drawn at a time.
             first: the number of the first image, to continue an earlier call.
             progress: called with the solver's steps done and to be done, over all batches.
@@ -134,7 +138,7 @@ class DrawingModel:
         count = counted(prompts, labels, n)
         drawing = self.by_own_settings({
             "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
-            "guidance_interval": guidance_interval, **settings,
+            "guidance_interval": guidance_interval, "autoguidance": autoguidance, **settings,
         })  # fmt: skip
 
         def run(score: Score, rows: slice, **given: object) -> Samples:
@@ -168,6 +172,7 @@ class DrawingModel:
         guidance_interval: Interval | None = None,
         negative: str | Sequence[str] | None = None,
         autoguide: "DrawingModel | None" = None,
+        autoguidance: float | None = None,
         batch_size: int = 256,
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -184,7 +189,7 @@ class DrawingModel:
             raise ValueError(f"{len(seeds)} seeds were given for {count} images")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        leading = self.guidance(count, guidance, guidance_interval, negative, autoguide)
+        leading = self.guidance(count, guidance, guidance_interval, negative, autoguide, autoguidance)
         steps = len(Method(**settings).last_times(self.sde, share)) - 1
         parts, nfe, total = [], 0, steps * -(-count // batch_size)
         for done, start in enumerate(range(0, count, batch_size)):
@@ -220,7 +225,7 @@ class DrawingModel:
 
     def conditioned(
         self, prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int, guidance: float
-    ) -> Conditioned | Guided | Autoguided:
+    ) -> Led:
         """The score under prompts and labels, in evaluation mode."""
         return Guidance(scale=guidance).score(self.score_model, _told(prompts, labels, count), count)
 
@@ -231,6 +236,7 @@ class DrawingModel:
         guidance_interval: Interval | None,
         negative: str | Sequence[str] | None,
         autoguide: "DrawingModel | None",
+        autoguidance: float | None = None,
     ) -> Guidance:
         """How ``count`` images are led.
 
@@ -242,7 +248,7 @@ class DrawingModel:
         if negatives is not None and len(negatives) != count:
             raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")
         if autoguide is None:
-            return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives)
+            return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, autoguidance=autoguidance)
         for name in ("sde", "image", "data_range", "latent"):
             own, its = getattr(self.spec, name), getattr(autoguide.spec, name)
             if own != its:
@@ -251,7 +257,9 @@ class DrawingModel:
         if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
             raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
         guide = autoguide.to(self.device).score_model
-        return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide)
+        return Guidance(
+            scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
+        )
 
 
 Value = TypeVar("Value")
@@ -289,8 +297,9 @@ def led(drawing: Mapping[str, Any]) -> dict[str, Any]:
     """
     if drawing.get("guidance") is not None:
         return dict(drawing)
-    away = any(drawing.get(name) is not None for name in ("negative", "autoguide"))
-    if drawing.get("guidance_interval") is not None and not away:
+    apart = drawing.get("autoguidance") is not None
+    away = drawing.get("negative") is not None or (drawing.get("autoguide") is not None and not apart)
+    if drawing.get("guidance_interval") is not None and not away and not apart:
         raise ValueError("guidance_interval has no effect at guidance 1: give guidance=2 or so")
     return {**drawing, "guidance": usual_guidance(told=away)}
 

@@ -48,12 +48,18 @@ class Guided:
     is_guided: ClassVar[bool] = True
 
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.scores(x_t, t)[1]
+
+    def scores(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The conditional score, and the guided one."""
         rows = guided_rows(self.model.sde, t, self.scale, self.interval)
         if len(rows) == 0:
-            return self.model.score(x_t, t, self.encoded)
+            plain = self.model.score(x_t, t, self.encoded)
+            return plain, plain
         both = self.encoded.joined(self.null.rows(rows))
         scores = self.model.score(torch.cat([x_t, x_t[rows]]), torch.cat([t, t[rows]]), both)
-        return led(scores[: len(x_t)], scores[len(x_t) :], rows, self.scale)
+        strong = scores[: len(x_t)]
+        return strong, led(strong, scores[len(x_t) :], rows, self.scale)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,30 @@ class Autoguided:
         return led(strong, weak, rows, self.scale)
 
 
+@dataclass(frozen=True)
+class TwiceGuided:
+    """guided + (scale - 1) (conditional - weak): away from another condition and from a weaker model as well.
+
+    Each takes what it would alone, so classes are kept to, by the one, in images that are closer to the data, by the
+    other. At scale 1 it is ``guided``.
+    """
+
+    guided: Guided
+    weak: Conditioned
+    scale: float
+    interval: Interval | None = None
+
+    is_guided: ClassVar[bool] = True
+
+    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        strong, guided = self.guided.scores(x_t, t)
+        rows = guided_rows(self.guided.model.sde, t, self.scale, self.interval)
+        if len(rows) == 0:
+            return guided
+        weak = self.weak.model.score(x_t[rows], t[rows], self.weak.encoded.rows(rows))
+        return guided.index_add(0, rows, strong[rows] - weak, alpha=self.scale - 1.0)
+
+
 def guided_rows(sde: SDE, t: Tensor, scale: float, interval: Interval | None) -> Tensor:
     """The numbers of the rows of t [B] that are guided."""
     if scale == 1.0:
@@ -98,30 +128,37 @@ class Guidance:
     """How the images of a batch are led.
 
     Attributes:
-        scale: 1 for no guidance, whatever else is given.
+        scale: by the conditions, or by ``guide`` if there is no ``autoguidance``; 1 for no such guidance.
         interval: sigma / alpha where there is guidance, None for everywhere.
         negatives: for each image what it is led away from, None for the empty prompt.
-        guide: a weaker model that it is led away from instead.
+        guide: a weaker model that it is led away from instead, or as well.
+        autoguidance: scale by ``guide``, beside that by the conditions.
 
     Raises:
-        ValueError: if the interval does not rise, or there are negative prompts as well as a guide.
+        ValueError: if the interval does not rise, ``autoguidance`` has no guide, or there is none and negative prompts
+            as well as a guide.
     """
 
     scale: float = 1.0
     interval: Interval | None = None
     negatives: Sequence[str] | None = None
     guide: ScoreModel | None = None
+    autoguidance: float | None = None
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
-        if self.guide is not None and self.negatives is not None:
-            raise ValueError("negative and autoguide both say what to lead away from: give one of them")
+        if self.autoguidance is not None and self.guide is None:
+            raise ValueError(f"autoguidance={self.autoguidance} was given, and no autoguide to lead away from")
+        if self.guide is not None and self.autoguidance is None and self.negatives is not None:
+            raise ValueError(
+                "negative and autoguide both say what to lead away from: give one of them, or autoguidance for both"
+            )
 
     def rows(self, rows: slice) -> "Guidance":
         """That of some of the images."""
         return replace(self, negatives=None if self.negatives is None else self.negatives[rows])
 
-    def score(self, model: ScoreModel, encode: Encode, count: int) -> Conditioned | Guided | Autoguided:
+    def score(self, model: ScoreModel, encode: Encode, count: int) -> "Led":
         """The score of ``count`` images whose conditions ``encode`` gives, in evaluation mode.
 
         Raises:
@@ -129,12 +166,23 @@ class Guidance:
         """
         own = model.eval().conditioner
         plain = Conditioned(model, encode(own))
-        if self.scale == 1.0:
-            return plain
-        if self.guide is not None:
-            other = self.guide.eval().conditioner
-            weak = Conditioned(self.guide, Encoded() if other.width is None else encode(other))
-            return Autoguided(plain, weak, self.scale, self.interval)
+        alone = self.guide is not None and (self.autoguidance is None or self.scale == 1.0)
+        if alone or (self.guide is None and self.scale == 1.0):
+            scale = self.scale if self.autoguidance is None else self.autoguidance
+            return plain if scale == 1.0 else Autoguided(plain, self.weak(encode), scale, self.interval)
         if own.width is None:
             raise ValueError(f"guidance={self.scale} was given, but the model is unconditional")
-        return Guided(model, plain.encoded, own.encode(self.negatives, None, count), self.scale, self.interval)
+        guided = Guided(model, plain.encoded, own.encode(self.negatives, None, count), self.scale, self.interval)
+        if self.autoguidance is None:
+            return guided
+        return TwiceGuided(guided, self.weak(encode), self.autoguidance, self.interval)
+
+    def weak(self, encode: Encode) -> Conditioned:
+        """The guide, told the same."""
+        assert self.guide is not None
+        its = self.guide.eval().conditioner
+        return Conditioned(self.guide, Encoded() if its.width is None else encode(its))
+
+
+Led = Conditioned | Guided | Autoguided | TwiceGuided
+"""Scores under conditions, however they are led."""

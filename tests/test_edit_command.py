@@ -109,6 +109,10 @@ def test_sampling_is_guided_from_the_command_line(models, files, capsys):
             ["--autoguide", models["plain"]],
             {"guidance": 2.0, "autoguide": checkpoint.load_model(Path(models["plain"]))},
         ),
+        (
+            ["--autoguide", models["plain"], "--autoguidance", "1.5"],
+            {"guidance": 2.0, "autoguide": checkpoint.load_model(Path(models["plain"])), "autoguidance": 1.5},
+        ),
     ):
         assert main(["sample", models["captions"], "--prompt", CAPTIONS[0], *FAST, *given, "--out", files["out"]]) == 0
         found = open_image(Path(files["out"]) / "image-000.png")
@@ -138,6 +142,10 @@ def test_sampling_is_guided_from_the_command_line(models, files, capsys):
         (["captions", "--image", "grey", "--mask", "mask", "--negative", "a", "--guidance", "1"], ["--negative"]),
         (["captions", "--image", "grey", "--mask", "mask", "--guidance-interval", "1", "2"], ["--guidance-interval"]),
         (["captions", "--image", "grey", "--strength", "0.5", "--autoguide", "colour"], ["autoguide", "image"]),
+        (
+            ["captions", "--image", "grey", "--strength", "0.5", "--autoguidance", "2"],
+            ["--autoguidance", "--autoguide"],
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(capsys, models, files, tmp_path, arguments, culprits):

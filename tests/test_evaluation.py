@@ -358,19 +358,26 @@ def test_a_guide_leads_the_images_and_stands_in_the_report(models, young, digits
     led = Drawer(model, Conditions(tuple(range(10)), told=True), 5, method, guide=guide).images(0, 6)
     assert torch.equal(led, model.sample(n=6, labels=labels, seed=5, autoguide=guide, **method).images)
     assert not torch.equal(led, drawer(models, guidance=3.0).images(0, 6))
+    twice = Drawer(model, Conditions(tuple(range(10)), told=True), 5, method, guide=guide, autoguidance=2.0)
+    both = model.sample(n=6, labels=labels, seed=5, autoguide=guide, autoguidance=2.0, **method).images
+    assert torch.equal(twice.images(0, 6), both)
+    assert not torch.equal(both, led)
     found = []
-    for each in ([], ["--autoguide", young], ["--autoguide", models["labels"]]):
+    twice = ["--autoguide", young, "--autoguidance", "2"]
+    for each in ([], ["--autoguide", young], ["--autoguide", models["labels"]], twice):
         more = ["--features", "judge", "--metrics", "kid", "--samples", "30", *each]
         assert main(command(models, digits, tmp_path, *more)) == 0
         found.append(read_report(tmp_path / "report.json")["kid"])
-    assert len({figure.overrides for figure in found}) == 3
-    assert found[0].value != found[1].value
+    assert len({figure.overrides for figure in found}) == 4
+    assert len({found[place].value for place in (0, 1, 3)}) == 3
+    assert "autoguidance=2" in found[3].overrides
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--metrics", "kid", "--guidance", "1"], "autoguide has no effect at guidance 1"),
+        (["--metrics", "kid", "--autoguidance", "1"], "autoguide has no effect at autoguidance 1"),
         (["--metrics", "denoised_psnr"], "autoguide has no effect: none of the metrics"),
     ],
 )

@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 from raysde.conditioning import Conditioner, Encoded
-from raysde.guidance import Autoguided, Conditioned, Guidance, Guided
+from raysde.guidance import Autoguided, Conditioned, Guidance, Guided, TwiceGuided
 from raysde.inference import Model
 from raysde.likelihood import log_prob
 from raysde.parameterisation import Preconditioning
@@ -185,6 +185,29 @@ def test_autoguidance_of_gaussians(name):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("name", SDES)
+def test_guidance_by_a_class_and_by_a_guide_add_up(name):
+    """At each t, grad log p(x | c)^(a + b - 1) p(x)^(1 - a) q(x)^(1 - b) for scales a and b and a guide of density q;
+    outside the interval grad log p(x | c)."""
+    sde, (x, _), labels = SDES[name], points(), [0, 1] * 4
+    t = levels(sde, 0.05, 0.099, 0.11, 0.5, 1.0, 4.0, 5.1, 8.0)
+    alpha, sigma = (value[:, None] for value in sde.marginal(t))
+    sign = 2.0 * torch.tensor(labels, dtype=torch.float64)[:, None] - 1.0
+    encode = lambda conditioner: conditioner.encode(None, labels, 8)  # noqa: E731
+    weak = unlabelled(sde, 0.1, 0.9).model
+    guidance = Guidance(scale=3.0, guide=weak, autoguidance=2.5, interval=(0.1, 5.0))
+    score = guidance.score(labelled(sde), encode, 8)
+    told = guided_form(sde, x, t, sign, 1.0)
+    bad = -(x - 0.1 * alpha) / ((alpha * 0.9) ** 2 + sigma**2)
+    expected = guided_form(sde, x, t, sign, 3.0) + 1.5 * (told - bad)
+    inside = ((sigma / alpha > 0.1) & (sigma / alpha <= 5.0)).float()
+    assert inside[:, 0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    torch.testing.assert_close(score.score(x, t), torch.where(inside > 0, expected, told))
+    assert weak.network.asked == [inside.sum()]
+    with pytest.raises(ValueError, match="guided"):
+        log_prob(score, torch.zeros(8, 1, dtype=torch.float64), sde)
+
+
 def test_the_weak_model_is_asked_inside_the_interval_alone():
     sde, (x, _) = SDES["vp"], points(4)
     t = levels(sde, 0.1, 1.0, 2.0, 9.0)
@@ -225,6 +248,8 @@ def test_scale_one_is_no_guidance_whatever_is_given(spoken):
     expected = Conditioned(model, told).score(x, t)
     assert torch.equal(Guided(model, told, model.conditioner.encode(None, None, 4), 1.0).score(x, t), expected)
     assert torch.equal(Autoguided(Conditioned(model, told), Conditioned(model, told), 1.0).score(x, t), expected)
+    once = Guided(model, told, model.conditioner.encode(None, None, 4), 3.0)
+    assert torch.equal(TwiceGuided(once, Conditioned(model, told), 1.0).score(x, t), once.score(x, t))
     guided = spoken.sample(prompts=CAPTIONS, seed=1, guidance=3.0, **QUICK).images
     assert not torch.equal(guided, plain)
 
@@ -286,6 +311,24 @@ def test_autoguidance_by_another_model(spoken):
     assert bare.sample(n=2, guidance=2.0, autoguide=Model(model_with(text=None), bare_spec), **QUICK).images.any()
 
 
+def test_each_of_two_guidances_at_scale_one_leaves_the_other(spoken):
+    """Bit for bit; the model as its own guide adds nothing to rounding, and another one something."""
+    younger = Model(model_with(classes=3), spoken.spec)
+    for parameter in younger.score_model.parameters():
+        parameter.data.mul_(0.9)
+    draw = lambda **more: spoken.sample(prompts=CAPTIONS, seed=1, **more, **QUICK).images  # noqa: E731
+    by_prompt, by_guide = draw(guidance=3.0), draw(guidance=2.0, autoguide=younger)
+    assert torch.equal(draw(guidance=3.0, autoguide=younger, autoguidance=1.0), by_prompt)
+    assert torch.equal(draw(guidance=1.0, autoguide=younger, autoguidance=2.0), by_guide)
+    assert torch.equal(draw(autoguide=younger, autoguidance=2.0), by_guide)
+    both = draw(guidance=3.0, autoguide=younger, autoguidance=2.0)
+    assert not torch.equal(both, by_prompt)
+    assert not torch.equal(both, by_guide)
+    assert (draw(guidance=3.0, autoguide=spoken, autoguidance=2.0).int() - by_prompt.int()).abs().max() <= 1
+    negative = draw(guidance=3.0, negative="two", autoguide=younger, autoguidance=2.0)
+    assert not torch.equal(negative, both)
+
+
 def test_what_does_not_fit_is_named(spoken):
     draw = lambda **more: spoken.sample(prompts=CAPTIONS, guidance=2.0, **more, **QUICK)  # noqa: E731
     with pytest.raises(ValueError, match=r"guidance_interval.*\(5.0, 0.2\)"):
@@ -294,6 +337,8 @@ def test_what_does_not_fit_is_named(spoken):
         draw(negative=["two"] * 3)
     with pytest.raises(ValueError, match="negative and autoguide"):
         draw(negative="two", autoguide=spoken)
+    with pytest.raises(ValueError, match=r"autoguidance=1.5 was given, and no autoguide"):
+        draw(autoguidance=1.5)
     other = Model(spoken.score_model, dataclasses.replace(spoken.spec, sde=VE()))
     with pytest.raises(ValueError, match=r"autoguide: its sde is VE.*the model's is VP"):
         draw(autoguide=other)

@@ -83,7 +83,7 @@ def test_which_weights_are_matrices():
     taken = [nn.Linear(32, 32), nn.Conv2d(32, 40, 3), nn.Conv2d(8, 32, 3)]
     frozen = nn.Linear(64, 64).requires_grad_(False)
     network = nn.Sequential(
-        *taken, nn.Embedding(64, 64), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 3, 3), nn.Conv2d(3, 64, 3),
+        *taken, nn.Embedding(64, 64), nn.Conv2d(64, 64, 3, groups=2), nn.Conv2d(64, 3, 3), nn.Conv2d(3, 64, 3),
         nn.Linear(64, 31), nn.GroupNorm(8, 64), frozen, taken[0],
     )  # fmt: skip
     assert [id(found) for found in matrices(network)] == [id(module.weight) for module in taken]

@@ -52,6 +52,12 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="lead away from a smaller or younger model of the same SDE instead of from the empty caption",
     )
+    command.add_argument(
+        "--autoguidance",
+        type=float,
+        metavar="SCALE",
+        help="lead away from --autoguide by this, and from the empty or negative caption by --guidance: both at once",
+    )
 
 
 def solver_options(command: Options) -> None:
@@ -175,15 +181,20 @@ def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, 
     """
     from raysde.generation import usual_guidance
 
+    apart = args.autoguidance is not None
+    if apart and args.autoguide is None:
+        raise ValueError("--autoguidance has no effect without --autoguide")
     guide = None if args.autoguide is None else load(args.autoguide)
     guidance = args.guidance
     if guidance is None:
-        guidance = usual_guidance(told=told or guide is not None or args.negative is not None)
-    for name in ("guidance_interval", "negative", "autoguide"):
+        guidance = usual_guidance(told=told or args.negative is not None or (guide is not None and not apart))
+    without = ("negative",) if apart else ("guidance_interval", "negative", "autoguide")
+    for name in without:
         if guidance == 1.0 and getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
     interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
-    return {"guidance": guidance, "guidance_interval": interval, "negative": args.negative, "autoguide": guide}
+    led = {"guidance": guidance, "guidance_interval": interval, "negative": args.negative, "autoguide": guide}
+    return {**led, "autoguidance": args.autoguidance} if apart else led
 
 
 def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:

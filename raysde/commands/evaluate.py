@@ -126,6 +126,7 @@ def drawn_options(group: Options) -> None:
         metavar="MODEL",
         help="lead images away from a smaller or younger model of the same SDE, as raysde sample does",
     )
+    group.add_argument("--autoguidance", type=float, metavar="SCALE", help="as of raysde sample")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -165,6 +166,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
             told=told,
             measure=measure,
             guide=guide,
+            autoguidance=args.autoguidance,
         )
     report = {"model": asdict(subject), **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
     print(table(answer.figures))

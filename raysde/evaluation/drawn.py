@@ -23,7 +23,8 @@ class Drawer:
         seed: of all images.
         settings: further keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on.
         network, judge: what they are measured by.
-        guide: a model that they are led away from, see ``autoguide`` of the model's ``sample``.
+        guide, autoguidance: a model that they are led away from, see ``autoguide`` and ``autoguidance`` of the model's
+            ``sample``.
     """
 
     model: DrawingModel
@@ -33,11 +34,12 @@ class Drawer:
     network: FeatureNetwork | None = None
     judge: Judge | None = None
     guide: DrawingModel | None = None
+    autoguidance: float | None = None
 
     def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
         """uint8 [count, C, H, W]: the images ``first`` and on."""
         asked = self.conditions.drawing(range(first, first + count))
-        led = {} if self.guide is None else {"autoguide": self.guide}
+        led = {} if self.guide is None else {"autoguide": self.guide, "autoguidance": self.autoguidance}
         drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **led, **self.settings)  # type: ignore[arg-type]
         return drawn.images
 
@@ -54,15 +56,19 @@ class Drawer:
         return Part(first, values)
 
 
-def led_away(model: DrawingModel, guide: DrawingModel | None, settings: Mapping[str, Any]) -> dict[str, str]:
-    """What a report says of a guide: its hash.
+def led_away(
+    model: DrawingModel, guide: DrawingModel | None, autoguidance: float | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a report says of a guide: its hash, and how far images are led away from it if conditions lead them too.
 
     Raises:
         ValueError: if the guide does not fit the model, or has no effect.
     """
+    model.guidance(1, settings["guidance"], settings.get("guidance_interval"), None, guide, autoguidance)
     if guide is None:
         return {}
-    if settings["guidance"] == 1.0:
-        raise ValueError("autoguide has no effect at guidance 1: give guidance=2 or so")
-    model.guidance(1, settings["guidance"], settings.get("guidance_interval"), None, guide)
-    return {"autoguide": model_hash(guide.spec.dump(), guide.score_model)}
+    if (settings["guidance"] if autoguidance is None else autoguidance) == 1.0:
+        which = "guidance" if autoguidance is None else "autoguidance"
+        raise ValueError(f"autoguide has no effect at {which} 1: give {which}=2 or so")
+    away = {"autoguide": model_hash(guide.spec.dump(), guide.score_model)}
+    return away if autoguidance is None else {**away, "autoguidance": autoguidance}

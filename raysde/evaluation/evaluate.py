@@ -144,6 +144,7 @@ def evaluate(
     told: Told | None = None,
     measure: Measure = here,
     guide: Model | None = None,
+    autoguidance: float | None = None,
 ) -> Answer:
     """Draws images, measures them beside real ones, and gives the figures asked for.
 
@@ -153,17 +154,19 @@ def evaluate(
         cache: folder for reference statistics and judges, which later evaluations find there.
         told: called with what is being done, how much of it is done and of how much.
         measure: who measures; the figures are the same.
-        guide: a smaller or younger model that drawn images are led away from.
+        guide, autoguidance: a smaller or younger model that drawn images are led away from, and how far, see
+            ``autoguide`` and ``autoguidance`` of the model's ``sample``.
 
     Raises:
         ValueError: if the model, the data, the metrics and the guide do not fit together.
     """
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
-    own, given, told_of = model.spec.generation, question.settings, model.spec.conditional or guide is not None
+    own, given = model.spec.generation, question.settings
+    told_of = model.spec.conditional or (guide is not None and autoguidance is None)
     question = replace(question, settings=spelled_out(own, given, told=told_of))
     if guide is not None and not (question.compares or "accuracy" in question.metrics):
         raise ValueError("autoguide has no effect: none of the metrics is of drawn images")
-    away = led_away(model, guide, question.settings)
+    away = led_away(model, guide, autoguidance, question.settings)
     conditions = fitting(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
     judge, network, real, drawer, reference, found = None, None, None, None, None, {}
@@ -176,7 +179,7 @@ def evaluate(
     if "accuracy" in question.metrics:
         judge = open_judge(reader, shape, cache, device=model.device, told=_named(told, "training the judge"))
     if judge is not None or network is not None:
-        drawer = Drawer(model, conditions, question.seed, question.settings, network, judge, guide)
+        drawer = Drawer(model, conditions, question.seed, question.settings, network, judge, guide, autoguidance)
     bench = Bench(real, drawer, held_for(model, reader, question, lpips))
     if real is not None:
         parts = measure(bench, REAL, stretches(len(real.rows)), _named(told, "reading real images"))
