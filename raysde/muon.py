@@ -15,6 +15,8 @@ ITERATIONS = 5
 MOMENTUM = 0.95
 LEAST = 32
 """Rows and columns that a matrix has at least; steps of smaller ones cost more than they gain."""
+TOGETHER = 1 << 24
+"""Elements of matrices that are orthogonalised in one call."""
 LIKE_ADAMW = 0.2
 """The root mean square of the elements of an update of AdamW, in units of its learning rate (Liu et al. 2025)."""
 
@@ -57,41 +59,59 @@ class Muon(torch.optim.AdamW):
         """One update; gradients of matrices are cleared on the way."""
         for group in self.param_groups:
             if "momentum" in group:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self.turn(parameter, group["momentum"], group["lr"], group["weight_decay"])
-                        parameter.grad = None  # which is how AdamW knows to leave it alone
+                for alike in batches([p for p in group["params"] if p.grad is not None]):
+                    self.turn(alike, group["momentum"], group["lr"], group["weight_decay"])
         super().step()
 
-    def turn(self, parameter: nn.Parameter, momentum: float, lr: float, decay: float) -> None:
-        """The update of one matrix."""
+    def turn(self, alike: list[nn.Parameter], momentum: float, lr: float, decay: float) -> None:
+        """The update of matrices of one shape."""
+        ahead = torch.stack([self.ahead(parameter, momentum).flatten(1) for parameter in alike])
+        rate = lr * LIKE_ADAMW * math.sqrt(max(ahead.shape[1:]))
+        for parameter, direction in zip(alike, orthogonal(ahead), strict=True):
+            update, mine = direction.to(parameter.dtype).view(parameter.shape), parameter.detach()
+            if is_sharded(parameter):
+                mine, update = parameter.to_local(), update[slice(*rows_of(parameter))]
+            mine.mul_(1.0 - lr * decay).add_(update, alpha=-rate)
+            parameter.grad = None  # which is how AdamW knows to leave it alone
+
+    def ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """The whole of a matrix's gradient, averaged up to one step ahead."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
-        ahead = whole(gradient.lerp(state["momentum_buffer"], momentum))
-        rows = ahead.flatten(1)
-        direction = orthogonal(rows).to(ahead.dtype).view(ahead.shape)
-        mine: Tensor = parameter
-        if is_sharded(parameter):
-            mine, direction = parameter.to_local(), direction[slice(*rows_of(parameter))]
-        mine.mul_(1.0 - lr * decay).add_(direction, alpha=-lr * LIKE_ADAMW * math.sqrt(max(rows.shape)))
+        return whole(gradient.lerp(state["momentum_buffer"], momentum))
+
+
+def batches(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters of one flattened shape together, as many as make ``TOGETHER`` elements: small products of matrices
+    cost less in one call, and what is sharded is never gathered all at once."""
+    result: list[list[nn.Parameter]] = []
+    last: dict[tuple[int, int], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        shape = (parameter.shape[0], parameter.numel() // parameter.shape[0])
+        if shape not in last or (len(last[shape]) + 1) * parameter.numel() > TOGETHER:
+            last[shape] = []
+            result.append(last[shape])
+        last[shape].append(parameter)
+    return result
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of the matrix U S V^T [R, C], in bfloat16, with singular values from 0.7 to 1.2.
+    """About U V^T of each matrix U S V^T in [N, R, C], in bfloat16, with singular values from 0.7 to 1.2.
 
     The iteration of Newton and Schulz with a polynomial that is steep at 0: exact ones are not worth more steps
     (Jordan et al. 2024). A matrix of zeros stays one.
     """
     a, b, c = COEFFICIENTS
-    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().T
-    wide = wide / wide.norm().clamp(min=1e-7)
+    is_wide = matrix.shape[1] <= matrix.shape[2]
+    wide = matrix.bfloat16() if is_wide else matrix.bfloat16().mT
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if is_wide else wide.mT
 
 
 def matrices(network: nn.Module) -> list[nn.Parameter]:

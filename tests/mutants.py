@@ -389,13 +389,15 @@ MUTANTS = [
     Mutant("the first class for none", "pipelines/writing.py", "padding = rows[-1:]", "padding = rows[:1]", PIPELINES + " -k 'transformer_draws'"),
     # muon
     Mutant("no look ahead", "muon.py", 'gradient.lerp(state["momentum_buffer"], momentum)', 'state["momentum_buffer"]', MUON + " -k 'torchs_own'"),
-    Mutant("steps of the short side", "muon.py", "math.sqrt(max(rows.shape))", "math.sqrt(min(rows.shape))", MUON + " -k 'torchs_own'"),
+    Mutant("steps of the short side", "muon.py", "math.sqrt(max(ahead.shape[1:]))", "math.sqrt(min(ahead.shape[1:]))", MUON + " -k 'torchs_own'"),
     Mutant("matrices that AdamW moves too", "muon.py", "parameter.grad = None  # which", "pass  # which", MUON + " -k 'torchs_own'"),
     Mutant("matrices without decay", "muon.py", "mine.mul_(1.0 - lr * decay)", "mine", MUON + " -k 'torchs_own'"),
+    Mutant("one length for all matrices", "muon.py", "wide.norm(dim=(1, 2), keepdim=True)", "wide.norm()", MUON + " -k 'together or keeps_the'"),
+    Mutant("a stack without bounds", "muon.py", " or (len(last[shape]) + 1) * parameter.numel() > TOGETHER", "", MUON + " -k 'together'"),
     Mutant("overflown matrices", "muon.py", "self._step_supports_amp_scaling = False", "pass", MUON + " -k 'overflown'"),
     Mutant("channels apart taken for matrices", "muon.py", 'or getattr(module, "groups", 1) != 1', "", MUON + " -k 'which_weights'"),
     Mutant("tables taken for matrices", "muon.py", 'isinstance(module, nn.Embedding) or ', "", MUON + " -k 'which_weights'"),
-    Mutant("the first rows for every rank", "muon.py", "direction[slice(*rows_of(parameter))]", "direction[: parameter.to_local().shape[0]]", SHARDED + " -k 'sharded_matrices'"),
+    Mutant("the first rows for every rank", "muon.py", "update[slice(*rows_of(parameter))]", "update[: parameter.to_local().shape[0]]", SHARDED + " -k 'sharded_matrices'"),
     Mutant("momentum that no resume brings back", "state.py", ', "momentum_buffer")', ")", TRAIN + " -k 'resume_is_bitwise'"),
     Mutant("captions under Muon", "optim.py", "chosen = matrices(model.network)", "chosen = matrices(model)", MUON + " -k 'matrices_so'"),
     # sharding

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysde import config
+from raysde import config, muon
 from raysde.data.batches import read_batches
 from raysde.data.reader import Reader
 from raysde.distributed import World
@@ -54,11 +54,27 @@ def test_orthogonal_keeps_the_singular_vectors(shape):
     """U^T orthogonal(U S V^T) V is nearly diagonal, and what is on it near 1 though S spans a factor of thirty."""
     u, _, v = torch.linalg.svd(normal(*shape), full_matrices=False)
     values = torch.logspace(0.0, -1.5, min(shape))
-    found = u.T @ orthogonal(1e3 * (u * values) @ v).float() @ v.T
+    stacked = torch.stack([normal(*shape, seed=1), 1e3 * (u * values) @ v])
+    found = u.T @ orthogonal(stacked)[1].float() @ v.T
     diagonal = found.diagonal()
     assert diagonal.min() > 0.6
     assert diagonal.max() < 1.25
     assert (found - diagonal.diag()).abs().max() < 0.05
+
+
+def test_matrices_that_step_together_step_as_each_alone(monkeypatch):
+    """Of one shape and of several, in one call of all that are alike, in calls of two, and one by one."""
+    shapes, ends = [(32, 4, 3, 3), (40, 40), (32, 36), (32, 36), (36, 32), (32, 36)], []
+    for together in (1 << 24, 2 * 32 * 36, 1):
+        monkeypatch.setattr(muon, "TOGETHER", together)
+        parameters = [nn.Parameter(normal(*shape, seed=place)) for place, shape in enumerate(shapes)]
+        calls = [len(alike) for alike in muon.batches(parameters)]
+        assert calls == {1 << 24: [4, 1, 1], 2 * 32 * 36: [2, 1, 2, 1], 1: [1] * 6}[together]
+        after(Muon(parameters, [{"params": []}], betas=(0.9, 0.99), **SETTINGS), *parameters)
+        ends.append([parameter.detach().clone() for parameter in parameters])
+    for others in ends[1:]:
+        for place, (found, expected) in enumerate(zip(others, ends[0], strict=True)):
+            assert (found - expected).norm() < 0.01 * (expected - normal(*shapes[place], seed=place)).norm()
 
 
 def test_a_gradient_of_zeros_leaves_a_matrix_alone():
