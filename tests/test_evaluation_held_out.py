@@ -198,6 +198,24 @@ def test_a_models_own_settings_count_here_too(model, data, tmp_path):
     assert found["own"].about["sampling"] == {"samples": 1, "seed": 0, **own}
 
 
+def test_a_guide_leads_what_is_drawn_of_held_out_rows(model, data, tmp_path):
+    """Also of a model that is told nothing, which nothing else leads."""
+    write_model(tmp_path / "plain", text=None)
+    guide, found = load(write_model(tmp_path / "guide", text=None, classes=10)), set()
+    for parameter in guide.score_model.parameters():
+        parameter.data.mul_(0.9)
+    question = Question(("denoised_psnr", "inpainted_psnr"), 1, rows=4, settings={**FAST, "guidance": 3.0})
+    for away in ({}, {"guide": guide}, {"guide": guide, "autoguidance": 1.5}):
+        answer = evaluate(load(model[8]), data.path, question, cache=tmp_path, **away)
+        found |= {(figure.name, figure.value) for figure in answer.figures}
+    assert len(found) == 6
+    plain = load(tmp_path / "plain")
+    for away in ({}, {"guide": plain}):  # away from itself is nowhere
+        answer = evaluate(plain, data.path, dataclasses.replace(question, settings=FAST), cache=tmp_path, **away)
+        found |= {(figure.name, round(figure.value, 4)) for figure in answer.figures}
+    assert len(found) == 8
+
+
 def test_ssim_of_larger_images(model, tmp_path):
     """A model of 16 x 16 pixels shown digits enlarged to them."""
     manifest = write_digit_shards(tmp_path / "shards", 40, 20)

@@ -21,10 +21,8 @@ class Drawer:
     Attributes:
         conditions: what each is drawn for.
         seed: of all images.
-        settings: further keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on.
+        settings: further keyword arguments of the model's ``sample``: guidance, autoguide, solver, steps and so on.
         network, judge: what they are measured by.
-        guide, autoguidance: a model that they are led away from, see ``autoguide`` and ``autoguidance`` of the model's
-            ``sample``.
     """
 
     model: DrawingModel
@@ -33,14 +31,11 @@ class Drawer:
     settings: dict[str, Any] = field(default_factory=dict)
     network: FeatureNetwork | None = None
     judge: Judge | None = None
-    guide: DrawingModel | None = None
-    autoguidance: float | None = None
 
     def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
         """uint8 [count, C, H, W]: the images ``first`` and on."""
         asked = self.conditions.drawing(range(first, first + count))
-        led = {} if self.guide is None else {"autoguide": self.guide, "autoguidance": self.autoguidance}
-        drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **led, **self.settings)  # type: ignore[arg-type]
+        drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **self.settings)  # type: ignore[arg-type]
         return drawn.images
 
     def part(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Part:

@@ -164,9 +164,10 @@ def evaluate(
     own, given = model.spec.generation, question.settings
     told_of = model.spec.conditional or (guide is not None and autoguidance is None)
     question = replace(question, settings=spelled_out(own, given, told=told_of))
-    if guide is not None and not (question.compares or "accuracy" in question.metrics):
+    if guide is not None and set(question.metrics) <= {"bpd"}:
         raise ValueError("autoguide has no effect: none of the metrics is of drawn images")
     away = led_away(model, guide, autoguidance, question.settings)
+    settings = {**question.settings, **({} if guide is None else {"autoguide": guide, "autoguidance": autoguidance})}
     conditions = fitting(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
     judge, network, real, drawer, reference, found = None, None, None, None, None, {}
@@ -179,8 +180,8 @@ def evaluate(
     if "accuracy" in question.metrics:
         judge = open_judge(reader, shape, cache, device=model.device, told=_named(told, "training the judge"))
     if judge is not None or network is not None:
-        drawer = Drawer(model, conditions, question.seed, question.settings, network, judge, guide, autoguidance)
-    bench = Bench(real, drawer, held_for(model, reader, question, lpips))
+        drawer = Drawer(model, conditions, question.seed, settings, network, judge)
+    bench = Bench(real, drawer, held_for(model, reader, question, settings, lpips))
     if real is not None:
         parts = measure(bench, REAL, stretches(len(real.rows)), _named(told, "reading real images"))
         reference = reference_for(real.source, cache, parts)
@@ -237,12 +238,14 @@ def probed(network: FeatureNetwork, image: tuple[int, int, int], question: Quest
         raise ValueError(f"is: {network.name} gives features alone, and the inception score needs logits of classes")
 
 
-def held_for(model: Model, reader: Reader, question: Question, lpips: Perceptual | None) -> HeldOut | None:
+def held_for(
+    model: Model, reader: Reader, question: Question, settings: dict[str, Any], lpips: Perceptual | None
+) -> HeldOut | None:
     """The held-out rows, if a metric is of them."""
     if not any(name in held_out.METRICS for name in question.metrics):
         return None
     rows, shape = held_out.unseen(reader, question.rows), shape_of(model)[1:]
-    return HeldOut(model, reader, rows, shape, question.seed, question.t, question.metrics, question.settings, lpips)
+    return HeldOut(model, reader, rows, shape, question.seed, question.t, question.metrics, settings, lpips)
 
 
 def of_held_out(bench: Bench, question: Question, measure: Measure, told: Told | None) -> dict[str, Tensor]:
