@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 
 from raysde.captions import ScratchText
 from raysde.model import NetworkField, SDEField, TextField
@@ -118,6 +119,18 @@ class RunConfig(Node):
     def flat(self) -> dict[str, Any]:
         """Dotted paths to JSON values, as MLflow and the checkpoint keep them."""
         return flatten(self.model_dump(mode="json"))
+
+    def default(self, path: str) -> Any:
+        """The JSON value of a key that a recipe does not say, such as one from before there was the key; None if it has
+        none."""
+        *parents, name = path.split(".")
+        node: Any = self
+        for parent in parents:
+            node = getattr(node, parent, None)
+        field = type(node).model_fields.get(name) if isinstance(node, Node) else None
+        if field is None or field.is_required():
+            return None
+        return to_jsonable_python(field.get_default(call_default_factory=True))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

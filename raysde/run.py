@@ -218,7 +218,8 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
         )
     now = run.config.flat()
     for key in sorted(set(found.recipe) | set(now)):
-        old, new = found.recipe.get(key), now.get(key)
+        old = found.recipe[key] if key in found.recipe else run.config.default(key)
+        new = now.get(key)
         if old != new and not key.startswith(MAY_CHANGE):
             raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
     if found.data["microbatch"] != run.plan.microbatch:

@@ -1,5 +1,6 @@
 """The loop: what each step computes, in every precision, and that it resumes to the bit."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -402,3 +403,17 @@ def test_a_checkpoint_of_another_sde_is_refused(recipe):
     with pytest.raises(ValueError, match=r"trained with VP.*asks for VE"):
         checkpoint.restore(state, folder)
     check_resumable(run, checkpoint.read(folder))
+
+
+def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
+    run = open_run(config.parse(recipe(train__length__steps=1)))
+    train_here(run, None)
+    found = checkpoint.read(checkpoint.newest(Path(run.config.storage) / "small"))
+    older = {key: value for key, value in found.recipe.items() if key not in ("train.optimizer", "train.text_lr")}
+    check_resumable(run, dataclasses.replace(found, recipe=older))
+    changed = open_run(config.parse(recipe(train__length__steps=1, train__optimizer="muon")))
+    with pytest.raises(ValueError, match=r"train\.optimizer=adamw, the recipe says muon"):
+        check_resumable(changed, dataclasses.replace(found, recipe=older))
+    without = {key: value for key, value in older.items() if key != "data.path"}
+    with pytest.raises(ValueError, match=r"data\.path=None"):
+        check_resumable(run, dataclasses.replace(found, recipe=without))
