@@ -117,7 +117,7 @@ class DrawingModel:
             n: number of images when neither is given.
             seed: of all images, or one for each.
             guidance: scale of classifier-free guidance, 1 for none; None for the model's own, and if it has none for 2
-                with ``negative`` or ``autoguide`` and 1 without.
+                with ``negative``, or ``autoguide`` and no ``autoguidance``, and 1 without.
             guidance_interval: (low, high) of sigma / alpha where there is guidance; None for the model's own, or
                 everywhere if it has none, as (0, math.inf) is for any model.
             negative: what the images are led away from instead of the empty prompt, for all images or for each.
@@ -241,9 +241,12 @@ class DrawingModel:
         """How ``count`` images are led.
 
         Raises:
-            ValueError: if there is not one negative prompt for each image, or the guide is of another SDE, other images
-                or other conditions.
+            ValueError: if there is not one negative prompt for each image, the guide is of another SDE, other images or
+                other conditions, there is none for ``autoguidance``, or conditions should lead as well and there are
+                none.
         """
+        if guidance != 1.0 and self.score_model.conditioner.width is None and autoguidance is not None:
+            raise ValueError(f"guidance={guidance} was given beside autoguidance, but the model is unconditional")
         negatives = [negative] * count if isinstance(negative, str) else negative
         if negatives is not None and len(negatives) != count:
             raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")

@@ -55,7 +55,7 @@ class Muon(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One update; gradients of matrices are cleared on the way."""
         for group in self.param_groups:
             if "momentum" in group:
@@ -99,7 +99,8 @@ def batches(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of each matrix U S V^T in [N, R, C], in bfloat16, with singular values from 0.7 to 1.2.
+    """About U V^T of each matrix U S V^T in [N, R, C], in bfloat16: singular values become 0.6 to 1.25, but
+    for those below a five-hundredth of the norm, which grow up to 485-fold.
 
     The iteration of Newton and Schulz with a polynomial that is steep at 0: exact ones are not worth more steps
     (Jordan et al. 2024). A matrix of zeros stays one.
@@ -117,8 +118,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def matrices(network: nn.Module) -> list[nn.Parameter]:
     """The trained weights of a network that are matrices of some size, or convolutions over all channels.
 
-    Tables of embeddings and convolutions of channels apart map no vectors to vectors, and first and last layers of
-    images have few rows or columns.
+    Embeddings and convolutions of channels apart map no vectors to vectors. First and last layers are among them where
+    they are large enough: those of RGB pixels are not, those of patches may be.
     """
     found: dict[nn.Parameter, None] = {}
     for module in network.modules():

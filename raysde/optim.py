@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from raysde.muon import Muon, matrices
+from raysde.muon import LEAST, Muon, matrices
 from raysde.score import ScoreModel
 from raysde.sharding import whole
 
@@ -43,8 +43,16 @@ def adamw(
 def muon(
     model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
 ) -> Muon:
-    """Muon for the matrices of the network, AdamW for the conditions and the rest of it."""
+    """Muon for the matrices of the network, AdamW for the conditions and the rest of it.
+
+    Raises:
+        ValueError: if the network has no matrices.
+    """
     chosen = matrices(model.network)
+    if not chosen:
+        raise ValueError(
+            f"train.optimizer=muon has no effect: the network has no matrix of {LEAST} x {LEAST} or more; take adamw"
+        )
     known = {id(parameter) for parameter in chosen}
     others = (parameter for parameter in model.parameters() if id(parameter) not in known)
     parts = groups(others, model.conditioner.text_parameters, lr, text_lr)

@@ -143,6 +143,10 @@ def test_sampling_is_guided_from_the_command_line(models, files, capsys):
         (["captions", "--image", "grey", "--mask", "mask", "--guidance-interval", "1", "2"], ["--guidance-interval"]),
         (["captions", "--image", "grey", "--strength", "0.5", "--autoguide", "colour"], ["autoguide", "image"]),
         (
+            ["captions", "--image", "grey", "--strength", "0.5", "--autoguide", "captions", "--autoguidance", "1"],
+            ["--autoguidance has no effect at 1"],
+        ),
+        (
             ["captions", "--image", "grey", "--strength", "0.5", "--autoguidance", "2"],
             ["--autoguidance", "--autoguide"],
         ),

@@ -345,6 +345,8 @@ def test_what_does_not_fit_is_named(spoken):
     with pytest.raises(ValueError, match="autoguide: it takes other conditions"):
         draw(autoguide=Model(model_with(text=None, classes=3), spoken.spec))
     bare = Model(model_with(text=None), dataclasses.replace(spoken.spec, text=None, classes=0))
+    with pytest.raises(ValueError, match=r"guidance=2.0 .* beside autoguidance, but the model is unconditional"):
+        bare.guidance(1, 2.0, None, None, bare, 2.0)
     with pytest.raises(ValueError, match="unconditional"):
         bare.sample(n=1, guidance=2.0, **QUICK)
     labels = Model(model_with(text=None, classes=3), dataclasses.replace(spoken.spec, text=None))

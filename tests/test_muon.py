@@ -137,3 +137,10 @@ def test_overflown_gradients_skip_matrices_too(recipe):
     assert (state.step, state.updates) == (1, 0)
     assert all(torch.equal(value, before[name]) for name, value in state.trained.items())
     assert not state.optimizer_tensors()
+
+
+def test_a_network_without_matrices_is_refused(recipe):
+    with pytest.raises(ValueError, match=r"train\.optimizer=muon has no effect: .* 32 x 32"):
+        new_state(
+            open_run(config.parse(recipe(train__optimizer="muon", network__channels=4, network__head_channels=4))), CPU
+        )

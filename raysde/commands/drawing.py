@@ -36,7 +36,7 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
         "--guidance",
         type=float,
         help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative "
-        "or --autoguide, with which it is 2, or what raysde settle found for the model",
+        "or --autoguide alone, with which it is 2, or what raysde settle found for the model",
     )
     command.add_argument(
         "--guidance-interval",
@@ -184,6 +184,8 @@ def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, 
     apart = args.autoguidance is not None
     if apart and args.autoguide is None:
         raise ValueError("--autoguidance has no effect without --autoguide")
+    if args.autoguidance == 1.0:
+        raise ValueError("--autoguidance has no effect at 1: give --autoguidance 2 or so")
     guide = None if args.autoguide is None else load(args.autoguide)
     guidance = args.guidance
     if guidance is None:
