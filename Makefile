@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test soak lint format bench conformance nfe pictures mutants clean help
+.PHONY: setup demo test test-mathematics test-processes test-processors soak lint format bench conformance nfe pictures mutants clean help
 
 help:
-	@echo "make setup | demo | test | soak | lint | format | bench | conformance | nfe | pictures | mutants | clean"
+	@echo "make setup | demo | test | test-processors | soak | lint | format | bench | conformance | nfe | pictures | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -19,11 +19,31 @@ setup: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/raysde demo
 
-# the mathematics on all cores, one thread each; then what starts processes of its own
+# Two halves: the mathematics on all cores, one thread each unless OMP_NUM_THREADS says otherwise; then what starts
+# processes of its own. Both halves run and report, also when the first one fails.
 OWN_PROCESSES := tests/cluster tests/multiprocess tests/test_tracking.py tests/test_serving.py
+PYTEST := $(BIN)/python -m pytest
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests $(addprefix --ignore=,$(OWN_PROCESSES))
-	$(BIN)/python -m pytest $(OWN_PROCESSES)
+	@status=0; \
+	$(MAKE) --no-print-directory test-mathematics || status=1; \
+	$(MAKE) --no-print-directory test-processes || status=1; \
+	exit $$status
+
+test-mathematics: $(STAMP)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTEST) -n auto --dist loadfile tests $(addprefix --ignore=,$(OWN_PROCESSES))
+
+test-processes: $(STAMP)
+	$(PYTEST) $(OWN_PROCESSES)
+
+# The kernels of other processors: torch, oneDNN and MKL choose theirs by these variables. Takes about an hour.
+SSE41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+test-processors: $(STAMP)
+	@status=0; \
+	$(SSE41) $(MAKE) --no-print-directory test || status=1; \
+	$(AVX2) $(MAKE) --no-print-directory test-mathematics || status=1; \
+	OMP_NUM_THREADS=2 $(MAKE) --no-print-directory test-mathematics || status=1; \
+	exit $$status
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests

@@ -244,23 +244,24 @@ def test_ncsnpp_is_diffusers_with_the_same_weights():
     """Score for score: F(2 x - 1, log sigma) / sigma, which is what diffusers' fourier model answers to sigma.
 
     Widths from 64 on, with attention at 128: below, its attention has other groups, and so have its blocks on the way
-    up, whose number it computes as min(a + b // 4, 32).
+    up, whose number it computes as min(a + b // 4, 32). In float64, where only rounding is left.
     """
     size = NCSNppConfig(
         channels=64, multipliers=(1, 2, 2), blocks=2, attention=(8,), dropout=0.0, fir=True, progressive="output_skip",
         progressive_input="input_skip", embedding="fourier",
     )  # fmt: skip
     theirs = filled(theirs_like(size, 16), std=0.02)
-    network = with_their_weights(size.build((3, 16, 24), None, True), theirs).eval()
+    network = with_their_weights(size.build((3, 16, 24), None, True), theirs).eval().double()
+    theirs.double()
     outside = Preconditioning(time="log_sigma", input="centred")
     model = ScoreModel(network, Conditioner(None, None, 0), VE(), "score", 0.5, outside)
-    x, t = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.6])
+    x = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor([0.3, 0.6], dtype=torch.float64)
     sigma = VE().sigma(t)
     with torch.no_grad():
         expected, found = theirs(x, sigma).sample, network(2.0 * x - 1.0, sigma.log())
-        torch.testing.assert_close(found, sigma[:, None, None, None] * expected, rtol=1e-5, atol=1e-5)
-        # log sigma by our closed form differs in its last digit, which frequencies of about 100 magnify
-        torch.testing.assert_close(model.score(x, t, Encoded()), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, sigma[:, None, None, None] * expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(model.score(x, t, Encoded()), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_initial_weights_have_the_published_variance():

@@ -58,6 +58,11 @@ def recomputed(block: nn.Module, *inputs: Tensor | None) -> Any:
     return checkpoint(block, *inputs, use_reentrant=False)
 
 
+def in_full(told: Tensor, frequencies: Tensor) -> Tensor:
+    """Return times [B] in float32, or in float64 in a network of float64: autocast must not cut the digits of 999 t."""
+    return told.to(torch.promote_types(torch.float32, frequencies.dtype))
+
+
 class Positional(nn.Module):
     """Sines, then cosines, of what a network is told at ``features / 2`` frequencies: [B] -> [B, features]."""
 
@@ -71,8 +76,7 @@ class Positional(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponents), persistent=False)
 
     def forward(self, told: Tensor) -> Tensor:
-        # autocast leaves these in float32: 999 t has to keep its last digits
-        angles = told.to(torch.float32)[:, None] * self.frequencies
+        angles = in_full(told, self.frequencies)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -90,7 +94,7 @@ class Fourier(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(features))
 
     def forward(self, told: Tensor) -> Tensor:
-        angles = 2.0 * math.pi * told.to(torch.float32)[:, None] * self.frequencies
+        angles = 2.0 * math.pi * in_full(told, self.frequencies)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -103,7 +107,7 @@ class TimeEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(self.features.width, out), nn.SiLU(), nn.Linear(out, out))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.layers(self.features(999.0 * t.to(torch.float32)))
+        return self.layers(self.features(999.0 * in_full(t, self.features.frequencies)))
 
 
 class ResidualBlock(nn.Module):
