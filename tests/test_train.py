@@ -62,7 +62,7 @@ def test_resume_is_bitwise(recipe, tmp_path, sink, precision, text_lr, optimizer
     settings = {"train__precision": precision, "validation__rows": 24, "validation__every": 4, "log_every": 3}
     settings |= {"train__text_lr": text_lr, "train__optimizer": optimizer}
     if optimizer == "muon":  # matrices of eight channels are none
-        settings |= {"network__channels": 32, "network__multipliers": [1, 1]}
+        settings |= {"network__channels": 32, "network__multipliers": [1, 1], "train__batch": 4}
     whole = trained(recipe(**settings, storage=str(tmp_path / "a")), sink)
     broken = recipe(**settings, storage=str(tmp_path / "b"))
     with pytest.raises(KeyboardInterrupt):
