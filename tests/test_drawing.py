@@ -45,7 +45,7 @@ def whole(model, **changes) -> torch.Tensor:
     return model.sample(guidance=3.0, **METHOD, **given).images
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5, 8, 100])
+@pytest.mark.parametrize("batch_size", [3, 100])
 def test_images_are_those_drawn_alone(model, alone, batch_size):
     assert not any(far(whole(model, batch_size=batch_size), alone))
 
@@ -63,7 +63,7 @@ def test_each_image_is_of_its_own_and_of_nothing_else(model, alone):
     assert all(far(whole(model, first=4), alone))
 
 
-@pytest.mark.parametrize(("batch", "part"), [(1, 1), (2, 4), (3, 7), (4, 100)])
+@pytest.mark.parametrize(("batch", "part"), [(2, 4), (3, 7)])
 def test_parts_of_a_file_are_its_images_in_order(model, tmp_path, batch, part):
     """Each row's prompt, label, seed and negative prompt go with its number, in every part, also when the first parts are
     there and only later ones are drawn; and so does what is written beside it."""

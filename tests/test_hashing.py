@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from raysde.hashing import TOKENIZER, file_hash, hash_of, model_hash, weights_hash
+from raysde.hashing import file_hash, hash_of, model_hash, weights_hash
+
+
+WORDS = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
+"""The files that tokenizers of transformers read: BPE's, WordPiece's and SentencePiece's vocabularies and settings."""
 
 
 class Held(nn.Module):
@@ -56,7 +63,7 @@ def encoder(tmp_path) -> Path:
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": dict(zip("ab", parts, strict=True))})
     )
-    for name in (*parts, *TOKENIZER, "README.md"):
+    for name in (*parts, *WORDS, "README.md"):
         (tmp_path / name).write_bytes(name.encode() * 10)
     return tmp_path
 
@@ -67,7 +74,7 @@ def test_a_hash_of_files_sees_a_byte_of_each_and_of_no_other(encoder):
     assert whole != bare
     weights = sorted(path.name for path in encoder.glob("*.safetensors"))
     assert len(weights) == 2
-    for name in ("config.json", *weights, *TOKENIZER, "README.md"):
+    for name in ("config.json", *weights, *WORDS, "README.md"):
         path = encoder / name
         before, about = path.read_bytes(), path.stat()
         path.write_bytes(bytes([before[0] ^ 1, *before[1:]]))

@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from raysde import config
 from raysde.data.decode import decode_image
 from raysde.data.digits import load_digits
 from raysde.data.manifest import Manifest, Shard, read_manifest, write_manifest
 from raysde.data.reader import Reader
-from tests.conftest import write_digit_shards
+from raysde.run import check_resumable, open_run
+from tests.conftest import small_recipe, write_digit_shards
 
 
 def shard(number: int, rows: int = 10, **changes) -> Shard:
@@ -105,7 +108,7 @@ def test_a_manifest_with_what_cannot_be_is_refused(tmp_path, change, culprit):
     content = json.loads((tmp_path / "manifest.json").read_text())
     change(content)
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="manifest.json") as caught:
+    with pytest.raises(ValueError, match=r"manifest\.json") as caught:
         read_manifest(str(tmp_path))
     assert culprit in str(caught.value)
 
@@ -117,3 +120,25 @@ def test_all_that_a_manifest_says_is_read_again(tmp_path):
     again = read_manifest(str(tmp_path))
     assert again == manifest
     assert again.statistics == {"x": [1.5]}
+
+
+def test_a_run_does_not_go_on_with_other_data(digits, tmp_path):
+    """Nor with other precomputed folders or microbatches; the same data in another place is the same."""
+    run = open_run(config.parse(small_recipe(digits, tmp_path)))
+    told = {**run.data_identity, "microbatch": run.plan.microbatch}
+
+    def found(**changes):
+        return SimpleNamespace(spec=run.spec, recipe=run.config.flat(), data={**told, **changes})
+
+    assert told["fingerprint"] == digits.fingerprint
+    check_resumable(run, found())
+    check_resumable(run, found(path="moved"))
+    other = f"{int(digits.fingerprint, 16) ^ 1:016x}"
+    for changes, said in (
+        ({"fingerprint": other}, f"was trained on other data .*fingerprint {other}, now {digits.fingerprint}"),
+        ({"microbatch": told["microbatch"] // 2}, "has microbatches of"),
+        ({"text": "text-0"}, "was trained with text-0 precomputed text, the recipe takes none"),
+        ({"latents": "latents-0"}, "was trained with latents-0 precomputed latents, the recipe takes none"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_resumable(run, found(**changes))

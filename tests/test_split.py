@@ -80,6 +80,8 @@ def test_the_data_sets_split_gives_at_most_what_it_has():
     alone = manifest_of((50, "train"), (10, "train"))
     rows, held = split_rows(alone, 12, 9)
     assert sorted([*rows[np.arange(48)], *held]) == list(range(60))
+    assert len(held) == 12
+    assert held.tolist() != split_rows(alone, 12, 8)[1].tolist()
     assert split_rows(alone, None, 0)[1].tolist() == []
 
 
