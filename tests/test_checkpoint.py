@@ -1,13 +1,14 @@
 """Checkpoints explain themselves, are checked, and hold no pickle."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from raysde import checkpoint, config
+from raysde import checkpoint, config, storage
 from raysde.local import train_here
 from raysde.run import open_run
 from tests.conftest import small_recipe
@@ -98,10 +99,38 @@ def test_a_torn_checkpoint_is_passed_over(trained):
     shutil.rmtree(runs / checkpoint.name_of(9))
 
 
-def test_only_the_newest_are_kept(trained):
-    assert sorted(path.name for path in trained[1].parent.glob("step_*")) == [
-        checkpoint.name_of(step) for step in (1, 2, 3)
-    ]
+@pytest.mark.parametrize("keep", [1, 2, 3, 9])
+def test_only_the_newest_are_kept(tmp_path, keep):
+    """Newest by step, whatever the order in which they were written or touched; nothing else in the folder is deleted."""
+    steps = [1200, 7, 90, 1_000_000, 12]
+    for age, step in enumerate(steps):
+        (tmp_path / checkpoint.name_of(step)).mkdir()
+        (tmp_path / checkpoint.name_of(step) / "checkpoint.json").write_text("{}")
+        os.utime(tmp_path / checkpoint.name_of(step), (1e9 + age, 1e9 + age))
+    others = {"profiles", "notes.txt", ".step_000000100.partial"}
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / ".step_000000100.partial").mkdir()
+    (tmp_path / "notes.txt").touch()
+    storage.prune(tmp_path, keep)
+    kept = [checkpoint.name_of(step) for step in sorted(steps)[-keep:]]
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, *others}
+
+
+def test_the_newest_in_remote_storage_is_the_newest_whole_one(trained, tmp_path):
+    """By a URI as by a path: by step, passing over torn ones and files, and a copy that is all there."""
+    runs = tmp_path / "runs" / "small"
+    for step in (5, 30, 200):
+        shutil.copytree(trained[1], runs / checkpoint.name_of(step))
+        (runs / checkpoint.name_of(step) / "text" / "step").write_text(str(step))
+    (runs / checkpoint.name_of(200) / "ema.safetensors").unlink()
+    (runs / checkpoint.name_of(900)).touch()
+    (runs / "profiles").mkdir()
+    for place in (str(tmp_path / "runs"), f"file://{tmp_path}/runs"):
+        found = storage.newest_checkpoint(place, "small")
+        assert found.name == checkpoint.name_of(30)
+        assert (found / "text" / "step").read_text() == "30"
+        assert checkpoint.is_whole(found)
+        assert storage.newest_checkpoint(place, "other") is None
 
 
 def test_code_is_not_imported_unasked(digits, tmp_path):

@@ -9,20 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm, sem
 
 from raysde import checkpoint, likelihood, randomness
 from raysde.cli import main
+from raysde.data.augment import View
+from raysde.data.digits import load_digits
 from raysde.data.manifest import write_manifest
 from raysde.data.reader import Reader
+from raysde.drawing import Drawn
+from raysde.evaluation import held_out
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.held_out import ROUNDING, HeldOut, psnr, ssim, unseen
 from raysde.evaluation.parts import merged, stretches
 from raysde.guidance import Guidance
+from raysde.inference import Model
 from raysde.registry import load
 from raysde.sampler import Samples
 from tests.conftest import write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
+from tests.test_networks import model_with, spec_with
 from tests.tiny import UNET
 
 FAST = {"solver": "ddim", "steps": 4}
@@ -165,6 +172,76 @@ def test_results_do_not_depend_on_their_parts(model, data):
     torch.testing.assert_close(parts, whole, atol=0.05, rtol=0.0)
 
 
+def test_holes_are_filled_by_the_number_of_their_row(model, data):
+    """From the same noise whatever the part, and so to the same image but for rounding; other rows from other noise."""
+    reader, rows = Reader(data), np.repeat(unseen(Reader(data), 1), 6)
+    settings = {**FAST, "method": "replacement", "denoise": True}
+    held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, 0.4, ("inpainted_psnr",), settings)
+    whole = held.part("inpainted", 0, 6).values["inpainted_psnr"]
+    parts = merged([held.part("inpainted", *each) for each in ((4, 2), (0, 1), (1, 3))])["inpainted_psnr"]
+    torch.testing.assert_close(parts, whole, atol=0.05, rtol=0.0)
+    assert len({round(value, 3) for value in whole.tolist()}) == 6
+
+
+def test_every_setting_of_held_out_rows_reaches_the_model(data, monkeypatch):
+    """Labels of the very rows, seed, number of the first, and settings; the hole is the middle of what is not square,
+    and a figure is of it alone."""
+    asked, reader = [], Reader(data)
+    rows = unseen(reader, 9)
+
+    def inpaint(self, images, mask, **given):
+        asked.append((mask, given))
+        drawn = images.clone()
+        drawn[..., ~mask] += 3  # within the hole, and once far off beside it
+        drawn[0, :, 0, 0] += 100
+        return Drawn(drawn, None, 0, 1)
+
+    def drawn(self, run, count, **given):
+        asked.append((count, given))
+        return Drawn(torch.zeros(count, 1, 8, 16, dtype=torch.uint8), None, 0, 1)
+
+    wide = {"classes": 10, "image": (1, 8, 16)}
+    plain = Model(model_with(text=None, **wide), spec_with(text=None, **wide))
+    monkeypatch.setattr(Model, "inpaint", inpaint)
+    monkeypatch.setattr(Model, "drawn", drawn)
+    settings = {**FAST, "guidance": 1.5, "guidance_interval": (0.2, 3.0), "batch_size": 3}
+    metrics = ("inpainted_psnr", "denoised_psnr")
+    held = HeldOut(plain, reader, rows, (8, 16), 7, 0.4, metrics, settings)
+    found = [held.part(measure, 4, 5) for measure in ("inpainted", "denoised")]
+    wanted = {**settings, "seed": 7, "first": 4, "prompts": None, "labels": load_digits()[1][rows[4:]].tolist()}
+    (mask, first), (count, second) = asked
+    assert first == second == wanted
+    assert count == 5
+    known = torch.ones(8, 16, dtype=torch.bool)
+    known[2:6, 4:12] = False
+    assert torch.equal(mask, known)
+    images = reader.read(rows[4:], View((8, 16))).images[..., 0].astype(np.float64)
+    hole = images[:, 2:6, 4:12]
+    off = (np.where(hole > 252, hole - 256 + 3, hole + 3) - hole) ** 2  # uint8 wraps
+    expected = 10.0 * np.log10(255.0**2 / off.mean(axis=(1, 2)))
+    np.testing.assert_allclose(found[0].values["inpainted_psnr"], expected)
+    expected = np.minimum(10.0 * np.log10(255.0**2 / (images**2).mean(axis=(1, 2))), ROUNDING)
+    np.testing.assert_allclose(found[1].values["denoised_psnr"], expected)
+
+
+def test_more_rows_than_a_part_are_measured_once_each(model, data, tmp_path, monkeypatch):
+    """With each its own row and number: the figure is the mean over all of them."""
+    seen = []
+
+    def measured(held, columns, first):
+        seen.append((first, len(columns.labels)))
+        return {"denoised_psnr": torch.from_numpy(columns.images).double().mean(dim=(1, 2, 3))}
+
+    monkeypatch.setitem(held_out.MEASURES, "denoised", measured)
+    question = Question(("denoised_psnr",), 1, rows=37, seed=3, settings=FAST)
+    (found,) = evaluate(load(model[8]), data.path, question, cache=tmp_path).figures
+    assert seen == [(0, 16), (16, 16), (32, 5)]
+    values = load_digits()[0][unseen(Reader(data), 37)].mean(axis=(1, 2))
+    assert (found.samples, found.seed, found.best) == (37, 3, "higher")
+    assert found.value == pytest.approx(values.mean(), rel=1e-9)
+    assert found.high - found.value == pytest.approx(norm.ppf(0.975) * sem(values), rel=1e-5)
+
+
 def test_the_command_measures_held_out_rows(model, data, tmp_path, capsys):
     names = "denoised_psnr,inpainted_psnr,bpd"
     given = ["evaluate", model[8], "--data", data.path, "--metrics", names, "--rows", "5", "--t", "0.2"]
@@ -210,10 +287,13 @@ def test_a_guide_leads_what_is_drawn_of_held_out_rows(model, data, tmp_path):
         found |= {(figure.name, figure.value) for figure in answer.figures}
     assert len(found) == 6
     plain = load(tmp_path / "plain")
-    for away in ({}, {"guide": plain}):  # away from itself is nowhere
-        answer = evaluate(plain, data.path, dataclasses.replace(question, settings=FAST), cache=tmp_path, **away)
-        found |= {(figure.name, round(figure.value, 4)) for figure in answer.figures}
-    assert len(found) == 8
+    question = dataclasses.replace(question, settings=FAST)
+    alone, itself = (evaluate(plain, data.path, question, cache=tmp_path, **away) for away in ({}, {"guide": plain}))
+    for one, two in zip(alone.figures, itself.figures, strict=True):  # away from itself is nowhere
+        # a grey level in every pixel moves the PSNR by 20 log10(1 + 1 / deviation); here they move by rounding alone
+        level = 20.0 * math.log10(1.0 + 1.0 / (255.0 * 10.0 ** (-one.value / 20.0)))
+        assert two.value == pytest.approx(one.value, abs=level)
+        assert min(abs(two.value - value) for name, value in found if name == one.name) > level
 
 
 def test_ssim_of_larger_images(model, tmp_path):

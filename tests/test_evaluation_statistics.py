@@ -136,6 +136,54 @@ def test_the_error_of_a_paired_difference_is_that_of_repeated_draws(figure):
     assert np.mean(paired) < 0.5 * np.mean(apart)
 
 
+def weighted_moments(features, weights):
+    """Mean and covariance of weighted rows; of equal weights 1 they are those of N - 1."""
+    mean = weights @ features / weights.sum()
+    centred = features - mean
+    return mean, (weights[:, None] * centred).T @ centred / (weights.sum() - 1.0)
+
+
+def test_influences_on_fid_are_the_derivatives_by_each_images_weight():
+    """By autograd through the closed form for 2 x 2, for each set under its own name, of unequal sizes: the derivative
+    times the number of images, without its mean, to the order 1/N that the jackknife leaves out."""
+    g = torch.Generator().manual_seed(8)
+    real, drawn = gaussian(0 * SHIFT, FIRST, 900, g), gaussian(SHIFT, SECOND, 400, g)
+    weights = [torch.ones(len(each), dtype=torch.float64, requires_grad=True) for each in (real, drawn)]
+    (mean, first), (other, second) = (weighted_moments(each, w) for each, w in zip((real, drawn), weights, strict=True))
+    product = first @ second
+    root = torch.sqrt(product.trace() + 2.0 * torch.sqrt(torch.linalg.det(product)))
+    expected = (other - mean) @ (other - mean) + first.trace() + second.trace() - 2.0 * root
+    slopes = torch.autograd.grad(expected, weights)
+    moments = Moments.of(real), Moments.of(drawn)
+    distance = frechet.distance(*moments)
+    assert distance.value == pytest.approx(expected.item(), rel=1e-9)
+    found = frechet.influences(distance, *moments, real, drawn)
+    assert found.counts == {"real": 900, "drawn": 400}
+    for name, slope in zip(("real", "drawn"), slopes, strict=True):
+        wanted, own = slope * len(slope), found.values[name]
+        wanted, own = wanted - wanted.mean(), own - own.mean()
+        torch.testing.assert_close(own, wanted, rtol=0.0, atol=10.0 / len(slope) * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize(("count", "splits"), [(30, 1), (33, 4), (25, 10)])
+def test_influences_on_the_inception_score_are_the_derivatives_by_each_images_weight(count, splits):
+    """By autograd, exactly, also where the parts are of unequal sizes; without the mean of each part."""
+    logits = 2.0 * torch.randn(count, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(3))
+    weights = torch.ones(count, dtype=torch.float64, requires_grad=True)
+    scores, parts = [], order.chunk(splits)
+    for part in parts:
+        w = (weights[part] / weights[part].sum())[:, None]
+        p = logits[part].softmax(dim=1)
+        scores.append((w * p * (p.log() - (w * p).sum(dim=0).log())).sum().exp())
+    expected = torch.stack(scores).mean()
+    (slope,) = torch.autograd.grad(expected, weights)
+    value, own = inception_score(logits, torch.Generator().manual_seed(3), splits)
+    assert value == pytest.approx(expected.item(), rel=1e-12)
+    assert len({len(part) for part in parts}) == (1 if splits == 1 else 2)
+    torch.testing.assert_close(own, slope * count, rtol=1e-9, atol=1e-12)
+
+
 def test_an_influence_is_told_of_its_own_image():
     """In the order of the images, whatever order the parts of the score are shuffled to: who changes moves its own."""
     logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
@@ -173,6 +221,22 @@ def test_kid_is_torchmetrics_for_the_same_seed():
     assert ours.spread == pytest.approx(spread.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("block", [4, 1024])
+def test_kid_is_its_definition_pair_by_pair(block, monkeypatch):
+    """Of all of equally many images each way round, in float64; the mean over subsets of unequal sets is it on average:
+    200 subsets of 6 of 11 and 7, to four standard errors."""
+    monkeypatch.setattr(kernel, "BLOCK", block)
+    g = torch.Generator().manual_seed(4)
+    real = torch.randn(11, 3, generator=g, dtype=torch.float64)
+    drawn = 1.3 * torch.randn(7, 3, generator=g, dtype=torch.float64) + 0.5
+    assert kernel.unbiased(real[:7], drawn).item() == pytest.approx(whole(real[:7], drawn), rel=1e-12)
+    assert kernel.unbiased(drawn, real[:7]).item() == pytest.approx(whole(real[:7], drawn), rel=1e-12)
+    found = kernel.discrepancy(real, drawn, g, subsets=200, size=6)
+    assert abs(found.value - whole(real, drawn)) < 4.0 * found.spread / math.sqrt(200)
+    alike = kernel.discrepancy(real, real, g, subsets=200, size=6)
+    assert alike.value < found.value
+
+
 def test_kid_of_few_images_takes_them_all():
     g = torch.Generator().manual_seed(0)
     ours = kernel.discrepancy(torch.randn(40, 3), torch.randn(30, 3), g, subsets=2)
@@ -195,6 +259,10 @@ def test_the_error_of_kid_is_the_jackknife_by_brute_force():
     for n, without in ((9, lambda i: (np.delete(real, i, 0), drawn)), (7, lambda i: (real, np.delete(drawn, i, 0)))):
         values = np.array([whole(*without(i)) for i in range(n)])
         variance += (n - 1) / n * ((values - values.mean()) ** 2).sum()
+        values = (n - 1) * (values.mean() - values)
+        own = kernel.jackknife(real, drawn).values["real" if n == 9 else "drawn"]
+        np.testing.assert_allclose(own, values, rtol=1e-4, atol=1e-4 * np.abs(values).max())
+    assert kernel.jackknife(real, drawn).counts == {"real": 9, "drawn": 7}
     assert kernel.jackknife(real, drawn).error ** 2 == pytest.approx(variance, rel=1e-5)
     ours = kernel.discrepancy(real, drawn, g, subsets=5, size=6)
     assert ours.influence.error == pytest.approx(math.sqrt(variance + ours.spread**2 / 4), rel=1e-5)

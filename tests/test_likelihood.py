@@ -7,7 +7,7 @@ import torch
 
 from raysde.conditioning import Encoded
 from raysde.guidance import Guided
-from raysde.likelihood import bits_per_dim, decode, encode, interpolate, log_prob
+from raysde.likelihood import LogProb, bits_per_dim, decode, encode, interpolate, log_prob
 from raysde.sde import VE
 from tests.oracles import SDES, Mixture, gaussian, gaussian_score, mixture
 
@@ -133,6 +133,90 @@ def test_a_level_is_a_256th_of_the_range():
     spread = torch.sqrt((alpha * 60.0) ** 2 + sigma**2)
     exact = -torch.distributions.Normal(0.0, spread[0] / spread[1]).log_prob(torch.tensor(0.0)) / math.log(2.0) + 8.0
     assert (found.value - exact).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0), (-0.5, 3.5)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bits_are_those_of_a_dimension_whatever_the_shape(channels, data_range):
+    """A density that is flat over a level: bits are -log2 of it times a level's width, the mean over all 3 H W numbers.
+
+    Each channel has a mean of its own and each pixel its level, so a sum over some of the axes is another number. The
+    model's density is the Gaussian up to its mean at the prior's end, see above.
+    """
+    low, high = data_range
+    sde, std = SDES["vp"], 0.5 * (high - low)
+    means = low + (high - low) * torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)[:channels, None, None]
+    images = torch.randint(0, 256, (3, channels, 2, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def score(x, t):
+        alpha, sigma = (value[:, None, None, None] for value in sde.marginal(t))
+        return -(x - alpha * means) / (alpha**2 * std**2 + sigma**2)
+
+    found = bits_per_dim(
+        score, images, sde, data_range=data_range, repeats=8, generator=torch.Generator().manual_seed(1), **TIGHT
+    )
+    alpha, sigma = sde.marginal(torch.tensor([sde.train_floor, 1.0], dtype=torch.float64))
+    spread = torch.sqrt((alpha * std) ** 2 + sigma**2)
+    centre = alpha[0] * means - spread[0] / spread[1] * alpha[1] * means
+    at = low + (high - low) * (images.double() + 0.5) / 256.0
+    density = torch.distributions.Normal(centre, spread[0] / spread[1]).log_prob(at)
+    exact = -density.flatten(1).mean(dim=1) / math.log(2.0) - math.log2((high - low) / 256.0)
+    assert found.value.shape == (3,)
+    assert ((found.value - exact).abs() < 4.0 * found.standard_error + 1e-3).all()
+
+
+def test_dequantisation_is_uniform_over_the_level_of_each_pixel(monkeypatch):
+    """From a level's lower edge to its upper: mean 1/2 and variance 1/12, new for each repeat and each pixel."""
+    seen = []
+
+    def noted(score, x0, sde, **settings):
+        seen.append(x0)
+        return LogProb(torch.zeros(len(x0)), torch.zeros(len(x0)), x0, 1)
+
+    monkeypatch.setattr("raysde.likelihood.log_prob", noted)
+    images = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found = bits_per_dim(
+        None, images, SDES["vp"], data_range=(-1.0, 3.0), repeats=5, generator=torch.Generator().manual_seed(1)
+    )
+    noise = (torch.stack(seen).double() + 1.0) / 4.0 * 256.0 - images
+    assert len(seen) == found.nfe == 5
+    assert -1e-3 < noise.min() < 0.01
+    assert 0.99 < noise.max() < 1.0 + 1e-3
+    count = noise.numel()
+    assert abs(noise.mean() - 0.5) < 4.0 * (1.0 / 12.0 / count) ** 0.5
+    assert abs(noise.var() - 1.0 / 12.0) < 4.0 * (1.0 / 180.0 / count) ** 0.5
+    flat = noise.flatten(1)
+    flat = (flat - 0.5) * math.sqrt(12.0)
+    off = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0.0)
+    assert off.abs().max() < 4.0 / flat.shape[1] ** 0.5
+
+
+@pytest.mark.parametrize("divergence", ["rademacher", "gaussian"])
+def test_probes_are_independent_and_of_unit_variance(divergence):
+    """Of each image, pixel and probe its own: the estimate of a trace is then unbiased with the published variance.
+
+    For the score J x of a constant matrix J = [[0, a], [b, 0]] + diag, z^T J z has mean tr J; signs have variance
+    (a + b)^2 and normal numbers 2 |(J + J^T) / 2|^2 (Hutchinson 1989).
+    """
+    sde, count = SDES["vp"], 400
+    matrix = torch.tensor([[-2.0, 0.7], [0.3, -1.0]], dtype=torch.float64)
+    settings = {"divergence": divergence, "rtol": 1e-4, "atol": 1e-4}
+
+    def score(x, t):
+        return x @ matrix.T
+
+    x = torch.zeros(count, 2, dtype=torch.float64)
+    exact = log_prob(score, x[:1], sde, divergence="exact", rtol=1e-4, atol=1e-4).value
+    found = log_prob(score, x, sde, probes=4, generator=torch.Generator().manual_seed(0), **settings)
+    off = found.value - exact
+    assert abs(off.mean()) < 4.0 * off.std() / count**0.5 + 1e-3
+    # the flow's divergence is -1/2 beta z^T (1 + J) z, whose integral over beta is 10.05; the mean of four probes
+    symmetric = 0.5 * (matrix + matrix.T) + torch.eye(2, dtype=torch.float64)
+    each = 1.0 if divergence == "rademacher" else 2.0 * symmetric.square().sum().item()
+    variance = (0.5 * 10.05) ** 2 * each / 4.0
+    # an estimate's kurtosis is at most that of chi-square, 15: four standard errors of the variance of four are 0.45
+    assert off.var().item() == pytest.approx(variance, rel=0.45)
+    assert found.standard_error.square().mean().item() == pytest.approx(variance, rel=0.45)
 
 
 def test_bits_per_dim_wants_uint8():

@@ -1,5 +1,6 @@
 """Networks, captions and conditioning: what depends on what."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -425,3 +426,53 @@ def test_compiled_networks_give_the_same():
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+SKIP, FOURIER = {"progressive_input": "input_skip"}, {"embedding": "fourier"}
+CHANGES = {
+    UNetConfig: {
+        "channels": 16, "multipliers": (1, 3), "blocks": (1, 2), "attention": (8,), "head_channels": 4, "patch": 2,
+        "dropout": 0.25,
+    },
+    NCSNppConfig: {
+        "channels": 16, "multipliers": (1, 3), "blocks": 2, "attention": (8,), "head_channels": 4, "dropout": 0.25,
+        "resblock": "ddpm", "fir": True, "progressive": "output_skip", "progressive_input": "residual",
+        "progressive_combine": ("cat", SKIP), "skip_rescale": False, "embedding": "fourier",
+        "fourier_scale": (4.0, FOURIER),
+    },
+    DiTConfig: {"channels": 32, "blocks": 3, "heads": 4, "patch": 4, "cross_attention": False},
+}  # fmt: skip
+CASES = [(kind, name) for kind, changes in CHANGES.items() for name in changes]
+
+
+def looks(network) -> tuple:
+    """What can be told from outside: shapes, layers with their settings, and the output with given weights."""
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=g))
+        x, t = inputs(2)
+        told = torch.randn(2, 16, generator=g), torch.randn(2, 3, 16, generator=g), torch.ones(2, 3, dtype=torch.bool)
+        output = network.eval()(x, t, *told)
+    return {name: value.shape for name, value in network.named_parameters()}, repr(network), output
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.__name__}-{name}" for kind, name in CASES])
+def test_every_key_of_a_network_changes_it(kind, name):
+    """A key that no layer reads would leave it as it is; one with a value of its own changes weights, layers or output."""
+    base = next(network for network in KINDS.values() if isinstance(network, kind))
+    value, beside = CHANGES[kind][name] if isinstance(CHANGES[kind][name], tuple) and isinstance(
+        CHANGES[kind][name][-1], dict) else (CHANGES[kind][name], {})  # fmt: skip
+    found = []
+    for changes in (beside, {**beside, name: value}):
+        torch.manual_seed(0)  # random frequencies
+        found.append(looks(dataclasses.replace(base, **changes).build((1, 8, 8), 16, False, 16)))
+    (shapes, layers, output), (other_shapes, other_layers, other_output) = found
+    assert getattr(base, name) != value
+    assert shapes != other_shapes or layers != other_layers or not torch.allclose(output, other_output, atol=1e-4)
+
+
+def test_no_key_of_a_network_is_left_out():
+    """All but the kind, and checkpointing, which changes memory alone (test_efficiency.py)."""
+    for kind, changes in CHANGES.items():
+        assert {field.name for field in dataclasses.fields(kind)} - {"kind", "checkpointing"} == set(changes)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from raysde import checkpoint
 from raysde.cli import main
+from raysde.data.manifest import write_manifest
 from raysde.drawing import DrawingModel
 from raysde.evaluation.influence import Influence
 from raysde.evaluation.intervals import Z
@@ -25,6 +27,7 @@ from raysde.sde import EDM, VE, VP, Flow
 from raysde.settling.halving import Outcome, ahead, ranked, rounds, settle, survivors, winner
 from raysde.settling.space import Candidate, candidates, evaluations, parse_space, usual
 from raysde.settling.study import Study
+from tests.conftest import write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import model_with, spec_with
@@ -234,7 +237,8 @@ def test_candidates_draw_from_the_same_noise_and_differ_in_their_settings_alone(
         return drawn
 
     monkeypatch.setattr(DrawingModel, "sample", remembered)
-    first, second = (Candidate(None, {"solver": name, "steps": 2}, 2.0) for name in ("ddim", "euler"))
+    # two methods: without eta, ddim is euler in another form, and their images may agree to the bit
+    first, second = (Candidate(None, {"solver": name, "steps": 2}, 2.0) for name in ("ddim", "ancestral"))
     figures = [study.outcome(*each).figure for each in ((first, 8), (second, 8), (first, 24))]
     assert seen[0][0] == seen[1][0]
     assert seen[0][0] == {"n": 8, "seed": 5, "first": 0, "labels": [0, 1, 2, 3, 4, 5, 6, 7]}
@@ -258,6 +262,60 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
     )
     assert found == usual
     assert found.overrides is None
+
+
+def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_path):
+    """Weights, data, metric, seed, split, real images, number and settings: the smallest change is another one."""
+    checkpoint.settle(Path(labels), tmp_path / "other", {"solver": "ddim"})
+    file, told = (
+        tmp_path / "other" / "checkpoint.json",
+        json.loads((tmp_path / "other" / "checkpoint.json").read_text()),
+    )
+    told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
+    file.write_text(json.dumps(told))
+    again = write_digit_shards(tmp_path / "again", 200, 120)
+    last = replace(again.shards[1], sha256=f"{int(again.shards[1].sha256, 16) ^ 1:064x}")
+    write_manifest(replace(again, shards=(again.shards[0], last)))
+    one = Candidate(None, {"solver": "ddim", "steps": 2}, 2.0)
+
+    def key(candidate=one, samples=8, model=labels, data=digits.path, **changes):
+        given = {"metric": "kid", "features": "judge", "seed": 5, **changes}
+        study = Study({None: labels, 0.1: model}, data, cache=str(tmp_path), **given)
+        study.__dict__["network"] = changes.get("features", "network")  # whose hash another test is of
+        return study.key(candidate, samples)
+
+    far = replace(one, average=0.1)
+    keys = [
+        key(), key(samples=9), key(seed=6), key(metric="is"), key(split="validation"), key(reference=100),
+        key(reference=101), key(data=again.path), key(far, model=str(tmp_path / "other")), key(features="other"),
+        key(replace(one, drawing={"solver": "ddim", "steps": 3})), key(replace(one, drawing={**one.drawing, "eta": 0.1})),
+        key(replace(one, drawing={**one.drawing, "guidance": 1.0})),
+    ]  # fmt: skip
+    assert len(set(keys)) == len(keys)
+    assert key(batch_size=3) == key(far) == keys[0]  # the run's own average under another name, say
+
+
+def test_a_study_asks_every_candidate_the_same(labels, digits, tmp_path):
+    """All that is common to them, and nobody's guidance but their own."""
+    given = {"seed": 8, "split": "validation", "reference": 77, "allow_few": True, "batch_size": 9}
+    study = study_of(labels, digits, tmp_path, **given)
+    for drawing in ({"solver": "ddim", "steps": 2}, {"solver": "heun", "steps": 3, "guidance": 2.5}):
+        found = study.question(Candidate(None, drawing, 1.0), 50)
+        assert found.settings == {"guidance": 1.0, **drawing, "batch_size": 9}
+        assert (found.metrics, found.samples, found.seed, found.split) == (("kid",), 50, 8, "validation")
+        assert (found.reference, found.allow_few) == (77, True)
+
+
+def test_a_model_with_settings_of_its_own_is_another_study(labels, digits, tmp_path, capsys):
+    """What is tried beside a candidate's settings are those of the model: the same weights with others are refused."""
+    out = tmp_path / "out"
+    out.mkdir()
+    description = checkpoint.read(Path(labels))
+    own = {"weights": description.files["ema.safetensors"], "generation": {"solver": "ddim"}}
+    (out / "study.json").write_text(json.dumps(own))
+    given = ["--data", digits.path, "--cache", str(tmp_path), "--out", str(out), "--features", "judge"]
+    assert "holds the study of another model" in refused(capsys, "settle", labels, *given, "steps=5")
+    assert json.loads((out / "study.json").read_text()) == own
 
 
 def test_another_feature_network_is_another_measurement(labels, digits, tmp_path):

@@ -338,17 +338,37 @@ def test_validation_bins_are_the_error_at_their_noise(recipe):
     assert metrics["val/loss"] == pytest.approx(np.mean(bins))
 
 
-def test_flips_and_dropout_are_part_of_the_stream(recipe):
-    """Everything random in a microbatch repeats: condition dropout, flips, and dropout layers."""
-    run = open_run(config.parse(recipe(data__flip=True, train__condition_dropout=0.5, network__dropout=0.5)))
-    state, task = new_state(run, CPU), objective(run)
-    torch.nn.init.normal_(state.model.network.leave.weight)
-    (batch,) = next(read_batches(run.feed, Reader(run.manifest), 3, 4))
+def test_dropout_layers_are_part_of_the_stream(recipe):
+    """Of one key they drop the same whatever was drawn before, of another they do not; flips, dropped conditions and
+    noise are looked at one by one in test_objective.py."""
+    run = open_run(config.parse(recipe(train__condition_dropout=0.0, network__dropout=0.5)))
+    state, task, masks = stirred(run), objective(run), []
     state.model.train()
-    first = microbatch_loss(state.model, state.model, batch, task, CPU).item()
-    torch.randn(10)
-    assert microbatch_loss(state.model, state.model, batch, task, CPU).item() == first
-    assert math.isfinite(first)
+
+    def note(module, inputs, output) -> None:
+        masks.append(output == 0.0)
+
+    for module in state.model.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(note)
+
+    def dropped(step: int, index: int, seed: int) -> tuple[float, torch.Tensor]:
+        torch.randn(10)
+        masks.clear()
+        (batch,) = next(read_batches(run.feed, Reader(run.manifest), 3, 4))
+        own = dataclasses.replace(batch, step=step, index=index)
+        loss = microbatch_loss(state.model, state.model, own, dataclasses.replace(task, seed=seed), CPU).item()
+        return loss, torch.cat([mask.flatten() for mask in masks])
+
+    first, mask = dropped(3, 0, 0)
+    again, same = dropped(3, 0, 0)
+    assert again == first
+    assert torch.equal(mask, same)
+    assert abs(mask.double().mean() - 0.5) < 4.0 * 0.5 / len(mask) ** 0.5
+    for key in ((4, 0, 0), (3, 1, 0), (3, 0, 1)):
+        _, other = dropped(*key)
+        # of independent masks half of the places agree
+        assert abs((other == mask).double().mean() - 0.5) < 4.0 * 0.5 / len(mask) ** 0.5, key
 
 
 def test_the_condition_of_each_image_is_dropped_by_itself(recipe):

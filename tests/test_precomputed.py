@@ -1,0 +1,123 @@
+"""Which folders of embeddings and latents belong to a run: those of the very encoder and the very data."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from raysde.captions import PretrainedText
+from raysde.data.derived import verify_derived
+from raysde.data.manifest import read_manifest, write_manifest
+from raysde.precompute import LatentsJob, TextJob
+from raysde.precomputed import find_latents, find_text, spec_of
+from tests.conftest import write_digit_shards
+from tests.tiny import autoencoder, embed, encode, many_captions, text_encoder
+
+
+def changed_data(manifest):
+    """The data set with another byte in its last shard, as its manifest says."""
+    last = dataclasses.replace(manifest.shards[-1], sha256=f"{int(manifest.shards[-1].sha256, 16) ^ 1:064x}")
+    write_manifest(dataclasses.replace(manifest, shards=(*manifest.shards[:-1], last)))
+    return read_manifest(manifest.path)
+
+
+def nudged(folder: str, name: str) -> None:
+    """One bit of one weight."""
+    weights = load_file(Path(folder, name))
+    first = sorted(weights)[-1]
+    values = weights[first].clone().contiguous()
+    values.view(-1)[0] = values.view(-1)[0].nextafter(values.view(-1)[0] + 1.0)
+    save_file({**weights, first: values}, Path(folder, name), {"format": "pt"})
+
+
+def test_latents_are_of_this_autoencoder_and_this_data(tmp_path):
+    """The finer of two; the smallest change of either, or images of another size, is refused."""
+    manifest, vae = write_digit_shards(tmp_path / "shards", 12, 8, 4), autoencoder(tmp_path / "vae")
+    half = encode(manifest, vae, "fp16")
+    assert find_latents(manifest, vae, None) == half
+    fine = encode(manifest, vae, "fp32")
+    assert find_latents(manifest, vae, None) == find_latents(manifest, vae, (8, 8)) == fine
+    spec = spec_of(fine, vae)
+    assert spec == LatentsJob.of(manifest, vae, dtype="fp32", batch_size=1).latent
+    with pytest.raises(ValueError, match=r"data\.image_size=4, but the latents are of images of size \(8, 8\)"):
+        find_latents(manifest, vae, (4, 8))
+    with pytest.raises(ValueError, match=f"has no latents of data .*{fine.path} is of .* data {manifest.fingerprint}"):
+        find_latents(changed_data(manifest), vae, None)
+    write_manifest(manifest)
+    nudged(vae, "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=f"is of sha256 {fine.sha256[:12]}.*run `raysde precompute"):
+        find_latents(manifest, vae, None)
+
+
+def test_embeddings_are_of_this_encoder_and_this_data(tmp_path):
+    """The finer of two; the smallest change of either is refused in every mode but off."""
+    manifest = many_captions(tmp_path / "shards", 12, 8, 4)
+    encoder = text_encoder(tmp_path / "bert")
+    text = PretrainedText(path=encoder, max_tokens=32)
+    assert find_text(manifest, text, "auto") is None
+    half = embed(manifest, encoder, "fp16")
+    assert find_text(manifest, text, "require") == half
+    fine = embed(manifest, encoder, "fp32")
+    assert find_text(manifest, text, "auto") == find_text(manifest, text, "require") == fine
+    short = embed(manifest, encoder, "fp32", max_tokens=8)
+    assert find_text(manifest, dataclasses.replace(text, max_tokens=8), "auto") == short
+    other = changed_data(manifest)
+    for mode in ("auto", "require"):
+        with pytest.raises(ValueError, match=f"from data {manifest.fingerprint}.* and data.path {other.fingerprint}"):
+            find_text(other, text, mode)
+    assert find_text(other, text, "off") is None
+    write_manifest(manifest)
+    nudged(encoder, "model.safetensors")
+    for mode in ("auto", "require"):
+        with pytest.raises(ValueError, match=f"sha256 {fine.sha256[:12]} .*remove it"):
+            find_text(manifest, text, mode)
+
+
+@pytest.mark.parametrize("kind", ["text", "latents"])
+def test_a_job_is_told_from_another_by_all_that_its_bytes_depend_on(tmp_path, kind):
+    """Each value of it: a folder that was begun with another must not be gone on with."""
+    manifest = many_captions(tmp_path / "shards", 12, 8, 4)
+    if kind == "text":
+        job = TextJob.of(manifest, text_encoder(tmp_path / "bert"), max_tokens=32, dtype="fp32", batch_size=3)
+        changes = [{"sha256": "x"}, {"max_tokens": 16}, {"width": 3}, {"encoder": "moved"}]
+    else:
+        job = LatentsJob.of(manifest, autoencoder(tmp_path / "vae"), dtype="fp32", batch_size=3)
+        latent = job.latent
+        changes = [
+            {"latent": dataclasses.replace(latent, sha256="x")},
+            {"latent": dataclasses.replace(latent, vae="moved")},
+        ]
+    changes += [{"dtype": "fp16"}, {"batch_size": 4}, {"fingerprint": "x"}, {"shards": "moved"}]
+    others = [dataclasses.replace(job, **change) for change in changes]
+    moved = [job.out != other.out for other in others]
+    told = [json.dumps(other.identity) != json.dumps(job.identity) for other in others]
+    if kind == "text":
+        # sha256, max_tokens, width, encoder; dtype, batch_size, fingerprint, shards
+        assert told == [True, True, True, False, True, True, True, False]
+        assert moved == [True, True, False, False, True, False, False, True]
+    else:
+        # the autoencoder's hash, its place; dtype, batch_size, fingerprint, shards
+        assert told == [True, False, True, True, True, False]
+        assert moved == [True, False, True, False, False, True]
+
+
+def test_a_folder_is_what_its_manifest_and_the_shards_say(tmp_path):
+    """A byte of a file, a file less, and shards in another order or with other rows."""
+    manifest, vae = write_digit_shards(tmp_path / "shards", 12, 8, 4), autoencoder(tmp_path / "vae")
+    derived = encode(manifest, vae)
+    verify_derived(derived, manifest, hashes=True)
+    shards = manifest.shards
+    for wrong in (shards[::-1], shards[:1], (dataclasses.replace(shards[0], rows=7), shards[1])):
+        with pytest.raises(ValueError, match="does not list the files and rows of the shards"):
+            verify_derived(derived, dataclasses.replace(manifest, shards=wrong), hashes=False)
+    path = Path(derived.path, derived.files[1].file)
+    whole = path.read_bytes()
+    for content, hashes in ((whole[:-1] + bytes([whole[-1] ^ 1]), True), (whole + b"x", False)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is not the file that its manifest describes"):
+            verify_derived(derived, manifest, hashes=hashes)
+    path.unlink()
+    with pytest.raises(ValueError, match="is missing"):
+        verify_derived(derived, manifest, hashes=False)
