@@ -33,9 +33,9 @@ Repeated with the same arguments after an interruption, it goes on where it stop
     template = "caption of images that have none, such as 'a photo of a {label}'"
     said.add_argument("--caption-template", metavar="TEXT", help=template)
     said.add_argument("--label-names", metavar="FILE", help="names of the classes 0, 1, ..., one on a line")
-    column = "column or JSON key of the captions, if it has none of the usual names: text, caption, prompt, captions"
+    column = "column or JSON key of the captions; default: text, caption, prompt or captions"
     said.add_argument("--caption-column", metavar="NAME", help=column)
-    column = "column or JSON key of the labels, if it has none of the usual names: label, class, labels"
+    column = "column or JSON key of the labels; default: label, class or labels"
     said.add_argument("--label-column", metavar="NAME", help=column)
     said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
     shard_options(command.add_argument_group("shards"))
