@@ -337,3 +337,12 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     report = json.loads(read_bytes(f"{out}/report.json"))
     assert [entry["key"] for entry in report["skipped"]] == ["gone.png"]
     assert report["unread"] == {"key 'url' of .json": 2}
+
+
+def test_a_choice_of_columns_needs_columns(tmp_path):
+    folder = write_images(tmp_path / "f", ["a"])
+    (folder / "a.txt").write_text("words")
+    with pytest.raises(ValueError, match="no table and no JSON with columns; leave --caption-column"):
+        open_source(str(folder), caption_column="words")
+    (folder / "a.json").write_text('{"words": "more"}')
+    assert found(folder, caption_column="words") == {"a.png": (("more", "words"), None)}

@@ -77,12 +77,7 @@ def open_source(
         ValueError: naming the path or file, if it is missing, empty, mixed or nothing that is known here, if its
             metadata is wrong, or an option does not fit.
     """
-    if part_rows < 1:
-        raise ValueError(f"part_rows is {part_rows}, expected at least 1")
-    if order not in ("random", "source"):
-        raise ValueError(f"order is {order!r}, expected 'random' or 'source'")
-    if caption_template is not None and "{label}" not in caption_template:
-        raise ValueError(f"caption_template {caption_template!r} does not hold {{label}}")
+    _check(part_rows, order, caption_template)
     listing = list_files(path)
     kind = recognise(listing)
     words = Vocabulary(caption_column, label_column)
@@ -104,6 +99,16 @@ def open_source(
     options = (kind, part_rows, order, images, names, caption_template, words)
     identity = _identity(listing, contents, options)
     return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names))
+
+
+def _check(part_rows: int, order: Order, caption_template: str | None) -> None:
+    """Raise ValueError for an option that no source could follow."""
+    if part_rows < 1:
+        raise ValueError(f"part_rows is {part_rows}, expected at least 1")
+    if order not in ("random", "source"):
+        raise ValueError(f"order is {order!r}, expected 'random' or 'source'")
+    if caption_template is not None and "{label}" not in caption_template:
+        raise ValueError(f"caption_template {caption_template!r} does not hold {{label}}")
 
 
 def recognise(listing: Listing) -> Kind:

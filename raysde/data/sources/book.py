@@ -1,6 +1,7 @@
 """What descriptions say about the images of a folder, gathered from all of its files of descriptions."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -28,6 +29,7 @@ class Book:
         missing: for each image that is described and not there, a sentence that says so.
         notes: remarks that a person should see.
         labelled: a file that gives labels or says that there are none, so that subfolders are no classes.
+        columns: some description has columns or keys among which the user may choose.
     """
 
     names: frozenset[str]
@@ -36,6 +38,7 @@ class Book:
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     labelled: str | None = None
+    columns: bool = False
 
     def add(self, name: str, captions: tuple[str, ...], label: str | None) -> None:
         """Add what is said about an image to what was said before.
@@ -48,6 +51,15 @@ class Book:
             raise ValueError(f"image {name!r} has label {label!r} here and {before.label!r} before")
         more = tuple(caption for caption in captions if caption not in before.captions)
         self.said[name] = Said(before.captions + more, before.label if label is None else label)
+
+    def require(self, columns: Iterable[str], where: str) -> None:
+        """Compare the chosen columns with those of a description.
+
+        Raises:
+            ValueError: if one is not there.
+        """
+        self.words.require(columns, where)
+        self.columns = True
 
     def miss(self, name: str, reason: str) -> None:
         """Remember that an image is described and not there."""

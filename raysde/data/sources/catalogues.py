@@ -130,7 +130,7 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
             _add(book, given, file, f"{where}, entry {number}", *describe(row, book.words))
         except ValueError as error:
             raise ValueError(f"{where}, entry {number}: {error}") from error
-    book.words.require(columns, where)
+    book.require(columns, where)
     book.notes += column_notes(str(file), columns, book)
 
 
@@ -152,4 +152,6 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
             _add(book, name, file, f"{where}, key {name!r}", captions, label)
         except ValueError as error:
             raise ValueError(f"{where}, key {name!r}: {error}") from error
+    if columns:
+        book.require(columns, where)
     book.notes += column_notes(str(file), columns, book)

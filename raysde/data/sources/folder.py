@@ -84,6 +84,10 @@ def open_folder(
     beside = paired(listing, images)
     book = Book(frozenset(images), words)
     described, identity = _describe(listing, book, {file for files in beside.values() for file in files})
+    if words != ANY and not book.columns and not any(f.lower().endswith(JSON) for fs in beside.values() for f in fs):
+        raise ValueError(
+            f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
+        )
     labels, notes = _folder_labels(listing, images, book)
     items = [_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
     items += [Item(name, problem=reason) for name, reason in book.missing.items()]

@@ -44,7 +44,7 @@ def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
     for number, row in enumerate(rows, start=1):
         columns.update(dict.fromkeys(row))
         read_row(row, f"{where}, entry {number}", PurePosixPath(file).parent, book)
-    book.words.require(columns, where)
+    book.require(columns, where)
     book.notes += column_notes(file, columns, book)
     return data
 
@@ -75,7 +75,10 @@ def image_of(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
     values = given(row, [key for key in FILE_KEYS if key not in book.words.captions + book.words.labels])
     paths = {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
     if not paths:
-        raise ValueError(f"no image is named (one of the keys {', '.join(FILE_KEYS)}; there are {shown_names(row)})")
+        raise ValueError(
+            f"no image is named (one of the keys {', '.join(FILE_KEYS)}; there are {shown_names(row)}); move the file "
+            "out of the source if it does not describe the images"
+        )
     first = str(folder / inside(next(iter(paths.values()))))
     if first not in book.names:
         first = str(folder / inside(next(iter(paths.values())).strip()))
