@@ -63,9 +63,38 @@ def test_pandas_writes_null_as_nan(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "Prompt, Label, SEED, Note\none, 3, 5, x\n"),
+        ("a.tsv", " prompt \tlabel\tSeed\tNote\none\t3\t5\tx\n"),
+        ("a.jsonl", '{"PROMPT": "one", "Label": 3, "seed ": 5, "Note": "x"}'),
+        ("A.NDJSON", '{"Prompt": "one", "label": 3, "Seed": 5, "Note": "x"}'),
+    ],
+)
+def test_columns_are_found_in_any_spelling(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    found = read_requests(str(tmp_path / name))
+    assert (found.prompts, found.labels, found.seeds, found.unread) == (["one"], [3], [5], ("Note",))
+
+
+def test_parquet_columns_are_found_in_any_spelling_and_once(tmp_path):
+    pq.write_table(pa.table({"Prompt": ["one"], "LABEL": [3], "Note": ["x"]}), tmp_path / "a.parquet")
+    found = read_requests(str(tmp_path / "a.parquet"))
+    assert (found.prompts, found.labels, found.unread) == (["one"], [3], ("Note",))
+    for names in (["prompt", "Prompt"], ["prompt", "prompt"]):
+        pq.write_table(pa.table([["one"], ["two"]], names=names), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match=rf"a\.parquet: columns '{names[0]}' and '{names[1]}' have one name"):
+            read_requests(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("a.txt", "", "has no rows"),
+        ("a.csv", "prompt,Prompt\none,two\n", "columns 'prompt' and 'Prompt' have one name"),
+        ("a.csv", "prompt,label,prompt\none,1,two\n", "line 1 has the column 'prompt' twice"),
+        ("a.jsonl", '{"prompt": "one"}\n{"prompt": "two", "prompt": "three"}', "line 2 has the key 'prompt' twice"),
+        ("a.jsonl", '{"prompt": "one"}\n{"PROMPT": "two"}', "columns 'prompt' and 'PROMPT' have one name"),
         ("a.txt", "one\n\nthree\n", "row 1 has no prompt"),
         ("a.csv", "prompt,label\n", "has neither a column prompt nor a column label: it is empty"),
         ("a.csv", "text,label2\none,2\n", "its columns are text, label2"),

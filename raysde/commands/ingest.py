@@ -16,7 +16,8 @@ def ingest_options(command: argparse.ArgumentParser) -> None:
     command.description = """Reads images with their captions and labels, and writes Parquet shards and manifest.json.
 
 A source is a path or a URI (s3://, gs://, hdfs://) of
-  a folder of images      captions from metadata.jsonl, one CSV or TSV (file_name, text, label), or a .txt beside each;
+  a folder of images      captions from metadata.jsonl, one other table (file_name, text, label), COCO's captions, EDM's
+                          dataset.json, or a .txt, .caption or .json beside each image;
                           without labels there, folders' names are labels
   WebDataset tars         one tar, a folder of them, or a pattern such as 'data/train-*.tar'
   Parquet                 image bytes (as Hugging Face keeps them) or paths, with captions and labels
@@ -32,6 +33,10 @@ Repeated with the same arguments after an interruption, it goes on where it stop
     template = "caption of images that have none, such as 'a photo of a {label}'"
     said.add_argument("--caption-template", metavar="TEXT", help=template)
     said.add_argument("--label-names", metavar="FILE", help="names of the classes 0, 1, ..., one on a line")
+    column = "column or JSON key of the captions; default: text, caption, prompt or captions"
+    said.add_argument("--caption-column", metavar="NAME", help=column)
+    column = "column or JSON key of the labels; default: label, class or labels"
+    said.add_argument("--label-column", metavar="NAME", help=column)
     said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
     shard_options(command.add_argument_group("shards"))
     command.set_defaults(run=run_ingest)
@@ -82,6 +87,9 @@ def run_ingest(args: argparse.Namespace) -> None:
         images=args.images,
         label_names=args.label_names,
         caption_template=args.caption_template,
+        caption_column=args.caption_column,
+        label_column=args.label_column,
+        missing="bad" if args.skip_bad else "refuse",
     )
     for note in found.notes:
         print(note)
@@ -158,6 +166,10 @@ def summary(manifest: "object", out: str) -> None:
     if report["skipped"]:
         more = " ..." if len(report["skipped"]) > 1 else ""
         print(f"{len(report['skipped'])} skipped: {report['skipped'][0]['reason']}{more}")
+    if report["unread"]:
+        kinds = [f"{what} ({count})" for what, count in report["unread"].items()]
+        more = f" and {len(kinds) - 8} more, see report.json" if len(kinds) > 8 else ""
+        print(f"beside the images, not read: {', '.join(kinds[:8])}{more}")
     for key, what in (("duplicates", "have the same content as another"), ("repeated_keys", "have another's key")):
         if count := report[key]["rows"]:
             print(f"{count} {what}: {' = '.join(report[key]['groups'][0][:3])}; see report.json")

@@ -1,6 +1,7 @@
 """A data set put together from the parts that an ingest converted: its manifest and its report."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,12 @@ def collect(
     shards: list[Shard] = []
     bad: list[Bad] = []
     statistics = Statistics()
+    unread: Counter[str] = Counter()
     for part in parts:
         shards += part.shards
         bad += part.bad
         statistics.add(part.statistics)
+        unread.update(part.unread)
     if not shards:
         first = f"; the first: {bad[0].reason}" if bad else ""
         raise ValueError(f"no image in {source} can be read{first}")
@@ -51,16 +54,18 @@ def collect(
         licence=licence,
         skipped=len(bad),
     )
-    write_json(child(out, "report.json"), report(manifest, bad))
+    write_json(child(out, "report.json"), report(manifest, bad, unread))
     write_manifest(manifest)
     return manifest
 
 
-def report(manifest: Manifest, bad: list[Bad]) -> dict[str, Any]:
-    """What a person may want to look at: samples left out, and rows with the same content or the same key."""
+def report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int]) -> dict[str, Any]:
+    """Return what a person may want to look at: samples left out, files and keys that nothing reads, and rows with the
+    same content or the same key."""
     same, repeated = repetitions(manifest, "hash"), repetitions(manifest, "key")
     return {
         "skipped": [{"key": one.key, "reason": one.reason} for one in bad],
+        "unread": dict(sorted(unread.items(), key=lambda kind: (-kind[1], kind[0]))),
         "duplicates": {"rows": sum(len(keys) - 1 for keys in same), "groups": same[:MOST_NAMED]},
         "repeated_keys": {"rows": sum(len(keys) - 1 for keys in repeated), "groups": repeated[:MOST_NAMED]},
     }

@@ -1,9 +1,9 @@
 """A part of a source to shards: what one ingest task does, with no other task in view."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -67,6 +67,7 @@ class Converted:
     shards: list[Shard]
     bad: list[Bad]
     statistics: Statistics
+    unread: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -74,13 +75,15 @@ class Converted:
             "shards": [asdict(shard) for shard in self.shards],
             "bad": [asdict(bad) for bad in self.bad],
             "statistics": self.statistics.to_json(),
+            "unread": dict(sorted(self.unread.items())),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Converted":
         """What :meth:`to_json` wrote."""
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
-        return cls(shards, [Bad(**bad) for bad in values["bad"]], Statistics.from_json(values["statistics"]))
+        bad = [Bad(**one) for one in values["bad"]]
+        return cls(shards, bad, Statistics.from_json(values["statistics"]), Counter(values.get("unread", {})))
 
 
 def convert(part: Part, number: int, rules: Rules, out: str) -> Converted:
@@ -133,6 +136,7 @@ def rows_of(
         except ValueError as error:
             result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
             continue
+        result.unread.update(sample.unread)
         result.statistics.count(stored, picture.size, sample.captions, sample.label)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
         row = row_of(sample, stored, data)

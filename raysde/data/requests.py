@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysde.data.columns import normal, spelled
 from raysde.data.filesystems import read_bytes
+from raysde.data.rows import JSON_LINES, TABLES, json_rows, table_rows
 from raysde.data.sources.listing import utf8
-from raysde.data.sources.metadata import TABLES, json_rows, table_rows
 
 COLUMNS = ("prompt", "label", "seed", "negative")
-KINDS = (".txt", ".jsonl", ".parquet", *TABLES)
+KINDS = (".txt", *JSON_LINES, ".parquet", *TABLES)
 
 Value = TypeVar("Value", str, int)
 
@@ -93,24 +94,36 @@ def read_requests(file: str) -> Requests:
         labels=complete(columns, "label", whole, file),
         seeds=parsed(columns, "seed", whole, file),
         negatives=parsed(columns, "negative", text, file),
-        unread=tuple(name for name in names if name not in COLUMNS),
+        unread=tuple(name for name in names if normal(name) not in COLUMNS),
     )
 
 
 def columns_of(content: bytes, kind: str, file: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """The names of all columns of a file, and the values of those that are read.
+    """Return the names of all columns of a file, and the values of those that are read.
 
     Raises:
-        ValueError: if the file is not of its kind.
+        ValueError: if the file is not of its kind, or has a column twice.
     """
     if kind == ".parquet":
         return parquet_columns(content, file)
     lines = utf8(content, file).replace("\r\n", "\n")
     if kind == ".txt":
         return ["prompt"], {"prompt": lines.removesuffix("\n").split("\n") if lines else []}
-    rows = list(json_rows(lines, file) if kind == ".jsonl" else table_rows(lines, file, TABLES[kind]))
+    rows = list(json_rows(lines, file) if kind in JSON_LINES else table_rows(lines, file, TABLES[kind]))
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return names, {name: [row.get(name) for row in rows] for name in COLUMNS if name in names}
+    return names, {key: [row.get(name) for row in rows] for key, name in wanted(names, file).items()}
+
+
+def wanted(names: list[str], file: str) -> dict[str, str]:
+    """Return the columns that are read, with their spelling.
+
+    Raises:
+        ValueError: naming the file and a column that is there twice, in one spelling or in two.
+    """
+    try:
+        return spelled(names, COLUMNS)
+    except ValueError as error:
+        raise ValueError(f"prompt file {file}: {error}") from error
 
 
 def parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, list[Any]]]:
@@ -122,10 +135,11 @@ def parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, lis
     try:
         opened = pq.ParquetFile(pa.BufferReader(content))
         names = list(opened.schema_arrow.names)
-        table = opened.read(columns=[name for name in COLUMNS if name in names])
+        asked = wanted(names, file)
+        table = opened.read(columns=list(asked.values()))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompt file {file} is not whole Parquet: {' '.join(str(error).split())[:160]}") from error
-    return names, {name: table.column(name).to_pylist() for name in table.column_names}
+    return names, {key: table.column(name).to_pylist() for key, name in asked.items()}
 
 
 def complete(

@@ -17,12 +17,14 @@ class Sample:
         data: the bytes of an image file.
         captions: any number of captions; blank ones are left out.
         label: a class name, or a class number written in decimal, or None.
+        unread: kinds of files and keys that lie beside it and that nothing reads, such as ``.npy files``.
     """
 
     key: str
     data: bytes
     captions: tuple[str, ...] = ()
     label: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

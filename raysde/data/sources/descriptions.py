@@ -5,11 +5,67 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raysde.data.columns import given, normal, shown_names
 from raysde.data.samples import MAX_CAPTION, Bad, Part, Sample
 from raysde.data.sources.listing import list_files, utf8
 
-TEXT_KEYS = ("text", "caption", "prompt", "captions")
-LABEL_KEYS = ("label", "class")
+FILE_KEYS = (
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "image_file",
+    "image_name",
+    "img_path",
+    "img",
+)
+TEXT_KEYS = ("text", "caption", "prompt", "captions", "texts", "prompts", "caption_text", "image_caption")
+LABEL_KEYS = ("label", "class", "labels")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names under which columns and keys are read, as :func:`raysde.data.columns.normal` writes them.
+
+    Attributes:
+        captions, labels: names for each; the only one if it was chosen.
+        caption, label: the names that were chosen, or None.
+    """
+
+    caption: str | None = None
+    label: str | None = None
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return TEXT_KEYS if self.caption is None else (normal(self.caption),)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return LABEL_KEYS if self.label is None else (normal(self.label),)
+
+    def reads(self, name: str) -> bool:
+        """Return True for the name of a column that is read."""
+        return normal(name) in self.captions or normal(name) in self.labels
+
+    def require(self, names: Iterable[str], where: str) -> None:
+        """Compare the chosen names with those that are there.
+
+        Raises:
+            ValueError: if a chosen name is not there; with the names that are.
+        """
+        there = list(names)
+        for option, name in (("--caption-column", self.caption), ("--label-column", self.label)):
+            if name is not None and normal(name) not in map(normal, there):
+                raise ValueError(
+                    f"{where} has no column {name!r}, which {option} asks for; it has {shown_names(there)}"
+                )
+
+
+ANY = Vocabulary()
 
 
 def clean(captions: Iterable[str]) -> tuple[str, ...]:
@@ -39,13 +95,15 @@ def captions_of(value: Any) -> tuple[str, ...]:
 
 
 def label_of(value: Any) -> str | None:
-    """A label as text: a word, or a whole number in decimal.
+    """Return a label as text: a word, or a whole number in decimal; a list of one label is that label.
 
     Raises:
         ValueError: if it is neither.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, list) and len(value) == 1:
+        return label_of(value[0])
     if isinstance(value, str):
         return next(iter(clean([value])), None)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
@@ -54,18 +112,24 @@ def label_of(value: Any) -> str | None:
     return str(int(value))
 
 
-def first(row: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    """The value of the first of the keys that the row has one for."""
-    return next((row[key] for key in keys if row.get(key) not in (None, "", [])), None)
-
-
-def describe(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | None]:
-    """Captions and label of one entry of metadata.
+def describe(row: Mapping[str, Any], words: Vocabulary = ANY) -> tuple[tuple[str, ...], str | None]:
+    """Return captions and label of one entry of metadata.
 
     Raises:
-        ValueError: if their values are neither text nor numbers.
+        ValueError: if their values are neither text nor numbers, or two columns that mean the same differ.
     """
-    return captions_of(first(row, TEXT_KEYS)), label_of(first(row, LABEL_KEYS))
+    captions = {name: captions_of(value) for name, value in given(row, words.captions).items()}
+    labels = {name: label_of(value) for name, value in given(row, words.labels).items()}
+    said = max(captions.values(), key=len, default=())
+    for name, others in captions.items():
+        if not set(others) <= set(said):
+            most = next(other for other, values in captions.items() if values == said)
+            raise ValueError(f"captions differ in {most!r} and {name!r}; --caption-column names the one to read")
+    words_found = {label: name for name, label in labels.items() if label is not None}
+    if len(words_found) > 1:
+        one, other = list(words_found.values())[:2]
+        raise ValueError(f"labels differ in {one!r} and {other!r}; --label-column names the one to read")
+    return said, next(iter(words_found), None)
 
 
 @dataclass

@@ -1,26 +1,38 @@
-"""A folder of images, as people have it: with metadata, text files beside the images, or a subfolder for each class."""
+"""A folder of images, as people have it: with metadata, files beside the images, or a subfolder for each class."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Literal
 
+from raysde.data.rows import JSON_LINES, TABLES
 from raysde.data.samples import Bad, Sample
-from raysde.data.sources.listing import IMAGE_SUFFIXES, Contents, Listing, Reader, shown, utf8
-from raysde.data.sources.metadata import Said, metadata_files, read_metadata, sidecar
+from raysde.data.sources.book import Book, Said
+from raysde.data.sources.catalogues import read_catalogue
+from raysde.data.sources.descriptions import ANY, Vocabulary
+from raysde.data.sources.listing import IMAGE_SUFFIXES, Contents, Listing, Reader, shown
+from raysde.data.sources.metadata import metadata_files, read_metadata
+from raysde.data.sources.records import is_record, pieces
+from raysde.data.sources.sidecars import CAPTIONS, JSON, Told, paired, read_sidecars
 
-SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+SPLIT = re.compile(r"(train|training|test|testing|val|valid|validation|dev)([-_ ]?(\d+|set|images?|data))?")
+DESCRIPTIVE = (JSON, *JSON_LINES, *TABLES, *CAPTIONS, ".yaml", ".yml", ".xml", ".xlsx", ".arrow", ".parquet")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its path in the folder, what metadata says, and the text file to read if that holds no caption."""
+    """One image: its path in the folder, what descriptions of many images say, and the files beside it to read.
+
+    Attributes:
+        problem: a sentence if the image is described and not there.
+    """
 
     name: str
-    captions: tuple[str, ...]
-    label: str | None
-    text: str | None
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    files: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 @dataclass
@@ -30,26 +42,38 @@ class FolderPart:
     root: str
     name: str
     items: tuple[Item, ...]
+    words: Vocabulary = ANY
     count: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.count = len(self.items)
 
     def read(self) -> Iterator[Sample | Bad]:
-        """The images in order; one is Bad if it or its text file is missing, or the text is not UTF-8."""
+        """Yield the images in order; one is Bad if it or a file beside it is missing or wrong."""
         reader = Reader(self.root)
         for item in self.items:
             try:
-                captions = item.captions
-                if item.text is not None:
-                    captions = sidecar(utf8(reader(item.text), item.text))
-                yield Sample(item.name, reader(item.name), captions, item.label)
+                yield self._sample(item, reader)
             except ValueError as error:
                 yield Bad(item.name, str(error))
 
+    def _sample(self, item: Item, reader: Reader) -> Sample:
+        if item.problem is not None:
+            raise ValueError(item.problem)
+        told = read_sidecars(item.files, self.words, reader) if item.files else Told()
+        if None not in (item.label, told.label) and item.label != told.label:
+            raise ValueError(
+                f"image {item.name} has the label {told.label!r} in {shown(item.files)} and {item.label!r} by its "
+                "folder or in the metadata; make them equal or remove one"
+            )
+        label = told.label if item.label is None else item.label
+        return Sample(item.name, reader(item.name), item.captions or told.captions, label, told.unread)
 
-def open_folder(listing: Listing, part_rows: int, order: Literal["random", "source"]) -> Contents:
-    """The images of a listing, in name order or in the order of a hash of their names.
+
+def open_folder(
+    listing: Listing, part_rows: int, order: Literal["random", "source"], words: Vocabulary = ANY
+) -> Contents:
+    """Return the images of a listing, in name order or in the order of a hash of their names.
 
     Raises:
         ValueError: if the listing is not of a folder, or its metadata is wrong; naming the culprit.
@@ -57,36 +81,58 @@ def open_folder(listing: Listing, part_rows: int, order: Literal["random", "sour
     if not listing.folder:
         raise ValueError(f"source {listing.given} is made of single images, expected the folder that holds them")
     images = listing.names(*IMAGE_SUFFIXES)
-    described = metadata_files(listing)
-    said: dict[str, Said] = {}
-    known = set(images)
-    identity = [hashlib.sha256(read_metadata(listing, file, known, said)).hexdigest() for file in described]
-    labels, notes = _folder_labels(listing, images, said)
-    texts = set(listing.names(".txt"))
-    items = [_item(name, said.get(name, Said()), labels.get(name), texts) for name in images]
-    notes += _remarks(listing, items, described)
+    beside = paired(listing, images)
+    book = Book(frozenset(images), words)
+    described, identity = _describe(listing, book, {file for files in beside.values() for file in files})
+    if words != ANY and not book.columns and not any(f.lower().endswith(JSON) for fs in beside.values() for f in fs):
+        raise ValueError(
+            f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
+        )
+    labels, notes = _folder_labels(listing, images, book)
+    items = [_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
+    items += [Item(name, problem=reason) for name, reason in book.missing.items()]
+    notes += book.notes + _remarks(listing, items, described, beside)
     if order == "random":
         items.sort(key=lambda item: (hashlib.blake2b(item.name.encode(), digest_size=16).digest(), item.name))
     parts = [
-        FolderPart(listing.root, f"images#{start}", tuple(items[start : start + part_rows]))
+        FolderPart(listing.root, f"images#{start}", tuple(items[start : start + part_rows]), words)
         for start in range(0, len(items), part_rows)
     ]
-    return Contents(parts, len(items), tuple(notes), tuple(identity))
+    identity.append(f"labels of {len(labels)} images from folders")
+    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.missing.values()))
 
 
-def _item(name: str, said: Said, label: str | None, texts: set[str]) -> Item:
-    beside = str(PurePosixPath(name).with_suffix(".txt"))
-    text = beside if beside in texts and not said.captions else None
-    return Item(name, said.captions, said.label if label is None else label, text)
+def _describe(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str], list[str]]:
+    """Read the tables that describe the images, or else the JSON documents; return their names, and their hashes."""
+    read: dict[str, bytes] = {file: read_metadata(listing, file, book) for file in metadata_files(listing)}
+    if not read:
+        records = pieces(listing)
+        for file in listing.names(JSON):
+            if file not in beside and not is_record(file, records):
+                data = read_catalogue(listing, file, book)
+                if data is not None:
+                    read[file] = data
+        if read:
+            book.notes.append(f"captions and labels are read from {shown(list(read))}")
+    return list(read), [hashlib.sha256(data).hexdigest() for data in read.values()]
 
 
-def _folder_labels(listing: Listing, images: list[str], said: dict[str, Said]) -> tuple[dict[str, str], list[str]]:
-    """The first folder's name for each image, if metadata gives no label and there are several such folders."""
+def _item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> Item:
+    return Item(name, said.captions, said.label if label is None else label, () if said.captions else beside)
+
+
+def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dict[str, str], list[str]]:
+    """Return the first folder's name for each image, if nothing gives a label and there are several such folders."""
     folders = {name: name.partition("/")[0] for name in images if "/" in name}
     names = sorted(set(folders.values()))
-    if len(folders) < len(images) or len(names) < 2 or any(entry.label is not None for entry in said.values()):
+    labelled = any(entry.label is not None for entry in book.said.values())
+    if len(folders) < len(images) or len(names) < 2 or labelled:
         return {}, []
-    if {name.lower() for name in names} <= SPLITS:
+    if book.labelled is not None:
+        return {}, [f"{book.labelled} gives no labels, and none are taken from the {len(names)} subfolders"]
+    if set(names) <= pieces(listing):
+        return {}, [f"the subfolders ({shown(names)}) are pieces of a download, so no label is taken from them"]
+    if all(SPLIT.fullmatch(name.lower()) for name in names):
         return {}, [
             f"the subfolders ({shown(names)}) are named like splits, so no label is taken from them and all are read; "
             f"give {listing.path(names[0])} to read one"
@@ -94,12 +140,24 @@ def _folder_labels(listing: Listing, images: list[str], said: dict[str, Said]) -
     return folders, [f"labels are the names of the {len(names)} subfolders: {shown(names, 10)}"]
 
 
-def _remarks(listing: Listing, items: list[Item], described: list[str]) -> list[str]:
+def _remarks(
+    listing: Listing, items: list[Item], described: list[str], beside: dict[str, tuple[str, ...]]
+) -> list[str]:
     notes = []
-    unread = sorted(set(listing.names(".csv", ".tsv")) - set(described))
-    if unread:
-        notes.append(f"not read, since there is {described[0]}: {shown(unread)}")
-    silent = sum(not item.captions and item.text is None for item in items)
+    pairs = {file for files in beside.values() for file in files}
+    unread = [name for name in listing.names(*DESCRIPTIVE) if name not in pairs and name not in described]
+    downloaded = pieces(listing)
+    records = [name for name in unread if is_record(name, downloaded)]
+    if records:
+        notes.append(f"records of a download are not read: {shown(records)}")
+    if others := [name for name in unread if name not in records]:
+        reason = (
+            f"since there is {described[0]}" if described else "since they are neither metadata nor beside an image"
+        )
+        notes.append(f"not read, {reason}: {shown(others, 10)}")
+    if passed := sum(1 for item in items if item.captions and item.name in beside):
+        notes.append(f"files beside {passed} images are not read, since {described[0]} has their captions")
+    silent = sum(not item.captions and not item.files and item.problem is None for item in items)
     if silent:
-        notes.append(f"{silent} of {len(items)} images have no caption of their own")
+        notes.append(f"{silent} of {sum(item.problem is None for item in items)} images have no caption of their own")
     return notes

@@ -54,12 +54,21 @@ class Listing:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a listing holds: the parts, the samples in them if known, remarks, and what else tells it from others."""
+    """What a listing holds.
+
+    Attributes:
+        parts: pieces that together hold every sample once.
+        count: samples, if that is known.
+        notes: remarks that a person should see.
+        identity: what else tells it from other listings of files with the same names and sizes.
+        missing: a sentence for each image that is described and not there.
+    """
 
     parts: Sequence[Part]
     count: int | None
     notes: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 def reach(root: str) -> tuple[pafs.FileSystem, str]:

@@ -1,119 +1,102 @@
-"""Metadata files of an image folder: metadata.jsonl, or a CSV or TSV."""
+"""Tables that describe the images of a folder, a row for each image or caption: JSON lines, CSV and TSV."""
 
-import csv
-import io
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from raysde.data.sources.descriptions import clean, describe, first
+from raysde.data.columns import given, normal, shown_names
+from raysde.data.rows import JSON_LINES, TABLES, json_rows, table_rows
+from raysde.data.sources.book import Book
+from raysde.data.sources.descriptions import FILE_KEYS, describe
 from raysde.data.sources.listing import Listing, inside, shown, utf8
-
-FILE_KEYS = ("file_name", "file", "image", "path")
-TABLES = {".csv": ",", ".tsv": "\t"}
-
-
-@dataclass(frozen=True)
-class Said:
-    """What metadata says about one image."""
-
-    captions: tuple[str, ...] = ()
-    label: str | None = None
 
 
 def metadata_files(listing: Listing) -> list[str]:
-    """The files that describe the images: every metadata.jsonl; else every metadata.csv or .tsv; else the one table.
+    """Return the tables that describe the images: every metadata.jsonl; else every metadata.csv or .tsv; else the one
+    table.
 
     Raises:
         ValueError: if there are several tables of other names.
     """
-    base = {name: PurePosixPath(name).name for name in listing.names(".jsonl", *TABLES)}
-    tables = [name for name in base if not name.endswith(".jsonl")]
-    named = [name for name in tables if base[name] in ("metadata.csv", "metadata.tsv")]
-    if len(tables) > 1 and not named and "metadata.jsonl" not in base.values():
-        raise ValueError(f"source {listing.given} holds {len(tables)} CSV or TSV files, expected one: {shown(tables)}")
-    return [name for name in base if base[name] == "metadata.jsonl"] or named or tables
+    tables = listing.names(*JSON_LINES, *TABLES)
+    named = [name for name in tables if PurePosixPath(name).stem.lower() == "metadata"]
+    lines = [name for name in named if name.lower().endswith(JSON_LINES)]
+    if len(tables) > 1 and not named:
+        raise ValueError(
+            f"source {listing.given} holds {len(tables)} tables (JSON lines, CSV or TSV), expected one: "
+            f"{shown(tables)}; name those that describe the images metadata.jsonl or metadata.csv"
+        )
+    return lines or named or tables
 
 
-def read_metadata(listing: Listing, file: str, images: set[str], said: dict[str, Said]) -> bytes:
-    """Adds what one metadata file says to ``said``, by image; returns the file's bytes.
+def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
+    """Add what one table says to ``book``; return the table's bytes.
 
     Raises:
-        ValueError: naming the file and the line or entry, if it is not UTF-8, not valid, names no image or one that is
-            not there, or gives an image another label than before.
+        ValueError: naming the file and the line or entry, if it is not UTF-8, not valid, names no image, or gives an
+            image another label than before.
     """
     data = listing.read(file)
     where = listing.path(file)
     text = utf8(data, where)
     delimiter = TABLES.get(PurePosixPath(file).suffix.lower())
     rows = json_rows(text, where) if delimiter is None else table_rows(text, where, delimiter)
+    columns: dict[str, None] = {}
     for number, row in enumerate(rows, start=1):
-        try:
-            name = _image(row, PurePosixPath(file).parent, images)
-            captions, label = describe(row)
-            before = said.get(name, Said())
-            if label is not None and before.label not in (None, label):
-                raise ValueError(f"image {name!r} has label {label!r} here and {before.label!r} before")
-        except ValueError as error:
-            raise ValueError(f"{where}, entry {number}: {error}") from error
-        said[name] = Said(before.captions + captions, before.label if label is None else label)
+        columns.update(dict.fromkeys(row))
+        read_row(row, f"{where}, entry {number}", PurePosixPath(file).parent, book)
+    book.require(columns, where)
+    book.notes += column_notes(file, columns, book)
     return data
 
 
-def _image(row: dict[str, Any], folder: PurePosixPath, images: set[str]) -> str:
-    given = first(row, FILE_KEYS)
-    if not isinstance(given, str):
-        raise ValueError(f"no image is named (one of the keys {', '.join(FILE_KEYS)})")
-    name = str(folder / inside(given))
-    if name not in images:
-        raise ValueError(f"image {given!r} is not among the images of the source")
-    return name
-
-
-def parse(text: str, where: str) -> dict[str, Any]:
-    """A JSON object.
+def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book) -> None:
+    """Add what one row says about its image to ``book``.
 
     Raises:
-        ValueError: naming ``where``, if it is not one.
+        ValueError: naming ``where``, if it names no image, or is wrong about it.
     """
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} is not a JSON object")
-    return row
+        name = image_of(row, folder, book)
+        captions, label = describe(row, book.words)
+        if name in book.names:
+            book.add(name, captions, label)
+        else:
+            book.miss(name, f"{where}: image {name!r} is not among the images of the source")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
-def json_rows(text: str, where: str) -> Iterator[dict[str, Any]]:
-    """The objects of JSON lines, of which blank ones are passed over.
-
-    Raises:
-        ValueError: naming the line, if it is no JSON object.
-    """
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: captions may hold U+2028
-        if line.strip():
-            yield parse(line, f"{where}, line {number}")
-
-
-def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV with a header.
+def image_of(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
+    """Return the image that a row is about, there or not.
 
     Raises:
-        ValueError: naming the line that is not valid, or has more fields than the header.
+        ValueError: if no column names one, or two columns name two images that are there.
     """
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            if None in row:
-                raise ValueError(f"{where}, line {reader.line_num} has more fields than the header; quote such text")
-            yield row
-    except csv.Error as error:
-        raise ValueError(f"{where}, line {reader.reader.line_num} is not valid: {error}") from error
+    values = given(row, [key for key in FILE_KEYS if key not in book.words.captions + book.words.labels])
+    paths = {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
+    if not paths:
+        raise ValueError(
+            f"no image is named (one of the keys {', '.join(FILE_KEYS)}; there are {shown_names(row)}); move the file "
+            "out of the source if it does not describe the images"
+        )
+    first = str(folder / inside(next(iter(paths.values()))))
+    if first not in book.names:
+        first = str(folder / inside(next(iter(paths.values())).strip()))
+    others = {column: str(folder / PurePosixPath(path.strip())) for column, path in list(paths.items())[1:]}
+    for column, other in others.items():
+        if other != first and other in book.names and first in book.names:
+            raise ValueError(f"columns {next(iter(paths))!r} and {column!r} name two images, {first!r} and {other!r}")
+    return first
 
 
-def sidecar(text: str) -> tuple[str, ...]:
-    """The captions of a text file, one a line."""
-    return clean(text.split("\n"))
+def column_notes(file: str, columns: dict[str, None], book: Book) -> list[str]:
+    """Return remarks about the columns that are not read, and about those that are looked for and not there."""
+    unread = [name for name in columns if normal(name) not in FILE_KEYS and not book.words.reads(name)]
+    notes = [f"{file}: columns {shown_names(unread)} are not read"] if unread else []
+    there = {normal(name) for name in columns}
+    if columns and not there & set(book.words.captions):
+        notes.append(
+            f"{file} has no column of captions ({', '.join(book.words.captions)}); its columns are "
+            f"{shown_names(columns)}; --caption-column NAME reads another"
+        )
+    return notes

@@ -1,16 +1,16 @@
 """Parquet files that others wrote, with a column of images or of the images' paths.
 
-Columns are found by name, in any case of letters; the first of these that there is counts:
+Columns are found by name, in any case of letters; the first of the images' names that there is counts:
 
-    image     image, jpg, jpeg, png, webp, img, image_bytes, image_path, file_name, file, path;
+    image     image, jpg, jpeg, png, webp, img, image_bytes, image_path, file_name, file, path and other names of paths;
               else what Hugging Face's metadata declares an Image, else the one column of struct<bytes, path>
-    captions  text, caption, captions, prompt
-    label     label, class, labels
+    captions  text, caption, prompt, captions, or as chosen
+    label     label, class, labels, or as chosen
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -19,25 +19,27 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from raysde.data.columns import shown_names, spelled
 from raysde.data.samples import Bad, Sample
-from raysde.data.sources.descriptions import captions_of, label_of
+from raysde.data.sources.descriptions import ANY, FILE_KEYS, Vocabulary, captions_of, label_of
 from raysde.data.sources.listing import Contents, Listing, Reader, inside, reach, runs, split_note
 
-IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "image_path", "file_name", "file", "path")
-TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
-LABEL_COLUMNS = ("label", "class", "labels")
+IMAGE_COLUMNS = tuple(
+    dict.fromkeys(("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "image_path", *FILE_KEYS))
+)
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are read, what the image column holds, and the names of the classes if the file has them."""
+    """Columns that are read, what the images' column holds, the classes' names if there are any, and other columns."""
 
     image: str
     form: Literal["bytes", "struct", "path"]
     caption: str | None
     label: str | None
     classes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass
@@ -127,13 +129,14 @@ def _image(value: Any, form: str, reader: Reader) -> bytes:
     return reader(inside(path))
 
 
-def open_parquet(listing: Listing, part_rows: int, images: str | None) -> Contents:
-    """The rows of the listing's files; a part is some row groups of one file.
+def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vocabulary = ANY) -> Contents:
+    """Return the rows of the listing's files; a part is some row groups of one file.
 
     Args:
         listing: the files.
         part_rows: rows that a part holds, about.
         images: the folder that a column of paths is relative to; each file's own folder if None.
+        words: the names of columns.
 
     Raises:
         ValueError: naming the file, if one is cut short, has no image column, or other columns than the first file.
@@ -142,7 +145,7 @@ def open_parquet(listing: Listing, part_rows: int, images: str | None) -> Conten
     columns: Columns | None = None
     for file in listing.names(".parquet"):
         metadata, schema = _footer(listing, file)
-        found = find_columns(schema, file)
+        found = find_columns(schema, file, words)
         if columns is not None and found != columns:
             raise ValueError(f"source {listing.given}: {file} is read as {found}, the files before it as {columns}")
         columns = found
@@ -174,32 +177,62 @@ def _remarks(listing: Listing, columns: Columns) -> Iterator[str]:
     there = [f"{what} from {name!r}" for what, name in {"images": columns.image, **said}.items() if name is not None]
     missing = [what for what, name in said.items() if name is None]
     yield f"read {', '.join(there)}" + (f"; there are no {' and no '.join(missing)}" if missing else "")
+    if columns.unread:
+        yield f"columns {shown_names(columns.unread)} are not read"
     yield from split_note(listing.names(".parquet"))
 
 
-def find_columns(schema: pa.Schema, file: str) -> Columns:
-    """The columns that hold images, captions and labels.
+def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Columns:
+    """Return the columns that hold images, captions and labels.
 
     Raises:
-        ValueError: naming the file and its columns, if there is no image column.
+        ValueError: naming the file and its columns, if there is no image column, a chosen one is not there or has
+            another type, two columns have one name, or two hold captions or labels.
     """
-    names = {name.lower(): name for name in schema.names} | {name: name for name in schema.names}
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{file} has the column {twice!r} twice; rename or remove one of the two")
+    words.require(schema.names, file)
     types = {name: _plain(schema.field(name).type) for name in schema.names}
     features = _features(schema, file)
-    forms = {name: _form(kind) for name, kind in types.items()}
-    declared = [name for name, feature in features.items() if feature.get("_type") == "Image"]
-    structs = [name for name, form in forms.items() if form == "struct"]
-    wanted = [names[name] for name in IMAGE_COLUMNS if name in names] + declared + structs
-    image = next((name for name in wanted if forms.get(name) is not None), None)
-    form = forms.get(image or "")
+    try:
+        image = _image_column(types, features, words)
+        others = {name: kind for name, kind in types.items() if name != image}
+        caption = _one(spelled([name for name, kind in others.items() if _is_text(kind)], words.captions), "caption")
+        label = _one(spelled([name for name, kind in others.items() if _is_label(kind)], words.labels), "label")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    form = _form(types[image]) if image is not None else None
     if image is None or form is None:
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
-    others = {lower: name for lower, name in names.items() if name != image}
-    caption = next((others[name] for name in TEXT_COLUMNS if name in others and _is_text(types[others[name]])), None)
-    label = next((others[name] for name in LABEL_COLUMNS if name in others and _is_label(types[others[name]])), None)
+    for chosen, found in ((words.caption, caption), (words.label, label)):
+        if chosen is not None and found is None:
+            raise ValueError(f"{file}: column {chosen!r} has a type that is not read; choose another")
     classes = features.get(label, {}).get("names") if label is not None else None
-    return Columns(image, form, caption, label, tuple(map(str, classes or ())))
+    unread = tuple(name for name in types if name not in (image, caption, label))
+    return Columns(image, form, caption, label, tuple(map(str, classes or ())), unread)
+
+
+def _image_column(types: dict[str, pa.DataType], features: dict[str, dict[str, Any]], words: Vocabulary) -> str | None:
+    forms = {name: form for name, kind in types.items() if (form := _form(kind)) is not None}
+    free = [name for name in forms if words == ANY or not words.reads(name)]
+    names = spelled(free, IMAGE_COLUMNS)
+    declared = [name for name, feature in features.items() if feature.get("_type") == "Image"]
+    structs = [name for name, form in forms.items() if form == "struct"]
+    return next((name for name in [*names.values(), *declared, *structs] if name in forms), None)
+
+
+def _one(found: dict[str, str], what: str) -> str | None:
+    """Return the one column of several names that mean the same.
+
+    Raises:
+        ValueError: if there are two.
+    """
+    names = list(found.values())
+    if len(names) > 1:
+        raise ValueError(f"columns {names[0]!r} and {names[1]!r} may both be the {what}; --{what}-column names the one")
+    return names[0] if names else None
 
 
 def _features(schema: pa.Schema, file: str) -> dict[str, dict[str, Any]]:
