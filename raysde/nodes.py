@@ -1,12 +1,13 @@
 """The parts of a recipe: what each key means, and which values it takes."""
 
+from functools import partial
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from raysde.data.augment import Crop
 from raysde.losses import Reduction, Weighting
-from raysde.names import NAME, checked_alias
+from raysde.names import checked_alias, checked_name
 from raysde.objective import Precision
 from raysde.optim import Decay, Optimizer
 from raysde.posthoc import check_std
@@ -20,7 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, AfterValidator(partial(checked_name, what="the name"))]
 Alias = Annotated[str, AfterValidator(checked_alias)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -213,6 +213,8 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, _, text = pair.partition("=")
         if key not in known:
             raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}")
+        if key in settings:
+            raise ValueError(f"--set {key} is given twice; keep one of them")
         try:
             settings[key] = text if key == "corrector" else json.loads(text)
         except json.JSONDecodeError:
