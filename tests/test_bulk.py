@@ -15,7 +15,7 @@ import torch
 from raysde.bulk import PLAN, Bulk, draw_all, here
 from raysde.cli import main
 from raysde.data.decode import decode_image
-from raysde.data.gallery import SCHEMA
+from raysde.data.gallery import schema_of
 from raysde.data.probe import rules_for
 from raysde.data.requests import Requests, read_requests
 from raysde.data.sources import open_source
@@ -74,7 +74,7 @@ def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):
     assert len(found) == count
     for number, image in enumerate(found):
         assert torch.equal(image, open_image(tmp_path / "one" / f"image-{number:03d}.png")), number
-    table = pq.read_table(sorted((tmp_path / "bulk").glob("*.parquet")), schema=SCHEMA)
+    table = pq.read_table(sorted((tmp_path / "bulk").glob("*.parquet")), schema=schema_of(()))
     assert table.column("prompt").to_pylist() == prompts
     assert set(table.column("seed").to_pylist()) == {4}
     assert set(table.column("negative").to_pylist()) == {"blue"}

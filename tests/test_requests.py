@@ -32,7 +32,8 @@ def test_every_format_says_the_same(tmp_path, kind):
     found = read_requests(write(tmp_path / f"rows.{kind}", ROWS))
     assert found.count == 3
     assert found.prompts == [row["prompt"] for row in ROWS]
-    assert found.labels == [3, 0, 9]
+    assert found.labels == ["3", "0", "9"]
+    assert found.labelled(10, ()).labels == [3, 0, 9]
     assert found.seeds == [7, None, -5]
     assert found.negatives == ["blue", None, None]
     assert found.unread == ()
@@ -58,7 +59,7 @@ def test_pandas_writes_null_as_nan(tmp_path):
     """A column of numbers with a hole comes as floating point."""
     pd.DataFrame({"label": [1, 2], "seed": [5, None], "id": [8, 9]}).to_parquet(tmp_path / "rows.parquet")
     found = read_requests(str(tmp_path / "rows.parquet"))
-    assert (found.labels, found.seeds, found.prompts) == ([1, 2], [5, None], None)
+    assert (found.labels, found.seeds, found.prompts) == (["1", "2"], [5, None], None)
     assert found.unread == ("id",)
 
 
