@@ -146,6 +146,21 @@ def test_a_file_of_names_numbers_the_classes(clothes, capsys):
     )
 
 
+@pytest.mark.parametrize(("names", "labels"), [("5\n10\n15", ("5", "10", "15")), ("0\n1\n2", ("0", "1", "2"))])
+def test_a_file_of_names_may_hold_numerals(tmp_path, names, labels):
+    """Labels 0 to 2 are the lines of the file; a line that is the number of another class is refused."""
+    (tmp_path / "names.txt").write_text(names)
+    manifest = ingested(
+        described(tmp_path / "a", [0, 1, 2] * 4), tmp_path / "b", label_names=str(tmp_path / "names.txt")
+    )
+    assert manifest.labels == labels
+    assert manifest.statistics["labels"] == dict.fromkeys(labels, 4)
+    for clash in ("1\n2\n3", "cat\n0", "0\n2\n1"):
+        (tmp_path / "names.txt").write_text(clash)
+        with pytest.raises(ValueError, match=r"names\.txt, line \d: .* is the number of another"):
+            open_source(str(tmp_path / "a"), label_names=str(tmp_path / "names.txt"))
+
+
 def test_classes_without_rows_are_not_drawn(clothes, tmp_path):
     for split in ("train", "validation"):
         found = conditions_for(Reader(clothes), split, classes=5, captions=False, names=clothes.labels)
