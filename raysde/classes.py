@@ -40,10 +40,10 @@ def label_order(labels: Iterable[str]) -> tuple[str, ...]:
     return (*numbers, *sorted((label for label in distinct if not NUMBER.fullmatch(label)), key=_natural))
 
 
-def _natural(label: str) -> list[Any]:
+def _natural(label: str) -> tuple[list[Any], str]:
     """Return a key by which ``class2`` sorts before ``class10``: letters and numbers alternate, letters first."""
     parts: list[Any] = DIGITS.split(label)
-    return [Decimal(part) if place % 2 else part for place, part in enumerate(parts)] + [label]
+    return [Decimal(part) if place % 2 else part for place, part in enumerate(parts)], label
 
 
 def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> list[int]:
@@ -68,7 +68,7 @@ def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> 
             found.append(places[label])
             continue
         try:
-            found.append(operator.index(label))
+            found.append(operator.index(None if isinstance(label, bool) else label))
         except TypeError:
             raise ValueError(f"label {label!r} is neither a class name nor a class number") from None
     return found

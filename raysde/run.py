@@ -250,10 +250,9 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
         )
     before, now = found.spec, run.spec
     # a checkpoint from before names were stored can be compared by the number of its classes alone
-    names = before.class_names or now.class_names
-    other = (
-        difference(names, now.class_names) if before.classes == now.classes else f"{before.classes}, now {now.classes}"
-    )
+    other = difference(before.class_names or now.class_names, now.class_names)
+    if before.classes != now.classes:
+        other = f"there were {before.classes}, now {now.classes}"
     if other is not None:
         raise ValueError(f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}")
     for kind in ("text", "latents"):

@@ -59,7 +59,7 @@ NUMERALS = ("5", "10", "15")
         ({"class10", "class2", "class"}, ("class", "class2", "class10")),
         ({"v1.10", "v1.9", "v1"}, ("v1", "v1.9", "v1.10")),
         ({"cat", "2", "10", "-3"}, ("-3", "2", "10", "cat")),
-        ({"n1", "٣", "1e3", "+4"}, ("+4", "1e3", "n1", "٣")),
+        ({"n1", "٣", "1e3", "+4"}, ("1e3", "+4", "n1", "٣")),
         ({"1" + "0" * 5000, "9" * 5000}, ("9" * 5000, "1" + "0" * 5000)),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_class_for_each_label_that_occurs(tmp_path, labels, names):
     assert manifest.labels == names
     reader = Reader(manifest)
     for row, number in enumerate(reader.read(np.arange(manifest.rows)).labels.tolist()):
-        label = given[int(reader.describe(row)["key"][:3])]
+        label = given[int(reader.about(row)["key"][:3])]
         assert (None if number < 0 else names[number]) == (None if label is None else str(label).removesuffix(".0"))
 
 
@@ -313,6 +313,7 @@ def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
     for number in range(2):
         with Image.open(tmp_path / "out" / f"image-{number:03d}.png") as image:
             assert np.array_equal(np.asarray(image), asked[number, 0].numpy())
+    capsys.readouterr()
     said = refused(capsys, *given, "--label", "dog")
     assert "--label 'dog' is no class number: the model stores no class names; give a number from 0 to 2" in said
 
