@@ -67,8 +67,9 @@ def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> 
                 raise ValueError(f"label {unknown(label, classes, names)}")
             found.append(places[label])
             continue
+        number: Any = None if isinstance(label, bool) else label
         try:
-            found.append(operator.index(None if isinstance(label, bool) else label))
+            found.append(operator.index(number))
         except TypeError:
             raise ValueError(f"label {label!r} is neither a class name nor a class number") from None
     return found

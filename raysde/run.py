@@ -248,11 +248,11 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             f"run {name!r} was trained on other data than {run.config.data.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
         )
-    before, now = found.spec, run.spec
     # a checkpoint from before names were stored can be compared by the number of its classes alone
-    other = difference(before.class_names or now.class_names, now.class_names)
-    if before.classes != now.classes:
-        other = f"there were {before.classes}, now {now.classes}"
+    names = run.spec.class_names
+    other = difference(found.spec.class_names or names, names)
+    if found.spec.classes != run.spec.classes:
+        other = f"there were {found.spec.classes}, now {run.spec.classes}"
     if other is not None:
         raise ValueError(f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}")
     for kind in ("text", "latents"):
