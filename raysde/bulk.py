@@ -90,7 +90,8 @@ class Bulk:
         if self.batch < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch}")
         conditioner, settings = self.model.score_model.conditioner, self.settings
-        self.requests.fit(prompts=conditioner.tokenizer is not None, classes=conditioner.classes)
+        names = self.model.spec.class_names
+        self.requests.fit(prompts=conditioner.tokenizer is not None, classes=conditioner.classes, names=names)
         if self.negative is not None and conditioner.tokenizer is None:
             raise ValueError(f"negative {self.negative!r} was given, and the model takes no prompts")
         if self.requests.negatives is not None and settings["guidance"] == 1.0:

@@ -1,4 +1,4 @@
-"""The recipe of a run: one validated object from YAML and dotted overrides; the only reader of YAML.
+"""The recipe of a run: one validated object from YAML and dotted overrides.
 
 The same dotted paths serve the command line (``sde.beta_max=10``), MLflow's params and the checkpoint. The node of a
 stateless thing is the thing itself: ``sde: {kind: ve, sigma_max: 20}`` is the VE object.
@@ -7,17 +7,30 @@ stateless thing is the thing itself: ``sde: {kind: ve, sigma_max: 20}`` is the V
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
 
 from raysde.captions import ScratchText
+from raysde.documents import read_yaml
 from raysde.model import NetworkField, SDEField, TextField
-from raysde.names import NAME
 from raysde.networks import UNetConfig
-from raysde.nodes import Count, Data, Latent, Node, PositiveInt, Resources, Sampling, Seed, Tracking, Train, Validation
+from raysde.nodes import (
+    Count,
+    Data,
+    Latent,
+    Name,
+    Node,
+    PositiveInt,
+    Resources,
+    Sampling,
+    Seed,
+    Tracking,
+    Train,
+    Validation,
+)
 from raysde.parameterisation import Preconditioning, Target
 from raysde.sampler import Method
 from raysde.sde import VP
@@ -26,7 +39,7 @@ from raysde.sde import VP
 class RunConfig(Node):
     """A whole recipe."""
 
-    name: Annotated[str, Field(pattern=NAME)] = Field(description="the run's identity: submitting it again resumes it")
+    name: Name = Field(description="the run's identity: submitting it again resumes it")
     seed: Seed = Field(0, description="of weights, data order, noise, times and condition dropout")
     storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
     data: Data = Field(description="what is trained on")
@@ -163,8 +176,35 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ValueError: if the file cannot be read, is not a mapping, or the result is no valid recipe.
     """
     tree = read_mapping(path, "recipe")
-    assign(tree, [assignment(override) for override in overrides])
+    override(tree, overrides)
     return parse(tree)
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set the dotted paths of ``a.b=value``, in any order.
+
+    Raises:
+        ValueError: if one does not read so, or is lost to another: two of the same key, or of a node and a key in it.
+    """
+    given = [assignment(text) for text in overrides]
+    paths = [keys for keys, _ in given]
+    for number, (text, keys) in enumerate(zip(overrides, paths, strict=True)):
+        if keys in paths[:number]:
+            first = overrides[paths.index(keys)]
+            raise ValueError(f"{'.'.join(keys)} is given twice, as {first!r} and {text!r}; keep one of them")
+    assign(tree, given)
+    for text, (keys, value) in zip(overrides, given, strict=True):
+        if not _stands(tree, keys, value):
+            raise ValueError(f"override {text!r} is undone by another override; keep one of them")
+
+
+def _stands(tree: Any, path: Sequence[str], value: Any) -> bool:
+    """Return True if a path of a tree has the value that it was given."""
+    for key in path:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return bool(tree == value or tree != tree)
 
 
 def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
@@ -174,14 +214,15 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
         what: it is called in errors.
 
     Raises:
-        ValueError: if the file cannot be read or holds something else.
+        ValueError: if the file cannot be read, a key is in it twice, or it holds something else.
     """
     try:
-        tree = yaml.safe_load(Path(path).expanduser().read_text())
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{what} {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{what} {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} {path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    tree = read_yaml(text, f"{what} {path}")
     if not isinstance(tree, dict):
         raise ValueError(f"{what} {path} is not a mapping of keys to values")
     return tree
@@ -216,10 +257,7 @@ def assignment(override: str) -> tuple[list[str], Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ValueError(f"override {override!r} must read key=value, such as sde.beta_max=10")
-    try:
-        return key.split("."), yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"the value of override {override!r} is not valid YAML") from None
+    return key.split("."), read_yaml(text, f"the value of override {override!r}")
 
 
 def _rank(path: Sequence[str]) -> int:

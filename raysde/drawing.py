@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raysde import latents as latent_space
 from raysde import randomness
+from raysde.classes import Label, class_numbers, difference
 from raysde.generation import GUIDANCE, completed, unguided, usual_guidance
 from raysde.guidance import Encode, Guidance, Interval, Led
 from raysde.images import grid as image_grid
@@ -47,7 +48,7 @@ class Drawing(Settings, total=False):
     """The keyword arguments of everything that draws; those of :meth:`DrawingModel.sample` but for ``n``."""
 
     prompts: Sequence[str] | None
-    labels: Sequence[int] | None
+    labels: Sequence[Label] | None
     seed: int | Sequence[int]
     guidance: float
     guidance_interval: Interval | None
@@ -97,7 +98,7 @@ class DrawingModel:
         self,
         *,
         prompts: Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[Label] | None = None,
         n: int | None = None,
         seed: int | Sequence[int] = 0,
         guidance: float | None = None,
@@ -113,7 +114,8 @@ class DrawingModel:
         """Draws images; image i depends on (seed, i) and its own prompt, not on the batch it is drawn in.
 
         Args:
-            prompts, labels: one for each image; both may be given.
+            prompts, labels: one for each image; both may be given. A label is the name of a class, or an int, which is
+                a class number.
             n: number of images when neither is given.
             seed: of all images, or one for each.
             guidance: scale of classifier-free guidance, 1 for none; None for the model's own, and if it has none for 2
@@ -166,7 +168,7 @@ class DrawingModel:
         *,
         share: float = 1.0,
         prompts: Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[Label] | None = None,
         seed: int | Sequence[int] = 0,
         guidance: float = 1.0,
         guidance_interval: Interval | None = None,
@@ -184,6 +186,7 @@ class DrawingModel:
             share: of the time grid that ``run`` walks.
         """
         counted(prompts, labels, count)
+        numbers = self.numbers(labels)
         seeds = seed if isinstance(seed, Sequence) else [seed] * count
         if len(seeds) != count:
             raise ValueError(f"{len(seeds)} seeds were given for {count} images")
@@ -194,7 +197,7 @@ class DrawingModel:
         parts, nfe, total = [], 0, steps * -(-count // batch_size)
         for done, start in enumerate(range(0, count, batch_size)):
             rows = slice(start, min(count, start + batch_size))
-            told = _told(_part(prompts, rows), _part(labels, rows), rows.stop - start)
+            told = _told(_part(prompts, rows), _part(numbers, rows), rows.stop - start)
             score = leading.rows(rows).score(self.score_model, told, rows.stop - start)
             keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
             generators = [randomness.generator(own, randomness.IMAGE, number) for own, number in keys]
@@ -223,11 +226,19 @@ class DrawingModel:
         if self.spec.latent is not None:
             raise ValueError(f"{what} is of pixels, and this model draws latents of {self.spec.latent.vae!r}")
 
+    def numbers(self, labels: Sequence[Label] | None) -> list[int] | None:
+        """Return the class numbers of labels, None without.
+
+        Raises:
+            ValueError: if one is no class of the model.
+        """
+        return None if labels is None else class_numbers(labels, self.spec.classes, self.spec.class_names)
+
     def conditioned(
-        self, prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int, guidance: float
+        self, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
     ) -> Led:
         """The score under prompts and labels, in evaluation mode."""
-        return Guidance(scale=guidance).score(self.score_model, _told(prompts, labels, count), count)
+        return Guidance(scale=guidance).score(self.score_model, _told(prompts, self.numbers(labels), count), count)
 
     def guidance(
         self,
@@ -259,6 +270,8 @@ class DrawingModel:
         taken, its = self.score_model.conditioner, autoguide.score_model.conditioner
         if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
             raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
+        if own := difference(self.spec.class_names, autoguide.spec.class_names or self.spec.class_names):
+            raise ValueError(f"autoguide: it knows other classes than the model: {own}")
         guide = autoguide.to(self.device).score_model
         return Guidance(
             scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
@@ -276,7 +289,7 @@ def _told(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: in
     return lambda conditioner: conditioner.encode(prompts, labels, count)
 
 
-def counted(prompts: Sequence[str] | None, labels: Sequence[int] | None, n: int | None) -> int:
+def counted(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: int | None) -> int:
     """How many images are asked for.
 
     Raises:

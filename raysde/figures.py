@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from raysde.documents import read_json
 from raysde.mistakes import first_mistake
 
 Better = Literal["lower", "higher"]
@@ -149,11 +150,12 @@ def read_subject(path: str | Path) -> Subject | None:
 
 def _content(path: str | Path) -> Any:
     try:
-        return json.loads(Path(path).expanduser().read_text())
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"report {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"report {path} is not valid JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"report {path} is not UTF-8: {error.reason} at byte {error.start}") from None
+    return read_json(text, f"report {path}")
 
 
 def evaluated(report: Mapping[str, Any], path: str | Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from raysde import likelihood, randomness
+from raysde.classes import Label
 from raysde.edits import EditingModel, check_weights
 from raysde.images import to_uint8
 
@@ -21,7 +22,7 @@ class Model(EditingModel):
         images: Tensor,
         *,
         prompts: Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[Label] | None = None,
         seed: int = 0,
         guidance: float = 1.0,
         divergence: likelihood.Divergence = "rademacher",
@@ -44,7 +45,7 @@ class Model(EditingModel):
         images: Tensor,
         *,
         prompts: Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[Label] | None = None,
         seed: int = 0,
         guidance: float = 1.0,
         repeats: int = 5,
@@ -67,7 +68,7 @@ class Model(EditingModel):
         images: Tensor,
         *,
         prompts: Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[Label] | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
         """The latents [B, C, H, W] of uint8 images; :meth:`decode` inverts it."""
@@ -80,7 +81,7 @@ class Model(EditingModel):
         latents: Tensor,
         *,
         prompts: Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[Label] | None = None,
         guidance: float = 1.0,
     ) -> Tensor:
         """uint8 images of latents [B, C, H, W]."""
@@ -95,7 +96,7 @@ class Model(EditingModel):
         weights: Sequence[float],
         *,
         prompts: Sequence[str] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[Label] | None = None,
     ) -> Tensor:
         """uint8 images [K, B, C, H, W] on the way from uint8 images ``first`` to ``second``, through their latents.
 

@@ -50,6 +50,7 @@ class ModelSpec:
         data_std: standard deviation of a pixel in that range.
         sde, network, target, text: see their modules; text None for a model without captions.
         classes: number of class labels, 0 for none.
+        class_names: the labels in the order of their numbers; empty if they are not known.
         preconditioning: what stands between x_t, t, the network and the target.
         uncertainty: whether the loss's log-variance over t is learned beside the network.
         latent: the space of the latents that the model draws, None for pixels; ``image`` is then a latent's shape.
@@ -68,6 +69,11 @@ class ModelSpec:
     uncertainty: bool = False
     latent: LatentSpec | None = None
     generation: GenerationField = field(default_factory=dict, hash=False)
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.class_names and len(set(self.class_names)) != self.classes:
+            raise ValueError(f"class_names must be {self.classes} different names, got {len(self.class_names)}")
 
     @property
     def conditional(self) -> bool:
@@ -75,8 +81,11 @@ class ModelSpec:
         return self.text is not None or self.classes > 0
 
     def dump(self) -> dict[str, Any]:
-        """JSON values from which :meth:`parse` makes an equal object."""
-        return TypeAdapter(ModelSpec).dump_python(self, mode="json")
+        """Return JSON values from which :meth:`parse` makes an equal object."""
+        content: dict[str, Any] = TypeAdapter(ModelSpec).dump_python(self, mode="json")
+        if not self.class_names:  # a model from before there were names keeps its hash
+            del content["class_names"]
+        return content
 
     @classmethod
     def parse(cls, content: Any) -> Self:

@@ -1,12 +1,14 @@
 """The parts of a recipe: what each key means, and which values it takes."""
 
+from functools import partial
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from raysde.classes import written
 from raysde.data.augment import Crop
 from raysde.losses import Reduction, Weighting
-from raysde.names import NAME, checked_alias
+from raysde.names import checked_alias, checked_name
 from raysde.objective import Precision
 from raysde.optim import Decay, Optimizer
 from raysde.posthoc import check_std
@@ -20,9 +22,10 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, AfterValidator(partial(checked_name, what="the name"))]
 Alias = Annotated[str, AfterValidator(checked_alias)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+LabelName = Annotated[str, BeforeValidator(written)]
 
 
 TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
@@ -207,8 +210,8 @@ class Sampling(Node):
     prompts: tuple[str, ...] = Field(
         (), description="prompts of the grid, repeated in turn; empty draws without a prompt"
     )
-    labels: tuple[Count, ...] = Field(
-        (), description="class numbers of the grid, repeated in turn; empty draws without a class"
+    labels: tuple[LabelName, ...] = Field(
+        (), description="class names of the grid, repeated in turn; empty draws without a class"
     )
     solver: Solver = Field("heun", description="see docs/choosing.md; heun, unipc and dpmpp_3m need the fewest steps")
     steps: PositiveInt = Field(20, description="steps of the solver")

@@ -1,5 +1,6 @@
 """A recipe with its data set looked up, and what of it can be found wrong before a worker starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from raysde import checkpoint, images
 from raysde.captions import PretrainedText, ScratchText, width_of
+from raysde.classes import difference, unknown
 from raysde.conditioning import CLASS_WIDTH
 from raysde.config import RunConfig
 from raysde.data.augment import View
@@ -93,8 +95,7 @@ def open_run(config: RunConfig) -> Run:
         raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
     if config.class_conditional and manifest.classes == 0:
         raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
-    if unknown := [label for label in config.sampling.labels if label >= manifest.classes]:
-        raise ValueError(f"sampling.labels has {unknown[0]}, but the data set has classes 0..{manifest.classes - 1}")
+    check_labels(config.sampling.labels, manifest)
     view = view_of(config, manifest)
     rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
     latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
@@ -108,6 +109,7 @@ def open_run(config: RunConfig) -> Run:
         target=config.target,
         text=config.text,
         classes=manifest.classes if config.class_conditional else 0,
+        class_names=manifest.labels if config.class_conditional else (),
         preconditioning=config.preconditioning,
         uncertainty=config.train.uncertainty == "learned",
         latent=None if latents is None or config.latent is None else spec_of(latents, config.latent.vae),
@@ -116,6 +118,20 @@ def open_run(config: RunConfig) -> Run:
     feed = Feed(plan_for(config, manifest, rows), rows, view)
     text = find_text(manifest, config.text, config.data.precomputed)
     return Run(config, manifest, spec, feed, held_out, steps, text, latents)
+
+
+def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
+    """Compare the labels of a recipe's sample grid with those of its data set.
+
+    Raises:
+        ValueError: if one is no class of the data set, or no row has it.
+    """
+    counts = manifest.statistics.get("labels")
+    for label in labels:
+        if label not in manifest.labels:
+            raise ValueError(f"sampling.labels: {unknown(label, manifest.classes, manifest.labels)}")
+        if counts is not None and not counts.get(label):
+            raise ValueError(f"sampling.labels: no row of {manifest.path} has the label {label!r}; leave it out")
 
 
 def view_of(config: RunConfig, manifest: Manifest) -> View:
@@ -232,6 +248,13 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             f"run {name!r} was trained on other data than {run.config.data.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
         )
+    # a checkpoint from before names were stored can be compared by the number of its classes alone
+    names = run.spec.class_names
+    other = difference(found.spec.class_names or names, names)
+    if found.spec.classes != run.spec.classes:
+        other = f"there were {found.spec.classes}, now {run.spec.classes}"
+    if other is not None:
+        raise ValueError(f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}")
     for kind in ("text", "latents"):
         before, present = (data.get(kind) for data in (found.data, run.data_identity))
         if before != present:

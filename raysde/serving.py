@@ -47,6 +47,11 @@ def columns(spec: ModelSpec) -> dict[str, bool]:
     return {**dict.fromkeys(conditions, len(conditions) == 1), "number": not conditions}
 
 
+def label_kind(spec: ModelSpec) -> type[int] | type[str]:
+    """Return the type of the column ``label``: class names where the model stores them, otherwise class numbers."""
+    return str if spec.class_names else int
+
+
 class Served:
     """Draws one image for each row of a table."""
 
@@ -72,7 +77,8 @@ class Served:
         if data.empty:
             raise ValueError("the table has no rows: give one for each image")
         settings = stated({**defaults(self.model.spec), **stated(params or {})})
-        prompts, labels, given = column(data, "prompt", str), column(data, "label", int), column(data, "number", int)
+        kind = label_kind(self.model.spec)
+        prompts, labels, given = column(data, "prompt", str), column(data, "label", kind), column(data, "number", int)
         # MLflow fills the signature's guidance in
         if self.model.spec.conditional and prompts is None and labels is None:
             settings["guidance"] = usual_guidance(told=False)

@@ -41,6 +41,7 @@ REGISTRY, SERVING, TRACKING = "tests/test_registry.py", "tests/test_serving.py",
 GUIDANCE, EDITING = "tests/test_guidance.py", "tests/test_editing.py"
 STATISTICS, FEATURES = "tests/test_evaluation_statistics.py", "tests/test_evaluation_features.py"
 SWEEP = "tests/test_sweep.py"
+CLASSES, CONFIG = "tests/test_classes.py", "tests/test_config.py"
 MUON = "tests/test_muon.py"
 TEXT, PRECOMPUTE, TRAIN = "tests/test_text.py", "tests/test_precompute.py", "tests/test_train.py"
 EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
@@ -341,8 +342,13 @@ MUTANTS = [
     Mutant("an animation kept as it is", "data/pictures.py", " and getattr(opened, \"n_frames\", 1) == 1", "", PICTURES + " -k 'animation'"),
     Mutant("variance for deviation", "data/statistics.py", "std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))", "std = np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0)", CONVERT + " -k 'statistics'"),
     Mutant("the longest caption of the last part", "data/statistics.py", "self.longest = max(self.longest, other.longest)", "self.longest = other.longest", CONVERT + " -k 'statistics'"),
-    Mutant("the last class without a number", "data/statistics.py", "range(int(largest) + 1)", "range(int(largest))", CONVERT + " -k 'label_order'"),
-    Mutant("9 for the largest of 9 and 10", "data/statistics.py", "max(labels, key=lambda label: (len(label), label))", "max(labels)", CONVERT + " -k 'label_order'"),
+    Mutant("classes 10 before 9", "classes.py", "for value in sorted(spellings)]", "for value in sorted(spellings, key=str)]", CLASSES + " -k 'label_order'"),
+    Mutant("class10 before class2", "classes.py", "key=_natural", "key=str", CLASSES + " -k 'label_order'"),
+    Mutant("a class number for the name that looks like it", "classes.py", "if isinstance(label, str):", "if isinstance(label, str) and not label.isdecimal():", CLASSES + " -k 'numerals'"),
+    Mutant("classes without rows are drawn", "evaluation/rows.py", "present = reader.classes_in(split) if classes or captions else ()", "present = tuple(range(manifest.classes))", CLASSES + " -k 'without_rows'"),
+    Mutant("the data's class number for the model's", "evaluation/rows.py", "self.numbers[label] for", "label for", CLASSES + " -k 'other_order'"),
+    Mutant("old manifests are known by other names", "data/manifest.py", "self.format > 2 and self.labels", "self.labels", CLASSES + " -k 'manifest'"),
+    Mutant("the second of two equal keys counts", "documents.py", "if before is not key:", "if False:", CONFIG + " -k 'twice'"),
     Mutant("captions counted for rows", "data/collection.py", "captions=statistics.captioned", "captions=statistics.captions", CONVERT + " -k 'reading_back'"),
     Mutant("validation between the training shards", "data/collection.py", "shards.sort(key=lambda shard: shard.split)", "shards.sort(key=lambda shard: shard.file[::-1])", CONVERT + " -k 'reading_back'"),
     Mutant("the first of each copy counted too", "data/collection.py", "sum(len(keys) - 1 for keys in repeated)", "sum(len(keys) for keys in repeated)", CONVERT + " -k 'report'"),

@@ -15,7 +15,7 @@ import torch
 from raysde.bulk import PLAN, Bulk, draw_all, here
 from raysde.cli import main
 from raysde.data.decode import decode_image
-from raysde.data.gallery import SCHEMA
+from raysde.data.gallery import schema_of
 from raysde.data.probe import rules_for
 from raysde.data.requests import Requests, read_requests
 from raysde.data.sources import open_source
@@ -74,7 +74,7 @@ def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):
     assert len(found) == count
     for number, image in enumerate(found):
         assert torch.equal(image, open_image(tmp_path / "one" / f"image-{number:03d}.png")), number
-    table = pq.read_table(sorted((tmp_path / "bulk").glob("*.parquet")), schema=SCHEMA)
+    table = pq.read_table(sorted((tmp_path / "bulk").glob("*.parquet")), schema=schema_of(()))
     assert table.column("prompt").to_pylist() == prompts
     assert set(table.column("seed").to_pylist()) == {4}
     assert set(table.column("negative").to_pylist()) == {"blue"}
@@ -286,7 +286,7 @@ def test_the_plan_says_all_that_the_images_depend_on(models, tmp_path):
     assert main(["sample", models["labels"], *FAST, *given]) == 0
     plan = json.loads((tmp_path / "out" / PLAN).read_text())
     assert plan["eta"] == 1
-    assert plan["prompts"] == read_requests(str(tmp_path / "rows.csv")).sha256
+    assert plan["prompts"] == read_requests(str(tmp_path / "rows.csv")).labelled(10, ()).sha256
     assert set(plan) == {
         "format", "model", "prompts", "form", "images_per_part", "seed", "negative", "batch_size", "guidance",
         "guidance_interval", "autoguide", "solver", "steps", "grid", "eta",

@@ -57,7 +57,7 @@ def test_class_and_caption_are_both_obeyed(data, tmp_path):
         "network": {"kind": "unet", "channels": 16, "multipliers": [1], "blocks": 1, "attention": [4], "head_channels": 16},
         "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
         "train": {"length": {"steps": 200}, "batch": 32, "lr": 3e-3, "weighting": "target", "warmup": 10, "decay": "cosine", "ema": {"half_life": 300}},
-        "sampling": {"every": 200, "count": 4, "labels": [0, 1], "prompts": list(WORDS), "steps": 2},
+        "sampling": {"every": 200, "count": 4, "labels": ["night", "day"], "prompts": list(WORDS), "steps": 2},
         "log_every": 200, "checkpoint_every": 200,
     }  # fmt: skip
     train_here(open_run(config.parse(tree)), None)
@@ -84,9 +84,11 @@ def test_class_and_caption_are_both_obeyed(data, tmp_path):
 def test_a_grids_classes_are_the_data_sets(data, tmp_path):
     tree = {
         "name": "grid", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
-        "network": {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}, "sampling": {"labels": [0, 2]},
+        "network": {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []}, "sampling": {"labels": ["day", "dya"]},
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"sampling\.labels has 2, but the data set has classes 0\.\.1"):
+    with pytest.raises(
+        ValueError, match=r"sampling\.labels: 'dya' is no class; did you mean 'day'\? there are night, day"
+    ):
         open_run(config.parse(tree))
 
 
@@ -95,7 +97,7 @@ def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
         "name": "grid", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
         "network": {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []},
         "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
-        "sampling": {"count": 5, "steps": 2, "labels": [1, 0], "prompts": [*WORDS, ""], "guidance": 2.0, "seed": 7},
+        "sampling": {"count": 5, "steps": 2, "labels": ["day", "night"], "prompts": [*WORDS, ""], "guidance": 2.0, "seed": 7},
     }  # fmt: skip
     run = open_run(config.parse(tree))
     state = new_state(run, torch.device("cpu"))

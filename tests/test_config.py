@@ -1,11 +1,16 @@
 """Recipes: one object from YAML and overrides, whose mistakes are one sentence."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raysde import config, explain, nodes
+from raysde.documents import read_yaml
+from raysde.figures import read_report
 from raysde.sde import VE
+from raysde.sweep.settings import read_settings
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
@@ -61,11 +66,19 @@ def test_length_in_steps(length, steps):
         (["train.text_lr=1e-4", "text=null", "sampling.prompts=[]", "sampling.guidance=1"], "train.text_lr"),
         (["train.text_lr=1e-4", "text.kind=pretrained", "text.path=x"], "train.text_lr"),
         (["sampling.labels=[3]"], "sampling.labels needs classes"),
-        (["class_conditional=true", "sampling.labels=[-1]"], "sampling.labels"),
+        (["class_conditional=true", "sampling.labels=[no]"], "sampling.labels.0: .* in quotes"),
+        (["class_conditional=true", "sampling.labels=[1.10]"], "sampling.labels.0: .* in quotes"),
         (["sampling.guidance=2", "train.condition_dropout=0"], "condition_dropout between 0 and 1"),
         (["sampling.guidance=2", "train.condition_dropout=1"], "condition_dropout between 0 and 1"),
         (["sampling.solver=heun", "sampling.eta=1"], "eta=1.0 changes nothing with heun"),
-        (["name=../x"], "name"),
+        (["name=../x"], "name: the name '../x' must be of letters"),
+        (["name=a:b"], "name: the name 'a:b' must be of letters"),
+        (["name=photos/2"], "name: the name 'photos/2' must be of letters"),
+        (["name=100%"], "name: the name '100%' must be of letters"),
+        ([f"name={'x' * 201}"], "name: .* has 201 characters"),
+        (["tracking.register_as=a:b"], "tracking.register_as: the name 'a:b' must be of letters"),
+        (["tracking.register_as=my/model"], "tracking.register_as: the name 'my/model'"),
+        (["tracking.register_as=it's"], "tracking.register_as: the name"),
         (["train.lr"], "key=value"),
         (["data.range=[1,-1]"], "data: range"),
         (["train.length.steps=0"], "train.length.steps"),
@@ -112,3 +125,89 @@ def test_every_key_is_explained():
         missing = set(config.load(DIGITS, overrides).flat()) - explained
         # nodes that may be null as a whole
         assert not missing - {"text", "latent", "train.times"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\ntrain:\n  lr: 1\n  batch: 2\n  lr: 3\n", "key 'lr' is given twice, in lines 3 and 5"),
+        ("name: a\nsde: {kind: vp, kind: ve}\n", "key 'kind' is given twice, in line 2"),
+        ("1: a\n0x1: b\n", "key '1' is given twice, in lines 1 and 2, where it is spelled '0x1'"),
+        ("on: 1\nname: a\ntrue: 2\n", "key 'on' is given twice, in lines 1 and 3, where it is spelled 'true'"),
+        ("name: a\n'name': b\n", "key 'name' is given twice, in lines 1 and 2"),
+        ("a: [{b: 1}, {b: 1, c: 2, b: 1}]\n", "key 'b' is given twice, in line 1"),
+        ("a: &a {b: 1}\nc: {<<: *a, d: 1, d: 2}\n", "key 'd' is given twice, in line 2"),
+        ("a: &a {b: 1}\nc:\n  <<: *a\n  <<: *a\n", "key '<<' is given twice, in lines 3 and 4"),
+    ],
+)
+def test_a_key_given_twice_is_named_with_its_lines(tmp_path, text, said):
+    """Nothing of a file is lost to a later line, in a recipe, a sweep's file or the value of an override."""
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    for reader, what in ((config.load, "recipe"), (lambda file: read_settings(file, [], {}), "sweep")):
+        with pytest.raises(ValueError, match=re.escape(f"{what} {path}: {said}; keep one of them")):
+            reader(path)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        config.assignment(f"train={text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: &a {b: 1, c: 2}\nd: {<<: *a, c: 3}", {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}),
+        ("a: &a {b: 1}\nc: &c {<<: *a, b: 3}\nd: {<<: [*c, *a], e: 4}",
+         {"a": {"b": 1}, "c": {"b": 3}, "d": {"b": 3, "e": 4}}),
+        ("a: &a {b: 1}\nc: [*a, *a]", {"a": {"b": 1}, "c": [{"b": 1}, {"b": 1}]}),
+        ("a: {x: 1}\nb: {x: 1}\n1: c\n'1': d", {"a": {"x": 1}, "b": {"x": 1}, 1: "c", "1": "d"}),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_keys_that_are_given_once_stay(text, value):
+    """Merged keys may be replaced, aliases repeated, and a number is another key than its word."""
+    assert read_yaml(text, "it") == value == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 2024-13-45", "2024-13-45: a", "a: !!int x", "a: " + "[" * 5000, "a: \x00", "? [a]\n: 1"]
+)
+def test_what_is_no_yaml_is_one_sentence(text):
+    with pytest.raises(ValueError, match=r"^recipe r is not valid YAML: ") as caught:
+        read_yaml(text, "recipe r")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(ValueError, match=r"recipe .*r\.yaml is not UTF-8"):
+        config.load(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.lr=1", "seed=1", "train.lr=2"], "train.lr is given twice, as 'train.lr=1' and 'train.lr=2'"),
+        (["seed=1", "seed=1"], "seed is given twice"),
+        (["train.length.steps=3", "train.length.epochs=3"], "override 'train.length.steps=3' is undone by another"),
+        (["sde.sigma_max=20", "sde={kind: ve}"], r"override 'sde\.sigma_max=20' is undone by another"),
+        (["train={lr: 1, lr: 2}"], "key 'lr' is given twice, in line 1"),
+    ],
+)
+def test_overrides_that_would_be_lost_are_refused(overrides, said):
+    with pytest.raises(ValueError, match=said):
+        config.load(DIGITS, overrides)
+
+
+def test_a_node_and_a_key_of_it_go_together():
+    assert config.load(DIGITS, ["sde={kind: ve}", "sde.sigma_max=20"]).sde == VE(sigma_max=20.0)
+
+
+def test_an_axis_given_twice_is_refused():
+    with pytest.raises(ValueError, match=r"--over train\.lr is given twice"):
+        read_settings(None, ["train.lr=[1,2]", "train.lr=[3]"], {})
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1, "b": 2, "a": 1}]', '{"figures": [], "figures": []}'])
+def test_a_key_given_twice_in_a_report_is_named(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError, match=r"report .*report\.json: key '(a|figures)' is given twice"):
+        read_report(tmp_path / "report.json")

@@ -23,7 +23,7 @@ from raysde.data.pictures import open_picture
 from raysde.data.reader import Reader
 from raysde.data.samples import Bad, Sample
 from raysde.data.shards import verify
-from raysde.data.statistics import Statistics, label_order
+from raysde.data.statistics import Statistics
 from tests.conftest import rng_image
 
 
@@ -298,28 +298,6 @@ def test_the_report_names_copies_and_repeated_keys(tmp_path):
     assert sorted(found["duplicates"]["groups"]) == [["0002.png", "copy"], ["0004.png", "0001.png"]]
     assert found["repeated_keys"] == {"rows": 1, "groups": [["0001.png", "0001.png"]]}
     assert found["skipped"] == [{"key": "x", "reason": "x is missing"}]
-
-
-@pytest.mark.parametrize(
-    ("labels", "order"),
-    [
-        (set(), ()),
-        ({"b", "a"}, ("a", "b")),
-        ({"10", "9", "0"}, tuple(map(str, range(11)))),
-        ({"01", "1"}, ("01", "1")),
-        ({"01440764", "01443537"}, ("01440764", "01443537")),
-        ({"2", "cat"}, ("2", "cat")),
-        ({"٣"}, ("٣",)),
-    ],
-)
-def test_label_order(labels, order):
-    assert label_order(labels) == order
-
-
-@pytest.mark.parametrize("label", ["1000000", "9" * 5000])
-def test_labels_that_are_no_class_numbers_are_refused(label):
-    with pytest.raises(ValueError, match="more than a million classes"):
-        label_order({label, "0"})
 
 
 def test_reading_back(tmp_path):

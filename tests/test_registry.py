@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from safetensors.torch import save_file
 
-from raysde import checkpoint, figures, registry
+from raysde import checkpoint, config, figures, registry
 from raysde.cli import main
 from raysde.figures import Figure, Subject, margin, read_report
+from raysde.names import checked_name
 from raysde.registry.promotion import recorded
 from raysde.tracking import Input, client_for, experiment_id, open_run
 from tests.conftest import ROOT
@@ -124,6 +126,29 @@ def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_pat
     ]:
         assert registry.identified(source, uri)[1] == subject
     assert registry.load("models:/digits@old", tracking_uri=uri).sample(n=1, steps=1).images.shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["digits.v2", "a.b-c_1", "2026.10.17", "x" * 200])
+def test_every_name_that_a_run_may_have_can_be_registered(client, uri, folders, name):
+    """What MLflow refuses is refused before training, so nothing that passes there fails after it."""
+    assert (
+        checked_name(name, "name")
+        == config.parse({"name": name, "data": {"path": "x"}, "train": {"length": {"steps": 1}}}).model_name
+    )
+    assert registry.publish(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
+    assert registry.publish(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
+    found = checkpoint.read(registry.resolve(f"models:/{name}@new", uri)).files
+    assert found == checkpoint.read(Path(folders[0])).files
+
+
+@pytest.mark.parametrize("name", ["a:b", "a/b", "models:/x", "a\nb", ".."])
+def test_names_that_mlflow_refuses_are_refused_first(client, name):
+    """MLflow's own check says which those are."""
+    with pytest.raises(ValueError, match="must be of letters"):
+        checked_name(name, "name")
+    if set(name) & set("/:"):
+        with pytest.raises(MlflowException):
+            client.create_registered_model(name)
 
 
 def test_the_same_weights_of_two_runs_are_two_versions(client, folders, tmp_path):

@@ -1,6 +1,7 @@
 """Prompt files: what they ask for, in any format, and one sentence with the row for what is wrong."""
 
 import json
+import re
 
 import pandas as pd
 import pyarrow as pa
@@ -32,7 +33,8 @@ def test_every_format_says_the_same(tmp_path, kind):
     found = read_requests(write(tmp_path / f"rows.{kind}", ROWS))
     assert found.count == 3
     assert found.prompts == [row["prompt"] for row in ROWS]
-    assert found.labels == [3, 0, 9]
+    assert found.labels == ["3", "0", "9"]
+    assert found.labelled(10, ()).labels == [3, 0, 9]
     assert found.seeds == [7, None, -5]
     assert found.negatives == ["blue", None, None]
     assert found.unread == ()
@@ -58,7 +60,7 @@ def test_pandas_writes_null_as_nan(tmp_path):
     """A column of numbers with a hole comes as floating point."""
     pd.DataFrame({"label": [1, 2], "seed": [5, None], "id": [8, 9]}).to_parquet(tmp_path / "rows.parquet")
     found = read_requests(str(tmp_path / "rows.parquet"))
-    assert (found.labels, found.seeds, found.prompts) == ([1, 2], [5, None], None)
+    assert (found.labels, found.seeds, found.prompts) == (["1", "2"], [5, None], None)
     assert found.unread == ("id",)
 
 
@@ -98,9 +100,8 @@ def test_parquet_columns_are_found_in_any_spelling_and_once(tmp_path):
         ("a.txt", "one\n\nthree\n", "row 1 has no prompt"),
         ("a.csv", "prompt,label\n", "has neither a column prompt nor a column label: it is empty"),
         ("a.csv", "text,label2\none,2\n", "its columns are text, label2"),
-        ("a.csv", "prompt,label\none,2\ntwo,x\n", "row 1 has the label 'x', which is no whole number"),
         ("a.csv", "prompt\none,2\n", "line 2 has more fields than the header"),
-        ("a.csv", "label\n1\n2.5\n", "row 1 has the label '2.5'"),
+        ("a.jsonl", '{"label": 1}\n{"label": 2.5}', "row 1 has the label '2.5', which is no whole number"),
         ("a.jsonl", '{"prompt": "one"}\n{"label": 2}\n', "row 1 has no prompt"),
         ("a.jsonl", '{"prompt": 7}', "row 0 has the prompt '7', which is no text"),
         ("a.jsonl", '{"label": true}', "row 0 has the label 'True', which is no whole number"),
@@ -120,6 +121,18 @@ def test_what_is_wrong_is_one_sentence_with_the_row(tmp_path, name, content, sai
         read_requests(str(tmp_path / name))
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("label", ["x", "2.5", "1e1"])
+def test_a_label_that_is_no_class_number_is_named(tmp_path, label):
+    """Of a model that stores no names; one that does may have a class of that name."""
+    (tmp_path / "a.csv").write_text(f"label\n2.0\n{label}\n")
+    asked = read_requests(str(tmp_path / "a.csv"))
+    with pytest.raises(ValueError, match=f"row 1: label '{re.escape(label)}' is no class number"):
+        asked.labelled(10, ())
+    assert asked.labelled(2, ("2.0", label)).labels == ["2.0", label]
+    (tmp_path / "b.csv").write_text("label\n2.0\n 3 \n")
+    assert read_requests(str(tmp_path / "b.csv")).labelled(10, ()).labels == [2, 3]
 
 
 def test_bytes_that_are_no_text(tmp_path):

@@ -29,7 +29,11 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
         "--prompt", action="append", default=[], help="caption to draw; repeat it for several prompts, taken in turn"
     )
     command.add_argument(
-        "--label", action="append", type=int, default=[], help="class to draw; repeat it for several, taken in turn"
+        "--label",
+        action="append",
+        default=[],
+        help="name of the class to draw, or its number if the model stores no names; repeat it for several, taken in "
+        "turn",
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument(
@@ -146,12 +150,19 @@ def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
 
 
 @contextmanager
-def drawing_arguments(args: argparse.Namespace, count: int, load: Callable[[str], Any]) -> Iterator[dict[str, Any]]:
-    """The keyword arguments of everything that draws, for ``count`` images, while a progress bar is shown."""
+def drawing_arguments(
+    args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the keyword arguments of everything that draws, for ``count`` images, while a progress bar is shown.
+
+    Raises:
+        ValueError: naming the option that has no effect, or a label that is no class of the model.
+    """
     from tqdm import tqdm
 
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
-    labels = [args.label[i % len(args.label)] for i in range(count)] if args.label else None
+    asked = labels_of(args.label, model.spec)
+    labels = [asked[i % len(asked)] for i in range(count)] if asked else None
     led = guidance_arguments(args, load, told=bool(prompts or labels))
     with tqdm(unit="step", desc="drawing", file=sys.stderr, delay=0.5) as bar:
 
@@ -168,6 +179,20 @@ def drawing_arguments(args: argparse.Namespace, count: int, load: Callable[[str]
             **led,
             **chosen_method(args),
         }
+
+
+def labels_of(texts: Sequence[str], spec: Any) -> list[Any]:
+    """Return ``--label`` as a model has them: class names if it stores them, otherwise class numbers.
+
+    Raises:
+        ValueError: naming a label that is no class of the model.
+    """
+    from raysde.classes import from_text
+
+    try:
+        return [from_text(text, spec.classes, spec.class_names) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"--label {error}") from None
 
 
 def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, told: bool) -> dict[str, Any]:
@@ -213,6 +238,8 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, _, text = pair.partition("=")
         if key not in known:
             raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}")
+        if key in settings:
+            raise ValueError(f"--set {key} is given twice; keep one of them")
         try:
             settings[key] = text if key == "corrector" else json.loads(text)
         except json.JSONDecodeError:

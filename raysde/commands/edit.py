@@ -87,7 +87,7 @@ def run_edit(args: argparse.Namespace) -> None:
     if args.strength is not None:
         led = args.negative is not None or args.autoguide is not None
         prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
-    with drawing_arguments(args, len(files), load) as drawing:
+    with drawing_arguments(args, model, len(files), load) as drawing:
         shown, drawn = edited(model, args, files, {**drawing, **restoring})
     out = Path(args.out)
     save_png(drawn.images, out, [f"image-{index:03d}" for index in range(len(files))])

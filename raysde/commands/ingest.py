@@ -151,6 +151,7 @@ def summary(manifest: "object", out: str) -> None:
     """Prints what was made, and what a person should look at."""
     import json
 
+    from raysde.classes import listed as listed_names
     from raysde.data.filesystems import child, read_bytes
     from raysde.data.manifest import Manifest
 
@@ -160,6 +161,12 @@ def summary(manifest: "object", out: str) -> None:
         f"{manifest.rows} images of {shape}, {manifest.captions} captions, {manifest.classes} classes, "
         f"{len(manifest.shards)} shards in {out}"
     )
+    counts = manifest.statistics["labels"]
+    if empty := [name for name in manifest.labels if not counts.get(name)]:
+        print(
+            f"{len(empty)} of the {manifest.classes} classes have no rows, so that nothing can be learned of them: "
+            f"{listed_names(empty)}"
+        )
     if held := manifest.rows_in("validation"):
         print(f"{held} of them are kept for validation")
     report = json.loads(read_bytes(child(manifest.path, "report.json")))

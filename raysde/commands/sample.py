@@ -70,7 +70,7 @@ def run_sample(args: argparse.Namespace) -> None:
     model = load(args.model)
     led = args.negative is not None or args.autoguide is not None
     prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
-    with drawing_arguments(args, count, load) as drawing:
+    with drawing_arguments(args, model, count, load) as drawing:
         drawn = model.sample(n=count, **drawing)
     paths = drawn.save(args.out)
     print(f"{len(paths) - 1} images and {paths[-1]} ({drawn.nfe} network evaluations each)")
@@ -101,6 +101,7 @@ def run_bulk(args: argparse.Namespace) -> None:
     led = guidance_arguments(args, load, told=True)
     method = spelled_out(model.spec.generation, chosen_method(args), told=True)
     negative, settings = led.pop("negative"), {"batch_size": args.batch_size, **method_of(method), **led}
+    requests = requests.labelled(model.spec.classes, model.spec.class_names)
     bulk = Bulk(model, requests, location(args.out), args.form, args.seed, negative, settings)
     with bars() as told:
         kept = draw_all(bulk, draw, lambda done, total: told("drawing images", done, total))

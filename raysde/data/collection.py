@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysde.classes import label_order
 from raysde.data.convert import Converted, Rules
 from raysde.data.filesystems import child, filesystem, write_json
 from raysde.data.manifest import Manifest, Shard, write_manifest
 from raysde.data.samples import Bad
-from raysde.data.statistics import Statistics, label_order
+from raysde.data.statistics import Statistics
 
 MOST_NAMED = 1000
 
@@ -23,10 +24,10 @@ def collect(
     """Writes report.json and manifest.json for converted parts, given in their order.
 
     Args:
-        labels: class names in the order of their numbers; taken from the rows if there are none.
+        labels: class names in the order of their numbers; if there are none, each label that a row has is a class.
 
     Raises:
-        ValueError: if no row is left.
+        ValueError: if no row is left, or two labels are the same number in two spellings.
     """
     shards: list[Shard] = []
     bad: list[Bad] = []
@@ -47,7 +48,7 @@ def collect(
         size=rules.stored or ((rules.size, rules.size) if rules.bucket_multiple and rules.size else None),
         row_group=rules.row_group,
         shards=tuple(shards),
-        labels=labels or label_order(set(statistics.labels)),
+        labels=labels or label_order(statistics.labels),
         captions=statistics.captioned,
         statistics=statistics.summary(rules.channels),
         source=source,

@@ -16,18 +16,6 @@ from raysde.data.filesystems import child, filesystem, read_bytes, write_bytes
 
 Form = Literal["parquet", "png"]
 NUMBERS = {"number": "int64", "prompt": "string", "label": "int64", "seed": "int64", "negative": "string"}
-FEATURES = {
-    "image": {"_type": "Image"},
-    **{name: {"dtype": kind, "_type": "Value"} for name, kind in NUMBERS.items()},
-}
-SCHEMA = pa.schema(
-    [
-        pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
-        *(pa.field(name, getattr(pa, kind)()) for name, kind in NUMBERS.items()),
-    ],
-    # how Hugging Face's datasets knows an image column
-    metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
-)
 
 Row = dict[str, Any]
 
@@ -37,12 +25,30 @@ def part_name(form: Form, part: int) -> str:
     return f"part-{part:05d}" + (".parquet" if form == "parquet" else "")
 
 
+def schema_of(rows: Sequence[Row]) -> pa.Schema:
+    """Return the columns of drawn images; labels are class names or class numbers."""
+    named = any(isinstance(row["label"], str) for row in rows)
+    kinds = {**NUMBERS, "label": "string"} if named else NUMBERS
+    features = {
+        "image": {"_type": "Image"},
+        **{name: {"dtype": kind, "_type": "Value"} for name, kind in kinds.items()},
+    }
+    return pa.schema(
+        [
+            pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
+            *(pa.field(name, getattr(pa, kind)()) for name, kind in kinds.items()),
+        ],
+        # how Hugging Face's datasets knows an image column
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
 def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
     """Writes images and what is said of them as one Parquet file."""
     table = [{"image": {"bytes": file, "path": None}, **row} for file, row in zip(files, rows, strict=True)]
     out = pa.BufferOutputStream()
     pq.write_table(
-        pa.Table.from_pylist(table, schema=SCHEMA),
+        pa.Table.from_pylist(table, schema=schema_of(rows)),
         out,
         compression={"image.bytes": "none", "image.path": "zstd", **dict.fromkeys(NUMBERS, "zstd")},
         write_page_checksum=True,

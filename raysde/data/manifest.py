@@ -18,7 +18,9 @@ from raysde.data.filesystems import child, location, read_bytes, write_json
 from raysde.data.layout import Layout
 
 Split = Literal["train", "validation"]
-FORMAT = 2
+FORMAT = 3
+"""Since 3 there is a class for each label that a row has, and class names are part of the fingerprint."""
+READ = (2, 3)
 FEATURES = {
     "image": {"_type": "Image"},
     "captions": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
@@ -72,6 +74,7 @@ class Manifest:
         source, licence: where the images come from and how they may be used, as the ingest was told.
         skipped: samples that were left out; ``report.json`` beside the manifest names them.
         columns: name and type of each Parquet column.
+        format: version of the manifest's format that it was written in.
     """
 
     path: str
@@ -86,6 +89,7 @@ class Manifest:
     licence: str = ""
     skipped: int = 0
     columns: dict[str, str] = field(default_factory=lambda: columns(SCHEMA), hash=False)
+    format: int = FORMAT
 
     @property
     def rows(self) -> int:
@@ -125,8 +129,11 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the shards' hashes: the identity of the data."""
-        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
+        """A hash of the shards' hashes and of the classes in their order: the identity of the data."""
+        said = "".join(shard.sha256 for shard in self.shards)
+        if self.format > 2 and self.labels:
+            said += json.dumps(self.labels)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def file(self, number: int) -> str:
         """Path or URI of a shard."""
@@ -149,7 +156,7 @@ def columns(schema: pa.Schema) -> dict[str, str]:
 
 def write_manifest(manifest: Manifest) -> None:
     """Writes ``manifest.json`` last, so that a folder with a manifest is whole."""
-    content = {"format": FORMAT, "rows": manifest.rows, **asdict(manifest)}
+    content = {"format": manifest.format, "rows": manifest.rows, **asdict(manifest)}
     del content["path"]
     write_json(child(manifest.path, "manifest.json"), content)
 
@@ -184,12 +191,12 @@ def parse_manifest(path: str, content: Any) -> Manifest:
     found = content["format"]
     if type(found) is int and found > FORMAT:
         raise ValueError(f"{path}/manifest.json has format {found}, made by a newer raysde; this one reads {FORMAT}")
-    if type(found) is not int or found != FORMAT:
+    if type(found) is not int or found not in READ:
         raise ValueError(f"{path}/manifest.json has the unknown format {found!r}; ingest again with this version")
-    known = {field.name for field in fields(Manifest)} | {"format", "rows"}
+    known = {field.name for field in fields(Manifest)} | {"rows"}
     if unknown := sorted(set(content) - known):
         raise ValueError(f"{path}/manifest.json is not a manifest: it has the unknown key {unknown[0]!r}")
-    values = {name: value for name, value in content.items() if name not in ("format", "rows", "path")}
+    values = {name: value for name, value in content.items() if name not in ("rows", "path")}
     shards = tuple(Shard(**{**shard, "image": _tuple(shard["image"])}) for shard in values["shards"])
     values.update(shards=shards, labels=_tuple(values["labels"]), size=_tuple(values["size"]))
     manifest = Manifest(path=path, **values)

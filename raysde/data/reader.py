@@ -11,7 +11,7 @@ import pyarrow as pa
 from raysde.data.augment import CAPTION, STILL, View
 from raysde.data.decode import decode_image
 from raysde.data.derived import Latents, TextEmbeddings
-from raysde.data.manifest import SCHEMA, Manifest, read_manifest
+from raysde.data.manifest import SCHEMA, Manifest, Split, read_manifest
 from raysde.data.row_groups import RowGroups
 from raysde.data.vectors import Contexts, Moments, place_of
 
@@ -152,6 +152,22 @@ class Reader:
 
     def _shard_of(self, row: int) -> int:
         return bisect.bisect_right(self.manifest.starts, row) - 1
+
+    def classes_in(self, split: Split) -> tuple[int, ...]:
+        """Return the class numbers that rows of a split have; labels are read until every class is found.
+
+        Raises:
+            ValueError: naming the shard that is missing or damaged, or the row whose label the manifest does not list.
+        """
+        found: set[int] = set()
+        for number, shard in enumerate(self.manifest.shards):
+            for group in range(-(-shard.rows // self.manifest.row_group)) if shard.split == split else ():
+                if len(found) == self.manifest.classes:
+                    break
+                labels = self.groups.read(number, group, ["label"]).column("label").unique().to_pylist()
+                first = self.manifest.starts[number] + group * self.manifest.row_group
+                found |= {self._number(label, first) for label in labels if label is not None}
+        return tuple(sorted(found))
 
     def _number(self, label: str | None, row: int) -> int:
         """The class number of a label, -1 for none."""

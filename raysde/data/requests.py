@@ -7,14 +7,15 @@ FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label or both; and perhaps 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysde.classes import Label, unknown
 from raysde.data.columns import normal, spelled
 from raysde.data.filesystems import read_bytes
 from raysde.data.rows import JSON_LINES, TABLES, json_rows, table_rows
@@ -24,6 +25,8 @@ COLUMNS = ("prompt", "label", "seed", "negative")
 KINDS = (".txt", *JSON_LINES, ".parquet", *TABLES)
 
 Value = TypeVar("Value", str, int)
+NUMBER = re.compile(r"\s*(-?\d{1,19})(\.0*)?\s*")
+"""A whole number; pandas writes 7.0 in a column with a hole."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Requests:
     Attributes:
         file: where that is written.
         count: of images.
-        prompts, labels: one for each image, None without that column.
+        prompts, labels: one for each image, None without that column; a label is a class name, or an int: its number.
         seeds, negatives: one for each image or None for the command's, None without that column.
         unread: names of other columns.
     """
@@ -41,7 +44,7 @@ class Requests:
     file: str
     count: int
     prompts: list[str] | None = None
-    labels: list[int] | None = None
+    labels: Sequence[Label] | None = None
     seeds: list[int | None] | None = None
     negatives: list[str | None] | None = None
     unread: tuple[str, ...] = ()
@@ -52,7 +55,25 @@ class Requests:
         asked = [self.count, self.prompts, self.labels, self.seeds, self.negatives]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
-    def fit(self, *, prompts: bool, classes: int) -> None:
+    def labelled(self, classes: int, names: Sequence[str]) -> "Requests":
+        """Return the requests with labels as a model has them: class names if it stores them, otherwise class numbers.
+
+        Raises:
+            ValueError: naming the first row whose label is none.
+        """
+        if self.labels is None or not classes:
+            return self
+        found = list(self.labels)
+        for row, label in enumerate(self.labels):
+            if isinstance(label, int) or label in names:
+                continue
+            number = None if names else NUMBER.fullmatch(label)
+            if number is None:
+                raise ValueError(f"{self.file}, row {row}: label {unknown(label, classes, names)}")
+            found[row] = int(number[1])
+        return replace(self, labels=found)
+
+    def fit(self, *, prompts: bool, classes: int, names: Sequence[str] = ()) -> None:
         """Compares them with what a model takes.
 
         Raises:
@@ -62,8 +83,8 @@ class Requests:
             raise ValueError(f"{self.file}, row 0 has a prompt, and the model takes none")
         if not classes and self.labels is not None:
             raise ValueError(f"{self.file}, row 0 has a label, and the model knows no classes")
-        for row, label in enumerate(self.labels or ()):
-            if not 0 <= label < classes:
+        for row, label in enumerate(self.labelled(classes, names).labels or ()):
+            if isinstance(label, int) and not 0 <= label < classes:
                 raise ValueError(f"{self.file}, row {row} has label {label}, and the model knows 0 to {classes - 1}")
 
 
@@ -91,7 +112,7 @@ def read_requests(file: str) -> Requests:
         file,
         count,
         prompts=complete(columns, "prompt", text, file),
-        labels=complete(columns, "label", whole, file),
+        labels=complete(columns, "label", label_cell, file),
         seeds=parsed(columns, "seed", whole, file),
         negatives=parsed(columns, "negative", text, file),
         unread=tuple(name for name in names if normal(name) not in COLUMNS),
@@ -203,6 +224,18 @@ def text(value: Any) -> str | None:
     return value
 
 
+def label_cell(value: Any) -> str | None:
+    """Return a cell as the name of a class; a whole number is written in decimal.
+
+    Raises:
+        ValueError: saying what it is instead.
+    """
+    if absent(value) or isinstance(value, str):
+        named = text(value)
+        return None if named is None else named.strip()
+    return str(whole(value))
+
+
 def whole(value: Any) -> int | None:
     """A cell as a whole number of 64 bits.
 
@@ -211,8 +244,8 @@ def whole(value: Any) -> int | None:
     """
     if absent(value):
         return None
-    if isinstance(value, str) and (found := re.fullmatch(r"\s*(-?\d{1,19})(\.0*)?\s*", value)):
-        value = int(found[1])  # pandas writes 7.0 in a column with a hole
+    if isinstance(value, str) and (found := NUMBER.fullmatch(value)):
+        value = int(found[1])
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:

@@ -1,6 +1,5 @@
 """What a data set holds, counted part by part and added up: labels, captions, sizes and pixels."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,17 +97,3 @@ class Statistics:
                 "std": [round(float(value), 6) for value in std],
             },
         }
-
-
-def label_order(labels: set[str]) -> tuple[str, ...]:
-    """Class names in the order of their numbers: labels that are numbers keep them, words are in alphabetical order.
-
-    Raises:
-        ValueError: if a number is so large that there would be a million classes.
-    """
-    if not labels or not all(re.fullmatch("0|[1-9][0-9]*", label, re.ASCII) for label in labels):
-        return tuple(sorted(labels))
-    largest = max(labels, key=lambda label: (len(label), label))
-    if len(largest) > 6:
-        raise ValueError(f"label {largest[:40]} is not a class number: there would be more than a million classes")
-    return tuple(str(number) for number in range(int(largest) + 1))

@@ -213,7 +213,13 @@ def fitting(model: Model, reader: Reader, question: Question) -> Conditions:
     channels, manifest, taken = shape_of(model)[0], reader.manifest, model.score_model.conditioner
     if manifest.channels != channels:
         raise ValueError(f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}")
-    conditions = conditions_for(reader, question.split, classes=taken.classes, captions=taken.tokenizer is not None)
+    conditions = conditions_for(
+        reader,
+        question.split,
+        classes=taken.classes,
+        captions=taken.tokenizer is not None,
+        names=model.spec.class_names,
+    )
     if "accuracy" in question.metrics and not conditions.labels:
         raise ValueError("accuracy: the model is told neither labels nor captions of labelled images")
     if question.compares:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from raysde import randomness
+from raysde.classes import matching
 from raysde.data.reader import Columns, Reader
 from raysde.evaluation.intervals import Figure, mean_error, normal
 from raysde.evaluation.lpips import SMALLEST, Perceptual
@@ -57,11 +58,13 @@ class HeldOut:
 
     def told(self, columns: Columns) -> dict[str, Any]:
         """What the model is told of rows: their captions, their labels, or nothing."""
-        taken = self.model.score_model.conditioner
-        return {
-            "prompts": columns.captions if taken.tokenizer is not None else None,
-            "labels": columns.labels.tolist() if taken.classes else None,
-        }
+        taken, manifest = self.model.score_model.conditioner, self.reader.manifest
+        prompts = columns.captions if taken.tokenizer is not None else None
+        if not taken.classes:
+            return {"prompts": prompts, "labels": None}
+        numbers = matching(manifest.labels, manifest.path, taken.classes, self.model.spec.class_names)
+        # the last entry is of rows without a label, whose number is -1
+        return {"prompts": prompts, "labels": np.append(numbers, -1)[columns.labels].tolist()}
 
 
 def fits(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:

@@ -94,7 +94,7 @@ def open_judge(
         ValueError: if the data has fewer than two labels, or a row has none.
     """
     manifest = reader.manifest
-    if manifest.classes < 2:
+    if len(reader.classes_in("train")) < 2:
         raise ValueError(f"the data at {manifest.path} has no labels to judge by")
     name = f"judge-{manifest.fingerprint}-{shape[0]}x{shape[1]}-seed{seed}-v{VERSION}.safetensors"
     classifier = initial(manifest.channels, shape, manifest.classes, seed)

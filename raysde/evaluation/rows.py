@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysde.classes import matching
 from raysde.data.augment import View
 from raysde.data.layout import Rows, chosen
 from raysde.data.manifest import Manifest, Split
@@ -43,14 +44,16 @@ class Conditions:
     """What image i is drawn for: the labels in turn, and the captions of its label in turn.
 
     Attributes:
-        labels: class numbers, empty without labels.
+        labels: class numbers of the data, empty without labels.
         captions: for each label the captions that are asked for; a single list without labels; empty without captions.
         told: whether the model takes labels; otherwise they are only known, from the captions.
+        numbers: the model's class number of each of the data's; empty if they are the same.
     """
 
     labels: tuple[int, ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
     told: bool = False
+    numbers: tuple[int, ...] = ()
 
     def label(self, number: int) -> int | None:
         """The class that image ``number`` should show, if that is known."""
@@ -67,30 +70,42 @@ class Conditions:
         """Prompts and labels of images as keyword arguments of a model's ``sample``."""
         prompts = [self.prompt(number) for number in numbers] if self.captions else None
         labels = [self.label(number) for number in numbers] if self.told else None
+        if labels is not None and self.numbers:
+            labels = [None if label is None else self.numbers[label] for label in labels]
         return {"prompts": prompts, "labels": labels}
 
 
-def conditions_for(reader: Reader, split: Split, *, classes: int, captions: bool) -> Conditions:
-    """The conditions of a model with ``classes`` (0 for none) and perhaps captions, from the rows of a split.
+def conditions_for(
+    reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str] = ()
+) -> Conditions:
+    """Return the conditions of a model, from the rows of a split; classes that none of them has are left out.
+
+    Args:
+        classes: the number of classes that the model takes, 0 for none.
+        captions: whether it takes captions.
+        names: of its classes in the order of their numbers; empty if they are not known.
 
     Raises:
         ValueError: if the data has other classes than the model, or no captions.
     """
     manifest = reader.manifest
-    if classes and classes != manifest.classes:
-        raise ValueError(f"the model knows {classes} classes, the data at {manifest.path} has {manifest.classes}")
+    numbers = matching(manifest.labels, manifest.path, classes, names) if classes else ()
+    if not manifest.rows_in(split):
+        raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
+    present = reader.classes_in(split) if classes or captions else ()
+    if classes and not present:
+        raise ValueError(f"the model takes labels, and no row of split {split} at {manifest.path} has one")
     if not captions:
-        labels = tuple(range(classes))
-        return Conditions(labels, told=bool(labels))
+        return Conditions(present, told=bool(classes), numbers=numbers)
     found = captions_by_label(reader, selected(manifest, split, CAPTIONED))
     if not any(found.values()):
         raise ValueError(f"the model takes captions, and the data at {manifest.path} has none")
-    if set(found) != set(range(manifest.classes)) or not all(found.values()) or not manifest.classes:
+    if set(found) != set(present) or not all(found.values()) or not present:
         if classes:
             raise ValueError(f"not every class of the data at {manifest.path} has a caption")
         return Conditions(captions=(tuple(sorted(set().union(*found.values()))),))
-    labels = tuple(sorted(found))
-    return Conditions(labels, tuple(tuple(sorted(found[label])) for label in labels), told=classes > 0)
+    asked = tuple(tuple(sorted(found[label])) for label in present)
+    return Conditions(present, asked, told=classes > 0, numbers=numbers)
 
 
 def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:

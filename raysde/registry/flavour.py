@@ -11,14 +11,16 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from raysde import checkpoint, serving
 from raysde.model import ModelSpec
 
-COLUMNS = {"prompt": DataType.string, "label": DataType.long, "number": DataType.long}
+COLUMNS = {"prompt": DataType.string, "number": DataType.long}
+LABELS = {str: DataType.string, int: DataType.long}
 PARAMS = {"seed": DataType.long, "steps": DataType.long, "solver": DataType.string, "guidance": DataType.double}
 
 
 def signature(spec: ModelSpec) -> ModelSignature:
     """What :class:`raysde.serving.Served` takes and gives for a model."""
+    kinds = {**COLUMNS, "label": LABELS[serving.label_kind(spec)]}
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(COLUMNS[name], name, required=must) for name, must in serving.columns(spec).items()
+        ColSpec(kinds[name], name, required=must) for name, must in serving.columns(spec).items()
     ]
     params = [ParamSpec(name, PARAMS[name], value) for name, value in serving.defaults(spec).items()]
     return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.binary, "image")]), ParamSchema(params))

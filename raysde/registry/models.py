@@ -67,7 +67,9 @@ def _log(
     spec, step = description.spec, str(description.step)
     params = {"sde": spec.sde.kind, "target": spec.target, "step": step}
     place = client.get_run(run_id).info.experiment_id if run_id else _experiment(client, description)
-    logged = client.create_logged_model(place, name=name, source_run_id=run_id, params=params, model_type="score-sde")
+    # MLflow takes dots in the name of a registered model, and not in that of a logged one
+    label = name.replace(".", "-")
+    logged = client.create_logged_model(place, name=label, source_run_id=run_id, params=params, model_type="score-sde")
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
         exported = Path(scratch) / "model"
         checkpoint.export(folder, exported)

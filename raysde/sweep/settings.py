@@ -66,8 +66,12 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
     if not isinstance(space, Mapping):
         raise ValueError(f"sweep setting space: must be keys of the recipe with their values, got {space!r}")
     axes = dict(space)
+    given_over: set[str] = set()
     for text in over:
         name, value = axis(text)
+        if name in given_over:
+            raise ValueError(f"--over {name} is given twice; keep one of them")
+        given_over.add(name)
         axes[name] = value
     merged = {**content, "space": axes, **{key: value for key, value in given.items() if value is not None}}
     try:
@@ -95,7 +99,7 @@ def base_tree(path: str | Path, settings: Settings, overrides: Sequence[str]) ->
     """
     tree = config.read_mapping(path, "recipe")
     config.assign(tree, [(key.split("."), value) for key, value in settings.recipe.items()])
-    config.assign(tree, [config.assignment(override) for override in overrides])
+    config.override(tree, overrides)
     config.parse(tree)
     return tree
 

@@ -55,7 +55,8 @@ def test_from_a_sweep_to_images_over_http(tmp_path, monkeypatch):
     assert aliases_of(client_for(uri), "clothes") == {"candidate": "1", "champion": "1"}
     gate = client_for(uri).get_model_version("clothes", "1").tags
     assert float(gate["raysde.gate.value"]) == json.loads(report.read_text())["figures"][0]["value"]
-    labels = [word for label in range(10) for word in ("--label", str(label))]
+    names = NAMES.read_text().split("\n")[:10]
+    labels = [word for name in names for word in ("--label", name)]
     raysde(
         uri, "sample", "models:/clothes@champion", *labels, *drawing, "--seed", "5", "--out", str(tmp_path / "drawn")
     )
@@ -63,7 +64,7 @@ def test_from_a_sweep_to_images_over_http(tmp_path, monkeypatch):
     assert len(set(files)) == 10
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    table = pd.DataFrame({"label": list(range(10))})
+    table = pd.DataFrame({"label": names})
     assert mlflow.pyfunc.load_model("models:/clothes@champion").predict(table, params=DRAWN)["image"].tolist() == files
     with serving(uri, "models:/clothes@champion") as address:
         assert ask(address, {"dataframe_split": table.to_dict(orient="split", index=False), "params": DRAWN}) == files

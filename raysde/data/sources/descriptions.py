@@ -188,4 +188,9 @@ def read_names(path: str) -> tuple[str, ...]:
     for number, name in enumerate(names, start=1):
         if not name or name in names[: number - 1]:
             raise ValueError(f"label_names {path}, line {number} is {'blank' if not name else f'{name!r} again'}")
+        if name.isdecimal() and len(name) < 10 and number - 1 != int(name) < len(names):
+            raise ValueError(
+                f"label_names {path}, line {number}: {name!r} names class {number - 1} and is the number of another; "
+                "give names that are no numbers of other classes"
+            )
     return names
