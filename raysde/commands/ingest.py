@@ -43,7 +43,9 @@ def image_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fit", choices=FITS, default="crop", help=listed(FITS))
     buckets = "keep proportions: about SIZE x SIZE pixels in the nearest of 11 aspect ratios, sides multiples of this"
     group.add_argument("--buckets", type=int, default=0, metavar="MULTIPLE", help=buckets)
-    group.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: as the first images")
+    group.add_argument(
+        "--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: 1 if all those looked at are grey"
+    )
     group.add_argument("--encode", choices=ENCODINGS, default="auto", help=listed(ENCODINGS))
     group.add_argument("--quality", type=int, default=95, help="of JPEG (default %(default)s)")
     background = "grey level under transparent images and beside padded ones (default %(default)s)"
@@ -145,6 +147,7 @@ def summary(manifest: "object", out: str) -> None:
 
     from raysde.data.filesystems import child, read_bytes
     from raysde.data.manifest import Manifest
+    from raysde.data.remarks import Remarks
 
     assert isinstance(manifest, Manifest)
     shape = "x".join(map(str, manifest.image)) if manifest.size else "many sizes"
@@ -158,6 +161,8 @@ def summary(manifest: "object", out: str) -> None:
     if report["skipped"]:
         more = " ..." if len(report["skipped"]) > 1 else ""
         print(f"{len(report['skipped'])} skipped: {report['skipped'][0]['reason']}{more}")
+    for sentence in Remarks.from_json(report["remarks"]).sentences(manifest.rows):
+        print(sentence)
     for key, what in (("duplicates", "have the same content as another"), ("repeated_keys", "have another's key")):
         if count := report[key]["rows"]:
             print(f"{count} {what}: {' = '.join(report[key]['groups'][0][:3])}; see report.json")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from raysde.data.convert import Converted, Rules
 from raysde.data.filesystems import child, filesystem, write_json
 from raysde.data.manifest import Manifest, Shard, write_manifest
+from raysde.data.remarks import Remarks
 from raysde.data.samples import Bad
 from raysde.data.statistics import Statistics, label_order
 
@@ -29,11 +30,12 @@ def collect(
     """
     shards: list[Shard] = []
     bad: list[Bad] = []
-    statistics = Statistics()
+    statistics, remarks = Statistics(), Remarks()
     for part in parts:
         shards += part.shards
         bad += part.bad
         statistics.add(part.statistics)
+        remarks.add(part.remarks)
     if not shards:
         first = f"; the first: {bad[0].reason}" if bad else ""
         raise ValueError(f"no image in {source} can be read{first}")
@@ -51,16 +53,17 @@ def collect(
         licence=licence,
         skipped=len(bad),
     )
-    write_json(child(out, "report.json"), report(manifest, bad))
+    write_json(child(out, "report.json"), report(manifest, bad, remarks))
     write_manifest(manifest)
     return manifest
 
 
-def report(manifest: Manifest, bad: list[Bad]) -> dict[str, Any]:
-    """What a person may want to look at: samples left out, and rows with the same content or the same key."""
+def report(manifest: Manifest, bad: list[Bad], remarks: Remarks) -> dict[str, Any]:
+    """Return what a person may want to look at: samples left out or changed, and rows with the same content or key."""
     same, repeated = repetitions(manifest, "hash"), repetitions(manifest, "key")
     return {
         "skipped": [{"key": one.key, "reason": one.reason} for one in bad],
+        "remarks": remarks.to_json(),
         "duplicates": {"rows": sum(len(keys) - 1 for keys in same), "groups": same[:MOST_NAMED]},
         "repeated_keys": {"rows": sum(len(keys) - 1 for keys in repeated), "groups": repeated[:MOST_NAMED]},
     }

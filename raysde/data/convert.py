@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ from PIL import Image
 from raysde.data.decode import JPEG, decode_image, encode_image
 from raysde.data.geometry import Fit, bucket_shapes, centred_box, fitted, nearest_bucket, resized
 from raysde.data.manifest import SCHEMA, Shard, Split
-from raysde.data.pictures import is_plain, open_picture
+from raysde.data.pictures import is_plain, read_picture
+from raysde.data.remarks import Remarks
 from raysde.data.samples import Bad, Part, Sample
 from raysde.data.shards import write_shard
 from raysde.data.statistics import Statistics
@@ -67,6 +68,7 @@ class Converted:
     shards: list[Shard]
     bad: list[Bad]
     statistics: Statistics
+    remarks: Remarks = field(default_factory=Remarks)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -74,13 +76,15 @@ class Converted:
             "shards": [asdict(shard) for shard in self.shards],
             "bad": [asdict(bad) for bad in self.bad],
             "statistics": self.statistics.to_json(),
+            "remarks": self.remarks.to_json(),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Converted":
         """What :meth:`to_json` wrote."""
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
-        return cls(shards, [Bad(**bad) for bad in values["bad"]], Statistics.from_json(values["statistics"]))
+        remarks = Remarks.from_json(values["remarks"])
+        return cls(shards, [Bad(**bad) for bad in values["bad"]], Statistics.from_json(values["statistics"]), remarks)
 
 
 def convert(part: Part, number: int, rules: Rules, out: str) -> Converted:
@@ -127,12 +131,14 @@ def rows_of(
             result.bad.append(sample)
             continue
         try:
-            picture = open_picture(sample.data, rules.channels, background=rules.background)
+            read = read_picture(sample.data, rules.channels, background=rules.background)
+            picture = read.picture
             stored = shaped(picture, rules)
             data = encoded(sample.data, picture, stored, rules)
         except ValueError as error:
             result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
             continue
+        result.remarks.count(sample.key, read.changes)
         result.statistics.count(stored, picture.size, sample.captions, sample.label)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
         row = row_of(sample, stored, data)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
+from raysde.data.kinds import IMAGE_SUFFIXES, unread_note
 from raysde.data.samples import Bad, Sample
-from raysde.data.sources.listing import IMAGE_SUFFIXES, Contents, Listing, Reader, shown, utf8
+from raysde.data.sources.listing import Contents, Listing, Reader, shown, utf8
 from raysde.data.sources.metadata import Said, metadata_files, read_metadata, sidecar
 
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
@@ -65,6 +66,8 @@ def open_folder(listing: Listing, part_rows: int, order: Literal["random", "sour
     texts = set(listing.names(".txt"))
     items = [_item(name, said.get(name, Said()), labels.get(name), texts) for name in images]
     notes += _remarks(listing, items, described)
+    read = {*images, *described, *(item.text for item in items if item.text), *listing.names(".csv", ".tsv")}
+    notes += unread_note((file.name for file in listing.files), read)
     if order == "random":
         items.sort(key=lambda item: (hashlib.blake2b(item.name.encode(), digest_size=16).digest(), item.name))
     parts = [

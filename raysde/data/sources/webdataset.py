@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Self
 
+from raysde.data.kinds import IMAGE_SUFFIXES
 from raysde.data.samples import Bad, Sample
 from raysde.data.sources.descriptions import clean, describe, label_of
-from raysde.data.sources.listing import IMAGE_SUFFIXES, Contents, Listing, inside, reach, split_note, utf8
+from raysde.data.sources.listing import Contents, Listing, inside, reach, split_note, utf8
 from raysde.data.sources.metadata import parse
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
