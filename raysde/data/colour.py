@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 PNG = b"\x89PNG\r\n\x1a\n"
-BASE = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",), "LAB": ("Lab",)}
+BASE = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
 """Colour spaces of profiles that fit the pixels of a mode; grey files often carry an RGB profile."""
 NEAR = 2
 """Levels by which an sRGB profile may differ from sRGB: its curves and the transform are rounded."""
@@ -155,6 +155,8 @@ def transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             raise ValueError(f"its colour profile is of {space}, its pixels are {mode}")
         given = "RGB" if space == "RGB" else mode
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        if given == "L":  # the shortened pipeline interpolates a steep curve between a few points
+            flags |= ImageCms.Flags.NOOPTIMIZE
         found = ImageCms.buildTransform(opened, SRGB, given, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
     except (ImageCms.PyCMSError, OSError, TypeError) as error:
         raise ValueError(f"its colour profile is damaged: {error}") from error
@@ -174,7 +176,7 @@ def _is_identity(found: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 def to_srgb(picture: Image.Image, profile: Profile) -> Image.Image:
-    """Return a picture of mode L, RGB, CMYK or LAB as sRGB of mode L or RGB; the picture itself if it is sRGB already.
+    """Return a picture of mode L, RGB or CMYK as sRGB of mode L or RGB; the picture itself if it is sRGB already.
 
     Raises:
         ValueError: if the profile is damaged, unknown, or of other colours than the picture's.
@@ -188,6 +190,19 @@ def to_srgb(picture: Image.Image, profile: Profile) -> Image.Image:
     result = ImageCms.applyTransform(given, found)
     assert result is not None, "only a transform in place gives no picture"
     return result.getchannel("G") if picture.mode == "L" else result
+
+
+def from_lab(picture: Image.Image) -> Image.Image:
+    """Return a picture of mode LAB (CIE L*a*b* under D50) as sRGB; an embedded profile has no part in it."""
+    result = ImageCms.applyTransform(picture, _lab())
+    assert result is not None, "only a transform in place gives no picture"
+    return result
+
+
+@lru_cache(maxsize=1)
+def _lab() -> ImageCms.ImageCmsTransform:
+    space, flags = ImageCms.createProfile("LAB"), ImageCms.Flags.NOOPTIMIZE
+    return ImageCms.buildTransform(space, SRGB, "LAB", "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
 
 
 def is_srgb(profile: Profile | None, mode: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from raysde.data.colour import Profile, find_profile, is_srgb, to_srgb
+from raysde.data.colour import Profile, find_profile, from_lab, is_srgb, to_srgb
 from raysde.data.decode import DAMAGE, check_pixels, one_line
 from raysde.data.kinds import KINDS
 from raysde.data.levels import eight_bits, is_black
@@ -126,6 +126,8 @@ def _split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def _in_srgb(picture: Image.Image, profile: Profile | None, changes: set[Change]) -> Image.Image:
     """A picture of mode L or RGB in sRGB; a profile that cannot be used is passed over with a remark."""
+    if picture.mode == "LAB":
+        return from_lab(picture)
     if profile is not None:
         try:
             result = to_srgb(picture, profile)
