@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 
@@ -18,25 +17,6 @@ def to_float(images: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
 def to_uint8(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """Float in [low, high] to uint8 in 0..255: clipped, then rounded to the nearest level."""
     return ((x.clamp(low, high) - low) * (255.0 / (high - low))).round().to(torch.uint8)
-
-
-def open_image(path: str | Path) -> Tensor:
-    """An image file, turned as its camera says, as uint8 [C, H, W] with one channel if it is grey and three if not.
-
-    Raises:
-        ValueError: if there is no such file, it is no image, or it is neither grey nor RGB with 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened)
-    except FileNotFoundError:
-        raise ValueError(f"there is no image {path}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {' '.join(str(error).split())[:160]}") from None
-    if picture.mode not in ("1", "L", "P", "RGB"):
-        raise ValueError(f"{path} has pixels of mode {picture.mode}: make it grey or RGB with 8 bits a channel")
-    array = np.array(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -22,6 +22,13 @@ if "OMP_NUM_THREADS" not in os.environ:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def open_image(path: str | Path) -> torch.Tensor:
+    """Read a PNG that raysde wrote, by Pillow alone: uint8 [C, H, W]."""
+    with Image.open(path) as opened:
+        array = np.array(opened)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
+
+
 def write_digit_shards(folder: Path, rows: int = 200, shard_rows: int = 120, row_group: int = 1024) -> Manifest:
     """The first real digits with captions and labels, in shards, without Ray."""
     import pyarrow as pa

@@ -19,9 +19,8 @@ from raysde.data.gallery import schema_of
 from raysde.data.probe import rules_for
 from raysde.data.requests import Requests, read_requests
 from raysde.data.sources import open_source
-from raysde.images import open_image
 from raysde.registry import load
-from tests.conftest import ROOT
+from tests.conftest import ROOT, open_image
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import CAPTIONS

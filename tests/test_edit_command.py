@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 
 from raysde import checkpoint
 from raysde.cli import main, parser
-from raysde.images import open_image, to_pil
+from raysde.commands.edit import open_file
+from raysde.images import to_pil
 from raysde.model import save_text
+from tests.conftest import open_image
 from tests.test_cli import refused
 from tests.test_networks import CAPTIONS, model_with, spec_with
 
@@ -133,7 +135,7 @@ def test_sampling_is_guided_from_the_command_line(models, files, capsys):
         (["captions", "--image", "grey", "--strength", "0.5", "--noise", "3"], ["--noise", "--strength"]),
         (["captions", "--image", "nowhere.png", "--strength", "0.5"], ["nowhere.png"]),
         (["captions", "--image", "mask.txt", "--strength", "0.5"], ["mask.txt cannot be read as an image"]),
-        (["captions", "--image", "rgba.png", "--strength", "0.5"], ["rgba.png", "RGBA"]),
+        (["captions", "--image", "grey", "--mask", "rgba.png"], ["rgba.png", "transparent", "white", "black"]),
         (["plain", "--image", "grey", "--strength", "0.5", "--prompt", "two"], ["no text encoder"]),
         (["plain", "--image", "grey", "--strength", "0.5", "--guidance", "2"], ["unconditional"]),
         (["captions", "--image", "grey", "--mask", "mask", "--resample", "2"], ["resample=2", "replacement"]),
@@ -184,7 +186,7 @@ def test_image_files_become_tensors(tmp_path, mode):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise is due
     original.convert(mode).save(tmp_path / "a.png", exif=exif)
-    found = open_image(tmp_path / "a.png")
+    found = open_file(str(tmp_path / "a.png"))[0]
     assert found.shape == (1 if mode in ("1", "L") else 3, 3, 2)
     if mode in ("P", "RGB"):
         assert found[:, 2, 1].tolist() == [255, 0, 0]

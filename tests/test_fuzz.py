@@ -121,7 +121,7 @@ def check_image(data, channels):
 
 
 def check_picture(data, channels):
-    outcome(is_grey, data, culprit="^it is not an image of a known kind$")
+    outcome(is_grey, data, culprit="^it is not an image of a known kind")
     picture = outcome(lambda: open_picture(data, channels, background=7))
     if picture is None:
         return None

@@ -13,13 +13,13 @@ from raysde.cli import main
 from raysde.drawing import DrawingModel
 from raysde.figures import Figure, read_subject
 from raysde.generation import checked, completed, method_of, overrides, sentence
-from raysde.images import open_image
 from raysde.model import ModelSpec
 from raysde.registry.flavour import signature
 from raysde.registry.promotion import promote
 from raysde.sampler import Method
 from raysde.serving import Served, defaults, png
 from raysde.tracking import client_for
+from tests.conftest import open_image
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import CAPTIONS, spec_with

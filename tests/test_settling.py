@@ -20,14 +20,13 @@ from raysde.evaluation.influence import Influence
 from raysde.evaluation.intervals import Z
 from raysde.figures import Figure
 from raysde.generation import sentence
-from raysde.images import open_image
 from raysde.inference import Model
 from raysde.registry import load
 from raysde.sde import EDM, VE, VP, Flow
 from raysde.settling.halving import Outcome, ahead, ranked, rounds, settle, survivors, winner
 from raysde.settling.space import Candidate, candidates, evaluations, parse_space, usual
 from raysde.settling.study import Study
-from tests.conftest import write_digit_shards
+from tests.conftest import open_image, write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import model_with, spec_with

@@ -20,6 +20,7 @@ from raysde.data.collection import collect
 from raysde.data.convert import Converted, Rules, convert
 from raysde.data.filesystems import child, exists, filesystem, location, read_bytes, write_json
 from raysde.data.manifest import FORMAT, Manifest
+from raysde.data.pictures import READING
 from raysde.data.sources import Source
 
 STATE = ".ingest"
@@ -55,7 +56,8 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
 
 def identity(source: Source, rules: Rules) -> str:
     """A hash of everything that decides what the shards hold."""
-    said = json.dumps({"format": FORMAT, "source": source.identity, "rules": asdict(rules)}, sort_keys=True)
+    rules_said = {"reading": READING, "rules": asdict(rules)}
+    said = json.dumps({"format": FORMAT, "source": source.identity, **rules_said}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -72,7 +74,8 @@ def begin(out: str, wanted: str) -> None:
         found = json.loads(read_bytes(plan)).get("identity")
         if found != wanted:
             raise ValueError(
-                f"{out} holds an unfinished ingest of another source or with other options; remove it or repeat those"
+                f"{out} holds an unfinished ingest of another source or with other options, or of another version of "
+                "raysde; remove it or repeat those"
             )
         return
     system, inside = filesystem(child(out, STATE))

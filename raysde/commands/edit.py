@@ -17,8 +17,18 @@ from raysde.commands.drawing import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from raysde.data.remarks import Change
     from raysde.drawing import Drawn
 
+SAID: "dict[Change, str]" = {
+    "profile": "its colour profile was converted to sRGB",
+    "unusable": "its colour profile is damaged or does not fit the pixels, and was passed over",
+    "transparent": "it is transparent in places and was laid on white",
+    "frames": "it has several frames or pages, of which the first was taken",
+    "ink": "it is CMYK without a colour profile, and was converted by the plain formula (1 - ink)(1 - black)",
+    "black": "it has 16 bits a pixel and no value above 255, and became black; scale it to 0 to 65535",
+}
+"""What is said of an image that was changed on the way in."""
 EXAMPLES = """\
 Exactly one of --mask, --colorise, --upscale and --strength says what is done:
 
@@ -46,11 +56,17 @@ def edit_options(command: argparse.ArgumentParser) -> None:
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     model_options(command)
-    command.add_argument(
-        "--image", nargs="+", required=True, metavar="FILE", help="images of the model's size (smaller for --upscale)"
+    image = (
+        "images of the model's size (smaller for --upscale), of any kind that raysde ingest reads; transparent ones "
+        "are laid on white"
     )
+    mask = (
+        "inpaint: an image of the same size, without transparency: white where images are kept, black where they are "
+        "filled in"
+    )
+    command.add_argument("--image", nargs="+", required=True, metavar="FILE", help=image)
     what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--mask", metavar="FILE", help="inpaint: an image of the same size, white where they are kept")
+    what.add_argument("--mask", metavar="FILE", help=mask)
     what.add_argument("--colorise", action="store_true", help="take the mean over channels and draw the colours")
     what.add_argument("--upscale", type=int, metavar="K", help="enlarge images K times to the model's size")
     what.add_argument(
@@ -114,14 +130,44 @@ def checked_restoring(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def opened(paths: list[str]) -> "list[tuple[str, Tensor]]":
-    """Image files with their names.
+    """Read image files as an ingest does, and print what had to be changed; return each name with uint8 [C, H, W].
 
     Raises:
-        ValueError: as :func:`raysde.images.open_image`.
+        ValueError: naming the file, if it cannot be read as an image.
     """
-    from raysde.images import open_image
+    files = []
+    for path in paths:
+        image, changes = open_file(path)
+        files.append((path, image))
+        for change in sorted(changes):
+            print(f"{path}: {SAID[change]}")
+    return files
 
-    return [(path, open_image(path)) for path in paths]
+
+def open_file(path: str) -> "tuple[Tensor, frozenset[Change]]":
+    """Read an image file as uint8 [C, H, W], one channel if it is of a grey kind, and what was changed on the way.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read as an image.
+    """
+    import numpy as np
+    import torch
+
+    from raysde.data.pictures import is_grey, read_picture
+
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"there is no image {path}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        read = read_picture(data, 1 if data and is_grey(data) else 3)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    array = np.array(read.picture)
+    image = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
+    return image, read.changes & set(SAID)
 
 
 def edited(
@@ -179,14 +225,17 @@ def means(image: "Tensor") -> "Tensor":
 
 
 def open_mask(path: str, size: tuple[int, int]) -> "Tensor":
-    """bool [H, W], True where the file is nearer to white than to black.
+    """Read a mask: bool [H, W], True where the file is nearer to white than to black.
 
     Raises:
-        ValueError: if it is no image, or of another size, naming both.
+        ValueError: if it is no image, transparent in places, or of another size, naming both.
     """
-    from raysde.images import open_image
-
-    image = open_image(path)
+    image, changes = open_file(path)
+    if "transparent" in changes:
+        raise ValueError(
+            f"the mask {path} is transparent in places, which says neither kept nor filled in; "
+            "paint white where the image is kept and black where it is filled in, and save it without transparency"
+        )
     if image.shape[1:] != size:
         height, width = image.shape[1:]
         raise ValueError(f"the mask {path} is {width} x {height}, the images are {size[1]} x {size[0]}")

@@ -48,7 +48,9 @@ def image_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fit", choices=FITS, default="crop", help=listed(FITS))
     buckets = "keep proportions: about SIZE x SIZE pixels in the nearest of 11 aspect ratios, sides multiples of this"
     group.add_argument("--buckets", type=int, default=0, metavar="MULTIPLE", help=buckets)
-    group.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: as the first images")
+    group.add_argument(
+        "--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: 1 if all those looked at are grey"
+    )
     group.add_argument("--encode", choices=ENCODINGS, default="auto", help=listed(ENCODINGS))
     group.add_argument("--quality", type=int, default=95, help="of JPEG (default %(default)s)")
     background = "grey level under transparent images and beside padded ones (default %(default)s)"
@@ -154,6 +156,7 @@ def summary(manifest: "object", out: str) -> None:
     from raysde.classes import listed as listed_names
     from raysde.data.filesystems import child, read_bytes
     from raysde.data.manifest import Manifest
+    from raysde.data.remarks import Remarks
 
     assert isinstance(manifest, Manifest)
     shape = "x".join(map(str, manifest.image)) if manifest.size else "many sizes"
@@ -177,6 +180,8 @@ def summary(manifest: "object", out: str) -> None:
         kinds = [f"{what} ({count})" for what, count in report["unread"].items()]
         more = f" and {len(kinds) - 8} more, see report.json" if len(kinds) > 8 else ""
         print(f"beside the images, not read: {', '.join(kinds[:8])}{more}")
+    for sentence in Remarks.from_json(report["remarks"]).sentences(manifest.rows):
+        print(sentence)
     for key, what in (("duplicates", "have the same content as another"), ("repeated_keys", "have another's key")):
         if count := report[key]["rows"]:
             print(f"{count} {what}: {' = '.join(report[key]['groups'][0][:3])}; see report.json")

@@ -12,6 +12,7 @@ from raysde.classes import label_order
 from raysde.data.convert import Converted, Rules
 from raysde.data.filesystems import child, filesystem, write_json
 from raysde.data.manifest import Manifest, Shard, write_manifest
+from raysde.data.remarks import Remarks
 from raysde.data.samples import Bad
 from raysde.data.statistics import Statistics
 
@@ -31,13 +32,14 @@ def collect(
     """
     shards: list[Shard] = []
     bad: list[Bad] = []
-    statistics = Statistics()
+    statistics, remarks = Statistics(), Remarks()
     unread: Counter[str] = Counter()
     for part in parts:
         shards += part.shards
         bad += part.bad
         statistics.add(part.statistics)
         unread.update(part.unread)
+        remarks.add(part.remarks)
     if not shards:
         first = f"; the first: {bad[0].reason}" if bad else ""
         raise ValueError(f"no image in {source} can be read{first}")
@@ -55,18 +57,21 @@ def collect(
         licence=licence,
         skipped=len(bad),
     )
-    write_json(child(out, "report.json"), report(manifest, bad, unread))
+    write_json(child(out, "report.json"), report(manifest, bad, unread, remarks))
     write_manifest(manifest)
     return manifest
 
 
-def report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int]) -> dict[str, Any]:
-    """Return what a person may want to look at: samples left out, files and keys that nothing reads, and rows with the
-    same content or the same key."""
+def report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
+    """Return what a person may want to look at.
+
+    Samples left out or changed, files and keys that nothing reads, and rows with the same content or the same key.
+    """
     same, repeated = repetitions(manifest, "hash"), repetitions(manifest, "key")
     return {
         "skipped": [{"key": one.key, "reason": one.reason} for one in bad],
         "unread": dict(sorted(unread.items(), key=lambda kind: (-kind[1], kind[0]))),
+        "remarks": remarks.to_json(),
         "duplicates": {"rows": sum(len(keys) - 1 for keys in same), "groups": same[:MOST_NAMED]},
         "repeated_keys": {"rows": sum(len(keys) - 1 for keys in repeated), "groups": repeated[:MOST_NAMED]},
     }

@@ -12,7 +12,8 @@ from PIL import Image
 from raysde.data.decode import JPEG, decode_image, encode_image
 from raysde.data.geometry import Fit, bucket_shapes, centred_box, fitted, nearest_bucket, resized
 from raysde.data.manifest import SCHEMA, Shard, Split
-from raysde.data.pictures import is_plain, open_picture
+from raysde.data.pictures import is_plain, read_picture
+from raysde.data.remarks import Remarks
 from raysde.data.samples import Bad, Part, Sample
 from raysde.data.shards import write_shard
 from raysde.data.statistics import Statistics
@@ -68,6 +69,7 @@ class Converted:
     bad: list[Bad]
     statistics: Statistics
     unread: Counter[str] = field(default_factory=Counter)
+    remarks: Remarks = field(default_factory=Remarks)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -76,14 +78,15 @@ class Converted:
             "bad": [asdict(bad) for bad in self.bad],
             "statistics": self.statistics.to_json(),
             "unread": dict(sorted(self.unread.items())),
+            "remarks": self.remarks.to_json(),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Converted":
         """What :meth:`to_json` wrote."""
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
-        bad = [Bad(**one) for one in values["bad"]]
-        return cls(shards, bad, Statistics.from_json(values["statistics"]), Counter(values.get("unread", {})))
+        bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
+        return cls(shards, bad, statistics, Counter(values["unread"]), Remarks.from_json(values["remarks"]))
 
 
 def convert(part: Part, number: int, rules: Rules, out: str) -> Converted:
@@ -130,13 +133,15 @@ def rows_of(
             result.bad.append(sample)
             continue
         try:
-            picture = open_picture(sample.data, rules.channels, background=rules.background)
+            read = read_picture(sample.data, rules.channels, background=rules.background)
+            picture = read.picture
             stored = shaped(picture, rules)
             data = encoded(sample.data, picture, stored, rules)
         except ValueError as error:
             result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
             continue
         result.unread.update(sample.unread)
+        result.remarks.count(sample.key, read.changes)
         result.statistics.count(stored, picture.size, sample.captions, sample.label)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
         row = row_of(sample, stored, data)

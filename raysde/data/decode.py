@@ -17,7 +17,10 @@ MAX_PIXELS = 100_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 MAX_JPEG = 65_500
 """The longest side that libjpeg writes and reads."""
-DAMAGE = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Image.DecompressionBombError)
+DAMAGE = (
+    OSError, EOFError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, ArithmeticError, struct.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
 """What Pillow's parsers raised over the files that tests/test_fuzz.py and longer runs of it damaged."""
 
 

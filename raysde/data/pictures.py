@@ -2,14 +2,18 @@
 
 import io
 import warnings
+from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
+from raysde.data.colour import Profile, find_profile, from_lab, is_srgb, to_srgb
 from raysde.data.decode import DAMAGE, check_pixels, one_line
+from raysde.data.kinds import KINDS
+from raysde.data.levels import eight_bits, is_black
+from raysde.data.remarks import Change
 
-KINDS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
-"""What is read: pixels only; of Pillow's other kinds some start programs, such as EPS."""
+READING = 2
+"""Version of the rules on this page; an ingest that was interrupted under other rules is not continued."""
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,68 +26,149 @@ TURNS = {
 }
 """What sets an image upright, by its EXIF orientation; Pillow's exif_transpose fails on EXIF data it cannot rewrite."""
 GREY = ("1", "L", "LA", "La", "I", "F")
+GREY_PNG = (0, 4)
+"""PNG's colour types of grey; Pillow decodes grey with 16 bits and alpha as RGBA."""
+TINT = 8
+"""Channels of a grey image differ by no more levels: JPEG and scanners leave a trace of colour."""
+ALPHA = ("LA", "RGBA")
+UNKNOWN = f"it is not an image of a known kind ({', '.join(KINDS)})"
+
+
+@dataclass(frozen=True)
+class Read:
+    """A picture of mode L or RGB, and what was changed or guessed on the way from the file to it."""
+
+    picture: Image.Image
+    changes: frozenset[Change]
 
 
 def open_picture(data: bytes, channels: int, *, background: int = 255) -> Image.Image:
-    """An image file as a picture of mode L or RGB, turned as its EXIF data asks; the first frame of an animation.
+    """Return the picture that :func:`read_picture` reads.
 
-    16-bit images keep their upper 8 bits, floats from 0 to 1 become 0 to 255, transparent images are laid on a grey of
-    ``background``, and CMYK, palettes and the like are converted.
+    Raises:
+        ValueError: as :func:`read_picture`.
+    """
+    return read_picture(data, channels, background=background).picture
+
+
+def read_picture(data: bytes, channels: int, *, background: int = 255) -> Read:
+    """Read an image file as a picture of mode L or RGB in sRGB, turned as its EXIF data asks.
+
+    Of an animation or a file of several pages this is the first. 16-bit images keep their upper 8 bits and floats
+    from 0 to 1 become 0 to 255. A colour profile is converted to sRGB, then transparent images are laid on a grey of
+    ``background``, both at the file's own size. CMYK, palettes and the like are converted.
+
+    Args:
+        data: the bytes of an image file.
+        channels: 1 or 3.
+        background: grey level under what is transparent.
 
     Raises:
         ValueError: if the bytes are not a whole image, are too many pixels, or pixels of no known range.
     """
     if not data:
         raise ValueError("the file is empty")
+    opened, picture = _decoded(data)
+    changes: set[Change] = set()
+    if getattr(opened, "is_animated", False):
+        changes.add("frames")
+    if is_black(picture):
+        changes.add("black")
+    picture, alpha = _split(eight_bits(picture, opened, data))
+    picture = _in_srgb(picture, find_profile(opened, data), changes)
+    picture = _flat(picture, alpha, background, changes)
+    picture = _with_channels(picture, channels, changes)
+    turn = TURNS.get(_orientation(opened))
+    if turn is not None:
+        picture = picture.transpose(turn)
+    picture.info.clear()  # Pillow writes comments and profiles of the file that was opened into others
+    return Read(picture, frozenset(changes))
+
+
+def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
+    """The opened file and the pixels of its first frame, as Pillow decodes them.
+
+    Raises:
+        ValueError: in one line, whatever a parser raises.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = _loaded(data)
+            opened = Image.open(io.BytesIO(data), formats=KINDS)
+            check_pixels(*opened.size)
+            opened.load()
+            _orientation(opened)
+            picture = opened.copy()
+            getattr(opened, "is_animated", False)  # looks for a second frame
+            return opened, picture
     except UnidentifiedImageError:
-        raise ValueError("it is not an image of a known kind") from None
+        raise ValueError(UNKNOWN) from None
     except DAMAGE as error:
         raise ValueError(f"it cannot be decoded: {one_line(error)}") from error
-    return _converted(picture, "L" if channels == 1 else "RGB", background)
 
 
-def _loaded(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=KINDS) as opened:
-        check_pixels(*opened.size)
-        opened.load()
-        turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
-        return opened.copy() if turn is None else opened.transpose(turn)
+def _orientation(opened: Image.Image) -> int:
+    """The value of the EXIF tag; some programs write values of another type, which say nothing."""
+    value = opened.getexif().get(ORIENTATION, 1)
+    return value if isinstance(value, int) else 1
 
 
-def _converted(picture: Image.Image, mode: str, background: int) -> Image.Image:
-    if picture.mode.startswith("I"):
-        picture = _upper_bits(picture)
-    elif picture.mode == "F":
-        picture = Image.fromarray(np.rint(_within(picture, 1) * 255.0).astype(np.uint8))
+def _split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """A picture of mode L, RGB, CMYK or LAB without transparency, and its transparency; None if it has none."""
     if picture.has_transparency_data:
-        over = picture.convert("RGBA")
-        under = Image.new("RGBA", over.size, (background, background, background, 255))
-        picture = Image.alpha_composite(under, over)
-    return picture.convert(mode)
+        straight = {"La": "LA", "1": "LA", "L": "LA"}.get(picture.mode, "RGBA")
+        picture = picture if picture.mode in ALPHA else picture.convert(straight)
+        return picture.convert("L" if picture.mode == "LA" else "RGB"), picture.getchannel("A")
+    if picture.mode == "1":
+        return picture.convert("L"), None
+    return picture if picture.mode in ("L", "CMYK", "LAB") else picture.convert("RGB"), None
 
 
-def _upper_bits(picture: Image.Image) -> Image.Image:
-    values, clear = _within(picture, 65535), picture.info.get("transparency")
-    result = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
-    if clear is not None:
-        result.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return result
+def _in_srgb(picture: Image.Image, profile: Profile | None, changes: set[Change]) -> Image.Image:
+    """A picture of mode L or RGB in sRGB; a profile that cannot be used is passed over with a remark."""
+    if picture.mode == "LAB":
+        return from_lab(picture)
+    if profile is not None:
+        try:
+            result = to_srgb(picture, profile)
+        except ValueError:
+            changes.add("unusable")
+        else:
+            if result is not picture:
+                changes.add("profile")
+            picture = result
+    if picture.mode == "CMYK":
+        changes.add("ink")
+    return picture if picture.mode == "L" else picture.convert("RGB")
 
 
-def _within(picture: Image.Image, largest: int) -> np.ndarray:
-    values = np.asarray(picture)
-    least, most = values.min(), values.max()
-    if not (least >= 0 and most <= largest):
-        raise ValueError(f"its pixels are from {least} to {most}, expected 0 to {largest}")
-    return values
+def _flat(picture: Image.Image, alpha: Image.Image | None, background: int, changes: set[Change]) -> Image.Image:
+    """A picture laid on a grey, in sRGB as browsers lay it."""
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return picture
+    changes.add("transparent")
+    return Image.composite(picture, Image.new(picture.mode, picture.size, (background,) * len(picture.mode)), alpha)
+
+
+def _with_channels(picture: Image.Image, channels: int, changes: set[Change]) -> Image.Image:
+    coloured = picture.mode == "RGB" and _tint(picture) > TINT
+    if channels == 1 and coloured:
+        changes.add("grey")
+    if channels == 3 and not coloured:
+        changes.add("colourless")
+    return picture.convert("L" if channels == 1 else "RGB")
+
+
+def _tint(picture: Image.Image) -> int:
+    """The most that a pixel's channels differ by."""
+    red, green, blue = picture.split()
+    most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    least = ImageChops.darker(ImageChops.darker(red, green), blue)
+    return max(level for level, count in enumerate(ImageChops.difference(most, least).histogram()) if count)
 
 
 def is_grey(data: bytes) -> bool:
-    """Whether an image file holds no colour by its kind.
+    """Return True if an image file holds no colour by its kind.
 
     Raises:
         ValueError: if it is not an image.
@@ -92,17 +177,20 @@ def is_grey(data: bytes) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=KINDS) as opened:
+                if opened.format == "PNG":
+                    return data[25] in GREY_PNG
                 return opened.mode in GREY or opened.mode.startswith("I;16")
     except DAMAGE as error:
-        raise ValueError("it is not an image of a known kind") from error
+        raise ValueError(UNKNOWN) from error
 
 
 def is_plain(data: bytes, picture: Image.Image) -> bool:
-    """Whether the file's own pixels, as any decoder gives them, are those of ``picture``: nothing was converted."""
+    """Return True if any decoder gives the pixels of ``picture`` for the file, and no other program changes them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=KINDS) as opened:
-            upright = opened.getexif().get(ORIENTATION, 1) not in TURNS
+            upright = _orientation(opened) not in TURNS
             same = opened.mode == picture.mode and opened.size == picture.size and not opened.has_transparency_data
             kind = opened.format == "JPEG" or (opened.format == "PNG" and data[24] == 8)  # bits of a channel
-            return same and upright and kind and getattr(opened, "n_frames", 1) == 1
+            srgb = is_srgb(find_profile(opened, data), opened.mode)
+            return same and upright and kind and srgb and getattr(opened, "n_frames", 1) == 1

@@ -11,6 +11,8 @@ from raysde.data.samples import Bad, Sample
 from raysde.data.sources import Source
 
 LOOKED_AT = 16
+FURTHER = 256
+"""Images whose kind is looked at for colour, in at most 16 parts that are spread over the source."""
 GROUP_BYTES = 4 << 20
 
 
@@ -56,7 +58,7 @@ def rules_for(
 
     Args:
         size: the first image's short side.
-        channels: 1 if the first images are grey.
+        channels: 1 if the files of all images that are looked at are grey, the first ones of up to 16 parts.
         row_group: a power of two from 16 to 1024 that makes about 4 MB.
 
     Raises:
@@ -65,7 +67,7 @@ def rules_for(
     samples = first_readable(source)
     pictures = [open_picture(sample.data, 3) for sample in samples]
     rules = Rules(
-        channels=channels or (1 if all(is_grey(sample.data) for sample in samples) else 3),
+        channels=channels or (1 if all(is_grey(sample.data) for sample in samples) and all_grey(source) else 3),
         size=None if fit == "keep" else size or min(pictures[0].size),
         fit=fit,
         bucket_multiple=bucket_multiple,
@@ -76,6 +78,20 @@ def rules_for(
         shard_rows=shard_rows,
     )
     return replace(rules, row_group=row_group or fitting_group(samples, rules))
+
+
+def all_grey(source: Source) -> bool:
+    """Return True if the first files of parts spread over the source hold no colour by their kind."""
+    count = min(LOOKED_AT, len(source.parts))
+    parts = [source.parts[number * len(source.parts) // count] for number in range(count)]
+    for part in parts:
+        for sample in itertools.islice(part.read(), FURTHER // count):
+            if isinstance(sample, Bad):
+                continue
+            with contextlib.suppress(ValueError):  # the conversion names what is no image
+                if not is_grey(sample.data):
+                    return False
+    return True
 
 
 def fitting_group(samples: list[Sample], rules: Rules) -> int:

@@ -4,11 +4,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
+from raysde.data.kinds import IMAGE_SUFFIXES
 from raysde.data.samples import Part
 from raysde.data.sources.arrays import open_arrays
 from raysde.data.sources.descriptions import Named, Vocabulary, read_names
 from raysde.data.sources.folder import open_folder
-from raysde.data.sources.listing import IMAGE_SUFFIXES, Contents, Listing, folder_root, list_files
+from raysde.data.sources.listing import Contents, Listing, folder_root, list_files
 from raysde.data.sources.ndarray import ARRAY_SUFFIXES
 from raysde.data.sources.parquet import open_parquet
 from raysde.data.sources.records import is_record, pieces

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raysde.data.kinds import IMAGE_SUFFIXES, unread_note
 from raysde.data.rows import JSON_LINES, TABLES
 from raysde.data.samples import Bad, Sample
 from raysde.data.sources.book import Book, Said
 from raysde.data.sources.catalogues import read_catalogue
 from raysde.data.sources.descriptions import ANY, Vocabulary
-from raysde.data.sources.listing import IMAGE_SUFFIXES, Contents, Listing, Reader, shown
+from raysde.data.sources.listing import Contents, Listing, Reader, shown
 from raysde.data.sources.metadata import metadata_files, read_metadata
 from raysde.data.sources.records import is_record, pieces
 from raysde.data.sources.sidecars import CAPTIONS, JSON, Told, paired, read_sidecars
@@ -82,9 +83,10 @@ def open_folder(
         raise ValueError(f"source {listing.given} is made of single images, expected the folder that holds them")
     images = listing.names(*IMAGE_SUFFIXES)
     beside = paired(listing, images)
+    pairs = {file for files in beside.values() for file in files}
     book = Book(frozenset(images), words)
-    described, identity = _describe(listing, book, {file for files in beside.values() for file in files})
-    if words != ANY and not book.columns and not any(f.lower().endswith(JSON) for fs in beside.values() for f in fs):
+    described, identity = _describe(listing, book, pairs)
+    if words != ANY and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
         raise ValueError(
             f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
         )
@@ -92,6 +94,8 @@ def open_folder(
     items = [_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
     items += [Item(name, problem=reason) for name, reason in book.missing.items()]
     notes += book.notes + _remarks(listing, items, described, beside)
+    read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
+    notes += unread_note((file.name for file in listing.files), read)
     if order == "random":
         items.sort(key=lambda item: (hashlib.blake2b(item.name.encode(), digest_size=16).digest(), item.name))
     parts = [

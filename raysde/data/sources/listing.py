@@ -12,8 +12,6 @@ import pyarrow.fs as pafs
 from raysde.data.filesystems import child, filesystem
 from raysde.data.samples import Part
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 
 @dataclass(frozen=True)
 class File:

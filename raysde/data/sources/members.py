@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from raysde.data.sources.listing import IMAGE_SUFFIXES
+from raysde.data.kinds import IMAGE_SUFFIXES
 
 IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 CAPTIONS = ("txt", "text", "caption")

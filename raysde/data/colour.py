@@ -1,0 +1,215 @@
+"""Colour profiles of image files: pixels to sRGB, by Little CMS.
+
+Colours inside sRGB keep their look and others are clipped (relative colorimetric, with black point compensation).
+"""
+
+import io
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+PNG = b"\x89PNG\r\n\x1a\n"
+BASE = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
+"""Colour spaces of profiles that fit the pixels of a mode; grey files often carry an RGB profile."""
+NEAR = 2
+"""Levels by which an sRGB profile may differ from sRGB: its curves and the transform are rounded."""
+SRGB_GAMMA = (0.4445, 0.4645)
+"""Exponents in PNG's gAMA chunk that mean sRGB, for which writers put 1/2.2."""
+D65 = (0.3127, 0.3290)
+SRGB_PRIMARIES = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+PRIMARIES = {
+    1: (*D65, *SRGB_PRIMARIES),
+    9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
+"""White, red, green and blue of CICP colour primaries (ITU-T H.273): BT.709, BT.2020 and Display P3."""
+GAMMAS = {1: 0.0, 4: 2.2, 5: 2.8, 6: 0.0, 8: 1.0, 13: 0.0, 14: 0.0, 15: 0.0}
+"""Exponent of CICP transfer characteristics; 0 is sRGB's curve, also for video's, as browsers show such images."""
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A colour profile found in a file; ``data`` is None if it is damaged or of a kind that is not known."""
+
+    data: bytes | None
+
+
+def find_profile(opened: Image.Image, data: bytes) -> Profile | None:
+    """Return the profile of an opened image file, or None if it says nothing or says sRGB."""
+    if data.startswith(PNG):
+        return _of_png(opened, data)
+    if "icc_profile" in opened.info:
+        return Profile(opened.info["icc_profile"] or None)
+    if opened.format == "AVIF" and (place := data.find(b"colrnclx", 0, 1 << 16)) >= 0:
+        return _of_cicp(*struct.unpack(">HH", data[place + 8 : place + 12]))
+    if opened.format == "JPEG2000" and (place := data.find(b"colr", 0, 1 << 12)) >= 0 and data[place + 4] in (2, 3):
+        return _sized(data[place + 7 :])
+    if data.startswith(b"BM") and data[70:74] == b"DEBM":  # a profile in a bitmap's fifth header
+        start, size = struct.unpack("<II", data[126:134])
+        return Profile(data[14 + start : 14 + start + size] or None)
+    return None
+
+
+def _sized(data: bytes) -> Profile:
+    return Profile(data[: int.from_bytes(data[:4], "big")] or None)
+
+
+def _of_png(opened: Image.Image, data: bytes) -> Profile | None:
+    """The first of cICP, iCCP, sRGB, and gAMA with cHRM, as the PNG specification orders them."""
+    for kind, content in _chunks(data):
+        if kind == b"cICP":
+            return _of_cicp(content[0], content[1]) if len(content) == 4 and content[3] == 1 else Profile(None)
+    if "icc_profile" in opened.info:
+        return Profile(opened.info["icc_profile"] or None)
+    if "srgb" in opened.info or not {"gamma", "chromaticity"} & set(opened.info):
+        return None
+    exponent = opened.info.get("gamma", 0.4545)
+    if not 0.1 <= exponent <= 10:
+        return Profile(None)
+    gamma = 0.0 if SRGB_GAMMA[0] <= exponent <= SRGB_GAMMA[1] else 1 / exponent
+    places = opened.info.get("chromaticity", PRIMARIES[1])
+    near = all(abs(found - wanted) < 0.002 for found, wanted in zip(places, PRIMARIES[1], strict=True))
+    return None if near and not gamma else Profile(matrix_profile(tuple(places), gamma))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG before its pixels."""
+    place = len(PNG)
+    while place + 8 <= len(data):
+        size, kind = struct.unpack(">I4s", data[place : place + 8])
+        if kind == b"IDAT":
+            return
+        yield kind, data[place + 8 : place + 8 + size]
+        place += size + 12
+
+
+def _of_cicp(primaries: int, transfer: int) -> Profile | None:
+    """Code 2 is "unspecified", which is taken for sRGB."""
+    primaries, transfer = (1 if primaries == 2 else primaries), (13 if transfer == 2 else transfer)
+    if primaries not in PRIMARIES or transfer not in GAMMAS:
+        return Profile(None)
+    if primaries == 1 and not GAMMAS[transfer]:
+        return None
+    return Profile(matrix_profile(PRIMARIES[primaries], GAMMAS[transfer]))
+
+
+@lru_cache(maxsize=64)
+def matrix_profile(places: tuple[float, ...], gamma: float) -> bytes | None:
+    """Return an ICC profile of primaries and an exponent (0 for sRGB's curve), or None if the primaries span no plane.
+
+    Args:
+        places: x and y of white, red, green and blue.
+    """
+    corners = np.array([_xyz(*places[start : start + 2]) for start in (0, 2, 4, 6)])
+    if not np.isfinite(corners).all() or abs(np.linalg.det(corners[1:])) < 1e-6:
+        return None
+    matrix = corners[1:].T * np.linalg.solve(corners[1:].T, corners[0])
+    cone = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])  # Bradford
+    d50 = np.array([0.9642, 1.0, 0.8249])
+    columns = np.linalg.solve(cone, np.diag(cone @ d50 / (cone @ corners[0])) @ cone @ matrix).T
+    if not np.abs(columns).max() < 32000:
+        return None
+    if gamma:
+        curve = b"para\0\0\0\0\0\0\0\0" + _fixed(gamma)
+    else:
+        curve = b"para\0\0\0\0\0\3\0\0" + _fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    content = [(b"wtpt", b"XYZ \0\0\0\0" + _fixed(*d50))]
+    names = (b"rXYZ", b"gXYZ", b"bXYZ")
+    content += [(name, b"XYZ \0\0\0\0" + _fixed(*column)) for name, column in zip(names, columns, strict=True)]
+    content += [(name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")]
+    start = 128 + 4 + 12 * len(content)
+    table, body = struct.pack(">I", len(content)), b""
+    for name, value in content:
+        table += struct.pack(">4sII", name, start + len(body), len(value))
+        body += value
+    size = start + len(body)
+    head = struct.pack(">I4sI", size, b"", 0x04200000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    return head + _fixed(*d50) + bytes(48) + table + body
+
+
+def _xyz(x: float, y: float) -> tuple[float, float, float]:
+    return (x / y, 1.0, (1 - x - y) / y) if y else (math.nan, math.nan, math.nan)
+
+
+def _fixed(*values: float) -> bytes:
+    return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+
+@lru_cache(maxsize=64)
+def transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the transform from pixels of a mode to sRGB, or None if the profile is sRGB itself.
+
+    Raises:
+        ValueError: if the profile is damaged or its colour space does not fit the mode.
+    """
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = opened.profile.xcolor_space.strip()
+        if space not in BASE.get(mode, ()):
+            raise ValueError(f"its colour profile is of {space}, its pixels are {mode}")
+        given = "RGB" if space == "RGB" else mode
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        if given == "L":  # the shortened pipeline interpolates a steep curve between a few points
+            flags |= ImageCms.Flags.NOOPTIMIZE
+        found = ImageCms.buildTransform(opened, SRGB, given, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
+    except (ImageCms.PyCMSError, OSError, TypeError) as error:
+        raise ValueError(f"its colour profile is damaged: {error}") from error
+    return None if given in ("L", "RGB") and _is_identity(found, given) else found
+
+
+def _is_identity(found: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Tell if a transform moves no colour of a lattice and no grey by more than ``NEAR`` levels."""
+    ramp = np.arange(256, dtype=np.uint8)
+    steps = np.linspace(0, 255, 12).astype(np.uint8)
+    lattice = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    colours = np.concatenate([lattice, np.repeat(ramp[:, None], 3, axis=1)])[None]
+    given = Image.fromarray(colours) if mode == "RGB" else Image.fromarray(np.ascontiguousarray(colours[..., 0]))
+    wanted = colours if mode == "RGB" else np.repeat(colours[..., :1], 3, axis=2)
+    moved = np.asarray(ImageCms.applyTransform(given, found), dtype=int) - wanted
+    return bool(np.abs(moved).max() <= NEAR)
+
+
+def to_srgb(picture: Image.Image, profile: Profile) -> Image.Image:
+    """Return a picture of mode L, RGB or CMYK as sRGB of mode L or RGB; the picture itself if it is sRGB already.
+
+    Raises:
+        ValueError: if the profile is damaged, unknown, or of other colours than the picture's.
+    """
+    if profile.data is None:
+        raise ValueError("its colour profile is damaged or of an unknown kind")
+    found = transform(profile.data, picture.mode)
+    if found is None:
+        return picture
+    given = picture.convert("RGB") if found.input_mode == "RGB" and picture.mode == "L" else picture
+    result = ImageCms.applyTransform(given, found)
+    assert result is not None, "only a transform in place gives no picture"
+    return result.getchannel("G") if picture.mode == "L" else result
+
+
+def from_lab(picture: Image.Image) -> Image.Image:
+    """Return a picture of mode LAB (CIE L*a*b* under D50) as sRGB; an embedded profile has no part in it."""
+    result = ImageCms.applyTransform(picture, _lab())
+    assert result is not None, "only a transform in place gives no picture"
+    return result
+
+
+@lru_cache(maxsize=1)
+def _lab() -> ImageCms.ImageCmsTransform:
+    space, flags = ImageCms.createProfile("LAB"), ImageCms.Flags.NOOPTIMIZE
+    return ImageCms.buildTransform(space, SRGB, "LAB", "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
+
+
+def is_srgb(profile: Profile | None, mode: str) -> bool:
+    """Return True if a file of a mode needs no conversion to sRGB and no reader would make another one."""
+    if profile is None:
+        return True
+    try:
+        return profile.data is not None and transform(profile.data, mode) is None
+    except ValueError:
+        return False

@@ -1,0 +1,64 @@
+"""Pixels of any depth to 8 bits, with the transparency that goes with them."""
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+PHOTOMETRIC, BITS = 262, 258
+"""TIFF's tags: photometric interpretation 0 says that 0 is white."""
+PNG_GREY, PNG_RGB = 0, 2
+
+
+def eight_bits(picture: Image.Image, opened: Image.Image, data: bytes) -> Image.Image:
+    """Return a decoded picture with 8 bits a channel; 16 bits keep their upper 8, floats from 0 to 1 become 0 to 255.
+
+    Args:
+        picture: pixels as Pillow decodes them.
+        opened: the image file that it was read from.
+        data: the bytes of that file.
+
+    Raises:
+        ValueError: if pixels are out of the range of their kind.
+    """
+    if opened.format == "PNG" and "transparency" in opened.info:
+        return _transparent_png(picture, data)
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    tags = getattr(opened, "tag_v2", {})
+    largest = 1 if picture.mode == "F" else 4095 if tags.get(BITS) == (12,) else 65535
+    values = np.asarray(picture)
+    least, most = values.min(), values.max()
+    if not (least >= 0 and most <= largest):
+        raise ValueError(f"its pixels are from {least} to {most}, expected 0 to {largest}; scale them to that")
+    if tags.get(PHOTOMETRIC) == 0:
+        values = largest - values
+    if picture.mode == "F":
+        return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
+    return Image.fromarray((values.astype(np.uint16) >> (4 if largest == 4095 else 8)).astype(np.uint8))
+
+
+def _transparent_png(picture: Image.Image, data: bytes) -> Image.Image:
+    """A PNG whose transparent colour is compared at the file's own depth, where Pillow compares 8 bits."""
+    depth, colour = data[24], data[25]
+    clear = picture.info["transparency"]
+    if depth == 16 and colour == PNG_RGB:
+        deep = imagecodecs.png_decode(data)
+        if deep.shape != (picture.height, picture.width, 4):
+            raise ValueError(f"its pixels are of shape {deep.shape}, expected {picture.height} x {picture.width} x 4")
+        return Image.fromarray((deep >> 8).astype(np.uint8))
+    if depth == 16 and colour == PNG_GREY:
+        values = np.asarray(picture)
+        result = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+        result.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+        return result
+    if depth in (2, 4) and colour == PNG_GREY:
+        most = (1 << depth) - 1
+        picture.info["transparency"] = (clear & most) * 255 // most
+    return picture
+
+
+def is_black(picture: Image.Image) -> bool:
+    """Return True if the pixels of a deep picture differ, and none of them is as bright as a level of 8 bits."""
+    if not picture.mode.startswith("I"):
+        return False
+    return 0 < np.asarray(picture).max() <= 255

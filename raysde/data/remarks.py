@@ -1,0 +1,60 @@
+"""Counts of images whose pixels an ingest had to change or to guess, with examples."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Change = Literal["profile", "unusable", "transparent", "frames", "grey", "colourless", "ink", "black"]
+SENTENCES: dict[Change, str] = {
+    "profile": "have a colour profile and were converted to sRGB",
+    "unusable": "have a colour profile that is damaged or does not fit the pixels, and were read as sRGB",
+    "transparent": "are transparent in places and were laid on the background (--background)",
+    "frames": "have several frames or pages, of which the first was taken",
+    "grey": "are in colour and were made grey; --channels 3 keeps colours",
+    "colourless": "are grey throughout and were stored as RGB",
+    "ink": "are CMYK without a colour profile, and were converted by the plain formula (1 - ink)(1 - black)",
+    "black": "have 16 bits a pixel and no value above 255, and became black; scale them to 0 to 65535",
+}
+"""What is said of the images with each change, after their number."""
+EXAMPLES = 3
+
+
+@dataclass
+class Remarks:
+    """Number of images for each change, and the keys of the first few."""
+
+    counts: dict[Change, int] = field(default_factory=dict)
+    examples: dict[Change, list[str]] = field(default_factory=dict)
+
+    def count(self, key: str, changes: Collection[Change]) -> None:
+        """Count one image."""
+        self.add(Remarks({change: 1 for change in changes}, {change: [key] for change in changes}))
+
+    def add(self, other: "Remarks") -> None:
+        """Add the images of another part, which comes after this one."""
+        for change, count in other.counts.items():
+            self.counts[change] = self.counts.get(change, 0) + count
+            self.examples[change] = (self.examples.get(change, []) + other.examples[change])[:EXAMPLES]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the remarks as JSON values, from which :meth:`from_json` makes the same."""
+        return {
+            change: {"images": self.counts[change], "examples": self.examples[change]}
+            for change in SENTENCES
+            if change in self.counts
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Remarks":
+        """Return the remarks that :meth:`to_json` wrote."""
+        counts = {change: values[change]["images"] for change in SENTENCES if change in values}
+        return cls(counts, {change: list(values[change]["examples"]) for change in counts})
+
+    def sentences(self, rows: int) -> list[str]:
+        """Return a sentence for each change that a person should know of, out of ``rows`` images."""
+        return [
+            f"{count} of {rows} images {sentence}: {', '.join(self.examples[change])}"
+            + (" ..." if count > len(self.examples[change]) else "")
+            for change, sentence in SENTENCES.items()
+            if (count := self.counts.get(change, 0))
+        ]
