@@ -333,7 +333,7 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     rules, out = Rules(channels=1, size=8), str(tmp_path / "out")
     (tmp_path / "out").mkdir()
     result = Converted.from_json(json.loads(json.dumps(convert(part, 0, rules, out).to_json())))
-    collect([result], rules, out, source="f")
+    collect([result], rules, out, source="f", licence="")
     report = json.loads(read_bytes(f"{out}/report.json"))
     assert [entry["key"] for entry in report["skipped"]] == ["gone.png"]
     assert report["unread"] == {"key 'url' of .json": 2}
