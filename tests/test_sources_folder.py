@@ -139,6 +139,13 @@ def test_text_files_of_no_image_or_of_two_are_named(tmp_path):
     assert any("not read" in note and "B.txt, prompts.txt" in note for note in notes_of(folder))
 
 
+def test_a_text_file_that_two_images_may_own_is_named(tmp_path):
+    folder = write_images(tmp_path / "f", ["Foo.png", "foo.png"])
+    (folder / "FOO.txt").write_text("whose")
+    assert found(folder) == {"Foo.png": ((), None), "foo.png": ((), None)}
+    assert any("not read" in note and "FOO.txt" in note for note in notes_of(folder))
+
+
 def write_download(folder, *, stats=True):
     """The files that img2dataset writes with output_format=files."""
     for piece in ("00000", "00001"):
