@@ -139,6 +139,13 @@ def test_text_files_of_no_image_or_of_two_are_named(tmp_path):
     assert any("not read" in note and "B.txt, prompts.txt" in note for note in notes_of(folder))
 
 
+def test_a_text_file_that_two_images_may_own_is_named(tmp_path):
+    folder = write_images(tmp_path / "f", ["Foo.png", "foo.png"])
+    (folder / "FOO.txt").write_text("whose")
+    assert found(folder) == {"Foo.png": ((), None), "foo.png": ((), None)}
+    assert any("not read" in note and "FOO.txt" in note for note in notes_of(folder))
+
+
 def write_download(folder, *, stats=True):
     """The files that img2dataset writes with output_format=files."""
     for piece in ("00000", "00001"):
@@ -333,7 +340,7 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     rules, out = Rules(channels=1, size=8), str(tmp_path / "out")
     (tmp_path / "out").mkdir()
     result = Converted.from_json(json.loads(json.dumps(convert(part, 0, rules, out).to_json())))
-    collect([result], rules, out, source="f")
+    collect([result], rules, out, source="f", licence="")
     report = json.loads(read_bytes(f"{out}/report.json"))
     assert [entry["key"] for entry in report["skipped"]] == ["gone.png"]
     assert report["unread"] == {"key 'url' of .json": 2}
