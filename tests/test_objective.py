@@ -32,7 +32,7 @@ class Told(nn.Module):
 
     def forward(self, x, t, condition):
         self.x, self.t, self.condition = x, t, condition
-        self.layer = torch.nn.functional.dropout(torch.ones(len(x)), 0.5)
+        self.layer = torch.rand(len(x)) < 0.5  # from the generator that dropout layers take
         return torch.full_like(x, self.output), None
 
 
@@ -68,7 +68,7 @@ def drawn(step: int, index: int, task: Objective) -> dict[str, torch.Tensor]:
     drop = forward.condition.labels == -1
     assert torch.equal(forward.condition.labels[~drop], kept[~drop])
     u = (forward.t.double() - SDE.train_floor) / (SDE.ceiling - SDE.train_floor)
-    return {"flip": flip, "drop": drop, "eps": eps, "layer": forward.layer == 0.0, "u": u}
+    return {"flip": flip, "drop": drop, "eps": eps, "layer": forward.layer, "u": u}
 
 
 KEYS = list(product(SEEDS, STEPS, INDICES))
