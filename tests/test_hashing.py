@@ -10,7 +10,6 @@ from torch import nn
 
 from raysde.hashing import file_hash, hash_of, model_hash, weights_hash
 
-
 WORDS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
     "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
