@@ -28,6 +28,7 @@ PLAN, DATA, GROUPS, STREAM = (
     "tests/test_stream.py",
 )
 CONVERT, PICTURES, SOURCES = "tests/test_convert.py", "tests/test_pictures.py", "tests/test_sources.py"
+COLOUR, KINDS = "tests/test_colour.py", "tests/test_kinds.py"
 PARITY, LIKELIHOOD, EMA = (
     "tests/test_parity.py",
     "tests/test_likelihood.py",
@@ -340,6 +341,16 @@ MUTANTS = [
     Mutant("a photograph on its side kept as it is", "data/pictures.py", "return same and upright and kind", "return same and kind", PICTURES + " -k 'upright'"),
     Mutant("a palette taken for its colours", "data/pictures.py", "same = opened.mode == picture.mode and opened.size", "same = opened.size", PICTURES + " -k 'plain'"),
     Mutant("an animation kept as it is", "data/pictures.py", " and getattr(opened, \"n_frames\", 1) == 1", "", PICTURES + " -k 'animation'"),
+    Mutant("twelve bits as sixteen", "data/levels.py", "4 if largest == 4095 else 8", "8", PICTURES + " -k 'twelve'"),
+    Mutant("the transparent grey at eight bits", "data/levels.py", "* 255 // most", "", PICTURES + " -k 'few_bits'"),
+    Mutant("a profile passed over", "data/pictures.py", "picture = result", "pass", COLOUR + " -k 'matrix_profiles'"),
+    Mutant("sRGB profiles applied", "data/colour.py", "NEAR = 2", "NEAR = -1", COLOUR + " -k 'no_bit'"),
+    Mutant("a file with a profile kept as it is", "data/pictures.py", "kind and srgb and getattr", "kind and getattr", COLOUR + " -k 'matrix_profiles or twice'"),
+    Mutant("steep greys interpolated", "data/colour.py", "flags |= ImageCms.Flags.NOOPTIMIZE", "pass", COLOUR + " -k 'grey_profiles'"),
+    Mutant("the profile above PNG's codes", "data/colour.py", "if kind == b\"cICP\":", "if kind == b\"none\":", COLOUR + " -k 'cicp'"),
+    Mutant("colour made grey without a word", "data/pictures.py", "changes.add(\"grey\")", "pass", KINDS + " -k 'made_grey'"),
+    Mutant("channels from the first sixteen images", "data/probe.py", " and all_grey(source)", "", KINDS + " -k 'beyond'"),
+    Mutant("channels from the first part", "data/probe.py", "number * len(source.parts) // count", "0 * number", KINDS + " -k 'all_over'"),
     Mutant("variance for deviation", "data/statistics.py", "std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))", "std = np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0)", CONVERT + " -k 'statistics'"),
     Mutant("the longest caption of the last part", "data/statistics.py", "self.longest = max(self.longest, other.longest)", "self.longest = other.longest", CONVERT + " -k 'statistics'"),
     Mutant("classes 10 before 9", "classes.py", "for value in sorted(spellings)]", "for value in sorted(spellings, key=str)]", CLASSES + " -k 'label_order'"),

@@ -271,7 +271,9 @@ def test_srgb_profiles_change_no_bit(kind, mode, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "embedded", [b"a profile", bytes(200), SRGB[:100], SRGB[:-300], grey_profile(2.0), b"\0" * 4 + SRGB[4:128]]
+    "embedded",
+    [b"a profile", bytes(200), SRGB[:100], SRGB[:-300], grey_profile(2.0), b"\0" * 4 + SRGB[4:128]],
+    ids=["text", "zeros", "a header cut short", "cut short", "of grey", "a header alone"],
 )
 def test_profiles_that_cannot_be_used_are_remarked_and_not_stored(embedded, tmp_path):
     data = file(Image.fromarray(PIXELS), "PNG", icc_profile=embedded)

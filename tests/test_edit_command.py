@@ -1,7 +1,9 @@
 """The commands `raysde edit` and `raysde sample --guidance-interval ...`: what they write, and one sentence for mistakes."""
 
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 
 from raysde import checkpoint
 from raysde.cli import main, parser
-from raysde.commands.edit import open_file
+from raysde.commands.edit import open_file, open_mask, opened
 from raysde.images import to_pil
 from raysde.model import save_text
 from tests.conftest import open_image
@@ -190,3 +192,88 @@ def test_image_files_become_tensors(tmp_path, mode):
     assert found.shape == (1 if mode in ("1", "L") else 3, 3, 2)
     if mode in ("P", "RGB"):
         assert found[:, 2, 1].tolist() == [255, 0, 0]
+
+
+def saved(path: Path, picture: Image.Image, **options) -> str:
+    picture.save(path, **options)
+    return str(path)
+
+
+def test_images_are_read_as_an_ingest_reads_them(tmp_path, capsys):
+    """Deep, transparent, CMYK and animated files, with what is said of them."""
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    clear = np.zeros((8, 8, 4), dtype=np.uint8)
+    clear[:, 4:] = (10, 20, 30, 255)
+    red, blue = Image.new("RGB", (8, 8), (200, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 200))
+    paths = [
+        saved(tmp_path / "deep.png", Image.fromarray(deep)),
+        saved(tmp_path / "clear.png", Image.fromarray(clear)),
+        saved(tmp_path / "ink.tif", Image.new("CMYK", (8, 8), (255, 0, 0, 0))),
+        saved(tmp_path / "moving.gif", red, save_all=True, append_images=[blue]),
+        saved(tmp_path / "grey.png", Image.fromarray(clear[..., 3]).convert("LA")),
+    ]
+    grey, flat, cyan, first, alone = (image.permute(1, 2, 0).numpy() for _, image in opened(paths))
+    assert np.array_equal(grey[..., 0], deep >> 8)
+    assert (flat[:, :4] == 255).all()
+    assert (flat[:, 4:] == (10, 20, 30)).all()
+    assert (cyan == (0, 255, 255)).all()
+    assert (first == (200, 0, 0)).all()
+    assert alone.shape == (8, 8, 1)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in said] == paths[1:4]
+    for line, word in zip(said, ("white", "CMYK", "first"), strict=True):
+        assert word in line
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 5, 7, 10, 12, 99])
+@pytest.mark.parametrize("tag", [0x0112, 0x8769, 0x010F])
+def test_odd_exif_data_is_no_traceback(tmp_path, kind, tag):
+    """An entry of the wrong type, for the orientation, a pointer and a text: read, or refused in one line."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
+    block = bytearray(exif.tobytes())
+    order = ">" if b"MM" in block[:8] else "<"
+    place = block.find(struct.pack(order + "H", tag), 6)
+    assert place > 0
+    block[place + 2 : place + 4] = struct.pack(order + "H", kind)
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 4)).save(path, exif=bytes(block))
+    said = reason(open_file, str(path))
+    assert said == "" or (str(path) in said and "\n" not in said)
+
+
+def reason(function, *arguments) -> str:
+    """What a function refuses its arguments with; nothing if it takes them."""
+    try:
+        function(*arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["empty.png", "cut.jpg", "words.png", "photo.heic", "folder"])
+def test_bad_files_are_one_sentence(capsys, models, files, tmp_path, name):
+    Image.new("RGB", (64, 64)).save(tmp_path / "whole.jpg")
+    content = {"empty.png": b"", "cut.jpg": (tmp_path / "whole.jpg").read_bytes()[:400], "words.png": b"words",
+               "photo.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"}  # fmt: skip
+    if name == "folder":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(content[name])
+    for more in (["--image", str(tmp_path / name), "--strength", "0.5"],
+                 ["--image", files["grey"], "--mask", str(tmp_path / name)]):  # fmt: skip
+        assert name in refused(capsys, "edit", models["captions"], *more, "--out", files["out"])
+
+
+def test_masks_are_turned_upright_and_read_at_any_depth(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise is due
+    levels = np.zeros((4, 8), dtype=np.uint16)
+    levels[:, :3] = 65535
+    wanted = torch.from_numpy(np.rot90(levels > 0, -1).copy())
+    for number, pixels in enumerate((levels, (levels >> 8).astype(np.uint8))):
+        path = saved(tmp_path / f"{number}.png", Image.fromarray(pixels), exif=exif)
+        assert torch.equal(open_mask(path, (8, 4)), wanted)
+    opaque = saved(tmp_path / "opaque.png", Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGBA"))
+    assert torch.equal(open_mask(opaque, (4, 8)), torch.from_numpy(levels > 0))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raysde.data import decode
+from raysde.data.colour import PRIMARIES, matrix_profile
 from raysde.data.decode import decode_image, encode_image
 from raysde.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from raysde.data.pictures import is_grey, is_plain, open_picture
@@ -50,6 +51,10 @@ def files():
     wanted += [(picture, kind, frames) for kind in ("PNG", "GIF", "WEBP")]
     wanted += [(picture.convert(mode), "JPEG", {}) for mode in ("L", "CMYK")]
     wanted += [(picture, "JPEG", {"progressive": True}), (deep, "PNG", {}), (picture.convert("P"), "BMP", {})]
+    profile = matrix_profile(PRIMARIES[12], 0.0)
+    wanted += [(picture, kind, {"icc_profile": profile}) for kind in ("PNG", "JPEG", "WEBP", "AVIF")]
+    wanted += [(picture, "PNG", {"transparency": (1, 2, 3)}), (picture.convert("L"), "PNG", {"transparency": 3})]
+    wanted += [(picture, "MPO", {"save_all": True, "append_images": [picture.rotate(90)]})]
     tiffs = [(picture, "TIFF", {"compression": kind}) for kind in ("raw", "tiff_lzw", "packbits", "jpeg")]
     tiffs += [(deep, "TIFF", {}), (Image.fromarray(np.zeros((8, 8), dtype=np.float32)), "TIFF", {})]
     return [written(*one) for one in wanted], [written(*one) for one in tiffs]

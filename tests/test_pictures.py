@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import simplejpeg
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from raysde.data.decode import decode_image, encode_image
 from raysde.data.geometry import RATIOS, bucket_shapes, centred_box, fitted, nearest_bucket, placed_box, resized
-from raysde.data.pictures import is_grey, is_plain, open_picture
+from raysde.data.pictures import is_grey, is_plain, open_picture, read_picture
 from tests.conftest import rng_image
 
 
@@ -94,6 +95,79 @@ def test_a_transparent_colour_of_rgb():
     assert np.array_equal(found, pixels)
 
 
+def over(pixels, alpha, background):
+    """Porter and Duff's "over", with alpha from 0 to 1."""
+    return alpha * pixels + (1 - alpha) * background
+
+
+def retagged(data, tag, value):
+    """A little-endian TIFF with another number in one of its entries."""
+    place = data.index(struct.pack("<HHI", tag, 3, 1))
+    return data[: place + 8] + struct.pack("<H", value) + data[place + 10 :]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_transparent_grey_of_few_bits(depth):
+    """The transparent value counts in the file's own levels; further bits of it mean nothing."""
+    levels = np.arange(min(8, 1 << depth) or 2, dtype=np.uint8).repeat(8)[:16]
+    bits = "".join(f"{level:0{depth}b}" for level in levels)
+    rows = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    for clear in (1, 0):
+        data = png(16, 1, depth, 0, rows, chunk(b"tRNS", struct.pack(">H", clear)))
+        wanted = np.where(levels == clear, 99, levels * (255 // ((1 << depth) - 1)))
+        assert np.asarray(open_picture(data, 1, background=99))[0].tolist() == wanted.tolist()
+        assert read_picture(data, 3).changes == {"transparent", "colourless"}
+
+
+def test_a_transparent_colour_of_sixteen_bits():
+    """Two colours that differ in their lower bits alone."""
+    values = np.array([[0x0102, 0x8304, 0xFF06], [0x0103, 0x8304, 0xFF06]], dtype=">u2")
+    data = png(2, 1, 16, 2, b"\0" + values.tobytes(), chunk(b"tRNS", values[0].tobytes()))
+    assert np.asarray(open_picture(data, 3, background=50))[0].tolist() == [[50, 50, 50], [1, 0x83, 0xFF]]
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_of_sixteen_bits(channels):
+    values = np.random.default_rng(3).integers(0, 65536, (5, 7, channels)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    data = png(7, 5, 16, {2: 4, 4: 6}[channels], rows)
+    share = values[..., -1:] / 65535.0
+    found = np.asarray(open_picture(data, 3, background=31)).astype(float)
+    wanted = over(values[..., :-1] / 257.0, share, 31)
+    assert np.abs(found - wanted).max() <= 2.5  # a level each for the bits that are cut, and half for the rounding
+    assert is_grey(data) == (channels == 2)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_tiffs_whose_pixels_are_multiplied_by_alpha(mode):
+    """Extra sample 1 is associated alpha, 2 is not."""
+    straight = rng_image(8, 16, len(mode))
+    straight[..., -1] |= 128
+    alpha = straight[..., -1:] / 255.0
+    multiplied = np.concatenate([np.rint(straight[..., :-1] * alpha), straight[..., -1:]], axis=2).astype(np.uint8)
+    for pixels, extra in ((multiplied, 1), (straight, 2)):
+        data = retagged(file(Image.fromarray(pixels, mode), "TIFF"), 338, extra)
+        found = np.asarray(open_picture(data, 3, background=77)).astype(float)
+        assert np.abs(found - over(straight[..., :-1], alpha, 77)).max() <= 2.0  # it is divided and multiplied again
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG2000", "PNG", "TIFF"])
+def test_smooth_alpha_of_every_kind_that_has_one(kind):
+    """Lossy kinds to their own error, of colours as of alpha."""
+    alpha = np.linspace(0, 255, 40).astype(np.uint8)[None, :, None].repeat(24, axis=0)
+    data = file(Image.fromarray(np.concatenate([smooth(), alpha], axis=2)), kind, **({"quality": 95} if kind in ("WEBP", "AVIF") else {}))  # fmt: skip
+    found = np.asarray(open_picture(data, 3, background=200)).astype(float)
+    error = np.abs(found - over(smooth(), alpha / 255.0, 200))
+    assert error.mean() < 3
+    assert "transparent" in read_picture(data, 3).changes
+
+
+def test_opaque_alpha_changes_nothing():
+    read = read_picture(file(Image.fromarray(np.concatenate([RGB, np.full_like(RGB[..., :1], 255)], axis=2)), "PNG"), 3)
+    assert np.array_equal(read.picture, RGB)
+    assert not read.changes
+
+
 def test_bits_become_black_and_white():
     bits = RGB[..., 0] > 127
     for kind in ("PNG", "TIFF", "BMP"):
@@ -107,6 +181,62 @@ def test_sixteen_bits_keep_the_upper_eight(kind):
     found = np.asarray(open_picture(file(Image.fromarray(deep), kind), 1))
     assert found[0, :4].tolist() == [128, 255, 0, 1]
     assert np.array_equal(found, deep >> 8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_tiffs_of_sixteen_bits_in_either_order(order, white_is_zero):
+    deep = np.random.default_rng(1).integers(0, 65536, (9, 8), dtype=np.uint16)
+    data = tiff(8, 9, 16, deep.astype(order + "u2").tobytes(), order, photometric=0 if white_is_zero else 1)
+    if order == ">" and white_is_zero:  # a kind that Pillow does not know
+        with pytest.raises(ValueError, match="known kind"):
+            open_picture(data, 1)
+        return
+    assert np.array_equal(open_picture(data, 1), ((65535 - deep) if white_is_zero else deep) >> 8)
+
+
+def test_tiffs_of_twelve_bits_fill_the_range():
+    values = np.arange(0, 4096, 64)
+    pairs = values.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+    data = tiff(8, 8, 12, packed.astype(np.uint8).tobytes(), "<")
+    assert np.array_equal(np.asarray(open_picture(data, 1)).ravel(), values >> 4)
+
+
+def test_floats_whose_white_is_zero():
+    values = np.linspace(0, 1, 64, dtype=np.float32)
+    data = tiff(8, 8, 32, values.astype("<f4").tobytes(), "<", photometric=0, sample=3)
+    assert np.abs(np.asarray(open_picture(data, 1)).ravel() - (1 - values) * 255).max() <= 0.51
+
+
+def tiff(width, height, depth, pixels, order, photometric=1, sample=1):
+    """A grey TIFF of one strip, written from its specification."""
+    entries = [(256, width), (257, height), (258, depth), (259, 1), (262, photometric), (273, 0), (277, 1),
+               (278, height), (279, len(pixels)), (339, sample)]  # fmt: skip
+    start = 8 + 2 + 12 * len(entries) + 4
+    out = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, len(entries))
+    for tag, value in entries:
+        out += struct.pack(order + "HHI", tag, 4, 1) + struct.pack(order + "I", start if tag == 273 else value)
+    return out + struct.pack(order + "I", 0) + pixels
+
+
+def test_pgm_of_any_depth():
+    """Its largest value is white."""
+    for most in (1, 7, 255, 1023, 65535):
+        values = np.linspace(0, most, 12).round().astype(int)
+        width = 1 if most < 256 else 2
+        data = b"P5 12 1 %d\n" % most + b"".join(int(value).to_bytes(width, "big") for value in values)
+        found = np.asarray(open_picture(data, 1))[0].astype(int)
+        assert np.abs(found - values * 255 / most).max() <= 1  # rounded at 8 or cut at 16 bits
+        assert found[-1] == 255
+
+
+@pytest.mark.parametrize(("kind", "most"), [("PNG", 255), ("TIFF", 200), ("PNG", 1)])
+def test_deep_pixels_that_all_become_black_are_remarked(kind, most):
+    dark = np.arange(64, dtype=np.uint16).reshape(8, 8) * most // 63
+    assert "black" in read_picture(file(Image.fromarray(dark), kind), 1).changes
+    assert not read_picture(file(Image.fromarray(dark * 257), kind), 1).changes & {"black"} or most == 1
+    assert not read_picture(file(Image.fromarray(dark * 0), kind), 1).changes
 
 
 def test_a_transparent_grey_of_sixteen_bits():
@@ -148,6 +278,37 @@ def test_the_first_frame_of_an_animation(kind):
     found = open_picture(data, 3)
     assert np.abs(np.asarray(found, dtype=int) - (200, 0, 0)).max() <= 4
     assert not is_plain(data, found)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "MPO", "AVIF"])
+def test_the_first_of_several_pages_or_pictures(kind):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
+    data = file(frames[0], kind, save_all=True, append_images=frames[1:])
+    read = read_picture(data, 3)
+    assert np.abs(np.asarray(read.picture, dtype=int) - (200, 0, 0)).max() <= 4
+    assert read.changes == {"frames"}
+    assert not is_plain(data, read.picture)
+
+
+def test_a_gain_map_is_not_taken_for_a_second_picture():
+    """A photograph for bright screens is a plain JPEG with another behind it, which says hdrgm in its metadata."""
+    base, gain = Image.fromarray(smooth(16, 16)), Image.new("RGB", (16, 16))
+    data = file(base, "MPO", save_all=True, append_images=[gain], xmp=b'<x:xmpmeta hdrgm:Version="1.0"/>', quality=95)
+    read = read_picture(data, 3)
+    assert np.abs(np.asarray(read.picture, dtype=int) - smooth(16, 16)).mean() < 4
+    assert np.abs(decode_image(data, 3).astype(int) - np.asarray(read.picture)).max() <= 2
+
+
+def test_inks_coded_as_luma_and_chroma():
+    """Adobe's YCCK: the inks, inverted, as the JPEG standard's YCbCr."""
+    ink = np.zeros((16, 48, 4), dtype=np.uint8)
+    ink[:, 16:32, 1], ink[:, 32:, 3] = 255, 128
+    data = imagecodecs.jpeg8_encode(255 - ink, level=100, colorspace="CMYK", outcolorspace="YCCK", subsampling="444")
+    expected = [[255, 255, 255], [255, 0, 255], [127, 127, 127]]
+    read = read_picture(data, 3)
+    found = np.asarray(read.picture)[5, [7, 23, 39]].astype(int)  # between the edges, beside which chroma is blurred
+    assert np.abs(found - expected).max() <= 4
+    assert read.changes == {"ink"}
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
