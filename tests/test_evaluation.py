@@ -285,6 +285,9 @@ def test_a_judge_is_tested_on_rows_that_it_was_not_trained_on(tmp_path, monkeypa
     images, labels = plain(Reader(data), np.array(held), SHAPE)
     assert (judge.asked, judge.right) == (len(held), int((judge.read(images) == labels).sum()))
     assert not judge.classifier.training
+    again = open_judge(Reader(data), SHAPE, tmp_path / "cache")  # from the file
+    assert not again.classifier.training
+    assert torch.equal(again.read(images), judge.read(images))
     names = {path.name for path in (tmp_path / "cache").iterdir()}
     open_judge(Reader(data), (9, 8), tmp_path / "cache")
     open_judge(Reader(data), SHAPE, tmp_path / "cache", seed=1)
