@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raysde import config
 from raysde.cli import main
@@ -15,7 +16,7 @@ from raysde.sweep import plots
 from raysde.sweep.halving import Halving
 from raysde.sweep.ledger import Ledger, Report, Trial
 from raysde.sweep.ranking import as_csv, best, best_recipe, ranked, table
-from raysde.sweep.search import count_of, drawn, planned, suggested
+from raysde.sweep.search import _distribution, _told, count_of, drawn, planned, suggested
 from raysde.sweep.settings import base_tree, halving_for, read_settings
 from raysde.sweep.space import Range, check_recipes, read_space, shown, varied
 from raysde.sweep.sweep import DEFAULT_METRIC, Sweep
@@ -197,6 +198,31 @@ def test_halving_decides_as_ray_tune_does(reduction):
             del alive[trial]
     assert stopped > 10
     assert seen > 100
+
+
+@pytest.mark.parametrize(("reduction", "passes"), [(2, 2.0), (4, 1.5), (3, 5 / 3)])
+def test_a_rung_is_passed_by_the_best_part(reduction, passes):
+    """By definition: after values 1, 2 and 3, with linear quantiles, up to 1 + 2 / reduction and no further."""
+    for value, stops in ((passes, False), (passes + 1e-9, True)):
+        halving = Halving(4, reduction, 64)
+        for trial, known in enumerate((3.0, 2.0, 1.0)):
+            halving.stops(trial, 4, known)
+        assert halving.stops(9, 4, value) == stops
+
+
+def test_rungs_grow_by_the_reduction_and_lie_below_the_end():
+    assert [rung for rung, _ in Halving(3, 4, 200).rungs] == [192, 48, 12, 3]
+    assert [rung for rung, _ in Halving(3, 4, 192).rungs] == [48, 12, 3]
+    assert [rung for rung, _ in Halving(2, 1.5, 6).rungs] == [4.5, 3.0, 2]
+
+
+def test_a_report_counts_at_the_highest_rung_it_has_reached():
+    """Reports may jump over rungs; those below are then free for a later, worse report of nobody's."""
+    halving = Halving(4, 2, 64)
+    assert not halving.stops(0, 20, 5.0)
+    assert [rung for rung, values in halving.rungs if 0 in values] == [16]
+    assert not halving.stops(0, 20, 9.0)  # the rung below, where it is the first
+    assert [rung for rung, values in halving.rungs if 0 in values] == [16, 8]
 
 
 def test_what_diverged_stops_at_its_first_rung_and_counts_nowhere():
@@ -408,6 +434,17 @@ def test_what_a_sweep_was_started_with_must_not_change(tmp_path):
         Ledger(str(tmp_path), {"recipe": {"train.lr": 1.0, "a": None}, "seed": 1})
 
 
+def test_a_sweep_from_before_there_was_a_key_had_its_default(tmp_path):
+    """As a run does; also a key whose default is null, and one that the recipe now says otherwise is named."""
+    Ledger(str(tmp_path), {"recipe": {"train.lr": 1.0}})
+    default = {"train.clip": 1.0, "text": None}.get
+    Ledger(str(tmp_path), {"recipe": {"train.lr": 1.0, "train.clip": 1.0, "text": None}}, default)
+    with pytest.raises(ValueError, match=r"recipe train\.clip=1\.0, now it is 2\.0"):
+        Ledger(str(tmp_path), {"recipe": {"train.lr": 1.0, "train.clip": 2.0}}, default)
+    with pytest.raises(ValueError, match=r"recipe train\.lr=1\.0, now it is null"):
+        Ledger(str(tmp_path), {"recipe": {"train.clip": 1.0}}, default)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"number": 0}', '{"number": 0, "values": {}, "reports": [], "x": 1}'])
 def test_a_damaged_ledger_is_named(tmp_path, content):
     run(tmp_path)
@@ -446,6 +483,43 @@ def test_optuna_asks_the_same_after_a_kill_and_learns():
     assert sum(trial.values["sde.kind"] == "vp" for trial in past[-80:]) > 40 + 4.0 * math.sqrt(20.0)
 
 
+def test_optuna_searches_between_the_ends_in_the_space_s_own_sense():
+    """Ends of whole numbers belong to them; a log range is one; choices go by their index."""
+    given = {"train.lr": "log(1e-6, 1)", "train.clip": "uniform(0.5, 2)", "train.warmup": "int(2, 9)", "sde.kind": ["vp", "ve", "edm"]}  # fmt: skip
+    lr, clip, warmup, kinds = (_distribution(axis.values) for axis in read_space(given).axes)
+    assert (lr, clip) == (FloatDistribution(1e-6, 1.0, log=True), FloatDistribution(0.5, 2.0))
+    assert warmup == IntDistribution(2, 9)
+    assert kinds == CategoricalDistribution((0, 1, 2))
+
+
+def test_questions_of_optuna_differ_by_seed_and_number():
+    """Before anything came out, they are draws of their own."""
+    space = read_space({"train.lr": "log(1e-6, 1)"})
+    asked = [suggested(space, seed, number, [], "m")["train.lr"] for seed in (0, 1) for number in range(4)]
+    assert len(set(asked)) == 8
+
+
+def test_optuna_hears_how_each_trial_ended():
+    """Values of whole trials, the course of those that were stopped, and nothing of those that failed or run."""
+    space = read_space({"train.lr": "log(1e-4, 1)", "sde.kind": ["vp", "ve"]})
+    distributions = {axis.name: _distribution(axis.values) for axis in space.axes}
+
+    def told(state: str, *values: float):
+        reports = [Report(n, n + 1, 8 * (n + 1), {"m": value, "other": 9.0}) for n, value in enumerate(values)]
+        trial = Trial(0, {"train.lr": 0.01, "sde.kind": "ve"}, "", state, "", 0.0, reports)
+        found = _told(space, trial, "m", distributions)
+        assert found.params == {"train.lr": 0.01, "sde.kind": 1}
+        return found.state.name, found.value, found.intermediate_values
+
+    assert told("finished", 3.0, 2.0) == ("COMPLETE", 2.0, {8: 3.0, 16: 2.0})
+    assert told("stopped", 3.0, 2.5)[0] == "PRUNED"
+    assert told("stopped", 3.0, 2.5)[2] == {8: 3.0, 16: 2.5}
+    assert told("running", 3.0) == ("RUNNING", None, {})
+    assert told("failed", 3.0) == ("FAIL", None, {})
+    assert told("finished", 3.0, math.inf) == ("FAIL", None, {})
+    assert told("stopped") == ("FAIL", None, {})
+
+
 def test_optuna_is_told_of_what_failed_and_what_runs():
     space = read_space(SPACE)
     past = trials_of(
@@ -464,6 +538,45 @@ def test_whole_trials_rank_by_value_and_before_those_that_were_stopped():
     assert [trial.number for trial in ranked(trials, "m")] == [3, 1, 5, 4, 0, 2]
     assert best(trials, "m").number == 3
     assert best(trials_of(("failed", 0.1, 8), ("finished", math.inf, 8)), "m") is None
+
+
+def test_equal_trials_rank_by_number_and_stopped_ones_by_what_they_saw():
+    trials = trials_of(
+        ("stopped", 0.3, 64), ("finished", 0.5, 128), ("stopped", 0.2, 64), ("stopped", 0.1, 32), ("running", 0.0, 256),
+        ("finished", 0.5, 64), ("stopped", 0.2, 64), ("failed", 0.0, 256),
+    )  # fmt: skip
+    assert [trial.number for trial in ranked(list(reversed(trials)), "m")] == [1, 5, 2, 6, 0, 3, 4, 7]
+
+
+def test_more_than_ten_trials_are_in_the_order_of_their_numbers(tmp_path):
+    """On disk, in the sweep that goes on, and in the ranking."""
+    space, count = read_space({"train.lr": "log(1e-4,1e-1)"}), 13
+    plan = planned(space, "random", 0, count)
+    sweep = Sweep(space, Ledger(str(tmp_path), {}), count=count, seed=0, metric="m", plan=plan, halving=None)
+    for number in reversed([sweep.next().number for _ in range(count)]):
+        sweep.report(number, 1, 8, {"m": 1.0})
+    again = Sweep(space, Ledger(str(tmp_path), {}), count=count, seed=0, metric="m", plan=plan, halving=None)
+    assert [trial.values for trial in again.trials] == plan
+    assert [trial.number for trial, _ in again.ledger.reports] == list(reversed(range(count)))
+    assert [again.next().number for _ in range(count)] == list(range(count))
+    for number in range(count):
+        again.report(number, 2, 16, {"m": 1.0})
+        again.end(number, "finished")
+    assert [report.order for _, report in again.ledger.reports] == list(range(2 * count))
+    assert [trial.number for trial in ranked(again.trials, "m")] == list(range(count))
+
+
+@pytest.mark.parametrize(("values", "expected"), [((0.0, 0.1), 0), ((-1.0, 0.0), 0), ((math.nan, 0.0), 1)])
+def test_zero_is_a_value_like_any_other(values, expected):
+    """A figure that is 0 wins where nothing is lower, and is drawn."""
+    trials = trials_of(*(("finished", value, 128) for value in values))
+    assert best(trials, "m").number == expected
+    assert plots.pictures(trials[expected : expected + 1], read_space(SPACE), "m")
+
+
+def test_a_trial_that_was_stopped_is_the_best_where_no_whole_one_has_a_value():
+    trials = trials_of(("finished", math.nan, 128), ("stopped", 0.4, 64), ("stopped", 0.3, 64), ("failed", 0.1, 64))
+    assert best(trials, "m").number == 2
 
 
 def test_the_table_lists_failures_with_their_errors():
@@ -533,6 +646,26 @@ def test_the_line_counts_trials_and_names_the_best(tmp_path):
     assert f"by trial {best(sweep.trials, DEFAULT_METRIC).number:03d}" in out.getvalue()
 
 
+def test_the_line_tells_the_time_that_is_left(tmp_path):
+    """Of ten trials three ended in 70 s beside one that counts as half done: 20 s each, so 5.5 more take 110 s."""
+    space = read_space({"train.lr": "log(1e-4,1e-1)"})
+    plan = planned(space, "random", 0, 10)
+    sweep = Sweep(space, Ledger(str(tmp_path), {}), count=10, seed=0, metric="m", plan=plan, halving=None)
+    sweep.report(sweep.next().number, 1, 8, {"m": 0.25})
+    sweep.end(0, "finished")
+    line = SweepLine(sweep, 1, out=io.StringIO())
+    assert line.text().endswith("? left")
+    for number in (1, 2, 3):
+        sweep.report(sweep.next().number, 1, 8, {"m": 0.5 + number})
+        sweep.end(number, "failed" if number == 3 else "finished")
+    sweep.report(sweep.next().number, 1, 8, {"m": 0.0})  # under way: not yet the best
+    line.begun -= 70.0
+    assert line.text().startswith(
+        "sweep 4/10 trials (3 finished, 1 failed, 1 running)  best 0.2500 by trial 000: train.lr="
+    )
+    assert line.text().endswith("1m50s left")
+
+
 @pytest.mark.parametrize(("value", "text"), [({"kind": "vp", "schedule": "cosine"}, "vp schedule=cosine"), (1e-5, "1e-05"), (["a", 2], "a/2"), (None, "null")])  # fmt: skip
 def test_values_in_a_few_characters(value, text):
     assert shown(value) == text
@@ -573,6 +706,24 @@ def test_early_stopping_counts_images():
     """Rungs at 65, 130 steps of 128 images."""
     settings = read_settings(None, [], {"reduction": 2.0})
     assert [rung for rung, _ in halving_for(settings, 260, 65, 128).rungs] == [130 * 128, 65 * 128]
+
+
+@pytest.mark.parametrize(
+    ("given", "rungs"),
+    [({}, [80, 20]), ({"grace": 10}, [160, 40]), ({"reduction": 2.0, "grace": 20}, [160, 80]), ({"grace": 79}, [316])],
+)
+def test_rungs_begin_at_the_grace_or_at_the_first_validation(given, rungs):
+    """Of 80 steps of 4 images, validated every 5."""
+    found = halving_for(read_settings(None, [], given), 80, 5, 4)
+    assert ([rung for rung, _ in found.rungs], found.longest) == (rungs, 320)
+    assert halving_for(read_settings(None, [], {**given, "scheduler": "fifo"}), 80, 5, 4) is None
+
+
+def test_the_settings_that_the_help_promises():
+    """`raysde tune --help` names these defaults."""
+    found = read_settings(None, [], {})
+    assert (found.search, found.seed, found.scheduler, found.reduction) == ("random", 0, "asha", 4.0)
+    assert (found.trials, found.grace, found.concurrent, found.metric) == (None, None, None, "val/denoising")
 
 
 @pytest.mark.parametrize(

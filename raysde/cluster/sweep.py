@@ -93,7 +93,7 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
     halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
     uri = recipe.tracking.uri or tracking.default_uri()
     client = tracking.client_for(uri)
-    ledger = Ledger(child(recipe.storage, name), definition(run, settings))
+    ledger = Ledger(child(recipe.storage, name), definition(run, settings), recipe.default)
     sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
     with tracking.answering(uri):
         parent = open_parent(client, run, settings, uri)

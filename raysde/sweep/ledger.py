@@ -8,7 +8,7 @@ stands in the place of Ray Tune's own restore, which reads pickles and cannot fo
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -70,17 +70,20 @@ class Ledger:
     Args:
         folder: of the sweep, local or a URI.
         definition: what must not change when the sweep goes on, as JSON values.
+        default: the value of a key that a sweep of before there was the key was started with.
 
     Raises:
         ValueError: naming what differs from the sweep that the folder holds, or a file that is damaged.
     """
 
-    def __init__(self, folder: str, definition: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: str, definition: Mapping[str, Any], default: Callable[[str], Any] = lambda key: None
+    ) -> None:
         self.folder = folder
         self.trials: dict[int, Trial] = {}
         place = child(folder, "sweep.json")
         if exists(place):
-            _compare(folder, _read(place), definition)
+            _compare(folder, _read(place), definition, default)
             self.trials = {trial.number: trial for trial in map(_trial, self._files())}
         else:
             system, inside = filesystem(folder)
@@ -120,16 +123,16 @@ def _trial(place: str) -> Trial:
         raise ValueError(f"{place} is damaged: {error}") from None
 
 
-def _compare(folder: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _compare(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str], Any]) -> None:
     for part in sorted(set(before) | set(now)):
         old, new = before.get(part), json.loads(json.dumps(now.get(part)))
-        if old == new:
-            continue
-        where = part
+        pairs = [(part, old, new)]
         if isinstance(old, dict) and isinstance(new, dict):
-            key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
-            where, old, new = f"{part} {key}", old.get(key), new.get(key)
-        raise ValueError(
-            f"the sweep in {folder} was started with {where}={json.dumps(old)}, now it is {json.dumps(new)}; "
-            "choose another --name to start anew"
-        )
+            keys = dict.fromkeys([*old, *new])
+            pairs = [(f"{part} {key}", old[key] if key in old else default(key), new.get(key)) for key in keys]
+        for where, was, wanted in pairs:
+            if was != wanted:
+                raise ValueError(
+                    f"the sweep in {folder} was started with {where}={json.dumps(was)}, now it is "
+                    f"{json.dumps(wanted)}; choose another --name to start anew"
+                )

@@ -1,6 +1,5 @@
 """Pictures of a sweep: trials as lines across all axes, and the best trial's error by noise level beside the rest."""
 
-import math
 import re
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raysde.sweep.ledger import Trial
-from raysde.sweep.ranking import ranked
+from raysde.sweep.ranking import measured, ranked
 from raysde.sweep.space import Range, Space, shown
 
 Places = tuple[list[float], list[tuple[float, str]]]
@@ -21,7 +20,7 @@ Places = tuple[list[float], list[tuple[float, str]]]
 
 def pictures(trials: Sequence[Trial], space: Space, metric: str) -> dict[str, bytes]:
     """PNG files by name; none without a trial that has a value."""
-    known = [trial for trial in ranked(trials, metric) if math.isfinite(trial.value(metric) or math.nan)]
+    known = [trial for trial in ranked(trials, metric) if measured(trial, metric)]
     if not known:
         return {}
     found = {"parallel-coordinates.png": parallel(known, space, metric)}

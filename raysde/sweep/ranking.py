@@ -83,9 +83,15 @@ def _plain(value: Any) -> str:
 
 
 def best(trials: Sequence[Trial], metric: str) -> Trial | None:
-    """The first of the ranking, if any trial has a value."""
-    order = [trial for trial in ranked(trials, metric) if trial.state != "failed" and trial.value(metric) is not None]
-    return order[0] if order and math.isfinite(order[0].value(metric) or math.inf) else None
+    """Return the first trial of the ranking that has a finite value, None if there is none."""
+    known = (trial for trial in ranked(trials, metric) if trial.state != "failed" and measured(trial, metric))
+    return next(known, None)
+
+
+def measured(trial: Trial, metric: str) -> bool:
+    """Return True if the newest value of a metric is a finite number."""
+    value = trial.value(metric)
+    return value is not None and math.isfinite(value)
 
 
 def best_recipe(tree: Mapping[str, Any], space: Space, trial: Trial, name: str, metric: str) -> str:

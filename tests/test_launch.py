@@ -1,0 +1,248 @@
+"""What Ray Train and Ray Tune are asked for, without a cluster: every setting of a recipe reaches them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+import ray.train
+
+from raysde import config
+from raysde.cluster import job, precompute, train
+from raysde.cluster.mailbox import Mailbox
+from raysde.cluster.shares import Cluster, Share, runs_at_once, survey
+from raysde.cluster.stream import row_bytes, stream_spec
+from raysde.cluster.sweep import definition
+from raysde.cluster.train import launch, root_cause
+from raysde.cluster.worker import timed_first
+from raysde.distributed import World
+from raysde.hooks import save_checkpoint
+from raysde.parts import new_state
+from raysde.run import open_run
+from raysde.spool import spool_of
+from raysde.sweep.settings import read_settings
+
+RESOURCES = {
+    "resources__workers": [1, 2],
+    "resources__cpus_per_worker": 3,
+    "resources__max_failures": 5,
+    "resources__resize_every": 7.0,
+    "keep_checkpoints": 4,
+    "train__microbatch": 8,
+}
+
+
+@pytest.fixture
+def launched(monkeypatch, recipe):
+    """Launches a recipe on a trainer that only remembers what it was made of."""
+
+    def run(share=None, returned=None, raised=None, **changes):
+        made = {}
+
+        class Trainer:
+            def __init__(self, worker, **given) -> None:
+                made.update(given, worker=worker)
+
+            def fit(self):
+                if raised is not None:
+                    raise raised
+                return SimpleNamespace(return_value=returned)
+
+        monkeypatch.setattr(train, "TorchTrainer", Trainer)
+        monkeypatch.setattr(train, "DataConfig", lambda execution_options: execution_options)
+        opened = open_run(config.parse(recipe(**changes)))
+        launch(opened, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=share)
+        return made, opened
+
+    return run
+
+
+def test_every_setting_reaches_ray_train(launched):
+    made, run = launched(Share(3, False), **RESOURCES, data__stream="ray")
+    scaling, running = made["scaling_config"], made["run_config"]
+    assert (scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker) == ((1, 2), False, {"CPU": 3})
+    assert scaling.elastic_resize_monitor_interval_s == 7.0
+    assert (running.name, running.storage_path) == ("small", run.config.storage)
+    assert running.failure_config.max_failures == 5
+    assert running.checkpoint_config.num_to_keep == 4
+    assert made["torch_config"].backend == "gloo"
+    assert set(made["datasets"]) == {"train"}
+    assert made["dataset_config"].preserve_order
+    told = made["train_loop_config"]
+    assert config.parse(told["recipe"]) == run.config
+    assert (told["tracking_uri"], told["run_id"], told["threads"], told["started"]) == ("sqlite:///x", "abc", 3, 5.0)
+    assert (told["spool"], told["reports"]) == (str(spool_of("small", "abc")), None)
+
+
+def test_workers_on_gpus_talk_by_nccl_and_may_read_for_themselves(launched):
+    made, _ = launched(Share(2, True), data__stream="worker")
+    assert made["torch_config"].backend == "nccl"
+    assert made["scaling_config"].use_gpu
+    assert made["scaling_config"].resources_per_worker == {"CPU": 2, "GPU": 1}
+    assert made["datasets"] == {}
+
+
+def test_a_failure_that_a_worker_returns_is_the_runs(launched):
+    with pytest.raises(RuntimeError, match=r"^run 'small' failed: the loss is nan at step 3$"):
+        launched(Share(1, False), returned={"step": 3, "failed": "the loss is nan at step 3"})
+    launched(Share(1, False), returned={"step": 3, "failed": ""})
+
+
+class Failed(ray.train.TrainingFailedError):
+    """As Ray Train raises it."""
+
+    def __init__(self, failures: dict) -> None:
+        self.worker_failures = failures
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ({1: "ValueError: late", 0: "ValueError: first"}, "worker 0: ValueError: first"),
+        ({0: "OSError: a\n\nDuring that:\nmy.own.DataError: b: c"}, "worker 0: my.own.DataError: b: c"),
+        ({2: "ValueError: a\nray.exceptions.RayTaskError: wrapped"}, "worker 2: ValueError: a"),
+        ({3: RuntimeError("one\ntwo\n")}, "worker 3: RuntimeError: two"),
+        ({10: "ValueError: ten", 9: "ValueError: nine"}, "worker 9: ValueError: nine"),
+    ],
+)
+def test_the_error_of_the_first_worker_is_told(launched, failures, expected):
+    assert root_cause(Failed(failures)) == expected
+    with pytest.raises(RuntimeError, match=f"^run 'small' failed: {expected}$"):
+        launched(Share(1, False), raised=Failed(failures))
+
+
+def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
+    """The stream is made anew for each group, from the step that is then the newest."""
+    tree = recipe(**RESOURCES)
+    run, made = open_run(config.parse(tree)), []
+    monkeypatch.setattr(train, "stream", made.append)
+    make = train.data_factory(run.config.model_dump(mode="json"))
+    make()
+    state = new_state(run, World().device)
+    for step in (9, 10):
+        state.step = step
+        save_checkpoint(run, state, Path(run.config.storage) / "small", World())
+        make()
+    assert [(spec.start, spec.stop) for spec in made] == [(0, 10), (9, 10), (10, 10)]
+    assert made[0].feed.plan == run.plan
+
+
+@pytest.mark.parametrize(("workers", "spare"), [(2, 0), ([1, 4], 4)])
+def test_the_stream_of_a_run(recipe, workers, spare):
+    """Blank blocks are spared for as many workers as there may be; a block has as many steps as its bytes allow."""
+    run = open_run(config.parse(recipe(resources__workers=workers, train__microbatch=4, data__block_steps=3)))
+    spec = stream_spec(run, 2)
+    assert (spec.start, spec.stop, spec.spare, spec.block_steps) == (2, 10, spare, 3)
+    assert (spec.path, spec.fingerprint, spec.feed) == (run.manifest.path, run.manifest.fingerprint, run.feed)
+    assert row_bytes(run) == 64  # grey, 8 x 8
+    small = open_run(config.parse(recipe(train__microbatch=4, data__block_steps=64, data__block_megabytes=0.0012)))
+    assert stream_spec(small, 0).block_steps == 4  # of 4 rows of 64 bytes: 256 a step, 1200 in all
+
+
+@pytest.mark.parametrize(
+    ("trials", "cluster", "changes", "expected"),
+    [
+        (3, Cluster(9), {}, 3),
+        (16, Cluster(9), {}, 8),
+        (16, Cluster(9), {"resources__workers": 3, "train__batch": 24, "train__microbatch": 4}, 2),
+        (16, Cluster(9, nodes=2), {}, 7),
+        (16, Cluster(9, nodes=2, joined=True), {"data__stream": "worker"}, 9),
+        (16, Cluster(40, 5), {"resources__workers": 2}, 2),
+        (16, Cluster(1), {}, 1),
+    ],
+)
+def test_as_many_trials_run_at_once_as_fit(recipe, trials, cluster, changes, expected):
+    assert runs_at_once(config.parse(recipe(**{"data__stream": "ray", **changes})), cluster, trials) == expected
+
+
+@pytest.mark.parametrize(("address", "joined"), [(None, False), ("local", False), ("auto", True)])
+def test_a_survey_counts_what_lives(monkeypatch, address, joined):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 12.0, "GPU": 3.0, "memory": 1e9})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, True)])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert survey() == Cluster(12, 3, 2, joined)
+
+
+@pytest.mark.parametrize(
+    ("units", "resources", "expected"),
+    [
+        (9, {"CPU": 5.0}, (4, 0)),
+        (3, {"CPU": 5.0}, (3, 0)),
+        (9, {"CPU": 1.0}, (1, 0)),
+        (9, {}, (1, 0)),
+        (9, {"CPU": 16.0, "GPU": 2.0}, (2, 1)),
+        (1, {"CPU": 16.0, "GPU": 2.0}, (1, 1)),
+    ],
+)
+def test_encoders_are_shared_out(units, resources, expected):
+    assert precompute.share(units, resources) == expected
+
+
+def test_messages_are_taken_once_in_their_order():
+    """Each slot has its own, and nothing is there before it is put."""
+    mailbox = Mailbox()
+    for number in range(3):
+        mailbox.put(1, {"n": number})
+    mailbox.put(10, {"n": 10})
+    assert mailbox.take(1) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert (mailbox.take(1), mailbox.take(2), mailbox.take(10)) == ([], [], [{"n": 10}])
+
+
+def test_the_first_batch_is_timed_once(monkeypatch):
+    monkeypatch.setattr("raysde.cluster.worker.time.time", lambda: 107.5)
+    logged, batches = [], iter([["a"], ["b"], ["c"]])
+    tracker = SimpleNamespace(metrics=lambda step, values: logged.append((step, values)))
+    assert list(timed_first(batches, 100.0, tracker, 40)) == [["a"], ["b"], ["c"]]
+    assert logged == [(40, {"startup/first_batch": 7.5})]
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"log_every": 7}, True),
+        ({"checkpoint_every": 2}, True),
+        ({"keep_checkpoints": 9}, True),
+        ({"resources__max_failures": 9}, True),
+        ({"tracking__experiment": "other"}, True),
+        ({"data__block_steps": 2}, True),
+        ({"data__verify": "hash"}, True),
+        ({"storage": "elsewhere"}, True),
+        ({"name": "other"}, True),
+        ({"train__lr": 5e-4}, False),
+        ({"train__batch": 32}, False),
+        ({"sde": {"kind": "vp", "beta_max": 10.0}}, False),
+        ({"seed": 3}, False),
+        ({"validation__rows": 9}, False),
+        ({"data__image_size": 4, "network__attention": [2]}, False),
+        ({"resources__workers": 2}, False),
+    ],
+)
+def test_what_a_sweep_may_go_on_with(recipe, changes, same):
+    """What shapes no trial may change, everything else may not."""
+    settings = read_settings(None, ["train.lr=[1e-3,1e-2]"], {})
+    one, two = (definition(open_run(config.parse(recipe(**each))), settings) for each in ({}, changes))
+    assert (one == two) == same
+
+
+@pytest.mark.parametrize("text", [["train.lr=[1e-3,2e-3]"], ["train.lr=[1e-2,1e-3]"]])
+def test_another_space_search_or_seed_is_another_sweep(recipe, text):
+    run = open_run(config.parse(recipe()))
+    first = definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {}))
+    assert definition(run, read_settings(None, text, {})) != first
+    assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"seed": 1})) != first
+    assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"search": "grid"})) != first
+    assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"trials": 1, "concurrent": 1})) == first
+
+
+@pytest.mark.parametrize(("step", "stopped", "ended"), [(9, False, False), (10, False, True), (4, True, True)])
+def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, stopped, ended):
+    run = open_run(config.parse(recipe()))
+    assert not job.finished(run)
+    state = new_state(run, World().device)
+    state.step, state.stopped = step, stopped
+    save_checkpoint(run, state, Path(run.config.storage) / "small", World())
+    assert job.finished(run) == ended
+    with pytest.raises(ValueError, match=r"sde\.kind=vp, the recipe says ve"):
+        job.finished(open_run(config.parse(recipe(sde={"kind": "ve"}))))

@@ -1,0 +1,112 @@
+"""The live line of a run, and the words in which other libraries' errors and pydantic's are told."""
+
+import io
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from raysde import progress
+from raysde.foreign import line_of
+from raysde.mistakes import first_mistake
+from raysde.names import checked_alias, checked_name
+from raysde.progress import ProgressLine, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m00s"),
+        (200, "3m20s"),
+        (3599.6, "1h00m"),
+        (7500, "2h05m"),
+        (360_000, "100h00m"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_line_of_a_step():
+    """A quarter of 40 steps of 8 images is done, at 60 a second: 240 images, so 4 s are left."""
+    line = ProgressLine(40, 8).text(10, {"train/loss": 0.5, "train/images_per_second": 60.0, "train/data_wait": 0.034})
+    assert line == f"training {'█' * 5}{'░' * 15} step 10/40  loss 0.5000  60 images/s  4s left  3.4% waiting for data"
+    assert "loss nan  0 images/s  ? left" in ProgressLine(40, 8).text(0, {})
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_in_a_file_come_at_most_every_few_seconds(monkeypatch):
+    """... but the last step's always; a step is never shown twice."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    line = ProgressLine(9, 1, out=out, every=5.0)
+    for seconds, step in ((0.0, 1), (4.9, 2), (5.0, 3), (9.0, 4), (10.0, 3), (10.5, 5), (11.0, 9), (12.0, 9)):
+        now[0] = 100.0 + seconds
+        line.show(step, {})
+    line.close()
+    assert [text.split("step ")[1].split("/")[0] for text in out.getvalue().splitlines()] == ["1", "3", "5", "9"]
+
+
+def test_a_terminal_has_one_line(monkeypatch):
+    out = Terminal()
+    line = ProgressLine(9, 1, out=out)
+    line.close()
+    assert out.getvalue() == ""
+    for step in (1, 1, 2):
+        line.show(step, {})
+    line.close()
+    assert out.getvalue().count("\r\x1b[K") == 2
+    assert out.getvalue().count("\n") == 1
+    assert out.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize("name", ["a", "A9", "0", "a.b_c-d", "x" * 200])
+def test_names(name):
+    assert checked_name(name, "--name") == name
+
+
+@pytest.mark.parametrize("name", ["", ".a", "-a", "_a", "a b", "a/b", "a:b", "a@b", "ä", "a\n"])
+def test_names_that_are_none(name):
+    with pytest.raises(ValueError, match=r"--name .* must be of letters"):
+        checked_name(name, "--name")
+
+
+@pytest.mark.parametrize("alias", ["a", "vx", "v1a", "1v", "latest2", "my-alias_2"])
+def test_aliases(alias):
+    assert checked_alias(alias) == alias
+
+
+@pytest.mark.parametrize(("alias", "why"), [("v1", "keeps"), ("V20", "keeps"), ("LATEST", "keeps"), ("a.b", "letters"), ("", "letters"), ("a\n", "letters")])  # fmt: skip
+def test_aliases_that_are_none(alias, why):
+    with pytest.raises(ValueError, match=f"^alias .*{why}"):
+        checked_alias(alias)
+
+
+def test_errors_of_other_libraries_are_one_line():
+    """A KeyError says only its key, so its name is told; an error without words is told by its name."""
+    assert line_of(ValueError("a\n  b")) == "a b"
+    assert line_of(KeyError("width")) == "KeyError: 'width'"
+    assert line_of(IndexError()) == "IndexError: "
+    assert line_of(AssertionError()) == "AssertionError"
+    assert len(line_of(OSError("x" * 999))) == 200
+
+
+def test_the_first_mistake_is_named_by_its_path():
+    class Inner(BaseModel):
+        numbers: list[int]
+
+    class Outer(BaseModel):
+        inner: Inner
+        other: int
+
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"inner": {"numbers": [1, "x"]}, "other": "y"})
+    where, said = first_mistake(caught.value)
+    assert where == "inner.numbers.1"
+    assert said.startswith("Input should be a valid integer")

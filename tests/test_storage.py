@@ -1,0 +1,70 @@
+"""Where checkpoints are kept: the newest whole one, in a folder and in an object store, and what is pruned."""
+
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from raysde import checkpoint, storage
+from raysde.data.filesystems import filesystem
+from tests.test_edit_command import write_model
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run's folder with whole checkpoints at steps 9, 10 and 100, and one that a killed process left at 101."""
+    folder = tmp_path / "bucket" / "runs" / "digits"
+    folder.mkdir(parents=True)
+    for step in (9, 100, 10):
+        write_model(folder / checkpoint.name_of(step), text=None)
+    torn = folder / checkpoint.name_of(101)
+    torn.mkdir()
+    (torn / "ema.safetensors").write_bytes(b"torn")
+    (folder / "profiles").mkdir()
+    return folder
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch) -> str:
+    """The storage above as a file system that is not the local one."""
+    system = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
+
+    def reached(path: str):
+        return (system, path.removeprefix("fake://")) if path.startswith("fake://") else filesystem(path)
+
+    monkeypatch.setattr(storage, "filesystem", reached)
+    return "fake://runs"
+
+
+def test_the_newest_whole_checkpoint(run, remote):
+    """9 < 10 < 100, and the torn one is passed over; from an object store comes a copy of the same files."""
+    near = storage.newest_checkpoint(str(run.parent), "digits")
+    far = storage.newest_checkpoint(remote, "digits")
+    assert near == run / checkpoint.name_of(100)
+    assert far.name == near.name
+    assert run not in far.parents
+    files = [{path.name: path.read_bytes() for path in place.rglob("*") if path.is_file()} for place in (near, far)]
+    assert files[0] == files[1]
+    for place in (str(run.parent), remote):
+        assert storage.newest_checkpoint(place, "letters") is None
+
+
+def test_a_folder_is_local_and_a_uri_is_not():
+    assert [storage.is_local(place) for place in ("runs", "/a/b", "s3://bucket/runs", "gs://b")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [101]), (2, [100, 101]), (3, [10, 100, 101]), (9, [9, 10, 100, 101])])
+def test_the_newest_checkpoints_are_kept(run, keep, left):
+    """By their steps, and nothing but checkpoints is deleted."""
+    storage.prune(run, keep)
+    assert steps_in(run) == left
+    assert (run / "profiles").is_dir()
