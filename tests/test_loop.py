@@ -65,14 +65,14 @@ def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, wo
 
 
 def test_averages_follow_the_weights_of_each_step(recipe):
-    """By their recursions, with the images seen after the step; the learning rate's progress is over steps."""
+    """By their recursions, with the images of all ranks seen after the step; the rate's progress is over steps."""
     changes = {"train__ema__half_life": 40.0, "train__ema__rampup": 0.7, "train__ema__profiles": [0.1, 0.2]}
-    run = open_run(config.parse(recipe(**changes, train__decay="cosine", train__warmup=2)))
+    run = open_run(config.parse(recipe(**changes, train__decay="cosine", train__warmup=2, train__microbatch=4)))
     state, task, plan = new_state(run, CPU), objective(run), schedule(run)
     name = next(iter(state.trained))
     means = {key: state.trained[name].detach().double() for key in ("ema", 0.1, 0.2)}
-    for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 4), 1):
-        train_step(state, state.model, batches, task, plan, World())
+    for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 4, 0, 2), 1):
+        train_step(state, state.model, batches, task, plan, World(0, 2))
         weight, images = state.trained[name].detach().double(), 16 * step
         kept = {"ema": 0.5 ** (16 / min(40.0, 0.7 * images))}
         for profile in state.profiles:
