@@ -42,6 +42,12 @@ def test_the_folder_is_enough(trained, folder):
     assert torch.equal(got, expected)
 
 
+def test_a_loaded_model_neither_drops_nor_learns(folder):
+    model = checkpoint.load_model(folder).score_model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_an_export_samples_alike_and_cannot_be_resumed(trained, folder, tmp_path):
     checkpoint.export(folder, tmp_path / "export")
     one, two = (

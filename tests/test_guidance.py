@@ -352,3 +352,12 @@ def test_what_does_not_fit_is_named(spoken):
     labels = Model(model_with(text=None, classes=3), dataclasses.replace(spoken.spec, text=None))
     with pytest.raises(ValueError, match="no text encoder"):
         labels.sample(labels=[1], guidance=2.0, negative="two", **QUICK)
+
+
+def test_neither_model_drops_anything_while_it_leads():
+    """Whatever mode they were left in: the model and its guide are evaluated."""
+    model, guide = model_with(classes=3), model_with(classes=3)
+    model.train()
+    guide.train()
+    Guidance(scale=2.0, guide=guide).score(model, lambda c: c.encode(CAPTIONS, None, 4), 4)
+    assert not any(module.training for each in (model, guide) for module in each.modules())

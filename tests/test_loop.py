@@ -65,14 +65,14 @@ def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, wo
 
 
 def test_averages_follow_the_weights_of_each_step(recipe):
-    """By their recursions, with the images seen after the step; the learning rate's progress is over steps."""
+    """By their recursions, with the images of all ranks seen after the step; the rate's progress is over steps."""
     changes = {"train__ema__half_life": 40.0, "train__ema__rampup": 0.7, "train__ema__profiles": [0.1, 0.2]}
-    run = open_run(config.parse(recipe(**changes, train__decay="cosine", train__warmup=2)))
+    run = open_run(config.parse(recipe(**changes, train__decay="cosine", train__warmup=2, train__microbatch=4)))
     state, task, plan = new_state(run, CPU), objective(run), schedule(run)
     name = next(iter(state.trained))
     means = {key: state.trained[name].detach().double() for key in ("ema", 0.1, 0.2)}
-    for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 4), 1):
-        train_step(state, state.model, batches, task, plan, World())
+    for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 4, 0, 2), 1):
+        train_step(state, state.model, batches, task, plan, World(0, 2))
         weight, images = state.trained[name].detach().double(), 16 * step
         kept = {"ema": 0.5 ** (16 / min(40.0, 0.7 * images))}
         for profile in state.profiles:
@@ -284,13 +284,18 @@ def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
     assert (clock.elapsed(), clock.rate(), clock.waited) == (2.0, 0.0, 0.0)
 
 
-def test_flushed_losses_stay_pending_and_are_not_averaged_twice():
+def test_flushed_losses_stay_pending_as_the_average_over_ranks():
+    """As numbers that a checkpoint can hold: a resumed run logs what this one would have."""
+
+    class OfTwo(World):
+        def mean(self, values):
+            return 0.5 * (values + 3.0)  # the other rank's losses are 3
+
     state = tiny_state()
     state.step = 2
     state.pending = [(torch.tensor(1.0), torch.tensor(3.0), 0.1), (torch.tensor(2.0), torch.tensor(5.0), 0.2)]
-    once = flush(state, World())
-    assert once == [(1.0, 3.0, 0.1), (2.0, 5.0, 0.2)]
-    assert flush(state, World()) == once == state.pending
+    assert flush(state, OfTwo()) == [(2.0, 3.0, 0.1), (2.5, 5.0, 0.2)]
+    assert state.values()["pending"] == [[2.0, 3.0, 0.1], [2.5, 5.0, 0.2]]
 
 
 @pytest.mark.parametrize(
@@ -302,6 +307,16 @@ def test_the_first_bad_loss_is_named(losses, culprit):
     state.pending = [(torch.tensor(loss), torch.tensor(1.0), 0.1) for loss in losses]
     with pytest.raises(FloatingPointError, match=f"at {culprit}"):
         flush(state, World())
+
+
+def test_an_overflow_that_the_scaler_skipped_ends_nothing():
+    """Its loss is finite and its gradient is not; without a scaler the weights would be spoiled."""
+    state = tiny_state()
+    state.step, state.pending = 1, [(torch.tensor(1.0), torch.tensor(math.inf), 0.1)]
+    with pytest.raises(FloatingPointError, match="norm is inf at step 1"):
+        flush(state, World())
+    state.scaler = torch.amp.GradScaler("cpu")
+    assert flush(state, World()) == [(1.0, math.inf, 0.1)]
 
 
 def test_weights_that_are_spoiled_are_neither_saved_nor_kept():
@@ -364,6 +379,7 @@ def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weight
     state.model.network.register_forward_pre_hook(note)
     batches = read_batches(run.feed, Reader(run.manifest), 0, 4)
     hooks = RunHooks(run, sink, lambda state: None)
+    state.model.eval()  # as after somebody looked at it
     fit(state, batches, objective(run), schedule(run), hooks, World(), validate=validator(run, World()))
     assert sink.pictures == [2, 4]
     assert sorted(sink.of("val/loss")) == [2, 4]

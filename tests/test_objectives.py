@@ -16,6 +16,7 @@ from raysde.times import Importance, LogNormal, Uniform
 from tests.conftest import same_tensors
 
 CPU = torch.device("cpu")
+SIGMA = {"sde__kind": "ve", "data__sigma_max_rows": 200}
 
 
 @pytest.mark.parametrize("kind", ["vp", "sub_vp", "ve", "edm", "flow"])
@@ -87,10 +88,18 @@ def test_learned_uncertainty_trains_resumes_and_samples(recipe, tmp_path):
 
 def test_sigma_max_is_taken_from_the_images(recipe, digits):
     """The largest distance between the images asked for; all of them here."""
-    tree = recipe(sde__kind="ve", data__sigma_max_rows=200)
+    tree = recipe(**SIGMA)
     x = Reader(digits).read(np.arange(200)).images.astype(np.float64).reshape(200, -1) / 127.5 - 1.0
     largest = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1)).max()
     assert open_run(config.parse(tree)).spec.sde.sigma_max == pytest.approx(largest, rel=1e-6)
+    # half the range, half the distances
+    found = open_run(config.parse(recipe(**{**SIGMA, "data__range": [0.0, 1.0]}))).spec.sde.sigma_max
+    assert found == pytest.approx(0.5 * largest, rel=1e-6)
+    # of a few images, another few for another seed
+    few = [open_run(config.parse(recipe(**{**SIGMA, "data__sigma_max_rows": 10}, seed=seed))) for seed in (0, 0, 1)]
+    first, again, other = (run.spec.sde.sigma_max for run in few)
+    assert first == again != other
+    assert max(first, other) < largest
     with pytest.raises(ValueError, match=r"sde\.kind=ve"):
         open_run(config.parse(recipe(data__sigma_max_rows=10)))
 

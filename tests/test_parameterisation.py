@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raysde.conditioning import Conditioner, Encoded
+from raysde.conditioning import Condition, Conditioner, Encoded
 from raysde.parameterisation import TARGETS, Preconditioning, coefficients, convert, noise_error_scale, target_of
 from raysde.score import ScoreModel
 from raysde.sde import VE, VP
@@ -166,3 +166,14 @@ def test_a_network_may_be_told_sigma():
     t = torch.tensor([0.3])
     told = Preconditioning(time="sigma").network_time(SDES["ve"], t)
     torch.testing.assert_close(told, SDES["ve"].sigma(t))
+
+
+def test_the_uncertainty_is_of_the_noise_level():
+    """It is asked at the log-SNR of each row, which means the same under every SDE; without it there is none."""
+    sde, x, t = VP(), torch.randn(2, 3, 4, 4), torch.tensor([0.2, 0.7])
+    uncertainty = torch.nn.Identity()
+    model = ScoreModel(Recorder(), Conditioner(None, None, 0), sde, "noise", 0.5, None, uncertainty)
+    output, log_variance = model(x, t, Condition())
+    torch.testing.assert_close(log_variance, sde.log_snr(t))
+    assert torch.equal(output, torch.full_like(x, 0.3))
+    assert ScoreModel(Recorder(), Conditioner(None, None, 0), sde, "noise", 0.5)(x, t, Condition())[1] is None

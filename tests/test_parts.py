@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raysde import config, hooks
+from raysde.data.augment import View
 from raysde.hooks import described
 from raysde.parts import new_state, objective, schedule, validator
 from raysde.run import MAY_CHANGE, Run, check_resumable, open_run
@@ -313,6 +314,23 @@ def test_other_data_cannot_continue_a_run(recipe):
         found = type("Found", (), {"spec": spec, "recipe": flat, "data": {**data, **change}})()
         with pytest.raises(ValueError, match=culprit):
             check_resumable(run, found)
+
+
+def test_validation_is_of_the_recipe(recipe, monkeypatch):
+    """Its seed, range, view, rows and microbatches, each rank its share, and the space that the model is trained in."""
+    changes = {"seed": 5, "data.range": [0.0, 2.0], "data.image_size": 4, "train.microbatch": 4}
+    found = built(recipe, changes)
+    asked = {}
+    monkeypatch.setattr("raysde.parts.held_out_batches", lambda reader, *given: given)
+    monkeypatch.setattr("raysde.parts.validation_loss", lambda *given: asked.update(enumerate(given)) or {})
+    world = hooks.World(1, 3)
+    assert validator(found.run, world)(found.state.model) == {}
+    model, batches, seed, data_range, where, latent, spare = asked.values()
+    assert model is found.state.model
+    rows, *others = batches
+    assert rows.tolist() == found.run.held_out.tolist()
+    assert others == [4, View((4, 4)), 1, 3]
+    assert (seed, data_range, where, latent, spare) == (5, (0.0, 2.0), world, None, None)
 
 
 def test_without_held_out_rows_nothing_is_validated(recipe):

@@ -181,6 +181,22 @@ def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
     assert len(set(whole.noise2.flatten().tolist())) == whole.noise2.numel()
 
 
+def test_each_row_is_validated_under_its_own_condition(recipe, digits):
+    """Its caption and its class, none of them dropped; the encoded conditions serve all bins."""
+    run = open_run(config.parse(recipe(validation__rows=24, class_conditional=True, train__condition_dropout=1.0)))
+    model, told = new_state(run, CPU).model.eval(), []
+    model.conditioner.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
+    with torch.no_grad():
+        validator(run, World())(model)
+    rows = Reader(digits).read(run.held_out)
+    ids, mask = model.conditioner.tokenizer(rows.captions)
+    assert torch.equal(torch.cat([each.labels for each in told]), torch.from_numpy(rows.labels))
+    assert len(told) == 2  # microbatches of 16 and 8
+    lengths = mask.sum(dim=1)
+    found = [row[part.bool()].tolist() for each in told for row, part in zip(each.ids, each.mask, strict=True)]
+    assert found == [row[:count].tolist() for row, count in zip(ids, lengths, strict=True)]
+
+
 def test_the_recipes_microbatch_does_not_move_it(recipe):
     """The run's own validation, with microbatches of 4 and of 16."""
     found = []
