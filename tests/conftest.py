@@ -16,8 +16,10 @@ from raysde.data.shards import write_shard
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Networks of the tests are so small that threads only wait for each other. Programs that tests start have as many
+# threads, since kernels of other numbers of threads may round otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,6 +99,16 @@ def small_recipe(data: Manifest, runs: Path, /, **changes) -> dict:
 def recipe(digits, tmp_path):
     """Makes recipes on the shared digits whose runs are kept in the test's own folder."""
     return lambda **changes: small_recipe(digits, tmp_path / "runs", **changes)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow database in which there is nothing yet, to be copied; making its tables takes seconds."""
+    from raysde.tracking import client_for
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    client_for(f"sqlite:///{path}")
+    return path
 
 
 class Recorded:

@@ -106,25 +106,56 @@ def test_sample_refuses(capsys, places, tmp_path):
 
 
 def test_every_command_explains_itself(capsys):
-    for command in (
-        "ingest",
-        "train",
-        "sample",
-        "register",
-        "promote",
-        "models",
-        "ema",
-        "settle",
-        "import",
-        "export",
-        "config",
-        "demo",
-        "ui",
-    ):
+    (commands,) = (action.choices for action in parser()._actions if action.dest == "command")
+    assert len(commands) > 15
+    for command, described in commands.items():
         with pytest.raises(SystemExit) as ended:
             parser().parse_args([command, "--help"])
         assert ended.value.code == 0
-        assert command in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"raysde {command}" in said
+        for action in described._actions:
+            assert all(option in said for option in action.option_strings)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("a: is wrong;\n  do b"), 2),
+        (RuntimeError("a: is wrong;\n  do b"), 1),
+        (FloatingPointError("a: is wrong;\n  do b"), 1),
+        (FileNotFoundError("a: is wrong;\n  do b"), 1),
+        (ConnectionError("a: is wrong;\n  do b"), 1),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(capsys, monkeypatch, error, status):
+    """2 for what the user said, 1 for what failed; what only we can break is a traceback."""
+
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr("raysde.explain.reference", fails)
+    assert main(["config"]) == status
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "raysde: a: is wrong; do b\n")
+    monkeypatch.setattr("raysde.explain.reference", lambda: [][0])
+    with pytest.raises(IndexError):
+        main(["config"])
+
+
+def test_overrides_may_come_after_options(capsys):
+    """Of commands that take them; any other word is refused before the command runs."""
+    assert main(["plan", RECIPE, "--step", "5", "train.bach=3"]) == 2
+    assert "unknown key 'train.bach'" in capsys.readouterr().err
+    for words in (
+        ["plan", RECIPE, "--step", "5", "word"],
+        ["plan", RECIPE, "--step", "5", "--lr=3"],
+        ["models", "m", "a=b"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
 
 
 def test_config_prints_what_it_reads(capsys):

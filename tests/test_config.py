@@ -211,3 +211,21 @@ def test_a_key_given_twice_in_a_report_is_named(tmp_path, text):
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(ValueError, match=r"report .*report\.json: key '(a|figures)' is given twice"):
         read_report(tmp_path / "report.json")
+
+
+def test_the_defaults_that_are_explained_are_those_of_a_recipe():
+    """`raysde config` says of each key what a recipe that does not name it has."""
+    said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", explain.reference(), flags=re.MULTILINE))
+    required = re.findall(r"^([a-z_.0-9]+) +.*, required$", explain.reference(), flags=re.MULTILINE)
+    assert {"name", "data.path"} <= set(required)
+    told = {"name": "x", "data": {"path": "x"}, "sde": {"kind": "vp"}, "network": {"kind": "unet"}}
+    found = config.parse(told).flat()
+    told["train.length"] = "a recipe that names no length has one of its own, which any of these keys replaces"
+    compared = [key for key in found if key in said and not key.startswith(tuple(told))]
+    assert len(compared) > 40
+    for key in compared:
+        value = yaml.safe_load(said[key].replace("(", "[").replace(")", "]").replace("'", "").replace(",]", "]"))
+        assert value == found[key] or str(value) == str(found[key]), key
+    assert (said["sde.kind"], said["network.preset"]) in {
+        (kind, "null") for kind in ("vp", "ve", "sub_vp", "edm", "flow")
+    }

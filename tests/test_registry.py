@@ -41,18 +41,10 @@ def write_checkpoint(folder: Path, number: int) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory) -> Path:
-    """A database in which there is nothing yet; making its tables takes seconds."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    client_for(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def uri(tmp_path, monkeypatch, empty) -> str:
+def uri(tmp_path, monkeypatch, empty_store) -> str:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(empty, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     found = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found)
     return found
@@ -149,6 +141,82 @@ def test_names_that_mlflow_refuses_are_refused_first(client, name):
     if set(name) & set("/:"):
         with pytest.raises(MlflowException):
             client.create_registered_model(name)
+
+
+def test_versions_are_in_the_order_of_their_numbers(client, tmp_path, capsys):
+    """12 is newer than 9, in Python, in the table, and in what is said of a version that is not there."""
+    client.create_registered_model("digits")
+    for number in range(12):
+        client.create_model_version("digits", source=f"{tmp_path}/{number}", tags={"raysde.step": str(number)})
+    assert [int(version.version) for version in registry.versions(client, "digits")] == list(range(12, 0, -1))
+    assert main(["models", "digits"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        str(number) for number in range(12, 0, -1)
+    ]
+    assert registry.registered(client, "models:/digits/10").tags["raysde.step"] == "9"
+    with pytest.raises(ValueError, match=r"no version 13; it has 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12$"):
+        registry.registered(client, "models:/digits/13")
+    assert registry.versions(client, "letters") == []
+
+
+def test_registering_again_moves_the_alias_back(client, folders):
+    """To the version that these weights have."""
+    for folder in (folders[0], folders[1], folders[0]):
+        assert main(["register", folder, "--name", "digits"]) == 0
+    assert registry.aliases_of(client, "digits") == {"candidate": "1"}
+    assert registry.register(client, folders[0], name="digits", alias=None).version in (1, "1")
+    assert len(registry.versions(client, "digits")) == 2
+
+
+def test_a_run_is_its_newest_model(client, uri, folders, tmp_path):
+    """Of three models that one run logged, its id means the last; another run in the experiment is not asked."""
+    run, other = (open_run(client, "e", name, {}, (tmp_path / "artifacts").as_uri()) for name in ("r", "other"))
+    for number, folder in enumerate(folders):
+        registry.publish(client, Path(folder), run_id=run, name="digits", alias=None)
+        assert checkpoint.read(registry.resolve(run, uri)).step == 10 * number
+    registry.publish(client, Path(folders[0]), run_id=other, name="digits", alias=None)
+    assert checkpoint.read(registry.resolve(f"runs:/{run}", uri)).step == 20
+    third = open_run(client, "e", "third", {}, None)
+    with pytest.raises(ValueError, match=f"run {third} has logged no model"):
+        registry.resolve(third, uri)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "expected"),
+    [
+        ({"name": "run"}, None, "run"),
+        ({"name": "run", "tracking.register_as": "product"}, None, "product"),
+        ({"name": "run", "tracking.register_as": None}, None, "run"),
+        ({"name": "run", "tracking.register_as": "product"}, "other", "other"),
+    ],
+)
+def test_a_checkpoint_is_called_what_its_recipe_says(client, folders, tmp_path, recipe, given, expected):
+    folder = shutil.copytree(folders[0], tmp_path / "named")
+    checkpoint.write_description(folder, spec_with(text=None), {"step": 5}, recipe, {})
+    assert registry.register(client, str(folder), name=given, alias="best").name == expected
+    assert registry.aliases_of(client, expected) == {"best": "1"}
+
+
+def test_a_model_of_a_recipe_without_a_run_is_in_its_experiment(client, folders, tmp_path):
+    folder = shutil.copytree(folders[0], tmp_path / "named")
+    checkpoint.write_description(folder, spec_with(text=None), {"step": 5}, {"tracking.experiment": "own"}, {})
+    registry.register(client, str(folder), name="digits", alias=None)
+    experiment = client.get_experiment_by_name("own").experiment_id
+    (logged,) = client.search_logged_models([experiment])
+    assert (logged.name, logged.params["step"], logged.params["sde"]) == ("digits", "5", "vp")
+    assert logged.source_run_id is None
+
+
+def test_versions_that_draw_otherwise_are_others(client, folders, tmp_path):
+    """The same weights with settings of a sampler are a version of their own, once."""
+    checkpoint.settle(Path(folders[0]), tmp_path / "settled", {"solver": "unipc", "steps": 4})
+    found = [
+        registry.register(client, str(folder), name="digits", alias=None)
+        for folder in (folders[0], tmp_path / "settled", folders[0], tmp_path / "settled")
+    ]
+    assert [int(version.version) for version in found] == [1, 2, 1, 2]
+    assert registry.generation_of(found[0]) == {}
+    assert registry.generation_of(found[1]) == {"solver": "unipc", "steps": 4}
 
 
 def test_the_same_weights_of_two_runs_are_two_versions(client, folders, tmp_path):
@@ -249,6 +317,55 @@ def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
     assert float(found["margin_low"]) == pytest.approx(1.0 - math.sqrt(0.5))
     assert float(found["margin_high"]) == pytest.approx(1.0 + math.sqrt(0.5))
     assert set(recorded(client.get_model_version("digits", "2"))) == {"fid", "accuracy"}
+
+
+def test_each_alias_has_a_gate_of_its_own(two, client, tmp_path):
+    """The holder of the alias that moves is the rival, not the champion: the first one has none."""
+    assert main(["promote", "models:/digits/2", "--report", report(tmp_path, fid(50.0)), "--alias", "cheap"]) == 0
+    assert registry.aliases_of(client, "digits") == {"candidate": "2", "champion": "1", "cheap": "2"}
+    assert "before" not in tags(client, 2)
+    assert main(["promote", "models:/digits/1", "--alias", "cheap"]) == 0  # 12.0 against 50.0
+    assert registry.aliases_of(client, "digits") == {"candidate": "2", "champion": "1", "cheap": "1"}
+    assert (tags(client, 1)["before"], tags(client, 1)["alias"], tags(client, 1)["margin"]) == ("2", "cheap", "38.0")
+
+
+@pytest.mark.parametrize(("value", "passes"), [(0.92, False), (0.93, True)])
+def test_the_margin_counts_both_intervals_where_higher_is_better(client, folders, tmp_path, capsys, value, passes):
+    """0.9 +- 0.02 and value +- 0.01: the limit is 0.9 + sqrt(0.02^2 + 0.01^2) = 0.9224."""
+    for folder in folders[:2]:
+        assert main(["register", folder, "--name", "digits"]) == 0
+    assert main(["promote", "models:/digits/1", "--report", report(tmp_path, ACCURACY)]) == 0
+    mine = {**ACCURACY, "value": value, "low": value - 0.01, "high": value + 0.01}
+    order = ["promote", "models:/digits/2", "--report", report(tmp_path, mine)]
+    capsys.readouterr()
+    if passes:
+        assert main(order) == 0
+    else:
+        assert "not better than the champion" in refused(capsys, *order)
+    assert champion(client) == ("2" if passes else "1")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champions"),
+    [(fid(12.0), fid(12.0)), (fid(12.0, 0.0), fid(12.0, 0.0)), (fid(0.0, 0.0), fid(0.0, 0.0))],
+)
+def test_an_equal_figure_is_not_better(client, folders, tmp_path, capsys, candidate, champions):
+    for folder in folders[:2]:
+        assert main(["register", folder, "--name", "digits"]) == 0
+    assert main(["promote", "models:/digits/1", "--report", report(tmp_path, champions)]) == 0
+    capsys.readouterr()
+    said = refused(capsys, "promote", "models:/digits/2", "--report", report(tmp_path, candidate))
+    assert "not better than the champion" in said
+
+
+def test_a_metric_that_the_report_or_the_champion_lacks_is_named(two, client, tmp_path, capsys):
+    path = report(tmp_path, fid(11.0), ACCURACY)
+    capsys.readouterr()
+    assert "'kid'; there are accuracy, fid" in refused(capsys, "promote", two, "--report", path, "--metric", "kid")
+    said = refused(capsys, "promote", two, "--report", path, "--metric", "accuracy")
+    assert "the champion, version 1 of 'digits', has no accuracy to compare with" in said
+    assert "accuracy, fid" in refused(capsys, "promote", two, "--report", path)
+    assert (champion(client), recorded(client.get_model_version("digits", "2"))) == ("1", {})
 
 
 @pytest.mark.parametrize(
@@ -538,3 +655,10 @@ def test_all_pages_are_read(client, monkeypatch):
         client, "search_registered_models", lambda page_token: whole(max_results=2, page_token=page_token)
     )
     assert [model.name for model in registry.registered_models(client)] == [f"m{number}" for number in range(5)]
+    for number in range(5):
+        client.create_model_version("m0", source=str(number))
+    some = client.search_model_versions
+    monkeypatch.setattr(
+        client, "search_model_versions", lambda asked, page_token: some(asked, 2, page_token=page_token)
+    )
+    assert [int(version.version) for version in registry.versions(client, "m0")] == [5, 4, 3, 2, 1]

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 from raysde import checkpoint, registry
 from raysde.cli import main
 from raysde.model import fresh_model
-from raysde.serving import stretches
+from raysde.serving import Served, stretches
 from raysde.tracking import client_for
 from tests import tiny
 from tests.test_edit_command import write_model
@@ -36,11 +37,11 @@ FAST = {"seed": 3, "steps": 2, "solver": "unipc", "guidance": 1.5}
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
+def uri(tmp_path_factory, empty_store):
     """Models with captions, with classes, with neither and with both, registered under those names in a store that is
     not yet the process's own."""
     place = tmp_path_factory.mktemp("registry")
-    found = f"sqlite:///{place / 'mlflow.db'}"
+    found = f"sqlite:///{shutil.copy(empty_store, place)}"
     client = client_for(found)
     write_model(place / "captions")
     write_model(place / "classes", text=None, classes=10)
@@ -115,6 +116,26 @@ def test_any_image_of_a_seed_can_be_asked_for(uri):
     drawn = model.predict(table, params=FAST)
     assert drawn["image"].tolist() == [whole[number] for number in numbers]
     assert drawn.index.tolist() == list("abcde")
+
+
+def test_each_row_is_drawn_for_its_own_prompt_and_label(uri):
+    """Also where the numbers of a request are no stretch: every row is what it is in a request of its own."""
+    model = Served(registry.load("models:/both@champion", tracking_uri=uri, device="cpu"))
+    table = pd.DataFrame(
+        {"prompt": [CAPTIONS[0], CAPTIONS[1], CAPTIONS[2], CAPTIONS[0]], "label": [3, 1, 4, 1], "number": [5, 6, 2, 9]}
+    )
+    for columns in (["prompt", "number"], ["label", "number"]):
+        drawn = model.predict(table[columns], FAST)["image"].tolist()
+        alone = [model.predict(table[columns].iloc[[row]], FAST)["image"].item() for row in range(4)]
+        assert drawn == alone
+        assert len(set(drawn)) == 4
+
+
+def test_rows_without_conditions_are_not_guided(uri, tmp_path):
+    """MLflow fills the guidance in; a model of captions and labels that is told neither draws as the command does."""
+    drawn = mlflow.pyfunc.load_model("models:/both@champion").predict(pd.DataFrame({"number": [0, 1, 2]}), params=FAST)
+    plain = options({**FAST, "guidance": 1.0})
+    assert drawn["image"].tolist() == files(tmp_path, uri, "both", "-n", "3", *plain)
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,24 @@ from raysde import config, tracking
 from raysde.local import train_here
 from raysde.outbox import Outbox
 from raysde.run import open_run as run_of
-from raysde.tracking import Input, Tracker, client_for, deliver_left, is_refused, open_run
+from raysde.tracking import (
+    Input,
+    Tracker,
+    client_for,
+    close_run,
+    deliver_left,
+    fail_run,
+    finish_run,
+    has_run,
+    is_refused,
+    open_run,
+)
 from tests.conftest import ROOT, Recorded
 
 
 @pytest.fixture
-def uri(tmp_path) -> str:
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def uri(tmp_path, empty_store) -> str:
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +63,96 @@ def test_a_name_is_one_run(uri, tmp_path):
     assert (seen.dataset.name, seen.dataset.digest, seen.dataset.source_type) == ("shards", data.fingerprint, "s3")
     assert client.get_run(first).data.params["a.b"] == "1"
     assert (tmp_path / "artifacts").exists()
+
+
+def test_a_run_holds_its_whole_recipe(uri, tmp_path):
+    """MLflow takes 100 params at a time and 6000 characters of each; recipe.json has everything in full."""
+    client, long = client_for(uri), "x" * 7000
+    params = {f"key{number}": number for number in range(250)} | {"long": long, "none": None}
+    run_id = open_run(client, "e", "r", params, (tmp_path / "artifacts").as_uri(), Input("/a/shards/", "abc", 7))
+    found = client.get_run(run_id)
+    assert found.data.params == {**{key: str(value) for key, value in params.items()}, "long": long[:6000]}
+    assert json.loads((tmp_path / "artifacts" / run_id / "artifacts" / "recipe.json").read_text()) == params
+    (seen,) = found.inputs.dataset_inputs
+    assert (seen.dataset.name, seen.dataset.digest, seen.dataset.source_type) == ("shards", "abc", "local")
+    assert (json.loads(seen.dataset.source), json.loads(seen.dataset.profile)) == (
+        {"uri": "/a/shards/"},
+        {"num_rows": 7},
+    )
+    assert [(tag.key, tag.value) for tag in seen.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_run_that_goes_on_is_running_again_and_keeps_what_it_was(uri):
+    """Its recipe stays as it was first logged; each experiment and each name has a run of its own."""
+    client = client_for(uri)
+    parent = open_run(client, "e", "sweep", {}, None)
+    first = open_run(client, "e", "r", {"lr": 1}, None, parent=parent)
+    fail_run(client, first)
+    assert client.get_run(first).info.status == "FAILED"
+    assert open_run(client, "e", "r", {"lr": 2, "more": 3}, None) == first
+    found = client.get_run(first)
+    assert (found.info.status, found.info.run_name, found.data.params) == ("RUNNING", "r", {"lr": "1", "more": "3"})
+    assert found.data.tags["mlflow.parentRunId"] == parent
+    assert open_run(client, "other", "r", {}, None) != first
+    assert "mlflow.parentRunId" not in client.get_run(parent).data.tags
+    finish_run(client, first)
+    assert client.get_run(first).info.status == "FINISHED"
+
+
+def test_a_run_that_has_ended_keeps_the_time_of_its_end(uri):
+    client = client_for(uri)
+    run_id = open_run(client, "e", "r", {}, None)
+    close_run(client, run_id, "KILLED")
+    ended = client.get_run(run_id).info
+    time.sleep(0.02)
+    close_run(client, run_id, "KILLED")
+    assert client.get_run(run_id).info.end_time == ended.end_time
+    assert (ended.status, client.get_run(run_id).info.status) == ("KILLED", "KILLED")
+    close_run(client, run_id, "FINISHED")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert (has_run(client, run_id), has_run(client, "0" * 32)) == (True, False)
+
+
+def test_a_metric_keeps_its_step_and_its_time(uri, tmp_path):
+    """Also one that a dead process left; the newest value is that of the last step, however late it was sent."""
+    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    times = {1: 1_700_000_001_000, 2: 1_700_000_003_000}
+    lines = [json.dumps({"step": step, "time": stamp, "values": {"loss": 1.0 / step}}) for step, stamp in times.items()]
+    (tmp_path / "spool").write_text("\n".join(lines) + "\n")
+    begin = int(time.time() * 1000)
+    tracker = Tracker(uri, run_id, tmp_path / "spool")
+    tracker.metrics(3, {"loss": 0.25})
+    assert tracker.close()
+    history = client_for(uri).get_metric_history(run_id, "loss")
+    assert [(each.step, each.value) for each in history] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    assert [each.timestamp for each in history[:2]] == [times[1], times[2]]
+    assert begin <= history[2].timestamp <= int(time.time() * 1000)
+    assert tracking.latest_metrics(client_for(uri), run_id) == {"loss": 0.25}
+
+
+def test_more_metrics_than_the_server_takes_at_once(uri, tmp_path):
+    """MLflow refuses more than 1000 in a batch: those of one step, and those of many steps that waited together."""
+    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    wide = {f"m{number}": float(number) for number in range(1, 1502)}
+    lines = [{"step": step, "time": step, "values": {"a": 1.0, "b": -step, "c": 0.5 * step}} for step in range(1, 401)]
+    lines.append({"step": 401, "time": 401, "values": wide})
+    (tmp_path / "spool").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert deliver_left(uri, run_id, tmp_path / "spool")
+    assert steps(uri, run_id, "c") == list(range(1, 401))
+    metrics = client_for(uri).get_run(run_id).data.metrics
+    assert {key: value for key, value in metrics.items() if key.startswith("m")} == wide
+
+
+def test_steps_that_wait_twice_are_logged_once(uri, tmp_path):
+    """A dead process left steps 1 to 3; the next one computes 2 and 3 again before the first are sent."""
+    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    lines = [json.dumps({"step": step, "time": 0, "values": {"loss": float(step)}}) for step in (1, 2, 3)]
+    (tmp_path / "spool").write_text("\n".join(lines) + "\n")
+    tracker = Tracker(uri, run_id, tmp_path / "spool")
+    for step in (2, 3, 4):
+        tracker.metrics(step, {"loss": float(step)})
+    assert tracker.close()
+    assert steps(uri, run_id) == [1, 2, 3, 4]
 
 
 def test_steps_are_never_logged_twice(uri, tmp_path):
@@ -292,9 +393,9 @@ sys.exit(0 if all(tracker.close(120.0) for _, tracker in trackers) else 1)
 """
 
 
-def test_many_writers_of_one_database_lose_nothing(uri, tmp_path):
+def test_many_writers_of_one_database_lose_nothing(tmp_path):
     """Eight trials in four processes begin at once with a file that does not exist yet, in one experiment."""
-    steps = 60
+    uri, steps = f"sqlite:///{tmp_path / 'shared.db'}", 30
     command = [sys.executable, "-c", WRITER, uri, str(tmp_path)]
     writers = [subprocess.Popen([*command, str(first), str(steps)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for first in (0, 2, 4, 6)]  # fmt: skip
     ended = [writer.communicate(timeout=240)[1] for writer in writers]

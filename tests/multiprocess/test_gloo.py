@@ -193,11 +193,11 @@ def test_accumulation_exchanges_gradients_once(recipe, tmp_path):
 
 
 def test_the_world_may_change_at_every_restart(recipe, tmp_path):
-    """1, 2, 4 and 2 ranks in turn: the losses of 50 steps are those of one process to 1e-5, so are the rows."""
-    shared = {"train__microbatch": 4, "train__warmup": 5, "checkpoint_every": 100}
-    one = recipe(**shared, storage=str(tmp_path / "one"), train__length__steps=50)
+    """1, 2, 4 and 2 ranks in turn: the losses of 24 steps are those of one process to 1e-5, so are the rows."""
+    shared = {"train__microbatch": 4, "train__warmup": 3, "train__lr": 3e-3, "checkpoint_every": 100}
+    one = recipe(**shared, storage=str(tmp_path / "one"), train__length__steps=24)
     train_and_note(0, one, str(tmp_path / "one.jsonl"))
-    for world, steps in ((1, 11), (2, 23), (4, 38), (2, 50)):
+    for world, steps in ((1, 5), (2, 11), (4, 18), (2, 24)):
         tree = recipe(**shared, storage=str(tmp_path / "many"), train__length__steps=steps, resources__workers=world)
         if world == 1:
             train_and_note(0, tree, str(tmp_path / "many.jsonl"))
@@ -206,7 +206,8 @@ def test_the_world_may_change_at_every_restart(recipe, tmp_path):
     expected, found = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()] for name in ("one", "many")
     )
-    assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, 51))
-    assert expected[-1][1] < 0.9 * expected[0][1]
+    assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, 25))
+    first, last = (sum(loss for _, loss in part) for part in (expected[:6], expected[-6:]))
+    assert last < 0.9 * first
     for (step, loss), (_, other) in zip(expected, found, strict=True):
         assert other == pytest.approx(loss, rel=1e-5), step
