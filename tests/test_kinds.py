@@ -159,6 +159,18 @@ def test_remarks_of_parts_add_up():
         assert (whole.counts[change], whole.examples[change]) == (len(found), found[:3])
 
 
+def test_an_ingest_under_other_rules_of_reading_is_another(tmp_path, monkeypatch):
+    """Parts converted by an older version of raysde are not mixed with new ones."""
+    from raysde.cluster import ingest
+
+    mixed(tmp_path, 3, {1})
+    source = open_source(str(tmp_path))
+    before = ingest.identity(source, rules_for(source))
+    assert ingest.identity(open_source(str(tmp_path)), rules_for(source)) == before
+    monkeypatch.setattr(ingest, "READING", ingest.READING + 1)
+    assert ingest.identity(source, rules_for(source)) != before
+
+
 # --- what cannot be read ------------------------------------------------------------------------------------------
 
 
