@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from raysde.drawing import Drawn
-from raysde.images import grid, open_image, save_png, to_float, to_uint8
+from raysde.images import grid, save_png, to_float, to_uint8
+from tests.conftest import open_image
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 

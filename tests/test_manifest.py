@@ -10,7 +10,7 @@ import pytest
 from raysde import config
 from raysde.data.decode import decode_image
 from raysde.data.digits import load_digits
-from raysde.data.manifest import Manifest, Shard, read_manifest, write_manifest
+from raysde.data.manifest import FORMAT, Manifest, Shard, read_manifest, write_manifest
 from raysde.data.reader import Reader
 from raysde.run import check_resumable, open_run
 from tests.conftest import small_recipe, write_digit_shards
@@ -90,7 +90,7 @@ def outside(**changes):
         (outside(channels=True), "channels must be 1 or 3"),
         (outside(channels=2), "channels must be 1 or 3"),
         (outside(format="2"), "unknown format '2'"),
-        (outside(format=3), "made by a newer raysde"),
+        (outside(format=FORMAT + 1), "made by a newer raysde"),
         (inside(file="../a.parquet"), "shard file '../a.parquet'"),
         (inside(file="a\\b"), "shard file"),
         (inside(file="a\n"), "shard file"),

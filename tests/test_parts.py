@@ -208,7 +208,7 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "sampling.every": (3, pace("sample_every"), 3),
     "sampling.count": (5, drawn("n"), 5),
     "sampling.prompts": (["one", "two", ""], drawn("prompts"), ["one", "two", "", "one"]),
-    "sampling.labels": ([4, 9, 2], drawn("labels"), [4, 9, 2, 4]),
+    "sampling.labels": ([4, 9, 2], drawn("labels"), ["4", "9", "2", "4"]),
     "sampling.solver": ("euler", drawn("solver"), "euler"),
     "sampling.steps": (11, drawn("steps"), 11),
     "sampling.grid": ("quadratic", drawn("grid"), "quadratic"),

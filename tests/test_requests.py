@@ -76,13 +76,13 @@ def test_pandas_writes_null_as_nan(tmp_path):
 def test_columns_are_found_in_any_spelling(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     found = read_requests(str(tmp_path / name))
-    assert (found.prompts, found.labels, found.seeds, found.unread) == (["one"], [3], [5], ("Note",))
+    assert (found.prompts, found.labels, found.seeds, found.unread) == (["one"], ["3"], [5], ("Note",))
 
 
 def test_parquet_columns_are_found_in_any_spelling_and_once(tmp_path):
     pq.write_table(pa.table({"Prompt": ["one"], "LABEL": [3], "Note": ["x"]}), tmp_path / "a.parquet")
     found = read_requests(str(tmp_path / "a.parquet"))
-    assert (found.prompts, found.labels, found.unread) == (["one"], [3], ("Note",))
+    assert (found.prompts, found.labels, found.unread) == (["one"], ["3"], ("Note",))
     for names in (["prompt", "Prompt"], ["prompt", "prompt"]):
         pq.write_table(pa.table([["one"], ["two"]], names=names), tmp_path / "a.parquet")
         with pytest.raises(ValueError, match=rf"a\.parquet: columns '{names[0]}' and '{names[1]}' have one name"):
