@@ -198,7 +198,9 @@ def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_ro
     assert conditions_for(reader, "validation", classes=0, captions=True) == Conditions((2,), (("held out",),))
     with pytest.raises(ValueError, match=r"not every class of the data at .* has a caption"):
         conditions_for(reader, "train", classes=3, captions=True)
-    assert conditions_for(reader, "train", classes=3, captions=False) == Conditions((0, 1), told=True, numbers=(0, 1, 2))
+    assert conditions_for(reader, "train", classes=3, captions=False) == Conditions(
+        (0, 1), told=True, numbers=(0, 1, 2)
+    )
 
 
 def test_what_was_asked_for_goes_with_its_image(models, digits):
