@@ -185,10 +185,51 @@ def test_dequantisation_is_uniform_over_the_level_of_each_pixel(monkeypatch):
     count = noise.numel()
     assert abs(noise.mean() - 0.5) < 4.0 * (1.0 / 12.0 / count) ** 0.5
     assert abs(noise.var() - 1.0 / 12.0) < 4.0 * (1.0 / 180.0 / count) ** 0.5
-    flat = noise.flatten(1)
+    flat = noise.flatten(0, 1).flatten(1)  # of each repeat and image
     flat = (flat - 0.5) * math.sqrt(12.0)
     off = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0.0)
-    assert off.abs().max() < 4.0 / flat.shape[1] ** 0.5
+    # of 190 pairs none passes five standard errors by chance
+    assert off.abs().max() < 5.0 / flat.shape[1] ** 0.5
+
+
+def test_what_is_reported_of_repeats(monkeypatch):
+    """Their mean in bits per dimension, the standard error of that mean, and all evaluations; each repeat draws on."""
+    values = iter([torch.tensor([0.0, 6.0]), torch.tensor([12.0, 6.0]), torch.tensor([24.0, 6.0])])
+    asked = []
+
+    def noted(score, x0, sde, **settings):
+        asked.append(settings)
+        value = next(values)
+        return LogProb(value.double(), torch.zeros(2), x0, 10 + len(asked))
+
+    monkeypatch.setattr("raysde.likelihood.log_prob", noted)
+    images, g = torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.Generator()
+    settings = {"divergence": "gaussian", "probes": 7, "rtol": 1e-2, "atol": 1e-7, "generator": g}
+    found = bits_per_dim(None, images, SDES["vp"], repeats=3, **settings)
+    # nats over 12 dimensions, of a range of 2 in 256 levels; 0, 12 and 24 have a deviation of 12
+    assert found.value.tolist() == pytest.approx([7.0 - 1.0 / math.log(2.0), 7.0 - 0.5 / math.log(2.0)])
+    assert found.standard_error.tolist() == pytest.approx([1.0 / math.log(2.0) / math.sqrt(3.0), 0.0])
+    assert found.nfe == 11 + 12 + 13
+    assert asked == [settings] * 3
+
+
+def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
+    """From data to noise and back, between the training floor and the ceiling."""
+    seen = []
+
+    def noted(slope, y, start, end, *, rtol, atol):
+        seen.append((start, end, rtol, atol))
+        return y, 6
+
+    monkeypatch.setattr("raysde.likelihood.integrate", noted)
+    monkeypatch.setattr("raysde.solvers.adaptive.integrate", noted)
+    sde, x = SDES["flow"], torch.zeros(2, 3)
+    tolerances = {"rtol": 1e-2, "atol": 1e-7}
+    log_prob(gaussian_score(0.0, 0.5, sde), x, sde, **tolerances)
+    encode(gaussian_score(0.0, 0.5, sde), x, sde, **tolerances)
+    decode(gaussian_score(0.0, 0.5, sde), x, sde, **tolerances)
+    up, down = (1e-5, 0.999, 1e-2, 1e-7), (0.999, 1e-5, 1e-2, 1e-7)
+    assert seen == [up, up, down]
 
 
 @pytest.mark.parametrize("divergence", ["rademacher", "gaussian"])

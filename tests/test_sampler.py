@@ -464,3 +464,107 @@ def test_the_last_step_brings_no_noise(solver):
 
     assert torch.equal(*ends(0.8, 0.5))
     assert not torch.equal(*ends(0.8, 0.5, 0.3))
+
+
+def karras(denoise, sigmas, x, noise, churn, low, high, scale):
+    """Algorithm 2 of Karras et al. 2022 as it is printed, with numbers from outside; the last level is where it ends."""
+    steps = len(sigmas) - 1
+    for index, (now, after) in enumerate(pairwise(sigmas)):
+        gamma = min(churn / steps, math.sqrt(2.0) - 1.0) if low <= now <= high else 0.0
+        hat = now + gamma * now
+        if gamma > 0.0:
+            x = x + math.sqrt(hat**2 - now**2) * scale * noise[index]
+        slope = (x - denoise(x, hat)) / hat
+        reached = x + (after - hat) * slope
+        x = x + (after - hat) * 0.5 * (slope + (reached - denoise(reached, after)) / after)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("churn", "low", "high", "scale"),
+    [
+        (4.0, 0.0, 50.0, 1.0),
+        (4.0, 0.3, 50.0, 1.0),
+        (4.0, 0.05, 10.0, 1.3),
+        (40.0, 0.0, 50.0, 0.8),
+        (0.0, 0.0, 50.0, 1.0),
+    ],
+)
+def test_edm_is_algorithm_2(churn, low, high, scale):
+    """Every setting of it, for the noise levels that they are of: gamma is churn / steps, at most root 2 less 1."""
+    sde, steps = SDES["edm"], 12
+    sigmas = torch.logspace(math.log10(50.0), -2.0, steps + 1, dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    start = 50.0 * torch.randn(8, 3, dtype=torch.float64, generator=g)
+
+    def denoise(x, sigma):  # of data N(0.3, 0.5^2)
+        return (0.25 * x + sigma**2 * 0.3) / (0.25 + sigma**2)
+
+    def score(x, t):
+        level = sde.sigma(t)[:, None]
+        return (denoise(x, level) - x) / level**2
+
+    drawn_noise = {}
+    own = torch.Generator().manual_seed(1)
+    for index in range(steps):
+        # noise is drawn only where there is some to add
+        if churn > 0.0 and low <= sigmas[index] <= high:
+            drawn_noise[index] = torch.randn(8, 3, dtype=torch.float64, generator=own)
+    found = sample(
+        score, sde, start.shape, solver="edm", times=sde.time_at(-2.0 * sigmas.log()), start=start, dtype=torch.float64,
+        generator=torch.Generator().manual_seed(1), churn=churn, churn_low=low, churn_high=high, churn_noise=scale,
+    )  # fmt: skip
+    expected = karras(denoise, sigmas.tolist(), start, drawn_noise, churn, low, high, scale)
+    torch.testing.assert_close(found.x, expected, rtol=1e-9, atol=1e-9)
+    assert found.nfe == 2 * steps
+
+
+def test_churn_does_not_leave_the_process():
+    """From the highest noise level there is none to go up to: x there gets no noise, and no score is asked beyond it."""
+    sde, asked = SDES["vp"], []
+    exact = gaussian_score(0.0, 0.5, sde)
+
+    def score(x, t):
+        asked.append(t[0].item())
+        return exact(x, t)
+
+    sample(score, sde, (4, 2), solver="edm", steps=6, churn=60.0, generator=torch.Generator().manual_seed(0))
+    assert max(asked) <= sde.ceiling
+    assert asked[0] == sde.ceiling
+
+
+def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
+    seen = []
+
+    def noted(score, sde, x, start, end, *, rtol, atol):
+        seen.append((start, end, rtol, atol))
+        return x, 6
+
+    monkeypatch.setattr("raysde.sampler.probability_flow", noted)
+    sde = SDES["vp"]
+    settings = {"solver": "rk45", "rtol": 1e-2, "atol": 1e-7}
+    assert sample(None, sde, (2, 2), **settings).nfe == 6
+    assert seen == [(sde.ceiling, sde.sample_floor, 1e-2, 1e-7)]
+    seen.clear()
+    times = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
+    sample(None, sde, (2, 2), times=times, project=lambda x, t: x, **settings)
+    assert seen == [(0.9, 0.5, 1e-2, 1e-7), (0.5, 0.1, 1e-2, 1e-7)]
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "expected"),
+    [("vp", "ancestral", "time"), ("ve", "pc", "time"), ("flow", "euler_maruyama", "time"), ("edm", "ancestral", "edm"),
+     ("edm", "euler_maruyama", "edm"), ("vp", "edm", "edm"), ("edm", "heun", "log_snr"), ("ve", "unipc", "log_snr")],
+)  # fmt: skip
+def test_each_solver_walks_the_grid_that_suits_it(name, solver, expected):
+    """Stochastic steps the SDE's, Karras' solver his, the fast ones log-SNR; a grid that is asked for always wins."""
+    assert Method(solver=solver).grid_for(SDES[name]) == expected
+    assert Method(solver=solver, grid="quadratic").grid_for(SDES[name]) == "quadratic"
+
+
+def test_defaults_are_the_published_ones():
+    """Song et al.'s r for VE (table 5), Karras et al.'s rho, no churn at any level, and their S_noise of one."""
+    method = Method()
+    assert (method.target_snr, method.rho, method.corrector_steps) == (0.16, 7.0, 1)
+    assert (method.churn, method.churn_low, method.churn_high, method.churn_noise) == (0.0, 0.0, math.inf, 1.0)
+    assert (method.eta, method.order, method.denoise) == (0.0, 3, False)

@@ -189,6 +189,23 @@ def test_a_table_is_met_at_its_entries():
     torch.testing.assert_close(middles, VP().beta(t - 0.5 / 1000), rtol=0.02, atol=0.02)
 
 
+def test_defaults_are_the_published_ones():
+    """Floors of Song et al. (appendix C: 1e-5 in training, 1e-3 for VP's samplers and 1e-5 for VE's), their betas and
+    sigmas, Nichol and Dhariwal's s, and Karras et al.'s sigma from 0.002 to 80."""
+    for sde in (VP(), SubVP()):
+        assert (sde.train_floor, sde.sample_floor, sde.ceiling) == (1e-5, 1e-3, 1.0)
+        assert (sde.beta_min, sde.beta_max, sde.cosine_s, sde.schedule) == (0.1, 20.0, 0.008, "linear")
+    ve, edm = VE(), EDM()
+    assert (ve.train_floor, ve.sample_floor, ve.ceiling) == (1e-5, 1e-5, 1.0)
+    assert (ve.sigma_min, ve.sigma_max) == (0.01, 50.0)
+    floors = [edm.sigma(torch.tensor(t, dtype=torch.float64)).item() for t in (edm.train_floor, edm.sample_floor)]
+    assert floors == pytest.approx([0.002, 0.002])
+    assert (edm.sigma_max, edm.ceiling) == (80.0, 1.0)
+    assert Flow().train_floor == 1e-5
+    assert Flow().alpha(torch.tensor(Flow().ceiling, dtype=torch.float64)).item() == pytest.approx(1e-3)
+
+
 def test_sigma_max_from_data_is_the_largest_distance():
+    assert VE.for_data(torch.eye(2), 0.25).sigma_min == 0.25
     x0 = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]])
     assert VE.for_data(x0.reshape(3, 1, 2, 1)).sigma_max == pytest.approx(5.0)
