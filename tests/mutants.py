@@ -43,6 +43,7 @@ GUIDANCE, EDITING = "tests/test_guidance.py", "tests/test_editing.py"
 STATISTICS, FEATURES = "tests/test_evaluation_statistics.py", "tests/test_evaluation_features.py"
 SWEEP = "tests/test_sweep.py"
 CLASSES, CONFIG = "tests/test_classes.py", "tests/test_config.py"
+SPOOL, LAUNCH, OPTIONS = "tests/test_spool.py", "tests/test_launch.py", "tests/test_options.py"
 MUON = "tests/test_muon.py"
 TEXT, PRECOMPUTE, TRAIN = "tests/test_text.py", "tests/test_precompute.py", "tests/test_train.py"
 EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
@@ -645,6 +646,20 @@ MUTANTS = [
     Mutant("pictures that are forgotten", "tracking/tracker.py", "            self.images.put(path)\n", "            pass\n", TRACKING + " -k 'wait_on_disk'"),
     Mutant("a new time for what is sent again", "tracking/tracker.py", "Metric(key, value, line[\"time\"], line[\"step\"])", "Metric(key, value, int(1000 * time.time()), line[\"step\"])", TRACKING + " -k 'lost'"),
     Mutant("a spool thrown away with entries in it", "tracking/tracker.py", "        if not self.lines.close(timeout):\n            return False\n", "        self.lines.close(timeout)\n", TRACKING + " -k 'next_process'"),
+    # models by name, metrics on their way, what Ray is asked for
+    Mutant("versions in the order of text", "registry/models.py", "key=lambda version: -int(version.version)", "key=lambda version: str(version.version), reverse=True", REGISTRY),
+    Mutant("a run as its oldest model", "registry/models.py", "models[0].artifact", "models[-1].artifact", REGISTRY),
+    Mutant("every alias against the champion", "registry/promotion.py", "before = _holder(client, version.name, alias)", 'before = _holder(client, version.name, "champion")', REGISTRY),
+    Mutant("more metrics than MLflow takes", "tracking/tracker.py", "METRICS_AT_ONCE = 200, 1000", "METRICS_AT_ONCE = 200, 2000", TRACKING),
+    Mutant("waiting steps logged twice", "tracking/tracker.py", '                    steps[key] = line["step"]\n', "", TRACKING),
+    Mutant("a torn line stays in the spool", "spool.py", "        rewritten.replace(self.path)\n", "", SPOOL),
+    Mutant("served prompts counted from the first row", "serving.py", "prompts[rows]", "prompts[: rows.stop - rows.start]", f"{SERVING} -k own_prompt"),
+    Mutant("Ray Train keeps all checkpoints", "cluster/train.py", "num_to_keep=run.config.keep_checkpoints", "num_to_keep=None", LAUNCH),
+    Mutant("a worker group begins at step 0", "cluster/train.py", "stream_spec(run, resume_step(run))", "stream_spec(run, 0)", LAUNCH),
+    Mutant("a torn checkpoint from an object store", "storage.py", "if checkpoint.is_whole(copy):\n                return copy", "return copy", "tests/test_storage.py"),
+    Mutant("Optuna's whole numbers without their end", "sweep/search.py", "int(values.low), int(values.high))", "int(values.low), int(values.high) - 1)", SWEEP),
+    Mutant("trials in the order of text", "sweep/sweep.py", "for number in sorted(self.ledger.trials)]", "for number in sorted(self.ledger.trials, key=str)]", SWEEP),
+    Mutant("an option that goes nowhere", "commands/registry.py", "metric=args.metric,", "metric=None,", OPTIONS),
 ]  # fmt: skip
 
 

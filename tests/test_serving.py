@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pandas as pd
@@ -132,10 +133,17 @@ def test_each_row_is_drawn_for_its_own_prompt_and_label(uri):
 
 
 def test_rows_without_conditions_are_not_guided(uri, tmp_path):
-    """MLflow fills the guidance in; a model of captions and labels that is told neither draws as the command does."""
-    drawn = mlflow.pyfunc.load_model("models:/both@champion").predict(pd.DataFrame({"number": [0, 1, 2]}), params=FAST)
+    """MLflow fills the guidance in; a model of captions and labels that is told neither draws as the command does, and
+    does not ask its network twice to be led from nothing to nothing."""
+    table = pd.DataFrame({"number": [0, 1, 2]})
+    drawn = mlflow.pyfunc.load_model("models:/both@champion").predict(table, params=FAST)
     plain = options({**FAST, "guidance": 1.0})
     assert drawn["image"].tolist() == files(tmp_path, uri, "both", "-n", "3", *plain)
+    model, asked = registry.load("models:/both@champion", tracking_uri=uri, device="cpu"), []
+    recorded = SimpleNamespace(spec=model.spec, sample=lambda **told: asked.append(told) or model.sample(**told))
+    for given in (table, table.assign(label=[1, 2, 3])):
+        Served(recorded).predict(given, FAST)
+    assert [told["guidance"] for told in asked] == [1.0, 1.5]
 
 
 @pytest.mark.parametrize(

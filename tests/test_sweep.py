@@ -652,6 +652,7 @@ def test_the_line_tells_the_time_that_is_left(tmp_path):
     plan = planned(space, "random", 0, 10)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=10, seed=0, metric="m", plan=plan, halving=None)
     sweep.report(sweep.next().number, 1, 8, {"m": 0.25})
+    assert "best" not in SweepLine(sweep, 1, out=io.StringIO()).text()  # nothing has ended
     sweep.end(0, "finished")
     line = SweepLine(sweep, 1, out=io.StringIO())
     assert line.text().endswith("? left")

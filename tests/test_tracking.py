@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import _validate_batch_log_limits
 from PIL import Image
 
 from raysde import config, tracking
@@ -65,11 +66,26 @@ def test_a_name_is_one_run(uri, tmp_path):
     assert (tmp_path / "artifacts").exists()
 
 
-def test_a_run_holds_its_whole_recipe(uri, tmp_path):
+@pytest.fixture
+def strict(monkeypatch) -> list[int]:
+    """Batches have the limits of a server, which a database on its own does not keep; their sizes."""
+    sizes, log = [], MlflowClient.log_batch
+
+    def limited(self, run_id, metrics=(), params=(), tags=(), **settings):
+        _validate_batch_log_limits(metrics, params, tags)
+        sizes.append(len(metrics) + len(params))
+        return log(self, run_id, metrics=metrics, params=params, tags=tags, **settings)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", limited)
+    return sizes
+
+
+def test_a_run_holds_its_whole_recipe(uri, tmp_path, strict):
     """MLflow takes 100 params at a time and 6000 characters of each; recipe.json has everything in full."""
     client, long = client_for(uri), "x" * 7000
     params = {f"key{number}": number for number in range(250)} | {"long": long, "none": None}
     run_id = open_run(client, "e", "r", params, (tmp_path / "artifacts").as_uri(), Input("/a/shards/", "abc", 7))
+    assert sum(strict) == 252
     found = client.get_run(run_id)
     assert found.data.params == {**{key: str(value) for key, value in params.items()}, "long": long[:6000]}
     assert json.loads((tmp_path / "artifacts" / run_id / "artifacts" / "recipe.json").read_text()) == params
@@ -130,7 +146,7 @@ def test_a_metric_keeps_its_step_and_its_time(uri, tmp_path):
     assert tracking.latest_metrics(client_for(uri), run_id) == {"loss": 0.25}
 
 
-def test_more_metrics_than_the_server_takes_at_once(uri, tmp_path):
+def test_more_metrics_than_the_server_takes_at_once(uri, tmp_path, strict):
     """MLflow refuses more than 1000 in a batch: those of one step, and those of many steps that waited together."""
     run_id = open_run(client_for(uri), "e", "r", {}, None)
     wide = {f"m{number}": float(number) for number in range(1, 1502)}
@@ -138,6 +154,7 @@ def test_more_metrics_than_the_server_takes_at_once(uri, tmp_path):
     lines.append({"step": 401, "time": 401, "values": wide})
     (tmp_path / "spool").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert deliver_left(uri, run_id, tmp_path / "spool")
+    assert sum(strict) == 1200 + 1501
     assert steps(uri, run_id, "c") == list(range(1, 401))
     metrics = client_for(uri).get_run(run_id).data.metrics
     assert {key: value for key, value in metrics.items() if key.startswith("m")} == wide

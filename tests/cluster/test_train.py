@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from raysde import checkpoint, config, registry, tracking
+from raysde.cli import main
 from raysde.cluster.job import train_job
 from raysde.local import train_here
 from raysde.parts import new_state
@@ -123,12 +124,9 @@ def test_a_run_is_one_mlflow_run(whole, broken, uri):
 
 def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
     """The same recipe without Ray ends with the same bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     network = killed_network(place, "whole", dies=False)
     tree = job_recipe(digits, place, uri, "whole", network=network, storage=str(place / "bare"))
     train_here(open_run(config.parse(tree)), None)
-    torch.set_num_threads(threads)
     assert same_tensors(tensors(whole.checkpoint), tensors(place / "bare" / "whole" / checkpoint.name_of(STEPS)))
 
 
@@ -187,7 +185,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_registered_model_draws_what_the_checkpoint_draws(registered, uri, tmp_path):
-    """Through models:/digits@candidate in a fresh process: the same PNG files to the byte."""
+    """Through models:/digits@candidate in a fresh process, which knows nothing of the run: the same PNG files to the byte."""
     assert registered.model == "models:/digits/1"
     shared = [
         "--prompt",
@@ -202,9 +200,11 @@ def test_the_registered_model_draws_what_the_checkpoint_draws(registered, uri, t
         "4",
         "--allow-code",
     ]
-    for source, out in (("models:/digits@candidate", "a"), (str(registered.checkpoint), "b"), (registered.run_id, "c")):
-        ended = command("sample", source, *shared, "--out", str(tmp_path / out), "--tracking-uri", uri)
-        assert ended.returncode == 0, ended.stderr
+    places = [["--out", str(tmp_path / out), "--tracking-uri", uri] for out in "abc"]
+    ended = command("sample", "models:/digits@candidate", *shared, *places[0])
+    assert ended.returncode == 0, ended.stderr
+    assert main(["sample", str(registered.checkpoint), *shared, *places[1]]) == 0
+    assert main(["sample", registered.run_id, *shared, *places[2]]) == 0
     names = [f"image-{i:03d}.png" for i in range(5)] + ["grid.png"]
     for name in names:
         assert len({(tmp_path / out / name).read_bytes() for out in "abc"}) == 1
@@ -230,8 +230,7 @@ def test_the_registered_files_hold_no_optimiser_and_no_pickle(registered, uri):
 
 def test_aliases_move(registered, uri):
     forced = ["--force", "--reason", "there is no other"]
-    ended = command("promote", "models:/digits@candidate", *forced, "--tracking-uri", uri)
-    assert ended.returncode == 0, ended.stderr
+    assert main(["promote", "models:/digits@candidate", *forced, "--tracking-uri", uri]) == 0
     assert registry.resolve("models:/digits@champion", uri).exists()
 
 
