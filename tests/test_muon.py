@@ -77,6 +77,21 @@ def test_matrices_that_step_together_step_as_each_alone(monkeypatch):
             assert (found - expected).norm() < 0.01 * (expected - normal(*shapes[place], seed=place)).norm()
 
 
+def test_a_matrix_follows_the_learning_rate_of_its_group():
+    """As warm-up and decay set it before each step: a quarter of the rate moves it, and shrinks it, a quarter as far."""
+    moved = []
+    for share in (1.0, 0.25):
+        weight = nn.Parameter(normal(40, 40))
+        weight.grad = normal(40, 40, seed=1)
+        optimizer = Muon([weight], [{"params": []}], betas=(0.9, 0.99), **SETTINGS)
+        for group in optimizer.param_groups:
+            group["lr"] = share * SETTINGS["lr"]
+        optimizer.step()
+        moved.append(weight.detach() - normal(40, 40))
+    torch.testing.assert_close(moved[1], 0.25 * moved[0], rtol=1e-3, atol=1e-6)
+    assert moved[0].norm() > 0.1
+
+
 def test_a_gradient_of_zeros_leaves_a_matrix_alone():
     weight = nn.Parameter(normal(40, 40))
     weight.grad = torch.zeros_like(weight)

@@ -179,6 +179,11 @@ def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
         torch.testing.assert_close(found.loss[mine], whole.loss[place], rtol=1e-4, atol=1e-9)
     assert not torch.equal(other.noise2, whole.noise2)
     assert len(set(whole.noise2.flatten().tolist())) == whole.noise2.numel()
+    # of each bin its own place: 1 / (high - low) of the way, rounded to where float64 cannot tell rounding apart
+    low, high = torch.tensor(BINS, dtype=torch.float64).T
+    places = ((-whole.noise2.log() - low) / (high - low)).round(decimals=9)
+    assert len(places.unique()) == places.numel()
+    assert 0.0 <= places.min() < places.max() < 1.0
 
 
 def test_each_row_is_validated_under_its_own_condition(recipe, digits):
