@@ -277,3 +277,21 @@ def test_masks_are_turned_upright_and_read_at_any_depth(tmp_path):
         assert torch.equal(open_mask(path, (8, 4)), wanted)
     opaque = saved(tmp_path / "opaque.png", Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGBA"))
     assert torch.equal(open_mask(opaque, (4, 8)), torch.from_numpy(levels > 0))
+
+
+@pytest.mark.parametrize(
+    ("white", "dtype"), [(1, np.uint8), (127, np.uint8), (255, np.uint16), (1, np.uint16)], ids=str
+)
+def test_masks_that_would_keep_nothing_by_their_scale_are_refused(tmp_path, white, dtype):
+    """0 and 1, as programs write truth values, and levels of 8 bits in a file of 16."""
+    known = np.arange(32).reshape(4, 8) % 3 == 0
+    path = saved(tmp_path / "mask.png", Image.fromarray((known * white).astype(dtype)))
+    assert "mask.png is dark everywhere and not black" in reason(open_mask, path, (4, 8))
+    black = saved(tmp_path / "black.png", Image.new("L", (8, 4)))
+    assert not open_mask(black, (4, 8)).any()
+
+
+def test_masks_of_several_frames_are_refused(tmp_path):
+    frames = [Image.new("L", (8, 4), level) for level in (0, 255)]
+    path = saved(tmp_path / "mask.tif", frames[0], save_all=True, append_images=frames[1:])
+    assert "mask.tif has several frames or pages" in reason(open_mask, path, (4, 8))

@@ -553,3 +553,15 @@ def test_the_nearest_bucket_is_the_nearest():
     for width, height in rng.integers(1, 500, (500, 2)).tolist():
         distance = np.abs(logs - np.log(width / height))
         assert distance[shapes.index(nearest_bucket((width, height), shapes))] <= distance.min() + 1e-9
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0junk, not a header", b"MM\0*\0\0\0\x08\xff\xff", b"II"], ids=repr)
+def test_damaged_exif_data_say_nothing(kind, exif):
+    """The pixels are whole, and each kind of file gives them as it does without the EXIF data."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
+    plain, damaged = io.BytesIO(), io.BytesIO()
+    picture.save(plain, kind, quality=90)
+    picture.save(damaged, kind, quality=90, exif=exif)
+    read = [np.asarray(read_picture(file.getvalue(), 3).picture) for file in (plain, damaged)]
+    assert np.array_equal(*read)

@@ -781,3 +781,15 @@ def test_labels_that_do_not_fit_are_named(tmp_path, labels):
     np.savez(tmp_path / "a.npz", images=np.stack(IMAGES), labels=labels)
     with pytest.raises(ValueError, match=r"a\.npz:labels has shape .* 7 images"):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("colours", [3, 4])
+def test_an_array_of_one_image_is_no_array_of_narrow_ones(tmp_path, colours):
+    image = np.random.default_rng(0).integers(0, 256, (32, 24, colours), dtype=np.uint8)
+    np.save(tmp_path / "one.npy", image)
+    with pytest.raises(ValueError, match=rf"one\.npy .*one image.*save it as \[1, 32, 24, {colours}\]"):
+        open_source(str(tmp_path))
+    np.save(tmp_path / "one.npy", image[None])
+    assert len(read(tmp_path)) == 1
+    np.save(tmp_path / "one.npy", image[..., None])
+    assert len(read(tmp_path)) == 32

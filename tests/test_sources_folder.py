@@ -1,6 +1,7 @@
 """Folders as people have them: descriptions in other files, under other names, and about images that are not there."""
 
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -353,3 +354,32 @@ def test_a_choice_of_columns_needs_columns(tmp_path):
         open_source(str(folder), caption_column="words")
     (folder / "a.json").write_text('{"words": "more"}')
     assert found(folder, caption_column="words") == {"a.png": (("more", "words"), None)}
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_tables_with_another_separator_are_named(tmp_path, mark):
+    folder = write_images(tmp_path / "f", ["a"])
+    (folder / "m.csv").write_text(f"file_name{mark}text\na.png{mark}one, two\n")
+    with pytest.raises(ValueError, match=r"m\.csv, line 1 separates its columns by .*, expected ','; save the table"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["cat/a", "dog/b", "cover"], r"subfolders \(cat, dog\), since 1 images lie beside them"),
+        (["all/cat/a", "all/dog/b"], r"all/cat, all/dog\); give .*f/all to make classes"),
+        (["all/a", "all/b"], None),
+        (["all/cat/a", "all/cat/b"], None),
+        (["a", "one/b"], None),
+    ],
+)
+def test_subfolders_that_are_no_classes_are_named(tmp_path, names, note):
+    folder = tmp_path / "f"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.png").write_bytes(FILES[0])
+    said = [one for one in open_source(str(folder)).notes if "no label is taken" in one]
+    assert len(said) == (note is not None)
+    assert all(re.search(note, one) for one in said)
+    assert {label for _, label in found(folder).values()} == {None}

@@ -228,7 +228,8 @@ def open_mask(path: str, size: tuple[int, int]) -> "Tensor":
     """Read a mask: bool [H, W], True where the file is nearer to white than to black.
 
     Raises:
-        ValueError: if it is no image, transparent in places, or of another size, naming both.
+        ValueError: if it is no image, of several frames, transparent in places, dark without being black, or of
+            another size, naming both.
     """
     image, changes = open_file(path)
     if "transparent" in changes:
@@ -236,10 +237,18 @@ def open_mask(path: str, size: tuple[int, int]) -> "Tensor":
             f"the mask {path} is transparent in places, which says neither kept nor filled in; "
             "paint white where the image is kept and black where it is filled in, and save it without transparency"
         )
+    if "frames" in changes:
+        raise ValueError(f"the mask {path} has several frames or pages; save the one that is meant alone")
     if image.shape[1:] != size:
         height, width = image.shape[1:]
         raise ValueError(f"the mask {path} is {width} x {height}, the images are {size[1]} x {size[0]}")
-    return image.float().mean(dim=0) > 127.5
+    levels = image.float().mean(dim=0)
+    if "black" in changes or 0 < levels.max() <= 127.5:
+        raise ValueError(
+            f"the mask {path} is dark everywhere and not black, so that nothing would be kept; "
+            "scale it to black and white, 0 and 255 in a file of 8 bits and 0 and 65535 in one of 16"
+        )
+    return levels > 127.5
 
 
 def side_by_side(shown: "Tensor", results: "Tensor", n: int) -> "Tensor":

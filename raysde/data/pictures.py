@@ -12,7 +12,7 @@ from raysde.data.kinds import KINDS
 from raysde.data.levels import eight_bits, is_black
 from raysde.data.remarks import Change
 
-READING = 2
+READING = 3
 """Version of the rules on this page; an ingest that was interrupted under other rules is not continued."""
 ORIENTATION = 0x0112
 TURNS = {
@@ -97,7 +97,6 @@ def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
             opened = Image.open(io.BytesIO(data), formats=KINDS)
             check_pixels(*opened.size)
             opened.load()
-            _orientation(opened)
             picture = opened.copy()
             getattr(opened, "is_animated", False)  # looks for a second frame
             return opened, picture
@@ -108,8 +107,16 @@ def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
 
 
 def _orientation(opened: Image.Image) -> int:
-    """The value of the EXIF tag; some programs write values of another type, which say nothing."""
-    value = opened.getexif().get(ORIENTATION, 1)
+    """Return the value of the EXIF tag; damaged data say nothing, and neither do values of another type.
+
+    Pillow passes over damage to the EXIF data of a JPEG and raises for that of a PNG or WebP.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = opened.getexif().get(ORIENTATION, 1)
+    except DAMAGE:
+        return 1
     return value if isinstance(value, int) else 1
 
 

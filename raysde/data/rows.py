@@ -8,6 +8,7 @@ from typing import Any
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
+SEPARATORS = (";", "\t", "|", ",")
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -63,8 +64,8 @@ def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]
     """Yield the rows of a CSV with a header. Column names lose white space at both ends.
 
     Raises:
-        ValueError: naming the line that is not valid, or has more fields than the header, or the column that is there
-            twice.
+        ValueError: naming the line that is not valid, or has more fields than the header, the column that is there
+            twice, or another mark that separates the header's names.
     """
     header = text.lstrip("\r\n").partition("\n")[0].split(delimiter)
     spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
@@ -75,6 +76,7 @@ def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{where}, line 1 has the column {twice!r} twice; rename or remove one of the two")
+        _check_delimiter(names, where, delimiter)
         reader.fieldnames = names
         for row in reader:
             if None in row:
@@ -82,3 +84,12 @@ def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]
             yield row
     except csv.Error as error:
         raise ValueError(f"{where}, line {reader.reader.line_num} is not valid: {error}") from error
+
+
+def _check_delimiter(names: list[str], where: str, delimiter: str) -> None:
+    """Raise ValueError if a header is one name that holds another mark between names."""
+    other = next((mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{where}, line 1 separates its columns by {other!r}, expected {delimiter!r}; save the table with that"
+        )

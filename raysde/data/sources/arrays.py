@@ -113,6 +113,12 @@ def _checked(array: Array, listing: Listing) -> Array:
             f"source {listing.given}: {array.title} is {np.dtype(array.dtype)} {list(array.shape)}, "
             "expected uint8 [N, H, W] or [N, H, W, C] with 1, 3 or 4 colours and at least one image"
         )
+    rows, height, width = array.shape[:3]
+    if len(array.shape) == 3 and width in (3, 4) and height > 2 * width:
+        raise ValueError(
+            f"source {listing.given}: {array.title} is {list(array.shape)}, one image [H, W, C] rather than {rows} of "
+            f"{width} x {height} pixels; save it as {[1, *array.shape]}, or grey images as {[*array.shape, 1]}"
+        )
     return array
 
 

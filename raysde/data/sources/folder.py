@@ -130,8 +130,10 @@ def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dic
     folders = {name: name.partition("/")[0] for name in images if "/" in name}
     names = sorted(set(folders.values()))
     labelled = any(entry.label is not None for entry in book.said.values())
-    if len(folders) < len(images) or len(names) < 2 or labelled:
+    if labelled or not names:
         return {}, []
+    if len(names) == 1 or len(folders) < len(images):
+        return {}, _without_labels(listing, folders, len(images), book)
     if book.labelled is not None:
         return {}, [f"{book.labelled} gives no labels, and none are taken from the {len(names)} subfolders"]
     if set(names) <= pieces(listing):
@@ -142,6 +144,25 @@ def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dic
             f"give {listing.path(names[0])} to read one"
         ]
     return folders, [f"labels are the names of the {len(names)} subfolders: {shown(names, 10)}"]
+
+
+def _without_labels(listing: Listing, folders: dict[str, str], images: int, book: Book) -> list[str]:
+    """Return a remark on subfolders that may be classes and are not taken for such."""
+    if book.labelled is not None:
+        return []
+    names = sorted(set(folders.values()))
+    if len(names) > 1:
+        return [
+            f"no label is taken from the subfolders ({shown(names)}), since {images - len(folders)} images lie beside "
+            "them; move those to make classes of the subfolders"
+        ]
+    below = sorted({name.split("/")[1] for name in folders if name.count("/") > 1})
+    if len(folders) < images or len(below) < 2:
+        return []
+    return [
+        f"no label is taken from folders in folders ({shown([f'{names[0]}/{name}' for name in below])}); "
+        f"give {listing.path(names[0])} to make classes of them"
+    ]
 
 
 def _remarks(

@@ -22,7 +22,7 @@ import pyarrow.types as pat
 from raysde.data.columns import shown_names, spelled
 from raysde.data.samples import Bad, Sample
 from raysde.data.sources.descriptions import ANY, FILE_KEYS, Vocabulary, captions_of, label_of
-from raysde.data.sources.listing import Contents, Listing, Reader, inside, reach, runs, split_note
+from raysde.data.sources.listing import Contents, Listing, Reader, inside, reach, runs, shown, split_note
 
 IMAGE_COLUMNS = tuple(
     dict.fromkeys(("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "image_path", *FILE_KEYS))
@@ -40,6 +40,15 @@ class Columns:
     label: str | None
     classes: tuple[str, ...] = ()
     unread: tuple[str, ...] = field(default=(), compare=False)
+
+    def described(self) -> str:
+        """Return what tells files apart, for a message."""
+        named = (("captions", self.caption), ("labels", self.label))
+        parts = [f"images of column {self.image!r} ({self.form})"]
+        parts += [f"{what} of {name!r}" if name is not None else f"no {what}" for what, name in named]
+        if self.classes:
+            parts.append(f"{len(self.classes)} class names ({shown(self.classes)})")
+        return ", ".join(parts)
 
 
 @dataclass
@@ -147,7 +156,10 @@ def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vo
         metadata, schema = _footer(listing, file)
         found = find_columns(schema, file, words)
         if columns is not None and found != columns:
-            raise ValueError(f"source {listing.given}: {file} is read as {found}, the files before it as {columns}")
+            raise ValueError(
+                f"source {listing.given}: {file} is read as {found.described()}, the files before it as "
+                f"{columns.described()}; give files of one kind, or make their columns equal"
+            )
         columns = found
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         for start, stop in runs(sizes, part_rows):
