@@ -1,12 +1,16 @@
 """YAML and JSON that people write: plain values, no code, and no key that is given twice."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
 
 MERGE = "tag:yaml.org,2002:merge"
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+OTHER_BASE = re.compile(r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+"""Numbers that YAML 1.1 reads in base 8 or 60: 010 is 8, and 1:30 is 90."""
 
 
 def read_yaml(text: str, what: str) -> Any:
@@ -16,14 +20,18 @@ def read_yaml(text: str, what: str) -> Any:
         what: the name of the document in errors, such as ``recipe digits.yaml``.
 
     Raises:
-        ValueError: if the text is not YAML, or a mapping has a key twice, naming the key and its lines.
+        ValueError: if the text is not YAML, or a mapping has a key twice, naming the key and its lines, or a number is
+            spelled in base 8 or 60.
     """
     twice: list[tuple[yaml.Node, yaml.Node]] = []
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
+        _check_bases(node, what)
         twice = list(repeated(loader, node))
         value = None if node is None or twice else loader.construct_document(node)
+    except OtherBase as error:
+        raise ValueError(str(error)) from None
     except (yaml.YAMLError, ValueError) as error:
         # a ValueError is of a value that looks like a date or a number and is none
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
@@ -32,6 +40,41 @@ def read_yaml(text: str, what: str) -> Any:
     if twice:
         raise ValueError(f"{what}: {_said(*twice[0])}; keep one of them")
     return value
+
+
+class OtherBase(ValueError):
+    """A number whose digits YAML reads in another base than ten."""
+
+
+def _check_bases(root: yaml.Node | None, what: str) -> None:
+    """Raise OtherBase for the first number that is spelled in base 8 or 60."""
+    for node in _scalars(root):
+        if node.tag in (INT, FLOAT) and OTHER_BASE.fullmatch(node.value):
+            raise OtherBase(
+                f"{what}, line {node.start_mark.line + 1}: YAML reads {node.value} as a number in base "
+                f"{60 if ':' in node.value else 8}; write it in decimal, or as text in quotes"
+            )
+
+
+def _scalars(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """Yield the scalar nodes of a document in order, each once."""
+    waiting, seen = [root] if root is not None else [], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            yield node
+        else:
+            waiting += reversed(_children(node))
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    """Return the nodes of a sequence's items, or of a mapping's keys and values."""
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    return [child for pair in node.value for child in pair]
 
 
 def repeated(loader: yaml.SafeLoader, root: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
@@ -52,10 +95,7 @@ def repeated(loader: yaml.SafeLoader, root: yaml.Node | None) -> Iterator[tuple[
                     before = first.setdefault(_value(loader, key), key)
                     if before is not key:
                         yield before, key
-        children = (
-            node.value if isinstance(node, yaml.SequenceNode) else [child for pair in node.value for child in pair]
-        )
-        waiting += reversed(children)
+        waiting += reversed(_children(node))
 
 
 def _value(loader: yaml.SafeLoader, key: yaml.ScalarNode) -> Any:

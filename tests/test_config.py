@@ -176,6 +176,27 @@ def test_what_is_no_yaml_is_one_sentence(text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sampling: {labels: [010]}", "line 1: YAML reads 010 as a number in base 8"),
+        ("a: 1\nb: [7, -0_17]", "line 2: YAML reads -0_17 as a number in base 8"),
+        ("a: 1:30", "line 1: YAML reads 1:30 as a number in base 60"),
+        ("a: {b: 20:30.15}", "line 1: YAML reads 20:30.15 as a number in base 60"),
+        ("007: a", "line 1: YAML reads 007 as a number in base 8"),
+    ],
+)
+def test_numbers_in_other_bases_are_refused(text, said):
+    """PyYAML makes 8 of 010 and 90 of 1:30; a label or a count that somebody wrote so would be another."""
+    with pytest.raises(ValueError, match=re.escape(f"recipe r, {said}; write it in decimal, or as text in quotes")):
+        read_yaml(text, "recipe r")
+
+
+def test_decimal_numbers_and_quoted_text_stay():
+    text = "{a: 0, b: 10, c: -7, d: '010', e: 009, f: 0.5, g: 1_000, h: '1:30', i: 0x1f}"
+    assert read_yaml(text, "it") == yaml.safe_load(text)
+
+
 def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     (tmp_path / "r.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(ValueError, match=r"recipe .*r\.yaml is not UTF-8"):

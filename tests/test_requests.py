@@ -95,7 +95,7 @@ def test_parquet_columns_are_found_in_any_spelling_and_once(tmp_path):
         ("a.txt", "", "has no rows"),
         ("a.csv", "prompt,Prompt\none,two\n", "columns 'prompt' and 'Prompt' have one name"),
         ("a.csv", "prompt,label,prompt\none,1,two\n", "line 1 has the column 'prompt' twice"),
-        ("a.jsonl", '{"prompt": "one"}\n{"prompt": "two", "prompt": "three"}', "line 2 has the key 'prompt' twice"),
+        ("a.jsonl", '{"prompt": "one"}\n{"prompt": "two", "prompt": "three"}', "line 2: key 'prompt' is given twice"),
         ("a.jsonl", '{"prompt": "one"}\n{"PROMPT": "two"}', "columns 'prompt' and 'PROMPT' have one name"),
         ("a.txt", "one\n\nthree\n", "row 1 has no prompt"),
         ("a.csv", "prompt,label\n", "has neither a column prompt nor a column label: it is empty"),

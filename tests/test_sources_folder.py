@@ -74,10 +74,10 @@ def test_columns_and_files_are_found_in_any_spelling(tmp_path, file, content):
         ("metadata.csv", "file_name,id,id\n00.png,1,2\n", ["line 1", "'id' twice"]),
         ("a.tsv", "file_name\tlabel\tclass\n00.png\t1\tcat\n", ["entry 1", "'label' and 'class'", "--label-column"]),
         ("metadata.jsonl", '{"file_name": "00.png", "text": "a", "caption": "b"}', ["entry 1", "'text' and 'caption'"]),
-        ("metadata.jsonl", '\n{"file_name": "00.png", "text": "a", "text": "b"}', ["line 2", "'text' twice"]),
-        ("metadata.jsonl", '{"file_name": "00.png", "more": {"id": 1, "id": 1}}', ["line 1", "'id' twice"]),
+        ("metadata.jsonl", '\n{"file_name": "00.png", "text": "a", "text": "b"}', ["line 2", "'text' is given twice"]),
+        ("metadata.jsonl", '{"file_name": "00.png", "more": {"id": 1, "id": 1}}', ["line 1", "'id' is given twice"]),
         ("metadata.jsonl", '{"file_name": "00.png", "path": "01.png"}', ["two images", "00.png", "01.png"]),
-        ("captions.json", '{"00.png": "a", "00.png": "b"}', ["captions.json", "'00.png' twice"]),
+        ("captions.json", '{"00.png": "a", "00.png": "b"}', ["captions.json", "'00.png' is given twice"]),
         (
             "metadata.json",
             '[{"file_name": "00.png", "label": "a"}, {"image": "00.png", "label": "b"}]',
@@ -203,7 +203,7 @@ def test_json_beside_images_is_read_and_its_faults_are_named(tmp_path):
         ((), "dog", (".json files without an object",)),
     ]
     assert "'cat' in dog/b.json and 'dog' by its folder" in reasons(samples)[0]
-    assert "dog/c.json has the key 'label' twice" in reasons(samples)[1]
+    assert "dog/c.json: key 'label' is given twice" in reasons(samples)[1]
 
 
 # --- documents that describe many images ----------------------------------------------------------------------------
@@ -286,6 +286,18 @@ def test_a_description_that_is_not_read_is_named_beside_the_labels_of_folders(tm
     folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), file, document)
     assert {key: label for key, (_, label) in found(folder).items()} == {"cat/a.png": "cat", "dog/b.png": "dog"}
     assert any("not read" in note and file in note for note in notes_of(folder))
+
+
+def test_captions_by_stem_name_the_image_that_is_not_there(tmp_path):
+    """Most keys are images, so the document describes them, and one of them is missing."""
+    folder = write_json(
+        write_images(tmp_path / "f", ["1", "2"]), "captions.json", {"1": "one", "2": "two", "3": "three"}
+    )
+    with pytest.raises(ValueError, match="image '3' is not among the images"):
+        open_source(str(folder))
+    samples = read(folder, missing="bad")
+    assert [sample.captions for sample in samples if not isinstance(sample, Bad)] == [("one",), ("two",)]
+    assert len(reasons(samples)) == 1
 
 
 def test_a_broken_document_is_refused(tmp_path):

@@ -132,7 +132,7 @@ def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):
     ]
     assert samples[0].unread == ("key 'url' of .json",)
     assert samples[1].unread == ("key 'key' of .json", "key 'status' of .json")
-    assert "2.json has the key 'label' twice" in reasons(samples)[0]
+    assert "2.json: key 'label' is given twice" in reasons(samples)[0]
     assert "3.json: captions differ in 'text' and 'caption'; --caption-column" in reasons(samples)[1]
     chosen = read(tmp_path, caption_column="caption")
     assert chosen[3].captions == ("another",)

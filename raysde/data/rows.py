@@ -2,39 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
+
+from raysde.documents import read_json
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = (";", "\t", "|", ",")
-
-
-def parse_json(text: str, where: str) -> Any:
-    """Return the value of a JSON document.
-
-    Raises:
-        ValueError: naming ``where``, if the text is not valid JSON, or an object has a key twice.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except _Repeated as error:
-        raise ValueError(f"{where} has the key {error.args[0]!r} twice in one object; remove one of the two") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
-
-
-class _Repeated(Exception):
-    """A key that an object has twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        raise _Repeated(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
-    return found
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -43,7 +18,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     Raises:
         ValueError: naming ``where``, if it is something else, or not valid.
     """
-    row = parse_json(text, where)
+    row = read_json(text, where)
     if not isinstance(row, dict):
         raise ValueError(f"{where} is not a JSON object")
     return row

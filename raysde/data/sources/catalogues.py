@@ -11,11 +11,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raysde.data.columns import normal
-from raysde.data.rows import parse_json
 from raysde.data.sources.book import Book
 from raysde.data.sources.descriptions import FILE_KEYS, captions_of, describe, label_of
 from raysde.data.sources.listing import Listing, shown, utf8
 from raysde.data.sources.metadata import column_notes, image_of
+from raysde.documents import read_json
 
 LARGEST = 1 << 30
 
@@ -30,7 +30,7 @@ def read_catalogue(listing: Listing, file: str, book: Book) -> bytes | None:
         return None
     data = listing.read(file)
     where = listing.path(file)
-    document = parse_json(utf8(data, where), where)
+    document = read_json(utf8(data, where), where)
     reader = _reader(document, PurePosixPath(file), book)
     if reader is None:
         return None
@@ -63,10 +63,10 @@ def _pairs(value: Any) -> bool:
 
 
 def _names_images(document: dict[str, Any], file: PurePosixPath, book: Book) -> bool:
-    """Return True if a key is the path or name of an image; a bare number or word is none unless all keys are such."""
+    """Return True if a key is the path or name of an image; a bare number or word is none unless most keys are such."""
     found = [_is_image(key, file, book) for key in document]
     return any(yes and PurePosixPath(key).suffix for yes, key in zip(found, document, strict=True)) or (
-        bool(found) and all(found)
+        2 * sum(found) > len(found)
     )
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from raysde.data.rows import parse_json
 from raysde.data.sources.descriptions import Vocabulary, clean, describe
 from raysde.data.sources.listing import Listing, Reader, utf8
+from raysde.documents import read_json
 
 CAPTIONS = (".txt", ".text", ".caption")
 JSON = ".json"
@@ -65,7 +65,7 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: Reader) -> 
         if not file.lower().endswith(JSON):
             captions.update(dict.fromkeys(text_captions(text)))
             continue
-        row = parse_json(text, file)
+        row = read_json(text, file)
         if not isinstance(row, dict):
             unread.append(".json files without an object")
             continue
