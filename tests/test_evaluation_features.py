@@ -118,6 +118,30 @@ def test_the_inception_has_the_published_size():
     assert count == 27_161_264 - 3_326_696 + 8 * 2049
 
 
+@pytest.mark.parametrize(("height", "width"), [(598, 897), (448, 299), (32, 100)])
+def test_images_are_resized_by_a_triangle_as_wide_as_what_they_lose(height, width, monkeypatch):
+    """Antialiased: level i of the result is a mean weighted by max(0, 1 - |x - center| / scale), scale at least 1.
+
+    A center in float32 is wrong by its rounding, size x 2^-24, and its weights by as much; four of these on each axis.
+    """
+    monkeypatch.setattr(Inception, "features", lambda self, x: x)
+    with torch.device("meta"):
+        network = Inception(classifier=False)
+    images = pictures(1, 3, 8)[:, :, :1, :1].new_empty(1, 3, height, width)
+    images.random_(0, 256, generator=torch.Generator().manual_seed(0))
+    found, _ = network(images)
+
+    def weights(size):
+        scale = size / 299
+        center = (torch.arange(299, dtype=torch.float64)[:, None] + 0.5) * scale
+        reach = max(scale, 1.0)
+        near = (1.0 - (torch.arange(size, dtype=torch.float64) + 0.5 - center).abs() / reach).clamp_min(0.0)
+        return near / near.sum(dim=1, keepdim=True)
+
+    expected = (weights(height) @ images.double() @ weights(width).T - 128.0) / 128.0
+    torch.testing.assert_close(found.double(), expected, rtol=0.0, atol=4.0 * (height + width) * 2.0**-24 * 255 / 128)
+
+
 def test_its_pools_are_tensorflows():
     """Average pools leave the padding out, so that a constant stays one; the last block alone pools by maximum."""
     with torch.device("meta"):

@@ -103,6 +103,25 @@ def test_prior(sde):
     assert sde.prior_std == pytest.approx(sde.sigma_max if isinstance(sde, VE | EDM) else sde.ceiling)
 
 
+@pytest.mark.parametrize("ceiling", [1.0, 0.8, 0.5])
+def test_the_prior_follows_the_ceiling(ceiling):
+    """VE's noise at t is sigma_min (sigma_max / sigma_min)^t, EDM's sigma_max t, also where sampling starts earlier."""
+    ve, edm = VE(sigma_min=0.01, sigma_max=50.0, ceiling=ceiling), EDM(sigma_max=80.0, ceiling=ceiling)
+    assert ve.prior_std == pytest.approx(0.01 * 5000.0**ceiling, rel=1e-12)
+    assert edm.prior_std == pytest.approx(80.0 * ceiling, rel=1e-12)
+
+
+def test_a_rough_table_has_a_rate_that_is_nowhere_negative():
+    """Harmonic slopes keep each cubic monotone (Fritsch and Butland 1984); arithmetic ones overshoot beside a jump."""
+    generator = torch.Generator().manual_seed(0)
+    betas = torch.where(torch.rand(40, generator=generator) < 0.3, 0.6, 1e-3).double()
+    table = VP(schedule="table", alphas_cumprod=tuple((1.0 - betas).cumprod(0).tolist()))
+    t = torch.linspace(1e-6, 1.0, 20_001, dtype=torch.float64)
+    # a rate is a sum of three terms of up to three rises of -log(1 - 0.6) in each of 40 steps
+    assert (table.beta(t) >= -1e-12 * 40 * 9).all()
+    assert (table.marginal(t)[0].diff() <= 1e-15).all()
+
+
 def test_the_prior_is_where_the_process_ends(sde):
     """Data of unit scale are forgotten at t = 1: alpha / sigma is below 1%, or the noise is sigma_max."""
     alpha, sigma = sde.marginal(torch.tensor(sde.ceiling, dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import pickle
@@ -311,6 +312,15 @@ def test_random_order_mixes_classes_and_depends_on_nothing_but_names(tmp_path):
     assert [sample.key for sample in read(tmp_path / "one")] == names
 
 
+def test_random_order_is_that_of_a_hash_which_every_process_computes_alike(tmp_path):
+    """An interrupted ingest goes on in another process, where Python's own hash of a name is another."""
+    names = [f"{number:02d}.png" for number in range(30)]
+    for name in names:
+        (tmp_path / name).write_bytes(FILES[0])
+    expected = sorted(names, key=lambda name: hashlib.blake2b(name.encode(), digest_size=16).hexdigest())
+    assert [sample.key for part in open_source(str(tmp_path)).parts for sample in part.read()] == expected
+
+
 def test_identity_changes_with_files_metadata_and_options_only(tmp_path):
     folder = make_jsonl(tmp_path / "source")
 
@@ -377,7 +387,7 @@ def test_splits_and_a_lone_folder_are_not_classes(tmp_path):
 
 
 def test_hidden_files_are_left_out(tmp_path):
-    folder = write_images(tmp_path / "f", ["a", "._a.png", ".cache/b"])
+    folder = write_images(tmp_path / "f", ["a", "._a.png", ".cache/b.png", "c/.d/e.png"])
     assert [sample.key for sample in read(folder)] == ["a.png"]
     tar = write_tar(tmp_path / "t.tar", [("._a.png", b"junk"), ("a.png", FILES[0])])
     assert said(read(tar)) == [(FILES[0], (), None)]

@@ -31,6 +31,15 @@ def test_columns_are_found_in_any_spelling(tmp_path, names):
     assert any(note == "columns url are not read" for note in open_source(str(tmp_path)).notes)
 
 
+def test_paths_are_relative_to_the_folder_of_their_own_file(tmp_path):
+    """Two folders that were put together, each with its table and an image of the same name."""
+    for number, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.bin").write_bytes(FILES[number])
+        write(tmp_path / folder, file_name=["a.bin"], text=[folder])
+    assert said(read(tmp_path)) == [(FILES[0], ("one",), None), (FILES[1], ("two",), None)]
+
+
 @pytest.mark.parametrize("name", ["File Name", "FILENAME", "image_path", "filepath"])
 def test_paths_are_found_in_any_spelling(tmp_path, name):
     write_images(tmp_path / "images", ["a"])
