@@ -81,7 +81,9 @@ def drawing(recorder: Recorder) -> Any:
         save = recorder.stand_in("save", lambda folder: None, lambda folder: [Path("a"), Path("grid.png")])
         return SimpleNamespace(images=images[:count], nfe=1, save=save)
 
-    spec = SimpleNamespace(generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True)
+    spec = SimpleNamespace(
+        generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True, classes=10, class_names=()
+    )
     methods = {
         "sample": (lambda **settings: None, lambda **settings: drawn(settings["n"])),
         "inpaint": (lambda images, known, **settings: None, lambda images, *_, **settings: drawn(len(images))),
@@ -106,6 +108,7 @@ def for_edit(recorder: Recorder) -> None:
 def for_bulk(recorder: Recorder) -> None:
     for_sample(recorder)
     requests = SimpleNamespace(unread=(), count=3)
+    requests.labelled = recorder.stand_in("labelled", lambda classes, names: None, requests)
     recorder.replace("raysde.data.requests.read_requests", requests)
     recorder.replace("raysde.bulk.Bulk", SimpleNamespace(parts=[], out=""))
     recorder.replace("raysde.bulk.draw_all", 0)
@@ -382,6 +385,8 @@ MODES = {
         "quality": (["--quality", "80"], ("quality", 80)),
         "background": (["--background", "7"], ("background", 7)),
         "caption_template": (["--caption-template", "a {label}"], ("caption_template", "a {label}")),
+        "caption_column": (["--caption-column", "said"], ("caption_column", "said")),
+        "label_column": (["--label-column", "kind"], ("label_column", "kind")),
         "label_names": (["--label-names", "NAMES"], ("label_names", "NAMES")),
         "images": (["--images", "ROOT"], ("images", "ROOT")),
         "validation": (["--validation", "0.25"], ("validation", 0.25)),
