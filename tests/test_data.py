@@ -147,6 +147,42 @@ def test_augmentation_is_keyed_by_the_microbatch(tmp_path):
     assert not np.array_equal(draws(1, 0, 0, 4), draws(2, 0, 0, 4))
 
 
+def test_every_microbatch_has_draws_of_its_own(tmp_path):
+    """Of seed, step and index together, one row of them for each row; the same for whoever reads it."""
+    manifest, _ = colour_set(tmp_path, [(6, 6, 8)])
+    seen = {}
+
+    class Asked:
+        def read(self, rows, view, draws, take):
+            assert draws.shape == (len(rows), 4)
+            return draws
+
+    for seed in (0, 1):
+        feed = feed_of(manifest, seed=seed)
+        for step in range(3):
+            for index in range(2):
+                _, found = feed.read(Asked(), step, index)
+                _, again = feed.read(Asked(), step, index)
+                assert np.array_equal(found, again)
+                seen[seed, step, index] = found
+    numbers = np.concatenate([found.reshape(-1) for found in seen.values()])
+    assert len(np.unique(numbers)) == len(numbers) == 12 * 4 * 4
+
+
+def test_without_draws_the_largest_box_in_the_middle_is_shown(tmp_path):
+    """So is validation, however the images are cut in training; and the first caption."""
+    cropped = View(shape=(8, 8), crop="random", scale=(0.4, 1.0))
+    assert cropped.box((40, 20), (8, 8), STILL) == pytest.approx((10.0, 0.0, 30.0, 20.0))
+    manifest, _ = colour_set(tmp_path, [(12, 12, 3)], captions=("a", "b"))
+    reader, rows = Reader(manifest), np.arange(3)
+    plain = reader.read(rows, View(shape=(6, 6)))
+    cut = reader.read(rows, View(shape=(6, 6), crop="random", scale=(0.4, 1.0)))
+    assert np.array_equal(cut.images, plain.images)
+    assert plain.captions == ["a"] * 3
+    held = next(held_out_batches(reader, rows, 3, View(shape=(6, 6), crop="random", scale=(0.4, 1.0)), 0, 1))
+    assert np.array_equal(held.images.permute(0, 2, 3, 1).numpy(), plain.images)
+
+
 def test_draws_are_uniform():
     """Mean and variance of 40,000 numbers within four standard errors of 1/2 and 1/12."""
     found = draws(0, 3, 1, 10_000).reshape(-1)
@@ -169,6 +205,13 @@ def test_crops_cover_the_picture_evenly():
     for place in (left / (40 - (right - left)), top / (20 - (bottom - top))):
         assert abs(place.mean() - 0.5) < 4 / np.sqrt(12 * 5000)
         assert abs(place.var() - 1 / 12) < 4 / np.sqrt(180 * 5000)
+    # area, place across and place down have nothing to do with each other
+    parts = np.corrcoef([area, left / (40 - (right - left)), top / (20 - (bottom - top))])
+    assert abs(parts - np.eye(3)).max() < 4 / np.sqrt(5000)
+    # 0 is left and top, 1 right and bottom, of the caption's number nothing is seen
+    corner = View(shape=(8, 8), crop="random", scale=(0.5, 0.5))
+    assert corner.box((40, 20), (8, 8), np.array([0.3, 0.3, 0.0, 1.0])) == pytest.approx((0.0, 10.0, 10.0, 20.0))
+    assert corner.box((40, 20), (8, 8), np.array([0.9, 0.3, 1.0, 0.0])) == pytest.approx((30.0, 0.0, 40.0, 10.0))
     middle = View(shape=(8, 8), scale=(0.5, 0.5))
     assert {middle.box((40, 20), (8, 8), draw) for draw in draws(0, 0, 0, 9)} == {(15.0, 5.0, 25.0, 15.0)}
 

@@ -361,3 +361,30 @@ def test_neither_model_drops_anything_while_it_leads():
     guide.train()
     Guidance(scale=2.0, guide=guide).score(model, lambda c: c.encode(CAPTIONS, None, 4), 4)
     assert not any(module.training for each in (model, guide) for module in each.modules())
+
+
+def test_a_guide_is_told_of_the_rows_that_it_is_asked_about(spoken):
+    """With some noise levels inside the interval and others outside, each image keeps its own condition."""
+    younger = model_with(classes=3)
+    for parameter in younger.parameters():
+        parameter.data.mul_(0.9)
+    encode = lambda c: c.encode(CAPTIONS, [2, 0, 1, 2], 4)  # noqa: E731
+    model, guide = spoken.score_model.eval(), younger.eval()
+    x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.9, 0.3, 0.95, 0.4])
+    noise = torch.exp(-0.5 * model.sde.log_snr(t))
+    interval = (0.1, 3.0)
+    inside = (noise > interval[0]) & (noise <= interval[1])
+    assert inside.tolist() == [False, True, False, True]
+    with torch.no_grad():
+        strong, weak = (each.score(x, t, encode(each.conditioner)) for each in (model, guide))
+        null = model.score(x, t, model.conditioner.encode(None, None, 4))
+        led = {
+            "auto": Guidance(scale=3.0, guide=guide, interval=interval),
+            "twice": Guidance(scale=2.0, guide=guide, autoguidance=3.0, interval=interval),
+        }
+        found = {name: each.score(model, encode, 4).score(x, t) for name, each in led.items()}
+    mask = inside[:, None, None, None]
+    auto, twice = weak + 3.0 * (strong - weak), null + 2.0 * (strong - null) + 2.0 * (strong - weak)
+    torch.testing.assert_close(found["auto"], torch.where(mask, auto, strong), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found["twice"], torch.where(mask, twice, strong), rtol=1e-4, atol=1e-4)
+    assert (weak[1] - weak[3]).abs().max() > 0.01

@@ -316,6 +316,19 @@ def test_other_data_cannot_continue_a_run(recipe):
             check_resumable(run, found)
 
 
+def test_the_seed_is_that_of_weights_rows_and_order(recipe):
+    """One of the three from another seed alone would make two runs alike that should not be."""
+
+    def of(seed: int) -> list[list[float]]:
+        found = built(recipe, {"seed": seed, "validation.rows": 24})
+        weights = found.network.enter.weight.flatten().tolist()
+        return [weights, found.run.held_out.tolist(), found.run.plan.rows_of(0, 0).tolist()]
+
+    first, again, other = of(0), of(0), of(1)
+    assert first == again
+    assert all(one != two for one, two in zip(first, other, strict=True))
+
+
 def test_validation_is_of_the_recipe(recipe, monkeypatch):
     """Its seed, range, view, rows and microbatches, each rank its share, and the space that the model is trained in."""
     changes = {"seed": 5, "data.range": [0.0, 2.0], "data.image_size": 4, "train.microbatch": 4}
