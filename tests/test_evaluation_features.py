@@ -205,6 +205,30 @@ def flat():
 """
 
 
+STORED = """
+from pathlib import Path
+import torch
+from torch import nn
+class Stored(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(float(Path(__file__).with_suffix(".txt").read_text())))
+    def forward(self, images):
+        return images.float().flatten(1) * self.scale
+"""
+
+
+def test_a_hash_of_code_is_of_the_weights_that_it_reads(tmp_path, monkeypatch):
+    """The same code with weights that were trained again gives other features."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stored_features.py").write_text(STORED)
+    hashes = []
+    for scale in ("1.0", "2.0", "1.0"):
+        (tmp_path / "stored_features.txt").write_text(scale)
+        hashes.append(open_network("stored_features:Stored", allow_code=True).hash)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
 @pytest.mark.parametrize(("name", "other"), [("Own", {"factor": 3}), ("flat", {"first": 2})])
 def test_a_hash_of_code_is_of_what_it_does(tmp_path, monkeypatch, name, other):
     """Two networks without weights, of one name, which see the same images in another way."""

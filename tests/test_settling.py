@@ -179,6 +179,8 @@ def test_the_cheapest_of_those_that_cannot_be_told_apart_wins():
     assert winner(ranked([best, cheaper], "lower"), "lower") is best
     high = [outcome(0.9, 40, 0.02, "accuracy"), outcome(0.88, 20, 0.02, "accuracy"), outcome(0.5, 5, 0.02, "accuracy")]
     assert winner(ranked(high, "higher"), "higher") is high[1]
+    alike = [outcome(0.9 - 0.01 * each, 20, 0.02, "accuracy", noise=each + 1) for each in (0, 1)]
+    assert winner(ranked(alike, "higher"), "higher") is alike[0]
     same = [outcome(1.0, 20), outcome(1.0, 10)]
     assert ranked(same, "lower")[0] is same[1]
 

@@ -129,6 +129,13 @@ def test_a_trial_is_decided_by_seed_and_number():
     assert planned(one, "random", 5, 9)[:5] == planned(one, "random", 5, 5)
 
 
+def test_axes_are_drawn_independently():
+    """A search whose axes share their numbers walks along a diagonal; the standard error of a correlation is 1/sqrt(n)."""
+    space = read_space({"train.lr": "uniform(0.1,0.9)", "train.ema.half_life": "uniform(1,9)"})
+    values = np.array([[drawn(space, 5, n)[axis.name] for axis in space.axes] for n in range(400)])
+    assert abs(np.corrcoef(values.T)[0, 1]) < 4.0 / math.sqrt(400)
+
+
 @pytest.mark.parametrize(
     ("given", "search", "trials", "culprit"),
     [
@@ -718,6 +725,12 @@ def test_rungs_begin_at_the_grace_or_at_the_first_validation(given, rungs):
     found = halving_for(read_settings(None, [], given), 80, 5, 4)
     assert ([rung for rung, _ in found.rungs], found.longest) == (rungs, 320)
     assert halving_for(read_settings(None, [], {**given, "scheduler": "fifo"}), 80, 5, 4) is None
+
+
+def test_options_of_zero_replace_those_of_the_file(tmp_path):
+    (tmp_path / "s.yaml").write_text("seed: 5\ntrials: 3\n")
+    found = read_settings(str(tmp_path / "s.yaml"), [], {"seed": 0, "trials": None})
+    assert (found.seed, found.trials) == (0, 3)
 
 
 def test_the_settings_that_the_help_promises():
