@@ -35,7 +35,7 @@ test-mathematics: $(STAMP)
 test-processes: $(STAMP)
 	$(PYTEST) $(OWN_PROCESSES)
 
-# The kernels of other processors: torch, oneDNN and MKL choose theirs by these variables. Takes about an hour.
+# The kernels of other processors: torch, oneDNN and MKL choose theirs by these variables.
 SSE41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 test-processors: $(STAMP)
