@@ -129,6 +129,17 @@ def test_a_run_that_has_ended_keeps_the_time_of_its_end(uri):
     assert (has_run(client, run_id), has_run(client, "0" * 32)) == (True, False)
 
 
+def test_a_server_that_is_away_is_no_store_without_the_run():
+    """A sweep would otherwise leave its trials' runs open, and say that they are elsewhere."""
+
+    class Away:
+        def get_run(self, run_id):
+            raise MlflowException("no route")
+
+    with pytest.raises(MlflowException, match="no route"):
+        has_run(Away(), "0" * 32)
+
+
 def test_a_metric_keeps_its_step_and_its_time(uri, tmp_path):
     """Also one that a dead process left; the newest value is that of the last step, however late it was sent."""
     run_id = open_run(client_for(uri), "e", "r", {}, None)
