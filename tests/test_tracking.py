@@ -35,6 +35,7 @@ from raysde.tracking import (
     is_refused,
     open_run,
 )
+from raysde.tracking.store import short_timeouts
 from tests.conftest import ROOT, Recorded
 
 
@@ -532,3 +533,23 @@ def test_the_default_store_is_at_a_fixed_place(monkeypatch):
     assert tracking.default_uri().startswith("sqlite:////")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking.default_uri() == "http://server:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "given", "expected"),
+    [
+        ("http://127.0.0.1:9", {}, ("2", "10")),
+        ("http://127.0.0.1:9", {"MLFLOW_HTTP_REQUEST_TIMEOUT": "300"}, ("2", "300")),
+        ("http://127.0.0.1:9", {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7"}, ("7", "10")),
+        ("sqlite:///a.db", {}, (None, None)),
+    ],
+)
+def test_time_outs_that_the_user_set_stay(monkeypatch, uri, given, expected):
+    names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    for name in names:
+        monkeypatch.setenv(name, "1")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    short_timeouts(uri)
+    assert tuple(os.environ.get(name) for name in names) == expected
