@@ -1,4 +1,4 @@
-"""What descriptions say about the images of a folder, gathered from all of its files of descriptions."""
+"""Captions and labels of the images of a folder, gathered from all of its description files."""
 
 from collections import defaultdict
 from collections.abc import Iterable

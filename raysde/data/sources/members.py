@@ -28,7 +28,7 @@ COUNTED = {"image", "img", "frame", "view", "crop", "seg", "mask", "depth", "inp
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file belongs.
+    """The sample that a file belongs to, and its extension there.
 
     Attributes:
         stem: the path up to the base name's first dot.

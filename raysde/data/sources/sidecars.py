@@ -15,7 +15,7 @@ JSON = ".json"
 
 @dataclass(frozen=True)
 class Told:
-    """What the files beside an image say, and the keys in them that are not read."""
+    """Captions and label in the files beside an image, and the keys in them that are not read."""
 
     captions: tuple[str, ...] = ()
     label: str | None = None
