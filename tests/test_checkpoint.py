@@ -139,6 +139,20 @@ def test_the_newest_in_remote_storage_is_the_newest_whole_one(trained, tmp_path)
         assert storage.newest_checkpoint(place, "other") is None
 
 
+@pytest.mark.parametrize("change", ["missing", "more"])
+def test_weights_that_the_model_lacks_or_does_not_get_are_named(trained, change):
+    """A checkpoint of a larger network must not load as a smaller one."""
+    model = trained[0].model
+    tensors = dict(model.state_dict())
+    first = next(name for name, _ in model.network.named_parameters())
+    if change == "missing":
+        del tensors[f"network.{first}"]
+    else:
+        tensors["network.further.weight"] = torch.zeros(2)
+    with pytest.raises(ValueError, match="does not fit its model: 1 weights differ, such as network"):
+        checkpoint._fill(model, tensors, Path("step"))
+
+
 def test_code_is_not_imported_unasked(digits, tmp_path):
     network = {"kind": "external", "factory": "tests.test_networks:Own"}
     tree = small_recipe(digits, tmp_path, train__length__steps=1, network=network, text=None)
