@@ -137,5 +137,9 @@ def read_json(text: str, what: str) -> Any:
         raise ValueError(f"{what}: key {error.args[0]!r} is given twice; keep one of them") from None
     except RecursionError:
         raise ValueError(f"{what} is not valid JSON: it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        lines = error.msg == "Extra data" and text[: error.pos].rstrip(" \t\r").endswith("\n")
+        remedy = "; one document is expected, lines of JSON belong into a file named .jsonl" if lines else ""
+        raise ValueError(f"{what} is not valid JSON: {error}{remedy}") from None
     except ValueError as error:
         raise ValueError(f"{what} is not valid JSON: {error}") from None

@@ -399,7 +399,7 @@ def test_a_text_file_that_is_not_utf8_costs_its_sample_alone(tmp_path):
     (folder / "b.txt").write_text("b")
     samples = read(folder)
     assert [type(sample) for sample in samples] == [Bad, Sample]
-    assert reasons(samples) == ["a.txt, line 2 is not UTF-8"]
+    assert reasons(samples) == ["a.txt, line 2 is not UTF-8; save the file in that encoding"]
 
 
 def test_an_image_that_has_gone_is_bad(tmp_path):

@@ -303,7 +303,28 @@ def test_captions_by_stem_name_the_image_that_is_not_there(tmp_path):
 def test_a_broken_document_is_refused(tmp_path):
     folder = write_images(tmp_path / "f", ["cat/a", "dog/b"])
     (folder / "dataset.json").write_text('{"labels": [')
-    with pytest.raises(ValueError, match=r"dataset\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"dataset\.json is not valid JSON: Expecting value: line 1") as refusal:
+        open_source(str(folder))
+    assert "jsonl" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("text", "lines"), [('{"a": 1}\n{"b": 2}\n', True), ('{"a": 1} {"b": 2}', False)])
+def test_lines_of_json_in_a_json_file_are_told_where_they_belong(tmp_path, text, lines):
+    folder = write_images(tmp_path / "f", ["cat/a", "dog/b"])
+    (folder / "captions.json").write_text(text)
+    with pytest.raises(ValueError, match=r"captions\.json is not valid JSON: Extra data") as refusal:
+        open_source(str(folder))
+    assert ("belong into a file named .jsonl" in str(refusal.value)) == lines
+
+
+@pytest.mark.parametrize(("image", "note", "told"), [(1, "1", "only one with 1"), ("1", 1, "only one with '1'")])
+def test_coco_ids_of_another_type_are_named(tmp_path, image, note, told):
+    document = {
+        "images": [{"id": image, "file_name": "1.png"}],
+        "annotations": [{"image_id": note, "caption": "x"}],
+    }
+    folder = write_json(write_images(tmp_path / "f", ["1"]), "captions.json", document)
+    with pytest.raises(ValueError, match=f"annotation 1: there is no image with the id {note!r}, {told}"):
         open_source(str(folder))
 
 

@@ -1,5 +1,6 @@
 """Tar archives: which file belongs to which sample, where names hold dots and suffixes are spelled otherwise."""
 
+import gzip
 import json
 
 import pytest
@@ -147,3 +148,27 @@ def test_what_lies_beside_archives_is_named(tmp_path):
     assert source.kind == "webdataset"
     assert any("download" in note and "00000.parquet, 00000_stats.json" in note for note in source.notes)
     assert any("not read: captions.csv" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("chosen", [{"caption_column": "note"}, {"label_column": "kind"}])
+def test_a_column_cannot_be_chosen_where_no_json_is(tmp_path, zipped, chosen):
+    plain = tmp_path / "a.tar"
+    write_tar(plain, [("1.png", FILES[0]), ("1.txt", b"x"), ("2.png", FILES[1])])
+    if zipped:
+        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    with pytest.raises(ValueError, match=r"archive a\.tar.* has no JSON with keys to choose from; leave --caption"):
+        open_source(str(tmp_path), **chosen)
+
+
+def test_a_column_is_chosen_where_only_the_last_image_has_json(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.png", FILES[0]), ("2.png", FILES[1]), ("2.json", js(note="n", text="t"))])
+    assert said(read(tmp_path, caption_column="note")) == [(FILES[0], (), None), (FILES[1], ("n",), None)]
+
+
+def test_a_damaged_archive_is_reported_as_such_also_where_a_column_is_chosen(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.png", FILES[0]), ("2.png", FILES[1])])
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: len(FILES[0]) + 700])
+    assert "damaged or cut short" in reasons(read(tmp_path, caption_column="note"))[0]

@@ -112,10 +112,12 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
     book.labelled = str(file)
     for number, note in enumerate(document["annotations"], start=1):
         try:
-            if note.get("image_id") not in files:
-                raise ValueError(f"there is no image with the id {note.get('image_id')!r}")
+            if (key := note.get("image_id")) not in files:
+                other = next((known for known in files if str(known) == str(key)), None)
+                remedy = "" if other is None else f", only one with {other!r}; write ids the same way in both lists"
+                raise ValueError(f"there is no image with the id {key!r}{remedy}")
             captions = captions_of(note.get("caption"))
-            _add(book, files[note["image_id"]], file, f"{where}, annotation {number}", captions, None)
+            _add(book, files[key], file, f"{where}, annotation {number}", captions, None)
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{where}, annotation {number}: {error}") from error
 

@@ -123,7 +123,7 @@ def utf8(data: bytes, what: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{what}, line {line} is not UTF-8") from None
+        raise ValueError(f"{what}, line {line} is not UTF-8; save the file in that encoding") from None
 
 
 def list_files(path: str) -> Listing:

@@ -8,6 +8,7 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, Self
 
@@ -35,6 +36,7 @@ from raysde.data.sources.sidecars import read_object
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBER = 256 * 2**20
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 
 
 class Header(tarfile.TarInfo):
@@ -158,12 +160,29 @@ class TarPart:
 
     def read(self) -> Iterator[Sample | Bad]:
         """The samples in order; after one that is cut short or damaged, a Bad with the archive's name."""
+        with self._stream() as stream:
+            yield from read_tar(stream, self.name, self.words)
+
+    def has_json(self) -> bool:
+        """Read up to the first JSON file; return True if there is one, or the archive is damaged before it."""
+        try:
+            with self._stream() as stream:
+                return any(
+                    extension.rpartition(".")[2] in JSON
+                    for group in _groups(stream, self.words)
+                    for extension in group.files
+                )
+        except DAMAGE:
+            return True
+
+    @contextmanager
+    def _stream(self) -> Iterator[IO[bytes]]:
         system, folder = reach(self.root)
         with system.open_input_stream(f"{folder}/{self.name}", compression=None) as stream:
-            opened: Any = stream
-            if self.name.lower().endswith((".gz", ".tgz")):  # tarfile alone does not compare gzip's checksums
-                opened = gzip.GzipFile(fileobj=stream)
-            yield from read_tar(opened, self.name, self.words)
+            # tarfile alone does not compare gzip's checksums
+            zipped = self.name.lower().endswith((".gz", ".tgz"))
+            opened: Any = gzip.GzipFile(fileobj=stream) if zipped else stream
+            yield opened
 
 
 def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[Sample | Bad]:
@@ -173,7 +192,7 @@ def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[
         for group in _groups(stream, words):
             last = group.key
             yield group.sample(name)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+    except DAMAGE as error:
         yield Bad(name, f"archive {name} is damaged or cut short after {last}: {error}")
 
 
@@ -261,8 +280,16 @@ def _doubtful(key: str, other: str) -> str:
 
 
 def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
-    """Return the archives of a listing, one part each."""
+    """Return the archives of a listing, one part each.
+
+    Raises:
+        ValueError: if a column is chosen and the first archive has no JSON.
+    """
     names = listing.names(*TAR_SUFFIXES)
+    if words != ANY and not TarPart(listing.root, names[0]).has_json():
+        raise ValueError(
+            f"archive {names[0]} has no JSON with keys to choose from; leave --caption-column, --label-column out"
+        )
     notes = list(split_note(names))
     downloaded = pieces(listing)
     if records := [file.name for file in listing.files if is_record(file.name, downloaded)]:
