@@ -82,7 +82,7 @@ def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):
 
 def test_a_row_may_have_a_seed_and_a_negative_prompt_of_its_own(models, tmp_path):
     """Each row as one image drawn alone, to a grey level of rounding."""
-    rows = [{"prompt": CAPTIONS[n % 3], **({"seed": 70 + n} if n % 2 else {}), **({"negative": CAPTIONS[3]} if n % 3 else {})}
+    rows = [{"prompt": CAPTIONS[n % 3], **({"seed": 70 * (n - 1)} if n % 2 else {}), **({"negative": CAPTIONS[3]} if n % 3 else {})}
             for n in range(7)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = ["--prompts-file", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"), "--seed", "5"]

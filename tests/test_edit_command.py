@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from raysde import checkpoint
 from raysde.cli import main, parser
-from raysde.commands.edit import open_file, open_mask, opened
+from raysde.commands.edit import means, open_file, open_mask, opened
 from raysde.images import to_pil
 from raysde.model import save_text
 from tests.conftest import open_image
@@ -100,6 +100,13 @@ def test_the_other_edits(models, files):
     assert torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
     assert main([*tool, "--image", files["rgb"], "--strength", "0.5"]) == 0
     assert not torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
+
+
+def test_greys_are_means_to_the_nearest_level():
+    """Sums of three channels from 0 to 765, each against exact division; halves do not occur among thirds."""
+    sums = torch.arange(766)
+    image = torch.stack([sums.clamp(max=255), (sums - 255).clamp(0, 255), (sums - 510).clamp(0, 255)])[:, None]
+    assert means(image.to(torch.uint8))[0, 0].tolist() == [(2 * each + 3) // 6 for each in range(766)]
 
 
 def test_sampling_is_guided_from_the_command_line(models, files, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -342,6 +343,10 @@ def test_what_does_not_fit_is_named(spoken):
     other = Model(spoken.score_model, dataclasses.replace(spoken.spec, sde=VE()))
     with pytest.raises(ValueError, match=r"autoguide: its sde is VE.*the model's is VP"):
         draw(autoguide=other)
+    for name, value in (("image", (3, 8, 8)), ("data_range", (0.0, 1.0))):
+        other = Model(spoken.score_model, dataclasses.replace(spoken.spec, **{name: value}))
+        with pytest.raises(ValueError, match=f"autoguide: its {name} is {re.escape(str(value))}, the model's is"):
+            draw(autoguide=other)
     with pytest.raises(ValueError, match="autoguide: it takes other conditions"):
         draw(autoguide=Model(model_with(text=None, classes=3), spoken.spec))
     bare = Model(model_with(text=None), dataclasses.replace(spoken.spec, text=None, classes=0))

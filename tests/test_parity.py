@@ -57,7 +57,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("steps", [8, 20])
+@pytest.mark.parametrize("steps", [8, 14, 15, 20])
 @pytest.mark.parametrize("spacing", [1.0, 1.3])
 def test_multistep_solvers_agree_with_diffusers(case, steps, spacing):
     sde = SDES["vp"]

@@ -421,6 +421,19 @@ def test_bad_settings_are_named(settings, culprit):
         sample(gaussian_score(0.0, 0.5, sde), sde, (1, 2), **settings)
 
 
+MEMORY = ("rk45", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "dpmpp_3m_sde", "deis", "unipc")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_correctors_follow_solvers_without_memory(solver):
+    """A multistep solver's earlier predictions, and rk45's step size, belong to the x that it came to itself."""
+    if solver in MEMORY:
+        with pytest.raises(ValueError, match=f"corrector langevin cannot follow {solver}"):
+            Method(solver=solver, corrector="langevin", corrector_steps=1)
+    else:
+        assert Method(solver=solver, corrector="langevin", corrector_steps=1).correction == "langevin"
+
+
 def times_asked(**settings) -> tuple[list[float], list[float]]:
     """The times at which a sampler asks for the score, and its grid."""
     sde, asked = SDES["vp"], []

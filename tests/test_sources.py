@@ -384,6 +384,8 @@ def test_splits_and_a_lone_folder_are_not_classes(tmp_path):
     top = write_images(tmp_path / "top", ["cat/a", "dog/b", "c"])
     assert {sample.label for path in (splits, lone, top) for sample in read(path)} == {None}
     assert any("splits" in note for note in open_source(str(splits)).notes)
+    bugs = write_images(tmp_path / "words", ["bug/a", "test/b"])
+    assert sorted(sample.label for sample in read(bugs)) == ["bug", "test"]
 
 
 def test_hidden_files_are_left_out(tmp_path):

@@ -62,6 +62,16 @@ def test_lognormal_noise_levels():
     assert suited(SDES["vp"]) == Uniform()
 
 
+@pytest.mark.parametrize("name", SDES)
+def test_lognormal_times_reach_below_the_sampler(name):
+    """Half of the noise levels lie below the one at half the sampler's floor, wherever training goes lower."""
+    sde = SDES[name]
+    low = max(0.5 * sde.sample_floor, sde.train_floor)
+    sigma = (-0.5 * sde.log_snr(torch.tensor(low, dtype=torch.float64))).exp()
+    t = LogNormal(mean=sigma.log().item(), std=0.01).quantile(sde, U)
+    assert t.median().item() == pytest.approx(low, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["vp", "sub_vp", "ve", "flow"])
 def test_log_snr_is_uniform(name):
     sde = SDES[name]
