@@ -311,10 +311,14 @@ def test_reading_back(tmp_path):
     splits = [shard.split for shard in manifest.shards]
     assert splits == sorted(splits)
     assert len(set(splits)) == 2
+    assert max(Counter((shard.file[:11], shard.split) for shard in manifest.shards).values()) > 1
     verify(manifest, hashes=True)
     reader = Reader(manifest)
     keys = [int(str(reader.about(row)["key"])[:4]) for row in range(24)]
     assert sorted(keys) == list(range(24))
+    row_splits = np.repeat(splits, [shard.rows for shard in manifest.shards])
+    for split in set(splits):  # rows stand as they were given, also where a part fills several shards
+        assert np.all(np.diff(np.array(keys)[row_splits == split]) > 0)
     rows = np.random.default_rng(0).permutation(24)
     found = reader.read(rows)
     assert np.array_equal(found.images, [rng_image(keys[row]) for row in rows])

@@ -688,7 +688,7 @@ def test_images_between_prompts_of_unequal_length_begin_where_the_first_ends():
 
 def test_what_is_drawn_from_noise_goes_by_the_models_own_settings():
     """SDEdit at strength 1 is plain sampling then too, and prompts' ends are; what restores takes everybody's."""
-    own = {"solver": "unipc", "steps": 3, "guidance": 3.0}
+    own = {"solver": "unipc", "steps": 3, "guidance": 3.0, "guidance_interval": (0.1, 1.0)}
     model = Model(model_with(sde=VP()), replace(spec_with(sde=VP()), generation=own))
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     asked = {"prompts": list(CAPTIONS[:2]), "seed": 3}
@@ -698,7 +698,10 @@ def test_what_is_drawn_from_noise_goes_by_the_models_own_settings():
     between_two = model.interpolate_prompts(CAPTIONS[0], CAPTIONS[1], [0.0, 1.0], seed=3)
     assert between_two.nfe == 3
     assert (between_two.images[0].int() - plain.images[0].int()).abs().max() <= 1
-    assert model.edit(images, 1.0, **asked, guidance=1.0).images.ne(plain.images).any()
+    everywhere = {"guidance": 3.0, "guidance_interval": (0.0, math.inf)}
+    assert (model.sample(**asked, **everywhere).images[0].int() - plain.images[0].int()).abs().max() > 1
+    for other in ({"guidance": 1.0, "guidance_interval": (0.0, math.inf)}, everywhere):
+        assert model.edit(images, 1.0, **asked, **other).images.ne(plain.images).any()
     assert model.inpaint(images, torch.ones(8, 8, dtype=torch.bool), **asked).nfe > 30
 
 

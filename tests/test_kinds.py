@@ -94,6 +94,16 @@ def test_a_wrong_suffix_is_read_by_its_content(tmp_path, kind):
     assert rules_for(source).size == 16
 
 
+@pytest.mark.parametrize(("width", "height"), [(12, 10), (10, 12), (12, 12)])
+def test_the_size_is_the_first_images_short_side(tmp_path, width, height):
+    for name, pixels in (("a.png", rng_image(0, 16)[:height, :width]), ("b.png", rng_image(1, 8))):
+        write(tmp_path, name, file(Image.fromarray(pixels), "PNG"))
+    source = open_source(str(tmp_path), order="source")
+    assert rules_for(source).size == min(width, height)
+    assert rules_for(source, size=9).size == 9
+    assert rules_for(source, fit="keep").size is None
+
+
 # --- grey and colour ----------------------------------------------------------------------------------------------
 
 

@@ -370,11 +370,13 @@ def test_metadata_goes_before_text_files_and_folder_names(tmp_path):
     for name in ("cat/a", "dog/b"):
         (folder / f"{name}.txt").write_text("beside")
     write_lines(folder, [{"file_name": "cat/a.png", "text": "said", "label": 3}])
-    (folder / "other.csv").write_text("file_name,text\ndog/b.png,unread\n")
+    for table in ("other.csv", "metadata.csv", "dog/metadata.tsv"):
+        mark = "\t" if table.endswith("tsv") else ","
+        (folder / table).write_text(f"file_name{mark}text\ncat/a.png{mark}unread\n")
     got = {sample.key: (sample.captions, sample.label) for sample in read(folder)}
     assert got == {"cat/a.png": (("said",), "3"), "dog/b.png": (("beside",), None), "dog/c.png": ((), None)}
     notes = open_source(str(folder)).notes
-    assert any("other.csv" in note for note in notes)
+    assert any("dog/metadata.tsv, metadata.csv, other.csv" in note and "not read" in note for note in notes)
     assert any("1 of 3 images have no caption" in note for note in notes)
 
 
@@ -760,8 +762,9 @@ def test_arrays_that_do_not_fit_are_named(tmp_path, monkeypatch):
     np.save(objects, np.array([[[Trap()]]], dtype=object), allow_pickle=True)
     zipped = io.BytesIO()
     np.savez(zipped, images=pixels)
-    fortran = io.BytesIO()
+    fortran, fortran_grey = io.BytesIO(), io.BytesIO()
     np.save(fortran, np.asfortranarray(pixels))
+    np.save(fortran_grey, np.asfortranarray(pixels[..., 0]))
     floats, channels_first = io.BytesIO(), io.BytesIO()
     np.save(floats, pixels.astype("f4"))
     np.save(channels_first, np.zeros((2, 3, 8, 8), "u1"))
@@ -777,6 +780,7 @@ def test_arrays_that_do_not_fit_are_named(tmp_path, monkeypatch):
         ("a.npy", b"", "cannot be read"),
         ("a.npy", objects.getvalue(), "Python objects"),
         ("a.npy", fortran.getvalue(), "Fortran"),
+        ("a.npy", fortran_grey.getvalue(), "Fortran"),
         ("a.npy", floats.getvalue(), "float32"),
         ("a.npy", channels_first.getvalue(), r"\[2, 3, 8, 8\], expected uint8"),
         ("a.npz", zipped.getvalue()[:-30], "not a whole .npz"),

@@ -256,6 +256,25 @@ def test_coco_splits_are_no_classes(tmp_path):
     )
 
 
+COCO = {"images": [{"id": 1, "file_name": "cat/a.png"}], "annotations": [{"image_id": 1, "caption": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("document", "labels"),
+    [
+        (COCO, (None, None)),
+        ({"labels": None}, (None, None)),
+        ({"cat/a.png": "x"}, ("cat", "dog")),
+        ([{"file_name": "cat/a.png", "text": "x"}], ("cat", "dog")),
+        ([{"file_name": "cat/a.png", "label": 3}], ("3", None)),
+    ],
+)
+def test_folders_are_classes_unless_a_document_speaks_of_labels(tmp_path, document, labels):
+    """EDM's and COCO's forms say what labels there are, if any; captions in other forms leave them to the folders."""
+    folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "about.json", document)
+    assert tuple(label for _, label in found(folder).values()) == labels
+
+
 @pytest.mark.parametrize(
     ("file", "document", "expected"),
     [
@@ -326,6 +345,34 @@ def test_coco_ids_of_another_type_are_named(tmp_path, image, note, told):
     folder = write_json(write_images(tmp_path / "f", ["1"]), "captions.json", document)
     with pytest.raises(ValueError, match=f"annotation 1: there is no image with the id {note!r}, {told}"):
         open_source(str(folder))
+
+
+SEVERAL = {
+    "lines": lambda one, two: {
+        "metadata.jsonl": "\n".join(json.dumps({"file_name": "a.png", **row}) for row in (one, two))
+    },
+    "entries": lambda one, two: {"list.json": json.dumps([{"file_name": "a.png", **row} for row in (one, two)])},
+    "tables": lambda one, two: {
+        f"metadata.{kind}": "\n".join(
+            mark.join(line) for line in zip(("file_name", "a.png"), *row.items(), strict=True)
+        )
+        for kind, mark, row in (("csv", ",", one), ("tsv", "\t", two))
+    },
+    "documents": lambda one, two: {f"{n}.json": json.dumps({"a.png": row}) for n, row in enumerate((one, two))},
+    "files beside it": lambda one, two: {"a.json": json.dumps(one), "a.png.json": json.dumps(two)},
+}
+
+
+@pytest.mark.parametrize("label_first", [False, True])
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_several_descriptions_of_an_image_add_up(tmp_path, kind, label_first):
+    """One gives its label, the other its caption, in either order."""
+    folder = write_images(tmp_path / "f", ["a"])
+    told = ({"label": "cat"}, {"text": "x"})
+    for name, text in SEVERAL[kind](*(told if label_first else told[::-1])).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    assert found(folder) == {"a.png": (("x",), "cat")}
 
 
 # --- images that are not there --------------------------------------------------------------------------------------
