@@ -72,7 +72,7 @@ class ModelSpec:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.class_names and len(set(self.class_names)) != self.classes:
+        if self.class_names and not self.classes == len(self.class_names) == len(set(self.class_names)):
             raise ValueError(f"class_names must be {self.classes} different names, got {len(self.class_names)}")
 
     @property

@@ -388,7 +388,8 @@ def test_a_guide_knows_the_same_classes(named):
 
 
 def test_names_are_as_many_as_classes():
-    with pytest.raises(ValueError, match="class_names must be 3 different names, got 2"):
-        ModelSpec.parse({**OLD_MODEL, "class_names": ["a", "b"]})
+    for names in (["a", "b"], ["a", "b", "a"], ["a", "b", "c", "a"], ["a", "b", "c", "d"]):
+        with pytest.raises(ValueError, match=f"class_names must be 3 different names, got {len(names)}"):
+            ModelSpec.parse({**OLD_MODEL, "class_names": names})
     spec = ModelSpec.parse({**OLD_MODEL, "class_names": list(NUMERALS)})
     assert ModelSpec.parse(json.loads(json.dumps(spec.dump()))) == spec

@@ -245,6 +245,19 @@ def test_networks_that_do_not_fit_are_found_before_a_worker_starts(recipe, netwo
         check(run)
 
 
+@pytest.mark.parametrize("name", [*SIZES, "patched"])
+def test_each_side_of_an_image_must_fit_the_network(name):
+    """A side that two levels cannot halve, or that patches do not fill, is refused when the network is built."""
+    size = replace(SIZES["unet"], patch=2, attention=()) if name == "patched" else SIZES[name]
+    factor = 4 if name == "patched" else 2
+    for height, width in ((8, 8 + factor // 2), (8 + factor // 2, 8), (8, 7), (7, 8)):
+        with pytest.raises(ValueError, match=r"must be divisible by 2|network\.patch=2 does not divide"):
+            size.build((1, height, width), None, True, None)
+    fitting = replace(size, attention=()) if name != "dit" else size
+    x = torch.zeros(1, 1, factor, 2 * factor)
+    assert fitting.build(x.shape[1:], None, True, None)(x, torch.zeros(1)).shape == x.shape
+
+
 def test_dit_refuses_images_of_other_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match=r"network\.patch=2 does not divide the image size \(8, 7\)"):
         network_of("dit")(torch.zeros(1, 1, 8, 7), torch.zeros(1))

@@ -11,7 +11,7 @@ from raysde.sampler import Method, sample
 from raysde.sde import SDE
 from raysde.solvers import SOLVERS
 from raysde.solvers.correctors import CORRECTORS, annealed_langevin, langevin, mean_norm, own_norms
-from raysde.solvers.grids import GRIDS, time_grid
+from raysde.solvers.grids import GRIDS, checked, time_grid
 from raysde.solvers.walk import Walk
 from tests.oracles import (
     BIAS,
@@ -359,6 +359,31 @@ def test_grids_end_where_they_should():
         torch.testing.assert_close(steps, steps.mean().expand(10), rtol=1e-6, atol=1e-9)
         roots = time_grid(sde, 10, "quadratic").sqrt().diff()
         torch.testing.assert_close(roots, roots.mean().expand(10), rtol=1e-9, atol=1e-12)
+
+
+SONGS = ("euler_maruyama", "reverse_diffusion", "ancestral", "none", "pc")
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_each_solver_walks_the_grid_it_was_published_with(name, solver):
+    """Song et al.'s samplers walk uniform times, or Karras et al.'s noise levels where those made the process, as their
+    own sampler does; the later solvers walk uniform log-SNR (Lu et al.)."""
+    sde = SDES[name]
+    times = Method(solver=solver, steps=12, corrector="langevin" if solver == "none" else None).times(sde)
+    karras = solver == "edm" or (solver in SONGS and name == "edm")
+    uniform = (-0.5 * sde.log_snr(times) / 7.0).exp() if karras else times if solver in SONGS else sde.log_snr(times)
+    torch.testing.assert_close(uniform.diff(), ((uniform[-1] - uniform[0]) / 12).expand(12), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_a_grid_of_ones_own_lies_within_the_process(name):
+    """It may begin at the ceiling, whose noise the prior has, and not above."""
+    sde = SDES[name]
+    assert checked(torch.tensor([sde.ceiling, 0.5 * sde.ceiling], dtype=torch.float64), sde)[0] == sde.ceiling
+    for times in ([sde.ceiling * 1.0001, 0.5], [2.0, 0.5], [sde.ceiling, 0.0], [sde.ceiling, -0.1]):
+        with pytest.raises(ValueError, match=f"at or below the SDE's ceiling {sde.ceiling}"):
+            checked(torch.tensor(times, dtype=torch.float64), sde)
 
 
 def test_the_edm_grid_is_karras():

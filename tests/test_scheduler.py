@@ -223,6 +223,21 @@ def test_overrides_hold_for_the_grid_alone():
     assert ours.init_noise_sigma == 20.0
 
 
+@pytest.mark.parametrize("eps", [None, 1e-2])
+def test_either_order_of_the_setters_keeps_what_was_set(eps):
+    """A grid laid after the noise levels were set is the one laid before: sigma(t) = low (high / low)^t at both."""
+    one, other = VeScheduler(), VeScheduler()
+    one.set_timesteps(15, sampling_eps=eps)
+    one.set_sigmas(15, sigma_min=0.1, sigma_max=20.0)
+    other.set_sigmas(15, sigma_min=0.1, sigma_max=20.0)
+    other.set_timesteps(15, sampling_eps=eps)
+    assert torch.equal(other.timesteps, one.timesteps)
+    for scheduler in (one, other):
+        assert_close(scheduler.sigmas.double(), 0.1 * 200.0 ** scheduler.timesteps.double(), rtol=1e-6, atol=0.0)
+        assert scheduler.discrete_sigmas[[0, -1]].tolist() == pytest.approx([0.1, 20.0])
+        assert scheduler.init_noise_sigma == 20.0
+
+
 # the pipeline
 
 

@@ -160,6 +160,9 @@ def test_any_shape(sde, shape):
         (lambda: EDM(sigma_max=-1.0), "sigma_max"),
         (lambda: VP(schedule="table"), "alphas_cumprod"),
         (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.95)), "alphas_cumprod"),
+        (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.9)), "alphas_cumprod"),
+        (lambda: VP(schedule="table", alphas_cumprod=(1.0, 0.5)), "alphas_cumprod"),
+        (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.0)), "alphas_cumprod"),  # its B would be infinite
         (lambda: VP(alphas_cumprod=(0.9, 0.5)), "alphas_cumprod"),
         (lambda: VE.for_data(torch.zeros(1, 2)), "two data points"),
         (lambda: VE(sample_floor=1.5), "sample_floor"),
@@ -168,6 +171,28 @@ def test_any_shape(sde, shape):
 def test_impossible_processes_are_refused(make, culprit):
     with pytest.raises(ValueError, match=culprit):
         make()
+
+
+OWN_KEYS = {
+    "linear": {"beta_min": 0.2, "beta_max": 10.0},
+    "cosine": {"cosine_s": 0.01, "cosine_end": 0.99},
+    "table": {"alphas_cumprod": (0.9, 0.5)},
+}
+
+
+@pytest.mark.parametrize("kind", [VP, SubVP])
+@pytest.mark.parametrize("schedule", OWN_KEYS)
+def test_a_key_of_another_schedule_is_refused(kind, schedule):
+    """It would have no effect: beta(t) of each schedule is a function of its own keys."""
+    needed = OWN_KEYS["table"] if schedule == "table" else {}
+    for of, keys in OWN_KEYS.items():
+        for name, value in keys.items():
+            if of == schedule:
+                changed = kind(schedule=schedule, **{**needed, name: value})
+                assert schedule == "table" or changed.beta(TIMES[8:9]) != kind(schedule=schedule).beta(TIMES[8:9])
+            else:
+                with pytest.raises(ValueError, match=f"{name} has no effect on the {schedule} schedule"):
+                    kind(schedule=schedule, **{**needed, name: value})
 
 
 def test_flow_is_the_straight_path():
