@@ -155,7 +155,7 @@ def test_the_command_draws_by_them(folders, tmp_path):
 @pytest.mark.parametrize("option", ["negative", "autoguide"])
 def test_what_images_are_led_away_from_is_led_by_them_too(folders, tmp_path, option):
     """Without a prompt, as `model.sample` has it."""
-    own, given = model_at(folders["plain-settled"]), CAPTIONS[3] if option == "negative" else folders["plain"]
+    own, given = model_at(folders["plain-settled"]), CAPTIONS[3] if option == "negative" else folders["alone"]
     out = tmp_path / "out"
     assert (
         main(["sample", folders["plain-settled"], "-n", "3", "--seed", "4", f"--{option}", given, "--out", str(out)])
@@ -163,8 +163,11 @@ def test_what_images_are_led_away_from_is_led_by_them_too(folders, tmp_path, opt
     )
     away = given if option == "negative" else model_at(given)
     assert torch.equal(drawn(out), own.sample(n=3, seed=4, **{option: away}).images)
-    plain = model_at(folders["plain"]).sample(n=3, seed=4, **{**OWN, option: away})
-    assert torch.equal(drawn(out), plain.images)
+    plain = model_at(folders["plain"])
+    assert torch.equal(drawn(out), plain.sample(n=3, seed=4, **{**OWN, option: away}).images)
+    for changed in ({"guidance": 2.0}, {"guidance_interval": None}):
+        other = plain.sample(n=3, seed=4, **{**OWN, option: away, **changed})
+        assert not torch.equal(drawn(out), other.images), changed
 
 
 def test_a_model_without_any_draws_as_before(folders, tmp_path):

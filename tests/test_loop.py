@@ -319,13 +319,30 @@ def test_an_overflow_that_the_scaler_skipped_ends_nothing():
     assert flush(state, World()) == [(1.0, math.inf, 0.1)]
 
 
-def test_weights_that_are_spoiled_are_neither_saved_nor_kept():
-    state = tiny_state()
-    state.step, state.pending = 6, [(torch.tensor(math.nan), torch.tensor(1.0), 0.1)]
+@pytest.mark.parametrize(("step", "profiles"), [(6, True), (6, False), (2, True), (13, False)])
+def test_weights_that_are_spoiled_are_neither_saved_nor_kept(step, profiles):
+    """At a checkpoint with and without averages for post-hoc EMA, at a snapshot alone, and at the end."""
+    state = tiny_state(profiles=profiles)
+    state.step, state.pending = step, [(torch.tensor(math.nan), torch.tensor(1.0), 0.1)]
     noted = Noted(state)
     with pytest.raises(FloatingPointError):
         train.keep(state, PLAN, noted, World())
     assert noted.events == []
+
+
+@pytest.mark.parametrize("profiles", [True, False])
+def test_a_checkpoint_holds_the_losses_of_all_ranks(profiles):
+    """Losses that are not yet logged are averaged before they are saved, or a resumed run logs one rank's own."""
+
+    class OfTwo(World):
+        def mean(self, values):
+            return 0.5 * (values + 3.0)  # the other rank's losses are 3
+
+    state, saved = tiny_state(profiles=profiles), []
+    state.step, state.pending = 6, [(torch.tensor(1.0), torch.tensor(3.0), 0.1)]
+    hooks = SimpleNamespace(save=lambda state: saved.append(list(state.pending)), snapshot=lambda state: None)
+    train.keep(state, PLAN, hooks, OfTwo())
+    assert saved == [[(2.0, 3.0, 0.1)]]
 
 
 def test_the_loop_refuses_steps_that_do_not_follow(recipe):
