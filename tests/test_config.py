@@ -107,6 +107,17 @@ def test_yaml_runs_no_code(tmp_path):
         config.load(tmp_path / "r.yaml")
 
 
+def test_every_key_has_a_meaning():
+    """Also those that one line of a docstring explains together."""
+    lines = explain.reference().splitlines()
+    bare = [line for line, next_line in zip(lines, [*lines[1:], ""], strict=True)
+            if re.match(r"[a-z_.0-9]+ +\S.*(, default |, required)", line) and not next_line.startswith("    ")]  # fmt: skip
+    assert bare == []
+    text = re.sub(r"\s+", " ", explain.reference())
+    for key in ("sde.beta_min", "sde.beta_max"):
+        assert re.search(rf"{re.escape(key)} number, default \S+ of the linear schedule", text), key
+
+
 def test_every_key_is_explained():
     """`raysde config` knows every dotted path that a recipe can have, for every kind."""
     explained = explain.keys()

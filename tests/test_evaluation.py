@@ -84,17 +84,21 @@ def models(tmp_path_factory) -> dict[str, str]:
     }
 
 
+def aged(path: str, folder: Path) -> str:
+    """A model with other weights."""
+    copy = Path(shutil.copytree(path, folder / "aged"))
+    weights = {name: 0.8 * value for name, value in load_file(copy / "ema.safetensors").items()}
+    save_file(weights, copy / "ema.safetensors")
+    told = json.loads((copy / "checkpoint.json").read_text())
+    told["files"]["ema.safetensors"] = hashlib.sha256((copy / "ema.safetensors").read_bytes()).hexdigest()
+    (copy / "checkpoint.json").write_text(json.dumps(told))
+    return str(copy)
+
+
 @pytest.fixture(scope="module")
 def young(models, tmp_path_factory) -> str:
     """The model of labels with other weights."""
-    folder = tmp_path_factory.mktemp("young") / "labels"
-    shutil.copytree(models["labels"], folder)
-    weights = {name: 0.8 * value for name, value in load_file(folder / "ema.safetensors").items()}
-    save_file(weights, folder / "ema.safetensors")
-    told = json.loads((folder / "checkpoint.json").read_text())
-    told["files"]["ema.safetensors"] = hashlib.sha256((folder / "ema.safetensors").read_bytes()).hexdigest()
-    (folder / "checkpoint.json").write_text(json.dumps(told))
-    return str(folder)
+    return aged(models["labels"], tmp_path_factory.mktemp("young"))
 
 
 def drawer(models, kind="labels", **settings):
@@ -577,6 +581,32 @@ def test_a_guide_leads_the_images_and_stands_in_the_report(models, young, digits
     assert len({figure.overrides for figure in found}) == 4
     assert len({found[place].value for place in (0, 1, 3)}) == 3
     assert "autoguidance=2" in found[3].overrides
+
+
+@pytest.mark.parametrize(
+    ("away", "sampling"),
+    [
+        ({}, {"guidance": 2.0}),
+        ({"guidance": 3.0}, {"guidance": 3.0}),
+        ({"autoguidance": 3.0}, {"guidance": 1.0, "autoguidance": 3.0}),
+    ],
+)
+def test_a_model_without_conditions_is_led_away_from_its_guide_alone(
+    models, digits, tmp_path, monkeypatch, away, sampling
+):
+    """By ``autoguidance``, or ``guidance``, which is 2 if neither is given; as its own ``sample`` has it."""
+    model, guide = load(models["plain"]), aged(models["plain"], tmp_path)
+    asked, draw = [], DrawingModel.sample
+    monkeypatch.setattr(DrawingModel, "sample", lambda self, **given: asked.append(draw(self, **given)) or asked[-1])
+    options = [word for name, value in away.items() for word in (f"--{name}", str(value))]
+    more = ["--features", "judge", "--metrics", "kid", "--samples", "12", "--autoguide", guide, *options]
+    assert main(command(models, digits, tmp_path, *more, kind="plain")) == 0
+    found = json.loads((tmp_path / "report.json").read_text())["sampling"]
+    assert {name: found[name] for name in ("guidance", "autoguidance") if name in found} == sampling
+    (drawn,) = asked
+    wanted = draw(model, n=12, seed=found["seed"], autoguide=load(guide), **away, **FAST)
+    assert torch.equal(drawn.images, wanted.images)
+    assert not torch.equal(drawn.images, draw(model, n=12, seed=found["seed"], **FAST).images)
 
 
 @pytest.mark.parametrize(

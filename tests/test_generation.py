@@ -141,6 +141,8 @@ def test_the_command_draws_by_them(folders, tmp_path):
         ("none", [], {}),
         ("solver", ["--solver", "heun", "--steps", "2"], {"solver": "heun", "steps": 2}),
         ("guidance", ["--guidance", "1.5"], {"guidance": 1.5}),
+        ("unguided", ["--guidance", "1"], {"guidance": 1.0}),
+        ("interval", ["--guidance-interval", "0.1", "2"], {"guidance_interval": (0.1, 2.0)}),
     ):
         out = tmp_path / name
         assert main(["sample", folders["plain-settled"], *told, "--seed", "4", "--out", str(out), *given]) == 0

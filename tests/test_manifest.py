@@ -21,7 +21,7 @@ def shard(number: int, rows: int = 10, **changes) -> Shard:
 
 
 def test_the_fingerprint_is_of_every_shards_content_in_order():
-    """One digit of one hash, a shard more or less, or two that changed places; not of what the files are called."""
+    """One digit of one hash, a shard more or less, or two that changed places; of the classes' names and their order; not of what the files are called."""
     shards = (shard(1), shard(2), shard(3))
     others = [
         *((*shards[:n], shard(9), *shards[n + 1 :]) for n in range(3)), shards[:2], (*shards, shard(4)),
@@ -29,6 +29,9 @@ def test_the_fingerprint_is_of_every_shards_content_in_order():
     ]  # fmt: skip
     found = [Manifest("x", 1, (8, 8), 5, each).fingerprint for each in (shards, *others)]
     assert len(set(found)) == len(found)
+    named = [replace(Manifest("x", 1, (8, 8), 5, shards), labels=labels) for labels in
+             ((), ("a", "b"), ("b", "a"), ("ab",), ("a", "b", "c"), ("b, a",))]  # fmt: skip
+    assert len({each.fingerprint for each in named}) == len(named)  # a class is its number, so their order counts
     moved = tuple(replace(each, file=f"other-{each.file}") for each in shards)
     assert Manifest("elsewhere", 1, (8, 8), 5, moved).fingerprint == found[0]
 

@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from raysde import progress
+from raysde.cli import PrintedMetrics
 from raysde.foreign import line_of
 from raysde.mistakes import first_mistake
 from raysde.names import checked_alias, checked_name
@@ -33,6 +34,21 @@ def test_the_line_of_a_step():
     line = ProgressLine(40, 8).text(10, {"train/loss": 0.5, "train/images_per_second": 60.0, "train/data_wait": 0.034})
     assert line == f"training {'█' * 5}{'░' * 15} step 10/40  loss 0.5000  60 images/s  4s left  3.4% waiting for data"
     assert "loss nan  0 images/s  ? left" in ProgressLine(40, 8).text(0, {})
+
+
+def test_a_run_without_ray_keeps_what_it_said_before(capsys):
+    """Metrics come apart, the loss at some steps and validation at others; the line shows the last of each."""
+    shown = PrintedMetrics(40, 8)
+    shown.metrics(4, {"train/loss": 0.5, "train/images_per_second": 60.0})
+    shown.metrics(5, {"val/loss": 0.25})
+    shown.metrics(6, {"train/loss": 0.125, "train/images_per_second": 60.0})
+    lines = [line.split("  ")[1:] for line in capsys.readouterr().err.splitlines()]
+    # (40 - step) * 8 images at 60 a second: 4.8 s, 4.67 s and 4.53 s
+    assert lines == [
+        ["loss 0.5000", "60 images/s", "5s left"],
+        ["loss 0.5000", "60 images/s", "5s left", "val 0.2500"],
+        ["loss 0.1250", "60 images/s", "5s left", "val 0.2500"],
+    ]
 
 
 class Terminal(io.StringIO):

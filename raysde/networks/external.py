@@ -16,6 +16,10 @@ class ExternalConfig:
     The class is called with ``kwargs`` and, where its signature has them, ``image`` (channels, height, width) and
     ``condition`` (width of the conditioning vectors or None). Its ``forward`` takes what the U-Net's takes:
     ``(x, t, pooled, context, mask)``, or ``(x, t)`` for an unconditional network.
+
+    Attributes:
+        factory: the class, as package.module:Class.
+        kwargs: its keyword arguments.
     """
 
     kind: Literal["external"] = "external"

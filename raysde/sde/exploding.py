@@ -17,6 +17,9 @@ class VE(SDE):
     sigma(0) = sigma_min, as in Song's code: the kernel of the SDE alone would be sigma(t)^2 - sigma_min^2, and the
     difference means that a likelihood is that of p at noise level sigma_min (Karras et al. 2022, appendix C).
     Rule of Song and Ermon 2020: sigma_max is the largest distance between two data points.
+
+    Attributes:
+        sigma_min, sigma_max: standard deviation of the noise at t = 0 and at t = 1, in units of the data.
     """
 
     kind: Literal["ve"] = "ve"
@@ -80,6 +83,9 @@ class EDM(SDE):
 
     There sigma is the time itself and dx = sqrt(2 sigma) dw; the floors are their sigma_min = 0.002 at sigma_max = 80.
     Unlike VE, sigma(0) = 0: a likelihood is that of the data.
+
+    Attributes:
+        sigma_max: standard deviation of the noise at t = 1, in units of the data.
     """
 
     kind: Literal["edm"] = "edm"
