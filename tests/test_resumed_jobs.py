@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde import config, tracking
-from raysde.cluster import ingest, job, precompute, settle
+from raysde import checkpoint, config, tracking
+from raysde.cluster import ingest, job, precompute, settle, worker
 from raysde.data.convert import Rules, convert
 from raysde.data.filesystems import write_json
 from raysde.data.sources import open_source
 from raysde.evaluation.influence import Influence
 from raysde.figures import Figure
+from raysde.hooks import save_checkpoint
 from raysde.local import train_here
 from raysde.precompute import TextJob
 from raysde.run import open_run
@@ -198,6 +199,40 @@ def test_a_measurement_counts_while_both_of_its_files_are_there(tmp_path, monkey
     assert [each.influence.values["drawn"].tolist() for each in again] == [
         each.influence.values["drawn"].tolist() for each in first
     ]
+
+
+class Silent:
+    """A tracker that nobody reads."""
+
+    def metrics(self, step, values) -> None:
+        pass
+
+    def image(self, step, name, image) -> None:
+        pass
+
+    def close(self) -> bool:
+        return True
+
+
+def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, monkeypatch):
+    """The process that was told of it may have died with it; the figures are those of the first time, to the bit."""
+    tree = recipe(train__length__steps=5, checkpoint_every=1, keep_checkpoints=9, validation__rows=24,
+                  validation__every=2, sampling__every=0, data__stream="worker", text=None)  # fmt: skip
+    sent, run = [], open_run(config.parse(tree))
+    place = Path(run.config.storage) / "small"
+    monkeypatch.setattr(worker, "tracker_of", lambda settings: Silent())
+    monkeypatch.setattr(worker, "report", lambda run, state, world, tracker: save_checkpoint(run, state, place, world))
+    settings = {"threads": 1, "recipe": tree, "started": 0.0, "reports": SimpleNamespace(send=sent.append)}
+    worker.work(settings)
+    first = list(sent)
+    assert [(each["step"], each["last"]) for each in first] == [(2, False), (4, False), (5, True)]
+    for step, expected in ((5, [5]), (3, [4, 5]), (2, [2, 4, 5])):
+        for path in place.glob("step_*"):
+            if path.name > checkpoint.name_of(step):
+                shutil.rmtree(path)
+        sent.clear()
+        worker.work(settings)
+        assert sent == [each for each in first if each["step"] in expected]
 
 
 def test_metrics_that_a_worker_left_on_disk_are_delivered(recipe, empty_store, tmp_path):

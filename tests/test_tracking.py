@@ -185,9 +185,10 @@ def test_steps_that_wait_twice_are_logged_once(uri, tmp_path):
 
 
 def test_steps_are_never_logged_twice(uri, tmp_path):
+    """The start-up, which is of step 0, is one of them."""
     run_id = open_run(client_for(uri), "e", "r", {}, None)
     tracker = Tracker(uri, run_id, tmp_path / "spool")
-    for step in (1, 2, 3):
+    for step in (0, 1, 2, 3):
         tracker.metrics(step, {"loss": float(step)})
     assert tracker.close()
     # a restart from step 1 computes steps 2 and 3 again
@@ -195,7 +196,11 @@ def test_steps_are_never_logged_twice(uri, tmp_path):
     for step in (2, 3, 4):
         tracker.metrics(step, {"loss": float(step), "new": 0.0})
     assert tracker.close()
-    assert steps(uri, run_id) == [1, 2, 3, 4]
+    # and one that begins anew all of them
+    tracker = Tracker(uri, run_id, tmp_path / "spool")
+    tracker.metrics(0, {"loss": 0.0, "new": 0.0})
+    assert tracker.close()
+    assert steps(uri, run_id) == [0, 1, 2, 3, 4]
     assert steps(uri, run_id, "new") == [2, 3, 4]
     assert not (tmp_path / "spool").exists()
 

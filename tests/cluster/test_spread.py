@@ -1,5 +1,6 @@
 """Evaluation and batch sampling over Ray: what they make is what one process makes, also when processes are lost."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -193,6 +195,58 @@ def test_workers_are_on_gpus_where_there_are_some(monkeypatch):
     monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
     assert place_for(2, None) == Place(2.0, 0.0, "cpu")
     assert place_for(2, "cuda") == Place(0.0, 1.0, "cuda")
+
+
+class Spread:
+    """In the place of Ray's: notes what actors are to take, and starts none."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, float, str]] = []
+
+    def map_batches(self, kind, *, num_cpus, num_gpus, fn_constructor_args, **_) -> "Spread":
+        self.asked.append((num_cpus, num_gpus, fn_constructor_args[1].device))
+        return self
+
+    def iter_rows(self):
+        return iter(())
+
+    def options(self, *, num_cpus, num_gpus) -> "Spread":
+        self.given = num_cpus, num_gpus
+        return self
+
+    def remote(self, held, place):
+        self.asked.append((*self.given, place.device))
+        return SimpleNamespace(ready=SimpleNamespace(remote=object))
+
+
+@pytest.mark.parametrize(("device", "expected"), [(None, (0.0, 1.0, "cuda")), ("cuda", (0.0, 1.0, "cuda")), ("cpu", (2.0, 0.0, "cpu"))])  # fmt: skip
+def test_a_device_that_is_asked_for_is_the_actors(monkeypatch, device, expected):
+    """On a cluster with GPUs, of batch sampling and of evaluation."""
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}])
+    asked = Spread()
+    context = SimpleNamespace(get_current=SimpleNamespace)
+    data = SimpleNamespace(DataContext=context, from_items=lambda rows, **_: asked)
+    for module in ("evaluate", "sample"):
+        theirs = SimpleNamespace(put=lambda value: value, remote=lambda kind: asked, data=data)
+        monkeypatch.setattr(f"raysde.cluster.{module}.ray", theirs)
+        monkeypatch.setattr(f"raysde.cluster.{module}.connect", lambda: None)
+    monkeypatch.setattr("raysde.cluster.evaluate.register_serializer", lambda *_, **__: None)
+    assert list(spread(2, device)(None, [0, 1, 2], lambda *_: None)) == []
+    Workers(2, device=device)._start(Bench(None, None))
+    assert asked.asked == [expected] * 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_workers_end_with_their_context(monkeypatch, fails):
+    """Those that wait, those that measure and those that start, also after an error."""
+    ended = []
+    monkeypatch.setattr(ray, "kill", ended.append)
+    workers = Workers(3)
+    workers.idle, workers.busy = ["idle"], {"one": ("busy", (0, 10)), "two": ("starting", None)}
+    with contextlib.suppress(KeyError), workers:
+        if fails:
+            raise KeyError
+    assert sorted(ended) == ["busy", "idle", "starting"]
 
 
 def test_threads_are_those_of_the_cpus():
