@@ -3,13 +3,13 @@
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from raysde.commands import tracking_option
+from raysde.commands.closing import draw_command
 from raysde.commands.edit import edit_options
 from raysde.commands.ema import ema_options
 from raysde.commands.evaluate import evaluate_options
@@ -21,6 +21,10 @@ from raysde.commands.registry import models_options, promote_options, register_o
 from raysde.commands.sample import sample_options
 from raysde.commands.settle import settle_options
 from raysde.commands.tune import tune_options
+from raysde.commands.ui import ui_options
+
+if TYPE_CHECKING:
+    from raysde.config import RunConfig
 
 STARTED = time.time()
 
@@ -49,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     models_options(commands.add_parser("models", help="list registered models, their aliases and figures"))
     _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))
     _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
-    _ui(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
+    ui_options(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
     return top
 
 
@@ -84,34 +88,43 @@ def _demo(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=run_demo)
 
 
-def _ui(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--port", type=int, default=5000)
-    tracking_option(command)
-    command.set_defaults(run=run_ui)
-
-
 def run_train(args: argparse.Namespace) -> None:
     """raysde train."""
     from raysde import config
 
     recipe = config.load(args.recipe, args.overrides)
     if args.no_ray:
-        from raysde.local import train_here
-        from raysde.run import check, open_run
-
-        run = open_run(recipe)
-        check(run)
-        train_here(run, PrintedMetrics(run.steps, run.plan.batch))
+        train_without_ray(recipe)
         return
     from raysde.cluster.job import train_job
 
     done = train_job(recipe, started=STARTED)
     print(f"checkpoint {done.checkpoint}")
     print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
-    print(
-        f"draw from it:  raysde sample models:/{recipe.model_name}@{recipe.tracking.alias} "
-        f"--tracking-uri {done.tracking_uri} -n 16"
-    )
+    source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
+    print(f"draw from it:  {draw_command(source, done.checkpoint, *store)}")
+
+
+def train_without_ray(recipe: "RunConfig") -> None:
+    """Train in this process, or in each process of torchrun."""
+    from raysde import storage
+    from raysde.distributed import current_world
+    from raysde.local import train_here
+    from raysde.progress import say
+    from raysde.run import check, open_run, remarks
+
+    run = open_run(recipe)
+    check(run)
+    if os.environ.get("RANK", "0") == "0":
+        for remark in remarks(run):
+            say(remark)
+    line = PrintedMetrics(run.steps, run.plan.batch)
+    train_here(run, line)
+    line.line.close()
+    last = storage.newest_checkpoint(recipe.storage, recipe.name)
+    if current_world().is_first and last is not None:
+        print(f"checkpoint {last}")
+        print(f"draw from it:  {draw_command(str(last), last)}")
 
 
 class PrintedMetrics:
@@ -147,19 +160,6 @@ def run_demo(args: argparse.Namespace) -> None:
     from raysde.cluster.demo import demo
 
     demo(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)
-
-
-def run_ui(args: argparse.Namespace) -> None:
-    """raysde ui."""
-    from raysde.tracking import client_for, default_uri
-
-    uri = args.tracking_uri or default_uri()
-    client_for(uri)
-    if uri.startswith("http"):
-        print(f"the MLflow UI is at {uri}")
-        return
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(args.port)]
-    raise SystemExit(subprocess.call(command))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

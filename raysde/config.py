@@ -7,15 +7,15 @@ stateless thing is the thing itself: ``sde: {kind: ve, sigma_max: 20}`` is the V
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import to_jsonable_python
 
-from raysde.captions import ScratchText
+from raysde.captions import AutoText, PretrainedText, ScratchText
 from raysde.documents import read_yaml
-from raysde.model import NetworkField, SDEField, TextField
+from raysde.model import NetworkField, SDEField
 from raysde.networks import UNetConfig
 from raysde.nodes import (
     Count,
@@ -35,6 +35,8 @@ from raysde.parameterisation import Preconditioning, Target
 from raysde.sampler import Method
 from raysde.sde import VP
 
+TextField = Annotated[ScratchText | PretrainedText | AutoText, Field(discriminator="kind")]
+
 
 class RunConfig(Node):
     """A whole recipe."""
@@ -52,7 +54,11 @@ class RunConfig(Node):
     preconditioning: Preconditioning = Field(
         Preconditioning(), description="what stands between x_t, t, the network and the target"
     )
-    text: TextField | None = Field(None, description="caption encoder: scratch or pretrained; null for no captions")
+    text: TextField | None = Field(
+        None,
+        description="caption encoder: scratch, pretrained, or auto, which takes the encoder that `raysde precompute` "
+        "ran over the data and otherwise scratch; null for no captions",
+    )
     class_conditional: bool = Field(False, description="tell the network the class label")
     latent: Latent | None = Field(None, description="autoencoder to train in the latents of; null for pixels")
     train: Train = Field(Train(), description="the loop")
@@ -121,8 +127,8 @@ class RunConfig(Node):
 
     @property
     def trains_text(self) -> bool:
-        """Whether a text encoder is trained with the network."""
-        return isinstance(self.text, ScratchText) or (self.text is not None and self.text.trainable)
+        """Whether a text encoder is, or may be, trained with the network."""
+        return self.text is not None and (not isinstance(self.text, PretrainedText) or self.text.trainable)
 
     @property
     def model_name(self) -> str:
@@ -297,6 +303,7 @@ def _sentence(error: ValidationError) -> str:
             "external",
             "scratch",
             "pretrained",
+            "auto",
         ),
         *("uniform", "lognormal", "log_snr", "importance"),
     }
