@@ -3,11 +3,14 @@
 import argparse
 import json
 import os
+import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from raysde.commands.closing import draw_command
 from raysde.commands.edit import edit_options
@@ -22,6 +25,7 @@ from raysde.commands.sample import sample_options
 from raysde.commands.settle import settle_options
 from raysde.commands.tune import tune_options
 from raysde.commands.ui import ui_options
+from raysde.near import did_you_mean
 
 if TYPE_CHECKING:
     from raysde.config import RunConfig
@@ -29,11 +33,43 @@ if TYPE_CHECKING:
 STARTED = time.time()
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that asks for the command, the option or the choice that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2 and a sentence."""
+        if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
+            message += did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
+        super().error(message)
+
+    def unrecognized(self, words: Sequence[str]) -> NoReturn:
+        """End the program as :meth:`error` does, for words that no option of the command takes."""
+        given = words[0].partition("=")[0]
+        options = list(self._option_string_actions) if given.startswith("-") else []
+        self.error(f"unrecognized arguments: {' '.join(words)}{did_you_mean(given, options)}")
+
+
+def version() -> str:
+    """Return the installed version, with those of the libraries that results depend on."""
+    parts = [f"{name} {metadata.version(name)}" for name in ("raysde", "torch", "ray", "mlflow")]
+    return f"{', '.join(parts)}, Python {platform.python_version()}"
+
+
+class Version(argparse.Action):
+    """The option --version; versions are looked up only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the versions and end the program."""
+        print(version())
+        parser.exit()
+
+
+def parser() -> Parser:
     """All commands with their help."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="raysde", description="Score-based generative models through SDEs, from a laptop to a Ray cluster."
     )
+    top.add_argument("--version", action=Version, nargs=0, help="print the versions of raysde and its libraries")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ingest_options(commands.add_parser("ingest", help="turn a collection of captioned images into shards"))
     inspect_options(commands.add_parser("inspect", help="show what shards hold, with a contact sheet"))
@@ -162,13 +198,20 @@ def run_demo(args: argparse.Namespace) -> None:
     demo(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)
 
 
+def command_of(top: Parser, name: str) -> Parser:
+    """Return the parser of a command."""
+    (commands,) = (action.choices for action in top._actions if action.dest == "command")
+    found: Parser = commands[name]  # type: ignore[index]
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 if a run failed, 2 if the user's input was wrong."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     top = parser()
     args, rest = top.parse_known_args(argv)
     if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        command_of(top, args.command).unrecognized(rest)
     if rest:
         args.overrides += rest  # argparse does not take key=value after an option
     try:

@@ -6,13 +6,14 @@ import re
 import textwrap
 import types
 import typing
+from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from raysde.config import RunConfig
 from raysde.networks import PRESETS
+from raysde.recipe import RunConfig
 
 PRESET = "a published size by name; it says the kind, and other keys of the network override its own"
 
@@ -28,6 +29,21 @@ def keys() -> set[str]:
     """All dotted paths that :func:`reference` explains."""
     found = (re.match(r"([a-z_.0-9]+) ", line) for line in _model(RunConfig, ""))
     return {match[1] for match in found if match}
+
+
+@lru_cache(maxsize=1)
+def meanings() -> dict[str, str]:
+    """Return what each key of :func:`keys` means, and an empty text for each node."""
+    found: dict[str, str] = {}
+    path = ""
+    for line in _model(RunConfig, ""):
+        if match := re.match(r"([a-z_.0-9]+) ", line):
+            path = match[1]
+            found.setdefault(path, "")
+        elif line.startswith("    ") and path:
+            found[path] = f"{found[path]} {line.strip()}".strip()
+    nodes = {".".join(key.split(".")[:depth]) for key in found for depth in range(1, key.count(".") + 1)}
+    return found | dict.fromkeys(nodes - found.keys(), "")
 
 
 def _model(model: type[BaseModel], prefix: str) -> list[str]:

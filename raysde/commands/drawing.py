@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raysde.commands import SOURCES, tracking_option
+from raysde.near import did_you_mean
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 """What options are added to: a command, or a group of them in its help."""
@@ -237,7 +238,8 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in known:
-            raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}")
+            near = did_you_mean(key, known)
+            raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}{near}")
         if key in settings:
             raise ValueError(f"--set {key} is given twice; keep one of them")
         try:
