@@ -37,7 +37,7 @@ def _likeness(given: str, name: str, meaning: str) -> float:
     home, _, last = given.rpartition(".")
     other, _, own = name.rpartition(".")
     same = 0.05 * (home == other)
-    spelled = max(0.75 * _letters(given, name), 0.95 * _letters(last, own) + same)
+    spelled = max(0.78 * _letters(given, name), 0.95 * _letters(last, own) + same)
     if min(len(own), len(last)) > 3 and (own in last or last in own):
         spelled = max(spelled, 0.75 + same)
     words = re.sub(r"[_-]+", " ", last)

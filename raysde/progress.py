@@ -13,7 +13,8 @@ def talkative() -> bool:
 
 def say(sentence: str) -> None:
     """Tell the person at the terminal what happens now, on stderr, where progress is shown too."""
-    print(sentence, file=sys.stderr, flush=True)
+    cleared = "\r\x1b[K" if sys.stderr.isatty() else ""  # of a line of progress, which is shown anew at its next step
+    print(f"{cleared}{sentence}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -241,7 +241,8 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             "choose another name"
         )
     now = run.config.flat()
-    for key in sorted(set(found.recipe) | set(now)):
+    # a kind says more than the keys that only one of two kinds has
+    for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
         if old != new and not key.startswith(MAY_CHANGE):

@@ -48,11 +48,21 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class Retold(ray.train.UserCallback):
-    """What a run's driver is told when workers fail; Ray decides whether they are started again."""
+    """Tells the person at the driver's terminal that workers failed and are started again.
+
+    Args:
+        most: failures after which the run ends, with an error that the driver reports.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.failures = most, 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell why, in a line."""
-        tell(f"{cause(worker_exceptions)}; training goes on from the newest checkpoint if it may")
+        self.failures += 1
+        if self.failures <= self.most:
+            again = f"starting again from the newest checkpoint (failure {self.failures} of at most {self.most})"
+            tell(f"{cause(worker_exceptions)}; {again}")
 
 
 def own_share(run: Run) -> Share:
@@ -116,7 +126,7 @@ def launch(
             storage_path=storage.location(run.config.storage),
             failure_config=FailureConfig(max_failures=wanted.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=run.config.keep_checkpoints),
-            callbacks=[Retold()] if reports is None else None,  # type: ignore[list-item]
+            callbacks=[Retold(wanted.max_failures)] if reports is None else None,  # type: ignore[list-item]
         ),
         datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=in_order()),

@@ -189,7 +189,8 @@ def warn_of_older(out: str, count: int) -> None:
     older = sorted(path.name for path in Path(out).expanduser().glob("image-*.png"))
     if not older:
         return
-    stay = [name for name in older if name not in {f"image-{number:03d}.png" for number in range(count)}]
+    new = {f"image-{number:03d}.png" for number in range(count)}
+    stay = [name for name in older if name not in new]
     kept = f", of which {len(stay)} stay beside the new ones ({stay[0]}, ...)" if stay else ", which are replaced"
     say(f"{out} holds {len(older)} pictures of an earlier drawing{kept}")
 
