@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raysde.cli import main
-from raysde.commands.ui import links
+from raysde.commands.ui import VIEW, links
 from raysde.tracking import client_for, open_run
 from tests.conftest import ROOT
 
@@ -57,6 +57,37 @@ def test_links_lead_to_training_runs_and_to_the_registry():
         "models": "http://h:1/#/models?workflowType=machine_learning",
     }
     assert links("http://h:1", {})[0] == ("runs", "http://h:1/#/experiments?workflowType=machine_learning")
+
+
+def test_of_a_server_there_is_nothing_to_start(monkeypatch, capsys, store):
+    """Its own links are printed; a browser is opened at the first of them only where there is a screen and a person."""
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a server was started"))
+    client = client_for(store)
+    monkeypatch.setattr("raysde.tracking.client_for", lambda uri: client)
+    words = ["ui", "--tracking-uri", "https://mlflow.example.org/"]
+    assert main(words) == 0
+    first = capsys.readouterr().out.splitlines()[0].split()[-1]
+    assert first == f"https://mlflow.example.org/#/experiments/1/runs?{VIEW}"
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert main(words) == 0
+    assert opened == []  # what is captured here is no terminal
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(words) == 0
+    assert main([*words, "--no-browser"]) == 0
+    assert opened == [first]
+
+
+def test_a_server_that_ends_by_itself_is_an_error_with_its_own_words(monkeypatch, capfd, store, tmp_path):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho its own words\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    assert main(["ui", "--tracking-uri", store, "--port", str(free_port())]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said[0] == "its own words"
+    assert "with status 3" in said[1]
 
 
 def test_a_port_that_is_taken_is_said(capsys, store):
