@@ -174,7 +174,8 @@ def _sentence(error: ValidationError) -> str:
     }
     where = ".".join(str(part) for index, part in enumerate(first["loc"]) if not (index and part in kinds))
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key {where!r}{did_you_mean(where, explain.meanings())}; `raysde config` lists all keys"
+        meanings = explain.meanings()
+        return f"unknown key {where!r}{did_you_mean(where, meanings, meanings)}; `raysde config` lists all keys"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"key {where!r} is required"
     message = first["msg"].removeprefix("Value error, ")

@@ -4,30 +4,30 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-LEAST = 0.7
+LEAST = 0.65
 """The likeness, of 0 to 1, from which on a name is worth a question."""
 WITHIN = 0.1
 """Names are asked for together if they are as like as the most like one, but for this."""
 SHOWN = 3
 
 
-def near(given: str, known: Mapping[str, str] | Iterable[str]) -> list[str]:
+def near(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> list[str]:
     """Return the known names most like a given one, the most like first, three at most.
 
     Args:
-        known: names, or names with their meanings, in which the words of ``given`` count too: ``train.learning_rate``
-            is like ``train.lr``, the learning rate.
+        meanings: of the names, in which the words of ``given`` count too: ``train.learning_rate`` is like
+            ``train.lr``, the learning rate.
     """
-    meanings = known if isinstance(known, Mapping) else dict.fromkeys(known, "")
-    likeness = {name: _likeness(given, name, meaning) for name, meaning in meanings.items()}
+    told = meanings or {}
+    likeness = {name: _likeness(given, name, told.get(name, "")) for name in known}
     best = max(likeness.values(), default=0.0)
     found = [name for name, value in likeness.items() if value >= max(LEAST, best - WITHIN)]
     return sorted(found, key=lambda name: (-likeness[name], len(name), name))[:SHOWN]
 
 
-def did_you_mean(given: str, known: Mapping[str, str] | Iterable[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> str:
     """Return the part of a sentence that asks for one of the names of :func:`near`; empty if there is none."""
-    found = near(given, known)
+    found = near(given, known, meanings)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 

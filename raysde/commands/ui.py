@@ -46,11 +46,21 @@ def run_ui(args: argparse.Namespace) -> None:
     if uri.startswith("http"):
         show(uri.rstrip("/"), known, browse=not args.no_browser)
         return
-    check_port(args.port)
-    with told_to_end(), tempfile.TemporaryFile() as said, serving(uri, args.port, said) as server:
-        address = f"http://{HOST}:{args.port}"
+    serve(uri, args.port, known, browse=not args.no_browser)
+
+
+def serve(uri: str, port: int, experiments: Mapping[str, str], *, browse: bool) -> None:
+    """Serve a store at a port of this machine, and show the links, until the program is told to end.
+
+    Raises:
+        ValueError: if the port is none.
+        RuntimeError: if another program listens there, or the server ends by itself.
+    """
+    check_port(port)
+    with told_to_end(), tempfile.TemporaryFile() as said, serving(uri, port, said) as server:
+        address = f"http://{HOST}:{port}"
         if answers(server, address):
-            show(address, known, browse=not args.no_browser)
+            show(address, experiments, browse=browse)
         status = server.wait()
         said.seek(0)
         sys.stderr.write(said.read().decode(errors="replace"))

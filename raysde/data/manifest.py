@@ -172,7 +172,7 @@ def read_manifest(path: str) -> Manifest:
     """
     try:
         content = json.loads(read_bytes(child(location(path), "manifest.json")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"data.path {path!r} holds no manifest.json; {_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}/manifest.json is not valid JSON: {error}") from None

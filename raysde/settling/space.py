@@ -54,7 +54,7 @@ def parse_space(pairs: Sequence[str]) -> dict[str, list[Any]]:
         if not equals or not text:
             raise ValueError(f"{pair!r} must read key=value,value,... such as steps=5,10,20")
         if key not in NAMES:
-            raise ValueError(f"{pair!r}: {key} is no setting{did_you_mean(key, NAMES)}; there are {', '.join(NAMES)}")
+            raise ValueError(f"{pair!r}: {key} is no setting; there are {', '.join(NAMES)}{did_you_mean(key, NAMES)}")
         if key in space:
             raise ValueError(f"{key} is given twice; put its values in one list")
         space[key] = [_value(key, word) for word in text.split(",")]

@@ -81,7 +81,7 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
         where, said = first_mistake(error)
         if error.errors()[0]["type"] == "extra_forbidden":
             raise ValueError(
-                f"sweep setting {where} does not exist{did_you_mean(where, list(Settings.model_fields))}"
+                f"sweep setting {where} does not exist{did_you_mean(where, Settings.model_fields)}"
             ) from None
         raise ValueError(said if where == "scheduler" else f"sweep setting {where}: {said}") from None
 

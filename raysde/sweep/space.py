@@ -146,7 +146,8 @@ def _check_path(path: str) -> None:
     known = explain.keys()
     nodes = {".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)}
     if path not in known | nodes:
-        hint = did_you_mean(path, explain.meanings())
+        meanings = explain.meanings()
+        hint = did_you_mean(path, meanings, meanings)
         raise ValueError(f"the space names {path!r}, which no recipe has{hint}; `raysde config` lists all keys")
     for fixed, reason in FIXED.items():
         if f"{path}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{path}."):
