@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-mathematics test-processes test-processors soak lint format bench conformance nfe pictures mutants clean help
+.PHONY: setup demo test test-mathematics test-processes test-processors test-readme soak lint format bench conformance nfe pictures mutants clean help
 
 help:
-	@echo "make setup | demo | test | test-processors | soak | lint | format | bench | conformance | nfe | pictures | mutants | clean"
+	@echo "make setup | demo | test | test-processors | test-readme | soak | lint | format | bench | conformance | nfe | pictures | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,10 @@ test-processors: $(STAMP)
 	$(AVX2) $(MAKE) --no-print-directory test-mathematics || status=1; \
 	OMP_NUM_THREADS=2 $(MAKE) --no-print-directory test-mathematics WORKERS=1 || status=1; \
 	exit $$status
+
+# The README's path from one's own images to a champion, line by line.
+test-readme: $(STAMP)
+	$(PYTEST) -m readme tests/test_readme.py
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ ENDS = ("clip_text_model",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScratchText:
-    """A small BERT trained with the score network.
+class _SmallBert:
+    """The size of a small BERT.
 
     Attributes:
         width, layers, heads: size of the encoder.
@@ -38,7 +38,6 @@ class ScratchText:
         max_tokens: captions are cut to this many tokens, special tokens included.
     """
 
-    kind: Literal["scratch"] = "scratch"
     width: int = 64
     layers: int = 2
     heads: int = 4
@@ -51,6 +50,25 @@ class ScratchText:
             raise ValueError(f"vocabulary must be at least {2 * len(SPECIAL)}, got {self.vocabulary}")
         if self.width % self.heads:
             raise ValueError(f"width must be divisible by heads, got {self.width} and {self.heads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchText(_SmallBert):
+    """A small BERT trained with the score network."""
+
+    kind: Literal["scratch"] = "scratch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoText(_SmallBert):
+    """The frozen encoder whose embeddings lie beside the data, else a small BERT, or nothing without captions."""
+
+    kind: Literal["auto"] = "auto"
+
+    def scratch(self) -> ScratchText:
+        """Return the small BERT of this size."""
+        sizes = {field.name: getattr(self, field.name) for field in fields(_SmallBert)}
+        return ScratchText(**sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

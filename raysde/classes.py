@@ -4,13 +4,14 @@ A label is a word, such as ``dog``, or a number written in decimal, such as ``-1
 and an int is a class number: the class named ``10`` need not be class number 10.
 """
 
-import difflib
 import operator
 import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
+
+from raysde.near import near
 
 Label = int | str
 """The name of a class, or its number."""
@@ -105,8 +106,8 @@ def unknown(label: str, classes: int, names: Sequence[str]) -> str:
         return f"{label!r} is no class: the model has no classes"
     if not names:
         return f"{label!r} is no class number: the model stores no class names; give a number from 0 to {classes - 1}"
-    near = difflib.get_close_matches(label, names, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    found = near(label, names)
+    hint = f"did you mean {' or '.join(map(repr, found))}? " if found else ""
     return f"{label!r} is no class; {hint}there are {listed(names)}"
 
 

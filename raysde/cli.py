@@ -3,13 +3,16 @@
 import argparse
 import json
 import os
-import subprocess
+import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from raysde.commands import tracking_option
+from raysde.commands.closing import draw_command
 from raysde.commands.edit import edit_options
 from raysde.commands.ema import ema_options
 from raysde.commands.evaluate import evaluate_options
@@ -21,15 +24,52 @@ from raysde.commands.registry import models_options, promote_options, register_o
 from raysde.commands.sample import sample_options
 from raysde.commands.settle import settle_options
 from raysde.commands.tune import tune_options
+from raysde.commands.ui import ui_options
+from raysde.near import did_you_mean
+
+if TYPE_CHECKING:
+    from raysde.config import RunConfig
 
 STARTED = time.time()
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that asks for the command, the option or the choice that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2 and a sentence."""
+        if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
+            message += did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
+        super().error(message)
+
+    def unrecognized(self, words: Sequence[str]) -> NoReturn:
+        """End the program as :meth:`error` does, for words that no option of the command takes."""
+        given = words[0].partition("=")[0]
+        options = list(self._option_string_actions) if given.startswith("-") else []
+        self.error(f"unrecognized arguments: {' '.join(words)}{did_you_mean(given, options)}")
+
+
+def version() -> str:
+    """Return the installed version, with those of the libraries that results depend on."""
+    parts = [f"{name} {metadata.version(name)}" for name in ("raysde", "torch", "ray", "mlflow")]
+    return f"{', '.join(parts)}, Python {platform.python_version()}"
+
+
+class Version(argparse.Action):
+    """The option --version; versions are looked up only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the versions and end the program."""
+        print(version())
+        parser.exit()
+
+
+def parser() -> Parser:
     """All commands with their help."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="raysde", description="Score-based generative models through SDEs, from a laptop to a Ray cluster."
     )
+    top.add_argument("--version", action=Version, nargs=0, help="print the versions of raysde and its libraries")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ingest_options(commands.add_parser("ingest", help="turn a collection of captioned images into shards"))
     inspect_options(commands.add_parser("inspect", help="show what shards hold, with a contact sheet"))
@@ -49,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     models_options(commands.add_parser("models", help="list registered models, their aliases and figures"))
     _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))
     _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
-    _ui(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
+    ui_options(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
     return top
 
 
@@ -84,34 +124,43 @@ def _demo(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=run_demo)
 
 
-def _ui(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--port", type=int, default=5000)
-    tracking_option(command)
-    command.set_defaults(run=run_ui)
-
-
 def run_train(args: argparse.Namespace) -> None:
     """raysde train."""
     from raysde import config
 
     recipe = config.load(args.recipe, args.overrides)
     if args.no_ray:
-        from raysde.local import train_here
-        from raysde.run import check, open_run
-
-        run = open_run(recipe)
-        check(run)
-        train_here(run, PrintedMetrics(run.steps, run.plan.batch))
+        train_without_ray(recipe)
         return
     from raysde.cluster.job import train_job
 
     done = train_job(recipe, started=STARTED)
     print(f"checkpoint {done.checkpoint}")
     print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
-    print(
-        f"draw from it:  raysde sample models:/{recipe.model_name}@{recipe.tracking.alias} "
-        f"--tracking-uri {done.tracking_uri} -n 16"
-    )
+    source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
+    print(f"draw from it:  {draw_command(source, done.checkpoint, *store)}")
+
+
+def train_without_ray(recipe: "RunConfig") -> None:
+    """Train in this process, or in each process of torchrun."""
+    from raysde import storage
+    from raysde.distributed import current_world
+    from raysde.local import train_here
+    from raysde.progress import say
+    from raysde.run import check, open_run, remarks
+
+    run = open_run(recipe)
+    check(run)
+    if os.environ.get("RANK", "0") == "0":
+        for remark in remarks(run):
+            say(remark)
+    line = PrintedMetrics(run.steps, run.plan.batch)
+    train_here(run, line)
+    line.line.close()
+    last = storage.newest_checkpoint(recipe.storage, recipe.name)
+    if current_world().is_first and last is not None:
+        print(f"checkpoint {last}")
+        print(f"draw from it:  {draw_command(str(last), last)}")
 
 
 class PrintedMetrics:
@@ -149,17 +198,11 @@ def run_demo(args: argparse.Namespace) -> None:
     demo(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)
 
 
-def run_ui(args: argparse.Namespace) -> None:
-    """raysde ui."""
-    from raysde.tracking import client_for, default_uri
-
-    uri = args.tracking_uri or default_uri()
-    client_for(uri)
-    if uri.startswith("http"):
-        print(f"the MLflow UI is at {uri}")
-        return
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(args.port)]
-    raise SystemExit(subprocess.call(command))
+def command_of(top: Parser, name: str) -> Parser:
+    """Return the parser of a command."""
+    (commands,) = (action.choices for action in top._actions if action.dest == "command")
+    found: Parser = commands[name]  # type: ignore[index]
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     args, rest = top.parse_known_args(argv)
     if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        command_of(top, args.command).unrecognized(rest)
     if rest:
         args.overrides += rest  # argparse does not take key=value after an option
     try:

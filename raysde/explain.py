@@ -6,13 +6,14 @@ import re
 import textwrap
 import types
 import typing
+from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from raysde.config import RunConfig
 from raysde.networks import PRESETS
+from raysde.recipe import RunConfig
 
 PRESET = "a published size by name; it says the kind, and other keys of the network override its own"
 
@@ -30,14 +31,34 @@ def keys() -> set[str]:
     return {match[1] for match in found if match}
 
 
-def _model(model: type[BaseModel], prefix: str) -> list[str]:
+@lru_cache(maxsize=1)
+def meanings() -> dict[str, str]:
+    """Return what each key of :func:`keys` means, and an empty text for each node."""
+    found: dict[str, str] = {}
+    path = ""
+    for line in _model(RunConfig, ""):
+        if match := re.match(r"([a-z_.0-9]+) ", line):
+            path = match[1]
+            found.setdefault(path, "")
+        elif line.startswith("    ") and path:
+            found[path] = f"{found[path]} {line.strip()}".strip()
+    nodes = {".".join(key.split(".")[:depth]) for key in found for depth in range(1, key.count(".") + 1)}
+    return found | dict.fromkeys(nodes - found.keys(), "")
+
+
+def _model(model: type[BaseModel], prefix: str, given: BaseModel | None = None) -> list[str]:
+    """Return the lines of a node's keys; their defaults are what ``given`` has, if the node itself has a default."""
     lines: list[str] = []
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
         nested = [option for option in _options(field.annotation) if _is_model(option)]
         variants = [option for option in _options(field.annotation) if dataclasses.is_dataclass(option)]
         if nested:
-            lines += ["", f"# {path}: {field.description}", *_model(nested[0], f"{path}.")]
+            lines += [
+                "",
+                f"# {path}: {field.description}",
+                *_model(nested[0], f"{path}.", _default(field, name, given)),
+            ]
         elif variants:
             lines += ["", f"# {path}: {field.description}"]
             if path == "network":
@@ -45,8 +66,16 @@ def _model(model: type[BaseModel], prefix: str) -> list[str]:
             for variant in variants:
                 lines += _variant(variant, path)  # type: ignore[arg-type]
         else:
-            lines += _key(path, _type(field.annotation), _default(field), field.description or "")
+            default = "required" if given is None and field.is_required() else _shown(_default(field, name, given))
+            lines += _key(path, _type(field.annotation), default, field.description or "")
     return lines
+
+
+def _default(field: FieldInfo, name: str, given: BaseModel | None) -> Any:
+    """Return the value of a key that a recipe does not give; None also for one that it has to give."""
+    if given is not None:
+        return getattr(given, name)
+    return None if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _variant(variant: type, path: str) -> list[str]:
@@ -114,12 +143,6 @@ def _type(annotation: Any) -> str:
             name = getattr(get_origin(option) or option, "__name__", str(option))
             names.append(known.get(name, name))
     return " or ".join(names)
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    return _shown(field.get_default())
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,12 @@ KINDS: dict[str, Any] = {**get_type_hints(Settings), "guidance": float, "guidanc
 """Every setting that a model's description may hold, and its type."""
 
 
+def check_scale(scale: float | None, name: str = "guidance") -> None:
+    """Raise ValueError unless a guidance scale is a number from 0 on."""
+    if scale is not None and not 0.0 <= scale < math.inf:
+        raise ValueError(f"{name} must be a number from 0 on, got {scale}; a negative prompt leads away from something")
+
+
 def check_interval(interval: Interval | None) -> None:
     """Raises ValueError unless the interval of guidance rises."""
     if interval is not None and not 0.0 <= interval[0] < interval[1]:
@@ -32,6 +38,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: valued(name, value) for name, value in settings.items()}
     Method(**method_of(found))  # type: ignore[arg-type]
     check_interval(found.get("guidance_interval"))
+    check_scale(found.get("guidance"))
     return {name: found[name] for name in KINDS if name in found}
 
 

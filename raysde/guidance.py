@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raysde.conditioning import Conditioner, Encoded
-from raysde.generation import Interval, check_interval
+from raysde.generation import Interval, check_interval, check_scale
 from raysde.score import ScoreModel
 from raysde.sde import SDE
 
@@ -135,8 +135,8 @@ class Guidance:
         autoguidance: scale by ``guide``, beside that by the conditions.
 
     Raises:
-        ValueError: if the interval does not rise, ``autoguidance`` has no guide, or there is none and negative prompts
-            as well as a guide.
+        ValueError: if the interval does not rise, a scale is negative, ``autoguidance`` has no guide, or there is none
+            and negative prompts as well as a guide.
     """
 
     scale: float = 1.0
@@ -147,6 +147,8 @@ class Guidance:
 
     def __post_init__(self) -> None:
         check_interval(self.interval)
+        check_scale(self.scale)
+        check_scale(self.autoguidance, "autoguidance")
         if self.autoguidance is not None and self.guide is None:
             raise ValueError(f"autoguidance={self.autoguidance} was given, and no autoguide to lead away from")
         if self.guide is not None and self.autoguidance is None and self.negatives is not None:

@@ -13,6 +13,7 @@ from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.hooks import RunHooks, Sink, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
+from raysde.progress import say
 from raysde.run import Run, check_resumable
 from raysde.sharding import has_shards
 from raysde.state import TrainState
@@ -37,6 +38,8 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     if found := storage.newest_checkpoint(run.config.storage, run.config.name):
         check_resumable(run, checkpoint.read(found))
         checkpoint.restore(state, found)
+        if world.is_first:
+            say(f"continuing from step {state.step} of {run.steps}")
 
     def keep(state: TrainState) -> None:
         if world.is_first or has_shards(state.model):

@@ -216,7 +216,7 @@ class Sampling(Node):
     solver: Solver = Field("heun", description="see docs/choosing.md; heun, unipc and dpmpp_3m need the fewest steps")
     steps: PositiveInt = Field(20, description="steps of the solver")
     grid: Grid | None = Field(None, description="times uniform in this; null takes what suits the solver")
-    guidance: float = Field(1.0, description="classifier-free guidance scale; 1 for none")
+    guidance: Annotated[float, Field(ge=0.0)] = Field(1.0, description="classifier-free guidance scale; 1 for none")
     corrector: Corrector | None = Field(None, description="after each step; null for the solver's own (pc: langevin)")
     corrector_steps: Count = Field(1, description="corrector steps at each time")
     target_snr: Positive = Field(0.16, description="step size of a corrector")

@@ -26,7 +26,7 @@ from raysde.data.derived import (
     write_column,
     write_empty,
 )
-from raysde.data.filesystems import filesystem
+from raysde.data.filesystems import filesystem, folder_or_name
 from raysde.data.manifest import Manifest
 from raysde.data.reader import Reader
 from raysde.embeddings import Embedder, encoder_hash
@@ -93,6 +93,7 @@ class TextJob:
         """
         if not manifest.captions:
             raise ValueError(f"the shards at {manifest.path} hold no captions for --text")
+        encoder = folder_or_name(encoder)
         width = width_of(check_pretrained(PretrainedText(path=encoder, max_tokens=max_tokens)))
         return cls(
             shards=manifest.path,
@@ -177,7 +178,7 @@ class LatentsJob:
         """
         if len({shard.image for shard in manifest.shards}) > 1:
             raise ValueError(f"the shards at {manifest.path} hold images of several sizes; --vae takes one size")
-        latent = latent_spec(vae, manifest.image)
+        latent = latent_spec(folder_or_name(vae), manifest.image)
         return cls(
             shards=manifest.path, fingerprint=manifest.fingerprint, latent=latent, dtype=dtype, batch_size=batch_size
         )

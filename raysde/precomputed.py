@@ -1,17 +1,82 @@
 """Which of the folders that `raysde precompute` made beside a data set belong to a run."""
 
+from collections.abc import Iterable
 from typing import Literal
 
-from raysde.captions import PretrainedText, ScratchText
-from raysde.data.derived import Latents, TextEmbeddings, find_derived
+from raysde.captions import AutoText, PretrainedText, ScratchText
+from raysde.data.derived import Derived, Latents, TextEmbeddings, find_derived
+from raysde.data.filesystems import folder_or_name
 from raysde.data.manifest import Manifest
 from raysde.embeddings import encoder_hash
 from raysde.latents import LatentSpec, vae_hash
 
 Mode = Literal["auto", "off", "require"]
+Chosen = ScratchText | PretrainedText | None
 
 
-def find_text(manifest: Manifest, text: ScratchText | PretrainedText | None, mode: Mode) -> TextEmbeddings | None:
+def choose_text(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chosen:
+    """Return the caption encoder that a recipe means by ``text.kind=auto``; other encoders as they are.
+
+    Args:
+        mode: the recipe's ``data.precomputed``.
+
+    Raises:
+        ValueError: if the embeddings beside the data are of several encoders, or of other data.
+    """
+    if not isinstance(text, AutoText):
+        return text
+    if not manifest.captions:
+        return None
+    folders = [] if mode == "off" else _embeddings(manifest)
+    for each in folders:
+        if each.fingerprint != manifest.fingerprint:
+            raise ValueError(
+                f"{each.path} was made from data {each.fingerprint}, but data.path {manifest.path} has "
+                f"{manifest.fingerprint}; remove it, then run {_repeat(manifest, each.encoder, each.max_tokens)}, "
+                "or set data.precomputed=off"
+            )
+    encoders = {(each.sha256, each.max_tokens): each for each in folders}
+    if len(encoders) > 1:
+        one, other = (f"text.path={each.encoder} text.max_tokens={each.max_tokens}" for each in folders[:2])
+        raise ValueError(
+            f"text.kind=auto finds embeddings of {len(encoders)} encoders at {manifest.path}: choose one by "
+            f"text.kind=pretrained {one}, or {other}"
+        )
+    if folders:
+        return PretrainedText(path=folders[0].encoder, max_tokens=folders[0].max_tokens)
+    if mode == "require":
+        raise ValueError(f"data.precomputed=require, but {manifest.path} holds no embeddings; run raysde precompute")
+    return text.scratch()
+
+
+def unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mode) -> list[str]:
+    """Return a sentence for each kind of precomputed data that lies beside the shards and that a run does not use.
+
+    Args:
+        used: the folders that the run reads.
+        mode: the recipe's ``data.precomputed``; those that are off are not missed.
+    """
+    kinds = {each.kind for each in used if each is not None}
+    said = []
+    if "text" not in kinds and mode != "off" and (folders := _embeddings(manifest)):
+        said.append(
+            f"{folders[0].path} is not used: text.kind=auto, or text.kind=pretrained text.path={folders[0].encoder} "
+            f"text.max_tokens={folders[0].max_tokens}, trains on these embeddings, and data.precomputed=off on none"
+        )
+    if "latents" not in kinds and (latents := find_derived("latents", manifest.path)):
+        said.append(f"{latents[0].path} is not used: latent.vae={latents[0].encoder} trains on these latents")
+    return said
+
+
+def _embeddings(manifest: Manifest) -> list[TextEmbeddings]:
+    return [each for each in find_derived("text", manifest.path) if isinstance(each, TextEmbeddings)]
+
+
+def _repeat(manifest: Manifest, encoder: str, max_tokens: int) -> str:
+    return f"`raysde precompute {manifest.path} --text {encoder} --max-tokens {max_tokens}`"
+
+
+def find_text(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | None:
     """Embeddings of the data set's captions from a recipe's frozen encoder; the more precise ones if there are two.
 
     Args:
@@ -25,15 +90,15 @@ def find_text(manifest: Manifest, text: ScratchText | PretrainedText | None, mod
         if mode == "require":
             raise ValueError("data.precomputed=require needs a frozen encoder: text.kind=pretrained, trainable false")
         return None
-    folders = [each for each in find_derived("text", manifest.path) if isinstance(each, TextEmbeddings)]
+    folders = _embeddings(manifest)
     sha256 = encoder_hash(text.path) if folders else ""
     same = [each for each in folders if (each.sha256, each.fingerprint) == (sha256, manifest.fingerprint)]
     fitting = sorted((each for each in same if each.max_tokens == text.max_tokens), key=lambda each: each.dtype)
     if fitting:
         return fitting[-1]
-    repeat = f"`raysde precompute {manifest.path} --text {text.path} --max-tokens {text.max_tokens}`"
+    repeat = _repeat(manifest, text.path, text.max_tokens)
     for each in folders:
-        if each.encoder == text.path and each not in same:
+        if each.encoder in (text.path, folder_or_name(text.path)) and each not in same:
             raise ValueError(
                 f"{each.path} was made by an encoder with sha256 {each.sha256[:12]} from data {each.fingerprint}, but "
                 f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove it, then run "

@@ -1,8 +1,20 @@
 """A live line of progress: step, loss, images per second, time left."""
 
+import os
 import sys
 import time
 from typing import TextIO
+
+
+def talkative() -> bool:
+    """Return True if RAYSDE_LOG=debug asks to hear also what Ray and MLflow say of themselves."""
+    return os.environ.get("RAYSDE_LOG", "").lower() == "debug"
+
+
+def say(sentence: str) -> None:
+    """Tell the person at the terminal what happens now, on stderr, where progress is shown too."""
+    cleared = "\r\x1b[K" if sys.stderr.isatty() else ""  # of a line of progress, which is shown anew at its next step
+    print(f"{cleared}{sentence}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

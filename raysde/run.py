@@ -1,7 +1,7 @@
 """A recipe with its data set looked up, and what of it can be found wrong before a worker starts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from raysde import checkpoint, images
 from raysde.captions import PretrainedText, ScratchText, width_of
 from raysde.classes import difference, unknown
 from raysde.conditioning import CLASS_WIDTH
-from raysde.config import RunConfig
+from raysde.config import RunConfig, parse
 from raysde.data.augment import View
 from raysde.data.batches import Feed
 from raysde.data.derived import Latents, TextEmbeddings, verify_derived
@@ -23,7 +23,7 @@ from raysde.data.shards import verify
 from raysde.data.split import shuffle_window, split_rows
 from raysde.model import ModelSpec, preconditioning_for
 from raysde.networks import ExternalConfig
-from raysde.precomputed import find_latents, find_text, spec_of
+from raysde.precomputed import choose_text, find_latents, find_text, spec_of, unused
 from raysde.pretrained import check_pretrained
 from raysde.sde import VE, AnySDE
 
@@ -91,7 +91,10 @@ def open_run(config: RunConfig) -> Run:
         ValueError: naming the key that does not fit.
     """
     manifest = read_manifest(config.data.path)
-    if config.text is not None and manifest.captions == 0:
+    text = choose_text(manifest, config.text, config.data.precomputed)
+    if text is not config.text:
+        config = parse({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
+    if text is not None and manifest.captions == 0:
         raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
     if config.class_conditional and manifest.classes == 0:
         raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
@@ -107,7 +110,7 @@ def open_run(config: RunConfig) -> Run:
         sde=sde_for(config, manifest, rows, view),
         network=config.network,
         target=config.target,
-        text=config.text,
+        text=text,
         classes=manifest.classes if config.class_conditional else 0,
         class_names=manifest.labels if config.class_conditional else (),
         preconditioning=config.preconditioning,
@@ -116,8 +119,13 @@ def open_run(config: RunConfig) -> Run:
     )
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     feed = Feed(plan_for(config, manifest, rows), rows, view)
-    text = find_text(manifest, config.text, config.data.precomputed)
-    return Run(config, manifest, spec, feed, held_out, steps, text, latents)
+    embeddings = find_text(manifest, text, config.data.precomputed)
+    return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
+
+
+def remarks(run: Run) -> list[str]:
+    """Return what a user should know of a run before it starts, a sentence each."""
+    return unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
 
 
 def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
@@ -233,7 +241,8 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             "choose another name"
         )
     now = run.config.flat()
-    for key in sorted(set(found.recipe) | set(now)):
+    # a kind says more than the keys that only one of two kinds has
+    for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
         if old != new and not key.startswith(MAY_CHANGE):

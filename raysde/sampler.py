@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 import torch
 from torch import Tensor
 
+from raysde.near import did_you_mean
 from raysde.sde import SDE, Score
 from raysde.solvers import SOLVERS, Kind, Solver
 from raysde.solvers.adaptive import probability_flow
@@ -96,11 +97,13 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+            near = did_you_mean(self.solver, SOLVERS)
+            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}{near}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.corrector not in (None, "none", *CORRECTORS):
-            raise ValueError(f"corrector must be one of none, {', '.join(CORRECTORS)}, got {self.corrector!r}")
+            near = did_you_mean(str(self.corrector), ("none", *CORRECTORS))
+            raise ValueError(f"corrector must be one of none, {', '.join(CORRECTORS)}, got {self.corrector!r}{near}")
         if self.corrector_steps < 0:
             raise ValueError(f"corrector_steps must not be negative, got {self.corrector_steps}")
         if not 0.0 <= self.eta <= 1.0:

@@ -253,7 +253,7 @@ def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
     if world.is_first:
         metrics = {
             "train/loss": sum(loss for loss, _, _ in done) / len(done),
-            "train/grad_norm": sum(norm for _, norm, _ in done) / len(done),
+            **grad_norm([norm for _, norm, _ in done]),
             **optim.rates(state.optimizer, done[-1][2]),
             "train/images_per_second": clock.rate(),
             "train/images": float(state.num_images),
@@ -261,6 +261,15 @@ def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
         }
         hooks.log(state.step, metrics)
     clock.reset()
+
+
+def grad_norm(norms: list[float]) -> dict[str, float]:
+    """Return the mean gradient norm as a metric, without steps that the gradient scaler skipped; empty without others.
+
+    The scaler of fp16 tries large factors and skips the steps at which gradients overflow, with a norm of inf or nan.
+    """
+    taken = [norm for norm in norms if math.isfinite(norm)]
+    return {"train/grad_norm": sum(taken) / len(taken)} if taken else {}
 
 
 def measured(state: TrainState, validate: Validate) -> dict[str, float]:

@@ -1,13 +1,21 @@
 """The command line: errors are one sentence on stderr and exit status 2, before any worker starts."""
 
 import json
+import shlex
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from raysde.cli import main, parser
+from raysde.commands.closing import condition
 from raysde.config import load
+from raysde.data.manifest import read_manifest
+from raysde.data.shards import distinct_captions
 from tests.conftest import ROOT, rng_image, write_digit_shards
+from tests.tiny import spec_with
 
 RECIPE = str(ROOT / "jobs/configs/digits.yaml")
 
@@ -164,3 +172,75 @@ def test_config_prints_what_it_reads(capsys):
     assert main(["config", RECIPE, "sde.kind=ve"]) == 0
     printed = dict(line.split("=", 1) for line in capsys.readouterr().out.splitlines())
     assert {key: json.loads(value) for key, value in printed.items()} == load(RECIPE, ["sde.kind=ve"]).flat()
+
+
+def test_names_that_do_not_exist_lead_to_those_that_were_meant(capsys):
+    """A command, an option, a choice, a solver and a setting of it."""
+    for words, meant in (
+        (["trian"], "train"),
+        (["sample", "x", "--guidence", "2"], "--guidance"),
+        (["sample", "x", "--gird", "edm"], "--grid"),
+        (["sample", "x", "--form", "pngs"], "png"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert f"; did you mean {meant}?" in capsys.readouterr().err
+    assert "did you mean unipc?" in refused(capsys, "sample", "x", "--solver", "unpic")
+    assert "did you mean eta?" in refused(capsys, "sample", "x", "--set", "etaa=1")
+    assert "did you mean fid" in refused(capsys, "evaluate", "x", "--data", "y", "--metrics", "fidd")
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"raysde {metadata.version('raysde')}, torch {torch.__version__}")
+
+
+def test_a_folder_of_pictures_is_not_offered_as_a_place_for_shards(capsys, refuse_ray, places, tmp_path):
+    """It is what `raysde ingest` reads; an empty or a missing folder is one that it may write."""
+    pictures, empty = tmp_path / "pictures", tmp_path / "empty"
+    (pictures / "cats").mkdir(parents=True)
+    empty.mkdir()
+    Image.fromarray(rng_image(0)).save(pictures / "cats" / "a.png")
+    said = refused(capsys, "train", RECIPE, *places[1:], f"data.path={pictures}")
+    assert f"raysde ingest {pictures} SHARDS" in said
+    assert f"SOURCE {pictures}" not in said
+    picture = pictures / "cats" / "a.png"
+    assert f"raysde ingest {picture} SHARDS" in refused(capsys, "train", RECIPE, *places[1:], f"data.path={picture}")
+    for place in (empty, tmp_path / "missing"):
+        assert f"raysde ingest SOURCE {place}" in refused(capsys, "train", RECIPE, *places[1:], f"data.path={place}")
+    (empty / ".ingest").mkdir()
+    assert "repeat its command" in refused(capsys, "train", RECIPE, *places[1:], f"data.path={empty}")
+
+
+def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, places, tmp_path):
+    """The command asks for a caption of the recipe, or without one there for one of the data, and can be typed."""
+    small = ["train.length.steps=2", "network.channels=8", "network.head_channels=8", "train.batch=8"]
+    own = ["name=own", "sampling.prompts=[]", "sampling.guidance=1"]
+    captions = distinct_captions(read_manifest(str(tmp_path / "shards")), 1000)
+    for more, known in (([], load(RECIPE).sampling.prompts), (own, captions)):
+        assert main(["train", RECIPE, "--no-ray", *places, *small, *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        folder, command = lines[-2].split()[1], shlex.split(lines[-1].removeprefix("draw from it:"))
+        assert (Path(folder).name, command[:3]) == ("step_000000002", ["raysde", "sample", folder])
+        assert command[command.index("--prompt") + 1] in known
+    assert main([*command[1:], "-n", "2", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
+    assert len(list((tmp_path / "drawn").glob("image-*.png"))) == 2
+    capsys.readouterr()
+    for count, said in ((2, "which are replaced"), (1, "of which 1 stay beside the new ones (image-001.png, ...)")):
+        assert main([*command[1:], "-n", str(count), "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
+        assert f"drawn holds 2 pictures of an earlier drawing, {said}" in capsys.readouterr().err
+    assert "--guidance must be a number from 0 on" in refused(capsys, *command[1:], "--guidance", "-1")
+    assert main(["train", RECIPE, "--no-ray", *places, *small[1:], *own, "train.length.steps=3"]) == 0
+    assert "continuing from step 2 of 3" in capsys.readouterr().err
+
+
+def test_a_class_is_what_is_asked_for_of_a_model_of_classes(tmp_path):
+    """By the recipe's label, by the first name of the data, or by number where no names are stored."""
+    named, plain = spec_with(classes=3, class_names=("box", "disc", "star")), spec_with(classes=3)
+    assert condition(named, {"sampling.labels": ["star"]}, {}) == ["--label", "star"]
+    assert condition(named, {}, {}) == ["--label", "box"]
+    assert condition(plain, {}, {}) == ["--label", "0"]
+    assert condition(spec_with(), {}, {}) == []

@@ -3,6 +3,9 @@
 import dataclasses
 import importlib
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,40 @@ def test_a_wrong_name_is_found(cell, wrong, tmp_path):
 
 def test_names_in_running_text_are_checked(tmp_path):
     assert mistakes("see `raysde.sde.Nothing`, and `np.linspace`", tmp_path) == ["raysde.sde.Nothing"]
+
+
+def written() -> set[str]:
+    """What the README's commands write into the folder that they run in: as they say, or by default."""
+    page, found = (DOCS.parent / "README.md").read_text(), set()
+    for line in re.findall(r"^    raysde (.*)$", page, flags=re.MULTILINE):
+        given = vars(parser().parse_args(shlex.split(line, comments=True)))
+        found |= {given[name] for name in ("out", "output", "sheet") if given.get(name)}
+    return {name for name in found if "/" not in name}
+
+
+def test_what_the_commands_write_is_neither_committed_nor_uploaded(tmp_path):
+    """By git's own reading of .gitignore, and by Ray's of it and of .rayignore for `ray job submit --working-dir .`"""
+    from ray._private.runtime_env.packaging import get_uri_for_directory
+
+    assert {"drawn", "many", "edited", "settled", "report.json", "contact-sheet.png"} <= written()
+    for name in (".gitignore", ".rayignore"):
+        shutil.copy(DOCS.parent / name, tmp_path / name)
+    (tmp_path / "code.py").touch()
+
+    def seen() -> tuple[str, str]:
+        listed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return listed.stdout, get_uri_for_directory(str(tmp_path), include_gitignore=True)
+
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    before = seen()
+    for name in written():
+        if Path(name).suffix:
+            (tmp_path / name).write_text("1")
+        else:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "image-000.png").write_text("1")
+    assert seen() == before
+    (tmp_path / "mine.txt").write_text("1")
+    assert all(one != other for one, other in zip(seen(), before, strict=True))

@@ -93,6 +93,28 @@ def test_code_needs_permission(tmp_path):
     assert torch.equal(open_network(str(script), allow_code=True)(pictures())[0], Mean()(pictures())[0])
 
 
+class Convolutions(torch.nn.Module):
+    """The convolutions of the FID Inception, in a network that takes and gives something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        found = [module for module in Inception(classifier=False).modules() if isinstance(module, torch.nn.Conv2d)]
+        self.parts = torch.nn.ModuleList(found)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :8].float().softmax(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_torchscript_copy_of_the_inception_leads_to_the_tool_that_converts_it(tmp_path, dtype):
+    """Its copies give probabilities, or take other ranges: as a feature network they would give wrong figures."""
+    file = tmp_path / "inception.pt"
+    torch.jit.script(Convolutions().to(dtype)).save(file)
+    for allow in (False, True):
+        with pytest.raises(ValueError, match=r"python benchmarks/inception_weights\.py .*inception\.pt"):
+            open_network(str(file), allow_code=allow)
+
+
 @pytest.mark.parametrize("name", ["nowhere.pth", "no_package:Name", f"{__name__}:Nothing", f"{__name__}:not_a_network"])
 def test_what_is_no_network_is_named(name):
     with pytest.raises(ValueError, match=name.split(":")[0]):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from raysde import config
@@ -100,18 +99,3 @@ def test_the_plan_of_a_step_is_what_it_is_trained_on(recipe, tmp_path, capsys):
             assert (shard, key, label) == (about["shard"], about["key"], about["label"])
     for step in ("-1", "30"):
         assert f"--step must be from 0 to 29, got {step}" in refused(capsys, "plan", str(path), f"--step={step}")
-
-
-def test_the_ui_of_a_server_is_named(monkeypatch, capsys):
-    """There is nothing to start; of a database, MLflow's own is started on the port, and its status is the command's."""
-    asked = []
-    monkeypatch.setattr("raysde.tracking.client_for", asked.append)
-    monkeypatch.setattr("subprocess.call", lambda command: asked.append(command) or 3)
-    assert main(["ui", "--tracking-uri", "https://mlflow.example.org"]) == 0
-    assert "the MLflow UI is at https://mlflow.example.org" in capsys.readouterr().out
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///there.db")
-    with pytest.raises(SystemExit) as ended:
-        main(["ui"])
-    assert ended.value.code == 3
-    assert asked[:2] == ["https://mlflow.example.org", "sqlite:///there.db"]
-    assert asked[2][1:] == ["-m", "mlflow", "ui", "--backend-store-uri", "sqlite:///there.db", "--port", "5000"]

@@ -284,6 +284,20 @@ def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
     assert (clock.elapsed(), clock.rate(), clock.waited) == (2.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("norms", "logged"), [([3.0, math.inf, 5.0], 4.0), ([math.nan, 7.0], 7.0), ([math.inf, math.nan], None)]
+)
+def test_steps_that_the_scaler_skipped_are_not_in_the_mean_gradient(norms, logged):
+    """Their norm is infinite or no number; of skipped steps alone there is no mean to log."""
+    state, sink = tiny_state(), Recorded()
+    state.scaler = torch.amp.GradScaler("cpu")
+    sink.log, sink.should_stop = sink.metrics, lambda: False
+    state.step, state.pending = len(norms), [(torch.tensor(1.0), torch.tensor(norm), 0.1) for norm in norms]
+    train.report(state, sink, World(), Clock(state))
+    ((_, metrics),) = sink.values
+    assert metrics.get("train/grad_norm") == logged
+
+
 def test_flushed_losses_stay_pending_as_the_average_over_ranks():
     """As numbers that a checkpoint can hold: a resumed run logs what this one would have."""
 

@@ -215,6 +215,9 @@ def for_training(recorder: Recorder) -> None:
     run = lambda recipe: SimpleNamespace(steps=10, plan=SimpleNamespace(batch=4))  # noqa: E731
     recorder.replace("raysde.run.open_run", run)
     recorder.replace("raysde.run.check", None)
+    recorder.replace("raysde.run.remarks", [])
+    recorder.replace("raysde.storage.newest_checkpoint", None)
+    recorder.replace("raysde.cli.draw_command", "")
     recorder.replace("raysde.local.train_here", None)
     recorder.replace("raysde.cluster.demo.demo", None)
     recorder.replace("raysde.config.load", config.load)
@@ -229,7 +232,8 @@ def for_ema(recorder: Recorder) -> None:
 
 def for_ui(recorder: Recorder) -> None:
     recorder.replace("raysde.tracking.client_for", None)
-    recorder.replace("subprocess.call", 0)
+    recorder.replace("raysde.tracking.experiments", {})
+    recorder.replace("raysde.commands.ui.serve", None)
 
 
 # what is given, and what has to arrive: words of the command line, then (key, value)
@@ -452,7 +456,8 @@ MODES = {
         "overrides": (["train.lr=0.5"], ("overrides", ["train.lr=0.5"])),
     }),
     "ui": (for_ui, [], {
-        "port": (["--port", "5123"], ("popenargs", "5123")),
+        "port": (["--port", "5123"], ("port", 5123)),
+        "no_browser": (["--no-browser"], ("browse", False)),
         "tracking_uri": (["--tracking-uri", "sqlite:///x"], ("uri", "sqlite:///x")),
     }),
 }  # fmt: skip

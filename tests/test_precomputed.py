@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from raysde.captions import PretrainedText
+from raysde import config
+from raysde.captions import AutoText, PretrainedText, ScratchText
 from raysde.data.derived import verify_derived
 from raysde.data.manifest import read_manifest, write_manifest
 from raysde.precompute import LatentsJob, TextJob
-from raysde.precomputed import find_latents, find_text, spec_of
+from raysde.precomputed import choose_text, find_latents, find_text, spec_of
+from raysde.run import open_run, remarks
 from tests.conftest import write_digit_shards
-from tests.tiny import autoencoder, embed, encode, many_captions, text_encoder
+from tests.tiny import autoencoder, embed, encode, many_captions, text_encoder, text_recipe
 
 
 def changed_data(manifest):
@@ -73,6 +75,62 @@ def test_embeddings_are_of_this_encoder_and_this_data(tmp_path):
     for mode in ("auto", "require"):
         with pytest.raises(ValueError, match=f"sha256 {fine.sha256[:12]} .*remove it"):
             find_text(manifest, text, mode)
+
+
+def test_the_encoder_that_ran_over_the_data_is_the_one_that_is_meant(tmp_path):
+    """text.kind=auto: a small one before; after `raysde precompute` that one; of two, of other data, or off, as said."""
+    manifest = many_captions(tmp_path / "shards", 12, 8, 4)
+    auto, small = AutoText(width=32, layers=1), ScratchText(width=32, layers=1)
+    assert choose_text(manifest, auto, "auto") == choose_text(manifest, auto, "off") == small
+    with pytest.raises(ValueError, match=r"data\.precomputed=require, but .* holds no embeddings"):
+        choose_text(manifest, auto, "require")
+    first = embed(manifest, text_encoder(tmp_path / "bert"), "fp16")
+    chosen = PretrainedText(path=first.encoder, max_tokens=32)
+    assert choose_text(manifest, auto, "auto") == choose_text(manifest, auto, "require") == chosen
+    assert find_text(manifest, chosen, "auto") == first
+    embed(manifest, text_encoder(tmp_path / "bert"), "fp32")
+    assert choose_text(manifest, auto, "auto") == chosen
+    assert choose_text(manifest, auto, "off") == small
+    assert choose_text(manifest, small, "auto") == small
+    assert choose_text(manifest, None, "auto") is None
+    assert choose_text(dataclasses.replace(manifest, captions=0), auto, "auto") is None
+    other = changed_data(manifest)
+    with pytest.raises(ValueError, match=f"from data {manifest.fingerprint}, but data.path .* has {other.fingerprint}"):
+        choose_text(other, auto, "auto")
+    write_manifest(manifest)
+    second = embed(manifest, text_encoder(tmp_path / "other", seed=1))
+    with pytest.raises(ValueError, match="embeddings of 2 encoders") as caught:
+        choose_text(manifest, auto, "auto")
+    assert first.encoder in str(caught.value)
+    assert second.encoder in str(caught.value)
+
+
+def test_a_run_with_the_encoder_that_is_meant_is_the_run_that_names_it(tmp_path):
+    """Its recipe says so, with the settings that another recipe would need, and none of the small one's."""
+    manifest = many_captions(tmp_path / "shards", 12, 8, 4)
+    tree = text_recipe(manifest, text_encoder(tmp_path / "bert"), tmp_path / "runs")
+    embed(manifest, tree["text"]["path"])
+    named = open_run(config.parse(tree))
+    meant = open_run(config.parse({**tree, "text": {"kind": "auto", "width": 32}}))
+    assert meant.config == named.config
+    assert (meant.spec, meant.text) == (named.spec, named.text)
+    assert meant.text is not None
+
+
+def test_what_was_precomputed_in_vain_is_said(tmp_path):
+    manifest = many_captions(tmp_path / "shards", 12, 8, 4)
+    encoder, vae = text_encoder(tmp_path / "bert"), autoencoder(tmp_path / "vae")
+    tree = text_recipe(manifest, encoder, tmp_path / "runs")
+    small = {**tree, "text": {"kind": "scratch", "width": 16, "heads": 2}}
+    assert remarks(open_run(config.parse(small))) == []
+    embed(manifest, encoder)
+    assert remarks(open_run(config.parse(tree))) == []
+    (said,) = remarks(open_run(config.parse(small)))
+    assert f"text.path={encoder}" in said
+    assert remarks(open_run(config.parse({**small, "data": {**small["data"], "precomputed": "off"}}))) == []
+    encode(manifest, vae)
+    (said,) = remarks(open_run(config.parse(tree)))
+    assert f"latent.vae={vae}" in said
 
 
 @pytest.mark.parametrize("kind", ["text", "latents"])

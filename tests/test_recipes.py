@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raysde import config, explain
-from raysde.captions import PretrainedText, ScratchText
+from raysde.captions import AutoText, PretrainedText, ScratchText
 from raysde.cli import parser
 from raysde.conditioning import Encoded
 from raysde.ema import decay
@@ -37,13 +37,14 @@ DATA = {
     "emoji": For((3, 32, 32)),
     "fashion-mnist": For((1, 28, 28), classes=10),
     "ffhq256-ve": For((3, 256, 256)),
+    "photos": For((3, 64, 64)),
     # the autoencoder of Stable Diffusion makes 4 channels an eighth as high and wide; CLIP's large text half has width 768
     "text-to-image-latent": For((4, 32, 32), caption_width=768),
 }
 
 
 def spec_of(recipe: config.RunConfig, data: For) -> ModelSpec:
-    text = recipe.text
+    text = recipe.text.scratch() if isinstance(recipe.text, AutoText) else recipe.text
     if isinstance(text, PretrainedText):
         assert data.caption_width is not None
         text = ScratchText(width=data.caption_width, layers=1, max_tokens=text.max_tokens)

@@ -75,7 +75,7 @@ def test_numbers_that_yaml_takes_for_words():
     [
         ({}, "empty"),
         ({"train.learning_rate": [1]}, "'train.learning_rate'"),
-        ({"train.lrr": [1]}, r"'train.lrr', which no recipe has; there are .*train\.lr"),
+        ({"train.lrr": [1]}, r"'train.lrr', which no recipe has; did you mean train\.lr"),
         ({"sde.knd": ["vp"]}, r"sde\.kind"),
         ({"data.stream": ["ray", "worker"]}, "data.stream does not shape the training"),
         ({"seed": [1, 2]}, "seed also decides which rows are held out"),
@@ -101,6 +101,12 @@ def test_numbers_that_yaml_takes_for_words():
 def test_spaces_that_are_refused(given, culprit):
     with pytest.raises(ValueError, match=culprit):
         read_space(given)
+
+
+def test_a_setting_that_does_not_exist_leads_to_the_one_that_was_meant(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("trails: 3\n")
+    with pytest.raises(ValueError, match=r"sweep setting trails does not exist; did you mean trials\?"):
+        read_settings(tmp_path / "sweep.yaml", [], {})
 
 
 def test_a_grid_is_every_combination_once():

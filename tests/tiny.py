@@ -35,13 +35,13 @@ def spec_with(**changes) -> ModelSpec:
     return ModelSpec(**{**values, **changes})
 
 
-def text_encoder(folder: Path, kind: str = "bert", seed: int = 0, captions=CAPTIONS) -> str:
-    """An encoder of up to 32 tokens, with a tokenizer for some captions, saved as Hugging Face saves them."""
+def text_encoder(folder: Path, kind: str = "bert", seed: int = 0, captions=CAPTIONS, positions: int = 32) -> str:
+    """An encoder of up to 32 tokens or ``positions``, with a tokenizer for some captions, saved as Hugging Face saves them."""
     tokenizer = train_tokenizer(captions, 1000)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     text = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, **text}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": positions, **text}
     if kind == "bert":
         model = BertModel(BertConfig(**words))
     elif kind == "t5":

@@ -19,11 +19,9 @@ from raysde.cluster.session import connect
 from raysde.data.collection import collect
 from raysde.data.convert import Converted, Rules, convert
 from raysde.data.filesystems import child, exists, filesystem, location, read_bytes, write_json
-from raysde.data.manifest import FORMAT, Manifest
+from raysde.data.manifest import FORMAT, INGESTING, Manifest
 from raysde.data.pictures import READING
 from raysde.data.sources import Source
-
-STATE = ".ingest"
 
 
 def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:
@@ -49,7 +47,7 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
             _accept(result, bar, skip_bad)
     parts = (done[number] for number in range(len(source.parts)))
     manifest = collect(parts, rules, out, source=name, licence=licence, labels=source.labels)
-    system, inside = filesystem(child(out, STATE))
+    system, inside = filesystem(child(out, INGESTING))
     system.delete_dir(inside)
     return manifest
 
@@ -69,7 +67,7 @@ def begin(out: str, wanted: str) -> None:
     """
     if exists(child(out, "manifest.json")):
         raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
-    plan = child(out, STATE, "plan.json")
+    plan = child(out, INGESTING, "plan.json")
     if exists(plan):
         found = json.loads(read_bytes(plan)).get("identity")
         if found != wanted:
@@ -78,14 +76,14 @@ def begin(out: str, wanted: str) -> None:
                 "raysde; remove it or repeat those"
             )
         return
-    system, inside = filesystem(child(out, STATE))
+    system, inside = filesystem(child(out, INGESTING))
     system.create_dir(inside, recursive=True)
     write_json(plan, {"identity": wanted})
 
 
 def record_path(out: str, number: int) -> str:
     """Where a finished part is recorded."""
-    return child(out, STATE, record_name(number))
+    return child(out, INGESTING, record_name(number))
 
 
 def record_name(number: int) -> str:
@@ -95,7 +93,7 @@ def record_name(number: int) -> str:
 
 def _records(out: str, parts: int) -> Iterator[tuple[int, Converted]]:
     """The parts that an earlier ingest finished, whose shards are still there."""
-    system, inside = filesystem(child(out, STATE))
+    system, inside = filesystem(child(out, INGESTING))
     names = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside))}
     for number in range(parts):
         if record_name(number) in names:

@@ -12,8 +12,8 @@ from raysde.cluster.placement import alive
 from raysde.cluster.session import connect
 from raysde.cluster.train import launch
 from raysde.config import RunConfig, parse
-from raysde.progress import ProgressLine
-from raysde.run import Run, check, check_resumable, open_run
+from raysde.progress import ProgressLine, say
+from raysde.run import Run, check, check_resumable, open_run, remarks
 from raysde.spool import spool_of
 
 
@@ -42,15 +42,19 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     uri = config.tracking.uri or tracking.default_uri()
     run = open_run(absolute(config))
     check(run)
+    for remark in remarks(run):
+        say(remark)
     client = tracking.client_for(uri)
     complete = finished(run)
     with tracking.answering(uri):
         data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
         run_id = tracking.open_run(
-            client, config.tracking.experiment, config.name, config.flat(), tracking.artifact_place(uri), data
+            client, config.tracking.experiment, config.name, run.config.flat(), tracking.artifact_place(uri), data
         )
     begin = time.time()
-    if not complete:
+    if complete:
+        say(f"run {config.name!r} is at its end already")
+    else:
         trained(run, client, uri, run_id, started)
     last = storage.newest_checkpoint(run.config.storage, config.name)
     if last is None:

@@ -6,12 +6,19 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed_by_workers
+from ray._private.worker import print_to_stdstream
 from ray.exceptions import RayError
+
+from raysde.progress import say, talkative
 
 OWN = "RAYSDE_OWN_CLUSTER"
 """The variable by which processes of a cluster that was started here know that it is no other's."""
+MARK = "[raysde] "
+"""What begins a line that a process of the cluster prints for the person at the driver's terminal."""
 
 
 def connect(level: str | None = None) -> None:
@@ -29,9 +36,10 @@ def connect(level: str | None = None) -> None:
     if ray.is_initialized():
         return
     quiet()
-    heard = None if level is None else ray.LoggingConfig(log_level=level)
+    heard = None if level is None or talkative() else ray.LoggingConfig(log_level=level)
     if joins():
         address = os.environ["RAY_ADDRESS"]
+        say(f"joining the Ray cluster at {address}")
         try:
             ray.init(
                 address=address,
@@ -43,11 +51,40 @@ def connect(level: str | None = None) -> None:
             raise ValueError(
                 f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}"
             ) from error
+        listen()
         return
+    say("starting Ray")
     # nobody preempts this machine, and each of Ray's idle actors wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with told(free_port()):
         ray.init("local", num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
+    listen()
+
+
+def tell(sentence: str) -> None:
+    """Tell the person at the driver's terminal something, from any process of the cluster."""
+    print(f"{MARK}{sentence}", flush=True)
+
+
+def listen() -> None:
+    """Show what processes of the cluster say by :func:`tell`, and what the autoscaler does, but no other output.
+
+    Ray forwards all that workers print, with tracebacks of errors after which training goes on; RAYSDE_LOG=debug shows
+    that. Ray 2.60 has no public way to choose among it.
+    """
+    if not talkative():
+        printed_by_workers.remove_handler("ray_print_logs")
+        printed_by_workers.add_handler("ray_print_logs", show_told)
+
+
+def show_told(batch: dict[str, Any]) -> None:
+    """Show the lines of a worker's output that are meant for a person."""
+    if batch.get("pid") == "autoscaler":
+        print_to_stdstream(batch, False)
+        return
+    for line in batch.get("lines", ()):
+        if line.startswith(MARK):
+            say(line.removeprefix(MARK))
 
 
 def joins() -> bool:
@@ -87,7 +124,11 @@ def free_port() -> int:
 
 
 def quiet() -> None:
-    """Leaves Ray's warnings and errors, and hides its running commentary."""
+    """Leaves Ray's warnings and errors, and hides its running commentary, unless RAYSDE_LOG=debug asks for it."""
+    if talkative():
+        return
+    # Ray's C++ code prints errors to the terminal that Python raises too
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the records of trials that are not wanted

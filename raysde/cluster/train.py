@@ -1,7 +1,7 @@
 """Training on Ray: the driver that launches a worker group, and what each worker does."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -12,8 +12,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
 from raysde.cluster.mailbox import Slot
+from raysde.cluster.session import tell
 from raysde.cluster.shares import Share, check_room, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
+from raysde.progress import say
 from raysde.run import Run, open_run
 from raysde.spool import spool_of
 
@@ -43,6 +45,24 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     from raysde.cluster.worker import work
 
     return work(settings)
+
+
+class Retold(ray.train.UserCallback):
+    """Tells the person at the driver's terminal that workers failed and are started again.
+
+    Args:
+        most: failures after which the run ends, with an error that the driver reports.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.failures = most, 0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Tell why, in a line."""
+        self.failures += 1
+        if self.failures <= self.most:
+            again = f"starting again from the newest checkpoint (failure {self.failures} of at most {self.most})"
+            tell(f"{cause(worker_exceptions)}; {again}")
 
 
 def own_share(run: Run) -> Share:
@@ -80,6 +100,8 @@ def launch(
     """
     recipe = run.config.model_dump(mode="json")
     wanted, share = run.config.resources, share or own_share(run)
+    if reports is None:  # a sweep shows its trials in a line of its own
+        say(f"starting {wanted.least} worker{'s' if wanted.least > 1 else ''}")
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={
@@ -104,6 +126,7 @@ def launch(
             storage_path=storage.location(run.config.storage),
             failure_config=FailureConfig(max_failures=wanted.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=run.config.keep_checkpoints),
+            callbacks=[Retold(wanted.max_failures)] if reports is None else None,  # type: ignore[list-item]
         ),
         datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=in_order()),
@@ -119,7 +142,11 @@ def launch(
 
 def root_cause(error: ray.train.TrainingFailedError) -> str:
     """The first worker's or the controller's error, in a line; of a chain, the last that is not Ray's wrapping."""
-    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
+    return cause(getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)})
+
+
+def cause(failures: Mapping[int, Any]) -> str:
+    """The error of the first of some workers, in a line; of a chain, the last that is not Ray's wrapping."""
     rank, failure = sorted(failures.items())[0]
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
     if raised:

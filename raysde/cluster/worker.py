@@ -6,6 +6,7 @@ import atexit
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 import torch
 
+import raysde
 from raysde import checkpoint, config, distributed_checkpoint, storage
 from raysde.cluster.mailbox import Slot
-from raysde.cluster.session import quiet
+from raysde.cluster.session import quiet, tell
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch, read_batches
 from raysde.data.prefetch import on_device
@@ -39,6 +41,9 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(settings["threads"])
     quiet()
     run, world = open_run(config.parse(settings["recipe"])), current_world()
+    alone = settings["reports"] is None  # no trial of a sweep
+    if alone and world.is_first:
+        tell_warnings()
     found = storage.newest_checkpoint(run.config.storage, run.config.name)
     start = 0 if found is None else checkpoint.read(found).step
     batches = on_device(microbatches(run, start, world), world.device)
@@ -51,6 +56,10 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         tracker = tracker_of(settings)
         tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
         batches = timed_first(batches, settings["started"], tracker, state.step)
+        if alone:
+            batches = told_first(batches)
+            if found:
+                tell(f"continuing from step {start}")
     hooks = RunHooks(run, tracker, lambda state: report(run, state, world, tracker))
     validate = validator(run, world)
     if settings["reports"] is not None and validate is not None:
@@ -64,7 +73,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     if tracker is not None:
         tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
         if not tracker.close():
-            print("MLflow did not take all metrics in time; they wait in", settings["spool"], flush=True)
+            tell(f"MLflow did not take all metrics in time; they wait in {settings['spool']}")
     return {"step": state.step, "failed": failed}
 
 
@@ -157,6 +166,24 @@ def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -
         else:
             path = save_checkpoint(run, state, Path(folder), world)
         ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
+
+
+def told_first(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
+    """Pass batches on, and tell when the first arrives."""
+    for number, batch in enumerate(batches):
+        if number == 0:
+            tell("first batch")
+        yield batch
+
+
+def tell_warnings() -> None:
+    """From now on, tell raysde's own warnings, such as that captions are cut, at the driver's terminal."""
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+        if Path(raysde.__file__).parent in Path(filename).parents:
+            tell(f"warning: {message}")
+
+    warnings.showwarning = show  # type: ignore[assignment]
 
 
 def timed_first(

@@ -5,9 +5,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from raysde.commands import SOURCES, tracking_option
+from raysde.near import did_you_mean
+from raysde.progress import say
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 """What options are added to: a command, or a group of them in its help."""
@@ -181,6 +184,17 @@ def drawing_arguments(
         }
 
 
+def warn_of_older(out: str, count: int) -> None:
+    """Say that a folder for ``count`` images holds pictures of an earlier drawing, and which of them will stay."""
+    older = sorted(path.name for path in Path(out).expanduser().glob("image-*.png"))
+    if not older:
+        return
+    new = {f"image-{number:03d}.png" for number in range(count)}
+    stay = [name for name in older if name not in new]
+    kept = f", of which {len(stay)} stay beside the new ones ({stay[0]}, ...)" if stay else ", which are replaced"
+    say(f"{out} holds {len(older)} pictures of an earlier drawing{kept}")
+
+
 def labels_of(texts: Sequence[str], spec: Any) -> list[Any]:
     """Return ``--label`` as a model has them: class names if it stores them, otherwise class numbers.
 
@@ -204,8 +218,10 @@ def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, 
     Raises:
         ValueError: naming the option that has no effect.
     """
-    from raysde.generation import usual_guidance
+    from raysde.generation import check_scale, usual_guidance
 
+    for option, scale in (("--guidance", args.guidance), ("--autoguidance", args.autoguidance)):
+        check_scale(scale, option)
     apart = args.autoguidance is not None
     if apart and args.autoguide is None:
         raise ValueError("--autoguidance has no effect without --autoguide")
@@ -237,7 +253,8 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in known:
-            raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}")
+            near = did_you_mean(key, known)
+            raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}{near}")
         if key in settings:
             raise ValueError(f"--set {key} is given twice; keep one of them")
         try:

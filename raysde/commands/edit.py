@@ -12,6 +12,7 @@ from raysde.commands.drawing import (
     prefer_own_guidance,
     prompt_options,
     solver_options,
+    warn_of_older,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def run_edit(args: argparse.Namespace) -> None:
     if args.strength is not None:
         led = args.negative is not None or args.autoguide is not None
         prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
+    warn_of_older(args.out, len(files))
     with drawing_arguments(args, model, len(files), load) as drawing:
         shown, drawn = edited(model, args, files, {**drawing, **restoring})
     out = Path(args.out)

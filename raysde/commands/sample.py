@@ -13,8 +13,10 @@ from raysde.commands.drawing import (
     prefer_own_guidance,
     prompt_options,
     solver_options,
+    warn_of_older,
     workers_option,
 )
+from raysde.progress import say
 
 EXAMPLES = """\
   raysde sample models:/digits@champion --prompt "a handwritten seven" --prompt "the digit 3" -n 16 --guidance 2
@@ -68,6 +70,9 @@ def run_sample(args: argparse.Namespace) -> None:
     count = args.n if args.n is not None else max(len(args.prompt), len(args.label)) or 16
     load = loader(args)
     model = load(args.model)
+    warn_of_older(args.out, count)
+    if count > args.batch_size:
+        say(f"drawing {count} images, {args.batch_size} at a time; with --prompts-file each part is kept once drawn")
     led = args.negative is not None or args.autoguide is not None
     prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
     with drawing_arguments(args, model, count, load) as drawing:

@@ -33,6 +33,12 @@ def location(path: str) -> str:
     return path.rstrip("/") if "://" in path else str(Path(path).expanduser().absolute())
 
 
+def folder_or_name(path: str) -> str:
+    """Return the absolute path of a local folder, and the name of anything else, such as a model on a hub, as it is."""
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else path
+
+
 def child(path: str, *names: str) -> str:
     """A path below ``path``; the options of a URI stay at its end."""
     base, mark, options = path.partition("?") if "://" in path else (path, "", "")

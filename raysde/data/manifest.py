@@ -13,14 +13,17 @@ from functools import cached_property
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
-from raysde.data.filesystems import child, location, read_bytes, write_json
+from raysde.data.filesystems import child, filesystem, location, read_bytes, write_json
 from raysde.data.layout import Layout
 
 Split = Literal["train", "validation"]
 FORMAT = 3
 """Since 3 there is a class for each label that a row has, and class names are part of the fingerprint."""
 READ = (2, 3)
+INGESTING = ".ingest"
+"""The folder beside the shards in which an unfinished ingest keeps what it has done."""
 FEATURES = {
     "image": {"_type": "Image"},
     "captions": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
@@ -169,16 +172,32 @@ def read_manifest(path: str) -> Manifest:
     """
     try:
         content = json.loads(read_bytes(child(location(path), "manifest.json")))
-    except FileNotFoundError:
-        raise ValueError(
-            f"data.path {path!r} holds no manifest.json; make one with `raysde ingest SOURCE {path}`"
-        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"data.path {path!r} holds no manifest.json; {_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}/manifest.json is not valid JSON: {error}") from None
     try:
         return parse_manifest(path, content)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}/manifest.json is not a manifest: {error}") from error
+
+
+def _remedy(path: str) -> str:
+    """Return what to do about a folder without a manifest: most often it is the source and not the shards."""
+    system, inside = filesystem(location(path))
+    about = system.get_file_info(inside)
+    if about.type == pafs.FileType.File:
+        return f"it is a file, and training reads shards: make them with `raysde ingest {path} SHARDS`"
+    names = [each.base_name for each in system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))]
+    if INGESTING in names:
+        return "`raysde ingest` was interrupted there: repeat its command"
+    if not names:
+        return f"make one with `raysde ingest SOURCE {path}`"
+    more = ", ..." if len(names) > 1 else ""
+    return (
+        f"it holds other files ({sorted(names)[0]}{more}), and training reads shards: make them in a new folder with "
+        f"`raysde ingest {path} SHARDS` and set data.path=SHARDS"
+    )
 
 
 def parse_manifest(path: str, content: Any) -> Manifest:

@@ -26,6 +26,7 @@ from raysde.evaluation.reference import Real, Reference, Source, reference_for
 from raysde.evaluation.rows import Conditions, conditions_for, selected
 from raysde.generation import overrides, spelled_out
 from raysde.inference import Model
+from raysde.near import did_you_mean
 
 FEATURES = ("fid", *figures.FEATURE_METRICS)
 """Metrics of a feature network."""
@@ -70,7 +71,8 @@ class Question:
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown or not self.metrics:
-            raise ValueError(f"metrics must be of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}")
+            near = did_you_mean(unknown[0], METRICS) if unknown else ""
+            raise ValueError(f"metrics must be of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}{near}")
         if self.split not in get_args(Split):
             raise ValueError(f"split must be train or validation, got {self.split!r}")
         if self.rows < 2:

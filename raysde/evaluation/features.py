@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import sys
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError  # raised by torch.load(weights_only=True), which unpickles nothing else
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from raysde.evaluation.inception import URL, with_weights
+from raysde.evaluation.inception import URL, Inception, with_weights
 from raysde.hashing import file_hash, weights_hash
 
 SOURCES = (
@@ -87,6 +88,12 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
         return of_module("inception", with_weights(fetched(URL, "--features"), source), device)
     if file.is_file():
         if is_torchscript(file):
+            if holds_inception(file):
+                raise ValueError(
+                    f"--features {source} is the FID Inception as TorchScript, whose copies take and give different "
+                    f"things: convert it with `python benchmarks/inception_weights.py {source} inception.safetensors`, "
+                    "and give --features inception.safetensors"
+                )
             allowed(allow_code, f"{source} is TorchScript, which runs code")
             found = torch.jit.load(str(file), map_location=device).eval()
             return FeatureNetwork(source, f"torchscript-{file_hash(file)[:16]}", found, channels_of(found))
@@ -142,6 +149,19 @@ def is_torchscript(file: Path) -> bool:
         return False
     with zipfile.ZipFile(file) as archive:
         return any("/code/" in name for name in archive.namelist())
+
+
+def holds_inception(file: Path) -> bool:
+    """Return True if a TorchScript archive stores tensors of the sizes of the FID Inception's convolutions.
+
+    Sizes in the archive's listing are compared, in 16 or 32 bits, so that no code of the file runs.
+    """
+    with zipfile.ZipFile(file) as archive:
+        stored = Counter(entry.file_size for entry in archive.infolist() if "/code/" not in entry.filename)
+    with torch.device("meta"):
+        network = Inception(classifier=False)
+    numbers = Counter(module.weight.numel() for module in network.modules() if isinstance(module, nn.Conv2d))
+    return any(Counter({size * count: times for size, times in numbers.items()}) <= stored for count in (2, 4))
 
 
 def fetched(url: str, option: str) -> dict[str, Tensor]:

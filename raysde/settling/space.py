@@ -8,6 +8,7 @@ from typing import Any
 
 from raysde.generation import KINDS, METHOD, checked, completed, method_of, sentence, valued
 from raysde.guidance import guided_rows
+from raysde.near import did_you_mean
 from raysde.posthoc import check_std
 from raysde.sampler import CORRECTED, OWN, Method, readable, reader
 from raysde.sde import SDE
@@ -53,7 +54,7 @@ def parse_space(pairs: Sequence[str]) -> dict[str, list[Any]]:
         if not equals or not text:
             raise ValueError(f"{pair!r} must read key=value,value,... such as steps=5,10,20")
         if key not in NAMES:
-            raise ValueError(f"{pair!r}: {key} is no setting; there are {', '.join(NAMES)}")
+            raise ValueError(f"{pair!r}: {key} is no setting; there are {', '.join(NAMES)}{did_you_mean(key, NAMES)}")
         if key in space:
             raise ValueError(f"{key} is given twice; put its values in one list")
         space[key] = [_value(key, word) for word in text.split(",")]

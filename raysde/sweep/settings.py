@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from raysde import config
 from raysde.mistakes import first_mistake
+from raysde.near import did_you_mean
 from raysde.sweep.halving import Halving
 from raysde.sweep.search import Search
 from raysde.sweep.sweep import DEFAULT_METRIC
@@ -78,6 +79,10 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
         return Settings.model_validate(merged)
     except ValidationError as error:
         where, said = first_mistake(error)
+        if error.errors()[0]["type"] == "extra_forbidden":
+            raise ValueError(
+                f"sweep setting {where} does not exist{did_you_mean(where, Settings.model_fields)}"
+            ) from None
         raise ValueError(said if where == "scheduler" else f"sweep setting {where}: {said}") from None
 
 

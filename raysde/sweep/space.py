@@ -6,7 +6,6 @@ a list of that many values, evenly spaced in the range's own sense, ends include
 """
 
 import copy
-import difflib
 import itertools
 import json
 import math
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raysde import config, explain
+from raysde.near import did_you_mean
 
 Values = dict[str, Any]
 """What a trial varies: the name of each axis and its value there."""
@@ -146,9 +146,9 @@ def _check_path(path: str) -> None:
     known = explain.keys()
     nodes = {".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)}
     if path not in known | nodes:
-        near = difflib.get_close_matches(path, sorted(known | nodes), n=3, cutoff=0.5)
-        hint = f"; there are {', '.join(near)}" if near else "; `raysde config` lists all keys"
-        raise ValueError(f"the space names {path!r}, which no recipe has{hint}")
+        meanings = explain.meanings()
+        hint = did_you_mean(path, meanings, meanings)
+        raise ValueError(f"the space names {path!r}, which no recipe has{hint}; `raysde config` lists all keys")
     for fixed, reason in FIXED.items():
         if f"{path}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{path}."):
             raise ValueError(f"the space names {path!r}, but {fixed} {reason}")

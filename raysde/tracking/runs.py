@@ -66,6 +66,12 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
     return str(found.experiment_id)
 
 
+def experiments(client: MlflowClient) -> dict[str, str]:
+    """Return the identifiers of experiments by name, the latest first, without the one that MLflow makes by itself."""
+    found = client.search_experiments(order_by=["creation_time DESC"])
+    return {each.name: str(each.experiment_id) for each in found if each.name != "Default"}
+
+
 def open_run(
     client: MlflowClient,
     experiment: str,

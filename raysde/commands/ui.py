@@ -1,0 +1,176 @@
+"""The command `raysde ui`: MLflow's pages on the tracking store, at those that show training runs and the registry."""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+from raysde.commands import tracking_option
+from raysde.progress import talkative
+
+VIEW = "workflowType=machine_learning"
+"""MLflow 3 opens its pages for language models otherwise, which hide training runs and the registry."""
+HOST = "127.0.0.1"
+STARTING = 120.0
+"""Seconds that the server may take to answer."""
+ENDING = 10.0
+"""Seconds that it may take to end when it is told to."""
+
+
+def ui_options(command: argparse.ArgumentParser) -> None:
+    """Describe the command's options."""
+    command.description = "Serves MLflow's pages on the tracking store, until Ctrl-C, and opens them in a browser."
+    command.add_argument("--port", type=int, default=5000, help="(default %(default)s)")
+    command.add_argument("--no-browser", action="store_true", help="print the links and open none")
+    tracking_option(command)
+    command.set_defaults(run=run_ui)
+
+
+def run_ui(args: argparse.Namespace) -> None:
+    """raysde ui."""
+    from raysde.tracking import answering, client_for, default_uri, experiments
+
+    uri = args.tracking_uri or default_uri()
+    client = client_for(uri)
+    with answering(uri):
+        known = experiments(client)
+    if uri.startswith("http"):
+        show(uri.rstrip("/"), known, browse=not args.no_browser)
+        return
+    serve(uri, args.port, known, browse=not args.no_browser)
+
+
+def serve(uri: str, port: int, experiments: Mapping[str, str], *, browse: bool) -> None:
+    """Serve a store at a port of this machine, and show the links, until the program is told to end.
+
+    Raises:
+        ValueError: if the port is none.
+        RuntimeError: if another program listens there, or the server ends by itself.
+    """
+    check_port(port)
+    with told_to_end(), tempfile.TemporaryFile() as said, serving(uri, port, said) as server:
+        address = f"http://{HOST}:{port}"
+        if answers(server, address):
+            show(address, experiments, browse=browse)
+        status = server.wait()
+        said.seek(0)
+        sys.stderr.write(said.read().decode(errors="replace"))
+    raise RuntimeError(f"the MLflow UI ended by itself, with status {status}; what it said is above")
+
+
+def links(address: str, experiments: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what there is to see at a server, and where: the runs of each experiment, and the registered models.
+
+    Args:
+        experiments: names to identifiers.
+    """
+    runs = [
+        (f"runs of {name}", f"{address}/#/experiments/{number}/runs?{VIEW}") for name, number in experiments.items()
+    ]
+    return [*(runs or [("runs", f"{address}/#/experiments?{VIEW}")]), ("models", f"{address}/#/models?{VIEW}")]
+
+
+def show(address: str, experiments: Mapping[str, str], *, browse: bool) -> None:
+    """Print the links, and open the first in a browser where there is a screen."""
+    found = links(address, experiments)
+    width = max(len(what) for what, _ in found)
+    for what, where in found:
+        print(f"{what.ljust(width)}  {where}", flush=True)
+    screen = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if browse and screen and sys.stdout.isatty():
+        webbrowser.open(found[0][1])
+
+
+def check_port(port: int) -> None:
+    """Look whether the server can listen there.
+
+    Raises:
+        ValueError: if that is no port.
+        RuntimeError: if another program listens there.
+    """
+    if not 0 < port < 65536:
+        raise ValueError(f"--port {port}: must be from 1 to 65535")
+    with socket.socket() as trying:
+        trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trying.bind((HOST, port))
+        except PermissionError:
+            raise RuntimeError(f"--port {port}: only the administrator may listen there; give one above 1023") from None
+        except OSError:
+            raise RuntimeError(f"--port {port}: another program listens there; give another port") from None
+
+
+@contextlib.contextmanager
+def serving(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run MLflow's server on a store; when this ends, the server and all processes that it started end too.
+
+    Args:
+        said: file for what the server prints, unless RAYSDE_LOG=debug lets it reach the terminal.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+    ]
+    command += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    # its jobs are for language models, and would be further processes
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    out = sys.stderr if talkative() else said
+    server = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(ENDING)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@contextlib.contextmanager
+def told_to_end() -> Iterator[None]:
+    """While this lasts, SIGTERM and Ctrl-C leave it, and the program ends with status 0."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def answers(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Wait until a server answers; return False if it ends before.
+
+    Raises:
+        RuntimeError: if it takes too long.
+    """
+    until = time.monotonic() + STARTING
+    while time.monotonic() < until:
+        if server.poll() is not None:
+            return False
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5.0):
+            return True
+        time.sleep(0.2)
+    raise RuntimeError(f"the MLflow UI does not answer at {address} after {STARTING:.0f} s")

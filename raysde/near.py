@@ -1,0 +1,53 @@
+"""Names like one that a person wrote and that does not exist."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+LEAST = 0.65
+"""The likeness, of 0 to 1, from which on a name is worth a question."""
+WITHIN = 0.1
+"""Names are asked for together if they are as like as the most like one, but for this."""
+SHOWN = 3
+
+
+def near(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> list[str]:
+    """Return the known names most like a given one, the most like first, three at most.
+
+    Args:
+        meanings: of the names, in which the words of ``given`` count too: ``train.learning_rate`` is like
+            ``train.lr``, the learning rate.
+    """
+    told = meanings or {}
+    likeness = {name: _likeness(given, name, told.get(name, "")) for name in known}
+    best = max(likeness.values(), default=0.0)
+    found = [name for name, value in likeness.items() if value >= max(LEAST, best - WITHIN)]
+    return sorted(found, key=lambda name: (-likeness[name], len(name), name))[:SHOWN]
+
+
+def did_you_mean(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> str:
+    """Return the part of a sentence that asks for one of the names of :func:`near`; empty if there is none."""
+    found = near(given, known, meanings)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _likeness(given: str, name: str, meaning: str) -> float:
+    """Return how like a name is, from 0 to 1: by its letters, by those of its last part, or by what it means."""
+    given, name = given.lower().replace("++", "pp"), name.lower()
+    home, _, last = given.rpartition(".")
+    other, _, own = name.rpartition(".")
+    same = 0.05 * (home == other)
+    spelled = max(0.78 * _letters(given, name), 0.95 * _letters(last, own) + same)
+    if min(len(own), len(last)) > 3 and (own in last or last in own):
+        spelled = max(spelled, 0.75 + same)
+    words = re.sub(r"[_-]+", " ", last)
+    clause = re.split(r"[;:,(.]", meaning.lower())[0].strip()
+    if len(words) > 2 and words == clause:
+        return max(spelled, 0.95 + same)
+    if len(words) > 2 and re.search(rf"\b{re.escape(words)}\b", clause):
+        return max(spelled, 0.65 + same)
+    return spelled
+
+
+def _letters(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

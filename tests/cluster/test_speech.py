@@ -1,0 +1,45 @@
+"""What the person at the terminal is told while Ray starts and trains, and what is kept from them."""
+
+import os
+import re
+import subprocess
+import sys
+
+from raysde import config
+from raysde.cluster.session import MARK, show_told
+from tests.cluster.test_train import job_recipe, killed_network
+from tests.conftest import ROOT
+
+
+def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):
+    """Without the mark and without Ray's prefix; what Ray and libraries print is not."""
+    lines = ["Loading weights: 100%", f"{MARK}first batch", "Traceback (most recent call last):", f"  {MARK}quoted"]
+    show_told({"pid": 7, "ip": "10.0.0.1", "is_err": True, "lines": lines})
+    show_told({"pid": "raylet", "is_err": True})
+    assert capsys.readouterr() == ("", "first batch\n")
+
+
+def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
+    """Every stage in its order; of a worker that is killed in step 8 one sentence, and where it goes on from."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tree = job_recipe(digits, tmp_path, uri, "told", network=killed_network(tmp_path, "told", dies=True))
+    tree["sampling"] = {**tree["sampling"], "every": 0}
+    (tmp_path / "recipe.yaml").write_text(config.as_yaml(tree))
+    quiet = ("RAY_ADDRESS", "RAYSDE_LOG", "RAY_BACKEND_LOG_LEVEL")
+    environment = {key: value for key, value in os.environ.items() if key not in quiet}
+    done = subprocess.run(
+        [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml")],
+        cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("training ")]
+    lost = [
+        line for line in lines if line.endswith("; starting again from the newest checkpoint (failure 1 of at most 3)")
+    ]
+    assert [line for line in lines if line not in lost] == [
+        "starting Ray", "starting 1 worker", "first batch", "continuing from step 5", "first batch",
+    ]  # fmt: skip
+    assert len(lost) == 1
+    assert lines.index(lost[0]) == 3
+    assert not re.search(r"pid=|Traceback|\b[EW] \d+ \d+\]", done.stderr)
+    assert "--prompt two -n 16" in done.stdout.splitlines()[-1]
