@@ -57,6 +57,20 @@ def encoded(model, prompts=None, labels=None, count=3):
 # what a network is told, and what its output means
 
 
+@torch.no_grad()
+def test_an_unconditional_transformer_is_told_no_class():
+    """The row of its label table after those of the classes, as where diffusers drops a label."""
+    model = model_with("DiTTransformer2DModel", {**DIT, "num_embeds_ada_norm": 3})
+    x, t = inputs()
+    found = model.network(x, t)
+
+    def told(label):
+        return model.network.model(x, t, class_labels=torch.full((3,), label)).sample[:, :1]
+
+    torch.testing.assert_close(found, told(3))
+    assert all((found - told(label)).abs().max() > 1e-4 for label in range(3))
+
+
 @pytest.mark.parametrize("target", ["noise", "x0", "v"])
 @torch.no_grad()
 def test_a_network_told_the_step_gives_the_score_of_its_prediction(target):

@@ -102,6 +102,17 @@ def test_the_other_edits(models, files):
     assert not torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
 
 
+def test_there_is_an_image_for_each_prompt_and_label(tmp_path):
+    """As many as the longer of the two lists has; the other one is taken in turn."""
+    both = write_model(tmp_path / "both", classes=3)
+    for number, (prompts, labels, count) in enumerate([(2, 0, 2), (0, 3, 3), (1, 3, 3), (2, 1, 2), (3, 3, 3)]):
+        asked = [word for prompt in CAPTIONS[:prompts] for word in ("--prompt", prompt)]
+        asked += [word for label in "012"[:labels] for word in ("--label", label)]
+        out = tmp_path / str(number)
+        assert main(["sample", both, *FAST, *asked, "--out", str(out)]) == 0
+        assert len(list(out.glob("image-*.png"))) == count, asked
+
+
 def test_greys_are_means_to_the_nearest_level():
     """Sums of three channels from 0 to 765, each against exact division; halves do not occur among thirds."""
     sums = torch.arange(766)

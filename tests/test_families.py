@@ -166,6 +166,7 @@ def appendix_h(network, x, t):
         {"fir": True, "resblock": "ddpm", "progressive": "residual"},
         {"resblock": "ddpm", "progressive_input": "residual", "progressive": "residual"},
         {"resblock": "ddpm", "progressive": "output_skip", "skip_rescale": False},
+        {"progressive_input": "residual", "progressive": "residual", "skip_rescale": False},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
@@ -175,6 +176,17 @@ def test_the_network_is_that_of_appendix_h(changes):
     with torch.no_grad():
         # what a network is told becomes features in float32: at frequencies of 16 a whole turn is rounded to 1e-5
         torch.testing.assert_close(network(x, t), appendix_h(network, x, t), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("skip_rescale", "expected"), [(True, 2**-0.5), (False, 1.0)])
+def test_every_sum_of_two_branches_is_rescaled_or_none(skip_rescale, expected):
+    """In the pyramids too, whose scale the normalisation that follows hides in a network of two levels."""
+    sums = []
+    for changes in ({"progressive": "residual", "progressive_input": "residual"}, {"resblock": "ddpm"}):
+        network = replace(SMALL, skip_rescale=skip_rescale, **changes).build((3, 8, 8), None, True)
+        sums += [module for module in network.modules() if hasattr(module, "rescale")]
+    assert {type(module).__name__ for module in sums} >= {"ResnetBlock", "Attention", "InputResidual", "OutputResidual"}
+    assert [module.rescale for module in sums] == [pytest.approx(expected)] * len(sums)
 
 
 def theirs_like(size, image):

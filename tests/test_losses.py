@@ -132,6 +132,16 @@ def test_an_unknown_weighting_is_named():
         noise_weight("magic", SDES["vp"], torch.tensor([0.5]), **KNOWN)
 
 
+def test_an_uncertainty_that_is_loaded_is_the_one_that_was_saved():
+    """The random features too, which another start would draw anew."""
+    saved, loaded = Uncertainty(), Uncertainty()
+    torch.nn.init.normal_(saved.out.weight, generator=torch.Generator().manual_seed(0))
+    loaded.load_state_dict(saved.state_dict())
+    log_snr = torch.linspace(-9.0, 9.0, 50)
+    assert torch.equal(loaded(log_snr), saved(log_snr))
+    assert not torch.allclose(saved(log_snr), Uncertainty()(log_snr))
+
+
 def test_uncertainty_starts_as_nothing_and_learns_the_log_of_the_loss():
     """L / e^u + u is least at u = log L (Karras et al. 2024, eq. 21)."""
     torch.manual_seed(0)

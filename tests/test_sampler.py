@@ -459,6 +459,33 @@ def test_correctors_follow_solvers_without_memory(solver):
         assert Method(solver=solver, corrector="langevin", corrector_steps=1).correction == "langevin"
 
 
+@pytest.mark.parametrize("solver", [solver for solver in SOLVERS if solver != "none"])
+def test_what_is_returned_is_not_projected(solver):
+    """Fresh noise that a projection brings would stay in the image at the end of the walk."""
+    sde = SDES["vp"]
+    times = time_grid(sde, 4, "log_snr")
+    spoil = lambda x, t: torch.full_like(x, math.nan) if t == times[-1] else x  # noqa: E731
+    given = {"solver": solver, "times": times, "dtype": torch.float64, "project": spoil}
+    end = sample(gaussian_score(0.1, 0.5, sde), sde, (2, 2), generator=torch.Generator().manual_seed(0), **given).x
+    assert end.isfinite().all()
+
+
+def test_rk45_takes_each_tolerance_for_what_it_is():
+    """x' is linear in x where the data has mean 0: an x and an atol of a thousandth ask for the same steps, and without
+    atol an x of any size; without rtol a smaller x asks for fewer."""
+    sde, start = SDES["vp"], torch.randn(1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def nfe(scale, rtol, atol):
+        return sample(
+            gaussian_score(0.0, 0.5, sde), sde, (1, 3), solver="rk45", rtol=rtol, atol=atol, start=scale * start,
+            dtype=torch.float64,
+        ).nfe  # fmt: skip
+
+    assert nfe(1.0, 1e-4, 1e-6) == nfe(1e-3, 1e-4, 1e-9)
+    assert nfe(1.0, 1e-4, 1e-15) == nfe(1e-3, 1e-4, 1e-15)
+    assert nfe(1e-3, 1e-15, 1e-6) < nfe(1.0, 1e-15, 1e-6)
+
+
 def times_asked(**settings) -> tuple[list[float], list[float]]:
     """The times at which a sampler asks for the score, and its grid."""
     sde, asked = SDES["vp"], []

@@ -792,7 +792,7 @@ def test_arrays_that_do_not_fit_are_named(tmp_path, monkeypatch):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("labels", [np.zeros(6, "u1"), np.zeros((7, 3), "u1")])
+@pytest.mark.parametrize("labels", [np.zeros(6, "u1"), np.zeros(8, "u1"), np.zeros((7, 3), "u1")])
 def test_labels_that_do_not_fit_are_named(tmp_path, labels):
     np.savez(tmp_path / "a.npz", images=np.stack(IMAGES), labels=labels)
     with pytest.raises(ValueError, match=r"a\.npz:labels has shape .* 7 images"):

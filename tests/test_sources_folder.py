@@ -307,6 +307,26 @@ def test_a_description_that_is_not_read_is_named_beside_the_labels_of_folders(tm
     assert any("not read" in note and file in note for note in notes_of(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "document"),
+    [
+        ("captions.json", {"a/1.png": "y", "1.png": "x"}),
+        ("dataset.json", {"labels": [["a/1.png", 0], ["1.png", 1]]}),
+        (
+            "captions_train2017.json",
+            {
+                "images": [{"id": 1, "file_name": "a/1.png"}, {"id": 2, "file_name": "1.png"}],
+                "annotations": [{"image_id": 2, "caption": "x"}],
+            },
+        ),
+    ],
+)
+def test_a_name_that_several_images_have_is_refused(tmp_path, file, document):
+    folder = write_json(write_images(tmp_path / "f", ["a/1", "b/1"]), file, document)
+    with pytest.raises(ValueError, match=r"image '1(\.png)?' may be any of a/1\.png, b/1\.png; write its path"):
+        open_source(str(folder))
+
+
 def test_captions_by_stem_name_the_image_that_is_not_there(tmp_path):
     """Most keys are images, so the document describes them, and one of them is missing."""
     folder = write_json(
