@@ -9,14 +9,14 @@ import ray
 import ray.data
 from PIL import Image
 
-from raysde.cluster.ingest import STATE, ingest
+from raysde.cluster.ingest import ingest
 from raysde.cluster.stream import StreamSpec, put_together, read_stream, stream
 from raysde.data.augment import View
 from raysde.data.batches import Feed, read_batches
 from raysde.data.blocks import from_table
 from raysde.data.convert import Rules
 from raysde.data.digits import load_digits, write_digits
-from raysde.data.manifest import read_manifest
+from raysde.data.manifest import INGESTING, read_manifest
 from raysde.data.plan import Plan
 from raysde.data.probe import rules_for
 from raysde.data.reader import Reader
@@ -37,7 +37,7 @@ def test_every_image_is_in_the_shards_once(tmp_path):
     manifest = ingest(source, str(tmp_path / "shards"), rules, name="digits")
     verify(manifest, hashes=True)
     assert read_manifest(str(tmp_path / "shards")) == manifest
-    assert not (tmp_path / "shards" / STATE).exists()
+    assert not (tmp_path / "shards" / INGESTING).exists()
     assert (manifest.rows, manifest.image, manifest.classes, manifest.captions) == (1797, (1, 8, 8), 10, 1797)
     assert abs(manifest.rows_in("validation") - 179.7) < 4 * np.sqrt(1797 * 0.09)
     reader, (images, labels) = Reader(manifest), load_digits()
@@ -73,7 +73,7 @@ def test_an_interrupted_ingest_goes_on(spoiled, tmp_path):
     with pytest.raises(ValueError, match=r"05\.png.*--skip-bad"):
         ingest(source, str(tmp_path / "a"), rules, name="x")
     assert not (tmp_path / "a" / "manifest.json").exists()
-    finished = {json_file.name for json_file in (tmp_path / "a" / STATE).glob("part-*.json")}
+    finished = {json_file.name for json_file in (tmp_path / "a" / INGESTING).glob("part-*.json")}
     assert finished
     with pytest.raises(ValueError, match="unfinished ingest of another source or with other options"):
         ingest(source, str(tmp_path / "a"), Rules(channels=1, size=8, shard_rows=2), name="x", skip_bad=True)
