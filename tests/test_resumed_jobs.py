@@ -222,7 +222,12 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
     place = Path(run.config.storage) / "small"
     monkeypatch.setattr(worker, "tracker_of", lambda settings: Silent())
     monkeypatch.setattr(worker, "report", lambda run, state, world, tracker: save_checkpoint(run, state, place, world))
-    settings = {"threads": 1, "recipe": tree, "started": 0.0, "reports": SimpleNamespace(send=sent.append)}
+    settings = {
+        "threads": torch.get_num_threads(),
+        "recipe": tree,
+        "started": 0.0,
+        "reports": SimpleNamespace(send=sent.append),
+    }
     worker.work(settings)
     first = list(sent)
     assert [(each["step"], each["last"]) for each in first] == [(2, False), (4, False), (5, True)]
