@@ -127,8 +127,6 @@ def quiet() -> None:
     """Leaves Ray's warnings and errors, and hides its running commentary, unless RAYSDE_LOG=debug asks for it."""
     if talkative():
         return
-    # Ray's C++ code prints errors to the terminal that Python raises too
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the records of trials that are not wanted
