@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from raysde import config
 from raysde.cluster.session import MARK, show_told
 from tests.cluster.test_train import job_recipe, killed_network
@@ -19,6 +21,7 @@ def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):
     assert capsys.readouterr() == ("", "first batch\n")
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
     """Every stage in its order; of a worker that is killed in step 8 one sentence, and where it goes on from."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
