@@ -25,7 +25,7 @@ from torch import Tensor
 
 from raysde.generation import checked
 from raysde.hashing import file_hash
-from raysde.inference import Model
+from raysde.inference import Model, Origin
 from raysde.model import ModelSpec, empty_model, save_text
 from raysde.pieces import Stored
 from raysde.score import ScoreModel
@@ -229,7 +229,7 @@ def load_model(folder: Path, *, allow_code: bool = False, device: torch.device |
     description = verify(folder)
     model = empty_model(description.spec, folder / "text", allow_code=allow_code)
     _fill(model, _tensors(folder / "ema.safetensors"), folder)
-    return Model(model.eval().requires_grad_(False).to(device), description.spec)
+    return Model(model.eval().requires_grad_(False).to(device), description.spec, Origin.of(description.data))
 
 
 def restore(state: TrainState, folder: Path) -> Description:

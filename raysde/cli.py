@@ -100,7 +100,10 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", help="YAML file, see jobs/configs")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as sde.kind=ve train.lr=1e-3")
     command.add_argument(
-        "--no-ray", action="store_true", help="run the bare loop in this process, or under torchrun; no MLflow"
+        "--no-ray",
+        action="store_true",
+        help="run the bare loop in this process, or under torchrun; metrics and grids go to the run's folder, or "
+        "to MLflow if the recipe gives tracking.uri",
     )
     command.set_defaults(run=run_train)
 
@@ -145,6 +148,7 @@ def train_without_ray(recipe: "RunConfig") -> None:
     """Train in this process, or in each process of torchrun."""
     from raysde import storage
     from raysde.distributed import current_world
+    from raysde.history import recorded
     from raysde.local import train_here
     from raysde.progress import say
     from raysde.run import check, open_run, remarks
@@ -155,7 +159,8 @@ def train_without_ray(recipe: "RunConfig") -> None:
         for remark in remarks(run):
             say(remark)
     line = PrintedMetrics(run.steps, run.plan.batch)
-    train_here(run, line)
+    with recorded(run, line) as sink:
+        train_here(run, sink)
     line.line.close()
     last = storage.newest_checkpoint(recipe.storage, recipe.name)
     if current_world().is_first and last is not None:
@@ -164,7 +169,7 @@ def train_without_ray(recipe: "RunConfig") -> None:
 
 
 class PrintedMetrics:
-    """Shows metrics as a progress line; pictures are left out."""
+    """Shows metrics as a progress line, and no pictures."""
 
     def __init__(self, steps: int, batch: int) -> None:
         from raysde.progress import ProgressLine

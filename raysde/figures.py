@@ -13,7 +13,7 @@ from raysde.documents import read_json
 from raysde.mistakes import first_mistake
 
 Better = Literal["lower", "higher"]
-PERCEPTUAL = ("denoised_lpips", "inpainted_lpips")
+PERCEPTUAL = ("denoised_lpips", "inpainted_lpips", "denoised_mse", "inpainted_mse")
 LOWER = ("fid", "kid", "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
 PAIRED = ("denoised_psnr", "denoised_ssim", "inpainted_psnr", "inpainted_ssim")
 HIGHER = ("inception_score", "is", "ssim", "psnr", *PAIRED, "precision", "recall", "accuracy", "prompt_accuracy")

@@ -14,7 +14,7 @@ from raysde.distributed import current_world
 from raysde.hooks import RunHooks, Sink, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
 from raysde.progress import say
-from raysde.run import Run, check_resumable
+from raysde.run import Run, continued
 from raysde.sharding import has_shards
 from raysde.state import TrainState
 from raysde.train import fit
@@ -36,7 +36,7 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     folder = Path(storage.location(run.config.storage)) / run.config.name
     state = new_state(run, world.device)
     if found := storage.newest_checkpoint(run.config.storage, run.config.name):
-        check_resumable(run, checkpoint.read(found))
+        run = continued(run, checkpoint.read(found))
         checkpoint.restore(state, found)
         if world.is_first:
             say(f"continuing from step {state.step} of {run.steps}")

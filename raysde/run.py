@@ -21,11 +21,15 @@ from raysde.data.plan import Plan
 from raysde.data.reader import Reader
 from raysde.data.shards import verify
 from raysde.data.split import shuffle_window, split_rows
+from raysde.generation import solved
 from raysde.model import ModelSpec, preconditioning_for
 from raysde.networks import ExternalConfig
 from raysde.precomputed import choose_text, find_latents, find_text, spec_of, unused
 from raysde.pretrained import check_pretrained
+from raysde.sampler import Method
 from raysde.sde import VE, AnySDE
+from raysde.sizes import read_size, shown_size
+from raysde.solvers.usual import DEFAULT
 
 MAY_CHANGE = (
     "storage",
@@ -116,6 +120,7 @@ def open_run(config: RunConfig) -> Run:
         preconditioning=config.preconditioning,
         uncertainty=config.train.uncertainty == "learned",
         latent=None if latents is None or config.latent is None else spec_of(latents, config.latent.vae),
+        default_solver=DEFAULT,
     )
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     feed = Feed(plan_for(config, manifest, rows), rows, view)
@@ -149,12 +154,13 @@ def view_of(config: RunConfig, manifest: Manifest) -> View:
         ValueError: if the data set has buckets of another size than the recipe wants.
     """
     size = config.data.image_size
-    shape = None if size is None else (size, size)
+    shape = None if size is None else read_size(size)
     square = manifest.size
     if square is not None and shape not in (None, square) and manifest.shapes - {None, square}:
+        wanted, again = (size, "") if isinstance(size, int) else (shown_size(shape or square), " and without --buckets")
         raise ValueError(
-            f"data.image_size={size}, but the shards at {config.data.path} hold buckets about {square[0]}; "
-            f"ingest again with --size {size}"
+            f"data.image_size={wanted}, but the shards at {config.data.path} hold buckets about {square[0]}; "
+            f"ingest again with --size {wanted}{again}"
         )
     return View(shape, config.data.crop, config.data.scale)
 
@@ -226,6 +232,18 @@ def condition_width(spec: ModelSpec) -> int | None:
     if isinstance(spec.text, PretrainedText):
         return width_of(check_pretrained(spec.text))
     return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
+
+
+def continued(run: Run, found: checkpoint.Description) -> Run:
+    """Return the run that goes on from a checkpoint of its own, and draws by default as it did.
+
+    Raises:
+        ValueError: as :func:`check_resumable`, or if the recipe's grids cannot be drawn by that default.
+    """
+    check_resumable(run, found)
+    usual = found.spec.default_solver
+    Method(**solved(run.config.sampling.settings, usual))  # type: ignore[arg-type]
+    return replace(run, spec=replace(run.spec, default_solver=usual))
 
 
 def check_resumable(run: Run, found: checkpoint.Description) -> None:

@@ -46,17 +46,24 @@ def test_every_combination_is_tried_once():
         "solver=heun steps=5", "solver=edm steps=5 churn=0", "solver=edm steps=5 churn=40",
     ]  # fmt: skip
     assert listed(["steps=5", "guidance=1,2", "guidance_interval=none,0.2:5"]) == [
-        "solver=heun steps=5 guidance=1", "solver=heun steps=5 guidance=2",
-        "solver=heun steps=5 guidance=2 guidance_interval=0.2:5",
+        "solver=unipc steps=5 guidance=1", "solver=unipc steps=5 guidance=2",
+        "solver=unipc steps=5 guidance=2 guidance_interval=0.2:5",
     ]  # fmt: skip
-    assert listed(["ema_std=none,0.1", "steps=5"]) == ["solver=heun steps=5", "ema_std=0.1 solver=heun steps=5"]
-    assert listed(["steps=5,5", "denoise=true"]) == ["solver=heun steps=5 denoise=true"]
+    assert listed(["ema_std=none,0.1", "steps=5"]) == ["solver=unipc steps=5", "ema_std=0.1 solver=unipc steps=5"]
+    assert listed(["steps=5,5", "denoise=true"]) == ["solver=unipc steps=5 denoise=true"]
     assert listed(["solver=pc,heun", "steps=50", "target_snr=0.08,0.16"], sde=VE()) == [
         "solver=pc steps=50 target_snr=0.08", "solver=pc steps=50 target_snr=0.16", "solver=heun steps=50",
     ]  # fmt: skip
     assert listed(["corrector=none,langevin", "steps=9"]) == [
-        "solver=heun steps=9 corrector=none", "solver=heun steps=9 corrector=langevin",
+        "solver=unipc steps=9 corrector=none", "solver=heun steps=9 corrector=langevin",
     ]  # fmt: skip
+    # a model from before there was another default
+    found = candidates(
+        parse_space(["steps=5", "order=1,2"]), {"solver": "unipc"}, VP(), conditional=False, usual="heun"
+    )
+    assert [str(each) for each in found] == ["solver=unipc steps=5 order=1", "solver=unipc steps=5 order=2"]
+    found = candidates(parse_space(["steps=5"]), {}, VP(), conditional=False, usual="heun")
+    assert [str(each) for each in found] == ["solver=heun steps=5"]
 
 
 def test_the_models_own_settings_count_where_nothing_is_said():

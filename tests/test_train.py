@@ -1,6 +1,7 @@
 """The loop: what each step computes, in every precision, and that it resumes to the bit."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from raysde.sde import VE
 from raysde.state import TrainState
 from raysde.times import stratified
 from raysde.train import flush, train_step
-from tests.conftest import same_tensors
+from tests.conftest import Recorded, same_tensors
 
 CPU = torch.device("cpu")
 
@@ -437,3 +438,32 @@ def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
     without = {key: value for key, value in older.items() if key != "network.channels"}
     with pytest.raises(ValueError, match=r"network\.channels=None"):
         check_resumable(run, dataclasses.replace(found, recipe=without))
+
+
+def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypatch):
+    """Its grids and its models; a new run has the new default, which its checkpoint names."""
+    pictures = []
+    monkeypatch.setattr("raysde.hooks.images.grid", lambda images, columns: pictures.append(images))
+    sampled = {"sampling__every": 2, "sampling__count": 2, "sampling__prompts": ["the digit 3"], "text": None}
+    tree = recipe(train__length__steps=2, **{**sampled, "sampling__prompts": []})
+    train_here(open_run(config.parse(tree)), Recorded())
+    folder = checkpoint.newest(Path(tree["storage"]) / "small")
+    assert checkpoint.read(folder).spec.default_solver == "unipc"
+    file = folder / "checkpoint.json"
+    content = json.loads(file.read_text())
+    del content["model"]["default_solver"]
+    file.write_text(json.dumps(content))
+    longer = {**tree, "train": {**tree["train"], "length": {"steps": 4}}}
+    run = open_run(config.parse(longer))
+    train_here(run, Recorded())
+    last = checkpoint.newest(Path(tree["storage"]) / "small")
+    assert checkpoint.read(last).step == 4
+    assert checkpoint.read(last).spec.default_solver == "heun"
+    model = checkpoint.load_model(last)
+    for solver, images in zip(("unipc", "heun"), pictures, strict=True):
+        found = checkpoint.load_model(folder if solver == "unipc" else last).sample(n=2, solver=solver, steps=20)
+        assert torch.equal(images, found.images)
+    assert torch.equal(model.sample(n=2).images, pictures[1])
+    refused = open_run(config.parse({**longer, "sampling": {**longer["sampling"], "order": 2}}))
+    with pytest.raises(ValueError, match="order=2 changes nothing with heun"):
+        train_here(refused, Recorded())

@@ -26,7 +26,7 @@ from raysde.data.reader import Reader
 from raysde.distributed import World, current_world
 from raysde.hooks import RunHooks, described, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
-from raysde.run import Run, check_resumable, open_run
+from raysde.run import Run, continued, open_run
 from raysde.score import ScoreModel
 from raysde.sharding import has_shards
 from raysde.state import TrainState
@@ -49,7 +49,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     batches = on_device(microbatches(run, start, world), world.device)
     state = new_state(run, world.device)
     if found:
-        check_resumable(run, checkpoint.read(found))
+        run = continued(run, checkpoint.read(found))
         checkpoint.restore(state, found)
     tracker = None
     if world.is_first:

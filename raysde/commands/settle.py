@@ -101,7 +101,9 @@ def run_settle(args: argparse.Namespace) -> None:
     check_registry(args)
     source, spec = found_model(args)
     wanted = wanted or space.usual(conditional=spec.conditional)
-    candidates = space.candidates(wanted, spec.generation, spec.sde, conditional=spec.conditional)
+    candidates = space.candidates(
+        wanted, spec.generation, spec.sde, conditional=spec.conditional, usual=spec.default_solver
+    )
     study = opened_study(args, source, out, candidates)
     for each in candidates:
         study.question(each, images[0])

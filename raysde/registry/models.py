@@ -227,7 +227,8 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
             return _download(place, client.tracking_uri)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS)")
+        hint = pipelines.download_hint(source)
+        raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS){hint}")
     if (folder / "checkpoint.json").exists() or pipelines.is_pipeline(folder):
         return folder
     found = checkpoint.newest(folder)
