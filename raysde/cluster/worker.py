@@ -26,6 +26,7 @@ from raysde.data.filesystems import child
 from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
 from raysde.distributed import World, current_world
+from raysde.foreign import writing
 from raysde.hooks import RunHooks, described, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
 from raysde.run import Run, check_resumable, open_run
@@ -168,7 +169,9 @@ def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -
             distributed_checkpoint.write(path, state, *described(run), world)
         else:
             path = save_checkpoint(run, state, Path(folder), world)
-        ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
+        with writing(f"the checkpoint of step {state.step}", run.config.storage):
+            kept = ray.train.Checkpoint.from_directory(str(path))
+            ray.train.report({"step": state.step}, kept, checkpoint_dir_name=name)
 
 
 def told_first(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:

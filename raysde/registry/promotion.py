@@ -46,7 +46,7 @@ def record(client: MlflowClient, version: ModelVersion, found: Mapping[str, Figu
 
 def _metrics(found: Mapping[str, Figure]) -> dict[str, float]:
     """The figures and the ends of their intervals, under names that MLflow takes."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for metric, figure in found.items():
         name = f"figures/{STRANGE.sub('-', metric).strip('. ') or 'unnamed'}"
         metrics |= {name: figure.value, f"{name}/low": figure.low, f"{name}/high": figure.high}
