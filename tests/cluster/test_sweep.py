@@ -355,6 +355,7 @@ def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digi
 def test_a_sweep_that_cannot_begin_leaves_no_mlflow_run(monkeypatch, digits, tmp_path):
     """More workers than this machine has, found before anything is logged."""
     monkeypatch.setattr("raysde.cluster.sweep.connect", lambda level: None)
+    monkeypatch.setattr("raysde.cluster.job.alive", lambda: [{}])
     monkeypatch.setattr("raysde.cluster.sweep.survey", lambda: Cluster(2))
     settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
     tree = tree_of(digits, tmp_path, resources__cpus_per_worker=8)
