@@ -75,7 +75,8 @@ def through_ray(settings: list[str], threads: int) -> dict[str, float]:
     done = train_job(recipe, started=started)
     client = tracking.client_for(done.tracking_uri)
     history = sorted(client.get_metric_history(done.run_id, "train/images_per_second"), key=lambda metric: metric.step)
-    stamps = {key: value for key, value in tracking.latest_metrics(client, done.run_id).items() if "startup" in key}
+    noted = tracking.tags_of(client, done.run_id)
+    stamps = {key: float(value) for key, value in noted.items() if key.startswith("raysde.startup.")}
     return {"rate": statistics.median(metric.value for metric in history[WARMUP:]), **stamps}
 
 
@@ -167,7 +168,7 @@ def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -
     )
     runs = results["ray", 1] + results["ray", cores]
     stamps = [
-        statistics.median(run[f"startup/{key}"] for run in runs)
+        statistics.median(run[f"raysde.startup.{key}"] for run in runs)
         for key in ("imports", "ray", "worker_group", "first_batch")
     ]
     parts = [stamps[0], *(later - earlier for earlier, later in pairwise(stamps))]

@@ -301,6 +301,6 @@ class Tracking(Node):
         None,
         description="MLflow server or sqlite:/// URI; null takes MLFLOW_TRACKING_URI, or sqlite in ~/raysde/mlflow.db",
     )
-    experiment: str = Field("raysde", description="MLflow experiment")
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] = Field("raysde", description="MLflow experiment")
     register_as: Name | None = Field(None, description="registered model name; null takes the run's name")
     alias: Alias = Field("candidate", description="alias that the newly registered version gets")

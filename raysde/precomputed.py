@@ -99,7 +99,7 @@ def find_text(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | 
         return fitting[-1]
     repeat = _repeat(manifest, text.path, text.max_tokens)
     for each in folders:
-        if each.encoder in (text.path, folder_or_name(text.path)) and each not in same:
+        if folder_or_name(each.encoder) == folder_or_name(text.path) and each not in same:
             raise ValueError(
                 f"{each.path} was made by an encoder with sha256 {each.sha256[:12]} from data {each.fingerprint}, but "
                 f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove it, then run "

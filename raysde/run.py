@@ -24,6 +24,7 @@ from raysde.data.split import shuffle_window, split_rows
 from raysde.generation import solved
 from raysde.model import ModelSpec, preconditioning_for
 from raysde.networks import ExternalConfig
+from raysde.places import settled
 from raysde.precomputed import choose_text, find_latents, find_text, spec_of, unused
 from raysde.pretrained import check_pretrained
 from raysde.sampler import Method
@@ -208,6 +209,13 @@ def check(run: Run) -> None:
     check_model(run.spec)
 
 
+def shape(run: Run) -> dict[str, Any]:
+    """What the numbers of a run and its length follow from, as JSON values."""
+    flat = run.config.flat()
+    kept = {key: flat[key] for key in flat if key.startswith("train.length.") or not key.startswith(MAY_CHANGE)}
+    return {**kept, "steps": run.steps, "fingerprint": run.manifest.fingerprint}
+
+
 def check_model(spec: ModelSpec) -> None:
     """Builds the network of a description without its weights; of a network of the user's own, finds the factory.
 
@@ -263,7 +271,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
     for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
-        if old != new and not key.startswith(MAY_CHANGE):
+        if settled(key, old) != settled(key, new) and not key.startswith(MAY_CHANGE):
             raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
     if found.data["microbatch"] != run.plan.microbatch:
         raise ValueError(

@@ -1,5 +1,7 @@
 """What Ray Train and Ray Tune are asked for, without a cluster: every setting of a recipe reaches them."""
 
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,16 +9,20 @@ import pytest
 import ray
 import ray.train
 
-from raysde import config
-from raysde.cluster import job, precompute, train
+from raysde import checkpoint, config, tracking
+from raysde.backlog import backlog_of
+from raysde.cluster import job, precompute, session, train
 from raysde.cluster.mailbox import Mailbox
 from raysde.cluster.shares import Cluster, Share, runs_at_once, survey
 from raysde.cluster.stream import row_bytes, stream_spec
 from raysde.cluster.sweep import definition
 from raysde.cluster.train import launch, root_cause
 from raysde.cluster.worker import timed_first
+from raysde.data.filesystems import child
 from raysde.distributed import World
 from raysde.hooks import save_checkpoint
+from raysde.local import train_here
+from raysde.mistakes import Interrupted
 from raysde.parts import new_state
 from raysde.run import open_run
 from raysde.spool import spool_of
@@ -193,9 +199,9 @@ def test_messages_are_taken_once_in_their_order():
 def test_the_first_batch_is_timed_once(monkeypatch):
     monkeypatch.setattr("raysde.cluster.worker.time.time", lambda: 107.5)
     logged, batches = [], iter([["a"], ["b"], ["c"]])
-    tracker = SimpleNamespace(metrics=lambda step, values: logged.append((step, values)))
-    assert list(timed_first(batches, 100.0, tracker, 40)) == [["a"], ["b"], ["c"]]
-    assert logged == [(40, {"startup/first_batch": 7.5})]
+    tracker = SimpleNamespace(tags=logged.append)
+    assert list(timed_first(batches, 100.0, tracker)) == [["a"], ["b"], ["c"]]
+    assert logged == [{"raysde.startup.first_batch": "7.5"}]
 
 
 @pytest.mark.parametrize(
@@ -246,3 +252,153 @@ def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, st
     assert job.finished(run) == ended
     with pytest.raises(ValueError, match=r"sde\.kind=vp, the recipe says ve"):
         job.finished(open_run(config.parse(recipe(sde={"kind": "ve"}))))
+
+
+# whole jobs, whose workers are replaced by the bare loop in this process
+
+
+def bare(run, *, tracking_uri: str, run_id: str, started: float, share: Share) -> None:
+    """Trains as the first worker of a group does."""
+    folder = child(run.config.storage, run.config.name)
+    spool = spool_of(run.config.name, run_id)
+    tracker = tracking.Tracker(tracking_uri, run_id, spool, backlog_of(folder, run_id))
+    train_here(run, tracker)
+    assert tracker.close()
+
+
+@pytest.fixture
+def jobs(monkeypatch, recipe, tmp_path, empty_store):
+    """Runs jobs of the recipe in a store of their own; `surroundings` is what a job looks at before it logs anything."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setattr(job, "launch", bare)
+    monkeypatch.setattr(job, "connect", lambda: None)
+    monkeypatch.setattr(job, "alive", lambda: [{}])
+    monkeypatch.setattr(train, "survey", lambda: Cluster(9))
+
+    def run(**changes):
+        settings = {"tracking__uri": "sqlite:///mlflow.db", "train__length__steps": 4, "checkpoint_every": 2}
+        tree = recipe(**{**settings, **changes})
+        return job.train_job(config.parse(tree))
+
+    return run
+
+
+def logged(run_id: str) -> list[int]:
+    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    return sorted(metric.step for metric in client.get_metric_history(run_id, "train/loss"))
+
+
+def runs_of(name: str) -> list:
+    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    place = client.get_experiment_by_name("raysde")
+    return (
+        [] if place is None else [run for run in client.search_runs([place.experiment_id]) if run.info.run_name == name]
+    )
+
+
+def test_a_run_whose_folder_was_removed_is_another_mlflow_run(jobs, tmp_path):
+    """It is trained anew, shorter and with another learning rate: the old MLflow run stays what it was."""
+    first = jobs()
+    shutil.rmtree(tmp_path / "runs" / "small")
+    second = jobs(train__length__steps=3, train__lr=2e-3)
+    assert second.run_id != first.run_id
+    assert (logged(first.run_id), logged(second.run_id)) == ([1, 2, 3, 4], [1, 2, 3])
+    client = tracking.client_for(first.tracking_uri)
+    old, new = (client.get_run(run_id).data for run_id in (first.run_id, second.run_id))
+    assert (old.params["train.lr"], new.params["train.lr"]) == ("0.001", "0.002")
+    assert (old.params["train.length.steps"], new.params["train.length.steps"]) == ("4", "3")
+    assert new.metrics["train/images"] == 3 * 16
+    assert {"raysde.startup.imports", "raysde.startup.ray"} <= new.tags.keys()
+    assert not any("startup" in key or "time" in key for key in new.metrics)
+    again = jobs(train__length__steps=3, train__lr=2e-3)
+    assert (again.run_id, again.model) == (second.run_id, second.model)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(15), SystemExit(143)])
+def test_an_interrupted_job_says_how_to_go_on(jobs, monkeypatch, tmp_path, error):
+    """Ctrl-C and SIGTERM, here after the checkpoint of step 2: one sentence, and the MLflow run is marked as killed until
+    it goes on, as the same run with every step once."""
+
+    def interrupted(run, **settings) -> None:
+        tree = run.config.model_dump(mode="json")
+        tree["train"]["length"] = {"steps": 3}
+        bare(open_run(config.parse(tree)), **settings)
+        shutil.rmtree(tmp_path / "runs/small/step_000000003")
+        raise error
+
+    monkeypatch.setattr(job, "launch", interrupted)
+    with pytest.raises(Interrupted, match=r"run 'small' was interrupted; .* its checkpoint at step 2") as caught:
+        jobs()
+    assert caught.value.__cause__ is error
+    (killed,) = runs_of("small")
+    assert killed.info.status == "KILLED"
+    monkeypatch.setattr(job, "launch", bare)
+    done = jobs()
+    assert done.run_id == killed.info.run_id
+    assert logged(done.run_id) == [1, 2, 3, 4]
+    (found,) = runs_of("small")
+    assert found.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "culprit"),
+    [
+        ({"resources__gpu": True}, 1, "resources.gpu"),
+        ({"resources__workers": 16, "resources__cpus_per_worker": 2}, 1, "resources.workers"),
+        ({"resources__cpus_per_worker": 64}, 1, "resources.cpus_per_worker"),
+        ({}, 2, "the cluster has 2 nodes"),
+        ({"validation__rows": 5000}, 1, "validation.rows"),
+        ({"tracking__register_as": "prompted"}, 1, "has a prompt named 'prompted'"),
+    ],
+)
+def test_what_the_surroundings_lack_is_found_before_anything_is_logged(jobs, monkeypatch, changes, nodes, culprit):
+    """No MLflow run, and no folder of the run, is left of a job that cannot begin."""
+    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    client.register_prompt(name="prompted", template="x")
+    monkeypatch.setattr(job, "alive", lambda: [{}] * nodes)
+    with pytest.raises(ValueError, match=re.escape(culprit)):
+        jobs(**changes)
+    assert runs_of("small") == []
+    assert not Path("runs/small").exists()
+
+
+def test_a_cluster_that_does_not_start_is_a_sentence(jobs, monkeypatch, capsys):
+    """Ray raises plain Exceptions, such as of a node that times out."""
+    monkeypatch.undo()
+
+    def fails(*arguments, **settings):
+        raise Exception("The current node timed out during startup. This\ncould happen because ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match=r"Ray does not start on this machine: The current node timed out.*--no-ray"):
+        session.connect()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(
+        ValueError, match=r"the Ray cluster '10\.0\.0\.1:6379' does not answer: The current node timed out"
+    ):
+        session.connect()
+
+
+def test_relative_places_are_those_of_the_driver(jobs, monkeypatch, tmp_path, digits):
+    """What workers are given holds no relative place: they may start in another folder."""
+    shutil.copytree(digits.path, tmp_path / "shards")
+    given = {}
+
+    def elsewhere(run, *, tracking_uri: str, **settings) -> None:
+        given.update(uri=tracking_uri, run=run)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        bare(open_run(config.parse(run.config.model_dump(mode="json"))), tracking_uri=tracking_uri, **settings)
+
+    monkeypatch.setattr(job, "launch", elsewhere)
+    done = jobs(storage="runs", data__path="shards")
+    assert given["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert (given["run"].config.storage, given["run"].config.data.path) == (f"{tmp_path}/runs", f"{tmp_path}/shards")
+    assert done.checkpoint == tmp_path / "runs/small" / checkpoint.name_of(4)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    assert logged(done.run_id) == [1, 2, 3, 4]
+    assert tracking.client_for(done.tracking_uri).get_run(done.run_id).data.params["storage"] == f"{tmp_path}/runs"

@@ -17,13 +17,16 @@ import torch
 
 import raysde
 from raysde import checkpoint, config, distributed_checkpoint, storage
+from raysde.backlog import backlog_of
 from raysde.cluster.mailbox import Slot
 from raysde.cluster.session import quiet, tell
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch, read_batches
+from raysde.data.filesystems import child
 from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
 from raysde.distributed import World, current_world
+from raysde.foreign import writing
 from raysde.hooks import RunHooks, described, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
 from raysde.run import Run, continued, open_run
@@ -54,8 +57,8 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     tracker = None
     if world.is_first:
         tracker = tracker_of(settings)
-        tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
-        batches = timed_first(batches, settings["started"], tracker, state.step)
+        tracker.tags({"raysde.startup.worker_group": f"{time.time() - settings['started']:.1f}"})
+        batches = timed_first(batches, settings["started"], tracker)
         if alone:
             batches = told_first(batches)
             if found:
@@ -71,9 +74,9 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     with leaving_at_once():
         failed = loop(run, state, batches, hooks, world, validate)
     if tracker is not None:
-        tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
+        tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
         if not tracker.close():
-            tell(f"MLflow did not take all metrics in time; they wait in {settings['spool']}")
+            tell("MLflow did not take all metrics in time; they wait beside the run's checkpoints")
     return {"step": state.step, "failed": failed}
 
 
@@ -94,7 +97,9 @@ def tracker_of(settings: dict[str, Any]) -> Tracker:
     """The first worker's; imported here, since MLflow costs the others seconds of their start."""
     from raysde.tracking import Tracker
 
-    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
+    folder = child(settings["recipe"]["storage"], settings["recipe"]["name"])
+    backlog = backlog_of(folder, settings["run_id"])
+    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]), backlog)
 
 
 @contextmanager
@@ -157,15 +162,16 @@ def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -
         ray.train.report({"step": state.step}, checkpoint_dir_name=name)
         return
     if tracker is not None:
-        # a run that resumes from this checkpoint will not log these steps again
-        tracker.drain(5.0)
+        tracker.secure(5.0)
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
         if sharded:
             path = Path(folder) / name
             distributed_checkpoint.write(path, state, *described(run), world)
         else:
             path = save_checkpoint(run, state, Path(folder), world)
-        ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
+        with writing(f"the checkpoint of step {state.step}", run.config.storage):
+            kept = ray.train.Checkpoint.from_directory(str(path))
+            ray.train.report({"step": state.step}, kept, checkpoint_dir_name=name)
 
 
 def told_first(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
@@ -186,11 +192,9 @@ def tell_warnings() -> None:
     warnings.showwarning = show  # type: ignore[assignment]
 
 
-def timed_first(
-    batches: Iterator[list[Microbatch]], started: float, tracker: Tracker, step: int
-) -> Iterator[list[Microbatch]]:
-    """Passes batches on, and logs when the first arrived, in seconds since the command ``started``."""
+def timed_first(batches: Iterator[list[Microbatch]], started: float, tracker: Tracker) -> Iterator[list[Microbatch]]:
+    """Passes batches on, and notes when the first arrived, in seconds since the command ``started``."""
     for number, batch in enumerate(batches):
         if number == 0:
-            tracker.metrics(step, {"startup/first_batch": time.time() - started})
+            tracker.tags({"raysde.startup.first_batch": f"{time.time() - started:.1f}"})
         yield batch

@@ -237,13 +237,17 @@ def check_registry(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: if --name can be none, or there is no such store.
+        RuntimeError: if the store fails.
     """
     from raysde.names import checked_name
-    from raysde.tracking import client_for, default_uri
+    from raysde.registry import check_name
+    from raysde.tracking import answering, client_for, default_uri
 
     if args.name:
-        checked_name(args.name, "--name")
-        client_for(args.tracking_uri or default_uri())
+        uri = args.tracking_uri or default_uri()
+        client = client_for(uri)
+        with answering(uri):
+            check_name(client, checked_name(args.name, "--name"))
 
 
 def registered(args: argparse.Namespace, folder: Path) -> None:
