@@ -6,14 +6,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from raysde import checkpoint, storage
+from raysde import storage
 from raysde.data.batches import read_batches
 from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
 from raysde.distributed import current_world
 from raysde.hooks import RunHooks, Sink, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
-from raysde.run import Run, check_resumable
+from raysde.resuming import resume
+from raysde.run import Run
 from raysde.sharding import has_shards
 from raysde.state import TrainState
 from raysde.train import fit
@@ -34,9 +35,9 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     world = current_world()
     folder = Path(storage.location(run.config.storage)) / run.config.name
     state = new_state(run, world.device)
-    if found := storage.newest_checkpoint(run.config.storage, run.config.name):
-        check_resumable(run, checkpoint.read(found))
-        checkpoint.restore(state, found)
+    say = print if world.is_first else None
+    if found := storage.newest_checkpoint(run.config.storage, run.config.name, say):
+        resume(run, state, found)
 
     def keep(state: TrainState) -> None:
         if world.is_first or has_shards(state.model):

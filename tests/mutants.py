@@ -612,7 +612,7 @@ MUTANTS = [
     Mutant("the model's own over what is given", "generation.py", "merged = {**kept, **given}", "merged = {**given, **kept}", GENERATION + " -k 'given'"),
     Mutant("guidance away from nothing to nothing", "drawing.py", "own = self.spec.generation if told else unguided(self.spec.generation)", "own = self.spec.generation", GENERATION + " -k 'nothing_are_not'"),
     Mutant("equal weights for the same version", "registry/models.py", "same = version.tags.get(GENERATION) == tags.get(GENERATION)", "same = True", GENERATION + " -k 'tells_settings'"),
-    Mutant("a card of other weights", "checkpoint.py", "\"checkpoint.json\", *CARDS)", "\"checkpoint.json\")", GENERATION + " -k 'tells_settings'"),
+    Mutant("a card of other weights", "checkpoint.py", "FILE, *CARDS)", "FILE)", GENERATION + " -k 'tells_settings'"),
     Mutant("requests answered by everybody's defaults", "serving.py", '(None, own.get("solver")) if own else (20, "heun")', '(20, "heun")', GENERATION + " -k 'pyfunc'"),
     Mutant("a report that leaves the settings out", "evaluation/evaluate.py", "settings=spelled_out(own, given, told=told_of)", "settings=given", GENERATION + " -k 'evaluation'"),
     Mutant("held-out rows by everybody's defaults", "evaluation/evaluate.py", "settings=spelled_out(own, given, told=told_of)", "settings=given", HELD_OUT + " -k 'own_settings'"),

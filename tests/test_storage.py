@@ -20,7 +20,7 @@ def run(tmp_path) -> Path:
     folder = tmp_path / "bucket" / "runs" / "digits"
     folder.mkdir(parents=True)
     for step in (9, 100, 10):
-        write_model(folder / checkpoint.name_of(step), text=None)
+        write_model(folder / checkpoint.name_of(step), step, text=None)
     torn = folder / checkpoint.name_of(101)
     torn.mkdir()
     (torn / "ema.safetensors").write_bytes(b"torn")
@@ -62,9 +62,13 @@ def test_a_folder_is_local_and_a_uri_is_not():
     ]
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [101]), (2, [100, 101]), (3, [10, 100, 101]), (9, [9, 10, 100, 101])])
-def test_the_newest_checkpoints_are_kept(run, keep, left):
-    """By their steps, and nothing but checkpoints is deleted."""
-    storage.prune(run, keep)
+@pytest.mark.parametrize(("keep", "left"), [(1, [100, 101]), (2, [10, 100, 101]), (9, [9, 10, 100, 101])])
+@pytest.mark.parametrize("far", [False, True])
+def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
+    """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and goes when
+    there is a newer one that is."""
+    (run / checkpoint.name_of(50)).mkdir()
+    (run / checkpoint.name_of(50) / "checkpoint.json").write_text("{")
+    storage.prune(f"{remote}/digits" if far else run, keep)
     assert steps_in(run) == left
     assert (run / "profiles").is_dir()

@@ -13,6 +13,7 @@ from raysde.cluster.session import connect
 from raysde.cluster.train import launch
 from raysde.config import RunConfig, parse
 from raysde.progress import ProgressLine
+from raysde.resuming import is_over
 from raysde.run import Run, check, check_resumable, open_run
 from raysde.spool import spool_of
 
@@ -93,8 +94,9 @@ def finished(run: Run) -> bool:
     if found is None:
         return False
     description = checkpoint.read(found)
+    storage.discard(found)
     check_resumable(run, description)
-    return description.step >= run.steps or bool(description.state["stopped"])
+    return is_over(run, description)
 
 
 def reject_lonely_store(uri: str) -> None:

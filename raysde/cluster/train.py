@@ -1,37 +1,49 @@
 """Training on Ray: the driver that launches a worker group, and what each worker does."""
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import ray
 import ray.data
+import ray.exceptions
 import ray.train
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
+from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.mailbox import Slot
 from raysde.cluster.shares import Share, check_room, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
+from raysde.data.filesystems import child, filesystem
 from raysde.run import Run, open_run
 from raysde.spool import spool_of
 
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of the checkpoints that it was told of."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
 
 
-def resume_step(run: Run) -> int:
-    """The step that a worker group started now begins at."""
-    found = storage.newest_checkpoint(run.config.storage, run.config.name)
-    return 0 if found is None else checkpoint.read(found).step
+def resume_step(run: Run, say: Callable[[str], None] | None = None) -> int:
+    """The step that a worker group started now begins at.
+
+    Args:
+        say: is told of each newer checkpoint that is passed over.
+    """
+    found = storage.newest_checkpoint(run.config.storage, run.config.name, say)
+    step = 0 if found is None else checkpoint.read(found).step
+    storage.discard(found)
+    return step
 
 
 def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
     """Makes the rest of the stream; called anew for each worker group, so that a restart begins at the cursor."""
 
     def make() -> ray.data.Dataset:
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        set_up_data()
         run = open_run(config.parse(recipe))
         return stream(stream_spec(run, resume_step(run)))
 
@@ -69,6 +81,9 @@ def launch(
 ) -> None:
     """Runs the worker group to the end of the recipe; Ray must be initialised.
 
+    Whatever ends it early counts as a failure: the error or the death of a worker, also while its group is starting,
+    and the death of the controller, which Ray Train does not restart. A new trainer goes on from the newest checkpoint.
+
     Args:
         started: time.time() when the command began, for the start-up metrics.
         share: what each worker gets; None for its part of the whole cluster, see :func:`own_share`.
@@ -79,18 +94,60 @@ def launch(
         RuntimeError: if the run failed for good, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
-    wanted, share = run.config.resources, share or own_share(run)
-    trainer = TorchTrainer(
+    share = share or own_share(run)
+    settings = {
+        "recipe": recipe,
+        "tracking_uri": tracking_uri,
+        "run_id": run_id,
+        "threads": share.cpus,
+        "spool": str(spool_of(run.config.name, run_id)),
+        "started": started,
+        "reports": reports,
+    }
+    most, said = run.config.resources.max_failures, ""
+    for failures in itertools.count():
+        step = prepared(run)
+        if failures:
+            print(f"{said}; starting again from step {step} ({failures} of {most} times)", flush=True)
+        try:
+            result = trainer(run, settings, share).fit()
+            break
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            said = f"run {run.config.name!r} failed: {root_cause(error)}"
+            if failures == most:
+                raise RuntimeError(said) from error
+    returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
+    if returned.get("failed"):
+        raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
+
+
+def prepared(run: Run) -> int:
+    """Make a run's folder ready for a new trainer, and return the step at which it begins.
+
+    Ray Train keeps a list of checkpoints in the folder, and refuses to start where the list and the folder differ: a
+    checkpoint was deleted, the file was torn, or workers went on from an older checkpoint. Nothing here reads that
+    list. It is deleted, so that the checkpoints themselves are the only truth.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+    """
+    step = resume_step(run, say=lambda line: print(line, flush=True))
+    system, root = filesystem(child(storage.location(run.config.storage), run.config.name, SNAPSHOT))
+    if system.get_file_info(root).is_file:
+        system.delete_file(root)
+    return step
+
+
+def trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrainer:
+    """Return a trainer of one worker group.
+
+    Args:
+        settings: for each worker, see :func:`raysde.cluster.worker.work`.
+    """
+    recipe, wanted = settings["recipe"], run.config.resources
+    return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={
-            "recipe": recipe,
-            "tracking_uri": tracking_uri,
-            "run_id": run_id,
-            "threads": share.cpus,
-            "spool": str(spool_of(run.config.name, run_id)),
-            "started": started,
-            "reports": reports,
-        },
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=wanted.workers,  # type: ignore[arg-type]
@@ -102,23 +159,17 @@ def launch(
             name=run.config.name,
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
             storage_path=storage.location(run.config.storage),
-            failure_config=FailureConfig(max_failures=wanted.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=run.config.keep_checkpoints),
+            failure_config=FailureConfig(max_failures=0),
         ),
         datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=in_order()),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RuntimeError(f"run {run.config.name!r} failed: {root_cause(error)}") from error
-    returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
-    if returned.get("failed"):
-        raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
 
 
-def root_cause(error: ray.train.TrainingFailedError) -> str:
+def root_cause(error: Exception) -> str:
     """The first worker's or the controller's error, in a line; of a chain, the last that is not Ray's wrapping."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     rank, failure = sorted(failures.items())[0]
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]

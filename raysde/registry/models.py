@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -230,7 +231,7 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS)")
     if (folder / "checkpoint.json").exists() or pipelines.is_pipeline(folder):
         return folder
-    found = checkpoint.newest(folder)
+    found = checkpoint.newest(folder, say=lambda line: print(line, file=sys.stderr))
     if found is None:
         raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
     return found
