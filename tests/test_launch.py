@@ -7,10 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import ray.data
 import ray.train
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
 
 from raysde import checkpoint, config
 from raysde.cluster import job, precompute, train
+from raysde.cluster.backpressure import PAUSE, rested, set_up_data
 from raysde.cluster.mailbox import Mailbox
 from raysde.cluster.shares import Cluster, Share, runs_at_once, survey
 from raysde.cluster.stream import row_bytes, stream_spec
@@ -117,7 +124,7 @@ def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsy
     run = open_run(config.parse(recipe(resources__max_failures=most)))
     given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
     if deaths > most:
-        with pytest.raises(RuntimeError, match="^run 'small' failed: .*died"):
+        with pytest.raises(RuntimeError, match=r"^run 'small' failed: .*died"):
             launch(run, **given)
     else:
         launch(run, **given)
@@ -171,6 +178,22 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
     assert train.prepared(run) == (9 if harm in ("unlisted", "truncated") else 6)
     again = CheckpointManager(ray.train.CheckpointConfig(), context)
     assert again.best_checkpoint_results == []
+
+
+def test_every_limit_of_ray_data_rests(monkeypatch):
+    """Whatever policies this version of Ray has: those that limit what is read are replaced by their own kind."""
+    pauses = []
+    monkeypatch.setattr("raysde.cluster.backpressure.time.sleep", pauses.append)
+    assert [rested(limit) for limit in (0, None, 5, 0)] == [0, None, 5, 0]
+    assert pauses == [PAUSE, PAUSE]
+    set_up_data()
+    context = ray.data.DataContext.get_current()
+    chosen = context.get_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY)
+    assert not context.enable_progress_bars
+    for policy, ours in zip(ENABLED_BACKPRESSURE_POLICIES, chosen, strict=True):
+        limits = policy.max_task_output_bytes_to_read is not BackpressurePolicy.max_task_output_bytes_to_read
+        assert issubclass(ours, policy)
+        assert (ours is not policy) == limits
 
 
 class Failed(ray.train.TrainingFailedError):
