@@ -53,6 +53,38 @@ def test_the_newest_whole_checkpoint(run, remote):
         assert storage.newest_checkpoint(place, "letters") is None
 
 
+def test_a_process_that_was_killed_while_it_saved_first_left_no_checkpoint(run, remote):
+    """In an object store files come one by one, checkpoint.json last: without it the run begins, with a part of it the
+    run stops, and a whole one beside what was sent is complete."""
+    for step in (9, 10, 100):
+        (run / checkpoint.name_of(step) / "checkpoint.json").unlink()
+    assert storage.newest_checkpoint(remote, "digits") is None
+    (run / checkpoint.name_of(101) / "checkpoint.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/digits is whole: .*step_000000101"):
+        storage.newest_checkpoint(remote, "digits")
+
+
+def test_what_is_sent_is_whole_with_its_description_and_not_before(run, remote):
+    """Over what a killed process left there; the copy holds the same bytes, and leaves nothing when it is discarded."""
+    source, target = run / checkpoint.name_of(100), f"{remote}/letters/{checkpoint.name_of(7)}"
+    place = run.parent / "letters" / checkpoint.name_of(7)
+    (place / "text").mkdir(parents=True)
+    (place / "checkpoint.json").write_text("{}")
+    storage.clear(target)
+    assert not place.exists()
+    storage.send(source, target)
+    assert storage.newest_checkpoint(remote, "letters") is None
+    storage.send_description(source, target)
+    copy = storage.newest_checkpoint(remote, "letters")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
+        path.name: path.read_bytes() for path in source.iterdir()
+    }
+    storage.discard(copy)
+    assert not copy.parent.exists()
+    storage.discard(source)
+    assert source.exists()
+
+
 def test_a_folder_is_local_and_a_uri_is_not():
     assert [storage.is_local(place) for place in ("runs", "/a/b", "s3://bucket/runs", "gs://b")] == [
         True,

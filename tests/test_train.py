@@ -334,7 +334,7 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(recipe, sink, patie
     whole = trained(recipe(**settings, validation__patience=patience, name="whole"), sink)
     assert again.step == (2 + 2 * patience if patience else 20)
     assert again.values() == whole.values()
-    assert same_tensors(again.model.state_dict(), whole.model.state_dict())
+    assert same_tensors(everything(again), everything(whole))
 
 
 def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink):
@@ -344,7 +344,7 @@ def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink)
     longer = trained(recipe(**{**STALLING, "train__length__steps": 30}, validation__patience=2), sink)
     assert (longer.step, longer.stopped) == (10, True)
     patient = trained(recipe(**{**STALLING, "train__length__steps": 10}, name="patient"), sink)
-    assert same_tensors(longer.model.state_dict(), patient.model.state_dict())
+    assert same_tensors(everything(longer), everything(patient))
 
 
 def test_validation_bins_are_the_error_at_their_noise(recipe):
