@@ -99,6 +99,7 @@ class Trial:
         self.environment |= {
             **{MARK: self.folder.name, "RAYSDE_KILLS_PROGRESS": str(self.progress), "TMPDIR": str(self.folder / "tmp")},
             **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"},
+            "RAY_raylet_start_wait_time_s": "300",  # of a machine that has other work
         }
         if self.case.kind == "server":
             with socket.socket() as free:
@@ -402,7 +403,11 @@ def run_case(case: Case, data: Path, timeout: float, twins: dict[int, Trial]) ->
 def undisturbed(workers: int, data: Path, timeout: float) -> Trial:
     """A run that nothing happens to."""
     trial = Trial(Case(-1, "none", workers), data, timeout)
-    trial.go()
+    try:
+        trial.go()
+    except BaseException:
+        trial.close(keep=True)
+        raise
     return trial
 
 
