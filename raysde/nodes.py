@@ -258,7 +258,7 @@ class Resources(Node):
     )
     max_failures: Count = Field(
         3,
-        description="restarts after an error, or the death of a worker or of Ray Train's controller, before the run fails",
+        description="restarts, after an error or the death of a worker or of the controller, before the run fails",
     )
 
     resize_every: Positive = Field(

@@ -99,7 +99,6 @@ class Trial:
         self.environment |= {
             **{MARK: self.folder.name, "RAYSDE_KILLS_PROGRESS": str(self.progress), "TMPDIR": str(self.folder / "tmp")},
             **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"},
-            "RAY_raylet_start_wait_time_s": "300",  # of a machine that has other work
         }
         if self.case.kind == "server":
             with socket.socket() as free:
