@@ -271,7 +271,10 @@ class Resources(Node):
         description="ddp: every worker holds the whole network; fsdp: each holds its share of weights, gradients, "
         "moments and averages, for networks that do not fit one device",
     )
-    max_failures: Count = Field(3, description="restarts of the worker group after an error before the run fails")
+    max_failures: Count = Field(
+        3,
+        description="restarts, after an error or the death of a worker or of the controller, before the run fails",
+    )
 
     resize_every: Positive = Field(
         60.0, description="seconds between looks whether an elastic run can have more workers"

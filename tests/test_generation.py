@@ -19,7 +19,7 @@ from raysde.registry.promotion import promote
 from raysde.sampler import Method
 from raysde.serving import Served, defaults, png
 from raysde.tracking import client_for
-from tests.conftest import open_image
+from tests.conftest import description_of, open_image
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import CAPTIONS, spec_with
@@ -90,10 +90,8 @@ def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
     assert ModelSpec.parse(written) == spec_with()
     assert hash(spec) is not None
     folder = Path(write_model(tmp_path / "old"))
-    path = folder / "checkpoint.json"
-    content = json.loads(path.read_text())
-    del content["model"]["generation"]
-    path.write_text(json.dumps(content))
+    with description_of(folder) as content:
+        del content["model"]["generation"]
     assert checkpoint.load_model(folder).spec.generation == {}
 
 
@@ -115,10 +113,8 @@ def test_a_description_with_what_cannot_be_is_refused(folders, tmp_path, setting
         checkpoint.settle(Path(folders["plain"]), tmp_path / "settled", settings)
     assert not (tmp_path / "settled").exists()
     folder = Path(write_model(tmp_path / "broken"))
-    path = folder / "checkpoint.json"
-    content = json.loads(path.read_text())
-    content["model"]["generation"] = settings
-    path.write_text(json.dumps(content))
+    with description_of(folder) as content:
+        content["model"]["generation"] = settings
     with pytest.raises(ValueError, match=f"description is invalid at generation: .*{said}"):
         checkpoint.load_model(folder)
 

@@ -1,5 +1,6 @@
 """What Ray Train and Ray Tune are asked for, without a cluster: every setting of a recipe reaches them."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -7,11 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import ray.data
 import ray.train
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
 
 from raysde import checkpoint, config, tracking
 from raysde.backlog import backlog_of
 from raysde.cluster import job, precompute, session, train
+from raysde.cluster.backpressure import PAUSE, rested, set_up_data
 from raysde.cluster.mailbox import Mailbox
 from raysde.cluster.shares import Cluster, Share, runs_at_once, survey
 from raysde.cluster.stream import row_bytes, stream_spec
@@ -69,8 +77,8 @@ def test_every_setting_reaches_ray_train(launched):
     assert (scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker) == ((1, 2), False, {"CPU": 3})
     assert scaling.elastic_resize_monitor_interval_s == 7.0
     assert (running.name, running.storage_path) == ("small", run.config.storage)
-    assert running.failure_config.max_failures == 5
-    assert running.checkpoint_config.num_to_keep == 4
+    assert running.failure_config.max_failures == 0  # every failure is counted in one place, see below
+    assert running.checkpoint_config.num_to_keep is None  # workers delete older checkpoints themselves
     assert made["torch_config"].backend == "gloo"
     assert set(made["datasets"]) == {"train"}
     assert made["dataset_config"].preserve_order
@@ -92,6 +100,106 @@ def test_a_failure_that_a_worker_returns_is_the_runs(launched):
     with pytest.raises(RuntimeError, match=r"^run 'small' failed: the loss is nan at step 3$"):
         launched(Share(1, False), returned={"step": 3, "failed": "the loss is nan at step 3"})
     launched(Share(1, False), returned={"step": 3, "failed": ""})
+
+
+DEATHS = [
+    ray.train.WorkerGroupError("died", {0: RuntimeError("died")}),
+    ray.train.ControllerError(ray.exceptions.ActorDiedError()),
+    ray.exceptions.ActorDiedError(),
+]
+
+
+@pytest.mark.parametrize("death", DEATHS, ids=["worker", "worker that starts", "controller"])
+@pytest.mark.parametrize(("deaths", "most"), [(0, 0), (1, 0), (1, 1), (3, 3), (4, 3), (2, 7)])
+def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsys, death, deaths, most):
+    """A new trainer each time, until the failures are more than the recipe allows."""
+    fits = []
+
+    class Trainer:
+        def __init__(self, worker, **given) -> None:
+            pass
+
+        def fit(self):
+            fits.append(1)
+            if len(fits) <= deaths:
+                raise death
+            return SimpleNamespace(return_value={"step": 10, "failed": ""})
+
+    monkeypatch.setattr(train, "TorchTrainer", Trainer)
+    run = open_run(config.parse(recipe(resources__max_failures=most)))
+    given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
+    if deaths > most:
+        with pytest.raises(RuntimeError, match=r"^run 'small' failed: .*died"):
+            launch(run, **given)
+    else:
+        launch(run, **given)
+    restarts = min(deaths, most)
+    assert len(fits) == restarts + 1
+    first, *said = capsys.readouterr().err.splitlines()
+    assert first == "starting 1 worker"
+    assert [line.partition("starting again ")[2] for line in said] == [
+        f"from step 0 ({number} of {most} times)" for number in range(1, restarts + 1)
+    ]
+
+
+def test_what_is_no_death_is_not_tried_again(monkeypatch, recipe):
+    class Trainer:
+        def __init__(self, worker, **given) -> None:
+            pass
+
+        def fit(self):
+            raise KeyError("a mistake")
+
+    monkeypatch.setattr(train, "TorchTrainer", Trainer)
+    run = open_run(config.parse(recipe(resources__max_failures=3)))
+    with pytest.raises(KeyError, match="a mistake"):
+        launch(run, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=Share(1, False))
+
+
+@pytest.mark.parametrize("harm", ["deleted", "truncated", "older", "unlisted"])
+def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_path, harm):
+    """Ray's own manager of checkpoints starts in a folder whose list does not fit it, as it does in a fresh one."""
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+    from ray.train.v2._internal.execution.storage import StorageContext
+    from ray.train.v2._internal.execution.training_report import _TrainingReport
+
+    monkeypatch.setattr(CheckpointManager, "_notify", lambda self: None)
+    run = open_run(config.parse(recipe()))
+    place = tmp_path / "runs"
+    context, state = StorageContext(str(place), "small"), new_state(run, World().device)
+    manager = CheckpointManager(ray.train.CheckpointConfig(), context)
+    for step in (3, 6, 9):
+        state.step = step
+        folder = save_checkpoint(run, state, place / "small", World())
+        if (step, harm) != (9, "unlisted"):
+            report = _TrainingReport(ray.train.Checkpoint.from_directory(str(folder)), {"step": step}, False)
+            manager.register_checkpoint(report)
+    listing, newest = place / "small" / train.SNAPSHOT, place / "small" / checkpoint.name_of(9)
+    if harm == "deleted":
+        shutil.rmtree(newest)
+    if harm == "truncated":
+        os.truncate(listing, 50)
+    if harm == "older":
+        os.truncate(newest / "weights.safetensors", 50)
+    assert train.prepared(run, print) == (9 if harm in ("unlisted", "truncated") else 6)
+    again = CheckpointManager(ray.train.CheckpointConfig(), context)
+    assert again.best_checkpoint_results == []
+
+
+def test_every_limit_of_ray_data_rests(monkeypatch):
+    """Whatever policies this version of Ray has: those that limit what is read are replaced by their own kind."""
+    pauses = []
+    monkeypatch.setattr("raysde.cluster.backpressure.time.sleep", pauses.append)
+    assert [rested(limit) for limit in (0, None, 5, 0)] == [0, None, 5, 0]
+    assert pauses == [PAUSE, PAUSE]
+    set_up_data()
+    context = ray.data.DataContext.get_current()
+    chosen = context.get_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY)
+    assert not context.enable_progress_bars
+    for policy, ours in zip(ENABLED_BACKPRESSURE_POLICIES, chosen, strict=True):
+        limits = policy.max_task_output_bytes_to_read is not BackpressurePolicy.max_task_output_bytes_to_read
+        assert issubclass(ours, policy)
+        assert (ours is not policy) == limits
 
 
 class Failed(ray.train.TrainingFailedError):
@@ -240,6 +348,31 @@ def test_another_space_search_or_seed_is_another_sweep(recipe, text):
     assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"seed": 1})) != first
     assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"search": "grid"})) != first
     assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"trials": 1, "concurrent": 1})) == first
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "ended"),
+    [
+        ({}, {}, True),
+        ({"validation__patience": 2}, {"validation__patience": 2}, True),
+        ({"validation__patience": 2}, {"validation__patience": 1}, True),
+        ({"validation__patience": 2}, {"validation__patience": 3}, False),
+        ({"validation__patience": 2}, {"validation__patience": 0}, False),
+        ({"validation__patience": 2}, {"train__length__steps": 11}, False),
+        ({"validation__patience": 2}, {"train__length__steps": 9}, True),
+        ({"validation__patience": 2}, {"train__length": {"images": 176}}, False),
+        ({"validation__patience": 2}, {"train__length": {"images": 160}}, True),
+        ({}, {"validation__patience": 3}, True),
+    ],
+)
+def test_a_stopped_run_is_over_unless_more_is_asked_for(recipe, then, now, ended):
+    """More patience, or more steps, in whatever unit; one that something else stopped waits for no validation."""
+    run = open_run(config.parse(recipe(validation__rows=8, **then)))
+    state = new_state(run, World().device)
+    state.step, state.stopped, state.stale = 4, True, 2
+    save_checkpoint(run, state, Path(run.config.storage) / "small", World())
+    again = open_run(config.parse(recipe(validation__rows=8, **{**then, **now})))
+    assert job.finished(again) == ended
 
 
 @pytest.mark.parametrize(("step", "stopped", "ended"), [(9, False, False), (10, False, True), (4, True, True)])

@@ -26,7 +26,7 @@ from raysde.sde import EDM, VE, VP, Flow
 from raysde.settling.halving import Outcome, ahead, ranked, rounds, settle, survivors, winner
 from raysde.settling.space import Candidate, candidates, evaluations, parse_space, usual
 from raysde.settling.study import Study
-from tests.conftest import open_image, write_digit_shards
+from tests.conftest import description_of, open_image, write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import model_with, spec_with
@@ -275,12 +275,8 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
 def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_path):
     """Weights, data, metric, seed, split, real images, number and settings: the smallest change is another one."""
     checkpoint.settle(Path(labels), tmp_path / "other", {"solver": "ddim"})
-    file, told = (
-        tmp_path / "other" / "checkpoint.json",
-        json.loads((tmp_path / "other" / "checkpoint.json").read_text()),
-    )
-    told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
-    file.write_text(json.dumps(told))
+    with description_of(tmp_path / "other") as told:
+        told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
     again = write_digit_shards(tmp_path / "again", 200, 120)
     last = replace(again.shards[1], sha256=f"{int(again.shards[1].sha256, 16) ^ 1:064x}")
     write_manifest(replace(again, shards=(again.shards[0], last)))

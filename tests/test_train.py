@@ -1,7 +1,6 @@
 """The loop: what each step computes, in every precision, and that it resumes to the bit."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from raysde.sde import VE
 from raysde.state import TrainState
 from raysde.times import stratified
 from raysde.train import flush, train_step
-from tests.conftest import Recorded, same_tensors
+from tests.conftest import Recorded, description_of, same_tensors
 
 CPU = torch.device("cpu")
 
@@ -318,6 +317,36 @@ def test_training_stops_early_when_validation_stalls(recipe, sink):
     assert checkpoint.newest(Path(recipe()["storage"]) / "small").name == checkpoint.name_of(state.step)
 
 
+STALLING = {
+    "train__lr": 1e-12, "train__ema__half_life": 1e12, "train__ema__rampup": 0.0, "train__length__steps": 20,
+    "validation__rows": 24, "validation__every": 2, "checkpoint_every": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("patience", [3, 4, 0])
+def test_a_run_that_stopped_early_goes_on_with_more_patience(recipe, sink, patience):
+    """To where a run that had it from the beginning ends, bit for bit; the same recipe again does nothing."""
+    settings = {**STALLING, "storage": recipe()["storage"]}
+    first = trained(recipe(**settings, validation__patience=2), sink)
+    assert (first.step, first.stopped) == (6, True)
+    assert trained(recipe(**settings, validation__patience=2), sink).step == 6
+    again = trained(recipe(**settings, validation__patience=patience), sink)
+    whole = trained(recipe(**settings, validation__patience=patience, name="whole"), sink)
+    assert again.step == (2 + 2 * patience if patience else 20)
+    assert again.values() == whole.values()
+    assert same_tensors(everything(again), everything(whole))
+
+
+def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink):
+    """With all its patience again: it ends so many validations later, on the same weights as a run without patience."""
+    first = trained(recipe(**STALLING, validation__patience=2), sink)
+    assert (first.step, first.stopped) == (6, True)
+    longer = trained(recipe(**{**STALLING, "train__length__steps": 30}, validation__patience=2), sink)
+    assert (longer.step, longer.stopped) == (10, True)
+    patient = trained(recipe(**{**STALLING, "train__length__steps": 10}, name="patient"), sink)
+    assert same_tensors(everything(longer), everything(patient))
+
+
 def test_validation_bins_are_the_error_at_their_noise(recipe):
     """An untrained v network answers 0: the error of eps_hat = sigma x_t is known in closed form in each bin."""
     run = open_run(config.parse(recipe(validation__rows=150, text=None)))
@@ -449,10 +478,8 @@ def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypat
     train_here(open_run(config.parse(tree)), Recorded())
     folder = checkpoint.newest(Path(tree["storage"]) / "small")
     assert checkpoint.read(folder).spec.default_solver == "unipc"
-    file = folder / "checkpoint.json"
-    content = json.loads(file.read_text())
-    del content["model"]["default_solver"]
-    file.write_text(json.dumps(content))
+    with description_of(folder) as content:
+        del content["model"]["default_solver"]
     longer = {**tree, "train": {**tree["train"], "length": {"steps": 4}}}
     run = open_run(config.parse(longer))
     train_here(run, Recorded())

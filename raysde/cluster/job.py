@@ -17,6 +17,7 @@ from raysde.config import RunConfig
 from raysde.data.filesystems import child
 from raysde.places import absolute
 from raysde.progress import ProgressLine, say
+from raysde.resuming import is_over
 from raysde.run import Run, check, check_resumable, open_run, remarks, shape
 from raysde.spool import spool_of
 
@@ -125,8 +126,9 @@ def finished(run: Run) -> bool:
     if found is None:
         return False
     description = checkpoint.read(found)
+    storage.discard(found)
     check_resumable(run, description)
-    return description.step >= run.steps or bool(description.state["stopped"])
+    return is_over(run, description)
 
 
 def reject_lonely_store(uri: str) -> None:

@@ -1,6 +1,7 @@
 """Connecting to Ray: the cluster that a job runs on, or a small one of our own on this machine."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -12,6 +13,8 @@ from typing import Any
 
 import ray
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed_by_workers
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.worker import print_to_stdstream
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -50,6 +53,7 @@ def connect(level: str | None = None) -> None:
                 log_to_driver=True,
                 logging_level=logging.WARNING,
                 logging_config=heard,
+                runtime_env=of_processes(address),
             )
         except Exception as error:  # Ray raises plain Exceptions too, such as of a node that times out
             raise ValueError(
@@ -117,6 +121,23 @@ def joins() -> bool:
     RAY_ADDRESS=local asks for one of our own, as it does of Ray.
     """
     return os.environ.get("RAY_ADDRESS") not in (None, "", "local", os.environ.get(OWN))
+
+
+def of_processes(address: str) -> dict[str, Any] | None:
+    """Return the environment in which processes of a cluster that others started know its address, see :func:`told`.
+
+    Args:
+        address: a host and port, or ``auto`` for the only cluster of this machine.
+
+    Raises:
+        ConnectionError: if ``auto`` finds no cluster, or several.
+    """
+    if "://" in address:  # a Ray client, whose processes are started by its server
+        return None
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
+    if "RAY_ADDRESS" in job.get("env_vars", {}):  # Ray refuses a variable that is given twice
+        return None
+    return {"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}
 
 
 @contextlib.contextmanager

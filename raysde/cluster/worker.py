@@ -22,14 +22,15 @@ from raysde.cluster.mailbox import Slot
 from raysde.cluster.session import quiet, tell
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch, read_batches
-from raysde.data.filesystems import child
+from raysde.data.filesystems import child, filesystem
 from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
 from raysde.distributed import World, current_world
 from raysde.foreign import writing
 from raysde.hooks import RunHooks, described, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
-from raysde.run import Run, continued, open_run
+from raysde.resuming import resume
+from raysde.run import Run, open_run
 from raysde.score import ScoreModel
 from raysde.sharding import has_shards
 from raysde.state import TrainState
@@ -47,13 +48,14 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     alone = settings["reports"] is None  # no trial of a sweep
     if alone and world.is_first:
         tell_warnings()
+    check_shared(run)
     found = storage.newest_checkpoint(run.config.storage, run.config.name)
     start = 0 if found is None else checkpoint.read(found).step
     batches = on_device(microbatches(run, start, world), world.device)
     state = new_state(run, world.device)
     if found:
-        run = continued(run, checkpoint.read(found))
-        checkpoint.restore(state, found)
+        run = resume(run, state, found)
+        storage.discard(found)
     tracker = None
     if world.is_first:
         tracker = tracker_of(settings)
@@ -78,6 +80,20 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
         if not tracker.close():
             tell("MLflow did not take all metrics in time; they wait beside the run's checkpoints")
     return {"step": state.step, "failed": failed}
+
+
+def check_shared(run: Run) -> None:
+    """Look for the folder of the run, which the driver has made.
+
+    Raises:
+        ValueError: if it is not in the storage that this worker sees.
+    """
+    place = run.config.storage
+    if storage.is_local(place) and not (Path(storage.location(place)) / run.config.name).is_dir():
+        raise ValueError(
+            f"storage {place} is not one folder for all nodes: give a folder that every node reaches, or a URI such as "
+            "s3://bucket/runs"
+        )
 
 
 def microbatches(run: Run, start: int, world: World) -> Iterator[list[Microbatch]]:
@@ -154,24 +170,57 @@ def reporting(validate: Validate, state: TrainState, world: World, reports: Slot
 
 
 def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
-    """Hands a checkpoint to Ray Train; called on every rank. Of a sharded model each rank hands over its own part, and
-    Ray lays them together."""
-    name = checkpoint.name_of(state.step)
-    sharded = has_shards(state.model)
-    if not (world.is_first or sharded):
-        ray.train.report({"step": state.step}, checkpoint_dir_name=name)
-        return
+    """Keep a checkpoint in the run's storage and tell Ray Train of it; called on every rank.
+
+    Older checkpoints are deleted here rather than by Ray Train, whose list lacks those that a worker had written and
+    not yet reported when it died.
+    """
     if tracker is not None:
         tracker.secure(5.0)
-    with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
-        if sharded:
-            path = Path(folder) / name
-            distributed_checkpoint.write(path, state, *described(run), world)
-        else:
-            path = save_checkpoint(run, state, Path(folder), world)
+    name = checkpoint.name_of(state.step)
+    if storage.is_local(run.config.storage):
+        keep_here(run, state, world)
+    else:
         with writing(f"the checkpoint of step {state.step}", run.config.storage):
-            kept = ray.train.Checkpoint.from_directory(str(path))
-            ray.train.report({"step": state.step}, kept, checkpoint_dir_name=name)
+            keep_there(run, state, world)
+    handed = None
+    if world.is_first:
+        storage.prune(child(storage.location(run.config.storage), run.config.name), run.config.keep_checkpoints)
+        system, root = filesystem(child(storage.location(run.config.storage), run.config.name, name))
+        handed = ray.train.Checkpoint(root, system)
+    ray.train.report(
+        {"step": state.step},
+        handed,
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+def keep_here(run: Run, state: TrainState, world: World) -> None:
+    """Write a checkpoint into a folder that every node reaches, where it appears whole or not at all."""
+    if world.is_first or has_shards(state.model):
+        save_checkpoint(run, state, Path(storage.location(run.config.storage)) / run.config.name, world)
+
+
+def keep_there(run: Run, state: TrainState, world: World) -> None:
+    """Write a checkpoint into remote storage: of a sharded model each rank sends its part; checkpoint.json is last."""
+    sharded = has_shards(state.model)
+    target = child(run.config.storage, run.config.name, checkpoint.name_of(state.step))
+    if world.is_first:
+        storage.clear(target)
+    if sharded:
+        world.barrier()
+    with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
+        path = Path(folder) / "checkpoint"
+        if sharded:
+            distributed_checkpoint.write(path, state, *described(run), world)
+        elif world.is_first:
+            checkpoint.save(path, state, *described(run))
+        storage.send(path, target)
+        if sharded:
+            world.barrier()
+        if world.is_first:
+            storage.send_description(path, target)
 
 
 def told_first(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from raysde import checkpoint, pipelines
 from raysde.figures import Subject
 from raysde.inference import Model
+from raysde.progress import say
 from raysde.tracking import answering, client_for, default_uri, has_run
 
 STEP = "raysde.step"
@@ -122,7 +123,7 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS){hint}")
     if (folder / "checkpoint.json").exists() or pipelines.is_pipeline(folder):
         return folder
-    found = checkpoint.newest(folder)
+    found = checkpoint.newest(folder, say)
     if found is None:
         raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
     return found

@@ -36,6 +36,7 @@ def job_recipe(digits, place: Path, uri: str, name: str = "small", **changes) ->
     settings = {
         "name": name, "tracking__uri": uri, "resources__cpus_per_worker": 1, "validation__rows": 24, "validation__every": 5,
         "sampling": {"every": 5, "count": 4, "steps": 2, "prompts": ["two"]}, "train__length__steps": STEPS,
+        "keep_checkpoints": 1,
     }  # fmt: skip
     return small_recipe(digits, place / "runs", **{**settings, **changes})
 
@@ -85,6 +86,12 @@ def test_a_killed_run_ends_with_the_same_weights(whole, broken):
     first, second = (checkpoint.read(done.checkpoint).state for done in (whole, broken))
     assert first == second
     assert first["step"] == STEPS
+
+
+def test_no_more_checkpoints_are_kept_than_asked_for(whole, broken):
+    for done in (whole, broken):
+        folder = done.checkpoint.parent
+        assert [path.name for path in folder.iterdir() if "step_" in path.name] == [checkpoint.name_of(STEPS)]
 
 
 def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
