@@ -149,6 +149,7 @@ def for_settle(recorder: Recorder) -> None:
     recorder.replace("raysde.registry.resolve_checkpoint", Path("checkpoint"))
     recorder.replace("raysde.checkpoint.verify", SimpleNamespace(spec=spec))
     recorder.replace("raysde.commands.settle.claim", None)
+    recorder.replace("raysde.registry.check_name", None)
     study = SimpleNamespace(metric="kid", models={None: "own"}, question=lambda *_: None, rehearse=lambda *_: None)
     recorder.replace("raysde.settling.study.Study", study)
     recorder.replace("raysde.checkpoint.export", lambda source, folder: folder.mkdir())
@@ -425,7 +426,7 @@ MODES = {
         "step": ([RECIPE, "--step", "7"], ("step", 7)),
     }),
     "precompute": (for_precompute, ["SHARDS", "--text", "BERT"], {
-        "shards": ([], ("path", "SHARDS")),
+        "shards": ([], ("path", str(Path.cwd() / "SHARDS"))),
         "text": (["--text", "T5"], ("encoder", "T5")),
         "vae": (["--vae", "KL"], ("vae", "KL")),
         "max_tokens": (["--max-tokens", "32"], ("max_tokens", 32)),
