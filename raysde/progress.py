@@ -47,8 +47,9 @@ class ProgressLine:
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         rate = metrics.get("train/images_per_second", 0.0)
         left = duration((self.total - step) * self.batch / rate) if rate > 0.0 else "?"
-        loss = metrics.get("train/loss", float("nan"))
-        line = f"training {bar} step {step}/{self.total}  loss {loss:.4f}  {rate:.0f} images/s  {left} left"
+        # validation may come before the first report of the loss
+        loss = f"  loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else ""
+        line = f"training {bar} step {step}/{self.total}{loss}  {rate:.0f} images/s  {left} left"
         if "train/data_wait" in metrics:
             line += f"  {100.0 * metrics['train/data_wait']:.1f}% waiting for data"
         if "val/denoising" in metrics:
