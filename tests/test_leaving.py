@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,9 @@ def test_a_bare_run_that_is_ended_says_where_it_goes_on(digits, tmp_path, number
     tree = small_recipe(digits, tmp_path / "runs", train__length__steps=100_000, checkpoint_every=1, text=None)
     (tmp_path / "recipe.yaml").write_text(config.as_yaml(tree))
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml"), "--no-ray"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    # tests that run in the background may have been started with Ctrl-C ignored, which processes inherit
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heed) as process:
         end = time.monotonic() + 240.0
         while not list(Path(tmp_path).glob("runs/small/step_*")) and time.monotonic() < end:
             time.sleep(0.1)
