@@ -1,11 +1,16 @@
 """What Ray and the loop cost, as ratios of images per second measured in one run of interleaved repeats.
 
-    python benchmarks/throughput.py [--repeats 3] [--steps 100]
+    python benchmarks/throughput.py [--repeats 3] [--steps 100] [--cases short,long] [--shares 10]
 
 The bare loop and the same recipe through Ray Train and the stream run in processes of their own, one after the other,
 the bare loop without Ray running; our training step and that of a twenty-line script take turns in one process. Rates
 are medians over logging windows after a warm-up; ratios are medians over repeats. Run it alone: a second busy process
 slows all of them.
+
+The long case trains with two workers, once on Ray Data's stream and once on rows that workers read for themselves. It
+ends when the blocks of the stream have filled Ray Data's share of the object store ten times over, since only a full
+share makes Ray Data hold back. To get there in minutes the object store is small, its blocks too, and rows are large:
+colour images of 32 x 32 with precomputed captions of 384 numbers a token. Windows count once the share was full.
 """
 
 import argparse
@@ -23,6 +28,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW, WARMUP = 10, 3
+IMAGES, SIZE, WORDS, WIDTH = 1911, 32, 40, 384
+"""Of the long case: images, their height and width, words of a caption, numbers of a token."""
+STORE = 200_000_000
+"""Bytes of the object store in the long case, of which Ray Data takes half."""
 PHASES = ("imports", "ray", "worker_group", "first_batch")
 
 
@@ -75,7 +84,8 @@ def through_ray(settings: list[str], threads: int) -> dict[str, float]:
     done = train_job(recipe, started=started)
     client = tracking.client_for(done.tracking_uri)
     history = sorted(client.get_metric_history(done.run_id, "train/images_per_second"), key=lambda metric: metric.step)
-    stamps = {key: value for key, value in tracking.latest_metrics(client, done.run_id).items() if "startup" in key}
+    noted = tracking.tags_of(client, done.run_id)
+    stamps = {key: float(value) for key, value in noted.items() if key.startswith("raysde.startup.")}
     return {"rate": statistics.median(metric.value for metric in history[WARMUP:]), **stamps}
 
 
@@ -127,6 +137,45 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
     }
 
 
+def long_overrides(folder: Path, name: str, stream: str) -> list[str]:
+    """The Fashion-MNIST recipe in colour, told in captions, without validation, pictures and checkpoints on the way."""
+    text = f"{{kind: pretrained, path: {folder / 'encoder'}, trainable: false, max_tokens: {WORDS + 8}}}"
+    return [
+        *(f"name={name}", f"data.path={folder / 'captions'}", f"storage={folder / 'runs'}", f"data.stream={stream}"),
+        *(f"tracking.uri=sqlite:///{folder / (name + '.db')}", "data.precomputed=on", f"text={text}"),
+        *("class_conditional=false", "sampling.labels=[]", "sampling.guidance=1.0", "sampling.every=0"),
+        *("network.attention=[8]", "resources.workers=2", "resources.cpus_per_worker=1", f"log_every={WINDOW}"),
+        *("validation.rows=0", "checkpoint_every=0"),
+        "data.block_megabytes=4",
+    ]
+
+
+def long(settings: list[str], shares: float) -> dict[str, float]:
+    """The long case on one of its two streams: the rate once the stream has filled Ray Data's share."""
+    from raysde import config, tracking
+    from raysde.cluster.job import train_job
+    from raysde.cluster.stream import row_bytes
+    from raysde.run import open_run
+
+    path = ROOT / "jobs/configs/fashion-mnist.yaml"
+    run = open_run(config.load(path, settings))
+    full = STORE / 2 / (row_bytes(run) * run.plan.batch)  # steps
+    steps = max(round(shares * full), WINDOW * (WARMUP + 2))
+    done = train_job(config.load(path, [*settings, f"train.length.steps={steps}"]))
+    client = tracking.client_for(done.tracking_uri)
+    history = client.get_metric_history(done.run_id, "train/images_per_second")
+    after = max(full if shares > 1 else 0, WINDOW * WARMUP)
+    return {"rate": statistics.median(each.value for each in history if each.step > after), "steps": steps}
+
+
+def measure_long(stream: str, folder: Path, repeat: int, shares: float) -> dict[str, float]:
+    """Runs the long case in a process of its own, whose cluster has a small object store."""
+    name = f"long-{stream}-{repeat}"
+    command = [sys.executable, __file__, "--only", "long", "--shares", str(shares)]
+    environment = {**os.environ, "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(STORE)}
+    return measured(name, [*command, *long_overrides(folder, name, stream)], environment)
+
+
 KINDS = {"bare": bare, "ray": through_ray, "loop_and_script": loop_and_script}
 
 
@@ -135,13 +184,17 @@ def measure(kind: str, folder: Path, repeat: int, steps: int, threads: int) -> d
     name = f"{kind}-{threads}-{repeat}"
     settings = overrides(folder, name, steps, threads)
     command = [sys.executable, __file__, "--only", kind, "--threads", str(threads), *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    return measured(name, command, {**os.environ, "OMP_NUM_THREADS": str(threads)})
+
+
+def measured(name: str, command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """What a command prints in its last line."""
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=environment, check=False)
     if ended.returncode:
         raise SystemExit(f"{name} failed:\n{ended.stderr[-3000:]}")
     result = json.loads(ended.stdout.strip().splitlines()[-1])
     print(f"  {name:20} {result['rate']:7.1f} images/s", flush=True)
-    return result
+    return dict(result)
 
 
 def prepare(folder: Path) -> None:
@@ -150,13 +203,47 @@ def prepare(folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
+def prepare_long(folder: Path) -> None:
+    """Coloured images with captions as shards, and the captions' embeddings by an encoder with random weights."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import BertConfig, BertModel
+
+    from raysde.captions import train_tokenizer
+
+    random, words = np.random.default_rng(0), [f"word{number}" for number in range(200)]
+    images, captions = folder / "images", [" ".join(random.choice(words, WORDS)) for _ in range(IMAGES)]
+    images.mkdir()
+    for number, caption in enumerate(captions):
+        tiny = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        tiny.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(images / f"{number:04d}.png")
+        (images / f"{number:04d}.txt").write_text(caption)
+    tokenizer = train_tokenizer(captions, 1000)
+    tokenizer.save_pretrained(folder / "encoder")
+    torch.manual_seed(0)
+    shape = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 6, "intermediate_size": WIDTH}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder / "encoder")
+    raysde, shards = [sys.executable, "-m", "raysde.cli"], str(folder / "captions")
+    encode = ["--text", str(folder / "encoder"), "--max-tokens", str(WORDS + 8)]
+    for command in (["ingest", str(images), shards], ["precompute", shards, *encode]):
+        ended = subprocess.run([*raysde, *command], capture_output=True, text=True, timeout=600, check=False)
+        if ended.returncode:
+            raise SystemExit(f"raysde {' '.join(command)} failed:\n{ended.stderr[-3000:]}")
+
+
+def show_ratio(title: str, above: list[dict[str, float]], below: list[dict[str, float]], aim: float) -> None:
+    """Prints the median ratio of rates, and each repeat's."""
+    each = [a["rate"] / b["rate"] for a, b in zip(above, below, strict=True)]
+    shown = " ".join(f"{value:.3f}" for value in each)
+    print(f"{title:48} {statistics.median(each):.3f}   (aim {aim}; repeats {shown})")
+
+
 def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -> None:
     """Prints the ratios, repeat by repeat and their median, and the start-up times."""
 
     def ratio(title: str, above: tuple[str, int], below: tuple[str, int], aim: float) -> None:
-        each = [a["rate"] / b["rate"] for a, b in zip(results[above], results[below], strict=True)]
-        shown = " ".join(f"{value:.3f}" for value in each)
-        print(f"{title:48} {statistics.median(each):.3f}   (aim {aim}; repeats {shown})")
+        show_ratio(title, results[above], results[below], aim)
 
     ratio("Ray Train and stream / bare loop, 1 thread", ("ray", 1), ("bare", 1), 0.97)
     ratio(f"Ray Train and stream / bare loop, {cores} threads", ("ray", cores), ("bare", cores), 0.92)
@@ -167,7 +254,7 @@ def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -
     )
     runs = results["ray", 1] + results["ray", cores]
     stamps = [
-        statistics.median(run[f"startup/{key}"] for run in runs)
+        statistics.median(run[f"raysde.startup.{key}"] for run in runs)
         for key in ("imports", "ray", "worker_group", "first_batch")
     ]
     parts = [stamps[0], *(later - earlier for earlier, later in pairwise(stamps))]
@@ -177,24 +264,49 @@ def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -
     )
 
 
+def run_short(folder: Path, repeats: int, steps: int) -> None:
+    """The bare loop, the loop through Ray and the script, on the digits."""
+    cores = os.cpu_count() or 1
+    prepare(folder)
+    results: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for repeat in range(repeats):
+        for kind, threads in (("bare", 1), ("ray", 1), ("loop_and_script", cores), ("bare", cores), ("ray", cores)):
+            results.setdefault((kind, threads), []).append(measure(kind, folder, repeat, steps, threads))
+    report(results, cores)
+
+
+def run_long(folder: Path, repeats: int, shares: float) -> None:
+    """Both streams, until blocks have filled Ray Data's share of the object store ``shares`` times."""
+    prepare_long(folder)
+    results: dict[str, list[dict[str, float]]] = {"ray": [], "worker": []}
+    for repeat in range(repeats):
+        for stream, found in results.items():
+            found.append(measure_long(stream, folder, repeat, shares))
+    show_ratio(f"data.stream=ray / worker, {shares:g} shares of blocks", results["ray"], results["worker"], 0.93)
+
+
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--repeats", type=int, default=3)
-    arguments.add_argument("--steps", type=int, default=100)
-    arguments.add_argument("--only", choices=KINDS, help=argparse.SUPPRESS)
+    arguments.add_argument("--steps", type=int, default=100, help="of the short case")
+    arguments.add_argument("--cases", default="short,long")
+    arguments.add_argument("--shares", type=float, default=10.0, help="of the object store, in the long case")
+    arguments.add_argument("--only", choices=[*KINDS, "long"], help=argparse.SUPPRESS)
     arguments.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     arguments.add_argument("settings", nargs="*", help=argparse.SUPPRESS)
     given = arguments.parse_args()
+    if given.only == "long":
+        print(json.dumps(long(given.settings, given.shares)))
+        return
     if given.only:
         print(json.dumps(KINDS[given.only](given.settings, given.threads)))
         return
-    folder, cores = Path(tempfile.mkdtemp(prefix="raysde-bench-")), os.cpu_count() or 1
-    prepare(folder)
-    results: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for repeat in range(given.repeats):
-        for kind, threads in (("bare", 1), ("ray", 1), ("loop_and_script", cores), ("bare", cores), ("ray", cores)):
-            results.setdefault((kind, threads), []).append(measure(kind, folder, repeat, given.steps, threads))
-    report(results, cores)
+    folder = Path(tempfile.mkdtemp(prefix="raysde-bench-"))
+    cases = given.cases.split(",")
+    if "short" in cases:
+        run_short(folder, given.repeats, given.steps)
+    if "long" in cases:
+        run_long(folder, given.repeats, given.shares)
     shutil.rmtree(folder)
 
 

@@ -99,6 +99,8 @@ class Bulk:
         scale, interval = settings["guidance"], settings["guidance_interval"]
         apart = settings.get("autoguidance")
         self.model.guidance(1, scale, interval, self.negatives(0, 1), settings["autoguide"], apart)
+        if (size := settings.get("size")) is not None:
+            self.model.spec.shape_of(size)
         Method(**{name: settings[name] for name in Settings.__annotations__ if name in settings}).check(self.model.sde)
 
     def seeds(self, first: int, count: int) -> list[int]:

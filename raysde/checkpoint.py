@@ -1,6 +1,6 @@
 """The checkpoint directory: safetensors and JSON, described by itself, checked by hash. No pickle is read or written.
 
-checkpoint.json        format, the model's description, counters, versions, and each file's sha256
+checkpoint.json        format, the model's description, counters, versions, sha256 and size of each file, own sha256
 ema.safetensors        the averaged weights, complete: what is sampled from
 text/                  tokenizer and text encoder architecture, if the model takes captions
 weights.safetensors    the trained weights as the optimiser left them        } absent from an exported model,
@@ -8,63 +8,31 @@ optimizer.safetensors  its moments                                           } w
 profiles.safetensors   the averages for post-hoc EMA, if the recipe has them } a file a rank for a sharded model
 """
 
-import json
 import os
-import platform
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from raysde.description import FILE, Description, kept, newest_of, read, verify, whole, write_description
+from raysde.description import name_of as name_of  # the name of a checkpoint's folder, beside what is in it
 from raysde.generation import checked
-from raysde.hashing import file_hash
-from raysde.inference import Model
+from raysde.inference import Model, Origin
 from raysde.model import ModelSpec, empty_model, save_text
 from raysde.pieces import Stored
 from raysde.score import ScoreModel
 from raysde.state import TrainState
 
-FORMAT = 2
 WEIGHTS, OPTIMIZER, PROFILES = "weights", "optimizer", "profiles"
 CARDS = ("MLmodel", "registered_model_meta")
 """What MLflow puts beside a registered checkpoint; it says whose weights they are, so a copy has its own."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What ``checkpoint.json`` says.
-
-    Attributes:
-        spec: the model.
-        state: the training state's counters.
-        recipe: flat configuration of the run, for people and for comparing runs.
-        data: path and fingerprint of the data set.
-        files: sha256 of each other file, by relative path.
-        versions: of raysde and the libraries that wrote it.
-    """
-
-    spec: ModelSpec
-    state: dict[str, Any]
-    recipe: dict[str, Any]
-    data: dict[str, Any]
-    files: dict[str, str]
-    versions: dict[str, str]
-
-    @property
-    def step(self) -> int:
-        return int(self.state["step"])
-
-
-def _versions() -> dict[str, str]:
-    names = ("raysde", "torch", "transformers", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
@@ -105,32 +73,17 @@ def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any
         save_file(profiles, partial / f"{PROFILES}.safetensors")
     save_text(state.model, partial / "text")
     write_description(partial, spec, state.values(), recipe, data)
-    shutil.rmtree(folder, ignore_errors=True)
+    put_in_place(partial, folder)
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Renames a finished folder; one that was there gives way first, so that it is never there in part."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
     os.replace(partial, folder)
-
-
-def write_description(
-    folder: Path,
-    spec: ModelSpec,
-    state: dict[str, Any],
-    recipe: dict[str, Any],
-    data: dict[str, Any],
-    hashes: Mapping[str, str] | None = None,
-) -> None:
-    """Writes ``checkpoint.json`` for the files that are in ``folder``, and those whose ``hashes`` are known."""
-    known = dict(hashes or {})
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    names = sorted(found - set(known) - {"checkpoint.json"})
-    content = {
-        "format": FORMAT,
-        "model": spec.dump(),
-        "state": state,
-        "recipe": recipe,
-        "data": data,
-        "files": {**{name: file_hash(folder / name) for name in names}, **known},
-        "versions": _versions(),
-    }
-    (folder / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def export(source: Path, target: Path) -> None:
@@ -142,75 +95,34 @@ def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
     """As :func:`export`, of a model that draws by ``generation`` when nobody says, see :mod:`raysde.generation`.
 
     Raises:
-        ValueError: if a setting is not one of a model.
+        ValueError: if a setting is not one of a model, or a file that is copied is damaged.
     """
     description, spec = read(source), replace(read(source).spec, generation=checked(generation))
     state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, "checkpoint.json", *CARDS))
+    verify(source, [name for name in description.files if name.partition("/")[0] not in state])
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS))
     write_description(target, spec, description.state, description.recipe, description.data)
 
 
-def read(folder: Path) -> Description:
-    """Reads and checks ``checkpoint.json``.
-
-    Raises:
-        ValueError: if it is missing or not one.
-    """
-    path = folder / "checkpoint.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise ValueError(
-            f"{path} has format {found!r}; this version of raysde reads format {FORMAT} alone, train again"
-        )
-    missing = {"model", "state", "recipe", "data", "files", "versions"} - set(content)
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
-    parts = {name: content[name] for name in ("state", "recipe", "data", "files", "versions")}
-    return Description(spec=ModelSpec.parse(content["model"]), **parts)
-
-
-def verify(folder: Path) -> Description:
-    """Reads the description and compares every file with its hash.
-
-    Raises:
-        ValueError: naming the first file that is missing or differs.
-    """
-    description = read(folder)
-    for name, expected in description.files.items():
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise ValueError(f"checkpoint {folder} names a file outside itself: {name}")
-        if not path.is_file():
-            raise ValueError(f"checkpoint {folder} lacks {name}")
-        if file_hash(path) != expected:
-            raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that checkpoint.json gives")
-    return description
-
-
 def is_whole(folder: Path) -> bool:
-    """Whether ``folder`` is a checkpoint that can be loaded."""
+    """Whether ``folder`` holds a sound description and every file that it lists, of the listed size."""
     try:
-        verify(folder)
+        whole(pafs.LocalFileSystem(), str(folder))
     except ValueError:
         return False
     return True
 
 
-def newest(folder: Path) -> Path | None:
-    """The whole checkpoint with the highest step among the folders in ``folder``, skipping torn ones."""
-    found = [path for path in folder.glob("step_*") if path.is_dir()]
-    return next((path for path in sorted(found, reverse=True) if is_whole(path)), None)
+def newest(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:
+    """The whole checkpoint with the highest step in a local run folder, None if there are no checkpoints.
 
+    Args:
+        say: is told of each newer checkpoint that is passed over.
 
-def name_of(step: int) -> str:
-    """The folder name of a checkpoint; names sort by step."""
-    return f"step_{step:09d}"
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+    """
+    return newest_of(kept(pafs.LocalFileSystem(), str(folder)), lambda each: Path(each.path), str(folder), say)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -226,10 +138,11 @@ def load_model(folder: Path, *, allow_code: bool = False, device: torch.device |
     Raises:
         ValueError: if the checkpoint is torn, does not fit its own description, or names code that is not allowed.
     """
-    description = verify(folder)
+    description = read(folder)
+    verify(folder, [name for name in description.files if name == "ema.safetensors" or name.startswith("text/")])
     model = empty_model(description.spec, folder / "text", allow_code=allow_code)
     _fill(model, _tensors(folder / "ema.safetensors"), folder)
-    return Model(model.eval().requires_grad_(False).to(device), description.spec)
+    return Model(model.eval().requires_grad_(False).to(device), description.spec, Origin.of(description.data))
 
 
 def restore(state: TrainState, folder: Path) -> Description:
@@ -238,9 +151,11 @@ def restore(state: TrainState, folder: Path) -> Description:
     Raises:
         ValueError: if it is torn, holds another model or SDE, or was saved without its optimiser or profiles.
     """
-    description = verify(folder)
+    description = read(folder)
     needed = (WEIGHTS, OPTIMIZER, PROFILES) if state.profiles else (WEIGHTS, OPTIMIZER)
-    stored = {kind: _stored(folder, description, kind) for kind in needed}
+    names = {kind: _names(folder, description, kind) for kind in needed}
+    verify(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
+    stored = {kind: Stored(folder / name for name in each) for kind, each in names.items()}
     if description.spec.sde != state.model.sde:
         raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
     parameters = dict(state.model.named_parameters())
@@ -260,13 +175,13 @@ def restore(state: TrainState, folder: Path) -> Description:
     return description
 
 
-def _stored(folder: Path, description: Description, kind: str) -> Stored:
-    """What ``kind`` holds, whole or in pieces."""
+def _names(folder: Path, description: Description, kind: str) -> list[str]:
+    """The files that hold ``kind``, whole or in pieces."""
     whole = f"{kind}.safetensors"
     names = [name for name in sorted(description.files) if name == whole or name.startswith(f"{kind}/")]
     if not names:
         raise ValueError(f"{folder} cannot be resumed: it was saved without {whole}")
-    return Stored(folder / name for name in names)
+    return names
 
 
 def _fill(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -25,6 +25,7 @@ from raysde.commands.sample import sample_options
 from raysde.commands.settle import settle_options
 from raysde.commands.tune import tune_options
 from raysde.commands.ui import ui_options
+from raysde.leaving import orderly
 from raysde.near import did_you_mean
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", help="YAML file, see jobs/configs")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as sde.kind=ve train.lr=1e-3")
     command.add_argument(
-        "--no-ray", action="store_true", help="run the bare loop in this process, or under torchrun; no MLflow"
+        "--no-ray",
+        action="store_true",
+        help="run the bare loop in this process, or under torchrun; metrics and grids go to the run's folder, or "
+        "to MLflow if the recipe gives tracking.uri",
     )
     command.set_defaults(run=run_train)
 
@@ -142,21 +146,34 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def train_without_ray(recipe: "RunConfig") -> None:
-    """Train in this process, or in each process of torchrun."""
+    """Train in this process, or in each process of torchrun.
+
+    Raises:
+        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+    """
     from raysde import storage
+    from raysde.data.filesystems import child
     from raysde.distributed import current_world
+    from raysde.history import recorded
+    from raysde.identity import interrupted
     from raysde.local import train_here
+    from raysde.places import absolute
     from raysde.progress import say
     from raysde.run import check, open_run, remarks
 
-    run = open_run(recipe)
+    run = open_run(absolute(recipe))
     check(run)
     if os.environ.get("RANK", "0") == "0":
         for remark in remarks(run):
             say(remark)
     line = PrintedMetrics(run.steps, run.plan.batch)
-    train_here(run, line)
-    line.line.close()
+    try:
+        with recorded(run, line) as sink:
+            train_here(run, sink)
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise interrupted(child(run.config.storage, run.config.name)) from error
+    finally:
+        line.line.close()
     last = storage.newest_checkpoint(recipe.storage, recipe.name)
     if current_world().is_first and last is not None:
         print(f"checkpoint {last}")
@@ -164,7 +181,7 @@ def train_without_ray(recipe: "RunConfig") -> None:
 
 
 class PrintedMetrics:
-    """Shows metrics as a progress line; pictures are left out."""
+    """Shows metrics as a progress line, and no pictures."""
 
     def __init__(self, steps: int, batch: int) -> None:
         from raysde.progress import ProgressLine
@@ -206,8 +223,25 @@ def command_of(top: Parser, name: str) -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit status: 0, 1 if a run failed, 2 if the user's input was wrong."""
+    """Run a command.
+
+    Returns:
+        Its exit status: 0, 1 if a run failed, 2 if the user's input was wrong, and 128 plus a signal's number if Ctrl-C
+        (130), SIGTERM (143) or a reader that went away (141) ended it.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    find_factories()
+    return orderly(lambda: answered(argv))
+
+
+def find_factories() -> None:
+    """Let the recipe's factories be found below the working folder, as Ray's workers find them."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
+def answered(argv: Sequence[str] | None) -> int:
+    """Run a command, with its errors in a sentence."""
     top = parser()
     args, rest = top.parse_known_args(argv)
     if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
@@ -216,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.overrides += rest  # argparse does not take key=value after an option
     try:
         args.run(args)
+    except BrokenPipeError:
+        raise
     except ValueError as error:
         print(f"raysde: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

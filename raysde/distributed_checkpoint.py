@@ -4,7 +4,6 @@ The folder is that of :mod:`raysde.checkpoint`, with each of weights, optimizer 
 (:mod:`raysde.pieces`). The averaged weights, from which models are loaded, are one file of whole tensors.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raysde import checkpoint
+from raysde.description import Listed, write_description
 from raysde.distributed import World
 from raysde.hashing import file_hash
 from raysde.model import ModelSpec, save_text
@@ -35,11 +35,10 @@ def save(
     world.barrier()
     write(partial, state, spec, recipe, data, world)
     world.barrier()
-    if world.any(world.is_first and not all((partial / name).is_file() for name in checkpoint.read(partial).files)):
+    if world.any(world.is_first and not checkpoint.is_whole(partial)):
         raise ValueError(f"{folder.parent} is not one folder for all workers, which resources.strategy=fsdp needs")
     if world.is_first:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        checkpoint.put_in_place(partial, folder)
     world.barrier()
 
 
@@ -65,10 +64,10 @@ def write(
         path = folder / file_of(kind, world.rank, world.size)
         path.parent.mkdir(exist_ok=True)
         write_pieces(path, tensors, world.rank)
-    hashes = gathered_hashes(folder, list(kinds), world)
+    others = gathered(folder, list(kinds), world)
     if world.is_first:
         save_text(state.model, folder / "text")
-        checkpoint.write_description(folder, spec, state.values(), recipe, data, hashes)
+        write_description(folder, spec, state.values(), recipe, data, others)
 
 
 def file_of(kind: str, rank: int, size: int) -> str:
@@ -76,15 +75,17 @@ def file_of(kind: str, rank: int, size: int) -> str:
     return f"{kind}/{rank + 1:05d}-of-{size:05d}.safetensors"
 
 
-def gathered_hashes(folder: Path, kinds: list[str], world: World) -> dict[str, str]:
-    """sha256 of the files of pieces of every rank, each computed where the file was written."""
+def gathered(folder: Path, kinds: list[str], world: World) -> dict[str, Listed]:
+    """sha256 and size of the files of pieces of every rank, each computed where the file was written."""
     digests = torch.zeros(world.size, len(kinds), 32, dtype=torch.int32, device=world.device)
+    sizes = torch.zeros(world.size, len(kinds), dtype=torch.int64, device=world.device)
     for number, kind in enumerate(kinds):
-        digest = bytes.fromhex(file_hash(folder / file_of(kind, world.rank, world.size)))
-        digests[world.rank, number] = torch.tensor(list(digest), dtype=torch.int32)
-    found = world.sum(digests).cpu().tolist()
+        path = folder / file_of(kind, world.rank, world.size)
+        digests[world.rank, number] = torch.tensor(list(bytes.fromhex(file_hash(path))), dtype=torch.int32)
+        sizes[world.rank, number] = path.stat().st_size
+    hashes, counts = world.sum(digests).cpu().tolist(), world.sum(sizes).cpu().tolist()
     return {
-        file_of(kind, rank, world.size): bytes(found[rank][number]).hex()
+        file_of(kind, rank, world.size): Listed(bytes(hashes[rank][number]).hex(), counts[rank][number])
         for rank in range(world.size)
         for number, kind in enumerate(kinds)
     }

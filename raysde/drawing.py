@@ -2,46 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
-from raysde import latents as latent_space
 from raysde import randomness
 from raysde.classes import Label, class_numbers, difference
-from raysde.generation import GUIDANCE, completed, unguided, usual_guidance
+from raysde.drawn import Drawn, DrawnPath
+from raysde.generation import GUIDANCE, completed, solved, unguided, usual_guidance
 from raysde.guidance import Encode, Guidance, Interval, Led
-from raysde.images import grid as image_grid
-from raysde.images import save_png, to_float, to_uint8
-from raysde.model import ModelSpec
+from raysde.imaging import ImagingModel
+from raysde.paths import sample_path
 from raysde.sampler import Callback, Method, Samples, Settings, sample
-from raysde.score import ScoreModel
-from raysde.sde import SDE, Score
+from raysde.sde import Score
+from raysde.sizes import Size, read_size
 
 LEADING = ("prompts", "labels", "negative", "autoguide")
 """What an image is led to or away from."""
-WIDEST = 20
-"""Prompts beyond which a grid has no column for each."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Images uint8 [N, C, H, W], the prompts they were drawn for, and the network evaluations each one took."""
-
-    images: Tensor
-    prompts: list[str] | None
-    seed: int | Sequence[int]
-    nfe: int
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Writes ``image-000.png`` and so on, and ``grid.png``, a column for each prompt; the grid's path is last."""
-        folder = Path(folder)
-        paths = save_png(self.images, folder, [f"image-{index:03d}" for index in range(len(self.images))])
-        kinds = len(set(self.prompts or ()))
-        image_grid(self.images, kinds if 1 < kinds <= WIDEST else None).save(folder / "grid.png")
-        return [*paths, folder / "grid.png"]
 
 
 class Drawing(Settings, total=False):
@@ -58,6 +36,7 @@ class Drawing(Settings, total=False):
     batch_size: int
     first: int
     progress: Callable[[int, int], None] | None
+    dtype: torch.dtype
 
 
 class Run(Protocol):
@@ -75,24 +54,8 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True)
-class DrawingModel:
+class DrawingModel(ImagingModel):
     """A score model with its description, as far as drawing goes; :class:`raysde.inference.Model` is the whole."""
-
-    score_model: ScoreModel
-    spec: ModelSpec
-
-    @property
-    def sde(self) -> SDE:
-        return self.spec.sde
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.score_model.parameters()).device
-
-    def to(self, device: torch.device | str) -> Self:
-        """Moves the weights."""
-        self.score_model.to(device)
-        return self
 
     def sample(
         self,
@@ -109,6 +72,10 @@ class DrawingModel:
         batch_size: int = 256,
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        size: Size | int | str | None = None,
+        start: Tensor | None = None,
+        times: Tensor | None = None,
+        dtype: torch.dtype = torch.uint8,
         **settings: Unpack[Settings],
     ) -> Drawn:
         """Draws images; image i depends on (seed, i) and its own prompt, not on the batch it is drawn in.
@@ -130,6 +97,13 @@ class DrawingModel:
             batch_size: images drawn at a time.
             first: the number of the first image, to continue an earlier call.
             progress: called with the solver's steps done and to be done, over all batches.
+            size: (height, width) of the images, or one number for both, if it shall not be that which the model was
+                built for; any that its network takes. Images of a size that it never saw may look like none.
+            start: x at the first time, [N, C, H, W] in the space that the model draws in, instead of draws from the
+                prior.
+            times: falling times of your own, instead of ``steps`` and ``grid``.
+            dtype: of the images: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor
+                rounded.
             settings: solver, steps, eta and so on, see :class:`raysde.sampler.Method`; those that are not given are the
                 model's own, see :func:`raysde.generation.completed`.
 
@@ -137,17 +111,57 @@ class DrawingModel:
             ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range or has
                 no effect.
         """
-        count = counted(prompts, labels, n)
-        drawing = self.by_own_settings({
+        drawing = {
             "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
-            "guidance_interval": guidance_interval, "autoguidance": autoguidance, **settings,
-        })  # fmt: skip
+            "guidance_interval": guidance_interval, "autoguidance": autoguidance, "seed": seed, "first": first,
+            "batch_size": batch_size, "progress": progress, "dtype": dtype, **settings,
+        }  # fmt: skip
+        shape = self.wanted(drawing, n, size, start)
 
         def run(score: Score, rows: slice, **given: object) -> Samples:
-            shape = (rows.stop - rows.start, *self.spec.image)
-            return sample(score, self.sde, shape, device=self.device, **given)  # type: ignore[arg-type]
+            whole, own = self.begun(shape, start, rows)
+            return sample(score, self.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
 
-        return self.drawn(run, count, seed=seed, batch_size=batch_size, first=first, progress=progress, **drawing)
+        return self.drawn(run, shape[0], times=times, **self.by_own_settings(drawing))
+
+    def sample_path(
+        self,
+        points: int,
+        *,
+        n: int | None = None,
+        size: Size | int | str | None = None,
+        start: Tensor | None = None,
+        times: Tensor | None = None,
+        **drawing: Unpack[Drawing],
+    ) -> DrawnPath:
+        """Draws the images that :meth:`sample` draws, and keeps ``points`` states of their paths, evenly in log-SNR.
+
+        Args:
+            points: states of each image, the first of pure noise and the last at the end of the walk.
+            n, size, start, times, drawing: as for :meth:`sample`.
+
+        Raises:
+            ValueError: if there are fewer than two points; and as :meth:`sample`.
+        """
+        shape, paths = self.wanted(drawing, n, size, start), []
+
+        def run(score: Score, rows: slice, **given: object) -> Samples:
+            whole, own = self.begun(shape, start, rows)
+            paths.append(sample_path(score, self.sde, whole, points, times=times, **own, **given))  # type: ignore[arg-type]
+            return paths[-1].end
+
+        drawn = self.drawn(run, shape[0], times=times, **self.by_own_settings(drawing))
+        x, x0_hat = (torch.cat([getattr(path, name) for path in paths], dim=1).cpu() for name in ("x", "x0_hat"))
+        frames = torch.stack([self.frames(x, paths[0].times), self.frames(x0_hat, None)], dim=1)
+        log_snr = self.sde.log_snr(paths[0].times)
+        return DrawnPath(
+            **vars(drawn),
+            times=paths[0].times,
+            log_snr=log_snr,
+            x=x.transpose(0, 1),
+            x0_hat=x0_hat.transpose(0, 1),
+            frames=frames,
+        )
 
     def by_own_settings(self, drawing: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of :meth:`drawn`, with the model's own settings where they say nothing.
@@ -158,7 +172,7 @@ class DrawingModel:
         told = any(drawing.get(name) is not None for name in LEADING)
         own = self.spec.generation if told else unguided(self.spec.generation)
         given = {name: value for name, value in drawing.items() if value is not None or name not in GUIDANCE}
-        return led(completed(own, given))
+        return led(solved(completed(own, given), self.spec.default_solver))
 
     @torch.no_grad()
     def drawn(
@@ -167,6 +181,7 @@ class DrawingModel:
         count: int,
         *,
         share: float = 1.0,
+        times: Tensor | None = None,
         prompts: Sequence[str] | None = None,
         labels: Sequence[Label] | None = None,
         seed: int | Sequence[int] = 0,
@@ -178,12 +193,14 @@ class DrawingModel:
         batch_size: int = 256,
         first: int = 0,
         progress: Callable[[int, int], None] | None = None,
+        dtype: torch.dtype = torch.uint8,
         **settings: Unpack[Settings],
     ) -> Drawn:
         """What ``run`` draws for ``count`` images, batch by batch; see :meth:`sample`.
 
         Args:
             share: of the time grid that ``run`` walks.
+            times: that it walks instead.
         """
         counted(prompts, labels, count)
         numbers = self.numbers(labels)
@@ -193,7 +210,8 @@ class DrawingModel:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         leading = self.guidance(count, guidance, guidance_interval, negative, autoguide, autoguidance)
-        steps = len(Method(**settings).last_times(self.sde, share)) - 1
+        check_dtype(dtype)
+        steps = len(Method(**settings).last_times(self.sde, share) if times is None else times) - 1
         parts, nfe, total = [], 0, steps * -(-count // batch_size)
         for done, start in enumerate(range(0, count, batch_size)):
             rows = slice(start, min(count, start + batch_size))
@@ -204,27 +222,39 @@ class DrawingModel:
             callback = _reported(progress, done * steps, total)
             drawn = run(score.score, rows, generator=generators, callback=callback, **settings)
             nfe = max(nfe, drawn.nfe)
-            parts.append(self.pixels(drawn.x).cpu())
-        return Drawn(torch.cat(parts), None if prompts is None else list(prompts), seed, nfe)
+            parts.append(self.pixels(drawn.x, dtype).cpu())
+        return self.made(torch.cat(parts), prompts, seed, nfe)
 
-    def pixels(self, x0: Tensor) -> Tensor:
-        """uint8 images of what was drawn, through the autoencoder of a latent model."""
-        if self.spec.latent is not None:
-            return latent_space.decode(self.spec.latent, x0)
-        return to_uint8(x0, *self.spec.data_range)
+    def made(self, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int) -> Drawn:
+        """Images with what they were drawn for."""
+        told = None if prompts is None else list(prompts)
+        return Drawn(images, told, seed, nfe, self.pixel_range)
 
-    def floats(self, images: Tensor) -> Tensor:
-        """uint8 images in the data range that the model knows, on its device."""
-        return to_float(images.to(self.device), *self.spec.data_range)
-
-    def need_pixels(self, what: str) -> None:
-        """Guards what makes no sense of latents.
+    def wanted(
+        self, drawing: Mapping[str, Any], n: int | None, size: Size | int | str | None, start: Tensor | None
+    ) -> tuple[int, int, int, int]:
+        """The shape [N, C, H, W] of what is asked for, in the space that the model draws in.
 
         Raises:
-            ValueError: if the model draws latents.
+            ValueError: if the counts differ, the network takes no such size, or ``start`` has another shape.
         """
-        if self.spec.latent is not None:
-            raise ValueError(f"{what} is of pixels, and this model draws latents of {self.spec.latent.vae!r}")
+        asked = len(start) if n is None and start is not None and start.ndim == 4 else n
+        count = counted(drawing.get("prompts"), drawing.get("labels"), asked)
+        shape = self.spec.shape_of(None if size is None else read_size(size))
+        if start is not None and size is None and start.ndim == 4 and self.spec.latent is None:
+            shape = self.spec.shape_of((start.shape[2], start.shape[3]))
+        if start is not None and (start.shape != (count, *shape) or not start.is_floating_point()):
+            raise ValueError(
+                f"start must be floats of shape {[count, *shape]}, got {start.dtype} of shape {list(start.shape)}"
+            )
+        return (count, *shape)
+
+    def begun(
+        self, shape: tuple[int, int, int, int], start: Tensor | None, rows: slice
+    ) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """The shape of some rows, and what a sampler is told of where they begin."""
+        own = None if start is None else start[rows].to(self.device, torch.float32)
+        return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": self.device}
 
     def numbers(self, labels: Sequence[Label] | None) -> list[int] | None:
         """Return the class numbers of labels, None without.
@@ -276,6 +306,12 @@ class DrawingModel:
         return Guidance(
             scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
         )
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raises ValueError unless images can be asked for in a type."""
+    if dtype not in (torch.uint8, torch.float32):
+        raise ValueError(f"dtype of images must be torch.uint8 or torch.float32, got {dtype}")
 
 
 Value = TypeVar("Value")

@@ -133,7 +133,7 @@ def sdedit(
     if len(times) < 2:
         return Samples(x0, 0)
     if method.churn:  # it is the noise of all steps together, and these are a part of them
-        settings["churn"] = method.churn * (len(times) - 1) / method.steps
+        settings["churn"] = method.churn_of(len(times) - 1)
     if strength < 1.0:
         alpha, sigma = (value.item() for value in sde.marginal(times[0]))
         start = alpha * x0 + sigma * noise_from(generator)(x0)

@@ -11,14 +11,16 @@ from torch import Tensor
 from raysde import latents as latent_space
 from raysde import likelihood, randomness
 from raysde.conditioning import Conditioner, Encoded
-from raysde.drawing import Drawing, DrawingModel, Drawn, led
+from raysde.drawing import Drawing, DrawingModel, check_dtype, led
+from raysde.drawn import Drawn
 from raysde.editing import Way, edit, sdedit
-from raysde.generation import method_of
+from raysde.generation import method_of, solved
 from raysde.guidance import Interval
 from raysde.posterior import ITERATIONS
 from raysde.projections import AveragePool, Grey, Mask, Projection
 from raysde.sampler import Samples, Settings, sample
 from raysde.sde import Score
+from raysde.sizes import Size, read_size
 
 Line = Literal["spherical", "linear"]
 
@@ -35,6 +37,8 @@ class Restoring(Drawing, total=False):
 @dataclass(frozen=True)
 class EditingModel(DrawingModel):
     """A score model that edits images. Result i depends on the seed, i and the i-th image, not on its batch.
+
+    Images are uint8, or floats in the data range, such as those that ``dtype=torch.float32`` makes.
 
     Every method takes the keyword arguments of :meth:`raysde.drawing.DrawingModel.sample`: prompts, guidance, seed,
     solver and so on. :meth:`edit` and :meth:`interpolate_prompts` go by the model's own settings where nothing is said,
@@ -119,6 +123,8 @@ class EditingModel(DrawingModel):
         guidance: float | None = None,
         guidance_interval: Interval | None = None,
         negative: str | None = None,
+        dtype: torch.dtype = torch.uint8,
+        size: Size | int | str | None = None,
         **settings: Unpack[Settings],
     ) -> Drawn:
         """Images for prompts between two, all from the same noise.
@@ -126,11 +132,14 @@ class EditingModel(DrawingModel):
         Args:
             weights: in [0, 1], for each image: 0 for the first prompt, 1 for the second.
             line: great circle or straight line between the prompts' vectors, see :func:`between`.
+            dtype, size: of the images, as for :meth:`sample`.
 
         Raises:
             ValueError: if there is no weight or one is outside [0, 1], or as :meth:`sample`.
         """
         check_weights(weights)
+        check_dtype(dtype)
+        shape = self.spec.shape_of(None if size is None else read_size(size))
 
         def encode(conditioner: Conditioner) -> Encoded:
             start, end = (conditioner.encode([prompt], None, 1) for prompt in (first, second))
@@ -142,12 +151,12 @@ class EditingModel(DrawingModel):
         drawn = sample(
             leading.score(self.score_model, encode, len(weights)).score,
             self.sde,
-            (len(weights), *self.spec.image),
+            (len(weights), *shape),
             generator=[randomness.generator(seed, randomness.IMAGE, 0) for _ in weights],
             device=self.device,
             **method_of(own),  # type: ignore[arg-type]
         )
-        return Drawn(self.pixels(drawn.x).cpu(), None, seed, drawn.nfe)
+        return self.made(self.pixels(drawn.x, dtype).cpu(), None, seed, drawn.nfe)
 
     def _restored(
         self,
@@ -177,17 +186,43 @@ class EditingModel(DrawingModel):
                 **given,  # type: ignore[arg-type]
             )
 
-        return self.drawn(run, count, **led(drawing))
+        settings = solved(drawing, self.spec.default_solver, resample=resample)
+        return self.drawn(run, count, **led(settings))
 
-    def _check(self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False) -> None:
-        """Guards images of a ``shape``; ``latents`` says whether a model of latents can take them too."""
+    def _check(
+        self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False, whole: bool = False
+    ) -> None:
+        """Guards images of a ``shape``.
+
+        Args:
+            latents: whether a model of latents can take them too.
+            whole: whether they have to be levels from 0 to 255.
+        """
         if not latents:
             self.need_pixels(what)
-        if images.dtype != torch.uint8 or images.shape[1:] != shape or images.ndim != 4 or len(images) == 0:
+        kinds = "uint8 images" if whole else "images, uint8 or float,"
+        fits = images.dtype == torch.uint8 or (images.is_floating_point() and not whole)
+        if not fits or images.shape[1:] != shape or images.ndim != 4 or len(images) == 0:
             raise ValueError(
-                f"{what}: this model takes uint8 images of shape [B, {', '.join(map(str, shape))}], "
+                f"{what}: this model takes {kinds} of shape [B, {', '.join(map(str, shape))}], "
                 f"got {images.dtype} of shape {list(images.shape)}"
             )
+        if images.dtype != torch.uint8:
+            check_range(what, images, self.pixel_range)
+
+
+def check_range(what: str, images: Tensor, data_range: tuple[float, float]) -> None:
+    """Guards float images against another scale, such as 0 to 255; a sampler may overshoot black and white a little.
+
+    Raises:
+        ValueError: if one is further outside the range than half its width, or not finite.
+    """
+    (low, high), (least, most) = data_range, (value.item() for value in images.aminmax())
+    room = 0.5 * (high - low)
+    if not (low - room <= least and most <= high + room):
+        raise ValueError(
+            f"{what}: float images lie in the data range, {low:g} to {high:g}, these go from {least:g} to {most:g}"
+        )
 
 
 def check_weights(weights: Sequence[float]) -> None:

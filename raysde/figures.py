@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ from raysde.documents import read_json
 from raysde.mistakes import first_mistake
 
 Better = Literal["lower", "higher"]
-PERCEPTUAL = ("denoised_lpips", "inpainted_lpips")
+METRIC = re.compile(r"(?=.{1,200}$)\w[\w.: -]*(/\w[\w.: -]*)*", re.ASCII)
+"""Names of metrics that MLflow takes in tags; slashes stand between parts of a name."""
+PERCEPTUAL = ("denoised_lpips", "inpainted_lpips", "denoised_mse", "inpainted_mse")
 LOWER = ("fid", "kid", "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
 PAIRED = ("denoised_psnr", "denoised_ssim", "inpainted_psnr", "inpainted_ssim")
 HIGHER = ("inception_score", "is", "ssim", "psnr", *PAIRED, "precision", "recall", "accuracy", "prompt_accuracy")
@@ -45,6 +48,10 @@ class Figure:
     overrides: str | None = None
 
     def __post_init__(self) -> None:
+        if not METRIC.fullmatch(self.metric):
+            raise ValueError(
+                f"metric {self.metric[:40]!r} must be of letters, digits, spaces and _ . - : / to be kept as a tag"
+            )
         if not self.low <= self.value <= self.high:
             raise ValueError(f"{self.metric} {self.value} lies outside its interval [{self.low}, {self.high}]")
         if self.samples < 1:

@@ -1,6 +1,7 @@
-"""What other libraries raise of folders and settings that they can make nothing of, and what they say of weights."""
+"""What other libraries raise of folders, settings and disks, and what they say of weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from safetensors import SafetensorError
@@ -25,6 +26,21 @@ def line_of(error: BaseException) -> str:
     """The beginning of a message, in one line; the error's name where the message says little without it."""
     name, message = type(error).__name__, " ".join(str(error).split())[:200]
     return (f"{name}: {message}" if isinstance(error, LookupError) else message) or name
+
+
+@contextmanager
+def writing(what: str, place: object) -> Iterator[None]:
+    """Name the place of what is written here in the error, which a full disk leaves out.
+
+    Raises:
+        OSError: saying what cannot be written where, and why.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{what} cannot be written to {place}: {line_of(error)}") from error
 
 
 def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:

@@ -7,6 +7,8 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from raysde.sampler import Method, Settings, readable
+from raysde.solvers import Solver
+from raysde.solvers.usual import default_solver
 
 Interval = tuple[float, float]
 """The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
@@ -81,6 +83,18 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     return {name: value for name, value in merged.items() if name in given or name in read or name not in METHOD}
 
 
+def solved(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> dict[str, Any]:
+    """Settings with a solver, where they name none the default of the model that draws.
+
+    Args:
+        usual: that default, see :class:`raysde.model.ModelSpec`.
+        resample: times that each step is taken again.
+    """
+    if settings.get("solver") is not None:
+        return dict(settings)
+    return {**settings, "solver": default_solver(usual, corrector=settings.get("corrector"), resample=resample)}
+
+
 def usual_guidance(*, told: bool) -> float:
     """The guidance of commands and served models where neither anybody nor the model says.
 
@@ -90,22 +104,23 @@ def usual_guidance(*, told: bool) -> float:
     return 2.0 if told else 1.0
 
 
-def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any], *, told: bool) -> dict[str, Any]:
-    """:func:`completed`, with everybody's defaults of solver, steps and guidance where the model has none either.
+def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any], *, usual: Solver, told: bool) -> dict[str, Any]:
+    """:func:`completed`, with the defaults of solver, steps and guidance where the model has none of its own.
 
     Args:
+        usual: see :func:`solved`.
         told: see :func:`usual_guidance`.
     """
-    found = completed(own, given)
+    found = solved(completed(own, given), usual)
     method = Method(**method_of(found))  # type: ignore[arg-type]
     return {"guidance": usual_guidance(told=told), "solver": method.solver, "steps": method.steps, **found}
 
 
-def overrides(own: Mapping[str, Any], given: Mapping[str, Any], *, told: bool) -> str | None:
+def overrides(own: Mapping[str, Any], given: Mapping[str, Any], *, usual: Solver, told: bool) -> str | None:
     """What is given in place of a model's own settings, for people; None if it draws as it does when nobody says."""
     named = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
-    usual = spelled_out(own, {}, told=told)
-    return None if spelled_out(own, named, told=told) == usual else sentence(named)
+    same = spelled_out(own, named, usual=usual, told=told) == spelled_out(own, {}, usual=usual, told=told)
+    return None if same else sentence(named)
 
 
 def unguided(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,11 +102,14 @@ def _found(path: str, name: str) -> str | None:
 
 
 def _joined(files: Iterable[str]) -> str:
-    parts = []
-    for file in files:
-        about = os.stat(file)
-        parts.append([os.path.basename(file), _remembered(file, about.st_size, about.st_mtime_ns)])
+    parts = [[os.path.basename(file), remembered_hash(file)] for file in files]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def remembered_hash(path: str | os.PathLike[str]) -> str:
+    """As :func:`file_hash`, computed once in a process until the file is changed."""
+    about = os.stat(path)
+    return _remembered(os.path.abspath(path), about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)

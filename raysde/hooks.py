@@ -11,6 +11,7 @@ from PIL import Image
 from raysde import checkpoint, distributed_checkpoint, images, snapshots
 from raysde.data.filesystems import child
 from raysde.distributed import World
+from raysde.foreign import writing
 from raysde.inference import Model
 from raysde.model import ModelSpec
 from raysde.parts import gathered_type
@@ -45,7 +46,9 @@ class RunHooks:
         self.keep(state)
 
     def snapshot(self, state: TrainState) -> None:
-        snapshots.write(child(self.run.config.storage, self.run.config.name), state)
+        folder = child(self.run.config.storage, self.run.config.name)
+        with writing(f"the averages of step {state.step}", folder):
+            snapshots.write(folder, state)
 
     def sample(self, state: TrainState) -> None:
         if self.sink is None and not has_shards(state.model):
@@ -82,10 +85,11 @@ def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> 
     Called on the first rank alone, or on every rank where the model is sharded, for a folder that all of them reach.
     """
     target = folder / checkpoint.name_of(state.step)
-    if has_shards(state.model):
-        distributed_checkpoint.save(target, state, *described(run), world)
-    else:
-        checkpoint.save(target, state, *described(run))
+    with writing(f"the checkpoint of step {state.step}", folder):
+        if has_shards(state.model):
+            distributed_checkpoint.save(target, state, *described(run), world)
+        else:
+            checkpoint.save(target, state, *described(run))
     return target
 
 

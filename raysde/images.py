@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from raysde.foreign import writing
+
 
 def to_float(images: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """uint8 in 0..255 to float32 in [low, high]."""
@@ -46,8 +48,9 @@ def grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell: int 
 
 def save_png(images: Tensor, folder: Path, names: Sequence[str]) -> list[Path]:
     """Writes uint8 [B, C, H, W] as ``folder/name.png`` and returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png" for name in names]
-    for image, path in zip(images, paths, strict=True):
-        to_pil(image).save(path)
+    with writing("images", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for image, path in zip(images, paths, strict=True):
+            to_pil(image).save(path)
     return paths

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raysde.foreign import UNFIT, check_weights_fit, line_of
 from raysde.hashing import hash_of
-from raysde.images import to_float, to_uint8
+from raysde.images import to_float
 
 PIXELS = (-1.0, 1.0)
 """The data range that such autoencoders are trained on."""
@@ -114,14 +114,15 @@ def _factor(path: str, key: str, value: Any, *, positive: bool = False) -> float
 
 @torch.no_grad()
 def moments(vae: nn.Module, images: Tensor) -> Tensor:
-    """Mean and log-variance [B, 2 C, h, w] of the posteriors of uint8 images [B, C, H, W]."""
-    posterior = vae.encode(to_float(images, *PIXELS)).latent_dist  # type: ignore[operator]
+    """Mean and log-variance [B, 2 C, h, w] of the posteriors of images [B, C, H, W], uint8 or float in PIXELS."""
+    shown = to_float(images, *PIXELS) if images.dtype == torch.uint8 else images
+    posterior = vae.encode(shown).latent_dist  # type: ignore[operator]
     return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
 
 @torch.no_grad()
 def encode(spec: LatentSpec, images: Tensor) -> Tensor:
-    """What a latent model sees of uint8 images: the means of their posteriors, one at a time.
+    """What a latent model sees of images, uint8 or float in PIXELS: the means of their posteriors, one at a time.
 
     Raises:
         ValueError: if the autoencoder is not the one that the model was trained with.
@@ -133,14 +134,14 @@ def encode(spec: LatentSpec, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(spec: LatentSpec, x0: Tensor) -> Tensor:
-    """uint8 images of what a latent model drew, one at a time: pixels take many times the memory of latents.
+    """Images of what a latent model drew, float in PIXELS, one at a time: pixels take many times the memory of latents.
 
     Raises:
         ValueError: if the autoencoder is not the one that the model was trained with.
     """
     vae = opened(spec.vae, spec.sha256, x0.device)
     decoded = [vae.decode(z[None]).sample for z in spec.latents(x0)]  # type: ignore[operator]
-    return to_uint8(torch.cat(decoded), *PIXELS)
+    return torch.cat(decoded)
 
 
 @lru_cache(maxsize=1)

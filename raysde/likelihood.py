@@ -19,6 +19,8 @@ from raysde.sde import SDE, Score
 from raysde.solvers.adaptive import integrate, probability_flow
 
 Divergence = Literal["exact", "rademacher", "gaussian"]
+TOLERANCE = 1e-5
+"""Relative and absolute tolerance of the solver (Song et al. 2021, appendix D.4)."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def log_prob(
     divergence: Divergence = "rademacher",
     probes: int = 4,
     generator: torch.Generator | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float = TOLERANCE,
+    atol: float = TOLERANCE,
 ) -> LogProb:
     """log p(x0) of the model whose score is given.
 
@@ -114,8 +116,8 @@ def bits_per_dim(
     divergence: Divergence = "rademacher",
     probes: int = 1,
     generator: torch.Generator | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float = TOLERANCE,
+    atol: float = TOLERANCE,
 ) -> BitsPerDim:
     """An upper bound on -log2 P(image) / D of uint8 images [B, ...], by uniform dequantisation (Theis et al. 2016).
 
@@ -158,24 +160,34 @@ def _standard_error(estimates: Tensor) -> Tensor:
     return estimates.std(dim=1) / math.sqrt(estimates.shape[1])
 
 
-@torch.no_grad()
-def encode(score: Score, x0: Tensor, sde: SDE, *, rtol: float = 1e-5, atol: float = 1e-5) -> Tensor:
+def encode(score: Score, x0: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol: float = TOLERANCE) -> Tensor:
     """The latent of x0: where the probability flow carries it, from the training floor to the ceiling.
 
     Raises:
         ValueError: for a guided score.
     """
-    return probability_flow(checked_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)[0]
+    return encode_counted(score, x0, sde, rtol=rtol, atol=atol)[0]
 
 
-@torch.no_grad()
-def decode(score: Score, latent: Tensor, sde: SDE, *, rtol: float = 1e-5, atol: float = 1e-5) -> Tensor:
+def decode(score: Score, latent: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol: float = TOLERANCE) -> Tensor:
     """The inverse of :func:`encode`.
 
     Raises:
         ValueError: for a guided score.
     """
-    return probability_flow(checked_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)[0]
+    return decode_counted(score, latent, sde, rtol=rtol, atol=atol)[0]
+
+
+@torch.no_grad()
+def encode_counted(score: Score, x0: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
+    """:func:`encode`, and the evaluations of the score."""
+    return probability_flow(checked_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
+
+
+@torch.no_grad()
+def decode_counted(score: Score, latent: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
+    """:func:`decode`, and the evaluations of the score."""
+    return probability_flow(checked_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)
 
 
 def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from raysde import checkpoint, storage
+from raysde import storage
 from raysde.data.batches import read_batches
 from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
@@ -14,7 +14,8 @@ from raysde.distributed import current_world
 from raysde.hooks import RunHooks, Sink, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
 from raysde.progress import say
-from raysde.run import Run, check_resumable
+from raysde.resuming import resume
+from raysde.run import Run
 from raysde.sharding import has_shards
 from raysde.state import TrainState
 from raysde.train import fit
@@ -35,11 +36,11 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     world = current_world()
     folder = Path(storage.location(run.config.storage)) / run.config.name
     state = new_state(run, world.device)
-    if found := storage.newest_checkpoint(run.config.storage, run.config.name):
-        check_resumable(run, checkpoint.read(found))
-        checkpoint.restore(state, found)
-        if world.is_first:
-            say(f"continuing from step {state.step} of {run.steps}")
+    speak = say if world.is_first else None
+    if found := storage.newest_checkpoint(run.config.storage, run.config.name, speak):
+        run = resume(run, state, found)
+        if speak is not None:
+            speak(f"continuing from step {state.step} of {run.steps}")
 
     def keep(state: TrainState) -> None:
         if world.is_first or has_shards(state.model):

@@ -1,6 +1,10 @@
-"""What pydantic found wrong first: where, and in which words."""
+"""Errors in the user's words: what pydantic found wrong first, and work that was interrupted."""
 
 from pydantic import ValidationError
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM ended work that can go on; the message says how."""
 
 
 def first_mistake(error: ValidationError) -> tuple[str, str]:

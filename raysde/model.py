@@ -29,6 +29,9 @@ from raysde.pretrained import pretrained_encoder, pretrained_tokenizer, restored
 from raysde.randomness import INITIAL, key
 from raysde.score import ScoreModel
 from raysde.sde import AnySDE
+from raysde.sizes import Size, shown_size
+from raysde.solvers import Solver
+from raysde.solvers.usual import FIRST
 
 SDEField = Annotated[AnySDE, Field(discriminator="kind")]
 NetworkField = Annotated[
@@ -55,6 +58,9 @@ class ModelSpec:
         uncertainty: whether the loss's log-variance over t is learned beside the network.
         latent: the space of the latents that the model draws, None for pixels; ``image`` is then a latent's shape.
         generation: how it draws when nobody says, see :mod:`raysde.generation`; empty for everybody's defaults.
+        default_solver: solver where neither ``generation`` nor a call names one. A description without it is from
+            before there was a choice, and such a model goes on drawing by the solver of that time; new models are
+            described with :data:`raysde.solvers.usual.DEFAULT`.
     """
 
     image: tuple[int, int, int]
@@ -70,10 +76,36 @@ class ModelSpec:
     latent: LatentSpec | None = None
     generation: GenerationField = field(default_factory=dict, hash=False)
     class_names: tuple[str, ...] = ()
+    default_solver: Solver = FIRST
 
     def __post_init__(self) -> None:
         if self.class_names and not self.classes == len(self.class_names) == len(set(self.class_names)):
             raise ValueError(f"class_names must be {self.classes} different names, got {len(self.class_names)}")
+
+    def shape_of(self, size: Size | None) -> tuple[int, int, int]:
+        """Return the shape (channels, height, width) of what the model draws for images of a size.
+
+        Args:
+            size: (height, width) of the images; None for that of ``image``.
+
+        Raises:
+            ValueError: if the network, or the autoencoder of a latent model, takes no such images.
+        """
+        if size is None:
+            return self.image
+        height, width = size
+        if self.latent is not None:
+            factor = self.latent.pixels[1] // self.latent.shape[1]
+            if height % factor or width % factor:
+                raise ValueError(f"size {height}x{width}: the autoencoder takes sides that are multiples of {factor}")
+            height, width = height // factor, width // factor
+        try:
+            self.network.check_size(height, width)
+        except ValueError as error:
+            if self.latent is None:
+                raise
+            raise ValueError(f"size {shown_size(size)} has latents of {height}x{width}; their {error}") from None
+        return (self.image[0], height, width)
 
     @property
     def conditional(self) -> bool:
@@ -83,8 +115,9 @@ class ModelSpec:
     def dump(self) -> dict[str, Any]:
         """Return JSON values from which :meth:`parse` makes an equal object."""
         content: dict[str, Any] = TypeAdapter(ModelSpec).dump_python(self, mode="json")
-        if not self.class_names:  # a model from before there were names keeps its hash
-            del content["class_names"]
+        for name, first in (("class_names", ()), ("default_solver", FIRST)):
+            if getattr(self, name) == first:  # a model from before it was stored keeps its hash
+                del content[name]
         return content
 
     @classmethod

@@ -1,7 +1,7 @@
 """The parts of a recipe: what each key means, and which values it takes."""
 
 from functools import partial
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -13,6 +13,7 @@ from raysde.objective import Precision
 from raysde.optim import Decay, Optimizer
 from raysde.posthoc import check_std
 from raysde.sampler import Corrector, Settings
+from raysde.sizes import read_size
 from raysde.solvers import Solver
 from raysde.solvers.grids import Grid
 from raysde.times import Importance, LogNormal, Uniform, UniformLogSnr
@@ -26,6 +27,15 @@ Name = Annotated[str, AfterValidator(partial(checked_name, what="the name"))]
 Alias = Annotated[str, AfterValidator(checked_alias)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 LabelName = Annotated[str, BeforeValidator(written)]
+
+
+def _sides(given: Any) -> Any:
+    """One number where both sides are equal, so that a recipe has one way to say a size; else (height, width)."""
+    height, width = read_size(given)
+    return height if height == width else (height, width)
+
+
+ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_sides)]
 
 
 TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
@@ -46,8 +56,8 @@ class Data(Node):
     )
     range: tuple[float, float] = Field((-1.0, 1.0), description="float values of black and white that the SDE sees")
     std: Positive = Field(0.5, description="standard deviation of a pixel in that range; scales the network's input")
-    image_size: PositiveInt | None = Field(
-        None, description="height and width to train on; null takes what the shards have"
+    image_size: ImageSize | None = Field(
+        None, description="size to train on, one number or [height, width]; null takes what the shards have"
     )
     crop: Crop = Field("center", description="where larger images are cut: center or random")
     scale: tuple[Fraction, Fraction] = Field(
@@ -213,7 +223,11 @@ class Sampling(Node):
     labels: tuple[LabelName, ...] = Field(
         (), description="class names of the grid, repeated in turn; empty draws without a class"
     )
-    solver: Solver = Field("heun", description="see docs/choosing.md; heun, unipc and dpmpp_3m need the fewest steps")
+    solver: Solver | None = Field(
+        None,
+        description="see docs/choosing.md; null takes unipc, or heun beside a corrector and in a run from before unipc "
+        "was the default",
+    )
     steps: PositiveInt = Field(20, description="steps of the solver")
     grid: Grid | None = Field(None, description="times uniform in this; null takes what suits the solver")
     guidance: Annotated[float, Field(ge=0.0)] = Field(1.0, description="classifier-free guidance scale; 1 for none")
@@ -228,8 +242,9 @@ class Sampling(Node):
     @property
     def settings(self) -> Settings:
         """The keyword arguments of the sampler."""
+        named: Settings = {} if self.solver is None else {"solver": self.solver}
         return {
-            "solver": self.solver,
+            **named,
             "steps": self.steps,
             "grid": self.grid,
             "corrector": self.corrector,
@@ -256,7 +271,10 @@ class Resources(Node):
         description="ddp: every worker holds the whole network; fsdp: each holds its share of weights, gradients, "
         "moments and averages, for networks that do not fit one device",
     )
-    max_failures: Count = Field(3, description="restarts of the worker group after an error before the run fails")
+    max_failures: Count = Field(
+        3,
+        description="restarts, after an error or the death of a worker or of the controller, before the run fails",
+    )
 
     resize_every: Positive = Field(
         60.0, description="seconds between looks whether an elastic run can have more workers"
@@ -286,6 +304,6 @@ class Tracking(Node):
         None,
         description="MLflow server or sqlite:/// URI; null takes MLFLOW_TRACKING_URI, or sqlite in ~/raysde/mlflow.db",
     )
-    experiment: str = Field("raysde", description="MLflow experiment")
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] = Field("raysde", description="MLflow experiment")
     register_as: Name | None = Field(None, description="registered model name; null takes the run's name")
     alias: Alias = Field("candidate", description="alias that the newly registered version gets")

@@ -27,6 +27,7 @@ class Outbox(Generic[Entry]):
     ) -> None:
         self.name, self.send, self.refused, self.most = name, send, refused, most
         self.waiting: deque[Entry] = deque()
+        self.sending: list[Entry] = []
         self.changed = threading.Condition()
         self.taken = self.gone = 0
         self.closed = False
@@ -45,6 +46,11 @@ class Outbox(Generic[Entry]):
             wanted = self.taken
             return self.changed.wait_for(lambda: self.gone >= wanted, timeout)
 
+    def unsent(self) -> list[Entry]:
+        """Return what is under way or waits, in its order."""
+        with self.changed:
+            return [*self.sending, *self.waiting]
+
     def close(self, timeout: float) -> bool:
         """Ends the thread once everything is sent, and waits for that as :meth:`drain` does."""
         with self.changed:
@@ -56,6 +62,7 @@ class Outbox(Generic[Entry]):
         while batch := self._next():
             self._deliver(batch)
             with self.changed:
+                self.sending = []
                 self.gone += len(batch)
                 self.changed.notify_all()
 
@@ -63,7 +70,8 @@ class Outbox(Generic[Entry]):
         """What is sent next; nothing at the end."""
         with self.changed:
             self.changed.wait_for(lambda: self.waiting or self.closed)
-            return [self.waiting.popleft() for _ in range(min(self.most, len(self.waiting)))]
+            self.sending = [self.waiting.popleft() for _ in range(min(self.most, len(self.waiting)))]
+            return list(self.sending)
 
     def _deliver(self, batch: list[Entry]) -> None:
         pause = 1.0

@@ -9,6 +9,7 @@ from raysde.data.filesystems import folder_or_name
 from raysde.data.manifest import Manifest
 from raysde.embeddings import encoder_hash
 from raysde.latents import LatentSpec, vae_hash
+from raysde.sizes import shown_size
 
 Mode = Literal["auto", "off", "require"]
 Chosen = ScratchText | PretrainedText | None
@@ -98,7 +99,7 @@ def find_text(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | 
         return fitting[-1]
     repeat = _repeat(manifest, text.path, text.max_tokens)
     for each in folders:
-        if each.encoder in (text.path, folder_or_name(text.path)) and each not in same:
+        if folder_or_name(each.encoder) == folder_or_name(text.path) and each not in same:
             raise ValueError(
                 f"{each.path} was made by an encoder with sha256 {each.sha256[:12]} from data {each.fingerprint}, but "
                 f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove it, then run "
@@ -131,7 +132,8 @@ def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) ->
         )
     found = max(same, key=lambda each: each.dtype)
     if shape is not None and shape != found.pixels[1:]:
-        raise ValueError(f"data.image_size={shape[0]}, but the latents are of images of size {found.pixels[1:]}")
+        asked = shape[0] if shape[0] == shape[1] else shown_size(shape)
+        raise ValueError(f"data.image_size={asked}, but the latents are of images of size {found.pixels[1:]}")
     return found
 
 

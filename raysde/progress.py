@@ -42,6 +42,7 @@ class ProgressLine:
 
     def text(self, step: int, metrics: dict[str, float]) -> str:
         """The line for a step."""
+        step = min(step, self.total)  # a run may go on with a smaller length than the steps that are logged
         share = step / self.total
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         rate = metrics.get("train/images_per_second", 0.0)

@@ -21,11 +21,16 @@ from raysde.data.plan import Plan
 from raysde.data.reader import Reader
 from raysde.data.shards import verify
 from raysde.data.split import shuffle_window, split_rows
+from raysde.generation import solved
 from raysde.model import ModelSpec, preconditioning_for
 from raysde.networks import ExternalConfig
+from raysde.places import settled
 from raysde.precomputed import choose_text, find_latents, find_text, spec_of, unused
 from raysde.pretrained import check_pretrained
+from raysde.sampler import Method
 from raysde.sde import VE, AnySDE
+from raysde.sizes import read_size, shown_size
+from raysde.solvers.usual import DEFAULT
 
 MAY_CHANGE = (
     "storage",
@@ -116,6 +121,7 @@ def open_run(config: RunConfig) -> Run:
         preconditioning=config.preconditioning,
         uncertainty=config.train.uncertainty == "learned",
         latent=None if latents is None or config.latent is None else spec_of(latents, config.latent.vae),
+        default_solver=DEFAULT,
     )
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     feed = Feed(plan_for(config, manifest, rows), rows, view)
@@ -149,12 +155,13 @@ def view_of(config: RunConfig, manifest: Manifest) -> View:
         ValueError: if the data set has buckets of another size than the recipe wants.
     """
     size = config.data.image_size
-    shape = None if size is None else (size, size)
+    shape = None if size is None else read_size(size)
     square = manifest.size
     if square is not None and shape not in (None, square) and manifest.shapes - {None, square}:
+        wanted, again = (size, "") if isinstance(size, int) else (shown_size(shape or square), " and without --buckets")
         raise ValueError(
-            f"data.image_size={size}, but the shards at {config.data.path} hold buckets about {square[0]}; "
-            f"ingest again with --size {size}"
+            f"data.image_size={wanted}, but the shards at {config.data.path} hold buckets about {square[0]}; "
+            f"ingest again with --size {wanted}{again}"
         )
     return View(shape, config.data.crop, config.data.scale)
 
@@ -202,6 +209,13 @@ def check(run: Run) -> None:
     check_model(run.spec)
 
 
+def shape(run: Run) -> dict[str, Any]:
+    """What the numbers of a run and its length follow from, as JSON values."""
+    flat = run.config.flat()
+    kept = {key: flat[key] for key in flat if key.startswith("train.length.") or not key.startswith(MAY_CHANGE)}
+    return {**kept, "steps": run.steps, "fingerprint": run.manifest.fingerprint}
+
+
 def check_model(spec: ModelSpec) -> None:
     """Builds the network of a description without its weights; of a network of the user's own, finds the factory.
 
@@ -228,6 +242,18 @@ def condition_width(spec: ModelSpec) -> int | None:
     return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
 
 
+def continued(run: Run, found: checkpoint.Description) -> Run:
+    """Return the run that goes on from a checkpoint of its own, and draws by default as it did.
+
+    Raises:
+        ValueError: as :func:`check_resumable`, or if the recipe's grids cannot be drawn by that default.
+    """
+    check_resumable(run, found)
+    usual = found.spec.default_solver
+    Method(**solved(run.config.sampling.settings, usual))  # type: ignore[arg-type]
+    return replace(run, spec=replace(run.spec, default_solver=usual))
+
+
 def check_resumable(run: Run, found: checkpoint.Description) -> None:
     """Compares a run's checkpoint with the recipe that would continue it.
 
@@ -245,7 +271,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
     for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
-        if old != new and not key.startswith(MAY_CHANGE):
+        if settled(key, old) != settled(key, new) and not key.startswith(MAY_CHANGE):
             raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
     if found.data["microbatch"] != run.plan.microbatch:
         raise ValueError(

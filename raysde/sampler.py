@@ -19,6 +19,7 @@ from raysde.solvers import SOLVERS, Kind, Solver
 from raysde.solvers.adaptive import probability_flow
 from raysde.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
 from raysde.solvers.grids import Grid, checked, last_part, time_grid
+from raysde.solvers.usual import default_solver
 from raysde.solvers.walk import Noise, Stepper, Walk
 
 Corrector = Literal["langevin", "annealed_langevin", "none"]
@@ -59,7 +60,7 @@ class Method:
     """How to sample.
 
     Attributes:
-        solver: a name of ``SOLVERS``.
+        solver: a name of ``SOLVERS``; left out, see :func:`raysde.solvers.usual.default_solver`.
         steps: of the solver; rk45 chooses its own.
         grid: time, log_snr, edm or quadratic; None for what suits the solver and the SDE.
         rho: of the edm grid.
@@ -78,7 +79,7 @@ class Method:
         ValueError: naming the setting that is out of range, or that its solver would not read.
     """
 
-    solver: Solver = "heun"
+    solver: Solver = None  # type: ignore[assignment]  # until __post_init__ fills it in
     steps: int = 20
     grid: Grid | None = None
     rho: float = 7.0
@@ -96,6 +97,8 @@ class Method:
     denoise: bool = False
 
     def __post_init__(self) -> None:
+        if self.solver is None:
+            object.__setattr__(self, "solver", default_solver(corrector=self.corrector))
         if self.solver not in SOLVERS:
             near = did_you_mean(self.solver, SOLVERS)
             raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}{near}")
@@ -170,6 +173,10 @@ class Method:
     def last_times(self, sde: SDE, share: float) -> Tensor:
         """The last ``share`` of the grid in its own variable, float64; see :func:`raysde.solvers.grids.last_part`."""
         return last_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
+
+    def churn_of(self, steps: int) -> float:
+        """Return the churn of ``steps`` of this method's steps, each with as much noise as it adds in a whole walk."""
+        return self.churn * steps / self.steps
 
 
 def readable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,6 +258,8 @@ def sample(
     if times is not None:
         times = checked(times, sde)
         settings["steps"] = len(times) - 1
+    if settings.get("solver") is None:
+        settings["solver"] = default_solver(corrector=settings.get("corrector"), resample=resample)
     method = Method(**settings)
     method.check(sde)
     check_resample(resample, method)

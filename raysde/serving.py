@@ -27,7 +27,7 @@ def defaults(spec: ModelSpec) -> dict[str, int | float | str | None]:
     :func:`raysde.generation.completed`.
     """
     own = method_of(spec.generation)
-    steps, solver = (None, own.get("solver")) if own else (20, "heun")
+    steps, solver = (None, own.get("solver")) if own else (20, spec.default_solver)
     guidance = spec.generation.get("guidance", usual_guidance(told=spec.conditional))
     return {"seed": 0, "steps": steps, "solver": solver, "guidance": guidance}
 

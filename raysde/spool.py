@@ -4,11 +4,13 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from raysde.foreign import writing
 
 
 def spool_of(name: str, run_id: str) -> Path:
@@ -30,13 +32,21 @@ class Spool:
     def is_empty(self) -> bool:
         return not self.path.exists() and not self.pictures.exists()
 
-    def take_over(self) -> tuple[list[dict[str, Any]], list[Path]]:
+    def take_over(
+        self, lines: Sequence[dict[str, Any]] = (), pictures: Mapping[str, bytes] | None = None
+    ) -> tuple[list[dict[str, Any]], list[Path]]:
         """What an earlier process left, in its order, and opens the spool for this one.
 
         A torn last line is dropped: its step will be logged again.
+
+        Args:
+            lines, pictures: what a process on another machine left, which comes first.
         """
         self.pictures.mkdir(parents=True, exist_ok=True)
-        lines = self._lines()
+        for name, content in (pictures or {}).items():
+            if not (self.pictures / name).exists():
+                (self.pictures / name).write_bytes(content)
+        lines = [*lines, *(line for line in self._lines() if line not in lines)]
         rewritten = self.path.with_suffix(".partial")
         rewritten.write_text("".join(json.dumps(line) + "\n" for line in lines))
         rewritten.replace(self.path)
@@ -53,8 +63,14 @@ class Spool:
 
     def add_metrics(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
         """Writes metrics of a step; the line as it will be read again."""
-        line = {"step": step, "time": int(time.time() * 1000), "values": dict(values)}
-        with self.path.open("a") as out:
+        return self._add({"step": step, "time": int(time.time() * 1000), "values": dict(values)})
+
+    def add_tags(self, tags: Mapping[str, str]) -> dict[str, Any]:
+        """Writes tags of the run; the line as it will be read again."""
+        return self._add({"tags": dict(tags)})
+
+    def _add(self, line: dict[str, Any]) -> dict[str, Any]:
+        with writing("metrics", self.path), self.path.open("a") as out:
             out.write(json.dumps(line) + "\n")
         return line
 
@@ -62,8 +78,9 @@ class Spool:
         """Writes a picture of a step; the file, which is whole from the moment it is there."""
         path = self.pictures / f"{name}-{step:07d}.png"
         partial = path.with_suffix(".partial")
-        image.save(partial, format="PNG")
-        partial.replace(path)
+        with writing("a picture", self.pictures):
+            image.save(partial, format="PNG")
+            partial.replace(path)
         return path
 
     def forget_metrics(self) -> None:

@@ -3,13 +3,20 @@
 STORAGE/NAME/step_000000100/   one folder for each checkpoint
 """
 
+import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from raysde import checkpoint
 from raysde.data.filesystems import child, filesystem, location
+from raysde.description import FILE, Kept, kept, newest_of, verify
+
+COPIES = "raysde-copy-"
+ATTEMPTS = 3
+"""How often a file is sent to remote storage before a run fails of it."""
 
 
 def is_local(storage: str) -> bool:
@@ -17,30 +24,102 @@ def is_local(storage: str) -> bool:
     return "://" not in storage
 
 
-def newest_checkpoint(storage: str, name: str) -> Path | None:
-    """The newest whole checkpoint of a run; one in remote storage is copied to a temporary folder first.
+def newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None = None) -> Path | None:
+    """The newest checkpoint of a run from which it can go on: whole, and every file as it was written.
 
-    A torn checkpoint, left by a process that was killed while it wrote, is passed over.
+    One in remote storage is copied to a temporary folder first, see :func:`discard`. A folder in remote storage
+    without a checkpoint.json, which is sent last, is of a process that was killed while it saved.
+
+    Args:
+        say: is told of each newer checkpoint that is passed over.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+        RuntimeError: if the storage cannot be read.
     """
-    if is_local(storage):
-        return checkpoint.newest(Path(location(storage)) / name)
     system, root = filesystem(child(location(storage), name))
-    entries = system.get_file_info(pafs.FileSelector(root, allow_not_found=True))
-    for entry in sorted(entries, key=lambda entry: entry.base_name, reverse=True):
-        if entry.type == pafs.FileType.Directory and entry.base_name.startswith("step_"):
-            copy = Path(tempfile.mkdtemp(prefix="raysde-")) / entry.base_name
-            copy.mkdir()
-            pafs.copy_files(
-                entry.path, str(copy), source_filesystem=system, destination_filesystem=pafs.LocalFileSystem()
-            )
-            if checkpoint.is_whole(copy):
-                return copy
-    return None
+
+    def usable(each: Kept) -> Path:
+        folder = Path(each.path) if is_local(storage) else _copied(system, each)
+        try:
+            verify(folder)
+        except ValueError:
+            discard(folder)
+            raise
+        return folder
+
+    try:
+        found = kept(system, root)
+        begun = [each for each in found if each.begun or is_local(storage)]
+        return newest_of(begun, usable, child(storage, name), say)
+    except OSError as error:
+        raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def prune(storage: Path, keep: int) -> None:
-    """Deletes all but the ``keep`` newest checkpoints of a local run folder."""
-    import shutil
+def _copied(system: pafs.FileSystem, each: Kept) -> Path:
+    copy = Path(tempfile.mkdtemp(prefix=COPIES)) / each.name
+    copy.mkdir()
+    pafs.copy_files(each.path, str(copy), source_filesystem=system, destination_filesystem=pafs.LocalFileSystem())
+    return copy
 
-    for path in sorted(storage.glob("step_*"))[:-keep]:
-        shutil.rmtree(path)
+
+def discard(folder: Path | None) -> None:
+    """Deletes the copy that :func:`newest_checkpoint` made of a remote checkpoint; a local checkpoint stays."""
+    if folder is not None and folder.parent.name.startswith(COPIES):
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def send(source: Path, target: str) -> None:
+    """Copies the files of a checkpoint, or one rank's part of them, into remote storage, without checkpoint.json.
+
+    Raises:
+        OSError: if the storage does not take a file.
+    """
+    system, root = filesystem(target)
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.name != FILE:
+            _send_file(path, system, f"{root}/{path.relative_to(source).as_posix()}")
+
+
+def send_description(source: Path, target: str) -> None:
+    """Copies checkpoint.json, with which the checkpoint is whole.
+
+    Raises:
+        OSError: if the storage does not take it.
+    """
+    system, root = filesystem(target)
+    _send_file(source / FILE, system, f"{root}/{FILE}")
+
+
+def _send_file(path: Path, system: pafs.FileSystem, target: str) -> None:
+    system.create_dir(target.rpartition("/")[0], recursive=True)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return pafs.copy_files(str(path), target, pafs.LocalFileSystem(), system, use_threads=False)
+        except OSError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(attempt)
+
+
+def clear(target: str) -> None:
+    """Deletes what a killed process left in a checkpoint's folder in remote storage, checkpoint.json first."""
+    system, root = filesystem(target)
+    if system.get_file_info(f"{root}/{FILE}").is_file:
+        system.delete_file(f"{root}/{FILE}")
+    if system.get_file_info(root).type == pafs.FileType.Directory:
+        system.delete_dir(root)
+
+
+def prune(folder: str | Path, keep: int) -> None:
+    """Deletes all but the ``keep`` newest whole checkpoints of a run, and what is not whole and older than the newest.
+
+    Args:
+        folder: of the run, or its URI.
+    """
+    system, root = filesystem(str(folder))
+    found = kept(system, root)
+    stay = [each for each in found if each.description is not None][:keep]
+    for each in found:
+        if stay and each not in stay and (each.description is not None or each.step < stay[0].step):
+            system.delete_dir(each.path)

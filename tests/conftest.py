@@ -1,6 +1,9 @@
 """Small real data sets and recipes that the tests share."""
 
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from raysde.data.decode import encode_image
 from raysde.data.digits import caption, load_digits
 from raysde.data.manifest import SCHEMA, Manifest, write_manifest
 from raysde.data.shards import write_shard
+from raysde.description import content_hash
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -131,6 +135,16 @@ class Recorded:
 @pytest.fixture
 def sink() -> Recorded:
     return Recorded()
+
+
+@contextmanager
+def description_of(folder: Path) -> Iterator[dict]:
+    """The content of checkpoint.json, to be changed as its writer would: its own hash fits afterwards."""
+    path = folder / "checkpoint.json"
+    content = json.loads(path.read_text())
+    yield content
+    content["sha256"] = content_hash(content)
+    path.write_text(json.dumps(content))
 
 
 def same_tensors(first: dict, second: dict) -> bool:

@@ -1,5 +1,6 @@
 """Exact answers: Gaussians and Gaussian mixtures under any linear SDE, and the four-standard-error rule."""
 
+import unittest.mock
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -186,3 +187,21 @@ def fitted_order(sde: SDE, case: str) -> float:
     x = torch.tensor(counts, dtype=torch.float64).log()
     y = torch.stack(errors)
     return -((x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum()).item()
+
+
+def normal_std(sde: SDE, **settings) -> float:
+    """The standard deviation of samples of a standard normal with its exact score, without sampling error.
+
+    Every solver but a corrector maps x and its noises linearly, so it is the norm of the coefficients of independent
+    noises: row k of a batch is driven by the k-th noise alone.
+    """
+    most = 2 * settings["steps"] + 2
+    drawn = iter(range(1, most))
+
+    def basis(x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(next(drawn)), most).to(x)[:, None]
+
+    start = sde.prior_std * torch.nn.functional.one_hot(torch.tensor(0), most).double()[:, None]
+    with unittest.mock.patch("raysde.sampler.noise_from", return_value=basis):
+        x = sample(gaussian_score(0.0, 1.0, sde), sde, start.shape, start=start, dtype=torch.float64, **settings).x
+    return x.norm().item()

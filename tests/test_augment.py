@@ -68,7 +68,7 @@ def test_what_is_shown_is_what_lies_in_the_box(axis):
 
 @pytest.mark.parametrize(("size", "axis"), [((60, 100), 1), ((61, 100), 1), ((100, 60), 0)])
 def test_a_square_is_cut_from_the_middle(size, axis):
-    found = np.asarray(fitted(Image.fromarray(ramp(*size, axis)[..., 0]), "crop", 12, 0)).astype(float)
+    found = np.asarray(fitted(Image.fromarray(ramp(*size, axis)[..., 0]), "crop", (12, 12), 0)).astype(float)
     short = min(size)
     expected = shown((size[axis] - short) / 2.0, short, 12)
     assert np.abs((found if axis else found.T) - expected[None, :])[:, 2:-2].max() <= 1.0

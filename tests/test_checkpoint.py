@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch
 from raysde import checkpoint, config, storage
 from raysde.local import train_here
 from raysde.run import open_run
-from tests.conftest import small_recipe
+from tests.conftest import description_of, same_tensors, small_recipe
+from tests.test_edit_command import write_model
 from tests.tiny import text_encoder
 
 
@@ -66,9 +68,30 @@ def test_only_safetensors_json_and_text(folder):
 
 
 def rewrite(folder, **changes):
-    content = json.loads((folder / "checkpoint.json").read_text())
-    content.update(changes)
-    (folder / "checkpoint.json").write_text(json.dumps(content))
+    with description_of(folder) as content:
+        content.update(changes)
+
+
+MALFORMED = [b"", b"null", b"[]", b"7", b'"x"', b"{}", b"\xff\xfe", b"\x00" * 512, b"[" * 100_000, b'{"format": 2, "format": 2}',
+             b'{"format": 2}', b"9" * 5000]  # fmt: skip
+MISSHAPEN = [
+    ("state", None, "state is not a mapping"),
+    ("state", {}, "state.step"),
+    ("state", {"step": "3"}, "state.step"),
+    ("state", {"step": -1}, "state.step"),
+    ("state", {"step": True}, "state.step"),
+    ("state", {"step": 1.5}, "state.step"),
+    ("files", ["ema.safetensors"], "files is not a mapping"),
+    ("files", {"ema.safetensors": 5}, "files holds"),
+    ("bytes", [3], "sizes is not a mapping"),
+    ("bytes", {"ema.safetensors": None}, "bytes holds"),
+    ("recipe", "small", "recipe is not a mapping"),
+    ("data", 3, "data is not a mapping"),
+    ("versions", None, "versions is not a mapping"),
+    ("model", None, "invalid"),
+    ("model", [1, 2], "invalid"),
+    ("model", {"sde": 3}, "invalid"),
+]
 
 
 def flip_byte(path):
@@ -82,27 +105,107 @@ def flip_byte(path):
     [
         (lambda f: flip_byte(f / "ema.safetensors"), "ema.safetensors.*sha256"),
         (lambda f: (f / "ema.safetensors").unlink(), "lacks ema.safetensors"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b""), "weights.safetensors in checkpoint .* has 0 bytes"),
+        (lambda f: os.truncate(f / "ema.safetensors", 99), "ema.safetensors .* has 99 bytes instead of"),
         (lambda f: (f / "checkpoint.json").unlink(), "holds no checkpoint.json"),
         (lambda f: (f / "checkpoint.json").write_text("{"), "not valid JSON"),
         (lambda f: rewrite(f, format=9), "has format 9; this version of raysde reads format 2"),
         (lambda f: rewrite(f, model={"sde": {"kind": "vp"}}), "description is invalid"),
         (lambda f: rewrite(f, files={"../../etc/passwd": "0"}), "outside itself"),
+        (lambda f: rewrite(f, files={"/etc/passwd": "0"}), "outside itself"),
+        *((lambda f, text=text: (f / "checkpoint.json").write_bytes(text), "checkpoint.json") for text in MALFORMED),
+        *((lambda f, key=key, value=value: rewrite(f, **{key: value}), culprit) for key, value, culprit in MISSHAPEN),
     ],
 )
 def test_damage_is_named(folder, harm, culprit):
+    """Whatever a disk, a copy or an editor made of it: one sentence, and the checkpoint is not whole. A file that has
+    its size is compared with its hash when it is read."""
     harm(folder)
     with pytest.raises(ValueError, match=culprit):
         checkpoint.load_model(folder)
+    assert checkpoint.is_whole(folder) == ("sha256" in culprit and "ema" in culprit)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_change_of_the_description_passes(folder, seed):
+    """Anything that reads otherwise has another hash: a digit, a letter, a cut, at any place."""
+    path = folder / "checkpoint.json"
+    random, text = Random(seed), path.read_text()
+    for _ in range(40):
+        place = random.randrange(len(text))
+        harmed = random.choice([text[:place], text[:place] + chr(33 + random.randrange(94)) + text[place + 1 :]])
+        path.write_text(harmed)
+        try:
+            same = json.loads(harmed) == json.loads(text)
+        except ValueError:
+            same = False
+        assert checkpoint.is_whole(folder) == same
+
+
+def test_only_what_is_read_is_compared(trained, folder):
+    """To draw, the moments may be wrong; to go on, they may not."""
+    flip_byte(folder / "optimizer.safetensors")
+    assert checkpoint.load_model(folder).spec == checkpoint.read(folder).spec
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors in checkpoint .* sha256"):
+        checkpoint.restore(trained[0], folder)
+
+
+@pytest.mark.parametrize("size", ["bytes", "nothing"])
+def test_a_checkpoint_from_before_sizes_were_listed(folder, size):
+    """It loads as it did, and is judged by its hashes."""
+    content = json.loads((folder / "checkpoint.json").read_text())
+    for key in ("bytes", "sha256"):
+        del content[key]
+    (folder / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
+    assert checkpoint.is_whole(folder)
+    assert checkpoint.load_model(folder).sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
+    flip_byte(folder / "weights.safetensors") if size == "bytes" else os.truncate(folder / "weights.safetensors", 80)
     assert not checkpoint.is_whole(folder)
 
 
-def test_a_torn_checkpoint_is_passed_over(trained):
-    runs = trained[1].parent
-    assert checkpoint.newest(runs).name == checkpoint.name_of(3)
-    (runs / checkpoint.name_of(9)).mkdir()
-    shutil.copy(trained[1] / "checkpoint.json", runs / checkpoint.name_of(9) / "checkpoint.json")
-    assert checkpoint.newest(runs).name == checkpoint.name_of(3)
-    shutil.rmtree(runs / checkpoint.name_of(9))
+def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_step(trained, tmp_path):
+    """By the step that it tells: the longest number, not the last name; folders, files and copies beside it are left
+    alone, and so is one whose name promises more than it holds."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
+    for step in (999_999_999, 1_000_000_000):
+        shutil.copytree(trained[1], runs / checkpoint.name_of(step))
+        with description_of(runs / checkpoint.name_of(step)) as content:
+            content["state"]["step"] = step
+    shutil.copytree(trained[1], runs / "step_2000000000")
+    shutil.copytree(runs / "step_1000000000", runs / "step_1000000000.copy")
+    for name in ("step_3000000000", "step_final", "notes"):
+        (runs / name).mkdir()
+    (runs / "step_4000000000").touch()
+    (runs / "step_5000000000").symlink_to(runs / "nowhere")
+    said = []
+    assert checkpoint.newest(runs, said.append).name == "step_1000000000"
+    assert len(said) == 1
+    assert "step_3000000000" in said[0]
+
+
+def test_nothing_whole_is_not_a_beginning(trained, tmp_path):
+    """A run whose checkpoints are all damaged stops, and one without any begins."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
+    for path in runs.glob("step_*"):
+        os.truncate(path / "optimizer.safetensors", 40)
+    for find in (lambda: checkpoint.newest(runs), lambda: storage.newest_checkpoint(str(tmp_path), "small")):
+        with pytest.raises(ValueError, match=r"no checkpoint in .*small is whole: .*has 40 bytes.* another name"):
+            find()
+    assert checkpoint.newest(tmp_path) is None
+    assert storage.newest_checkpoint(str(tmp_path), "other") is None
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_whose_tensors_are_right(trained, digits, tmp_path, capsys):
+    """The hash of one is wrong: said, and the run ends with the same weights as one that nothing happened to."""
+    shutil.copytree(trained[1].parent, tmp_path / "small")
+    flip_byte(tmp_path / "small" / checkpoint.name_of(3) / "weights.safetensors")
+    changes = {"train__lr": 3e-2, "checkpoint_every": 1, "train__length__steps": 3}
+    state = train_here(open_run(config.parse(small_recipe(digits, tmp_path, **changes))), None)
+    said = capsys.readouterr().err
+    assert "passed over" in said
+    assert "the newest whole one is step_000000002" in said
+    assert same_tensors(state.model.state_dict(), trained[0].model.state_dict())
+    assert checkpoint.verify(tmp_path / "small" / checkpoint.name_of(3)).step == 3
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
@@ -110,8 +213,7 @@ def test_only_the_newest_are_kept(tmp_path, keep):
     """Newest by step, whatever the order in which they were written or touched; nothing else in the folder is deleted."""
     steps = [1200, 7, 90, 1_000_000, 12]
     for age, step in enumerate(steps):
-        (tmp_path / checkpoint.name_of(step)).mkdir()
-        (tmp_path / checkpoint.name_of(step) / "checkpoint.json").write_text("{}")
+        write_model(tmp_path / checkpoint.name_of(step), step, text=None)
         os.utime(tmp_path / checkpoint.name_of(step), (1e9 + age, 1e9 + age))
     others = {"profiles", "notes.txt", ".step_000000100.partial"}
     (tmp_path / "profiles").mkdir()
@@ -128,6 +230,8 @@ def test_the_newest_in_remote_storage_is_the_newest_whole_one(trained, tmp_path)
     for step in (5, 30, 200):
         shutil.copytree(trained[1], runs / checkpoint.name_of(step))
         (runs / checkpoint.name_of(step) / "text" / "step").write_text(str(step))
+        with description_of(runs / checkpoint.name_of(step)) as content:
+            content["state"]["step"] = step
     (runs / checkpoint.name_of(200) / "ema.safetensors").unlink()
     (runs / checkpoint.name_of(900)).touch()
     (runs / "profiles").mkdir()

@@ -74,6 +74,7 @@ def test_length_in_steps(length, steps):
         (["sampling.guidance=2", "train.condition_dropout=0"], "condition_dropout between 0 and 1"),
         (["sampling.guidance=2", "train.condition_dropout=1"], "condition_dropout between 0 and 1"),
         (["sampling.solver=heun", "sampling.eta=1"], "eta=1.0 changes nothing with heun"),
+        (["sampling.eta=1"], "eta=1.0 changes nothing with unipc"),
         (["name=../x"], "name: the name '../x' must be of letters"),
         (["name=a:b"], "name: the name 'a:b' must be of letters"),
         (["name=photos/2"], "name: the name 'photos/2' must be of letters"),

@@ -21,13 +21,13 @@ from tests.test_networks import CAPTIONS, model_with, spec_with
 FAST = ["--solver", "unipc", "--steps", "2"]
 
 
-def write_model(folder: Path, **changes) -> str:
+def write_model(folder: Path, step: int = 0, /, **changes) -> str:
     """A checkpoint as `raysde train` leaves it, of an untrained model."""
     model = model_with(**changes)
     folder.mkdir()
     save_file(checkpoint.complete_weights(model), folder / "ema.safetensors")
     save_text(model, folder / "text")
-    checkpoint.write_description(folder, spec_with(**changes), {"step": 0}, {}, {})
+    checkpoint.write_description(folder, spec_with(**changes), {"step": step}, {}, {})
     return str(folder)
 
 

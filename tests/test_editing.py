@@ -587,7 +587,9 @@ def test_images_that_do_not_fit_are_named(rgb, photos):
         rgb.upscale(photos, 3)
     with pytest.raises(ValueError, match=r"upscale.*\[B, 3, 2, 2\]"):
         rgb.upscale(photos, 2)
-    with pytest.raises(ValueError, match=r"edit.*uint8.*float32"):
+    with pytest.raises(ValueError, match=r"edit.*uint8 or float.*int64"):
+        rgb.edit(photos.long(), 0.5)
+    with pytest.raises(ValueError, match="edit: float images lie in the data range, -1 to 1"):
         rgb.edit(photos.float(), 0.5)
     with pytest.raises(ValueError, match="strength must lie between 0 and 1, got 2"):
         rgb.edit(photos, 2.0)

@@ -38,7 +38,7 @@ from raysde.evaluation.rows import Conditions, conditions_for, images_of, read, 
 from raysde.evaluation.store import save_tensors
 from raysde.figures import direction, read_report
 from raysde.registry import load
-from tests.conftest import write_digit_shards
+from tests.conftest import description_of, write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_evaluation_features import Four
@@ -89,9 +89,8 @@ def aged(path: str, folder: Path) -> str:
     copy = Path(shutil.copytree(path, folder / "aged"))
     weights = {name: 0.8 * value for name, value in load_file(copy / "ema.safetensors").items()}
     save_file(weights, copy / "ema.safetensors")
-    told = json.loads((copy / "checkpoint.json").read_text())
-    told["files"]["ema.safetensors"] = hashlib.sha256((copy / "ema.safetensors").read_bytes()).hexdigest()
-    (copy / "checkpoint.json").write_text(json.dumps(told))
+    with description_of(copy) as told:
+        told["files"]["ema.safetensors"] = hashlib.sha256((copy / "ema.safetensors").read_bytes()).hexdigest()
     return str(copy)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,14 @@ from raysde.data.reader import Reader
 from raysde.drawing import Drawn
 from raysde.evaluation import held_out
 from raysde.evaluation.evaluate import Question, evaluate
-from raysde.evaluation.held_out import ROUNDING, HeldOut, psnr, ssim, unseen
+from raysde.evaluation.held_out import ROUNDING, HeldOut, mse, psnr, ssim, unseen
 from raysde.evaluation.parts import merged, stretches
+from raysde.figures import direction
 from raysde.guidance import Guidance
 from raysde.inference import Model
 from raysde.registry import load
 from raysde.sampler import Samples
+from raysde.solvers.ode import EdmHeun
 from tests.conftest import write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
@@ -75,7 +76,35 @@ def exact(monkeypatch):
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Likelihoods to two digits, which take a tenth of the time."""
-    monkeypatch.setattr("raysde.likelihood.bits_per_dim", partial(likelihood.bits_per_dim, rtol=1e-2, atol=1e-2))
+    plain = likelihood.bits_per_dim
+    monkeypatch.setattr(
+        "raysde.likelihood.bits_per_dim", lambda *given, **named: plain(*given, **{**named, "rtol": 1e-2, "atol": 1e-2})
+    )
+
+
+def test_mse_is_of_pixels_from_black_to_white_and_psnr_is_its_logarithm():
+    """Of each pair by itself, against NumPy; 1 where black is taken for white."""
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 256, (2, 5, 3, 16, 16), dtype=np.uint8)
+    first[0], second[0] = 0, 255
+    found = mse(torch.from_numpy(first), torch.from_numpy(second))
+    np.testing.assert_allclose(found, ((first / 255.0 - second / 255.0) ** 2).mean(axis=(1, 2, 3)), rtol=1e-12)
+    assert found[0] == 1.0
+    np.testing.assert_allclose(
+        psnr(torch.from_numpy(first), torch.from_numpy(second)), -10.0 * np.log10(found), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("task", ["denoised", "inpainted"])
+def test_mse_is_measured_where_psnr_is(model, data, tmp_path, task):
+    """Of the same rows and pixels, as a figure of which less is better and with a normal interval."""
+    names = (f"{task}_psnr", f"{task}_mse")
+    held = HeldOut(load(model[8]), Reader(data), unseen(Reader(data), 6), (8, 8), 0, 0.5, names, FAST)
+    values = held.part(task, 0, 6).values
+    np.testing.assert_allclose(values[f"{task}_psnr"], -10.0 * np.log10(values[f"{task}_mse"]))
+    figure = held_out.figure(f"{task}_mse", values[f"{task}_mse"], 0, 0.5)
+    assert figure.value == pytest.approx(values[f"{task}_mse"].mean().item())
+    assert figure.best == direction(f"{task}_mse") == "lower"
 
 
 def test_psnr_and_ssim_are_their_formulas():
@@ -107,6 +136,27 @@ def test_little_noise_leaves_the_image_and_more_takes_it_away(model, data):
         found.append(held.part("denoised", 0, 30).values["denoised_psnr"].mean().item())
     assert found[0] > 30.0
     assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize(("t", "steps"), [(0.05, 10), (0.5, 10), (0.5, 23), (1.0, 10)])
+def test_each_step_has_the_churn_that_it_has_in_drawing(model, data, monkeypatch, t, steps):
+    """S_churn is of all steps together (Karras et al. 2022, algorithm 2), and denoising walks the last of them."""
+    walks = []
+    plain = EdmHeun.__init__
+
+    def watched(self, walk, *given):
+        plain(self, walk, *given)
+        walks.append((len(walk.times) - 1, self.gamma))
+
+    monkeypatch.setattr(EdmHeun, "__init__", watched)
+    own, own_settings = load(model[8]), {"solver": "edm", "steps": steps, "churn": 2.0}
+    own.sample(n=1, labels=[3], guidance=1.0, **own_settings)
+    held = HeldOut(own, Reader(data), unseen(Reader(data), 2), (8, 8), 0, t, ("denoised_psnr",), own_settings)
+    held.part("denoised", 0, 2)
+    (whole, gamma), (part, found) = walks
+    assert whole == steps
+    assert part < whole or t == 1.0
+    assert found == pytest.approx(gamma, rel=1e-12) == 2.0 / steps
 
 
 def test_the_noise_at_t_is_that_of_the_process(model, data, monkeypatch):

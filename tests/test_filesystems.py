@@ -1,11 +1,16 @@
 """Files and folders by path or URI: names, hashes, and files that are whole or as they were."""
 
+import contextlib
 import hashlib
 import json
+import re
+import resource
 from pathlib import Path
 
 import pytest
+import torch
 
+from raysde import config
 from raysde.data.filesystems import (
     check_writable,
     child,
@@ -18,6 +23,13 @@ from raysde.data.filesystems import (
     write_bytes,
     write_json,
 )
+from raysde.distributed import World
+from raysde.hooks import RunHooks, save_checkpoint
+from raysde.images import save_png
+from raysde.parts import new_state
+from raysde.run import open_run
+from raysde.spool import Spool
+from tests.conftest import write_digit_shards
 
 
 @pytest.mark.parametrize(
@@ -94,3 +106,67 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
         check_writable(str(tmp_path), "--output")
     with pytest.raises(ValueError, match=r"--output .*/file/report\.json cannot be written"):
         check_writable(str(tmp_path / "file" / "report.json"), "--output")
+
+
+# a disk that is full
+
+
+@contextlib.contextmanager
+def small_files():
+    """While this lasts no file grows beyond 4096 bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def write_a_checkpoint(folder: Path, recipe) -> None:
+    run = open_run(config.parse(recipe(text=None)))
+    state = new_state(run, torch.device("cpu"))
+    with small_files():
+        save_checkpoint(run, state, folder, World())
+
+
+def write_averages(folder: Path, recipe) -> None:
+    run = open_run(config.parse(recipe(text=None, storage=str(folder), train__ema__profiles=[0.1])))
+    state = new_state(run, torch.device("cpu"))
+    with small_files():
+        RunHooks(run, None, lambda state: None).snapshot(state)
+
+
+def write_json_bytes(folder: Path, recipe) -> None:
+    with small_files():
+        write_bytes(f"{folder}/a.json", bytes(9000))
+
+
+def write_pictures(folder: Path, recipe) -> None:
+    with small_files():
+        save_png(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8), folder, ["a"])
+
+
+def write_shards(folder: Path, recipe) -> None:
+    with small_files():
+        write_digit_shards(folder)
+
+
+def write_metrics(folder: Path, recipe) -> None:
+    spool = Spool(folder / "spool.jsonl")
+    spool.take_over()
+    with small_files():
+        spool.add_metrics(1, {f"m{number}": 0.0 for number in range(500)})
+
+
+@pytest.mark.parametrize(
+    "write",
+    [write_a_checkpoint, write_averages, write_json_bytes, write_pictures, write_shards, write_metrics],
+)
+def test_a_full_disk_is_named(tmp_path, recipe, write):
+    """The error says which place has no room, whatever library wrote; on a disk with room the same is written."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    with pytest.raises(OSError, match=re.escape(str(folder))) as caught:
+        write(folder, recipe)
+    assert "File too large" in str(caught.value)
+    assert "cannot be written to" in str(caught.value)

@@ -19,7 +19,7 @@ from raysde.registry.promotion import promote
 from raysde.sampler import Method
 from raysde.serving import Served, defaults, png
 from raysde.tracking import client_for
-from tests.conftest import open_image
+from tests.conftest import description_of, open_image
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import CAPTIONS, spec_with
@@ -90,10 +90,8 @@ def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
     assert ModelSpec.parse(written) == spec_with()
     assert hash(spec) is not None
     folder = Path(write_model(tmp_path / "old"))
-    path = folder / "checkpoint.json"
-    content = json.loads(path.read_text())
-    del content["model"]["generation"]
-    path.write_text(json.dumps(content))
+    with description_of(folder) as content:
+        del content["model"]["generation"]
     assert checkpoint.load_model(folder).spec.generation == {}
 
 
@@ -115,10 +113,8 @@ def test_a_description_with_what_cannot_be_is_refused(folders, tmp_path, setting
         checkpoint.settle(Path(folders["plain"]), tmp_path / "settled", settings)
     assert not (tmp_path / "settled").exists()
     folder = Path(write_model(tmp_path / "broken"))
-    path = folder / "checkpoint.json"
-    content = json.loads(path.read_text())
-    content["model"]["generation"] = settings
-    path.write_text(json.dumps(content))
+    with description_of(folder) as content:
+        content["model"]["generation"] = settings
     with pytest.raises(ValueError, match=f"description is invalid at generation: .*{said}"):
         checkpoint.load_model(folder)
 
@@ -177,6 +173,49 @@ def test_a_model_without_any_draws_as_before(folders, tmp_path):
     assert main(["sample", folders["plain"], *told, "--out", str(tmp_path)]) == 0
     wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, solver="heun", steps=20, guidance=2.0)
     assert torch.equal(drawn(tmp_path), wanted.images)
+
+
+@pytest.mark.parametrize("own", [{}, {"solver": "ddim", "steps": 3, "eta": 0.5}])
+@pytest.mark.parametrize("era", ["heun", "unipc"])
+def test_a_model_keeps_the_default_of_its_time(folders, digits, tmp_path, capsys, era, own):
+    """Settled or not: where it has no settings of its own, and in what restores, which takes none of them."""
+    spec = replace(spec_with(text=None), default_solver=era, generation=own)
+    assert ("default_solver" in spec.dump()) == (era != "heun")
+    assert ModelSpec.parse(spec.dump()) == spec
+    model = replace(model_at(folders["alone"]), spec=spec)
+    named = own or {"solver": era, "steps": 20}
+    assert torch.equal(model.sample(n=2).images, model.sample(n=2, **named).images)
+    images, mask = model.sample(n=2, seed=1).images, torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4] = True
+    assert torch.equal(model.edit(images, 0.5).images, model.edit(images, 0.5, **named).images)
+    assert torch.equal(model.inpaint(images, mask).images, model.inpaint(images, mask, solver=era, steps=20).images)
+    twice = {"method": "replacement", "resample": 1, "steps": 4}
+    assert torch.equal(
+        model.inpaint(images, mask, **twice).images, model.inpaint(images, mask, solver="heun", **twice).images
+    )
+    if not own:
+        corrected = {"corrector": "langevin", "steps": 4}
+        found = model.sample(n=2, **corrected)
+        assert torch.equal(found.images, model.sample(n=2, solver="heun", **corrected).images)
+        assert defaults(spec) == {"seed": 0, "steps": 20, "solver": era, "guidance": 1.0}
+    assert Served(model).predict(pd.DataFrame({"number": [0, 1]}))["image"].tolist() == [
+        png(image) for image in model.sample(n=2).images
+    ]
+
+
+def test_commands_draw_a_new_model_by_the_new_default(digits, tmp_path, capsys):
+    folder = write_model(tmp_path / "new", text=None, default_solver="unipc")
+    assert main(["sample", folder, "-n", "2", "--out", str(tmp_path / "plain")]) == 0
+    assert "(20 network evaluations each)" in capsys.readouterr().out
+    assert torch.equal(drawn(tmp_path / "plain"), model_at(folder).sample(n=2, solver="unipc", steps=20).images)
+    corrected = ["--set", "corrector=langevin", "--steps", "3", "--out", str(tmp_path / "corrected")]
+    assert main(["sample", folder, "-n", "2", *corrected]) == 0
+    assert "(8 network evaluations each)" in capsys.readouterr().out
+    assert main(["evaluate", folder, "--data", digits.path, "--metrics", "kid", "--features", "judge", "--samples",
+                 "12", "--cache", str(tmp_path), "--output", str(tmp_path / "report.json")]) == 0  # fmt: skip
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"solver": "unipc", "steps": 20}.items() <= report["sampling"].items()
+    assert report["overrides"] is None
 
 
 def test_an_evaluation_draws_by_them_and_says_so(folders, digits, tmp_path, monkeypatch):
@@ -339,11 +378,14 @@ def test_sample_refuses_guidance_of_a_model_without_conditions(folders, capsys, 
     ],
 )
 def test_what_takes_the_place_of_a_models_own_settings_is_said(given, said):
-    assert overrides(OWN, given, told=True) == said
+    assert overrides(OWN, given, usual="heun", told=True) == said
 
 
 @pytest.mark.parametrize(("told", "usual"), [(True, 2.0), (False, 1.0)])
 def test_the_usual_settings_take_no_ones_place(told, usual):
     """A figure drawn by other guidance than a model's with nothing of its own is no match for it."""
-    assert overrides({}, {"solver": "heun", "steps": 20, "guidance": usual}, told=told) is None
-    assert overrides({}, {"guidance": 3.0 - usual}, told=told) == f"guidance={3.0 - usual:g}"
+    for solver in ("heun", "unipc"):
+        given = {"solver": solver, "steps": 20, "guidance": usual}
+        assert overrides({}, given, usual=solver, told=told) is None
+        assert overrides({}, given, usual="rk4", told=told) == f"guidance={usual:g} solver={solver} steps=20"
+    assert overrides({}, {"guidance": 3.0 - usual}, usual="unipc", told=told) == f"guidance={3.0 - usual:g}"

@@ -76,8 +76,21 @@ def test_images_come_back_from_their_latents(exact, images):
 def test_images_that_do_not_fit_are_named(exact, images):
     """By everything that goes through latents: other sizes, floats in an unknown range, unequal numbers, no weight."""
     for ask in (exact.log_prob, exact.bits_per_dim, exact.encode):
-        for wrong in (images[..., :4], images.float(), images.expand(-1, 3, -1, -1)):
-            with pytest.raises(ValueError, match=r"takes uint8 images of shape \[B, 1, 8, 8\]"):
+        for wrong in (images[..., :4], images.long(), images.expand(-1, 3, -1, -1)):
+            with pytest.raises(
+                ValueError, match=r"takes (uint8 images|images, uint8 or float,) of shape \[B, 1, 8, 8\]"
+            ):
+                ask(wrong)
+    with pytest.raises(ValueError, match=r"takes uint8 images of shape"):
+        exact.bits_per_dim(exact.floats(images))
+    for ask in (
+        exact.log_prob,
+        exact.encode,
+        lambda x: exact.edit(x, 0.5),
+        lambda x: exact.upscale(x[..., ::2, ::2], 2),
+    ):
+        for wrong in (images.float(), torch.full((1, 1, 8, 8), math.nan), exact.floats(images) - 2.5):
+            with pytest.raises(ValueError, match="float images lie in the data range, -1 to 1, these go from"):
                 ask(wrong)
     with pytest.raises(ValueError, match="interpolate: 1 images and 4"):
         exact.interpolate(images[:1], images, [0.5])
@@ -95,26 +108,28 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
     def remembered(*given, generator=None, **more):
         streams.append(None if generator is None else generator.initial_seed())
         asked.append((given, more))
-        return torch.zeros(2, 4, 1, 8, 8) if len(given) == 3 and generator is None else "found"
+        return (torch.zeros(4, 1, 8, 8), 9) if generator is None else "found"
 
-    for name in ("log_prob", "bits_per_dim", "encode", "decode"):
+    for name in ("log_prob", "bits_per_dim", "encode_counted", "decode_counted"):
         monkeypatch.setattr(likelihood, name, remembered)
+    coarse = {"rtol": 1e-2, "atol": 1e-3}
     ranged = replace(exact, spec=replace(exact.spec, data_range=(-0.5, 2.0)))
     floats = images.double() * 2.5 / 255.0 - 0.5
     said = {"prompts": ["a"] * 4, "labels": [3, 1, 2, 0]}
-    ranged.log_prob(images, **said, seed=6, guidance=1.5, divergence="exact", probes=7)
-    ranged.bits_per_dim(images, **said, seed=8, guidance=2.5, repeats=3, probes=2)
-    ranged.encode(images, **said, guidance=3.5)
-    ranged.decode(torch.ones(4, 1, 8, 8), **said, guidance=4.5)
+    ranged.log_prob(images, **said, seed=6, guidance=1.5, divergence="exact", probes=7, **coarse)
+    ranged.bits_per_dim(images, **said, seed=8, guidance=2.5, repeats=3, probes=2, divergence="gaussian", **coarse)
+    ranged.encode(images, **said, guidance=3.5, **coarse)
+    ranged.decode(torch.ones(4, 1, 8, 8), **said, guidance=4.5, **coarse)
     assert asked[0::2] == [(said["prompts"], said["labels"], 4, scale) for scale in (1.5, 2.5, 3.5, 4.5)]
     assert streams == [randomness.key(6, randomness.PROBES), randomness.key(8, randomness.PROBES), None, None]
-    (logs, log_how), (bits, bits_how), (encoded, _), (decoded, _) = asked[1::2]
+    (logs, log_how), (bits, bits_how), (encoded, encode_how), (decoded, decode_how) = asked[1::2]
+    assert encode_how == decode_how == coarse
     for given in (logs, encoded):
         assert (given[0], given[2]) == ("score", exact.sde)
         torch.testing.assert_close(given[1].double(), floats, rtol=0.0, atol=1e-6)
-    assert log_how == {"divergence": "exact", "probes": 7}
+    assert log_how == {"divergence": "exact", "probes": 7, **coarse}
     assert torch.equal(bits[1], images)
-    assert bits_how == {"data_range": (-0.5, 2.0), "repeats": 3, "probes": 2}
+    assert bits_how == {"data_range": (-0.5, 2.0), "repeats": 3, "probes": 2, "divergence": "gaussian", **coarse}
     assert torch.equal(decoded[1], torch.ones(4, 1, 8, 8))
 
 
@@ -164,3 +179,76 @@ def test_a_compiled_network_samples_alike(spec):
     compiled = sample(Conditioned(model, Encoded()), spec.sde, (2, 1, 8, 8), solver="unipc", steps=3,
                       generator=torch.Generator().manual_seed(0))  # fmt: skip
     torch.testing.assert_close(compiled.x, plain.x)
+
+
+def calls_of(model: Model) -> list[int]:
+    """Grows by one at each evaluation of the network."""
+    calls: list[int] = []
+    model.score_model.network.register_forward_hook(lambda module, given, out: calls.append(len(out)))
+    return calls
+
+
+def test_what_flows_cost_is_told_and_tolerances_change_it(exact, images):
+    calls = calls_of(exact)
+    found = exact.encode_counted(images)
+    assert found.nfe == len(calls)
+    assert torch.equal(found.x, exact.encode(images))
+    calls.clear()
+    back = exact.decode_counted(found.x, rtol=1e-2, atol=1e-2)
+    assert back.nfe == len(calls) < found.nfe
+    assert torch.equal(back.x, exact.decode(found.x, rtol=1e-2, atol=1e-2))
+    # the flow of a Gaussian is a line: each pixel's distance from the mean, in its own deviations
+    expected = (exact.floats(images) - 0.1) / 0.5
+    fine, coarse = ((exact.encode(images, rtol=e, atol=e) - expected).abs().max() for e in (1e-5, 3e-2))
+    assert fine < 5e-3 < coarse
+
+
+def test_float_images_are_what_uint8_images_mean(exact, images):
+    """Bit for bit, wherever images go in; and what comes out is what uint8 images are rounded from."""
+    floats, mask = exact.floats(images), torch.zeros(8, 8, dtype=torch.bool)
+    mask[:, :3] = True
+    for ask in (
+        lambda x: exact.log_prob(x, probes=1).value,
+        exact.encode,
+        lambda x: exact.interpolate(x[:1], x[1:2], [0.3]),
+        lambda x: exact.edit(x, 0.5, steps=3).images,
+        lambda x: exact.inpaint(x, mask, steps=3).images,
+        lambda x: exact.upscale(x[..., ::2, ::2], 2, steps=3).images,
+    ):
+        assert torch.equal(ask(floats), ask(images))
+    drawn = exact.sample(n=3, steps=4, dtype=torch.float32)
+    assert drawn.images.abs().max() > 1.0  # neither clipped
+    assert torch.equal(drawn.pictures, exact.sample(n=3, steps=4).images)
+    for ask in (
+        lambda **given: exact.sample(n=3, steps=4, **given).images,
+        lambda **given: exact.edit(images, 0.5, steps=4, **given).images,
+        lambda **given: exact.inpaint(images, mask, steps=4, **given).images,
+        lambda **given: exact.decode(exact.encode(images), **given),
+        lambda **given: exact.interpolate(images[:1], images[1:2], [0.3], **given),
+    ):
+        rough, fine = ask(), ask(dtype=torch.float32)
+        assert (rough.dtype, fine.dtype) == (torch.uint8, torch.float32)
+        assert torch.equal(((fine.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), rough)
+        assert (fine * 127.5 - (fine * 127.5).round()).abs().max() > 0.2
+    with pytest.raises(ValueError, match=r"torch\.uint8 or torch\.float32, got torch\.int64"):
+        exact.sample(dtype=torch.long)
+
+
+def test_a_walk_may_begin_anywhere_and_take_any_times(exact):
+    """As the sampler's own, also in several batches; the network takes shapes that ``start`` has."""
+    g = torch.Generator().manual_seed(4)
+    start, times = torch.randn(5, 1, 8, 8, generator=g), torch.tensor([0.7, 0.4, 0.1, 0.01])
+    score = exact.conditioned(None, None, 2, 1.0).score
+    told = []
+    found = exact.sample(
+        start=start, times=times, dtype=torch.float32, batch_size=2, progress=lambda *each: told.append(each)
+    )
+    assert told == [(step, 9) for step in range(1, 10)]
+    assert found.nfe == 6
+    wanted = sample(score, exact.sde, start.shape, start=start, times=times, solver="heun").x
+    torch.testing.assert_close(found.images, wanted)
+    for wrong in (start[0], start[:, :, :4], start.long(), start.expand(-1, 2, -1, -1)):
+        with pytest.raises(ValueError, match=r"start must be floats of shape|multiples"):
+            exact.sample(n=5, start=wrong, size=8)
+    with pytest.raises(ValueError, match="start must be floats"):
+        exact.sample(n=4, start=start)

@@ -1,22 +1,36 @@
 """What Ray Train and Ray Tune are asked for, without a cluster: every setting of a recipe reaches them."""
 
+import os
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+import ray.data
 import ray.train
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
 
-from raysde import config
-from raysde.cluster import job, precompute, train
+from raysde import checkpoint, config, tracking
+from raysde.backlog import backlog_of
+from raysde.cluster import job, precompute, session, train
+from raysde.cluster.backpressure import PAUSE, rested, set_up_data
 from raysde.cluster.mailbox import Mailbox
 from raysde.cluster.shares import Cluster, Share, runs_at_once, survey
 from raysde.cluster.stream import row_bytes, stream_spec
 from raysde.cluster.sweep import definition
 from raysde.cluster.train import launch, root_cause
 from raysde.cluster.worker import timed_first
+from raysde.data.filesystems import child
 from raysde.distributed import World
 from raysde.hooks import save_checkpoint
+from raysde.local import train_here
+from raysde.mistakes import Interrupted
 from raysde.parts import new_state
 from raysde.run import open_run
 from raysde.spool import spool_of
@@ -63,8 +77,8 @@ def test_every_setting_reaches_ray_train(launched):
     assert (scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker) == ((1, 2), False, {"CPU": 3})
     assert scaling.elastic_resize_monitor_interval_s == 7.0
     assert (running.name, running.storage_path) == ("small", run.config.storage)
-    assert running.failure_config.max_failures == 5
-    assert running.checkpoint_config.num_to_keep == 4
+    assert running.failure_config.max_failures == 0  # every failure is counted in one place, see below
+    assert running.checkpoint_config.num_to_keep is None  # workers delete older checkpoints themselves
     assert made["torch_config"].backend == "gloo"
     assert set(made["datasets"]) == {"train"}
     assert made["dataset_config"].preserve_order
@@ -86,6 +100,106 @@ def test_a_failure_that_a_worker_returns_is_the_runs(launched):
     with pytest.raises(RuntimeError, match=r"^run 'small' failed: the loss is nan at step 3$"):
         launched(Share(1, False), returned={"step": 3, "failed": "the loss is nan at step 3"})
     launched(Share(1, False), returned={"step": 3, "failed": ""})
+
+
+DEATHS = [
+    ray.train.WorkerGroupError("died", {0: RuntimeError("died")}),
+    ray.train.ControllerError(ray.exceptions.ActorDiedError()),
+    ray.exceptions.ActorDiedError(),
+]
+
+
+@pytest.mark.parametrize("death", DEATHS, ids=["worker", "worker that starts", "controller"])
+@pytest.mark.parametrize(("deaths", "most"), [(0, 0), (1, 0), (1, 1), (3, 3), (4, 3), (2, 7)])
+def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsys, death, deaths, most):
+    """A new trainer each time, until the failures are more than the recipe allows."""
+    fits = []
+
+    class Trainer:
+        def __init__(self, worker, **given) -> None:
+            pass
+
+        def fit(self):
+            fits.append(1)
+            if len(fits) <= deaths:
+                raise death
+            return SimpleNamespace(return_value={"step": 10, "failed": ""})
+
+    monkeypatch.setattr(train, "TorchTrainer", Trainer)
+    run = open_run(config.parse(recipe(resources__max_failures=most)))
+    given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
+    if deaths > most:
+        with pytest.raises(RuntimeError, match=r"^run 'small' failed: .*died"):
+            launch(run, **given)
+    else:
+        launch(run, **given)
+    restarts = min(deaths, most)
+    assert len(fits) == restarts + 1
+    first, *said = capsys.readouterr().err.splitlines()
+    assert first == "starting 1 worker"
+    assert [line.partition("starting again ")[2] for line in said] == [
+        f"from step 0 ({number} of {most} times)" for number in range(1, restarts + 1)
+    ]
+
+
+def test_what_is_no_death_is_not_tried_again(monkeypatch, recipe):
+    class Trainer:
+        def __init__(self, worker, **given) -> None:
+            pass
+
+        def fit(self):
+            raise KeyError("a mistake")
+
+    monkeypatch.setattr(train, "TorchTrainer", Trainer)
+    run = open_run(config.parse(recipe(resources__max_failures=3)))
+    with pytest.raises(KeyError, match="a mistake"):
+        launch(run, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=Share(1, False))
+
+
+@pytest.mark.parametrize("harm", ["deleted", "truncated", "older", "unlisted"])
+def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_path, harm):
+    """Ray's own manager of checkpoints starts in a folder whose list does not fit it, as it does in a fresh one."""
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+    from ray.train.v2._internal.execution.storage import StorageContext
+    from ray.train.v2._internal.execution.training_report import _TrainingReport
+
+    monkeypatch.setattr(CheckpointManager, "_notify", lambda self: None)
+    run = open_run(config.parse(recipe()))
+    place = tmp_path / "runs"
+    context, state = StorageContext(str(place), "small"), new_state(run, World().device)
+    manager = CheckpointManager(ray.train.CheckpointConfig(), context)
+    for step in (3, 6, 9):
+        state.step = step
+        folder = save_checkpoint(run, state, place / "small", World())
+        if (step, harm) != (9, "unlisted"):
+            report = _TrainingReport(ray.train.Checkpoint.from_directory(str(folder)), {"step": step}, False)
+            manager.register_checkpoint(report)
+    listing, newest = place / "small" / train.SNAPSHOT, place / "small" / checkpoint.name_of(9)
+    if harm == "deleted":
+        shutil.rmtree(newest)
+    if harm == "truncated":
+        os.truncate(listing, 50)
+    if harm == "older":
+        os.truncate(newest / "weights.safetensors", 50)
+    assert train.prepared(run, print) == (9 if harm in ("unlisted", "truncated") else 6)
+    again = CheckpointManager(ray.train.CheckpointConfig(), context)
+    assert again.best_checkpoint_results == []
+
+
+def test_every_limit_of_ray_data_rests(monkeypatch):
+    """Whatever policies this version of Ray has: those that limit what is read are replaced by their own kind."""
+    pauses = []
+    monkeypatch.setattr("raysde.cluster.backpressure.time.sleep", pauses.append)
+    assert [rested(limit) for limit in (0, None, 5, 0)] == [0, None, 5, 0]
+    assert pauses == [PAUSE, PAUSE]
+    set_up_data()
+    context = ray.data.DataContext.get_current()
+    chosen = context.get_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY)
+    assert not context.enable_progress_bars
+    for policy, ours in zip(ENABLED_BACKPRESSURE_POLICIES, chosen, strict=True):
+        limits = policy.max_task_output_bytes_to_read is not BackpressurePolicy.max_task_output_bytes_to_read
+        assert issubclass(ours, policy)
+        assert (ours is not policy) == limits
 
 
 class Failed(ray.train.TrainingFailedError):
@@ -193,9 +307,9 @@ def test_messages_are_taken_once_in_their_order():
 def test_the_first_batch_is_timed_once(monkeypatch):
     monkeypatch.setattr("raysde.cluster.worker.time.time", lambda: 107.5)
     logged, batches = [], iter([["a"], ["b"], ["c"]])
-    tracker = SimpleNamespace(metrics=lambda step, values: logged.append((step, values)))
-    assert list(timed_first(batches, 100.0, tracker, 40)) == [["a"], ["b"], ["c"]]
-    assert logged == [(40, {"startup/first_batch": 7.5})]
+    tracker = SimpleNamespace(tags=logged.append)
+    assert list(timed_first(batches, 100.0, tracker)) == [["a"], ["b"], ["c"]]
+    assert logged == [{"raysde.startup.first_batch": "7.5"}]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +350,31 @@ def test_another_space_search_or_seed_is_another_sweep(recipe, text):
     assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"trials": 1, "concurrent": 1})) == first
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "ended"),
+    [
+        ({}, {}, True),
+        ({"validation__patience": 2}, {"validation__patience": 2}, True),
+        ({"validation__patience": 2}, {"validation__patience": 1}, True),
+        ({"validation__patience": 2}, {"validation__patience": 3}, False),
+        ({"validation__patience": 2}, {"validation__patience": 0}, False),
+        ({"validation__patience": 2}, {"train__length__steps": 11}, False),
+        ({"validation__patience": 2}, {"train__length__steps": 9}, True),
+        ({"validation__patience": 2}, {"train__length": {"images": 176}}, False),
+        ({"validation__patience": 2}, {"train__length": {"images": 160}}, True),
+        ({}, {"validation__patience": 3}, True),
+    ],
+)
+def test_a_stopped_run_is_over_unless_more_is_asked_for(recipe, then, now, ended):
+    """More patience, or more steps, in whatever unit; one that something else stopped waits for no validation."""
+    run = open_run(config.parse(recipe(validation__rows=8, **then)))
+    state = new_state(run, World().device)
+    state.step, state.stopped, state.stale = 4, True, 2
+    save_checkpoint(run, state, Path(run.config.storage) / "small", World())
+    again = open_run(config.parse(recipe(validation__rows=8, **{**then, **now})))
+    assert job.finished(again) == ended
+
+
 @pytest.mark.parametrize(("step", "stopped", "ended"), [(9, False, False), (10, False, True), (4, True, True)])
 def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, stopped, ended):
     run = open_run(config.parse(recipe()))
@@ -246,3 +385,153 @@ def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, st
     assert job.finished(run) == ended
     with pytest.raises(ValueError, match=r"sde\.kind=vp, the recipe says ve"):
         job.finished(open_run(config.parse(recipe(sde={"kind": "ve"}))))
+
+
+# whole jobs, whose workers are replaced by the bare loop in this process
+
+
+def bare(run, *, tracking_uri: str, run_id: str, started: float, share: Share) -> None:
+    """Trains as the first worker of a group does."""
+    folder = child(run.config.storage, run.config.name)
+    spool = spool_of(run.config.name, run_id)
+    tracker = tracking.Tracker(tracking_uri, run_id, spool, backlog_of(folder, run_id))
+    train_here(run, tracker)
+    assert tracker.close()
+
+
+@pytest.fixture
+def jobs(monkeypatch, recipe, tmp_path, empty_store):
+    """Runs jobs of the recipe in a store of their own; `surroundings` is what a job looks at before it logs anything."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setattr(job, "launch", bare)
+    monkeypatch.setattr(job, "connect", lambda: None)
+    monkeypatch.setattr(job, "alive", lambda: [{}])
+    monkeypatch.setattr(train, "survey", lambda: Cluster(9))
+
+    def run(**changes):
+        settings = {"tracking__uri": "sqlite:///mlflow.db", "train__length__steps": 4, "checkpoint_every": 2}
+        tree = recipe(**{**settings, **changes})
+        return job.train_job(config.parse(tree))
+
+    return run
+
+
+def logged(run_id: str) -> list[int]:
+    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    return sorted(metric.step for metric in client.get_metric_history(run_id, "train/loss"))
+
+
+def runs_of(name: str) -> list:
+    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    place = client.get_experiment_by_name("raysde")
+    return (
+        [] if place is None else [run for run in client.search_runs([place.experiment_id]) if run.info.run_name == name]
+    )
+
+
+def test_a_run_whose_folder_was_removed_is_another_mlflow_run(jobs, tmp_path):
+    """It is trained anew, shorter and with another learning rate: the old MLflow run stays what it was."""
+    first = jobs()
+    shutil.rmtree(tmp_path / "runs" / "small")
+    second = jobs(train__length__steps=3, train__lr=2e-3)
+    assert second.run_id != first.run_id
+    assert (logged(first.run_id), logged(second.run_id)) == ([1, 2, 3, 4], [1, 2, 3])
+    client = tracking.client_for(first.tracking_uri)
+    old, new = (client.get_run(run_id).data for run_id in (first.run_id, second.run_id))
+    assert (old.params["train.lr"], new.params["train.lr"]) == ("0.001", "0.002")
+    assert (old.params["train.length.steps"], new.params["train.length.steps"]) == ("4", "3")
+    assert new.metrics["train/images"] == 3 * 16
+    assert {"raysde.startup.imports", "raysde.startup.ray"} <= new.tags.keys()
+    assert not any("startup" in key or "time" in key for key in new.metrics)
+    again = jobs(train__length__steps=3, train__lr=2e-3)
+    assert (again.run_id, again.model) == (second.run_id, second.model)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(15), SystemExit(143)])
+def test_an_interrupted_job_says_how_to_go_on(jobs, monkeypatch, tmp_path, error):
+    """Ctrl-C and SIGTERM, here after the checkpoint of step 2: one sentence, and the MLflow run is marked as killed until
+    it goes on, as the same run with every step once."""
+
+    def interrupted(run, **settings) -> None:
+        tree = run.config.model_dump(mode="json")
+        tree["train"]["length"] = {"steps": 3}
+        bare(open_run(config.parse(tree)), **settings)
+        shutil.rmtree(tmp_path / "runs/small/step_000000003")
+        raise error
+
+    monkeypatch.setattr(job, "launch", interrupted)
+    with pytest.raises(Interrupted, match=r"run 'small' was interrupted; .* its checkpoint at step 2") as caught:
+        jobs()
+    assert caught.value.__cause__ is error
+    (killed,) = runs_of("small")
+    assert killed.info.status == "KILLED"
+    monkeypatch.setattr(job, "launch", bare)
+    done = jobs()
+    assert done.run_id == killed.info.run_id
+    assert logged(done.run_id) == [1, 2, 3, 4]
+    (found,) = runs_of("small")
+    assert found.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "culprit"),
+    [
+        ({"resources__gpu": True}, 1, "resources.gpu"),
+        ({"resources__workers": 16, "resources__cpus_per_worker": 2}, 1, "resources.workers"),
+        ({"resources__cpus_per_worker": 64}, 1, "resources.cpus_per_worker"),
+        ({}, 2, "the cluster has 2 nodes"),
+        ({"validation__rows": 5000}, 1, "validation.rows"),
+        ({"tracking__register_as": "prompted"}, 1, "has a prompt named 'prompted'"),
+    ],
+)
+def test_what_the_surroundings_lack_is_found_before_anything_is_logged(jobs, monkeypatch, changes, nodes, culprit):
+    """No MLflow run, and no folder of the run, is left of a job that cannot begin."""
+    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    client.register_prompt(name="prompted", template="x")
+    monkeypatch.setattr(job, "alive", lambda: [{}] * nodes)
+    with pytest.raises(ValueError, match=re.escape(culprit)):
+        jobs(**changes)
+    assert runs_of("small") == []
+    assert not Path("runs/small").exists()
+
+
+def test_a_cluster_that_does_not_start_is_a_sentence(jobs, monkeypatch, capsys):
+    """Ray raises plain Exceptions, such as of a node that times out."""
+    monkeypatch.undo()
+
+    def fails(*arguments, **settings):
+        raise Exception("The current node timed out during startup. This\ncould happen because ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match=r"Ray does not start on this machine: The current node timed out.*--no-ray"):
+        session.connect()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(
+        ValueError, match=r"the Ray cluster '10\.0\.0\.1:6379' does not answer: The current node timed out"
+    ):
+        session.connect()
+
+
+def test_relative_places_are_those_of_the_driver(jobs, monkeypatch, tmp_path, digits):
+    """What workers are given holds no relative place: they may start in another folder."""
+    shutil.copytree(digits.path, tmp_path / "shards")
+    given = {}
+
+    def elsewhere(run, *, tracking_uri: str, **settings) -> None:
+        given.update(uri=tracking_uri, run=run)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        bare(open_run(config.parse(run.config.model_dump(mode="json"))), tracking_uri=tracking_uri, **settings)
+
+    monkeypatch.setattr(job, "launch", elsewhere)
+    done = jobs(storage="runs", data__path="shards")
+    assert given["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert (given["run"].config.storage, given["run"].config.data.path) == (f"{tmp_path}/runs", f"{tmp_path}/shards")
+    assert done.checkpoint == tmp_path / "runs/small" / checkpoint.name_of(4)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    assert logged(done.run_id) == [1, 2, 3, 4]
+    assert tracking.client_for(done.tracking_uri).get_run(done.run_id).data.params["storage"] == f"{tmp_path}/runs"

@@ -8,8 +8,9 @@ import torch
 from raysde.conditioning import Encoded
 from raysde.guidance import Guided
 from raysde.likelihood import LogProb, bits_per_dim, decode, encode, interpolate, log_prob
+from raysde.sampler import sample
 from raysde.sde import VE
-from tests.oracles import SDES, Mixture, gaussian, gaussian_score, mixture
+from tests.oracles import SDES, Mixture, exact_flow, gaussian, gaussian_score, mixture
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}
 NAMES = ["vp", "vp_cosine", "sub_vp", "ve", "edm", "flow"]
@@ -40,6 +41,24 @@ def test_exact_divergence_gives_the_exact_log_density(name, make):
     error = (found.value - floor_log_prob(data, x, sde)).abs() / 2
     assert error.max() < 1e-3
     assert torch.equal(found.standard_error, torch.zeros(len(x), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("make", [gaussian, mixture])
+def test_ve_may_be_trained_and_measured_down_to_time_zero(make):
+    """Where data have the noise sigma_min: the likelihood, latents and samples are those of that noise level."""
+    sde, data = VE(train_floor=0.0, sample_floor=0.0, sigma_min=0.1), centred(make())
+    x = points(data)
+    found = log_prob(data.score(sde), x, sde, divergence="exact", **TIGHT)
+    assert torch.isfinite(found.value).all()
+    assert ((found.value - floor_log_prob(data, x, sde)).abs() / 2).max() < 1e-3
+    z = encode(data.score(sde), x, sde, **TIGHT)
+    torch.testing.assert_close(decode(data.score(sde), z, sde, **TIGHT), x, rtol=0.0, atol=1e-4)
+    one = gaussian_score(0.3, 0.5, sde)
+    start = sde.prior((9, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    end = sample(one, sde, start.shape, start=start, dtype=torch.float64, solver="rk4", steps=60).x
+    torch.testing.assert_close(end, exact_flow(sde, start, 0.3, 0.5), rtol=1e-4, atol=1e-4)
+    walked = sample(one, sde, start.shape, start=start, dtype=torch.float64, times=torch.tensor([1.0, 0.5, 0.0])).x
+    assert torch.isfinite(walked).all()
 
 
 @pytest.mark.parametrize("name", ["vp", "ve", "flow"])

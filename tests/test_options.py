@@ -4,10 +4,12 @@ import argparse
 import dataclasses
 import inspect
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -82,10 +84,12 @@ def drawing(recorder: Recorder) -> Any:
         return SimpleNamespace(images=images[:count], nfe=1, save=save)
 
     spec = SimpleNamespace(
-        generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True, classes=10, class_names=()
-    )
+        generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True, classes=10, class_names=(),
+        default_solver="heun",
+    )  # fmt: skip
     methods = {
         "sample": (lambda **settings: None, lambda **settings: drawn(settings["n"])),
+        "sample_path": (lambda points, **settings: None, lambda points, **settings: drawn(settings["n"])),
         "inpaint": (lambda images, known, **settings: None, lambda images, *_, **settings: drawn(len(images))),
         "colorise": (lambda grey, **settings: None, lambda images, **settings: drawn(len(images))),
         "upscale": (lambda small, factor, **settings: None, lambda images, *_, **settings: drawn(len(images))),
@@ -141,10 +145,11 @@ def recorder_subject() -> Any:
 def for_settle(recorder: Recorder) -> None:
     from raysde.sde import VP
 
-    spec = SimpleNamespace(conditional=True, generation={}, sde=VP())
+    spec = SimpleNamespace(conditional=True, generation={}, sde=VP(), default_solver="heun")
     recorder.replace("raysde.registry.resolve_checkpoint", Path("checkpoint"))
     recorder.replace("raysde.checkpoint.verify", SimpleNamespace(spec=spec))
     recorder.replace("raysde.commands.settle.claim", None)
+    recorder.replace("raysde.registry.check_name", None)
     study = SimpleNamespace(metric="kid", models={None: "own"}, question=lambda *_: None, rehearse=lambda *_: None)
     recorder.replace("raysde.settling.study.Study", study)
     recorder.replace("raysde.checkpoint.export", lambda source, folder: folder.mkdir())
@@ -183,7 +188,7 @@ def for_exchange(recorder: Recorder) -> None:
 
 def for_ingest(recorder: Recorder) -> None:
     recorder.replace("raysde.data.sources.open_source", SimpleNamespace(notes=[]))
-    recorder.replace("raysde.data.probe.rules_for", None)
+    recorder.replace("raysde.data.probe.rules_for", SimpleNamespace(shape=(3, 5), bucket_multiple=0, fit="crop"))
     recorder.replace("raysde.cluster.ingest.ingest", None)
     recorder.replace("raysde.commands.ingest.summary", None)
 
@@ -219,6 +224,7 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.storage.newest_checkpoint", None)
     recorder.replace("raysde.cli.draw_command", "")
     recorder.replace("raysde.local.train_here", None)
+    recorder.replace("raysde.history.recorded", lambda run, shown: nullcontext(shown))
     recorder.replace("raysde.cluster.demo.demo", None)
     recorder.replace("raysde.config.load", config.load)
     recorder.replace("raysde.explain.reference", "")
@@ -284,6 +290,10 @@ MODES = {
     "sample": (for_sample, [], {
         **MODEL, **TOLD, **SOLVER,
         "n": (["-n", "3"], ("n", 3)),
+        "size": (["--size", "6x10"], ("size", [6, 10])),
+        "path": (["--path", "5"], ("points", 5)),
+        "times": (["--times", "0.75,0.25"], ("times", 0.5)),
+        "start": (["--start", "start.npy"], ("start", 0.125)),
         "out": (["--out", "DRAWN"], ("folder", "DRAWN")),
     }),
     "sample of a file": (for_bulk, ["--prompts-file", "FILE"], {
@@ -292,6 +302,7 @@ MODES = {
         "set": SOLVER["set"], "solver": SOLVER["solver"], "steps": SOLVER["steps"], "grid": SOLVER["grid"],
         "batch_size": SOLVER["batch_size"],
         "seed": (["--seed", "9"], ("seed", 9)),
+        "size": (["--size", "6x10"], ("size", [6, 10])),
         "prompts_file": (["--prompts-file", "OTHER"], ("file", "OTHER")),
         "form": (["--form", "png"], ("form", "png")),
         "workers": (["--workers", "3"], ("workers", 3)),
@@ -329,6 +340,8 @@ MODES = {
         "output": (["--output", "told.json"], ("path", str(Path("told.json").absolute()))),
         "rows": (["--rows", "33"], ("rows", 33)),
         "t": (["--t", "0.25"], ("t", 0.25)),
+        "bpd_rtol": (["--bpd-rtol", "0.03"], ("rtol", 0.03)),
+        "bpd_atol": (["--bpd-atol", "0.02"], ("atol", 0.02)),
         "lpips": (["--lpips", "WEIGHTS"], ("lpips", "WEIGHTS")),
         "cache": (["--cache", "CACHE"], ("cache", "CACHE")),
         "guidance": LED["guidance"], "autoguide": LED["autoguide"], "autoguidance": LED["autoguidance"],
@@ -381,7 +394,7 @@ MODES = {
     "ingest": (for_ingest, ["SOURCE", "OUT"], {
         "source": ([], ("path", "SOURCE")),
         "out": ([], ("out", "OUT")),
-        "size": (["--size", "24"], ("size", 24)),
+        "size": (["--size", "24x32"], ("size", [24, 32])),
         "fit": (["--fit", "pad"], ("fit", "pad")),
         "buckets": (["--buckets", "8"], ("bucket_multiple", 8)),
         "channels": (["--channels", "3"], ("channels", 3)),
@@ -413,7 +426,7 @@ MODES = {
         "step": ([RECIPE, "--step", "7"], ("step", 7)),
     }),
     "precompute": (for_precompute, ["SHARDS", "--text", "BERT"], {
-        "shards": ([], ("path", "SHARDS")),
+        "shards": ([], ("path", str(Path.cwd() / "SHARDS"))),
         "text": (["--text", "T5"], ("encoder", "T5")),
         "vae": (["--vae", "KL"], ("vae", "KL")),
         "max_tokens": (["--max-tokens", "32"], ("max_tokens", 32)),
@@ -491,6 +504,7 @@ def place(tmp_path, monkeypatch) -> Path:
     for name, size in (("grey", 8), ("other", 8), ("mask", 8), ("small", 4)):
         Image.fromarray(rng_image(0, size)[..., 0]).save(tmp_path / f"{name}.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
+    np.save(tmp_path / "start.npy", np.full((2, 1, 8, 8), 0.125, np.float32))
     (tmp_path / "sweep.yaml").write_text("{space: {train.lr: 'log(1e-4,1e-2)'}, trials: 17}")
     return tmp_path
 

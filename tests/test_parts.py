@@ -74,7 +74,7 @@ Getter = Callable[[Built], Any]
 sde: Callable[[str], Getter] = lambda name: lambda built: getattr(built.state.model.sde, name)  # noqa: E731
 task: Callable[[str], Getter] = lambda name: lambda built: getattr(built.objective, name)  # noqa: E731
 pace: Callable[[str], Getter] = lambda name: lambda built: getattr(built.schedule, name)  # noqa: E731
-drawn: Callable[[str], Getter] = lambda name: lambda built: built.grid[name]  # noqa: E731
+drawn: Callable[[str], Getter] = lambda name: lambda built: built.grid.get(name)  # noqa: E731
 
 
 def every(name: str) -> Getter:

@@ -346,9 +346,9 @@ def test_exif_data_that_cannot_be_written_again_costs_no_photograph():
 def test_a_very_long_picture_is_read():
     data = file(Image.fromarray(rng_image(0, 1, 1)[..., 0]).resize((200_000, 1)), "PNG")
     assert open_picture(data, 3).size == (200_000, 1)
-    assert fitted(open_picture(data, 1), "crop", 8, 0).size == (8, 8)
+    assert fitted(open_picture(data, 1), "crop", (8, 8), 0).size == (8, 8)
     with pytest.raises(ValueError, match="pixels"):
-        fitted(open_picture(data, 1), "short", 64, 0)
+        fitted(open_picture(data, 1), "short", (64, 64), 0)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ def test_proportions_are_kept(size):
         ("stretch", (48, 48), (48 / size[0], 48 / size[1])),
         ("keep", size, (1, 1)),
     ]:
-        found = fitted(disc(*size), fit, 48, 0)
+        found = fitted(disc(*size), fit, (48, 48), 0)
         assert found.size == shape
         bright = np.asarray(found) > 127
         widths = bright.any(axis=0).sum(), bright.any(axis=1).sum()
@@ -502,7 +502,7 @@ def test_proportions_are_kept(size):
 
 
 def test_padding_is_beside_the_picture():
-    found = np.asarray(fitted(Image.new("RGB", (30, 10)), "pad", 30, 99))
+    found = np.asarray(fitted(Image.new("RGB", (30, 10)), "pad", (30, 30), 99))
     assert (found[10:20] == 0).all()
     assert (found[:10] == 99).all()
     assert (found[20:] == 99).all()
@@ -510,7 +510,7 @@ def test_padding_is_beside_the_picture():
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch", "short", "keep"])
 def test_a_picture_of_the_right_size_stays_the_same(fit):
-    assert fitted(PICTURE, fit, 16, 0) is PICTURE
+    assert fitted(PICTURE, fit, (16, 16), 0) is PICTURE
 
 
 def test_boxes_stay_inside_and_keep_their_proportions():

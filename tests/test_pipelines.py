@@ -402,14 +402,74 @@ def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys)
     imported = pipelines.load(ncsnpp(tmp_path / "theirs", **settings))
     assert imported.scheduler == settings
     assert imported.settings == "--solver pc --steps 77 --set target_snr=0.21 --set corrector_steps=3"
-    pipelines.export(imported.model, tmp_path / "out", target_snr=0.21)
-    found = config_of(tmp_path / "out")
-    carried = ("sigma_min", "sigma_max", "sampling_eps", "snr")
-    assert {name: found[name] for name in carried} == {name: settings[name] for name in carried}
+    pipelines.export(imported.model, tmp_path / "out")
+    assert config_of(tmp_path / "out") == settings
+    pipelines.export(imported.model, tmp_path / "told", target_snr=0.3)
+    assert config_of(tmp_path / "told") == {**settings, "snr": 0.3}
     assert main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
     assert f"raysde sample {tmp_path / 'ours'} {imported.settings}" in capsys.readouterr().out
     ours = checkpoint.read(tmp_path / "ours")
     assert (ours.data["pipeline"], ours.data["scheduler"]) == ("ScoreSdeVePipeline", settings)
+    assert main(["export", str(tmp_path / "ours"), str(tmp_path / "again")]) == 0
+    assert config_of(tmp_path / "again") == settings
+
+
+@pytest.mark.parametrize("name", pipelines.reading.DISCRETE)
+def test_a_discrete_scheduler_goes_back_as_it_came(tmp_path, name):
+    """Class, settings and the pipeline's images, through a checkpoint; another solver gets settings of its own."""
+    settings = {"num_train_timesteps": 40, "beta_start": 1e-3, "beta_end": 0.2, "prediction_type": "v_prediction",
+                "timestep_spacing": "leading", "steps_offset": 1}  # fmt: skip
+    scheduler = getattr(diffusers, name)(**settings)
+    DDPMPipeline(unet=unet_with(**DDPM), scheduler=scheduler).save_pretrained(tmp_path / "theirs")
+    pipelines.convert(tmp_path / "theirs", tmp_path / "ours")
+    model = checkpoint.load_model(tmp_path / "ours")
+    assert pipelines.export(model, tmp_path / "again") == "DDPMPipeline"
+    assert config_of(tmp_path / "again") == config_of(tmp_path / "theirs")
+    assert type(opened(tmp_path / "again").scheduler).__name__ == name
+    if name in ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"):  # DDPMPipeline draws with no other
+        drawing = {"batch_size": 2, "num_inference_steps": 5}
+        assert torch.equal(drawn(tmp_path / "again", **drawing), drawn(tmp_path / "theirs", **drawing))
+    pipelines.export(model, tmp_path / "named", solver="dpmpp_2m")
+    assert config_of(tmp_path / "named")["timestep_spacing"] == "trailing"
+    other = replace(model, spec=replace(model.spec, sde=VP(schedule="table", alphas_cumprod=(0.9, 0.5, 0.1))))
+    assert pipelines.export(other, tmp_path / "other") == "DDIMPipeline"
+
+
+def flattened(folder: Path) -> Path:
+    """The published unconditional models' layout: every file at the root."""
+    for part in ("unet", "scheduler"):
+        for path in (folder / part).iterdir():
+            path.rename(folder / path.name)
+        (folder / part).rmdir()
+    return folder
+
+
+@pytest.mark.parametrize("make", [ncsnpp, ddpm])
+def test_network_and_scheduler_may_lie_at_the_root(tmp_path, make):
+    """diffusers reads both layouts, and its images are the same; so are our models, as checkpoints too."""
+    folders, settings = make(tmp_path / "parts"), {"batch_size": 2, "num_inference_steps": 3}
+    root = flattened(make(tmp_path / "root"))
+    assert torch.equal(drawn(root, **settings), drawn(folders, **settings))
+    first, second = pipelines.load(folders), pipelines.load(root)
+    assert (first.model.spec, first.scheduler, first.settings) == (second.model.spec, second.scheduler, second.settings)
+    weights = first.model.score_model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in second.model.score_model.state_dict().items())
+    assert main(["import", str(root), str(tmp_path / "ours")]) == 0
+    assert checkpoint.load_model(tmp_path / "ours").spec == first.model.spec
+    (root / "diffusion_pytorch_model.safetensors").rename(root / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.bin, a pickle"):
+        pipelines.load(root)
+
+
+@pytest.mark.parametrize("command", ["import", "sample", "export", "evaluate"])
+@pytest.mark.parametrize("spelled", ["google/ddpm-cifar10-32", "https://huggingface.co/google/ddpm-cifar10-32"])
+def test_a_name_on_the_hub_is_told_to_be_downloaded(tmp_path, monkeypatch, capsys, command, spelled):
+    monkeypatch.chdir(tmp_path)
+    rest = {"import": ["out"], "export": ["out"], "sample": [], "evaluate": ["--data", "shards"]}[command]
+    assert main([command, spelled, *rest]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "`hf download google/ddpm-cifar10-32 --local-dir ddpm-cifar10-32`" in said
+    assert pipelines.download_hint("/nowhere/at/all") == pipelines.download_hint("photos") == ""
 
 
 def test_the_snr_of_an_exported_ve_model_is_the_command_s_default(tmp_path):
@@ -417,7 +477,7 @@ def test_the_snr_of_an_exported_ve_model_is_the_command_s_default(tmp_path):
     model = model_of(network=FOURIER, sde=VE(), target="score", data_range=(0.0, 1.0))
     pipelines.export(model, tmp_path / "out")
     assert config_of(tmp_path / "out")["snr"] == 0.16
-    assert parser().parse_args(["export", "M", "OUT"]).target_snr == 0.16
+    assert parser().parse_args(["export", "M", "OUT"]).target_snr is None
 
 
 @pytest.mark.parametrize("solver", ["ddim", "ancestral", "dpmpp_2m"])

@@ -43,7 +43,7 @@ def test_latents_are_of_this_autoencoder_and_this_data(tmp_path):
     assert find_latents(manifest, vae, None) == find_latents(manifest, vae, (8, 8)) == fine
     spec = spec_of(fine, vae)
     assert spec == LatentsJob.of(manifest, vae, dtype="fp32", batch_size=1).latent
-    with pytest.raises(ValueError, match=r"data\.image_size=4, but the latents are of images of size \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"data\.image_size=4x8, but the latents are of images of size \(8, 8\)"):
         find_latents(manifest, vae, (4, 8))
     with pytest.raises(ValueError, match=f"has no latents of data .*{fine.path} is of .* data {manifest.fingerprint}"):
         find_latents(changed_data(manifest), vae, None)

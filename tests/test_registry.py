@@ -3,18 +3,23 @@
 import dataclasses
 import json
 import math
+import re
+import shlex
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qs
 
+import numpy as np
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from safetensors.torch import save_file
 
 from raysde import checkpoint, config, figures, registry
-from raysde.cli import main
+from raysde.cli import main, parser
 from raysde.figures import Figure, Subject, margin, read_report
-from raysde.names import checked_name
+from raysde.names import checked_name, checked_sweep
+from raysde.registry.description import written
 from raysde.registry.promotion import recorded
 from raysde.tracking import Input, client_for, experiment_id, open_run
 from tests.conftest import ROOT
@@ -120,7 +125,7 @@ def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_pat
     assert registry.load("models:/digits@old", tracking_uri=uri).sample(n=1, steps=1).images.shape == (1, 1, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["digits.v2", "a.b-c_1", "2026.10.17", "x" * 200])
+@pytest.mark.parametrize("name", ["digits.v2", "a.b-c_1", "2026.10.17", "a..b", "x" * 200])
 def test_every_name_that_a_run_may_have_can_be_registered(client, uri, folders, name):
     """What MLflow refuses is refused before training, so nothing that passes there fails after it."""
     assert (
@@ -133,7 +138,7 @@ def test_every_name_that_a_run_may_have_can_be_registered(client, uri, folders, 
     assert found == checkpoint.read(Path(folders[0])).files
 
 
-@pytest.mark.parametrize("name", ["a:b", "a/b", "models:/x", "a\nb", ".."])
+@pytest.mark.parametrize("name", ["a:b", "a/b", "models:/x", "a\nb", "..", "", "my digits", "100%"])
 def test_names_that_mlflow_refuses_are_refused_first(client, name):
     """MLflow's own check says which those are."""
     with pytest.raises(ValueError, match="must be of letters"):
@@ -141,6 +146,171 @@ def test_names_that_mlflow_refuses_are_refused_first(client, name):
     if set(name) & set("/:"):
         with pytest.raises(MlflowException):
             client.create_registered_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("foo.", "foo"), ("my digits", "my-digits"), ("Ziffern\u00df", "Ziffern"), ("a/b:c", "a-b-c"), ("_x", "x")],
+)
+def test_a_name_that_is_refused_comes_with_one_near_it(name, near):
+    """In a recipe as name and as register_as; the one that is proposed is taken."""
+    tree = {"name": "fine", "data": {"path": "x"}, "train": {"length": {"steps": 1}}}
+    for changed in ({"name": name}, {"tracking": {"register_as": name}}):
+        with pytest.raises(ValueError, match=f"{re.escape(repr(name))}.*such as '{near}'"):
+            config.parse({**tree, **changed})
+    assert config.parse({**tree, "name": near}).name == near
+
+
+@pytest.mark.parametrize("name", ["foo.", "my digits", "a/b", "x" * 201])
+def test_a_name_of_the_command_line_is_refused_before_anything_is_logged(client, folders, name, capsys):
+    assert "--name" in refused(capsys, "register", folders[0], "--name", name)
+    assert client.search_logged_models([each.experiment_id for each in client.search_experiments()]) == []
+    assert registry.registered_models(client) == []
+
+
+def test_a_sweep_is_called_so_that_its_trials_can_be(recipe):
+    """The longest name that passes makes trials and a best recipe with names that pass; a longer one is refused."""
+    name = "x" * 193
+    assert checked_sweep(name, "--name") == name
+    for made in (f"{name}-000", f"{name}-999999", f"{name}-best"):
+        assert config.parse(recipe(name=made)).name == made
+    for bad in ("x" * 194, "foo.", "a b"):
+        with pytest.raises(ValueError, match=r"^--name"):
+            checked_sweep(bad, "--name")
+
+
+def test_the_name_of_a_prompt_is_no_models(client, folders, capsys):
+    """MLflow keeps prompts in the same table, and would take a model's version for the prompt's second."""
+    client.register_prompt(name="digits", template="draw {{digit}}")
+    assert "has a prompt named 'digits'" in refused(capsys, "register", folders[0], "--name", "digits")
+    with pytest.raises(ValueError, match="prompt named 'digits'"):
+        registry.check_name(client, "digits")
+    registry.check_name(client, "letters")
+    assert client.get_prompt_version("digits", "1").template == "draw {{digit}}"
+    assert client.search_model_versions("name = 'digits'") == []
+
+
+def test_a_store_that_tells_no_capitals_apart_is_explained(client, folders, monkeypatch):
+    """MySQL finds `digits` when it is asked for `Digits`."""
+    client.create_registered_model("digits")
+    asked = type(client).get_registered_model
+    monkeypatch.setattr(type(client), "get_registered_model", lambda self, name: asked(self, name.lower()))
+    with pytest.raises(ValueError, match="holds a model 'digits' and takes 'Digits' for the same name"):
+        registry.publish(client, Path(folders[0]), run_id=None, name="Digits", alias=None)
+    assert client.search_logged_models([each.experiment_id for each in client.search_experiments()]) == []
+    registry.check_name(client, "digits")
+
+
+def test_an_alias_too_long_for_the_database_is_refused_first(client, folders, capsys):
+    with pytest.raises(MlflowException):
+        client.set_registered_model_alias("digits", "x" * 256, "1")
+    assert "256 characters" in refused(capsys, "register", folders[0], "--name", "digits", "--alias", "x" * 256)
+    assert registry.registered_models(client) == []
+    with pytest.raises(ValueError, match="experiment"):
+        config.parse({"name": "a", "data": {"path": "x"}, "tracking": {"experiment": "x" * 501}})
+
+
+@pytest.mark.parametrize("killed", ["log_model_artifacts", "finalize_logged_model", "create_model_version"])
+@pytest.mark.parametrize("of_a_run", [True, False])
+def test_a_kill_while_a_version_is_made_leaves_one_logged_model(
+    client, uri, folders, tmp_path, monkeypatch, killed, of_a_run
+):
+    """Before its files are there, before it is marked as whole, or before the version: the next process finishes it."""
+    run_id = open_run(client, "raysde", "r", {}, (tmp_path / "artifacts").as_uri()) if of_a_run else None
+    real = getattr(type(client), killed)
+
+    def dies(self, *arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(client), killed, dies)
+    with pytest.raises(KeyboardInterrupt):
+        registry.publish(client, Path(folders[0]), run_id=run_id, name="digits.v2", alias="new")
+    monkeypatch.setattr(type(client), killed, real)
+    for _ in range(2):
+        assert registry.publish(client, Path(folders[0]), run_id=run_id, name="digits.v2", alias="new") == "1"
+    (logged,) = client.search_logged_models([client.get_experiment_by_name("raysde").experiment_id])
+    assert (str(logged.status), logged.source_run_id or None) == ("READY", run_id)
+    found = registry.load("models:/digits.v2@new", tracking_uri=uri)
+    assert found.spec == checkpoint.read(Path(folders[0])).spec
+    registry.publish(client, Path(folders[1]), run_id=run_id, name="digits.v2", alias="new")
+    registry.publish(client, Path(folders[0]), run_id=run_id, name="letters", alias="new")
+    assert len(client.search_logged_models([logged.experiment_id])) == 3
+
+
+RECIPE_KEYS = {"train.lr": 0.001, "sde.kind": "vp", "storage": "/secret/runs", "sampling.prompts": ['a red "7"']}
+
+
+def test_a_version_says_what_it_is(client, uri, tmp_path):
+    """Its data, its recipe, its newest grid and a command that draws; the command is one that raysde takes."""
+    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    for step in (5, 40):
+        client.log_image(run_id, np.zeros((2, 2), np.uint8), artifact_file=f"samples/grid-{step:07d}.png")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file(checkpoint.complete_weights(model_with(text=None)), folder / "ema.safetensors")
+    data = {"path": "s3://bucket/photos", "fingerprint": "0123456789abcdef", "rows": 61}
+    checkpoint.write_description(folder, spec_with(text=None), {"step": 40}, RECIPE_KEYS, data)
+    registry.publish(client, folder, run_id=run_id, name="digits", alias=None)
+    said = client.get_model_version("digits", "1").description
+    for part in ("s3://bucket/photos", "61 rows", "0123456789abcdef", "train.lr=0.001", "after 40 steps"):
+        assert part in said
+    assert "/secret/runs" not in said
+    (link,) = re.findall(r"!\[samples\]\(get-artifact\?(.*)\)", said)
+    assert parse_qs(link) == {"path": ["samples/grid-0000040.png"], "run_uuid": [run_id]}
+    (line,) = [line for line in said.splitlines() if "raysde sample" in line]
+    asked = parser().parse_args(shlex.split(line)[1:])
+    assert (asked.model, asked.n) == ("models:/digits/1", 16)
+    client.update_model_version("digits", "1", "ours")
+    registry.publish(client, folder, run_id=run_id, name="digits", alias=None)
+    assert client.get_model_version("digits", "1").description == "ours"
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe", "expected"),
+    [
+        ({}, {"sampling.prompts": ['a red "7"', "b"], "sampling.guidance": 2.0}, ["--prompt", 'a red "7"', "--guidance", "2.0"]),
+        ({"text": None, "classes": 2, "class_names": ("cat", "big dog")}, {}, ["--label", "cat"]),
+        ({"text": None, "classes": 2, "class_names": ("cat", "big dog")}, {"sampling.labels": ["big dog"]}, ["--label", "big dog"]),
+        ({"text": None}, {"sampling.guidance": 1.0, "train.note": "x" * 9000}, []),
+    ],
+)  # fmt: skip
+def test_the_command_of_a_version_asks_for_what_its_model_knows(changes, recipe, expected):
+    """It is cut where a database would cut it, in whole lines and after the command."""
+    found = checkpoint.Description(spec_with(**changes), {"step": 1}, recipe, {}, {}, {})
+    said = written("digits", "3", found)
+    (line,) = [line for line in said.splitlines() if "raysde sample" in line]
+    assert shlex.split(line) == ["raysde", "sample", "models:/digits/3", "-n", "16", *expected]
+    assert len(said) <= 5000
+    parser().parse_args(shlex.split(line)[1:])
+
+
+def test_figures_are_metrics_of_the_run(client, folders, tmp_path):
+    """At the step of the checkpoint, once, with the ends of their intervals, also under names that MLflow refuses."""
+    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    registry.publish(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
+    odd = {**FID, "metric": "fid:5k ours/x", "value": 3.0, "low": 2.0, "high": 4.0}
+    for _ in range(2):
+        assert main(["register", "models:/digits/1", "--report", report(tmp_path, fid(12.0), odd)]) == 0
+    assert client.get_run(run_id).data.metrics == {
+        "figures/fid": 12.0, "figures/fid/low": 11.5, "figures/fid/high": 12.5, "figures/fid-5k ours-x": 3.0,
+        "figures/fid-5k ours-x/low": 2.0, "figures/fid-5k ours-x/high": 4.0}  # fmt: skip
+    assert [(each.step, each.value) for each in client.get_metric_history(run_id, "figures/fid")] == [(20, 12.0)]
+    assert main(["promote", "models:/digits/1", "--report", report(tmp_path, fid(11.0))]) == 0
+    assert sorted(each.value for each in client.get_metric_history(run_id, "figures/fid")) == [11.0, 12.0]
+    client.delete_run(run_id)
+    assert main(["register", "models:/digits/1", "--report", report(tmp_path, fid(10.0))]) == 0
+
+
+@pytest.mark.parametrize("metric", ["fid@5k", "a//b", "/fid", "", "fid\n", "x" * 201, "\u03b1"])
+def test_a_figure_that_no_tag_can_hold_is_refused_before_anything_is_registered(
+    client, folders, tmp_path, capsys, metric
+):
+    """MLflow's own check of a tag's key says the same."""
+    said = refused(
+        capsys, "register", folders[0], "--name", "digits", "--report", report(tmp_path, {**FID, "metric": metric})
+    )
+    assert "metric" in said
+    assert registry.registered_models(client) == []
 
 
 def test_versions_are_in_the_order_of_their_numbers(client, tmp_path, capsys):

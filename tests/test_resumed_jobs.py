@@ -210,6 +210,9 @@ class Silent:
     def image(self, step, name, image) -> None:
         pass
 
+    def tags(self, tags) -> None:
+        pass
+
     def close(self) -> bool:
         return True
 
@@ -220,6 +223,7 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
                   validation__every=2, sampling__every=0, data__stream="worker", text=None)  # fmt: skip
     sent, run = [], open_run(config.parse(tree))
     place = Path(run.config.storage) / "small"
+    place.mkdir(parents=True)  # as the driver does
     monkeypatch.setattr(worker, "tracker_of", lambda settings: Silent())
     monkeypatch.setattr(worker, "report", lambda run, state, world, tracker: save_checkpoint(run, state, place, world))
     settings = {

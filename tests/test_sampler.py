@@ -2,13 +2,14 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 from raysde import randomness
 from raysde.sampler import Method, sample
-from raysde.sde import SDE
+from raysde.sde import SDE, VE
 from raysde.solvers import SOLVERS
 from raysde.solvers.correctors import CORRECTORS, annealed_langevin, langevin, mean_norm, own_norms
 from raysde.solvers.grids import GRIDS, checked, time_grid
@@ -24,6 +25,7 @@ from tests.oracles import (
     gaussian,
     gaussian_score,
     mixture,
+    normal_std,
 )
 
 COUNT = 3000
@@ -343,7 +345,7 @@ def test_the_tweedie_step_removes_the_last_noise():
         alpha, sigma = (v[:, None] for v in sde.marginal(t))
         return -(x - alpha * c) / sigma**2
 
-    out = sample(score, sde, (5, 2), steps=10, denoise=True, dtype=torch.float64)
+    out = sample(score, sde, (5, 2), solver="heun", steps=10, denoise=True, dtype=torch.float64)
     torch.testing.assert_close(out.x, torch.full((5, 2), c, dtype=torch.float64))
     assert out.nfe == 21
 
@@ -378,10 +380,12 @@ def test_each_solver_walks_the_grid_it_was_published_with(name, solver):
 
 @pytest.mark.parametrize("name", SDES)
 def test_a_grid_of_ones_own_lies_within_the_process(name):
-    """It may begin at the ceiling, whose noise the prior has, and not above."""
+    """It may begin at the ceiling, whose noise the prior has, and not above; time 0 is without noise but for VE."""
     sde = SDES[name]
     assert checked(torch.tensor([sde.ceiling, 0.5 * sde.ceiling], dtype=torch.float64), sde)[0] == sde.ceiling
     for times in ([sde.ceiling * 1.0001, 0.5], [2.0, 0.5], [sde.ceiling, 0.0], [sde.ceiling, -0.1]):
+        if times[-1] == 0.0 and isinstance(sde, VE):
+            continue
         with pytest.raises(ValueError, match=f"at or below the SDE's ceiling {sde.ceiling}"):
             checked(torch.tensor(times, dtype=torch.float64), sde)
 
@@ -424,12 +428,12 @@ def test_correctors_need_a_forward_sde():
         ({"order": 4}, "order"),
         ({"rtol": 0.0}, "rtol"),
         ({"churn": -1.0}, "churn"),
-        ({"eta": 1.0}, "eta=1.0 changes nothing with heun: it is of solver=ddim"),
+        ({"eta": 1.0}, "eta=1.0 changes nothing with unipc: it is of solver=ddim"),
         ({"solver": "unipc", "churn": 40.0}, "churn=40.0 changes nothing with unipc: it is of solver=edm"),
         ({"solver": "ddim", "order": 2}, "order=2 changes nothing with ddim: it is of solver=deis or unipc"),
-        ({"rtol": 1e-3}, "rtol=0.001 changes nothing with heun: it is of solver=rk45"),
-        ({"rho": 5.0}, "rho=5.0 changes nothing with heun: it is of grid=edm"),
-        ({"target_snr": 0.1}, "target_snr=0.1 changes nothing with heun: it is of correctors"),
+        ({"rtol": 1e-3}, "rtol=0.001 changes nothing with unipc: it is of solver=rk45"),
+        ({"rho": 5.0}, "rho=5.0 changes nothing with unipc: it is of grid=edm"),
+        ({"target_snr": 0.1}, "target_snr=0.1 changes nothing with unipc: it is of correctors"),
         ({"corrector_steps": 2, "corrector": "none"}, "corrector_steps=2 changes nothing"),
         ({"rho": 0.0}, "rho"),
         ({"corrector_steps": -1}, "corrector_steps"),
@@ -633,3 +637,50 @@ def test_defaults_are_the_published_ones():
     assert (method.target_snr, method.rho, method.corrector_steps) == (0.16, 7.0, 1)
     assert (method.churn, method.churn_low, method.churn_high, method.churn_noise) == (0.0, 0.0, math.inf, 1.0)
     assert (method.eta, method.order, method.denoise) == (0.0, 3, False)
+
+
+def documented(heading: str) -> list[dict[str, str]]:
+    """The first table under a heading of docs/choosing.md."""
+    page = (Path(__file__).parents[1] / "docs" / "choosing.md").read_text()
+    table = page.partition(f"### {heading}\n")[2].partition("\n|")[2].partition("\n\n")[0]
+    lines = ("|" + table).splitlines()
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+PROCESSES = ("vp", "sub_vp", "ve", "edm", "flow")
+
+
+def test_the_default_is_the_best_of_the_table():
+    """Every solver with steps of a known number; what the page says is computed anew, to its last digit."""
+    furthest = {}
+    for row in documented("The default"):
+        method = Method(solver=row["solver"], steps=int(row["steps"]))
+        found = [normal_std(SDES[name], solver=method.solver, steps=method.steps) for name in PROCESSES]
+        assert [row[name] for name in PROCESSES] == [f"{value:.3f}" for value in found], row
+        furthest[method] = max(abs(value - 1.0) for value in found)
+        assert row["furthest from 1"] == f"{furthest[method]:.3f}"
+        assert int(row["evaluations"]) == method.nfe
+    affordable = {method: value for method, value in furthest.items() if method.nfe <= 20}
+    # rk45 takes as many as it needs, none moves nothing, and pc's steps depend on the norms of the batch
+    assert {method.solver for method in affordable} == SOLVERS.keys() - {"rk45", "none", "pc"}
+    assert Method() == min(affordable, key=affordable.get)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"corrector": "langevin", "target_snr": 0.05},
+        {"corrector": "annealed_langevin", "target_snr": 0.05, "corrector_steps": 2},
+        {"resample": 2, "project": lambda x, t: 0.9 * x},
+    ],
+)
+def test_what_needs_a_solver_without_memory_gets_one(asked):
+    def drawn(**settings):
+        score, g = gaussian_score(0.3, 0.5, SDES["vp"]), torch.Generator().manual_seed(2)
+        return sample(score, SDES["vp"], (5, 3), steps=7, generator=g, **settings).x
+
+    assert torch.equal(drawn(**asked), drawn(solver="heun", **asked))
+    assert torch.equal(drawn(corrector="none"), drawn(solver="unipc"))
+    with pytest.raises(ValueError, match="unipc"):
+        drawn(solver="unipc", **asked)

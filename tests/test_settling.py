@@ -26,7 +26,7 @@ from raysde.sde import EDM, VE, VP, Flow
 from raysde.settling.halving import Outcome, ahead, ranked, rounds, settle, survivors, winner
 from raysde.settling.space import Candidate, candidates, evaluations, parse_space, usual
 from raysde.settling.study import Study
-from tests.conftest import open_image, write_digit_shards
+from tests.conftest import description_of, open_image, write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
 from tests.test_networks import model_with, spec_with
@@ -46,17 +46,24 @@ def test_every_combination_is_tried_once():
         "solver=heun steps=5", "solver=edm steps=5 churn=0", "solver=edm steps=5 churn=40",
     ]  # fmt: skip
     assert listed(["steps=5", "guidance=1,2", "guidance_interval=none,0.2:5"]) == [
-        "solver=heun steps=5 guidance=1", "solver=heun steps=5 guidance=2",
-        "solver=heun steps=5 guidance=2 guidance_interval=0.2:5",
+        "solver=unipc steps=5 guidance=1", "solver=unipc steps=5 guidance=2",
+        "solver=unipc steps=5 guidance=2 guidance_interval=0.2:5",
     ]  # fmt: skip
-    assert listed(["ema_std=none,0.1", "steps=5"]) == ["solver=heun steps=5", "ema_std=0.1 solver=heun steps=5"]
-    assert listed(["steps=5,5", "denoise=true"]) == ["solver=heun steps=5 denoise=true"]
+    assert listed(["ema_std=none,0.1", "steps=5"]) == ["solver=unipc steps=5", "ema_std=0.1 solver=unipc steps=5"]
+    assert listed(["steps=5,5", "denoise=true"]) == ["solver=unipc steps=5 denoise=true"]
     assert listed(["solver=pc,heun", "steps=50", "target_snr=0.08,0.16"], sde=VE()) == [
         "solver=pc steps=50 target_snr=0.08", "solver=pc steps=50 target_snr=0.16", "solver=heun steps=50",
     ]  # fmt: skip
     assert listed(["corrector=none,langevin", "steps=9"]) == [
-        "solver=heun steps=9 corrector=none", "solver=heun steps=9 corrector=langevin",
+        "solver=unipc steps=9 corrector=none", "solver=heun steps=9 corrector=langevin",
     ]  # fmt: skip
+    # a model from before there was another default
+    found = candidates(
+        parse_space(["steps=5", "order=1,2"]), {"solver": "unipc"}, VP(), conditional=False, usual="heun"
+    )
+    assert [str(each) for each in found] == ["solver=unipc steps=5 order=1", "solver=unipc steps=5 order=2"]
+    found = candidates(parse_space(["steps=5"]), {}, VP(), conditional=False, usual="heun")
+    assert [str(each) for each in found] == ["solver=heun steps=5"]
 
 
 def test_the_models_own_settings_count_where_nothing_is_said():
@@ -268,12 +275,8 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
 def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_path):
     """Weights, data, metric, seed, split, real images, number and settings: the smallest change is another one."""
     checkpoint.settle(Path(labels), tmp_path / "other", {"solver": "ddim"})
-    file, told = (
-        tmp_path / "other" / "checkpoint.json",
-        json.loads((tmp_path / "other" / "checkpoint.json").read_text()),
-    )
-    told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
-    file.write_text(json.dumps(told))
+    with description_of(tmp_path / "other") as told:
+        told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
     again = write_digit_shards(tmp_path / "again", 200, 120)
     last = replace(again.shards[1], sha256=f"{int(again.shards[1].sha256, 16) ^ 1:064x}")
     write_manifest(replace(again, shards=(again.shards[0], last)))

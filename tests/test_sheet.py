@@ -54,7 +54,7 @@ def test_a_description_counts_what_the_manifest_says(tmp_path):
     lines = "\n".join(describe(manifest))
     for said in (
         manifest.fingerprint, "12 for training, 8 for validation, 3 skipped", "2 of 3.5 MB in all, row groups of 5 rows",
-        "images         8 x 8, grey", "   4 x 16    8 rows", "   8 x 8     12 rows", "3 to 9 wide, 4 to 7 high",
+        "images         8 x 8, grey", "   4 x 16    8 rows", "   8 x 8     12 rows", "4 to 7 high, 3 to 9 wide",
         "mean 0.250, deviation 0.500 of 1", "31 for 19 rows, 12.5 characters on average, at most 17", "classes        10",
         "  3            8 rows", "  5            12 rows", "  4            0 rows", "source         here", "licence        free",
     ):  # fmt: skip

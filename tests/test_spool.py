@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from raysde import outbox
+from raysde.backlog import Backlog, backlog_of
 from raysde.outbox import LONGEST_PAUSE, Outbox
 from raysde.spool import Spool, spool_of
 
@@ -56,6 +57,36 @@ def test_pictures_are_taken_over_in_the_order_of_their_making(tmp_path):
     assert not spool.is_empty
     spool.forget_pictures()
     assert spool.is_empty
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_backlog_holds_what_waits_and_nothing_else(tmp_path, scheme):
+    """Lines are replaced as a whole, pictures are added; what is torn there is not read."""
+    found = Backlog(backlog_of(f"{scheme}{tmp_path}/run", "abc"))
+    assert found.is_empty
+    assert found.take() == ([], {})
+    pictures = [tmp_path / f"grid-000000{number}.png" for number in (1, 2)]
+    for number, path in enumerate(pictures):
+        path.write_bytes(bytes([number]))
+    found.keep([line(1), line(2)], pictures[:1])
+    found.keep([line(2), line(3)], [*pictures, tmp_path / "arrived.png"])
+    (tmp_path / "run/unsent-abc/.grid-0000003.png.abc.part").write_bytes(b"torn")
+    assert not found.is_empty
+    assert found.take() == ([line(2), line(3)], {path.name: path.read_bytes() for path in pictures})
+    found.forget()
+    found.forget()
+    assert found.is_empty
+    assert not (tmp_path / "run/unsent-abc").exists()
+
+
+def test_what_comes_from_elsewhere_comes_first_and_once(tmp_path):
+    """Lines and pictures of another machine are on this one's disk before anything is sent."""
+    path = tmp_path / "spool.jsonl"
+    path.write_text("".join(json.dumps(line(step)) + "\n" for step in (2, 3)))
+    lines, (picture,) = Spool(path).take_over([line(1), line(2)], {"grid-0000001.png": b"PNG"})
+    assert lines == [line(1), line(2), line(3)]
+    assert picture.read_bytes() == b"PNG"
+    assert Spool(path).take_over() == (lines, [picture])
 
 
 # to the server

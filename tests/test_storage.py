@@ -20,7 +20,7 @@ def run(tmp_path) -> Path:
     folder = tmp_path / "bucket" / "runs" / "digits"
     folder.mkdir(parents=True)
     for step in (9, 100, 10):
-        write_model(folder / checkpoint.name_of(step), text=None)
+        write_model(folder / checkpoint.name_of(step), step, text=None)
     torn = folder / checkpoint.name_of(101)
     torn.mkdir()
     (torn / "ema.safetensors").write_bytes(b"torn")
@@ -53,6 +53,38 @@ def test_the_newest_whole_checkpoint(run, remote):
         assert storage.newest_checkpoint(place, "letters") is None
 
 
+def test_a_process_that_was_killed_while_it_saved_first_left_no_checkpoint(run, remote):
+    """In an object store files come one by one, checkpoint.json last: without it the run begins, with a part of it the
+    run stops, and a whole one beside what was sent is complete."""
+    for step in (9, 10, 100):
+        (run / checkpoint.name_of(step) / "checkpoint.json").unlink()
+    assert storage.newest_checkpoint(remote, "digits") is None
+    (run / checkpoint.name_of(101) / "checkpoint.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/digits is whole: .*step_000000101"):
+        storage.newest_checkpoint(remote, "digits")
+
+
+def test_what_is_sent_is_whole_with_its_description_and_not_before(run, remote):
+    """Over what a killed process left there; the copy holds the same bytes, and leaves nothing when it is discarded."""
+    source, target = run / checkpoint.name_of(100), f"{remote}/letters/{checkpoint.name_of(7)}"
+    place = run.parent / "letters" / checkpoint.name_of(7)
+    (place / "text").mkdir(parents=True)
+    (place / "checkpoint.json").write_text("{}")
+    storage.clear(target)
+    assert not place.exists()
+    storage.send(source, target)
+    assert storage.newest_checkpoint(remote, "letters") is None
+    storage.send_description(source, target)
+    copy = storage.newest_checkpoint(remote, "letters")
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
+        path.name: path.read_bytes() for path in source.iterdir()
+    }
+    storage.discard(copy)
+    assert not copy.parent.exists()
+    storage.discard(source)
+    assert source.exists()
+
+
 def test_a_folder_is_local_and_a_uri_is_not():
     assert [storage.is_local(place) for place in ("runs", "/a/b", "s3://bucket/runs", "gs://b")] == [
         True,
@@ -62,9 +94,13 @@ def test_a_folder_is_local_and_a_uri_is_not():
     ]
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [101]), (2, [100, 101]), (3, [10, 100, 101]), (9, [9, 10, 100, 101])])
-def test_the_newest_checkpoints_are_kept(run, keep, left):
-    """By their steps, and nothing but checkpoints is deleted."""
-    storage.prune(run, keep)
+@pytest.mark.parametrize(("keep", "left"), [(1, [100, 101]), (2, [10, 100, 101]), (9, [9, 10, 100, 101])])
+@pytest.mark.parametrize("far", [False, True])
+def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
+    """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and goes when
+    there is a newer one that is."""
+    (run / checkpoint.name_of(50)).mkdir()
+    (run / checkpoint.name_of(50) / "checkpoint.json").write_text("{")
+    storage.prune(f"{remote}/digits" if far else run, keep)
     assert steps_in(run) == left
     assert (run / "profiles").is_dir()

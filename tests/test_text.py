@@ -171,7 +171,7 @@ def drawing_model(folder: str, max_tokens: int, **changes) -> Model:
 
 def test_images_do_not_depend_on_padding(family, monkeypatch):
     """Alone under a limit of 16 tokens, or beside a prompt of many more under 77: the same vectors and images."""
-    monkeypatch.setattr(Model, "pixels", lambda self, x0: x0)
+    monkeypatch.setattr(Model, "pixels", lambda self, x0, dtype=None: x0)
     _, folder = family
     short = [prompt for prompt in SHORT if len(pretrained_tokenizer(folder)(prompt)["input_ids"]) <= 16]
     assert len(short) >= 3

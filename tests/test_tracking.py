@@ -1,10 +1,13 @@
 """Metrics reach MLflow once, in order, also when the server is away or the process died."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -201,7 +204,8 @@ def test_steps_are_never_logged_twice(uri, tmp_path):
     tracker.metrics(0, {"loss": 0.0, "new": 0.0})
     assert tracker.close()
     assert steps(uri, run_id) == [0, 1, 2, 3, 4]
-    assert steps(uri, run_id, "new") == [2, 3, 4]
+    # a metric that step 0 had not before is not the same line
+    assert steps(uri, run_id, "new") == [2, 3, 4, 0]
     assert not (tmp_path / "spool").exists()
 
 
@@ -234,6 +238,86 @@ def test_what_is_not_sent_in_time_is_sent_by_the_next_process(uri, tmp_path, mon
     assert steps(uri, run_id) == [1]
 
 
+@pytest.fixture
+def away(monkeypatch) -> threading.Event:
+    """The server takes nothing while this is set."""
+    gone = threading.Event()
+    for name in ("log_batch", "log_artifact"):
+        real = getattr(MlflowClient, name)
+
+        def call(self, *arguments, real=real, **settings):
+            if gone.is_set():
+                raise MlflowException("no route")
+            return real(self, *arguments, **settings)
+
+        monkeypatch.setattr(MlflowClient, name, call)
+    return gone
+
+
+def dead(batch: list) -> None:
+    raise OSError("this process is dead")
+
+
+def test_a_first_worker_that_moves_takes_along_what_waits(uri, tmp_path, away):
+    """The server goes away after step 2; at the checkpoint of step 5 the worker is moved to another machine, whose disk
+    knows nothing; it computes steps from 6 on. In the end every step and every picture is there once, with its time."""
+    client, backlog = client_for(uri), str(tmp_path / "run" / "unsent")
+    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    first = Tracker(uri, run_id, tmp_path / "one.jsonl", backlog)
+    for step in (1, 2):
+        first.metrics(step, {"loss": float(step)})
+    first.secure(20.0)
+    assert not Path(backlog).exists()  # nothing is written as long as the server answers
+    away.set()
+    for step in (3, 4, 5):
+        first.metrics(step, {"loss": float(step)})
+    first.tags({"moved": "yes"})
+    first.image(5, "grid", Image.new("L", (2, 2), 5))
+    first.secure(0.1)
+    first.metrics(6, {"loss": 6.0})  # after the checkpoint: computed again
+    first.lines.send = first.images.send = dead  # its machine is gone, with the process
+    second = Tracker(uri, run_id, tmp_path / "two.jsonl", backlog)
+    away.clear()
+    for step in (6, 7):
+        second.metrics(step, {"loss": float(step)})
+    assert second.close(30.0)
+    assert steps(uri, run_id) == list(range(1, 8))
+    assert [item.path for item in client.list_artifacts(run_id, "samples")] == ["samples/grid-0000005.png"]
+    assert client.get_run(run_id).data.tags["moved"] == "yes"
+    assert not Path(backlog).exists()
+    assert deliver_left(uri, run_id, tmp_path / "one.jsonl")  # the first machine comes back
+    assert steps(uri, run_id) == list(range(1, 8))
+    assert [value.value for value in client.get_metric_history(run_id, "loss")] == [float(step) for step in range(1, 8)]
+
+
+def test_steps_that_come_late_are_logged(uri, tmp_path):
+    """Steps 5 and 10 lie on one disk while 15 and 20 are logged from another; each arrives once, in any order."""
+    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    lines = [json.dumps({"step": step, "time": step, "values": {"loss": float(step)}}) for step in (10, 5, 15)]
+    (tmp_path / "one").write_text("\n".join(lines) + "\n")
+    tracker = Tracker(uri, run_id, tmp_path / "two")
+    for step in (15, 20):
+        tracker.metrics(step, {"loss": float(step)})
+    assert tracker.close()
+    assert deliver_left(uri, run_id, tmp_path / "one")
+    assert sorted(steps(uri, run_id)) == [5, 10, 15, 20]
+    assert tracking.latest_metrics(client_for(uri), run_id) == {"loss": 20.0}
+
+
+def test_a_run_that_ends_while_the_server_is_away_leaves_its_backlog_to_the_driver(uri, tmp_path, away):
+    """The driver is on another machine than the worker, and delivers what lies beside the checkpoints."""
+    run_id, backlog = open_run(client_for(uri), "e", "r", {}, None), str(tmp_path / "unsent")
+    away.set()
+    tracker = Tracker(uri, run_id, tmp_path / "one", backlog)
+    tracker.metrics(1, {"loss": 1.0})
+    assert not tracker.close(0.2)
+    assert not deliver_left(uri, run_id, tmp_path / "driver", backlog, timeout=0.2)
+    away.clear()
+    assert deliver_left(uri, run_id, tmp_path / "driver", backlog)
+    assert steps(uri, run_id) == [1]
+    assert not Path(backlog).exists()
+
+
 def test_a_refused_entry_does_not_block_the_others(uri, tmp_path, capsys):
     run_id = open_run(client_for(uri), "e", "r", {}, None)
     tracker = Tracker(uri, run_id, tmp_path / "spool")
@@ -248,6 +332,49 @@ def test_a_refused_entry_does_not_block_the_others(uri, tmp_path, capsys):
 def test_stores_that_do_not_answer_are_named(bad):
     with pytest.raises(ValueError, match=bad.replace(".", r"\.")):
         client_for(bad)
+
+
+def unusable(tmp_path) -> dict[str, tuple[str, str]]:
+    """URIs of SQLite stores that cannot be opened, and what is said of them."""
+    text, cut = tmp_path / "notes.txt", tmp_path / "cut.db"
+    text.write_text("these are notes, and no database\n" * 50)
+    cut.write_bytes(b"SQLite format 3\0" + bytes(200))
+    return {
+        "text": (f"sqlite:///{text}", "no SQLite database"),
+        "cut": (f"sqlite:///{cut}", "database"),
+        "folder": (f"sqlite:///{tmp_path}", "Is a directory"),
+        "below a file": (f"sqlite:///{text}/m.db", "cannot be opened"),
+        "memory": ("sqlite:///:memory:", "keeps nothing"),
+        "no file": ("sqlite://", "keeps nothing"),
+        "no driver": ("mysql+nosuch://localhost/m", "mysql"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["text", "cut", "folder", "below a file", "memory", "no file", "no driver"])
+def test_a_store_that_is_no_database_is_named_at_once(tmp_path, kind):
+    """In one sentence without the query, and without the minute and a half for which MLflow tries."""
+    uri, said = unusable(tmp_path)[kind]
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        client_for(uri)
+    assert uri in str(caught.value)
+    assert "SQL:" not in str(caught.value)
+    assert time.monotonic() - begin < 60.0
+
+
+def test_a_locked_database_is_explained(tmp_path, empty_store, caplog):
+    """Another process writes and does not end."""
+    path = shutil.copy(empty_store, tmp_path)
+    uri = f"sqlite:///{path}?timeout=0.1"
+    client = client_for(uri)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ValueError, match="another process holds the database locked"):
+            client_for(uri)
+        with pytest.raises(RuntimeError, match="another process holds the database locked"), tracking.answering(uri):
+            client.create_experiment("e")
+    assert "Traceback" not in caplog.text
+    client.create_experiment("e")
 
 
 def free_port() -> int:

@@ -21,7 +21,7 @@ from raysde.sde import VE
 from raysde.state import TrainState
 from raysde.times import stratified
 from raysde.train import flush, train_step
-from tests.conftest import same_tensors
+from tests.conftest import Recorded, description_of, same_tensors
 
 CPU = torch.device("cpu")
 
@@ -317,6 +317,36 @@ def test_training_stops_early_when_validation_stalls(recipe, sink):
     assert checkpoint.newest(Path(recipe()["storage"]) / "small").name == checkpoint.name_of(state.step)
 
 
+STALLING = {
+    "train__lr": 1e-12, "train__ema__half_life": 1e12, "train__ema__rampup": 0.0, "train__length__steps": 20,
+    "validation__rows": 24, "validation__every": 2, "checkpoint_every": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("patience", [3, 4, 0])
+def test_a_run_that_stopped_early_goes_on_with_more_patience(recipe, sink, patience):
+    """To where a run that had it from the beginning ends, bit for bit; the same recipe again does nothing."""
+    settings = {**STALLING, "storage": recipe()["storage"]}
+    first = trained(recipe(**settings, validation__patience=2), sink)
+    assert (first.step, first.stopped) == (6, True)
+    assert trained(recipe(**settings, validation__patience=2), sink).step == 6
+    again = trained(recipe(**settings, validation__patience=patience), sink)
+    whole = trained(recipe(**settings, validation__patience=patience, name="whole"), sink)
+    assert again.step == (2 + 2 * patience if patience else 20)
+    assert again.values() == whole.values()
+    assert same_tensors(everything(again), everything(whole))
+
+
+def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink):
+    """With all its patience again: it ends so many validations later, on the same weights as a run without patience."""
+    first = trained(recipe(**STALLING, validation__patience=2), sink)
+    assert (first.step, first.stopped) == (6, True)
+    longer = trained(recipe(**{**STALLING, "train__length__steps": 30}, validation__patience=2), sink)
+    assert (longer.step, longer.stopped) == (10, True)
+    patient = trained(recipe(**{**STALLING, "train__length__steps": 10}, name="patient"), sink)
+    assert same_tensors(everything(longer), everything(patient))
+
+
 def test_validation_bins_are_the_error_at_their_noise(recipe):
     """An untrained v network answers 0: the error of eps_hat = sigma x_t is known in closed form in each bin."""
     run = open_run(config.parse(recipe(validation__rows=150, text=None)))
@@ -437,3 +467,30 @@ def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
     without = {key: value for key, value in older.items() if key != "network.channels"}
     with pytest.raises(ValueError, match=r"network\.channels=None"):
         check_resumable(run, dataclasses.replace(found, recipe=without))
+
+
+def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypatch):
+    """Its grids and its models; a new run has the new default, which its checkpoint names."""
+    pictures = []
+    monkeypatch.setattr("raysde.hooks.images.grid", lambda images, columns: pictures.append(images))
+    sampled = {"sampling__every": 2, "sampling__count": 2, "sampling__prompts": ["the digit 3"], "text": None}
+    tree = recipe(train__length__steps=2, **{**sampled, "sampling__prompts": []})
+    train_here(open_run(config.parse(tree)), Recorded())
+    folder = checkpoint.newest(Path(tree["storage"]) / "small")
+    assert checkpoint.read(folder).spec.default_solver == "unipc"
+    with description_of(folder) as content:
+        del content["model"]["default_solver"]
+    longer = {**tree, "train": {**tree["train"], "length": {"steps": 4}}}
+    run = open_run(config.parse(longer))
+    train_here(run, Recorded())
+    last = checkpoint.newest(Path(tree["storage"]) / "small")
+    assert checkpoint.read(last).step == 4
+    assert checkpoint.read(last).spec.default_solver == "heun"
+    model = checkpoint.load_model(last)
+    for solver, images in zip(("unipc", "heun"), pictures, strict=True):
+        found = checkpoint.load_model(folder if solver == "unipc" else last).sample(n=2, solver=solver, steps=20)
+        assert torch.equal(images, found.images)
+    assert torch.equal(model.sample(n=2).images, pictures[1])
+    refused = open_run(config.parse({**longer, "sampling": {**longer["sampling"], "order": 2}}))
+    with pytest.raises(ValueError, match="order=2 changes nothing with heun"):
+        train_here(refused, Recorded())

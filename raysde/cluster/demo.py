@@ -15,7 +15,7 @@ from raysde.data.digits import WORDS, Judge, caption, write_digits
 from raysde.data.probe import rules_for
 from raysde.data.sources import open_source
 from raysde.images import grid
-from raysde.tracking import client_for, latest_metrics
+from raysde.tracking import client_for, tags_of
 
 JUDGED = 500
 
@@ -33,7 +33,7 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     print(f"2. ingested {manifest.rows} images into {out / 'shards'}")
     print(f"3. training {settings.sde.kind} on {settings.resources.workers} worker(s)")
     done = train_job(settings, started=started)
-    loop = latest_metrics(client_for(uri), done.run_id)["time/loop"]
+    loop = float(tags_of(client_for(uri), done.run_id)["raysde.seconds.loop"])
     ray.shutdown()
     print(f"4. registered {done.model} as {settings.model_name}@{settings.tracking.alias}")
     accuracy, memorised = judge(f"models:/{settings.model_name}@{settings.tracking.alias}", uri, out)

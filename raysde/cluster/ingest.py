@@ -15,6 +15,7 @@ import ray
 import ray.data
 from tqdm import tqdm
 
+from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.session import connect
 from raysde.data.collection import collect
 from raysde.data.convert import Converted, Rules, convert
@@ -124,7 +125,7 @@ def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> It
     """
     if not numbers:
         return
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_data()
     stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
         _writer(ray.put(source.parts), numbers, rules, out), batch_size=1
     )

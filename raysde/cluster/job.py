@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from raysde import checkpoint, registry, storage, tracking
+from raysde import checkpoint, identity, registry, storage, tracking
+from raysde.backlog import backlog_of
 from raysde.cluster.placement import alive
 from raysde.cluster.session import connect
-from raysde.cluster.train import launch
-from raysde.config import RunConfig, parse
+from raysde.cluster.shares import Share
+from raysde.cluster.train import launch, own_share
+from raysde.config import RunConfig
+from raysde.data.filesystems import child
+from raysde.places import absolute
 from raysde.progress import ProgressLine, say
-from raysde.run import Run, check, check_resumable, open_run, remarks
+from raysde.resuming import is_over
+from raysde.run import Run, check, check_resumable, open_run, remarks, shape
 from raysde.spool import spool_of
 
 
@@ -38,57 +43,81 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
         ValueError: for anything in the recipe, the data or the surroundings that is wrong before workers start.
         RuntimeError: if the workers failed for good.
     """
-    started = started or time.time()
-    uri = config.tracking.uri or tracking.default_uri()
-    run = open_run(absolute(config))
+    started, imported = started or time.time(), time.time()
+    config = absolute(config)
+    uri = tracking.store_uri(config.tracking.uri)
+    run = open_run(config)
     check(run)
     for remark in remarks(run):
         say(remark)
-    client = tracking.client_for(uri)
-    complete = finished(run)
+    client, complete = tracking.client_for(uri), finished(run)
     with tracking.answering(uri):
-        data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
-        run_id = tracking.open_run(
-            client, config.tracking.experiment, config.name, run.config.flat(), tracking.artifact_place(uri), data
-        )
+        registry.check_name(client, config.model_name)
+    share = None if complete else prepared(run, uri)
+    stamps = {"imports": imported - started, "ray": time.time() - started}
+    run_id = opened(run, client, uri)
     begin = time.time()
-    if complete:
-        say(f"run {config.name!r} is at its end already")
-    else:
-        trained(run, client, uri, run_id, started)
-    last = storage.newest_checkpoint(run.config.storage, config.name)
-    if last is None:
-        raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {run.config.storage}")
-    tracking.deliver_left(uri, run_id, spool_of(config.name, run_id))
-    with tracking.answering(uri):
-        version = registry.publish(client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias)
-        tracking.finish_run(client, run_id)
+    folder = child(config.storage, config.name)
+    with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder)):
+        if share is None:
+            say(f"run {config.name!r} is at its end already")
+        else:
+            started_by = {f"raysde.startup.{key}": f"{value:.1f}" for key, value in stamps.items()}
+            with tracking.answering(uri):
+                tracking.set_tags(client, run_id, started_by)
+            with watched(client, run_id, run):
+                launch(run, tracking_uri=uri, run_id=run_id, started=started, share=share)
+        last, version = published(run, client, uri, run_id)
     model = f"models:/{config.model_name}/{version}"
     return Finished(last, run_id, uri, model, 0.0 if complete else time.time() - begin)
 
 
-def absolute(config: RunConfig) -> RunConfig:
-    """The recipe with local paths made absolute here: a worker may start in another folder."""
-    tree = config.model_dump(mode="json")
-    tree["storage"] = storage.location(config.storage)
-    tree["data"]["path"] = storage.location(config.data.path)
-    return parse(tree)
+def published(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) -> tuple[Path, str]:
+    """Delivers what workers left, registers the last checkpoint, and closes the MLflow run.
+
+    Returns:
+        The checkpoint, and the version of the registered model.
+
+    Raises:
+        RuntimeError: if there is no checkpoint, or the server does not answer.
+    """
+    config = run.config
+    last = storage.newest_checkpoint(config.storage, config.name)
+    if last is None:
+        raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {config.storage}")
+    folder = child(config.storage, config.name)
+    tracking.deliver_left(uri, run_id, spool_of(config.name, run_id), backlog_of(folder, run_id))
+    with tracking.answering(uri):
+        version = registry.publish(client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias)
+        tracking.finish_run(client, run_id)
+    identity.ended(folder)
+    return last, version
 
 
-def trained(run: Run, client: tracking.MlflowClient, uri: str, run_id: str, started: float) -> None:
-    """Connects to Ray and runs the workers to the end; the MLflow run fails with them."""
-    imported = time.time()
-    try:
-        connect()
-        reject_lonely_store(uri)
-        stamps = {"startup/imports": imported - started, "startup/ray": time.time() - started}
-        if not tracking.latest_metrics(client, run_id):
-            client.log_batch(run_id, metrics=[tracking.metric(key, value) for key, value in stamps.items()])
-        with watched(client, run_id, run):
-            launch(run, tracking_uri=uri, run_id=run_id, started=started)
-    except BaseException:
-        tracking.fail_run(client, run_id)
-        raise
+def prepared(run: Run, uri: str) -> Share:
+    """Connects to Ray, and finds out whether the cluster has what the run needs, before anything is logged.
+
+    Returns:
+        What each worker gets.
+
+    Raises:
+        ValueError: naming the setting that the cluster cannot meet.
+        RuntimeError: if Ray does not start.
+    """
+    connect()
+    reject_lonely_store(uri)
+    return own_share(run)
+
+
+def opened(run: Run, client: tracking.MlflowClient, uri: str) -> str:
+    """Returns the id of the run's MLflow run: its own as long as its folder is there, otherwise a new one."""
+    config, manifest = run.config, run.manifest
+    folder = child(config.storage, config.name)
+    word = identity.settled(folder, shape(run), begun=bool(identity.steps(folder)))
+    data = tracking.Input(manifest.path, manifest.fingerprint, manifest.rows)
+    place = tracking.artifact_place(uri)
+    with tracking.answering(uri):
+        return tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), place, data, word=word)
 
 
 def finished(run: Run) -> bool:
@@ -97,8 +126,9 @@ def finished(run: Run) -> bool:
     if found is None:
         return False
     description = checkpoint.read(found)
+    storage.discard(found)
     check_resumable(run, description)
-    return description.step >= run.steps or bool(description.state["stopped"])
+    return is_over(run, description)
 
 
 def reject_lonely_store(uri: str) -> None:

@@ -16,6 +16,7 @@ import ray.data
 import torch
 from tqdm import tqdm
 
+from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.session import connect
 from raysde.data.derived import Derived, File, read_derived, verify_derived, write_derived
 from raysde.data.filesystems import child, exists, filesystem, read_bytes, write_json
@@ -110,7 +111,7 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
     """
     if not units:
         return
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_data()
     actors, gpus = share(len(units), ray.cluster_resources())
     stream = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units)).map_batches(
         Encoding,

@@ -12,6 +12,7 @@ import torch
 from ray.exceptions import RayError
 
 from raysde.bulk import Bulk, Draw
+from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.placement import Place, place_for
 from raysde.cluster.session import connect
 
@@ -46,7 +47,7 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
         ValueError: if one cannot be drawn.
         RuntimeError: if actors fail, or are lost too often.
     """
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_data()
     place = place_for(actors, device)
     stream = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
         Drawing,

@@ -13,17 +13,21 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from raysde import config, tracking
+from raysde import config, identity, tracking
+from raysde.backlog import backlog_of
 from raysde.cluster.shares import Share
 from raysde.cluster.trial import trial_settings
 from raysde.data.filesystems import child
+from raysde.places import absolute
 from raysde.spool import spool_of
 from raysde.sweep.ledger import Trial
 from raysde.sweep.space import Space, varied
 from raysde.sweep.sweep import Sweep
 from raysde.sweep.watch import SweepLine
 
-ENDS: dict[str, tracking.Ended] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+ENDS: dict[str, tracking.Ended] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+STOPPED = "raysde.stopped"
+"""Tag of the MLflow run of a trial that early stopping ended."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Children:
         own: dict[str, Any] = {"name": self.name(trial.number), "storage": child(self.recipe.storage, self.recipe.name)}
         every = self.recipe.validation.every
         own["checkpoint_every"] = -(-self.recipe.checkpoint_every // every) * every
-        return config.parse({**tree, **own, "data": data, "sampling": sampling, "resources": resources})
+        return absolute(config.parse({**tree, **own, "data": data, "sampling": sampling, "resources": resources}))
 
     def opened(self, trial: Trial, recipe: config.RunConfig) -> str:
         """The MLflow run of a trial, found or created.
@@ -67,25 +71,31 @@ class Children:
         Raises:
             RuntimeError: if the server does not answer.
         """
-        place = tracking.artifact_place(self.uri)
-        experiment = self.recipe.tracking.experiment
+        place, experiment = tracking.artifact_place(self.uri), self.recipe.tracking.experiment
+        word = identity.settled(child(recipe.storage, recipe.name), {}, begun=bool(trial.run_id))
         with tracking.answering(self.uri):
-            return tracking.open_run(self.client, experiment, recipe.name, recipe.flat(), place, parent=self.parent)
+            return tracking.open_run(
+                self.client, experiment, recipe.name, recipe.flat(), place, parent=self.parent, word=word
+            )
 
     def closed(self, trial: Trial) -> None:
-        """Marks the MLflow run of a trial that ended: finished, killed by early stopping, or failed.
+        """Marks the MLflow run of a trial that ended: finished, with a tag if early stopping ended it, or failed.
 
         Raises:
             RuntimeError: if the server does not answer.
         """
         if trial.run_id and trial.state in ENDS:
             with tracking.answering(self.uri):
+                if trial.state == "stopped" and trial.last is not None:
+                    tracking.set_tags(self.client, trial.run_id, {STOPPED: f"early, at step {trial.last.step}"})
                 tracking.close_run(self.client, trial.run_id, ENDS[trial.state])
 
     def delivered(self, trial: Trial) -> None:
         """Sends what the trial's worker, stopped in the middle, left on this machine's disk."""
         if trial.run_id:
-            tracking.deliver_left(self.uri, trial.run_id, spool_of(self.name(trial.number), trial.run_id))
+            name = self.name(trial.number)
+            backlog = backlog_of(child(self.recipe.storage, self.recipe.name, name), trial.run_id)
+            tracking.deliver_left(self.uri, trial.run_id, spool_of(name, trial.run_id), backlog)
 
 
 class Asked(Searcher):

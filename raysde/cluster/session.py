@@ -1,17 +1,22 @@
 """Connecting to Ray: the cluster that a job runs on, or a small one of our own on this machine."""
 
 import contextlib
+import json
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed_by_workers
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.worker import print_to_stdstream
-from ray.exceptions import RayError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raysde.progress import say, talkative
 
@@ -32,10 +37,12 @@ def connect(level: str | None = None) -> None:
 
     Raises:
         ValueError: if the cluster does not answer.
+        RuntimeError: if none can be started here.
     """
     if ray.is_initialized():
         return
     quiet()
+    DataParallelTrainer._register_sigint_handler = _leave_ctrl_c  # type: ignore[assignment, method-assign]
     heard = None if level is None or talkative() else ray.LoggingConfig(log_level=level)
     if joins():
         address = os.environ["RAY_ADDRESS"]
@@ -46,19 +53,40 @@ def connect(level: str | None = None) -> None:
                 log_to_driver=True,
                 logging_level=logging.WARNING,
                 logging_config=heard,
+                runtime_env=of_processes(address),
             )
-        except (ConnectionError, RuntimeError, RayError) as error:
+        except Exception as error:  # Ray raises plain Exceptions too, such as of a node that times out
             raise ValueError(
                 f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}"
             ) from error
+        heed_sigterm()
         listen()
         return
     say("starting Ray")
     # nobody preempts this machine, and each of Ray's idle actors wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with told(free_port()):
-        ray.init("local", num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
+    try:
+        with told(free_port()):
+            ray.init("local", num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
+    except Exception as error:  # see above
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RuntimeError(
+            f"Ray does not start on this machine: {said}; its logs are in /tmp/ray/session_latest/logs, and "
+            "raysde train --no-ray trains without it"
+        ) from error
+    heed_sigterm()
     listen()
+
+
+def heed_sigterm() -> None:
+    """Let Python handle SIGTERM again: Ray's core prints a stack at it, and aborts the process three seconds later."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _leave_ctrl_c(trainer: DataParallelTrainer, controller: Any) -> None:
+    """In the place of Ray Train's own handler, which ends the process with status 0 and without a word."""
 
 
 def tell(sentence: str) -> None:
@@ -93,6 +121,23 @@ def joins() -> bool:
     RAY_ADDRESS=local asks for one of our own, as it does of Ray.
     """
     return os.environ.get("RAY_ADDRESS") not in (None, "", "local", os.environ.get(OWN))
+
+
+def of_processes(address: str) -> dict[str, Any] | None:
+    """Return the environment in which processes of a cluster that others started know its address, see :func:`told`.
+
+    Args:
+        address: a host and port, or ``auto`` for the only cluster of this machine.
+
+    Raises:
+        ConnectionError: if ``auto`` finds no cluster, or several.
+    """
+    if "://" in address:  # a Ray client, whose processes are started by its server
+        return None
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
+    if "RAY_ADDRESS" in job.get("env_vars", {}):  # Ray refuses a variable that is given twice
+        return None
+    return {"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}
 
 
 @contextlib.contextmanager
@@ -142,3 +187,5 @@ def quiet_tune() -> None:
     """Leaves out Ray Tune's own records of trials, and the box of settings that it prints though told to be silent."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # at Ctrl-C it would come to an end as if nothing were left to do
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

@@ -16,14 +16,17 @@ from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial as TuneTrial
 
-from raysde import config, storage, tracking
-from raysde.cluster.job import absolute, reject_lonely_store
+from raysde import config, identity, storage, tracking
+from raysde.cluster.job import reject_lonely_store
 from raysde.cluster.mailbox import open_mailbox
 from raysde.cluster.schedule import Asked, Children, Judged, Refusal
 from raysde.cluster.session import connect, quiet_tune
 from raysde.cluster.shares import Cluster, Share, check_room, runs_at_once, share_out, survey
 from raysde.cluster.trial import trainable
 from raysde.data.filesystems import child, write_bytes
+from raysde.mistakes import Interrupted
+from raysde.names import checked_sweep
+from raysde.places import absolute
 from raysde.run import Run, check, check_model, open_run
 from raysde.sweep.ledger import Ledger, Trial
 from raysde.sweep.ranking import as_csv, best, best_recipe, table
@@ -80,8 +83,10 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
 
     Raises:
         ValueError: for anything that is wrong before trials start, or a metric that the first trial does not report.
-        RuntimeError: if the sweep was interrupted, or every trial failed.
+        RuntimeError: if Ray failed, or every trial did.
+        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
     """
+    checked_sweep(name, "--name")
     recipe, space = absolute(config.parse({**tree, "name": name})), read_space(settings.space)
     count = count_of(space, settings.search, settings.trials)
     plan = planned(space, settings.search, settings.seed, count)
@@ -91,25 +96,40 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
     check_held_out(run)
     check_networks(tree, space, space.corners() if plan is None else plan)
     halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
-    uri = recipe.tracking.uri or tracking.default_uri()
+    uri = tracking.store_uri(recipe.tracking.uri)
     client = tracking.client_for(uri)
     ledger = Ledger(child(recipe.storage, name), definition(run, settings), recipe.default)
     sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
+    room = prepared(sweep, recipe, uri, settings.concurrent) if sweep.left else None
+    word = identity.settled(ledger.folder, {}, begun=bool(ledger.trials))
     with tracking.answering(uri):
-        parent = open_parent(client, run, settings, uri)
+        parent = open_parent(client, run, settings, uri, word)
     children = Children(client, uri, recipe, tree, space, parent)
-    if sweep.left:
-        try:
-            connect("ERROR")  # Ray Train warns of each trial that is stopped
-            reject_lonely_store(uri)
-            run_trials(sweep, children, settings.concurrent)
-        except BaseException:
-            running = [trial.run_id for trial in sweep.trials if trial.run_id and trial.state == "running"]
-            for run_id in (parent, *running):
-                tracking.fail_run(client, run_id)
-            raise
+    if room is not None:
+        left = Interrupted(f"sweep {name!r} was interrupted; the same command goes on with it")
+        with tracking.marked(client, lambda: running(sweep, parent), lambda: left):
+            run_trials(sweep, children, *room)
     with tracking.answering(uri):
-        return conclude(sweep, children, tree)
+        outcome = conclude(sweep, children, tree)
+    identity.ended(ledger.folder)
+    return outcome
+
+
+def prepared(sweep: Sweep, recipe: config.RunConfig, uri: str, concurrent: int | None) -> tuple[int, Share]:
+    """Connects to Ray, and finds out whether the cluster has what trials need, before anything is logged.
+
+    Raises:
+        ValueError: naming the setting that the cluster cannot meet.
+        RuntimeError: if Ray does not start.
+    """
+    connect("ERROR")  # Ray Train warns of each trial that is stopped
+    reject_lonely_store(uri)
+    return shares(recipe, survey(), sweep.count, concurrent)
+
+
+def running(sweep: Sweep, parent: str) -> list[str]:
+    """The MLflow runs that are under way: that of the sweep, and those of its trials."""
+    return [parent, *(trial.run_id for trial in sweep.trials if trial.run_id and trial.state == "running")]
 
 
 def definition(run: Run, settings: Settings) -> dict[str, Any]:
@@ -146,13 +166,14 @@ def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Val
             raise ValueError(f"the space holds {described(values)}, which does not fit: {error}") from None
 
 
-def open_parent(client: tracking.MlflowClient, run: Run, settings: Settings, uri: str) -> str:
+def open_parent(client: tracking.MlflowClient, run: Run, settings: Settings, uri: str, word: str) -> str:
     """The MLflow run of the sweep, which its trials are shown below."""
     asked = settings.model_dump(mode="json", exclude={"recipe", "space"})
     axes = {f"space.{name.replace(',', ' ')}": values for name, values in settings.space.items()}
     data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
     recipe, place = run.config, tracking.artifact_place(uri)
-    return tracking.open_run(client, recipe.tracking.experiment, recipe.name, {**axes, **asked}, place, data)
+    experiment = recipe.tracking.experiment
+    return tracking.open_run(client, experiment, recipe.name, {**axes, **asked}, place, data, word=word)
 
 
 def shares(recipe: config.RunConfig, cluster: Cluster, trials: int, given: int | None) -> tuple[int, Share]:
@@ -172,15 +193,19 @@ def shares(recipe: config.RunConfig, cluster: Cluster, trials: int, given: int |
     return at_once, share
 
 
-def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None:
+def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
     """Runs what is left of a sweep.
 
+    Args:
+        at_once: trials that run at the same time.
+        share: what each of their workers gets.
+
     Raises:
-        ValueError: if the metric of the sweep is not among those that trials report, or as :func:`shares`.
-        RuntimeError: if the sweep was interrupted.
+        ValueError: if the metric of the sweep is not among those that trials report.
+        RuntimeError: if Ray Tune failed.
+        Interrupted: at Ctrl-C, of which Ray Tune takes note.
     """
     recipe = children.recipe
-    at_once, share = shares(recipe, survey(), sweep.count, concurrent)
     quiet_tune()
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # the ledger holds what a sweep goes on from
     line = SweepLine(sweep, at_once)
@@ -214,7 +239,7 @@ def run_trials(sweep: Sweep, children: Children, concurrent: int | None) -> None
     if judged.refused is not None:
         raise judged.refused
     if any(trial.state == "running" for trial in sweep.trials) or sweep.left:
-        raise RuntimeError("the sweep was interrupted; the same command goes on with it")
+        raise Interrupted("the sweep was interrupted; the same command goes on with it")
 
 
 def named(trial: TuneTrial) -> str:

@@ -1,39 +1,51 @@
 """Training on Ray: the driver that launches a worker group, and what each worker does."""
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import ray
 import ray.data
+import ray.exceptions
 import ray.train
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde import checkpoint, config, storage
+from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.mailbox import Slot
 from raysde.cluster.session import tell
 from raysde.cluster.shares import Share, check_room, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
+from raysde.data.filesystems import child, filesystem
 from raysde.progress import say
 from raysde.run import Run, open_run
 from raysde.spool import spool_of
 
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of the checkpoints that it was told of."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
 
 
-def resume_step(run: Run) -> int:
-    """The step that a worker group started now begins at."""
-    found = storage.newest_checkpoint(run.config.storage, run.config.name)
-    return 0 if found is None else checkpoint.read(found).step
+def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
+    """The step that a worker group started now begins at.
+
+    Args:
+        speak: is told of each newer checkpoint that is passed over.
+    """
+    found = storage.newest_checkpoint(run.config.storage, run.config.name, speak)
+    step = 0 if found is None else checkpoint.read(found).step
+    storage.discard(found)
+    return step
 
 
 def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
     """Makes the rest of the stream; called anew for each worker group, so that a restart begins at the cursor."""
 
     def make() -> ray.data.Dataset:
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        set_up_data()
         run = open_run(config.parse(recipe))
         return stream(stream_spec(run, resume_step(run)))
 
@@ -45,24 +57,6 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     from raysde.cluster.worker import work
 
     return work(settings)
-
-
-class Retold(ray.train.UserCallback):
-    """Tells the person at the driver's terminal that workers failed and are started again.
-
-    Args:
-        most: failures after which the run ends, with an error that the driver reports.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most, self.failures = most, 0
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Tell why, in a line."""
-        self.failures += 1
-        if self.failures <= self.most:
-            again = f"starting again from the newest checkpoint (failure {self.failures} of at most {self.most})"
-            tell(f"{cause(worker_exceptions)}; {again}")
 
 
 def own_share(run: Run) -> Share:
@@ -89,6 +83,9 @@ def launch(
 ) -> None:
     """Runs the worker group to the end of the recipe; Ray must be initialised.
 
+    Whatever ends it early counts as a failure: the error or the death of a worker, also while its group is starting,
+    and the death of the controller, which Ray Train does not restart. A new trainer goes on from the newest checkpoint.
+
     Args:
         started: time.time() when the command began, for the start-up metrics.
         share: what each worker gets; None for its part of the whole cluster, see :func:`own_share`.
@@ -99,20 +96,67 @@ def launch(
         RuntimeError: if the run failed for good, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
-    wanted, share = run.config.resources, share or own_share(run)
+    share = share or own_share(run)
+    speak = say if reports is None else tell  # a trial of a sweep is launched by a process of the cluster
     if reports is None:  # a sweep shows its trials in a line of its own
-        say(f"starting {wanted.least} worker{'s' if wanted.least > 1 else ''}")
-    trainer = TorchTrainer(
+        least = run.config.resources.least
+        say(f"starting {least} worker{'s' if least > 1 else ''}")
+    settings = {
+        "recipe": recipe,
+        "tracking_uri": tracking_uri,
+        "run_id": run_id,
+        "threads": share.cpus,
+        "spool": str(spool_of(run.config.name, run_id)),
+        "started": started,
+        "reports": reports,
+    }
+    most, said = run.config.resources.max_failures, ""
+    for failures in itertools.count():
+        step = prepared(run, speak)
+        if failures:
+            speak(f"{said}; starting again from step {step} ({failures} of {most} times)")
+        try:
+            result = trainer(run, settings, share).fit()
+            break
+        except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
+            said = f"run {run.config.name!r} failed: {root_cause(error)}"
+            if failures == most:
+                raise RuntimeError(said) from error
+    returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
+    if returned.get("failed"):
+        raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
+
+
+def prepared(run: Run, speak: Callable[[str], None]) -> int:
+    """Make a run's folder ready for a new trainer, and return the step at which it begins.
+
+    Ray Train keeps a list of checkpoints in the folder, and refuses to start where the list and the folder differ: a
+    checkpoint was deleted, the file was torn, or workers went on from an older checkpoint. Nothing here reads that
+    list. It is deleted, so that the checkpoints themselves are the only truth.
+
+    Args:
+        speak: is told of each newer checkpoint that is passed over.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+    """
+    step = resume_step(run, speak)
+    system, root = filesystem(child(storage.location(run.config.storage), run.config.name, SNAPSHOT))
+    if system.get_file_info(root).is_file:
+        system.delete_file(root)
+    return step
+
+
+def trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrainer:
+    """Return a trainer of one worker group.
+
+    Args:
+        settings: for each worker, see :func:`raysde.cluster.worker.work`.
+    """
+    recipe, wanted = settings["recipe"], run.config.resources
+    return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={
-            "recipe": recipe,
-            "tracking_uri": tracking_uri,
-            "run_id": run_id,
-            "threads": share.cpus,
-            "spool": str(spool_of(run.config.name, run_id)),
-            "started": started,
-            "reports": reports,
-        },
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if share.gpu else "gloo"),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=wanted.workers,  # type: ignore[arg-type]
@@ -124,29 +168,18 @@ def launch(
             name=run.config.name,
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
             storage_path=storage.location(run.config.storage),
-            failure_config=FailureConfig(max_failures=wanted.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=run.config.keep_checkpoints),
-            callbacks=[Retold(wanted.max_failures)] if reports is None else None,  # type: ignore[list-item]
+            failure_config=FailureConfig(max_failures=0),
         ),
         datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=in_order()),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RuntimeError(f"run {run.config.name!r} failed: {root_cause(error)}") from error
-    returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
-    if returned.get("failed"):
-        raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
 
 
-def root_cause(error: ray.train.TrainingFailedError) -> str:
+def root_cause(error: Exception) -> str:
     """The first worker's or the controller's error, in a line; of a chain, the last that is not Ray's wrapping."""
-    return cause(getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)})
-
-
-def cause(failures: Mapping[int, Any]) -> str:
-    """The error of the first of some workers, in a line; of a chain, the last that is not Ray's wrapping."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "the process that watches the workers (Ray Train's controller) died"
+    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     rank, failure = sorted(failures.items())[0]
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
     if raised:

@@ -17,16 +17,20 @@ import torch
 
 import raysde
 from raysde import checkpoint, config, distributed_checkpoint, storage
+from raysde.backlog import backlog_of
 from raysde.cluster.mailbox import Slot
 from raysde.cluster.session import quiet, tell
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.data.batches import Microbatch, read_batches
+from raysde.data.filesystems import child, filesystem
 from raysde.data.prefetch import on_device
 from raysde.data.reader import Reader
 from raysde.distributed import World, current_world
+from raysde.foreign import writing
 from raysde.hooks import RunHooks, described, save_checkpoint
 from raysde.parts import new_state, objective, schedule, validator
-from raysde.run import Run, check_resumable, open_run
+from raysde.resuming import resume
+from raysde.run import Run, open_run
 from raysde.score import ScoreModel
 from raysde.sharding import has_shards
 from raysde.state import TrainState
@@ -44,18 +48,19 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     alone = settings["reports"] is None  # no trial of a sweep
     if alone and world.is_first:
         tell_warnings()
+    check_shared(run)
     found = storage.newest_checkpoint(run.config.storage, run.config.name)
     start = 0 if found is None else checkpoint.read(found).step
     batches = on_device(microbatches(run, start, world), world.device)
     state = new_state(run, world.device)
     if found:
-        check_resumable(run, checkpoint.read(found))
-        checkpoint.restore(state, found)
+        run = resume(run, state, found)
+        storage.discard(found)
     tracker = None
     if world.is_first:
         tracker = tracker_of(settings)
-        tracker.metrics(state.step, {"startup/worker_group": time.time() - settings["started"]})
-        batches = timed_first(batches, settings["started"], tracker, state.step)
+        tracker.tags({"raysde.startup.worker_group": f"{time.time() - settings['started']:.1f}"})
+        batches = timed_first(batches, settings["started"], tracker)
         if alone:
             batches = told_first(batches)
             if found:
@@ -71,10 +76,24 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     with leaving_at_once():
         failed = loop(run, state, batches, hooks, world, validate)
     if tracker is not None:
-        tracker.metrics(state.step, {"time/loop": time.perf_counter() - begin})
+        tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
         if not tracker.close():
-            tell(f"MLflow did not take all metrics in time; they wait in {settings['spool']}")
+            tell("MLflow did not take all metrics in time; they wait beside the run's checkpoints")
     return {"step": state.step, "failed": failed}
+
+
+def check_shared(run: Run) -> None:
+    """Look for the folder of the run, which the driver has made.
+
+    Raises:
+        ValueError: if it is not in the storage that this worker sees.
+    """
+    place = run.config.storage
+    if storage.is_local(place) and not (Path(storage.location(place)) / run.config.name).is_dir():
+        raise ValueError(
+            f"storage {place} is not one folder for all nodes: give a folder that every node reaches, or a URI such as "
+            "s3://bucket/runs"
+        )
 
 
 def microbatches(run: Run, start: int, world: World) -> Iterator[list[Microbatch]]:
@@ -94,7 +113,9 @@ def tracker_of(settings: dict[str, Any]) -> Tracker:
     """The first worker's; imported here, since MLflow costs the others seconds of their start."""
     from raysde.tracking import Tracker
 
-    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]))
+    folder = child(settings["recipe"]["storage"], settings["recipe"]["name"])
+    backlog = backlog_of(folder, settings["run_id"])
+    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]), backlog)
 
 
 @contextmanager
@@ -149,23 +170,57 @@ def reporting(validate: Validate, state: TrainState, world: World, reports: Slot
 
 
 def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
-    """Hands a checkpoint to Ray Train; called on every rank. Of a sharded model each rank hands over its own part, and
-    Ray lays them together."""
-    name = checkpoint.name_of(state.step)
-    sharded = has_shards(state.model)
-    if not (world.is_first or sharded):
-        ray.train.report({"step": state.step}, checkpoint_dir_name=name)
-        return
+    """Keep a checkpoint in the run's storage and tell Ray Train of it; called on every rank.
+
+    Older checkpoints are deleted here rather than by Ray Train, whose list lacks those that a worker had written and
+    not yet reported when it died.
+    """
     if tracker is not None:
-        # a run that resumes from this checkpoint will not log these steps again
-        tracker.drain(5.0)
+        tracker.secure(5.0)
+    name = checkpoint.name_of(state.step)
+    if storage.is_local(run.config.storage):
+        keep_here(run, state, world)
+    else:
+        with writing(f"the checkpoint of step {state.step}", run.config.storage):
+            keep_there(run, state, world)
+    handed = None
+    if world.is_first:
+        storage.prune(child(storage.location(run.config.storage), run.config.name), run.config.keep_checkpoints)
+        system, root = filesystem(child(storage.location(run.config.storage), run.config.name, name))
+        handed = ray.train.Checkpoint(root, system)
+    ray.train.report(
+        {"step": state.step},
+        handed,
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+def keep_here(run: Run, state: TrainState, world: World) -> None:
+    """Write a checkpoint into a folder that every node reaches, where it appears whole or not at all."""
+    if world.is_first or has_shards(state.model):
+        save_checkpoint(run, state, Path(storage.location(run.config.storage)) / run.config.name, world)
+
+
+def keep_there(run: Run, state: TrainState, world: World) -> None:
+    """Write a checkpoint into remote storage: of a sharded model each rank sends its part; checkpoint.json is last."""
+    sharded = has_shards(state.model)
+    target = child(run.config.storage, run.config.name, checkpoint.name_of(state.step))
+    if world.is_first:
+        storage.clear(target)
+    if sharded:
+        world.barrier()
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
+        path = Path(folder) / "checkpoint"
         if sharded:
-            path = Path(folder) / name
             distributed_checkpoint.write(path, state, *described(run), world)
-        else:
-            path = save_checkpoint(run, state, Path(folder), world)
-        ray.train.report({"step": state.step}, ray.train.Checkpoint.from_directory(str(path)), checkpoint_dir_name=name)
+        elif world.is_first:
+            checkpoint.save(path, state, *described(run))
+        storage.send(path, target)
+        if sharded:
+            world.barrier()
+        if world.is_first:
+            storage.send_description(path, target)
 
 
 def told_first(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
@@ -186,11 +241,9 @@ def tell_warnings() -> None:
     warnings.showwarning = show  # type: ignore[assignment]
 
 
-def timed_first(
-    batches: Iterator[list[Microbatch]], started: float, tracker: Tracker, step: int
-) -> Iterator[list[Microbatch]]:
-    """Passes batches on, and logs when the first arrived, in seconds since the command ``started``."""
+def timed_first(batches: Iterator[list[Microbatch]], started: float, tracker: Tracker) -> Iterator[list[Microbatch]]:
+    """Passes batches on, and notes when the first arrived, in seconds since the command ``started``."""
     for number, batch in enumerate(batches):
         if number == 0:
-            tracker.metrics(step, {"startup/first_batch": time.time() - started})
+            tracker.tags({"raysde.startup.first_batch": f"{time.time() - started:.1f}"})
         yield batch

@@ -2,6 +2,8 @@
 
 import argparse
 
+from raysde.sizes import Size, read_size
+
 SOURCES = (
     "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, a run id, "
     "or the folder of a diffusers pipeline"
@@ -11,3 +13,15 @@ SOURCES = (
 def tracking_option(command: argparse.ArgumentParser) -> None:
     """Adds --tracking-uri."""
     command.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in ~/raysde)")
+
+
+def size_option(text: str | None) -> Size | None:
+    """Return the (height, width) that ``--size`` means, None without.
+
+    Raises:
+        ValueError: if it reads otherwise.
+    """
+    try:
+        return None if text is None else read_size(text)
+    except ValueError as error:
+        raise ValueError(f"--size: {error}") from None

@@ -72,8 +72,9 @@ def solver_options(command: Options) -> None:
     command.add_argument(
         "--solver",
         help="euler_maruyama, reverse_diffusion, ancestral, pc, euler, heun, rk4, rk45, edm, ddim, dpmpp_2m, dpmpp_3m, "
-        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default: what raysde settle found for the model, otherwise heun); "
-        "docs/choosing.md compares them",
+        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default: what raysde settle found for the model, otherwise unipc; "
+        "heun beside a corrector or --resample, and for models from before unipc was the default); docs/choosing.md "
+        "compares them",
     )
     command.add_argument("--steps", type=int, help="solver steps (default: as of --solver, otherwise 20)")
     command.add_argument(

@@ -190,7 +190,7 @@ def edited(
         return grey, model.colorise(grey, **options)
     if args.upscale is not None:
         if args.upscale < 1 or height % args.upscale or width % args.upscale:
-            raise ValueError(f"--upscale {args.upscale} does not divide the model's {width} x {height} images")
+            raise ValueError(f"--upscale {args.upscale} does not divide the model's {height} x {width} images")
         small = stacked(files, channels, (height // args.upscale, width // args.upscale))
         large = small.repeat_interleave(args.upscale, dim=2).repeat_interleave(args.upscale, dim=3)
         return large, model.upscale(small, args.upscale, **options)
@@ -213,9 +213,9 @@ def stacked(files: "list[tuple[str, Tensor]]", channels: int, size: tuple[int, i
 
 
 def described(channels: int, height: int, width: int) -> str:
-    """A shape for people."""
+    """A shape for people, height x width."""
     return (
-        f"{width} x {height} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
+        f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
     )
 
 
@@ -243,7 +243,9 @@ def open_mask(path: str, size: tuple[int, int]) -> "Tensor":
         raise ValueError(f"the mask {path} has several frames or pages; save the one that is meant alone")
     if image.shape[1:] != size:
         height, width = image.shape[1:]
-        raise ValueError(f"the mask {path} is {width} x {height}, the images are {size[1]} x {size[0]}")
+        raise ValueError(
+            f"the mask {path} is {height} x {width}, the images are {size[0]} x {size[1]} (height x width)"
+        )
     levels = image.float().mean(dim=0)
     if "black" in changes or 0 < levels.max() <= 127.5:
         raise ValueError(

@@ -12,7 +12,7 @@ def import_options(command: argparse.ArgumentParser) -> None:
         "Makes a checkpoint to sample from of a diffusers pipeline's folder: ScoreSdeVePipeline, DDPMPipeline or "
         "DDIMPipeline, with weights in safetensors format."
     )
-    command.add_argument("folder", help="the pipeline's folder, which holds model_index.json")
+    command.add_argument("folder", help="the pipeline's folder, which holds model_index.json; download it first")
     command.add_argument("out", help="folder of the checkpoint, which must not exist")
     command.set_defaults(run=run_import)
 
@@ -25,8 +25,14 @@ def export_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("model", help=SOURCES)
     command.add_argument("out", help="folder of the pipeline, which must not exist")
-    command.add_argument("--solver", help="ddim, ancestral or dpmpp_2m for VP, pc for VE (default: the first of them)")
-    command.add_argument("--target-snr", type=float, default=0.16, help="of pc's corrector (default %(default)s)")
+    command.add_argument(
+        "--solver",
+        help="ddim, ancestral or dpmpp_2m for VP, pc for VE (default: the scheduler of the imported folder, otherwise "
+        "the first of them)",
+    )
+    command.add_argument(
+        "--target-snr", type=float, help="of pc's corrector (default: that of the imported folder, otherwise 0.16)"
+    )
     tracking_option(command)
     command.set_defaults(run=run_export)
 

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from raysde.commands import size_option
 from raysde.data.convert import ENCODINGS
 from raysde.data.geometry import FITS
+from raysde.sizes import Size, shown_size
 
 DIGITS = "sklearn:digits"
 EMOJI = ("emoji", "all-emoji")
@@ -44,7 +46,8 @@ Repeated with the same arguments after an interruption, it goes on where it stop
 
 def image_options(group: argparse._ArgumentGroup) -> None:
     """What images become."""
-    group.add_argument("--size", type=int, help="height and width; default: the first image's short side")
+    size = "both sides, or height and width; default: as the first images, or the short side of unlike ones"
+    group.add_argument("--size", metavar="N|HxW", help=size)
     group.add_argument("--fit", choices=FITS, default="crop", help=listed(FITS))
     buckets = "keep proportions: about SIZE x SIZE pixels in the nearest of 11 aspect ratios, sides multiples of this"
     group.add_argument("--buckets", type=int, default=0, metavar="MULTIPLE", help=buckets)
@@ -81,9 +84,9 @@ def run_ingest(args: argparse.Namespace) -> None:
     from raysde.data.probe import rules_for
     from raysde.data.sources import open_source
 
-    check(args)
+    size = check(args)
     found = open_source(
-        made(args.source, Path(args.out).expanduser(), args.size),
+        made(args.source, Path(args.out).expanduser(), size),
         part_rows=args.shard_rows,
         order=args.order,
         images=args.images,
@@ -97,7 +100,7 @@ def run_ingest(args: argparse.Namespace) -> None:
         print(note)
     rules = rules_for(
         found,
-        size=args.size,
+        size=size,
         channels=args.channels,
         fit=args.fit,
         bucket_multiple=args.buckets,
@@ -108,11 +111,15 @@ def run_ingest(args: argparse.Namespace) -> None:
         row_group=args.row_group,
         shard_rows=args.shard_rows,
     )
+    if size is None and rules.shape is not None and not rules.bucket_multiple:
+        print(
+            f"images become {shown_size(rules.shape)} (height x width), taken from the first ones; see --size and --fit"
+        )
     manifest = ingest(found, args.out, rules, name=args.source, licence=args.licence, skip_bad=args.skip_bad)
     summary(manifest, args.out)
 
 
-def made(source: str, out: Path, size: int | None) -> str:
+def made(source: str, out: Path, size: Size | None) -> str:
     """The folder of images beside ``out`` of a source that is drawn or bundled; other sources as they are.
 
     Raises:
@@ -129,17 +136,17 @@ def made(source: str, out: Path, size: int | None) -> str:
     else:
         from raysde.data.emoji import CHOSEN, write_emoji
 
-        write_emoji(folder, font, size=size or 32, only=tuple(CHOSEN) if kind == "emoji" else ())
+        write_emoji(folder, font, size=max(size or (32,)), only=tuple(CHOSEN) if kind == "emoji" else ())
     return str(folder)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Numbers that make no sense.
+def check(args: argparse.Namespace) -> Size | None:
+    """Return the size that is asked for, after checking the numbers of all options.
 
     Raises:
         ValueError: naming the option.
     """
-    for name in ("size", "shard_rows", "row_group"):
+    for name in ("shard_rows", "row_group"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     if args.buckets and (args.fit != "crop" or args.buckets < 0):
@@ -147,6 +154,7 @@ def check(args: argparse.Namespace) -> None:
     for name, low, high in (("validation", 0.0, 0.999), ("quality", 1, 100), ("background", 0, 255)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f"--{name} must be from {low} to {high}, got {getattr(args, name)}")
+    return size_option(args.size)
 
 
 def summary(manifest: "object", out: str) -> None:
@@ -159,9 +167,10 @@ def summary(manifest: "object", out: str) -> None:
     from raysde.data.remarks import Remarks
 
     assert isinstance(manifest, Manifest)
-    shape = "x".join(map(str, manifest.image)) if manifest.size else "many sizes"
+    shape = shown_size(manifest.size) if manifest.size else "many sizes"
+    colour = "grey" if manifest.channels == 1 else "RGB"
     print(
-        f"{manifest.rows} images of {shape}, {manifest.captions} captions, {manifest.classes} classes, "
+        f"{manifest.rows} {colour} images of {shape}, {manifest.captions} captions, {manifest.classes} classes, "
         f"{len(manifest.shards)} shards in {out}"
     )
     counts = manifest.statistics["labels"]

@@ -22,6 +22,7 @@ def precompute_options(command: argparse.ArgumentParser) -> None:
 def run_precompute(args: argparse.Namespace) -> None:
     """raysde precompute."""
     from raysde.cluster.precompute import precompute
+    from raysde.data.filesystems import location
     from raysde.data.manifest import read_manifest
     from raysde.precompute import Job, LatentsJob, TextJob
 
@@ -29,7 +30,7 @@ def run_precompute(args: argparse.Namespace) -> None:
         raise ValueError("give --text, --vae or both")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
-    manifest = read_manifest(args.shards)
+    manifest = read_manifest(location(args.shards))
     how, jobs = {"dtype": args.dtype, "batch_size": args.batch_size}, list[Job]()
     if args.text is not None:
         jobs.append(TextJob.of(manifest, args.text, max_tokens=args.max_tokens, **how))

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from raysde.commands import size_option
 from raysde.commands.drawing import (
     check_drawing,
     chosen_method,
@@ -16,6 +18,7 @@ from raysde.commands.drawing import (
     warn_of_older,
     workers_option,
 )
+from raysde.commands.walk import walk_arguments, walk_options
 from raysde.progress import say
 
 EXAMPLES = """\
@@ -41,6 +44,12 @@ def sample_options(command: argparse.ArgumentParser) -> None:
     prompt_options(command)
     command.add_argument("-n", type=int, help="number of images (default: one for each prompt or label, otherwise 16)")
     command.add_argument(
+        "--size",
+        metavar="N|HxW",
+        help="both sides of the images, or height and width: any that the network takes (default: what the model was "
+        "built for)",
+    )
+    command.add_argument(
         "--prompts-file",
         metavar="FILE",
         help="draw an image for each row: .txt with a prompt a line, or .csv, .tsv, .jsonl or .parquet with a column "
@@ -54,6 +63,7 @@ def sample_options(command: argparse.ArgumentParser) -> None:
         "metadata.jsonl (default %(default)s)",
     )
     solver_options(command)
+    walk_options(command.add_argument_group("the walk from noise to data"))
     workers_option(command)
     command.add_argument("--out", default="samples", help="folder, or URI for a --prompts-file (default %(default)s)")
     command.set_defaults(run=run_sample)
@@ -62,12 +72,15 @@ def sample_options(command: argparse.ArgumentParser) -> None:
 def run_sample(args: argparse.Namespace) -> None:
     """raysde sample."""
     check_drawing(args)
+    size = size_option(args.size)
     if args.prompts_file is not None:
         run_bulk(args)
         return
     if args.workers:
         raise ValueError("--workers is for a --prompts-file")
-    count = args.n if args.n is not None else max(len(args.prompt), len(args.label)) or 16
+    walk = walk_arguments(args)
+    told = max(len(args.prompt), len(args.label)) or 16
+    count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else told
     load = loader(args)
     model = load(args.model)
     warn_of_older(args.out, count)
@@ -76,9 +89,11 @@ def run_sample(args: argparse.Namespace) -> None:
     led = args.negative is not None or args.autoguide is not None
     prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
     with drawing_arguments(args, model, count, load) as drawing:
-        drawn = model.sample(n=count, **drawing)
+        asked = {"n": count, "size": size, **walk, **drawing}
+        drawn = model.sample(**asked) if args.path is None else model.sample_path(args.path, **asked)
     paths = drawn.save(args.out)
-    print(f"{len(paths) - 1} images and {paths[-1]} ({drawn.nfe} network evaluations each)")
+    strip = "" if args.path is None else f", their paths in {Path(args.out) / 'path.png'}"
+    print(f"{len(paths) - 1} images and {paths[-1]} ({drawn.nfe} network evaluations each){strip}")
 
 
 def run_bulk(args: argparse.Namespace) -> None:
@@ -89,7 +104,8 @@ def run_bulk(args: argparse.Namespace) -> None:
     from raysde.data.requests import read_requests
     from raysde.generation import method_of, spelled_out
 
-    for option, given in (("--prompt", args.prompt), ("--label", args.label), ("-n", args.n is not None)):
+    alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
+    for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():
         if given:
             raise ValueError(f"{option} cannot be given with --prompts-file, which says what to draw")
     draw: Draw = here
@@ -104,8 +120,11 @@ def run_bulk(args: argparse.Namespace) -> None:
     model = load(args.model)
     prefer_own_guidance(args, model, told=True)
     led = guidance_arguments(args, load, told=True)
-    method = spelled_out(model.spec.generation, chosen_method(args), told=True)
+    spec = model.spec
+    method = spelled_out(spec.generation, chosen_method(args), usual=spec.default_solver, told=True)
     negative, settings = led.pop("negative"), {"batch_size": args.batch_size, **method_of(method), **led}
+    if (size := size_option(args.size)) is not None:
+        settings["size"] = size
     requests = requests.labelled(model.spec.classes, model.spec.class_names)
     bulk = Bulk(model, requests, location(args.out), args.form, args.seed, negative, settings)
     with bars() as told:

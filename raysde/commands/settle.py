@@ -101,7 +101,9 @@ def run_settle(args: argparse.Namespace) -> None:
     check_registry(args)
     source, spec = found_model(args)
     wanted = wanted or space.usual(conditional=spec.conditional)
-    candidates = space.candidates(wanted, spec.generation, spec.sde, conditional=spec.conditional)
+    candidates = space.candidates(
+        wanted, spec.generation, spec.sde, conditional=spec.conditional, usual=spec.default_solver
+    )
     study = opened_study(args, source, out, candidates)
     for each in candidates:
         study.question(each, images[0])
@@ -235,13 +237,17 @@ def check_registry(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: if --name can be none, or there is no such store.
+        RuntimeError: if the store fails.
     """
     from raysde.names import checked_name
-    from raysde.tracking import client_for, default_uri
+    from raysde.registry import check_name
+    from raysde.tracking import answering, client_for, default_uri
 
     if args.name:
-        checked_name(args.name, "--name")
-        client_for(args.tracking_uri or default_uri())
+        uri = args.tracking_uri or default_uri()
+        client = client_for(uri)
+        with answering(uri):
+            check_name(client, checked_name(args.name, "--name"))
 
 
 def registered(args: argparse.Namespace, folder: Path) -> None:

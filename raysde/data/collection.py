@@ -47,7 +47,7 @@ def collect(
     manifest = Manifest(
         path=out,
         channels=rules.channels,
-        size=rules.stored or ((rules.size, rules.size) if rules.bucket_multiple and rules.size else None),
+        size=rules.shape if rules.bucket_multiple else rules.stored,
         row_group=rules.row_group,
         shards=tuple(shards),
         labels=labels or label_order(statistics.labels),

@@ -17,6 +17,7 @@ from raysde.data.remarks import Remarks
 from raysde.data.samples import Bad, Part, Sample
 from raysde.data.shards import write_shard
 from raysde.data.statistics import Statistics
+from raysde.sizes import Size, read_size, shown_size
 
 Encode = Literal["auto", "keep", "png", "jpeg"]
 ENCODINGS = {
@@ -35,8 +36,10 @@ class Rules:
 
     Attributes:
         channels: 1 or 3.
-        size, fit: of the stored images, see :data:`raysde.data.geometry.FITS`; no size leaves them as they are.
-        bucket_multiple: sides of aspect-ratio buckets are multiples of this; 0 for no buckets.
+        size, fit: of the stored images, see :data:`raysde.data.geometry.FITS`; (height, width), or one number for both;
+            no size leaves them as they are.
+        bucket_multiple: sides of aspect-ratio buckets of as many pixels as a square ``size`` are multiples of this; 0
+            for no buckets.
         encode, quality: of the stored files, see ``ENCODINGS``.
         background: grey value under transparent images and beside padded ones.
         validation: share of the rows, chosen by the hash of their content, that is kept for validation.
@@ -44,7 +47,7 @@ class Rules:
     """
 
     channels: int
-    size: int | None = None
+    size: Size | int | None = None
     fit: Fit = "crop"
     bucket_multiple: int = 0
     encode: Encode = "auto"
@@ -54,11 +57,24 @@ class Rules:
     row_group: int = 1024
     shard_rows: int = 8192
 
+    def __post_init__(self) -> None:
+        shape = self.shape
+        if self.bucket_multiple and shape is not None and shape[0] != shape[1]:
+            raise ValueError(
+                f"the size {shown_size(shape)} does not go with buckets, which have proportions of their own: give one "
+                "number, whose square has about as many pixels as they will have"
+            )
+
     @property
-    def stored(self) -> tuple[int, int] | None:
+    def shape(self) -> Size | None:
+        """(height, width) that images are brought to; None leaves them as they are."""
+        return None if self.size is None else read_size(self.size)
+
+    @property
+    def stored(self) -> Size | None:
         """(height, width) of all stored images, without buckets; None if they differ."""
-        one = self.size is not None and not self.bucket_multiple and self.fit in ("crop", "pad", "stretch")
-        return (self.size, self.size) if one and self.size else None
+        one = not self.bucket_multiple and self.fit in ("crop", "pad", "stretch")
+        return self.shape if one else None
 
 
 @dataclass
@@ -150,9 +166,9 @@ def rows_of(
 
 def shaped(picture: Image.Image, rules: Rules) -> Image.Image:
     """A picture at the size at which it is stored."""
-    if not rules.bucket_multiple or rules.size is None:
-        return fitted(picture, rules.fit, rules.size, rules.background)
-    shape = nearest_bucket(picture.size, bucket_shapes(rules.size, rules.bucket_multiple))
+    if not rules.bucket_multiple or rules.shape is None:
+        return fitted(picture, rules.fit, rules.shape, rules.background)
+    shape = nearest_bucket(picture.size, bucket_shapes(rules.shape[0], rules.bucket_multiple))
     return resized(picture, shape, centred_box(picture.size, shape))
 
 

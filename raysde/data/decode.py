@@ -64,7 +64,7 @@ def check_shape(found: tuple[int, int], out: np.ndarray | None) -> None:
         ValueError: if the image is of another (height, width).
     """
     if out is not None and out.shape[:2] != found:
-        raise ValueError(f"it is {found[1]} x {found[0]}, its shard says {out.shape[1]} x {out.shape[0]}")
+        raise ValueError(f"it is {found[0]} x {found[1]}, its shard says {out.shape[0]} x {out.shape[1]}")
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -74,7 +74,7 @@ def check_pixels(width: int, height: int) -> None:
         ValueError: if there are too many pixels.
     """
     if width * height > MAX_PIXELS:
-        raise ValueError(f"it has {width} x {height} pixels, more than {MAX_PIXELS} in all")
+        raise ValueError(f"it has {height} x {width} pixels, more than {MAX_PIXELS} in all")
 
 
 def one_line(error: BaseException) -> str:
@@ -93,7 +93,7 @@ def encode_image(picture: Image.Image, *, quality: int | None) -> bytes:
         picture.save(buffer, format="PNG", compress_level=6, icc_profile=None)
     elif max(picture.size) > MAX_JPEG:
         raise ValueError(
-            f"at {picture.width} x {picture.height} pixels it is too long for JPEG, whose limit is {MAX_JPEG}"
+            f"at {picture.height} x {picture.width} pixels it is too long for JPEG, whose limit is {MAX_JPEG}"
         )
     else:  # a comment is taken from the file that was opened, unless another is given
         picture.save(buffer, format="JPEG", quality=quality, subsampling=0, comment=b"")

@@ -13,6 +13,8 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raysde.foreign import writing
+
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system and the path inside it, of a local path or a URI.
@@ -65,15 +67,16 @@ def read_bytes(path: str) -> bytes:
 def write_bytes(path: str, content: bytes) -> None:
     """Writes a file whole or not at all: a local one under a name of its own first, a remote one by one upload."""
     system, inside = filesystem(path)
-    if not isinstance(system, pafs.LocalFileSystem):
-        with system.open_output_stream(inside) as out:
-            out.write(content)
-        return
-    target = Path(inside)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
-    temporary.write_bytes(content)
-    temporary.replace(target)
+    with writing("a file", path):
+        if not isinstance(system, pafs.LocalFileSystem):
+            with system.open_output_stream(inside) as out:
+                out.write(content)
+            return
+        target = Path(inside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
+        temporary.write_bytes(content)
+        temporary.replace(target)
 
 
 def is_partial(name: str) -> bool:

@@ -5,13 +5,14 @@ from typing import Literal
 from PIL import Image
 
 from raysde.data.decode import check_pixels
+from raysde.sizes import Size
 
 Fit = Literal["crop", "pad", "stretch", "short", "keep"]
 FITS = {
-    "crop": "scale the short side to the size and cut a square from the middle",
-    "pad": "scale the long side to the size and add a border",
+    "crop": "scale the picture until it covers the size and cut that from the middle",
+    "pad": "scale the picture until it fits into the size and add a border",
     "stretch": "scale both sides to the size",
-    "short": "scale the short side to the size and keep the proportions",
+    "short": "scale the picture until it covers the size and keep the proportions",
     "keep": "leave the picture as it is",
 }
 RATIOS = (0.5, 0.57, 0.67, 0.75, 0.875, 1.0, 1.14, 1.33, 1.5, 1.75, 2.0)
@@ -42,10 +43,11 @@ def placed_box(size: tuple[int, int], shape: tuple[int, int], scale: float, x: f
     return left, top, min(left + wide, width), min(top + high, height)
 
 
-def fitted(picture: Image.Image, fit: Fit, size: int | None, background: int) -> Image.Image:
+def fitted(picture: Image.Image, fit: Fit, size: Size | None, background: int) -> Image.Image:
     """A picture brought to ``size`` as ``fit`` says.
 
     Args:
+        size: (height, width); None leaves the picture as it is.
         background: grey value of the border that "pad" adds.
 
     Raises:
@@ -54,17 +56,20 @@ def fitted(picture: Image.Image, fit: Fit, size: int | None, background: int) ->
     if size is None or fit == "keep":
         return picture
     if fit == "crop":
-        return resized(picture, (size, size), centred_box(picture.size, (size, size)))
+        return resized(picture, size, centred_box(picture.size, size))
     if fit == "stretch":
-        return resized(picture, (size, size))
-    side = min(picture.size) if fit == "short" else max(picture.size)
-    width, height = (max(1, round(length * size / side)) for length in picture.size)
+        return resized(picture, size)
+    rows, cols = size
+    sides = ((cols, picture.width), (rows, picture.height))
+    tightest = max if fit == "short" else min
+    wanted, side = tightest(sides, key=lambda each: each[0] / each[1])
+    width, height = (max(1, round(length * wanted / side)) for length in picture.size)
     check_pixels(width, height)
     scaled = resized(picture, (height, width))
-    if fit == "short" or width == height:
+    if fit == "short" or (height, width) == size:
         return scaled
-    padded = Image.new(picture.mode, (size, size), background if picture.mode == "L" else (background,) * 3)
-    padded.paste(scaled, ((size - width) // 2, (size - height) // 2))
+    padded = Image.new(picture.mode, (cols, rows), background if picture.mode == "L" else (background,) * 3)
+    padded.paste(scaled, ((cols - width) // 2, (rows - height) // 2))
     return padded
 
 

@@ -2,13 +2,17 @@
 
 import contextlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
+
+from PIL import Image
 
 from raysde.data.convert import Encode, Rules, encoded, shaped
 from raysde.data.geometry import Fit
 from raysde.data.pictures import is_grey, open_picture
 from raysde.data.samples import Bad, Sample
 from raysde.data.sources import Source
+from raysde.sizes import Size
 
 LOOKED_AT = 16
 FURTHER = 256
@@ -43,7 +47,7 @@ def first_readable(source: Source) -> list[Sample]:
 def rules_for(
     source: Source,
     *,
-    size: int | None = None,
+    size: Size | int | None = None,
     channels: int | None = None,
     fit: Fit = "crop",
     bucket_multiple: int = 0,
@@ -57,7 +61,7 @@ def rules_for(
     """Rules for a source; what is None is taken from its first images.
 
     Args:
-        size: the first image's short side.
+        size: see :func:`usual_size`.
         channels: 1 if the files of all images that are looked at are grey, the first ones of up to 16 parts.
         row_group: a power of two from 16 to 1024 that makes about 4 MB.
 
@@ -68,7 +72,7 @@ def rules_for(
     pictures = [open_picture(sample.data, 3) for sample in samples]
     rules = Rules(
         channels=channels or (1 if all(is_grey(sample.data) for sample in samples) and all_grey(source) else 3),
-        size=None if fit == "keep" else size or min(pictures[0].size),
+        size=None if fit == "keep" else size or usual_size(pictures, keeps=fit != "short" and not bucket_multiple),
         fit=fit,
         bucket_multiple=bucket_multiple,
         encode=encode,
@@ -78,6 +82,18 @@ def rules_for(
         shard_rows=shard_rows,
     )
     return replace(rules, row_group=row_group or fitting_group(samples, rules))
+
+
+def usual_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
+    """Return the size of the first pictures if it is the same, so that nothing of them is cut; else the first's short
+    side.
+
+    Args:
+        keeps: whether images of that size become images of one size.
+    """
+    sizes = {picture.size for picture in pictures}
+    width, height = pictures[0].size
+    return (height, width) if keeps and len(sizes) == 1 and width != height else min(width, height)
 
 
 def all_grey(source: Source) -> bool:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from raysde.data.filesystems import child, filesystem, sha256_of
 from raysde.data.manifest import SCHEMA, Manifest, Shard, Split, columns
+from raysde.foreign import writing
 
 COMPRESSED = ("image.path", "captions.list.element", "label", "key", "width", "height", "hash")
 
@@ -34,7 +35,7 @@ def write_shard(
     )
     content = out.getvalue()
     system, inside = filesystem(child(path, file))
-    with system.open_output_stream(inside) as target:
+    with writing(f"shard {file}", path), system.open_output_stream(inside) as target:
         target.write(content)
     return Shard(file, table.num_rows, content.size, hashlib.sha256(content).hexdigest(), split, image)
 

@@ -35,8 +35,8 @@ def describe(manifest: Manifest) -> list[str]:
     if told:
         images, captions = told["images"], told["captions"]
         lines += [
-            f"found          {images['width'][0]} to {images['width'][1]} wide, "
-            f"{images['height'][0]} to {images['height'][1]} high",
+            f"found          {images['height'][0]} to {images['height'][1]} high, "
+            f"{images['width'][0]} to {images['width'][1]} wide",
             f"pixels         mean {_list(images['mean'])}, deviation {_list(images['std'])} of 1",
             f"captions       {captions['in_all']} for {manifest.captions} rows, {captions['mean_characters']} "
             f"characters on average, at most {captions['longest']}",

@@ -26,6 +26,7 @@ from raysde.evaluation.reference import Real, Reference, Source, reference_for
 from raysde.evaluation.rows import Conditions, conditions_for, selected
 from raysde.generation import overrides, spelled_out
 from raysde.inference import Model
+from raysde.likelihood import TOLERANCE
 from raysde.near import did_you_mean
 
 FEATURES = ("fid", *figures.FEATURE_METRICS)
@@ -52,6 +53,7 @@ class Question:
         settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on; the
             model's own where they say nothing, and those of `raysde sample` where it has none.
         lpips: weights of LPIPS' network: alexnet for the published ones, or a file.
+        rtol, atol: of the solver of bpd.
 
     Raises:
         ValueError: naming what is wrong.
@@ -67,6 +69,8 @@ class Question:
     allow_few: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     lpips: str = "alexnet"
+    rtol: float = TOLERANCE
+    atol: float = TOLERANCE
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]
@@ -75,6 +79,9 @@ class Question:
             raise ValueError(f"metrics must be of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}{near}")
         if self.split not in get_args(Split):
             raise ValueError(f"split must be train or validation, got {self.split!r}")
+        for name in ("rtol", "atol"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} of bpd must be positive, got {getattr(self, name)}")
         if self.rows < 2:
             raise ValueError(f"rows must be at least 2, got {self.rows}")
         self.enough("drawn images", self.samples)
@@ -163,9 +170,9 @@ def evaluate(
         ValueError: if the model, the data, the metrics and the guide do not fit together.
     """
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
-    own, given = model.spec.generation, question.settings
+    own, usual, given = model.spec.generation, model.spec.default_solver, question.settings
     told_of = model.spec.conditional or (guide is not None and autoguidance is None)
-    question = replace(question, settings=spelled_out(own, given, told=told_of))
+    question = replace(question, settings=spelled_out(own, given, usual=usual, told=told_of))
     if guide is not None and set(question.metrics) <= {"bpd"}:
         raise ValueError("autoguide has no effect: none of the metrics is of drawn images")
     away = led_away(model, guide, autoguidance, question.settings)
@@ -198,7 +205,7 @@ def evaluate(
             "shape": list(shape),
         },
         "sampling": {"samples": question.samples, "seed": question.seed, **question.settings, **away},
-        "overrides": overrides(own, {**given, **away}, told=told_of),
+        "overrides": overrides(own, {**given, **away}, usual=usual, told=told_of),
         "held_out": {"rows": question.rows, "t": question.t},
         "features": None if network is None else {"name": network.name, "hash": network.hash},
         "versions": {name: version(name) for name in ("raysde", "torch")},
@@ -253,7 +260,10 @@ def held_for(
     if not any(name in held_out.METRICS for name in question.metrics):
         return None
     rows, shape = held_out.unseen(reader, question.rows), shape_of(model)[1:]
-    return HeldOut(model, reader, rows, shape, question.seed, question.t, question.metrics, settings, lpips)
+    tolerances = {"rtol": question.rtol, "atol": question.atol}
+    return HeldOut(
+        model, reader, rows, shape, question.seed, question.t, question.metrics, settings, lpips, **tolerances
+    )
 
 
 def of_held_out(bench: Bench, question: Question, measure: Measure, told: Told | None) -> dict[str, Tensor]:
@@ -283,7 +293,9 @@ def answers(
             made.append(figures.accuracy(found["read"], found["asked"], judge, seed))
         elif name in held_out.METRICS:
             seen_by = lpips.hash if lpips is not None and name.endswith("lpips") else ""
-            made.append(held_out.figure(name, found[name], seed, question.t, seen_by))
+            asked = (question.rtol, question.atol)
+            told = None if asked == (TOLERANCE, TOLERANCE) else asked
+            made.append(held_out.figure(name, found[name], seed, question.t, seen_by, told))
         else:
             assert reference is not None
             assert network is not None

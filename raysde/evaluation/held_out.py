@@ -17,6 +17,7 @@ from raysde.evaluation.lpips import SMALLEST, Perceptual
 from raysde.evaluation.parts import Part
 from raysde.evaluation.rows import images_of, read, selected
 from raysde.inference import Model
+from raysde.likelihood import TOLERANCE
 from raysde.sampler import Method, Samples, noise_from, sample
 from raysde.sde import Score
 
@@ -39,6 +40,7 @@ class HeldOut:
         metrics: of METRICS, those wanted.
         settings: keyword arguments of the model's ``sample``.
         lpips: for the metrics of it.
+        rtol, atol: of the solver of likelihoods.
     """
 
     model: Model
@@ -50,6 +52,8 @@ class HeldOut:
     metrics: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     lpips: Perceptual | None = None
+    rtol: float = TOLERANCE
+    atol: float = TOLERANCE
 
     def part(self, measure: str, first: int, count: int) -> Part:
         """One of MEASURES of the rows ``first`` and on."""
@@ -100,12 +104,13 @@ def unseen(reader: Reader, count: int) -> np.ndarray:
 def likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
     """Upper bounds on -log2 P / D, each with one dequantisation and one probe."""
     seed = randomness.key(held.seed, randomness.EVALUATION, 4, first)
-    found = held.model.bits_per_dim(images_of(columns), seed=seed, repeats=1, **held.told(columns))
+    images, told = images_of(columns), held.told(columns)
+    found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **told)
     return {"bpd": found.value.double().cpu()}
 
 
 def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """PSNR, SSIM and LPIPS of images that were noised to ``t`` and drawn back by the solver."""
+    """PSNR, MSE, SSIM and LPIPS of images that were noised to ``t`` and drawn back by the solver."""
     model, images = held.model, images_of(columns)
     sde = model.sde
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
@@ -113,9 +118,12 @@ def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
 
     def run(score: Score, rows: slice, *, generator: list[torch.Generator], callback: object, **given: Any) -> Samples:
         start = alpha * x0[rows] + sigma * noise_from(generator)(x0[rows])
-        grid = Method(**given).times(sde)
+        method = Method(**given)
+        grid = method.times(sde)
         times = torch.cat([grid.new_tensor([held.t]), grid[grid < held.t]])
         given |= {"generator": generator, "device": model.device}
+        if method.churn:
+            given["churn"] = method.churn_of(len(times) - 1)
         return sample(score, sde, start.shape, times=times, start=start, **given)
 
     drawn = model.drawn(run, len(images), seed=held.seed, first=first, **held.told(columns), **held.settings)  # type: ignore[arg-type]
@@ -123,7 +131,7 @@ def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
 
 
 def inpainted(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """PSNR in the hole, SSIM and LPIPS of images whose middle quarter was taken away and drawn anew."""
+    """PSNR and MSE in the hole, SSIM and LPIPS of images whose middle quarter was taken away and drawn anew."""
     images = images_of(columns)
     known = torch.ones(held.shape, dtype=torch.bool)
     top, left = held.shape[0] // 4, held.shape[1] // 4
@@ -134,8 +142,10 @@ def inpainted(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
 
 
 def compared(held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tuple[Any, ...]) -> dict[str, Tensor]:
-    """What is wanted of pairs of images: PSNR in a place, SSIM and LPIPS of the whole."""
+    """What is wanted of pairs of images: PSNR and MSE in a place, SSIM and LPIPS of the whole."""
     found = {}
+    if f"{task}_mse" in held.metrics:
+        found[f"{task}_mse"] = mse(images[place], truth[place])
     if f"{task}_psnr" in held.metrics:
         found[f"{task}_psnr"] = psnr(images[place], truth[place])
     if f"{task}_ssim" in held.metrics:
@@ -154,9 +164,11 @@ MEASURES: dict[str, Callable[[HeldOut, Columns, int], dict[str, Tensor]]] = {
 METRICS = {
     "bpd": "bpd",
     "denoised_psnr": "denoised",
+    "denoised_mse": "denoised",
     "denoised_ssim": "denoised",
     "denoised_lpips": "denoised",
     "inpainted_psnr": "inpainted",
+    "inpainted_mse": "inpainted",
     "inpainted_ssim": "inpainted",
     "inpainted_lpips": "inpainted",
 }
@@ -169,6 +181,14 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
     return found.clamp(max=ROUNDING)
 
 
+def mse(images: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared difference of each pair of uint8 images [B, C, H, W], of pixels in [0, 1], float64 [B].
+
+    PSNR is -10 log10 of it.
+    """
+    return ((images.double() - truth.double()) / 255.0).square().flatten(1).mean(dim=1)
+
+
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
     """Of each pair of uint8 images [B, C, H, W] of at least WINDOW pixels a side, float64 [B]."""
     found = structural_similarity_index_measure(images.double(), truth.double(), data_range=255.0, reduction="none")
@@ -176,13 +196,20 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     return found.reshape(len(images))
 
 
-def figure(name: str, values: Tensor, seed: int, t: float, network: str = "") -> Figure:
-    """The mean over rows [N], of a ``network`` of that hash if one looked at them."""
+def figure(
+    name: str, values: Tensor, seed: int, t: float, network: str = "", tolerances: tuple[float, float] | None = None
+) -> Figure:
+    """The mean over rows [N], of a ``network`` of that hash if one looked at them.
+
+    Args:
+        tolerances: rtol and atol of likelihoods, if they are not the usual ones.
+    """
+    solved = f", to rtol={tolerances[0]:g} and atol={tolerances[1]:g}" if tolerances else ""
     method = {
-        "bpd": "upper bound by one uniform dequantisation and one probe of each row",
+        "bpd": f"upper bound by one uniform dequantisation and one probe of each row{solved}",
         "denoised": f"rows noised to t = {t:g} and drawn back",
         "inpainted": "rows whose middle quarter was drawn anew",
     }[METRICS[name]]
     value, error = mean_error(values)
-    best = "lower" if name == "bpd" or name.endswith("lpips") else "higher"
+    best = "lower" if name == "bpd" or name.endswith(("lpips", "mse")) else "higher"
     return Figure(name, value, *normal(value, error), len(values), f"{method}; normal interval", best, 0, seed, network)

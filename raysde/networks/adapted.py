@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from raysde.foreign import UNFIT, line_of
+from raysde.networks.checks import check_multiple
 
 Architecture = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
 Image = tuple[int, int, int]
+DEFAULT_LEVELS, DEFAULT_PATCH = range(4), 2
+"""Levels of a UNet2DModel and patch of a DiTTransformer2DModel whose ``config`` does not say (diffusers 0.42)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,16 @@ class DiffusersConfig:
             ValueError: naming the key of ``config`` that does not fit, or if diffusers is not installed.
         """
         return ADAPTERS[self.architecture](self.settled(image), image, condition)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError unless the network can be shown images of a size."""
+        if self.architecture == "UNet2DModel":
+            levels = len(self.config.get("block_out_channels", DEFAULT_LEVELS))
+            check_multiple((height, width), 2 ** (levels - 1), "network.config.block_out_channels")
+        elif self.architecture == "DiTTransformer2DModel":
+            if height != width:
+                raise ValueError(f"size {height}x{width}: DiTTransformer2DModel takes square images")
+            check_multiple((height, width), self.config.get("patch_size", DEFAULT_PATCH), "network.config.patch_size")
 
     def settled(self, image: Image) -> dict[str, Any]:
         """``config`` with the channels and the size that follow from the images.

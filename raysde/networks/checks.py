@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from raysde.sizes import shown_size
+
 
 def at_least_one(values: dict[str, int]) -> None:
     """Refuses a count below 1, by its name.
@@ -34,6 +36,25 @@ def check_patch(patch: int, height: int, width: int) -> None:
     """
     if height % patch or width % patch:
         raise ValueError(f"network.patch={patch} does not divide the image size {(height, width)}")
+
+
+def check_multiple(size: tuple[int, int], multiple: int, key: str) -> None:
+    """Refuses sizes of images that a network cannot be shown, whatever the size that it was built for.
+
+    Args:
+        size: (height, width) in what the network is shown.
+        multiple: number that both sides must be multiples of.
+        key: of the recipe, that asks for it.
+
+    Raises:
+        ValueError: naming the nearest size that it can be shown.
+    """
+    if size[0] % multiple or size[1] % multiple:
+        height, width = (max(1, round(side / multiple)) * multiple for side in size)
+        raise ValueError(
+            f"size {shown_size(size)}: the network takes sides that are multiples of {multiple} ({key}), such as "
+            f"{height}x{width}"
+        )
 
 
 def patched(image: tuple[int, int, int], patch: int) -> tuple[int, int, int]:

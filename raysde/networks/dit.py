@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one, check_patch
+from raysde.networks.checks import at_least_one, check_multiple, check_patch
 from raysde.networks.layers import Positional, attended, direct, initial, recomputed, zeroed
 
 TIME_FEATURES = 256
@@ -62,6 +62,10 @@ class DiTConfig:
             context: width of the caption's tokens, None without captions.
         """
         return DiT(self, image, condition, context if self.cross_attention else None)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError unless the network can be shown images of a size."""
+        check_multiple((height, width), self.patch, "network.patch")
 
 
 def positions(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:

@@ -18,8 +18,8 @@ class ExternalConfig:
     ``(x, t, pooled, context, mask)``, or ``(x, t)`` for an unconditional network.
 
     Attributes:
-        factory: the class, as package.module:Class.
-        kwargs: its keyword arguments.
+        factory: the module class, or a function that makes one, as package.module:Name; every worker imports it.
+        kwargs: keyword arguments that it is called with, beside image and condition.
     """
 
     kind: Literal["external"] = "external"
@@ -54,6 +54,9 @@ class ExternalConfig:
         if not isinstance(network, nn.Module):
             raise ValueError(f"network.factory {self.factory!r} made a {type(network).__name__}, not an nn.Module")
         return network
+
+    def check_size(self, height: int, width: int) -> None:
+        """The user's network says itself which sizes it takes, when it is shown one."""
 
     def found(
         self, image: tuple[int, int, int], condition: int | None

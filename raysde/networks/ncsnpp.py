@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one, check_levels, level_heights
+from raysde.networks.checks import at_least_one, check_levels, check_multiple, level_heights
 from raysde.networks.layers import SKIP_SCALE, Attention, Fourier, Positional, Stage, direct, initial, norm, recomputed
 from raysde.networks.pyramids import Head, InputResidual, InputSkip, OutputResidual, OutputSkip
 from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
@@ -89,6 +89,10 @@ class NCSNppConfig:
             context: width of the caption's tokens, None without captions.
         """
         return NCSNpp(self, image, condition, context)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError unless the network can be shown images of a size."""
+        check_multiple((height, width), 2 ** (len(self.multipliers) - 1), "network.multipliers")
 
 
 class ResnetBlock(nn.Module):

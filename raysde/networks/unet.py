@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one, check_levels, level_heights, patched
+from raysde.networks.checks import at_least_one, check_levels, check_multiple, level_heights, patched
 from raysde.networks.layers import (
     Attention,
     ResidualBlock,
@@ -78,6 +78,11 @@ class UNetConfig:
             context: width of the caption's tokens, None without captions.
         """
         return UNet(self, image, condition, context)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError unless the network can be shown images of a size."""
+        multiple = self.patch * 2 ** (len(self.multipliers) - 1)
+        check_multiple((height, width), multiple, "network.multipliers and network.patch")
 
 
 class UNet(nn.Module):

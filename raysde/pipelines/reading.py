@@ -1,13 +1,15 @@
 """A pipeline folder of diffusers as a model: its network, and the SDE that its scheduler discretises.
 
 Read are model_index.json, the configurations, and weights in safetensors format; no pickle, and no code of the folder.
+The network and the scheduler lie in folders of their own, or both at the root, as diffusers finds them too.
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,18 @@ from safetensors.torch import save_file
 
 from raysde import checkpoint
 from raysde.foreign import UNFIT, check_weights_fit, line_of
-from raysde.inference import Model
+from raysde.inference import Model, Origin
 from raysde.model import ModelSpec, assemble
 from raysde.networks import DiffusersConfig
 from raysde.networks.adapted import library, sides
 from raysde.parameterisation import Preconditioning
-from raysde.pipelines.steps import process_of
+from raysde.pipelines.steps import DISCRETE, process_of
 from raysde.sde import VE
+from raysde.solvers.usual import DEFAULT
 
 INDEX = "model_index.json"
-DISCRETE = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "DPMSolverMultistepScheduler",
-    "DEISMultistepScheduler",
-    "UniPCMultistepScheduler",
-)
-"""Schedulers that know one thing of the process, a table of alpha-bar."""
+HUB = re.compile(r"(?:https?:/{1,2}(?:www\.)?huggingface\.co/|hf://)?(?P<name>\w[\w.-]*/[\w.-]+?)/?")
+"""Names on the Hugging Face Hub."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +60,24 @@ def load(folder: Path) -> Imported:
     Raises:
         ValueError: if it is not one, or holds a class, a scheduler or weights that are not read.
     """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}{download_hint(str(folder))}")
     index = _json(folder / INDEX, f"{folder} is no diffusers pipeline: it holds no {INDEX}")
     pipeline = str(index.get("_class_name"))
     if pipeline not in READERS:
         raise ValueError(f"{folder} holds a {pipeline}; known pipelines are {', '.join(READERS)}")
     read, known = READERS[pipeline]
-    scheduler = _scheduler(folder, _class_of(index, "scheduler", folder, known))
+    kind = _class_of(index, "scheduler", folder, known)
+    scheduler = _scheduler(part_of(folder, "scheduler"), kind)
     _class_of(index, "unet", folder, ("UNet2DModel",))
-    unet = _unet(folder / "unet")
-    spec, settings = read(scheduler, _network(unet, folder / "unet"))
+    place = part_of(folder, "unet")
+    unet = _unet(place)
+    spec, settings = read(scheduler, _network(unet, place))
     score_model = assemble(spec, None, None, allow_code=False)
     score_model.network.model.load_state_dict(unet.state_dict())  # type: ignore[union-attr]
     config = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name[0] != "_"}
-    return Imported(Model(score_model.eval().requires_grad_(False), spec), pipeline, config, settings)
+    origin = Origin(pipeline, config, kind)
+    return Imported(Model(score_model.eval().requires_grad_(False), spec, origin), pipeline, config, settings)
 
 
 def convert(folder: Path, target: Path) -> Imported:
@@ -95,7 +96,8 @@ def convert(folder: Path, target: Path) -> Imported:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(checkpoint.complete_weights(imported.model.score_model), partial / "ema.safetensors")
-    about = {"pipeline": imported.pipeline, "scheduler": imported.scheduler}
+    assert imported.model.origin is not None
+    about = asdict(imported.model.origin)
     checkpoint.write_description(partial, imported.model.spec, {"step": 0, "num_images": 0}, {}, about)
     os.replace(partial, target)
     return imported
@@ -110,7 +112,7 @@ def _ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
     preconditioning = Preconditioning(time="sigma", input="none", output="none")
     spec = ModelSpec(
         image=_image(network), data_range=(0.0, 1.0), data_std=0.25, sde=sde, network=network, target="score",
-        text=None, classes=0, preconditioning=preconditioning,
+        text=None, classes=0, preconditioning=preconditioning, default_solver=DEFAULT,
     )  # fmt: skip
     corrector = f"--set target_snr={config.snr} --set corrector_steps={config.correct_steps}"
     return spec, f"--solver pc --steps {config.num_train_timesteps} {corrector}"
@@ -122,7 +124,7 @@ def _discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]
     preconditioning = Preconditioning(time="step", input="none", output="none")
     spec = ModelSpec(
         image=_image(network), data_range=(-1.0, 1.0), data_std=0.5, sde=sde, network=network, target=target,
-        text=None, classes=0, preconditioning=preconditioning,
+        text=None, classes=0, preconditioning=preconditioning, default_solver=DEFAULT,
     )  # fmt: skip
     return spec, "--solver ddim --grid time --steps 50 --set denoise=true"
 
@@ -144,9 +146,27 @@ def _class_of(index: dict[str, Any], part: str, folder: Path, known: tuple[str, 
     return str(found[1])
 
 
+def part_of(folder: Path, part: str) -> Path:
+    """Return the folder of a pipeline's part: its own, or the pipeline's where it has none, as diffusers falls back."""
+    own = folder / part
+    return own if own.is_dir() else folder
+
+
+def download_hint(name: str) -> str:
+    """Return what a sentence adds about a name that is no folder but could be one of the Hugging Face Hub."""
+    match = HUB.fullmatch(name)
+    if match is None:
+        return ""
+    hub, folder = match["name"], match["name"].partition("/")[2]
+    return (
+        f"; if {hub} is a model on the Hugging Face Hub, download it first, `hf download {hub} --local-dir {folder}`, "
+        f"and give the folder {folder}"
+    )
+
+
 def _scheduler(folder: Path, name: str) -> Any:
-    path = folder / "scheduler" / "scheduler_config.json"
-    config = _json(path, f"{folder} holds no scheduler/scheduler_config.json")
+    path = folder / "scheduler_config.json"
+    config = _json(path, f"{folder} holds no scheduler_config.json")
     try:
         return getattr(library("import"), name).from_config(config)
     except UNFIT as error:

@@ -11,6 +11,15 @@ from torch import Tensor
 from raysde.parameterisation import Target, TimeInput
 from raysde.sde import SDE, VP
 
+DISCRETE = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Schedulers that know one thing of the process, a table of alpha-bar."""
 PREDICTIONS: dict[Target, str] = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
 """What diffusers calls the targets that its discrete schedulers know."""
 

@@ -15,7 +15,7 @@ from raysde import latents
 from raysde.inference import Model
 from raysde.networks import DiffusersConfig
 from raysde.networks.adapted import PlainUNet, Transformer, library, made
-from raysde.pipelines.steps import PREDICTIONS, betas, step_times
+from raysde.pipelines.steps import DISCRETE, PREDICTIONS, betas, process_of, step_times
 from raysde.sde import VE, VP
 
 SOLVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -24,17 +24,22 @@ SOLVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dpmpp_2m": ("DDPMPipeline", "DPMSolverMultistepScheduler", {}),
 }
 """Our solvers that diffusers has for a discrete process: its pipeline for pixels, its scheduler and the settings."""
+SAMPLING = ("snr", "correct_steps", "num_train_timesteps")
+"""Settings of ScoreSdeVeScheduler that are its sampler's and not the process's."""
+TARGET_SNR = 0.16
+"""Of Song et al. 2021, table 5, for VE."""
 NULL_CLASS = 1000
 """The class that DiTPipeline takes for "none"."""
 
 
-def export(model: Model, folder: Path, *, solver: str | None = None, target_snr: float = 0.16) -> str:
+def export(model: Model, folder: Path, *, solver: str | None = None, target_snr: float | None = None) -> str:
     """Writes the averaged model as a pipeline folder.
 
     Args:
         folder: which must not exist; it appears whole or not at all.
-        solver: ddim, ancestral or dpmpp_2m for VP, pc for VE; None for the first of them.
-        target_snr: of pc's corrector.
+        solver: ddim, ancestral or dpmpp_2m for VP, pc for VE; None for the scheduler that the model was imported with,
+            with its settings, and the first of them for other models.
+        target_snr: of pc's corrector; None for the imported scheduler's, and 0.16 for other models.
 
     Returns:
         The pipeline's class.
@@ -52,7 +57,7 @@ def export(model: Model, folder: Path, *, solver: str | None = None, target_snr:
     return type(pipeline).__name__
 
 
-def pipeline_of(model: Model, solver: str | None, target_snr: float) -> Any:
+def pipeline_of(model: Model, solver: str | None, target_snr: float | None) -> Any:
     """The pipeline that draws what the model draws."""
     spec = model.spec
     if not isinstance(spec.network, DiffusersConfig):
@@ -63,11 +68,12 @@ def pipeline_of(model: Model, solver: str | None, target_snr: float) -> Any:
     if isinstance(spec.sde, VE):
         return _score_sde_ve(model, solver, target_snr)
     if isinstance(spec.sde, VP):
-        return _discrete(model, solver or "ddim")
+        kept = _imported(model) if solver is None else None
+        return _discrete(model, solver or "ddim") if kept is None else kept
     raise ValueError(f"sde.kind={spec.sde.kind}: diffusers has pipelines for vp and ve with such a network")
 
 
-def _score_sde_ve(model: Model, solver: str | None, target_snr: float) -> Any:
+def _score_sde_ve(model: Model, solver: str | None, target_snr: float | None) -> Any:
     """ScoreSdeVePipeline: three channels in [0, 1], a network that is told sigma and gives the score."""
     spec, outside = model.spec, model.score_model.preconditioning
     unet = _unconditional(model, "ScoreSdeVePipeline")
@@ -84,13 +90,26 @@ def _score_sde_ve(model: Model, solver: str | None, target_snr: float) -> Any:
         ("preconditioning.input", outside.input, "none"),
         ("preconditioning.output", outside.output, "none"),
     )
+    came_with = {} if model.origin is None else model.origin.scheduler
+    settings = {"snr": TARGET_SNR, **{name: came_with[name] for name in SAMPLING if name in came_with}}
     scheduler = library("export").ScoreSdeVeScheduler(
-        snr=target_snr,
+        **settings if target_snr is None else {**settings, "snr": target_snr},
         sigma_min=spec.sde.sigma_min,
         sigma_max=spec.sde.sigma_max,
         sampling_eps=spec.sde.sample_floor,
     )
     return library("export").ScoreSdeVePipeline(unet=unet, scheduler=scheduler)
+
+
+def _imported(model: Model) -> Any:
+    """The pipeline that a model of a discrete process was imported from; None if it was not, or is no longer known."""
+    origin, spec = model.origin, model.spec
+    if origin is None or origin.scheduler_class not in DISCRETE:
+        return None
+    scheduler = getattr(library("export"), origin.scheduler_class).from_config(origin.scheduler)
+    if process_of(scheduler) != (spec.sde, spec.target):
+        return None
+    return getattr(library("export"), origin.pipeline)(unet=_unconditional(model, origin.pipeline), scheduler=scheduler)
 
 
 def _discrete(model: Model, solver: str) -> Any:

@@ -6,18 +6,18 @@ from raysde.registry.models import (
     generation_of,
     identified,
     load,
-    publish,
-    register,
     registered,
     registered_models,
     resolve,
     resolve_checkpoint,
     versions,
 )
+from raysde.registry.publishing import check_name, publish, register
 
 __all__ = [
     "ModelVersion",
     "aliases_of",
+    "check_name",
     "generation_of",
     "identified",
     "load",

@@ -9,6 +9,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from raysde import checkpoint, serving
+from raysde.description import FORMAT
 from raysde.model import ModelSpec
 
 COLUMNS = {"prompt": DataType.string, "number": DataType.long}
@@ -34,6 +35,6 @@ def write_card(folder: Path, description: checkpoint.Description, *, run_id: str
         utc_time_created=str(datetime.now(UTC).replace(tzinfo=None)),
         signature=signature(description.spec),
     )
-    card.add_flavor("raysde", format=checkpoint.FORMAT, version=description.versions["raysde"])
+    card.add_flavor("raysde", format=FORMAT, version=description.versions["raysde"])
     pyfunc.add_to_model(card, loader_module=serving.__name__, model_config={"allow_code": False})
     card.save(str(folder / "MLmodel"))

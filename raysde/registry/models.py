@@ -1,15 +1,13 @@
-"""Models by name: publishing a checkpoint to the MLflow registry, and loading from a name, a run or a folder."""
+"""Models by name: what the MLflow registry holds, and loading from a name, a run or a folder."""
 
 import json
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import torch
-from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
@@ -18,10 +16,11 @@ from mlflow.tracking import MlflowClient
 from raysde import checkpoint, pipelines
 from raysde.figures import Subject
 from raysde.inference import Model
-from raysde.names import checked_alias, checked_name
-from raysde.registry.flavour import write_card
-from raysde.tracking import answering, artifact_place, client_for, default_uri, experiment_id, has_run
+from raysde.progress import say
+from raysde.tracking import answering, client_for, default_uri, has_run
 
+STEP = "raysde.step"
+"""Tag of a version: the step of its checkpoint."""
 WEIGHTS = "raysde.weights"
 """Tag of a version: sha256 of its averaged weights."""
 GENERATION = "raysde.generation"
@@ -29,66 +28,6 @@ GENERATION = "raysde.generation"
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 NAME = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
 RUN = re.compile(r"(?:runs:/)?(?P<run>[0-9a-f]{32})")
-
-
-def publish(client: MlflowClient, folder: Path, *, run_id: str | None, name: str, alias: str | None) -> str:
-    """Logs a checkpoint's averaged model, registers it as a new version of ``name``, and moves ``alias``.
-
-    Weights that are already registered under that name, from that run, are not registered twice.
-
-    Args:
-        run_id: the run they come from; None if that is not known.
-
-    Returns:
-        The version.
-    """
-    description = checkpoint.read(folder)
-    tags = {"raysde.step": str(description.step), WEIGHTS: description.files["ema.safetensors"]}
-    if description.spec.generation:
-        tags[GENERATION] = json.dumps(description.spec.generation)
-    version = _published(client, name, run_id, tags)
-    if version is None:
-        logged = _log(client, folder, description, run_id, name)
-        _ensure_name(client, name)
-        # without a run, MLflow 3.17 looks a model_id up in whatever store is the process's own
-        model_id = logged.model_id if run_id else None
-        created = client.create_model_version(
-            name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=model_id
-        )
-        version = str(created.version)
-    if alias:
-        client.set_registered_model_alias(name, alias, version)
-    return version
-
-
-def _log(
-    client: MlflowClient, folder: Path, description: checkpoint.Description, run_id: str | None, name: str
-) -> LoggedModel:
-    spec, step = description.spec, str(description.step)
-    params = {"sde": spec.sde.kind, "target": spec.target, "step": step}
-    place = client.get_run(run_id).info.experiment_id if run_id else _experiment(client, description)
-    # MLflow takes dots in the name of a registered model, and not in that of a logged one
-    label = name.replace(".", "-")
-    logged = client.create_logged_model(place, name=label, source_run_id=run_id, params=params, model_type="score-sde")
-    with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
-        exported = Path(scratch) / "model"
-        checkpoint.export(folder, exported)
-        write_card(exported, description, run_id=run_id, model_id=logged.model_id)
-        client.log_model_artifacts(logged.model_id, str(exported))
-    return client.finalize_logged_model(logged.model_id, "READY")
-
-
-def _experiment(client: MlflowClient, description: checkpoint.Description) -> str:
-    name = str(description.recipe.get("tracking.experiment") or "raysde")
-    return experiment_id(client, name, artifact_place(client.tracking_uri))
-
-
-def _published(client: MlflowClient, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
-    for version in versions(client, name):
-        same = version.tags.get(GENERATION) == tags.get(GENERATION)
-        if run_id in (None, version.run_id) and same and tags.items() <= version.tags.items():
-            return str(version.version)
-    return None
 
 
 def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
@@ -111,53 +50,6 @@ def _all(search: Callable[[str | None], PagedList]) -> list[Any]:
         page = search(page.token)
         found += page
     return found
-
-
-def register(
-    client: MlflowClient, source: str, *, name: str | None, alias: str | None, subject: Subject | None = None
-) -> ModelVersion:
-    """The registered version of ``source`` (see :func:`resolve`), which is registered if it is not yet.
-
-    Args:
-        name: to register it under; None for the name of its recipe.
-        alias: to move to the version, or None.
-        subject: the model that it must be, if there are figures of it.
-
-    Raises:
-        ValueError: if there is no such thing, it is a diffusers pipeline or another model than ``subject``, or its name
-            is unknown or no name, or the alias can be none.
-    """
-    if alias:
-        checked_alias(alias, "--alias")
-    if source.startswith("models:"):
-        found = registered(client, source)
-        if name not in (None, found.name):
-            raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}")
-        if subject is not None:
-            subject.check(found.tags.get(WEIGHTS), generation_of(found), source)
-        if alias:
-            client.set_registered_model_alias(found.name, alias, found.version)
-        return found
-    folder = resolve_checkpoint(source, client.tracking_uri)
-    description = checkpoint.verify(folder)
-    if subject is not None:
-        subject.check(description.files["ema.safetensors"], description.spec.dump()["generation"], source)
-    recipe = description.recipe
-    name = name or recipe.get("tracking.register_as") or recipe.get("name")
-    if name is None:
-        raise ValueError(f"{folder} was made without a recipe that names it: give --name")
-    checked_name(name, "--name")
-    run = RUN.fullmatch(source)
-    version = publish(client, folder, run_id=run["run"] if run else None, name=name, alias=alias)
-    return client.get_model_version(name, version)
-
-
-def _ensure_name(client: MlflowClient, name: str) -> None:
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def registered(client: MlflowClient, source: str) -> ModelVersion:
@@ -227,10 +119,11 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
             return _download(place, client.tracking_uri)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS)")
+        hint = pipelines.download_hint(source)
+        raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS){hint}")
     if (folder / "checkpoint.json").exists() or pipelines.is_pipeline(folder):
         return folder
-    found = checkpoint.newest(folder)
+    found = checkpoint.newest(folder, say)
     if found is None:
         raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
     return found

@@ -1,17 +1,21 @@
 """From candidate to champion: a version takes the champion's alias if its figure is better, beyond both intervals."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
+from raysde import tracking
 from raysde.figures import Better, Figure, Margin, Subject, chosen, difference, direction, margin, parse_figure
 from raysde.names import checked_alias
-from raysde.registry.models import WEIGHTS, generation_of, registered
+from raysde.registry.models import STEP, WEIGHTS, generation_of, registered
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
+STRANGE = re.compile(r"[^\w. -]")
+"""Characters that a name of an MLflow metric may not have; slashes would make it a group of its own."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,20 @@ class Promotion:
 
 
 def record(client: MlflowClient, version: ModelVersion, found: Mapping[str, Figure]) -> None:
-    """Keeps figures as tags of a version, ``raysde.figure.METRIC``."""
+    """Keeps figures as tags of a version, ``raysde.figure.METRIC``, and as metrics of the MLflow run it comes from."""
     for metric, figure in found.items():
         client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(asdict(figure)))
+    if found and version.run_id:
+        tracking.log_figures(client, version.run_id, int(version.tags.get(STEP, 0)), _metrics(found))
+
+
+def _metrics(found: Mapping[str, Figure]) -> dict[str, float]:
+    """The figures and the ends of their intervals, under names that MLflow takes."""
+    metrics: dict[str, float] = {}
+    for metric, figure in found.items():
+        name = f"figures/{STRANGE.sub('-', metric).strip('. ') or 'unnamed'}"
+        metrics |= {name: figure.value, f"{name}/low": figure.low, f"{name}/high": figure.high}
+    return metrics
 
 
 def recorded(version: ModelVersion) -> dict[str, Figure]:

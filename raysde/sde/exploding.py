@@ -19,13 +19,17 @@ class VE(SDE):
     Rule of Song and Ermon 2020: sigma_max is the largest distance between two data points.
 
     Attributes:
-        sigma_min, sigma_max: standard deviation of the noise at t = 0 and at t = 1, in units of the data.
+        sigma_min: standard deviation of the noise at t = 0, in the units of the data range; too small to be seen.
+        sigma_max: of the noise at t = 1; near the largest distance between two images, which data.sigma_max_rows
+            measures.
     """
 
     kind: Literal["ve"] = "ve"
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     sample_floor: float = 1e-5
+
+    noisy_at_zero: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +89,7 @@ class EDM(SDE):
     Unlike VE, sigma(0) = 0: a likelihood is that of the data.
 
     Attributes:
-        sigma_max: standard deviation of the noise at t = 1, in units of the data.
+        sigma_max: standard deviation of the noise at t = 1, in the units of the data range (Karras et al.: 80).
     """
 
     kind: Literal["edm"] = "edm"

@@ -25,8 +25,9 @@ class SDE(ABC):
     """A linear forward SDE. A new process gives the six abstract quantities; everything else follows from them.
 
     Attributes:
-        train_floor: smallest t drawn in training and the end of a likelihood's integration (Song et al.: 1e-5).
-        sample_floor: smallest t that a sampler integrates to (Song et al.: 1e-3 for VP, 1e-5 for VE).
+        train_floor: smallest t drawn in training and the end of a likelihood's integration (Song et al.: 1e-5); 0 where
+            data at t = 0 have noise, as those of VE do.
+        sample_floor: smallest t that a sampler integrates to (Song et al.: 1e-3 for VP, 1e-5 for VE); 0 as above.
         ceiling: largest t of training, sampling and likelihoods; below 1 where drift and diffusion diverge at 1.
 
     Class attributes:
@@ -35,6 +36,7 @@ class SDE(ABC):
             Preconditioning`.
         diffuses: whether it is defined by a forward SDE, so that Langevin correctors have a step size; a path between
             data and noise (Flow) has the SDE of its marginals only.
+        noisy_at_zero: whether sigma(0) > 0, so that t = 0 has a finite log-SNR.
     """
 
     train_floor: float = 1e-5
@@ -44,11 +46,13 @@ class SDE(ABC):
     grid: ClassVar[Literal["time", "edm"]] = "time"
     network_time: ClassVar[Literal["t", "log_sigma/4"]] = "t"
     diffuses: ClassVar[bool] = True
+    noisy_at_zero: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("train_floor", "sample_floor"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+            floor = getattr(self, name)
+            if not 0.0 <= floor < 1.0 or (floor == 0.0 and not self.noisy_at_zero):
+                raise ValueError(f"{name} must lie between 0 and 1, got {floor}")
         if not max(self.train_floor, self.sample_floor) < self.ceiling <= 1.0:
             raise ValueError(f"ceiling must lie above both floors and be at most 1, got {self.ceiling}")
 

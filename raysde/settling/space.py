@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from raysde.generation import KINDS, METHOD, checked, completed, method_of, sentence, valued
+from raysde.generation import KINDS, METHOD, checked, completed, method_of, sentence, solved, valued
 from raysde.guidance import guided_rows
 from raysde.near import did_you_mean
 from raysde.posthoc import check_std
 from raysde.sampler import CORRECTED, OWN, Method, readable, reader
 from raysde.sde import SDE
+from raysde.solvers import Solver
+from raysde.solvers.usual import DEFAULT
 
 AVERAGE = "ema_std"
 """The key of the average's length; None for the run's own average."""
@@ -95,7 +97,12 @@ def usual(*, conditional: bool) -> dict[str, list[Any]]:
 
 
 def candidates(
-    space: Mapping[str, Sequence[Any]], own: Mapping[str, Any], sde: SDE, *, conditional: bool
+    space: Mapping[str, Sequence[Any]],
+    own: Mapping[str, Any],
+    sde: SDE,
+    *,
+    conditional: bool,
+    usual: Solver = DEFAULT,
 ) -> list[Candidate]:
     """Every combination, once: settings that do not matter beside the others are left out.
 
@@ -103,6 +110,7 @@ def candidates(
         own: the settings that the model draws by already, which count where the space says nothing.
         sde: of the model.
         conditional: whether the model takes captions or labels.
+        usual: its solver where neither the space nor ``own`` names one.
 
     Raises:
         ValueError: if a combination cannot be, or a key matters in none.
@@ -111,7 +119,7 @@ def candidates(
     for values in product(*space.values()):
         given = dict(zip(space, values, strict=True))
         average = given.pop(AVERAGE, None)
-        drawing = effective(completed(own, given), sde, conditional=conditional)
+        drawing = effective(solved(completed(own, given), usual), sde, conditional=conditional)
         candidate = Candidate(average, drawing, evaluations(drawing, sde))
         found.setdefault(json.dumps(candidate.values, sort_keys=True), candidate)
     for key in space:

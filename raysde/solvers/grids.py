@@ -69,12 +69,13 @@ def checked(times: Tensor, sde: SDE) -> Tensor:
     """A grid of the caller's own, float64.
 
     Raises:
-        ValueError: if it does not fall, has fewer than two times, or leaves (0, ceiling].
+        ValueError: if it does not fall, has fewer than two times, or leaves (0, ceiling]; 0 itself is in the domain of
+            processes with noise there.
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0.0).all():
         raise ValueError("times must be at least two falling times")
-    if not (times[0] <= sde.ceiling and times[-1] > 0.0 and math.isfinite(sde.log_snr(times[-1]).item())):
+    if not (times[0] <= sde.ceiling and times[-1] >= 0.0 and math.isfinite(sde.log_snr(times[-1]).item())):
         raise ValueError(
             f"times must lie above 0 and at or below the SDE's ceiling {sde.ceiling}, "
             f"got {times[0].item():g} to {times[-1].item():g}"

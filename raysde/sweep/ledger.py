@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow.fs as pafs
 
 from raysde.data.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.places import settled
 from raysde.sweep.space import Values
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -131,7 +132,7 @@ def _compare(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], def
             keys = dict.fromkeys([*old, *new])
             pairs = [(f"{part} {key}", old[key] if key in old else default(key), new.get(key)) for key in keys]
         for where, was, wanted in pairs:
-            if was != wanted:
+            if settled(where.removeprefix("recipe "), was) != settled(where.removeprefix("recipe "), wanted):
                 raise ValueError(
                     f"the sweep in {folder} was started with {where}={json.dumps(was)}, now it is "
                     f"{json.dumps(wanted)}; choose another --name to start anew"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysde import config
-from raysde.data.filesystems import location
+from raysde.places import absolute_tree
 from raysde.sweep.ledger import Trial
 from raysde.sweep.space import Space, described, shown, varied
 
@@ -97,8 +97,6 @@ def measured(trial: Trial, metric: str) -> bool:
 def best_recipe(tree: Mapping[str, Any], space: Space, trial: Trial, name: str, metric: str) -> str:
     """The recipe of a trial as YAML that `raysde train` takes, under a name of its own and with absolute paths."""
     changed = {**varied(tree, space, trial.values), "name": name}
-    recipe = config.parse(changed)
-    changed["storage"] = location(recipe.storage)
-    changed["data"] = {**changed["data"], "path": location(recipe.data.path)}
+    changed = absolute_tree({**changed, "storage": config.parse(changed).storage})
     head = f"# The best of a sweep: trial {trial.number}, {described(trial.values)}; {metric} {trial.value(metric)}"
     return f"{head}\n{config.as_yaml(changed)}"

@@ -1,5 +1,6 @@
 """MLflow runs: one for each training run whatever restarts happen; metrics never wait and are never logged twice."""
 
+from raysde.tracking.marking import marked
 from raysde.tracking.runs import (
     Ended,
     Input,
@@ -10,13 +11,16 @@ from raysde.tracking.runs import (
     fail_run,
     finish_run,
     has_run,
+    interrupt_run,
     keep_files,
-    last_steps,
     latest_metrics,
-    metric,
+    log_figures,
+    logged_steps,
     open_run,
+    set_tags,
+    tags_of,
 )
-from raysde.tracking.store import MlflowClient, answering, client_for, default_uri
+from raysde.tracking.store import MlflowClient, answering, client_for, default_uri, store_uri
 from raysde.tracking.tracker import Tracker, deliver_left, is_refused
 
 __all__ = [
@@ -35,10 +39,15 @@ __all__ = [
     "fail_run",
     "finish_run",
     "has_run",
+    "interrupt_run",
     "is_refused",
     "keep_files",
-    "last_steps",
     "latest_metrics",
-    "metric",
+    "log_figures",
+    "logged_steps",
+    "marked",
     "open_run",
+    "set_tags",
+    "store_uri",
+    "tags_of",
 ]

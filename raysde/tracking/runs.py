@@ -2,19 +2,20 @@
 
 import json
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunStatus, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-RUN_TAG = "raysde.run"
+from raysde.places import DATABASE
+
+RUN_TAG, WORD_TAG = "raysde.run", "raysde.identity"
 PARAM_LIMIT = 6000
 Ended = Literal["FINISHED", "KILLED", "FAILED"]
 
@@ -44,9 +45,8 @@ class Input:
 
 def artifact_place(uri: str) -> str | None:
     """Beside a SQLite file, its artifacts; a server knows its own place."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "artifacts").as_uri()
+    match = DATABASE.fullmatch(uri)
+    return None if match is None else (Path(match[2]).absolute().parent / "artifacts").as_uri()
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -80,25 +80,42 @@ def open_run(
     artifacts: str | None,
     data: Input | None = None,
     parent: str | None = None,
+    word: str = "",
 ) -> str:
-    """The id of the run called ``name``, found by its tag or created; one whose beginning was cut short gets the rest.
+    """The id of the run called ``name``, found by its tags or created; one whose beginning was cut short gets the rest.
 
     Args:
         params: the flat recipe.
         artifacts: where a newly created experiment keeps its files; None for the server's own place.
         data: what it is trained on.
         parent: id of the run that it is shown below, such as that of a sweep.
+        word: that tells it from others of the same name, see :mod:`raysde.identity`.
     """
     place = experiment_id(client, experiment, artifacts)
-    runs = client.search_runs([place], filter_string=f"tags.`{RUN_TAG}` = '{name}'", max_results=1)
-    if runs:
-        client.update_run(runs[0].info.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-        found = runs[0]
+    found = called(client, place, name, word)
+    if found is not None:
+        client.update_run(found.info.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
     else:
         tags = {RUN_TAG: name, "mlflow.source.name": "raysde train"}
+        tags |= {WORD_TAG: word} if word else {}
         found = client.create_run(place, run_name=name, tags=tags | ({"mlflow.parentRunId": parent} if parent else {}))
     describe(client, found, params, data)
     return str(found.info.run_id)
+
+
+def called(client: MlflowClient, experiment: str, name: str, word: str) -> MlflowRun | None:
+    """Return the newest run of an experiment that has a name and a word, None if there is none."""
+    query = f"tags.`{RUN_TAG}` = '{name}'" + (f" AND tags.`{WORD_TAG}` = '{word}'" if word else "")
+    token = None
+    while True:
+        page = client.search_runs([experiment], filter_string=query, page_token=token)
+        for run in page:
+            # some databases take capitals for small letters, and a query cannot ask for the lack of a tag
+            if (run.data.tags.get(RUN_TAG), run.data.tags.get(WORD_TAG, "")) == (name, word):
+                return run
+        token = page.token
+        if not token:
+            return None
 
 
 def describe(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], data: Input | None) -> None:
@@ -113,16 +130,37 @@ def describe(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], da
         client.log_inputs(run.info.run_id, datasets=[data.entity()])
 
 
-def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
-    """The last step at which each metric of a run was logged."""
+def logged_steps(client: MlflowClient, run_id: str) -> dict[str, set[int]]:
+    """The steps at which each metric of a run was logged."""
     keys = client.get_run(run_id).data.metrics
-    return {key: max(metric.step for metric in client.get_metric_history(run_id, key)) for key in keys}
+    return {key: {metric.step for metric in client.get_metric_history(run_id, key)} for key in keys}
 
 
 def fail_run(client: MlflowClient, run_id: str) -> None:
     """Marks a run as failed, if the server can be reached: the error that failed it matters more."""
     with suppress(MlflowException):
         client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.FAILED))
+
+
+def log_figures(client: MlflowClient, run_id: str, step: int, figures: Mapping[str, float]) -> None:
+    """Logs figures of a run's model at the step of its checkpoint, if the run is there; the same ones once."""
+    if not has_run(client, run_id) or client.get_run(run_id).info.lifecycle_stage != "active":
+        return
+    for key, value in figures.items():
+        known = client.get_metric_history(run_id, key) if key in client.get_run(run_id).data.metrics else []
+        if (step, value) not in [(metric.step, metric.value) for metric in known]:
+            client.log_metric(run_id, key, value, step=step)
+
+
+def interrupt_run(client: MlflowClient, run_id: str) -> None:
+    """Marks a run as killed, if the server can be reached: somebody ended it, and it can go on."""
+    with suppress(MlflowException):
+        client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.KILLED))
+
+
+def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run; those of the same names are replaced."""
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def finish_run(client: MlflowClient, run_id: str) -> None:
@@ -154,15 +192,14 @@ def keep_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], ta
             path = Path(folder) / name
             path.write_bytes(content)
             client.log_artifact(run_id, str(path))
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
+    set_tags(client, run_id, tags)
+
+
+def tags_of(client: MlflowClient, run_id: str) -> dict[str, str]:
+    """The tags of a run."""
+    return dict(client.get_run(run_id).data.tags)
 
 
 def latest_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
     """The newest value of each metric."""
     return dict(client.get_run(run_id).data.metrics)
-
-
-def metric(key: str, value: float, step: int = 0) -> Metric:
-    """A metric stamped with the present time."""
-    return Metric(key, value, int(time.time() * 1000), step)

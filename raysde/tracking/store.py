@@ -1,8 +1,10 @@
 """The MLflow store: where it is, whether it answers, and what it says when it does not."""
 
+import errno
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +12,27 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from raysde.places import DATABASE, database
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
+# it prints each error's traceback, and the error is raised too
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+MAGIC = b"SQLite format 3\0"
+"""The first bytes of every SQLite database that is not empty."""
 
 
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI if it is set, otherwise a SQLite file at a fixed place in the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('~/raysde/mlflow.db').expanduser()}"
+
+
+def store_uri(given: str | None) -> str:
+    """Return the URI of the store that is asked for, or of the default one; the path of an SQLite file is absolute."""
+    return database(given or default_uri())
 
 
 def client_for(uri: str) -> MlflowClient:
@@ -26,8 +41,8 @@ def client_for(uri: str) -> MlflowClient:
     Raises:
         ValueError: if it does not answer, or is a plain folder, which MLflow no longer supports.
     """
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("sqlite"):
+        _check_file(uri)
     elif "://" not in uri or uri.startswith("file:"):
         raise ValueError(f"tracking.uri {uri!r} must be a server (http://...) or a database (sqlite:///...)")
     short_timeouts(uri)
@@ -35,18 +50,57 @@ def client_for(uri: str) -> MlflowClient:
         with _alone(uri):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
-    except MlflowException as error:
-        raise ValueError(f"the MLflow server {uri} does not answer: {' '.join(str(error).split())[:160]}") from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"tracking.uri {uri}: its database needs a driver that is not installed: {error}") from None
+    except (MlflowException, SQLAlchemyError) as error:
+        raise ValueError(f"the MLflow {kind_of(uri)} {uri} does not answer: {sentence_of(error)}") from None
     return client
+
+
+def kind_of(uri: str) -> str:
+    """Return what a store is called."""
+    return "server" if uri.startswith("http") else "database"
+
+
+def sentence_of(error: Exception) -> str:
+    """Return what MLflow or a database says of an error, in a line, without the query that met it."""
+    said = " ".join(re.split(r"\n?\[SQL:|\n?\(Background on", str(error))[0].split())[:200]
+    if "database is locked" in said:
+        said = "another process holds the database locked: end that process, or let a server (raysde ui) keep it"
+    return said
+
+
+def _check_file(uri: str) -> None:
+    """Guard against what SQLAlchemy answers with a traceback after a minute and a half.
+
+    Raises:
+        ValueError: if the file of a SQLite store is none, or cannot be opened.
+    """
+    match = DATABASE.fullmatch(uri)
+    if match is None or match[2] in ("", ":memory:"):
+        raise ValueError(f"tracking.uri {uri!r} keeps nothing: name a file, such as sqlite:///mlflow.db")
+    path = Path(match[2])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            with path.open("rb+") as file:
+                head = file.read(len(MAGIC))
+            if head and head != MAGIC:
+                raise ValueError(f"tracking.uri {uri}: the file is no SQLite database; name another one")
+        elif not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+    except OSError as error:
+        raise ValueError(f"tracking.uri {uri} cannot be opened: {error.strerror}: {error.filename}") from None
 
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """One process after the other opens a SQLite file: the first makes its tables, which two at once would break."""
-    if not uri.startswith("sqlite:///"):
+    match = DATABASE.fullmatch(uri)
+    if match is None:
         yield
         return
-    with open(uri.removeprefix("sqlite:///") + ".lock", "w") as lock:
+    with open(f"{match[2]}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -71,5 +125,5 @@ def answering(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except MlflowException as error:
-        raise RuntimeError(f"MLflow at {uri}: {' '.join(str(error).split())[:200]}") from error
+    except (MlflowException, SQLAlchemyError) as error:
+        raise RuntimeError(f"MLflow at {uri}: {sentence_of(error)}") from error

@@ -10,9 +10,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from raysde.backlog import Backlog
 from raysde.outbox import Outbox
 from raysde.spool import Spool
-from raysde.tracking.runs import last_steps
+from raysde.tracking.runs import logged_steps, set_tags
 from raysde.tracking.store import short_timeouts
 
 LINES_AT_ONCE, METRICS_AT_ONCE = 200, 1000
@@ -29,14 +30,18 @@ class Tracker:
 
     Args:
         spool: the file of the metrics; the pictures' folder is beside it.
+        backlog: folder or URI beside the run's checkpoints, see :mod:`raysde.backlog`; None for none.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: Path) -> None:
+    def __init__(self, uri: str, run_id: str, spool: Path, backlog: str | None = None) -> None:
         short_timeouts(uri)
         self.client, self.run_id = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id
         self.spool = Spool(spool)
-        self.logged: dict[str, int] | None = None
-        lines, pictures = self.spool.take_over()
+        self.backlog = None if backlog is None else Backlog(backlog)
+        self.logged: dict[str, set[int]] | None = None
+        left = ([], {}) if self.backlog is None else self.backlog.take()
+        self.behind = any(left)
+        lines, pictures = self.spool.take_over(*left)
         self.lines = Outbox("MLflow metrics", self._send_metrics, is_refused, LINES_AT_ONCE)
         self.images = Outbox("MLflow pictures", self._send_picture, is_refused, 1)
         for line in lines:
@@ -48,6 +53,10 @@ class Tracker:
         """Queues metrics of a step."""
         self.lines.put(self.spool.add_metrics(step, values))
 
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Queues tags of the run."""
+        self.lines.put(self.spool.add_tags(tags))
+
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Queues a picture as ``samples/NAME-STEP.png``."""
         self.images.put(self.spool.add_picture(step, name, image))
@@ -57,31 +66,56 @@ class Tracker:
         end = time.monotonic() + timeout
         return self.lines.drain(timeout) and self.images.drain(max(0.0, end - time.monotonic()))
 
+    def secure(self, timeout: float) -> None:
+        """Waits as :meth:`drain` does, and keeps what was not logged beside the checkpoints.
+
+        Called before a checkpoint is kept: a run that resumes from it will not log these steps again, and may do so on
+        another machine.
+        """
+        arrived = self.drain(timeout)
+        if self.backlog is None:
+            return
+        if not arrived:
+            self.backlog.keep(self.lines.unsent(), self.images.unsent())
+        elif self.behind:
+            self.backlog.forget()
+        self.behind = not arrived
+
     def close(self, timeout: float = 60.0) -> bool:
         """Waits until everything is logged, at most ``timeout`` seconds; whether it was. What was not stays on disk."""
         end = time.monotonic() + timeout
         if not self.lines.close(timeout):
-            return False
+            return self._left()
         self.spool.forget_metrics()
         if not self.images.close(max(0.0, end - time.monotonic())):
-            return False
+            return self._left()
         self.spool.forget_pictures()
+        if self.backlog is not None and self.behind:
+            self.backlog.forget()
         return True
+
+    def _left(self) -> bool:
+        self.secure(0.0)
+        return False
 
     def _send_metrics(self, lines: list[dict[str, Any]]) -> None:
         """What the server does not have yet. Sent again after an answer that was lost, it is stored once: MLflow takes
         metrics that are equal in time, step and value for one."""
         if self.logged is None:
-            self.logged = last_steps(self.client, self.run_id)
-        steps, new = dict(self.logged), list[Metric]()
+            self.logged = logged_steps(self.client, self.run_id)
+        new: dict[tuple[str, int], Metric] = {}
         for line in lines:
-            for key, value in line["values"].items():
-                if steps.get(key, -1) < line["step"]:
-                    new.append(Metric(key, value, line["time"], line["step"]))
-                    steps[key] = line["step"]
-        for start in range(0, len(new), METRICS_AT_ONCE):
-            self.client.log_batch(self.run_id, metrics=new[start : start + METRICS_AT_ONCE])
-        self.logged = steps
+            for key, value in line.get("values", {}).items():
+                # a step that an outage held back may come after later ones
+                if line["step"] not in self.logged.get(key, ()):
+                    new.setdefault((key, line["step"]), Metric(key, value, line["time"], line["step"]))
+        metrics = list(new.values())
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
+        if tags := {key: value for line in lines for key, value in line.get("tags", {}).items()}:
+            set_tags(self.client, self.run_id, tags)
+        for key, step in new:
+            self.logged.setdefault(key, set()).add(step)
 
     def _send_picture(self, paths: list[Path]) -> None:
         for path in paths:
@@ -95,8 +129,8 @@ def is_refused(error: Exception) -> bool:
     return isinstance(error, MlflowException) and error.error_code == REFUSED
 
 
-def deliver_left(uri: str, run_id: str, spool: Path, timeout: float = 60.0) -> bool:
-    """Sends what an earlier process of a run left on disk; whether nothing is left."""
-    if Spool(spool).is_empty:
+def deliver_left(uri: str, run_id: str, spool: Path, backlog: str | None = None, timeout: float = 60.0) -> bool:
+    """Sends what an earlier process of a run left on disk, and beside its checkpoints; whether nothing is left."""
+    if Spool(spool).is_empty and (backlog is None or Backlog(backlog).is_empty):
         return True
-    return Tracker(uri, run_id, spool).close(timeout)
+    return Tracker(uri, run_id, spool, backlog).close(timeout)

@@ -43,6 +43,18 @@ class Slow(SmallUNet):
         return super().forward(*inputs)
 
 
+class Watched(SmallUNet):
+    """Sleeps in each training call, and adds a byte to the file that RAYSDE_KILLS_PROGRESS names, so that another
+    process knows how far training is."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(0.1)
+            with open(os.environ["RAYSDE_KILLS_PROGRESS"], "ab") as out:
+                out.write(b".")
+        return super().forward(*inputs)
+
+
 class Thief(SmallUNet):
     """When it is built, which is when the stream has begun, every shard vanishes or loses its end."""
 

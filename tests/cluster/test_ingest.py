@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import time
 
 import numpy as np
 import pytest
 import ray
 import ray.data
 from PIL import Image
+from ray.data._internal.execution import streaming_executor
 
+from raysde.cluster import backpressure
+from raysde.cluster.backpressure import PAUSE, set_up_data
 from raysde.cluster.ingest import ingest
 from raysde.cluster.stream import StreamSpec, put_together, read_stream, stream
 from raysde.data.augment import View
@@ -98,7 +102,7 @@ def spec_of(manifest, plan, view=View(), *, start, stop, block_steps, spare=0): 
 
 
 def ordered(dataset):
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_data()
     options = ray.data.ExecutionOptions()
     options.preserve_order = True
     dataset.context.execution_options = options
@@ -160,3 +164,29 @@ def test_a_stream_of_another_rank_is_refused(digits):
     tables = list(ordered(stream(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
     with pytest.raises(ValueError, match="does not follow the plan: rank 0 expected microbatches"):
         next(put_together((list(from_table(table, 1)) for table in tables[1:]), spec, 0, 2))
+
+
+def test_an_executor_that_may_read_nothing_rests(monkeypatch):
+    """Its share of the object store is full and nobody reads on: it looks again once in a pause. Without the pause it
+    does so hundreds of times a second, on half a core."""
+    looks, limits = [], []
+    process, rested = streaming_executor.process_completed_tasks, backpressure.rested
+    monkeypatch.setattr(
+        streaming_executor, "process_completed_tasks", lambda *a, **b: looks.append(1) or process(*a, **b)
+    )
+    monkeypatch.setattr(backpressure, "rested", lambda limit: limits.append(limit) or rested(limit))
+    set_up_data()
+    stream = ray.data.range(40, override_num_blocks=40).map_batches(
+        lambda _: {"x": np.zeros((1, 500_000))}, batch_size=None
+    )
+    stream.context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=20e6)
+    blocks = iter(stream.iter_batches(batch_size=None, prefetch_batches=0))
+    next(blocks)
+    deadline = time.monotonic() + 60.0
+    while 0 not in limits[-8:] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    looks.clear(), limits.clear()
+    time.sleep(2.0)
+    assert 0 in limits
+    assert 1 <= len(looks) <= 2.0 / PAUSE + 2
+    assert sum(1 for _ in blocks) == 39

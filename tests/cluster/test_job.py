@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,29 @@ def head(tmp_path_factory):
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     made = run(RAY, "get-auth-token", "--generate", environment=environment)
     assert made.returncode == 0, made.stdout
-    started = run(
-        RAY, "start", "--head", f"--port={free_port()}", "--num-cpus=3", f"--dashboard-port={dashboard}",
-        "--disable-usage-stats", environment=environment,
-    )  # fmt: skip
-    assert started.returncode == 0, started.stdout
+    # in the foreground, where a reaper ends its processes after it; `ray stop` would end everybody's
+    command = [
+        RAY, "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=3", f"--dashboard-port={dashboard}",
+        "--disable-usage-stats",
+    ]  # fmt: skip
+    log = folder / "head.log"
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=output)
+    wait_for_dashboard(dashboard, started, log)
     yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    run(RAY, "stop", "--force", environment=environment)
+    started.kill()
+    started.wait(60)
+
+
+def wait_for_dashboard(port: int, head: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert head.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
 
 
 def submit(head: dict, *entrypoint: str) -> subprocess.CompletedProcess:
@@ -55,7 +72,7 @@ def test_the_three_jobs(head, tmp_path):
     """Ingest, train with the digits recipe, and sample from the registered model, unchanged from the laptop."""
     done = submit(head, "python", "jobs/ingest.py", "sklearn:digits", str(tmp_path / "shards"))
     assert done.returncode == 0, done.stdout
-    assert "1797 images" in done.stdout
+    assert "1797 grey images of 8x8" in done.stdout
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     small = ["network.channels=8", "network.head_channels=8", "train.length.steps=6", "train.batch=16", "checkpoint_every=3",
              "validation.rows=0", "sampling.every=0"]  # fmt: skip

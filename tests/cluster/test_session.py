@@ -1,28 +1,51 @@
 """A cluster that was started here knows itself, whatever else runs on the machine."""
 
+import json
+import os
 import subprocess
 import sys
 
 import pytest
 import ray
 
-from raysde.cluster.session import joins
+from raysde.cluster.session import joins, of_processes
+from tests.conftest import ROOT
 
 OTHER = """
 import sys
 from raysde.cluster.session import connect
 connect()
-print("up", flush=True)
+import ray
+print("up", ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
+"""
+
+
+JOINING = """
+import ray
+from raysde.cluster.session import connect
+connect()
+
+@ray.remote(num_cpus=0, lifetime="detached", name="asked")
+class Asked:
+    def nodes(self):
+        from ray.util.state import list_nodes
+        return [node.node_id for node in list_nodes()]
+
+asked = Asked.remote()
+assert ray.get(asked.nodes.remote(), timeout=120) == [node["NodeID"] for node in ray.nodes()]
+ray.kill(asked)
+print("its own")
 """
 
 
 @pytest.fixture
 def neighbour(cluster):
-    """A second local cluster, of another process."""
+    """The address of a second local cluster, of another process."""
     process = subprocess.Popen([sys.executable, "-c", OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "up\n"
-    yield
+    said = process.stdout.readline()
+    assert said.startswith("up ")
+    yield said.split()[1]
     process.stdin.close()
     process.wait(60)
 
@@ -40,6 +63,32 @@ def test_processes_of_a_cluster_ask_their_own(neighbour):
     nodes, joined = ray.get(asked.remote(), timeout=120)
     assert nodes == [node["NodeID"] for node in ray.nodes()]
     assert not joined
+
+
+@pytest.mark.timeout(240)
+def test_processes_of_a_cluster_that_others_started_ask_it(neighbour):
+    """Also an actor that outlives its driver's environment, as the one does with which Ray Train takes CPUs back."""
+    environment = {**os.environ, "RAY_ADDRESS": neighbour}
+    done = subprocess.run(
+        [sys.executable, "-c", JOINING], capture_output=True, text=True, timeout=200, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("its own\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "job", "given"),
+    [
+        ("10.0.0.7:6379", {}, {"env_vars": {"RAY_ADDRESS": "10.0.0.7:6379"}}),
+        ("10.0.0.7:6379", {"working_dir": "x", "env_vars": {"A": "1"}}, {"env_vars": {"RAY_ADDRESS": "10.0.0.7:6379"}}),
+        ("10.0.0.7:6379", {"env_vars": {"RAY_ADDRESS": "10.0.0.8:6379"}}, None),
+        ("ray://10.0.0.7:10001", {}, None),
+    ],
+)
+def test_what_processes_of_another_cluster_are_told(monkeypatch, address, job, given):
+    """Its address, unless the job says it; Ray refuses to be told twice."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": job}))
+    assert of_processes(address) == given
 
 
 def test_the_driver_forgets_the_address(cluster):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from ray import tune
 from ray.tune.error import TuneError
 
 from raysde import checkpoint, config, tracking
-from raysde.cluster.schedule import Children, Judged
-from raysde.cluster.shares import Cluster, Share
+from raysde.cluster.schedule import STOPPED, Children, Judged
+from raysde.cluster.shares import Cluster, Share, survey
 from raysde.cluster.sweep import conclude, definition, run_trials, shares, tune_job
 from raysde.cluster.train import launch
 from raysde.cluster.worker import reporting
 from raysde.distributed import World
+from raysde.mistakes import Interrupted
 from raysde.run import open_run
 from raysde.sweep.halving import Halving
 from raysde.sweep.ledger import Ledger
@@ -231,7 +233,7 @@ def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits,
         r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command goes on with it$"
     )
     with pytest.raises(RuntimeError, match=said):
-        run_trials(sweep, children, None)
+        run_trials(sweep, children, *shares(children.recipe, survey(), sweep.count, None))
     assert (Full.asked.max_concurrent_trials, Full.asked.search_alg.share) == (4, Share(4, False))
 
 
@@ -291,28 +293,76 @@ def test_a_sweep_that_goes_on_under_another_store_is_concluded(capsys, digits, t
     assert [clients[1].get_run(run_id).info.status for run_id in (parent, sweep.trials[1].run_id)] == ["FINISHED"] * 2
 
 
-def test_trials_under_way_fail_with_their_sweep(monkeypatch, digits, tmp_path):
-    """Those that ended stay as they are."""
+@pytest.mark.parametrize(
+    ("error", "raised", "status"),
+    [
+        (KeyboardInterrupt(), Interrupted, "KILLED"),
+        (SystemExit(15), Interrupted, "KILLED"),
+        (Interrupted("by Tune"), Interrupted, "KILLED"),
+        (RuntimeError("the cluster is gone"), RuntimeError, "FAILED"),
+    ],
+)
+def test_trials_under_way_end_with_their_sweep(monkeypatch, digits, tmp_path, error, raised, status):
+    """Those that ended stay as they are: one that was stopped early is finished, and says so in a tag."""
 
-    def interrupted(sweep: Sweep, children: Children, concurrent: int | None) -> None:
-        for number in range(2):
+    def begun(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
+        for number in range(3):
             trial = sweep.next()
-            recipe = children.recipe_of(trial, Share(1, False))
+            recipe = children.recipe_of(trial, share)
             sweep.opened(number, children.opened(trial, recipe))
-        sweep.end(0, "finished")
-        children.closed(sweep.trials[0])
-        raise KeyboardInterrupt
+        sweep.report(1, 10, 80, {sweep.metric: 1.0})
+        for number, state in ((0, "finished"), (1, "stopped")):
+            sweep.end(number, state)
+            children.closed(sweep.trials[number])
+        raise error
 
-    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda level: None)
-    monkeypatch.setattr("raysde.cluster.sweep.reject_lonely_store", lambda uri: None)
-    monkeypatch.setattr("raysde.cluster.sweep.run_trials", interrupted)
-    settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr("raysde.cluster.sweep.prepared", lambda *given: (1, Share(1, False)))
+    monkeypatch.setattr("raysde.cluster.sweep.run_trials", begun)
+    settings = read_settings(None, ["train.lr=[1e-3,2e-3,3e-3]"], {"search": "grid", "scheduler": "fifo"})
+    with pytest.raises(raised):
         tune_job(tree_of(digits, tmp_path), settings, "lrs")
     client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("raysde").experiment_id
-    found = {run.info.run_name: run.info.status for run in client.search_runs([experiment])}
-    assert found == {"lrs": "FAILED", "lrs-000": "FINISHED", "lrs-001": "FAILED"}
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    found = {name: run.info.status for name, run in runs.items()}
+    assert found == {"lrs": status, "lrs-000": "FINISHED", "lrs-001": "FINISHED", "lrs-002": status}
+    tags = {name: run.data.tags.get(STOPPED) for name, run in runs.items()}
+    assert tags == {"lrs": None, "lrs-000": None, "lrs-001": "early, at step 10", "lrs-002": None}
+
+
+def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digits, tmp_path):
+    """Its parent and its trials have MLflow runs of their own; one that goes on has those that it had."""
+
+    def begun(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
+        trial = sweep.next()
+        sweep.opened(trial.number, children.opened(trial, children.recipe_of(trial, share)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raysde.cluster.sweep.prepared", lambda *given: (1, Share(1, False)))
+    monkeypatch.setattr("raysde.cluster.sweep.run_trials", begun)
+    settings, seen = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"}), []
+    for removed in (False, False, True):
+        if removed:
+            shutil.rmtree(tmp_path / "runs" / "lrs")
+        with pytest.raises(Interrupted):
+            tune_job(tree_of(digits, tmp_path), settings, "lrs")
+        client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("raysde").experiment_id
+        seen.append(sorted(run.info.run_name for run in client.search_runs([experiment])))
+    assert seen == [["lrs", "lrs-000"], ["lrs", "lrs-000"], ["lrs", "lrs", "lrs-000", "lrs-000"]]
+
+
+def test_a_sweep_that_cannot_begin_leaves_no_mlflow_run(monkeypatch, digits, tmp_path):
+    """More workers than this machine has, found before anything is logged."""
+    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda level: None)
+    monkeypatch.setattr("raysde.cluster.job.alive", lambda: [{}])
+    monkeypatch.setattr("raysde.cluster.sweep.survey", lambda: Cluster(2))
+    settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
+    tree = tree_of(digits, tmp_path, resources__cpus_per_worker=8)
+    with pytest.raises(ValueError, match=r"resources\.cpus_per_worker"):
+        tune_job(tree, settings, "lrs")
+    client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert client.get_experiment_by_name("raysde") is None
 
 
 def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
@@ -413,4 +463,4 @@ def test_a_driver_killed_half_way(digits, tmp_path):
             for key in ("train/loss", "val/loss"):
                 steps = [step for step, _ in history(tmp_path, run.info.run_id, key)]
                 assert len(steps) == len(set(steps))
-            assert run.info.status in ("FINISHED", "KILLED")
+            assert run.info.status == "FINISHED"

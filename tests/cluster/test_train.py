@@ -36,6 +36,7 @@ def job_recipe(digits, place: Path, uri: str, name: str = "small", **changes) ->
     settings = {
         "name": name, "tracking__uri": uri, "resources__cpus_per_worker": 1, "validation__rows": 24, "validation__every": 5,
         "sampling": {"every": 5, "count": 4, "steps": 2, "prompts": ["two"]}, "train__length__steps": STEPS,
+        "keep_checkpoints": 1,
     }  # fmt: skip
     return small_recipe(digits, place / "runs", **{**settings, **changes})
 
@@ -87,6 +88,12 @@ def test_a_killed_run_ends_with_the_same_weights(whole, broken):
     assert first["step"] == STEPS
 
 
+def test_no_more_checkpoints_are_kept_than_asked_for(whole, broken):
+    for done in (whole, broken):
+        folder = done.checkpoint.parent
+        assert [path.name for path in folder.iterdir() if "step_" in path.name] == [checkpoint.name_of(STEPS)]
+
+
 def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
     run = open_run(
         config.parse(job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True)))
@@ -119,7 +126,10 @@ def test_a_run_is_one_mlflow_run(whole, broken, uri):
     assert run.data.params["sde.kind"] == "vp"
     pictures = [item.path for item in client.list_artifacts(broken.run_id, "samples")]
     assert pictures == ["samples/grid-0000005.png", "samples/grid-0000010.png"]
-    assert {"train/images_per_second", "startup/first_batch", "time/loop"} <= set(run.data.metrics)
+    assert "train/images_per_second" in run.data.metrics
+    noted = {f"raysde.startup.{key}" for key in ("imports", "ray", "worker_group", "first_batch")}
+    assert noted | {"raysde.seconds.loop"} <= set(run.data.tags)
+    assert not any(key.startswith(("startup", "time")) for key in run.data.metrics)
 
 
 def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):

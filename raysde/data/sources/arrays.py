@@ -117,7 +117,7 @@ def _checked(array: Array, listing: Listing) -> Array:
     if len(array.shape) == 3 and width in (3, 4) and height > 2 * width:
         raise ValueError(
             f"source {listing.given}: {array.title} is {list(array.shape)}, one image [H, W, C] rather than {rows} of "
-            f"{width} x {height} pixels; save it as {[1, *array.shape]}, or grey images as {[*array.shape, 1]}"
+            f"{height} x {width} pixels; save it as {[1, *array.shape]}, or grey images as {[*array.shape, 1]}"
         )
     return array
 

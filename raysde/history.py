@@ -1,0 +1,138 @@
+"""The history of a run that trains without Ray: files in the run's folder, or MLflow where the recipe names a store.
+
+RUN/metrics.jsonl           a line for each time that metrics were logged: step, time in seconds, and the metrics
+RUN/samples/grid-STEP.png   sample grids
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from raysde import checkpoint, storage
+from raysde.hooks import Sink
+from raysde.run import Run
+from raysde.spool import spool_of
+
+METRICS, PICTURES = "metrics.jsonl", "samples"
+
+
+class History:
+    """A sink that keeps metrics and pictures in a folder, each step's once.
+
+    Args:
+        folder: of the run.
+        start: step that the run goes on from. What an earlier process kept of later steps is dropped at the first
+            entry, since those steps come again.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self.file, self.pictures, self.start = folder / METRICS, folder / PICTURES, start
+        self.is_open = False
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a line with the metrics of a step; a value that is not finite becomes null."""
+        self._open()
+        told = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        with self.file.open("a") as out:
+            out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
+
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Write a picture of a step, which is whole from the moment that it is there."""
+        self._open()
+        self.pictures.mkdir(exist_ok=True)
+        partial = self.pictures / f".{name}-{step:09d}.partial"
+        image.save(partial, format="PNG")
+        partial.replace(self.pictures / f"{name}-{step:09d}.png")
+
+    def _open(self) -> None:
+        """Drop what an earlier process kept of steps after the start."""
+        if self.is_open:
+            return
+        self.is_open = True
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read(self.file) if line["step"] <= self.start]
+        partial = self.file.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(self.file)
+        for path in self.pictures.glob("*-*.png"):
+            step = path.stem.rpartition("-")[2]
+            if step.isdigit() and int(step) > self.start:
+                path.unlink()
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of metrics, up to one that a kill cut short; none if there is no file."""
+    lines: list[dict[str, Any]] = []
+    for text in file.read_text().splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Both:
+    """A sink that passes everything on to two others."""
+
+    def __init__(self, first: Sink, second: Sink) -> None:
+        self.sinks = (first, second)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        for sink in self.sinks:
+            sink.metrics(step, values)
+
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        for sink in self.sinks:
+            sink.image(step, name, image)
+
+
+@contextmanager
+def recorded(run: Run, shown: Sink) -> Iterator[Sink]:
+    """Yield a sink that keeps what it gets, and passes it on to ``shown``.
+
+    Under torchrun the first rank alone keeps anything.
+
+    Raises:
+        ValueError: if ``tracking.uri`` is none.
+        RuntimeError: if the MLflow store fails.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield shown
+    elif run.config.tracking.uri is None:
+        found = storage.newest_checkpoint(run.config.storage, run.config.name)
+        start = 0 if found is None else checkpoint.read(found).step
+        yield Both(History(Path(storage.location(run.config.storage)) / run.config.name, start), shown)
+    else:
+        with tracked(run, run.config.tracking.uri) as sink:
+            yield Both(sink, shown)
+
+
+@contextmanager
+def tracked(run: Run, uri: str) -> Iterator[Sink]:
+    """Yield a sink into the run's MLflow run, which is finished or failed with the context."""
+    from raysde import tracking
+
+    config, client = run.config, tracking.client_for(uri)
+    with tracking.answering(uri):
+        data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
+        place = tracking.artifact_place(uri)
+        run_id = tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), place, data)
+    spool = spool_of(config.name, run_id)
+    sink = tracking.Tracker(uri, run_id, spool)
+    try:
+        yield sink
+    except BaseException:
+        sink.close()
+        tracking.fail_run(client, run_id)
+        raise
+    if not sink.close():
+        print("MLflow did not take all metrics in time; they wait in", spool)
+    with tracking.answering(uri):
+        tracking.finish_run(client, run_id)

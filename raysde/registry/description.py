@@ -1,0 +1,60 @@
+"""What a registered version says of itself in the registry: its pictures, how to draw, its data, its recipe."""
+
+import json
+from typing import Any
+from urllib.parse import urlencode
+
+from raysde import checkpoint
+
+LONGEST = 5000
+"""Characters of a description in MLflow's databases."""
+SHOWN = ("sde.", "target", "network.", "text.", "class_conditional", "latent.", "data.image_size", "train.", "seed")
+"""Keys of the recipe that are shown, by their beginnings; all of them are in ``checkpoint.json``."""
+
+
+def written(
+    name: str, version: str, found: checkpoint.Description, *, run_id: str | None = None, picture: str | None = None
+) -> str:
+    """Return the description of a version, in Markdown.
+
+    Args:
+        run_id: of the MLflow run that it comes from.
+        picture: path of its sample grid among the artifacts of that run.
+    """
+    recipe, data = found.recipe, found.data
+    lines = [f"A score-based model ({found.spec.sde.kind}, {found.spec.target}) after {found.step} steps.", ""]
+    if run_id is not None and picture is not None:
+        lines += [f"![samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})", ""]
+    lines += ["Draw from it:", "", f"    {command(name, version, found)}", ""]
+    if data:
+        rows = f", {data['rows']} rows" if "rows" in data else ""
+        lines += [f"Data: `{data.get('path')}`{rows}, fingerprint `{data.get('fingerprint')}`.", ""]
+    shown = [key for key in sorted(recipe) if key.startswith(SHOWN) and recipe[key] not in (None, [], {}, "")]
+    keys = [f"    {key}={json.dumps(recipe[key])}" for key in shown]
+    return _cut([*lines, *(["Recipe:", "", *keys] if keys else [])])
+
+
+def command(name: str, version: str, found: checkpoint.Description) -> str:
+    """Return the command that draws from a version, with a prompt or a label that it knows."""
+    recipe, spec = found.recipe, found.spec
+    words = ["raysde", "sample", f"models:/{name}/{version}", "-n", "16"]
+    if spec.text is not None and (prompts := recipe.get("sampling.prompts")):
+        words += ["--prompt", json.dumps(prompts[0], ensure_ascii=False)]
+    if spec.classes and (labels := recipe.get("sampling.labels") or spec.class_names):
+        words += ["--label", json.dumps(labels[0], ensure_ascii=False)]
+    if guidance := _other_than(recipe.get("sampling.guidance"), 1.0):
+        words += ["--guidance", str(guidance)]
+    return " ".join(words)
+
+
+def _other_than(value: Any, usual: float) -> Any:
+    return None if value in (None, usual) else value
+
+
+def _cut(lines: list[str]) -> str:
+    """Whole lines, as many as the database takes."""
+    kept = "\n".join(lines)
+    while len(kept) > LONGEST:
+        lines = lines[:-1]
+        kept = "\n".join([*lines, "    ..."])
+    return kept

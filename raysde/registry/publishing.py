@@ -1,0 +1,224 @@
+"""Checkpoints into the MLflow registry: under which names, once each, whatever is killed on the way."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from raysde import checkpoint
+from raysde.figures import Subject
+from raysde.names import checked_alias, checked_name
+from raysde.registry.description import written
+from raysde.registry.flavour import write_card
+from raysde.registry.models import (
+    ABSENT,
+    GENERATION,
+    RUN,
+    STEP,
+    WEIGHTS,
+    generation_of,
+    registered,
+    resolve_checkpoint,
+    versions,
+)
+from raysde.tracking import artifact_place, experiment_id
+
+NAME_TAG = "raysde.name"
+"""Tag of a logged model: the registered model that it was logged for."""
+OWN_TAGS = (WEIGHTS, GENERATION, NAME_TAG)
+"""Tags that tell the logged models of a run apart."""
+
+
+def publish(client: MlflowClient, folder: Path, *, run_id: str | None, name: str, alias: str | None) -> str:
+    """Logs a checkpoint's averaged model, registers it as a new version of ``name``, and moves ``alias``.
+
+    Weights that are already registered under that name, from that run, are not registered twice.
+
+    Args:
+        run_id: the run they come from; None if that is not known.
+
+    Returns:
+        The version.
+    """
+    description = checkpoint.read(folder)
+    tags = {STEP: str(description.step), WEIGHTS: description.files["ema.safetensors"]}
+    if description.spec.generation:
+        tags[GENERATION] = json.dumps(description.spec.generation)
+    version = _published(client, name, run_id, tags)
+    if version is None:
+        _ensure_name(client, name)
+        logged = _log(client, folder, description, run_id, name, tags)
+        # without a run, MLflow 3.17 looks a model_id up in whatever store is the process's own
+        model_id = logged.model_id if run_id else None
+        created = client.create_model_version(
+            name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=model_id
+        )
+        version = str(created.version)
+    _describe(client, name, version, description, run_id)
+    if alias:
+        client.set_registered_model_alias(name, alias, version)
+    return version
+
+
+def _log(
+    client: MlflowClient,
+    folder: Path,
+    description: checkpoint.Description,
+    run_id: str | None,
+    name: str,
+    tags: Mapping[str, str],
+) -> LoggedModel:
+    """Log a checkpoint's averaged model, or finish what a process did that was killed before it made the version."""
+    spec, step = description.spec, str(description.step)
+    params = {"sde": spec.sde.kind, "target": spec.target, "step": step}
+    place = client.get_run(run_id).info.experiment_id if run_id else _experiment(client, description)
+    # MLflow takes dots in the name of a registered model, and not in that of a logged one
+    label = name.replace(".", "-")
+    tags = {**tags, NAME_TAG: name}
+    logged = _logged(client, place, run_id, tags)
+    if logged is None:
+        logged = client.create_logged_model(
+            place, name=label, source_run_id=run_id, tags=tags, params=params, model_type="score-sde"
+        )
+    elif logged.status == LoggedModelStatus.READY:
+        return logged
+    with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
+        exported = Path(scratch) / "model"
+        checkpoint.export(folder, exported)
+        write_card(exported, description, run_id=run_id, model_id=logged.model_id)
+        client.log_model_artifacts(logged.model_id, str(exported))
+    return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _logged(client: MlflowClient, experiment: str, run_id: str | None, tags: Mapping[str, str]) -> LoggedModel | None:
+    """Return the logged model of a run that has these tags, None if there is none."""
+    found = client.search_logged_models([experiment], f"tags.`{WEIGHTS}` = '{tags[WEIGHTS]}'")
+    own = {key: tags.get(key) for key in OWN_TAGS}
+    for each in found:
+        if (each.source_run_id or None) == run_id and {key: each.tags.get(key) for key in OWN_TAGS} == own:
+            return each
+    return None
+
+
+def _describe(client: MlflowClient, name: str, version: str, found: checkpoint.Description, run_id: str | None) -> None:
+    """Write the description of a version that has none; one that somebody wrote stays."""
+    if client.get_model_version(name, version).description:
+        return
+    pictures = [] if run_id is None else [item.path for item in client.list_artifacts(run_id, "samples")]
+    picture = max((path for path in pictures if path.endswith(".png")), default=None)
+    client.update_model_version(name, version, written(name, version, found, run_id=run_id, picture=picture))
+
+
+def _experiment(client: MlflowClient, description: checkpoint.Description) -> str:
+    name = str(description.recipe.get("tracking.experiment") or "raysde")
+    return experiment_id(client, name, artifact_place(client.tracking_uri))
+
+
+def _published(client: MlflowClient, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
+    for version in versions(client, name):
+        same = version.tags.get(GENERATION) == tags.get(GENERATION)
+        if run_id in (None, version.run_id) and same and tags.items() <= version.tags.items():
+            return str(version.version)
+    return None
+
+
+def register(
+    client: MlflowClient, source: str, *, name: str | None, alias: str | None, subject: Subject | None = None
+) -> ModelVersion:
+    """The registered version of ``source`` (see :func:`resolve`), which is registered if it is not yet.
+
+    Args:
+        name: to register it under; None for the name of its recipe.
+        alias: to move to the version, or None.
+        subject: the model that it must be, if there are figures of it.
+
+    Raises:
+        ValueError: if there is no such thing, it is a diffusers pipeline or another model than ``subject``, or its name
+            is unknown or no name, or the alias can be none.
+    """
+    if alias:
+        checked_alias(alias, "--alias")
+    if source.startswith("models:"):
+        found = registered(client, source)
+        if name not in (None, found.name):
+            raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}")
+        if subject is not None:
+            subject.check(found.tags.get(WEIGHTS), generation_of(found), source)
+        if alias:
+            client.set_registered_model_alias(found.name, alias, found.version)
+        return found
+    folder = resolve_checkpoint(source, client.tracking_uri)
+    description = checkpoint.verify(folder)
+    if subject is not None:
+        subject.check(description.files["ema.safetensors"], description.spec.dump()["generation"], source)
+    recipe = description.recipe
+    name = name or recipe.get("tracking.register_as") or recipe.get("name")
+    if name is None:
+        raise ValueError(f"{folder} was made without a recipe that names it: give --name")
+    checked_name(name, "--name")
+    run = RUN.fullmatch(source)
+    version = publish(client, folder, run_id=run["run"] if run else None, name=name, alias=alias)
+    return client.get_model_version(name, version)
+
+
+def check_name(client: MlflowClient, name: str) -> None:
+    """Find out before any work whether versions can be registered under a name.
+
+    Raises:
+        ValueError: if the registry has a prompt of that name, or a model whose name it does not tell apart from it.
+    """
+    if _found(client, name) is None:
+        _ensure_free(client, name)
+
+
+def _found(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """Return the registered model of a name, None if there is none.
+
+    Raises:
+        ValueError: if the store answers with a model of another name: MySQL and SQL Server tell no capitals apart.
+    """
+    try:
+        found = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ABSENT:
+            raise
+        return None
+    if found.name != name:
+        raise ValueError(
+            f"the registry at {client.tracking_uri} holds a model {found.name!r} and takes {name!r} for the same name; "
+            f"use {found.name!r}, or a name that differs in more than capitals"
+        )
+    return found
+
+
+def _ensure_free(client: MlflowClient, name: str) -> None:
+    """Guard against a name that a prompt has: MLflow would take a model's version for one of the prompt's.
+
+    Raises:
+        ValueError: if there is such a prompt.
+    """
+    prompts = client.search_prompts(filter_string=f"name = '{name}'")
+    if any(prompt.name == name for prompt in prompts):
+        raise ValueError(
+            f"the registry at {client.tracking_uri} has a prompt named {name!r}, and no model can have its name; "
+            "choose another (tracking.register_as, or --name)"
+        )
+
+
+def _ensure_name(client: MlflowClient, name: str) -> None:
+    """Make a registered model of a name unless there is one.
+
+    Raises:
+        ValueError: as :func:`check_name`.
+    """
+    check_name(client, name)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
