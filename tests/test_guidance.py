@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
 from raysde.conditioning import Conditioner, Encoded
-from raysde.guidance import Autoguided, Conditioned, Guidance, Guided, TwiceGuided
+from raysde.guidance import Autoguided, Conditioned, Guidance, Guided, TwiceGuided, guided_rows
 from raysde.inference import Model
 from raysde.likelihood import log_prob
 from raysde.parameterisation import Preconditioning
@@ -103,6 +103,14 @@ def test_outside_its_interval_guidance_asks_once_for_the_plain_score(name):
     assert torch.equal(score.score(x, outside), guided(sde, labels, 1.0).score(x, outside))
     assert torch.equal(score.score(x, t[[2, 3, 4] * 2]), guided(sde, labels, 3.0).score(x, t[[2, 3, 4] * 2]))
     assert score.model.network.asked == [6, 12]
+
+
+@pytest.mark.parametrize(("interval", "led"), [((1.0, 4.0), []), ((0.25, 1.0), [0]), ((0.25, 4.0), [0])])
+def test_an_interval_holds_its_upper_end_but_not_its_lower_one(interval, led):
+    """At noise level 1 exactly, which EDM has at t = 1."""
+    sde, t = SDES["edm"], torch.ones(1, dtype=torch.float64)
+    assert torch.exp(-0.5 * sde.log_snr(t)).item() == 1.0
+    assert guided_rows(sde, t, 2.0, interval).tolist() == led
 
 
 def velocity(t, x, scale, interval):

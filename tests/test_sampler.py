@@ -233,10 +233,11 @@ def test_langevin_keeps_the_distribution(norms, widening):
 
 @pytest.mark.parametrize("corrector", CORRECTORS)
 def test_corrector_steps_have_the_published_size(corrector):
-    """VP: eta = 2 (1 - beta_i) (r |z| / |score|)^2 as in Song's code; annealed: 2 (1 - beta_i) (r sigma)^2."""
+    """VP: eta = 2 (1 - beta_i) (r |z| / |score|)^2 as in Song's code; annealed: 2 (1 - beta_i) (r sigma)^2; beta_i of
+    the step that led here, of which the next one is far longer."""
     sde, r = SDES["vp_table"], 0.16
     score = torch.tensor([[0.6, -0.8]], dtype=torch.float64)
-    walk = walk_at(sde, 0.5, 0.499, noise=torch.ones_like, score=lambda x, t: score.expand_as(x))
+    walk = walk_at(sde, 0.5, 0.499, 0.4, noise=torch.ones_like, score=lambda x, t: score.expand_as(x))
     x = torch.zeros(1, 2, dtype=torch.float64)
     ratio = sde.alpha2(torch.tensor([0.5, 0.499], dtype=torch.float64))
     keep = (ratio[0] / ratio[1]).item()
