@@ -107,8 +107,8 @@ def test_outside_its_interval_guidance_asks_once_for_the_plain_score(name):
 
 @pytest.mark.parametrize(("interval", "led"), [((1.0, 4.0), []), ((0.25, 1.0), [0]), ((0.25, 4.0), [0])])
 def test_an_interval_holds_its_upper_end_but_not_its_lower_one(interval, led):
-    """At noise level 1 exactly, which EDM has at t = 1."""
-    sde, t = SDES["edm"], torch.ones(1, dtype=torch.float64)
+    """At noise level 1 exactly, which the straight path has half-way."""
+    sde, t = SDES["flow"], torch.full((1,), 0.5, dtype=torch.float64)
     assert torch.exp(-0.5 * sde.log_snr(t)).item() == 1.0
     assert guided_rows(sde, t, 2.0, interval).tolist() == led
 
