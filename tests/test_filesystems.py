@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from raysde import config, pipelines, snapshots
+from raysde.data.derived import write_column
+from raysde.data.digits import write_digits
 from raysde.data.filesystems import (
     check_writable,
     child,
@@ -24,8 +26,6 @@ from raysde.data.filesystems import (
     write_bytes,
     write_json,
 )
-from raysde.data.derived import write_column
-from raysde.data.digits import write_digits
 from raysde.distributed import World
 from raysde.drawn import Drawn, DrawnPath
 from raysde.evaluation.store import save_tensors
