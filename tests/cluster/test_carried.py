@@ -48,15 +48,17 @@ def test_a_full_disk_under_an_encoder_is_carried(tmp_path, work):
     (tmp_path / STATE).write_text("")
     encoding = Encoding(SimpleNamespace(out=str(tmp_path)), "")
     encoding.work = work
+    carried = encoding({"unit": [3]})["error"]
     with pytest.raises(OSError, match=r"No space left on device: '/data|a file cannot be written to .*\.precompute"):
-        list(rows_of(Stream(*encoding({"unit": [3]})["error"])))
+        list(rows_of(Stream(*carried)))
 
 
 def test_a_full_disk_under_a_drawing_actor_is_carried():
     drawing = Drawing.__new__(Drawing)
     drawing.bulk = SimpleNamespace(draw=lambda part: fail())
+    carried = drawing({"part": [3]})["error"]
     with pytest.raises(OSError, match="No space left on device"):
-        list(rows_of(Stream(*drawing({"part": [3]})["error"])))
+        list(rows_of(Stream(*carried)))
 
 
 def fail() -> NoReturn:
