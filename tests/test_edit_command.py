@@ -102,6 +102,15 @@ def test_the_other_edits(models, files):
     assert not torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
 
 
+def test_older_pictures_in_the_folder_are_told(models, files, capsys):
+    """Those that are replaced, and those that stay beside the new ones."""
+    tool = ["edit", models["colour"], *FAST, "--out", files["out"], "--image", files["rgb"], "--strength", "0"]
+    for count, said in ((2, ""), (2, "which are replaced"), (1, "of which 1 stay beside the new ones (image-001.png")):
+        assert main([*tool, "-n", str(count)]) == 0
+        err = capsys.readouterr().err
+        assert (said in err) if said else ("earlier drawing" not in err)
+
+
 def test_there_is_an_image_for_each_prompt_and_label(tmp_path):
     """As many as the longer of the two lists has; the other one is taken in turn."""
     both = write_model(tmp_path / "both", classes=3)
