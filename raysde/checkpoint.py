@@ -23,6 +23,7 @@ from torch import Tensor
 
 from raysde.description import FILE, Description, Kept, kept, newest_of, read, verify, whole, write_description
 from raysde.description import name_of as name_of  # the name of a checkpoint's folder, beside what is in it
+from raysde.foreign import writing
 from raysde.generation import checked
 from raysde.inference import Model, Origin
 from raysde.model import ModelSpec, empty_model, save_text
@@ -87,7 +88,12 @@ def put_in_place(partial: Path, folder: Path) -> None:
 
 
 def export(source: Path, target: Path) -> None:
-    """Copies what sampling needs, without the optimiser; ``target`` must not exist."""
+    """Copies what sampling needs, without the optimiser; ``target`` must not exist.
+
+    Raises:
+        ValueError: if a file that is copied is damaged.
+        OSError: naming ``target``, if it cannot be written.
+    """
     settle(source, target, read(source).spec.generation)
 
 
@@ -96,12 +102,14 @@ def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
 
     Raises:
         ValueError: if a setting is not one of a model, or a file that is copied is damaged.
+        OSError: naming ``target``, if it cannot be written.
     """
     description, spec = read(source), replace(read(source).spec, generation=checked(generation))
     state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
     verify(source, [name for name in description.files if name.partition("/")[0] not in state])
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS))
-    write_description(target, spec, description.state, description.recipe, description.data)
+    with writing("the model", target):
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS))
+        write_description(target, spec, description.state, description.recipe, description.data)
 
 
 def is_whole(folder: Path) -> bool:

@@ -156,12 +156,13 @@ def train_without_ray(recipe: "RunConfig") -> None:
     from raysde.distributed import current_world
     from raysde.history import recorded
     from raysde.identity import interrupted
-    from raysde.local import train_here
+    from raysde.local import check_place, train_here
     from raysde.places import absolute
     from raysde.progress import say
     from raysde.run import check, open_run, remarks
 
     run = open_run(absolute(recipe))
+    check_place(run)
     check(run)
     if os.environ.get("RANK", "0") == "0":
         for remark in remarks(run):

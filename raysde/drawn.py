@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from raysde.images import grid as image_grid
-from raysde.images import save_png, to_uint8
+from raysde.images import save_picture, save_png, to_uint8
 
 WIDEST = 20
 """Prompts beyond which a grid has no column for each."""
@@ -47,7 +47,7 @@ class Drawn:
         folder, pictures = Path(folder), self.pictures
         paths = save_png(pictures, folder, [f"image-{index:03d}" for index in range(len(pictures))], progress)
         kinds = len(set(self.prompts or ()))
-        image_grid(pictures, kinds if 1 < kinds <= WIDEST else None).save(folder / "grid.png")
+        save_picture(image_grid(pictures, kinds if 1 < kinds <= WIDEST else None), folder / "grid.png")
         return [*paths, folder / "grid.png"]
 
 
@@ -75,5 +75,5 @@ class DrawnPath(Drawn):
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Writes what :meth:`Drawn.save` does, and ``path.png`` with the strip; the grid's path is last."""
         paths = super().save(folder, progress)
-        self.strip().save(Path(folder) / "path.png")
+        save_picture(self.strip(), Path(folder) / "path.png")
         return paths

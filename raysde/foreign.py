@@ -1,5 +1,6 @@
 """What other libraries raise of folders, settings and disks, and what they say of weights."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,8 @@ def writing(what: str, place: object) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
+    except shutil.Error as error:  # of a whole folder: its list of files, each with the reason at its end
+        raise OSError(f"{what} cannot be written to {place}: {error.args[0][0][-1]}") from error
     except (OSError, SafetensorError) as error:
         raise OSError(f"{what} cannot be written to {place}: {line_of(error)}") from error
 

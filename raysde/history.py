@@ -11,14 +11,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from raysde import checkpoint, storage
+from raysde import checkpoint, identity, storage
+from raysde.data.filesystems import child
+from raysde.foreign import writing
 from raysde.hooks import Sink
-from raysde.run import Run
+from raysde.run import Run, check_resumable, shape
 from raysde.spool import spool_of
+
+if TYPE_CHECKING:
+    from raysde.tracking import MlflowClient
 
 METRICS, PICTURES = "metrics.jsonl", "samples"
 
@@ -40,27 +45,29 @@ class History:
         """Append a line with the metrics of a step; a value that is not finite becomes null."""
         self._open()
         told = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        with self.file.open("a") as out:
+        with writing("metrics", self.file), self.file.open("a") as out:
             out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Write a picture of a step, which is whole from the moment that it is there."""
         self._open()
-        self.pictures.mkdir(exist_ok=True)
-        partial = self.pictures / f".{name}-{step:09d}.partial"
-        image.save(partial, format="PNG")
-        partial.replace(self.pictures / f"{name}-{step:09d}.png")
+        with writing("a picture", self.pictures):
+            self.pictures.mkdir(exist_ok=True)
+            partial = self.pictures / f".{name}-{step:09d}.partial"
+            image.save(partial, format="PNG")
+            partial.replace(self.pictures / f"{name}-{step:09d}.png")
 
     def _open(self) -> None:
         """Drop what an earlier process kept of steps after the start."""
         if self.is_open:
             return
         self.is_open = True
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read(self.file) if line["step"] <= self.start]
         partial = self.file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.file)
+        with writing("metrics", self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.replace(self.file)
         for path in self.pictures.glob("*-*.png"):
             step = path.stem.rpartition("-")[2]
             if step.isdigit() and int(step) > self.start:
@@ -100,39 +107,82 @@ def recorded(run: Run, shown: Sink) -> Iterator[Sink]:
     Under torchrun the first rank alone keeps anything.
 
     Raises:
-        ValueError: if ``tracking.uri`` is none.
+        ValueError: if ``tracking.uri`` is none, or the run has checkpoints of another recipe.
         RuntimeError: if the MLflow store fails.
     """
     if os.environ.get("RANK", "0") != "0":
         yield shown
-    elif run.config.tracking.uri is None:
-        found = storage.newest_checkpoint(run.config.storage, run.config.name)
-        start = 0 if found is None else checkpoint.read(found).step
-        yield Both(History(Path(storage.location(run.config.storage)) / run.config.name, start), shown)
+        return
+    found = storage.newest_checkpoint(run.config.storage, run.config.name)
+    start = 0
+    if found is not None:
+        description = checkpoint.read(found)
+        check_resumable(run, description)  # before a run of MLflow is said to go on
+        start = description.step
+    # also without MLflow: if the run goes on with a store, it must not be taken for an older one of its name
+    word, folder = settled(run), folder_of(run)
+    if run.config.tracking.uri is None:
+        yield Both(History(Path(folder), start), shown)
     else:
-        with tracked(run, run.config.tracking.uri) as sink:
+        with tracked(run, run.config.tracking.uri, word) as sink:
             yield Both(sink, shown)
+    identity.ended(folder)
 
 
 @contextmanager
-def tracked(run: Run, uri: str) -> Iterator[Sink]:
-    """Yield a sink into the run's MLflow run, which is finished or failed with the context."""
+def tracked(run: Run, uri: str, word: str) -> Iterator[Sink]:
+    """Yield a sink into the run's MLflow run, which is marked as finished, failed or killed with the context.
+
+    Args:
+        word: of the run, see :mod:`raysde.identity`.
+
+    Raises:
+        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+        RuntimeError: if the MLflow store fails.
+    """
     from raysde import tracking
 
     config, client = run.config, tracking.client_for(uri)
-    with tracking.answering(uri):
-        data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
-        place = tracking.artifact_place(uri)
-        run_id = tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), place, data)
+    run_id = opened(run, client, uri, word)
     spool = spool_of(config.name, run_id)
     sink = tracking.Tracker(uri, run_id, spool)
-    try:
-        yield sink
-    except BaseException:
-        sink.close()
-        tracking.fail_run(client, run_id)
-        raise
+    with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder_of(run))):
+        try:
+            yield sink
+        except BaseException:
+            sink.close()
+            raise
     if not sink.close():
         print("MLflow did not take all metrics in time; they wait in", spool)
     with tracking.answering(uri):
         tracking.finish_run(client, run_id)
+
+
+def settled(run: Run) -> str:
+    """Return the word of a run, see :func:`raysde.identity.settled`.
+
+    Raises:
+        ValueError: if the file that keeps it is damaged.
+    """
+    folder = folder_of(run)
+    return identity.settled(folder, shape(run), begun=bool(identity.steps(folder)))
+
+
+def folder_of(run: Run) -> str:
+    """Return the folder of a run, or its URI."""
+    return child(storage.location(run.config.storage), run.config.name)
+
+
+def opened(run: Run, client: "MlflowClient", uri: str, word: str) -> str:
+    """Return the id of the MLflow run that belongs to a run's word: its own one, otherwise a new one.
+
+    Raises:
+        RuntimeError: if the MLflow store fails.
+    """
+    from raysde import tracking
+
+    config, manifest = run.config, run.manifest
+    data = tracking.Input(manifest.path, manifest.fingerprint, manifest.rows)
+    place = tracking.artifact_place(uri)
+    with tracking.answering(uri):
+        return tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), place, data, word=word)

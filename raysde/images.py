@@ -46,6 +46,16 @@ def grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell: int 
     return to_pil(canvas)
 
 
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture to a file, in the format of its name.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
+    with writing("a picture", path):
+        picture.save(path)
+
+
 def save_png(
     images: Tensor, folder: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
 ) -> list[Path]:
@@ -53,6 +63,9 @@ def save_png(
 
     Args:
         progress: called with the images written and to be written.
+
+    Raises:
+        OSError: naming the folder, if a file cannot be written.
     """
     paths = [folder / f"{name}.png" for name in names]
     with writing("images", folder):

@@ -30,14 +30,13 @@ def orderly(command: Callable[[], int]) -> int:
         except Interrupted as error:
             print(f"raysde: {error}", file=sys.stderr)
             return SIGTERMED if isinstance(error.__cause__, SystemExit) else INTERRUPTED
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
+            # the first is what Ray's own handler gives
+            if isinstance(error, SystemExit) and error.code not in (signal.SIGTERM, SIGTERMED):
+                raise
             said = "interrupted; the same command goes on with what it has kept, or starts anew"
             print(f"raysde: {said}", file=sys.stderr)
-            return INTERRUPTED
-        except SystemExit as error:
-            if error.code in (signal.SIGTERM, SIGTERMED):  # the first is what Ray's own handler gives
-                return SIGTERMED
-            raise
+            return SIGTERMED if isinstance(error, SystemExit) else INTERRUPTED
         except BrokenPipeError:
             if not (unread(sys.stdout) or unread(sys.stderr)):
                 raise

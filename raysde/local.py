@@ -29,8 +29,7 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     Raises:
         ValueError: if the storage is not a local folder, or the checkpoint does not fit the recipe.
     """
-    if not storage.is_local(run.config.storage):
-        raise ValueError(f"storage {run.config.storage!r} is not a local folder, which training without Ray needs")
+    check_place(run)
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     world = current_world()
@@ -63,3 +62,13 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
         compile=run.config.train.compile,
     )
     return state
+
+
+def check_place(run: Run) -> None:
+    """Check that a run's storage is one that training without Ray can use.
+
+    Raises:
+        ValueError: if it is not a local folder.
+    """
+    if not storage.is_local(run.config.storage):
+        raise ValueError(f"storage {run.config.storage!r} is not a local folder, which training without Ray needs")

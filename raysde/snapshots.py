@@ -22,6 +22,7 @@ from torch import Tensor
 from raysde import checkpoint
 from raysde.data.filesystems import child, filesystem
 from raysde.distributed import current_world
+from raysde.foreign import writing
 from raysde.pieces import write_whole
 from raysde.posthoc import Snapshot, reconstruct
 from raysde.progress import say
@@ -131,6 +132,7 @@ def export(run: str, target: Path, std: float, step: int | None = None) -> int:
     Raises:
         ValueError: if the run has no snapshot, none of ``step``, or no checkpoint; if ``target`` exists; or if
             ``std`` is not reachable.
+        OSError: naming ``target``, if it cannot be written.
     """
     run = location(run)
     if target.exists():
@@ -171,7 +173,8 @@ def _write_model(run: str, target: Path, averaged: dict[str, Tensor], state: dic
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     checkpoint.export(base, partial)
-    save_file({**weights, **averaged}, partial / "ema.safetensors")
     description = checkpoint.read(base)
-    checkpoint.write_description(partial, description.spec, state, description.recipe, description.data)
-    os.replace(partial, target)
+    with writing("the averaged model", target):
+        save_file({**weights, **averaged}, partial / "ema.safetensors")
+        checkpoint.write_description(partial, description.spec, state, description.recipe, description.data)
+        os.replace(partial, target)

@@ -42,14 +42,15 @@ class Spool:
         Args:
             lines, pictures: what a process on another machine left, which comes first.
         """
-        self.pictures.mkdir(parents=True, exist_ok=True)
-        for name, content in (pictures or {}).items():
-            if not (self.pictures / name).exists():
-                (self.pictures / name).write_bytes(content)
         lines = [*lines, *(line for line in self._lines() if line not in lines)]
         rewritten = self.path.with_suffix(".partial")
-        rewritten.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        rewritten.replace(self.path)
+        with writing("metrics", self.path):
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            for name, content in (pictures or {}).items():
+                if not (self.pictures / name).exists():
+                    (self.pictures / name).write_bytes(content)
+            rewritten.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            rewritten.replace(self.path)
         return lines, sorted(self.pictures.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
 
     def _lines(self) -> list[dict[str, Any]]:

@@ -50,6 +50,8 @@ EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_o
 LPIPS = "tests/test_evaluation_lpips.py"
 BULK, REQUESTS, SPREAD = "tests/test_bulk.py", "tests/test_requests.py", "tests/cluster/test_spread.py"
 SHARES = "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"
+HISTORY, FULL = "tests/test_history.py", "tests/test_filesystems.py -k 'full_disk'"
+SPEECH, CARRIED = "tests/cluster/test_speech.py", "tests/cluster/test_carried.py"
 VALIDATION, GENERATION, SETTLING = "tests/test_validation.py", "tests/test_generation.py", "tests/test_settling.py"
 
 
@@ -732,7 +734,32 @@ MUTANTS = [
     Mutant("an imported scheduler of another kind", "pipelines/writing.py", "kept = _imported(model) if solver is None else None", "kept = None", PIPELINES + " -k 'as_it_came'"),
     Mutant("a scheduler that no longer describes the model", "pipelines/writing.py", "if process_of(scheduler) != (spec.sde, spec.target):", "if False:", PIPELINES + " -k 'as_it_came'"),
     Mutant("steps told twice", "history.py", 'if line["step"] <= self.start]', "]", "tests/test_history.py -k 'keeps_its_history'"),
-    Mutant("a failed run that goes on", "history.py", "tracking.fail_run(client, run_id)", "pass", "tests/test_history.py -k 'store_that_is_named'"),
+    Mutant("a failed run that goes on", "tracking/marking.py", "            fail_run(client, run_id)", "            pass", HISTORY + " -k 'store_that_is_named'"),
+    # how runs end, and what is said of it
+    Mutant("a bare run without its word", "history.py", "place, data, word=word)", "place, data)", HISTORY + " -k 'folder_was_removed'"),
+    Mutant("a bare run that never ends", "history.py", "    identity.ended(folder)\n", "", HISTORY + " -k 'folder_was_removed'"),
+    Mutant("a word of runs with a store alone", "history.py", "word, folder = settled(run), folder_of(run)", 'word, folder = settled(run) if run.config.tracking.uri else "", folder_of(run)', HISTORY + " -k 'no_older_one'"),
+    Mutant("MLflow hears of a run that is refused", "history.py", "        check_resumable(run, description)", "        pass", HISTORY + " -k 'cannot_go_on'"),
+    Mutant("an interrupted bare run that is marked by nobody", "history.py", "with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder_of(run))):", "if True:", HISTORY + " -k 'somebody_ended'"),
+    Mutant("an interrupted run as a failed one", "tracking/marking.py", "            interrupt_run(client, run_id)", "            fail_run(client, run_id)", HISTORY + " -k 'somebody_ended'"),
+    Mutant("nothing said at SIGTERM", "leaving.py", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/test_leaving.py -k 'status or put_back'"),
+    Mutant("Ray's stack at SIGTERM", "cluster/session.py", "        signal.signal(signal.SIGTERM, handler)", "        pass", "tests/cluster/test_leaving.py -k 'on_ray'"),
+    Mutant("Ray Train's end at Ctrl-C", "cluster/session.py", "    DataParallelTrainer._register_sigint_handler = _leave_ctrl_c", "    _unused = _leave_ctrl_c", "tests/cluster/test_leaving.py -k 'on_ray'"),
+    Mutant("workers unheard though asked for", "cluster/session.py", "    if not talkative():\n        printed", "    if True:\n        printed", SPEECH),
+    Mutant("Ray unheard though asked for", "cluster/session.py", "    if talkative():\n        return\n    os.environ", "    os.environ", SPEECH),
+    Mutant("a sentence told twice", "cluster/session.py", '    sys.stdout.write(f"{MARK}{sentence}\\n")', '    print(f"{MARK}{sentence}")', SPEECH),
+    Mutant("a full cache without its place", "evaluation/store.py", 'with writing("what was measured", path):', "if True:", FULL),
+    Mutant("an averaged model without its place", "snapshots.py", 'with writing("the averaged model", target):', "if True:", FULL),
+    Mutant("a copied model without its place", "checkpoint.py", 'with writing("the model", target):', "if True:", FULL),
+    Mutant("an imported model without its place", "pipelines/reading.py", 'with writing("the checkpoint", target):', "if True:", FULL),
+    Mutant("a history without its place", "history.py", 'with writing("a picture", self.pictures):', "if True:", FULL),
+    Mutant("a grid without its place", "images.py", '    with writing("a picture", path):', "    if True:", FULL),
+    Mutant("a logged model without its place", "registry/publishing.py", 'with writing(f"the model {name}", logged.artifact_location):', "if True:", REGISTRY + " -k 'full_disk'"),
+    Mutant("a list of files for a reason", "foreign.py", "except shutil.Error as error:", "except KeyError as error:", FULL),
+    Mutant("a full disk under an ingest as Ray's error", "cluster/ingest.py", "except CARRIED as error:", "except ValueError as error:", "tests/cluster/test_ingest.py -k 'cannot_write'"),
+    Mutant("a full disk under an encoder as Ray's error", "cluster/precompute.py", "except CARRIED as error:", "except ValueError as error:", CARRIED),
+    Mutant("a full disk under drawing actors as Ray's error", "cluster/sample.py", "except CARRIED as error:", "except ValueError as error:", CARRIED),
+    Mutant("a lost data task as Ray's error", "cluster/carried.py", "except RayError as error:", "except KeyError as error:", CARRIED),
     Mutant("time zero without noise", "sde/exploding.py", "noisy_at_zero: ClassVar[bool] = True", "noisy_at_zero: ClassVar[bool] = False", "tests/test_likelihood.py -k 'time_zero'"),
     Mutant("time zero of every process", "sde/process.py", "(floor == 0.0 and not self.noisy_at_zero)", "False", SDE + " -k 'impossible'"),
     Mutant("squared levels of 255", "evaluation/held_out.py", "(images.double() - truth.double()) / 255.0", "(images.double() - truth.double())", HELD_OUT + " -k 'mse'"),

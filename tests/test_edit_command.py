@@ -17,6 +17,7 @@ from raysde.images import to_pil
 from raysde.model import save_text
 from tests.conftest import open_image
 from tests.test_cli import refused
+from tests.test_filesystems import small_files
 from tests.test_networks import CAPTIONS, model_with, spec_with
 
 FAST = ["--solver", "unipc", "--steps", "2"]
@@ -345,3 +346,12 @@ def test_masks_of_several_frames_are_refused(tmp_path):
     frames = [Image.new("L", (8, 4), level) for level in (0, 255)]
     path = saved(tmp_path / "mask.tif", frames[0], save_all=True, append_images=frames[1:])
     assert "mask.tif has several frames or pages" in reason(open_mask, path, (4, 8))
+
+
+def test_a_full_disk_under_the_sheet_is_named(models, files, capsys):
+    """Each result is small, and the sheet of all is not."""
+    command = ["edit", models["plain"], *FAST, "--image", files["grey"], "--strength", "1", "-n", "90"]
+    with small_files():
+        assert main([*command, "--out", files["out"]]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"raysde: a picture cannot be written to {files['out']}/sheet.png: ")

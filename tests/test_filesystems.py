@@ -6,11 +6,14 @@ import json
 import re
 import resource
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
-from raysde import config
+from raysde import config, pipelines, snapshots
+from raysde.data.derived import write_column
+from raysde.data.digits import write_digits
 from raysde.data.filesystems import (
     check_writable,
     child,
@@ -24,12 +27,17 @@ from raysde.data.filesystems import (
     write_json,
 )
 from raysde.distributed import World
+from raysde.drawn import Drawn, DrawnPath
+from raysde.evaluation.store import save_tensors
+from raysde.history import History
 from raysde.hooks import RunHooks, save_checkpoint
-from raysde.images import save_png
+from raysde.images import save_png, to_pil
+from raysde.local import train_here
 from raysde.parts import new_state
 from raysde.run import open_run
 from raysde.spool import Spool
 from tests.conftest import write_digit_shards
+from tests.test_pipelines import ddpm
 
 
 @pytest.mark.parametrize(
@@ -158,10 +166,103 @@ def write_metrics(folder: Path, recipe) -> None:
         spool.add_metrics(1, {f"m{number}": 0.0 for number in range(500)})
 
 
+def take_metrics_over(folder: Path, recipe) -> None:
+    with small_files():
+        Spool(folder / "spool.jsonl").take_over([{"step": step} for step in range(500)])
+
+
+def write_an_averaged_model(folder: Path, recipe) -> None:
+    """The disk is full once the copy of the checkpoint is there."""
+    tree = recipe(text=None, train__ema__profiles=[0.05, 0.1], train__length__steps=2)
+    train_here(open_run(config.parse(tree)), None)
+    plain = snapshots.save_file
+
+    def limited(*given):
+        with small_files():
+            plain(*given)
+
+    with mock.patch.object(snapshots, "save_file", limited):
+        snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
+
+
+def copy_a_model(folder: Path, recipe) -> None:
+    tree = recipe(text=None, train__ema__profiles=[0.05, 0.1], train__length__steps=2)
+    train_here(open_run(config.parse(tree)), None)
+    with small_files():
+        snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
+
+
+def import_a_pipeline(folder: Path, recipe) -> None:
+    pipeline = ddpm(folder.with_name("pipeline"))
+    with small_files():
+        pipelines.convert(pipeline, folder / "imported")
+
+
+def export_a_pipeline(folder: Path, recipe) -> None:
+    model = pipelines.load(ddpm(folder.with_name("pipeline"))).model
+    with small_files():
+        pipelines.export(model, folder / "exported")
+
+
+def write_measurements(folder: Path, recipe) -> None:
+    with small_files():
+        save_tensors(folder / "cache" / "a.safetensors", {"a": torch.zeros(5000)}, {})
+
+
+def write_a_history(folder: Path, recipe) -> None:
+    history = History(folder, 0)
+    history.metrics(1, {"a": 0.0})
+    with small_files():
+        history.metrics(2, {f"m{number}": 0.0 for number in range(500)})
+
+
+def open_a_history(folder: Path, recipe) -> None:
+    (folder / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(500)))
+    with small_files():
+        History(folder, 500).metrics(501, {"a": 0.0})
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+def write_a_picture_of_a_history(folder: Path, recipe) -> None:
+    with small_files():
+        History(folder, 0).image(1, "grid", to_pil(noise(1, 100, 100)))
+
+
+def write_a_grid(folder: Path, recipe) -> None:
+    with small_files():
+        Drawn(noise(100, 1, 8, 8), None, 0, 1).save(folder)
+
+
+def write_a_strip(folder: Path, recipe) -> None:
+    few, none = noise(1, 1, 8, 8), torch.zeros(0)
+    frames = noise(1, 2, 60, 1, 8, 8)
+    path = DrawnPath(few, None, 0, 1, times=none, log_snr=none, x=none, x0_hat=none, frames=frames)
+    with small_files():
+        path.save(folder)
+
+
+def write_images_of_digits(folder: Path, recipe) -> None:
+    with small_files():
+        write_digits(folder)
+
+
+def write_a_column(folder: Path, recipe) -> None:
+    with small_files():
+        write_column(str(folder), "latents", "a.parquet", [[bytes(range(256)) * 40]])
+
+
 @pytest.mark.parametrize(
     "write",
-    [write_a_checkpoint, write_averages, write_json_bytes, write_pictures, write_shards, write_metrics],
-)
+    [
+        write_a_checkpoint, write_averages, write_json_bytes, write_pictures, write_shards, write_metrics,
+        take_metrics_over, write_an_averaged_model, copy_a_model, import_a_pipeline, export_a_pipeline,
+        write_measurements, write_a_history, open_a_history, write_a_picture_of_a_history, write_a_grid, write_a_strip,
+        write_images_of_digits, write_a_column,
+    ],
+)  # fmt: skip
 def test_a_full_disk_is_named(tmp_path, recipe, write):
     """The error says which place has no room, whatever library wrote; on a disk with room the same is written."""
     folder = tmp_path / "full"

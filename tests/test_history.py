@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import yaml
 from PIL import Image
 
+import raysde.local
 from raysde import checkpoint, config
 from raysde.cli import main
-from raysde.history import History, recorded
+from raysde.history import History, opened, recorded, settled
+from raysde.leaving import INTERRUPTED, SIGTERMED
 from raysde.local import train_here
 from raysde.run import open_run
 from raysde.tracking import client_for
@@ -102,3 +105,91 @@ def test_a_run_without_ray_goes_to_the_store_that_is_named(recipe, tmp_path, emp
     assert main(["train", str(tmp_path / "recipe.yaml"), "--no-ray", f"tracking.uri={uri}"]) == 1
     runs = client.search_runs([run.info.experiment_id])
     assert {each.info.run_name: each.info.status for each in runs} == {"small": "FINISHED", "failing": "FAILED"}
+
+
+@pytest.fixture
+def uri(tmp_path, empty_store) -> str:
+    shutil.copy(empty_store, tmp_path / "store.db")
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+def runs_of(uri: str) -> list:
+    """The MLflow runs of the experiment, the oldest first."""
+    client = client_for(uri)
+    return client.search_runs([client.get_experiment_by_name("raysde").experiment_id], order_by=["start_time ASC"])
+
+
+SHORT = {"train__length__steps": 2, "checkpoint_every": 1, "sampling__every": 0, "text": None}
+
+
+def test_a_run_whose_folder_was_removed_is_another_in_mlflow(recipe, tmp_path, uri):
+    """Otherwise the old one gets metrics of another recipe, and those of steps that it has are dropped."""
+    tree = recipe(**SHORT)
+    by_command(tree, tmp_path, f"tracking.uri={uri}")
+    (old,) = runs_of(uri)
+    shutil.rmtree(tmp_path / "runs" / "small")
+    by_command(tree, tmp_path, f"tracking.uri={uri}", "train.lr=2e-3", "train.length.steps=1")
+    kept, new = runs_of(uri)
+    assert (kept.info.run_id, kept.data.params["train.lr"], kept.data.metrics) == (
+        old.info.run_id, "0.001", old.data.metrics,
+    )  # fmt: skip
+    assert (new.data.params["train.lr"], new.data.metrics["train/images"]) == ("0.002", 16.0)
+    shutil.rmtree(tmp_path / "runs" / "small" / "step_000000001")
+    by_command(tree, tmp_path, f"tracking.uri={uri}", "train.lr=2e-3", "train.length.steps=1")
+    assert len(runs_of(uri)) == 3
+
+
+def test_a_run_of_ray_goes_on_without_ray_as_the_same(recipe, tmp_path, uri):
+    """Its word was given by the driver, in the words of :mod:`raysde.cluster.job`."""
+    tree = recipe(**SHORT)
+    run = open_run(config.parse({**tree, "tracking": {"uri": uri}}))
+    run_id = opened(run, client_for(uri), uri, settled(run))
+    by_command(tree, tmp_path, f"tracking.uri={uri}")
+    by_command(tree, tmp_path, f"tracking.uri={uri}", "train.length.steps=4")
+    (found,) = runs_of(uri)
+    assert (found.info.run_id, found.info.status, found.data.metrics["train/images"]) == (run_id, "FINISHED", 64.0)
+
+
+def test_a_run_that_begins_without_a_store_is_no_older_one_of_its_name(recipe, tmp_path, uri):
+    """An MLflow run from before there were words is found by the name alone; a folder that has a word is not its own."""
+    tree = recipe(**SHORT)
+    run = open_run(config.parse(tree))
+    old = opened(run, client_for(uri), uri, "")
+    by_command(tree, tmp_path)
+    by_command(tree, tmp_path, f"tracking.uri={uri}", "train.length.steps=4")
+    assert [(each.info.run_id == old, each.data.metrics.get("train/images")) for each in runs_of(uri)] == [
+        (True, None), (False, 64.0),
+    ]  # fmt: skip
+
+
+def test_a_run_that_cannot_go_on_is_refused_before_mlflow_hears_of_it(recipe, tmp_path, uri, capsys):
+    tree = recipe(**SHORT)
+    by_command(tree, tmp_path, f"tracking.uri={uri}")
+    command = ["train", str(tmp_path / "recipe.yaml"), "--no-ray", f"tracking.uri={uri}"]
+    assert main([*command, "train.lr=2e-3"]) == 2
+    assert "choose another name to start anew" in capsys.readouterr().err
+    assert main([*command, "storage=s3://bucket/runs"]) == 2
+    assert "not a local folder" in capsys.readouterr().err
+    assert [each.info.status for each in runs_of(uri)] == ["FINISHED"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
+def test_a_run_that_somebody_ended_is_killed_in_mlflow(recipe, tmp_path, uri, capsys, monkeypatch, number, status):
+    """And not failed, as on Ray: it can go on, and the sentence says from where."""
+
+    def ended(*given):
+        keep_first(*given)
+        signal.raise_signal(number)
+
+    keep_first = raysde.local.save_checkpoint
+    monkeypatch.setattr(raysde.local, "save_checkpoint", ended)
+    # tests that run in the background may have been started with Ctrl-C ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(**SHORT)))
+        assert main(["train", str(tmp_path / "recipe.yaml"), "--no-ray", f"tracking.uri={uri}"]) == status
+    finally:
+        signal.signal(signal.SIGINT, before)
+    said = "raysde: run 'small' was interrupted; the same command goes on from its checkpoint at step 1"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert [each.info.status for each in runs_of(uri)] == ["KILLED"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 from safetensors.torch import save_file
 
 from raysde import checkpoint, config, figures, registry
@@ -24,6 +25,7 @@ from raysde.registry.promotion import recorded
 from raysde.tracking import Input, client_for, experiment_id, open_run
 from tests.conftest import ROOT
 from tests.test_cli import refused
+from tests.test_filesystems import small_files
 from tests.test_networks import model_with, spec_with
 
 FID = {"metric": "fid", "value": 12.0, "low": 11.5, "high": 12.5, "samples": 5000, "seed": 0, "features": "f", "data": "d"}  # fmt: skip
@@ -123,6 +125,20 @@ def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_pat
     ]:
         assert registry.identified(source, uri)[1] == subject
     assert registry.load("models:/digits@old", tracking_uri=uri).sample(n=1, steps=1).images.shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(("whose", "work"), [(checkpoint, "export"), (MlflowClient, "log_model_artifacts")])
+def test_a_full_disk_under_a_model_is_named(client, folders, tmp_path, monkeypatch, whose, work):
+    """Whether there is no room for the copy that is made first, or for that of the store; the database has some."""
+    plain = getattr(whose, work)
+
+    def limited(*given):
+        with small_files():
+            plain(*given)
+
+    monkeypatch.setattr(whose, work, limited)
+    with pytest.raises(OSError, match=r"^the model( digits)? cannot be written to (/|file://)\S+: .*File too large"):
+        registry.publish(client, Path(folders[0]), run_id=None, name="digits", alias=None)
 
 
 @pytest.mark.parametrize("name", ["digits.v2", "a.b-c_1", "2026.10.17", "a..b", "x" * 200])

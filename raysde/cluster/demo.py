@@ -14,7 +14,7 @@ from raysde.cluster.job import train_job
 from raysde.data.digits import WORDS, Judge, caption, write_digits
 from raysde.data.probe import rules_for
 from raysde.data.sources import open_source
-from raysde.images import grid
+from raysde.images import grid, save_picture
 from raysde.tracking import client_for, tags_of
 
 JUDGED = 500
@@ -65,7 +65,7 @@ def judge(model_name: str, uri: str, out: Path) -> tuple[float, float]:
     prompts = [caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
     drawn = model.sample(prompts=prompts, seed=1, solver="heun", steps=10, guidance=2.0, batch_size=125)
     drawn.save(out / "samples")
-    grid(drawn.images[:80], columns=10, cell=48).save(out / "grid.png")
+    save_picture(grid(drawn.images[:80], columns=10, cell=48), out / "grid.png")
     pixels = drawn.images[:, 0].numpy()
     print(f"5. drew {JUDGED} samples; the judge reads {reader.held_out:.1%} of held-out real digits right")
     return reader.accuracy(pixels, asked), reader.memorised(pixels)

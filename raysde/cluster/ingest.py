@@ -16,6 +16,7 @@ import ray.data
 from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
+from raysde.cluster.carried import CARRIED, packed, rows_of
 from raysde.cluster.session import connect
 from raysde.data.collection import collect
 from raysde.data.convert import Converted, Rules, convert
@@ -35,6 +36,8 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
     Raises:
         ValueError: if the target holds a data set already, or another ingest that was interrupted; or a sample cannot
             be used.
+        OSError: if the target or the source cannot be reached, or has no room.
+        RuntimeError: if workers are lost too often.
     """
     out = location(out)
     begin(out, identity(source, rules))
@@ -122,6 +125,8 @@ def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> It
 
     Raises:
         ValueError: if a part cannot be read.
+        OSError: if a part's shards cannot be written.
+        RuntimeError: if workers are lost too often.
     """
     if not numbers:
         return
@@ -129,9 +134,7 @@ def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> It
     stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
         _writer(ray.put(source.parts), numbers, rules, out), batch_size=1
     )
-    for row in stream.iter_rows():
-        if row["error"]:
-            raise ValueError(row["error"])
+    for row in rows_of(stream):
         yield int(row["number"]), Converted.from_json(json.loads(row["result"]))
 
 
@@ -142,9 +145,9 @@ def _writer(
         number = numbers[int(batch["id"][0])]
         try:
             result = convert(ray.get(parts)[number], number, rules, out).to_json()
-        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
-            return {"number": [number], "result": [""], "error": [str(error)]}
-        write_json(record_path(out, number), result)
+            write_json(record_path(out, number), result)
+        except CARRIED as error:
+            return {"number": [number], "result": [""], "error": [packed(error)]}
         return {"number": [number], "result": [json.dumps(result)], "error": [""]}
 
     return write

@@ -15,10 +15,11 @@ from raysde.cluster.shares import Share
 from raysde.cluster.train import launch, own_share
 from raysde.config import RunConfig
 from raysde.data.filesystems import child
+from raysde.history import opened, settled
 from raysde.places import absolute
 from raysde.progress import ProgressLine, say
 from raysde.resuming import is_over
-from raysde.run import Run, check, check_resumable, open_run, remarks, shape
+from raysde.run import Run, check, check_resumable, open_run, remarks
 from raysde.spool import spool_of
 
 
@@ -55,7 +56,7 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
         registry.check_name(client, config.model_name)
     share = None if complete else prepared(run, uri)
     stamps = {"imports": imported - started, "ray": time.time() - started}
-    run_id = opened(run, client, uri)
+    run_id = opened(run, client, uri, settled(run))
     begin = time.time()
     folder = child(config.storage, config.name)
     with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder)):
@@ -107,17 +108,6 @@ def prepared(run: Run, uri: str) -> Share:
     connect()
     reject_lonely_store(uri)
     return own_share(run)
-
-
-def opened(run: Run, client: tracking.MlflowClient, uri: str) -> str:
-    """Returns the id of the run's MLflow run: its own as long as its folder is there, otherwise a new one."""
-    config, manifest = run.config, run.manifest
-    folder = child(config.storage, config.name)
-    word = identity.settled(folder, shape(run), begun=bool(identity.steps(folder)))
-    data = tracking.Input(manifest.path, manifest.fingerprint, manifest.rows)
-    place = tracking.artifact_place(uri)
-    with tracking.answering(uri):
-        return tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), place, data, word=word)
 
 
 def finished(run: Run) -> bool:

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
+from raysde.cluster.carried import CARRIED, packed, rows_of
 from raysde.cluster.session import connect
 from raysde.data.derived import Derived, File, read_derived, verify_derived, write_derived
 from raysde.data.filesystems import child, exists, filesystem, read_bytes, write_json
@@ -32,6 +33,8 @@ def precompute(job: Job, manifest: Manifest) -> Derived:
 
     Raises:
         ValueError: if the folder was made from other data, holds another unfinished job, or a unit cannot be done.
+        OSError: if the folder cannot be reached, or has no room.
+        RuntimeError: if workers are lost too often.
     """
     verify(manifest, hashes=False)
     if exists(child(job.out, "manifest.json")):
@@ -108,6 +111,8 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
 
     Raises:
         ValueError: if one cannot be done.
+        OSError: if what one makes cannot be written.
+        RuntimeError: if workers are lost too often.
     """
     if not units:
         return
@@ -121,9 +126,7 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
         num_gpus=gpus,
         fn_constructor_args=(job, manifest.path),
     )
-    for row in stream.iter_rows():
-        if row["error"]:
-            raise ValueError(row["error"])
+    for row in rows_of(stream):
         yield int(row["unit"]), File(**json.loads(row["file"]))
 
 
@@ -147,7 +150,7 @@ class Encoding:
             if self.work is None:
                 self.work = self.job.work(read_manifest(self.shards))
             content = asdict(self.work(unit))
-        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
-            return {"unit": [unit], "file": [""], "error": [str(error)]}
-        write_json(record_path(self.job.out, unit), content)
+            write_json(record_path(self.job.out, unit), content)
+        except CARRIED as error:
+            return {"unit": [unit], "file": [""], "error": [packed(error)]}
         return {"unit": [unit], "file": [json.dumps(content)], "error": [""]}

@@ -9,10 +9,10 @@ from typing import Any
 import ray
 import ray.data
 import torch
-from ray.exceptions import RayError
 
 from raysde.bulk import Bulk, Draw
 from raysde.cluster.backpressure import set_up_data
+from raysde.cluster.carried import CARRIED, packed, rows_of
 from raysde.cluster.placement import Place, place_for
 from raysde.cluster.session import connect
 
@@ -45,6 +45,7 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
 
     Raises:
         ValueError: if one cannot be drawn.
+        OSError: if one cannot be written.
         RuntimeError: if actors fail, or are lost too often.
     """
     set_up_data()
@@ -59,13 +60,8 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )
-    try:
-        for row in stream.iter_rows():
-            if row["error"]:
-                raise ValueError(row["error"])
-            yield int(row["part"])
-    except RayError as error:
-        raise RuntimeError(f"a worker failed: {' '.join(str(error).split())[-300:]}") from None
+    for row in rows_of(stream):
+        yield int(row["part"])
 
 
 class Drawing:
@@ -85,6 +81,6 @@ class Drawing:
         part = int(batch["part"][0])
         try:
             self.bulk.draw(part)
-        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
-            return {"part": [part], "error": [str(error)]}
+        except CARRIED as error:
+            return {"part": [part], "error": [packed(error)]}
         return {"part": [part], "error": [""]}

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,9 @@ def _leave_ctrl_c(trainer: DataParallelTrainer, controller: Any) -> None:
 
 def tell(sentence: str) -> None:
     """Tell the person at the driver's terminal something, from any process of the cluster."""
-    print(f"{MARK}{sentence}", flush=True)
+    # in its workers Ray Train 2.60 replaces print by one that writes a line to stdout, and logs it to stderr
+    sys.stdout.write(f"{MARK}{sentence}\n")
+    sys.stdout.flush()
 
 
 def listen() -> None:

@@ -94,7 +94,7 @@ def edit_options(command: argparse.ArgumentParser) -> None:
 
 def run_edit(args: argparse.Namespace) -> None:
     """raysde edit."""
-    from raysde.images import grid, save_png
+    from raysde.images import grid, save_picture, save_png
 
     check_drawing(args)
     restoring = checked_restoring(args)
@@ -110,7 +110,7 @@ def run_edit(args: argparse.Namespace) -> None:
     out = Path(args.out)
     save_png(drawn.images, out, [f"image-{index:03d}" for index in range(len(files))])
     sheet = side_by_side(shown, drawn.images, args.n)
-    grid(sheet, columns=args.n + 1).save(out / "sheet.png")
+    save_picture(grid(sheet, columns=args.n + 1), out / "sheet.png")
     print(f"{len(files)} images and {out / 'sheet.png'} ({drawn.nfe} network evaluations each)")
 
 

@@ -30,6 +30,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     from raysde.data.reader import Reader
     from raysde.data.shards import verify
     from raysde.data.sheet import contact_sheet, describe
+    from raysde.images import save_picture
 
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
@@ -38,7 +39,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     verify(manifest, hashes=not args.fast)
     print(f"checked        {'sizes and columns' if args.fast else 'sizes, columns and hashes'} of all shards")
     target = Path(args.sheet).expanduser()
-    contact_sheet(Reader(manifest), args.n, args.seed).save(target)
+    save_picture(contact_sheet(Reader(manifest), args.n, args.seed), target)
     print(f"contact sheet  {target}")
 
 

@@ -195,8 +195,10 @@ def claim(source: Path, out: Path) -> None:
 
 def write_table(path: Path, found: "Settled") -> None:
     """All settings with their figures, the best first."""
+    from raysde.foreign import writing
+
     keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
-    with path.open("w", newline="") as file:
+    with writing("the table", path), path.open("w", newline="") as file:
         table = csv.writer(file)
         figures = ["metric", "value", "low", "high", "samples", "behind", "behind_low", "behind_high"]
         table.writerow(["place", *keys, "evaluations", *figures, "won"])

@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from raysde.data.filesystems import child, exists, filesystem, read_bytes, sha256_of, write_bytes, write_json
 from raysde.data.manifest import Manifest
+from raysde.foreign import writing
 from raysde.mistakes import first_mistake
 
 FORMAT = 1
@@ -198,6 +199,7 @@ def write_column(path: str, kind: Kind, name: str, groups: Iterable[list[Any]]) 
     schema, rows = pa.schema([COLUMN[kind]]), 0
     system, inside = filesystem(child(path, name))
     with (
+        writing(f"file {name}", path),
         system.open_output_stream(inside) as out,
         pq.ParquetWriter(
             out, schema, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from raysde.foreign import writing
+
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
     "a handwritten {word}",
@@ -34,14 +36,15 @@ def caption(label: int, variant: int) -> str:
 
 def write_digits(folder: Path) -> int:
     """Writes PNG files and ``metadata.jsonl`` (file_name, text, label) and returns the number of images."""
-    folder.mkdir(parents=True, exist_ok=True)
     images, labels = load_digits()
     lines = []
-    for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        name = f"{index:04d}.png"
-        Image.fromarray(image).save(folder / name)
-        lines.append(json.dumps({"file_name": name, "text": caption(label, index), "label": label}))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    with writing("images", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            name = f"{index:04d}.png"
+            Image.fromarray(image).save(folder / name)
+            lines.append(json.dumps({"file_name": name, "text": caption(label, index), "label": label}))
+        (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return len(images)
 
 

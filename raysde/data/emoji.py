@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from raysde.foreign import writing
+
 BITMAP = 109
 """The only size at which Noto Color Emoji has its bitmaps, 136 x 128 pixels."""
 SIDE = 136
@@ -77,7 +79,7 @@ def write_emoji(folder: Path, font: str | Path, *, size: int = 32, only: Sequenc
     folder.mkdir(parents=True, exist_ok=True)
     if others := sorted({path.name for path in folder.glob("*.png")} - set(names.values())):
         raise ValueError(f"{folder} holds {others[0]}, which is not of these emoji; remove the folder")
-    with (folder / "metadata.jsonl").open("w") as listing:
+    with writing("images", folder), (folder / "metadata.jsonl").open("w") as listing:
         for character, name in names.items():
             emoji.draw(character, size).save(folder / name)
             said = captions(character)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from raysde import checkpoint
-from raysde.foreign import UNFIT, check_weights_fit, line_of
+from raysde.foreign import UNFIT, check_weights_fit, line_of, writing
 from raysde.inference import Model, Origin
 from raysde.model import ModelSpec, assemble
 from raysde.networks import DiffusersConfig
@@ -88,18 +88,20 @@ def convert(folder: Path, target: Path) -> Imported:
 
     Raises:
         ValueError: as :func:`load` does, or if ``target`` exists.
+        OSError: naming ``target``, if it cannot be written.
     """
     if target.exists():
         raise ValueError(f"{target} exists already")
     imported = load(folder)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(checkpoint.complete_weights(imported.model.score_model), partial / "ema.safetensors")
     assert imported.model.origin is not None
     about = asdict(imported.model.origin)
-    checkpoint.write_description(partial, imported.model.spec, {"step": 0, "num_images": 0}, {}, about)
-    os.replace(partial, target)
+    with writing("the checkpoint", target):
+        partial.mkdir(parents=True)
+        save_file(checkpoint.complete_weights(imported.model.score_model), partial / "ema.safetensors")
+        checkpoint.write_description(partial, imported.model.spec, {"step": 0, "num_images": 0}, {}, about)
+        os.replace(partial, target)
     return imported
 
 

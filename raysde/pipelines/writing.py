@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from raysde import latents
+from raysde.foreign import writing
 from raysde.inference import Model
 from raysde.networks import DiffusersConfig
 from raysde.networks.adapted import PlainUNet, Transformer, library, made
@@ -46,14 +47,16 @@ def export(model: Model, folder: Path, *, solver: str | None = None, target_snr:
 
     Raises:
         ValueError: if ``folder`` exists, or no pipeline of diffusers draws what the model draws.
+        OSError: naming ``folder``, if it cannot be written.
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already")
     pipeline = pipeline_of(model, solver, target_snr)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(str(partial), safe_serialization=True)
-    os.replace(partial, folder)
+    with writing("the pipeline", folder):
+        pipeline.save_pretrained(str(partial), safe_serialization=True)
+        os.replace(partial, folder)
     return type(pipeline).__name__
 
 

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from raysde import checkpoint
 from raysde.figures import Subject
+from raysde.foreign import writing
 from raysde.names import checked_alias, checked_name
 from raysde.registry.description import written
 from raysde.registry.flavour import write_card
@@ -90,8 +91,10 @@ def _log(
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
         exported = Path(scratch) / "model"
         checkpoint.export(folder, exported)
-        write_card(exported, description, run_id=run_id, model_id=logged.model_id)
-        client.log_model_artifacts(logged.model_id, str(exported))
+        with writing("the model's card", exported):
+            write_card(exported, description, run_id=run_id, model_id=logged.model_id)
+        with writing(f"the model {name}", logged.artifact_location):
+            client.log_model_artifacts(logged.model_id, str(exported))
     return client.finalize_logged_model(logged.model_id, "READY")
 
 

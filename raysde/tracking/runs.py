@@ -13,6 +13,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from raysde.foreign import writing
 from raysde.places import DATABASE
 
 RUN_TAG, WORD_TAG = "raysde.run", "raysde.identity"
@@ -190,7 +191,8 @@ def keep_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], ta
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
         for name, content in files.items():
             path = Path(folder) / name
-            path.write_bytes(content)
+            with writing(name, folder):
+                path.write_bytes(content)
             client.log_artifact(run_id, str(path))
     set_tags(client, run_id, tags)
 

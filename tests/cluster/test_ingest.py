@@ -94,6 +94,18 @@ def test_an_interrupted_ingest_goes_on(spoiled, tmp_path):
         ingest(source, str(tmp_path / "b"), rules, name="x", skip_bad=True)
 
 
+def test_a_task_that_cannot_write_is_one_sentence(spoiled, tmp_path):
+    """As on a full disk; here a folder is in the place of a shard. When it is gone, the ingest goes on."""
+    source = open_source(str(spoiled), part_rows=20)
+    rules = Rules(channels=3, size=8, shard_rows=20)
+    harm = tmp_path / "a" / "train-00000.parquet"
+    harm.mkdir(parents=True)
+    with pytest.raises(OSError, match=r"^shard train-00000\.parquet cannot be written to \S+/a: [^\n]*$"):
+        ingest(source, str(tmp_path / "a"), rules, name="x", skip_bad=True)
+    harm.rmdir()
+    assert ingest(source, str(tmp_path / "a"), rules, name="x", skip_bad=True).rows == 11
+
+
 def spec_of(manifest, plan, view=View(), *, start, stop, block_steps, spare=0):  # noqa: B008
     rows, _ = split_rows(manifest, manifest.rows - plan.rows, 1)
     feed = Feed(plan, rows, view)

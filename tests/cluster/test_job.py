@@ -42,7 +42,7 @@ def head(tmp_path_factory):
     # in the foreground, where a reaper ends its processes after it; `ray stop` would end everybody's
     command = [
         RAY, "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=3", f"--dashboard-port={dashboard}",
-        "--disable-usage-stats",
+        f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats",
     ]  # fmt: skip
     log = folder / "head.log"
     with log.open("wb") as output:
@@ -80,6 +80,7 @@ def test_the_three_jobs(head, tmp_path):
     done = submit(head, "python", "jobs/train.py", "jobs/configs/digits.yaml", *places, *small)
     assert done.returncode == 0, done.stdout
     assert "registered models:/digits/1" in done.stdout
+    assert done.stdout.splitlines().count("first batch") == 1
     assert checkpoint.newest(tmp_path / "runs" / "digits").name == checkpoint.name_of(6)
     client = tracking.client_for(uri)
     assert client.get_model_version_by_alias("digits", "candidate").version in (1, "1")

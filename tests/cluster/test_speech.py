@@ -1,13 +1,17 @@
 """What the person at the terminal is told while Ray starts and trains, and what is kept from them."""
 
+import builtins
+import logging
 import os
 import re
 import subprocess
 import sys
 
 import pytest
+from ray.train.v2._internal.logging.patch_print import redirected_print
 
 from raysde import config
+from raysde.cluster import session
 from raysde.cluster.session import MARK, show_told
 from tests.cluster.test_train import job_recipe, killed_network
 from tests.conftest import ROOT
@@ -44,3 +48,52 @@ def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
     assert lines.index(lost[0]) == 3
     assert not re.search(r"pid=|Traceback|\b[EW] \d+ \d+\]", done.stderr)
     assert "--prompt two -n 16" in done.stdout.splitlines()[-1]
+
+
+SAID = {
+    "pid": 7,
+    "ip": "10.0.0.1",
+    "is_err": True,
+    "lines": ["Traceback (most recent call last):", f"{MARK}first batch"],
+}
+
+
+@pytest.mark.parametrize(("setting", "shown"), [(None, "first batch\n"), ("debug", str(SAID))])
+def test_all_that_workers_print_is_shown_if_that_is_asked_for(monkeypatch, capsys, setting, shown):
+    """Ray's own way to show it stays in its place then."""
+    listening = type(session.printed_by_workers)()
+    listening.add_handler("ray_print_logs", lambda batch: print(batch, end="", file=sys.stderr))
+    monkeypatch.setattr(session, "printed_by_workers", listening)
+    asked(monkeypatch, setting)
+    session.listen()
+    listening.emit(SAID)
+    assert capsys.readouterr() == ("", shown)
+
+
+@pytest.mark.parametrize(("setting", "heard"), [(None, False), ("debug", True)])
+def test_what_ray_says_of_itself_is_heard_if_that_is_asked_for(monkeypatch, setting, heard):
+    names = ("ray.data", "ray.tune", "ray.train", "ray._private.authentication")
+    for name in names:
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.INFO)
+        logging.getLogger(name).manager._clear_cache()
+    monkeypatch.delenv("RAY_DATA_LOG_LEVEL", raising=False)
+    asked(monkeypatch, setting)
+    session.quiet()
+    found = {logging.getLogger(name).isEnabledFor(logging.INFO) for name in names}
+    assert (found, "RAY_DATA_LOG_LEVEL" in os.environ) == ({heard}, not heard)
+
+
+def asked(monkeypatch, setting: str | None) -> None:
+    """Set RAYSDE_LOG, or leave it out."""
+    if setting is None:
+        monkeypatch.delenv("RAYSDE_LOG", raising=False)
+    else:
+        monkeypatch.setenv("RAYSDE_LOG", setting)
+
+
+def test_a_sentence_is_told_once(monkeypatch, capsys, caplog):
+    """Ray Train puts a print of its own into its workers, which logs a line, and also writes it."""
+    monkeypatch.setattr(builtins, "print", redirected_print)
+    with caplog.at_level(logging.INFO):
+        session.tell("first batch")
+    assert (capsys.readouterr(), caplog.messages) == ((f"{MARK}first batch\n", ""), [])
