@@ -200,10 +200,20 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monk
     """A folder or a broken link in its place, one that the disk or its owner does not give, and tensors alike."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
     path = runs / checkpoint.name_of(3) / ("ema.safetensors" if harm == "tensors" else "checkpoint.json")
-    path.unlink()
+    if harm == "tensors":
+        real_hash = description.remembered_hash
+
+        def unread(file):
+            if Path(file) == path:
+                raise OSError(5, "Input/output error")
+            return real_hash(file)
+
+        monkeypatch.setattr(description, "remembered_hash", unread)
+    else:
+        path.unlink()
     if harm == "folder":
         path.mkdir()
-    elif harm != "refused":
+    elif harm not in ("refused", "tensors"):
         # reading a process's memory at address 0 fails as a bad disk does
         path.symlink_to({"nowhere": "nowhere", "itself": path}.get(harm, "/proc/self/mem"))
     if harm == "refused":
