@@ -142,7 +142,7 @@ def long_overrides(folder: Path, name: str, stream: str) -> list[str]:
     text = f"{{kind: pretrained, path: {folder / 'encoder'}, trainable: false, max_tokens: {WORDS + 8}}}"
     return [
         *(f"name={name}", f"data.path={folder / 'captions'}", f"storage={folder / 'runs'}", f"data.stream={stream}"),
-        *(f"tracking.uri=sqlite:///{folder / (name + '.db')}", "data.precomputed=on", f"text={text}"),
+        *(f"tracking.uri=sqlite:///{folder / (name + '.db')}", "data.precomputed=require", f"text={text}"),
         *("class_conditional=false", "sampling.labels=[]", "sampling.guidance=1.0", "sampling.every=0"),
         *("network.attention=[8]", "resources.workers=2", "resources.cpus_per_worker=1", f"log_every={WINDOW}"),
         *("validation.rows=0", "checkpoint_every=0"),

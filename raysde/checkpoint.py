@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raysde.description import FILE, Description, kept, newest_of, read, verify, whole, write_description
+from raysde.description import FILE, Description, Kept, kept, newest_of, read, verify, whole, write_description
 from raysde.description import name_of as name_of  # the name of a checkpoint's folder, beside what is in it
 from raysde.foreign import writing
 from raysde.generation import checked
@@ -122,15 +122,33 @@ def is_whole(folder: Path) -> bool:
 
 
 def newest(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:
-    """The whole checkpoint with the highest step in a local run folder, None if there are no checkpoints.
+    """The newest checkpoint in a local run folder that can be sampled from: whole, its averaged weights as written.
 
     Args:
         say: is told of each newer checkpoint that is passed over.
 
+    Returns:
+        None if there are no checkpoints.
+
     Raises:
         ValueError: if there are checkpoints and none is whole.
     """
-    return newest_of(kept(pafs.LocalFileSystem(), str(folder)), lambda each: Path(each.path), str(folder), say)
+
+    def drawable(each: Kept) -> Path:
+        verify_model(Path(each.path))
+        return Path(each.path)
+
+    return newest_of(kept(pafs.LocalFileSystem(), str(folder)), drawable, str(folder), say)
+
+
+def verify_model(folder: Path) -> Description:
+    """As :func:`raysde.description.verify`, of the files that sampling reads.
+
+    Raises:
+        ValueError: naming the first file that is missing or differs.
+    """
+    names = [name for name in read(folder).files if name == "ema.safetensors" or name.startswith("text/")]
+    return verify(folder, names)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -146,8 +164,7 @@ def load_model(folder: Path, *, allow_code: bool = False, device: torch.device |
     Raises:
         ValueError: if the checkpoint is torn, does not fit its own description, or names code that is not allowed.
     """
-    description = read(folder)
-    verify(folder, [name for name in description.files if name == "ema.safetensors" or name.startswith("text/")])
+    description = verify_model(folder)
     model = empty_model(description.spec, folder / "text", allow_code=allow_code)
     _fill(model, _tensors(folder / "ema.safetensors"), folder)
     return Model(model.eval().requires_grad_(False).to(device), description.spec, Origin.of(description.data))

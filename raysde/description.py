@@ -24,7 +24,7 @@ from raysde.model import ModelSpec
 FORMAT = 2
 FILE = "checkpoint.json"
 OWN = "sha256"
-"""Key of the hash of all other keys; checkpoints from before there was one lack it, and ``bytes``."""
+"""Key of the hash of all other keys, which came with ``bytes``; older checkpoints lack both."""
 PARTS = ("state", "recipe", "data", "files", "versions")
 STEP = re.compile(r"step_([0-9]+)")
 
@@ -170,6 +170,8 @@ def parse(content: bytes, path: str) -> Description:
         )
     if missing := {"model", *PARTS} - set(values):
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+    if "bytes" in values and OWN not in values:
+        raise ValueError(f"{path} lacks its own sha256: it was damaged or edited")
     if OWN in values and values[OWN] != content_hash(values):
         raise ValueError(f"{path} does not have the sha256 that it gives: it was damaged or edited")
     parts = {name: values[name] for name in PARTS} | {"sizes": values.get("bytes", {})}
@@ -245,7 +247,11 @@ def verify(folder: Path, names: Collection[str] | None = None) -> Description:
 
 def _compare(folder: Path, description: Description, names: Collection[str]) -> None:
     for name in names:
-        if remembered_hash(folder / name) != description.files[name]:
+        try:
+            found = remembered_hash(folder / name)
+        except OSError as error:
+            raise ValueError(f"{name} in checkpoint {folder} cannot be read: {error.strerror}") from error
+        if found != description.files[name]:
             raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that {FILE} gives")
 
 
@@ -264,6 +270,10 @@ def _judged(system: pafs.FileSystem, path: str) -> Kept:
         return Kept(path, None, str(error), begun=FILE in sizes_in(system, path))
     except FileNotFoundError as error:  # deleted meanwhile
         return Kept(path, None, str(error), begun=False)
+    except OSError as error:
+        if not isinstance(system, pafs.LocalFileSystem):
+            raise  # an outage of the storage says nothing of the checkpoint
+        return Kept(path, None, f"checkpoint {path} cannot be read: {line_of(error)}")
 
 
 def newest_of(

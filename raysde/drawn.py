@@ -1,6 +1,6 @@
 """Images that a model drew, and the paths that they came by: tensors, PNG files and strips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,14 @@ class Drawn:
         """The images as uint8."""
         return self.images if self.images.dtype == torch.uint8 else to_uint8(self.images, *self.data_range)
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Writes ``image-000.png`` and so on, and ``grid.png``, a column for each prompt; the grid's path is last."""
+    def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
+        """Writes ``image-000.png`` and so on, and ``grid.png``, a column for each prompt; the grid's path is last.
+
+        Args:
+            progress: called with the images written and to be written.
+        """
         folder, pictures = Path(folder), self.pictures
-        paths = save_png(pictures, folder, [f"image-{index:03d}" for index in range(len(pictures))])
+        paths = save_png(pictures, folder, [f"image-{index:03d}" for index in range(len(pictures))], progress)
         kinds = len(set(self.prompts or ()))
         save_picture(image_grid(pictures, kinds if 1 < kinds <= WIDEST else None), folder / "grid.png")
         return [*paths, folder / "grid.png"]
@@ -68,8 +72,8 @@ class DrawnPath(Drawn):
         """Return the paths as a picture: two rows for each image, x_t above x0_hat, from noise on the left to data."""
         return image_grid(self.frames.flatten(0, 2), self.frames.shape[2])
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Writes what :meth:`Drawn.save` does, and ``path.png`` with the strip; the grid's path is last."""
-        paths = super().save(folder)
+        paths = super().save(folder, progress)
         save_picture(self.strip(), Path(folder) / "path.png")
         return paths

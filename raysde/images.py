@@ -1,7 +1,7 @@
 """Images as tensors: uint8 [B, C, H, W] on disk and on the wire, float on the device; PNG files and grids."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -56,8 +56,13 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(path)
 
 
-def save_png(images: Tensor, folder: Path, names: Sequence[str]) -> list[Path]:
+def save_png(
+    images: Tensor, folder: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
     """Writes uint8 [B, C, H, W] as ``folder/name.png`` and returns the paths.
+
+    Args:
+        progress: called with the images written and to be written.
 
     Raises:
         OSError: naming the folder, if a file cannot be written.
@@ -65,6 +70,8 @@ def save_png(images: Tensor, folder: Path, names: Sequence[str]) -> list[Path]:
     paths = [folder / f"{name}.png" for name in names]
     with writing("images", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for image, path in zip(images, paths, strict=True):
+        for done, (image, path) in enumerate(zip(images, paths, strict=True), 1):
             to_pil(image).save(path)
+            if progress is not None:
+                progress(done, len(paths))
     return paths

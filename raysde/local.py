@@ -45,7 +45,7 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
         if world.is_first or has_shards(state.model):
             save_checkpoint(run, state, folder, world)
         if world.is_first:
-            storage.prune(folder, run.config.keep_checkpoints)
+            storage.prune(folder, run.config.keep_checkpoints, state.step)
         world.barrier()
 
     reader = Reader(run.manifest, text=run.text, latents=run.latents)

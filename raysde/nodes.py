@@ -35,6 +35,11 @@ def _sides(given: Any) -> Any:
     return height if height == width else (height, width)
 
 
+def _off(given: Any) -> Any:
+    """The word ``off``, which YAML reads as False."""
+    return "off" if given is False else given
+
+
 ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_sides)]
 
 
@@ -68,7 +73,7 @@ class Data(Node):
         0, description="take VE's sigma_max from the largest distance between this many images; 0 keeps sde.sigma_max"
     )
     flip: bool = Field(False, description="mirror images at random")
-    precomputed: Literal["auto", "off", "require"] = Field(
+    precomputed: Annotated[Literal["auto", "off", "require"], BeforeValidator(_off)] = Field(
         "auto",
         description="embeddings of captions that `raysde precompute` made for a frozen text encoder: used if they are "
         "there, never, or always",

@@ -25,6 +25,7 @@ from raysde.distributed import current_world
 from raysde.foreign import writing
 from raysde.pieces import write_whole
 from raysde.posthoc import Snapshot, reconstruct
+from raysde.progress import say
 from raysde.state import TrainState
 from raysde.storage import location, newest_checkpoint
 
@@ -117,7 +118,8 @@ def _kept(path: Path) -> Kept:
 def export(run: str, target: Path, std: float, step: int | None = None) -> int:
     """Writes a checkpoint to sample from, whose weights are the average of relative standard deviation ``std``.
 
-    Everything but the averaged weights comes from the run's newest checkpoint.
+    Everything but the averaged weights comes from the run's newest whole checkpoint; a newer one that is damaged is
+    passed over, which is said on stderr.
 
     Args:
         run: folder or URI of the run.
@@ -161,7 +163,7 @@ def _local(run: str, scratch: Path) -> Path:
 
 def _write_model(run: str, target: Path, averaged: dict[str, Tensor], state: dict[str, Any]) -> None:
     storage, _, name = run.rpartition("/")
-    base = newest_checkpoint(storage, name)
+    base = newest_checkpoint(storage, name, say)
     if base is None:
         raise ValueError(f"{run} holds no whole checkpoint, which tells how the model is built")
     weights = load_file(base / "ema.safetensors")

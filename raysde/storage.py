@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from raysde.data.filesystems import child, filesystem, location
-from raysde.description import FILE, Kept, kept, newest_of, verify
+from raysde.description import FILE, Kept, kept, name_of, newest_of, verify
 
 COPIES = "raysde-copy-"
 ATTEMPTS = 3
@@ -28,7 +28,8 @@ def newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None
     """The newest checkpoint of a run from which it can go on: whole, and every file as it was written.
 
     One in remote storage is copied to a temporary folder first, see :func:`discard`. A folder in remote storage
-    without a checkpoint.json, which is sent last, is of a process that was killed while it saved.
+    without a checkpoint.json, which is sent last, is of a process that was killed while it saved. If that was the
+    first save of the run, the folder is the only one, and the run has no checkpoint yet.
 
     Args:
         say: is told of each newer checkpoint that is passed over.
@@ -51,6 +52,8 @@ def newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None
     try:
         found = kept(system, root)
         begun = [each for each in found if each.begun or is_local(storage)]
+        if not begun and len(found) > 1:
+            begun = found  # a run saves again only after a whole checkpoint, so some of these were whole
         return newest_of(begun, usable, child(storage, name), say)
     except OSError as error:
         raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
@@ -111,15 +114,20 @@ def clear(target: str) -> None:
         system.delete_dir(root)
 
 
-def prune(folder: str | Path, keep: int) -> None:
-    """Deletes all but the ``keep`` newest whole checkpoints of a run, and what is not whole and older than the newest.
+def prune(folder: str | Path, keep: int, saved: int) -> None:
+    """Deletes all but the ``keep`` newest whole checkpoints of a run.
+
+    Whatever is not whole goes too, and so do checkpoints after the one that was saved just now: the run went on from
+    an older one since these were damaged, perhaps in tensors whose hashes are not compared here.
 
     Args:
         folder: of the run, or its URI.
+        keep: 1 or more; the checkpoint of step ``saved`` is the first of them.
+        saved: step of the checkpoint that the run has just written.
     """
     system, root = filesystem(str(folder))
     found = kept(system, root)
-    stay = [each for each in found if each.description is not None][:keep]
+    stay = [each for each in found if each.description is not None and each.step <= saved][:keep]
     for each in found:
-        if stay and each not in stay and (each.description is not None or each.step < stay[0].step):
+        if stay and each not in stay and each.name != name_of(saved):
             system.delete_dir(each.path)

@@ -9,7 +9,8 @@ from random import Random
 import pytest
 import torch
 
-from raysde import checkpoint, config, storage
+from raysde import checkpoint, config, description, storage
+from raysde.cli import main
 from raysde.local import train_here
 from raysde.run import open_run
 from tests.conftest import description_of, same_tensors, small_recipe
@@ -150,6 +151,17 @@ def test_only_what_is_read_is_compared(trained, folder):
         checkpoint.restore(trained[0], folder)
 
 
+def test_a_description_that_lists_sizes_has_a_hash_of_its_own(folder):
+    """Without it, no hash would hold what the description says."""
+    content = json.loads((folder / "checkpoint.json").read_text())
+    del content["sha256"]
+    content["state"]["step"] = 4
+    (folder / "checkpoint.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="lacks its own sha256"):
+        checkpoint.read(folder)
+    assert not checkpoint.is_whole(folder)
+
+
 @pytest.mark.parametrize("size", ["bytes", "nothing"])
 def test_a_checkpoint_from_before_sizes_were_listed(folder, size):
     """It loads as it did, and is judged by its hashes."""
@@ -181,6 +193,56 @@ def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_
     assert checkpoint.newest(runs, said.append).name == "step_1000000000"
     assert len(said) == 1
     assert "step_3000000000" in said[0]
+
+
+@pytest.mark.parametrize("harm", ["folder", "nowhere", "itself", "memory", "refused", "tensors"])
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monkeypatch, harm):
+    """A folder or a broken link in its place, one that the disk or its owner does not give, and tensors alike."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
+    path = runs / checkpoint.name_of(3) / ("ema.safetensors" if harm == "tensors" else "checkpoint.json")
+    if harm == "tensors":
+        real_hash = description.remembered_hash
+
+        def unread(file):
+            if Path(file) == path:
+                raise OSError(5, "Input/output error")
+            return real_hash(file)
+
+        monkeypatch.setattr(description, "remembered_hash", unread)
+    else:
+        path.unlink()
+    if harm == "folder":
+        path.mkdir()
+    elif harm not in ("refused", "tensors"):
+        # reading a process's memory at address 0 fails as a bad disk does
+        path.symlink_to({"nowhere": "nowhere", "itself": path}.get(harm, "/proc/self/mem"))
+    if harm == "refused":
+        real = description.whole
+
+        def refusing(system, root):
+            if root == str(path.parent):
+                raise PermissionError(13, "Permission denied")
+            return real(system, root)
+
+        monkeypatch.setattr(description, "whole", refusing)
+    for find in (checkpoint.newest, lambda folder, say: storage.newest_checkpoint(str(tmp_path), "runs", say)):
+        said = []
+        assert find(runs, said.append) == runs / checkpoint.name_of(2)
+        assert len(said) == 1
+        assert said[0].startswith("passed over a damaged checkpoint: ")
+        assert "step_000000003" in said[0]
+
+
+def test_a_model_is_drawn_from_the_newest_checkpoint_whose_weights_are_right(trained, tmp_path, capsys):
+    """`raysde sample RUN` says which one it passes over; the moments, which it does not read, may be wrong."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
+    flip_byte(runs / checkpoint.name_of(3) / "ema.safetensors")
+    flip_byte(runs / checkpoint.name_of(2) / "optimizer.safetensors")
+    asked = ["sample", str(runs), "--prompt", "two", "-n", "1", "--steps", "2", "--out", str(tmp_path / "out")]
+    assert main(asked) == 0
+    said = capsys.readouterr().err
+    assert "passed over a damaged checkpoint: ema.safetensors" in said
+    assert "the newest whole one is step_000000002" in said
 
 
 def test_nothing_whole_is_not_a_beginning(trained, tmp_path):
@@ -219,7 +281,7 @@ def test_only_the_newest_are_kept(tmp_path, keep):
     (tmp_path / "profiles").mkdir()
     (tmp_path / ".step_000000100.partial").mkdir()
     (tmp_path / "notes.txt").touch()
-    storage.prune(tmp_path, keep)
+    storage.prune(tmp_path, keep, max(steps))
     kept = [checkpoint.name_of(step) for step in sorted(steps)[-keep:]]
     assert {path.name for path in tmp_path.iterdir()} == {*kept, *others}
 

@@ -23,6 +23,25 @@ def test_every_recipe_is_valid_and_survives_a_round_trip(path):
     assert config.parse(recipe.model_dump(mode="json")) == recipe
 
 
+@pytest.mark.parametrize("word", ["off", "Off", "false", "auto", "require"])
+def test_off_is_a_word_of_a_recipe(tmp_path, word):
+    """YAML reads it as False, in a recipe and in an override."""
+    meant = "off" if word in ("Off", "false") else word
+    assert config.load(DIGITS, [f"data.precomputed={word}"]).data.precomputed == meant
+    (tmp_path / "recipe.yaml").write_text(f"name: a\ndata:\n  path: shards\n  precomputed: {word}\n")
+    recipe = config.load(tmp_path / "recipe.yaml")
+    assert recipe.data.precomputed == meant
+    assert config.load(DIGITS, ["network.progressive=none", "network.kind=ncsnpp"]).network.progressive == "none"
+    (tmp_path / "again.yaml").write_text(config.as_yaml(recipe.model_dump(mode="json")))
+    assert config.load(tmp_path / "again.yaml") == recipe
+
+
+@pytest.mark.parametrize("word", ["on", "yes", "1", "null"])
+def test_other_words_for_precomputed_data_are_refused(word):
+    with pytest.raises(ValueError, match=r"data\.precomputed: .*'auto', 'off' or 'require'"):
+        config.load(DIGITS, [f"data.precomputed={word}"])
+
+
 def test_the_node_is_the_object():
     recipe = config.load(DIGITS, ["sde.kind=ve", "sde.sigma_max=20"])
     assert recipe.sde == VE(sigma_max=20.0)
@@ -55,6 +74,9 @@ def test_length_in_steps(length, steps):
         (["train.learning_rate=1"], r"unknown key 'train.learning_rate'; did you mean train\.lr\?"),
         (["sampling.solver=unipcc"], r"sampling\.solver.*did you mean unipc\?"),
         (["sde.kind=vpp"], r"sde.*did you mean vp"),
+        (["network.preset=ddpm"], r"network: preset must be .*, got 'ddpm'; did you mean ddpmpp_cifar10 or "),
+        (["network.preset=ncsnp_cifar10"], r"network: .*did you mean ncsnpp_cifar10"),
+        (["network.preset=dit-s-2"], r"network: .*did you mean dit_s_2"),
         (["sampling.guidance=-1"], r"sampling\.guidance.*greater than or equal to 0"),
         (["sde.beta_mx=1"], "unknown key 'sde.beta_mx'"),
         (["train.lr=fast"], "train.lr: .*number.*fast"),

@@ -1,6 +1,7 @@
 """The commands `raysde edit` and `raysde sample --guidance-interval ...`: what they write, and one sentence for mistakes."""
 
 import struct
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,37 @@ def test_the_other_edits(models, files):
     assert torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
     assert main([*tool, "--image", files["rgb"], "--strength", "0.5"]) == 0
     assert not torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
+
+
+def test_older_pictures_in_the_folder_are_told(models, files, capsys):
+    """Those that are replaced, and those that stay beside the new ones."""
+    tool = ["edit", models["colour"], *FAST, "--out", files["out"], "--image", files["rgb"], "--strength", "0"]
+    for count, said in ((2, ""), (2, "which are replaced"), (1, "of which 1 stay beside the new ones (image-001.png")):
+        assert main([*tool, "-n", str(count)]) == 0
+        err = capsys.readouterr().err
+        assert (said in err) if said else ("earlier drawing" not in err)
+
+
+def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatch, capsys):
+    """Of more images than a batch it is said how they are drawn; bars count the steps of all batches, and the files."""
+    counted = {}
+
+    @contextmanager
+    def bar(what: str, unit: str):
+        yield lambda done, total: counted.setdefault((what, unit), []).append((done, total))
+
+    monkeypatch.setattr("raysde.commands.drawing.progress_bar", bar)
+    monkeypatch.setattr("raysde.commands.sample.progress_bar", bar)
+    asked = ["sample", models["plain"], *FAST, "--batch-size", "2", "--out", str(tmp_path / "out"), "-n"]
+    assert main([*asked, "2"]) == 0
+    assert "drawing" not in capsys.readouterr().err
+    counted.clear()
+    assert main([*asked, "5"]) == 0
+    said = "drawing 5 images, 2 at a time; with --prompts-file each part is kept once drawn"
+    assert said in capsys.readouterr().err.splitlines()
+    assert counted["writing", "image"] == [(done, 5) for done in range(1, 6)]
+    steps = counted["drawing", "step"]
+    assert steps == [(done, 6) for done in range(steps[0][0], 7)]
 
 
 def test_there_is_an_image_for_each_prompt_and_label(tmp_path):

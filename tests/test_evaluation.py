@@ -18,6 +18,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from raysde import registry
 from raysde.cli import main
 from raysde.data import filesystems
 from raysde.data.digits import TEMPLATES, WORDS, load_digits
@@ -38,6 +39,7 @@ from raysde.evaluation.rows import Conditions, conditions_for, images_of, read, 
 from raysde.evaluation.store import save_tensors
 from raysde.figures import direction, read_report
 from raysde.registry import load
+from raysde.tracking import client_for, open_run
 from tests.conftest import description_of, write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
@@ -526,6 +528,30 @@ def test_accuracy_of_real_digits_drawn_for_their_labels(models, many, monkeypatc
 def command(models, digits, tmp_path, *more, kind="labels"):
     given = ["evaluate", models[kind], "--data", digits.path, "--solver", "ddim", "--steps", "2"]
     return [*given, "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "report.json"), *more]
+
+
+@pytest.mark.parametrize("named", ["models:/digits@candidate", "{run_id}"])
+def test_figures_of_a_registered_model_are_metrics_of_its_run(
+    models, digits, tmp_path, monkeypatch, empty_store, named
+):
+    """With the ends of their intervals, at the step of the checkpoint; the version keeps the tags that it had."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    folder = Path(shutil.copytree(models["labels"], tmp_path / "model"))
+    with description_of(folder) as told:
+        told["state"]["step"] = 7
+    registry.publish(client, folder, run_id=run_id, name="digits", alias="candidate")
+    before = client.get_model_version("digits", "1").tags
+    given = command({"labels": named.format(run_id=run_id)}, digits, tmp_path, "--samples", "30", "--metrics", "kid")
+    for _ in range(2):
+        assert main([*given, "--features", "judge"]) == 0
+    figure = read_report(tmp_path / "report.json")["kid"]
+    for name, value in (("kid", figure.value), ("kid/low", figure.low), ("kid/high", figure.high)):
+        logged = client.get_metric_history(run_id, f"figures/{name}")
+        assert [(each.step, each.value) for each in logged] == [(7, value)]
+    assert client.get_model_version("digits", "1").tags == before
 
 
 def test_the_command_writes_a_report(models, digits, tmp_path, capsys):

@@ -142,6 +142,14 @@ def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsy
     ]
 
 
+@pytest.mark.parametrize(
+    ("workers", "said"), [(1, "starting 1 worker"), (2, "starting 2 workers"), ([1, 4], "starting 1 worker")]
+)
+def test_it_is_said_how_many_workers_start(launched, capsys, workers, said):
+    launched(Share(1, False), resources__workers=workers, train__microbatch=4)
+    assert capsys.readouterr().err.splitlines() == [said]
+
+
 def test_what_is_no_death_is_not_tried_again(monkeypatch, recipe):
     class Trainer:
         def __init__(self, worker, **given) -> None:
@@ -156,7 +164,10 @@ def test_what_is_no_death_is_not_tried_again(monkeypatch, recipe):
         launch(run, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=Share(1, False))
 
 
-@pytest.mark.parametrize("harm", ["deleted", "truncated", "older", "unlisted"])
+HARMS = ["deleted", "truncated", "older", "unlisted", "empty", "not JSON", "another run's", "folder", "link"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_path, harm):
     """Ray's own manager of checkpoints starts in a folder whose list does not fit it, as it does in a fresh one."""
     from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
@@ -179,9 +190,21 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
         shutil.rmtree(newest)
     if harm == "truncated":
         os.truncate(listing, 50)
+    if harm == "empty":
+        os.truncate(listing, 0)
+    if harm == "not JSON":
+        listing.write_bytes(b"\x00\xff step")
+    if harm == "another run's":
+        listing.write_text(listing.read_text().replace(checkpoint.name_of(9), checkpoint.name_of(12)))
+    if harm == "folder":
+        listing.unlink()
+        (listing / "inside").mkdir(parents=True)
+    if harm == "link":
+        listing.unlink()
+        listing.symlink_to(tmp_path / "nowhere")
     if harm == "older":
         os.truncate(newest / "weights.safetensors", 50)
-    assert train.prepared(run, print) == (9 if harm in ("unlisted", "truncated") else 6)
+    assert train.prepared(run, print) == (6 if harm in ("deleted", "older") else 9)
     again = CheckpointManager(ray.train.CheckpointConfig(), context)
     assert again.best_checkpoint_results == []
 

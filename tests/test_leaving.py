@@ -1,6 +1,8 @@
 """Commands that a signal or a closed pipe ends: one sentence, the shell's status, no stack dump."""
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,14 +64,34 @@ def test_sigterm_ends_a_command_and_is_put_back(capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_reader_that_goes_away_ends_a_command_quietly():
+@pytest.mark.parametrize("arguments", ["config", "--help", "models", "plan recipe.yaml --step 0"])
+def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path, digits, empty_store, arguments):
     """`raysde config | head -0`: the pipe is closed before anything is read."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "raysde.cli", "config"]
-    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300, cwd=ROOT)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    (tmp_path / "recipe.yaml").write_text(config.as_yaml(small_recipe(digits, tmp_path / "runs")))
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "raysde.cli", *arguments.split()]
+    ended = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300, cwd=tmp_path, env=environment
+    )
     os.close(writer)
-    assert (ended.returncode, ended.stderr) == (UNREAD, "")
+    # argparse passes over a pipe that takes no help
+    assert (ended.returncode, ended.stderr) == (0 if arguments == "--help" else UNREAD, "")
+
+
+def test_a_reader_of_one_line_ends_a_command_quietly():
+    """`raysde config | head -1`, where the pipe takes less than the text before its reader goes."""
+    command = [sys.executable, "-m", "raysde.cli", "config"]
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        os.close(writer)
+        with os.fdopen(reader) as stream:
+            assert stream.readline().strip()
+        _, said = process.communicate(timeout=300)
+    assert (process.returncode, said) == (UNREAD, "")
 
 
 def test_a_pipe_with_a_reader_is_read():

@@ -80,7 +80,9 @@ def drawing(recorder: Recorder) -> Any:
     images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
 
     def drawn(count: int) -> Any:
-        save = recorder.stand_in("save", lambda folder: None, lambda folder: [Path("a"), Path("grid.png")])
+        save = recorder.stand_in(
+            "save", lambda folder, progress: None, lambda folder, progress: [Path("a"), Path("grid.png")]
+        )
         return SimpleNamespace(images=images[:count], nfe=1, save=save)
 
     spec = SimpleNamespace(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -438,6 +439,21 @@ def test_the_command_names_what_is_wrong(finished, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
     assert main(["ema", str(folder), "--std", "0.07", "--out", str(tmp_path / "taken")]) == 2
     assert "taken exists already" in capsys.readouterr().err
+
+
+def test_an_average_says_which_checkpoint_it_passes_over(finished, tmp_path, capsys):
+    """How the model is built comes from the newest checkpoint that is whole to the last byte."""
+    folder = Path(shutil.copytree(finished[1], tmp_path / "small"))
+    newest = max(folder.glob("step_*"))
+    older = Path(shutil.copytree(newest, folder / checkpoint.name_of(1)))
+    weights = bytearray((newest / "ema.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (newest / "ema.safetensors").write_bytes(weights)
+    shutil.copytree(older, tmp_path / "kept")
+    assert main(["ema", str(folder), "--std", "0.07", "--out", str(tmp_path / "averaged")]) == 0
+    said = capsys.readouterr().err
+    assert f"passed over a damaged checkpoint: ema.safetensors in checkpoint {newest}" in said
+    assert f"the newest whole one is {older.name}" in said
 
 
 def test_remote_storage(finished, tmp_path, monkeypatch):

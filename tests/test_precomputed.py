@@ -9,11 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from raysde import config
 from raysde.captions import AutoText, PretrainedText, ScratchText
+from raysde.cluster.sweep import tune_job
 from raysde.data.derived import verify_derived
 from raysde.data.manifest import read_manifest, write_manifest
 from raysde.precompute import LatentsJob, TextJob
 from raysde.precomputed import choose_text, find_latents, find_text, spec_of
 from raysde.run import open_run, remarks
+from raysde.sweep.settings import read_settings
 from tests.conftest import write_digit_shards
 from tests.tiny import autoencoder, embed, encode, many_captions, text_encoder, text_recipe
 
@@ -131,6 +133,27 @@ def test_what_was_precomputed_in_vain_is_said(tmp_path):
     encode(manifest, vae)
     (said,) = remarks(open_run(config.parse(tree)))
     assert f"latent.vae={vae}" in said
+
+
+def test_a_sweep_says_what_was_precomputed_in_vain(tmp_path, monkeypatch, capsys):
+    """Before it starts, as a run does."""
+
+    def stopped(*given):
+        raise RuntimeError("stopped")
+
+    manifest = many_captions(tmp_path / "shards", 12, 8, 4)
+    encoder = text_encoder(tmp_path / "bert")
+    embed(manifest, encoder)
+    tree = text_recipe(manifest, encoder, tmp_path / "runs", validation={"rows": 4, "every": 5})
+    tree |= {
+        "text": {"kind": "scratch", "width": 16, "heads": 2},
+        "tracking": {"uri": f"sqlite:///{tmp_path / 'x.db'}"},
+    }
+    monkeypatch.setattr("raysde.cluster.sweep.prepared", stopped)
+    settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
+    with pytest.raises(RuntimeError, match="stopped"):
+        tune_job(tree, settings, "lrs")
+    assert f"is not used: text.kind=auto, or text.kind=pretrained text.path={encoder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["text", "latents"])

@@ -422,6 +422,13 @@ def test_the_same_weights_of_two_runs_are_two_versions(client, folders, tmp_path
         (["register", "models:/digits/1", "--name", "letters"], "'digits' already, not as 'letters'"),
         (["register", "models:/letters/1"], "no model named 'letters' is registered"),
         (["models", "letters"], "there are digits"),
+        (["register", "models:/digts/1"], "there are digits; did you mean digits?"),
+        (["promote", "models:/digits@championn"], "no alias 'championn'; it has candidate (version 2), champion"),
+        (["sample", "models:/digits@championn"], "champion (version 1); did you mean champion?"),
+        (
+            ["sample", "models:/digits"],
+            "models:/NAME/VERSION; did you mean models:/digits@champion or models:/digits@",
+        ),
         (["promote", "models:/digits@king"], "no alias 'king'"),
         (["sample", "models:/digits@king"], "no alias 'king'"),
         (["promote", "models:/digits/2"], "has no figures: give --report"),
@@ -565,6 +572,20 @@ def test_a_candidate_that_is_not_better_is_refused(two, client, tmp_path, capsys
     assert f"not better than the champion: fid {candidate['value']:.4g}" in said
     assert f"a margin of {margin}" in said
     assert champion(client) == "1"
+    assert client.get_model_version("digits", "2").tags == before
+
+
+def test_figures_of_a_refused_promotion_are_logged(client, folders, tmp_path, capsys):
+    """As metrics of the MLflow run, once, whatever the gate says of them; the version keeps the tags that it had."""
+    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    registry.publish(client, Path(folders[1]), run_id=None, name="digits", alias=None)
+    registry.publish(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
+    assert main(["promote", "models:/digits/1", "--report", report(tmp_path, fid(12.0))]) == 0
+    before = client.get_model_version("digits", "2").tags
+    capsys.readouterr()
+    for _ in range(2):
+        assert "not better" in refused(capsys, "promote", "models:/digits/2", "--report", report(tmp_path, fid(14.0)))
+    assert [(each.step, each.value) for each in client.get_metric_history(run_id, "figures/fid")] == [(20, 14.0)]
     assert client.get_model_version("digits", "2").tags == before
 
 

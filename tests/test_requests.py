@@ -56,6 +56,14 @@ def test_lines_are_prompts(tmp_path):
     assert read_requests(str(file)).prompts == ["7"]
 
 
+@pytest.mark.parametrize(("content", "row"), [("\none\ntwo\n", 0), ("one\n\ntwo\n", 1), ("one\ntwo\n\n", 2)])
+def test_an_empty_line_is_a_row_without_a_prompt(tmp_path, content, row):
+    """At either end too: skipped, the images after it would be those of other lines."""
+    (tmp_path / "prompts.txt").write_text(content)
+    with pytest.raises(ValueError, match=f"row {row} has no prompt"):
+        read_requests(str(tmp_path / "prompts.txt"))
+
+
 def test_pandas_writes_null_as_nan(tmp_path):
     """A column of numbers with a hole comes as floating point."""
     pd.DataFrame({"label": [1, 2], "seed": [5, None], "id": [8, 9]}).to_parquet(tmp_path / "rows.parquet")

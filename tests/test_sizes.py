@@ -10,12 +10,15 @@ from PIL import Image
 
 from raysde import checkpoint, config
 from raysde.cli import main
-from raysde.data.convert import Rules, shaped
+from raysde.data.collection import collect
+from raysde.data.convert import Rules, convert, shaped
 from raysde.data.geometry import FITS, fitted
 from raysde.data.probe import rules_for
 from raysde.data.reader import Reader
+from raysde.data.samples import Sample
 from raysde.data.sources import open_source
 from raysde.inference import Model
+from raysde.local import train_here
 from raysde.model import fresh_model
 from raysde.networks import DiffusersConfig, DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
 from raysde.run import open_run
@@ -23,6 +26,7 @@ from raysde.sampler import sample
 from raysde.sizes import read_size, shown_size
 from tests.conftest import open_image, rng_image, small_recipe, write_digit_shards
 from tests.test_cli import refused
+from tests.test_convert import Given, file
 from tests.test_edit_command import write_model
 from tests.test_networks import spec_with
 from tests.tiny import autoencoder
@@ -204,3 +208,23 @@ def test_the_command_draws_a_size(tmp_path):
     assert json.loads((tmp_path / "bulk" / "sampling.json").read_text())["size"] == [6, 10]
     for number, image in enumerate(wanted.images):
         assert torch.equal(open_image(tmp_path / "bulk" / "part-00000" / f"{number:08d}.png"), image)
+
+
+def test_a_model_of_buckets_draws_every_size_that_it_was_trained_on(tmp_path):
+    """Pictures of three shapes, a step of training on them, and images in the shape of each bucket."""
+    shapes = [(20, 40), (40, 20), (30, 30)] * 4
+    given = Given(tuple(Sample(f"{n}", file(rng_image(n, 40)[:h, :w])) for n, (h, w) in enumerate(shapes)))
+    rules, place = Rules(channels=3, size=16, bucket_multiple=4), str(tmp_path)
+    manifest = collect([convert(given, 0, rules, place)], rules, place, source="s", licence="")
+    changes = {"text": None, "network__attention": [8], "train__batch": 4, "train__length__steps": 1}
+    train_here(open_run(config.parse(small_recipe(manifest, tmp_path / "runs", **changes))), None)
+    model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.name_of(1))
+    buckets = {shard.image for shard in manifest.shards}
+    assert len(buckets) == 3
+    for shape in buckets:
+        assert model.sample(n=1, size=shape, steps=1).images.shape == (1, 3, *shape)
+    out = tmp_path / "out"
+    for height, width in buckets:
+        asked = ["--size", f"{height}x{width}", "-n", "1", "--steps", "1", "--out", str(out)]
+        assert main(["sample", str(tmp_path / "runs" / "small"), *asked]) == 0
+        assert open_image(out / "image-000.png").shape == (3, height, width)

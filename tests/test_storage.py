@@ -1,5 +1,6 @@
 """Where checkpoints are kept: the newest whole one, in a folder and in an object store, and what is pruned."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -54,13 +55,24 @@ def test_the_newest_whole_checkpoint(run, remote):
 
 
 def test_a_process_that_was_killed_while_it_saved_first_left_no_checkpoint(run, remote):
-    """In an object store files come one by one, checkpoint.json last: without it the run begins, with a part of it the
-    run stops, and a whole one beside what was sent is complete."""
+    """In an object store files come one by one, checkpoint.json last: without it the run begins, and with a part of it the
+    run stops."""
     for step in (9, 10, 100):
-        (run / checkpoint.name_of(step) / "checkpoint.json").unlink()
+        shutil.rmtree(run / checkpoint.name_of(step))
     assert storage.newest_checkpoint(remote, "digits") is None
     (run / checkpoint.name_of(101) / "checkpoint.json").write_text("{")
     with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/digits is whole: .*step_000000101"):
+        storage.newest_checkpoint(remote, "digits")
+
+
+@pytest.mark.parametrize("lost", [(9, 10, 100), (10, 100), (100,)])
+def test_many_checkpoints_without_their_description_are_no_beginning(run, remote, lost):
+    """A run saves again only after a whole checkpoint, so what is there was one: nothing starts at step 0 unasked."""
+    for step in {9, 10, 100} - set(lost):
+        shutil.rmtree(run / checkpoint.name_of(step))
+    for step in lost:
+        (run / checkpoint.name_of(step) / "checkpoint.json").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/digits is whole: .*another name to train from"):
         storage.newest_checkpoint(remote, "digits")
 
 
@@ -94,13 +106,32 @@ def test_a_folder_is_local_and_a_uri_is_not():
     ]
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [100, 101]), (2, [10, 100, 101]), (9, [9, 10, 100, 101])])
+@pytest.mark.parametrize(("keep", "left"), [(1, [100]), (2, [10, 100]), (9, [9, 10, 100])])
 @pytest.mark.parametrize("far", [False, True])
 def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
-    """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and goes when
-    there is a newer one that is."""
+    """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and goes."""
     (run / checkpoint.name_of(50)).mkdir()
     (run / checkpoint.name_of(50) / "checkpoint.json").write_text("{")
-    storage.prune(f"{remote}/digits" if far else run, keep)
+    storage.prune(f"{remote}/digits" if far else run, keep, 100)
     assert steps_in(run) == left
     assert (run / "profiles").is_dir()
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [10]), (2, [9, 10])])
+@pytest.mark.parametrize("harm", ["tensor", "size", "description"])
+def test_the_checkpoint_that_was_saved_just_now_is_kept(run, remote, keep, left, harm):
+    """The run went on from step 9, since 100 was damaged, and saved at 10: 100 stands in nobody's place, also where its
+    sizes are right."""
+    damage(run / checkpoint.name_of(100), harm)
+    storage.prune(f"{remote}/digits", keep, 10)
+    assert steps_in(run) == left
+    assert storage.newest_checkpoint(remote, "digits").name == checkpoint.name_of(10)
+
+
+def damage(folder: Path, harm: str) -> None:
+    if harm == "description":
+        (folder / "checkpoint.json").write_text("{")
+        return
+    content = bytearray((folder / "ema.safetensors").read_bytes())
+    content[-5] ^= 1
+    (folder / "ema.safetensors").write_bytes(content[: None if harm == "tensor" else -1])

@@ -27,7 +27,8 @@ from raysde.data.filesystems import child, write_bytes
 from raysde.mistakes import Interrupted
 from raysde.names import checked_sweep
 from raysde.places import absolute
-from raysde.run import Run, check, check_model, open_run
+from raysde.progress import say
+from raysde.run import Run, check, check_model, open_run, remarks
 from raysde.sweep.ledger import Ledger, Trial
 from raysde.sweep.ranking import as_csv, best, best_recipe, table
 from raysde.sweep.search import count_of, planned
@@ -95,6 +96,8 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
     check(run)
     check_held_out(run)
     check_networks(tree, space, space.corners() if plan is None else plan)
+    for remark in remarks(run):
+        say(remark)
     halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
     uri = tracking.store_uri(recipe.tracking.uri)
     client = tracking.client_for(uri)

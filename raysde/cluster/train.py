@@ -9,6 +9,7 @@ import ray
 import ray.data
 import ray.exceptions
 import ray.train
+from pyarrow.fs import FileType
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -142,7 +143,10 @@ def prepared(run: Run, speak: Callable[[str], None]) -> int:
     """
     step = resume_step(run, speak)
     system, root = filesystem(child(storage.location(run.config.storage), run.config.name, SNAPSHOT))
-    if system.get_file_info(root).is_file:
+    found = system.get_file_info(root).type
+    if found == FileType.Directory:
+        system.delete_dir(root)
+    elif found != FileType.NotFound:
         system.delete_file(root)
     return step
 

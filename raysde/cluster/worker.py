@@ -185,8 +185,9 @@ def report(run: Run, state: TrainState, world: World, tracker: Tracker | None) -
             keep_there(run, state, world)
     handed = None
     if world.is_first:
-        storage.prune(child(storage.location(run.config.storage), run.config.name), run.config.keep_checkpoints)
-        system, root = filesystem(child(storage.location(run.config.storage), run.config.name, name))
+        folder = child(storage.location(run.config.storage), run.config.name)
+        storage.prune(folder, run.config.keep_checkpoints, state.step)
+        system, root = filesystem(child(folder, name))
         handed = ray.train.Checkpoint(root, system)
     ray.train.report(
         {"step": state.step},

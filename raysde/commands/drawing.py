@@ -154,6 +154,20 @@ def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
 
 
 @contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of the units done and to be done, which shows them on stderr if they take half a second."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, desc=what, file=sys.stderr, delay=0.5) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+@contextmanager
 def drawing_arguments(
     args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any]
 ) -> Iterator[dict[str, Any]]:
@@ -162,18 +176,11 @@ def drawing_arguments(
     Raises:
         ValueError: naming the option that has no effect, or a label that is no class of the model.
     """
-    from tqdm import tqdm
-
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
     asked = labels_of(args.label, model.spec)
     labels = [asked[i % len(asked)] for i in range(count)] if asked else None
     led = guidance_arguments(args, load, told=bool(prompts or labels))
-    with tqdm(unit="step", desc="drawing", file=sys.stderr, delay=0.5) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("drawing", "step") as progress:
         yield {
             "prompts": prompts,
             "labels": labels,

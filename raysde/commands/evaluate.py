@@ -179,6 +179,28 @@ def run_evaluate(args: argparse.Namespace) -> None:
     print(table(answer.figures))
     write_json(target, report)
     print(f"report {target}")
+    if subject.run_id is not None:
+        log_report(subject.run_id, subject.step or 0, report, target, args.tracking_uri)
+
+
+def log_report(run_id: str, step: int, report: dict[str, Any], target: str, tracking_uri: str | None) -> None:
+    """Logs the figures of a report as metrics of the MLflow run that the model comes from.
+
+    Args:
+        step: of the model's checkpoint.
+        target: where the report is, for messages.
+
+    Raises:
+        RuntimeError: if MLflow does not answer.
+    """
+    from raysde.figures import evaluated, parse_figure
+    from raysde.registry.promotion import log
+    from raysde.tracking import answering, client_for, default_uri
+
+    found = [parse_figure(each, f"report {target}") for each in evaluated(report, target)]
+    uri = tracking_uri or default_uri()
+    with answering(uri):
+        log(client_for(uri), run_id, step, {each.metric: each for each in found})
 
 
 @contextmanager

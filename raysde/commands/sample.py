@@ -13,6 +13,7 @@ from raysde.commands.drawing import (
     loader,
     model_options,
     prefer_own_guidance,
+    progress_bar,
     prompt_options,
     solver_options,
     warn_of_older,
@@ -91,7 +92,8 @@ def run_sample(args: argparse.Namespace) -> None:
     with drawing_arguments(args, model, count, load) as drawing:
         asked = {"n": count, "size": size, **walk, **drawing}
         drawn = model.sample(**asked) if args.path is None else model.sample_path(args.path, **asked)
-    paths = drawn.save(args.out)
+    with progress_bar("writing", "image") as progress:
+        paths = drawn.save(args.out, progress)
     strip = "" if args.path is None else f", their paths in {Path(args.out) / 'path.png'}"
     print(f"{len(paths) - 1} images and {paths[-1]} ({drawn.nfe} network evaluations each){strip}")
 

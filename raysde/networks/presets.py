@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from raysde.near import did_you_mean
 from raysde.networks.dit import DiTConfig
 from raysde.networks.ncsnpp import NCSNppConfig
 
@@ -43,7 +44,7 @@ def with_preset(keys: Mapping[str, Any]) -> dict[str, Any]:
     if name is None:
         return own
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}{did_you_mean(str(name), PRESETS)}")
     preset = asdict(PRESETS[name])
     if own.get("kind", preset["kind"]) != preset["kind"]:
         raise ValueError(f"preset {name} is of kind {preset['kind']}, got kind {own['kind']}")

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from raysde import checkpoint, pipelines
 from raysde.figures import Subject
 from raysde.inference import Model
+from raysde.near import did_you_mean
 from raysde.progress import say
 from raysde.tracking import answering, client_for, default_uri, has_run
 
@@ -60,12 +61,17 @@ def registered(client: MlflowClient, source: str) -> ModelVersion:
     """
     match = NAME.fullmatch(source)
     if match is None:
-        raise ValueError(f"model {source!r} must read models:/NAME@ALIAS or models:/NAME/VERSION")
+        known = [f"models:/{model.name}@{alias}" for model in registered_models(client) for alias in model.aliases]
+        raise ValueError(
+            f"model {source!r} must read models:/NAME@ALIAS or models:/NAME/VERSION{did_you_mean(source, known)}"
+        )
     name, alias, number = match["name"], match["alias"], match["version"]
     aliases = aliases_of(client, name)
     if alias and alias not in aliases:
         there = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items()))
-        raise ValueError(f"model {name!r} has no alias {alias!r}; it has {there or 'none at all'}")
+        raise ValueError(
+            f"model {name!r} has no alias {alias!r}; it has {there or 'none at all'}{did_you_mean(alias, aliases)}"
+        )
     try:
         return client.get_model_version(name, number or aliases[alias])
     except MlflowException as error:
@@ -87,9 +93,10 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
     except MlflowException as error:
         if error.error_code != ABSENT:
             raise
-        there = ", ".join(sorted(model.name for model in registered_models(client)))
+        names = sorted(model.name for model in registered_models(client))
         raise ValueError(
-            f"no model named {name!r} is registered at {client.tracking_uri}; there are {there or 'none at all'}"
+            f"no model named {name!r} is registered at {client.tracking_uri}; there are "
+            f"{', '.join(names) or 'none at all'}{did_you_mean(name, names)}"
         ) from None
 
 

@@ -40,8 +40,17 @@ def record(client: MlflowClient, version: ModelVersion, found: Mapping[str, Figu
     """Keeps figures as tags of a version, ``raysde.figure.METRIC``, and as metrics of the MLflow run it comes from."""
     for metric, figure in found.items():
         client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(asdict(figure)))
-    if found and version.run_id:
-        tracking.log_figures(client, version.run_id, int(version.tags.get(STEP, 0)), _metrics(found))
+    log(client, version.run_id, int(version.tags.get(STEP, 0)), found)
+
+
+def log(client: MlflowClient, run_id: str | None, step: int, found: Mapping[str, Figure]) -> None:
+    """Logs figures as metrics of the MLflow run that a model comes from; a model that comes from none has none.
+
+    Args:
+        step: of the model's checkpoint.
+    """
+    if found and run_id:
+        tracking.log_figures(client, run_id, step, _metrics(found))
 
 
 def _metrics(found: Mapping[str, Figure]) -> dict[str, float]:
@@ -73,7 +82,8 @@ def promote(
     """Moves ``alias`` to the version that ``source`` names, if it is better than the one that has it.
 
     Better means that the interval of the margin (see :func:`raysde.figures.margin`) lies above 0. The figures and what
-    was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``; a refusal changes nothing.
+    was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal changes no
+    version; the figures are logged as metrics of the version's MLflow run either way.
 
     Args:
         found: the version's figures; None for those already recorded.
@@ -95,6 +105,7 @@ def promote(
     if before is not None and before.version == version.version:
         raise ValueError(f"version {version.version} of {version.name!r} is the {alias} already")
     figures = recorded(version) if found is None else dict(found)
+    log(client, version.run_id, int(version.tags.get(STEP, 0)), figures)
     if reason is None:
         decided = _gated(version, before, figures, metric, better, alias)
     else:

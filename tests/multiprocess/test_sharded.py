@@ -398,7 +398,7 @@ def test_a_torn_or_damaged_piece_is_found(runs, tmp_path, kind):
         harm(copy / kind / "00002-of-00002.safetensors")
         with pytest.raises(ValueError, match=f"{message}.*{kind}/00002|{kind}/00002.*{message}"):
             checkpoint.verify(copy)
-        with pytest.raises(ValueError, match="no checkpoint in .* is whole"):
+        with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
             checkpoint.newest(copy.parent)
 
 
@@ -455,15 +455,17 @@ def test_what_cannot_be_sharded_is_named(recipe, network, culprit):
         sharding.check(model, sharding.units(model))
 
 
-def test_unequal_shares_are_refused(recipe):
-    """Ranks that gather weights together must run equally often."""
+@pytest.mark.parametrize("workers", [[2, 4], [3, 4], [2, 3]])
+def test_unequal_shares_are_refused(recipe, workers):
+    """Ranks that gather weights together must run equally often, whatever number of them there is."""
     uneven = recipe(train__batch=16, train__microbatch=4)
-    uneven["resources"] = {"workers": [2, 4], "strategy": "fsdp"}
+    uneven["resources"] = {"workers": workers, "strategy": "fsdp"}
     with pytest.raises(
-        ValueError, match=r"train\.batch=16 makes 4 microbatches of 4, which 3 workers cannot share equally"
+        ValueError,
+        match=r"train\.batch=16 makes 4 microbatches of 4, which 3 workers cannot share equally",
     ):
         config.parse(uneven)
-    assert config.parse({**uneven, "resources": {"workers": [2, 4]}}).resources.strategy == "ddp"
+    assert config.parse({**uneven, "resources": {"workers": workers}}).resources.strategy == "ddp"
 
 
 def test_compiled_blocks_are_refused(recipe):
