@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -55,6 +57,11 @@ def place():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+def copies() -> set[Path]:
+    """The copies of checkpoints in this machine's temporary folder."""
+    return set(Path(tempfile.gettempdir()).glob(f"{storage.COPIES}*"))
+
+
 def test_an_object_store_is_a_source_and_a_target(place, tmp_path):
     """The shards are those that a local ingest makes of the same images."""
     write_digits(tmp_path / "images")
@@ -84,7 +91,10 @@ def test_a_run_lives_on_an_object_store(place, tmp_path):
     changes = {**profiles, "storage": place("runs"), "tracking__uri": uri, "resources__cpus_per_worker": 1}
     first = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=5)))
     assert checkpoint.read(first.checkpoint).step == 5
+    before = copies()
     second = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
+    # the driver's copy is its answer; those from which it and the worker went on are gone
+    assert copies() - before <= {second.checkpoint, second.checkpoint.parent}
     found = checkpoint.read(second.checkpoint)
     assert (found.step, found.state["num_images"]) == (10, 160)
     assert storage.newest_checkpoint(place("runs"), "small").name == checkpoint.name_of(10)
