@@ -225,6 +225,7 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.run.remarks", [])
     recorder.replace("raysde.storage.newest_checkpoint", None)
     recorder.replace("raysde.cli.draw_command", "")
+    recorder.replace("raysde.local.check_place", None)
     recorder.replace("raysde.local.train_here", None)
     recorder.replace("raysde.history.recorded", lambda run, shown: nullcontext(shown))
     recorder.replace("raysde.cluster.demo.demo", None)
