@@ -28,7 +28,7 @@ from raysde.tracking import client_for
 from tests.conftest import ROOT
 from tests.tiny import text_encoder
 
-pytestmark = [pytest.mark.readme, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.readme, pytest.mark.timeout(900)]
 
 SMALL = "network.channels=8 network.head_channels=8 network.multipliers='[1,1,1]' train.batch=8 sampling.count=2"
 SHORT = "sampling.steps=2 train.length.steps=4 validation.every=2 checkpoint_every=2"
