@@ -188,7 +188,7 @@ def measure(kind: str, folder: Path, repeat: int, steps: int, threads: int) -> d
 
 
 def measured(name: str, command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """What a command prints in its last line."""
+    """Run a command, and return the JSON object in the last line that it prints."""
     ended = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=environment, check=False)
     if ended.returncode:
         raise SystemExit(f"{name} failed:\n{ended.stderr[-3000:]}")

@@ -1,4 +1,4 @@
-"""What a run's tracking server lacked when a checkpoint was kept, beside the checkpoints.
+"""Metrics and pictures that had not reached the tracking server when a checkpoint was written.
 
 STORAGE/NAME/unsent-RUN/metrics.jsonl   lines of a spool
 STORAGE/NAME/unsent-RUN/NAME-STEP.png   pictures

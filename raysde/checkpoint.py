@@ -113,7 +113,7 @@ def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether ``folder`` holds a sound description and every file that it lists, of the listed size."""
+    """Return True if ``folder`` holds a sound description and every file that it lists, of the listed size."""
     try:
         whole(pafs.LocalFileSystem(), str(folder))
     except ValueError:

@@ -17,7 +17,7 @@ WIDEST = 20
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a model drew.
+    """Images sampled from a model.
 
     Attributes:
         images: [N, C, H, W], uint8; or float32 in ``data_range`` where that was asked for, neither clipped nor rounded.
@@ -53,7 +53,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnPath(Drawn):
-    """What a model drew, with K states of each image's path from noise to data.
+    """Images sampled from a model, with K states of each image's path from noise to data.
 
     Attributes:
         times, log_snr: of the states, [K], evenly spaced in log-SNR, from noise to data.

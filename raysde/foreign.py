@@ -1,4 +1,4 @@
-"""What other libraries raise of folders, settings and disks, and what they say of weights."""
+"""Errors of other libraries about folders, settings, disks and weights, turned into sentences."""
 
 import shutil
 from collections.abc import Iterator, Mapping

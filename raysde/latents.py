@@ -122,7 +122,7 @@ def moments(vae: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(spec: LatentSpec, images: Tensor) -> Tensor:
-    """What a latent model sees of images, uint8 or float in PIXELS: the means of their posteriors, one at a time.
+    """Encode images, uint8 or float in PIXELS, as the means of their posteriors, one image at a time.
 
     Raises:
         ValueError: if the autoencoder is not the one that the model was trained with.

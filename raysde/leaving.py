@@ -1,4 +1,4 @@
-"""How a command ends at Ctrl-C, at SIGTERM, or when its reader goes away: a sentence and a status, no stack dump."""
+"""The end of a command at Ctrl-C, at SIGTERM, or on a broken pipe: a sentence and a status, no stack dump."""
 
 import contextlib
 import os

@@ -210,7 +210,7 @@ def check(run: Run) -> None:
 
 
 def shape(run: Run) -> dict[str, Any]:
-    """What the numbers of a run and its length follow from, as JSON values."""
+    """Return the settings that determine the numbers of a run and its length, as JSON values."""
     flat = run.config.flat()
     kept = {key: flat[key] for key in flat if key.startswith("train.length.") or not key.startswith(MAY_CHANGE)}
     return {**kept, "steps": run.steps, "fingerprint": run.manifest.fingerprint}

@@ -16,7 +16,7 @@ from raysde.description import FILE, Kept, kept, name_of, newest_of, verify
 
 COPIES = "raysde-copy-"
 ATTEMPTS = 3
-"""How often a file is sent to remote storage before a run fails of it."""
+"""Attempts to send a file to remote storage, after which the run fails."""
 
 
 def is_local(storage: str) -> bool:

@@ -170,7 +170,7 @@ class Trial:
         return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
 
     def in_time(self) -> bool:
-        """Whether the case may still take."""
+        """Return True while the case has time left."""
         if time.monotonic() > self.end:
             raise TimeoutError(f"{self.case.name} takes more than {self.timeout:.0f} s")
         return True
@@ -360,7 +360,7 @@ def history(trial: Trial) -> dict[str, list[tuple[int, float]]]:
 
 
 def faults(trial: Trial, twin: Trial) -> Iterator[str]:
-    """What differs from an undisturbed run, and what is left behind."""
+    """Yield each difference from an undisturbed run, and everything that is left behind."""
     if weights(trial) != weights(twin) or len(weights(trial)) < 3:
         yield "other weights"
     ours, theirs = history(trial), history(twin)
@@ -405,7 +405,7 @@ def kind_of(path: str) -> str:
 
 
 def run_case(case: Case, data: Path, timeout: float, twins: dict[int, Trial]) -> tuple[str, list[str], float]:
-    """How a case went: its fate, what is wrong, and its seconds."""
+    """Run a case, and return its fate, what is wrong, and its seconds."""
     trial, began = Trial(case, data, timeout), time.monotonic()
     wrong: list[str] = []
     try:

@@ -105,7 +105,7 @@ def test_the_other_edits(models, files):
 
 
 def test_older_pictures_in_the_folder_are_told(models, files, capsys):
-    """Those that are replaced, and those that stay beside the new ones."""
+    """The command names pictures that are replaced, and pictures that stay beside the new ones."""
     tool = ["edit", models["colour"], *FAST, "--out", files["out"], "--image", files["rgb"], "--strength", "0"]
     for count, said in ((2, ""), (2, "which are replaced"), (1, "of which 1 stay beside the new ones (image-001.png")):
         assert main([*tool, "-n", str(count)]) == 0

@@ -203,7 +203,10 @@ def test_a_network_of_ones_own_may_have_a_preset(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "culprit"),
     [
-        (["network.preset=dit_xxl_2"], r"^network: preset must be one of ddpmpp_cifar10, .*got 'dit_xxl_2'; did you mean dit_xl_2 or dit_l_2\?$"),
+        (
+            ["network.preset=dit_xxl_2"],
+            r"^network: preset must be one of ddpmpp_cifar10, .*got 'dit_xxl_2'; did you mean dit_xl_2 or dit_l_2\?$",
+        ),
         (["network.preset=[1]"], "network: preset must be one of"),
         (["network.preset=dit_s_2", "network.kind=ncsnpp"], "network: preset dit_s_2 is of kind dit, got kind ncsnpp"),
         (["network.preset=dit_s_2", "network.dropout=0.1"], "unknown key 'network.dropout'"),

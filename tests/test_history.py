@@ -1,4 +1,4 @@
-"""What a run without Ray leaves behind: metrics and grids in its folder, or in MLflow."""
+"""The history of a run without Ray: metrics and grids in its folder, or in MLflow."""
 
 import json
 import shutil

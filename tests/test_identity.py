@@ -1,4 +1,4 @@
-"""Which MLflow run is a run's own: that of its folder, not that of its name."""
+"""A run's own MLflow run is the one of its folder, not the one of its name."""
 
 import shutil
 

@@ -539,7 +539,7 @@ def test_a_cluster_that_does_not_start_is_a_sentence(jobs, monkeypatch, capsys):
 
 
 def test_relative_places_are_those_of_the_driver(jobs, monkeypatch, tmp_path, digits):
-    """What workers are given holds no relative place: they may start in another folder."""
+    """The settings of workers hold no relative path: workers may start in another folder."""
     shutil.copytree(digits.path, tmp_path / "shards")
     given = {}
 

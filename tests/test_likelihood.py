@@ -45,7 +45,7 @@ def test_exact_divergence_gives_the_exact_log_density(name, make):
 
 @pytest.mark.parametrize("make", [gaussian, mixture])
 def test_ve_may_be_trained_and_measured_down_to_time_zero(make):
-    """Where data have the noise sigma_min: the likelihood, latents and samples are those of that noise level."""
+    """Data have the noise sigma_min there: the likelihood, latents and samples are those of that noise level."""
     sde, data = VE(train_floor=0.0, sample_floor=0.0, sigma_min=0.1), centred(make())
     x = points(data)
     found = log_prob(data.score(sde), x, sde, divergence="exact", **TIGHT)

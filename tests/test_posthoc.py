@@ -442,7 +442,7 @@ def test_the_command_names_what_is_wrong(finished, tmp_path, capsys):
 
 
 def test_an_average_says_which_checkpoint_it_passes_over(finished, tmp_path, capsys):
-    """How the model is built comes from the newest checkpoint that is whole to the last byte."""
+    """The newest checkpoint that is whole to the last byte says how the model is built."""
     folder = Path(shutil.copytree(finished[1], tmp_path / "small"))
     newest = max(folder.glob("step_*"))
     older = Path(shutil.copytree(newest, folder / checkpoint.name_of(1)))

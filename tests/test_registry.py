@@ -129,7 +129,7 @@ def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_pat
 
 @pytest.mark.parametrize(("whose", "work"), [(checkpoint, "export"), (MlflowClient, "log_model_artifacts")])
 def test_a_full_disk_under_a_model_is_named(client, folders, tmp_path, monkeypatch, whose, work):
-    """Whether there is no room for the copy that is made first, or for that of the store; the database has some."""
+    """There is no room for the copy that is made first, or for that of the store; the database has some."""
     plain = getattr(whose, work)
 
     def limited(*given):

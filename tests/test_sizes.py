@@ -149,7 +149,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_size_that_a_network_allows_is_drawn(kind):
-    """What is drawn is the sampler's answer for noise of that shape; one that the network cannot take is named."""
+    """The images are the sampler's answer for noise of that shape; a size that the network cannot take is named."""
     network, multiple, size = NETWORKS[kind]
     spec = dataclasses.replace(spec_with(text=None), network=network)
     model = Model(fresh_model(spec, [], 0).eval().requires_grad_(False), spec)

@@ -152,6 +152,22 @@ def encoder_of(folder: str, max_tokens: int = POSITIONS):
     return pretrained_encoder(PretrainedText(path=folder, max_tokens=max_tokens)).eval()
 
 
+def test_a_frozen_encoder_does_not_drop_out(folders):
+    """In training too, where one that is trained does."""
+    tokens = Tokenizer(pretrained_tokenizer(folders["bert"]), POSITIONS)
+
+    def vectors(trainable: bool) -> list[torch.Tensor]:
+        text = PretrainedText(path=folders["bert"], max_tokens=POSITIONS, trainable=trainable)
+        conditioner = Conditioner(tokens, pretrained_encoder(text), 0).train()
+        condition = conditioner.condition(SHORT, None, len(SHORT))
+        return [conditioner(condition).context.detach() for _ in range(2)]
+
+    first, second = vectors(trainable=False)
+    assert torch.equal(first, second)
+    first, second = vectors(trainable=True)
+    assert not torch.equal(first, second)
+
+
 def drawing_model(folder: str, max_tokens: int, **changes) -> Model:
     """A tiny model whose zero-initialised layers are filled, so that every word matters; it gives floats."""
     values = {

@@ -1,4 +1,4 @@
-"""How Ray Data runs in processes of raysde: without progress bars, and at rest while it may read nothing.
+"""Settings of Ray Data in processes of raysde: no progress bars, and a pause while it may read nothing.
 
 The executor of Ray 2.60 waits for any of its tasks, also for finished ones whose outputs it may not read because the
 blocks already made fill its share of the object store. That wait ends at once, so from then on the executor spins, and

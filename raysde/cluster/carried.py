@@ -8,7 +8,7 @@ import ray.data
 from ray.exceptions import RayError
 
 CARRIED = (ValueError, OSError)
-"""What a user can mend: wrong data, and a place that is full, closed or away."""
+"""Errors that a user can mend: wrong data, and storage that is full, read-only or unreachable."""
 
 
 def packed(error: Exception) -> str:

@@ -142,7 +142,7 @@ def inpainted(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
 
 
 def compared(held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tuple[Any, ...]) -> dict[str, Tensor]:
-    """What is wanted of pairs of images: PSNR and MSE in a place, SSIM and LPIPS of the whole."""
+    """Metrics of pairs of images: PSNR and MSE in a region, SSIM and LPIPS of the whole image."""
     found = {}
     if f"{task}_mse" in held.metrics:
         found[f"{task}_mse"] = mse(images[place], truth[place])

@@ -1,4 +1,4 @@
-"""What a registered version says of itself in the registry: its pictures, how to draw, its data, its recipe."""
+"""The description of a registered version: its pictures, the command that samples, its data and its recipe."""
 
 import json
 from typing import Any

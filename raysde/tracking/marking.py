@@ -1,4 +1,4 @@
-"""How MLflow runs are marked while work is under way on them: failed with it, or killed if somebody ended it."""
+"""The status of MLflow runs whose work ends early: failed with an error, or killed by a signal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

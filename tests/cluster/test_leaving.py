@@ -1,4 +1,4 @@
-"""How runs on Ray end when they are told to: a worker without a word, the command with one sentence."""
+"""Runs on Ray that a signal ends: a worker without a word, the command with one sentence."""
 
 import os
 import re

@@ -303,7 +303,7 @@ def test_a_sweep_that_goes_on_under_another_store_is_concluded(capsys, digits, t
     ],
 )
 def test_trials_under_way_end_with_their_sweep(monkeypatch, digits, tmp_path, error, raised, status):
-    """Those that ended stay as they are: one that was stopped early is finished, and says so in a tag."""
+    """Trials that ended stay as they are: one that was stopped early is finished, and says so in a tag."""
 
     def begun(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
         for number in range(3):
