@@ -131,7 +131,13 @@ def open_run(config: RunConfig) -> Run:
 
 def remarks(run: Run) -> list[str]:
     """Return what a user should know of a run before it starts, a sentence each."""
-    return unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
+    found = unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
+    if run.plan.batch > run.plan.rows:
+        found.append(
+            f"train.batch={run.plan.batch} is more than the {run.plan.rows} rows to train on: "
+            "each step shows some of them more than once"
+        )
+    return found
 
 
 def check_labels(labels: Sequence[str], manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,10 @@ from raysde import config, hooks
 from raysde.data.augment import View
 from raysde.hooks import described
 from raysde.parts import new_state, objective, schedule, validator
-from raysde.run import Run, check_resumable, open_run
+from raysde.run import Run, check_resumable, open_run, remarks
 from raysde.sde import Flow
 from raysde.times import LogNormal
+from tests.conftest import small_recipe, write_digit_shards
 
 CPU = torch.device("cpu")
 
@@ -376,3 +378,20 @@ def test_a_grid_without_prompts_and_classes_has_none(recipe):
     assert found["labels"] is None
     assert found["n"] == 4
     assert found["spec"].classes == 10
+
+
+def test_a_batch_of_more_rows_than_there_are_is_said_and_trained_on(tmp_path):
+    """Of as many rows it is not: the plan shows each of them once."""
+    manifest = write_digit_shards(tmp_path / "shards", rows=16, shard_rows=16)
+
+    def run_of(batch: int) -> Run:
+        changes = {"train__batch": batch, "train__microbatch": 4, "validation__rows": 4}
+        return open_run(config.parse(small_recipe(manifest, tmp_path / "runs", **changes)))
+
+    enough, more = run_of(12), run_of(16)
+    assert enough.plan.rows == 12
+    assert sorted(np.concatenate([enough.plan.rows_of(0, index) for index in range(3)])) == list(range(12))
+    assert remarks(enough) == []
+    (said,) = remarks(more)
+    assert "train.batch=16" in said
+    assert "12 rows" in said
