@@ -4,7 +4,7 @@
     python benchmarks/decoders.py --font NotoColorEmoji.ttf [--count 400] [--repeats 7] [--seconds 0.3]
 
 One thread; libraries take turns, each for about ``--seconds``, in every repeat; images/s are medians over repeats. The
-line "raysde" is raysde.data.decode, which should be the fastest or within a few percent of it; its pixels must be
+line "raysde" is raysde.images.codec, which should be the fastest or within a few percent of it; its pixels must be
 Pillow's for PNG, and within a few levels for JPEG, whose decoders may round.
 """
 
@@ -24,7 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.pictures256 import SIDE, drawn, jpeg, png, small_grey
-from raysde.data.decode import decode_image
+from raysde.images.codec import decode_image
 
 Decode = Callable[[bytes], np.ndarray]
 

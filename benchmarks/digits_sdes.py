@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from raysde import checkpoint, config
+from raysde.checkpoints import checkpoint
 from raysde.cluster.ingest import ingest
-from raysde.data.digits import WORDS, Judge, caption, write_digits
-from raysde.data.probe import rules_for
-from raysde.data.sources import open_source
-from raysde.local import train_here
-from raysde.run import open_run
+from raysde.config import loading
+from raysde.data.ingest.digits import WORDS, Judge, caption, write_digits
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 
 RECIPE = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "digits.yaml"
 KINDS = {
@@ -45,7 +46,7 @@ def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: Ju
     """Trains and judges one SDE."""
     places = [f"name={name}", f"data.path={data}", f"storage={folder}", "sampling.every=0", *overrides]
     begin = time.perf_counter()
-    train_here(open_run(config.load(RECIPE, places)), None)
+    train_here(open_run(loading.load(RECIPE, places)), None)
     seconds = time.perf_counter() - begin
     model = checkpoint.load_model(checkpoint.newest(folder / name))
     asked = np.arange(500) % 10

@@ -18,8 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde.data.digits import Judge, load_digits
-from raysde.images import grid
+from raysde.data.ingest.digits import Judge, load_digits
+from raysde.images.tensors import grid
 from raysde.registry import load
 
 COUNT, EACH = 80, 3

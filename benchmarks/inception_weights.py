@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde.evaluation.inception import Inception, filled
+from raysde.evaluation.features.inception import Inception, filled
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from raysde import checkpoint
+from raysde.checkpoints import checkpoint
 from raysde.evaluation.evaluate import Question, evaluate, network_for
-from raysde.sweep.sweep import DEFAULT_METRIC
+from raysde.tuning.training.sweep import DEFAULT_METRIC
 
 FEWEST = 4
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from conformance import sliced_wasserstein
 
-from raysde.sampler import sample
+from raysde.sampling.sampler import sample
 from raysde.sde import VP
 from tests.oracles import mixture
 
@@ -77,7 +77,7 @@ class Digits:
     def __init__(self, source: str, count: int, seeds: int) -> None:
         from sklearn.datasets import load_digits
 
-        from raysde.data.digits import WORDS
+        from raysde.data.ingest.digits import WORDS
         from raysde.registry import load
 
         self.model, self.count, self.seeds = load(source), count, seeds

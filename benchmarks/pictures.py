@@ -11,9 +11,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde.sampler import sample
-from raysde.sde import EDM, SDE, VE, VP, Flow, SubVP
-from raysde.solvers.grids import time_grid
+from raysde.sampling.sampler import sample
+from raysde.sampling.solvers.grids import time_grid
+from raysde.sde import (
+    EDM,
+    SDE,
+    VE,
+    VP,
+    Flow,
+    SubVP,
+)
 from tests.oracles import mixture
 
 SHOWN: dict[str, SDE] = {

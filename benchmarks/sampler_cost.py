@@ -18,12 +18,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde.conditioning import Encoded
-from raysde.guidance import Conditioned
-from raysde.likelihood import log_prob
-from raysde.model import ModelSpec, fresh_model
+from raysde.conditioning.conditioner import Encoded
+from raysde.inference.guidance import Conditioned
+from raysde.models.spec import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
-from raysde.sampler import sample
+from raysde.sampling.likelihood import log_prob
+from raysde.sampling.sampler import sample
 from raysde.sde import VP
 
 BATCH = 64

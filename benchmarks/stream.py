@@ -178,15 +178,15 @@ def raysde(shards: Path, images: int) -> Batches:
     """raysde's stream as Ray Train splits it, for one worker that is this process."""
     from ray.train import DataConfig
 
-    from raysde import config
-    from raysde.cluster.session import connect
+    from raysde.cluster.connection import connect
     from raysde.cluster.stream import read_stream, stream_spec
     from raysde.cluster.train import data_factory, in_order
-    from raysde.run import open_run
+    from raysde.config import loading
+    from raysde.runs.run import open_run
 
     settings = [f"data.path={shards}", f"storage={shards / 'no-runs'}", f"train.batch={BATCH}", "validation.rows=0"]
     settings.append(f"train.length.steps={images // BATCH}")
-    recipe = config.load(ROOT / "jobs/configs/digits.yaml", settings)
+    recipe = loading.load(ROOT / "jobs/configs/digits.yaml", settings)
     run = open_run(recipe)
     connect()
     dataset = data_factory(recipe.model_dump(mode="json"))()
@@ -210,7 +210,7 @@ KINDS = ("raw", *LOADERS)
 
 def decode_share(encoded: list[bytes], images: int, ready: Any, times: Any) -> None:
     """Decodes so many images in turn, and reports when it began and ended."""
-    from raysde.data.decode import decode_image
+    from raysde.images.codec import decode_image
 
     for data in encoded[:BATCH]:
         decode_image(data, 3)

@@ -55,9 +55,9 @@ def bare(settings: list[str], threads: int) -> dict[str, float]:
     """The bare loop in this process."""
     import torch
 
-    from raysde import config
-    from raysde.local import train_here
-    from raysde.run import open_run
+    from raysde.config import loading
+    from raysde.runs.local import train_here
+    from raysde.runs.run import open_run
 
     class Rates:
         def __init__(self) -> None:
@@ -70,17 +70,18 @@ def bare(settings: list[str], threads: int) -> dict[str, float]:
 
     torch.set_num_threads(threads)
     rates = Rates()
-    train_here(open_run(config.load(ROOT / "jobs/configs/digits.yaml", settings)), rates)
+    train_here(open_run(loading.load(ROOT / "jobs/configs/digits.yaml", settings)), rates)
     return {"rate": statistics.median(rates.rates[WARMUP:])}
 
 
 def through_ray(settings: list[str], threads: int) -> dict[str, float]:
     """The same recipe through Ray Train, with the seconds until its first batch."""
     started = time.time()
-    from raysde import config, tracking
+    from raysde import tracking
     from raysde.cluster.job import train_job
+    from raysde.config import loading
 
-    recipe = config.load(ROOT / "jobs/configs/digits.yaml", settings)
+    recipe = loading.load(ROOT / "jobs/configs/digits.yaml", settings)
     done = train_job(recipe, started=started)
     client = tracking.client_for(done.tracking_uri)
     history = sorted(client.get_metric_history(done.run_id, "train/images_per_second"), key=lambda metric: metric.step)
@@ -93,17 +94,17 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
     """Our training step and a script's, in turn in one process: forward, backward and AdamW on the same network."""
     import torch
 
-    from raysde import config
-    from raysde.data.batches import read_batches
-    from raysde.data.prefetch import on_device
-    from raysde.data.reader import Reader
-    from raysde.distributed import World
-    from raysde.parts import new_state, objective, schedule
-    from raysde.run import open_run
-    from raysde.train import train_step
+    from raysde.config import loading
+    from raysde.data.batches.microbatch import read_batches
+    from raysde.data.batches.prefetch import on_device
+    from raysde.data.dataset.reader import Reader
+    from raysde.distributed.world import World
+    from raysde.runs.build import new_state, objective, schedule
+    from raysde.runs.run import open_run
+    from raysde.training.loop import train_step
 
     torch.set_num_threads(threads)
-    run, cpu = open_run(config.load(ROOT / "jobs/configs/digits.yaml", settings)), torch.device("cpu")
+    run, cpu = open_run(loading.load(ROOT / "jobs/configs/digits.yaml", settings)), torch.device("cpu")
     state, task, plan = new_state(run, cpu), objective(run), schedule(run)
     batches = on_device(read_batches(run.feed, Reader(run.manifest), 0, run.steps), cpu)
     model, batch = new_state(run, cpu).model, run.plan.batch
@@ -152,16 +153,17 @@ def long_overrides(folder: Path, name: str, stream: str) -> list[str]:
 
 def long(settings: list[str], shares: float) -> dict[str, float]:
     """The long case on one of its two streams: the rate once the stream has filled Ray Data's share."""
-    from raysde import config, tracking
+    from raysde import tracking
     from raysde.cluster.job import train_job
     from raysde.cluster.stream import row_bytes
-    from raysde.run import open_run
+    from raysde.config import loading
+    from raysde.runs.run import open_run
 
     path = ROOT / "jobs/configs/fashion-mnist.yaml"
-    run = open_run(config.load(path, settings))
+    run = open_run(loading.load(path, settings))
     full = STORE / 2 / (row_bytes(run) * run.plan.batch)  # steps
     steps = max(round(shares * full), WINDOW * (WARMUP + 2))
-    done = train_job(config.load(path, [*settings, f"train.length.steps={steps}"]))
+    done = train_job(loading.load(path, [*settings, f"train.length.steps={steps}"]))
     client = tracking.client_for(done.tracking_uri)
     history = client.get_metric_history(done.run_id, "train/images_per_second")
     after = max(full if shares > 1 else 0, WINDOW * WARMUP)
@@ -210,7 +212,7 @@ def prepare_long(folder: Path) -> None:
     from PIL import Image
     from transformers import BertConfig, BertModel
 
-    from raysde.captions import train_tokenizer
+    from raysde.conditioning.text import train_tokenizer
 
     random, words = np.random.default_rng(0), [f"word{number}" for number in range(200)]
     images, captions = folder / "images", [" ".join(random.choice(words, WORDS)) for _ in range(IMAGES)]

@@ -12,24 +12,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from raysde.commands.closing import draw_command
+from raysde.commands.data import inspect_options, plan_options
 from raysde.commands.edit import edit_options
 from raysde.commands.ema import ema_options
 from raysde.commands.evaluate import evaluate_options
-from raysde.commands.exchange import export_options, import_options
 from raysde.commands.ingest import ingest_options
-from raysde.commands.look import inspect_options, plan_options
+from raysde.commands.next_step import draw_command
+from raysde.commands.pipelines import export_options, import_options
 from raysde.commands.precompute import precompute_options
 from raysde.commands.registry import models_options, promote_options, register_options
 from raysde.commands.sample import sample_options
-from raysde.commands.settle import settle_options
+from raysde.commands.signals import orderly
 from raysde.commands.tune import tune_options
+from raysde.commands.tune_sampler import settle_options
 from raysde.commands.ui import ui_options
-from raysde.leaving import orderly
-from raysde.near import did_you_mean
+from raysde.io.near import did_you_mean
 
 if TYPE_CHECKING:
-    from raysde.config import RunConfig
+    from raysde.config.loading import RunConfig
 
 STARTED = time.time()
 
@@ -130,9 +130,9 @@ def _demo(command: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace) -> None:
     """raysde train."""
-    from raysde import config
+    from raysde.config import loading
 
-    recipe = config.load(args.recipe, args.overrides)
+    recipe = loading.load(args.recipe, args.overrides)
     if args.no_ray:
         train_without_ray(recipe)
         return
@@ -151,15 +151,15 @@ def train_without_ray(recipe: "RunConfig") -> None:
     Raises:
         Interrupted: at Ctrl-C or SIGTERM, with how to go on.
     """
-    from raysde import storage
-    from raysde.data.filesystems import child
-    from raysde.distributed import current_world
-    from raysde.history import recorded
-    from raysde.identity import interrupted
-    from raysde.local import check_place, train_here
-    from raysde.places import absolute
-    from raysde.progress import say
-    from raysde.run import check, open_run, remarks
+    from raysde.checkpoints import storage
+    from raysde.config.places import absolute
+    from raysde.distributed.world import current_world
+    from raysde.io.filesystems import child
+    from raysde.io.progress import say
+    from raysde.runs.history import recorded
+    from raysde.runs.identity import interrupted
+    from raysde.runs.local import check_place, train_here
+    from raysde.runs.run import check, open_run, remarks
 
     run = open_run(absolute(recipe))
     check_place(run)
@@ -185,7 +185,7 @@ class PrintedMetrics:
     """Shows metrics as a progress line, and no pictures."""
 
     def __init__(self, steps: int, batch: int) -> None:
-        from raysde.progress import ProgressLine
+        from raysde.io.progress import ProgressLine
 
         self.line = ProgressLine(steps, batch, every=0.0)
         self.values: dict[str, float] = {}
@@ -200,12 +200,12 @@ class PrintedMetrics:
 
 def run_config(args: argparse.Namespace) -> None:
     """raysde config."""
-    from raysde import config, explain
+    from raysde.config import loading, reference
 
     if args.recipe is None:
-        print(explain.reference())
+        print(reference.reference())
         return
-    for key, value in config.load(args.recipe, args.overrides).flat().items():
+    for key, value in loading.load(args.recipe, args.overrides).flat().items():
         print(f"{key}={json.dumps(value)}")
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde import config
-from raysde.data.decode import encode_image
-from raysde.data.digits import caption, load_digits
-from raysde.data.manifest import SCHEMA, Manifest, write_manifest
-from raysde.data.shards import write_shard
-from raysde.description import content_hash
+from raysde.checkpoints.description import content_hash
+from raysde.config import loading
+from raysde.data.dataset.manifest import SCHEMA, Manifest, write_manifest
+from raysde.data.dataset.shards import write_shard
+from raysde.data.ingest.digits import caption, load_digits
+from raysde.images.codec import encode_image
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -95,7 +95,7 @@ def small_recipe(data: Manifest, runs: Path, /, **changes) -> dict:
         "checkpoint_every": 5,
     }
     for path, value in changes.items():
-        config.place(tree, path.split("__"), value)
+        loading.place(tree, path.split("__"), value)
     return tree
 
 

@@ -344,7 +344,7 @@ HIT: dict[str, Callable[[Trial, subprocess.Popen], bool]] = {
 
 def weights(trial: Trial) -> dict[str, str]:
     """sha256 of the last checkpoint's tensors, as computed here."""
-    from raysde.hashing import file_hash
+    from raysde.io.hashing import file_hash
 
     folder = trial.run / f"step_{STEPS:09d}"
     return {path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))}

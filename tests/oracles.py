@@ -7,8 +7,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from raysde.sampler import sample
-from raysde.sde import EDM, SDE, VE, VP, Flow, SubVP, expand
+from raysde.sampling.sampler import sample
+from raysde.sde import (
+    EDM,
+    SDE,
+    VE,
+    VP,
+    Flow,
+    SubVP,
+    expand,
+)
 
 # DDPM's discrete process: beta from 1e-4 to 0.02 in 1000 steps (Ho et al. 2020)
 DDPM_TABLE = tuple((1.0 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).tolist())
@@ -202,6 +210,6 @@ def normal_std(sde: SDE, **settings) -> float:
         return torch.nn.functional.one_hot(torch.tensor(next(drawn)), most).to(x)[:, None]
 
     start = sde.prior_std * torch.nn.functional.one_hot(torch.tensor(0), most).double()[:, None]
-    with unittest.mock.patch("raysde.sampler.noise_from", return_value=basis):
+    with unittest.mock.patch("raysde.sampling.sampler.noise_from", return_value=basis):
         x = sample(gaussian_score(0.0, 1.0, sde), sde, start.shape, start=start, dtype=torch.float64, **settings).x
     return x.norm().item()

@@ -5,17 +5,18 @@ import sys
 import pytest
 import torch
 
-from raysde import checkpoint, config
-from raysde.captions import ScratchText
-from raysde.conditioning import Condition
-from raysde.contract import CONTRACTS, contract_of
-from raysde.local import train_here
-from raysde.model import ModelSpec, fresh_model
+from raysde.checkpoints import checkpoint
+from raysde.conditioning.conditioner import Condition
+from raysde.conditioning.text import ScratchText
+from raysde.config import loading
+from raysde.models.spec import ModelSpec, fresh_model
 from raysde.networks import DiffusersConfig
-from raysde.networks.adapted import ADAPTERS
-from raysde.parameterisation import Preconditioning
-from raysde.run import check, open_run
+from raysde.networks.diffusers import ADAPTERS
+from raysde.networks.diffusers_contract import CONTRACTS, contract_of
+from raysde.runs.local import train_here
+from raysde.runs.run import check, open_run
 from raysde.sde import EDM, VE, VP, Flow
+from raysde.sde.parameterisation import Preconditioning
 from tests.conftest import small_recipe
 
 CAPTIONS = ["a handwritten zero", "the digit one", "two"]
@@ -239,7 +240,7 @@ def test_training_lowers_the_loss_and_the_checkpoint_holds_the_model(name, digit
     tree = small_recipe(
         digits, tmp_path, **{"network": node, **changes_}, train__length__steps=60, train__lr=3e-3, checkpoint_every=0
     )
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     check(run)
     state = train_here(run, sink)
     loss = list(sink.of("train/loss").values())
@@ -353,7 +354,7 @@ def test_what_a_network_cannot_do_is_named(spec, culprit):
 )
 def test_a_recipe_is_refused_before_a_worker_starts(overrides, culprit, digits, tmp_path):
     network = {"kind": "diffusers", "architecture": "UNet2DModel", "config": dict(UNET)}
-    run = open_run(config.parse(small_recipe(digits, tmp_path, network=network, **overrides)))
+    run = open_run(loading.parse(small_recipe(digits, tmp_path, network=network, **overrides)))
     with pytest.raises(ValueError, match=culprit):
         check(run)
 
@@ -361,7 +362,7 @@ def test_a_recipe_is_refused_before_a_worker_starts(overrides, culprit, digits, 
 def test_an_unknown_class_in_a_recipe_is_named(digits, tmp_path):
     network = {"kind": "diffusers", "architecture": "UVit2DModel"}
     with pytest.raises(ValueError, match=r"network\.architecture: .*UVit2DModel"):
-        config.parse(small_recipe(digits, tmp_path, network=network))
+        loading.parse(small_recipe(digits, tmp_path, network=network))
 
 
 def test_diffusers_is_asked_for_when_it_is_missing(monkeypatch):

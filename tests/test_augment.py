@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raysde.data.augment import CAPTION, LEFT, SCALE, STILL, TOP, View, draws
-from raysde.data.geometry import fitted
+from raysde.data.dataset.view import (
+    CAPTION,
+    LEFT,
+    SCALE,
+    STILL,
+    TOP,
+    View,
+    draws,
+)
+from raysde.images.geometry import fitted
 
 
 def test_a_box_is_where_its_draw_says():

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raysde.bulk import PLAN, Bulk, draw_all, here
 from raysde.cli import main
-from raysde.data.decode import decode_image
-from raysde.data.gallery import schema_of
-from raysde.data.probe import rules_for
-from raysde.data.requests import Requests, read_requests
-from raysde.data.sources import open_source
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
+from raysde.images.codec import decode_image
+from raysde.inference.bulk import PLAN, Bulk, draw_all, here
+from raysde.inference.image_files import schema_of
+from raysde.inference.prompt_file import Requests, read_requests
 from raysde.registry import load
 from tests.conftest import ROOT, open_image
 from tests.test_cli import refused
@@ -116,7 +116,7 @@ def test_finished_parts_are_not_drawn_again(models, tmp_path, form, monkeypatch)
     """Stopped in the third of five parts, then one of the finished ones spoiled: those two are drawn, to the same bytes."""
     whole, broken = (bulk(load(models["labels"]), tmp_path / name, rows=33, form=form) for name in ("whole", "broken"))
     draw_all(whole)
-    monkeypatch.setattr("raysde.bulk.encode_image", interrupt(after=19))
+    monkeypatch.setattr("raysde.inference.bulk.encode_image", interrupt(after=19))
     with pytest.raises(KeyboardInterrupt):
         draw_all(broken)
     monkeypatch.undo()
@@ -142,7 +142,7 @@ def test_finished_parts_are_not_drawn_again(models, tmp_path, form, monkeypatch)
 
 def interrupt(after):
     """encode_image that is interrupted after so many images."""
-    from raysde.data.decode import encode_image
+    from raysde.images.codec import encode_image
 
     left = iter(range(after))
 

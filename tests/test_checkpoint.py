@@ -9,10 +9,11 @@ from random import Random
 import pytest
 import torch
 
-from raysde import checkpoint, config, description, storage
+from raysde.checkpoints import checkpoint, description, storage
 from raysde.cli import main
-from raysde.local import train_here
-from raysde.run import open_run
+from raysde.config import loading
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 from tests.conftest import description_of, same_tensors, small_recipe
 from tests.test_edit_command import write_model
 from tests.tiny import text_encoder
@@ -23,7 +24,7 @@ def trained(digits, tmp_path_factory):
     """A run of three steps: its state and its last checkpoint."""
     storage = tmp_path_factory.mktemp("runs")
     tree = small_recipe(digits, storage, train__length__steps=3, train__lr=3e-2, checkpoint_every=1)
-    state = train_here(open_run(config.parse(tree)), None)
+    state = train_here(open_run(loading.parse(tree)), None)
     return state, storage / "small" / checkpoint.name_of(3)
 
 
@@ -262,7 +263,7 @@ def test_a_run_goes_on_from_the_newest_checkpoint_whose_tensors_are_right(traine
     shutil.copytree(trained[1].parent, tmp_path / "small")
     flip_byte(tmp_path / "small" / checkpoint.name_of(3) / "weights.safetensors")
     changes = {"train__lr": 3e-2, "checkpoint_every": 1, "train__length__steps": 3}
-    state = train_here(open_run(config.parse(small_recipe(digits, tmp_path, **changes))), None)
+    state = train_here(open_run(loading.parse(small_recipe(digits, tmp_path, **changes))), None)
     said = capsys.readouterr().err
     assert "passed over" in said
     assert "the newest whole one is step_000000002" in said
@@ -322,7 +323,7 @@ def test_weights_that_the_model_lacks_or_does_not_get_are_named(trained, change)
 def test_code_is_not_imported_unasked(digits, tmp_path):
     network = {"kind": "external", "factory": "tests.test_networks:Own"}
     tree = small_recipe(digits, tmp_path, train__length__steps=1, network=network, text=None)
-    train_here(open_run(config.parse(tree)), None)
+    train_here(open_run(loading.parse(tree)), None)
     folder = checkpoint.newest(tmp_path / "small")
     with pytest.raises(ValueError, match=r"tests\.test_networks:Own.*allow_code"):
         checkpoint.load_model(folder)
@@ -336,7 +337,7 @@ def test_tied_weights_survive(digits, tmp_path):
     for name, lengths in (("whole", (4,)), ("parts", (2, 4))):
         for length in lengths:
             tree = small_recipe(digits, tmp_path / name, train__length__steps=length, text=text)
-            runs[name] = train_here(open_run(config.parse(tree)), None)
+            runs[name] = train_here(open_run(loading.parse(tree)), None)
     first, second = (runs[name].model.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(first[key], second[key]) for key in first)
     model = checkpoint.load_model(checkpoint.newest(tmp_path / "whole" / "small"))
@@ -363,7 +364,7 @@ def test_what_a_model_cannot_do_is_named(folder, digits, tmp_path):
     with pytest.raises(ValueError, match="no classes"):
         model.sample(labels=[1])
     tree = small_recipe(digits, tmp_path, train__length__steps=1, text=None)
-    train_here(open_run(config.parse(tree)), None)
+    train_here(open_run(loading.parse(tree)), None)
     bare = checkpoint.load_model(checkpoint.newest(tmp_path / "small"))
     with pytest.raises(ValueError, match="no text encoder"):
         bare.sample(prompts=["two"])

@@ -15,26 +15,27 @@ from mlflow.types import DataType
 from PIL import Image
 from safetensors.torch import save_file
 
-from raysde import checkpoint, config
-from raysde.classes import class_numbers, label_order
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.commands.ingest import summary
-from raysde.data.collection import collect
-from raysde.data.convert import convert
-from raysde.data.manifest import read_manifest, write_manifest
-from raysde.data.probe import rules_for
-from raysde.data.reader import Reader
-from raysde.data.requests import read_requests
-from raysde.data.sources import open_source
-from raysde.drawing import DrawingModel
+from raysde.config import loading
+from raysde.data.classes import class_numbers, label_order
+from raysde.data.dataset.manifest import read_manifest, write_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.ingest.collect import collect
+from raysde.data.ingest.convert import convert
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
+from raysde.evaluation.features.classifier import open_judge
 from raysde.evaluation.held_out import HeldOut
-from raysde.evaluation.judge import open_judge
-from raysde.evaluation.rows import conditions_for
-from raysde.inference import Model
-from raysde.model import ModelSpec
-from raysde.registry.flavour import signature
-from raysde.run import check_resumable, open_run
-from raysde.serving import Served
+from raysde.evaluation.selection import conditions_for
+from raysde.inference.model import Model
+from raysde.inference.prompt_file import read_requests
+from raysde.inference.sample import DrawingModel
+from raysde.models.spec import ModelSpec
+from raysde.registry.mlflow_model import signature
+from raysde.registry.serving import Served
+from raysde.runs.run import check_resumable, open_run
 from tests.conftest import rng_image, write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
@@ -198,7 +199,7 @@ def test_other_classes_than_the_models_are_named(clothes):
 
 
 def recipe(data, tmp_path, **sampling):
-    return config.parse({
+    return loading.parse({
         "name": "clothes", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
         "network": {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []},
         "sampling": sampling, "train": {"length": {"steps": 1}, "batch": 4},

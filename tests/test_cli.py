@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from raysde.cli import main, parser
-from raysde.commands.closing import condition
-from raysde.config import load
-from raysde.data.manifest import read_manifest
-from raysde.data.shards import distinct_captions
+from raysde.commands.next_step import condition
+from raysde.config.loading import load
+from raysde.data.dataset.manifest import read_manifest
+from raysde.data.dataset.shards import distinct_captions
 from tests.conftest import ROOT, rng_image, write_digit_shards
 from tests.tiny import spec_with
 
@@ -142,11 +142,11 @@ def test_an_error_is_one_line_and_a_status(capsys, monkeypatch, error, status):
     def fails() -> None:
         raise error
 
-    monkeypatch.setattr("raysde.explain.reference", fails)
+    monkeypatch.setattr("raysde.config.reference.reference", fails)
     assert main(["config"]) == status
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "raysde: a: is wrong; do b\n")
-    monkeypatch.setattr("raysde.explain.reference", lambda: [][0])
+    monkeypatch.setattr("raysde.config.reference.reference", lambda: [][0])
     with pytest.raises(IndexError):
         main(["config"])
 

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms
 
-from raysde.data.colour import PRIMARIES, matrix_profile
-from raysde.data.convert import Rules, convert
-from raysde.data.pictures import is_plain, open_picture, read_picture
-from raysde.data.samples import Sample
+from raysde.data.ingest.convert import Rules, convert
+from raysde.data.ingest.samples import Sample
+from raysde.images.colour import PRIMARIES, matrix_profile
+from raysde.images.open import is_plain, open_picture, read_picture
 from tests.conftest import rng_image
 from tests.test_convert import Given
 from tests.test_pictures import chunk, file, png

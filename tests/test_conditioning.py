@@ -6,16 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde import checkpoint, config
-from raysde.data.decode import encode_image
-from raysde.data.manifest import SCHEMA, Manifest, write_manifest
-from raysde.data.shards import write_shard
-from raysde.hooks import sample_grid
-from raysde.images import grid
-from raysde.inference import Model
-from raysde.local import train_here
-from raysde.parts import new_state
-from raysde.run import open_run
+from raysde.checkpoints import checkpoint
+from raysde.config import loading
+from raysde.data.dataset.manifest import SCHEMA, Manifest, write_manifest
+from raysde.data.dataset.shards import write_shard
+from raysde.images.codec import encode_image
+from raysde.images.tensors import grid
+from raysde.inference.model import Model
+from raysde.runs.build import new_state
+from raysde.runs.hooks import sample_grid
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 
 WORDS = ("dark below", "light below")
 
@@ -60,7 +61,7 @@ def test_class_and_caption_are_both_obeyed(data, tmp_path):
         "sampling": {"every": 200, "count": 4, "labels": ["night", "day"], "prompts": list(WORDS), "steps": 2},
         "log_every": 200, "checkpoint_every": 200,
     }  # fmt: skip
-    train_here(open_run(config.parse(tree)), None)
+    train_here(open_run(loading.parse(tree)), None)
     model = checkpoint.load_model(tmp_path / "both" / checkpoint.name_of(200))
     labels, words = [0, 0, 1, 1] * 4, [0, 1, 0, 1] * 4
     settings = {"seed": 3, "solver": "heun", "steps": 8}
@@ -89,7 +90,7 @@ def test_a_grids_classes_are_the_data_sets(data, tmp_path):
     with pytest.raises(
         ValueError, match=r"sampling\.labels: 'dya' is no class; did you mean 'day'\? there are night, day"
     ):
-        open_run(config.parse(tree))
+        open_run(loading.parse(tree))
 
 
 def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
@@ -99,7 +100,7 @@ def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
         "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
         "sampling": {"count": 5, "steps": 2, "labels": ["day", "night"], "prompts": [*WORDS, ""], "guidance": 2.0, "seed": 7},
     }  # fmt: skip
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     state = new_state(run, torch.device("cpu"))
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raysde import config, explain, nodes
-from raysde.documents import read_yaml
-from raysde.figures import read_report
+from raysde.config import loading, reference, sections
+from raysde.evaluation.report import read_report
+from raysde.io.documents import read_yaml
 from raysde.sde import VE
-from raysde.sweep.settings import read_settings
+from raysde.tuning.training.settings import read_settings
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
@@ -19,53 +19,53 @@ DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_valid_and_survives_a_round_trip(path):
-    recipe = config.load(path)
-    assert config.parse(recipe.model_dump(mode="json")) == recipe
+    recipe = loading.load(path)
+    assert loading.parse(recipe.model_dump(mode="json")) == recipe
 
 
 @pytest.mark.parametrize("word", ["off", "Off", "false", "auto", "require"])
 def test_off_is_a_word_of_a_recipe(tmp_path, word):
     """YAML reads it as False, in a recipe and in an override."""
     meant = "off" if word in ("Off", "false") else word
-    assert config.load(DIGITS, [f"data.precomputed={word}"]).data.precomputed == meant
+    assert loading.load(DIGITS, [f"data.precomputed={word}"]).data.precomputed == meant
     (tmp_path / "recipe.yaml").write_text(f"name: a\ndata:\n  path: shards\n  precomputed: {word}\n")
-    recipe = config.load(tmp_path / "recipe.yaml")
+    recipe = loading.load(tmp_path / "recipe.yaml")
     assert recipe.data.precomputed == meant
-    assert config.load(DIGITS, ["network.progressive=none", "network.kind=ncsnpp"]).network.progressive == "none"
-    (tmp_path / "again.yaml").write_text(config.as_yaml(recipe.model_dump(mode="json")))
-    assert config.load(tmp_path / "again.yaml") == recipe
+    assert loading.load(DIGITS, ["network.progressive=none", "network.kind=ncsnpp"]).network.progressive == "none"
+    (tmp_path / "again.yaml").write_text(loading.as_yaml(recipe.model_dump(mode="json")))
+    assert loading.load(tmp_path / "again.yaml") == recipe
 
 
 @pytest.mark.parametrize("word", ["on", "yes", "1", "null"])
 def test_other_words_for_precomputed_data_are_refused(word):
     with pytest.raises(ValueError, match=r"data\.precomputed: .*'auto', 'off' or 'require'"):
-        config.load(DIGITS, [f"data.precomputed={word}"])
+        loading.load(DIGITS, [f"data.precomputed={word}"])
 
 
 def test_the_node_is_the_object():
-    recipe = config.load(DIGITS, ["sde.kind=ve", "sde.sigma_max=20"])
+    recipe = loading.load(DIGITS, ["sde.kind=ve", "sde.sigma_max=20"])
     assert recipe.sde == VE(sigma_max=20.0)
 
 
 def test_a_new_kind_replaces_its_node():
     tree = {"sde": {"kind": "vp", "beta_max": 10.0}}
-    config.place(tree, ["sde", "kind"], "sub_vp")
+    loading.place(tree, ["sde", "kind"], "sub_vp")
     assert tree == {"sde": {"kind": "sub_vp"}}
 
 
 def test_the_order_of_overrides_does_not_matter():
     """A kind given after the keys of its node does not wipe them out."""
     for order in (["sde.kind=ve", "sde.sigma_max=20"], ["sde.sigma_max=20", "sde.kind=ve"]):
-        assert config.load(DIGITS, order).sde == VE(sigma_max=20.0)
+        assert loading.load(DIGITS, order).sde == VE(sigma_max=20.0)
 
 
 def test_a_new_length_replaces_the_old():
-    assert config.load(DIGITS, ["train.length.epochs=3"]).train.length.images is None
+    assert loading.load(DIGITS, ["train.length.epochs=3"]).train.length.images is None
 
 
 @pytest.mark.parametrize(("length", "steps"), [({"steps": 7}, 7), ({"epochs": 3}, 30), ({"images": 1000}, 100)])
 def test_length_in_steps(length, steps):
-    assert nodes.Length(**length).in_steps(batch=10, rows=100) == steps
+    assert sections.Length(**length).in_steps(batch=10, rows=100) == steps
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_length_in_steps(length, steps):
 )
 def test_mistakes_are_named(overrides, culprit):
     with pytest.raises(ValueError, match=culprit) as caught:
-        config.load(DIGITS, overrides)
+        loading.load(DIGITS, overrides)
     assert "\n" not in str(caught.value)
 
 
@@ -124,29 +124,29 @@ def test_unreadable_recipes_are_named(tmp_path, text, culprit):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=culprit):
-        config.load(path)
+        loading.load(path)
 
 
 def test_yaml_runs_no_code(tmp_path):
     (tmp_path / "r.yaml").write_text("name: !!python/object/apply:os.system ['true']")
     with pytest.raises(ValueError, match="not valid YAML"):
-        config.load(tmp_path / "r.yaml")
+        loading.load(tmp_path / "r.yaml")
 
 
 def test_every_key_has_a_meaning():
     """Also those that one line of a docstring explains together."""
-    lines = explain.reference().splitlines()
+    lines = reference.reference().splitlines()
     bare = [line for line, next_line in zip(lines, [*lines[1:], ""], strict=True)
             if re.match(r"[a-z_.0-9]+ +\S.*(, default |, required)", line) and not next_line.startswith("    ")]  # fmt: skip
     assert bare == []
-    text = re.sub(r"\s+", " ", explain.reference())
+    text = re.sub(r"\s+", " ", reference.reference())
     for key in ("sde.beta_min", "sde.beta_max"):
         assert re.search(rf"{re.escape(key)} number, default \S+ of the linear schedule", text), key
 
 
 def test_every_key_is_explained():
     """`raysde config` knows every dotted path that a recipe can have, for every kind."""
-    explained = explain.keys()
+    explained = reference.keys()
     kinds = [
         [],
         ["sde.kind=ve"],
@@ -159,7 +159,7 @@ def test_every_key_is_explained():
         ["network.kind=diffusers", "network.architecture=UNet2DModel"],
     ]
     for overrides in kinds:
-        missing = set(config.load(DIGITS, overrides).flat()) - explained
+        missing = set(loading.load(DIGITS, overrides).flat()) - explained
         # nodes that may be null as a whole
         assert not missing - {"text", "latent", "train.times"}
 
@@ -181,11 +181,11 @@ def test_a_key_given_twice_is_named_with_its_lines(tmp_path, text, said):
     """Nothing of a file is lost to a later line, in a recipe, a sweep's file or the value of an override."""
     path = tmp_path / "r.yaml"
     path.write_text(text)
-    for reader, what in ((config.load, "recipe"), (lambda file: read_settings(file, [], {}), "sweep")):
+    for reader, what in ((loading.load, "recipe"), (lambda file: read_settings(file, [], {}), "sweep")):
         with pytest.raises(ValueError, match=re.escape(f"{what} {path}: {said}; keep one of them")):
             reader(path)
     with pytest.raises(ValueError, match=re.escape(said)):
-        config.assignment(f"train={text}")
+        loading.assignment(f"train={text}")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_decimal_numbers_and_quoted_text_stay():
 def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     (tmp_path / "r.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(ValueError, match=r"recipe .*r\.yaml is not UTF-8"):
-        config.load(tmp_path / "r.yaml")
+        loading.load(tmp_path / "r.yaml")
 
 
 @pytest.mark.parametrize(
@@ -252,11 +252,11 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path):
 )
 def test_overrides_that_would_be_lost_are_refused(overrides, said):
     with pytest.raises(ValueError, match=said):
-        config.load(DIGITS, overrides)
+        loading.load(DIGITS, overrides)
 
 
 def test_a_node_and_a_key_of_it_go_together():
-    assert config.load(DIGITS, ["sde={kind: ve}", "sde.sigma_max=20"]).sde == VE(sigma_max=20.0)
+    assert loading.load(DIGITS, ["sde={kind: ve}", "sde.sigma_max=20"]).sde == VE(sigma_max=20.0)
 
 
 def test_an_axis_given_twice_is_refused():
@@ -273,11 +273,11 @@ def test_a_key_given_twice_in_a_report_is_named(tmp_path, text):
 
 def test_the_defaults_that_are_explained_are_those_of_a_recipe():
     """`raysde config` says of each key what a recipe that does not name it has."""
-    said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", explain.reference(), flags=re.MULTILINE))
-    required = re.findall(r"^([a-z_.0-9]+) +.*, required$", explain.reference(), flags=re.MULTILINE)
+    said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", reference.reference(), flags=re.MULTILINE))
+    required = re.findall(r"^([a-z_.0-9]+) +.*, required$", reference.reference(), flags=re.MULTILINE)
     assert {"name", "data.path"} <= set(required)
     told = {"name": "x", "data": {"path": "x"}, "sde": {"kind": "vp"}, "network": {"kind": "unet"}}
-    found = config.parse(told).flat()
+    found = loading.parse(told).flat()
     compared = [key for key in found if key in said and not key.startswith(tuple(told))]
     assert len(compared) > 40
     for key in compared:

@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from raysde.data.augment import STILL
-from raysde.data.collection import collect
-from raysde.data.convert import Converted, Rules, convert, split_of
-from raysde.data.decode import decode_image
-from raysde.data.geometry import bucket_shapes
-from raysde.data.manifest import read_manifest
-from raysde.data.pictures import open_picture
-from raysde.data.reader import Reader
-from raysde.data.samples import Bad, Sample
-from raysde.data.shards import verify
-from raysde.data.statistics import Statistics
+from raysde.data.dataset.manifest import read_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.shards import verify
+from raysde.data.dataset.view import STILL
+from raysde.data.ingest.collect import collect
+from raysde.data.ingest.convert import Converted, Rules, convert, split_of
+from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.statistics import Statistics
+from raysde.images.codec import decode_image
+from raysde.images.geometry import bucket_shapes
+from raysde.images.open import open_picture
 from tests.conftest import rng_image
 
 
@@ -167,7 +167,7 @@ def test_shards_are_cut_at_their_rows(tmp_path):
 
 def test_shards_are_cut_at_their_bytes(tmp_path, monkeypatch):
     """As soon as the images in one reach the limit, each with an end of its own."""
-    monkeypatch.setattr("raysde.data.convert.SHARD_BYTES", 3000)
+    monkeypatch.setattr("raysde.data.ingest.convert.SHARD_BYTES", 3000)
     given = samples(20, size=16)
     result = convert(Given(given), 0, Rules(channels=3, size=16), str(tmp_path))
     assert [row["key"] for row in rows_in(result, tmp_path)] == [sample.key for sample in given]

@@ -10,19 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde import config
-from raysde.data.augment import CAPTION, STILL, View, draws
-from raysde.data.batches import Feed, held_out_batches, read_batches
-from raysde.data.blocks import from_table, to_table
-from raysde.data.decode import encode_image
-from raysde.data.digits import Judge, load_digits
-from raysde.data.layout import hold_out
-from raysde.data.manifest import SCHEMA, Manifest, Shard, read_manifest, write_manifest
-from raysde.data.plan import Plan
-from raysde.data.reader import Reader, opened
-from raysde.data.shards import distinct_captions, verify, write_shard
-from raysde.data.split import shuffle_window, split_rows
-from raysde.run import view_of
+from raysde.config import loading
+from raysde.data.batches.arrow import from_table, to_table
+from raysde.data.batches.microbatch import Feed, held_out_batches, read_batches
+from raysde.data.batches.plan import Plan
+from raysde.data.dataset.layout import hold_out
+from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, read_manifest, write_manifest
+from raysde.data.dataset.reader import Reader, opened
+from raysde.data.dataset.shards import distinct_captions, verify, write_shard
+from raysde.data.dataset.split import shuffle_window, split_rows
+from raysde.data.dataset.view import CAPTION, STILL, View, draws
+from raysde.data.ingest.digits import Judge, load_digits
+from raysde.images.codec import encode_image
+from raysde.runs.run import view_of
 from tests.conftest import rng_image, small_recipe, write_digit_shards
 
 
@@ -429,10 +429,10 @@ def test_buckets_are_not_brought_to_another_size(tmp_path):
     for manifest, size, fits in [(alone, 6, False), (alone, 12, True), (square, 6, True)]:
         tree = {**small_recipe(manifest, tmp_path), "data": {"path": manifest.path, "image_size": size}}
         if fits:
-            assert view_of(config.parse(tree), manifest).shape == (size, size)
+            assert view_of(loading.parse(tree), manifest).shape == (size, size)
         else:
             with pytest.raises(ValueError, match=rf"data\.image_size={size}.*buckets about 12"):
-                view_of(config.parse(tree), manifest)
+                view_of(loading.parse(tree), manifest)
 
 
 def test_the_judge_reads_real_digits():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from raysde.cli import parser
-from raysde.config import load
-from raysde.explain import keys
+from raysde.config.loading import load
+from raysde.config.reference import keys
 
 DOCS = Path(__file__).parents[1] / "docs"
 CODE = re.compile(r"`([^`\n]+)`")
@@ -94,19 +94,19 @@ def test_every_name_in_coming_from_exists(tmp_path):
 
 def test_every_name_in_diffusers_exists(tmp_path):
     page = (DOCS / "diffusers.md").read_text()
-    assert "`raysde.contract`" in page
+    assert "`raysde.networks.diffusers_contract`" in page
     assert mistakes(page, tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("cell", "wrong"),
     [
-        ("`raysde.sde.VP` and `raysde.sampler.Method.target_snr`", None),
+        ("`raysde.sde.VP` and `raysde.sampling.sampler.Method.target_snr`", None),
         ("`raysde train`, `sampling.solver=pc`", None),
         ("`sde.kind=ve` `sde.sigma_max=90`", None),
         ("`raysde.sde.VPSDE`", "raysde.sde.VPSDE"),
         ("`raysde.nothing.at_all`", "raysde.nothing.at_all"),
-        ("`raysde.sampler.Method.snr`", "raysde.sampler.Method.snr"),
+        ("`raysde.sampling.sampler.Method.snr`", "raysde.sampling.sampler.Method.snr"),
         ("`raysde fly`", "raysde fly"),
         ("`sampling.snr`", "sampling.snr"),
         ("`sampling.solver=pndm`", "pndm"),

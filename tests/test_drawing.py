@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from raysde.bulk import Bulk
-from raysde.data.requests import Requests
-from raysde.drawing import DrawingModel
+from raysde.inference.bulk import Bulk
+from raysde.inference.prompt_file import Requests
+from raysde.inference.sample import DrawingModel
 from raysde.sde import VP
 from tests.test_networks import CAPTIONS, model_with, spec_with
 

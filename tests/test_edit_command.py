@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from raysde import checkpoint
+from raysde.checkpoints import checkpoint
 from raysde.cli import main, parser
 from raysde.commands.edit import means, open_file, open_mask, opened
-from raysde.images import to_pil
-from raysde.model import save_text
+from raysde.images.tensors import to_pil
+from raysde.models.spec import save_text
 from tests.conftest import open_image
 from tests.test_cli import refused
 from tests.test_filesystems import small_files
@@ -121,7 +121,7 @@ def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatc
     def bar(what: str, unit: str):
         yield lambda done, total: counted.setdefault((what, unit), []).append((done, total))
 
-    monkeypatch.setattr("raysde.commands.drawing.progress_bar", bar)
+    monkeypatch.setattr("raysde.commands.model_options.progress_bar", bar)
     monkeypatch.setattr("raysde.commands.sample.progress_bar", bar)
     asked = ["sample", models["plain"], *FAST, "--batch-size", "2", "--out", str(tmp_path / "out"), "-n"]
     assert main([*asked, "2"]) == 0

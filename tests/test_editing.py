@@ -9,20 +9,20 @@ from itertools import pairwise
 import pytest
 import torch
 
-from raysde.conditioning import Encoded
-from raysde.editing import Replacement, edit, sdedit
-from raysde.edits import between
-from raysde.inference import Model
-from raysde.latents import LatentSpec
-from raysde.model import ModelSpec, fresh_model
+from raysde.conditioning.conditioner import Encoded
+from raysde.inference.edit import between
+from raysde.inference.model import Model
+from raysde.models.autoencoder import LatentSpec
+from raysde.models.spec import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
-from raysde.posterior import MomentMatching, conjugate_gradients
-from raysde.projections import AveragePool, Chain, Grey, Mask, replaced
-from raysde.sampler import Method, noise_from, sample
+from raysde.sampling.inverse.operators import AveragePool, Chain, Grey, Mask, replaced
+from raysde.sampling.inverse.posterior import MomentMatching, conjugate_gradients
+from raysde.sampling.inverse.restore import Replacement, edit, sdedit
+from raysde.sampling.sampler import Method, noise_from, sample
+from raysde.sampling.solvers.grids import GRIDS, time_grid, variable
+from raysde.sampling.solvers.ode import EdmHeun
+from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import VP
-from raysde.solvers.grids import GRIDS, time_grid, variable
-from raysde.solvers.ode import EdmHeun
-from raysde.solvers.walk import Walk
 from tests.oracles import BIAS, SDES, SETTINGS, assert_moments, gaussian_score
 from tests.test_networks import CAPTIONS, model_with, spec_with
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raysde import edits
-from raysde.editing import WAYS
-from raysde.inference import Model
-from raysde.projections import AveragePool, Grey, Mask
-from raysde.sampler import Samples
+from raysde.inference import edit as edits
+from raysde.inference.model import Model
+from raysde.sampling.inverse.operators import AveragePool, Grey, Mask
+from raysde.sampling.inverse.restore import WAYS
+from raysde.sampling.sampler import Samples
 from tests.test_editing import KEPT, exact_model
 
 QUICK = {"solver": "ddim", "steps": 4}

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raysde import config, explain
-from raysde.checkpoint import load_model, newest
-from raysde.local import train_here
+from raysde.checkpoints.checkpoint import load_model, newest
+from raysde.config import loading, reference
 from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
-from raysde.networks.regional import compile_blocks
-from raysde.run import check, open_run
+from raysde.networks.compile import compile_blocks
+from raysde.runs.local import train_here
+from raysde.runs.run import check, open_run
 from tests.conftest import ROOT, same_tensors
 
 SIZES = {
@@ -166,7 +166,7 @@ def test_convolutions_keep_channels_last(name):
 
 
 def loaded(*overrides):
-    return config.load(ROOT / "jobs/configs/digits.yaml", overrides).network
+    return loading.load(ROOT / "jobs/configs/digits.yaml", overrides).network
 
 
 def test_a_recipe_names_a_preset_and_changes_it():
@@ -176,23 +176,23 @@ def test_a_recipe_names_a_preset_and_changes_it():
     assert loaded("network.preset=ncsnpp_cifar10", *changes) == expected
     assert loaded(*changes, "network.preset=ncsnpp_cifar10", "network.kind=ncsnpp") == expected
     tree = {"name": "a", "data": {"path": "b"}, "network": {"preset": "ncsnpp_cifar10", "dropout": 0.2}}
-    assert config.parse(tree).network == replace(expected, attention=(16,))
-    assert config.parse(config.parse(tree).model_dump(mode="json")) == config.parse(tree)
+    assert loading.parse(tree).network == replace(expected, attention=(16,))
+    assert loading.parse(loading.parse(tree).model_dump(mode="json")) == loading.parse(tree)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_named(name):
     assert loaded(f"network.preset={name}") == PRESETS[name]
-    assert name in explain.reference()
+    assert name in reference.reference()
 
 
 def test_a_kind_replaces_a_preset(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("{name: a, data: {path: b}, network: {preset: dit_s_2, patch: 4}}")
-    assert config.load(path).network == DiTConfig(patch=4)
-    assert config.load(path, ["network.kind=unet"]).network == UNetConfig()
-    assert config.load(path, ["network.preset=dit_b_2"]).network == PRESETS["dit_b_2"]
-    assert config.load(path, ["network.preset=null"]).network == UNetConfig()
+    assert loading.load(path).network == DiTConfig(patch=4)
+    assert loading.load(path, ["network.kind=unet"]).network == UNetConfig()
+    assert loading.load(path, ["network.preset=dit_b_2"]).network == PRESETS["dit_b_2"]
+    assert loading.load(path, ["network.preset=null"]).network == UNetConfig()
 
 
 def test_a_network_of_ones_own_may_have_a_preset(tmp_path):
@@ -243,7 +243,7 @@ def test_mistakes_in_a_network_are_named(overrides, culprit):
     ],
 )
 def test_networks_that_do_not_fit_are_found_before_a_worker_starts(recipe, network, culprit):
-    run = open_run(config.parse(recipe(network=network)))
+    run = open_run(loading.parse(recipe(network=network)))
     with pytest.raises(ValueError, match=culprit):
         check(run)
 
@@ -280,7 +280,7 @@ def test_families_train_resume_and_load(recipe, tmp_path, name):
             # the recipe may turn checkpointing on when it continues
             network = {**tree, "checkpointing": length == 4}
             settings = {"network": network, "sde": sde, "train__length": {"steps": length}, "train__decay": "constant"}
-            run = open_run(config.parse(recipe(**settings, storage=str(tmp_path / folder))))
+            run = open_run(loading.parse(recipe(**settings, storage=str(tmp_path / folder))))
             check(run)
             state = train_here(run, None)
         states.append(state)
@@ -296,13 +296,13 @@ def test_families_train_resume_and_load(recipe, tmp_path, name):
 
 def test_training_compiles_the_blocks(recipe, monkeypatch):
     """train.compile trains to the same weights, up to rounding, and leaves their names alone."""
-    import raysde.train
+    import raysde.training.loop
 
     counting = Counting()
-    monkeypatch.setattr(raysde.train, "compile_blocks", lambda network: compile_blocks(network, counting))
+    monkeypatch.setattr(raysde.training.loop, "compile_blocks", lambda network: compile_blocks(network, counting))
     states = [
         train_here(
-            open_run(config.parse(recipe(name=f"c{compiled}", train__compile=compiled, train__length__steps=2))), None
+            open_run(loading.parse(recipe(name=f"c{compiled}", train__compile=compiled, train__length__steps=2))), None
         )
         for compiled in (False, True)
     ]

@@ -8,9 +8,9 @@ from PIL import Image
 
 from raysde.cli import main
 from raysde.commands.ingest import made
-from raysde.data.emoji import CHOSEN, Emoji, captions, write_emoji
-from raysde.data.samples import Bad
-from raysde.data.sources import open_source
+from raysde.data.ingest.emoji import CHOSEN, Emoji, captions, write_emoji
+from raysde.data.ingest.samples import Bad
+from raysde.data.ingest.sources import open_source
 from tests.conftest import ROOT
 from tests.real import real
 

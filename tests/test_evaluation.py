@@ -20,24 +20,25 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from raysde import registry
 from raysde.cli import main
-from raysde.data import filesystems
-from raysde.data.digits import TEMPLATES, WORDS, load_digits
-from raysde.data.manifest import SCHEMA, write_manifest
-from raysde.data.reader import Reader
-from raysde.data.shards import write_shard
-from raysde.drawing import DrawingModel
-from raysde.evaluation import figures, frechet, store
-from raysde.evaluation import judge as judging
-from raysde.evaluation.bench import DRAWN, REAL, Bench, here
-from raysde.evaluation.drawn import Drawer
+from raysde.data.dataset.manifest import SCHEMA, write_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.shards import write_shard
+from raysde.data.ingest.digits import TEMPLATES, WORDS, load_digits
+from raysde.evaluation import compute
+from raysde.evaluation.chunks import merged, stretches
 from raysde.evaluation.evaluate import Question, evaluate
-from raysde.evaluation.features import of_module
-from raysde.evaluation.judge import Classifier, Judge, moved, open_judge
-from raysde.evaluation.parts import merged, stretches
-from raysde.evaluation.reference import Real, Reference, Source, collected, reference_for
-from raysde.evaluation.rows import Conditions, conditions_for, images_of, read, selected
-from raysde.evaluation.store import save_tensors
-from raysde.figures import direction, read_report
+from raysde.evaluation.features import classifier as judging
+from raysde.evaluation.features.classifier import Classifier, Judge, moved, open_judge
+from raysde.evaluation.features.networks import of_module
+from raysde.evaluation.generated import Drawer
+from raysde.evaluation.metrics import frechet
+from raysde.evaluation.real import Real, Reference, Source, collected, reference_for
+from raysde.evaluation.report import direction, read_report
+from raysde.evaluation.selection import Conditions, conditions_for, images_of, read, selected
+from raysde.evaluation.workload import DRAWN, REAL, Bench, here
+from raysde.inference.sample import DrawingModel
+from raysde.io import atomic, filesystems
+from raysde.io.atomic import save_tensors
 from raysde.registry import load
 from raysde.tracking import client_for, open_run
 from tests.conftest import description_of, write_digit_shards
@@ -137,14 +138,14 @@ def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits,
     for stretch in ([(0, 120)], [(64, 56), (0, 64)], [(90, 30), (30, 30), (60, 30), (0, 30)]):
         parts = [drawer(models, batch_size=17).part(*each) for each in stretch]
         found = merged(parts)
-        given = figures.Measured(found["features"], found["logits"], reference, 5, network.hash)
-        assert figures.fid(given, allow_few=True).value == pytest.approx(fid.compute().item(), abs=1e-6)
-        monkeypatch.setattr(figures.Measured, "generator", lambda self, stream: torch.Generator().manual_seed(8))
+        given = compute.Measured(found["features"], found["logits"], reference, 5, network.hash)
+        assert compute.fid(given, allow_few=True).value == pytest.approx(fid.compute().item(), abs=1e-6)
+        monkeypatch.setattr(compute.Measured, "generator", lambda self, stream: torch.Generator().manual_seed(8))
         torch.manual_seed(8)
-        assert figures.score(given).value == pytest.approx(score.compute()[0].item(), abs=1e-6)
+        assert compute.score(given).value == pytest.approx(score.compute()[0].item(), abs=1e-6)
         kid.real_features = [reference.features.double()]
         torch.manual_seed(8)
-        assert figures.kid(given).value == pytest.approx(kid.compute()[0].item(), abs=1e-6)
+        assert compute.kid(given).value == pytest.approx(kid.compute()[0].item(), abs=1e-6)
 
 
 def test_image_i_is_the_same_image_however_it_is_drawn(models):
@@ -227,7 +228,7 @@ def test_a_reference_is_known_by_everything_that_it_is_of(monkeypatch):
     names = [first.name, *(replace(first, **change).name for change in changes)]
     assert len(set(names)) == 8
     assert replace(first).name == names[0]
-    monkeypatch.setattr("raysde.evaluation.reference.KEPT", 70)
+    monkeypatch.setattr("raysde.evaluation.real.KEPT", 70)
     assert first.name not in names
 
 
@@ -329,7 +330,7 @@ def test_real_rows_are_those_of_the_split_once_each(digits):
 
 def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
     network = of_module("net", Network())
-    monkeypatch.setattr("raysde.evaluation.reference.KEPT", 70)
+    monkeypatch.setattr("raysde.evaluation.real.KEPT", 70)
     given = source(digits, network)
     found = reference_for(given, tmp_path, real_parts(digits, network, size=30))
     features = network(torch.from_numpy(load_digits()[0][:200]).unsqueeze(1))[0].double()
@@ -358,7 +359,7 @@ def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
 
 def test_two_may_write_the_same_file_at_once(tmp_path, monkeypatch):
     """One writes a file while another is at it; each puts a whole one in its place."""
-    begun, plain, write = [], store.save_file, Path.write_bytes
+    begun, plain, write = [], atomic.save_file, Path.write_bytes
 
     def tensors(values, file, about):
         begun.append(file)
@@ -372,7 +373,7 @@ def test_two_may_write_the_same_file_at_once(tmp_path, monkeypatch):
             filesystems.write_json(str(tmp_path / "a.json"), 1)
         return write(self, given)
 
-    monkeypatch.setattr(store, "save_file", tensors)
+    monkeypatch.setattr(atomic, "save_file", tensors)
     monkeypatch.setattr(Path, "write_bytes", content)
     save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(3)}, {})
     filesystems.write_json(str(tmp_path / "a.json"), 0)
@@ -406,7 +407,7 @@ def test_a_judge_reads_digits_it_has_not_seen_and_is_kept(many, monkeypatch):
     read = judge.read(torch.from_numpy(images[1400:]).unsqueeze(1)).numpy()
     known = KNeighborsClassifier(1).fit(images[:1400].reshape(1400, -1), labels[:1400])
     assert (read == labels[1400:]).mean() > known.score(images[1400:].reshape(397, -1), labels[1400:]) - 0.04
-    monkeypatch.setattr("raysde.evaluation.judge.trained", None)
+    monkeypatch.setattr("raysde.evaluation.features.classifier.trained", None)
     again = open_judge(Reader(manifest), SHAPE, cache)
     assert (again.hash, again.right, again.asked) == (judge.hash, judge.right, judge.asked)
 
@@ -416,8 +417,8 @@ def test_images_like_the_real_ones_have_a_figure(digits):
     network = of_module("net", Network())
     for count in range(20, 60):
         reference = collected(real_parts(digits, network, count))
-        measured = figures.Measured(reference.features, None, reference, 0, network.hash)
-        found = figures.fid(measured, allow_few=True)
+        measured = compute.Measured(reference.features, None, reference, 0, network.hash)
+        found = compute.fid(measured, allow_few=True)
         assert found.low <= found.value <= found.high
 
 
@@ -426,8 +427,8 @@ def test_precision_is_of_drawn_images_and_recall_of_real_ones():
     g = torch.Generator().manual_seed(7)
     one, other, drawn = (torch.randn(200, 2, generator=g) for _ in range(3))
     real = torch.cat([one, other + 100.0])[torch.randperm(400, generator=g)]
-    measured = figures.Measured(drawn, None, Reference(frechet.Moments.of(real), real), 0, "net")
-    precision, recall = figures.precision(measured), figures.recall(measured)
+    measured = compute.Measured(drawn, None, Reference(frechet.Moments.of(real), real), 0, "net")
+    precision, recall = compute.precision(measured), compute.recall(measured)
     assert precision.value > 0.95
     shown = (real[:200].norm(dim=1) < 50.0).double().mean().item()
     assert shown - 0.06 < recall.value <= shown
@@ -441,19 +442,19 @@ def test_unequal_numbers_of_real_and_drawn_images(reals, drawns):
     set is taken for the other."""
     g = torch.Generator().manual_seed(reals)
     real, drawn = torch.randn(reals, 3, generator=g), 1.6 * torch.randn(drawns, 3, generator=g) + 0.8
-    measured = figures.Measured(drawn, None, Reference(frechet.Moments.of(real), real), 4, "net")
+    measured = compute.Measured(drawn, None, Reference(frechet.Moments.of(real), real), 4, "net")
     few, (x, y) = min(reals, drawns), (each.double().numpy()[: min(reals, drawns)] for each in (real, drawn))
 
     def inside(centres, others):
         radii = np.sort(np.linalg.norm(centres[:, None] - centres[None], axis=2), axis=1)[:, 3]
         return (np.linalg.norm(others[:, None] - centres[None], axis=2) <= radii).any(axis=1)
 
-    precision, recall = figures.precision(measured), figures.recall(measured)
+    precision, recall = compute.precision(measured), compute.recall(measured)
     assert precision.value == inside(x, y).mean() != recall.value == inside(y, x).mean()
     assert precision.influence.values["drawn"].tolist() == inside(x, y).tolist()
     assert recall.influence.values["real"].tolist() == inside(y, x).tolist()
     assert {(each.samples, each.reference) for each in (precision, recall)} == {(few, few)}
-    fid, kid = figures.fid(measured, allow_few=True), figures.kid(measured)
+    fid, kid = compute.fid(measured, allow_few=True), compute.kid(measured)
     for each in (fid, kid):
         assert (each.samples, each.reference, each.seed, each.network, each.best) == (drawns, reals, 4, "net", "lower")
         assert {name: len(value) for name, value in each.influence.values.items() if name != "subsets"} == {
@@ -476,7 +477,7 @@ def test_a_choice_of_a_figure_is_by_its_seed():
     reference = Reference(frechet.Moments.of(torch.zeros(5, 2)), torch.zeros(5, 2))
     draws = [
         torch.rand(
-            4, generator=figures.Measured(torch.zeros(5, 2), None, reference, seed, "").generator(stream)
+            4, generator=compute.Measured(torch.zeros(5, 2), None, reference, seed, "").generator(stream)
         ).tolist()
         for seed, stream in ((0, 2), (0, 3), (1, 2), (0, 2))
     ]
@@ -486,17 +487,17 @@ def test_a_choice_of_a_figure_is_by_its_seed():
 
 def test_kid_is_of_the_images_that_are_kept(monkeypatch):
     """Pairs of all would take too long: the first KEPT drawn ones, whose number the figure tells."""
-    monkeypatch.setattr(figures, "KEPT", 30)
+    monkeypatch.setattr(compute, "KEPT", 30)
     g = torch.Generator().manual_seed(0)
     real, drawn = torch.randn(25, 3, generator=g), torch.randn(50, 3, generator=g)
     reference = Reference(frechet.Moments.of(real), real)
-    few, many = (figures.kid(figures.Measured(each, None, reference, 0, "")) for each in (drawn[:30], drawn))
+    few, many = (compute.kid(compute.Measured(each, None, reference, 0, "")) for each in (drawn[:30], drawn))
     assert (few.value, few.samples) == (many.value, many.samples) == (few.value, 30)
 
 
 def test_accuracy_counts_what_is_read_as_asked():
     judge = Judge(Classifier(1, SHAPE, 10), "abc", 19, 20)
-    found = figures.accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0]), judge, 7)
+    found = compute.accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0]), judge, 7)
     assert (found.value, found.samples, found.network, found.seed) == (0.75, 4, "abc", 7)
     assert found.low < 0.75 < found.high
     assert "0.9500" in found.method

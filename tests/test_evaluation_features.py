@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from raysde.evaluation.features import FeatureNetwork, of_module, open_network, read_weights
-from raysde.evaluation.inception import Inception, Mixed, filled
-from raysde.hashing import weights_hash
+from raysde.evaluation.features.inception import Inception, Mixed, filled
+from raysde.evaluation.features.networks import FeatureNetwork, of_module, open_network, read_weights
+from raysde.io.hashing import weights_hash
 from tests.real import real
 
 

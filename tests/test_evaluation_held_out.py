@@ -10,23 +10,32 @@ import pytest
 import torch
 from scipy.stats import norm, sem
 
-from raysde import checkpoint, likelihood, randomness
+from raysde import rng as randomness
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.data.augment import View
-from raysde.data.digits import load_digits
-from raysde.data.manifest import write_manifest
-from raysde.data.reader import Reader
-from raysde.drawing import Drawn
+from raysde.data.dataset.manifest import write_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.view import View
+from raysde.data.ingest.digits import load_digits
 from raysde.evaluation import held_out
+from raysde.evaluation.chunks import merged, stretches
 from raysde.evaluation.evaluate import Question, evaluate
-from raysde.evaluation.held_out import ROUNDING, HeldOut, mse, psnr, ssim, unseen
-from raysde.evaluation.parts import merged, stretches
-from raysde.figures import direction
-from raysde.guidance import Guidance
-from raysde.inference import Model
+from raysde.evaluation.held_out import (
+    ROUNDING,
+    HeldOut,
+    mse,
+    psnr,
+    ssim,
+    unseen,
+)
+from raysde.evaluation.report import direction
+from raysde.inference.guidance import Guidance
+from raysde.inference.model import Model
+from raysde.inference.sample import Drawn
 from raysde.registry import load
-from raysde.sampler import Samples
-from raysde.solvers.ode import EdmHeun
+from raysde.sampling import likelihood
+from raysde.sampling.sampler import Samples
+from raysde.sampling.solvers.ode import EdmHeun
 from tests.conftest import write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
@@ -78,7 +87,8 @@ def coarse(monkeypatch):
     """Likelihoods to two digits, which take a tenth of the time."""
     plain = likelihood.bits_per_dim
     monkeypatch.setattr(
-        "raysde.likelihood.bits_per_dim", lambda *given, **named: plain(*given, **{**named, "rtol": 1e-2, "atol": 1e-2})
+        "raysde.sampling.likelihood.bits_per_dim",
+        lambda *given, **named: plain(*given, **{**named, "rtol": 1e-2, "atol": 1e-2}),
     )
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from raysde.cli import main
-from raysde.data.manifest import write_manifest
-from raysde.evaluation.lpips import SMALLEST, URL, open_lpips
+from raysde.data.dataset.manifest import write_manifest
+from raysde.evaluation.metrics.lpips import SMALLEST, URL, open_lpips
 from tests.conftest import write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model

@@ -12,13 +12,13 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from raysde.evaluation import frechet, kernel
-from raysde.evaluation.frechet import Moments
-from raysde.evaluation.inception_score import divergences, inception_score
-from raysde.evaluation.influence import Influence
-from raysde.evaluation.intervals import mean_error, wilson
-from raysde.evaluation.neighbours import covered
-from raysde.evaluation.parts import Part, merged, stretches
+from raysde.evaluation.chunks import Part, merged, stretches
+from raysde.evaluation.metrics import frechet, kernel
+from raysde.evaluation.metrics.frechet import Moments
+from raysde.evaluation.metrics.inception_score import divergences, inception_score
+from raysde.evaluation.metrics.intervals import mean_error, wilson
+from raysde.evaluation.metrics.jackknife import Influence
+from raysde.evaluation.metrics.precision_recall import covered
 
 
 class Small(nn.Module):
@@ -309,7 +309,7 @@ def test_the_error_of_the_inception_score_is_that_of_repeated_draws():
 
 @pytest.mark.parametrize("neighbours", [1, 3])
 def test_precision_is_that_of_scikit_learns_neighbours(neighbours, monkeypatch):
-    monkeypatch.setattr("raysde.evaluation.neighbours.BLOCK", 16)
+    monkeypatch.setattr("raysde.evaluation.metrics.precision_recall.BLOCK", 16)
     g = torch.Generator().manual_seed(6)
     real, drawn = torch.randn(60, 3, generator=g), 1.5 * torch.randn(50, 3, generator=g) + 0.3
     for first, second in ((real, drawn), (drawn, real)):

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel, UNet2DModel
 from scipy.signal import upfirdn
 
-from raysde.conditioning import Condition, Conditioner, Encoded
-from raysde.model import ModelSpec, fresh_model
+from raysde.conditioning.conditioner import Condition, Conditioner, Encoded
+from raysde.models.score import ScoreModel
+from raysde.models.spec import ModelSpec, fresh_model
 from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
 from raysde.networks.dit import CrossAttention, positions
 from raysde.networks.resampling import FirConvDouble, FirConvHalf, FirDouble, FirHalf
-from raysde.parameterisation import Preconditioning
-from raysde.score import ScoreModel
 from raysde.sde import EDM, VE, VP, Flow, SubVP
+from raysde.sde.parameterisation import Preconditioning
 
 TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8.0
 SMALL = NCSNppConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)

@@ -11,10 +11,16 @@ from unittest import mock
 import pytest
 import torch
 
-from raysde import config, pipelines, snapshots
-from raysde.data.derived import write_column
-from raysde.data.digits import write_digits
-from raysde.data.filesystems import (
+from raysde import interop
+from raysde.checkpoints import ema_snapshots
+from raysde.config import loading
+from raysde.data.dataset.precomputed import write_column
+from raysde.data.ingest.digits import write_digits
+from raysde.distributed.world import World
+from raysde.images.tensors import save_png, to_pil
+from raysde.inference.samples import Drawn, DrawnPath
+from raysde.io.atomic import save_tensors
+from raysde.io.filesystems import (
     check_writable,
     child,
     exists,
@@ -26,16 +32,12 @@ from raysde.data.filesystems import (
     write_bytes,
     write_json,
 )
-from raysde.distributed import World
-from raysde.drawn import Drawn, DrawnPath
-from raysde.evaluation.store import save_tensors
-from raysde.history import History
-from raysde.hooks import RunHooks, save_checkpoint
-from raysde.images import save_png, to_pil
-from raysde.local import train_here
-from raysde.parts import new_state
-from raysde.run import open_run
-from raysde.spool import Spool
+from raysde.runs.build import new_state
+from raysde.runs.history import History
+from raysde.runs.hooks import RunHooks, save_checkpoint
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.tracking.spool import Spool
 from tests.conftest import write_digit_shards
 from tests.test_pipelines import ddpm
 
@@ -131,14 +133,14 @@ def small_files():
 
 
 def write_a_checkpoint(folder: Path, recipe) -> None:
-    run = open_run(config.parse(recipe(text=None)))
+    run = open_run(loading.parse(recipe(text=None)))
     state = new_state(run, torch.device("cpu"))
     with small_files():
         save_checkpoint(run, state, folder, World())
 
 
 def write_averages(folder: Path, recipe) -> None:
-    run = open_run(config.parse(recipe(text=None, storage=str(folder), train__ema__profiles=[0.1])))
+    run = open_run(loading.parse(recipe(text=None, storage=str(folder), train__ema__profiles=[0.1])))
     state = new_state(run, torch.device("cpu"))
     with small_files():
         RunHooks(run, None, lambda state: None).snapshot(state)
@@ -174,34 +176,34 @@ def take_metrics_over(folder: Path, recipe) -> None:
 def write_an_averaged_model(folder: Path, recipe) -> None:
     """The disk is full once the copy of the checkpoint is there."""
     tree = recipe(text=None, train__ema__profiles=[0.05, 0.1], train__length__steps=2)
-    train_here(open_run(config.parse(tree)), None)
-    plain = snapshots.save_file
+    train_here(open_run(loading.parse(tree)), None)
+    plain = ema_snapshots.save_file
 
     def limited(*given):
         with small_files():
             plain(*given)
 
-    with mock.patch.object(snapshots, "save_file", limited):
-        snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
+    with mock.patch.object(ema_snapshots, "save_file", limited):
+        ema_snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
 
 
 def copy_a_model(folder: Path, recipe) -> None:
     tree = recipe(text=None, train__ema__profiles=[0.05, 0.1], train__length__steps=2)
-    train_here(open_run(config.parse(tree)), None)
+    train_here(open_run(loading.parse(tree)), None)
     with small_files():
-        snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
+        ema_snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
 
 
 def import_a_pipeline(folder: Path, recipe) -> None:
     pipeline = ddpm(folder.with_name("pipeline"))
     with small_files():
-        pipelines.convert(pipeline, folder / "imported")
+        interop.convert(pipeline, folder / "imported")
 
 
 def export_a_pipeline(folder: Path, recipe) -> None:
-    model = pipelines.load(ddpm(folder.with_name("pipeline"))).model
+    model = interop.load(ddpm(folder.with_name("pipeline"))).model
     with small_files():
-        pipelines.export(model, folder / "exported")
+        interop.export(model, folder / "exported")
 
 
 def write_measurements(folder: Path, recipe) -> None:

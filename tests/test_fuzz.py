@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raysde.data import decode
-from raysde.data.colour import PRIMARIES, matrix_profile
-from raysde.data.decode import decode_image, encode_image
-from raysde.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
-from raysde.data.pictures import is_grey, is_plain, open_picture
-from raysde.data.reader import Reader
-from raysde.data.shards import verify, write_shard
+from raysde.data.dataset.manifest import SCHEMA, Manifest, read_manifest, write_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.shards import verify, write_shard
+from raysde.images import codec
+from raysde.images.codec import decode_image, encode_image
+from raysde.images.colour import PRIMARIES, matrix_profile
+from raysde.images.open import is_grey, is_plain, open_picture
 from tests.conftest import rng_image
 
 
@@ -32,10 +32,10 @@ def examples(count):
 @pytest.fixture(autouse=True, scope="module")
 def _small_limit():
     """Damaged headers claim large sizes; allowing 100,000 pixels keeps the runs short."""
-    kept = decode.MAX_PIXELS
-    decode.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000
+    kept = codec.MAX_PIXELS
+    codec.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000
     yield
-    decode.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = kept
+    codec.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = kept
 
 
 def files():

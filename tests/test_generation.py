@@ -8,16 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from raysde import checkpoint, registry
+from raysde import registry
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.drawing import DrawingModel
-from raysde.figures import Figure, read_subject
-from raysde.generation import checked, completed, method_of, overrides, sentence
-from raysde.model import ModelSpec
-from raysde.registry.flavour import signature
+from raysde.evaluation.report import Figure, read_subject
+from raysde.inference.sample import DrawingModel
+from raysde.models.sampling_defaults import checked, completed, method_of, overrides, sentence
+from raysde.models.spec import ModelSpec
+from raysde.registry.mlflow_model import signature
 from raysde.registry.promotion import promote
-from raysde.sampler import Method
-from raysde.serving import Served, defaults, png
+from raysde.registry.serving import Served, defaults, png
+from raysde.sampling.sampler import Method
 from raysde.tracking import client_for
 from tests.conftest import description_of, open_image
 from tests.test_cli import refused

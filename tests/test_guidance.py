@@ -11,14 +11,21 @@ import torch
 from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
-from raysde.conditioning import Conditioner, Encoded
-from raysde.guidance import Autoguided, Conditioned, Guidance, Guided, TwiceGuided, guided_rows
-from raysde.inference import Model
-from raysde.likelihood import log_prob
-from raysde.parameterisation import Preconditioning
-from raysde.sampler import sample
-from raysde.score import ScoreModel
+from raysde.conditioning.conditioner import Conditioner, Encoded
+from raysde.inference.guidance import (
+    Autoguided,
+    Conditioned,
+    Guidance,
+    Guided,
+    TwiceGuided,
+    guided_rows,
+)
+from raysde.inference.model import Model
+from raysde.models.score import ScoreModel
+from raysde.sampling.likelihood import log_prob
+from raysde.sampling.sampler import sample
 from raysde.sde import VE, VP
+from raysde.sde.parameterisation import Preconditioning
 from tests.oracles import SDES, exact_flow, gaussian_score
 from tests.test_networks import CAPTIONS, model_with, spec_with
 

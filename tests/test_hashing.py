@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysde.hashing import file_hash, hash_of, model_hash, weights_hash
+from raysde.io.hashing import file_hash, hash_of, model_hash, weights_hash
 
 WORDS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",

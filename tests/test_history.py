@@ -10,13 +10,14 @@ import pytest
 import yaml
 from PIL import Image
 
-import raysde.local
-from raysde import checkpoint, config
+import raysde.runs.local
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.history import History, opened, recorded, settled
-from raysde.leaving import INTERRUPTED, SIGTERMED
-from raysde.local import train_here
-from raysde.run import open_run
+from raysde.commands.signals import INTERRUPTED, SIGTERMED
+from raysde.config import loading
+from raysde.runs.history import History, opened, recorded, settled
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 from raysde.tracking import client_for
 from tests.conftest import Recorded
 
@@ -46,7 +47,7 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
     """All that the loop says, in its order, also over an end of the process that lost steps; and the grids it drew."""
     tree = recipe(train__length__steps=8, checkpoint_every=3, **SAMPLED)
     sink = Recorded()
-    train_here(open_run(config.parse({**tree, "storage": str(tmp_path / "other")})), sink)
+    train_here(open_run(loading.parse({**tree, "storage": str(tmp_path / "other")})), sink)
     wanted = told([{"step": step, **values} for step, values in sink.values])
     by_command(tree, tmp_path)
     folder = tmp_path / "runs" / "small"
@@ -75,7 +76,7 @@ def test_a_value_that_is_no_number_leaves_the_file_readable(tmp_path):
 
 def test_only_the_first_process_of_torchrun_keeps_anything(recipe, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    run, shown = open_run(config.parse(recipe())), Recorded()
+    run, shown = open_run(loading.parse(recipe())), Recorded()
     with recorded(run, shown) as sink:
         assert sink is shown
 
@@ -142,7 +143,7 @@ def test_a_run_whose_folder_was_removed_is_another_in_mlflow(recipe, tmp_path, u
 def test_a_run_of_ray_goes_on_without_ray_as_the_same(recipe, tmp_path, uri):
     """Its word was given by the driver, in the words of :mod:`raysde.cluster.job`."""
     tree = recipe(**SHORT)
-    run = open_run(config.parse({**tree, "tracking": {"uri": uri}}))
+    run = open_run(loading.parse({**tree, "tracking": {"uri": uri}}))
     run_id = opened(run, client_for(uri), uri, settled(run))
     by_command(tree, tmp_path, f"tracking.uri={uri}")
     by_command(tree, tmp_path, f"tracking.uri={uri}", "train.length.steps=4")
@@ -153,7 +154,7 @@ def test_a_run_of_ray_goes_on_without_ray_as_the_same(recipe, tmp_path, uri):
 def test_a_run_that_begins_without_a_store_is_no_older_one_of_its_name(recipe, tmp_path, uri):
     """An MLflow run from before there were words is found by the name alone; a folder that has a word is not its own."""
     tree = recipe(**SHORT)
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     old = opened(run, client_for(uri), uri, "")
     by_command(tree, tmp_path)
     by_command(tree, tmp_path, f"tracking.uri={uri}", "train.length.steps=4")
@@ -181,8 +182,8 @@ def test_a_run_that_somebody_ended_is_killed_in_mlflow(recipe, tmp_path, uri, ca
         keep_first(*given)
         signal.raise_signal(number)
 
-    keep_first = raysde.local.save_checkpoint
-    monkeypatch.setattr(raysde.local, "save_checkpoint", ended)
+    keep_first = raysde.runs.local.save_checkpoint
+    monkeypatch.setattr(raysde.runs.local, "save_checkpoint", ended)
     # tests that run in the background may have been started with Ctrl-C ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from raysde import identity
-from raysde.identity import BY_NAME, settled
+from raysde.runs import identity
+from raysde.runs.identity import BY_NAME, settled
 from raysde.tracking import client_for, open_run
 
 SHAPE = {"train.lr": 1e-3, "steps": 20}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde.drawing import Drawn
-from raysde.images import grid, save_png, to_float, to_uint8
+from raysde.images.tensors import grid, save_png, to_float, to_uint8
+from raysde.inference.sample import Drawn
 from tests.conftest import open_image
 
 LEVELS = torch.arange(256, dtype=torch.uint8)

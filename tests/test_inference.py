@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raysde import likelihood, randomness
-from raysde.conditioning import Encoded
-from raysde.guidance import Conditioned
-from raysde.inference import Model
-from raysde.model import ModelSpec, fresh_model
-from raysde.sampler import sample
+from raysde import rng
+from raysde.conditioning.conditioner import Encoded
+from raysde.inference.guidance import Conditioned
+from raysde.inference.model import Model
+from raysde.models.spec import ModelSpec, fresh_model
+from raysde.sampling import likelihood
+from raysde.sampling.sampler import sample
 from tests.tiny import spec_with
 
 
@@ -121,7 +122,7 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
     ranged.encode(images, **said, guidance=3.5, **coarse)
     ranged.decode(torch.ones(4, 1, 8, 8), **said, guidance=4.5, **coarse)
     assert asked[0::2] == [(said["prompts"], said["labels"], 4, scale) for scale in (1.5, 2.5, 3.5, 4.5)]
-    assert streams == [randomness.key(6, randomness.PROBES), randomness.key(8, randomness.PROBES), None, None]
+    assert streams == [rng.key(6, rng.PROBES), rng.key(8, rng.PROBES), None, None]
     (logs, log_how), (bits, bits_how), (encoded, encode_how), (decoded, decode_how) = asked[1::2]
     assert encode_how == decode_how == coarse
     for given in (logs, encoded):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raysde.data.convert import Converted, convert
-from raysde.data.kinds import IMAGE_SUFFIXES, unread_note
-from raysde.data.probe import rules_for
-from raysde.data.remarks import SENTENCES, Remarks
-from raysde.data.sources import open_source
+from raysde.data.ingest.convert import Converted, convert
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
+from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
+from raysde.images.remarks import SENTENCES, Remarks
 from tests.conftest import rng_image
 from tests.test_convert import Given
 from tests.test_pictures import file

@@ -12,19 +12,21 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from raysde import checkpoint, config, latents
-from raysde.data.batches import clean, read_batches
-from raysde.data.blocks import from_table, to_table
-from raysde.data.derived import NUMBERS, read_derived
-from raysde.data.manifest import read_manifest, write_manifest
-from raysde.data.reader import Reader
-from raysde.data.vectors import Moments
-from raysde.images import to_uint8
-from raysde.latents import LatentSpec
-from raysde.local import train_here
-from raysde.model import ModelSpec
-from raysde.precompute import LatentsJob
-from raysde.run import open_run
+from raysde.checkpoints import checkpoint
+from raysde.config import loading
+from raysde.data.batches.arrow import from_table, to_table
+from raysde.data.batches.microbatch import clean, read_batches
+from raysde.data.dataset.manifest import read_manifest, write_manifest
+from raysde.data.dataset.precomputed import NUMBERS, read_derived
+from raysde.data.dataset.precomputed_rows import Moments
+from raysde.data.dataset.reader import Reader
+from raysde.images.tensors import to_uint8
+from raysde.models import autoencoder as latents
+from raysde.models.autoencoder import LatentSpec
+from raysde.models.spec import ModelSpec
+from raysde.precompute.jobs import LatentsJob
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 from tests.conftest import same_tensors, small_recipe, write_digit_shards
 from tests.tiny import autoencoder, encode
 
@@ -87,7 +89,7 @@ def test_x0_has_the_posteriors_moments():
 def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
     """Also through an Arrow table and back; pixels are not read, and each microbatch draws from its own stream."""
     manifest, vae, derived = made
-    run = open_run(config.parse(recipe_for(manifest, vae, tmp_path)))
+    run = open_run(loading.parse(recipe_for(manifest, vae, tmp_path)))
     assert (run.latents, run.spec.image) == (derived, (2, 4, 4))
     batches = [batch for step in read_batches(run.feed, Reader(manifest, latents=derived), 0, 3) for batch in step]
     moments = Moments(derived, manifest)
@@ -111,8 +113,8 @@ def test_a_latent_model_draws_pixels(made, tmp_path, sink):
     for name in ("a", "b"):
         tree = recipe_for(manifest, vae, tmp_path / name, **changes, sampling__steps=2)
         if name == "b":
-            train_here(open_run(config.parse({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None)
-        ends.append(train_here(open_run(config.parse(tree)), sink))
+            train_here(open_run(loading.parse({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None)
+        ends.append(train_here(open_run(loading.parse(tree)), sink))
     assert same_tensors(ends[0].model.state_dict(), ends[1].model.state_dict())
     assert sink.pictures
     assert all(math.isfinite(value) for value in sink.of("val/loss").values())
@@ -143,13 +145,13 @@ def test_another_autoencoder_is_refused(own, tmp_path):
     for key in ("flip", "crop", "scale"):
         value = {"flip": True, "crop": "random", "scale": [0.5, 1.0]}[key]
         with pytest.raises(ValueError, match=rf"data\.{key} works on pixels"):
-            config.parse({**tree, "data": {**tree["data"], key: value}})
+            loading.parse({**tree, "data": {**tree["data"], key: value}})
     with pytest.raises(ValueError, match=r"data\.image_size=4"):
-        open_run(config.parse({**tree, "data": {**tree["data"], "image_size": 4}}))
-    train_here(open_run(config.parse(tree)), None)
+        open_run(loading.parse({**tree, "data": {**tree["data"], "image_size": 4}}))
+    train_here(open_run(loading.parse(tree)), None)
     autoencoder(Path(vae), seed=1)
     with pytest.raises(ValueError, match=f"{derived.sha256[:12]}.*raysde precompute .* --vae"):
-        open_run(config.parse(tree))
+        open_run(loading.parse(tree))
     model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.name_of(1))
     latents.opened.cache_clear()
     with pytest.raises(ValueError, match=f"trained with {derived.sha256[:12]}"):

@@ -16,25 +16,27 @@ from ray.data._internal.execution.backpressure_policy import (
     BackpressurePolicy,
 )
 
-from raysde import checkpoint, config, tracking
-from raysde.backlog import backlog_of
-from raysde.cluster import job, precompute, session, train
+from raysde import tracking
+from raysde.checkpoints import checkpoint
+from raysde.cluster import connection, job, precompute, train
 from raysde.cluster.backpressure import PAUSE, rested, set_up_data
-from raysde.cluster.mailbox import Mailbox
-from raysde.cluster.shares import Cluster, Share, runs_at_once, survey
+from raysde.cluster.resources import Cluster, Share, runs_at_once, survey
 from raysde.cluster.stream import row_bytes, stream_spec
-from raysde.cluster.sweep import definition
 from raysde.cluster.train import launch, root_cause
+from raysde.cluster.trial_reports import Mailbox
+from raysde.cluster.tune_training import definition
 from raysde.cluster.worker import timed_first
-from raysde.data.filesystems import child
-from raysde.distributed import World
-from raysde.hooks import save_checkpoint
-from raysde.local import train_here
-from raysde.mistakes import Interrupted
-from raysde.parts import new_state
-from raysde.run import open_run
-from raysde.spool import spool_of
-from raysde.sweep.settings import read_settings
+from raysde.config import loading
+from raysde.distributed.world import World
+from raysde.io.errors_user import Interrupted
+from raysde.io.filesystems import child
+from raysde.runs.build import new_state
+from raysde.runs.hooks import save_checkpoint
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.tracking.backlog import backlog_of
+from raysde.tracking.spool import spool_of
+from raysde.tuning.training.settings import read_settings
 
 RESOURCES = {
     "resources__workers": [1, 2],
@@ -64,7 +66,7 @@ def launched(monkeypatch, recipe):
 
         monkeypatch.setattr(train, "TorchTrainer", Trainer)
         monkeypatch.setattr(train, "DataConfig", lambda execution_options: execution_options)
-        opened = open_run(config.parse(recipe(**changes)))
+        opened = open_run(loading.parse(recipe(**changes)))
         launch(opened, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=share)
         return made, opened
 
@@ -83,7 +85,7 @@ def test_every_setting_reaches_ray_train(launched):
     assert set(made["datasets"]) == {"train"}
     assert made["dataset_config"].preserve_order
     told = made["train_loop_config"]
-    assert config.parse(told["recipe"]) == run.config
+    assert loading.parse(told["recipe"]) == run.config
     assert (told["tracking_uri"], told["run_id"], told["threads"], told["started"]) == ("sqlite:///x", "abc", 3, 5.0)
     assert (told["spool"], told["reports"]) == (str(spool_of("small", "abc")), None)
 
@@ -126,7 +128,7 @@ def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsy
             return SimpleNamespace(return_value={"step": 10, "failed": ""})
 
     monkeypatch.setattr(train, "TorchTrainer", Trainer)
-    run = open_run(config.parse(recipe(resources__max_failures=most)))
+    run = open_run(loading.parse(recipe(resources__max_failures=most)))
     given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
     if deaths > most:
         with pytest.raises(RuntimeError, match=r"^run 'small' failed: .*died"):
@@ -159,7 +161,7 @@ def test_what_is_no_death_is_not_tried_again(monkeypatch, recipe):
             raise KeyError("a mistake")
 
     monkeypatch.setattr(train, "TorchTrainer", Trainer)
-    run = open_run(config.parse(recipe(resources__max_failures=3)))
+    run = open_run(loading.parse(recipe(resources__max_failures=3)))
     with pytest.raises(KeyError, match="a mistake"):
         launch(run, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=Share(1, False))
 
@@ -175,7 +177,7 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
     from ray.train.v2._internal.execution.training_report import _TrainingReport
 
     monkeypatch.setattr(CheckpointManager, "_notify", lambda self: None)
-    run = open_run(config.parse(recipe()))
+    run = open_run(loading.parse(recipe()))
     place = tmp_path / "runs"
     context, state = StorageContext(str(place), "small"), new_state(run, World().device)
     manager = CheckpointManager(ray.train.CheckpointConfig(), context)
@@ -251,7 +253,7 @@ def test_the_error_of_the_first_worker_is_told(launched, failures, expected):
 def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
     """The stream is made anew for each group, from the step that is then the newest."""
     tree = recipe(**RESOURCES)
-    run, made = open_run(config.parse(tree)), []
+    run, made = open_run(loading.parse(tree)), []
     monkeypatch.setattr(train, "stream", made.append)
     make = train.data_factory(run.config.model_dump(mode="json"))
     make()
@@ -267,12 +269,12 @@ def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
 @pytest.mark.parametrize(("workers", "spare"), [(2, 0), ([1, 4], 4)])
 def test_the_stream_of_a_run(recipe, workers, spare):
     """Blank blocks are spared for as many workers as there may be; a block has as many steps as its bytes allow."""
-    run = open_run(config.parse(recipe(resources__workers=workers, train__microbatch=4, data__block_steps=3)))
+    run = open_run(loading.parse(recipe(resources__workers=workers, train__microbatch=4, data__block_steps=3)))
     spec = stream_spec(run, 2)
     assert (spec.start, spec.stop, spec.spare, spec.block_steps) == (2, 10, spare, 3)
     assert (spec.path, spec.fingerprint, spec.feed) == (run.manifest.path, run.manifest.fingerprint, run.feed)
     assert row_bytes(run) == 64  # grey, 8 x 8
-    small = open_run(config.parse(recipe(train__microbatch=4, data__block_steps=64, data__block_megabytes=0.0012)))
+    small = open_run(loading.parse(recipe(train__microbatch=4, data__block_steps=64, data__block_megabytes=0.0012)))
     assert stream_spec(small, 0).block_steps == 4  # of 4 rows of 64 bytes: 256 a step, 1200 in all
 
 
@@ -289,7 +291,7 @@ def test_the_stream_of_a_run(recipe, workers, spare):
     ],
 )
 def test_as_many_trials_run_at_once_as_fit(recipe, trials, cluster, changes, expected):
-    assert runs_at_once(config.parse(recipe(**{"data__stream": "ray", **changes})), cluster, trials) == expected
+    assert runs_at_once(loading.parse(recipe(**{"data__stream": "ray", **changes})), cluster, trials) == expected
 
 
 @pytest.mark.parametrize(("address", "joined"), [(None, False), ("local", False), ("auto", True)])
@@ -359,13 +361,13 @@ def test_the_first_batch_is_timed_once(monkeypatch):
 def test_what_a_sweep_may_go_on_with(recipe, changes, same):
     """What shapes no trial may change, everything else may not."""
     settings = read_settings(None, ["train.lr=[1e-3,1e-2]"], {})
-    one, two = (definition(open_run(config.parse(recipe(**each))), settings) for each in ({}, changes))
+    one, two = (definition(open_run(loading.parse(recipe(**each))), settings) for each in ({}, changes))
     assert (one == two) == same
 
 
 @pytest.mark.parametrize("text", [["train.lr=[1e-3,2e-3]"], ["train.lr=[1e-2,1e-3]"]])
 def test_another_space_search_or_seed_is_another_sweep(recipe, text):
-    run = open_run(config.parse(recipe()))
+    run = open_run(loading.parse(recipe()))
     first = definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {}))
     assert definition(run, read_settings(None, text, {})) != first
     assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"seed": 1})) != first
@@ -390,24 +392,24 @@ def test_another_space_search_or_seed_is_another_sweep(recipe, text):
 )
 def test_a_stopped_run_is_over_unless_more_is_asked_for(recipe, then, now, ended):
     """More patience, or more steps, in whatever unit; one that something else stopped waits for no validation."""
-    run = open_run(config.parse(recipe(validation__rows=8, **then)))
+    run = open_run(loading.parse(recipe(validation__rows=8, **then)))
     state = new_state(run, World().device)
     state.step, state.stopped, state.stale = 4, True, 2
     save_checkpoint(run, state, Path(run.config.storage) / "small", World())
-    again = open_run(config.parse(recipe(validation__rows=8, **{**then, **now})))
+    again = open_run(loading.parse(recipe(validation__rows=8, **{**then, **now})))
     assert job.finished(again) == ended
 
 
 @pytest.mark.parametrize(("step", "stopped", "ended"), [(9, False, False), (10, False, True), (4, True, True)])
 def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, stopped, ended):
-    run = open_run(config.parse(recipe()))
+    run = open_run(loading.parse(recipe()))
     assert not job.finished(run)
     state = new_state(run, World().device)
     state.step, state.stopped = step, stopped
     save_checkpoint(run, state, Path(run.config.storage) / "small", World())
     assert job.finished(run) == ended
     with pytest.raises(ValueError, match=r"sde\.kind=vp, the recipe says ve"):
-        job.finished(open_run(config.parse(recipe(sde={"kind": "ve"}))))
+        job.finished(open_run(loading.parse(recipe(sde={"kind": "ve"}))))
 
 
 # whole jobs, whose workers are replaced by the bare loop in this process
@@ -435,7 +437,7 @@ def jobs(monkeypatch, recipe, tmp_path, empty_store):
     def run(**changes):
         settings = {"tracking__uri": "sqlite:///mlflow.db", "train__length__steps": 4, "checkpoint_every": 2}
         tree = recipe(**{**settings, **changes})
-        return job.train_job(config.parse(tree))
+        return job.train_job(loading.parse(tree))
 
     return run
 
@@ -479,7 +481,7 @@ def test_an_interrupted_job_says_how_to_go_on(jobs, monkeypatch, tmp_path, error
     def interrupted(run, **settings) -> None:
         tree = run.config.model_dump(mode="json")
         tree["train"]["length"] = {"steps": 3}
-        bare(open_run(config.parse(tree)), **settings)
+        bare(open_run(loading.parse(tree)), **settings)
         shutil.rmtree(tmp_path / "runs/small/step_000000003")
         raise error
 
@@ -530,12 +532,12 @@ def test_a_cluster_that_does_not_start_is_a_sentence(jobs, monkeypatch, capsys):
     monkeypatch.setattr(ray, "init", fails)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(RuntimeError, match=r"Ray does not start on this machine: The current node timed out.*--no-ray"):
-        session.connect()
+        connection.connect()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(
         ValueError, match=r"the Ray cluster '10\.0\.0\.1:6379' does not answer: The current node timed out"
     ):
-        session.connect()
+        connection.connect()
 
 
 def test_relative_places_are_those_of_the_driver(jobs, monkeypatch, tmp_path, digits):
@@ -547,7 +549,7 @@ def test_relative_places_are_those_of_the_driver(jobs, monkeypatch, tmp_path, di
         given.update(uri=tracking_uri, run=run)
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
-        bare(open_run(config.parse(run.config.model_dump(mode="json"))), tracking_uri=tracking_uri, **settings)
+        bare(open_run(loading.parse(run.config.model_dump(mode="json"))), tracking_uri=tracking_uri, **settings)
 
     monkeypatch.setattr(job, "launch", elsewhere)
     done = jobs(storage="runs", data__path="shards")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from raysde import config, leaving
-from raysde.leaving import INTERRUPTED, SIGTERMED, UNREAD, orderly
-from raysde.mistakes import Interrupted
+from raysde.commands import signals
+from raysde.commands.signals import INTERRUPTED, SIGTERMED, UNREAD, orderly
+from raysde.config import loading
+from raysde.io.errors_user import Interrupted
 from tests.conftest import ROOT, small_recipe
 
 
@@ -70,7 +71,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path, digits, empty_
     reader, writer = os.pipe()
     os.close(reader)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    (tmp_path / "recipe.yaml").write_text(config.as_yaml(small_recipe(digits, tmp_path / "runs")))
+    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(small_recipe(digits, tmp_path / "runs")))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "raysde.cli", *arguments.split()]
     ended = subprocess.run(
@@ -97,16 +98,16 @@ def test_a_reader_of_one_line_ends_a_command_quietly():
 def test_a_pipe_with_a_reader_is_read():
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stream:
-        assert not leaving.unread(stream)
+        assert not signals.unread(stream)
         os.close(reader)
-        assert leaving.unread(stream)
+        assert signals.unread(stream)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
 def test_a_bare_run_that_is_ended_says_where_it_goes_on(digits, tmp_path, number, status):
     """Its checkpoints say so, and nothing else is printed than progress and one sentence."""
     tree = small_recipe(digits, tmp_path / "runs", train__length__steps=100_000, checkpoint_every=1, text=None)
-    (tmp_path / "recipe.yaml").write_text(config.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml"), "--no-ray"]
     # tests that run in the background may have been started with Ctrl-C ignored, which processes inherit
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

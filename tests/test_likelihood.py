@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 
-from raysde.conditioning import Encoded
-from raysde.guidance import Guided
-from raysde.likelihood import LogProb, bits_per_dim, decode, encode, interpolate, log_prob
-from raysde.sampler import sample
+from raysde.conditioning.conditioner import Encoded
+from raysde.inference.guidance import Guided
+from raysde.sampling.likelihood import (
+    LogProb,
+    bits_per_dim,
+    decode,
+    encode,
+    interpolate,
+    log_prob,
+)
+from raysde.sampling.sampler import sample
 from raysde.sde import VE
 from tests.oracles import SDES, Mixture, exact_flow, gaussian, gaussian_score, mixture
 
@@ -192,7 +199,7 @@ def test_dequantisation_is_uniform_over_the_level_of_each_pixel(monkeypatch):
         seen.append(x0)
         return LogProb(torch.zeros(len(x0)), torch.zeros(len(x0)), x0, 1)
 
-    monkeypatch.setattr("raysde.likelihood.log_prob", noted)
+    monkeypatch.setattr("raysde.sampling.likelihood.log_prob", noted)
     images = torch.randint(0, 256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     found = bits_per_dim(
         None, images, SDES["vp"], data_range=(-1.0, 3.0), repeats=5, generator=torch.Generator().manual_seed(1)
@@ -221,7 +228,7 @@ def test_what_is_reported_of_repeats(monkeypatch):
         value = next(values)
         return LogProb(value.double(), torch.zeros(2), x0, 10 + len(asked))
 
-    monkeypatch.setattr("raysde.likelihood.log_prob", noted)
+    monkeypatch.setattr("raysde.sampling.likelihood.log_prob", noted)
     images, g = torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.Generator()
     settings = {"divergence": "gaussian", "probes": 7, "rtol": 1e-2, "atol": 1e-7, "generator": g}
     found = bits_per_dim(None, images, SDES["vp"], repeats=3, **settings)
@@ -240,8 +247,8 @@ def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
         seen.append((start, end, rtol, atol))
         return y, 6
 
-    monkeypatch.setattr("raysde.likelihood.integrate", noted)
-    monkeypatch.setattr("raysde.solvers.adaptive.integrate", noted)
+    monkeypatch.setattr("raysde.sampling.likelihood.integrate", noted)
+    monkeypatch.setattr("raysde.sampling.solvers.adaptive.integrate", noted)
     sde, x = SDES["flow"], torch.zeros(2, 3)
     tolerances = {"rtol": 1e-2, "atol": 1e-7}
     log_prob(gaussian_score(0.0, 0.5, sde), x, sde, **tolerances)

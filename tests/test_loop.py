@@ -8,19 +8,29 @@ import pytest
 import torch
 from torch import nn
 
-from raysde import checkpoint, config, train
-from raysde.data.batches import read_batches
-from raysde.data.reader import Reader
-from raysde.distributed import World
-from raysde.ema import Ema
-from raysde.hooks import RunHooks
-from raysde.local import train_here
-from raysde.objective import microbatch_loss
-from raysde.parts import new_state, objective, schedule, validator
-from raysde.posthoc import PowerEma
-from raysde.run import open_run
-from raysde.state import TrainState
-from raysde.train import Clock, Schedule, boundary, fit, flush, train_step, validated
+from raysde.checkpoints import checkpoint
+from raysde.config import loading
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.world import World
+from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.hooks import RunHooks
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.training import loop
+from raysde.training.ema import Ema
+from raysde.training.loop import (
+    Clock,
+    Schedule,
+    boundary,
+    fit,
+    flush,
+    train_step,
+    validated,
+)
+from raysde.training.objective import microbatch_loss
+from raysde.training.posthoc_ema import PowerEma
+from raysde.training.state import TrainState
 from tests.conftest import Recorded
 from tests.test_train import stirred
 
@@ -36,7 +46,7 @@ def gradients_of(monkeypatch) -> list[list[torch.Tensor]]:
         optimizer.zero_grad()
         return torch.zeros(()), True
 
-    monkeypatch.setattr("raysde.train.optim.update", spy)
+    monkeypatch.setattr("raysde.training.loop.optim.update", spy)
     return seen
 
 
@@ -45,7 +55,7 @@ def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, wo
     """Of five microbatches one rank has one more than the other; averaged over ranks, gradients and losses are those of
     the global batch, in which every row counts alike."""
     elastic = {"train__batch": 20, "train__microbatch": 4, "resources__workers": [1, workers]}
-    run = open_run(config.parse(recipe(**elastic)))
+    run = open_run(loading.parse(recipe(**elastic)))
     state, task, plan = stirred(run), objective(run), schedule(run)
     batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     losses = [microbatch_loss(state.model, state.model, batch, task, CPU) for batch in batches]
@@ -67,7 +77,7 @@ def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, wo
 def test_averages_follow_the_weights_of_each_step(recipe):
     """By their recursions, with the images of all ranks seen after the step; the rate's progress is over steps."""
     changes = {"train__ema__half_life": 40.0, "train__ema__rampup": 0.7, "train__ema__profiles": [0.1, 0.2]}
-    run = open_run(config.parse(recipe(**changes, train__decay="cosine", train__warmup=2, train__microbatch=4)))
+    run = open_run(loading.parse(recipe(**changes, train__decay="cosine", train__warmup=2, train__microbatch=4)))
     state, task, plan = new_state(run, CPU), objective(run), schedule(run)
     name = next(iter(state.trained))
     means = {key: state.trained[name].detach().double() for key in ("ema", 0.1, 0.2)}
@@ -90,7 +100,7 @@ def test_averages_follow_the_weights_of_each_step(recipe):
 
 
 def test_a_skipped_step_advances_the_decay_but_not_the_warmup(recipe):
-    run = open_run(config.parse(recipe(train__precision="fp16", train__decay="cosine", train__warmup=4)))
+    run = open_run(loading.parse(recipe(train__precision="fp16", train__decay="cosine", train__warmup=4)))
     state, task, plan = new_state(run, CPU), objective(run), schedule(run)
     for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 3)):
         scale = 2.0**126 if step == 1 else 1024.0
@@ -259,7 +269,7 @@ def test_validation_that_fails_puts_the_weights_back():
 def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
     """Means of loss and gradient, the last rate, and images a second without pauses, by a clock that we turn."""
     now = [100.0]
-    monkeypatch.setattr("raysde.train.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("raysde.training.loop.time.perf_counter", lambda: now[0])
     state, sink = tiny_state(), Recorded()
     sink.log = sink.metrics
     sink.should_stop = lambda: False
@@ -272,7 +282,7 @@ def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
         now[0] += 50.0
     state.step, state.num_images = 22, 352
     state.pending = [(torch.tensor(1.0), torch.tensor(3.0), 0.1), (torch.tensor(2.0), torch.tensor(5.0), 0.2)]
-    train.report(state, sink, World(), clock)
+    loop.report(state, sink, World(), clock)
     ((step, metrics),) = sink.values
     assert step == 22
     assert metrics == pytest.approx({
@@ -293,7 +303,7 @@ def test_steps_that_the_scaler_skipped_are_not_in_the_mean_gradient(norms, logge
     state.scaler = torch.amp.GradScaler("cpu")
     sink.log, sink.should_stop = sink.metrics, lambda: False
     state.step, state.pending = len(norms), [(torch.tensor(1.0), torch.tensor(norm), 0.1) for norm in norms]
-    train.report(state, sink, World(), Clock(state))
+    loop.report(state, sink, World(), Clock(state))
     ((_, metrics),) = sink.values
     assert metrics.get("train/grad_norm") == logged
 
@@ -340,7 +350,7 @@ def test_weights_that_are_spoiled_are_neither_saved_nor_kept(step, profiles):
     state.step, state.pending = step, [(torch.tensor(math.nan), torch.tensor(1.0), 0.1)]
     noted = Noted(state)
     with pytest.raises(FloatingPointError):
-        train.keep(state, PLAN, noted, World())
+        loop.keep(state, PLAN, noted, World())
     assert noted.events == []
 
 
@@ -355,12 +365,12 @@ def test_a_checkpoint_holds_the_losses_of_all_ranks(profiles):
     state, saved = tiny_state(profiles=profiles), []
     state.step, state.pending = 6, [(torch.tensor(1.0), torch.tensor(3.0), 0.1)]
     hooks = SimpleNamespace(save=lambda state: saved.append(list(state.pending)), snapshot=lambda state: None)
-    train.keep(state, PLAN, hooks, OfTwo())
+    loop.keep(state, PLAN, hooks, OfTwo())
     assert saved == [[(2.0, 3.0, 0.1)]]
 
 
 def test_the_loop_refuses_steps_that_do_not_follow(recipe):
-    run = open_run(config.parse(recipe(train__length__steps=3)))
+    run = open_run(loading.parse(recipe(train__length__steps=3)))
     for start, found in ((1, "data of step 1"), (3, "no more data")):
         state = new_state(run, CPU)
         batches = read_batches(run.feed, Reader(run.manifest), start, 3)
@@ -372,8 +382,8 @@ def test_the_loop_refuses_steps_that_do_not_follow(recipe):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_blocks_are_compiled_only_if_asked(recipe, monkeypatch, compiled):
     seen = []
-    monkeypatch.setattr("raysde.train.compile_blocks", seen.append)
-    state = train_here(open_run(config.parse(recipe(train__compile=compiled, train__length__steps=1))), None)
+    monkeypatch.setattr("raysde.training.loop.compile_blocks", seen.append)
+    state = train_here(open_run(loading.parse(recipe(train__compile=compiled, train__length__steps=1))), None)
     assert seen == ([state.model.network] if compiled else [])
 
 
@@ -384,7 +394,7 @@ def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weight
     """Whenever the network is asked outside a step, it evaluates the averaged weights, and trains on afterwards."""
     changes = {"network__dropout": 0.5, "validation__rows": 24, "validation__every": 2, "sampling__every": 2}
     changes |= {"sampling__count": 2, "sampling__steps": 1, "train__length__steps": 4, "train__lr": 1e-2}
-    run = open_run(config.parse(recipe(**changes)))
+    run = open_run(loading.parse(recipe(**changes)))
     state = stirred(run)
     name, parameter = next(iter(state.trained.items()))
     last, asked = [], set()
@@ -419,7 +429,7 @@ def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weight
 
 
 def test_without_a_sink_nothing_is_drawn(recipe):
-    run = open_run(config.parse(recipe(sampling__every=1)))
+    run = open_run(loading.parse(recipe(sampling__every=1)))
     state = new_state(run, CPU)
     calls = []
     state.model.network.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -429,7 +439,7 @@ def test_without_a_sink_nothing_is_drawn(recipe):
 
 def test_a_run_keeps_its_newest_checkpoints(recipe):
     """As many as asked; at every step one is written, and the older go."""
-    run = open_run(config.parse(recipe(train__length__steps=4, checkpoint_every=1, keep_checkpoints=2)))
+    run = open_run(loading.parse(recipe(train__length__steps=4, checkpoint_every=1, keep_checkpoints=2)))
     train_here(run, None)
     found = sorted(path.name for path in (Path(run.config.storage) / "small").glob("step_*"))
     assert found == [checkpoint.name_of(3), checkpoint.name_of(4)]

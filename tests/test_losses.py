@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from raysde.losses import WEIGHTINGS, denoising_score_matching, noise_weight, with_uncertainty
 from raysde.networks.uncertainty import Uncertainty
-from raysde.parameterisation import TARGETS, Preconditioning, convert, target_of
+from raysde.sde.parameterisation import TARGETS, Preconditioning, convert, target_of
+from raysde.training.losses import WEIGHTINGS, denoising_score_matching, noise_weight, with_uncertainty
 from tests.oracles import SDES, gaussian_score
 
 MEAN, STD = 0.3, 0.5

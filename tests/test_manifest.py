@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raysde import config
-from raysde.data.decode import decode_image
-from raysde.data.digits import load_digits
-from raysde.data.manifest import FORMAT, Manifest, Shard, read_manifest, write_manifest
-from raysde.data.reader import Reader
-from raysde.run import check_resumable, open_run
+from raysde.config import loading
+from raysde.data.dataset.manifest import FORMAT, Manifest, Shard, read_manifest, write_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.ingest.digits import load_digits
+from raysde.images.codec import decode_image
+from raysde.runs.run import check_resumable, open_run
 from tests.conftest import small_recipe, write_digit_shards
 
 
@@ -127,7 +127,7 @@ def test_all_that_a_manifest_says_is_read_again(tmp_path):
 
 def test_a_run_does_not_go_on_with_other_data(digits, tmp_path):
     """Nor with other precomputed folders or microbatches; the same data in another place is the same."""
-    run = open_run(config.parse(small_recipe(digits, tmp_path)))
+    run = open_run(loading.parse(small_recipe(digits, tmp_path)))
     told = {**run.data_identity, "microbatch": run.plan.microbatch}
 
     def found(**changes):

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from raysde import config, muon
-from raysde.data.batches import read_batches
-from raysde.data.reader import Reader
-from raysde.distributed import World
-from raysde.muon import Muon, matrices, orthogonal
-from raysde.parts import new_state, objective, schedule
-from raysde.run import open_run
-from raysde.train import train_step
+from raysde.config import loading
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.world import World
+from raysde.runs.build import new_state, objective, schedule
+from raysde.runs.run import open_run
+from raysde.training import muon
+from raysde.training.loop import train_step
+from raysde.training.muon import Muon, matrices, orthogonal
 
 CPU = torch.device("cpu")
 SETTINGS = {"lr": 0.02, "weight_decay": 0.1}
@@ -126,7 +127,7 @@ def muon_recipe(recipe, **changes):
 
 def test_a_recipe_trains_the_networks_matrices_so(recipe):
     """The rest of the network, conditions and captions have AdamW's moments, the text encoder its own rate."""
-    run = open_run(config.parse(muon_recipe(recipe, train__text_lr=1e-4)))
+    run = open_run(loading.parse(muon_recipe(recipe, train__text_lr=1e-4)))
     state = new_state(run, CPU)
     (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
     train_step(state, state.model, batches, objective(run), schedule(run), World())
@@ -143,7 +144,7 @@ def test_a_recipe_trains_the_networks_matrices_so(recipe):
 
 def test_overflown_gradients_skip_matrices_too(recipe):
     """fp16: neither weights nor momentum know of the step that the scaler left out."""
-    run = open_run(config.parse(muon_recipe(recipe, train__precision="fp16")))
+    run = open_run(loading.parse(muon_recipe(recipe, train__precision="fp16")))
     state = new_state(run, CPU)
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
     before = {name: value.detach().clone() for name, value in state.trained.items()}
@@ -157,5 +158,5 @@ def test_overflown_gradients_skip_matrices_too(recipe):
 def test_a_network_without_matrices_is_refused(recipe):
     with pytest.raises(ValueError, match=r"train\.optimizer=muon has no effect: .* 32 x 32"):
         new_state(
-            open_run(config.parse(recipe(train__optimizer="muon", network__channels=4, network__head_channels=4))), CPU
+            open_run(loading.parse(recipe(train__optimizer="muon", network__channels=4, network__head_channels=4))), CPU
         )

@@ -2,10 +2,10 @@
 
 import pytest
 
-from raysde import explain
-from raysde.near import did_you_mean, near
+from raysde.config import reference
+from raysde.io.near import did_you_mean, near
 
-KEYS = explain.meanings()
+KEYS = reference.meanings()
 MEANT = {
     "train.learning_rate": "train.lr", "learning_rate": "train.lr", "train.batch_size": "train.batch",
     "train.epochs": "train.length.epochs", "train.bach": "train.batch", "model.channels": "network.channels",
@@ -19,7 +19,7 @@ def test_a_key_of_other_programs_leads_to_ours(given, meant):
     assert near(given, KEYS, KEYS)[0] == meant
 
 
-@pytest.mark.parametrize("key", sorted(explain.keys())[::7])
+@pytest.mark.parametrize("key", sorted(reference.keys())[::7])
 def test_a_key_without_one_of_its_letters_is_recognised(key):
     """The letter in its middle, which may leave another key as near."""
     last = key.rpartition(".")[2]

@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
 
-from raysde.captions import PretrainedText, ScratchText, Tokenizer, train_tokenizer
-from raysde.conditioning import Condition
-from raysde.guidance import Conditioned, Guided
-from raysde.model import fresh_model
+from raysde.conditioning.conditioner import Condition
+from raysde.conditioning.pretrained import pretrained_encoder
+from raysde.conditioning.text import PretrainedText, ScratchText, Tokenizer, train_tokenizer
+from raysde.inference.guidance import Conditioned, Guided
+from raysde.models.spec import fresh_model
 from raysde.networks import DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
 from raysde.networks.layers import Attention, ResidualBlock, spelled_out
-from raysde.pretrained import pretrained_encoder
-from raysde.run import check_model
+from raysde.runs.run import check_model
 from raysde.sde import VP
 from tests import tiny
 

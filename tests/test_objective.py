@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from raysde import randomness
-from raysde.conditioning import Conditioner
-from raysde.data.batches import Microbatch
-from raysde.objective import Objective, microbatch_loss
-from raysde.parameterisation import Preconditioning
-from raysde.score import ScoreModel
+from raysde import rng
+from raysde.conditioning.conditioner import Conditioner
+from raysde.data.batches.microbatch import Microbatch
+from raysde.models.score import ScoreModel
 from raysde.sde import EDM, VP
-from raysde.times import Importance, LogNormal, UniformLogSnr
+from raysde.sde.parameterisation import Preconditioning
+from raysde.training.objective import Objective, microbatch_loss
+from raysde.training.time_sampling import Importance, LogNormal, UniformLogSnr
 
 CPU = torch.device("cpu")
 ROWS, BATCH = 256, 512
@@ -170,14 +170,14 @@ def test_a_seed_above_31_bits_counts():
 
 def test_every_kind_of_stream_has_its_own_number():
     """Two kinds with the same number would draw the same at the same step."""
-    kinds = {name: value for name, value in vars(randomness).items() if name.isupper() and isinstance(value, int)}
+    kinds = {name: value for name, value in vars(rng).items() if name.isupper() and isinstance(value, int)}
     assert len(kinds) >= 13
     assert len(set(kinds.values())) == len(kinds)
 
 
 def test_keys_tell_every_part_and_its_place_apart():
     paths = [(a, b, c) for a in range(3) for b in range(3) for c in range(3)] + [(1,), (1, 2), (2, 1), (-1, 0)]
-    found = {randomness.key(seed, *path) for seed in (0, 1, 2**61) for path in paths}
+    found = {rng.key(seed, *path) for seed in (0, 1, 2**61) for path in paths}
     assert len(found) == 3 * len(paths)
     assert all(0 <= each < 2**63 for each in found)
 

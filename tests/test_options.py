@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
-from raysde import config
 from raysde.cli import main, parser
+from raysde.config import loading
 from tests.conftest import ROOT, rng_image
 
 RECIPE = str(ROOT / "jobs" / "configs" / "digits.yaml")
@@ -107,17 +107,17 @@ def for_sample(recorder: Recorder) -> None:
 
 def for_edit(recorder: Recorder) -> None:
     for_sample(recorder)
-    recorder.replace("raysde.images.save_png", None)
-    recorder.replace("raysde.images.grid", SimpleNamespace(save=lambda place: None))
+    recorder.replace("raysde.images.tensors.save_png", None)
+    recorder.replace("raysde.images.tensors.grid", SimpleNamespace(save=lambda place: None))
 
 
 def for_bulk(recorder: Recorder) -> None:
     for_sample(recorder)
     requests = SimpleNamespace(unread=(), count=3)
     requests.labelled = recorder.stand_in("labelled", lambda classes, names: None, requests)
-    recorder.replace("raysde.data.requests.read_requests", requests)
-    recorder.replace("raysde.bulk.Bulk", SimpleNamespace(parts=[], out=""))
-    recorder.replace("raysde.bulk.draw_all", 0)
+    recorder.replace("raysde.inference.prompt_file.read_requests", requests)
+    recorder.replace("raysde.inference.bulk.Bulk", SimpleNamespace(parts=[], out=""))
+    recorder.replace("raysde.inference.bulk.draw_all", 0)
     recorder.replace("raysde.cluster.sample.spread", None)
 
 
@@ -129,8 +129,8 @@ def for_evaluate(recorder: Recorder) -> None:
     answer = SimpleNamespace(figures=[], dump=dict)
     recorder.replace("raysde.evaluation.evaluate.evaluate", lambda *_, **how: (how["open_features"](None), answer)[1])
     recorder.replace("raysde.evaluation.evaluate.table", "")
-    recorder.replace("raysde.data.filesystems.check_writable", None)
-    recorder.replace("raysde.data.filesystems.write_json", None)
+    recorder.replace("raysde.io.filesystems.check_writable", None)
+    recorder.replace("raysde.io.filesystems.write_json", None)
 
     class Workers:
         __enter__ = __exit__ = lambda self, *_: None
@@ -139,7 +139,7 @@ def for_evaluate(recorder: Recorder) -> None:
 
 
 def recorder_subject() -> Any:
-    from raysde.figures import Subject
+    from raysde.evaluation.report import Subject
 
     return Subject("somewhere")
 
@@ -149,19 +149,19 @@ def for_settle(recorder: Recorder) -> None:
 
     spec = SimpleNamespace(conditional=True, generation={}, sde=VP(), default_solver="heun")
     recorder.replace("raysde.registry.resolve_checkpoint", Path("checkpoint"))
-    recorder.replace("raysde.checkpoint.verify", SimpleNamespace(spec=spec))
-    recorder.replace("raysde.commands.settle.claim", None)
+    recorder.replace("raysde.checkpoints.checkpoint.verify", SimpleNamespace(spec=spec))
+    recorder.replace("raysde.commands.tune_sampler.claim", None)
     recorder.replace("raysde.registry.check_name", None)
     study = SimpleNamespace(metric="kid", models={None: "own"}, question=lambda *_: None, rehearse=lambda *_: None)
-    recorder.replace("raysde.settling.study.Study", study)
-    recorder.replace("raysde.checkpoint.export", lambda source, folder: folder.mkdir())
-    recorder.replace("raysde.snapshots.export", None)
-    recorder.replace("raysde.cluster.settle.measure_on_ray", None)
+    recorder.replace("raysde.tuning.sampler.study.Study", study)
+    recorder.replace("raysde.checkpoints.checkpoint.export", lambda source, folder: folder.mkdir())
+    recorder.replace("raysde.checkpoints.ema_snapshots.export", None)
+    recorder.replace("raysde.cluster.tune_sampler.measure_on_ray", None)
     winner = SimpleNamespace(candidate=SimpleNamespace(average=None, drawing={}, values={}))
-    recorder.replace("raysde.settling.halving.settle", SimpleNamespace(winner=winner))
-    recorder.replace("raysde.checkpoint.settle", lambda source, folder, drawing: folder.mkdir())
-    recorder.replace("raysde.commands.settle.write_table", None)
-    recorder.replace("raysde.commands.settle.report", None)
+    recorder.replace("raysde.tuning.sampler.successive_halving.settle", SimpleNamespace(winner=winner))
+    recorder.replace("raysde.checkpoints.checkpoint.settle", lambda source, folder, drawing: folder.mkdir())
+    recorder.replace("raysde.commands.tune_sampler.write_table", None)
+    recorder.replace("raysde.commands.tune_sampler.report", None)
     recorder.replace("raysde.tracking.client_for", None)
     recorder.replace("raysde.registry.register", SimpleNamespace(name="m", version="1"))
 
@@ -169,8 +169,8 @@ def for_settle(recorder: Recorder) -> None:
 def for_registry(recorder: Recorder) -> None:
     version = SimpleNamespace(name="m", version="1", tags={})
     recorder.replace("raysde.tracking.client_for", None)
-    recorder.replace("raysde.figures.read_report", {})
-    recorder.replace("raysde.figures.read_subject", None)
+    recorder.replace("raysde.evaluation.report.read_report", {})
+    recorder.replace("raysde.evaluation.report.read_subject", None)
     recorder.replace("raysde.registry.register", version)
     recorder.replace("raysde.registry.promotion.record", None)
     done = SimpleNamespace(version=version, figure=None, before=None)
@@ -183,36 +183,36 @@ def for_registry(recorder: Recorder) -> None:
 def for_exchange(recorder: Recorder) -> None:
     spec = SimpleNamespace(sde=SimpleNamespace(kind="vp"), target="v")
     made = SimpleNamespace(model=SimpleNamespace(spec=spec), pipeline="P", scheduler={}, settings="")
-    recorder.replace("raysde.pipelines.convert", made)
-    recorder.replace("raysde.pipelines.export", "P")
+    recorder.replace("raysde.interop.convert", made)
+    recorder.replace("raysde.interop.export", "P")
     recorder.replace("raysde.registry.load", "a model")
 
 
 def for_ingest(recorder: Recorder) -> None:
-    recorder.replace("raysde.data.sources.open_source", SimpleNamespace(notes=[]))
-    recorder.replace("raysde.data.probe.rules_for", SimpleNamespace(shape=(3, 5), bucket_multiple=0, fit="crop"))
+    recorder.replace("raysde.data.ingest.sources.open_source", SimpleNamespace(notes=[]))
+    recorder.replace("raysde.data.ingest.probe.rules_for", SimpleNamespace(shape=(3, 5), bucket_multiple=0, fit="crop"))
     recorder.replace("raysde.cluster.ingest.ingest", None)
     recorder.replace("raysde.commands.ingest.summary", None)
 
 
 def for_looks(recorder: Recorder) -> None:
-    recorder.replace("raysde.data.manifest.read_manifest", SimpleNamespace(rows=4))
-    recorder.replace("raysde.data.sheet.describe", [])
-    recorder.replace("raysde.data.shards.verify", None)
-    recorder.replace("raysde.data.reader.Reader", None)
+    recorder.replace("raysde.data.dataset.manifest.read_manifest", SimpleNamespace(rows=4))
+    recorder.replace("raysde.data.dataset.contact_sheet.describe", [])
+    recorder.replace("raysde.data.dataset.shards.verify", None)
+    recorder.replace("raysde.data.dataset.reader.Reader", None)
     save = recorder.stand_in("save", lambda path: None)
-    recorder.replace("raysde.data.sheet.contact_sheet", SimpleNamespace(save=save))
+    recorder.replace("raysde.data.dataset.contact_sheet.contact_sheet", SimpleNamespace(save=save))
     plan = SimpleNamespace(epoch=recorder.stand_in("epoch", lambda step: None, 0.5), batch=4, microbatches=0)
-    recorder.replace("raysde.run.open_run", SimpleNamespace(steps=10, plan=plan, manifest=None))
+    recorder.replace("raysde.runs.run.open_run", SimpleNamespace(steps=10, plan=plan, manifest=None))
 
 
 def for_precompute(recorder: Recorder) -> None:
-    from raysde.precompute import LatentsJob, TextJob
+    from raysde.precompute.jobs import LatentsJob, TextJob
 
     for_looks(recorder)
     for kind in (TextJob, LatentsJob):
         of = recorder.stand_in(kind.__name__, kind.of, kind.__name__)
-        recorder.monkeypatch.setattr(f"raysde.precompute.{kind.__name__}", SimpleNamespace(of=of))
+        recorder.monkeypatch.setattr(f"raysde.precompute.jobs.{kind.__name__}", SimpleNamespace(of=of))
     recorder.replace("raysde.cluster.precompute.precompute", SimpleNamespace(all_files=[], kind="k", path="p"))
 
 
@@ -220,23 +220,23 @@ def for_training(recorder: Recorder) -> None:
     done = SimpleNamespace(checkpoint="", model="", tracking_uri="", run_id="")
     recorder.replace("raysde.cluster.job.train_job", done)
     run = lambda recipe: SimpleNamespace(steps=10, plan=SimpleNamespace(batch=4))  # noqa: E731
-    recorder.replace("raysde.run.open_run", run)
-    recorder.replace("raysde.run.check", None)
-    recorder.replace("raysde.run.remarks", [])
-    recorder.replace("raysde.storage.newest_checkpoint", None)
+    recorder.replace("raysde.runs.run.open_run", run)
+    recorder.replace("raysde.runs.run.check", None)
+    recorder.replace("raysde.runs.run.remarks", [])
+    recorder.replace("raysde.checkpoints.storage.newest_checkpoint", None)
     recorder.replace("raysde.cli.draw_command", "")
-    recorder.replace("raysde.local.check_place", None)
-    recorder.replace("raysde.local.train_here", None)
-    recorder.replace("raysde.history.recorded", lambda run, shown: nullcontext(shown))
+    recorder.replace("raysde.runs.local.check_place", None)
+    recorder.replace("raysde.runs.local.train_here", None)
+    recorder.replace("raysde.runs.history.recorded", lambda run, shown: nullcontext(shown))
     recorder.replace("raysde.cluster.demo.demo", None)
-    recorder.replace("raysde.config.load", config.load)
-    recorder.replace("raysde.explain.reference", "")
+    recorder.replace("raysde.config.loading.load", loading.load)
+    recorder.replace("raysde.config.reference.reference", "")
     swept = SimpleNamespace(table="", csv="", recipe="", checkpoint=None, run_id="", tracking_uri="")
-    recorder.replace("raysde.cluster.sweep.tune_job", swept)
+    recorder.replace("raysde.cluster.tune_training.tune_job", swept)
 
 
 def for_ema(recorder: Recorder) -> None:
-    recorder.replace("raysde.snapshots.export", 5)
+    recorder.replace("raysde.checkpoints.ema_snapshots.export", 5)
 
 
 def for_ui(recorder: Recorder) -> None:

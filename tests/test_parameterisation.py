@@ -3,10 +3,17 @@
 import pytest
 import torch
 
-from raysde.conditioning import Condition, Conditioner, Encoded
-from raysde.parameterisation import TARGETS, Preconditioning, coefficients, convert, noise_error_scale, target_of
-from raysde.score import ScoreModel
+from raysde.conditioning.conditioner import Condition, Conditioner, Encoded
+from raysde.models.score import ScoreModel
 from raysde.sde import VE, VP
+from raysde.sde.parameterisation import (
+    TARGETS,
+    Preconditioning,
+    coefficients,
+    convert,
+    noise_error_scale,
+    target_of,
+)
 from tests.oracles import SDES
 
 STD = 0.5

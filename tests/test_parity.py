@@ -6,10 +6,10 @@ import torch
 from diffusers import DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from scipy.integrate import solve_ivp
 
-from raysde.sampler import sample
-from raysde.solvers.adaptive import integrate
-from raysde.solvers.multistep import Ddim, DpmPlusPlus
-from raysde.solvers.walk import Walk
+from raysde.sampling.sampler import sample
+from raysde.sampling.solvers.adaptive import integrate
+from raysde.sampling.solvers.multistep import Ddim, DpmPlusPlus
+from raysde.sampling.solvers.trajectory import Walk
 from tests.oracles import DDPM_TABLE, SDES, gaussian_score, mixture
 
 SHAPE = (5, 2)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from raysde import config, hooks
-from raysde.data.augment import View
-from raysde.hooks import described
-from raysde.parts import new_state, objective, schedule, validator
-from raysde.run import Run, check_resumable, open_run, remarks
+from raysde.config import loading
+from raysde.data.dataset.view import View
+from raysde.runs import hooks
+from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.hooks import described
+from raysde.runs.run import Run, check_resumable, open_run, remarks
 from raysde.sde import Flow
-from raysde.times import LogNormal
+from raysde.training.time_sampling import LogNormal
 from tests.conftest import small_recipe, write_digit_shards
 
 CPU = torch.device("cpu")
@@ -122,7 +123,7 @@ def attention_heights(built: Built) -> set[int]:
 
 def told_last(built: Built) -> Any:
     """The learning rate of the last step of a run at its full height, as a share of the rate."""
-    from raysde.optim import learning_rate
+    from raysde.training.optimizers import learning_rate
 
     plan = built.schedule
     return learning_rate(1.0, 10**6, plan.warmup, plan.decay, (plan.steps - 1) / plan.steps) < 0.1
@@ -244,8 +245,8 @@ OF_THE_CLUSTER = ("resources.", "tracking.")
 def built(recipe, changes: dict[str, Any]) -> Built:
     base = {"class_conditional": True, "sampling.count": 4, "sampling.labels": [1], "validation.rows": 24}
     tree = recipe()
-    config.assign(tree, [(key.split("."), value) for key, value in {**base, **changes}.items()])
-    return Built(open_run(config.parse(tree)))
+    loading.assign(tree, [(key.split("."), value) for key, value in {**base, **changes}.items()])
+    return Built(open_run(loading.parse(tree)))
 
 
 @pytest.mark.parametrize("key", KEPT)
@@ -354,8 +355,8 @@ def test_validation_is_of_the_recipe(recipe, monkeypatch):
     changes = {"seed": 5, "data.range": [0.0, 2.0], "data.image_size": 4, "train.microbatch": 4}
     found = built(recipe, changes)
     asked = {}
-    monkeypatch.setattr("raysde.parts.held_out_batches", lambda reader, *given: given)
-    monkeypatch.setattr("raysde.parts.validation_loss", lambda *given: asked.update(enumerate(given)) or {})
+    monkeypatch.setattr("raysde.runs.build.held_out_batches", lambda reader, *given: given)
+    monkeypatch.setattr("raysde.runs.build.validation_loss", lambda *given: asked.update(enumerate(given)) or {})
     world = hooks.World(1, 3)
     assert validator(found.run, world)(found.state.model) == {}
     model, batches, seed, data_range, where, latent, spare = asked.values()
@@ -386,7 +387,7 @@ def test_a_batch_of_more_rows_than_there_are_is_said_and_trained_on(tmp_path):
 
     def run_of(batch: int) -> Run:
         changes = {"train__batch": batch, "train__microbatch": 4, "validation__rows": 4}
-        return open_run(config.parse(small_recipe(manifest, tmp_path / "runs", **changes)))
+        return open_run(loading.parse(small_recipe(manifest, tmp_path / "runs", **changes)))
 
     enough, more = run_of(12), run_of(16)
     assert enough.plan.rows == 12

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from raysde import checkpoint
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.paths import sample_path
-from raysde.sampler import sample
+from raysde.sampling.path import sample_path
+from raysde.sampling.sampler import sample
 from raysde.sde import expand
 from tests.conftest import open_image
 from tests.oracles import SDES, exact_flow, gaussian_score

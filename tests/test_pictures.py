@@ -12,9 +12,17 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from raysde.data.decode import decode_image, encode_image
-from raysde.data.geometry import RATIOS, bucket_shapes, centred_box, fitted, nearest_bucket, placed_box, resized
-from raysde.data.pictures import is_grey, is_plain, open_picture, read_picture
+from raysde.images.codec import decode_image, encode_image
+from raysde.images.geometry import (
+    RATIOS,
+    bucket_shapes,
+    centred_box,
+    fitted,
+    nearest_bucket,
+    placed_box,
+    resized,
+)
+from raysde.images.open import is_grey, is_plain, open_picture, read_picture
 from tests.conftest import rng_image
 
 

@@ -25,19 +25,20 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import raysde
-from raysde import checkpoint, pipelines
+from raysde import interop
+from raysde.checkpoints import checkpoint
 from raysde.cli import main, parser
-from raysde.inference import Model
-from raysde.latents import latent_spec
-from raysde.model import fresh_model
+from raysde.inference.model import Model
+from raysde.interop.ve_scheduler import VeScheduler
+from raysde.models.autoencoder import latent_spec
+from raysde.models.spec import fresh_model
 from raysde.networks import UNetConfig
-from raysde.parameterisation import Preconditioning
-from raysde.sampler import sample
-from raysde.scheduler import VeScheduler
+from raysde.sampling.sampler import sample
+from raysde.sampling.solvers.correctors import langevin, mean_norm
+from raysde.sampling.solvers.predictors import ancestral, reverse_diffusion
+from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import EDM, VE, VP, SubVP
-from raysde.solvers.correctors import langevin, mean_norm
-from raysde.solvers.predictors import ancestral, reverse_diffusion
-from raysde.solvers.walk import Walk
+from raysde.sde.parameterisation import Preconditioning
 from tests.test_adapted import DIT, FOURIER, RAW, TEXT, UNET, spec_with
 from tests.tiny import autoencoder
 
@@ -105,7 +106,7 @@ def same_images(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 @torch.no_grad()
 def test_an_ncsnpp_folder_is_a_ve_model_with_its_networks_score(tmp_path):
     folder = ncsnpp(tmp_path / "ncsnpp", sigma_min=0.02, sigma_max=30.0, sampling_eps=1e-4)
-    model = pipelines.load(folder).model
+    model = interop.load(folder).model
     assert model.sde == VE(sigma_min=0.02, sigma_max=30.0, sample_floor=1e-4)
     assert (model.spec.image, model.spec.data_range, model.spec.target) == ((3, 8, 8), (0.0, 1.0), "score")
     x, t = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1)), torch.tensor([0.1, 0.8])
@@ -124,7 +125,7 @@ def test_predictor_and_corrector_draw_the_images_of_the_ve_pipeline(tmp_path):
     steps, snr = 9, 0.17
     settings = {"sigma_min": 0.02, "sigma_max": 0.4, "sampling_eps": 1e-5, "snr": snr, "correct_steps": 1}
     folder = ncsnpp(tmp_path / "ncsnpp", **settings)
-    model = pipelines.load(folder).model
+    model = interop.load(folder).model
     start, generator = noise()
     draws = [torch.randn(SHAPE, generator=generator) for _ in range(2 * steps)]
     pending = iter(draws)
@@ -159,7 +160,7 @@ def test_a_ddpm_folder_is_a_vp_model_with_its_networks_score(tmp_path, schedule,
         **SCHEDULES[schedule],
     )  # fmt: skip
     scheduler, unet = opened(folder).scheduler, UNet2DModel.from_pretrained(folder / "unet")
-    model = pipelines.load(folder).model
+    model = interop.load(folder).model
     count = len(scheduler.alphas_cumprod)
     assert (model.sde.kind, model.sde.sample_floor) == ("vp", 1.0 / count)
     assert model.spec.data_range == (-1.0, 1.0)
@@ -190,7 +191,7 @@ def test_ddim_draws_the_images_of_the_ddim_pipeline(tmp_path, kind, config):
     scheduler = opened(folder).scheduler
     scheduler.set_timesteps(10)
     times = (scheduler.timesteps.double() + 1.0) / scheduler.config.num_train_timesteps
-    model = pipelines.load(folder).model
+    model = interop.load(folder).model
     found = sample(score_of(model), model.sde, SHAPE, solver="ddim", times=times, start=noise()[0], denoise=True)
     assert found.nfe == 10
     same_images(shown(found.x), expected)
@@ -201,7 +202,7 @@ def test_a_learned_variance_is_left_out_of_an_imported_network(tmp_path):
     network = {**DDPM, "out_channels": 6}
     folder = ddpm(tmp_path / "d", DDPMPipeline, DDPMScheduler, network=network, variance_type="learned_range")
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
-    model, level = pipelines.load(folder).model, opened(folder).scheduler.alphas_cumprod[500]
+    model, level = interop.load(folder).model, opened(folder).scheduler.alphas_cumprod[500]
     expected = -UNet2DModel.from_pretrained(folder / "unet")(x, 500).sample[:, :3] / (1.0 - level).sqrt()
     assert_close(score_of(model)(x, torch.full((2,), 0.501)), expected, rtol=1e-4, atol=1e-4)
 
@@ -274,7 +275,7 @@ def times_of(pipeline, time: str, steps: int) -> torch.Tensor:
 def test_an_exported_vp_model_draws_our_ddim_images(tmp_path, process, target, time):
     told = replace(RAW, time=time)
     model = model_of(sde=PROCESSES[process], target=target, preconditioning=told)
-    assert pipelines.export(model, tmp_path / "out") == "DDIMPipeline"
+    assert interop.export(model, tmp_path / "out") == "DDIMPipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=10)
     times = times_of(opened(tmp_path / "out"), time, 10)
     assert times[0] == 1.0
@@ -285,7 +286,7 @@ def test_an_exported_vp_model_draws_our_ddim_images(tmp_path, process, target, t
 def test_an_exported_vp_model_draws_our_dpm_solver_images(tmp_path):
     """20 steps: below 16, the two lower their order at different places."""
     model = model_of(preconditioning=replace(RAW, time="999t"))
-    assert pipelines.export(model, tmp_path / "out", solver="dpmpp_2m") == "DDPMPipeline"
+    assert interop.export(model, tmp_path / "out", solver="dpmpp_2m") == "DDPMPipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=20)
     times = times_of(opened(tmp_path / "out"), "999t", 20)
     found = sample(score_of(model), model.sde, SHAPE, solver="dpmpp_2m", times=times, start=noise()[0], denoise=True)
@@ -296,7 +297,7 @@ def test_an_exported_vp_model_draws_our_dpm_solver_images(tmp_path):
 def test_an_exported_vp_model_draws_our_ancestral_images(tmp_path):
     """With the noise of the pipeline's own generator, and its end at the predicted image."""
     model = model_of(preconditioning=replace(RAW, time="step"))
-    assert pipelines.export(model, tmp_path / "out", solver="ancestral") == "DDPMPipeline"
+    assert interop.export(model, tmp_path / "out", solver="ancestral") == "DDPMPipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=10)
     x, generator = noise()
     times = times_of(opened(tmp_path / "out"), "step", 10)
@@ -311,7 +312,7 @@ def test_an_exported_ve_model_draws_the_images_of_our_ve_scheduler(tmp_path):
     model = model_of(
         network=FOURIER, sde=VE(sigma_min=0.02, sigma_max=0.4), target="score", data_range=(0.0, 1.0)
     )  # fmt: skip
-    assert pipelines.export(model, tmp_path / "out", target_snr=0.2) == "ScoreSdeVePipeline"
+    assert interop.export(model, tmp_path / "out", target_snr=0.2) == "ScoreSdeVePipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=8)
     scheduler = VeScheduler(sigma_min=0.02, sigma_max=0.4, snr=0.2)
     scheduler.set_timesteps(8)
@@ -341,7 +342,7 @@ def pixels(vae: str, x0: torch.Tensor) -> torch.Tensor:
 
 def test_an_exported_latent_model_draws_our_images_through_its_autoencoder(tmp_path):
     model, vae = latent_model(tmp_path)
-    assert pipelines.export(model, tmp_path / "out") == "LDMPipeline"
+    assert interop.export(model, tmp_path / "out") == "LDMPipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=10)
     times = times_of(opened(tmp_path / "out"), "step", 10)
     x = sample(
@@ -359,7 +360,7 @@ def test_an_exported_transformer_draws_our_images_of_its_classes(tmp_path, guida
     torch.nn.init.normal_(
         model.score_model.conditioner.class_embedding.weight, generator=torch.Generator().manual_seed(2)
     )
-    assert pipelines.export(model, tmp_path / "out") == "DiTPipeline"
+    assert interop.export(model, tmp_path / "out") == "DiTPipeline"
     settings = {"class_labels": [2, 0], "guidance_scale": guidance, "num_inference_steps": 10}
     expected, other = (drawn(tmp_path / "out", **{**settings, "class_labels": labels}) for labels in ([2, 0], [1, 0]))
     assert (expected[0] - other[0]).abs().max() > 1e-3
@@ -372,7 +373,7 @@ def test_an_exported_transformer_draws_our_images_of_its_classes(tmp_path, guida
 def test_an_export_holds_weights_and_json_alone_and_comes_back(tmp_path):
     """No code, no pickle; imported again it is the same score."""
     model = model_of(sde=PROCESSES["table"], target="noise", preconditioning=replace(RAW, time="step"))
-    pipelines.export(model, tmp_path / "out")
+    interop.export(model, tmp_path / "out")
     assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".json", ".safetensors"}
     back = raysde.load(tmp_path / "out", device="cpu")
     assert_close(torch.tensor(back.sde.alphas_cumprod), torch.tensor(model.sde.alphas_cumprod), rtol=1e-5, atol=0.0)
@@ -399,12 +400,12 @@ def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys)
     """None has its default. What the pipeline is told when it draws is suggested to `raysde sample`."""
     settings = {"sigma_min": 0.03, "sigma_max": 41.0, "sampling_eps": 3e-4, "snr": 0.21, "correct_steps": 3,
                 "num_train_timesteps": 77}  # fmt: skip
-    imported = pipelines.load(ncsnpp(tmp_path / "theirs", **settings))
+    imported = interop.load(ncsnpp(tmp_path / "theirs", **settings))
     assert imported.scheduler == settings
     assert imported.settings == "--solver pc --steps 77 --set target_snr=0.21 --set corrector_steps=3"
-    pipelines.export(imported.model, tmp_path / "out")
+    interop.export(imported.model, tmp_path / "out")
     assert config_of(tmp_path / "out") == settings
-    pipelines.export(imported.model, tmp_path / "told", target_snr=0.3)
+    interop.export(imported.model, tmp_path / "told", target_snr=0.3)
     assert config_of(tmp_path / "told") == {**settings, "snr": 0.3}
     assert main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
     assert f"raysde sample {tmp_path / 'ours'} {imported.settings}" in capsys.readouterr().out
@@ -414,25 +415,25 @@ def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys)
     assert config_of(tmp_path / "again") == settings
 
 
-@pytest.mark.parametrize("name", pipelines.reading.DISCRETE)
+@pytest.mark.parametrize("name", interop.reading.DISCRETE)
 def test_a_discrete_scheduler_goes_back_as_it_came(tmp_path, name):
     """Class, settings and the pipeline's images, through a checkpoint; another solver gets settings of its own."""
     settings = {"num_train_timesteps": 40, "beta_start": 1e-3, "beta_end": 0.2, "prediction_type": "v_prediction",
                 "timestep_spacing": "leading", "steps_offset": 1}  # fmt: skip
     scheduler = getattr(diffusers, name)(**settings)
     DDPMPipeline(unet=unet_with(**DDPM), scheduler=scheduler).save_pretrained(tmp_path / "theirs")
-    pipelines.convert(tmp_path / "theirs", tmp_path / "ours")
+    interop.convert(tmp_path / "theirs", tmp_path / "ours")
     model = checkpoint.load_model(tmp_path / "ours")
-    assert pipelines.export(model, tmp_path / "again") == "DDPMPipeline"
+    assert interop.export(model, tmp_path / "again") == "DDPMPipeline"
     assert config_of(tmp_path / "again") == config_of(tmp_path / "theirs")
     assert type(opened(tmp_path / "again").scheduler).__name__ == name
     if name in ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"):  # DDPMPipeline draws with no other
         drawing = {"batch_size": 2, "num_inference_steps": 5}
         assert torch.equal(drawn(tmp_path / "again", **drawing), drawn(tmp_path / "theirs", **drawing))
-    pipelines.export(model, tmp_path / "named", solver="dpmpp_2m")
+    interop.export(model, tmp_path / "named", solver="dpmpp_2m")
     assert config_of(tmp_path / "named")["timestep_spacing"] == "trailing"
     other = replace(model, spec=replace(model.spec, sde=VP(schedule="table", alphas_cumprod=(0.9, 0.5, 0.1))))
-    assert pipelines.export(other, tmp_path / "other") == "DDIMPipeline"
+    assert interop.export(other, tmp_path / "other") == "DDIMPipeline"
 
 
 def flattened(folder: Path) -> Path:
@@ -450,7 +451,7 @@ def test_network_and_scheduler_may_lie_at_the_root(tmp_path, make):
     folders, settings = make(tmp_path / "parts"), {"batch_size": 2, "num_inference_steps": 3}
     root = flattened(make(tmp_path / "root"))
     assert torch.equal(drawn(root, **settings), drawn(folders, **settings))
-    first, second = pipelines.load(folders), pipelines.load(root)
+    first, second = interop.load(folders), interop.load(root)
     assert (first.model.spec, first.scheduler, first.settings) == (second.model.spec, second.scheduler, second.settings)
     weights = first.model.score_model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in second.model.score_model.state_dict().items())
@@ -458,7 +459,7 @@ def test_network_and_scheduler_may_lie_at_the_root(tmp_path, make):
     assert checkpoint.load_model(tmp_path / "ours").spec == first.model.spec
     (root / "diffusion_pytorch_model.safetensors").rename(root / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.bin, a pickle"):
-        pipelines.load(root)
+        interop.load(root)
 
 
 @pytest.mark.parametrize("command", ["import", "sample", "export", "evaluate"])
@@ -469,13 +470,13 @@ def test_a_name_on_the_hub_is_told_to_be_downloaded(tmp_path, monkeypatch, capsy
     assert main([command, spelled, *rest]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "`hf download google/ddpm-cifar10-32 --local-dir ddpm-cifar10-32`" in said
-    assert pipelines.download_hint("/nowhere/at/all") == pipelines.download_hint("photos") == ""
+    assert interop.download_hint("/nowhere/at/all") == interop.download_hint("photos") == ""
 
 
 def test_the_snr_of_an_exported_ve_model_is_the_command_s_default(tmp_path):
     """0.16 of Song et al., in Python and on the command line."""
     model = model_of(network=FOURIER, sde=VE(), target="score", data_range=(0.0, 1.0))
-    pipelines.export(model, tmp_path / "out")
+    interop.export(model, tmp_path / "out")
     assert config_of(tmp_path / "out")["snr"] == 0.16
     assert parser().parse_args(["export", "M", "OUT"]).target_snr is None
 
@@ -486,7 +487,7 @@ def test_the_table_of_an_exported_scheduler_is_our_process(tmp_path, process, ta
     """alpha-bar at each of its steps is alpha(t)^2 at the time that our network is told there, as diffusers multiplies it
     up from the betas in float32: each difference from 1 and each product is off by up to 2^-24, one more a step."""
     model = model_of(sde=PROCESSES[process], target=target, preconditioning=replace(RAW, time=time))
-    pipelines.export(model, tmp_path / "out", solver=solver)
+    interop.export(model, tmp_path / "out", solver=solver)
     scheduler = opened(tmp_path / "out").scheduler
     count = scheduler.config.num_train_timesteps
     numbers = torch.arange(count, dtype=torch.float64)
@@ -502,7 +503,7 @@ def test_the_table_of_an_exported_scheduler_is_our_process(tmp_path, process, ta
     assert not scheduler.config.get("thresholding")
 
 
-@pytest.mark.parametrize("name", pipelines.reading.DISCRETE)
+@pytest.mark.parametrize("name", interop.reading.DISCRETE)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_scheduler_s_table_is_read_as_it_is(tmp_path, name, schedule):
     """Of each class with a table, for each way to describe it: its alpha-bar, bit by bit, and the next table is the same."""
@@ -510,7 +511,7 @@ def test_every_scheduler_s_table_is_read_as_it_is(tmp_path, name, schedule):
     settings = {**SCHEDULES[schedule], "prediction_type": "v_prediction"}
     folder = tmp_path / "theirs"
     DDPMPipeline(unet=unet_with(**DDPM), scheduler=kind(**settings)).save_pretrained(folder)
-    imported = pipelines.load(folder)
+    imported = interop.load(folder)
     table = kind(**settings).alphas_cumprod
     assert torch.equal(torch.tensor(imported.model.sde.alphas_cumprod, dtype=torch.float64), table.double())
     assert (imported.model.spec.target, imported.pipeline) == ("v", "DDPMPipeline")
@@ -579,7 +580,7 @@ def test_folders_that_cannot_be_imported_are_named(tmp_path, capsys, harm, culpr
     folder = ddpm(tmp_path / "theirs")
     harm(folder)
     with pytest.raises(ValueError, match=culprit) as caught:
-        pipelines.load(folder)
+        interop.load(folder)
     assert "\n" not in str(caught.value)
     assert main(["import", str(folder), str(tmp_path / "ours")]) == 2
     assert not (tmp_path / "ours").exists()
@@ -592,12 +593,12 @@ def test_a_ve_folder_with_other_channels_is_refused(tmp_path):
     network = unet_with(**{**DDPM, "in_channels": 1, "out_channels": 1, "time_embedding_type": "fourier"})
     ScoreSdeVePipeline(unet=network, scheduler=ScoreSdeVeScheduler()).save_pretrained(tmp_path / "theirs")
     with pytest.raises(ValueError, match="takes 1 channels, but ScoreSdeVePipeline draws 3"):
-        pipelines.load(tmp_path / "theirs")
+        interop.load(tmp_path / "theirs")
 
 
 def test_a_network_that_gives_other_channels_is_refused(tmp_path):
     with pytest.raises(ValueError, match="out_channels=4"):
-        pipelines.load(ddpm(tmp_path / "theirs", network={**DDPM, "out_channels": 4}))
+        interop.load(ddpm(tmp_path / "theirs", network={**DDPM, "out_channels": 4}))
 
 
 def test_a_scheduler_is_asked_for_by_its_pipeline(tmp_path):
@@ -605,22 +606,22 @@ def test_a_scheduler_is_asked_for_by_its_pipeline(tmp_path):
     EulerDiscreteScheduler().save_pretrained(folder / "scheduler")
     rewrite(folder / "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"])
     with pytest.raises(ValueError, match=r"EulerDiscreteScheduler.*known are ScoreSdeVeScheduler"):
-        pipelines.load(folder)
+        interop.load(folder)
 
 
 def test_existing_folders_are_kept(tmp_path):
     folder = ddpm(tmp_path / "theirs")
     with pytest.raises(ValueError, match="exists already"):
-        pipelines.convert(folder, tmp_path)
+        interop.convert(folder, tmp_path)
     with pytest.raises(ValueError, match="exists already"):
-        pipelines.export(pipelines.load(folder).model, tmp_path)
+        interop.export(interop.load(folder).model, tmp_path)
 
 
 def test_diffusers_is_asked_for_when_it_is_missing(tmp_path, monkeypatch):
     folder = ddpm(tmp_path / "theirs")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"pip install 'raysde\[diffusers\]'"):
-        pipelines.load(folder)
+        interop.load(folder)
 
 
 STEP = replace(RAW, time="step")
@@ -653,7 +654,7 @@ VE_MODEL = {"network": FOURIER, "sde": VE(), "target": "score", "data_range": (0
 def test_models_without_a_pipeline_are_refused(tmp_path, changes, settings, culprit):
     model = model_of(**changes)
     with pytest.raises(ValueError, match=culprit) as caught:
-        pipelines.export(model, tmp_path / "out", **settings)
+        interop.export(model, tmp_path / "out", **settings)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -662,25 +663,25 @@ def test_networks_of_our_own_and_captions_are_refused(tmp_path):
     own = spec_with(image=(1, 8, 8))
     own = replace(own, network=UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(), head_channels=8))
     with pytest.raises(ValueError, match=r"network\.kind=unet"):
-        pipelines.export(Model(fresh_model(own, [], 0), own), tmp_path / "out")
+        interop.export(Model(fresh_model(own, [], 0), own), tmp_path / "out")
     told = spec_with(text=TEXT)
     with pytest.raises(ValueError, match="padding of captions"):
-        pipelines.export(Model(fresh_model(told, ["a"], 0), told), tmp_path / "out")
+        interop.export(Model(fresh_model(told, ["a"], 0), told), tmp_path / "out")
 
 
 def test_latents_that_are_shifted_are_refused(tmp_path):
     model, _ = latent_model(tmp_path, shift=0.25)
     with pytest.raises(ValueError, match=r"shift_factor=0\.0, the model has 0\.25"):
-        pipelines.export(model, tmp_path / "out")
+        interop.export(model, tmp_path / "out")
 
 
 def test_more_classes_than_the_null_class_are_refused(tmp_path):
     model, _ = latent_model(tmp_path, "DiTTransformer2DModel", DIT, classes=1001)
     with pytest.raises(ValueError, match="class 1000 for none"):
-        pipelines.export(model, tmp_path / "out")
+        interop.export(model, tmp_path / "out")
 
 
 def test_a_transformer_without_classes_is_refused(tmp_path):
     model, _ = latent_model(tmp_path, "DiTTransformer2DModel", DIT)
     with pytest.raises(ValueError, match="asks for classes"):
-        pipelines.export(model, tmp_path / "out")
+        interop.export(model, tmp_path / "out")

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from raysde import checkpoint, config, explain, places
-from raysde.data.filesystems import folder_or_name
-from raysde.run import check_resumable, open_run
-from raysde.sweep.ledger import Ledger
+from raysde.checkpoints import checkpoint
+from raysde.config import loading, places, reference
+from raysde.io.filesystems import folder_or_name
+from raysde.runs.run import check_resumable, open_run
+from raysde.tuning.training.ledger import Ledger
 from tests.test_cli import refused
 
 
 def test_every_key_that_holds_a_place_is_known():
     """By the words of the reference: what is a folder, a URI or a path. A factory is a name of Python's."""
-    lines = explain.reference().splitlines()
+    lines = reference.reference().splitlines()
     said = {line.split()[0] for line in lines if line and not line.startswith(("#", " "))}
     named = {
         key for key in said if key.rpartition(".")[2] in ("path", "uri", "storage", "vae", "folder", "file", "cache")
@@ -57,7 +58,7 @@ def test_an_absolute_recipe_is_the_same_from_every_folder(recipe, tmp_path, monk
     monkeypatch.chdir(tmp_path / "here")
     given = {"storage": "runs", "data__path": "shards", "tracking__uri": "sqlite:///m.db", "latent": {"vae": "vae"},
              "text": {"kind": "pretrained", "path": "encoder"}}  # fmt: skip
-    found = places.absolute(config.parse(recipe(**given)))
+    found = places.absolute(loading.parse(recipe(**given)))
     flat = found.flat()
     here = f"{tmp_path}/here"
     assert {key: flat[key] for key in places.PLACES} == {
@@ -73,7 +74,7 @@ def test_a_run_from_before_places_were_absolute_goes_on(recipe, tmp_path, monkey
     """Its checkpoint says `encoder`, the recipe now says where that is; another encoder is another run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "encoder").mkdir()
-    run = open_run(config.parse(recipe()))
+    run = open_run(loading.parse(recipe()))
     data = {**run.data_identity, "microbatch": run.plan.microbatch}
 
     def found(path: str) -> checkpoint.Description:
@@ -90,7 +91,7 @@ def test_a_run_from_before_places_were_absolute_goes_on(recipe, tmp_path, monkey
         Ledger(str(tmp_path / "sweep"), {"recipe": {"text.path": f"{tmp_path}/other"}})
 
 
-flat = config.RunConfig.flat
+flat = loading.RunConfig.flat
 
 
 def test_a_factory_is_found_in_the_working_folder(capsys, digits, recipe, tmp_path, monkeypatch):
@@ -99,6 +100,6 @@ def test_a_factory_is_found_in_the_working_folder(capsys, digits, recipe, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path not in ("", str(tmp_path))])
     tree = recipe(network={"kind": "external", "factory": "nets_of_mine:Other"}, text=None)
-    (tmp_path / "recipe.yaml").write_text(config.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
     said = refused(capsys, "train", "recipe.yaml", "--no-ray")
     assert "module 'nets_of_mine' has no attribute 'Other'" in said

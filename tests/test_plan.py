@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from raysde.data.layout import Layout, hold_out
-from raysde.data.permutation import permuted
-from raysde.data.plan import Plan, epoch_order, steps_of_blocks
+from raysde.data.batches.plan import Plan, epoch_order, steps_of_blocks
+from raysde.data.dataset.layout import Layout, hold_out
+from raysde.data.dataset.permutation import permuted
 
 
 def rows_of_steps(plan, start, stop):

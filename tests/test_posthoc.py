@@ -11,18 +11,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raysde import checkpoint, config, snapshots
+from raysde.checkpoints import checkpoint, ema_snapshots
 from raysde.cli import main
-from raysde.data.batches import read_batches
-from raysde.data.filesystems import filesystem
-from raysde.data.reader import Reader
-from raysde.distributed import World
-from raysde.hooks import RunHooks
-from raysde.local import train_here
-from raysde.parts import new_state, objective, schedule
-from raysde.posthoc import PowerEma, Snapshot, exponent, fit, inner_product, reconstruct, weights
-from raysde.run import open_run
-from raysde.train import keep, train_step
+from raysde.config import loading
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.world import World
+from raysde.io.filesystems import filesystem
+from raysde.runs.build import new_state, objective, schedule
+from raysde.runs.hooks import RunHooks
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.training.loop import keep, train_step
+from raysde.training.posthoc_ema import (
+    PowerEma,
+    Snapshot,
+    exponent,
+    fit,
+    inner_product,
+    reconstruct,
+    weights,
+)
 from tests.conftest import Recorded, same_tensors, small_recipe
 
 CPU = torch.device("cpu")
@@ -195,7 +204,7 @@ def kept_recipe(recipe):
 
 
 def trained(tree, sink=None):
-    return train_here(open_run(config.parse(tree)), sink)
+    return train_here(open_run(loading.parse(tree)), sink)
 
 
 def files_of(storage: str) -> dict[str, bytes]:
@@ -240,7 +249,7 @@ def test_averages_are_of_the_path_of_training(kept_recipe):
     trained(tree)
     folder = Path(tree["storage"]) / "small"
     path = [load_file(folder / checkpoint.name_of(step) / "weights.safetensors") for step in range(1, 5)]
-    kept = snapshots.read(folder / "profiles")
+    kept = ema_snapshots.read(folder / "profiles")
     assert [(each.step, each.images) for each in kept] == [(1, 16), (2, 32), (3, 48), (4, 64)]
     for each in kept:
         for average in each.averages:
@@ -252,7 +261,7 @@ def test_averages_are_of_the_path_of_training(kept_recipe):
 
 def test_steps_without_an_update_count(kept_recipe):
     """fp16 gradients that overflow leave the weights where they are, for as many images: the profile counts them."""
-    run = open_run(config.parse(kept_recipe(train__precision="fp16", train__lr=1e-2)))
+    run = open_run(loading.parse(kept_recipe(train__precision="fp16", train__lr=1e-2)))
     state, task = new_state(run, CPU), objective(run)
     path = []
     for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 3)):
@@ -283,7 +292,7 @@ def test_no_snapshot_is_lost_behind_a_checkpoint(kept_recipe, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("raysde.storage.prune", die)
+        patched.setattr("raysde.checkpoints.storage.prune", die)
         with pytest.raises(KeyboardInterrupt):
             trained(tree)
     assert checkpoint.newest(Path(tree["storage"]) / "small").name == checkpoint.name_of(5)
@@ -305,7 +314,7 @@ class Calls:
 
 
 def test_only_the_first_rank_and_sound_weights_are_kept(kept_recipe):
-    run = open_run(config.parse(kept_recipe(train__ema__snapshots_every=2)))
+    run = open_run(loading.parse(kept_recipe(train__ema__snapshots_every=2)))
     state, calls = new_state(run, CPU), Calls()
     for state.step, rank in ((2, 0), (2, 1), (3, 0), (5, 0), (5, 1)):
         calls.names.append(f"{state.step}/{rank}")
@@ -320,7 +329,7 @@ def test_only_the_first_rank_and_sound_weights_are_kept(kept_recipe):
 
 def test_a_torn_write_is_not_seen(kept_recipe, monkeypatch):
     """A process that dies while it writes a snapshot anew leaves the old one; the next write cleans up."""
-    run = open_run(config.parse(kept_recipe()))
+    run = open_run(loading.parse(kept_recipe()))
     state = new_state(run, CPU)
     hooks = RunHooks(run, None, lambda state: None)
     hooks.snapshot(state)
@@ -335,7 +344,7 @@ def test_a_torn_write_is_not_seen(kept_recipe, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             hooks.snapshot(state)
     folder = Path(run.config.storage) / "small" / "profiles"
-    assert [kept.step for kept in snapshots.read(folder)] == [0]
+    assert [kept.step for kept in ema_snapshots.read(folder)] == [0]
     assert {name: files_of(run.config.storage)[name] for name in before} == before
     hooks.snapshot(state)
     assert files_of(run.config.storage) == before
@@ -349,7 +358,7 @@ def test_a_run_without_averages_keeps_none(recipe):
     assert not (folder / checkpoint.name_of(1) / "profiles.safetensors").exists()
     with pytest.raises(ValueError, match=r"train\.ema\.profiles=\[\], the recipe says \[0\.05, 0\.1\]"):
         trained({**tree, "train": {**tree["train"], "ema": {**tree["train"]["ema"], "profiles": list(STDS)}}})
-    state = new_state(open_run(config.parse(tree)), CPU)
+    state = new_state(open_run(loading.parse(tree)), CPU)
     state.profiles = [PowerEma(state.model, std=0.1)]
     with pytest.raises(ValueError, match=r"without profiles\.safetensors"):
         checkpoint.restore(state, folder / checkpoint.name_of(1))
@@ -368,7 +377,7 @@ def test_recipes_that_cannot_be_are_named(recipe, node, culprit):
     tree = recipe()
     tree["train"]["ema"].update(node)
     with pytest.raises(ValueError, match=culprit):
-        config.parse(tree)
+        loading.parse(tree)
 
 
 # --------------------------------------------------------------------------------------------------- the command
@@ -407,7 +416,7 @@ def test_the_command_takes_another_step(finished, tmp_path):
     _, folder = finished
     out = tmp_path / "out"
     assert main(["ema", str(folder), "--std", "0.07", "--step", "4", "--out", str(out)]) == 0
-    kept = {each.step: each for each in snapshots.read(folder / "profiles")}
+    kept = {each.step: each for each in ema_snapshots.read(folder / "profiles")}
     expected = reconstruct([*kept[2].averages, *kept[4].averages], 64, 0.07)
     found = load_file(out / "ema.safetensors")
     assert same_tensors({name: found[name] for name in expected}, expected)
@@ -466,22 +475,22 @@ def test_remote_storage(finished, tmp_path, monkeypatch):
     def reached(path: str):
         return (remote, path.removeprefix("fake://")) if path.startswith("fake://") else filesystem(path)
 
-    monkeypatch.setattr(snapshots, "filesystem", reached)
-    monkeypatch.setattr("raysde.storage.filesystem", reached)
+    monkeypatch.setattr(ema_snapshots, "filesystem", reached)
+    monkeypatch.setattr("raysde.checkpoints.storage.filesystem", reached)
     with pytest.raises(ValueError, match="holds no snapshots"):
-        snapshots.export("fake://runs/small", tmp_path / "far", 0.07)
-    snapshots.write("fake://runs/small", state)
+        ema_snapshots.export("fake://runs/small", tmp_path / "far", 0.07)
+    ema_snapshots.write("fake://runs/small", state)
     written = root / "runs" / "small" / "profiles"
     assert [path.name for path in written.iterdir()] == ["step_000000010.safetensors"]
     pafs.copy_files(str(folder), str(root / "runs" / "small"), pafs.LocalFileSystem(), pafs.LocalFileSystem())
-    assert snapshots.export("fake://runs/small", tmp_path / "far", 0.07) == 10
-    assert snapshots.export(str(folder), tmp_path / "near", 0.07) == 10
+    assert ema_snapshots.export("fake://runs/small", tmp_path / "far", 0.07) == 10
+    assert ema_snapshots.export(str(folder), tmp_path / "near", 0.07) == 10
     far, near = (load_file(tmp_path / name / "ema.safetensors") for name in ("far", "near"))
     assert same_tensors(far, near)
 
 
 def test_uris_of_local_folders(kept_recipe, tmp_path):
     """file:// is a URI too."""
-    run = open_run(config.parse(kept_recipe(storage=f"file://{tmp_path}/runs")))
+    run = open_run(loading.parse(kept_recipe(storage=f"file://{tmp_path}/runs")))
     RunHooks(run, None, lambda state: None).snapshot(new_state(run, CPU))
     assert steps_of(str(tmp_path / "runs")) == [0]

@@ -9,23 +9,24 @@ import pytest
 import torch
 from transformers import BertModel
 
-from raysde import checkpoint, config
-from raysde.captions import PretrainedText, Tokenizer
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.data.augment import CAPTION, draws
-from raysde.data.batches import read_batches
-from raysde.data.blocks import from_table, to_table
-from raysde.data.derived import NUMBERS, find_derived, name_of, read_derived, verify_derived
-from raysde.data.reader import Reader
-from raysde.data.vectors import Contexts
-from raysde.distributed import World
-from raysde.embeddings import encoder_hash
-from raysde.local import train_here
-from raysde.objective import microbatch_loss
-from raysde.parts import new_state, objective, validator
-from raysde.precompute import TextJob
-from raysde.pretrained import pretrained_encoder, pretrained_tokenizer
-from raysde.run import check, check_resumable, open_run
+from raysde.conditioning.embedder import encoder_hash
+from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer
+from raysde.conditioning.text import PretrainedText, Tokenizer
+from raysde.config import loading
+from raysde.data.batches.arrow import from_table, to_table
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.precomputed import NUMBERS, find_derived, name_of, read_derived, verify_derived
+from raysde.data.dataset.precomputed_rows import Contexts
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.view import CAPTION, draws
+from raysde.distributed.world import World
+from raysde.precompute.jobs import TextJob
+from raysde.runs.build import new_state, objective, validator
+from raysde.runs.local import train_here
+from raysde.runs.run import check, check_resumable, open_run
+from raysde.training.objective import microbatch_loss
 from tests.conftest import same_tensors
 from tests.tiny import CAPTIONS, embed, many_captions, text_encoder, text_recipe
 
@@ -85,7 +86,7 @@ def test_half_precision_is_rounding(own):
 def test_the_rows_of_a_microbatch_carry_their_captions_vectors(made, tmp_path):
     """The caption that the microbatch's draw chooses is the one whose vectors come along, tokens and mask alike."""
     manifest, encoder, derived = made
-    run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path)))
+    run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path)))
     assert run.text == derived
     text = PretrainedText(path=encoder, max_tokens=32)
     model, tokenizer = pretrained_encoder(text).eval(), Tokenizer(pretrained_tokenizer(encoder), 32)
@@ -120,7 +121,7 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
     losses, gradients, validations = [], [], []
     for mode in ("require", "off"):
         changes = {"data__precomputed": mode, "validation__rows": 12}
-        run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path, **changes)))
+        run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path, **changes)))
         state, task = stirred(run), objective(run)
         calls = []
         state.model.conditioner.encoder.register_forward_hook(lambda *_, calls=calls: calls.append(1))
@@ -140,7 +141,7 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
 def test_dropped_rows_see_the_empty_caption(made, tmp_path):
     """With every condition dropped, the loss does not depend on the captions' vectors."""
     manifest, encoder, _ = made
-    run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
+    run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
     state, task = stirred(run), objective(run)
     ((batch, _),) = read_batches(run.feed, Reader(manifest, text=run.text), 0, 1)
     other = dataclasses.replace(batch, context=batch.context + 1.0)
@@ -160,8 +161,8 @@ def test_runs_with_embeddings_repeat_to_the_bit(tmp_path, dtype):
     for name in ("a", "b"):
         tree = text_recipe(manifest, encoder, tmp_path / name, data__precomputed="require")
         if name == "b":
-            train_here(open_run(config.parse({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None)
-        ends.append(train_here(open_run(config.parse(tree)), None))
+            train_here(open_run(loading.parse({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None)
+        ends.append(train_here(open_run(loading.parse(tree)), None))
     assert same_tensors(ends[0].model.state_dict(), ends[1].model.state_dict())
     found = checkpoint.load_model(tmp_path / "a" / "small" / checkpoint.name_of(10))
     images = found.sample(prompts=["the digit 7"], solver="euler", steps=2, guidance=2.0).images
@@ -172,13 +173,13 @@ def test_a_resumed_run_keeps_its_way(own, tmp_path):
     """Embeddings that appear or vanish between two parts of a run would change its numbers a little: refused."""
     manifest, encoder, _ = own
     tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=2, checkpoint_every=2)
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     train_here(run, None)
     found = checkpoint.read(tmp_path / "runs" / "small" / checkpoint.name_of(2))
     check_resumable(run, found)
     tree["data"]["precomputed"] = "off"
     with pytest.raises(ValueError, match=r"trained with text-[0-9a-f]{12} precomputed text"):
-        check_resumable(open_run(config.parse(tree)), found)
+        check_resumable(open_run(loading.parse(tree)), found)
 
 
 def test_stale_embeddings_are_refused(own, tmp_path):
@@ -188,7 +189,7 @@ def test_stale_embeddings_are_refused(own, tmp_path):
     def opened(mode="auto", **text):
         tree = text_recipe(manifest, encoder, tmp_path / "runs", data__precomputed=mode)
         tree["text"].update(text)
-        return open_run(config.parse(tree))
+        return open_run(loading.parse(tree))
 
     assert opened().text == derived
     assert opened("off").text is None
@@ -242,7 +243,7 @@ def test_an_unfinished_folder_is_passed_over(own, tmp_path):
     manifest, encoder, derived = own
     Path(derived.path, "manifest.json").unlink()
     assert find_derived("text", manifest.path) == []
-    assert open_run(config.parse(text_recipe(manifest, encoder, tmp_path / "runs"))).text is None
+    assert open_run(loading.parse(text_recipe(manifest, encoder, tmp_path / "runs"))).text is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -250,7 +251,7 @@ def test_blocks_carry_vectors(tmp_path, dtype):
     """To an Arrow table and back: the same vectors and masks, also where lengths differ and rows are blank."""
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     embed(manifest, encoder, dtype)
-    run = open_run(config.parse(text_recipe(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
+    run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
     reader, numbers = Reader(manifest, text=run.text), {"context": NUMBERS[dtype]}
     batches = [batch for step in read_batches(run.feed, reader, 0, 2) for batch in step]
     assert len({batch.context.shape[1] for batch in batches}) > 1
@@ -269,9 +270,9 @@ def test_an_encoder_kept_in_half_precision_trains_and_draws(tmp_path):
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     BertModel.from_pretrained(encoder).half().save_pretrained(encoder)
     tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=1)
-    train_here(open_run(config.parse({**tree, "name": "plain"})), None)
+    train_here(open_run(loading.parse({**tree, "name": "plain"})), None)
     embed(manifest, encoder, "fp16")
-    train_here(open_run(config.parse(tree)), None)
+    train_here(open_run(loading.parse(tree)), None)
     for name in ("plain", "small"):
         model = checkpoint.load_model(tmp_path / "runs" / name / checkpoint.name_of(1))
         assert {p.dtype for p in model.score_model.parameters()} == {torch.float32}

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from raysde import config
-from raysde.captions import AutoText, PretrainedText, ScratchText
-from raysde.cluster.sweep import tune_job
-from raysde.data.derived import verify_derived
-from raysde.data.manifest import read_manifest, write_manifest
-from raysde.precompute import LatentsJob, TextJob
-from raysde.precomputed import choose_text, find_latents, find_text, spec_of
-from raysde.run import open_run, remarks
-from raysde.sweep.settings import read_settings
+from raysde.cluster.tune_training import tune_job
+from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
+from raysde.config import loading
+from raysde.data.dataset.manifest import read_manifest, write_manifest
+from raysde.data.dataset.precomputed import verify_derived
+from raysde.precompute.jobs import LatentsJob, TextJob
+from raysde.precompute.lookup import choose_text, find_latents, find_text, spec_of
+from raysde.runs.run import open_run, remarks
+from raysde.tuning.training.settings import read_settings
 from tests.conftest import write_digit_shards
 from tests.tiny import autoencoder, embed, encode, many_captions, text_encoder, text_recipe
 
@@ -112,8 +112,8 @@ def test_a_run_with_the_encoder_that_is_meant_is_the_run_that_names_it(tmp_path)
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     tree = text_recipe(manifest, text_encoder(tmp_path / "bert"), tmp_path / "runs")
     embed(manifest, tree["text"]["path"])
-    named = open_run(config.parse(tree))
-    meant = open_run(config.parse({**tree, "text": {"kind": "auto", "width": 32}}))
+    named = open_run(loading.parse(tree))
+    meant = open_run(loading.parse({**tree, "text": {"kind": "auto", "width": 32}}))
     assert meant.config == named.config
     assert (meant.spec, meant.text) == (named.spec, named.text)
     assert meant.text is not None
@@ -124,14 +124,14 @@ def test_what_was_precomputed_in_vain_is_said(tmp_path):
     encoder, vae = text_encoder(tmp_path / "bert"), autoencoder(tmp_path / "vae")
     tree = text_recipe(manifest, encoder, tmp_path / "runs")
     small = {**tree, "text": {"kind": "scratch", "width": 16, "heads": 2}}
-    assert remarks(open_run(config.parse(small))) == []
+    assert remarks(open_run(loading.parse(small))) == []
     embed(manifest, encoder)
-    assert remarks(open_run(config.parse(tree))) == []
-    (said,) = remarks(open_run(config.parse(small)))
+    assert remarks(open_run(loading.parse(tree))) == []
+    (said,) = remarks(open_run(loading.parse(small)))
     assert f"text.path={encoder}" in said
-    assert remarks(open_run(config.parse({**small, "data": {**small["data"], "precomputed": "off"}}))) == []
+    assert remarks(open_run(loading.parse({**small, "data": {**small["data"], "precomputed": "off"}}))) == []
     encode(manifest, vae)
-    (said,) = remarks(open_run(config.parse(tree)))
+    (said,) = remarks(open_run(loading.parse(tree)))
     assert f"latent.vae={vae}" in said
 
 
@@ -149,7 +149,7 @@ def test_a_sweep_says_what_was_precomputed_in_vain(tmp_path, monkeypatch, capsys
         "text": {"kind": "scratch", "width": 16, "heads": 2},
         "tracking": {"uri": f"sqlite:///{tmp_path / 'x.db'}"},
     }
-    monkeypatch.setattr("raysde.cluster.sweep.prepared", stopped)
+    monkeypatch.setattr("raysde.cluster.tune_training.prepared", stopped)
     settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
     with pytest.raises(RuntimeError, match="stopped"):
         tune_job(tree, settings, "lrs")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from raysde.data.batches import Microbatch
-from raysde.data.prefetch import fetched_ahead, on_device
+from raysde.data.batches.microbatch import Microbatch
+from raysde.data.batches.prefetch import fetched_ahead, on_device
 
 WAIT = 10.0
 

@@ -5,12 +5,12 @@ import io
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from raysde import progress
 from raysde.cli import PrintedMetrics
-from raysde.foreign import line_of
-from raysde.mistakes import first_mistake
-from raysde.names import checked_alias, checked_name
-from raysde.progress import ProgressLine, duration
+from raysde.config.names import checked_alias, checked_name
+from raysde.io import progress
+from raysde.io.errors import line_of
+from raysde.io.errors_user import first_mistake
+from raysde.io.progress import ProgressLine, duration
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from raysde.cluster.session import free_port
-from raysde.evaluation.inception import URL, Inception
+from raysde.cluster.connection import free_port
+from raysde.evaluation.features.inception import URL, Inception
 from raysde.registry import aliases_of
 from raysde.tracking import client_for
 from tests.conftest import ROOT

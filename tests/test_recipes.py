@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from raysde import config, explain
-from raysde.captions import AutoText, PretrainedText, ScratchText
 from raysde.cli import parser
-from raysde.conditioning import Encoded
-from raysde.ema import decay
-from raysde.model import ModelSpec, fresh_model
+from raysde.conditioning.conditioner import Encoded
+from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
+from raysde.config import loading, reference
+from raysde.models.spec import ModelSpec, fresh_model
+from raysde.training.ema import decay
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "jobs" / "configs"
@@ -43,7 +43,7 @@ DATA = {
 }
 
 
-def spec_of(recipe: config.RunConfig, data: For) -> ModelSpec:
+def spec_of(recipe: loading.RunConfig, data: For) -> ModelSpec:
     text = recipe.text.scratch() if isinstance(recipe.text, AutoText) else recipe.text
     if isinstance(text, PretrainedText):
         assert data.caption_width is not None
@@ -65,7 +65,7 @@ def spec_of(recipe: config.RunConfig, data: For) -> ModelSpec:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_network_fits_its_images(path):
     """Built and run on the meta device: nothing is computed, but every shape has to agree."""
-    recipe, data = config.load(path), DATA[path.stem]
+    recipe, data = loading.load(path), DATA[path.stem]
     with torch.device("meta"):
         model = fresh_model(spec_of(recipe, data), ["a red heart"], 0)
         x, t = torch.empty(2, *data.image), torch.empty(2)
@@ -88,7 +88,7 @@ def test_its_network_fits_its_images(path):
 )
 def test_published_averages_are_kept_as_half_lives(name, batch, rate):
     """rate^(n / batch) = 1 / 2 after n images, and after n steps at most (1 + n) / (10 + n) is kept."""
-    recipe = config.load(CONFIGS / f"{name}.yaml")
+    recipe = loading.load(CONFIGS / f"{name}.yaml")
     average = recipe.train.ema
     assert recipe.train.batch == batch
     assert average.half_life == pytest.approx(batch * math.log(0.5) / math.log(rate), abs=1.0)
@@ -106,9 +106,9 @@ def test_its_header_can_be_typed(path):
         given = parser().parse_args(shlex.split(command, comments=True))
         if given.command == "train":
             assert given.recipe == f"jobs/configs/{path.name}"
-            config.load(path, given.overrides)
-    known = explain.keys()
+            loading.load(path, given.overrides)
+    known = reference.keys()
     for word in " ".join(line for line in header.splitlines() if not line.startswith("     ")).split():
         key, equals, value = word.strip(",;.:'").partition("=")
         if equals and key in known and not value.startswith(("{", "[")):
-            config.load(path, [f"{key}={value}"])
+            loading.load(path, [f"{key}={value}"])

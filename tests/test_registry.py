@@ -16,10 +16,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save_file
 
-from raysde import checkpoint, config, figures, registry
+from raysde import registry
+from raysde.checkpoints import checkpoint
 from raysde.cli import main, parser
-from raysde.figures import Figure, Subject, margin, read_report
-from raysde.names import checked_name, checked_sweep
+from raysde.config import loading
+from raysde.config.names import checked_name, checked_sweep
+from raysde.evaluation import report as figures
+from raysde.evaluation.report import Figure, Subject, margin, read_report
 from raysde.registry.description import written
 from raysde.registry.promotion import recorded
 from raysde.tracking import Input, client_for, experiment_id, open_run
@@ -146,7 +149,7 @@ def test_every_name_that_a_run_may_have_can_be_registered(client, uri, folders, 
     """What MLflow refuses is refused before training, so nothing that passes there fails after it."""
     assert (
         checked_name(name, "name")
-        == config.parse({"name": name, "data": {"path": "x"}, "train": {"length": {"steps": 1}}}).model_name
+        == loading.parse({"name": name, "data": {"path": "x"}, "train": {"length": {"steps": 1}}}).model_name
     )
     assert registry.publish(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
     assert registry.publish(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
@@ -173,8 +176,8 @@ def test_a_name_that_is_refused_comes_with_one_near_it(name, near):
     tree = {"name": "fine", "data": {"path": "x"}, "train": {"length": {"steps": 1}}}
     for changed in ({"name": name}, {"tracking": {"register_as": name}}):
         with pytest.raises(ValueError, match=f"{re.escape(repr(name))}.*such as '{near}'"):
-            config.parse({**tree, **changed})
-    assert config.parse({**tree, "name": near}).name == near
+            loading.parse({**tree, **changed})
+    assert loading.parse({**tree, "name": near}).name == near
 
 
 @pytest.mark.parametrize("name", ["foo.", "my digits", "a/b", "x" * 201])
@@ -189,7 +192,7 @@ def test_a_sweep_is_called_so_that_its_trials_can_be(recipe):
     name = "x" * 193
     assert checked_sweep(name, "--name") == name
     for made in (f"{name}-000", f"{name}-999999", f"{name}-best"):
-        assert config.parse(recipe(name=made)).name == made
+        assert loading.parse(recipe(name=made)).name == made
     for bad in ("x" * 194, "foo.", "a b"):
         with pytest.raises(ValueError, match=r"^--name"):
             checked_sweep(bad, "--name")
@@ -223,7 +226,7 @@ def test_an_alias_too_long_for_the_database_is_refused_first(client, folders, ca
     assert "256 characters" in refused(capsys, "register", folders[0], "--name", "digits", "--alias", "x" * 256)
     assert registry.registered_models(client) == []
     with pytest.raises(ValueError, match="experiment"):
-        config.parse({"name": "a", "data": {"path": "x"}, "tracking": {"experiment": "x" * 501}})
+        loading.parse({"name": "a", "data": {"path": "x"}, "tracking": {"experiment": "x" * 501}})
 
 
 @pytest.mark.parametrize("killed", ["log_model_artifacts", "finalize_logged_model", "create_model_version"])

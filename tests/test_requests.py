@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysde.data.requests import read_requests
+from raysde.inference.prompt_file import read_requests
 
 ROWS = [
     {"prompt": "a red bicycle", "label": 3, "seed": 7, "negative": "blue"},

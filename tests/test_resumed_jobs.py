@@ -9,19 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde import checkpoint, config, tracking
-from raysde.cluster import ingest, job, precompute, settle, worker
-from raysde.data.convert import Rules, convert
-from raysde.data.filesystems import write_json
-from raysde.data.sources import open_source
-from raysde.evaluation.influence import Influence
-from raysde.figures import Figure
-from raysde.hooks import save_checkpoint
-from raysde.local import train_here
-from raysde.precompute import TextJob
-from raysde.run import open_run
-from raysde.settling.space import Candidate
-from raysde.spool import Spool, spool_of
+from raysde import tracking
+from raysde.checkpoints import checkpoint
+from raysde.cluster import ingest, job, precompute, tune_sampler, worker
+from raysde.config import loading
+from raysde.data.ingest.convert import Rules, convert
+from raysde.data.ingest.sources import open_source
+from raysde.evaluation.metrics.jackknife import Influence
+from raysde.evaluation.report import Figure
+from raysde.io.filesystems import write_json
+from raysde.precompute.jobs import TextJob
+from raysde.runs.hooks import save_checkpoint
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.tracking.spool import Spool, spool_of
+from raysde.tuning.sampler.space import Candidate
 from tests.conftest import rng_image
 from tests.tiny import many_captions, text_encoder
 
@@ -165,7 +167,7 @@ class Tuner:
         results = []
         for number in reversed(self.numbers):
             reported = {}
-            settle.tune.report = reported.update
+            tune_sampler.tune.report = reported.update
             self.trial({"number": number})
             ended = SimpleNamespace(config={"number": number}, last_result=reported)
             for each in self.run_config.callbacks:
@@ -178,13 +180,13 @@ class Tuner:
 def test_a_measurement_counts_while_both_of_its_files_are_there(tmp_path, monkeypatch, lost):
     """Its figure, and how each image moves it: otherwise it is measured again, and nothing else is."""
     for name in ("connect", "quiet_tune"):
-        monkeypatch.setattr(settle, name, lambda: None)
-    monkeypatch.setattr(settle.ray, "cluster_resources", lambda: {"CPU": 3.0})
-    monkeypatch.setattr(settle.tune, "report", None)
-    monkeypatch.setattr(settle.tune, "with_resources", lambda trial, resources: trial)
-    monkeypatch.setattr(settle.tune, "Tuner", Tuner)
+        monkeypatch.setattr(tune_sampler, name, lambda: None)
+    monkeypatch.setattr(tune_sampler.ray, "cluster_resources", lambda: {"CPU": 3.0})
+    monkeypatch.setattr(tune_sampler.tune, "report", None)
+    monkeypatch.setattr(tune_sampler.tune, "with_resources", lambda trial, resources: trial)
+    monkeypatch.setattr(tune_sampler.tune, "Tuner", Tuner)
     study, candidates = Asked(), [Candidate(None, {"steps": steps}, 1.0) for steps in (2, 3, 5, 8)]
-    measure = settle.measure_on_ray(study, tmp_path)
+    measure = tune_sampler.measure_on_ray(study, tmp_path)
     first = measure(candidates, 6)
     assert [each.figure.value for each in first] == [2.0, 3.0, 5.0, 8.0]
     assert [each.influence.values["drawn"][1].item() for each in first] == [2.0, 3.0, 5.0, 8.0]
@@ -221,7 +223,7 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
     """The process that was told of it may have died with it; the figures are those of the first time, to the bit."""
     tree = recipe(train__length__steps=5, checkpoint_every=1, keep_checkpoints=9, validation__rows=24,
                   validation__every=2, sampling__every=0, data__stream="worker", text=None)  # fmt: skip
-    sent, run = [], open_run(config.parse(tree))
+    sent, run = [], open_run(loading.parse(tree))
     place = Path(run.config.storage) / "small"
     place.mkdir(parents=True)  # as the driver does
     monkeypatch.setattr(worker, "tracker_of", lambda settings: Silent())
@@ -248,7 +250,7 @@ def test_metrics_that_a_worker_left_on_disk_are_delivered(recipe, empty_store, t
     """When the finished run is submitted again, also one whose model has another name than the run."""
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     tree = recipe(train__length__steps=1, tracking__uri=uri, tracking__register_as="digits", text=None)
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     train_here(run, None)
     client = tracking.client_for(uri)
     given = (client, run.config.tracking.experiment, "small", run.config.flat(), tracking.artifact_place(uri))

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysde.data import row_groups
-from raysde.data.manifest import SCHEMA
-from raysde.data.reader import Reader
-from raysde.data.row_groups import RowGroups
+from raysde.data.dataset import row_groups
+from raysde.data.dataset.manifest import SCHEMA
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.row_groups import RowGroups
 from tests.conftest import write_digit_shards
 
 ROWS, GROUP = 190, 10

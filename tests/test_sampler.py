@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from raysde import randomness
-from raysde.sampler import Method, sample
+from raysde import rng
+from raysde.sampling.sampler import Method, sample
+from raysde.sampling.solvers import SOLVERS
+from raysde.sampling.solvers.correctors import CORRECTORS, annealed_langevin, langevin, mean_norm, own_norms
+from raysde.sampling.solvers.grids import GRIDS, checked, time_grid
+from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import SDE, VE
-from raysde.solvers import SOLVERS
-from raysde.solvers.correctors import CORRECTORS, annealed_langevin, langevin, mean_norm, own_norms
-from raysde.solvers.grids import GRIDS, checked, time_grid
-from raysde.solvers.walk import Walk
 from tests.oracles import (
     BIAS,
     FLOWS,
@@ -286,7 +286,7 @@ def test_an_image_does_not_depend_on_its_batch(case):
     score = gaussian_score(0.2, 0.5, sde)
 
     def run(numbers):
-        generators = [randomness.generator(7, randomness.IMAGE, number) for number in numbers]
+        generators = [rng.generator(7, rng.IMAGE, number) for number in numbers]
         settings = {**SETTINGS[case], "steps": 5}
         return sample(score, sde, (len(numbers), 1, 4, 4), generator=generators, **settings).x
 
@@ -325,14 +325,14 @@ def test_vectors_to_video(shape, case):
     """Any shape: with one Gaussian for all coordinates, each is the flow or noise of a single number."""
     sde, out = SDES["vp"], None
     score = gaussian_score(0.2, 0.5, sde)
-    generators = [randomness.generator(0, randomness.IMAGE, i) for i in range(shape[0])]
+    generators = [rng.generator(0, rng.IMAGE, i) for i in range(shape[0])]
     out = sample(
         score, sde, shape, steps=6, generator=generators, **{k: v for k, v in SETTINGS[case].items() if k != "steps"}
     )
     assert out.x.shape == shape
     flat = sample(
         lambda x, t: score(x, t), sde, (shape[0], math.prod(shape[1:])), steps=6,
-        generator=[randomness.generator(0, randomness.IMAGE, i) for i in range(shape[0])],
+        generator=[rng.generator(0, rng.IMAGE, i) for i in range(shape[0])],
         **{k: v for k, v in SETTINGS[case].items() if k != "steps"},
     )  # fmt: skip
     torch.testing.assert_close(out.x.reshape(shape[0], -1), flat.x, rtol=1e-5, atol=1e-5)
@@ -610,7 +610,7 @@ def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
         seen.append((start, end, rtol, atol))
         return x, 6
 
-    monkeypatch.setattr("raysde.sampler.probability_flow", noted)
+    monkeypatch.setattr("raysde.sampling.sampler.probability_flow", noted)
     sde = SDES["vp"]
     settings = {"solver": "rk45", "rtol": 1e-2, "atol": 1e-7}
     assert sample(None, sde, (2, 2), **settings).nfe == 6

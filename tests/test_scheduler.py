@@ -8,11 +8,11 @@ from diffusers import ScoreSdeVeScheduler, UNet2DModel
 from diffusers.pipelines.deprecated.score_sde_ve import ScoreSdeVePipeline
 from torch.testing import assert_close
 
-from raysde.scheduler import VeConfig, VeScheduler
+from raysde.interop.ve_scheduler import VeConfig, VeScheduler
+from raysde.sampling.solvers.correctors import langevin, mean_norm
+from raysde.sampling.solvers.predictors import reverse_diffusion
+from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import VE
-from raysde.solvers.correctors import langevin, mean_norm
-from raysde.solvers.predictors import reverse_diffusion
-from raysde.solvers.walk import Walk
 from tests.oracles import assert_moments, gaussian_score
 
 SHAPES = ((1, 3, 8, 8), (5, 1, 7, 3), (4, 2))

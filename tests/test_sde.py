@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from raysde.sde import EDM, SDE, VE, VP, Flow, SubVP
+from raysde.sde import (
+    EDM,
+    SDE,
+    VE,
+    VP,
+    Flow,
+    SubVP,
+)
 from tests.oracles import DDPM_TABLE, SDES
 
 TIMES = torch.tensor([1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0], dtype=torch.float64)

@@ -24,10 +24,11 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors.torch import save_file
 
-from raysde import checkpoint, registry
+from raysde import registry
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.model import fresh_model
-from raysde.serving import Served, stretches
+from raysde.models.spec import fresh_model
+from raysde.registry.serving import Served, stretches
 from raysde.tracking import client_for
 from tests import tiny
 from tests.test_edit_command import write_model

@@ -12,20 +12,28 @@ from scipy.linalg import hadamard
 from scipy.stats import norm, sem
 from torch import nn
 
-from raysde import checkpoint
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.data.manifest import write_manifest
-from raysde.drawing import DrawingModel
-from raysde.evaluation.influence import Influence
-from raysde.evaluation.intervals import Z
-from raysde.figures import Figure
-from raysde.generation import sentence
-from raysde.inference import Model
+from raysde.data.dataset.manifest import write_manifest
+from raysde.evaluation.metrics.intervals import Z
+from raysde.evaluation.metrics.jackknife import Influence
+from raysde.evaluation.report import Figure
+from raysde.inference.model import Model
+from raysde.inference.sample import DrawingModel
+from raysde.models.sampling_defaults import sentence
 from raysde.registry import load
 from raysde.sde import EDM, VE, VP, Flow
-from raysde.settling.halving import Outcome, ahead, ranked, rounds, settle, survivors, winner
-from raysde.settling.space import Candidate, candidates, evaluations, parse_space, usual
-from raysde.settling.study import Study
+from raysde.tuning.sampler.space import Candidate, candidates, evaluations, parse_space, usual
+from raysde.tuning.sampler.study import Study
+from raysde.tuning.sampler.successive_halving import (
+    Outcome,
+    ahead,
+    ranked,
+    rounds,
+    settle,
+    survivors,
+    winner,
+)
 from tests.conftest import description_of, open_image, write_digit_shards
 from tests.test_cli import refused
 from tests.test_edit_command import write_model
@@ -341,7 +349,7 @@ def test_a_rehearsal_finds_what_does_not_fit_and_leaves_what_all_need(labels, di
     candidate = Candidate(None, {"solver": "ddim", "steps": 2}, 2.0)
     study_of(labels, digits, tmp_path).rehearse(candidate, 50, lambda *what: told.append(what))
     assert {path.name.split("-")[0] for path in tmp_path.glob("*.safetensors")} == {"judge", "reference"}
-    monkeypatch.setattr("raysde.evaluation.judge.trained", None)
+    monkeypatch.setattr("raysde.evaluation.features.classifier.trained", None)
     study_of(labels, digits, tmp_path).outcome(candidate, 6)
     with pytest.raises(ValueError, match="FID of 200 real images says little"):
         study_of(labels, digits, tmp_path, metric="fid").rehearse(candidate, 3000, lambda *what: None)
@@ -393,7 +401,7 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     def made_up(study, out):
         return lambda left, samples: [plain(each, values[each.drawing["steps"]], samples, 0.2) for each in left]
 
-    monkeypatch.setattr("raysde.cluster.settle.measure_on_ray", made_up)
+    monkeypatch.setattr("raysde.cluster.tune_sampler.measure_on_ray", made_up)
     out = tmp_path / "out"
     given = [
         "settle",
@@ -453,7 +461,7 @@ def settled(labels, digits, out, monkeypatch, *more, best):
 
         return measure
 
-    monkeypatch.setattr("raysde.cluster.settle.measure_on_ray", made_up)
+    monkeypatch.setattr("raysde.cluster.tune_sampler.measure_on_ray", made_up)
     given = ["--data", digits.path, "--features", "judge", "--out", str(out), "--samples", "60", "--rounds", "1"]
     assert main(["settle", labels, *more, *given]) == 0
     return load(out / "model"), studies[0]

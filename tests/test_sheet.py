@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raysde.data.digits import load_digits
-from raysde.data.reader import Reader
-from raysde.data.sheet import CELL, LINE, contact_sheet, describe, thumbnail
+from raysde.data.dataset.contact_sheet import CELL, LINE, contact_sheet, describe, thumbnail
+from raysde.data.dataset.reader import Reader
+from raysde.data.ingest.digits import load_digits
 from tests.conftest import write_digit_shards
 
 

@@ -8,22 +8,23 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde import checkpoint, config
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.data.collection import collect
-from raysde.data.convert import Rules, convert, shaped
-from raysde.data.geometry import FITS, fitted
-from raysde.data.probe import rules_for
-from raysde.data.reader import Reader
-from raysde.data.samples import Sample
-from raysde.data.sources import open_source
-from raysde.inference import Model
-from raysde.local import train_here
-from raysde.model import fresh_model
+from raysde.config import loading
+from raysde.data.dataset.reader import Reader
+from raysde.data.ingest.collect import collect
+from raysde.data.ingest.convert import Rules, convert, shaped
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.samples import Sample
+from raysde.data.ingest.sources import open_source
+from raysde.images.geometry import FITS, fitted
+from raysde.images.sizes import read_size, shown_size
+from raysde.inference.model import Model
+from raysde.models.spec import fresh_model
 from raysde.networks import DiffusersConfig, DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
-from raysde.run import open_run
-from raysde.sampler import sample
-from raysde.sizes import read_size, shown_size
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.sampling.sampler import sample
 from tests.conftest import open_image, rng_image, small_recipe, write_digit_shards
 from tests.test_cli import refused
 from tests.test_convert import Given, file
@@ -122,12 +123,12 @@ def test_a_recipe_asks_for_a_height_and_a_width(tmp_path):
     whole = Reader(manifest).read(np.arange(3)).images
     for size in ([4, 8], "4x8"):
         tree = {**small_recipe(manifest, tmp_path), "data": {"path": manifest.path, "image_size": size}}
-        run = open_run(config.parse(tree))
+        run = open_run(loading.parse(tree))
         assert run.spec.image == (1, 4, 8)
         assert run.config.flat()["data.image_size"] == [4, 8]
         assert np.array_equal(Reader(manifest).read(np.arange(3), run.feed.view).images, whole[:, 2:6])
     tree["data"]["image_size"] = [8, 8]
-    assert config.parse(tree).flat()["data.image_size"] == 8
+    assert loading.parse(tree).flat()["data.image_size"] == 8
 
 
 NETWORKS = {
@@ -165,9 +166,9 @@ def test_every_size_that_a_network_allows_is_drawn(kind):
 
 
 def model_generators(seed: int, count: int):
-    from raysde import randomness
+    from raysde import rng
 
-    return [randomness.generator(seed, randomness.IMAGE, number) for number in range(count)]
+    return [rng.generator(seed, rng.IMAGE, number) for number in range(count)]
 
 
 def test_sizes_are_left_to_a_network_of_the_users_own():
@@ -181,7 +182,7 @@ def test_sizes_are_left_to_a_network_of_the_users_own():
 
 
 def test_latents_are_drawn_at_the_size_of_their_images(tmp_path):
-    from raysde.latents import latent_spec
+    from raysde.models.autoencoder import latent_spec
 
     latent = latent_spec(autoencoder(tmp_path / "vae"), (1, 8, 8))
     spec = dataclasses.replace(spec_with(text=None), image=latent.shape, latent=latent)
@@ -217,7 +218,7 @@ def test_a_model_of_buckets_draws_every_size_that_it_was_trained_on(tmp_path):
     rules, place = Rules(channels=3, size=16, bucket_multiple=4), str(tmp_path)
     manifest = collect([convert(given, 0, rules, place)], rules, place, source="s", licence="")
     changes = {"text": None, "network__attention": [8], "train__batch": 4, "train__length__steps": 1}
-    train_here(open_run(config.parse(small_recipe(manifest, tmp_path / "runs", **changes))), None)
+    train_here(open_run(loading.parse(small_recipe(manifest, tmp_path / "runs", **changes))), None)
     model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.name_of(1))
     buckets = {shard.image for shard in manifest.shards}
     assert len(buckets) == 3

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raysde.data.samples import MAX_CAPTION, Bad, Sample
-from raysde.data.sources import open_source
-from raysde.data.sources.arrays import png
+from raysde.data.ingest.samples import MAX_CAPTION, Bad, Sample
+from raysde.data.ingest.sources import open_source
+from raysde.data.ingest.sources.arrays import png
 from tests.conftest import rng_image
 
 COUNT = 7
@@ -580,7 +580,7 @@ def test_a_key_that_comes_again_is_bad(tmp_path):
 
 
 def test_a_huge_member_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("raysde.data.sources.webdataset.MAX_MEMBER", 1000)
+    monkeypatch.setattr("raysde.data.ingest.sources.webdataset.MAX_MEMBER", 1000)
     write_tar(tmp_path / "a.tar", [("a.png", bytes(1001)), ("b.png", bytes(1000)), ("c.png", b"")])
     samples = read(tmp_path)
     assert [getattr(sample, "data", None) for sample in samples] == [None, bytes(1000), b""]

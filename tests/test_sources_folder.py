@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysde.data.samples import Bad
-from raysde.data.sources import open_source
+from raysde.data.ingest.samples import Bad
+from raysde.data.ingest.sources import open_source
 from tests.test_sources import FILES, read, reasons, write_images, write_lines
 
 
@@ -429,9 +429,9 @@ def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, fi
 
 def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     """Without Ray: a part to shards, and the report that the command prints from."""
-    from raysde.data.collection import collect
-    from raysde.data.convert import Converted, Rules, convert
-    from raysde.data.filesystems import read_bytes
+    from raysde.data.ingest.collect import collect
+    from raysde.data.ingest.convert import Converted, Rules, convert
+    from raysde.io.filesystems import read_bytes
 
     folder = write_images(tmp_path / "f", ["a", "b"])
     write_lines(folder, [{"file_name": "gone.png", "text": "x"}])

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysde.data.sources import open_source
+from raysde.data.ingest.sources import open_source
 from tests.test_sources import FILES, read, said, write_images
 
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from raysde.data.samples import Bad
-from raysde.data.sources import open_source
-from raysde.data.sources.members import place
+from raysde.data.ingest.samples import Bad
+from raysde.data.ingest.sources import open_source
+from raysde.data.ingest.sources.members import place
 from tests.test_sources import FILES, read, reasons, said, write_tar
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from raysde.data.layout import Layout, Rows, chosen, hold_out, located
-from raysde.data.manifest import Manifest, Shard
-from raysde.data.split import VALIDATION_ROWS, split_rows
+from raysde.data.dataset.layout import Layout, Rows, chosen, hold_out, located
+from raysde.data.dataset.manifest import Manifest, Shard
+from raysde.data.dataset.split import VALIDATION_ROWS, split_rows
 
 LAYOUTS = (Layout([0, 60], [25, 15], 10), Layout([25], [35], 10))
 

@@ -9,10 +9,10 @@ import threading
 import pytest
 from PIL import Image
 
-from raysde import outbox
-from raysde.backlog import Backlog, backlog_of
-from raysde.outbox import LONGEST_PAUSE, Outbox
-from raysde.spool import Spool, spool_of
+from raysde.tracking import outbox
+from raysde.tracking.backlog import Backlog, backlog_of
+from raysde.tracking.outbox import LONGEST_PAUSE, Outbox
+from raysde.tracking.spool import Spool, spool_of
 
 # on disk
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from raysde import checkpoint, config
-from raysde.parts import new_state
-from raysde.run import open_run
-from raysde.state import TrainState
+from raysde.checkpoints import checkpoint
+from raysde.config import loading
+from raysde.runs.build import new_state
+from raysde.runs.run import open_run
+from raysde.training.state import TrainState
 from tests.conftest import same_tensors
 from tests.test_train import stirred
 
@@ -66,7 +67,7 @@ def test_every_field_survives_a_checkpoint(recipe, tmp_path, optimizer):
     """Of all fields that the class has, so that a new one that is lost fails here."""
     network = {"network__channels": 32, "network__multipliers": [1, 1]} if optimizer == "muon" else {}
     settings = {"train__precision": "fp16", "train__ema__profiles": [0.05, 0.1], "train__text_lr": 1e-4}
-    run = open_run(config.parse(recipe(**settings, **network, train__optimizer=optimizer)))
+    run = open_run(loading.parse(recipe(**settings, **network, train__optimizer=optimizer)))
     fields = {field.name for field in dataclasses.fields(TrainState)}
     assert fields == TENSORS | VALUES.keys()
     state, fresh = moved(stirred(run)), new_state(run, CPU)
@@ -89,7 +90,7 @@ def test_every_field_survives_a_checkpoint(recipe, tmp_path, optimizer):
 
 def test_no_two_counters_are_kept_in_one_place(recipe):
     """Each counter alone changes what is written."""
-    state = new_state(open_run(config.parse(recipe(train__precision="fp16"))), CPU)
+    state = new_state(open_run(loading.parse(recipe(train__precision="fp16"))), CPU)
     before = json.dumps(state.values())
     for name, value in VALUES.items():
         kept = getattr(state, name)
@@ -101,7 +102,7 @@ def test_no_two_counters_are_kept_in_one_place(recipe):
 
 def test_a_state_without_a_validation_has_none(recipe):
     """JSON knows no infinity: the best of no validation is written as null and read as infinity again."""
-    state = new_state(open_run(config.parse(recipe())), CPU)
+    state = new_state(open_run(loading.parse(recipe())), CPU)
     values = json.loads(json.dumps(state.values(), allow_nan=False))
     state.best = 0.0
     state.load_values(values)
@@ -131,7 +132,7 @@ def test_the_digest_tells_rows_their_order_and_their_cuts(recipe):
 
 
 def test_an_average_of_another_model_is_refused(recipe):
-    state = new_state(open_run(config.parse(recipe())), CPU)
+    state = new_state(open_run(loading.parse(recipe())), CPU)
     tensors = dict(state.ema.state())
     tensors["strange"] = tensors.pop(next(iter(tensors)))
     with pytest.raises(ValueError, match="do not fit"):

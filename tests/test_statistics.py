@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raysde.data.statistics import Statistics
+from raysde.data.ingest.statistics import Statistics
 
 
 def rows_of(channels: int, count: int = 13):

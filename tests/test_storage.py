@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from raysde import checkpoint, storage
-from raysde.data.filesystems import filesystem
+from raysde.checkpoints import checkpoint, storage
+from raysde.io.filesystems import filesystem
 from tests.test_edit_command import write_model
 
 

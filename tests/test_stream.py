@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from raysde.cluster.stream import StreamSpec, make_block, put_together, steps_in_block
-from raysde.data.augment import View
-from raysde.data.batches import Feed, read_batches
-from raysde.data.blocks import from_table
-from raysde.data.plan import Plan
-from raysde.data.reader import Reader
-from raysde.data.split import split_rows
+from raysde.data.batches.arrow import from_table
+from raysde.data.batches.microbatch import Feed, read_batches
+from raysde.data.batches.plan import Plan
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.split import split_rows
+from raysde.data.dataset.view import View
 
 START, STOP, STEPS = 3, 11, 3
 

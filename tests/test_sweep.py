@@ -10,17 +10,24 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from raysde import config
 from raysde.cli import main
-from raysde.sweep import plots
-from raysde.sweep.halving import Halving
-from raysde.sweep.ledger import Ledger, Report, Trial
-from raysde.sweep.ranking import as_csv, best, best_recipe, ranked, table
-from raysde.sweep.search import _distribution, _told, count_of, drawn, planned, suggested
-from raysde.sweep.settings import base_tree, halving_for, read_settings
-from raysde.sweep.space import Range, check_recipes, read_space, shown, varied
-from raysde.sweep.sweep import DEFAULT_METRIC, Sweep
-from raysde.sweep.watch import SweepLine
+from raysde.config import loading
+from raysde.tuning.training import plots
+from raysde.tuning.training.asha import Halving
+from raysde.tuning.training.ledger import Ledger, Report, Trial
+from raysde.tuning.training.progress import SweepLine
+from raysde.tuning.training.ranking import as_csv, best, best_recipe, ranked, table
+from raysde.tuning.training.search import (
+    _distribution,
+    _told,
+    count_of,
+    drawn,
+    planned,
+    suggested,
+)
+from raysde.tuning.training.settings import base_tree, halving_for, read_settings
+from raysde.tuning.training.space import Range, check_recipes, read_space, shown, varied
+from raysde.tuning.training.sweep import DEFAULT_METRIC, Sweep
 from tests.conftest import ROOT
 from tests.test_cli import refused
 
@@ -162,7 +169,7 @@ def test_whole_nodes_and_keys_that_vary_together():
         {"sde,train.weighting": [[{"kind": "ve", "sigma_max": 20}, "target"], [{"kind": "sub_vp"}, "sigma2"]]}
     )
     tree = {**TREE, "sde": {"kind": "vp", "beta_max": 10.0}}
-    first, second = (config.parse(varied(tree, space, values)) for values in planned(space, "grid", 0, 2))
+    first, second = (loading.parse(varied(tree, space, values)) for values in planned(space, "grid", 0, 2))
     assert (first.sde.kind, first.sde.sigma_max, first.train.weighting) == ("ve", 20.0, "target")
     assert (second.sde.kind, second.sde.beta_max, second.train.weighting) == ("sub_vp", 20.0, "sigma2")
     assert tree["sde"] == {"kind": "vp", "beta_max": 10.0}
@@ -179,7 +186,7 @@ def test_the_order_of_axes_does_not_matter_to_a_recipe():
     one, two = {"sde.kind": ["ve"], "sde.sigma_max": [20.0]}, {"sde.sigma_max": [20.0], "sde.kind": ["ve"]}
     for given in (one, two):
         space = read_space(given)
-        assert config.parse(varied(TREE, space, space.combination(0))).sde.sigma_max == 20.0
+        assert loading.parse(varied(TREE, space, space.combination(0))).sde.sigma_max == 20.0
 
 
 # early stopping
@@ -614,10 +621,10 @@ def test_the_best_recipe_trains_what_the_trial_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space = read_space({"sde": [{"kind": "ve", "sigma_max": 20}], "train.lr": [3e-5]})
     trial = Trial(0, space.combination(0), reports=[Report(0, 1, 2, {"m": 0.5})])
-    tree = {**config.read_mapping(DIGITS, "recipe"), "storage": "runs", "data": {"path": "shards"}}
+    tree = {**loading.read_mapping(DIGITS, "recipe"), "storage": "runs", "data": {"path": "shards"}}
     (tmp_path / "best.yaml").write_text(best_recipe(tree, space, trial, "won", "m"))
     monkeypatch.chdir("/")
-    again, expected = config.load(tmp_path / "best.yaml"), config.parse(varied(tree, space, trial.values))
+    again, expected = loading.load(tmp_path / "best.yaml"), loading.parse(varied(tree, space, trial.values))
     differ = {key for key, value in again.flat().items() if expected.flat()[key] != value}
     assert differ == {"name", "storage", "data.path"}
     assert (again.name, again.storage, again.data.path) == ("won", f"{tmp_path}/runs", f"{tmp_path}/shards")
@@ -697,7 +704,7 @@ def test_every_sweep_can_be_typed(path):
     tree, space = base_tree(ROOT / command[0], settings, []), read_space(settings.space)
     count = count_of(space, settings.search, settings.trials)
     check_recipes(tree, space, planned(space, settings.search, settings.seed, count))
-    recipe = config.parse(tree)
+    recipe = loading.parse(tree)
     assert count >= 16
     assert halving_for(settings, recipe.train.length.steps, recipe.validation.every, recipe.train.batch).rungs
 
@@ -773,7 +780,7 @@ def test_the_settings_that_the_help_promises():
 )
 def test_tune_refuses(capsys, monkeypatch, digits, tmp_path, options, culprit):
     """One sentence and status 2, before Ray starts."""
-    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda level: pytest.fail("Ray was started"))
+    monkeypatch.setattr("raysde.cluster.tune_training.connect", lambda level: pytest.fail("Ray was started"))
     places = [f"data.path={digits.path}", f"storage={tmp_path}/runs", f"tracking.uri=sqlite:///{tmp_path}/m.db"]
     assert main(["tune", str(DIGITS), *places, *options]) == 2
     said = capsys.readouterr().err.strip()

@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer
 
-from raysde import config
-from raysde.captions import PretrainedText, Tokenizer, train_tokenizer
 from raysde.cli import main
-from raysde.conditioning import Conditioner
-from raysde.data.reader import Reader
-from raysde.inference import Model
-from raysde.model import ModelSpec, fresh_model
+from raysde.conditioning.conditioner import Conditioner
+from raysde.conditioning.pretrained import check_pretrained, pretrained_encoder, pretrained_tokenizer
+from raysde.conditioning.text import PretrainedText, Tokenizer, train_tokenizer
+from raysde.config import loading
+from raysde.data.dataset.reader import Reader
+from raysde.inference.model import Model
+from raysde.models.spec import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
-from raysde.parts import new_state
-from raysde.pretrained import check_pretrained, pretrained_encoder, pretrained_tokenizer
-from raysde.run import open_run
+from raysde.runs.build import new_state
+from raysde.runs.run import open_run
 from raysde.sde import VE, VP
 from tests.conftest import write_digit_shards
 from tests.real import real
@@ -530,7 +530,7 @@ def test_other_weights_encode_anew(folders, change):
         conditioner(conditioner.condition(["two"], None, 1)).context.square().sum().backward()
         torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.0, fused=True).step()
     elif change == "swap":
-        from raysde.ema import Ema
+        from raysde.training.ema import Ema
 
         ema = Ema(conditioner, half_life=1.0, rampup=0.0)
         for value in ema.average.values():
@@ -557,7 +557,7 @@ def test_a_run_says_how_many_captions_it_cuts(recipe, digits, limit):
     assert max(tokens) == 8
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        new_state(open_run(config.parse(recipe(text__max_tokens=limit))), CPU)
+        new_state(open_run(loading.parse(recipe(text__max_tokens=limit))), CPU)
     said = [str(each.message) for each in caught if "captions" in str(each.message)]
     expected = f"text.max_tokens={limit} cuts the end off {share:.2g}% of the captions; the longest has 8 tokens"
     assert said == ([expected] if limit < 8 else [])

@@ -5,10 +5,18 @@ import math
 import pytest
 import torch
 
-from raysde import randomness
-from raysde.losses import noise_weight
+from raysde import rng
 from raysde.sde import VE, VP, SubVP
-from raysde.times import Importance, LogNormal, Uniform, UniformLogSnr, log_snr_range, stratified, suited
+from raysde.training.losses import noise_weight
+from raysde.training.time_sampling import (
+    Importance,
+    LogNormal,
+    Uniform,
+    UniformLogSnr,
+    log_snr_range,
+    stratified,
+    suited,
+)
 from tests.oracles import SDES
 
 U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
@@ -17,7 +25,7 @@ U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
 def test_strata_cover_the_global_batch():
     """Each of the batch's equal intervals holds one number, however it is cut into microbatches."""
     batch = 64
-    offset = torch.rand((), generator=randomness.generator(0, randomness.TIMES, 3))
+    offset = torch.rand((), generator=rng.generator(0, rng.TIMES, 3))
     whole = stratified(offset, 0, batch, batch)
     parts = torch.cat([stratified(offset, start, 16, batch) for start in range(0, batch, 16)])
     assert torch.equal(whole, parts)
@@ -27,7 +35,7 @@ def test_strata_cover_the_global_batch():
 
 def test_strata_are_uniform_over_steps():
     """Mean 1/2 and variance 1/12 of one place's position in its interval, to four standard errors."""
-    offsets = [torch.rand((), generator=randomness.generator(0, randomness.TIMES, step)) for step in range(4000)]
+    offsets = [torch.rand((), generator=rng.generator(0, rng.TIMES, step)) for step in range(4000)]
     drawn = torch.stack([stratified(offset, 5, 1, 64)[0] for offset in offsets]) * 64 - 5
     assert abs(drawn.mean() - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
     assert abs(drawn.var() - 1 / 12) < 4 * (1 / 180 / 4000) ** 0.5

@@ -22,10 +22,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import _validate_batch_log_limits
 from PIL import Image
 
-from raysde import config, tracking
-from raysde.local import train_here
-from raysde.outbox import Outbox
-from raysde.run import open_run as run_of
+from raysde import tracking
+from raysde.config import loading
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run as run_of
 from raysde.tracking import (
     Input,
     Tracker,
@@ -38,6 +38,7 @@ from raysde.tracking import (
     is_refused,
     open_run,
 )
+from raysde.tracking.outbox import Outbox
 from raysde.tracking.store import short_timeouts
 from tests.conftest import ROOT, Recorded
 
@@ -511,7 +512,7 @@ def test_a_run_goes_on_while_its_server_is_away(server, recipe, tmp_path):
     run_id = open_run(client, "e", "r", {}, None)
     tracker = Tracker(server.uri, run_id, tmp_path / "spool.jsonl")
     sink = Disturbed(server, tracker, away=5, back=20)
-    train_here(run_of(config.parse(tree)), sink)
+    train_here(run_of(loading.parse(tree)), sink)
     assert sink.longest < 2.0
     assert sink.queued >= 5
     sink.starting.join(150.0)

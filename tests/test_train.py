@@ -8,26 +8,28 @@ import numpy as np
 import pytest
 import torch
 
-from raysde import checkpoint, config, optim
-from raysde.data.batches import read_batches
-from raysde.data.reader import Reader
-from raysde.distributed import World
-from raysde.ema import Ema, decay
-from raysde.local import train_here
-from raysde.objective import DTYPES, microbatch_loss
-from raysde.parts import new_state, objective, schedule, validator
-from raysde.run import check_resumable, open_run
+from raysde.checkpoints import checkpoint
+from raysde.config import loading
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.world import World
+from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.local import train_here
+from raysde.runs.run import check_resumable, open_run
 from raysde.sde import VE
-from raysde.state import TrainState
-from raysde.times import stratified
-from raysde.train import flush, train_step
+from raysde.training import optimizers
+from raysde.training.ema import Ema, decay
+from raysde.training.loop import flush, train_step
+from raysde.training.objective import DTYPES, microbatch_loss
+from raysde.training.state import TrainState
+from raysde.training.time_sampling import stratified
 from tests.conftest import Recorded, description_of, same_tensors
 
 CPU = torch.device("cpu")
 
 
 def trained(recipe: dict, sink=None) -> TrainState:
-    return train_here(open_run(config.parse(recipe)), sink)
+    return train_here(open_run(loading.parse(recipe)), sink)
 
 
 def everything(state: TrainState) -> dict:
@@ -89,7 +91,7 @@ def saved(folder: Path) -> dict:
 
 def test_each_row_is_seen_as_planned(recipe):
     """The digest of the rows trained on is that of the plan, written down independently."""
-    run = open_run(config.parse(recipe(train__length__steps=4)))
+    run = open_run(loading.parse(recipe(train__length__steps=4)))
     state = train_here(run, None)
     expected = new_state(run, CPU)
     for step in range(4):
@@ -109,13 +111,13 @@ def test_every_precision_learns(recipe, sink, precision):
 
 def test_precisions_agree_on_the_first_loss(recipe):
     """The autocast types round, by at most their epsilon times the depth of the network."""
-    run = open_run(config.parse(recipe()))
+    run = open_run(loading.parse(recipe()))
     state = new_state(run, CPU)
     (batch,) = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     torch.nn.init.normal_(state.model.network.leave.weight, std=0.05)
     losses = {}
     for precision, dtype in DTYPES.items():
-        task = objective(open_run(config.parse(recipe(train__precision=precision))))
+        task = objective(open_run(loading.parse(recipe(train__precision=precision))))
         seen = []
         hook = state.model.network.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out.dtype))
         losses[precision] = microbatch_loss(state.model, state.model, batch, task, CPU).item()
@@ -129,7 +131,7 @@ def test_precisions_agree_on_the_first_loss(recipe):
 @pytest.mark.parametrize("microbatch", [16, 8, 4])
 def test_accumulation_is_the_whole_batch(recipe, microbatch):
     """The gradient of a step is the mean over its microbatches' losses, each with its own stream."""
-    run = open_run(config.parse(recipe(train__microbatch=microbatch)))
+    run = open_run(loading.parse(recipe(train__microbatch=microbatch)))
     state, task = new_state(run, CPU), objective(run)
     batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     assert len(batches) == 16 // microbatch
@@ -151,9 +153,9 @@ def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
         seen.append(stratified(*args))
         return seen[-1]
 
-    monkeypatch.setattr("raysde.objective.stratified", spy)
+    monkeypatch.setattr("raysde.training.objective.stratified", spy)
     for microbatch in (16, 4):
-        run = open_run(config.parse(recipe(train__microbatch=microbatch)))
+        run = open_run(loading.parse(recipe(train__microbatch=microbatch)))
         state = new_state(run, CPU)
         batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
         train_step(state, state.model, batches, objective(run), schedule(run), World())
@@ -162,7 +164,7 @@ def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
 
 def test_non_finite_losses_are_named_with_their_step(recipe):
     """Weights that overflow at step 3 are reported as step 3, though losses are looked at every 5 steps."""
-    run = open_run(config.parse(recipe(log_every=5)))
+    run = open_run(loading.parse(recipe(log_every=5)))
     state, task = new_state(run, CPU), objective(run)
     for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 5)):
         if step == 2:
@@ -174,7 +176,7 @@ def test_non_finite_losses_are_named_with_their_step(recipe):
 
 def test_non_finite_gradients_end_the_run_before_a_checkpoint(recipe):
     """A finite loss with an infinite gradient has spoiled the weights already: nothing of it may be saved."""
-    run = open_run(config.parse(recipe()))
+    run = open_run(loading.parse(recipe()))
     state = new_state(run, CPU)
     state.step = 7
     state.pending = [
@@ -187,7 +189,7 @@ def test_non_finite_gradients_end_the_run_before_a_checkpoint(recipe):
 
 def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
     """fp16 gradients that overflow: no update, no EMA, no progress of the warm-up, and a smaller scale."""
-    run = open_run(config.parse(recipe(train__precision="fp16")))
+    run = open_run(loading.parse(recipe(train__precision="fp16")))
     state, task = new_state(run, CPU), objective(run)
     batches = list(read_batches(run.feed, Reader(run.manifest), 0, 2))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
@@ -211,7 +213,7 @@ def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
      (99, 4, "cosine", 0.5, 0.5), (99, 4, "cosine", 1.0, 0.0), (1, 4, "cosine", 0.0, 0.5)],
 )  # fmt: skip
 def test_learning_rate(updates, warmup, rule, progress, expected):
-    assert optim.learning_rate(1.0, updates, warmup, rule, progress) == pytest.approx(expected, abs=1e-12)
+    assert optimizers.learning_rate(1.0, updates, warmup, rule, progress) == pytest.approx(expected, abs=1e-12)
 
 
 def stirred(run) -> TrainState:
@@ -238,7 +240,7 @@ def test_the_text_encoder_takes_its_own_learning_rate(recipe, precision, clip):
             "precision": precision,
             "clip": clip,
         }
-        run = open_run(config.parse(recipe(**{f"train__{key}": value for key, value in settings.items()})))
+        run = open_run(loading.parse(recipe(**{f"train__{key}": value for key, value in settings.items()})))
         state = stirred(run)
         before = {name: p.detach().clone() for name, p in state.trained.items()}
         (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
@@ -278,7 +280,7 @@ def test_clipping_bounds_the_norm():
     weight = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     weight.grad = torch.tensor([3.0, 0.0, 4.0])
-    norm, stepped = optim.update(optimizer, torch.amp.GradScaler("cpu", enabled=False), [weight], 1.0, 1.0)
+    norm, stepped = optimizers.update(optimizer, torch.amp.GradScaler("cpu", enabled=False), [weight], 1.0, 1.0)
     assert (norm.item(), stepped) == (5.0, True)
     torch.testing.assert_close(weight.data, torch.tensor([-0.6, 0.0, -0.8]))
 
@@ -349,7 +351,7 @@ def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink)
 
 def test_validation_bins_are_the_error_at_their_noise(recipe):
     """An untrained v network answers 0: the error of eps_hat = sigma x_t is known in closed form in each bin."""
-    run = open_run(config.parse(recipe(validation__rows=150, text=None)))
+    run = open_run(loading.parse(recipe(validation__rows=150, text=None)))
     state = new_state(run, CPU)
     with torch.no_grad():
         metrics = validator(run, World())(state.model.eval())
@@ -371,7 +373,7 @@ def test_validation_bins_are_the_error_at_their_noise(recipe):
 def test_dropout_layers_are_part_of_the_stream(recipe):
     """Of one key they drop the same whatever was drawn before, of another they do not; flips, dropped conditions and
     noise are looked at one by one in test_objective.py."""
-    run = open_run(config.parse(recipe(train__condition_dropout=0.0, network__dropout=0.5)))
+    run = open_run(loading.parse(recipe(train__condition_dropout=0.0, network__dropout=0.5)))
     state, task, masks = stirred(run), objective(run), []
     state.model.train()
 
@@ -404,7 +406,7 @@ def test_dropout_layers_are_part_of_the_stream(recipe):
 def test_the_condition_of_each_image_is_dropped_by_itself(recipe):
     """As often as asked, and no oftener together: each microbatch's count is binomial."""
     share, steps = 0.25, 20
-    run = open_run(config.parse(recipe(train__condition_dropout=share)))
+    run = open_run(loading.parse(recipe(train__condition_dropout=share)))
     state, task, dropped = new_state(run, CPU), objective(run), []
 
     def forward(x, t, condition):
@@ -445,7 +447,7 @@ def test_a_longer_run_continues(recipe, sink):
 
 
 def test_a_checkpoint_of_another_sde_is_refused(recipe):
-    run = open_run(config.parse(recipe(train__length__steps=1)))
+    run = open_run(loading.parse(recipe(train__length__steps=1)))
     train_here(run, None)
     folder = checkpoint.newest(Path(run.config.storage) / "small")
     state = new_state(run, CPU)
@@ -456,12 +458,12 @@ def test_a_checkpoint_of_another_sde_is_refused(recipe):
 
 
 def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
-    run = open_run(config.parse(recipe(train__length__steps=1)))
+    run = open_run(loading.parse(recipe(train__length__steps=1)))
     train_here(run, None)
     found = checkpoint.read(checkpoint.newest(Path(run.config.storage) / "small"))
     older = {key: value for key, value in found.recipe.items() if key not in ("train.optimizer", "train.text_lr")}
     check_resumable(run, dataclasses.replace(found, recipe=older))
-    changed = open_run(config.parse(recipe(train__length__steps=1, train__optimizer="muon")))
+    changed = open_run(loading.parse(recipe(train__length__steps=1, train__optimizer="muon")))
     with pytest.raises(ValueError, match=r"train\.optimizer=adamw, the recipe says muon"):
         check_resumable(changed, dataclasses.replace(found, recipe=older))
     without = {key: value for key, value in older.items() if key != "network.channels"}
@@ -472,16 +474,16 @@ def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
 def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypatch):
     """Its grids and its models; a new run has the new default, which its checkpoint names."""
     pictures = []
-    monkeypatch.setattr("raysde.hooks.images.grid", lambda images, columns: pictures.append(images))
+    monkeypatch.setattr("raysde.runs.hooks.images.grid", lambda images, columns: pictures.append(images))
     sampled = {"sampling__every": 2, "sampling__count": 2, "sampling__prompts": ["the digit 3"], "text": None}
     tree = recipe(train__length__steps=2, **{**sampled, "sampling__prompts": []})
-    train_here(open_run(config.parse(tree)), Recorded())
+    train_here(open_run(loading.parse(tree)), Recorded())
     folder = checkpoint.newest(Path(tree["storage"]) / "small")
     assert checkpoint.read(folder).spec.default_solver == "unipc"
     with description_of(folder) as content:
         del content["model"]["default_solver"]
     longer = {**tree, "train": {**tree["train"], "length": {"steps": 4}}}
-    run = open_run(config.parse(longer))
+    run = open_run(loading.parse(longer))
     train_here(run, Recorded())
     last = checkpoint.newest(Path(tree["storage"]) / "small")
     assert checkpoint.read(last).step == 4
@@ -491,6 +493,6 @@ def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypat
         found = checkpoint.load_model(folder if solver == "unipc" else last).sample(n=2, solver=solver, steps=20)
         assert torch.equal(images, found.images)
     assert torch.equal(model.sample(n=2).images, pictures[1])
-    refused = open_run(config.parse({**longer, "sampling": {**longer["sampling"], "order": 2}}))
+    refused = open_run(loading.parse({**longer, "sampling": {**longer["sampling"], "order": 2}}))
     with pytest.raises(ValueError, match="order=2 changes nothing with heun"):
         train_here(refused, Recorded())

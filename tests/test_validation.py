@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from raysde import config
-from raysde.conditioning import Conditioner
-from raysde.data.augment import View
-from raysde.data.batches import Microbatch, held_out_batches
-from raysde.data.reader import Reader
-from raysde.distributed import World
-from raysde.latents import LatentSpec
-from raysde.parameterisation import Preconditioning, convert, marginal_for
-from raysde.parts import new_state, validator
-from raysde.progress import ProgressLine
-from raysde.run import open_run
-from raysde.score import ScoreModel
+from raysde.conditioning.conditioner import Conditioner
+from raysde.config import loading
+from raysde.data.batches.microbatch import Microbatch, held_out_batches
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.view import View
+from raysde.distributed.world import World
+from raysde.io.progress import ProgressLine
+from raysde.models.autoencoder import LatentSpec
+from raysde.models.score import ScoreModel
+from raysde.runs.build import new_state, validator
+from raysde.runs.run import open_run
 from raysde.sde import EDM, VE, VP, Flow, SubVP
-from raysde.validation import BINS, Seen, seen, validation_loss
+from raysde.sde.parameterisation import Preconditioning, convert, marginal_for
+from raysde.training.validation import BINS, Seen, seen, validation_loss
 
 CPU = torch.device("cpu")
 SHAPE, ROWS = (1, 4, 4), 1500
@@ -160,7 +160,7 @@ def test_the_data_range_does_not_matter(digits):
 
 def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
     """However the rows are cut into microbatches, and whoever has which, to the last bits of the network's sums."""
-    run = open_run(config.parse(recipe(validation__rows=24)))
+    run = open_run(loading.parse(recipe(validation__rows=24)))
     model, reader = new_state(run, CPU).model.eval(), Reader(run.manifest)
     torch.nn.init.normal_(model.network.leave.weight)
 
@@ -188,7 +188,7 @@ def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
 
 def test_each_row_is_validated_under_its_own_condition(recipe, digits):
     """Its caption and its class, none of them dropped; the encoded conditions serve all bins."""
-    run = open_run(config.parse(recipe(validation__rows=24, class_conditional=True, train__condition_dropout=1.0)))
+    run = open_run(loading.parse(recipe(validation__rows=24, class_conditional=True, train__condition_dropout=1.0)))
     model, told = new_state(run, CPU).model.eval(), []
     model.conditioner.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_the_recipes_microbatch_does_not_move_it(recipe):
     """The run's own validation, with microbatches of 4 and of 16."""
     found = []
     for size in (4, 16):
-        run = open_run(config.parse(recipe(validation__rows=24, train__microbatch=size)))
+        run = open_run(loading.parse(recipe(validation__rows=24, train__microbatch=size)))
         with torch.no_grad():
             found.append(validator(run, World())(new_state(run, CPU).model.eval()))
     assert found[0] == pytest.approx(found[1], rel=1e-4)

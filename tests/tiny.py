@@ -9,13 +9,13 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, T5Config, T5EncoderModel
 
-from raysde.captions import train_tokenizer
-from raysde.data.derived import Derived, write_derived
-from raysde.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
-from raysde.data.shards import write_shard
-from raysde.model import ModelSpec
+from raysde.conditioning.text import train_tokenizer
+from raysde.data.dataset.manifest import SCHEMA, Manifest, read_manifest, write_manifest
+from raysde.data.dataset.precomputed import Derived, write_derived
+from raysde.data.dataset.shards import write_shard
+from raysde.models.spec import ModelSpec
 from raysde.networks import UNetConfig
-from raysde.precompute import Job, LatentsJob, TextJob
+from raysde.precompute.jobs import Job, LatentsJob, TextJob
 from raysde.sde import VP
 from tests.conftest import small_recipe, write_digit_shards
 

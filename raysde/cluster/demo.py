@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from raysde import config, registry
+from raysde import registry
 from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
-from raysde.data.digits import WORDS, Judge, caption, write_digits
-from raysde.data.probe import rules_for
-from raysde.data.sources import open_source
-from raysde.images import grid, save_picture
+from raysde.config import loading
+from raysde.data.ingest.digits import WORDS, Judge, caption, write_digits
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
+from raysde.images.tensors import grid, save_picture
 from raysde.tracking import client_for, tags_of
 
 JUDGED = 500
@@ -24,7 +25,7 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     """Writes, ingests, trains, registers, draws and judges; everything it makes is in ``out``."""
     uri = f"sqlite:///{out / 'mlflow.db'}"
     places = [f"data.path={out / 'shards'}", f"storage={out / 'runs'}", f"tracking.uri={uri}"]
-    settings = config.load(recipe, [*places, *overrides])
+    settings = loading.load(recipe, [*places, *overrides])
     clear(out)
     count = write_digits(out / "images")
     print(f"1. wrote {count} scanned digits with captions to {out / 'images'}")

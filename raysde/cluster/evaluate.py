@@ -22,10 +22,10 @@ from ray.exceptions import (
 )
 from ray.util import register_serializer
 
+from raysde.cluster.connection import connect
 from raysde.cluster.placement import Place, place_for
-from raysde.cluster.session import connect
-from raysde.evaluation.bench import Bench, Told
-from raysde.evaluation.parts import Part
+from raysde.evaluation.chunks import Part
+from raysde.evaluation.workload import Bench, Told
 
 RETRIES = 3
 """Times that a stretch is measured anew after its worker was lost."""
@@ -59,7 +59,7 @@ class Measurer:
 
 
 class Workers:
-    """Measures on actors: a :data:`raysde.evaluation.bench.Measure`. A context that ends them.
+    """Measures on actors: a :data:`raysde.evaluation.workload.Measure`. A context that ends them.
 
     Actors start with the first stretch, keep their bench for all work, and get their next stretch when one is done. One
     that is lost is replaced, and its stretch is measured anew.

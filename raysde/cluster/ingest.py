@@ -16,14 +16,21 @@ import ray.data
 from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
-from raysde.cluster.carried import CARRIED, packed, rows_of
-from raysde.cluster.session import connect
-from raysde.data.collection import collect
-from raysde.data.convert import Converted, Rules, convert
-from raysde.data.filesystems import child, exists, filesystem, location, read_bytes, write_json
-from raysde.data.manifest import FORMAT, INGESTING, Manifest
-from raysde.data.pictures import READING
-from raysde.data.sources import Source
+from raysde.cluster.connection import connect
+from raysde.cluster.errors import CARRIED, packed, rows_of
+from raysde.data.dataset.manifest import FORMAT, INGESTING, Manifest
+from raysde.data.ingest.collect import collect
+from raysde.data.ingest.convert import Converted, Rules, convert
+from raysde.data.ingest.sources import Source
+from raysde.images.open import READING
+from raysde.io.filesystems import (
+    child,
+    exists,
+    filesystem,
+    location,
+    read_bytes,
+    write_json,
+)
 
 
 def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:

@@ -7,20 +7,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from raysde import checkpoint, identity, registry, storage, tracking
-from raysde.backlog import backlog_of
+from raysde import registry, tracking
+from raysde.checkpoints import checkpoint, storage
+from raysde.cluster.connection import connect
 from raysde.cluster.placement import alive
-from raysde.cluster.session import connect
-from raysde.cluster.shares import Share
+from raysde.cluster.resources import Share
 from raysde.cluster.train import launch, own_share
-from raysde.config import RunConfig
-from raysde.data.filesystems import child
-from raysde.history import opened, settled
-from raysde.places import absolute
-from raysde.progress import ProgressLine, say
-from raysde.resuming import is_over
-from raysde.run import Run, check, check_resumable, open_run, remarks
-from raysde.spool import spool_of
+from raysde.config.loading import RunConfig
+from raysde.config.places import absolute
+from raysde.io.filesystems import child
+from raysde.io.progress import ProgressLine, say
+from raysde.runs import identity
+from raysde.runs.history import opened, settled
+from raysde.runs.resume import is_over
+from raysde.runs.run import Run, check, check_resumable, open_run, remarks
+from raysde.tracking.backlog import backlog_of
+from raysde.tracking.spool import spool_of
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import torch
 from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
-from raysde.cluster.carried import CARRIED, packed, rows_of
-from raysde.cluster.session import connect
-from raysde.data.derived import Derived, File, read_derived, verify_derived, write_derived
-from raysde.data.filesystems import child, exists, filesystem, read_bytes, write_json
-from raysde.data.manifest import Manifest, read_manifest
-from raysde.data.shards import verify
-from raysde.precompute import Job, Work
+from raysde.cluster.connection import connect
+from raysde.cluster.errors import CARRIED, packed, rows_of
+from raysde.data.dataset.manifest import Manifest, read_manifest
+from raysde.data.dataset.precomputed import Derived, File, read_derived, verify_derived, write_derived
+from raysde.data.dataset.shards import verify
+from raysde.io.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.precompute.jobs import Job, Work
 
 STATE = ".precompute"
 

@@ -10,11 +10,11 @@ import ray
 import ray.data
 import torch
 
-from raysde.bulk import Bulk, Draw
 from raysde.cluster.backpressure import set_up_data
-from raysde.cluster.carried import CARRIED, packed, rows_of
+from raysde.cluster.connection import connect
+from raysde.cluster.errors import CARRIED, packed, rows_of
 from raysde.cluster.placement import Place, place_for
-from raysde.cluster.session import connect
+from raysde.inference.bulk import Bulk, Draw
 
 RETRIES = 3
 """Times that an actor comes back, and that its part is drawn anew."""

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from raysde.data.batches import Feed, Microbatch, microbatch
-from raysde.data.blocks import Canvas, from_table, to_table
-from raysde.data.derived import NUMBERS, Latents, TextEmbeddings
-from raysde.data.plan import check_world, steps_of_blocks
-from raysde.data.reader import opened
-from raysde.run import Run
+from raysde.data.batches.arrow import Canvas, from_table, to_table
+from raysde.data.batches.microbatch import Feed, Microbatch, microbatch
+from raysde.data.batches.plan import check_world, steps_of_blocks
+from raysde.data.dataset.precomputed import NUMBERS, Latents, TextEmbeddings
+from raysde.data.dataset.reader import opened
+from raysde.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def stream_spec(run: Run, start: int) -> StreamSpec:
 
 
 def make_block(spec: StreamSpec, number: int) -> pa.Table:
-    """Block ``number``, see :func:`raysde.data.blocks.to_table`."""
+    """Block ``number``, see :func:`raysde.data.batches.arrow.to_table`."""
     plan = spec.feed.plan
     index = number % plan.microbatches
     reader = opened(spec.path, spec.fingerprint, spec.text, spec.latents)

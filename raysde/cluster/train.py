@@ -13,16 +13,17 @@ from pyarrow.fs import FileType
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raysde import checkpoint, config, storage
+from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.backpressure import set_up_data
-from raysde.cluster.mailbox import Slot
-from raysde.cluster.session import tell
-from raysde.cluster.shares import Share, check_room, share_out, survey
+from raysde.cluster.connection import tell
+from raysde.cluster.resources import Share, check_room, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
-from raysde.data.filesystems import child, filesystem
-from raysde.progress import say
-from raysde.run import Run, open_run
-from raysde.spool import spool_of
+from raysde.cluster.trial_reports import Slot
+from raysde.config import loading
+from raysde.io.filesystems import child, filesystem
+from raysde.io.progress import say
+from raysde.runs.run import Run, open_run
+from raysde.tracking.spool import spool_of
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints that it was told of."""
@@ -47,7 +48,7 @@ def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
 
     def make() -> ray.data.Dataset:
         set_up_data()
-        run = open_run(config.parse(recipe))
+        run = open_run(loading.parse(recipe))
         return stream(stream_spec(run, resume_step(run)))
 
     return make

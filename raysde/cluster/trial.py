@@ -11,18 +11,18 @@ from typing import Any
 from ray import tune
 from ray.actor import ActorHandle
 
-from raysde import config
-from raysde.cluster.mailbox import Slot
-from raysde.cluster.session import quiet
-from raysde.cluster.shares import Share
+from raysde.cluster.connection import quiet
+from raysde.cluster.resources import Share
 from raysde.cluster.train import launch
-from raysde.run import open_run
+from raysde.cluster.trial_reports import Slot
+from raysde.config import loading
+from raysde.runs.run import open_run
 
 POLL = 0.3
 """Seconds between two looks into the mailbox."""
 
 
-def trial_settings(number: int, recipe: config.RunConfig, uri: str, run_id: str, share: Share) -> dict[str, Any]:
+def trial_settings(number: int, recipe: loading.RunConfig, uri: str, run_id: str, share: Share) -> dict[str, Any]:
     """What Tune hands to a trial."""
     told = {"recipe": recipe.model_dump(mode="json"), "uri": uri, "run_id": run_id, "share": asdict(share)}
     return {"number": number, "trial": json.dumps(told)}
@@ -63,7 +63,7 @@ def _train(told: dict[str, Any], slot: Slot, ended: dict[str, str]) -> None:
     """Runs the trial's worker group; what goes wrong is told, since it ends the trial and not the sweep."""
     started, share = time.time(), Share(**told["share"])
     try:
-        run = open_run(config.parse(told["recipe"]))
+        run = open_run(loading.parse(told["recipe"]))
         launch(run, tracking_uri=told["uri"], run_id=told["run_id"], started=started, share=share, reports=slot)
     except Exception as error:
         ended.update(state="failed", error=" ".join(str(error).split())[:500] or type(error).__name__)

@@ -16,25 +16,27 @@ import ray.train
 import torch
 
 import raysde
-from raysde import checkpoint, config, distributed_checkpoint, storage
-from raysde.backlog import backlog_of
-from raysde.cluster.mailbox import Slot
-from raysde.cluster.session import quiet, tell
+from raysde.checkpoints import checkpoint, storage
+from raysde.checkpoints import sharded as distributed_checkpoint
+from raysde.cluster.connection import quiet, tell
 from raysde.cluster.stream import read_stream, stream_spec
-from raysde.data.batches import Microbatch, read_batches
-from raysde.data.filesystems import child, filesystem
-from raysde.data.prefetch import on_device
-from raysde.data.reader import Reader
-from raysde.distributed import World, current_world
-from raysde.foreign import writing
-from raysde.hooks import RunHooks, described, save_checkpoint
-from raysde.parts import new_state, objective, schedule, validator
-from raysde.resuming import resume
-from raysde.run import Run, open_run
-from raysde.score import ScoreModel
-from raysde.sharding import has_shards
-from raysde.state import TrainState
-from raysde.train import Validate, due, fit, measured
+from raysde.cluster.trial_reports import Slot
+from raysde.config import loading
+from raysde.data.batches.microbatch import Microbatch, read_batches
+from raysde.data.batches.prefetch import on_device
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.fsdp import has_shards
+from raysde.distributed.world import World, current_world
+from raysde.io.errors import writing
+from raysde.io.filesystems import child, filesystem
+from raysde.models.score import ScoreModel
+from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.hooks import RunHooks, described, save_checkpoint
+from raysde.runs.resume import resume
+from raysde.runs.run import Run, open_run
+from raysde.tracking.backlog import backlog_of
+from raysde.training.loop import Validate, due, fit, measured
+from raysde.training.state import TrainState
 
 if TYPE_CHECKING:
     from raysde.tracking import Tracker
@@ -44,7 +46,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     """Trains to the end of the recipe, from the newest checkpoint if there is one."""
     torch.set_num_threads(settings["threads"])
     quiet()
-    run, world = open_run(config.parse(settings["recipe"])), current_world()
+    run, world = open_run(loading.parse(settings["recipe"])), current_world()
     alone = settings["reports"] is None  # no trial of a sweep
     if alone and world.is_first:
         tell_warnings()

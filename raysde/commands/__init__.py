@@ -2,7 +2,7 @@
 
 import argparse
 
-from raysde.sizes import Size, read_size
+from raysde.images.sizes import Size, read_size
 
 SOURCES = (
     "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, a run id, "

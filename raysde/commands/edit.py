@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysde.commands.drawing import (
+from raysde.commands.model_options import (
     check_drawing,
     drawing_arguments,
     loader,
@@ -18,8 +18,8 @@ from raysde.commands.drawing import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from raysde.data.remarks import Change
-    from raysde.drawing import Drawn
+    from raysde.images.remarks import Change
+    from raysde.inference.sample import Drawn
 
 SAID: "dict[Change, str]" = {
     "profile": "its colour profile was converted to sRGB",
@@ -94,7 +94,7 @@ def edit_options(command: argparse.ArgumentParser) -> None:
 
 def run_edit(args: argparse.Namespace) -> None:
     """raysde edit."""
-    from raysde.images import grid, save_picture, save_png
+    from raysde.images.tensors import grid, save_picture, save_png
 
     check_drawing(args)
     restoring = checked_restoring(args)
@@ -155,7 +155,7 @@ def open_file(path: str) -> "tuple[Tensor, frozenset[Change]]":
     import numpy as np
     import torch
 
-    from raysde.data.pictures import is_grey, read_picture
+    from raysde.images.open import is_grey, read_picture
 
     try:
         data = Path(path).read_bytes()

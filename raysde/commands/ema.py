@@ -21,8 +21,8 @@ def ema_options(command: argparse.ArgumentParser) -> None:
 
 def run_ema(args: argparse.Namespace) -> None:
     """raysde ema."""
-    from raysde import snapshots
+    from raysde.checkpoints import ema_snapshots
 
     out = Path(args.out).expanduser()
-    step = snapshots.export(args.source, out, args.std, args.step)
+    step = ema_snapshots.export(args.source, out, args.std, args.step)
     print(f"checkpoint {out}, averaged with std {args.std} up to step {step}")

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysde.commands.drawing import (
+from raysde.commands.model_options import (
     Options,
     check_drawing,
     chosen_method,
@@ -20,9 +20,9 @@ from raysde.commands.drawing import (
 )
 
 if TYPE_CHECKING:
-    from raysde.data.reader import Reader
-    from raysde.evaluation.bench import Measure
-    from raysde.evaluation.features import FeatureNetwork
+    from raysde.data.dataset.reader import Reader
+    from raysde.evaluation.features.networks import FeatureNetwork
+    from raysde.evaluation.workload import Measure
 
 CACHE = "~/raysde/evaluation"
 EXAMPLES = """\
@@ -136,8 +136,8 @@ def drawn_options(group: Options) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """raysde evaluate."""
-    from raysde.data.filesystems import check_writable, location, write_json
     from raysde.evaluation.evaluate import Question, evaluate, table
+    from raysde.io.filesystems import check_writable, location, write_json
     from raysde.registry import identified
 
     started, target = time.monotonic(), location(args.output)
@@ -193,7 +193,7 @@ def log_report(run_id: str, step: int, report: dict[str, Any], target: str, trac
     Raises:
         RuntimeError: if MLflow does not answer.
     """
-    from raysde.figures import evaluated, parse_figure
+    from raysde.evaluation.report import evaluated, parse_figure
     from raysde.registry.promotion import log
     from raysde.tracking import answering, client_for, default_uri
 
@@ -206,7 +206,7 @@ def log_report(run_id: str, step: int, report: dict[str, Any], target: str, trac
 @contextmanager
 def measurer(args: argparse.Namespace, told: Callable[[str, float, float], None]) -> Iterator["Measure"]:
     """Who measures: this process, or workers on Ray, which end with the context."""
-    from raysde.evaluation.bench import here
+    from raysde.evaluation.workload import here
 
     if not args.workers:
         yield here

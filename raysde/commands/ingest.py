@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from raysde.commands import size_option
-from raysde.data.convert import ENCODINGS
-from raysde.data.geometry import FITS
-from raysde.sizes import Size, shown_size
+from raysde.data.ingest.convert import ENCODINGS
+from raysde.images.geometry import FITS
+from raysde.images.sizes import Size, shown_size
 
 DIGITS = "sklearn:digits"
 EMOJI = ("emoji", "all-emoji")
@@ -81,8 +81,8 @@ def listed(meanings: dict[str, str]) -> str:
 def run_ingest(args: argparse.Namespace) -> None:
     """raysde ingest."""
     from raysde.cluster.ingest import ingest
-    from raysde.data.probe import rules_for
-    from raysde.data.sources import open_source
+    from raysde.data.ingest.probe import rules_for
+    from raysde.data.ingest.sources import open_source
 
     size = check(args)
     found = open_source(
@@ -130,11 +130,11 @@ def made(source: str, out: Path, size: Size | None) -> str:
         return source
     folder = out.with_name(out.name + "-images")
     if source == DIGITS:
-        from raysde.data.digits import write_digits
+        from raysde.data.ingest.digits import write_digits
 
         write_digits(folder)
     else:
-        from raysde.data.emoji import CHOSEN, write_emoji
+        from raysde.data.ingest.emoji import CHOSEN, write_emoji
 
         write_emoji(folder, font, size=max(size or (32,)), only=tuple(CHOSEN) if kind == "emoji" else ())
     return str(folder)
@@ -161,10 +161,10 @@ def summary(manifest: "object", out: str) -> None:
     """Prints what was made, and what a person should look at."""
     import json
 
-    from raysde.classes import listed as listed_names
-    from raysde.data.filesystems import child, read_bytes
-    from raysde.data.manifest import Manifest
-    from raysde.data.remarks import Remarks
+    from raysde.data.classes import listed as listed_names
+    from raysde.data.dataset.manifest import Manifest
+    from raysde.images.remarks import Remarks
+    from raysde.io.filesystems import child, read_bytes
 
     assert isinstance(manifest, Manifest)
     shape = shown_size(manifest.size) if manifest.size else "many sizes"

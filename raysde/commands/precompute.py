@@ -22,9 +22,9 @@ def precompute_options(command: argparse.ArgumentParser) -> None:
 def run_precompute(args: argparse.Namespace) -> None:
     """raysde precompute."""
     from raysde.cluster.precompute import precompute
-    from raysde.data.filesystems import location
-    from raysde.data.manifest import read_manifest
-    from raysde.precompute import Job, LatentsJob, TextJob
+    from raysde.data.dataset.manifest import read_manifest
+    from raysde.io.filesystems import location
+    from raysde.precompute.jobs import Job, LatentsJob, TextJob
 
     if args.text is None and args.vae is None:
         raise ValueError("give --text, --vae or both")

@@ -52,7 +52,7 @@ def models_options(command: argparse.ArgumentParser) -> None:
 
 def run_register(args: argparse.Namespace) -> None:
     """raysde register."""
-    from raysde.figures import read_report, read_subject
+    from raysde.evaluation.report import read_report, read_subject
     from raysde.registry import register
     from raysde.registry.promotion import record
     from raysde.tracking import answering, client_for, default_uri
@@ -74,7 +74,7 @@ def run_register(args: argparse.Namespace) -> None:
 
 def run_promote(args: argparse.Namespace) -> None:
     """raysde promote."""
-    from raysde.figures import read_report, read_subject
+    from raysde.evaluation.report import read_report, read_subject
     from raysde.registry.promotion import promote
     from raysde.tracking import answering, client_for, default_uri
 
@@ -121,7 +121,7 @@ def run_models(args: argparse.Namespace) -> None:
 
 
 def _row(version: "ModelVersion", aliases: dict[str, str]) -> tuple[str, ...]:
-    from raysde.generation import sentence
+    from raysde.models.sampling_defaults import sentence
     from raysde.registry import generation_of
     from raysde.registry.promotion import recorded
 

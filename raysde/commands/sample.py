@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from raysde.commands import size_option
-from raysde.commands.drawing import (
+from raysde.commands.model_options import (
     check_drawing,
     chosen_method,
     drawing_arguments,
@@ -19,8 +19,8 @@ from raysde.commands.drawing import (
     warn_of_older,
     workers_option,
 )
-from raysde.commands.walk import walk_arguments, walk_options
-from raysde.progress import say
+from raysde.commands.path_options import walk_arguments, walk_options
+from raysde.io.progress import say
 
 EXAMPLES = """\
   raysde sample models:/digits@champion --prompt "a handwritten seven" --prompt "the digit 3" -n 16 --guidance 2
@@ -100,11 +100,11 @@ def run_sample(args: argparse.Namespace) -> None:
 
 def run_bulk(args: argparse.Namespace) -> None:
     """raysde sample --prompts-file."""
-    from raysde.bulk import Bulk, Draw, draw_all, here
     from raysde.commands.evaluate import bars
-    from raysde.data.filesystems import location
-    from raysde.data.requests import read_requests
-    from raysde.generation import method_of, spelled_out
+    from raysde.inference.bulk import Bulk, Draw, draw_all, here
+    from raysde.inference.prompt_file import read_requests
+    from raysde.io.filesystems import location
+    from raysde.models.sampling_defaults import method_of, spelled_out
 
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():

@@ -47,13 +47,13 @@ def tune_options(command: argparse.ArgumentParser) -> None:
 
 def run_tune(args: argparse.Namespace) -> None:
     """raysde tune."""
-    from raysde.sweep.settings import base_tree, read_settings
+    from raysde.tuning.training.settings import base_tree, read_settings
 
     names = ("search", "trials", "seed", "scheduler", "grace", "reduction", "metric", "concurrent")
     settings = read_settings(args.sweep, args.over, {name: getattr(args, name) for name in names})
     tree = base_tree(args.recipe, settings, args.overrides)
     name = args.name or f"{tree['name']}-sweep"
-    from raysde.cluster.sweep import tune_job
+    from raysde.cluster.tune_training import tune_job
 
     done = tune_job(tree, settings, name)
     print(done.table)

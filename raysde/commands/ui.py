@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO
 
 from raysde.commands import tracking_option
-from raysde.progress import talkative
+from raysde.io.progress import talkative
 
 VIEW = "workflowType=machine_learning"
 """MLflow 3 opens its pages for language models otherwise, which hide training runs and the registry."""

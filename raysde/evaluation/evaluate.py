@@ -10,26 +10,27 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from raysde.data.manifest import Split, read_manifest
-from raysde.data.reader import Reader
-from raysde.evaluation import figures, frechet, held_out
-from raysde.evaluation.bench import DRAWN, REAL, Bench, Measure, here
-from raysde.evaluation.drawn import Drawer, led_away
-from raysde.evaluation.features import FeatureNetwork, of_module, open_network
+from raysde.data.dataset.manifest import Split, read_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.evaluation import compute, held_out
+from raysde.evaluation.chunks import merged, stretches
+from raysde.evaluation.features.classifier import Judge, open_judge
+from raysde.evaluation.features.networks import FeatureNetwork, of_module, open_network
+from raysde.evaluation.generated import Drawer, led_away
 from raysde.evaluation.held_out import HeldOut
-from raysde.evaluation.inception_score import SPLITS
-from raysde.evaluation.intervals import Figure
-from raysde.evaluation.judge import Judge, open_judge
-from raysde.evaluation.lpips import Perceptual, open_lpips
-from raysde.evaluation.parts import merged, stretches
-from raysde.evaluation.reference import Real, Reference, Source, reference_for
-from raysde.evaluation.rows import Conditions, conditions_for, selected
-from raysde.generation import overrides, spelled_out
-from raysde.inference import Model
-from raysde.likelihood import TOLERANCE
-from raysde.near import did_you_mean
+from raysde.evaluation.metrics import frechet
+from raysde.evaluation.metrics.inception_score import SPLITS
+from raysde.evaluation.metrics.intervals import Figure
+from raysde.evaluation.metrics.lpips import Perceptual, open_lpips
+from raysde.evaluation.real import Real, Reference, Source, reference_for
+from raysde.evaluation.selection import Conditions, conditions_for, selected
+from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, here
+from raysde.inference.model import Model
+from raysde.io.near import did_you_mean
+from raysde.models.sampling_defaults import overrides, spelled_out
+from raysde.sampling.likelihood import TOLERANCE
 
-FEATURES = ("fid", *figures.FEATURE_METRICS)
+FEATURES = ("fid", *compute.FEATURE_METRICS)
 """Metrics of a feature network."""
 METRICS = (*FEATURES, "accuracy", *held_out.METRICS)
 LEAST = {**dict.fromkeys(FEATURES, 4), "is": 2 * SPLITS}
@@ -115,7 +116,7 @@ class Question:
 class Answer:
     """Figures, and what they are of."""
 
-    figures: list[Figure]
+    compute: list[Figure]
     about: dict[str, Any]
 
     def dump(self) -> dict[str, Any]:
@@ -290,7 +291,7 @@ def answers(
     for name in dict.fromkeys(question.metrics):
         if name == "accuracy":
             assert judge is not None
-            made.append(figures.accuracy(found["read"], found["asked"], judge, seed))
+            made.append(compute.accuracy(found["read"], found["asked"], judge, seed))
         elif name in held_out.METRICS:
             seen_by = lpips.hash if lpips is not None and name.endswith("lpips") else ""
             asked = (question.rtol, question.atol)
@@ -299,9 +300,9 @@ def answers(
         else:
             assert reference is not None
             assert network is not None
-            seen = figures.Measured(found["features"], found.get("logits"), reference, seed, network.hash)
+            seen = compute.Measured(found["features"], found.get("logits"), reference, seed, network.hash)
             few = question.allow_few
-            made.append(figures.fid(seen, allow_few=few) if name == "fid" else figures.FEATURE_METRICS[name](seen))
+            made.append(compute.fid(seen, allow_few=few) if name == "fid" else compute.FEATURE_METRICS[name](seen))
     return made
 
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from raysde import randomness
-from raysde.classes import matching
-from raysde.data.reader import Columns, Reader
-from raysde.evaluation.intervals import Figure, mean_error, normal
-from raysde.evaluation.lpips import SMALLEST, Perceptual
-from raysde.evaluation.parts import Part
-from raysde.evaluation.rows import images_of, read, selected
-from raysde.inference import Model
-from raysde.likelihood import TOLERANCE
-from raysde.sampler import Method, Samples, noise_from, sample
+from raysde import rng
+from raysde.data.classes import matching
+from raysde.data.dataset.reader import Columns, Reader
+from raysde.evaluation.chunks import Part
+from raysde.evaluation.metrics.intervals import Figure, mean_error, normal
+from raysde.evaluation.metrics.lpips import SMALLEST, Perceptual
+from raysde.evaluation.selection import images_of, read, selected
+from raysde.inference.model import Model
+from raysde.sampling.likelihood import TOLERANCE
+from raysde.sampling.sampler import Method, Samples, noise_from, sample
 from raysde.sde import Score
 
 PART = 16
@@ -103,7 +103,7 @@ def unseen(reader: Reader, count: int) -> np.ndarray:
 
 def likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
     """Upper bounds on -log2 P / D, each with one dequantisation and one probe."""
-    seed = randomness.key(held.seed, randomness.EVALUATION, 4, first)
+    seed = rng.key(held.seed, rng.EVALUATION, 4, first)
     images, told = images_of(columns), held.told(columns)
     found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **told)
     return {"bpd": found.value.double().cpu()}

@@ -1,6 +1,6 @@
 """Score networks: ``network(x, t, pooled, context, mask)`` with x of shape [B, C, H, W]."""
 
-from raysde.networks.adapted import DiffusersConfig
+from raysde.networks.diffusers import DiffusersConfig
 from raysde.networks.dit import DiT, DiTConfig
 from raysde.networks.external import ExternalConfig
 from raysde.networks.ncsnpp import NCSNpp, NCSNppConfig

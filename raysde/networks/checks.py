@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from raysde.sizes import shown_size
+from raysde.images.sizes import shown_size
 
 
 def at_least_one(values: dict[str, int]) -> None:

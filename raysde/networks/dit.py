@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raysde.networks.checks import at_least_one, check_multiple, check_patch
-from raysde.networks.layers import Positional, attended, direct, initial, recomputed, zeroed
+from raysde.networks.layers import (
+    Positional,
+    attended,
+    direct,
+    initial,
+    recomputed,
+    zeroed,
+)
 
 TIME_FEATURES = 256
 EXPANSION = 4

@@ -1,7 +1,7 @@
 """DDPM++ and NCSN++, the networks of Song et al. 2021 (arXiv 2011.13456, appendix H), conditioned like the U-Net.
 
 What they are told of t, what their input and output are divided by, is not theirs: see
-:class:`raysde.parameterisation.Preconditioning`.
+:class:`raysde.sde.parameterisation.Preconditioning`.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raysde.networks.checks import at_least_one, check_levels, check_multiple, level_heights
-from raysde.networks.layers import SKIP_SCALE, Attention, Fourier, Positional, Stage, direct, initial, norm, recomputed
+from raysde.networks.layers import (
+    SKIP_SCALE,
+    Attention,
+    Fourier,
+    Positional,
+    Stage,
+    direct,
+    initial,
+    norm,
+    recomputed,
+)
 from raysde.networks.pyramids import Head, InputResidual, InputSkip, OutputResidual, OutputSkip
 from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from raysde.near import did_you_mean
+from raysde.io.near import did_you_mean
 from raysde.networks.dit import DiTConfig
 from raysde.networks.ncsnpp import NCSNppConfig
 

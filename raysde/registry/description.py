@@ -4,7 +4,7 @@ import json
 from typing import Any
 from urllib.parse import urlencode
 
-from raysde import checkpoint
+from raysde.checkpoints import checkpoint
 
 LONGEST = 5000
 """Characters of a description in MLflow's databases."""

@@ -13,18 +13,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
-from raysde import checkpoint, pipelines
-from raysde.figures import Subject
-from raysde.inference import Model
-from raysde.near import did_you_mean
-from raysde.progress import say
+from raysde import interop
+from raysde.checkpoints import checkpoint
+from raysde.evaluation.report import Subject
+from raysde.inference.model import Model
+from raysde.io.near import did_you_mean
+from raysde.io.progress import say
 from raysde.tracking import answering, client_for, default_uri, has_run
 
 STEP = "raysde.step"
 """Tag of a version: the step of its checkpoint."""
 WEIGHTS = "raysde.weights"
 """Tag of a version: sha256 of its averaged weights."""
-GENERATION = "raysde.generation"
+GENERATION = "raysde.models.sampling_defaults"
 """The tag of a version that draws by settings of its own, in JSON."""
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 NAME = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
@@ -126,9 +127,9 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
             return _download(place, client.tracking_uri)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        hint = pipelines.download_hint(source)
+        hint = interop.download_hint(source)
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS){hint}")
-    if (folder / "checkpoint.json").exists() or pipelines.is_pipeline(folder):
+    if (folder / "checkpoint.json").exists() or interop.is_pipeline(folder):
         return folder
     found = checkpoint.newest(folder, say)
     if found is None:
@@ -208,6 +209,6 @@ def load(
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = resolve(str(source), tracking_uri)
-    if pipelines.is_pipeline(folder):
-        return pipelines.load(folder).model.to(place)
+    if interop.is_pipeline(folder):
+        return interop.load(folder).model.to(place)
     return checkpoint.load_model(folder, allow_code=allow_code, device=place)

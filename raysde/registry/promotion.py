@@ -9,8 +9,18 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 from raysde import tracking
-from raysde.figures import Better, Figure, Margin, Subject, chosen, difference, direction, margin, parse_figure
-from raysde.names import checked_alias
+from raysde.config.names import checked_alias
+from raysde.evaluation.report import (
+    Better,
+    Figure,
+    Margin,
+    Subject,
+    chosen,
+    difference,
+    direction,
+    margin,
+    parse_figure,
+)
 from raysde.registry.models import STEP, WEIGHTS, generation_of, registered
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
@@ -81,7 +91,7 @@ def promote(
 ) -> Promotion:
     """Moves ``alias`` to the version that ``source`` names, if it is better than the one that has it.
 
-    Better means that the interval of the margin (see :func:`raysde.figures.margin`) lies above 0. The figures and what
+    Better means that the interval of the margin (see :func:`raysde.evaluation.report.margin`) lies above 0. The figures and what
     was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal changes no
     version; the figures are logged as metrics of the version's MLflow run either way.
 

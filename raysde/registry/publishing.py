@@ -10,12 +10,12 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from raysde import checkpoint
-from raysde.figures import Subject
-from raysde.foreign import writing
-from raysde.names import checked_alias, checked_name
+from raysde.checkpoints import checkpoint
+from raysde.config.names import checked_alias, checked_name
+from raysde.evaluation.report import Subject
+from raysde.io.errors import writing
 from raysde.registry.description import written
-from raysde.registry.flavour import write_card
+from raysde.registry.mlflow_model import write_card
 from raysde.registry.models import (
     ABSENT,
     GENERATION,

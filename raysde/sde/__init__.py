@@ -11,10 +11,10 @@ Sources: Song et al. 2021 (arXiv 2011.13456) for VP, sub-VP and VE; Nichol and D
 for the cosine schedule; Karras et al. 2022 (arXiv 2206.00364) for EDM; Lipman et al. 2023 (arXiv 2210.02747) for Flow.
 """
 
-from raysde.sde.exploding import EDM, VE
 from raysde.sde.flow import Flow
-from raysde.sde.preserving import VP, SubVP
 from raysde.sde.process import SDE, Score, expand
+from raysde.sde.ve import EDM, VE
+from raysde.sde.vp import VP, SubVP
 
 AnySDE = VP | SubVP | VE | EDM | Flow
 

@@ -32,7 +32,7 @@ class SDE(ABC):
 
     Class attributes:
         grid: the time grid that suits its stochastic samplers.
-        network_time: what a network is told of t unless it says otherwise, see :class:`raysde.parameterisation.
+        network_time: what a network is told of t unless it says otherwise, see :class:`raysde.sde.parameterisation.
             Preconditioning`.
         diffuses: whether it is defined by a forward SDE, so that Langevin correctors have a step size; a path between
             data and noise (Flow) has the SDE of its marginals only.

@@ -13,10 +13,10 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from raysde.foreign import writing
-from raysde.places import DATABASE
+from raysde.config.places import DATABASE
+from raysde.io.errors import writing
 
-RUN_TAG, WORD_TAG = "raysde.run", "raysde.identity"
+RUN_TAG, WORD_TAG = "raysde.runs.run", "raysde.runs.identity"
 PARAM_LIMIT = 6000
 Ended = Literal["FINISHED", "KILLED", "FAILED"]
 
@@ -90,7 +90,7 @@ def open_run(
         artifacts: where a newly created experiment keeps its files; None for the server's own place.
         data: what it is trained on.
         parent: id of the run that it is shown below, such as that of a sweep.
-        word: that tells it from others of the same name, see :mod:`raysde.identity`.
+        word: that tells it from others of the same name, see :mod:`raysde.runs.identity`.
     """
     place = experiment_id(client, experiment, artifacts)
     found = called(client, place, name, word)

@@ -10,10 +10,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from raysde.backlog import Backlog
-from raysde.outbox import Outbox
-from raysde.spool import Spool
+from raysde.tracking.backlog import Backlog
+from raysde.tracking.outbox import Outbox
 from raysde.tracking.runs import logged_steps, set_tags
+from raysde.tracking.spool import Spool
 from raysde.tracking.store import short_timeouts
 
 LINES_AT_ONCE, METRICS_AT_ONCE = 200, 1000
@@ -30,7 +30,7 @@ class Tracker:
 
     Args:
         spool: the file of the metrics; the pictures' folder is beside it.
-        backlog: folder or URI beside the run's checkpoints, see :mod:`raysde.backlog`; None for none.
+        backlog: folder or URI beside the run's checkpoints, see :mod:`raysde.tracking.backlog`; None for none.
     """
 
     def __init__(self, uri: str, run_id: str, spool: Path, backlog: str | None = None) -> None:

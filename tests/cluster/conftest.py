@@ -9,7 +9,7 @@ import pytest
 def cluster():
     import ray
 
-    from raysde.cluster.session import connect
+    from raysde.cluster.connection import connect
 
     os.environ.pop("RAY_ADDRESS", None)
     # the end of a worker group is noticed at the next look

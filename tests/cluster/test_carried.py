@@ -6,10 +6,10 @@ from typing import NoReturn
 import pytest
 from ray.exceptions import RayError, WorkerCrashedError
 
-from raysde.cluster.carried import packed, rows_of
+from raysde.cluster.errors import packed, rows_of
 from raysde.cluster.precompute import STATE, Encoding
 from raysde.cluster.sample import Drawing
-from raysde.data.derived import File
+from raysde.data.dataset.precomputed import File
 
 FULL = OSError(28, "No space left on device", "/data/a.parquet")
 

@@ -9,14 +9,16 @@ import pytest
 import ray
 import ray.data
 
-from raysde import checkpoint, config, tracking
+from raysde import tracking
+from raysde.checkpoints import checkpoint
 from raysde.cluster.stream import StreamSpec, read_stream, stream
 from raysde.cluster.train import launch
-from raysde.data.batches import Feed
-from raysde.data.plan import Plan
-from raysde.data.split import split_rows
-from raysde.local import train_here
-from raysde.run import open_run
+from raysde.config import loading
+from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.plan import Plan
+from raysde.data.dataset.split import split_rows
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 from tests.conftest import Recorded, small_recipe, write_digit_shards
 
 ROWS, BATCH, MICRO = 180, 24, 6
@@ -85,7 +87,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     changes = {"network": network, "train__length__steps": 200, "checkpoint_every": 10, "train__microbatch": 4,
                "resources__cpus_per_worker": 2, "tracking__uri": uri}  # fmt: skip
     tree = small_recipe(manifest, tmp_path / "runs", **changes, resources__workers=[1, 2], resources__resize_every=5.0)
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     client = tracking.client_for(uri)
     run_id = tracking.open_run(client, "e", "small", {}, None)
     job = threading.Thread(target=lambda: launch(run, tracking_uri=uri, run_id=run_id, started=time.time()))
@@ -102,7 +104,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     assert [metric.step for metric in history] == list(range(1, 201))
     alone = Recorded()
     bare = small_recipe(manifest, tmp_path / "bare", **changes)
-    train_here(open_run(config.parse(bare)), alone)
+    train_here(open_run(loading.parse(bare)), alone)
     losses = alone.of("train/loss")
     assert [metric.value for metric in history] == pytest.approx([losses[step] for step in range(1, 201)], rel=1e-5)
 

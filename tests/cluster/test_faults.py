@@ -2,8 +2,8 @@
 
 import pytest
 
-from raysde import config
 from raysde.cluster.job import train_job
+from raysde.config import loading
 from tests.conftest import small_recipe, write_digit_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -20,4 +20,4 @@ def test_a_shard_that_goes_during_training_ends_the_run_with_its_name(tmp_path, 
                  "kwargs": {"folder": manifest.path, "harm": harm}},
     )  # fmt: skip
     with pytest.raises(RuntimeError, match=r"shard train-000\d\d.parquet of .* (is missing|is damaged|cannot be read)"):
-        train_job(config.parse(tree))
+        train_job(loading.parse(tree))

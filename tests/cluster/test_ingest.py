@@ -15,18 +15,18 @@ from raysde.cluster import backpressure
 from raysde.cluster.backpressure import PAUSE, set_up_data
 from raysde.cluster.ingest import ingest
 from raysde.cluster.stream import StreamSpec, put_together, read_stream, stream
-from raysde.data.augment import View
-from raysde.data.batches import Feed, read_batches
-from raysde.data.blocks import from_table
-from raysde.data.convert import Rules
-from raysde.data.digits import load_digits, write_digits
-from raysde.data.manifest import INGESTING, read_manifest
-from raysde.data.plan import Plan
-from raysde.data.probe import rules_for
-from raysde.data.reader import Reader
-from raysde.data.shards import verify
-from raysde.data.sources import open_source
-from raysde.data.split import split_rows
+from raysde.data.batches.arrow import from_table
+from raysde.data.batches.microbatch import Feed, read_batches
+from raysde.data.batches.plan import Plan
+from raysde.data.dataset.manifest import INGESTING, read_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.shards import verify
+from raysde.data.dataset.split import split_rows
+from raysde.data.dataset.view import View
+from raysde.data.ingest.convert import Rules
+from raysde.data.ingest.digits import load_digits, write_digits
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
 from tests.conftest import rng_image
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raysde import checkpoint, tracking
+from raysde import tracking
+from raysde.checkpoints import checkpoint
 from tests.conftest import ROOT
 
 RAY = str(Path(sys.executable).with_name("ray"))

@@ -4,12 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raysde import checkpoint, config
+from raysde.checkpoints import checkpoint
 from raysde.cluster.job import train_job
 from raysde.cluster.precompute import precompute
-from raysde.local import train_here
-from raysde.precompute import LatentsJob, TextJob
-from raysde.run import open_run
+from raysde.config import loading
+from raysde.precompute.jobs import LatentsJob, TextJob
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 from tests.conftest import same_tensors, small_recipe
 from tests.tiny import autoencoder, many_captions, text_encoder
 
@@ -28,7 +29,7 @@ def test_a_job_on_latents_and_embeddings_is_the_bare_loop(tmp_path):
     latents = precompute(LatentsJob.of(manifest, vae, dtype="fp16", batch_size=8), manifest)
 
     def recipe(name):
-        return config.parse(small_recipe(
+        return loading.parse(small_recipe(
             manifest, tmp_path / "runs", name=name, latent__vae=vae, text__kind="pretrained", text__path=encoder,
             text__max_tokens=32, network__multipliers=[1], train__microbatch=8, validation__rows=8,
             validation__every=5, tracking__uri=f"sqlite:///{tmp_path / 'mlflow.db'}", resources__cpus_per_worker=1,

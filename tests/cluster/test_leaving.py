@@ -10,8 +10,9 @@ from functools import partial
 
 import pytest
 
-from raysde import config, tracking
-from raysde.leaving import INTERRUPTED, SIGTERMED
+from raysde import tracking
+from raysde.commands.signals import INTERRUPTED, SIGTERMED
+from raysde.config import loading
 from tests.conftest import ROOT, small_recipe
 
 # as Ray trains: in a thread, while the main thread waits and leaves at SIGTERM
@@ -45,7 +46,7 @@ def test_a_run_on_ray_that_is_ended_says_where_it_goes_on(digits, tmp_path, empt
         digits, tmp_path / "runs", tracking__uri=uri, resources__cpus_per_worker=1, train__length__steps=100_000,
         checkpoint_every=1, text=None, validation__rows=0, sampling__every=0, data__stream="worker",
     )  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(config.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
     outside = ("RAY_ADDRESS", "RAYSDE_LOG")
     environment = {key: value for key, value in os.environ.items() if key not in outside}
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml")]

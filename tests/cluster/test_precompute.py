@@ -8,15 +8,15 @@ import pytest
 import ray.data
 import torch
 
-from raysde import config
 from raysde.cluster.precompute import STATE, precompute, record_path
 from raysde.cluster.stream import put_together, stream, stream_spec
-from raysde.data.batches import read_batches
-from raysde.data.blocks import from_table
-from raysde.data.derived import read_derived
-from raysde.data.reader import Reader
-from raysde.precompute import TextJob
-from raysde.run import open_run
+from raysde.config import loading
+from raysde.data.batches.arrow import from_table
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.precomputed import read_derived
+from raysde.data.dataset.reader import Reader
+from raysde.precompute.jobs import TextJob
+from raysde.runs.run import open_run
 from tests.tiny import embed, many_captions, text_encoder, text_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -55,7 +55,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
     assert precompute(job, manifest) == derived
 
     run = open_run(
-        config.parse(text_recipe(manifest, encoder, tmp_path / "runs", data__block_steps=2, train__length__steps=4))
+        loading.parse(text_recipe(manifest, encoder, tmp_path / "runs", data__block_steps=2, train__length__steps=4))
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     spec = stream_spec(run, 0)

@@ -13,16 +13,17 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 
-from raysde import checkpoint, config, snapshots, storage
+from raysde.checkpoints import checkpoint, ema_snapshots, storage
 from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
-from raysde.data.digits import write_digits
-from raysde.data.filesystems import exists, filesystem
-from raysde.data.manifest import read_manifest
-from raysde.data.probe import rules_for
-from raysde.data.reader import Reader
-from raysde.data.shards import verify
-from raysde.data.sources import open_source
+from raysde.config import loading
+from raysde.data.dataset.manifest import read_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.shards import verify
+from raysde.data.ingest.digits import write_digits
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
+from raysde.io.filesystems import exists, filesystem
 from tests.conftest import small_recipe, write_digit_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("place", "cluster")]
@@ -89,17 +90,17 @@ def test_a_run_lives_on_an_object_store(place, tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     profiles = {"train__ema__profiles": [0.05, 0.10]}
     changes = {**profiles, "storage": place("runs"), "tracking__uri": uri, "resources__cpus_per_worker": 1}
-    first = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=5)))
+    first = train_job(loading.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=5)))
     assert checkpoint.read(first.checkpoint).step == 5
     before = copies()
-    second = train_job(config.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
+    second = train_job(loading.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
     # the driver's copy is its answer; those from which it and the worker went on are gone
     assert copies() - before <= {second.checkpoint, second.checkpoint.parent}
     found = checkpoint.read(second.checkpoint)
     assert (found.step, found.state["num_images"]) == (10, 160)
     assert storage.newest_checkpoint(place("runs"), "small").name == checkpoint.name_of(10)
     assert not (tmp_path / "runs").exists()
-    step = snapshots.export(place("runs/small"), tmp_path / "averaged", 0.07)
+    step = ema_snapshots.export(place("runs/small"), tmp_path / "averaged", 0.07)
     assert step == 10
     assert checkpoint.read(tmp_path / "averaged").state["ema_std"] == 0.07
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 import ray
 
-from raysde.cluster.session import joins, of_processes
+from raysde.cluster.connection import joins, of_processes
 from tests.conftest import ROOT
 
 OTHER = """
 import sys
-from raysde.cluster.session import connect
+from raysde.cluster.connection import connect
 connect()
 import ray
 print("up", ray.get_runtime_context().gcs_address, flush=True)
@@ -23,7 +23,7 @@ sys.stdin.read()
 
 JOINING = """
 import ray
-from raysde.cluster.session import connect
+from raysde.cluster.connection import connect
 connect()
 
 @ray.remote(num_cpus=0, lifetime="detached", name="asked")

@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from raysde import config
 from raysde.cli import main
-from raysde.cluster.settle import measure_on_ray
-from raysde.local import train_here
+from raysde.cluster.tune_sampler import measure_on_ray
+from raysde.config import loading
 from raysde.registry import load
-from raysde.run import open_run
-from raysde.settling.space import Candidate
-from raysde.settling.study import Study
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.tuning.sampler.space import Candidate
+from raysde.tuning.sampler.study import Study
 from tests.conftest import small_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -32,7 +32,7 @@ def run(digits, tmp_path_factory):
         "checkpoint_every": 20,
     }
     train_here(
-        open_run(config.parse(small_recipe(digits, storage, text=None, class_conditional=True, **changes))), None
+        open_run(loading.parse(small_recipe(digits, storage, text=None, class_conditional=True, **changes))), None
     )
     return storage / "small"
 

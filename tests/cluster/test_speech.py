@@ -10,9 +10,9 @@ import sys
 import pytest
 from ray.train.v2._internal.logging.patch_print import redirected_print
 
-from raysde import config
-from raysde.cluster import session
-from raysde.cluster.session import MARK, show_told
+from raysde.cluster import connection
+from raysde.cluster.connection import MARK, show_told
+from raysde.config import loading
 from tests.cluster.test_train import job_recipe, killed_network
 from tests.conftest import ROOT
 
@@ -31,7 +31,7 @@ def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tree = job_recipe(digits, tmp_path, uri, "told", network=killed_network(tmp_path, "told", dies=True))
     tree["sampling"] = {**tree["sampling"], "every": 0}
-    (tmp_path / "recipe.yaml").write_text(config.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
     quiet = ("RAY_ADDRESS", "RAYSDE_LOG")
     environment = {key: value for key, value in os.environ.items() if key not in quiet}
     done = subprocess.run(
@@ -61,11 +61,11 @@ SAID = {
 @pytest.mark.parametrize(("setting", "shown"), [(None, "first batch\n"), ("debug", str(SAID))])
 def test_all_that_workers_print_is_shown_if_that_is_asked_for(monkeypatch, capsys, setting, shown):
     """Ray's own way to show it stays in its place then."""
-    listening = type(session.printed_by_workers)()
+    listening = type(connection.printed_by_workers)()
     listening.add_handler("ray_print_logs", lambda batch: print(batch, end="", file=sys.stderr))
-    monkeypatch.setattr(session, "printed_by_workers", listening)
+    monkeypatch.setattr(connection, "printed_by_workers", listening)
     asked(monkeypatch, setting)
-    session.listen()
+    connection.listen()
     listening.emit(SAID)
     assert capsys.readouterr() == ("", shown)
 
@@ -78,7 +78,7 @@ def test_what_ray_says_of_itself_is_heard_if_that_is_asked_for(monkeypatch, sett
         logging.getLogger(name).manager._clear_cache()
     monkeypatch.delenv("RAY_DATA_LOG_LEVEL", raising=False)
     asked(monkeypatch, setting)
-    session.quiet()
+    connection.quiet()
     found = {logging.getLogger(name).isEnabledFor(logging.INFO) for name in names}
     assert (found, "RAY_DATA_LOG_LEVEL" in os.environ) == ({heard}, not heard)
 
@@ -95,5 +95,5 @@ def test_a_sentence_is_told_once(monkeypatch, capsys, caplog):
     """Ray Train puts a print of its own into its workers, which logs a line, and also writes it."""
     monkeypatch.setattr(builtins, "print", redirected_print)
     with caplog.at_level(logging.INFO):
-        session.tell("first batch")
+        connection.tell("first batch")
     assert (capsys.readouterr(), caplog.messages) == ((f"{MARK}first batch\n", ""), [])

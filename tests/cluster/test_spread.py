@@ -15,21 +15,21 @@ import ray
 import torch
 from ray import cloudpickle
 
-from raysde.bulk import draw_all
-from raysde.captions import PretrainedText
 from raysde.cli import main
 from raysde.cluster.evaluate import RETRIES, Workers, script_bytes, script_of
 from raysde.cluster.placement import Place, place_for, share
 from raysde.cluster.sample import spread
-from raysde.data.manifest import write_manifest
-from raysde.data.reader import Reader
-from raysde.evaluation.bench import DRAWN, REAL, Bench, here
-from raysde.evaluation.drawn import Drawer
+from raysde.conditioning.text import PretrainedText
+from raysde.data.dataset.manifest import write_manifest
+from raysde.data.dataset.reader import Reader
+from raysde.evaluation.chunks import stretches
 from raysde.evaluation.evaluate import Question, evaluate
-from raysde.evaluation.features import FeatureNetwork, of_module
-from raysde.evaluation.parts import stretches
-from raysde.evaluation.reference import Real, Source
-from raysde.evaluation.rows import Conditions
+from raysde.evaluation.features.networks import FeatureNetwork, of_module
+from raysde.evaluation.generated import Drawer
+from raysde.evaluation.real import Real, Source
+from raysde.evaluation.selection import Conditions
+from raysde.evaluation.workload import DRAWN, REAL, Bench, here
+from raysde.inference.bulk import draw_all
 from raysde.registry import load
 from tests.cluster.networks import Mortal
 from tests.conftest import ROOT, write_digit_shards

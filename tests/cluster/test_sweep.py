@@ -16,21 +16,23 @@ import ray
 from ray import tune
 from ray.tune.error import TuneError
 
-from raysde import checkpoint, config, tracking
-from raysde.cluster.schedule import STOPPED, Children, Judged
-from raysde.cluster.shares import Cluster, Share, survey
-from raysde.cluster.sweep import conclude, definition, run_trials, shares, tune_job
+from raysde import tracking
+from raysde.checkpoints import checkpoint
+from raysde.cluster.resources import Cluster, Share, survey
 from raysde.cluster.train import launch
+from raysde.cluster.tune_callbacks import STOPPED, Children, Judged
+from raysde.cluster.tune_training import conclude, definition, run_trials, shares, tune_job
 from raysde.cluster.worker import reporting
-from raysde.distributed import World
-from raysde.mistakes import Interrupted
-from raysde.run import open_run
-from raysde.sweep.halving import Halving
-from raysde.sweep.ledger import Ledger
-from raysde.sweep.search import planned
-from raysde.sweep.settings import read_settings
-from raysde.sweep.space import read_space
-from raysde.sweep.sweep import Sweep
+from raysde.config import loading
+from raysde.distributed.world import World
+from raysde.io.errors_user import Interrupted
+from raysde.runs.run import open_run
+from raysde.tuning.training.asha import Halving
+from raysde.tuning.training.ledger import Ledger
+from raysde.tuning.training.search import planned
+from raysde.tuning.training.settings import read_settings
+from raysde.tuning.training.space import read_space
+from raysde.tuning.training.sweep import Sweep
 from tests.conftest import ROOT, small_recipe, write_digit_shards
 
 LRS = [1e-3, 1e30, 1e-2]
@@ -107,7 +109,7 @@ def test_the_ranking_holds_what_the_trials_logged(swept, place):
 
 def test_the_best_recipe_is_that_of_the_best_checkpoint(swept):
     done, *_ = swept
-    recipe, kept = config.load(done.recipe), checkpoint.read(done.checkpoint)
+    recipe, kept = loading.load(done.recipe), checkpoint.read(done.checkpoint)
     differ = {key for key, value in recipe.flat().items() if kept.recipe.get(key) != value}
     assert differ <= {"name", "storage", "sampling.every", "resources.cpus_per_worker", "resources.gpu"}
     assert recipe.train.lr == LRS[done.best.number]
@@ -150,13 +152,13 @@ def test_a_metric_that_nobody_reports_ends_it_at_the_first_report(swept, digits,
     ],
 )
 def test_a_cluster_is_shared_out(digits, tmp_path, cluster, changes, trials, given, expected):
-    recipe = config.parse(tree_of(digits, tmp_path, **changes))
+    recipe = loading.parse(tree_of(digits, tmp_path, **changes))
     assert shares(recipe, cluster, trials, given) == expected
 
 
 def test_too_few_gpus_are_named(digits, tmp_path):
     with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
-        shares(config.parse(tree_of(digits, tmp_path, resources__gpu=True)), Cluster(4), 4, None)
+        shares(loading.parse(tree_of(digits, tmp_path, resources__gpu=True)), Cluster(4), 4, None)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_too_few_gpus_are_named(digits, tmp_path):
 )
 def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, capsys, changes, given, said):
     """On this machine; a cluster that others started may grow, and people are told what is waited for."""
-    recipe = config.parse(tree_of(digits, tmp_path, **changes))
+    recipe = loading.parse(tree_of(digits, tmp_path, **changes))
     with pytest.raises(ValueError, match=said):
         shares(recipe, Cluster(3), 16, given)
     assert shares(recipe, Cluster(2, joined=True), 16, given)[0] == (given or 1)
@@ -183,7 +185,7 @@ def test_what_a_sweep_compares_by_must_not_change_on_another_cluster(digits, tmp
     other = write_digit_shards(tmp_path / "other", rows=150)
 
     def opened(folder: str, data, **changes) -> Ledger:
-        run = open_run(config.parse(tree_of(data, tmp_path, **changes)))
+        run = open_run(loading.parse(tree_of(data, tmp_path, **changes)))
         return Ledger(str(tmp_path / folder), definition(run, settings))
 
     for _ in range(2):
@@ -212,7 +214,7 @@ class Full(SimpleNamespace):
 def sweep_of(digits, place: Path, count: int, **changes) -> tuple[Sweep, Children]:
     """A sweep of learning rates, and its trials, over a store beside it."""
     tree, space = tree_of(digits, place, **changes), read_space({"train.lr": [1e-3, 2e-3, 3e-3, 4e-3]})
-    recipe, folder = config.parse({**tree, "name": "lrs"}), str(place / "runs" / "lrs")
+    recipe, folder = loading.parse({**tree, "name": "lrs"}), str(place / "runs" / "lrs")
     plan = planned(space, "grid", 0, count)
     sweep = Sweep(space, Ledger(folder, {}), count=count, seed=0, metric="m", plan=plan, halving=None)
     return sweep, Children(None, "sqlite:///none", recipe, tree, space, "")
@@ -227,7 +229,7 @@ def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits,
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 17.0})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
-    monkeypatch.setattr("raysde.cluster.sweep.open_mailbox", lambda: None)
+    monkeypatch.setattr("raysde.cluster.tune_training.open_mailbox", lambda: None)
     monkeypatch.setattr(tune, "Tuner", Full)
     said = (
         r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command goes on with it$"
@@ -248,7 +250,7 @@ def test_nodes_that_died_keep_no_cpu_for_data_tasks(monkeypatch, digits, tmp_pat
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
     monkeypatch.setattr("raysde.cluster.train.TorchTrainer", trainer)
     with pytest.raises(Asked, match=r"\{'CPU': 4\}"):
-        launch(open_run(config.parse(tree_of(digits, tmp_path))), tracking_uri="", run_id="r", started=0.0)
+        launch(open_run(loading.parse(tree_of(digits, tmp_path))), tracking_uri="", run_id="r", started=0.0)
 
 
 @pytest.mark.parametrize(("checkpoints", "validations", "expected"), [(5, 5, 5), (6, 5, 10), (3, 5, 5), (0, 5, 0)])
@@ -288,7 +290,7 @@ def test_a_sweep_that_goes_on_under_another_store_is_concluded(capsys, digits, t
     done = conclude(sweep, children, children.tree)
     assert done.best.number == 0
     assert Path(done.csv).exists()
-    assert config.load(done.recipe).train.lr == 1e-3
+    assert loading.load(done.recipe).train.lr == 1e-3
     assert f"{uris[1]} does not know the runs of trials 000: " in capsys.readouterr().out
     assert [clients[1].get_run(run_id).info.status for run_id in (parent, sweep.trials[1].run_id)] == ["FINISHED"] * 2
 
@@ -316,8 +318,8 @@ def test_trials_under_way_end_with_their_sweep(monkeypatch, digits, tmp_path, er
             children.closed(sweep.trials[number])
         raise error
 
-    monkeypatch.setattr("raysde.cluster.sweep.prepared", lambda *given: (1, Share(1, False)))
-    monkeypatch.setattr("raysde.cluster.sweep.run_trials", begun)
+    monkeypatch.setattr("raysde.cluster.tune_training.prepared", lambda *given: (1, Share(1, False)))
+    monkeypatch.setattr("raysde.cluster.tune_training.run_trials", begun)
     settings = read_settings(None, ["train.lr=[1e-3,2e-3,3e-3]"], {"search": "grid", "scheduler": "fifo"})
     with pytest.raises(raised):
         tune_job(tree_of(digits, tmp_path), settings, "lrs")
@@ -338,8 +340,8 @@ def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digi
         sweep.opened(trial.number, children.opened(trial, children.recipe_of(trial, share)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raysde.cluster.sweep.prepared", lambda *given: (1, Share(1, False)))
-    monkeypatch.setattr("raysde.cluster.sweep.run_trials", begun)
+    monkeypatch.setattr("raysde.cluster.tune_training.prepared", lambda *given: (1, Share(1, False)))
+    monkeypatch.setattr("raysde.cluster.tune_training.run_trials", begun)
     settings, seen = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"}), []
     for removed in (False, False, True):
         if removed:
@@ -354,9 +356,9 @@ def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digi
 
 def test_a_sweep_that_cannot_begin_leaves_no_mlflow_run(monkeypatch, digits, tmp_path):
     """More workers than this machine has, found before anything is logged."""
-    monkeypatch.setattr("raysde.cluster.sweep.connect", lambda level: None)
+    monkeypatch.setattr("raysde.cluster.tune_training.connect", lambda level: None)
     monkeypatch.setattr("raysde.cluster.job.alive", lambda: [{}])
-    monkeypatch.setattr("raysde.cluster.sweep.survey", lambda: Cluster(2))
+    monkeypatch.setattr("raysde.cluster.tune_training.survey", lambda: Cluster(2))
     settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
     tree = tree_of(digits, tmp_path, resources__cpus_per_worker=8)
     with pytest.raises(ValueError, match=r"resources\.cpus_per_worker"):
@@ -407,7 +409,7 @@ STEPS = 40
 def command(digits, place: Path, name: str) -> list[str]:
     tree = tree_of(digits, place, train__length__steps=STEPS, validation__every=10, checkpoint_every=10, log_every=5)
     recipe = place / "recipe.yaml"
-    recipe.write_text(config.as_yaml(tree))
+    recipe.write_text(loading.as_yaml(tree))
     over = ["--over", "sde.kind=[vp,ve]", "--over", "train.lr=[1e-3,1e-2]"]
     return [sys.executable, "-m", "raysde.cli", "tune", str(recipe), "--name", name, *over, "--search", "grid",
             "--reduction", "2", "--concurrent", "1"]  # fmt: skip
@@ -456,7 +458,7 @@ def test_a_driver_killed_half_way(digits, tmp_path):
     for name in ("whole", "broken"):
         client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("raysde").experiment_id
-        (parent,) = client.search_runs([experiment], filter_string=f"tags.`raysde.run` = '{name}'")
+        (parent,) = client.search_runs([experiment], filter_string=f"tags.`raysde.runs.run` = '{name}'")
         runs = children(tmp_path, parent.info.run_id)
         assert sorted(runs) == [f"{name}-{number:03d}" for number in range(4)]
         for run in runs.values():

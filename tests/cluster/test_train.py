@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raysde import checkpoint, config, registry, tracking
+from raysde import registry, tracking
+from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.cluster.job import train_job
-from raysde.local import train_here
-from raysde.parts import new_state
-from raysde.run import open_run
+from raysde.config import loading
+from raysde.runs.build import new_state
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
 from tests.conftest import ROOT, same_tensors, small_recipe
 from tests.multiprocess.test_gloo import on_ranks, train
 
@@ -57,7 +59,7 @@ def whole(digits, place, uri):
     """A run that nothing disturbs."""
     network = killed_network(place, "whole", dies=False)
     return train_job(
-        config.parse(job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits"))
+        loading.parse(job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits"))
     )
 
 
@@ -65,7 +67,7 @@ def whole(digits, place, uri):
 def broken(digits, place, uri):
     """The same run, whose worker reads its own rows and is killed by SIGKILL in step 8, after the checkpoint at 5."""
     network = killed_network(place, "broken", dies=True)
-    done = train_job(config.parse(job_recipe(digits, place, uri, "broken", network=network, data__stream="worker")))
+    done = train_job(loading.parse(job_recipe(digits, place, uri, "broken", network=network, data__stream="worker")))
     assert (place / "broken-died").exists()
     return done
 
@@ -96,7 +98,7 @@ def test_no_more_checkpoints_are_kept_than_asked_for(whole, broken):
 
 def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
     run = open_run(
-        config.parse(job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True)))
+        loading.parse(job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True)))
     )
     expected = new_state(run, torch.device("cpu"))
     for step in range(STEPS):
@@ -136,7 +138,7 @@ def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
     """The same recipe without Ray ends with the same bits."""
     network = killed_network(place, "whole", dies=False)
     tree = job_recipe(digits, place, uri, "whole", network=network, storage=str(place / "bare"))
-    train_here(open_run(config.parse(tree)), None)
+    train_here(open_run(loading.parse(tree)), None)
     assert same_tensors(tensors(whole.checkpoint), tensors(place / "bare" / "whole" / checkpoint.name_of(STEPS)))
 
 
@@ -149,7 +151,7 @@ def test_two_workers_and_a_kill(digits, place, uri, strategy):
     network = killed_network(place, name, dies=True)
     network["kwargs"]["at"] = 16  # two microbatches a step and one priming pass: in the middle of step 8
     tree = job_recipe(digits, place, uri, resources__strategy=strategy, **{**shared, "network": network})
-    done = train_job(config.parse(tree))
+    done = train_job(loading.parse(tree))
     assert (place / f"{name}-died").exists()
     bare = {**tree, "storage": str(place / "bare")}
     on_ranks(2, train, bare)
@@ -162,7 +164,7 @@ def test_two_workers_and_a_kill(digits, place, uri, strategy):
 def test_submitting_a_finished_run_again_changes_nothing(whole, digits, place, uri):
     network = killed_network(place, "whole", dies=False)
     tree = job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits")
-    again = train_job(config.parse(tree))
+    again = train_job(loading.parse(tree))
     assert (again.run_id, again.checkpoint, again.model) == (whole.run_id, whole.checkpoint, whole.model)
     assert again.seconds == 0.0
     assert [step for step, _ in history(uri, whole.run_id, "train/loss")] == list(range(1, STEPS + 1))
@@ -174,10 +176,10 @@ def test_a_run_that_diverges_fails_at_once(digits, place, uri):
         digits, place, uri, "diverged", train__lr=1e30, train__clip=0.0, log_every=5, sampling={"every": 0}
     )
     with pytest.raises(RuntimeError, match=r"run 'diverged' failed: the loss is (nan|inf) at step \d"):
-        train_job(config.parse(tree))
+        train_job(loading.parse(tree))
     client = tracking.client_for(uri)
     experiment = client.get_experiment_by_name("raysde").experiment_id
-    (run,) = client.search_runs([experiment], filter_string="tags.`raysde.run` = 'diverged'")
+    (run,) = client.search_runs([experiment], filter_string="tags.`raysde.runs.run` = 'diverged'")
     assert run.info.status == "FAILED"
 
 

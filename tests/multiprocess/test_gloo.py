@@ -12,15 +12,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from raysde import checkpoint, config
-from raysde.data.batches import read_batches
-from raysde.data.reader import Reader
-from raysde.distributed import current_world
-from raysde.hooks import RunHooks
-from raysde.local import train_here
-from raysde.parts import new_state, objective, schedule
-from raysde.run import open_run
-from raysde.train import fit
+from raysde.checkpoints import checkpoint
+from raysde.config import loading
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.world import current_world
+from raysde.runs.build import new_state, objective, schedule
+from raysde.runs.hooks import RunHooks
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.training.loop import fit
 from tests.conftest import same_tensors
 
 
@@ -49,7 +50,7 @@ def on_ranks(world: int, work, *arguments) -> None:
 
 
 def train(rank: int, tree: dict) -> None:
-    train_here(open_run(config.parse(tree)), None)
+    train_here(open_run(loading.parse(tree)), None)
 
 
 class Losses:
@@ -68,7 +69,7 @@ class Losses:
 
 
 def train_and_note(rank: int, tree: dict, path: str) -> None:
-    train_here(open_run(config.parse(tree)), Losses(path) if rank == 0 else None)
+    train_here(open_run(loading.parse(tree)), Losses(path) if rank == 0 else None)
 
 
 def train_and_crash(rank: int, tree: dict, at: int) -> None:
@@ -82,7 +83,7 @@ def train_and_crash(rank: int, tree: dict, at: int) -> None:
         def image(self, *_) -> None:
             pass
 
-    train_here(open_run(config.parse(tree)), Dying() if rank == 0 else None)
+    train_here(open_run(loading.parse(tree)), Dying() if rank == 0 else None)
 
 
 def tensors_at(tree: dict, step: int) -> dict:
@@ -97,7 +98,7 @@ def test_two_ranks_are_one_process_on_the_joined_batch(recipe, tmp_path):
     shared = {"train__microbatch": 4, "train__length__steps": 3, "validation__rows": 24, "validation__every": 3}
     one = recipe(**shared, storage=str(tmp_path / "one"))
     two = recipe(**shared, storage=str(tmp_path / "two"), resources__workers=2)
-    train_here(open_run(config.parse(one)), None)
+    train_here(open_run(loading.parse(one)), None)
     on_ranks(2, train, two)
     first, second = tensors_at(one, 3), tensors_at(two, 3)
     assert first.keys() == second.keys()
@@ -125,7 +126,7 @@ def test_three_ranks_resume_to_the_bit(recipe, tmp_path):
 
 def stop_on_one(rank: int, tree: dict, out: str) -> None:
     """Only rank 1 is asked to stop."""
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)
@@ -142,7 +143,7 @@ def test_all_ranks_stop_together(recipe, tmp_path):
 
 def fail_on_one(rank: int, tree: dict, out: str) -> None:
     """Rank 1's images of step 1 are spoiled; the error of both ranks is written down."""
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)
@@ -167,10 +168,10 @@ def count_exchanges(rank: int, tree: dict, out: str) -> None:
     """Counts the gradient all-reduces of one step with four microbatches a rank."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-    from raysde.distributed import wrap
-    from raysde.train import train_step
+    from raysde.distributed.world import wrap
+    from raysde.training.loop import train_step
 
-    run = open_run(config.parse(tree))
+    run = open_run(loading.parse(tree))
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)

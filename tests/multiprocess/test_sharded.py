@@ -13,17 +13,22 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from raysde import checkpoint, config, distributed_checkpoint, optim, parts, sharding
-from raysde.data.batches import read_batches
-from raysde.data.reader import Reader
-from raysde.distributed import current_world
-from raysde.hooks import described
-from raysde.local import train_here
-from raysde.objective import microbatch_loss
-from raysde.parts import new_state, objective, schedule, validator
-from raysde.pieces import Stored, write_whole
-from raysde.run import open_run
-from raysde.train import train_step
+from raysde.checkpoints import checkpoint
+from raysde.checkpoints import sharded as distributed_checkpoint
+from raysde.checkpoints.sharded_tensors import Stored, write_whole
+from raysde.config import loading
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.reader import Reader
+from raysde.distributed import fsdp
+from raysde.distributed.world import current_world
+from raysde.runs import build
+from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.hooks import described
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from raysde.training import optimizers
+from raysde.training.loop import train_step
+from raysde.training.objective import microbatch_loss
 from tests.conftest import Recorded, same_tensors, small_recipe
 from tests.multiprocess.test_gloo import on_ranks
 
@@ -40,8 +45,8 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     files = checkpoint.verify(folder).files
     found = {f"ema/{name}": value for name, value in load_file(folder / "ema.safetensors").items()}
     for kind in KINDS:
-        parts = Stored(folder / name for name in files if name.startswith(kind))
-        found |= {f"{kind}/{name}": parts.tensor(name) for name in parts.pieces}
+        build = Stored(folder / name for name in files if name.startswith(kind))
+        found |= {f"{kind}/{name}": build.tensor(name) for name in build.pieces}
     return found
 
 
@@ -70,18 +75,18 @@ def noted(path: Path, key: str) -> dict[int, float]:
 
 
 def train(tree: dict, path: str) -> None:
-    train_here(open_run(config.parse(tree)), Noted(path) if current_world().is_first else None)
+    train_here(open_run(loading.parse(tree)), Noted(path) if current_world().is_first else None)
 
 
 def steps(tree: dict, count: int) -> dict:
     changed = json.loads(json.dumps(tree))
-    config.place(changed, ["train", "length", "steps"], count)
+    loading.place(changed, ["train", "length", "steps"], count)
     return changed
 
 
 def sharded(tree: dict, workers: int = 2) -> dict:
     changed = json.loads(json.dumps(tree))
-    config.place(changed, ["resources"], {"workers": workers, "strategy": "fsdp"})
+    loading.place(changed, ["resources"], {"workers": workers, "strategy": "fsdp"})
     return changed
 
 
@@ -102,7 +107,7 @@ def two_ranks(rank: int, tree: dict, out: str) -> None:
 
 def share(tree: dict) -> dict:
     """How often a step of two microbatches exchanges gradients, and how many numbers the rank holds of each kind."""
-    run, world = open_run(config.parse(tree)), current_world()
+    run, world = open_run(loading.parse(tree)), current_world()
     state, calls, plain = new_state(run, world.device), [], dist.reduce_scatter_single
 
     def counting(*args, **kwargs):
@@ -117,18 +122,18 @@ def share(tree: dict) -> dict:
         dist.reduce_scatter_single = plain
     tensors = {"weights": state.trained, "moments": state.optimizer_tensors(), "ema": state.ema.state()}
     held = {
-        kind: sum(value.detach().to_local().numel() for value in found.values() if sharding.is_sharded(value))
+        kind: sum(value.detach().to_local().numel() for value in found.values() if fsdp.is_sharded(value))
         for kind, found in tensors.items()
     }
-    units = [unit for unit in sharding.units(state.model) if unit is not state.model]
+    units = [unit for unit in fsdp.units(state.model) if unit is not state.model]
     return {"microbatches": len(batches), "exchanges": len(calls), "units": len(units), **held}
 
 
 def overflow(tree: dict) -> list[bool]:
     """Whether the optimiser steps when a gradient that the second rank holds is infinite, and when none is."""
-    config.place(tree, ["train", "precision"], "fp16")
+    loading.place(tree, ["train", "precision"], "fp16")
     world = current_world()
-    state, stepped = new_state(open_run(config.parse(tree)), world.device), []
+    state, stepped = new_state(open_run(loading.parse(tree)), world.device), []
     parameters = list(state.trained.values())
     for spoiled in (True, False):
         state.scaler.scale(torch.ones(()))
@@ -136,7 +141,7 @@ def overflow(tree: dict) -> list[bool]:
             parameter.grad = torch.ones_like(parameter)
         if spoiled and world.rank == 1:
             parameters[0].grad.to_local().fill_(float("inf"))
-        stepped.append(optim.update(state.optimizer, state.scaler, parameters, 1.0, 1e-3)[1])
+        stepped.append(optimizers.update(state.optimizer, state.scaler, parameters, 1.0, 1e-3)[1])
     return stepped
 
 
@@ -150,14 +155,14 @@ def orthogonalised(tree: dict) -> dict:
     ends, begins = [], {}
     for strategy in ("ddp", "fsdp"):
         tree["resources"]["strategy"] = strategy
-        state = new_state(open_run(config.parse(with_muon(tree))), current_world().device)
-        begins = {name: sharding.whole(p.detach()).clone() for name, p in state.trained.items()}
+        state = new_state(open_run(loading.parse(with_muon(tree))), current_world().device)
+        begins = {name: fsdp.whole(p.detach()).clone() for name, p in state.trained.items()}
         for seed in (0, 1):
             for parameter in state.trained.values():
                 parameter.grad = torch.zeros_like(parameter)
                 add_noise(parameter.grad.detach(), 1.0, seed)
-            optim.update(state.optimizer, state.scaler, list(state.trained.values()), 0.0, 1e-2)
-        ends.append({name: sharding.whole(p.detach()) for name, p in state.trained.items()})
+            optimizers.update(state.optimizer, state.scaler, list(state.trained.values()), 0.0, 1e-2)
+        ends.append({name: fsdp.whole(p.detach()) for name, p in state.trained.items()})
     held = sum(value.to_local().numel() for key, value in state.optimizer_tensors().items() if "momentum" in key)
     return {
         "momentum": held,
@@ -170,12 +175,12 @@ def gathered_in_bf16(tree: dict) -> dict:
     """The loss of a microbatch and the validation loss, in bf16: weights gathered in it, and the unsharded model."""
     network = {"kind": "dit", "channels": 32, "blocks": 2, "heads": 2, "patch": 2}
     tree = {**tree, "network": network, "text": None}
-    config.place(tree, ["train", "precision"], "bf16")
-    parts.gathered_type = lambda run, device: torch.bfloat16  # as on a GPU
+    loading.place(tree, ["train", "precision"], "bf16")
+    build.gathered_type = lambda run, device: torch.bfloat16  # as on a GPU
     found: dict = {}
     for strategy in ("ddp", "fsdp"):
-        config.place(tree, ["resources", "strategy"], strategy)
-        run, world = open_run(config.parse(tree)), current_world()
+        loading.place(tree, ["resources", "strategy"], strategy)
+        run, world = open_run(loading.parse(tree)), current_world()
         batch = next(read_batches(run.feed, Reader(run.manifest), 0, 1))[0]
         model = stirred(new_state(run, world.device).model)
         seen = []
@@ -184,7 +189,7 @@ def gathered_in_bf16(tree: dict) -> dict:
         )
         loss = microbatch_loss(model, model, batch, objective(run), world.device)
         loss.backward()
-        norm = sharding.whole(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
+        norm = fsdp.whole(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
         with torch.no_grad():
             validated = validator(run, world)(model)["val/loss"]
         found[strategy] = {"loss": loss.item(), "norm": norm.item(), "val": validated, "type": seen[0]}
@@ -201,8 +206,8 @@ def stirred(model: nn.Module) -> nn.Module:
 def add_noise(tensor: torch.Tensor, scale: float, seed: int) -> None:
     """The same noise for a tensor, sharded or not."""
     noise = scale * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
-    held = slice(*sharding.rows_of(tensor)) if sharding.is_sharded(tensor) else slice(None)
-    local = tensor.to_local() if sharding.is_sharded(tensor) else tensor
+    held = slice(*fsdp.rows_of(tensor)) if fsdp.is_sharded(tensor) else slice(None)
+    local = tensor.to_local() if fsdp.is_sharded(tensor) else tensor
     local.add_(noise[held])
 
 
@@ -329,7 +334,7 @@ def test_weights_are_gathered_in_bf16(runs):
 def reshard(rank: int, tree: dict, folder: str, out: str) -> None:
     """Reads a checkpoint and writes it again."""
     dist.init_process_group("gloo")
-    run, world = open_run(config.parse(tree)), current_world()
+    run, world = open_run(loading.parse(tree)), current_world()
     state = new_state(run, world.device)
     checkpoint.restore(state, Path(folder))
     distributed_checkpoint.save(Path(out) / "again", state, *described(run), world)
@@ -449,10 +454,10 @@ class Tied(nn.Module):
 
 @pytest.mark.parametrize(("network", "culprit"), [(Scalar, "network.gain: it is a scalar"), (Tied, "share it")])
 def test_what_cannot_be_sharded_is_named(recipe, network, culprit):
-    model = new_state(open_run(config.parse(recipe())), torch.device("cpu")).model
+    model = new_state(open_run(loading.parse(recipe())), torch.device("cpu")).model
     model.network = network()
     with pytest.raises(ValueError, match=f"resources.strategy=fsdp cannot shard .*{culprit}"):
-        sharding.check(model, sharding.units(model))
+        fsdp.check(model, fsdp.units(model))
 
 
 @pytest.mark.parametrize("workers", [[2, 4], [3, 4], [2, 3]])
@@ -464,12 +469,12 @@ def test_unequal_shares_are_refused(recipe, workers):
         ValueError,
         match=r"train\.batch=16 makes 4 microbatches of 4, which 3 workers cannot share equally",
     ):
-        config.parse(uneven)
-    assert config.parse({**uneven, "resources": {"workers": workers}}).resources.strategy == "ddp"
+        loading.parse(uneven)
+    assert loading.parse({**uneven, "resources": {"workers": workers}}).resources.strategy == "ddp"
 
 
 def test_compiled_blocks_are_refused(recipe):
     tree = recipe(train__compile=True)
-    assert config.parse(tree).train.compile
+    assert loading.parse(tree).train.compile
     with pytest.raises(ValueError, match=r"train\.compile=true does not go with resources\.strategy=fsdp"):
-        config.parse({**tree, "resources": {"workers": 2, "strategy": "fsdp"}})
+        loading.parse({**tree, "resources": {"workers": 2, "strategy": "fsdp"}})

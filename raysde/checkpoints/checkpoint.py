@@ -1,0 +1,229 @@
+"""The checkpoint directory: safetensors and JSON, described by itself, checked by hash. No pickle is read or written.
+
+checkpoint.json        format, the model's description, counters, versions, sha256 and size of each file, own sha256
+ema.safetensors        the averaged weights, complete: what is sampled from
+text/                  tokenizer and text encoder architecture, if the model takes captions
+weights.safetensors    the trained weights as the optimiser left them        } absent from an exported model,
+optimizer.safetensors  its moments                                           } which cannot be resumed; folders with
+profiles.safetensors   the averages for post-hoc EMA, if the recipe has them } a file a rank for a sharded model
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raysde.checkpoints.description import (
+    FILE,
+    Description,
+    Kept,
+    kept,
+    newest_of,
+    read,
+    verify,
+    whole,
+    write_description,
+)
+from raysde.checkpoints.sharded_tensors import Stored
+from raysde.inference.model import Model, Origin
+from raysde.io.errors import writing
+from raysde.models.sampling_defaults import checked
+from raysde.models.score import ScoreModel
+from raysde.models.spec import ModelSpec, empty_model, save_text
+from raysde.training.state import TrainState
+
+WEIGHTS, OPTIMIZER, PROFILES = "weights", "optimizer", "profiles"
+CARDS = ("MLmodel", "registered_model_meta")
+"""What MLflow puts beside a registered checkpoint; it says whose weights they are, so a copy has its own."""
+
+
+def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
+    """:func:`own_weights`, contiguous and on the CPU."""
+    return {name: value.cpu().contiguous() for name, value in own_weights(model).items()}
+
+
+def own_weights(model: ScoreModel) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer; a tied weight under its first name alone."""
+    tied = tied_names(model)
+    return {name: value for name, value in model.state_dict().items() if name not in tied}
+
+
+def tied_names(model: ScoreModel) -> set[str]:
+    """Further names of parameters that have one already, such as T5's embedding."""
+    seen: set[int] = set()
+    tied: set[str] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in seen:
+            tied.add(name)
+        seen.add(id(value))
+    return tied
+
+
+def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]) -> None:
+    """Writes a checkpoint; ``folder`` appears whole or not at all, replacing what was there."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with state.ema.swapped():
+        save_file(complete_weights(state.model), partial / "ema.safetensors")
+    live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
+    save_file(live, partial / f"{WEIGHTS}.safetensors")
+    moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
+    save_file(moments, partial / f"{OPTIMIZER}.safetensors")
+    if state.profiles:
+        profiles = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
+        save_file(profiles, partial / f"{PROFILES}.safetensors")
+    save_text(state.model, partial / "text")
+    write_description(partial, spec, state.values(), recipe, data)
+    put_in_place(partial, folder)
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Renames a finished folder; one that was there gives way first, so that it is never there in part."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def export(source: Path, target: Path) -> None:
+    """Copies what sampling needs, without the optimiser; ``target`` must not exist.
+
+    Raises:
+        ValueError: if a file that is copied is damaged.
+        OSError: naming ``target``, if it cannot be written.
+    """
+    settle(source, target, read(source).spec.generation)
+
+
+def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
+    """As :func:`export`, of a model that draws by ``generation`` when nobody says, see :mod:`raysde.models.sampling_defaults`.
+
+    Raises:
+        ValueError: if a setting is not one of a model, or a file that is copied is damaged.
+        OSError: naming ``target``, if it cannot be written.
+    """
+    description, spec = read(source), replace(read(source).spec, generation=checked(generation))
+    state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
+    verify(source, [name for name in description.files if name.partition("/")[0] not in state])
+    with writing("the model", target):
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS))
+        write_description(target, spec, description.state, description.recipe, description.data)
+
+
+def is_whole(folder: Path) -> bool:
+    """Return True if ``folder`` holds a sound description and every file that it lists, of the listed size."""
+    try:
+        whole(pafs.LocalFileSystem(), str(folder))
+    except ValueError:
+        return False
+    return True
+
+
+def newest(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:
+    """The newest checkpoint in a local run folder that can be sampled from: whole, its averaged weights as written.
+
+    Args:
+        say: is told of each newer checkpoint that is passed over.
+
+    Returns:
+        None if there are no checkpoints.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+    """
+
+    def drawable(each: Kept) -> Path:
+        verify_model(Path(each.path))
+        return Path(each.path)
+
+    return newest_of(kept(pafs.LocalFileSystem(), str(folder)), drawable, str(folder), say)
+
+
+def verify_model(folder: Path) -> Description:
+    """As :func:`raysde.checkpoints.description.verify`, of the files that sampling reads.
+
+    Raises:
+        ValueError: naming the first file that is missing or differs.
+    """
+    names = [name for name in read(folder).files if name == "ema.safetensors" or name.startswith("text/")]
+    return verify(folder, names)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def load_model(folder: Path, *, allow_code: bool = False, device: torch.device | str = "cpu") -> Model:
+    """The averaged model in a checkpoint, checked and ready to sample.
+
+    Raises:
+        ValueError: if the checkpoint is torn, does not fit its own description, or names code that is not allowed.
+    """
+    description = verify_model(folder)
+    model = empty_model(description.spec, folder / "text", allow_code=allow_code)
+    _fill(model, _tensors(folder / "ema.safetensors"), folder)
+    return Model(model.eval().requires_grad_(False).to(device), description.spec, Origin.of(description.data))
+
+
+def restore(state: TrainState, folder: Path) -> Description:
+    """Loads a checkpoint into a state of the same shape, sharded or not, whatever wrote it.
+
+    Raises:
+        ValueError: if it is torn, holds another model or SDE, or was saved without its optimiser or profiles.
+    """
+    description = read(folder)
+    needed = (WEIGHTS, OPTIMIZER, PROFILES) if state.profiles else (WEIGHTS, OPTIMIZER)
+    names = {kind: _names(folder, description, kind) for kind in needed}
+    verify(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
+    stored = {kind: Stored(folder / name for name in each) for kind, each in names.items()}
+    if description.spec.sde != state.model.sde:
+        raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
+    parameters = dict(state.model.named_parameters())
+    average = Stored([folder / "ema.safetensors"]).all_like(parameters)
+    device = next(state.model.parameters()).device
+    _fill(state.model, average, folder)
+    live = stored[WEIGHTS].all_like(parameters)
+    with torch.no_grad():
+        for name, parameter in state.trained.items():
+            parameter.copy_(live[name])
+    state.ema.load({name: average[name] for name in state.trained})
+    state.load_optimizer(stored[OPTIMIZER].all_like(parameters))
+    if state.profiles:
+        state.load_profiles(stored[PROFILES].all_like(parameters))
+    state.load_values(description.state)
+    state.model.to(device)
+    return description
+
+
+def _names(folder: Path, description: Description, kind: str) -> list[str]:
+    """The files that hold ``kind``, whole or in pieces."""
+    whole = f"{kind}.safetensors"
+    names = [name for name in sorted(description.files) if name == whole or name.startswith(f"{kind}/")]
+    if not names:
+        raise ValueError(f"{folder} cannot be resumed: it was saved without {whole}")
+    return names
+
+
+def _fill(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        missing, _ = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"{folder} does not fit its model: {line[:200]}") from error
+    lost = sorted((set(missing) - tied_names(model)) | (set(tensors) - set(model.state_dict())))
+    if lost:
+        raise ValueError(f"{folder} does not fit its model: {len(lost)} weights differ, such as {lost[0]}")

@@ -1,0 +1,311 @@
+"""The file that describes a checkpoint, checkpoint.json, and whether all that it lists is there.
+
+checkpoint.json is written last and holds the hash of its own content. A checkpoint is whole if that file is sound and
+every file that it lists is there with the listed size. Hashes of other files are compared when the files are loaded.
+"""
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow.fs as pafs
+
+from raysde.io.documents import read_json
+from raysde.io.errors import UNFIT, line_of
+from raysde.io.hashing import file_hash, remembered_hash
+from raysde.models.spec import ModelSpec
+
+FORMAT = 2
+FILE = "checkpoint.json"
+OWN = "sha256"
+"""Key of the hash of all other keys, which came with ``bytes``; older checkpoints lack both."""
+PARTS = ("state", "recipe", "data", "files", "versions")
+STEP = re.compile(r"step_([0-9]+)")
+
+
+class Listed(NamedTuple):
+    """A file as checkpoint.json lists it."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """The content of ``checkpoint.json``.
+
+    Attributes:
+        spec: the model.
+        state: the training state's counters.
+        recipe: flat configuration of the run, for people and for comparing runs.
+        data: path and fingerprint of the data set.
+        files: sha256 of each other file, by relative path.
+        versions: of raysde and the libraries that wrote it.
+        sizes: bytes of each of ``files``; empty in a checkpoint from before they were listed.
+    """
+
+    spec: ModelSpec
+    state: dict[str, Any]
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    files: dict[str, str]
+    versions: dict[str, str]
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder for a checkpoint of a run.
+
+    Attributes:
+        path: in its file system.
+        description: None if the checkpoint is not whole.
+        fault: why it is not.
+        begun: whether it has a checkpoint.json, sound or not.
+    """
+
+    path: str
+    description: Description | None
+    fault: str = ""
+    begun: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def step(self) -> int:
+        """The checkpoint's step; of one that is not whole, the step in the folder's name."""
+        if self.description is not None:
+            return self.description.step
+        return int(self.name.removeprefix("step_"))
+
+
+def name_of(step: int) -> str:
+    """The folder name of a checkpoint; names sort by step."""
+    return f"step_{step:09d}"
+
+
+def write_description(
+    folder: Path,
+    spec: ModelSpec,
+    state: dict[str, Any],
+    recipe: dict[str, Any],
+    data: dict[str, Any],
+    others: Mapping[str, Listed] | None = None,
+) -> None:
+    """Write ``checkpoint.json`` for the files in ``folder``, and for ``others``, which other processes wrote."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    here = {name: path for name, path in sorted(found.items()) if name != FILE and name not in (others or {})}
+    listed = {name: Listed(file_hash(path), path.stat().st_size) for name, path in here.items()} | dict(others or {})
+    content = {
+        "format": FORMAT,
+        "model": spec.dump(),
+        "state": state,
+        "recipe": recipe,
+        "data": data,
+        "files": {name: each.sha256 for name, each in listed.items()},
+        "bytes": {name: each.bytes for name, each in listed.items()},
+        "versions": _versions(),
+    }
+    content[OWN] = content_hash(content)
+    (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    names = ("raysde", "torch", "transformers", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """sha256 of a description's JSON values, in whatever order and layout they are written."""
+    values = json.loads(json.dumps({key: value for key, value in content.items() if key != OWN}))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read(folder: Path) -> Description:
+    """Read and check ``checkpoint.json``.
+
+    Raises:
+        ValueError: if it is missing or not one.
+    """
+    path = folder / FILE
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ValueError(f"{folder} is not a checkpoint: it holds no {FILE}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    return parse(content, str(path))
+
+
+def parse(content: bytes, path: str) -> Description:
+    """Return the description that the bytes of a ``checkpoint.json`` hold.
+
+    Args:
+        path: of the file, for the message.
+
+    Raises:
+        ValueError: naming what is wrong with it.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    values = read_json(text, path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else None
+        raise ValueError(
+            f"{path} has format {found!r}; this version of raysde reads format {FORMAT} alone, train again"
+        )
+    if missing := {"model", *PARTS} - set(values):
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+    if "bytes" in values and OWN not in values:
+        raise ValueError(f"{path} lacks its own sha256: it was damaged or edited")
+    if OWN in values and values[OWN] != content_hash(values):
+        raise ValueError(f"{path} does not have the sha256 that it gives: it was damaged or edited")
+    parts = {name: values[name] for name in PARTS} | {"sizes": values.get("bytes", {})}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise ValueError(f"{path}: {name} is not a mapping")
+    if not _is_count(parts["state"].get("step")):
+        raise ValueError(f"{path}: state.step is not a number of steps")
+    if not all(isinstance(each, str) for each in parts["files"].values()):
+        raise ValueError(f"{path}: files holds what is not a hash")
+    if not all(map(_is_count, parts["sizes"].values())):
+        raise ValueError(f"{path}: bytes holds what is not a size")
+    return Description(spec=_spec(values["model"], path), **parts)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _spec(content: Any, path: str) -> ModelSpec:
+    try:
+        return ModelSpec.parse(content)
+    except ValueError:
+        raise
+    except UNFIT as error:
+        raise ValueError(f"{path}: the model's description is invalid: {line_of(error)}") from error
+
+
+def whole(system: pafs.FileSystem, root: str) -> Description:
+    """Return the description of a whole checkpoint in any file system.
+
+    Raises:
+        ValueError: if it is not whole, naming the first fault.
+    """
+    sizes = sizes_in(system, root)
+    if FILE not in sizes:
+        raise ValueError(f"{root} is not a checkpoint: it holds no {FILE}")
+    with system.open_input_stream(f"{root}/{FILE}") as source:
+        description = parse(bytes(source.read()), f"{root}/{FILE}")
+    for name in description.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"checkpoint {root} names a file outside itself: {name}")
+        if name not in sizes:
+            raise ValueError(f"checkpoint {root} lacks {name}")
+        expected = description.sizes.get(name, sizes[name])
+        if sizes[name] != expected:
+            raise ValueError(f"{name} in checkpoint {root} has {sizes[name]} bytes instead of {expected}")
+    if not description.sizes and isinstance(system, pafs.LocalFileSystem):
+        _compare(Path(root), description, description.files)
+    return description
+
+
+def sizes_in(system: pafs.FileSystem, root: str) -> dict[str, int]:
+    """Bytes of each file below ``root``, by relative path; empty if there is no such folder."""
+    entries = system.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+    start = len(root.strip("/")) + 1
+    return {entry.path.strip("/")[start:]: int(entry.size) for entry in entries if entry.is_file}
+
+
+def verify(folder: Path, names: Collection[str] | None = None) -> Description:
+    """Return the description of a whole checkpoint, after comparing its files with their hashes.
+
+    Args:
+        names: the files to compare, all if None.
+
+    Raises:
+        ValueError: naming the first file that is missing or differs.
+    """
+    description = whole(pafs.LocalFileSystem(), str(folder))
+    _compare(folder, description, description.files if names is None else names)
+    return description
+
+
+def _compare(folder: Path, description: Description, names: Collection[str]) -> None:
+    for name in names:
+        try:
+            found = remembered_hash(folder / name)
+        except OSError as error:
+            raise ValueError(f"{name} in checkpoint {folder} cannot be read: {error.strerror}") from error
+        if found != description.files[name]:
+            raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that {FILE} gives")
+
+
+def kept(system: pafs.FileSystem, root: str) -> list[Kept]:
+    """Return the checkpoints of a run, by descending step; whatever else lies in its folder is left out."""
+    entries = system.get_file_info(pafs.FileSelector(root, allow_not_found=True))
+    folders = [entry.path for entry in entries if not entry.is_file and STEP.fullmatch(entry.base_name)]
+    found = [_judged(system, path) for path in folders]
+    return sorted(found, key=lambda each: (each.step, each.name == name_of(each.step), each.name), reverse=True)
+
+
+def _judged(system: pafs.FileSystem, path: str) -> Kept:
+    try:
+        return Kept(path, whole(system, path))
+    except ValueError as error:
+        return Kept(path, None, str(error), begun=FILE in sizes_in(system, path))
+    except FileNotFoundError as error:  # deleted meanwhile
+        return Kept(path, None, str(error), begun=False)
+    except OSError as error:
+        if not isinstance(system, pafs.LocalFileSystem):
+            raise  # an outage of the storage says nothing of the checkpoint
+        return Kept(path, None, f"checkpoint {path} cannot be read: {line_of(error)}")
+
+
+def newest_of(
+    found: list[Kept], usable: Callable[[Kept], Path], where: str, say: Callable[[str], None] | None
+) -> Path | None:
+    """Return the newest whole checkpoint as a local folder.
+
+    Args:
+        found: of a run, by descending step.
+        usable: makes a local folder of a whole checkpoint, or raises a ValueError.
+        where: the run's folder, for the message.
+        say: is told of each newer checkpoint that is passed over.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+    """
+    faults = []
+    for each in found:
+        try:
+            if each.description is None:
+                raise ValueError(each.fault)
+            folder = usable(each)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if say is not None:
+            for fault in faults:
+                say(f"passed over a damaged checkpoint: {fault}; the newest whole one is {each.name}")
+        return folder
+    if faults:
+        raise ValueError(
+            f"no checkpoint in {where} is whole: {faults[0]}; put it back from a copy, or remove the folder or choose "
+            "another name to train from the beginning"
+        )
+    return None

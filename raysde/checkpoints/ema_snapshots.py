@@ -1,0 +1,180 @@
+"""Snapshots of a run's averages for post-hoc EMA, which outlive its checkpoints; and the model made of them.
+
+RUN/profiles/step_000000500.safetensors   each kept average as STD/NAME; the header says step, images seen and stds
+
+RUN is a local folder, or a URI that pyarrow reaches.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raysde.checkpoints import checkpoint
+from raysde.checkpoints.sharded_tensors import write_whole
+from raysde.checkpoints.storage import location, newest_checkpoint
+from raysde.distributed.world import current_world
+from raysde.io.errors import writing
+from raysde.io.filesystems import child, filesystem
+from raysde.io.progress import say
+from raysde.training.posthoc_ema import Snapshot, reconstruct
+from raysde.training.state import TrainState
+
+FOLDER = "profiles"
+HEADER = "raysde"
+WHOLE_ON_CLOSE = ("s3", "gcs")
+"""File systems on which an object appears whole or not at all; their rename is a copy, on S3 of at most 5 GB."""
+
+
+def write(run: str, state: TrainState) -> None:
+    """Writes the averages of ``state`` into the run's folder; the file appears whole, replacing what was there.
+
+    Called on the first rank alone, or on every rank where they are sharded.
+
+    Args:
+        run: folder or URI of the run.
+    """
+    tensors = state.profile_tensors()
+    if not current_world().is_first:
+        write_whole(None, tensors)
+        return
+    system, root = filesystem(child(location(run), FOLDER))
+    system.create_dir(root, recursive=True)
+    name = f"{checkpoint.name_of(state.step)}.safetensors"
+    final = f"{root}/{name}"
+    partial = final if system.type_name in WHOLE_ON_CLOSE else f"{root}/.{name}.partial"
+    header = {"step": state.step, "images": state.num_images, "stds": [profile.std for profile in state.profiles]}
+    with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
+        write_whole(Path(scratch) / name, tensors, {HEADER: json.dumps(header)})
+        pafs.copy_files(f"{scratch}/{name}", partial, pafs.LocalFileSystem(), system)
+    if partial != final:
+        system.move(partial, final)
+
+
+@dataclass(frozen=True)
+class Stored(Mapping[str, Tensor]):
+    """One average in a snapshot's open file, whose tensors are read when they are asked for."""
+
+    source: Any
+    std: float
+    names: frozenset[str]
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self.source.get_tensor(f"{self.std}/{name}")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.names))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A snapshot's file.
+
+    Attributes:
+        step, images: when it was taken.
+        averages: the averages in it.
+    """
+
+    step: int
+    images: int
+    averages: list[Snapshot]
+
+
+def read(folder: Path) -> list[Kept]:
+    """The snapshots in a local folder, by step.
+
+    Raises:
+        ValueError: naming a file that is not one.
+    """
+    return [_kept(path) for path in sorted(folder.glob("step_*.safetensors"))]
+
+
+def _kept(path: Path) -> Kept:
+    try:
+        source: Any = safe_open(path, "pt")  # maps the file; opening it for each tensor would take a millisecond
+        header: dict[str, Any] = json.loads(source.metadata()[HEADER])
+        names = [name.partition("/") for name in source.keys()]  # noqa: SIM118
+        stds, images = [float(std) for std in header["stds"]], int(header["images"])
+        owned = {std: frozenset(name for owner, _, name in names if owner == str(std)) for std in stds}
+        averages = [Snapshot(images, std, Stored(source, std, owned[std])) for std in stds]
+        return Kept(int(header["step"]), images, averages)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a snapshot of averages: {error}") from error
+
+
+def export(run: str, target: Path, std: float, step: int | None = None) -> int:
+    """Writes a checkpoint to sample from, whose weights are the average of relative standard deviation ``std``.
+
+    Everything but the averaged weights comes from the run's newest whole checkpoint; a newer one that is damaged is
+    passed over, which is said on stderr.
+
+    Args:
+        run: folder or URI of the run.
+        target: the checkpoint's folder, which must not exist; it appears whole or not at all.
+        step: of the snapshot at whose time the average ends; the last if None.
+
+    Returns:
+        The step.
+
+    Raises:
+        ValueError: if the run has no snapshot, none of ``step``, or no checkpoint; if ``target`` exists; or if
+            ``std`` is not reachable.
+        OSError: naming ``target``, if it cannot be written.
+    """
+    run = location(run)
+    if target.exists():
+        raise ValueError(f"{target} exists already")
+    with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
+        kept = read(_local(run, Path(scratch)))
+        if not kept:
+            raise ValueError(f"{run} holds no snapshots in {FOLDER}/: train with train.ema.profiles=[0.05,0.10]")
+        last = next((each for each in reversed(kept) if step in (None, each.step)), None)
+        if last is None:
+            steps = ", ".join(str(each.step) for each in kept)
+            raise ValueError(f"{run} holds no snapshot of step {step}; it has {steps}")
+        stored = [average for each in kept if each.images <= last.images for average in each.averages]
+        averaged = reconstruct(stored, last.images, std)
+    _write_model(run, target, averaged, {"step": last.step, "num_images": last.images, "ema_std": std})
+    return last.step
+
+
+def _local(run: str, scratch: Path) -> Path:
+    """The run's folder of snapshots, copied to ``scratch`` if it is remote."""
+    system, root = filesystem(child(location(run), FOLDER))
+    if isinstance(system, pafs.LocalFileSystem):
+        return Path(root)
+    if system.get_file_info(root).type == pafs.FileType.Directory:
+        pafs.copy_files(root, str(scratch), system, pafs.LocalFileSystem())
+    return scratch
+
+
+def _write_model(run: str, target: Path, averaged: dict[str, Tensor], state: dict[str, Any]) -> None:
+    storage, _, name = run.rpartition("/")
+    base = newest_checkpoint(storage, name, say)
+    if base is None:
+        raise ValueError(f"{run} holds no whole checkpoint, which tells how the model is built")
+    weights = load_file(base / "ema.safetensors")
+    strange = sorted(name for name in averaged if name not in weights or averaged[name].shape != weights[name].shape)
+    if strange:
+        raise ValueError(f"the snapshots of {run} do not fit its checkpoint {base.name}: {strange[0]} differs")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    checkpoint.export(base, partial)
+    description = checkpoint.read(base)
+    with writing("the averaged model", target):
+        save_file({**weights, **averaged}, partial / "ema.safetensors")
+        checkpoint.write_description(partial, description.spec, state, description.recipe, description.data)
+        os.replace(partial, target)

@@ -1,0 +1,140 @@
+"""Where runs keep their checkpoints: a local folder, or a URI that pyarrow reaches (s3://, gs://).
+
+STORAGE/NAME/step_000000100/   one folder for each checkpoint
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from raysde.checkpoints.description import (
+    FILE,
+    Kept,
+    kept,
+    name_of,
+    newest_of,
+    verify,
+)
+from raysde.io.filesystems import child, filesystem, location
+
+COPIES = "raysde-copy-"
+ATTEMPTS = 3
+"""Attempts to send a file to remote storage, after which the run fails."""
+
+
+def is_local(storage: str) -> bool:
+    """Whether ``storage`` is a folder rather than a URI."""
+    return "://" not in storage
+
+
+def newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None = None) -> Path | None:
+    """The newest checkpoint of a run from which it can go on: whole, and every file as it was written.
+
+    One in remote storage is copied to a temporary folder first, see :func:`discard`. A folder in remote storage
+    without a checkpoint.json, which is sent last, is of a process that was killed while it saved. If that was the
+    first save of the run, the folder is the only one, and the run has no checkpoint yet.
+
+    Args:
+        say: is told of each newer checkpoint that is passed over.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole.
+        RuntimeError: if the storage cannot be read.
+    """
+    system, root = filesystem(child(location(storage), name))
+
+    def usable(each: Kept) -> Path:
+        folder = Path(each.path) if is_local(storage) else _copied(system, each)
+        try:
+            verify(folder)
+        except ValueError:
+            discard(folder)
+            raise
+        return folder
+
+    try:
+        found = kept(system, root)
+        begun = [each for each in found if each.begun or is_local(storage)]
+        if not begun and len(found) > 1:
+            begun = found  # a run saves again only after a whole checkpoint, so some of these were whole
+        return newest_of(begun, usable, child(storage, name), say)
+    except OSError as error:
+        raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _copied(system: pafs.FileSystem, each: Kept) -> Path:
+    copy = Path(tempfile.mkdtemp(prefix=COPIES)) / each.name
+    copy.mkdir()
+    pafs.copy_files(each.path, str(copy), source_filesystem=system, destination_filesystem=pafs.LocalFileSystem())
+    return copy
+
+
+def discard(folder: Path | None) -> None:
+    """Deletes the copy that :func:`newest_checkpoint` made of a remote checkpoint; a local checkpoint stays."""
+    if folder is not None and folder.parent.name.startswith(COPIES):
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def send(source: Path, target: str) -> None:
+    """Copies the files of a checkpoint, or one rank's part of them, into remote storage, without checkpoint.json.
+
+    Raises:
+        OSError: if the storage does not take a file.
+    """
+    system, root = filesystem(target)
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.name != FILE:
+            _send_file(path, system, f"{root}/{path.relative_to(source).as_posix()}")
+
+
+def send_description(source: Path, target: str) -> None:
+    """Copies checkpoint.json, with which the checkpoint is whole.
+
+    Raises:
+        OSError: if the storage does not take it.
+    """
+    system, root = filesystem(target)
+    _send_file(source / FILE, system, f"{root}/{FILE}")
+
+
+def _send_file(path: Path, system: pafs.FileSystem, target: str) -> None:
+    system.create_dir(target.rpartition("/")[0], recursive=True)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return pafs.copy_files(str(path), target, pafs.LocalFileSystem(), system, use_threads=False)
+        except OSError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(attempt)
+
+
+def clear(target: str) -> None:
+    """Deletes what a killed process left in a checkpoint's folder in remote storage, checkpoint.json first."""
+    system, root = filesystem(target)
+    if system.get_file_info(f"{root}/{FILE}").is_file:
+        system.delete_file(f"{root}/{FILE}")
+    if system.get_file_info(root).type == pafs.FileType.Directory:
+        system.delete_dir(root)
+
+
+def prune(folder: str | Path, keep: int, saved: int) -> None:
+    """Deletes all but the ``keep`` newest whole checkpoints of a run.
+
+    Whatever is not whole goes too, and so do checkpoints after the one that was saved just now: the run went on from
+    an older one since these were damaged, perhaps in tensors whose hashes are not compared here.
+
+    Args:
+        folder: of the run, or its URI.
+        keep: 1 or more; the checkpoint of step ``saved`` is the first of them.
+        saved: step of the checkpoint that the run has just written.
+    """
+    system, root = filesystem(str(folder))
+    found = kept(system, root)
+    stay = [each for each in found if each.description is not None and each.step <= saved][:keep]
+    for each in found:
+        if stay and each not in stay and each.name != name_of(saved):
+            system.delete_dir(each.path)

@@ -1,0 +1,208 @@
+"""What Ray Tune asks during a sweep, answered by the ledger: a searcher, a scheduler and a stopper without state."""
+
+import copy
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from raysde import tracking
+from raysde.cluster.resources import Share
+from raysde.cluster.trial import trial_settings
+from raysde.config import loading
+from raysde.config.places import absolute
+from raysde.io.filesystems import child
+from raysde.runs import identity
+from raysde.tracking.backlog import backlog_of
+from raysde.tracking.spool import spool_of
+from raysde.tuning.training.ledger import Trial
+from raysde.tuning.training.progress import SweepLine
+from raysde.tuning.training.space import Space, varied
+from raysde.tuning.training.sweep import Sweep
+
+ENDS: dict[str, tracking.Ended] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+STOPPED = "raysde.stopped"
+"""Tag of the MLflow run of a trial that early stopping ended."""
+
+
+@dataclass(frozen=True)
+class Children:
+    """The trials as training runs: their names, recipes and MLflow runs below that of the sweep.
+
+    Attributes:
+        recipe: of the sweep, whose name is its own and whose paths are absolute.
+        tree: the recipe that trials vary.
+        parent: id of the sweep's MLflow run.
+    """
+
+    client: tracking.MlflowClient
+    uri: str
+    recipe: loading.RunConfig
+    tree: Mapping[str, Any]
+    space: Space
+    parent: str
+
+    def name(self, number: int) -> str:
+        """The name of a trial's run."""
+        return f"{self.recipe.name}-{number:03d}"
+
+    def recipe_of(self, trial: Trial, share: Share) -> loading.RunConfig:
+        """The recipe that a trial trains: without pictures, in the sweep's own folder, with checkpoints at validations.
+
+        A validation whose report was lost with the driver is made again where the trial goes on.
+        """
+        tree, base = varied(self.tree, self.space, trial.values), self.recipe.model_dump(mode="json")
+        data = {**copy.deepcopy(tree["data"]), "path": self.recipe.data.path}
+        sampling = {**base["sampling"], "every": 0}
+        resources = {**base["resources"], "cpus_per_worker": share.cpus, "gpu": share.gpu}
+        own: dict[str, Any] = {"name": self.name(trial.number), "storage": child(self.recipe.storage, self.recipe.name)}
+        every = self.recipe.validation.every
+        own["checkpoint_every"] = -(-self.recipe.checkpoint_every // every) * every
+        return absolute(loading.parse({**tree, **own, "data": data, "sampling": sampling, "resources": resources}))
+
+    def opened(self, trial: Trial, recipe: loading.RunConfig) -> str:
+        """The MLflow run of a trial, found or created.
+
+        Raises:
+            RuntimeError: if the server does not answer.
+        """
+        place, experiment = tracking.artifact_place(self.uri), self.recipe.tracking.experiment
+        word = identity.settled(child(recipe.storage, recipe.name), {}, begun=bool(trial.run_id))
+        with tracking.answering(self.uri):
+            return tracking.open_run(
+                self.client, experiment, recipe.name, recipe.flat(), place, parent=self.parent, word=word
+            )
+
+    def closed(self, trial: Trial) -> None:
+        """Marks the MLflow run of a trial that ended: finished, with a tag if early stopping ended it, or failed.
+
+        Raises:
+            RuntimeError: if the server does not answer.
+        """
+        if trial.run_id and trial.state in ENDS:
+            with tracking.answering(self.uri):
+                if trial.state == "stopped" and trial.last is not None:
+                    tracking.set_tags(self.client, trial.run_id, {STOPPED: f"early, at step {trial.last.step}"})
+                tracking.close_run(self.client, trial.run_id, ENDS[trial.state])
+
+    def delivered(self, trial: Trial) -> None:
+        """Sends what the trial's worker, stopped in the middle, left on this machine's disk."""
+        if trial.run_id:
+            name = self.name(trial.number)
+            backlog = backlog_of(child(self.recipe.storage, self.recipe.name, name), trial.run_id)
+            tracking.deliver_left(self.uri, trial.run_id, spool_of(name, trial.run_id), backlog)
+
+
+class Asked(Searcher):
+    """Hands the sweep's next trial to Tune."""
+
+    def __init__(self, sweep: Sweep, children: Children, share: Share, line: SweepLine) -> None:
+        super().__init__()
+        self.sweep, self.children, self.share, self.line = sweep, children, share, line
+        self.next: Trial | None = None
+        self.said = False
+
+    def suggest(self, trial_id: str) -> Any:
+        """A trial's settings; None, which Tune takes for later, while the MLflow server is away."""
+        self.next = self.next or self.sweep.next()
+        if self.next is None:
+            return Searcher.FINISHED
+        trial = self.next
+        try:
+            recipe = self.children.recipe_of(trial, self.share)
+            run_id = self.children.opened(trial, recipe)
+        except ValueError as error:  # numbers that Optuna put together, which do not fit
+            self.sweep.end(trial.number, "failed", str(error))
+            self.next = None
+            return None
+        except RuntimeError as error:
+            if not self.said:
+                print(f"trial {trial.number:03d} waits for the server: {error}", flush=True)
+            self.said = True
+            return None
+        self.said, self.next = False, None
+        self.sweep.opened(trial.number, run_id)
+        self.line.show()
+        return trial_settings(trial.number, recipe, self.children.uri, run_id, self.share)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler is told the same."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The ledger is saved already."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """The ledger is saved already."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Judged(FIFOScheduler):
+    """Takes trials' reports into the sweep, and stops those that it ends.
+
+    Attributes:
+        refused: why the sweep cannot go on, None if it can.
+    """
+
+    def __init__(self, sweep: Sweep, children: Children, line: SweepLine) -> None:
+        super().__init__()
+        self.sweep, self.children, self.line = sweep, children, line
+        self.refused: ValueError | None = None
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """What Tune does with a trial after a report, of which the last is how it ended."""
+        number = trial.config["number"]
+        stops = False
+        if "ended" in result:
+            self.sweep.end(number, **json.loads(result["ended"]))
+        elif "report" in result:
+            try:
+                stops = self.sweep.report(number, **json.loads(result["report"]))
+            except ValueError as error:
+                self.refused = self.refused or error
+        self._show(number)
+        return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Its process died, and Tune will not start it again: it says so before it does, too."""
+        if trial.should_recover():
+            return
+        lines = Path(trial.error_file).read_text().split("\n") if trial.error_file else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "its process died")
+        number = trial.config["number"]
+        self.sweep.end(number, "failed", last[:500])
+        self._show(number)
+
+    def _show(self, number: int) -> None:
+        trial = self.sweep.ledger.trials[number]
+        with suppress(RuntimeError):  # it is closed at the end of the sweep again
+            self.children.closed(trial)
+        self.line.show()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Refusal(Stopper):
+    """Ends everything once the scheduler has refused to go on."""
+
+    def __init__(self, judged: Judged) -> None:
+        self.judged = judged
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether it has."""
+        return self.judged.refused is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

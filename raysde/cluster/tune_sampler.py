@@ -1,0 +1,156 @@
+"""Candidates measured by Ray Tune: a trial is one of them on the images of one round; finished trials are kept.
+
+OUT/trials/KEY.safetensors   how each image moves a figure, written by who measured it
+OUT/trials/KEY.json          the figure: a finished measurement, which the same study finds again after a crash
+OUT/tune                     what Ray Tune writes while it works
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
+from tqdm import tqdm
+
+from raysde.cluster.connection import connect, quiet_tune
+from raysde.evaluation.metrics.jackknife import Influence
+from raysde.evaluation.report import parse_figure
+from raysde.io.filesystems import write_json
+from raysde.tuning.sampler.space import Candidate
+from raysde.tuning.sampler.study import Study
+from raysde.tuning.sampler.successive_halving import Measure, Outcome
+
+FAILURES = 2
+"""How often a trial whose worker dies is begun again."""
+
+
+def measure_on_ray(study: Study, out: Path) -> Measure:
+    """Who measures the candidates of a study on the cluster that RAY_ADDRESS names, or on this machine.
+
+    Args:
+        out: folder of what is finished.
+    """
+
+    def measure(candidates: Sequence[Candidate], samples: int) -> list[Outcome]:
+        files = [out / "trials" / f"{study.key(each, samples)}.json" for each in candidates]
+        todo = [number for number, file in enumerate(files) if not (file.exists() and beside(file).exists())]
+        with tqdm(total=len(files), initial=len(files) - len(todo), **bar(samples)) as shown:
+            if todo:
+                run(study, candidates, samples, files, todo, shown)
+        return [kept(each, file) for each, file in zip(candidates, files, strict=True)]
+
+    return measure
+
+
+def beside(file: Path) -> Path:
+    """Where the influences of a measurement are."""
+    return file.with_suffix(".safetensors")
+
+
+def kept(candidate: Candidate, file: Path) -> Outcome:
+    """A finished measurement."""
+    figure = parse_figure(json.loads(file.read_text())["figure"], f"{file}")
+    return Outcome(candidate, figure, Influence.load(beside(file)))
+
+
+def bar(samples: int) -> dict[str, Any]:
+    """How progress is shown."""
+    return {"unit": "setting", "desc": f"settings on {samples} images each", "file": sys.stderr}
+
+
+def run(
+    study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path], todo: Sequence[int], shown: Any
+) -> None:
+    """Measures the candidates of the numbers ``todo`` and writes their files.
+
+    Raises:
+        ValueError: if one cannot be measured.
+        RuntimeError: if its worker died again and again, or a figure could not be kept.
+    """
+    connect()
+    quiet_tune()
+    storage = out_of(files).parent / "tune"
+    shutil.rmtree(storage, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable(study, candidates, samples, files), resources()),
+        param_space={"number": tune.grid_search(list(todo))},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrency()),
+        run_config=tune.RunConfig(
+            name=f"{samples}",
+            storage_path=str(storage.absolute()),
+            failure_config=tune.FailureConfig(max_failures=FAILURES),
+            callbacks=[Keeper(candidates, samples, files, shown)],
+            verbose=0,
+        ),
+    )
+    try:
+        results = tuner.fit()
+    except TuneError as error:  # of OUT's disk, say: its text is a whole traceback
+        last = str(error).strip().split("\n")[-1]
+        raise RuntimeError(f"the study was interrupted: {last}; the same command goes on with it") from error
+    shutil.rmtree(storage, ignore_errors=True)
+    for result in (results[place] for place in range(len(results))):
+        if result.error is not None:
+            raise RuntimeError(f"a trial failed: {' '.join(str(result.error).split())[:300]}")
+        if said := (result.metrics or {}).get("error"):
+            raise ValueError(said)
+
+
+def out_of(files: Sequence[Path]) -> Path:
+    """The folder of the files, made if there is none."""
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    return files[0].parent
+
+
+def trainable(
+    study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path]
+) -> Callable[[dict[str, Any]], None]:
+    """What a trial does."""
+
+    def trial(config: dict[str, Any]) -> None:
+        try:
+            found = study.outcome(candidates[config["number"]], samples)
+        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
+            tune.report({"figure": "", "error": str(error)})
+            return
+        found.influence.save(beside(files[config["number"]]))
+        tune.report({"figure": json.dumps(asdict(found.figure)), "error": ""})
+
+    return trial
+
+
+class Keeper(tune.Callback):
+    """Writes each figure down as it comes, on the driver, so that it outlives it."""
+
+    def __init__(self, candidates: Sequence[Candidate], samples: int, files: Sequence[Path], shown: Any) -> None:
+        self.candidates, self.samples, self.files, self.shown = candidates, samples, files, shown
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray Tune writes its callbacks down, which a progress bar cannot be."""
+        return {**vars(self), "shown": None}
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Ray Tune's call when a trial is over."""
+        number, result = trial.config["number"], trial.last_result
+        if result.get("figure"):
+            said = {"setting": self.candidates[number].values, "samples": self.samples}
+            write_json(str(self.files[number]), {**said, "figure": json.loads(result["figure"])})
+            self.shown.update()
+
+
+def resources() -> dict[str, float]:
+    """What a trial takes: a GPU if there are any, otherwise a CPU."""
+    return {"cpu": 1.0, "gpu": 1.0} if ray.cluster_resources().get("GPU") else {"cpu": 1.0}
+
+
+def concurrency() -> int:
+    """Trials at a time: one on each GPU, or one on each CPU but one."""
+    found = ray.cluster_resources()
+    return max(1, int(found.get("GPU", 0)) or int(found.get("CPU", 1)) - 1)

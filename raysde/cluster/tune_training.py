@@ -1,0 +1,309 @@
+"""A sweep on Ray Tune, from its checks to the ranking. What `raysde tune` and jobs/tune.py do.
+
+Tune starts the trials, a few at a time, and stops those that fall behind. What is next and who falls behind is decided
+by :class:`raysde.tuning.training.sweep.Sweep` over its ledger, so that a sweep that was killed goes on without Tune's own state,
+which is pickled: it is written to a temporary folder and never read.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial as TuneTrial
+
+from raysde import tracking
+from raysde.checkpoints import storage
+from raysde.cluster.connection import connect, quiet_tune
+from raysde.cluster.job import reject_lonely_store
+from raysde.cluster.resources import (
+    Cluster,
+    Share,
+    check_room,
+    runs_at_once,
+    share_out,
+    survey,
+)
+from raysde.cluster.trial import trainable
+from raysde.cluster.trial_reports import open_mailbox
+from raysde.cluster.tune_callbacks import Asked, Children, Judged, Refusal
+from raysde.config import loading
+from raysde.config.names import checked_sweep
+from raysde.config.places import absolute
+from raysde.io.errors_user import Interrupted
+from raysde.io.filesystems import child, write_bytes
+from raysde.io.progress import say
+from raysde.runs import identity
+from raysde.runs.run import Run, check, check_model, open_run, remarks
+from raysde.tuning.training.ledger import Ledger, Trial
+from raysde.tuning.training.progress import SweepLine
+from raysde.tuning.training.ranking import as_csv, best, best_recipe, table
+from raysde.tuning.training.search import count_of, planned
+from raysde.tuning.training.settings import Settings, halving_for
+from raysde.tuning.training.space import (
+    Space,
+    Values,
+    check_recipes,
+    described,
+    read_space,
+    varied,
+)
+from raysde.tuning.training.sweep import Sweep
+
+WAITING = {"node:__internal_head__": 0.001}
+"""What the process that waits for a trial's workers asks for: a place on the head, which outlives other nodes. It takes
+no share of a CPU: on a small machine that would be the one that data tasks need."""
+INDIFFERENT = (
+    "name",
+    "storage",
+    "data.path",
+    "data.verify",
+    "data.block_",
+    "resources.",
+    "tracking.",
+    "sampling.",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+"""Keys of the recipe that a sweep may go on with when they have changed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep found, and where it is.
+
+    Attributes:
+        table: the ranking.
+        best: the best trial, None if none has a value.
+        recipe: path of the best trial's recipe, its checkpoint, and of the CSV.
+    """
+
+    table: str
+    best: Trial | None
+    recipe: str
+    checkpoint: Path | None
+    csv: str
+    run_id: str
+    tracking_uri: str
+
+
+def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
+    """Runs a sweep to its end, or on from where it was killed.
+
+    Args:
+        tree: of the recipe that trials vary.
+        name: of the sweep: its folder in the recipe's storage, and its MLflow run.
+
+    Raises:
+        ValueError: for anything that is wrong before trials start, or a metric that the first trial does not report.
+        RuntimeError: if Ray failed, or every trial did.
+        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+    """
+    checked_sweep(name, "--name")
+    recipe, space = absolute(loading.parse({**tree, "name": name})), read_space(settings.space)
+    count = count_of(space, settings.search, settings.trials)
+    plan = planned(space, settings.search, settings.seed, count)
+    check_recipes(tree, space, space.corners() if plan is None else plan)
+    run = open_run(recipe)
+    check(run)
+    check_held_out(run)
+    check_networks(tree, space, space.corners() if plan is None else plan)
+    for remark in remarks(run):
+        say(remark)
+    halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
+    uri = tracking.store_uri(recipe.tracking.uri)
+    client = tracking.client_for(uri)
+    ledger = Ledger(child(recipe.storage, name), definition(run, settings), recipe.default)
+    sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
+    room = prepared(sweep, recipe, uri, settings.concurrent) if sweep.left else None
+    word = identity.settled(ledger.folder, {}, begun=bool(ledger.trials))
+    with tracking.answering(uri):
+        parent = open_parent(client, run, settings, uri, word)
+    children = Children(client, uri, recipe, tree, space, parent)
+    if room is not None:
+        left = Interrupted(f"sweep {name!r} was interrupted; the same command goes on with it")
+        with tracking.marked(client, lambda: running(sweep, parent), lambda: left):
+            run_trials(sweep, children, *room)
+    with tracking.answering(uri):
+        outcome = conclude(sweep, children, tree)
+    identity.ended(ledger.folder)
+    return outcome
+
+
+def prepared(sweep: Sweep, recipe: loading.RunConfig, uri: str, concurrent: int | None) -> tuple[int, Share]:
+    """Connects to Ray, and finds out whether the cluster has what trials need, before anything is logged.
+
+    Raises:
+        ValueError: naming the setting that the cluster cannot meet.
+        RuntimeError: if Ray does not start.
+    """
+    connect("ERROR")  # Ray Train warns of each trial that is stopped
+    reject_lonely_store(uri)
+    return shares(recipe, survey(), sweep.count, concurrent)
+
+
+def running(sweep: Sweep, parent: str) -> list[str]:
+    """The MLflow runs that are under way: that of the sweep, and those of its trials."""
+    return [parent, *(trial.run_id for trial in sweep.trials if trial.run_id and trial.state == "running")]
+
+
+def definition(run: Run, settings: Settings) -> dict[str, Any]:
+    """What must not change when a sweep goes on."""
+    flat = {key: value for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)}
+    if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the workers
+        flat["resources.workers"] = run.config.resources.most
+    data = {key: value for key, value in run.data_identity.items() if key != "path"}
+    # a list of pairs, since the order of the axes is that of a grid
+    space = list(settings.space.items())
+    return {"recipe": flat, "data": data, "space": space, "search": settings.search, "seed": settings.seed}
+
+
+def check_held_out(run: Run) -> None:
+    """Refuses a recipe that gives trials nothing to be compared by.
+
+    Raises:
+        ValueError: if it never validates, or on no rows.
+    """
+    if not len(run.held_out) or not run.config.validation.every:
+        raise ValueError("a sweep compares trials on held-out rows: set validation.rows and validation.every")
+
+
+def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Values]) -> None:
+    """Builds the network of every combination without its weights, for the data of the recipe.
+
+    Raises:
+        ValueError: naming the first combination that does not fit.
+    """
+    for values in combinations:
+        try:
+            check_model(open_run(loading.parse(varied(tree, space, values))).spec)
+        except ValueError as error:
+            raise ValueError(f"the space holds {described(values)}, which does not fit: {error}") from None
+
+
+def open_parent(client: tracking.MlflowClient, run: Run, settings: Settings, uri: str, word: str) -> str:
+    """The MLflow run of the sweep, which its trials are shown below."""
+    asked = settings.model_dump(mode="json", exclude={"recipe", "space"})
+    axes = {f"space.{name.replace(',', ' ')}": values for name, values in settings.space.items()}
+    data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
+    recipe, place = run.config, tracking.artifact_place(uri)
+    experiment = recipe.tracking.experiment
+    return tracking.open_run(client, experiment, recipe.name, {**axes, **asked}, place, data, word=word)
+
+
+def shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, given: int | None) -> tuple[int, Share]:
+    """How many trials run at once, and what each of their workers gets.
+
+    Args:
+        trials: of the sweep, also those that have ended: one that goes on has the threads that it had.
+        given: how many the user wants at once, None for as many as fit.
+
+    Raises:
+        ValueError: if the cluster was started here and has too little for them.
+    """
+    at_once = given or runs_at_once(recipe, cluster, trials)
+    share = share_out(recipe, cluster, at_once)
+    lower = "--concurrent, resources.workers or resources.cpus_per_worker"
+    check_room(recipe, cluster, share, at_once * recipe.resources.most, lower)
+    return at_once, share
+
+
+def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
+    """Runs what is left of a sweep.
+
+    Args:
+        at_once: trials that run at the same time.
+        share: what each of their workers gets.
+
+    Raises:
+        ValueError: if the metric of the sweep is not among those that trials report.
+        RuntimeError: if Ray Tune failed.
+        Interrupted: at Ctrl-C, of which Ray Tune takes note.
+    """
+    recipe = children.recipe
+    quiet_tune()
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # the ledger holds what a sweep goes on from
+    line = SweepLine(sweep, at_once)
+    asked, judged = Asked(sweep, children, share, line), Judged(sweep, children, line)
+    with tempfile.TemporaryDirectory(prefix="raysde-tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable(open_mailbox()), WAITING),
+            tune_config=tune.TuneConfig(
+                num_samples=sweep.left,
+                max_concurrent_trials=at_once,
+                search_alg=asked,
+                scheduler=judged,
+                trial_name_creator=named,
+                trial_dirname_creator=named,
+            ),
+            run_config=tune.RunConfig(
+                name=recipe.name,
+                storage_path=folder,
+                stop=Refusal(judged),
+                failure_config=tune.FailureConfig(max_failures=recipe.resources.max_failures),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except TuneError as error:  # of the ledger's disk, say: its text is a whole traceback
+            said = str(error).strip().split("\n")[-1]
+            raise RuntimeError(f"the sweep was interrupted: {said}; the same command goes on with it") from error
+        finally:
+            line.close()
+    if judged.refused is not None:
+        raise judged.refused
+    if any(trial.state == "running" for trial in sweep.trials) or sweep.left:
+        raise Interrupted("the sweep was interrupted; the same command goes on with it")
+
+
+def named(trial: TuneTrial) -> str:
+    """What Tune calls a trial."""
+    return f"{trial.config['number']:03d}"
+
+
+def close_children(sweep: Sweep, children: Children) -> None:
+    """Delivers what trials left and closes their MLflow runs; names those whose runs are in another store."""
+    begun = [trial for trial in sweep.trials if trial.run_id]
+    known = [trial for trial in begun if tracking.has_run(children.client, trial.run_id)]
+    for trial in known:
+        children.delivered(trial)
+        children.closed(trial)
+    if elsewhere := ", ".join(f"{trial.number:03d}" for trial in begun if trial not in known):
+        print(
+            f"MLflow at {children.uri} does not know the runs of trials {elsewhere}: they stay as they are", flush=True
+        )
+
+
+def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outcome:
+    """Writes the ranking and the best recipe beside the trials and into MLflow, and closes the MLflow runs.
+
+    Raises:
+        RuntimeError: if no trial has a value.
+    """
+    from raysde.tuning.training.plots import pictures
+
+    trials, space, metric = sweep.trials, sweep.space, sweep.metric
+    top, name = best(trials, metric), children.recipe.name
+    folder, found = sweep.ledger.folder, table(trials, space, metric)
+    files = {"ranking.csv": as_csv(trials, space, metric).encode(), **pictures(trials, space, metric)}
+    tags = {}
+    if top is not None:
+        files["best.yaml"] = best_recipe(tree, space, top, f"{name}-best", metric).encode()
+        tags = {"raysde.best.trial": children.name(top.number), "raysde.best.value": str(top.value(metric))}
+    for file, content in files.items():
+        write_bytes(child(folder, file), content)
+    close_children(sweep, children)
+    tracking.keep_files(children.client, children.parent, files, tags)
+    if top is None:
+        tracking.fail_run(children.client, children.parent)
+        raise RuntimeError(f"no trial of sweep {name!r} has a value of {metric}:\n{found}")
+    tracking.finish_run(children.client, children.parent)
+    last = storage.newest_checkpoint(folder, children.name(top.number))
+    places = {file: child(folder, file) for file in files}
+    return Outcome(found, top, places["best.yaml"], last, places["ranking.csv"], children.parent, children.uri)

@@ -1,0 +1,62 @@
+"""The commands `raysde inspect`, which shows a data set, and `raysde plan`, which shows what a step is trained on."""
+
+import argparse
+from pathlib import Path
+
+
+def inspect_options(command: argparse.ArgumentParser) -> None:
+    """Describes the options of `raysde inspect`."""
+    command.description = "Prints what a data set holds, checks its shards, and writes a contact sheet of some images."
+    command.add_argument("shards", help="folder or URI with a manifest.json")
+    command.add_argument("--sheet", default="contact-sheet.png", help="picture to write (default %(default)s)")
+    command.add_argument("-n", type=int, default=48, help="images on it (default %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="of the choice (default %(default)s)")
+    command.add_argument("--fast", action="store_true", help="do not check the shards' hashes")
+    command.set_defaults(run=run_inspect)
+
+
+def plan_options(command: argparse.ArgumentParser) -> None:
+    """Describes the options of `raysde plan`."""
+    command.description = "Lists the rows that a step of a recipe is trained on: before, during or after the run."
+    command.add_argument("recipe", help="YAML file, see jobs/configs")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("--step", type=int, required=True, help="counted from 0")
+    command.set_defaults(run=run_plan)
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    """raysde inspect."""
+    from raysde.data.dataset.contact_sheet import contact_sheet, describe
+    from raysde.data.dataset.manifest import read_manifest
+    from raysde.data.dataset.reader import Reader
+    from raysde.data.dataset.shards import verify
+    from raysde.images.tensors import save_picture
+
+    if args.n < 1:
+        raise ValueError(f"-n must be at least 1, got {args.n}")
+    manifest = read_manifest(args.shards)
+    print("\n".join(describe(manifest)))
+    verify(manifest, hashes=not args.fast)
+    print(f"checked        {'sizes and columns' if args.fast else 'sizes, columns and hashes'} of all shards")
+    target = Path(args.sheet).expanduser()
+    save_picture(contact_sheet(Reader(manifest), args.n, args.seed), target)
+    print(f"contact sheet  {target}")
+
+
+def run_plan(args: argparse.Namespace) -> None:
+    """raysde plan."""
+    from raysde.config import loading
+    from raysde.data.dataset.reader import Reader
+    from raysde.runs.run import open_run
+
+    run = open_run(loading.load(args.recipe, args.overrides))
+    if not 0 <= args.step < run.steps:
+        raise ValueError(f"--step must be from 0 to {run.steps - 1}, got {args.step}")
+    reader = Reader(run.manifest)
+    print(f"# step {args.step} of {run.steps}, epoch {run.plan.epoch(args.step):.3f}, {run.plan.batch} rows")
+    print("# microbatch  row  shard  key  label  captions")
+    for index in range(run.plan.microbatches):
+        for row in run.feed.rows[run.plan.rows_of(args.step, index)].tolist():
+            about = reader.about(row)
+            said = " | ".join(about["captions"])  # type: ignore[arg-type]
+            print(index, row, about["shard"], about["key"], about["label"] or "-", said or "-", sep="\t")

@@ -1,0 +1,276 @@
+"""What `raysde sample` and `raysde edit` have in common: the model, prompts, guidance and the solver."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raysde.commands import SOURCES, tracking_option
+from raysde.io.near import did_you_mean
+from raysde.io.progress import say
+
+Options = argparse.ArgumentParser | argparse._ArgumentGroup
+"""What options are added to: a command, or a group of them in its help."""
+
+
+def model_options(command: argparse.ArgumentParser) -> None:
+    """Describes the model."""
+    command.add_argument("model", help=SOURCES)
+    command.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
+    command.add_argument(
+        "--allow-code", action="store_true", help="import the network class that the checkpoint names, if it names one"
+    )
+    tracking_option(command)
+
+
+def prompt_options(command: argparse.ArgumentParser) -> None:
+    """Describes what is drawn, and how it is guided."""
+    command.add_argument(
+        "--prompt", action="append", default=[], help="caption to draw; repeat it for several prompts, taken in turn"
+    )
+    command.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        help="name of the class to draw, or its number if the model stores no names; repeat it for several, taken in "
+        "turn",
+    )
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--guidance",
+        type=float,
+        help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative "
+        "or --autoguide alone, with which it is 2, or what raysde settle found for the model",
+    )
+    command.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide only at noise levels sigma / alpha from LOW to HIGH, such as 0.2 5; sharper and half as costly "
+        "elsewhere",
+    )
+    command.add_argument("--negative", metavar="TEXT", help="lead away from this caption instead of from the empty one")
+    command.add_argument(
+        "--autoguide",
+        metavar="MODEL",
+        help="lead away from a smaller or younger model of the same SDE instead of from the empty caption",
+    )
+    command.add_argument(
+        "--autoguidance",
+        type=float,
+        metavar="SCALE",
+        help="lead away from --autoguide by this, and from the empty or negative caption by --guidance: both at once",
+    )
+
+
+def solver_options(command: Options) -> None:
+    """Describes the solver."""
+    command.add_argument(
+        "--solver",
+        help="euler_maruyama, reverse_diffusion, ancestral, pc, euler, heun, rk4, rk45, edm, ddim, dpmpp_2m, dpmpp_3m, "
+        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default: what raysde settle found for the model, otherwise unipc; "
+        "heun beside a corrector or --resample, and for models from before unipc was the default); docs/choosing.md "
+        "compares them",
+    )
+    command.add_argument("--steps", type=int, help="solver steps (default: as of --solver, otherwise 20)")
+    command.add_argument(
+        "--grid",
+        choices=("time", "log_snr", "edm", "quadratic"),
+        help="spacing of the steps (default: what suits the solver)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further settings of the solver: corrector, corrector_steps, target_snr, eta, order, churn, churn_low, "
+        "churn_high, churn_noise, rho, rtol, atol, denoise; for example --solver ddim --set eta=1",
+    )
+    command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
+
+
+def workers_option(command: argparse.ArgumentParser) -> None:
+    """Describes who does the work."""
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes to share the work among, on Ray: the cluster of RAY_ADDRESS or of the surrounding job, "
+        "otherwise this machine; each gets a GPU if there are some, otherwise an equal part of the CPUs (default: this "
+        "process, without Ray)",
+    )
+
+
+def check_drawing(args: argparse.Namespace) -> None:
+    """Finds what is wrong with the solver before a model is loaded.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    from raysde.sampling.sampler import Method
+
+    Method(**chosen_method(args))
+
+
+def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
+    """The solver and its settings, those that are given, as keyword arguments of a sampler."""
+    named = {name: getattr(args, name) for name in ("solver", "steps", "grid")}
+    return {name: value for name, value in named.items() if value is not None} | solver_settings(args.set)
+
+
+def prefer_own_guidance(args: argparse.Namespace, model: Any, *, told: bool) -> None:
+    """Takes the model's own guidance where the options give none and it is ``told`` something to lead to or from."""
+    own = model.spec.generation
+    if args.guidance is None and told:
+        args.guidance = own.get("guidance")
+        if args.guidance_interval is None:
+            args.guidance_interval = own.get("guidance_interval")
+
+
+def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
+    """Loads models by name, as the options say.
+
+    Args:
+        workers: that will hold copies of them, on the device asked for; here they then stay on the CPU.
+
+    Raises:
+        ValueError: if the device is none.
+    """
+    import torch
+
+    from raysde.registry import load
+
+    try:
+        device = None if args.device is None else torch.device(args.device)
+    except RuntimeError:
+        raise ValueError(f"--device {args.device!r} is no device") from None
+    place = "cpu" if workers else device
+    return lambda name: load(name, tracking_uri=args.tracking_uri, allow_code=args.allow_code, device=place)
+
+
+@contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of the units done and to be done, which shows them on stderr if they take half a second."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, desc=what, file=sys.stderr, delay=0.5) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+@contextmanager
+def drawing_arguments(
+    args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield the keyword arguments of everything that draws, for ``count`` images, while a progress bar is shown.
+
+    Raises:
+        ValueError: naming the option that has no effect, or a label that is no class of the model.
+    """
+    prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
+    asked = labels_of(args.label, model.spec)
+    labels = [asked[i % len(asked)] for i in range(count)] if asked else None
+    led = guidance_arguments(args, load, told=bool(prompts or labels))
+    with progress_bar("drawing", "step") as progress:
+        yield {
+            "prompts": prompts,
+            "labels": labels,
+            "seed": args.seed,
+            "batch_size": args.batch_size,
+            "progress": progress,
+            **led,
+            **chosen_method(args),
+        }
+
+
+def warn_of_older(out: str, count: int) -> None:
+    """Say that a folder for ``count`` images holds pictures of an earlier drawing, and which of them will stay."""
+    older = sorted(path.name for path in Path(out).expanduser().glob("image-*.png"))
+    if not older:
+        return
+    new = {f"image-{number:03d}.png" for number in range(count)}
+    stay = [name for name in older if name not in new]
+    kept = f", of which {len(stay)} stay beside the new ones ({stay[0]}, ...)" if stay else ", which are replaced"
+    say(f"{out} holds {len(older)} pictures of an earlier drawing{kept}")
+
+
+def labels_of(texts: Sequence[str], spec: Any) -> list[Any]:
+    """Return ``--label`` as a model has them: class names if it stores them, otherwise class numbers.
+
+    Raises:
+        ValueError: naming a label that is no class of the model.
+    """
+    from raysde.data.classes import from_text
+
+    try:
+        return [from_text(text, spec.classes, spec.class_names) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"--label {error}") from None
+
+
+def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, told: bool) -> dict[str, Any]:
+    """How images are led, as keyword arguments of everything that draws.
+
+    Args:
+        told: whether there are prompts or labels.
+
+    Raises:
+        ValueError: naming the option that has no effect.
+    """
+    from raysde.models.sampling_defaults import check_scale, usual_guidance
+
+    for option, scale in (("--guidance", args.guidance), ("--autoguidance", args.autoguidance)):
+        check_scale(scale, option)
+    apart = args.autoguidance is not None
+    if apart and args.autoguide is None:
+        raise ValueError("--autoguidance has no effect without --autoguide")
+    if args.autoguidance == 1.0:
+        raise ValueError("--autoguidance has no effect at 1: give --autoguidance 2 or so")
+    guide = None if args.autoguide is None else load(args.autoguide)
+    guidance = args.guidance
+    if guidance is None:
+        guidance = usual_guidance(told=told or args.negative is not None or (guide is not None and not apart))
+    without = ("negative",) if apart else ("guidance_interval", "negative", "autoguide")
+    for name in without:
+        if guidance == 1.0 and getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
+    interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
+    led = {"guidance": guidance, "guidance_interval": interval, "negative": args.negative, "autoguide": guide}
+    return {**led, "autoguidance": args.autoguidance} if apart else led
+
+
+def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``--set KEY=VALUE`` as keyword arguments of a sampler.
+
+    Raises:
+        ValueError: naming a pair whose key is no setting, or whose value is not one of its kind.
+    """
+    from raysde.sampling.sampler import Settings
+
+    known = set(Settings.__annotations__) - {"solver", "steps", "grid"}
+    settings = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in known:
+            near = did_you_mean(key, known)
+            raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}{near}")
+        if key in settings:
+            raise ValueError(f"--set {key} is given twice; keep one of them")
+        try:
+            settings[key] = text if key == "corrector" else json.loads(text)
+        except json.JSONDecodeError:
+            raise ValueError(f"--set {pair!r}: {text!r} is no number, true or false") from None
+        wanted = {"corrector": str, "denoise": bool, "order": int, "corrector_steps": int}.get(key, float)
+        given = type(settings[key])
+        if given is not wanted and not (given is int and wanted is float):
+            raise ValueError(f"--set {pair!r}: {key} takes a value like {wanted(1)!r}")
+    return settings

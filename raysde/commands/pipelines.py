@@ -1,0 +1,62 @@
+"""The commands `raysde import` and `raysde export`: models from and for diffusers."""
+
+import argparse
+from pathlib import Path
+
+from raysde.commands import SOURCES, tracking_option
+
+
+def import_options(command: argparse.ArgumentParser) -> None:
+    """Describes the options of `raysde import`."""
+    command.description = (
+        "Makes a checkpoint to sample from of a diffusers pipeline's folder: ScoreSdeVePipeline, DDPMPipeline or "
+        "DDIMPipeline, with weights in safetensors format."
+    )
+    command.add_argument("folder", help="the pipeline's folder, which holds model_index.json; download it first")
+    command.add_argument("out", help="folder of the checkpoint, which must not exist")
+    command.set_defaults(run=run_import)
+
+
+def export_options(command: argparse.ArgumentParser) -> None:
+    """Describes the options of `raysde export`."""
+    command.description = (
+        "Makes a folder for DiffusionPipeline.from_pretrained of a model whose network is of kind diffusers; "
+        "docs/diffusers.md says which."
+    )
+    command.add_argument("model", help=SOURCES)
+    command.add_argument("out", help="folder of the pipeline, which must not exist")
+    command.add_argument(
+        "--solver",
+        help="ddim, ancestral or dpmpp_2m for VP, pc for VE (default: the scheduler of the imported folder, otherwise "
+        "the first of them)",
+    )
+    command.add_argument(
+        "--target-snr", type=float, help="of pc's corrector (default: that of the imported folder, otherwise 0.16)"
+    )
+    tracking_option(command)
+    command.set_defaults(run=run_export)
+
+
+def run_import(args: argparse.Namespace) -> None:
+    """raysde import."""
+    from raysde import interop
+
+    out = Path(args.out).expanduser()
+    imported = interop.convert(Path(args.folder).expanduser(), out)
+    spec = imported.model.spec
+    print(f"checkpoint {out} of a {imported.pipeline}: sde.kind={spec.sde.kind}, target={spec.target}")
+    for name in ("clip_sample", "thresholding"):
+        if imported.scheduler.get(name):
+            print(f"{name}: the scheduler clips the predicted image at each step, which no solver here does")
+    print(f"draw from it:  raysde sample {out} {imported.settings}")
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """raysde export."""
+    from raysde import interop
+    from raysde.registry import load
+
+    out = Path(args.out).expanduser()
+    model = load(args.model, tracking_uri=args.tracking_uri, device="cpu")
+    pipeline = interop.export(model, out, solver=args.solver, target_snr=args.target_snr)
+    print(f"{pipeline} in {out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r})")

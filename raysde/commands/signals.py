@@ -1,0 +1,73 @@
+"""The end of a command at Ctrl-C, at SIGTERM, or on a broken pipe: a sentence and a status, no stack dump."""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from raysde.io.errors_user import Interrupted
+
+INTERRUPTED, SIGTERMED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGPIPE
+"""Exit statuses, as shells give them for programs that a signal ended."""
+
+
+def orderly(command: Callable[[], int]) -> int:
+    """Run a command, and return its exit status.
+
+    Raises:
+        SystemExit: as the command, unless a signal made it.
+    """
+    with ended_by_sigterm():
+        try:
+            try:
+                return command()
+            finally:
+                sys.stdout.flush()
+        except Interrupted as error:
+            print(f"raysde: {error}", file=sys.stderr)
+            return SIGTERMED if isinstance(error.__cause__, SystemExit) else INTERRUPTED
+        except (KeyboardInterrupt, SystemExit) as error:
+            # the first is what Ray's own handler gives
+            if isinstance(error, SystemExit) and error.code not in (signal.SIGTERM, SIGTERMED):
+                raise
+            said = "interrupted; the same command goes on with what it has kept, or starts anew"
+            print(f"raysde: {said}", file=sys.stderr)
+            return SIGTERMED if isinstance(error, SystemExit) else INTERRUPTED
+        except BrokenPipeError:
+            if not (unread(sys.stdout) or unread(sys.stderr)):
+                raise
+            # Python would try to write the rest at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """While this lasts, SIGTERM ends the main thread as ``sys.exit`` does, so that runs can be marked."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        sys.exit(SIGTERMED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def unread(stream: TextIO) -> bool:
+    """Return True if a stream is a pipe whose reader has gone."""
+    try:
+        number = stream.fileno()
+    except OSError:  # no file, such as in a notebook
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,0 +1,58 @@
+"""Captions' vectors from a frozen encoder, computed once instead of at every step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer
+from raysde.conditioning.text import PretrainedText, Tokenizer
+from raysde.io.hashing import hash_of
+
+
+def encoder_hash(path: str) -> str:
+    """What tells text encoders apart: sha256 over configuration, weights and tokenizer.
+
+    Raises:
+        ValueError: if there is no such encoder.
+    """
+    return hash_of(path, tokenizer=True, key="text.path")
+
+
+class Embedder:
+    """A frozen text encoder on a device.
+
+    Args:
+        path, max_tokens: of the encoder.
+        batch_size: captions of one forward pass.
+    """
+
+    def __init__(self, path: str, max_tokens: int, batch_size: int, device: torch.device | str = "cpu") -> None:
+        text = PretrainedText(path=path, max_tokens=max_tokens)
+        self.tokenizer = Tokenizer(pretrained_tokenizer(path), max_tokens)
+        self.encoder = pretrained_encoder(text).eval().to(device)
+        self.batch_size, self.device = batch_size, device
+
+    @property
+    def width(self) -> int:
+        return self.encoder.width
+
+    def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
+        """float32 [tokens, width] of each caption's real tokens.
+
+        A caption that occurs again is encoded once; those of like length go together, in an order that depends on the
+        captions alone.
+        """
+        lengths = {caption: len(self.tokenizer.encode(caption)) for caption in captions}
+        different = sorted(lengths, key=lambda caption: (lengths[caption], caption))
+        known: dict[str, np.ndarray] = {}
+        for start in range(0, len(different), self.batch_size):
+            part = different[start : start + self.batch_size]
+            known.update(zip(part, self._encoded(part), strict=True))
+        return [known[caption] for caption in captions]
+
+    @torch.no_grad()
+    def _encoded(self, captions: Sequence[str]) -> list[np.ndarray]:
+        ids, mask = self.tokenizer(captions)
+        hidden = self.encoder(ids.to(self.device), mask.to(self.device)).float().cpu().numpy()
+        return [vectors[:count] for vectors, count in zip(hidden, mask.sum(dim=1).tolist(), strict=True)]

@@ -1,0 +1,188 @@
+"""Recipes from YAML files and dotted overrides (``sde.beta_max=10``), validated as :class:`raysde.config.recipe.RunConfig`."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from raysde.config import reference
+from raysde.config.recipe import RunConfig, flatten
+from raysde.io.documents import read_yaml
+from raysde.io.near import did_you_mean
+
+__all__ = [
+    "RunConfig",
+    "as_yaml",
+    "assign",
+    "assignment",
+    "flatten",
+    "load",
+    "override",
+    "parse",
+    "place",
+    "read_mapping",
+]
+
+
+def parse(tree: Any) -> RunConfig:
+    """Validates a nested mapping.
+
+    Raises:
+        ValueError: one sentence that names the first key at fault.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML recipe and applies ``a.b=value`` overrides, whose values are YAML.
+
+    Raises:
+        ValueError: if the file cannot be read, is not a mapping, or the result is no valid recipe.
+    """
+    tree = read_mapping(path, "recipe")
+    override(tree, overrides)
+    return parse(tree)
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set the dotted paths of ``a.b=value``, in any order.
+
+    Raises:
+        ValueError: if one does not read so, or is lost to another: two of the same key, or of a node and a key in it.
+    """
+    given = [assignment(text) for text in overrides]
+    paths = [keys for keys, _ in given]
+    for number, (text, keys) in enumerate(zip(overrides, paths, strict=True)):
+        if keys in paths[:number]:
+            first = overrides[paths.index(keys)]
+            raise ValueError(f"{'.'.join(keys)} is given twice, as {first!r} and {text!r}; keep one of them")
+    assign(tree, given)
+    for text, (keys, value) in zip(overrides, given, strict=True):
+        if not _stands(tree, keys, value):
+            raise ValueError(f"override {text!r} is undone by another override; keep one of them")
+
+
+def _stands(tree: Any, path: Sequence[str], value: Any) -> bool:
+    """Return True if a path of a tree has the value that it was given."""
+    for key in path:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return bool(tree == value or tree != tree)
+
+
+def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Args:
+        what: it is called in errors.
+
+    Raises:
+        ValueError: if the file cannot be read, a key is in it twice, or it holds something else.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} {path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    tree = read_yaml(text, f"{what} {path}")
+    if not isinstance(tree, dict):
+        raise ValueError(f"{what} {path} is not a mapping of keys to values")
+    return tree
+
+
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    """A recipe as :func:`load` reads it."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120)
+
+
+def assign(tree: dict[str, Any], assignments: Sequence[tuple[list[str], Any]]) -> None:
+    """Sets dotted paths of a recipe, in any order."""
+    # a new kind or preset clears its node, so it goes before the keys of that node
+    for keys, value in sorted(assignments, key=lambda given: _rank(given[0])):
+        place(tree, keys, value)
+    for keys, value in assignments:
+        # a preset that cleared a kind given beside it must still agree with it
+        if keys == ["network", "kind"] and isinstance(tree["network"], dict):
+            tree["network"].setdefault("kind", value)
+    for node, default in (("sde", "vp"), ("network", "unet")):
+        # keys of a node that the recipe leaves to its default are those of the default kind
+        if isinstance(tree.get(node), dict) and not tree[node].get("preset"):
+            tree[node].setdefault("kind", default)
+
+
+def assignment(override: str) -> tuple[list[str], Any]:
+    """The path and the value of ``a.b=value``.
+
+    Raises:
+        ValueError: if it does not read so, or the value is not YAML.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override {override!r} must read key=value, such as sde.beta_max=10")
+    return key.split("."), read_yaml(text, f"the value of override {override!r}")
+
+
+def _rank(path: Sequence[str]) -> int:
+    """0 for a kind, 1 for a preset, which both say what the other keys of their node mean; 2 for those."""
+    return 0 if path[-1] == "kind" else 1 if list(path) == ["network", "preset"] else 2
+
+
+def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Sets a dotted path.
+
+    A new ``kind`` replaces its whole node, since the old kind's keys mean nothing to it, and so does a new ``preset``;
+    so does one of the ways to give the length, of which a recipe has exactly one.
+    """
+    for key in path[:-1]:
+        node = tree.get(key)
+        if not isinstance(node, dict):
+            node = tree[key] = {}
+        tree = node
+    if (_rank(path) < 2 and tree.get(path[-1]) != value) or list(path[:-1]) == ["train", "length"]:
+        tree.clear()
+    tree[path[-1]] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    kinds = {
+        *(
+            "vp",
+            "sub_vp",
+            "ve",
+            "edm",
+            "flow",
+            "unet",
+            "ncsnpp",
+            "dit",
+            "diffusers",
+            "external",
+            "scratch",
+            "pretrained",
+            "auto",
+        ),
+        *("uniform", "lognormal", "log_snr", "importance"),
+    }
+    where = ".".join(str(part) for index, part in enumerate(first["loc"]) if not (index and part in kinds))
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        meanings = reference.meanings()
+        return f"unknown key {where!r}{did_you_mean(where, meanings, meanings)}; `raysde config` lists all keys"
+    if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"key {where!r} is required"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    if first["type"] in ("literal_error", "union_tag_invalid"):
+        context = first["ctx"]
+        choices = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
+        message += did_you_mean(str(context.get("tag", given)), choices)
+    shown = f", got {json.dumps(given, default=str)}" if not isinstance(given, dict) and "got" not in message else ""
+    return f"{where}: {message}{shown}" if where else message

@@ -1,0 +1,159 @@
+"""The recipe as an object: every key, its default, and what must hold between keys.
+
+The same dotted paths serve the command line (``sde.beta_max=10``), MLflow's params and the checkpoint. The node of a
+stateless thing is the thing itself: ``sde: {kind: ve, sigma_max: 20}`` is the VE object.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import to_jsonable_python
+
+from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
+from raysde.config.sections import (
+    Count,
+    Data,
+    Latent,
+    Name,
+    Node,
+    PositiveInt,
+    Resources,
+    Sampling,
+    Seed,
+    Tracking,
+    Train,
+    Validation,
+)
+from raysde.models.spec import NetworkField, SDEField
+from raysde.networks import UNetConfig
+from raysde.sampling.sampler import Method
+from raysde.sde import VP
+from raysde.sde.parameterisation import Preconditioning, Target
+
+TextField = Annotated[ScratchText | PretrainedText | AutoText, Field(discriminator="kind")]
+
+
+class RunConfig(Node):
+    """A whole recipe."""
+
+    name: Name = Field(description="the run's identity: submitting it again resumes it")
+    seed: Seed = Field(0, description="of weights, data order, noise, times and condition dropout")
+    storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
+    data: Data = Field(description="what is trained on")
+    sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp, ve, edm or flow")
+    network: NetworkField = Field(
+        UNetConfig(),
+        description="the score network: unet, ncsnpp, dit, diffusers for a class of it, or external for one of yours",
+    )
+    target: Target = Field("v", description="what the network predicts: noise, score, x0, v, flow or edm")
+    preconditioning: Preconditioning = Field(
+        Preconditioning(), description="what stands between x_t, t, the network and the target"
+    )
+    text: TextField | None = Field(
+        None,
+        description="caption encoder: scratch, pretrained, or auto, which takes the encoder that `raysde precompute` "
+        "ran over the data and otherwise scratch; null for no captions",
+    )
+    class_conditional: bool = Field(False, description="tell the network the class label")
+    latent: Latent | None = Field(None, description="autoencoder to train in the latents of; null for pixels")
+    train: Train = Field(Train(), description="the loop")
+    validation: Validation = Field(Validation(), description="loss on held-out rows, per bin of log-SNR")
+    sampling: Sampling = Field(Sampling(), description="sample grids during training")
+    resources: Resources = Field(Resources(), description="workers and what each gets")
+    tracking: Tracking = Field(Tracking(), description="MLflow")
+    log_every: PositiveInt = Field(50, description="steps between metrics")
+    checkpoint_every: Count = Field(1000, description="steps between checkpoints; 0 for one at the end")
+    keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints kept")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        most = self.resources.most
+        if self.train.microbatch is None and self.train.batch % most:
+            raise ValueError(f"train.batch={self.train.batch} is not divisible by resources.workers={most}")
+        micro = self.microbatch
+        if self.train.batch % micro:
+            raise ValueError(f"train.batch={self.train.batch} is not divisible by train.microbatch={micro}")
+        made = self.train.batch // micro
+        if made < most or (isinstance(self.resources.workers, int) and made % most):
+            raise ValueError(
+                f"train.batch={self.train.batch} makes {made} microbatches of {micro}, "
+                f"which resources.workers={most} cannot share equally"
+            )
+        if self.resources.strategy == "fsdp" and self.train.compile:
+            raise ValueError("train.compile=true does not go with resources.strategy=fsdp; choose one of them")
+        least = self.resources.workers if isinstance(self.resources.workers, int) else self.resources.workers[0]
+        uneven = [workers for workers in range(least, most + 1) if made % workers]
+        if self.resources.strategy == "fsdp" and uneven:
+            raise ValueError(
+                f"resources.strategy=fsdp needs equal shares: train.batch={self.train.batch} makes {made} microbatches "
+                f"of {micro}, which {uneven[0]} workers cannot share equally"
+            )
+        if self.sampling.prompts and self.text is None:
+            raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
+        if self.sampling.labels and not self.class_conditional:
+            raise ValueError("sampling.labels needs classes: set class_conditional, or remove the labels")
+        if self.train.text_lr is not None and not self.trains_text:
+            raise ValueError("train.text_lr needs a text encoder that is trained: text.kind=scratch or text.trainable")
+        if self.validation.patience and self.validation.rows == 0:
+            raise ValueError("validation.patience needs held-out rows: set validation.rows")
+        if self.latent is not None:
+            self._check_latent()
+        Method(**self.sampling.settings).check(self.sde)
+        conditional = self.text is not None or self.class_conditional
+        if self.sampling.guidance != 1.0 and not conditional:
+            raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
+        if self.sampling.guidance != 1.0 and self.train.condition_dropout in (0.0, 1.0):
+            raise ValueError("sampling.guidance needs both trained, with a condition and without: set a train."
+                             "condition_dropout between 0 and 1")  # fmt: skip
+        return self
+
+    def _check_latent(self) -> None:
+        """Latents are those of whole images as they are stored."""
+        data = self.data
+        pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
+        for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
+            if given:
+                raise ValueError(f"data.{key} works on pixels, which a recipe with latent.vae does not read")
+
+    @property
+    def microbatch(self) -> int:
+        """Images of one forward pass."""
+        return self.train.microbatch or self.train.batch // self.resources.most
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder is, or may be, trained with the network."""
+        return self.text is not None and (not isinstance(self.text, PretrainedText) or self.text.trainable)
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model is registered."""
+        return self.tracking.register_as or self.name
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted paths to JSON values, as MLflow and the checkpoint keep them."""
+        return flatten(self.model_dump(mode="json"))
+
+    def default(self, path: str) -> Any:
+        """The JSON value of a key that a recipe does not say, such as one from before there was the key; None if it has
+        none."""
+        *parents, name = path.split(".")
+        node: Any = self
+        for parent in parents:
+            node = getattr(node, parent, None)
+        field = type(node).model_fields.get(name) if isinstance(node, Node) else None
+        if field is None or field.is_required():
+            return None
+        return to_jsonable_python(field.get_default(call_default_factory=True))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to one with dotted keys; lists stay whole."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            result.update(flatten(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

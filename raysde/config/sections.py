@@ -1,0 +1,314 @@
+"""The parts of a recipe: what each key means, and which values it takes."""
+
+from functools import partial
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from raysde.config.names import checked_alias, checked_name
+from raysde.data.classes import written
+from raysde.data.dataset.view import Crop
+from raysde.images.sizes import read_size
+from raysde.sampling.sampler import Corrector, Settings
+from raysde.sampling.solvers import Solver
+from raysde.sampling.solvers.grids import Grid
+from raysde.training.losses import Reduction, Weighting
+from raysde.training.objective import Precision
+from raysde.training.optimizers import Decay, Optimizer
+from raysde.training.posthoc_ema import check_std
+from raysde.training.time_sampling import Importance, LogNormal, Uniform, UniformLogSnr
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0.0)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
+Name = Annotated[str, AfterValidator(partial(checked_name, what="the name"))]
+Alias = Annotated[str, AfterValidator(checked_alias)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+LabelName = Annotated[str, BeforeValidator(written)]
+
+
+def _sides(given: Any) -> Any:
+    """One number where both sides are equal, so that a recipe has one way to say a size; else (height, width)."""
+    height, width = read_size(given)
+    return height if height == width else (height, width)
+
+
+def _off(given: Any) -> Any:
+    """The word ``off``, which YAML reads as False."""
+    return "off" if given is False else given
+
+
+ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_sides)]
+
+
+TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
+
+
+class Node(BaseModel):
+    """A part of the recipe: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Node):
+    """The data set, and how it is read."""
+
+    path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
+    verify: Literal["hash", "schema"] = Field(
+        "hash", description="check every shard's hash before a run, or only its size and schema"
+    )
+    range: tuple[float, float] = Field((-1.0, 1.0), description="float values of black and white that the SDE sees")
+    std: Positive = Field(0.5, description="standard deviation of a pixel in that range; scales the network's input")
+    image_size: ImageSize | None = Field(
+        None, description="size to train on, one number or [height, width]; null takes what the shards have"
+    )
+    crop: Crop = Field("center", description="where larger images are cut: center or random")
+    scale: tuple[Fraction, Fraction] = Field(
+        (1.0, 1.0),
+        description="smallest and largest side of the random cut, of the largest that fits; it is resized to the size",
+    )
+    sigma_max_rows: Count = Field(
+        0, description="take VE's sigma_max from the largest distance between this many images; 0 keeps sde.sigma_max"
+    )
+    flip: bool = Field(False, description="mirror images at random")
+    precomputed: Annotated[Literal["auto", "off", "require"], BeforeValidator(_off)] = Field(
+        "auto",
+        description="embeddings of captions that `raysde precompute` made for a frozen text encoder: used if they are "
+        "there, never, or always",
+    )
+    shuffle_window: PositiveInt | None = Field(
+        None,
+        description="rows that are shuffled together, in whole row groups, which are shuffled across all shards first; "
+        "null takes about 256 MB of encoded images",
+    )
+    stream: Literal["ray", "worker"] = Field(
+        "ray",
+        description="who reads and decodes: ray for Ray Data's tasks anywhere in the cluster, worker for each worker "
+        "itself, which starts sooner and does for small images; rows and weights are the same",
+    )
+    block_megabytes: Positive = Field(128.0, description="size of the blocks that Ray Data makes, in decoded images")
+    block_steps: PositiveInt = Field(64, description="most steps in one block")
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range must be (low, high) with low < high, got {self.range}")
+        if not 0.0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be (low, high) with 0 < low <= high, got {self.scale}")
+        return self
+
+
+class Latent(Node):
+    """Training in the latent space of an autoencoder."""
+
+    vae: str = Field(
+        description="AutoencoderKL of diffusers, by path or name; `raysde precompute SHARDS --vae` encodes the images"
+    )
+
+
+class Length(Node):
+    """How long to train, in exactly one unit."""
+
+    steps: PositiveInt | None = Field(None, description="length of the run in optimiser steps")
+    epochs: Positive | None = Field(None, description="... or in passes over the data")
+    images: PositiveInt | None = Field(None, description="... or in images seen; give exactly one of the three")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in ("steps", "epochs", "images") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, epochs and images, got {given or 'none'}")
+        return self
+
+    def in_steps(self, batch: int, rows: int) -> int:
+        """The number of optimiser steps, at least one."""
+        if self.steps is not None:
+            return self.steps
+        images = self.images if self.images is not None else (self.epochs or 0.0) * rows
+        return max(1, round(images / batch))
+
+
+class Ema(Node):
+    """The moving average of the weights."""
+
+    half_life: Positive = Field(500_000, description="images after which half of an old weight is forgotten")
+    rampup: Annotated[float, Field(ge=0.0)] = Field(
+        0.05, description="the half-life is at most this share of the images seen; 0 turns that off"
+    )
+    profiles: tuple[float, ...] = Field(
+        (),
+        description="relative stds of further averages, kept so that `raysde ema` can make one of any length after "
+        "training; [0.05, 0.10] does well; empty for none",
+    )
+    snapshots_every: Count = Field(
+        0, description="steps between snapshots of those averages; 0 for one with each checkpoint only"
+    )
+
+    @model_validator(mode="after")
+    def _profiles(self) -> Self:
+        for std in self.profiles:
+            check_std(std)
+        if len(set(self.profiles)) < len(self.profiles):
+            raise ValueError(f"profiles must differ, got {list(self.profiles)}")
+        if self.snapshots_every and not self.profiles:
+            raise ValueError("snapshots_every needs averages to keep: set profiles, such as [0.05, 0.10]")
+        return self
+
+
+class Train(Node):
+    """The loop."""
+
+    length: Length = Field(Length(epochs=100), description="length of the run")
+    batch: PositiveInt = Field(128, description="images of a global batch, over all workers and accumulation")
+    microbatch: PositiveInt | None = Field(
+        None,
+        description="images of one forward pass; null: one for each worker; what is left over is accumulated",
+    )
+    optimizer: Optimizer = Field(
+        "adamw",
+        description="adamw, or muon: orthogonalised momentum for matrices and convolutions of the network, AdamW for "
+        "the rest",
+    )
+    lr: Positive = Field(2e-4, description="learning rate; what suits adamw suits muon")
+    text_lr: Positive | None = Field(
+        None, description="learning rate of a text encoder that is trained, with lr's warm-up and decay; null for lr"
+    )
+    betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's moment decays")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight decay, as AdamW's")
+    warmup: Count = Field(500, description="updates over which the learning rate rises from zero")
+    decay: Decay = Field(
+        "constant", description="what the learning rate does after that: constant, or cosine to zero at the end"
+    )
+    clip: Annotated[float, Field(ge=0.0)] = Field(1.0, description="largest gradient norm; 0 for none")
+    precision: Precision = Field(
+        "fp32", description="autocast type of the forward pass: fp32, bf16 or fp16 (with a gradient scaler)"
+    )
+    compile: bool = Field(
+        False, description="torch.compile the network's blocks; slow to start, and on CPU often no gain"
+    )
+    weighting: Weighting = Field(
+        "sigma2",
+        description="of the loss over t: sigma2 (plain error of the noise), likelihood (g^2), target (plain error of "
+        "the output), x0 (plain error of the image), min_snr, or edm",
+    )
+    min_snr_gamma: Positive = Field(5.0, description="gamma of the min_snr weighting")
+    reduction: Reduction = Field("mean", description="of an image's loss: mean over pixels, or half_sum")
+    uncertainty: Literal["none", "learned"] = Field(
+        "none", description="learned: divide the loss by its variance at each noise level, learned on the way"
+    )
+    times: TimesField | None = Field(
+        None, description="where training looks: null takes lognormal for the EDM SDE and uniform for the others"
+    )
+    condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
+    ema: Ema = Field(Ema(), description="moving average of the weights, which is what samples are drawn from")
+
+
+class Validation(Node):
+    """Loss on held-out rows."""
+
+    rows: Count | None = Field(
+        None,
+        description="rows to validate on, from the data set's own validation split, or held out of training at random "
+        "if it has none; null takes up to 2048 of the split; 0 for no validation",
+    )
+    every: Count = Field(500, description="steps between validations")
+    patience: Count = Field(0, description="validations without improvement after which training stops; 0 for never")
+
+
+class Sampling(Node):
+    """Sample grids."""
+
+    every: Count = Field(0, description="steps between sample grids in MLflow, and one at the end; 0 for none")
+    count: PositiveInt = Field(16, description="images in a grid")
+    prompts: tuple[str, ...] = Field(
+        (), description="prompts of the grid, repeated in turn; empty draws without a prompt"
+    )
+    labels: tuple[LabelName, ...] = Field(
+        (), description="class names of the grid, repeated in turn; empty draws without a class"
+    )
+    solver: Solver | None = Field(
+        None,
+        description="see docs/choosing.md; null takes unipc, or heun beside a corrector and in a run from before unipc "
+        "was the default",
+    )
+    steps: PositiveInt = Field(20, description="steps of the solver")
+    grid: Grid | None = Field(None, description="times uniform in this; null takes what suits the solver")
+    guidance: Annotated[float, Field(ge=0.0)] = Field(1.0, description="classifier-free guidance scale; 1 for none")
+    corrector: Corrector | None = Field(None, description="after each step; null for the solver's own (pc: langevin)")
+    corrector_steps: Count = Field(1, description="corrector steps at each time")
+    target_snr: Positive = Field(0.16, description="step size of a corrector")
+    eta: Fraction = Field(0.0, description="noise of ddim: 0 none, 1 ancestral")
+    order: Annotated[int, Field(ge=1, le=3)] = Field(3, description="of deis and unipc")
+    denoise: bool = Field(False, description="end with the predicted clean image, for one more evaluation")
+    seed: Seed = Field(0, description="image i of a grid is drawn from (seed, i)")
+
+    @property
+    def settings(self) -> Settings:
+        """The keyword arguments of the sampler."""
+        named: Settings = {} if self.solver is None else {"solver": self.solver}
+        return {
+            **named,
+            "steps": self.steps,
+            "grid": self.grid,
+            "corrector": self.corrector,
+            "corrector_steps": self.corrector_steps,
+            "target_snr": self.target_snr,
+            "eta": self.eta,
+            "order": self.order,
+            "denoise": self.denoise,
+        }
+
+
+class Resources(Node):
+    """Workers and what each gets."""
+
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        1, description="training workers; [least, most] trains with as many as the cluster has at the time"
+    )
+    gpu: bool | None = Field(None, description="one GPU for each worker; null uses GPUs if the cluster has any")
+    cpus_per_worker: PositiveInt | None = Field(
+        None, description="CPUs (and torch threads) of a worker; null shares the CPUs out, on a GPU 4 at most"
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="ddp: every worker holds the whole network; fsdp: each holds its share of weights, gradients, "
+        "moments and averages, for networks that do not fit one device",
+    )
+    max_failures: Count = Field(
+        3,
+        description="restarts, after an error or the death of a worker or of the controller, before the run fails",
+    )
+
+    resize_every: Positive = Field(
+        60.0, description="seconds between looks whether an elastic run can have more workers"
+    )
+
+    @property
+    def least(self) -> int:
+        """The smallest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @model_validator(mode="after")
+    def _workers(self) -> Self:
+        if not isinstance(self.workers, int) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers must be [least, most], got {list(self.workers)}")
+        return self
+
+
+class Tracking(Node):
+    """Where metrics and models go."""
+
+    uri: str | None = Field(
+        None,
+        description="MLflow server or sqlite:/// URI; null takes MLFLOW_TRACKING_URI, or sqlite in ~/raysde/mlflow.db",
+    )
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] = Field("raysde", description="MLflow experiment")
+    register_as: Name | None = Field(None, description="registered model name; null takes the run's name")
+    alias: Alias = Field("candidate", description="alias that the newly registered version gets")

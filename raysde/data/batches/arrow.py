@@ -1,0 +1,149 @@
+"""Microbatches as Arrow tables and back, without copying pixels: what the stream carries between processes.
+
+A block holds one microbatch index for a run of steps. All blocks have the same number of rows, so that they can be
+dealt out in turn; places beyond the end of the run are blank.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from raysde.data.batches.microbatch import Microbatch, first_of
+
+BLANK = -1
+"""The step of blank rows."""
+
+# pixels in shared memory are read-only; nothing here writes to a microbatch
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+class Canvas:
+    """Memory for the images of a block, handed out piece after piece, so that a block is made without copying."""
+
+    def __init__(self, size: int) -> None:
+        self.memory, self.used = np.empty(size, dtype=np.uint8), 0
+
+    def take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The next piece, uint8 of a shape."""
+        start, self.used = self.used, self.used + math.prod(shape)
+        assert self.used <= len(self.memory)
+        return self.memory[start : self.used].reshape(shape)
+
+
+def to_table(
+    batches: list[Microbatch],
+    rows: int,
+    numbers: Mapping[str, np.dtype] | None = None,
+    canvas: Canvas | None = None,
+) -> pa.Table:
+    """Microbatches, and blank rows up to ``rows`` in all.
+
+    Args:
+        numbers: name and type of the precomputed numbers that microbatches carry.
+        canvas: holds the images of all of them, in this order; they are copied together if None.
+    """
+    pixels = [batch.images.permute(0, 2, 3, 1) for batch in batches]
+    nothing = np.empty(0, dtype=np.uint8)
+    if canvas is None:
+        data = np.concatenate([nothing, *(each.contiguous().numpy().reshape(-1) for each in pixels)])
+    else:
+        data = canvas.memory[: canvas.used]
+    sizes = np.concatenate([nothing, *(np.full(len(each), each[0].numel()) for each in pixels)]).astype(np.int64)
+    blank = rows - len(sizes)
+    offsets = np.concatenate([[0], np.cumsum(sizes), np.full(blank, len(data))]).astype(np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    images = pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers)
+
+    def filled(values: list[np.ndarray], otherwise: int) -> np.ndarray:
+        return np.concatenate([*values, np.full(blank, otherwise)]).astype(np.int64)
+
+    def each(name: str) -> list[np.ndarray]:
+        return [np.full(len(batch.rows), getattr(batch, name)) for batch in batches]
+
+    heights = [np.full(len(batch.rows), batch.images.shape[2]) for batch in batches]
+    return pa.table(
+        {
+            "image": images,
+            "height": filled(heights, 0),
+            "caption": [*(caption for batch in batches for caption in batch.captions), *[""] * blank],
+            "label": filled([batch.labels.numpy() for batch in batches], -1),
+            "row": filled([batch.rows for batch in batches], -1),
+            "step": filled(each("step"), BLANK),
+            "index": filled(each("index"), 0),
+            **_numbers_columns(batches, blank, numbers or {}),
+        }
+    )
+
+
+def _numbers_columns(batches: list[Microbatch], blank: int, numbers: Mapping[str, np.dtype]) -> dict[str, pa.Array]:
+    """For each name the numbers of a row, flat, and their shape; with contexts, how many of their vectors are real."""
+    columns: dict[str, pa.Array] = {}
+    for name, dtype in numbers.items():
+        found = [getattr(batch, name).numpy() for batch in batches]
+        shapes = [list(each.shape[1:]) for each in found for _ in each]
+        sizes = [each[0].size for each in found for _ in each] + [0] * blank
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        flat = [np.empty(0, dtype), *(each.reshape(-1) for each in found)]
+        data = flat[1] if len(flat) == 2 else np.concatenate(flat)
+        columns[name] = pa.LargeListArray.from_arrays(offsets, pa.array(data))
+        columns[f"{name}_shape"] = pa.array(shapes + [[]] * blank, pa.list_(pa.int64()))
+    if "context" in numbers:
+        masks = [batch.context_mask.sum(dim=1).numpy() for batch in batches if batch.context_mask is not None]
+        columns["tokens"] = pa.array(np.concatenate([*masks, np.zeros(blank)]).astype(np.int64))
+    return columns
+
+
+def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
+    """The microbatches of a block, whose images share its memory; blank rows are left out."""
+    table = table.combine_chunks()
+    step, index, row, label, height = (
+        table.column(name).to_numpy() for name in ("step", "index", "row", "label", "height")
+    )
+    images = table.column("image").chunk(0) if table.num_rows else None
+    begin = 0
+    while begin < len(step) and step[begin] != BLANK:
+        same = (step[begin:] == step[begin]) & (index[begin:] == index[begin])
+        end = begin + (len(same) if same.all() else int(np.argmin(same)))
+        yield Microbatch(
+            int(step[begin]),
+            int(index[begin]),
+            row[begin:end].copy(),
+            pixels_of(images, begin, end, int(height[begin]), channels),
+            table.column("caption").slice(begin, end - begin).to_pylist(),
+            torch.from_numpy(label[begin:end].copy()),
+            *_contexts_of(table, begin, end),
+            numbers_of(table, "moments", begin, end),
+        )
+        begin = end
+
+
+def _contexts_of(table: pa.Table, begin: int, end: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The captions' vectors of neighbouring rows and which are real, where the block carries them."""
+    context = numbers_of(table, "context", begin, end)
+    if context is None:
+        return None, None
+    tokens = torch.from_numpy(table.column("tokens").to_numpy()[begin:end].copy())
+    return context, first_of(tokens, context.shape[1])
+
+
+def numbers_of(table: pa.Table, name: str, begin: int, end: int) -> torch.Tensor | None:
+    """The numbers [B, ...] of neighbouring rows of one shape, over the memory of the block; None without them."""
+    if name not in table.column_names:
+        return None
+    shape = table.column(f"{name}_shape")[begin].as_py()
+    flat = table.column(name).chunk(0).slice(begin, end - begin).flatten()
+    return torch.from_numpy(flat.to_numpy().reshape(end - begin, *shape))
+
+
+def pixels_of(images: pa.LargeBinaryArray, begin: int, end: int, height: int, channels: int) -> torch.Tensor:
+    """uint8 [B, C, H, W] over the bytes of neighbouring rows; empty where these carry latents instead."""
+    if not height:
+        return torch.empty(end - begin, channels, 0, 0, dtype=torch.uint8)
+    _, offsets, data = images.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[images.offset + begin : images.offset + end + 1]
+    flat = np.frombuffer(data, dtype=np.uint8, count=int(ends[-1] - ends[0]), offset=int(ends[0]))
+    return torch.from_numpy(flat.reshape(end - begin, height, -1, channels)).permute(0, 3, 1, 2)

@@ -1,0 +1,85 @@
+"""A data set as text and as a picture."""
+
+import textwrap
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from raysde.data.dataset.manifest import Manifest
+from raysde.data.dataset.reader import Reader
+from raysde.images.codec import decode_image
+from raysde.images.geometry import resized
+
+CELL, WIDE, LINE, LETTERS = 112, 8, 13, 18
+
+
+def describe(manifest: Manifest) -> list[str]:
+    """Lines of what the manifest says, for people."""
+    told = manifest.statistics
+    size = f"{manifest.size[0]} x {manifest.size[1]}" if manifest.size else "as they were found"
+    colour = "grey" if manifest.channels == 1 else "RGB"
+    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    lines = [
+        f"data set       {manifest.path}",
+        f"fingerprint    {manifest.fingerprint}",
+        f"source         {manifest.source or '-'}",
+        f"licence        {manifest.licence or '-'}",
+        f"rows           {manifest.rows_in('train')} for training, {manifest.rows_in('validation')} for validation, "
+        f"{manifest.skipped} skipped",
+        f"shards         {len(manifest.shards)} of {megabytes:.1f} MB in all, row groups of {manifest.row_group} rows",
+        f"images         {size}, {colour}",
+    ]
+    buckets = sorted({shard.image for shard in manifest.shards if shard.image})
+    if len(buckets) > 1:
+        lines += [f"  {h:>4} x {w:<4}  {_rows(manifest, (h, w))} rows" for h, w in buckets]
+    if told:
+        images, captions = told["images"], told["captions"]
+        lines += [
+            f"found          {images['height'][0]} to {images['height'][1]} high, "
+            f"{images['width'][0]} to {images['width'][1]} wide",
+            f"pixels         mean {_list(images['mean'])}, deviation {_list(images['std'])} of 1",
+            f"captions       {captions['in_all']} for {manifest.captions} rows, {captions['mean_characters']} "
+            f"characters on average, at most {captions['longest']}",
+        ]
+        lines.append(f"classes        {manifest.classes}")
+        lines += [f"  {name:<12} {told['labels'].get(name, 0)} rows" for name in manifest.labels[:20]]
+        lines += [f"  ... and {manifest.classes - 20} more"] if manifest.classes > 20 else []
+    return lines
+
+
+def _rows(manifest: Manifest, image: tuple[int, int]) -> int:
+    return sum(shard.rows for shard in manifest.shards if shard.image == image)
+
+
+def _list(values: list[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
+    """Randomly chosen images with the beginning of their captions, or their labels, below them."""
+    total = reader.manifest.rows
+    rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    columns = min(WIDE, len(rows))
+    high = -(-len(rows) // columns)
+    sheet = Image.new("RGB", (columns * (CELL + 4) + 4, high * (CELL + 2 * LINE + 4) + 4), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, row in enumerate(rows.tolist()):
+        left, top = 4 + place % columns * (CELL + 4), 4 + place // columns * (CELL + 2 * LINE + 4)
+        picture = thumbnail(decode_image(reader.encoded(row), reader.manifest.channels))
+        sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
+        about = reader.about(row)
+        said = about["captions"][0] if about["captions"] else about["label"] or ""  # type: ignore[index]
+        for number, line in enumerate(textwrap.wrap(str(said), LETTERS, max_lines=2, placeholder="...")):
+            pen.text((left, top + CELL + number * LINE), line, fill="black")
+    return sheet
+
+
+def thumbnail(image: np.ndarray) -> Image.Image:
+    """An image whose longer side fills a cell; small ones are enlarged by whole pixels."""
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
+    if max(picture.size) <= CELL:
+        factor = CELL // max(picture.size)
+        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    scale = CELL / max(picture.size)
+    shape = (max(1, round(picture.height * scale)), max(1, round(picture.width * scale)))
+    return resized(picture, shape)

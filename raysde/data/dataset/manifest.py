@@ -1,0 +1,265 @@
+"""What a data set on disk is: its columns, its shards, and the manifest that lists them (docs/data.md).
+
+OUT/manifest.json             columns, sizes, labels, statistics, and for each shard its rows, bytes and sha256
+OUT/train-00000.parquet       image: {bytes, path}, captions: [string], label, key, width, height, hash
+OUT/validation-00000.parquet  the rows that training never sees
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raysde.data.dataset.layout import Layout
+from raysde.io.filesystems import child, filesystem, location, read_bytes, write_json
+
+Split = Literal["train", "validation"]
+FORMAT = 3
+"""Since 3 there is a class for each label that a row has, and class names are part of the fingerprint."""
+READ = (2, 3)
+INGESTING = ".ingest"
+"""The folder beside the shards in which an unfinished ingest keeps what it has done."""
+FEATURES = {
+    "image": {"_type": "Image"},
+    "captions": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
+    **{name: {"dtype": "string", "_type": "Value"} for name in ("label", "key", "hash")},
+    **{name: {"dtype": "int32", "_type": "Value"} for name in ("width", "height")},
+}
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
+        pa.field("captions", pa.list_(pa.field("element", pa.string())), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("hash", pa.string(), nullable=False),
+    ],
+    # how Hugging Face's datasets knows an image column
+    metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file.
+
+    Attributes:
+        image: (height, width) of all its images; None if they differ.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    split: Split = "train"
+    image: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds.
+
+    Attributes:
+        path: the folder.
+        channels: 1 (grey) or 3 (RGB).
+        size: (height, width) of the images; with buckets, of the square one; None if every image has its own.
+        row_group: rows of a full row group.
+        shards: in row order, those for training first.
+        labels: class names in the order of their numbers.
+        captions: rows that have a caption.
+        statistics: counts of labels and captions, moments of pixels, see :mod:`raysde.data.ingest.statistics`.
+        source, licence: where the images come from and how they may be used, as the ingest was told.
+        skipped: samples that were left out; ``report.json`` beside the manifest names them.
+        columns: name and type of each Parquet column.
+        format: version of the manifest's format that it was written in.
+    """
+
+    path: str
+    channels: int
+    size: tuple[int, int] | None
+    row_group: int
+    shards: tuple[Shard, ...]
+    labels: tuple[str, ...] = ()
+    captions: int = 0
+    statistics: dict[str, Any] = field(default_factory=dict, compare=False)
+    source: str = ""
+    licence: str = ""
+    skipped: int = 0
+    columns: dict[str, str] = field(default_factory=lambda: columns(SCHEMA), hash=False)
+    format: int = FORMAT
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    def rows_in(self, split: Split) -> int:
+        """The number of rows of a split."""
+        return sum(shard.rows for shard in self.shards if shard.split == split)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape of the images.
+
+        Raises:
+            ValueError: if every image has a size of its own.
+        """
+        if self.size is None:
+            raise ValueError(f"the images at {self.path} have sizes of their own: give data.image_size")
+        return (self.channels, *self.size)
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row number of each shard, and the total."""
+        result = [0]
+        for shard in self.shards:
+            result.append(result[-1] + shard.rows)
+        return result
+
+    @cached_property
+    def shapes(self) -> frozenset[tuple[int, int] | None]:
+        """The (height, width) that shards have."""
+        return frozenset(shard.image for shard in self.shards)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the shards' hashes and of the classes in their order: the identity of the data."""
+        said = "".join(shard.sha256 for shard in self.shards)
+        if self.format > 2 and self.labels:
+            said += json.dumps(self.labels)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    def file(self, number: int) -> str:
+        """Path or URI of a shard."""
+        return child(self.path, self.shards[number].file)
+
+    def layouts(self, split: Split) -> tuple[Layout, ...]:
+        """The rows of a split: a layout for each bucket of image sizes, in the order of their shapes."""
+        chosen = [number for number, shard in enumerate(self.shards) if shard.split == split]
+        buckets = sorted({self.shards[number].image or (0, 0) for number in chosen})
+        return tuple(self._layout([n for n in chosen if (self.shards[n].image or (0, 0)) == b]) for b in buckets)
+
+    def _layout(self, numbers: list[int]) -> Layout:
+        return Layout([self.starts[n] for n in numbers], [self.shards[n].rows for n in numbers], self.row_group)
+
+
+def columns(schema: pa.Schema) -> dict[str, str]:
+    """Name and type of each column, as the manifest keeps them."""
+    return {field.name: str(field.type) for field in schema}
+
+
+def write_manifest(manifest: Manifest) -> None:
+    """Writes ``manifest.json`` last, so that a folder with a manifest is whole."""
+    content = {"format": manifest.format, "rows": manifest.rows, **asdict(manifest)}
+    del content["path"]
+    write_json(child(manifest.path, "manifest.json"), content)
+
+
+def read_manifest(path: str) -> Manifest:
+    """Reads ``path/manifest.json``.
+
+    Raises:
+        ValueError: if there is none, it is not one, or a newer version wrote it.
+    """
+    try:
+        content = json.loads(read_bytes(child(location(path), "manifest.json")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"data.path {path!r} holds no manifest.json; {_remedy(path)}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}/manifest.json is not valid JSON: {error}") from None
+    try:
+        return parse_manifest(path, content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}/manifest.json is not a manifest: {error}") from error
+
+
+def _remedy(path: str) -> str:
+    """Return what to do about a folder without a manifest: most often it is the source and not the shards."""
+    system, inside = filesystem(location(path))
+    about = system.get_file_info(inside)
+    if about.type == pafs.FileType.File:
+        return f"it is a file, and training reads shards: make them with `raysde ingest {path} SHARDS`"
+    names = [each.base_name for each in system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))]
+    if INGESTING in names:
+        return "`raysde ingest` was interrupted there: repeat its command"
+    if not names:
+        return f"make one with `raysde ingest SOURCE {path}`"
+    more = ", ..." if len(names) > 1 else ""
+    return (
+        f"it holds other files ({sorted(names)[0]}{more}), and training reads shards: make them in a new folder with "
+        f"`raysde ingest {path} SHARDS` and set data.path=SHARDS"
+    )
+
+
+def parse_manifest(path: str, content: Any) -> Manifest:
+    """A manifest from the JSON object in it.
+
+    Raises:
+        ValueError: if it says something impossible.
+        KeyError, TypeError, AttributeError: if it is something else.
+    """
+    found = content["format"]
+    if type(found) is int and found > FORMAT:
+        raise ValueError(f"{path}/manifest.json has format {found}, made by a newer raysde; this one reads {FORMAT}")
+    if type(found) is not int or found not in READ:
+        raise ValueError(f"{path}/manifest.json has the unknown format {found!r}; ingest again with this version")
+    known = {field.name for field in fields(Manifest)} | {"rows"}
+    if unknown := sorted(set(content) - known):
+        raise ValueError(f"{path}/manifest.json is not a manifest: it has the unknown key {unknown[0]!r}")
+    values = {name: value for name, value in content.items() if name not in ("rows", "path")}
+    shards = tuple(Shard(**{**shard, "image": _tuple(shard["image"])}) for shard in values["shards"])
+    values.update(shards=shards, labels=_tuple(values["labels"]), size=_tuple(values["size"]))
+    manifest = Manifest(path=path, **values)
+    _check_values(manifest)
+    if manifest.rows != content["rows"]:
+        raise ValueError(f"{path}/manifest.json counts {content['rows']} rows, its shards {manifest.rows}")
+    return manifest
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Types and ranges that the rest relies on, for a manifest that somebody edited."""
+
+    def need(holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(f"{manifest.path}/manifest.json is not a manifest: {what}")
+
+    def counts(values: Any, least: int = 0) -> bool:
+        return all(type(value) is int and least <= value < 2**62 for value in values)
+
+    def shape(value: Any) -> bool:
+        return value is None or (isinstance(value, tuple) and len(value) == 2 and counts(value, 1))
+
+    def strings(values: Any) -> bool:
+        return isinstance(values, tuple) and all(type(value) is str for value in values)
+
+    need(
+        type(manifest.channels) is int and manifest.channels in (1, 3),
+        f"channels must be 1 or 3, not {manifest.channels!r}",
+    )
+    need(shape(manifest.size), f"size must be two positive numbers, not {manifest.size!r}")
+    need(counts([manifest.row_group], 1), f"row_group must be a positive number, not {manifest.row_group!r}")
+    need(counts([manifest.captions, manifest.skipped]), "captions and skipped must be counts")
+    need(strings(manifest.labels) and len(set(manifest.labels)) == len(manifest.labels), "labels must be names")
+    need(strings((manifest.source, manifest.licence)), "source and licence must be strings")
+    need(isinstance(manifest.columns, dict) and isinstance(manifest.statistics, dict), "columns must be an object")
+    for shard in manifest.shards:
+        named = type(shard.file) is str and shard.file.isprintable() and not {"/", "\\"} & set(shard.file)
+        need(named, f"shard file {shard.file!r}")
+        hashed = type(shard.sha256) is str and re.fullmatch("[0-9a-f]{64}", shard.sha256) is not None
+        need(hashed and counts([shard.rows, shard.bytes]), f"shard {shard.file}: rows, bytes, sha256")
+        need(shard.split in ("train", "validation"), f"shard {shard.file}: split {shard.split!r}")
+        need(shape(shard.image), f"shard {shard.file}: image {shard.image!r}")
+    need(counts([manifest.rows]), "its shards have too many rows")

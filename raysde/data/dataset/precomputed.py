@@ -1,0 +1,232 @@
+"""What an encoder made of a data set's rows, in a folder beside its shards (docs/data.md).
+
+SHARDS/text-ID/manifest.json           the encoder, the data set's fingerprint, each file's rows, bytes and sha256
+SHARDS/text-ID/train-00000.parquet     text: [binary], one for each caption; rows and row groups of the shard so named
+SHARDS/text-ID/empty.bin               the same of the empty caption, which stands for a dropped one
+SHARDS/latents-ID/train-00000.parquet  moments: binary, mean and log-variance of the latent
+
+Each binary holds raw little-endian numbers: [tokens, width] of the real tokens, or [2 channels, height, width].
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pydantic import Field, TypeAdapter, ValidationError
+
+from raysde.data.dataset.manifest import Manifest
+from raysde.io.errors import writing
+from raysde.io.errors_user import first_mistake
+from raysde.io.filesystems import (
+    child,
+    exists,
+    filesystem,
+    read_bytes,
+    sha256_of,
+    write_bytes,
+    write_json,
+)
+
+FORMAT = 1
+EMPTY = "empty.bin"
+Kind = Literal["text", "latents"]
+Dtype = Literal["fp16", "fp32"]
+NUMBERS: dict[Dtype, np.dtype] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
+COLUMN: dict[Kind, pa.Field] = {
+    "text": pa.field("text", pa.list_(pa.field("element", pa.large_binary())), nullable=False),
+    "latents": pa.field("moments", pa.large_binary(), nullable=False),
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a folder; rows of a Parquet file are those of the shard of the same name."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEmbeddings:
+    """Last hidden states of a text encoder for all captions.
+
+    Attributes:
+        path: the folder.
+        encoder: path or name of the encoder.
+        sha256: of its configuration, weights and tokenizer.
+        width: of a token's vector.
+        max_tokens: captions were cut to this many tokens.
+        fingerprint: of the data set.
+        files: in the order of the shards.
+        empty: of the empty caption.
+    """
+
+    kind: Literal["text"] = "text"
+    path: str
+    encoder: str
+    sha256: str
+    width: int
+    max_tokens: int
+    dtype: Dtype
+    fingerprint: str
+    files: tuple[File, ...]
+    empty: File
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return name_of(self.path)
+
+    @property
+    def all_files(self) -> tuple[File, ...]:
+        return (*self.files, self.empty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """Posterior means and log-variances of an autoencoder for all images.
+
+    Attributes:
+        path, encoder, sha256, fingerprint, files: as of :class:`TextEmbeddings`.
+        scaling_factor, shift_factor: a latent z is trained on as ``(z - shift_factor) * scaling_factor``.
+        shape: (channels, height, width) of a latent.
+        pixels: the same of an image.
+    """
+
+    kind: Literal["latents"] = "latents"
+    path: str
+    encoder: str
+    sha256: str
+    scaling_factor: float
+    shift_factor: float
+    shape: tuple[int, int, int]
+    pixels: tuple[int, int, int]
+    dtype: Dtype
+    fingerprint: str
+    files: tuple[File, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return name_of(self.path)
+
+    @property
+    def all_files(self) -> tuple[File, ...]:
+        return self.files
+
+
+def name_of(path: str) -> str:
+    """The last part of a path, or of a URI without its options."""
+    return (path.partition("?")[0] if "://" in path else path).rpartition("/")[2]
+
+
+Derived = TextEmbeddings | Latents
+ADAPTER: TypeAdapter[Derived] = TypeAdapter(Annotated[Derived, Field(discriminator="kind")])
+
+
+def identity_of(sha256: str, *settings: object) -> str:
+    """The ID in a folder's name: 12 hexadecimal digits of a hash over the encoder's hash and the settings."""
+    return hashlib.sha256(json.dumps([sha256, *settings]).encode()).hexdigest()[:12]
+
+
+def folder_of(kind: Kind, shards: str, identity: str) -> str:
+    """The folder beside the shards."""
+    return child(shards, f"{kind}-{identity}")
+
+
+def write_derived(derived: Derived) -> None:
+    """Writes the folder's manifest last, so that a folder with one is whole."""
+    content = {"format": FORMAT, **asdict(derived)}
+    del content["path"]
+    write_json(child(derived.path, "manifest.json"), content)
+
+
+def read_derived(path: str) -> Derived:
+    """Reads the manifest of a folder.
+
+    Raises:
+        ValueError: if it is not one.
+    """
+    where = child(path, "manifest.json")
+    try:
+        content = json.loads(read_bytes(where))
+        if content["format"] != FORMAT:
+            raise ValueError(f"it has format {content['format']!r}, this version reads {FORMAT}")
+        del content["format"]
+        return ADAPTER.validate_python({**content, "path": path})
+    except ValidationError as error:
+        key, said = first_mistake(error)
+        raise ValueError(f"{where} is not a manifest at {key}: {said}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where} is not a manifest: {error}") from error
+
+
+def find_derived(kind: Kind, shards: str) -> list[Derived]:
+    """The whole folders of a kind beside the shards, by name; what an interrupted job left is passed over."""
+    system, inside = filesystem(shards)
+    listed = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
+    names = sorted(
+        info.base_name
+        for info in listed
+        if info.type == pafs.FileType.Directory and info.base_name.startswith(f"{kind}-")
+    )
+    paths = [child(shards, name) for name in names]
+    return [read_derived(path) for path in paths if exists(child(path, "manifest.json"))]
+
+
+def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> None:
+    """Compares a folder with its manifest and with the shards: files, sizes, rows, and hashes if asked.
+
+    Raises:
+        ValueError: naming the first file that differs and how.
+    """
+    found = [(file.file, file.rows) for file in derived.files]
+    wanted = [(shard.file, shard.rows) for shard in manifest.shards]
+    if found != wanted:
+        raise ValueError(f"{derived.path}/manifest.json does not list the files and rows of the shards beside it")
+    for file in derived.all_files:
+        where = child(derived.path, file.file)
+        system, inside = filesystem(where)
+        info = system.get_file_info(inside)
+        if info.type != pafs.FileType.File:
+            raise ValueError(f"{where} is missing")
+        if info.size != file.bytes or (hashes and sha256_of(where) != file.sha256):
+            raise ValueError(f"{where} is not the file that its manifest describes; remove the folder and repeat")
+
+
+def write_column(path: str, kind: Kind, name: str, groups: Iterable[list[Any]]) -> File:
+    """Writes the Parquet file of a shard, a row group at a time; the same values give the same bytes."""
+    schema, rows = pa.schema([COLUMN[kind]]), 0
+    system, inside = filesystem(child(path, name))
+    with (
+        writing(f"file {name}", path),
+        system.open_output_stream(inside) as out,
+        pq.ParquetWriter(
+            out, schema, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False
+        ) as writer,
+    ):
+        for values in groups:
+            table = pa.table([pa.array(values, COLUMN[kind].type)], schema=schema)
+            writer.write_table(table, row_group_size=len(values))
+            rows += len(values)
+    return described(path, name, rows)
+
+
+def write_empty(path: str, content: bytes) -> File:
+    """Writes what stands for the empty caption."""
+    write_bytes(child(path, EMPTY), content)
+    return described(path, EMPTY, 1)
+
+
+def described(path: str, name: str, rows: int) -> File:
+    """The manifest's entry of a file that was written."""
+    system, inside = filesystem(child(path, name))
+    return File(name, rows, system.get_file_info(inside).size, sha256_of(child(path, name)))

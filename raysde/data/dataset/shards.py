@@ -1,0 +1,93 @@
+"""The Parquet files of a data set: written, compared with what the manifest says, and read for their captions."""
+
+import hashlib
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, Split, columns
+from raysde.io.errors import writing
+from raysde.io.filesystems import child, filesystem, sha256_of
+
+COMPRESSED = ("image.path", "captions.list.element", "label", "key", "width", "height", "hash")
+
+
+def write_shard(
+    table: pa.Table,
+    path: str,
+    file: str,
+    *,
+    row_group: int,
+    split: Split = "train",
+    image: tuple[int, int] | None = None,
+) -> Shard:
+    """Writes one shard of ``SCHEMA`` and returns its entry for the manifest; the same rows give the same bytes."""
+    out = pa.BufferOutputStream()
+    pq.write_table(
+        table.cast(SCHEMA),
+        out,
+        row_group_size=row_group,
+        compression={"image.bytes": "none", **dict.fromkeys(COMPRESSED, "zstd")},
+        use_dictionary=["label"],
+        write_page_checksum=True,
+        write_statistics=False,
+    )
+    content = out.getvalue()
+    system, inside = filesystem(child(path, file))
+    with writing(f"shard {file}", path), system.open_output_stream(inside) as target:
+        target.write(content)
+    return Shard(file, table.num_rows, content.size, hashlib.sha256(content).hexdigest(), split, image)
+
+
+def verify(manifest: Manifest, *, hashes: bool) -> None:
+    """Compares the shards with the manifest: presence, size, columns and row groups, and the content's hash if asked.
+
+    Raises:
+        ValueError: naming the first shard that differs and how.
+    """
+    if manifest.columns != columns(SCHEMA):
+        raise ValueError(f"{manifest.path}/manifest.json lists columns {manifest.columns}, expected {columns(SCHEMA)}")
+    for number, shard in enumerate(manifest.shards):
+        where = f"shard {shard.file} of {manifest.path}"
+        system, inside = filesystem(manifest.file(number))
+        info = system.get_file_info(inside)
+        if info.type != pafs.FileType.File:
+            raise ValueError(f"{where} is missing")
+        if hashes and (found := sha256_of(manifest.file(number))) != shard.sha256:
+            raise ValueError(f"{where} has sha256 {found[:12]}..., its manifest says {shard.sha256[:12]}...")
+        if info.size != shard.bytes:
+            raise ValueError(f"{where} has {info.size} bytes, its manifest says {shard.bytes}")
+        try:
+            with pq.ParquetFile(system.open_input_file(inside)) as opened:
+                same = fits(opened, SCHEMA, shard.rows, manifest.row_group)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}") from error
+        if not same:
+            raise ValueError(f"{where} does not have the manifest's columns and rows")
+
+
+def fits(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group: int) -> bool:
+    """Whether a Parquet file has the columns of a schema, and so many rows in full row groups and what is left."""
+    if columns(opened.schema_arrow) != columns(schema):
+        return False
+    footer = opened.metadata
+    found = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    full = all(count == row_group for count in found[:-1]) and all(count <= row_group for count in found[-1:])
+    return full and sum(found) == footer.num_rows == rows
+
+
+def distinct_captions(manifest: Manifest, limit: int) -> list[str]:
+    """Up to ``limit`` different captions of the rows to train on, sorted, for training a tokenizer."""
+    found: set[str] = set()
+    for number, shard in enumerate(manifest.shards):
+        if shard.split != "train":
+            continue
+        system, inside = filesystem(manifest.file(number))
+        with system.open_input_file(inside) as source:
+            lists = pq.read_table(source, columns=["captions"]).column("captions")
+        for chunk in lists.chunks:
+            found.update(caption for caption in chunk.flatten().unique().to_pylist() if caption)
+        if len(found) >= limit:
+            break
+    return sorted(found)[:limit]

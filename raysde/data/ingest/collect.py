@@ -1,0 +1,105 @@
+"""A data set put together from the parts that an ingest converted: its manifest and its report."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysde.data.classes import label_order
+from raysde.data.dataset.manifest import Manifest, Shard, write_manifest
+from raysde.data.ingest.convert import Converted, Rules
+from raysde.data.ingest.samples import Bad
+from raysde.data.ingest.statistics import Statistics
+from raysde.images.remarks import Remarks
+from raysde.io.filesystems import child, filesystem, write_json
+
+MOST_NAMED = 1000
+
+
+def collect(
+    parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
+) -> Manifest:
+    """Writes report.json and manifest.json for converted parts, given in their order.
+
+    Args:
+        labels: class names in the order of their numbers; if there are none, each label that a row has is a class.
+
+    Raises:
+        ValueError: if no row is left, or two labels are the same number in two spellings.
+    """
+    shards: list[Shard] = []
+    bad: list[Bad] = []
+    statistics, remarks = Statistics(), Remarks()
+    unread: Counter[str] = Counter()
+    for part in parts:
+        shards += part.shards
+        bad += part.bad
+        statistics.add(part.statistics)
+        unread.update(part.unread)
+        remarks.add(part.remarks)
+    if not shards:
+        first = f"; the first: {bad[0].reason}" if bad else ""
+        raise ValueError(f"no image in {source} can be read{first}")
+    shards.sort(key=lambda shard: shard.split)  # "train" before "validation"; the order of parts is kept
+    manifest = Manifest(
+        path=out,
+        channels=rules.channels,
+        size=rules.shape if rules.bucket_multiple else rules.stored,
+        row_group=rules.row_group,
+        shards=tuple(shards),
+        labels=labels or label_order(statistics.labels),
+        captions=statistics.captioned,
+        statistics=statistics.summary(rules.channels),
+        source=source,
+        licence=licence,
+        skipped=len(bad),
+    )
+    write_json(child(out, "report.json"), report(manifest, bad, unread, remarks))
+    write_manifest(manifest)
+    return manifest
+
+
+def report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
+    """Return what a person may want to look at.
+
+    Samples left out or changed, files and keys that nothing reads, and rows with the same content or the same key.
+    """
+    same, repeated = repetitions(manifest, "hash"), repetitions(manifest, "key")
+    return {
+        "skipped": [{"key": one.key, "reason": one.reason} for one in bad],
+        "unread": dict(sorted(unread.items(), key=lambda kind: (-kind[1], kind[0]))),
+        "remarks": remarks.to_json(),
+        "duplicates": {"rows": sum(len(keys) - 1 for keys in same), "groups": same[:MOST_NAMED]},
+        "repeated_keys": {"rows": sum(len(keys) - 1 for keys in repeated), "groups": repeated[:MOST_NAMED]},
+    }
+
+
+def repetitions(manifest: Manifest, column: str) -> list[list[str]]:
+    """The keys of rows that agree in a column, group by group; 8 bytes of memory for each row of the data set."""
+    hashes = [_numbers(_column(manifest, number, column)) for number in range(len(manifest.shards))]
+    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    often = values[counts > 1]
+    groups: dict[str, list[str]] = {}
+    for number, found in enumerate(hashes):
+        places = np.flatnonzero(np.isin(found, often))
+        if len(places):
+            said, keys = _column(manifest, number, column), _column(manifest, number, "key")
+            for place in places.tolist():
+                groups.setdefault(said[place].as_py(), []).append(keys[place].as_py())
+    return [keys for _, keys in sorted(groups.items()) if len(keys) > 1]
+
+
+def _column(manifest: Manifest, number: int, name: str) -> pa.ChunkedArray:
+    system, inside = filesystem(manifest.file(number))
+    with system.open_input_file(inside) as source:
+        return pq.read_table(source, columns=[name]).column(name)
+
+
+def _numbers(strings: pa.ChunkedArray) -> np.ndarray:
+    """A 64-bit hash of each string, the same in every process."""
+    import pandas as pd
+
+    return pd.util.hash_array(np.asarray(strings.to_pylist(), dtype=object), categorize=False)

@@ -1,0 +1,220 @@
+"""A part of a source to shards: what one ingest task does, with no other task in view."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+from PIL import Image
+
+from raysde.data.dataset.manifest import SCHEMA, Shard, Split
+from raysde.data.dataset.shards import write_shard
+from raysde.data.ingest.samples import Bad, Part, Sample
+from raysde.data.ingest.statistics import Statistics
+from raysde.images.codec import JPEG, decode_image, encode_image
+from raysde.images.geometry import (
+    Fit,
+    bucket_shapes,
+    centred_box,
+    fitted,
+    nearest_bucket,
+    resized,
+)
+from raysde.images.open import is_plain, read_picture
+from raysde.images.remarks import Remarks
+from raysde.images.sizes import Size, read_size, shown_size
+
+Encode = Literal["auto", "keep", "png", "jpeg"]
+ENCODINGS = {
+    "auto": "keep the file where nothing changed, else JPEG for what was JPEG and is larger than 64 pixels, else PNG",
+    "keep": "keep the file where it can be, else PNG",
+    "png": "PNG, which loses nothing",
+    "jpeg": "JPEG",
+}
+SMALL = 64
+SHARD_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How samples become rows.
+
+    Attributes:
+        channels: 1 or 3.
+        size, fit: of the stored images, see :data:`raysde.images.geometry.FITS`; (height, width), or one number for both;
+            no size leaves them as they are.
+        bucket_multiple: sides of aspect-ratio buckets of as many pixels as a square ``size`` are multiples of this; 0
+            for no buckets.
+        encode, quality: of the stored files, see ``ENCODINGS``.
+        background: grey value under transparent images and beside padded ones.
+        validation: share of the rows, chosen by the hash of their content, that is kept for validation.
+        row_group, shard_rows: rows of a row group, and most rows of a shard.
+    """
+
+    channels: int
+    size: Size | int | None = None
+    fit: Fit = "crop"
+    bucket_multiple: int = 0
+    encode: Encode = "auto"
+    quality: int = 95
+    background: int = 255
+    validation: float = 0.0
+    row_group: int = 1024
+    shard_rows: int = 8192
+
+    def __post_init__(self) -> None:
+        shape = self.shape
+        if self.bucket_multiple and shape is not None and shape[0] != shape[1]:
+            raise ValueError(
+                f"the size {shown_size(shape)} does not go with buckets, which have proportions of their own: give one "
+                "number, whose square has about as many pixels as they will have"
+            )
+
+    @property
+    def shape(self) -> Size | None:
+        """(height, width) that images are brought to; None leaves them as they are."""
+        return None if self.size is None else read_size(self.size)
+
+    @property
+    def stored(self) -> Size | None:
+        """(height, width) of all stored images, without buckets; None if they differ."""
+        one = not self.bucket_multiple and self.fit in ("crop", "pad", "stretch")
+        return self.shape if one else None
+
+
+@dataclass
+class Converted:
+    """What became of a part."""
+
+    shards: list[Shard]
+    bad: list[Bad]
+    statistics: Statistics
+    unread: Counter[str] = field(default_factory=Counter)
+    remarks: Remarks = field(default_factory=Remarks)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "shards": [asdict(shard) for shard in self.shards],
+            "bad": [asdict(bad) for bad in self.bad],
+            "statistics": self.statistics.to_json(),
+            "unread": dict(sorted(self.unread.items())),
+            "remarks": self.remarks.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Converted":
+        """What :meth:`to_json` wrote."""
+        shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
+        bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
+        return cls(shards, bad, statistics, Counter(values["unread"]), Remarks.from_json(values["remarks"]))
+
+
+def convert(part: Part, number: int, rules: Rules, out: str) -> Converted:
+    """Writes the shards of a part: rows of one split and one shape in each; the same part gives the same bytes.
+
+    Raises:
+        ValueError: if the part cannot be read at all.
+    """
+    result = Converted([], [], Statistics())
+    waiting: dict[tuple[Split, tuple[int, int] | None], list[dict[str, Any]]] = defaultdict(list)
+    sizes: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
+
+    def write(kind: tuple[Split, tuple[int, int] | None]) -> None:
+        split, shape = kind
+        table = pa.Table.from_pylist(waiting.pop(kind), schema=SCHEMA)
+        file = file_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
+        taken[kind] += 1
+        result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
+        sizes.pop(kind)
+
+    taken: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
+    for kind, row in rows_of(part, rules, result):
+        waiting[kind].append(row)
+        sizes[kind] += len(row["image"]["bytes"])
+        if len(waiting[kind]) == rules.shard_rows or sizes[kind] >= SHARD_BYTES:
+            write(kind)
+    for kind in sorted(waiting, key=str):
+        write(kind)
+    return result
+
+
+def file_name(split: Split, shape: tuple[int, int] | None, number: int, again: int) -> str:
+    """Such as train-00012.parquet; with the bucket's (height, width), and a count if the part has several."""
+    bucket = f"-{shape[0]}x{shape[1]}" if shape else ""
+    return f"{split}{bucket}-{number:05d}{f'-{again}' if again else ''}.parquet"
+
+
+def rows_of(
+    part: Part, rules: Rules, result: Converted
+) -> Iterator[tuple[tuple[Split, tuple[int, int] | None], dict[str, Any]]]:
+    """The rows of a part with their split and shape; what is bad is noted in ``result``, and counted what is good."""
+    for sample in part.read():
+        if isinstance(sample, Bad):
+            result.bad.append(sample)
+            continue
+        try:
+            read = read_picture(sample.data, rules.channels, background=rules.background)
+            picture = read.picture
+            stored = shaped(picture, rules)
+            data = encoded(sample.data, picture, stored, rules)
+        except ValueError as error:
+            result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
+            continue
+        result.unread.update(sample.unread)
+        result.remarks.count(sample.key, read.changes)
+        result.statistics.count(stored, picture.size, sample.captions, sample.label)
+        fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
+        row = row_of(sample, stored, data)
+        yield (split_of(row["hash"], rules.validation), fixed), row
+
+
+def shaped(picture: Image.Image, rules: Rules) -> Image.Image:
+    """A picture at the size at which it is stored."""
+    if not rules.bucket_multiple or rules.shape is None:
+        return fitted(picture, rules.fit, rules.shape, rules.background)
+    shape = nearest_bucket(picture.size, bucket_shapes(rules.shape[0], rules.bucket_multiple))
+    return resized(picture, shape, centred_box(picture.size, shape))
+
+
+def encoded(data: bytes, found: Image.Image, stored: Image.Image, rules: Rules) -> bytes:
+    """The file that is stored.
+
+    Raises:
+        ValueError: if it is to be a JPEG and a side is too long for one.
+    """
+    if rules.encode in ("auto", "keep") and stored is found and is_readable(data, stored):
+        return data
+    lossy = rules.encode == "jpeg" or (rules.encode == "auto" and data[:2] == JPEG and max(stored.size) > SMALL)
+    return encode_image(stored, quality=rules.quality if lossy else None)
+
+
+def is_readable(data: bytes, stored: Image.Image) -> bool:
+    """Whether training can read the file as it is: its decoder is stricter than Pillow, which passes over damage."""
+    if not is_plain(data, stored):
+        return False
+    try:
+        decode_image(data, len(stored.getbands()))
+    except ValueError:
+        return False
+    return True
+
+
+def row_of(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]:
+    """A row of the shards."""
+    return {
+        "image": {"bytes": data, "path": None},
+        "captions": list(sample.captions),
+        "label": sample.label,
+        "key": sample.key,
+        "width": stored.width,
+        "height": stored.height,
+        "hash": hashlib.blake2b(sample.data, digest_size=8).hexdigest(),
+    }
+
+
+def split_of(content_hash: str, validation: float) -> Split:
+    """The split of a row, from its content alone: copies are never on both sides."""
+    return "validation" if int(content_hash, 16) < validation * 2**64 else "train"

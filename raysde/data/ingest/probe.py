@@ -1,0 +1,121 @@
+"""A look at the first images of a source, for what an ingest was not told."""
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from raysde.data.ingest.convert import Encode, Rules, encoded, shaped
+from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources import Source
+from raysde.images.geometry import Fit
+from raysde.images.open import is_grey, open_picture
+from raysde.images.sizes import Size
+
+LOOKED_AT = 16
+FURTHER = 256
+"""Images whose kind is looked at for colour, in at most 16 parts that are spread over the source."""
+GROUP_BYTES = 4 << 20
+
+
+def first_readable(source: Source) -> list[Sample]:
+    """Up to 16 samples from the beginning whose images can be read.
+
+    Raises:
+        ValueError: if there is none; with the first reason.
+    """
+    found: list[Sample] = []
+    reasons: list[str] = []
+    for sample in itertools.chain.from_iterable(part.read() for part in source.parts):
+        if isinstance(sample, Bad):
+            reasons.append(sample.reason)
+            continue
+        try:
+            open_picture(sample.data, 3)
+            found.append(sample)
+        except ValueError as error:
+            reasons.append(f"image {sample.key} cannot be read: {error}")
+        if len(found) == LOOKED_AT:
+            break
+    if not found:
+        raise ValueError(f"no image of the source can be read: {reasons[0] if reasons else 'there is none'}")
+    return found
+
+
+def rules_for(
+    source: Source,
+    *,
+    size: Size | int | None = None,
+    channels: int | None = None,
+    fit: Fit = "crop",
+    bucket_multiple: int = 0,
+    encode: Encode = "auto",
+    quality: int = 95,
+    background: int = 255,
+    validation: float = 0.0,
+    row_group: int | None = None,
+    shard_rows: int = 8192,
+) -> Rules:
+    """Rules for a source; what is None is taken from its first images.
+
+    Args:
+        size: see :func:`usual_size`.
+        channels: 1 if the files of all images that are looked at are grey, the first ones of up to 16 parts.
+        row_group: a power of two from 16 to 1024 that makes about 4 MB.
+
+    Raises:
+        ValueError: if no image can be read.
+    """
+    samples = first_readable(source)
+    pictures = [open_picture(sample.data, 3) for sample in samples]
+    rules = Rules(
+        channels=channels or (1 if all(is_grey(sample.data) for sample in samples) and all_grey(source) else 3),
+        size=None if fit == "keep" else size or usual_size(pictures, keeps=fit != "short" and not bucket_multiple),
+        fit=fit,
+        bucket_multiple=bucket_multiple,
+        encode=encode,
+        quality=quality,
+        background=background,
+        validation=validation,
+        shard_rows=shard_rows,
+    )
+    return replace(rules, row_group=row_group or fitting_group(samples, rules))
+
+
+def usual_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
+    """Return the size of the first pictures if it is the same, so that nothing of them is cut; else the first's short
+    side.
+
+    Args:
+        keeps: whether images of that size become images of one size.
+    """
+    sizes = {picture.size for picture in pictures}
+    width, height = pictures[0].size
+    return (height, width) if keeps and len(sizes) == 1 and width != height else min(width, height)
+
+
+def all_grey(source: Source) -> bool:
+    """Return True if the first files of parts spread over the source hold no colour by their kind."""
+    count = min(LOOKED_AT, len(source.parts))
+    parts = [source.parts[number * len(source.parts) // count] for number in range(count)]
+    for part in parts:
+        for sample in itertools.islice(part.read(), FURTHER // count):
+            if isinstance(sample, Bad):
+                continue
+            with contextlib.suppress(ValueError):  # the conversion names what is no image
+                if not is_grey(sample.data):
+                    return False
+    return True
+
+
+def fitting_group(samples: list[Sample], rules: Rules) -> int:
+    """Rows of a row group of about 4 MB."""
+    sizes = []
+    for sample in samples:
+        picture = open_picture(sample.data, rules.channels, background=rules.background)
+        with contextlib.suppress(ValueError):  # the conversion leaves out what cannot be brought to the size, by name
+            sizes.append(len(encoded(sample.data, picture, shaped(picture, rules), rules)))
+    wanted = max(16, min(1024, GROUP_BYTES * len(sizes) // max(1, sum(sizes))))
+    return 1 << (wanted.bit_length() - 1)

@@ -1,0 +1,152 @@
+"""Where an ingest reads from: image folders, WebDataset archives, Parquet files and arrays, local or remote."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from raysde.data.ingest.samples import Part
+from raysde.data.ingest.sources.arrays import open_arrays
+from raysde.data.ingest.sources.descriptions import Named, Vocabulary, read_names
+from raysde.data.ingest.sources.folder import open_folder
+from raysde.data.ingest.sources.listing import Contents, Listing, folder_root, list_files
+from raysde.data.ingest.sources.ndarray import ARRAY_SUFFIXES
+from raysde.data.ingest.sources.parquet import open_parquet
+from raysde.data.ingest.sources.records import is_record, pieces
+from raysde.data.ingest.sources.webdataset import TAR_SUFFIXES, open_webdataset
+from raysde.images.kinds import IMAGE_SUFFIXES
+
+Kind = Literal["folder", "webdataset", "parquet", "arrays"]
+Order = Literal["random", "source"]
+Missing = Literal["refuse", "bad"]
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "folder": IMAGE_SUFFIXES,
+    "webdataset": TAR_SUFFIXES,
+    "parquet": (".parquet",),
+    "arrays": ARRAY_SUFFIXES,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that was found and listed, and the parts it is read in.
+
+    Attributes:
+        kind: what it is.
+        parts: pieces that together hold every sample once.
+        identity: a hash of the files' names and sizes, the metadata's content and the options: the same source gives
+            the same parts.
+        count: samples, bad ones among them, if that is known without reading them.
+        notes: remarks that a person should see.
+        labels: class names in the order of their numbers, if they were given.
+    """
+
+    kind: Kind
+    parts: tuple[Part, ...]
+    identity: str
+    count: int | None
+    notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+def open_source(
+    path: str,
+    *,
+    part_rows: int = 8192,
+    order: Order = "random",
+    images: str | None = None,
+    label_names: str | None = None,
+    caption_template: str | None = None,
+    caption_column: str | None = None,
+    label_column: str | None = None,
+    missing: Missing = "refuse",
+) -> Source:
+    """Find out what a path holds, and cut it into parts.
+
+    Args:
+        path: a folder, a file, or a glob in the path's last part; local, or a URI that pyarrow knows (``s3://...``).
+        part_rows: samples in a part, of folders and arrays exactly, of Parquet about; of tar archives each is a part.
+        order: of a folder's images: by a hash of their names, so that classes are mixed in each part, or by name.
+            Other kinds keep their order.
+        images: the folder that paths in a Parquet column are relative to; each file's own folder if None.
+        label_names: a text file of class names, one a line, for labels that are numbers.
+        caption_template: the caption of samples that have none but a label, such as ``a photo of a {label}``.
+        caption_column, label_column: the one column, or key of JSON, that is read; the usual names if None.
+        missing: what becomes of images that metadata describes and that are not there: the source is refused, or each
+            of them is a Bad sample.
+
+    Raises:
+        ValueError: naming the path or file, if it is missing, empty, mixed or nothing that is known here, if its
+            metadata is wrong, or an option does not fit.
+    """
+    _check(part_rows, order, caption_template)
+    listing = list_files(path)
+    kind = recognise(listing)
+    words = Vocabulary(caption_column, label_column)
+    if words != Vocabulary() and kind == "arrays":
+        raise ValueError(
+            f"source {path} is of arrays, which have no columns; leave --caption-column, --label-column out"
+        )
+    if images is not None and kind != "parquet":
+        raise ValueError(f"images {images} is given, but source {path} is not of Parquet files with paths")
+    images = None if images is None else folder_root(images)
+    contents = _contents(listing, kind, part_rows, order, images, words)
+    if contents.missing and missing == "refuse":
+        more = f" (and {len(contents.missing) - 1} more)" if len(contents.missing) > 1 else ""
+        raise ValueError(f"{contents.missing[0]}{more}; --skip-bad leaves such entries out")
+    names = () if label_names is None else read_names(label_names)
+    parts = contents.parts
+    if names or caption_template is not None:
+        parts = [Named(part, names, caption_template) for part in parts]
+    options = (kind, part_rows, order, images, names, caption_template, words)
+    identity = _identity(listing, contents, options)
+    return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names))
+
+
+def _check(part_rows: int, order: Order, caption_template: str | None) -> None:
+    """Raise ValueError for an option that no source could follow."""
+    if part_rows < 1:
+        raise ValueError(f"part_rows is {part_rows}, expected at least 1")
+    if order not in ("random", "source"):
+        raise ValueError(f"order is {order!r}, expected 'random' or 'source'")
+    if caption_template is not None and "{label}" not in caption_template:
+        raise ValueError(f"caption_template {caption_template!r} does not hold {{label}}")
+
+
+def recognise(listing: Listing) -> Kind:
+    """Return the kind of source that the files make. Tables that a download left beside its images do not count.
+
+    Raises:
+        ValueError: naming the path, if there are no files, none of a known kind, or such of several kinds.
+    """
+    found = {kind: names for kind, suffixes in SUFFIXES.items() if (names := listing.names(*suffixes))}
+    downloaded = pieces(listing) if len(found) > 1 and "parquet" in found else frozenset()
+    if downloaded and all(is_record(name, downloaded) for name in found["parquet"]):
+        del found["parquet"]
+    if not found:
+        known = ", ".join(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+        empty = "is empty" if not listing.files else f"holds no file that is read ({known})"
+        raise ValueError(f"source {listing.given} {empty}")
+    if len(found) > 1:
+        examples = ", ".join(names[0] for names in found.values())
+        glob = listing.path("*" + next(SUFFIXES[kind][0] for kind in found if kind != "folder"))
+        raise ValueError(f"source {listing.given} holds files of several kinds ({examples}); give one, such as {glob}")
+    return next(iter(found))
+
+
+def _contents(
+    listing: Listing, kind: Kind, part_rows: int, order: Order, images: str | None, words: Vocabulary
+) -> Contents:
+    match kind:
+        case "folder":
+            return open_folder(listing, part_rows, order, words)
+        case "webdataset":
+            return open_webdataset(listing, words)
+        case "parquet":
+            return open_parquet(listing, part_rows, images, words)
+        case "arrays":
+            return open_arrays(listing, part_rows)
+
+
+def _identity(listing: Listing, contents: Contents, options: tuple[object, ...]) -> str:
+    files = [(file.name, file.size) for file in listing.files]
+    return hashlib.sha256(repr((files, contents.identity, options)).encode()).hexdigest()[:16]

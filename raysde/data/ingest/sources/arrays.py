@@ -1,0 +1,142 @@
+"""Images in arrays: NumPy's .npy and .npz, and the idx files of MNIST and its like, plain or compressed by gzip."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources.descriptions import label_of
+from raysde.data.ingest.sources.listing import Contents, Listing, list_beside, shown
+from raysde.data.ingest.sources.ndarray import ARRAY_SUFFIXES, Array, open_array, titles, tokens
+
+IMAGE_TOKENS = ("images", "image", "imgs", "x", "data")
+LABEL_TOKENS = ("labels", "label", "y", "targets", "target")
+TRAIN_TOKENS = {"train", "training"}
+OTHER_TOKENS = {"t10k", "test", "testing", "val", "valid", "validation"}
+
+
+@dataclass
+class ArrayPart:
+    """Some rows of an array of images."""
+
+    images: Array
+    labels: Array | None
+    first: int
+    name: str
+    count: int | None
+
+    def read(self) -> Iterator[Sample | Bad]:
+        """The rows in order, as PNG; a row whose label is no word and no number is Bad."""
+        stop = self.first + (self.count or 0)
+        rows = self.images.rows(self.first, stop)
+        labels = iter([None] * (stop - self.first)) if self.labels is None else self.labels.rows(self.first, stop)
+        for row, (image, label) in enumerate(zip(rows, labels, strict=True), start=self.first):
+            key = f"{self.images.file}#{row}"
+            try:
+                yield Sample(key, png(image), (), None if label is None else _label(label))
+            except ValueError as error:
+                yield Bad(key, f"{key}: {error}")
+
+
+def png(image: np.ndarray) -> bytes:
+    """A PNG file of a uint8 array [H, W] or [H, W, C], compressed fast and without loss."""
+    out = io.BytesIO()
+    Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def _label(value: np.ndarray) -> str | None:
+    item = value.reshape(()).item()
+    return label_of(item.decode("utf-8") if isinstance(item, bytes) else item)
+
+
+def open_arrays(listing: Listing, part_rows: int) -> Contents:
+    """The rows of the one array of images in a listing, or of the one for training, with the labels beside it.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or of another type or shape, if there are more labels than images
+            or fewer, or if there is no array of images or several.
+    """
+    images, notes = _choose(listing)
+    labels = _labels_of(listing, images)
+    if labels is None:
+        notes.append(f"{images.title} has no labels beside it")
+    elif labels.shape[0] != images.shape[0] or np.prod(labels.shape[1:]) != 1:
+        raise ValueError(
+            f"source {listing.given}: {labels.title} has shape {labels.shape}, expected one label for each of the "
+            f"{images.shape[0]} images in {images.title}"
+        )
+    rows = images.shape[0]
+    parts = [
+        ArrayPart(images, labels, start, f"{images.file}#{start}", min(part_rows, rows - start))
+        for start in range(0, rows, part_rows)
+    ]
+    return Contents(parts, rows, tuple(notes), _identity(images, labels))
+
+
+def _identity(*arrays: Array | None) -> tuple[str, ...]:
+    return tuple(f"{array.title} {array.shape} {array.dtype}" for array in arrays if array is not None)
+
+
+def _choose(listing: Listing) -> tuple[Array, list[str]]:
+    """The array of images that is read, and a remark about those that are not."""
+    arrays = [open_array(listing, title) for file in listing.names(*ARRAY_SUFFIXES) for title in titles(listing, file)]
+    found = [array for array in arrays if len(array.shape) >= 3]
+    train = [array for array in found if TRAIN_TOKENS & set(array.tokens)]
+    others = [array for array in found if OTHER_TOKENS & set(array.tokens) and array not in train]
+    notes = []
+    if len(found) > 1 and len(train) == 1 and len(train) + len(others) == len(found):
+        notes.append(f"{train[0].title} is read; {_how_to_read(listing, others)}")
+        found = train
+    if len(found) != 1:
+        what = "several arrays of images: give one of them" if found else "no array of images [N, H, W] or [N, H, W, C]"
+        named = shown([f"{array.title} {list(array.shape)}" for array in found or arrays])
+        raise ValueError(f"source {listing.given} holds {what} ({named})")
+    return _checked(found[0], listing), notes
+
+
+def _how_to_read(listing: Listing, others: list[Array]) -> str:
+    if others[0].member is not None:
+        return f"{shown([array.title for array in others])} of the same file is not"
+    return f"give {shown([listing.path(array.file) for array in others])} as the source to read the other"
+
+
+def _checked(array: Array, listing: Listing) -> Array:
+    """The array, if it can be images."""
+    colours = array.shape[3:]
+    fits = len(array.shape) == 3 or (len(array.shape) == 4 and colours[0] in (1, 3, 4))
+    if array.dtype != "|u1" or not fits or 0 in array.shape:
+        raise ValueError(
+            f"source {listing.given}: {array.title} is {np.dtype(array.dtype)} {list(array.shape)}, "
+            "expected uint8 [N, H, W] or [N, H, W, C] with 1, 3 or 4 colours and at least one image"
+        )
+    rows, height, width = array.shape[:3]
+    if len(array.shape) == 3 and width in (3, 4) and height > 2 * width:
+        raise ValueError(
+            f"source {listing.given}: {array.title} is {list(array.shape)}, one image [H, W, C] rather than {rows} of "
+            f"{height} x {width} pixels; save it as {[1, *array.shape]}, or grey images as {[*array.shape, 1]}"
+        )
+    return array
+
+
+def _labels_of(listing: Listing, images: Array) -> Array | None:
+    """The array whose name is that of the images with the word for images replaced by one for labels."""
+    wanted = {_renamed(images.tokens, text) for text in LABEL_TOKENS} - {images.tokens}
+    files = [images.file] if images.member else []
+    folder = images.file.rpartition("/")[0]
+    beside = listing.names(*ARRAY_SUFFIXES) if listing.folder else [file.name for file in list_beside(listing)]
+    files += [name for name in beside if name.rpartition("/")[0] == folder and tokens(name) in wanted]
+    found = [title for file in dict.fromkeys(files) for title in titles(listing, file) if title.tokens in wanted]
+    exact = [title for title in found if title.file.endswith(".gz") == images.file.endswith(".gz")]
+    if len(exact or found) > 1:
+        raise ValueError(
+            f"source {listing.given}: several labels for {images.title}: {shown([t.title for t in found])}"
+        )
+    return open_array(listing, (exact or found)[0]) if found else None
+
+
+def _renamed(words: tuple[str, ...], text: str) -> tuple[str, ...]:
+    return tuple(text if word in IMAGE_TOKENS else "idx1" if word == "idx3" else word for word in words)

@@ -1,0 +1,159 @@
+"""JSON documents that describe many images of a folder.
+
+EDM and StyleGAN   {"labels": [["00000/img00000000.png", 3], ...]}, or null for no labels
+COCO captions      {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "..."}]}
+rows               [{"file_name": "1.jpg", "text": "...", "label": 3}, ...]
+by name            {"1.jpg": "a caption", "2.jpg": ["one", "another"], "3.jpg": {"caption": "...", "label": 3}}
+"""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+from raysde.data.ingest.sources.book import Book
+from raysde.data.ingest.sources.columns import normal
+from raysde.data.ingest.sources.descriptions import FILE_KEYS, captions_of, describe, label_of
+from raysde.data.ingest.sources.listing import Listing, shown, utf8
+from raysde.data.ingest.sources.metadata import column_notes, image_of
+from raysde.io.documents import read_json
+
+LARGEST = 1 << 30
+
+
+def read_catalogue(listing: Listing, file: str, book: Book) -> bytes | None:
+    """Add what one JSON document says to ``book``; return its bytes, or None if it is of no known form.
+
+    Raises:
+        ValueError: naming the file and the entry, if the document is not valid JSON, or an entry is wrong.
+    """
+    if next(one.size for one in listing.files if one.name == file) > LARGEST:
+        return None
+    data = listing.read(file)
+    where = listing.path(file)
+    document = read_json(utf8(data, where), where)
+    reader = _reader(document, PurePosixPath(file), book)
+    if reader is None:
+        return None
+    reader(document, where, PurePosixPath(file), book)
+    return data
+
+
+def _reader(document: Any, file: PurePosixPath, book: Book) -> Callable[[Any, str, PurePosixPath, Book], None] | None:
+    if isinstance(document, list):
+        rows = document and all(isinstance(row, dict) for row in document)
+        return _read_rows if rows and any(normal(key) in FILE_KEYS for key in document[0]) else None
+    if not isinstance(document, dict):
+        return None
+    if "labels" in document and (document["labels"] is None or _pairs(document["labels"])):
+        return _read_labels
+    if isinstance(document.get("images"), list) and isinstance(notes := document.get("annotations"), list):
+        captions = any(isinstance(note, dict) and "caption" in note for note in notes)
+        paths = [image.get("file_name") for image in document["images"] if isinstance(image, dict)]
+        here = any(_is_image(path, file, book) for path in paths if isinstance(path, str))
+        return _read_coco if captions and here else None
+    return _read_names if _names_images(document, file, book) else None
+
+
+def _pairs(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in value)
+    )
+
+
+def _names_images(document: dict[str, Any], file: PurePosixPath, book: Book) -> bool:
+    """Return True if a key is the path or name of an image; a bare number or word is none unless most keys are such."""
+    found = [_is_image(key, file, book) for key in document]
+    return any(yes and PurePosixPath(key).suffix for yes, key in zip(found, document, strict=True)) or (
+        2 * sum(found) > len(found)
+    )
+
+
+def _is_image(key: str, file: PurePosixPath, book: Book) -> bool:
+    try:
+        return book.find(key, file.parent) is not None
+    except ValueError:
+        return False
+
+
+def _add(book: Book, given: str, file: PurePosixPath, where: str, captions: tuple[str, ...], label: str | None) -> None:
+    name = book.find(given, file.parent)
+    if name is None:
+        book.miss(given, f"{where}: image {given!r} is not among the images of the source")
+    else:
+        book.add(name, captions, label)
+
+
+def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
+    """Read the dataset.json of EDM and StyleGAN."""
+    book.labelled = str(file)
+    for number, (name, label) in enumerate(document["labels"] or (), start=1):
+        try:
+            if isinstance(label, list):
+                raise ValueError(f"its label {str(label)[:40]} is a list, expected one class number")
+            _add(book, name, file, f"{where}, label {number}", (), label_of(label))
+        except ValueError as error:
+            raise ValueError(f"{where}, label {number} ({name}): {error}") from error
+    others = [key for key in document if key != "labels"]
+    if others:
+        book.notes.append(f"{file}: {shown(others)} {'is' if len(others) == 1 else 'are'} not read")
+
+
+def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
+    """Read captions as COCO keeps them."""
+    files: dict[Any, str] = {}
+    for number, image in enumerate(document["images"], start=1):
+        name, key = (image.get("file_name"), image.get("id")) if isinstance(image, dict) else (None, None)
+        if not isinstance(name, str) or not isinstance(key, (int, str)):
+            raise ValueError(f"{where}, image {number} has no id or no file_name")
+        if files.setdefault(key, name) != name:
+            raise ValueError(f"{where}: images {files[key]!r} and {name!r} have the id {key!r}")
+    book.labelled = str(file)
+    for number, note in enumerate(document["annotations"], start=1):
+        try:
+            if (key := note.get("image_id")) not in files:
+                other = next((known for known in files if str(known) == str(key)), None)
+                remedy = "" if other is None else f", only one with {other!r}; write ids the same way in both lists"
+                raise ValueError(f"there is no image with the id {key!r}{remedy}")
+            captions = captions_of(note.get("caption"))
+            _add(book, files[key], file, f"{where}, annotation {number}", captions, None)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"{where}, annotation {number}: {error}") from error
+
+
+def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
+    """Read a list of rows, as JSON lines hold them."""
+    columns: dict[str, None] = {}
+    for number, row in enumerate(document, start=1):
+        columns.update(dict.fromkeys(row))
+        try:
+            given = image_of(row, PurePosixPath(), book)
+            _add(book, given, file, f"{where}, entry {number}", *describe(row, book.words))
+        except ValueError as error:
+            raise ValueError(f"{where}, entry {number}: {error}") from error
+    book.require(columns, where)
+    book.notes += column_notes(str(file), columns, book)
+
+
+def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
+    """Read captions, or in a file named after labels labels, by the images' names."""
+    columns: dict[str, None] = {}
+    of_labels = any(word in normal(file.stem) for word in ("label", "class")) and "caption" not in normal(file.stem)
+    for name, value in document.items():
+        captions: tuple[str, ...] = ()
+        label = None
+        try:
+            if isinstance(value, dict):
+                columns.update(dict.fromkeys(value))
+                captions, label = describe(value, book.words)
+            elif of_labels or isinstance(value, (int, float)):
+                label = label_of(value)
+            else:
+                captions = captions_of(value)
+            _add(book, name, file, f"{where}, key {name!r}", captions, label)
+        except ValueError as error:
+            raise ValueError(f"{where}, key {name!r}: {error}") from error
+    if columns:
+        book.require(columns, where)
+    book.notes += column_notes(str(file), columns, book)

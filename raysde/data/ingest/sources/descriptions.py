@@ -1,0 +1,196 @@
+"""What is said about an image: captions and labels, cleaned the same way for every kind of source."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from raysde.data.ingest.samples import MAX_CAPTION, Bad, Part, Sample
+from raysde.data.ingest.sources.columns import given, normal, shown_names
+from raysde.data.ingest.sources.listing import list_files, utf8
+
+FILE_KEYS = (
+    "file_name",
+    "filename",
+    "file",
+    "image",
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "image_file",
+    "image_name",
+    "img_path",
+    "img",
+)
+TEXT_KEYS = ("text", "caption", "prompt", "captions", "texts", "prompts", "caption_text", "image_caption")
+LABEL_KEYS = ("label", "class", "labels")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names under which columns and keys are read, as :func:`raysde.data.ingest.sources.columns.normal` writes them.
+
+    Attributes:
+        captions, labels: names for each; the only one if it was chosen.
+        caption, label: the names that were chosen, or None.
+    """
+
+    caption: str | None = None
+    label: str | None = None
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return TEXT_KEYS if self.caption is None else (normal(self.caption),)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return LABEL_KEYS if self.label is None else (normal(self.label),)
+
+    def reads(self, name: str) -> bool:
+        """Return True for the name of a column that is read."""
+        return normal(name) in self.captions or normal(name) in self.labels
+
+    def require(self, names: Iterable[str], where: str) -> None:
+        """Compare the chosen names with those that are there.
+
+        Raises:
+            ValueError: if a chosen name is not there; with the names that are.
+        """
+        there = list(names)
+        for option, name in (("--caption-column", self.caption), ("--label-column", self.label)):
+            if name is not None and normal(name) not in map(normal, there):
+                raise ValueError(
+                    f"{where} has no column {name!r}, which {option} asks for; it has {shown_names(there)}"
+                )
+
+
+ANY = Vocabulary()
+
+
+def clean(captions: Iterable[str]) -> tuple[str, ...]:
+    """Captions without white space at both ends, none of them blank, cut to ``MAX_CAPTION`` characters.
+
+    Raises:
+        ValueError: if one holds half a surrogate pair, which JSON can write and nothing can store.
+    """
+    result = tuple(cut for caption in captions if (cut := caption.strip()[:MAX_CAPTION].rstrip()))
+    for caption in result:
+        if any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise ValueError(f"caption {caption[:40]!r} is not valid Unicode")
+    return result
+
+
+def captions_of(value: Any) -> tuple[str, ...]:
+    """The captions in a string, a list of strings, or nothing.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    captions = [caption for caption in values if caption is not None]
+    if not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"caption {str(value)[:40]!r} is not a string or a list of strings")
+    return clean(captions)
+
+
+def label_of(value: Any) -> str | None:
+    """Return a label as text: a word, or a whole number in decimal; a list of one label is that label.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, list) and len(value) == 1:
+        return label_of(value[0])
+    if isinstance(value, str):
+        return next(iter(clean([value])), None)
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
+        raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number")
+    return str(int(value))
+
+
+def describe(row: Mapping[str, Any], words: Vocabulary = ANY) -> tuple[tuple[str, ...], str | None]:
+    """Return captions and label of one entry of metadata.
+
+    Raises:
+        ValueError: if their values are neither text nor numbers, or two columns that mean the same differ.
+    """
+    captions = {name: captions_of(value) for name, value in given(row, words.captions).items()}
+    labels = {name: label_of(value) for name, value in given(row, words.labels).items()}
+    said = max(captions.values(), key=len, default=())
+    for name, others in captions.items():
+        if not set(others) <= set(said):
+            most = next(other for other, values in captions.items() if values == said)
+            raise ValueError(f"captions differ in {most!r} and {name!r}; --caption-column names the one to read")
+    words_found = {label: name for name, label in labels.items() if label is not None}
+    if len(words_found) > 1:
+        one, other = list(words_found.values())[:2]
+        raise ValueError(f"labels differ in {one!r} and {other!r}; --label-column names the one to read")
+    return said, next(iter(words_found), None)
+
+
+@dataclass
+class Named:
+    """A part whose numbers are turned into class names, and its labels into captions where there are none.
+
+    Attributes:
+        part: where the samples come from.
+        names: class names by number; empty leaves labels as they are.
+        template: a caption with ``{label}`` in it, or None.
+    """
+
+    part: Part
+    names: tuple[str, ...]
+    template: str | None
+    name: str = field(init=False)
+    count: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name, self.count = self.part.name, self.part.count
+
+    def read(self) -> Iterator[Sample | Bad]:
+        """The part's samples; a label that has no name is Bad."""
+        for sample in self.part.read():
+            try:
+                yield sample if isinstance(sample, Bad) else self._named(sample)
+            except ValueError as error:
+                yield Bad(sample.key, f"{sample.key}: {error}")
+
+    def _named(self, sample: Sample) -> Sample:
+        label = self._name(sample.label)
+        captions = sample.captions
+        if self.template is not None and label is not None and not captions:
+            captions = clean([self.template.replace("{label}", label)])
+        return replace(sample, captions=captions, label=label)
+
+    def _name(self, label: str | None) -> str | None:
+        if not self.names or label is None or label in self.names:
+            return label
+        if not label.isdecimal() or int(label) >= len(self.names):
+            raise ValueError(f"label {label!r} is neither a number below {len(self.names)} nor one of the class names")
+        return self.names[int(label)]
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """Class names from a text file, one a line.
+
+    Raises:
+        ValueError: naming the file, if it is missing, not UTF-8 or empty, or a line is blank or repeats another.
+    """
+    listing = list_files(path)
+    if listing.folder or len(listing.files) != 1:
+        raise ValueError(f"label_names {path} is not one text file")
+    text = utf8(listing.read(listing.files[0].name), path)
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            raise ValueError(f"label_names {path}, line {number} is {'blank' if not name else f'{name!r} again'}")
+        if name.isdecimal() and len(name) < 10 and number - 1 != int(name) < len(names):
+            raise ValueError(
+                f"label_names {path}, line {number}: {name!r} names class {number - 1} and is the number of another; "
+                "give names that are no numbers of other classes"
+            )
+    return names

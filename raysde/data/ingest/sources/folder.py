@@ -1,0 +1,188 @@
+"""A folder of images, as people have it: with metadata, files beside the images, or a subfolder for each class."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources.book import Book, Said
+from raysde.data.ingest.sources.catalogues import read_catalogue
+from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
+from raysde.data.ingest.sources.listing import Contents, Listing, Reader, shown
+from raysde.data.ingest.sources.metadata import metadata_files, read_metadata
+from raysde.data.ingest.sources.records import is_record, pieces
+from raysde.data.ingest.sources.sidecars import CAPTIONS, JSON, Told, paired, read_sidecars
+from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES
+from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
+
+SPLIT = re.compile(r"(train|training|test|testing|val|valid|validation|dev)([-_ ]?(\d+|set|images?|data))?")
+DESCRIPTIVE = (JSON, *JSON_LINES, *TABLES, *CAPTIONS, ".yaml", ".yml", ".xml", ".xlsx", ".arrow", ".parquet")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: its path in the folder, what descriptions of many images say, and the files beside it to read.
+
+    Attributes:
+        problem: a sentence if the image is described and not there.
+    """
+
+    name: str
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    files: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass
+class FolderPart:
+    """Some images of a folder."""
+
+    root: str
+    name: str
+    items: tuple[Item, ...]
+    words: Vocabulary = ANY
+    count: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.count = len(self.items)
+
+    def read(self) -> Iterator[Sample | Bad]:
+        """Yield the images in order; one is Bad if it or a file beside it is missing or wrong."""
+        reader = Reader(self.root)
+        for item in self.items:
+            try:
+                yield self._sample(item, reader)
+            except ValueError as error:
+                yield Bad(item.name, str(error))
+
+    def _sample(self, item: Item, reader: Reader) -> Sample:
+        if item.problem is not None:
+            raise ValueError(item.problem)
+        told = read_sidecars(item.files, self.words, reader) if item.files else Told()
+        if None not in (item.label, told.label) and item.label != told.label:
+            raise ValueError(
+                f"image {item.name} has the label {told.label!r} in {shown(item.files)} and {item.label!r} by its "
+                "folder or in the metadata; make them equal or remove one"
+            )
+        label = told.label if item.label is None else item.label
+        return Sample(item.name, reader(item.name), item.captions or told.captions, label, told.unread)
+
+
+def open_folder(
+    listing: Listing, part_rows: int, order: Literal["random", "source"], words: Vocabulary = ANY
+) -> Contents:
+    """Return the images of a listing, in name order or in the order of a hash of their names.
+
+    Raises:
+        ValueError: if the listing is not of a folder, or its metadata is wrong; naming the culprit.
+    """
+    if not listing.folder:
+        raise ValueError(f"source {listing.given} is made of single images, expected the folder that holds them")
+    images = listing.names(*IMAGE_SUFFIXES)
+    beside = paired(listing, images)
+    pairs = {file for files in beside.values() for file in files}
+    book = Book(frozenset(images), words)
+    described, identity = _describe(listing, book, pairs)
+    if words != ANY and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
+        raise ValueError(
+            f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
+        )
+    labels, notes = _folder_labels(listing, images, book)
+    items = [_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
+    items += [Item(name, problem=reason) for name, reason in book.missing.items()]
+    notes += book.notes + _remarks(listing, items, described, beside)
+    read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
+    notes += unread_note((file.name for file in listing.files), read)
+    if order == "random":
+        items.sort(key=lambda item: (hashlib.blake2b(item.name.encode(), digest_size=16).digest(), item.name))
+    parts = [
+        FolderPart(listing.root, f"images#{start}", tuple(items[start : start + part_rows]), words)
+        for start in range(0, len(items), part_rows)
+    ]
+    identity.append(f"labels of {len(labels)} images from folders")
+    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.missing.values()))
+
+
+def _describe(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str], list[str]]:
+    """Read the tables that describe the images, or else the JSON documents; return their names, and their hashes."""
+    read: dict[str, bytes] = {file: read_metadata(listing, file, book) for file in metadata_files(listing)}
+    if not read:
+        records = pieces(listing)
+        for file in listing.names(JSON):
+            if file not in beside and not is_record(file, records):
+                data = read_catalogue(listing, file, book)
+                if data is not None:
+                    read[file] = data
+        if read:
+            book.notes.append(f"captions and labels are read from {shown(list(read))}")
+    return list(read), [hashlib.sha256(data).hexdigest() for data in read.values()]
+
+
+def _item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> Item:
+    return Item(name, said.captions, said.label if label is None else label, () if said.captions else beside)
+
+
+def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dict[str, str], list[str]]:
+    """Return the first folder's name for each image, if nothing gives a label and there are several such folders."""
+    folders = {name: name.partition("/")[0] for name in images if "/" in name}
+    names = sorted(set(folders.values()))
+    labelled = any(entry.label is not None for entry in book.said.values())
+    if labelled or not names:
+        return {}, []
+    if len(names) == 1 or len(folders) < len(images):
+        return {}, _without_labels(listing, folders, len(images), book)
+    if book.labelled is not None:
+        return {}, [f"{book.labelled} gives no labels, and none are taken from the {len(names)} subfolders"]
+    if set(names) <= pieces(listing):
+        return {}, [f"the subfolders ({shown(names)}) are pieces of a download, so no label is taken from them"]
+    if all(SPLIT.fullmatch(name.lower()) for name in names):
+        return {}, [
+            f"the subfolders ({shown(names)}) are named like splits, so no label is taken from them and all are read; "
+            f"give {listing.path(names[0])} to read one"
+        ]
+    return folders, [f"labels are the names of the {len(names)} subfolders: {shown(names, 10)}"]
+
+
+def _without_labels(listing: Listing, folders: dict[str, str], images: int, book: Book) -> list[str]:
+    """Return a remark on subfolders that may be classes and are not taken for such."""
+    if book.labelled is not None:
+        return []
+    names = sorted(set(folders.values()))
+    if len(names) > 1:
+        return [
+            f"no label is taken from the subfolders ({shown(names)}), since {images - len(folders)} images lie beside "
+            "them; move those to make classes of the subfolders"
+        ]
+    below = sorted({name.split("/")[1] for name in folders if name.count("/") > 1})
+    if len(folders) < images or len(below) < 2:
+        return []
+    return [
+        f"no label is taken from folders in folders ({shown([f'{names[0]}/{name}' for name in below])}); "
+        f"give {listing.path(names[0])} to make classes of them"
+    ]
+
+
+def _remarks(
+    listing: Listing, items: list[Item], described: list[str], beside: dict[str, tuple[str, ...]]
+) -> list[str]:
+    notes = []
+    pairs = {file for files in beside.values() for file in files}
+    unread = [name for name in listing.names(*DESCRIPTIVE) if name not in pairs and name not in described]
+    downloaded = pieces(listing)
+    records = [name for name in unread if is_record(name, downloaded)]
+    if records:
+        notes.append(f"records of a download are not read: {shown(records)}")
+    if others := [name for name in unread if name not in records]:
+        reason = (
+            f"since there is {described[0]}" if described else "since they are neither metadata nor beside an image"
+        )
+        notes.append(f"not read, {reason}: {shown(others, 10)}")
+    if passed := sum(1 for item in items if item.captions and item.name in beside):
+        notes.append(f"files beside {passed} images are not read, since {described[0]} has their captions")
+    silent = sum(not item.captions and not item.files and item.problem is None for item in items)
+    if silent:
+        notes.append(f"{silent} of {sum(item.problem is None for item in items)} images have no caption of their own")
+    return notes

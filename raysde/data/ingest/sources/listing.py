@@ -1,0 +1,227 @@
+"""The files of a source through pyarrow's file systems, and what each kind of source makes of them."""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from raysde.data.ingest.samples import Part
+from raysde.io.filesystems import child, filesystem
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: its path relative to the listing's root, and its bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files in name order, without hidden ones.
+
+    Attributes:
+        given: the path as the user wrote it, for messages.
+        root: absolute path or URI of the folder that the names are relative to; the same in every process.
+        files: the files.
+        folder: whether all of a folder is listed, not files chosen from it.
+    """
+
+    given: str
+    root: str
+    files: tuple[File, ...]
+    folder: bool
+
+    def names(self, *suffixes: str) -> list[str]:
+        """The names that end so, in any case of letters."""
+        return [file.name for file in self.files if file.name.lower().endswith(suffixes)]
+
+    def path(self, name: str) -> str:
+        """A file's path as a person would write it."""
+        return child(self.given if self.folder else self.root, name)
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file."""
+        return Reader(self.root)(name)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a listing holds.
+
+    Attributes:
+        parts: pieces that together hold every sample once.
+        count: samples, if that is known.
+        notes: remarks that a person should see.
+        identity: what else tells it from other listings of files with the same names and sizes.
+        missing: a sentence for each image that is described and not there.
+    """
+
+    parts: Sequence[Part]
+    count: int | None
+    notes: tuple[str, ...] = ()
+    identity: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def reach(root: str) -> tuple[pafs.FileSystem, str]:
+    """The file system and the folder in it, without a slash at the end, of a listing's root."""
+    system, folder = filesystem(root)
+    return system, folder.rstrip("/")
+
+
+class Reader:
+    """Reads whole files under a root, or a folder in it."""
+
+    def __init__(self, root: str, below: str = ".") -> None:
+        self.system, folder = reach(root)
+        self.folder = folder if below == "." else f"{folder}/{below}"
+
+    def __call__(self, name: str) -> bytes:
+        """All bytes of a file.
+
+        Raises:
+            ValueError: naming the file, if it is missing or may not be read. What a file system says otherwise, such
+                as a network that failed, is raised as it is: another attempt may succeed.
+        """
+        path = f"{self.folder}/{name}"
+        try:
+            with self.system.open_input_stream(path, compression=None) as source:
+                return source.read()
+        except PermissionError as error:
+            raise ValueError(f"file {name} cannot be read: {error}") from error
+        except OSError as error:
+            if self.system.get_file_info(path).type == pafs.FileType.File:
+                raise
+            raise ValueError(f"file {name} is missing") from error
+
+
+def inside(name: str) -> str:
+    """A relative path without ``./`` and doubled slashes.
+
+    Raises:
+        ValueError: naming the path, if it is absolute or climbs with ``..``.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"path {name!r} is absolute or holds '..', expected one inside the folder")
+    return str(path)
+
+
+def utf8(data: bytes, what: str) -> str:
+    """Text of UTF-8 bytes, with or without a byte order mark.
+
+    Raises:
+        ValueError: naming ``what`` and the line, if they are something else.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{what}, line {line} is not UTF-8; save the file in that encoding") from None
+
+
+def list_files(path: str) -> Listing:
+    """The files that a path means: a folder with all below it, one file, or those that a glob in its last part matches.
+
+    Files and folders whose names begin with a dot are left out.
+
+    Raises:
+        ValueError: naming the path, if nothing is there, or a name in it is not UTF-8.
+    """
+    system, inner = _reach_given(path)
+    info = system.get_file_info(inner)
+    if info.type == pafs.FileType.Directory:
+        root = path if "://" in path else inner
+        return Listing(path, root, _below(system, inner, path, recursive=True), True)
+    root, folder = _parent(path), str(PurePosixPath(inner).parent)
+    if info.type == pafs.FileType.File:
+        return Listing(path, root, (File(info.base_name, info.size),), False)
+    files = _matching(system, folder, path, PurePosixPath(inner).name)
+    return Listing(path, root, files, False)
+
+
+def folder_root(path: str) -> str:
+    """The absolute path or URI of a folder.
+
+    Raises:
+        ValueError: naming the path, if it is not one.
+    """
+    system, inner = _reach_given(path)
+    if system.get_file_info(inner).type != pafs.FileType.Directory:
+        raise ValueError(f"{path} is not a folder")
+    return path if "://" in path else inner
+
+
+def list_beside(listing: Listing) -> tuple[File, ...]:
+    """The files in the root itself, also those that were not chosen."""
+    system, folder = reach(listing.root)
+    return _below(system, folder, listing.given, recursive=False)
+
+
+def _reach_given(path: str) -> tuple[pafs.FileSystem, str]:
+    system, inner = filesystem(path)
+    return system, inner.rstrip("/") or "/"
+
+
+def _parent(path: str) -> str:
+    if "://" not in path:
+        return str(Path(path).expanduser().absolute().parent)
+    place, mark, options = path.partition("?")
+    return place.rstrip("/").rpartition("/")[0] + "/" + mark + options
+
+
+def _matching(system: Any, folder: str, path: str, pattern: str) -> tuple[File, ...]:
+    is_folder = system.get_file_info(folder).type == pafs.FileType.Directory
+    if not is_folder or not any(mark in pattern for mark in "*?["):
+        raise ValueError(f"source {path} is missing: no file, folder or glob (in the last part of the path) is there")
+    found = _below(system, folder, path, recursive=False)
+    files = tuple(file for file in found if fnmatch.fnmatchcase(file.name, pattern))
+    if not files:
+        raise ValueError(f"source {path} matches no file")
+    return files
+
+
+def _below(system: Any, folder: str, given: str, *, recursive: bool) -> tuple[File, ...]:
+    try:
+        infos = system.get_file_info(pafs.FileSelector(folder, recursive=recursive))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"source {given} holds a name that is not UTF-8: {error.object!r}") from None
+    start = len(folder.rstrip("/")) + 1
+    files = [File(info.path[start:], info.size) for info in infos if info.type == pafs.FileType.File]
+    return tuple(sorted((file for file in files if not _hidden(file.name)), key=lambda file: file.name))
+
+
+def _hidden(name: str) -> bool:
+    return any(piece.startswith(".") for piece in name.split("/"))
+
+
+def runs(sizes: Sequence[int], least: int) -> list[tuple[int, int]]:
+    """Neighbours put together until each run holds about ``least``: (start, stop) of each."""
+    result: list[tuple[int, int]] = []
+    start = held = 0
+    for number, size in enumerate(sizes):
+        if held and held + size > least:
+            result.append((start, number))
+            start, held = number, 0
+        held += size
+    return [*result, (start, len(sizes))] if start < len(sizes) else result
+
+
+def split_note(names: Sequence[str]) -> tuple[str, ...]:
+    """A remark, if files whose names begin with train and test are read as one."""
+    starts = {re.split(r"[-_.]", PurePosixPath(name).name.lower())[0] for name in names}
+    if not {"train", "test"} <= starts:
+        return ()
+    return ("files of train and test are read alike; give a glob such as train-* to read some of them",)
+
+
+def shown(names: Sequence[str], limit: int = 5) -> str:
+    """Some names for a message, and how many more there are."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,84 @@
+"""Names of files in tar archives: which sample a file belongs to, and what it is of it.
+
+WebDataset cuts a name at its first dot: ``a.png``, ``a.txt`` and ``a.seg.png`` belong to the sample ``a``. People also
+have ``img_v1.5.png`` and ``photo 1.2.png``, whose names hold dots. A piece between two dots that is a word, such as
+``seg`` or ``target``, or a known word and a number, such as ``image2``, says what the file is of its sample; any other
+piece, such as ``5``, belongs to the name, and so do the pieces before it.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from raysde.images.kinds import IMAGE_SUFFIXES
+
+IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
+CAPTIONS = ("txt", "text", "caption")
+LABELS = ("cls", "label")
+JSON = ("json",)
+READ = IMAGES + CAPTIONS + LABELS + JSON
+
+CAPTION_WORDS = {"caption", "captions", "text", "txt", "prompt"}
+LABEL_WORDS = {"label", "class", "cls"}
+JSON_WORDS = {"metadata", "meta", "info", "annotation", "annotations", *CAPTION_WORDS}
+WORD = re.compile(r"[^\W\d_]+([_-][^\W\d_]+)*")
+NUMBERED = re.compile(r"([^\W\d]+?)[_-]?\d+")
+COUNTED = {"image", "img", "frame", "view", "crop", "seg", "mask", "depth", "input", "target", *CAPTION_WORDS, *IMAGES}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The sample that a file belongs to, and its extension there.
+
+    Attributes:
+        stem: the path up to the base name's first dot.
+        key: the path of its sample; the stem, and pieces behind it that belong to the name.
+        extension: the rest without the dot between, in small letters.
+    """
+
+    stem: str
+    key: str
+    extension: str
+
+    @property
+    def suffix(self) -> str:
+        """The last piece of the extension."""
+        return self.extension.rpartition(".")[2]
+
+    def under(self, key: str) -> str:
+        """Return the extension that the file has as one of the sample ``key``, which its path begins with."""
+        return f"{self.key}.{self.extension}"[len(key) + 1 :].lower()
+
+
+def place(path: str) -> Place:
+    """Return where a file belongs."""
+    folder, slash, base = path.rpartition("/")
+    first, *pieces = base.split(".")
+    stem = folder + slash + first
+    if not pieces:
+        return Place(stem, stem, "")
+    names = [number for number, piece in enumerate(pieces[:-1], start=1) if not _says_what(piece)]
+    cut = names[-1] if names else 0
+    return Place(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower())
+
+
+def _says_what(piece: str) -> bool:
+    counted = NUMBERED.fullmatch(piece)
+    return WORD.fullmatch(piece) is not None or (counted is not None and counted[1].lower() in COUNTED)
+
+
+def is_about(extension: str, image: str, words: set[str]) -> bool:
+    """Return True if a file of this extension describes the sample or its image: without a word of its own, with the
+    image's, with all of the image's extension, or with one of ``words``."""
+    own = extension.rpartition(".")[0]
+    return own in ("", image.rpartition(".")[0], image) or own.rstrip("0123456789_-") in words
+
+
+def kind_of(extension: str) -> str:
+    """Return how files of an extension are named in a report."""
+    return f".{re.sub('[0-9]+', 'N', extension)} files" if extension else "files without a suffix"
+
+
+def base_name(key: str, extension: str) -> str:
+    """Return the base name of a sample's file."""
+    return PurePosixPath(f"{key}.{extension}").name

@@ -1,0 +1,102 @@
+"""Tables that describe the images of a folder, a row for each image or caption: JSON lines, CSV and TSV."""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from raysde.data.ingest.sources.book import Book
+from raysde.data.ingest.sources.columns import given, normal, shown_names
+from raysde.data.ingest.sources.descriptions import FILE_KEYS, describe
+from raysde.data.ingest.sources.listing import Listing, inside, shown, utf8
+from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES, json_rows, table_rows
+
+
+def metadata_files(listing: Listing) -> list[str]:
+    """Return the tables that describe the images: every metadata.jsonl; else every metadata.csv or .tsv; else the one
+    table.
+
+    Raises:
+        ValueError: if there are several tables of other names.
+    """
+    tables = listing.names(*JSON_LINES, *TABLES)
+    named = [name for name in tables if PurePosixPath(name).stem.lower() == "metadata"]
+    lines = [name for name in named if name.lower().endswith(JSON_LINES)]
+    if len(tables) > 1 and not named:
+        raise ValueError(
+            f"source {listing.given} holds {len(tables)} tables (JSON lines, CSV or TSV), expected one: "
+            f"{shown(tables)}; name those that describe the images metadata.jsonl or metadata.csv"
+        )
+    return lines or named or tables
+
+
+def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
+    """Add what one table says to ``book``; return the table's bytes.
+
+    Raises:
+        ValueError: naming the file and the line or entry, if it is not UTF-8, not valid, names no image, or gives an
+            image another label than before.
+    """
+    data = listing.read(file)
+    where = listing.path(file)
+    text = utf8(data, where)
+    delimiter = TABLES.get(PurePosixPath(file).suffix.lower())
+    rows = json_rows(text, where) if delimiter is None else table_rows(text, where, delimiter)
+    columns: dict[str, None] = {}
+    for number, row in enumerate(rows, start=1):
+        columns.update(dict.fromkeys(row))
+        read_row(row, f"{where}, entry {number}", PurePosixPath(file).parent, book)
+    book.require(columns, where)
+    book.notes += column_notes(file, columns, book)
+    return data
+
+
+def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book) -> None:
+    """Add what one row says about its image to ``book``.
+
+    Raises:
+        ValueError: naming ``where``, if it names no image, or is wrong about it.
+    """
+    try:
+        name = image_of(row, folder, book)
+        captions, label = describe(row, book.words)
+        if name in book.names:
+            book.add(name, captions, label)
+        else:
+            book.miss(name, f"{where}: image {name!r} is not among the images of the source")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def image_of(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
+    """Return the image that a row is about, there or not.
+
+    Raises:
+        ValueError: if no column names one, or two columns name two images that are there.
+    """
+    values = given(row, [key for key in FILE_KEYS if key not in book.words.captions + book.words.labels])
+    paths = {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
+    if not paths:
+        raise ValueError(
+            f"no image is named (one of the keys {', '.join(FILE_KEYS)}; there are {shown_names(row)}); move the file "
+            "out of the source if it does not describe the images"
+        )
+    first = str(folder / inside(next(iter(paths.values()))))
+    if first not in book.names:
+        first = str(folder / inside(next(iter(paths.values())).strip()))
+    others = {column: str(folder / PurePosixPath(path.strip())) for column, path in list(paths.items())[1:]}
+    for column, other in others.items():
+        if other != first and other in book.names and first in book.names:
+            raise ValueError(f"columns {next(iter(paths))!r} and {column!r} name two images, {first!r} and {other!r}")
+    return first
+
+
+def column_notes(file: str, columns: dict[str, None], book: Book) -> list[str]:
+    """Return remarks about the columns that are not read, and about those that are looked for and not there."""
+    unread = [name for name in columns if normal(name) not in FILE_KEYS and not book.words.reads(name)]
+    notes = [f"{file}: columns {shown_names(unread)} are not read"] if unread else []
+    there = {normal(name) for name in columns}
+    if columns and not there & set(book.words.captions):
+        notes.append(
+            f"{file} has no column of captions ({', '.join(book.words.captions)}); its columns are "
+            f"{shown_names(columns)}; --caption-column NAME reads another"
+        )
+    return notes

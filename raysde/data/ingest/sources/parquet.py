@@ -1,0 +1,293 @@
+"""Parquet files that others wrote, with a column of images or of the images' paths.
+
+Columns are found by name, in any case of letters; the first of the images' names that there is counts:
+
+    image     image, jpg, jpeg, png, webp, img, image_bytes, image_path, file_name, file, path and other names of paths;
+              else what Hugging Face's metadata declares an Image, else the one column of struct<bytes, path>
+    captions  text, caption, prompt, captions, or as chosen
+    label     label, class, labels, or as chosen
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pyarrow.types as pat
+
+from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources.columns import shown_names, spelled
+from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, captions_of, label_of
+from raysde.data.ingest.sources.listing import (
+    Contents,
+    Listing,
+    Reader,
+    inside,
+    reach,
+    runs,
+    shown,
+    split_note,
+)
+
+IMAGE_COLUMNS = tuple(
+    dict.fromkeys(("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "image_path", *FILE_KEYS))
+)
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns that are read, what the images' column holds, the classes' names if there are any, and other columns."""
+
+    image: str
+    form: Literal["bytes", "struct", "path"]
+    caption: str | None
+    label: str | None
+    classes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = field(default=(), compare=False)
+
+    def described(self) -> str:
+        """Return what tells files apart, for a message."""
+        named = (("captions", self.caption), ("labels", self.label))
+        parts = [f"images of column {self.image!r} ({self.form})"]
+        parts += [f"{what} of {name!r}" if name is not None else f"no {what}" for what, name in named]
+        if self.classes:
+            parts.append(f"{len(self.classes)} class names ({shown(self.classes)})")
+        return ", ".join(parts)
+
+
+@dataclass
+class ParquetPart:
+    """Some row groups of a file.
+
+    Attributes:
+        root, file: where they are.
+        groups: the numbers of the first row group and of the one after the last.
+        first: the number of the first row in the file.
+        columns: what is read.
+        images: the folder that paths are relative to; the file's own if None.
+        name, count: see ``Part``.
+    """
+
+    root: str
+    file: str
+    groups: tuple[int, int]
+    first: int
+    columns: Columns
+    images: str | None
+    name: str
+    count: int | None
+
+    def read(self) -> Iterator[Sample | Bad]:
+        """The rows in order; the rest of a row group that is damaged is Bad, row by row.
+
+        Raises:
+            OSError: naming file and row group, if a remote file system fails: another attempt may succeed.
+        """
+        system, folder = reach(self.root)
+        reader = Reader(self.root, str(PurePosixPath(self.file).parent)) if self.images is None else Reader(self.images)
+        row = self.first
+        with system.open_input_file(f"{folder}/{self.file}") as source:
+            table = pq.ParquetFile(source, page_checksum_verification=True)
+            for group in range(*self.groups):
+                stop = row + table.metadata.row_group(group).num_rows
+                for batch in self._batches(table, group, isinstance(system, pafs.LocalFileSystem)):
+                    if isinstance(batch, str):
+                        yield from (Bad(f"{self.file}#{lost}", batch) for lost in range(row, stop))
+                        break
+                    for index in range(batch.num_rows):
+                        yield self._sample(batch, index, row + index, reader)
+                    row += batch.num_rows
+                row = stop
+
+    def _batches(self, table: pq.ParquetFile, group: int, local: bool) -> Iterator[pa.RecordBatch | str]:
+        """A row group's rows; if it is damaged, those before the damage and then a sentence that says so."""
+        read = [self.columns.image, self.columns.caption, self.columns.label]
+        names = [name for name in read if name is not None]
+        try:
+            yield from table.iter_batches(BATCH, row_groups=[group], columns=names)
+        except (pa.ArrowException, OSError) as error:
+            reason = f"{self.file}, row group {group} cannot be read: {error}"
+            if isinstance(error, OSError) and not local:
+                raise OSError(reason) from error
+            yield reason
+
+    def _sample(self, batch: pa.RecordBatch, index: int, row: int, reader: Reader) -> Sample | Bad:
+        key = f"{self.file}#{row}"
+        try:
+            image = _image(batch.column(self.columns.image)[index].as_py(), self.columns.form, reader)
+            caption = self.columns.caption and batch.column(self.columns.caption)[index].as_py()
+            label = self.columns.label and batch.column(self.columns.label)[index].as_py()
+            return Sample(key, image, captions_of(caption), self._label(label))
+        except ValueError as error:
+            return Bad(key, f"{key}: {error}")
+
+    def _label(self, value: Any) -> str | None:
+        classes = self.columns.classes
+        if not classes or not isinstance(value, int):
+            return label_of(value)
+        if value == -1:  # Hugging Face's mark for no label
+            return None
+        if not 0 <= value < len(classes):
+            raise ValueError(f"label {value} is not below {len(classes)}, the number of class names")
+        return classes[value]
+
+
+def _image(value: Any, form: str, reader: Reader) -> bytes:
+    fields = value if form == "struct" and value is not None else {form: value}
+    data, path = fields.get("bytes"), fields.get("path")
+    if data is not None:
+        return data
+    if path is None:
+        raise ValueError("the image is null")
+    return reader(inside(path))
+
+
+def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vocabulary = ANY) -> Contents:
+    """Return the rows of the listing's files; a part is some row groups of one file.
+
+    Args:
+        listing: the files.
+        part_rows: rows that a part holds, about.
+        images: the folder that a column of paths is relative to; each file's own folder if None.
+        words: the names of columns.
+
+    Raises:
+        ValueError: naming the file, if one is cut short, has no image column, or other columns than the first file.
+    """
+    parts: list[ParquetPart] = []
+    columns: Columns | None = None
+    for file in listing.names(".parquet"):
+        metadata, schema = _footer(listing, file)
+        found = find_columns(schema, file, words)
+        if columns is not None and found != columns:
+            raise ValueError(
+                f"source {listing.given}: {file} is read as {found.described()}, the files before it as "
+                f"{columns.described()}; give files of one kind, or make their columns equal"
+            )
+        columns = found
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        for start, stop in runs(sizes, part_rows):
+            first, count = sum(sizes[:start]), sum(sizes[start:stop])
+            name = f"{file}#{first}"
+            parts.append(ParquetPart(listing.root, file, (start, stop), first, found, images, name, count))
+    rows = sum(part.count or 0 for part in parts)
+    if columns is None or not rows:
+        raise ValueError(f"source {listing.given} holds no row")
+    if images is not None and columns.form == "bytes":
+        raise ValueError(f"images {images} is given, but column {columns.image!r} holds the images themselves")
+    return Contents(parts, rows, tuple(_remarks(listing, columns)))
+
+
+def _footer(listing: Listing, file: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    system, folder = reach(listing.root)
+    with system.open_input_file(f"{folder}/{file}") as source:
+        try:
+            table = pq.ParquetFile(source)
+            return table.metadata, table.schema_arrow
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{listing.path(file)} is not a whole Parquet file: {error}") from error
+
+
+def _remarks(listing: Listing, columns: Columns) -> Iterator[str]:
+    said = {"captions": columns.caption, "labels": columns.label}
+    there = [f"{what} from {name!r}" for what, name in {"images": columns.image, **said}.items() if name is not None]
+    missing = [what for what, name in said.items() if name is None]
+    yield f"read {', '.join(there)}" + (f"; there are no {' and no '.join(missing)}" if missing else "")
+    if columns.unread:
+        yield f"columns {shown_names(columns.unread)} are not read"
+    yield from split_note(listing.names(".parquet"))
+
+
+def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Columns:
+    """Return the columns that hold images, captions and labels.
+
+    Raises:
+        ValueError: naming the file and its columns, if there is no image column, a chosen one is not there or has
+            another type, two columns have one name, or two hold captions or labels.
+    """
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{file} has the column {twice!r} twice; rename or remove one of the two")
+    words.require(schema.names, file)
+    types = {name: _plain(schema.field(name).type) for name in schema.names}
+    features = _features(schema, file)
+    try:
+        image = _image_column(types, features, words)
+        others = {name: kind for name, kind in types.items() if name != image}
+        caption = _one(spelled([name for name, kind in others.items() if _is_text(kind)], words.captions), "caption")
+        label = _one(spelled([name for name, kind in others.items() if _is_label(kind)], words.labels), "label")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    form = _form(types[image]) if image is not None else None
+    if image is None or form is None:
+        columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
+        raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
+    for chosen, found in ((words.caption, caption), (words.label, label)):
+        if chosen is not None and found is None:
+            raise ValueError(f"{file}: column {chosen!r} has a type that is not read; choose another")
+    classes = features.get(label, {}).get("names") if label is not None else None
+    unread = tuple(name for name in types if name not in (image, caption, label))
+    return Columns(image, form, caption, label, tuple(map(str, classes or ())), unread)
+
+
+def _image_column(types: dict[str, pa.DataType], features: dict[str, dict[str, Any]], words: Vocabulary) -> str | None:
+    forms = {name: form for name, kind in types.items() if (form := _form(kind)) is not None}
+    free = [name for name in forms if words == ANY or not words.reads(name)]
+    names = spelled(free, IMAGE_COLUMNS)
+    declared = [name for name, feature in features.items() if feature.get("_type") == "Image"]
+    structs = [name for name, form in forms.items() if form == "struct"]
+    return next((name for name in [*names.values(), *declared, *structs] if name in forms), None)
+
+
+def _one(found: dict[str, str], what: str) -> str | None:
+    """Return the one column of several names that mean the same.
+
+    Raises:
+        ValueError: if there are two.
+    """
+    names = list(found.values())
+    if len(names) > 1:
+        raise ValueError(f"columns {names[0]!r} and {names[1]!r} may both be the {what}; --{what}-column names the one")
+    return names[0] if names else None
+
+
+def _features(schema: pa.Schema, file: str) -> dict[str, dict[str, Any]]:
+    """The columns' types as Hugging Face's datasets writes them into the schema."""
+    written = (schema.metadata or {}).get(b"huggingface")
+    if written is None:
+        return {}
+    try:
+        features = json.loads(written)["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: the schema's huggingface metadata cannot be read: {error!r}") from error
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pat.is_dictionary(kind) else kind
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pat.is_string(kind) or pat.is_large_string(kind) or pat.is_string_view(kind)
+
+
+def _form(kind: pa.DataType) -> Literal["bytes", "struct", "path"] | None:
+    if pat.is_struct(kind) and {"bytes", "path"} <= {kind.field(number).name for number in range(kind.num_fields)}:
+        return "struct"
+    if pat.is_binary(kind) or pat.is_large_binary(kind) or pat.is_binary_view(kind):
+        return "bytes"
+    return "path" if _is_string(kind) else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    is_list = pat.is_list(kind) or pat.is_large_list(kind)
+    return _is_string(_plain(kind.value_type) if is_list else kind)
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return _is_string(kind) or pat.is_integer(kind) or pat.is_floating(kind)

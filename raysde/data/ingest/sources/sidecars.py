@@ -1,0 +1,97 @@
+"""Files beside an image that describe it alone: photo.txt, photo.caption or photo.json for photo.jpg."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from raysde.data.ingest.sources.descriptions import Vocabulary, clean, describe
+from raysde.data.ingest.sources.listing import Listing, Reader, utf8
+from raysde.io.documents import read_json
+
+CAPTIONS = (".txt", ".text", ".caption")
+JSON = ".json"
+
+
+@dataclass(frozen=True)
+class Told:
+    """Captions and label in the files beside an image, and the keys in them that are not read."""
+
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    unread: tuple[str, ...] = ()
+
+
+def paired(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the files beside each image: of its name with another suffix, or with one more; in any case of letters.
+
+    A file whose name differs in case alone belongs to an image if no other image or file differs so.
+    """
+    exact: dict[str, list[str]] = defaultdict(list)
+    alike: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        stem = str(PurePosixPath(image).with_suffix(""))
+        exact[stem].append(image)
+        exact[image].append(image)
+        alike[stem.lower()].add(stem)
+        alike[image.lower()].add(image)
+    found: dict[str, list[str]] = defaultdict(list)
+    texts = listing.names(*CAPTIONS, JSON)
+    stems = {text: str(PurePosixPath(text).with_suffix("")) for text in texts}
+    owned = {(stem, PurePosixPath(text).suffix.lower()) for text, stem in stems.items() if stem in exact}
+    for text, stem in stems.items():
+        if stem not in exact:
+            others = alike.get(stem.lower(), set())
+            other = next(iter(others)) if len(others) == 1 else None
+            if other is None or (other, PurePosixPath(text).suffix.lower()) in owned:
+                continue
+            stem = other
+        for image in exact[stem]:
+            found[image].append(text)
+    return {image: tuple(files) for image, files in found.items()}
+
+
+def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: Reader) -> Told:
+    """Return what the files beside an image say; equal captions once.
+
+    Raises:
+        ValueError: naming the file, if one is missing, not UTF-8 or not valid, or two differ in the label.
+    """
+    captions: dict[str, None] = {}
+    label: str | None = None
+    unread: list[str] = []
+    for file in files:
+        text = utf8(reader(file), file)
+        if not file.lower().endswith(JSON):
+            captions.update(dict.fromkeys(text_captions(text)))
+            continue
+        row = read_json(text, file)
+        if not isinstance(row, dict):
+            unread.append(".json files without an object")
+            continue
+        more, other, keys = read_object(row, words, file)
+        if None not in (label, other) and label != other:
+            raise ValueError(f"{file} has the label {other!r}, another file beside the image {label!r}")
+        captions.update(dict.fromkeys(more))
+        label = other if label is None else label
+        unread += keys
+    return Told(tuple(captions), label, tuple(unread))
+
+
+def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tuple[str, ...], str | None, list[str]]:
+    """Return captions and label of one image's JSON object, and a remark for each of its keys that is not read.
+
+    Raises:
+        ValueError: naming ``where``, if a value is wrong, or a chosen key is not there.
+    """
+    words.require(row, where)
+    try:
+        captions, label = describe(row, words)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return captions, label, [f"key {key!r} of .json" for key in row if not words.reads(key)]
+
+
+def text_captions(text: str) -> tuple[str, ...]:
+    """Return the captions of a text file, one a line."""
+    return clean(text.split("\n"))

@@ -1,0 +1,70 @@
+"""Rows of the text files in which people describe images: JSON, JSON lines, CSV and TSV."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from raysde.io.documents import read_json
+
+TABLES = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+SEPARATORS = (";", "\t", "|", ",")
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """Return the value of a JSON document that is an object.
+
+    Raises:
+        ValueError: naming ``where``, if it is something else, or not valid.
+    """
+    row = read_json(text, where)
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    return row
+
+
+def json_rows(text: str, where: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of JSON lines; blank lines are passed over.
+
+    Raises:
+        ValueError: naming the line, if it is no JSON object, or has a key twice.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: captions may hold U+2028
+        if line.strip():
+            yield parse_object(line, f"{where}, line {number}")
+
+
+def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a CSV with a header. Column names lose white space at both ends.
+
+    Raises:
+        ValueError: naming the line that is not valid, or has more fields than the header, the column that is there
+            twice, or another mark that separates the header's names.
+    """
+    header = text.lstrip("\r\n").partition("\n")[0].split(delimiter)
+    spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True, skipinitialspace=spaced)
+    try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{where}, line 1 has the column {twice!r} twice; rename or remove one of the two")
+        _check_delimiter(names, where, delimiter)
+        reader.fieldnames = names
+        for row in reader:
+            if None in row:
+                raise ValueError(f"{where}, line {reader.line_num} has more fields than the header; quote such text")
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"{where}, line {reader.reader.line_num} is not valid: {error}") from error
+
+
+def _check_delimiter(names: list[str], where: str, delimiter: str) -> None:
+    """Raise ValueError if a header is one name that holds another mark between names."""
+    other = next((mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{where}, line 1 separates its columns by {other!r}, expected {delimiter!r}; save the table with that"
+        )

@@ -1,0 +1,308 @@
+"""Tar archives in the WebDataset layout: neighbouring files that share a name are one sample, see ``members``.
+
+Nothing is extracted; archives are read as streams, compressed by gzip, bzip2 or xz or not at all.
+"""
+
+import gzip
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any, Self
+
+from raysde.data.ingest.samples import Bad, Sample
+from raysde.data.ingest.sources.descriptions import ANY, Vocabulary, clean, label_of
+from raysde.data.ingest.sources.listing import (
+    Contents,
+    Listing,
+    inside,
+    reach,
+    shown,
+    split_note,
+    utf8,
+)
+from raysde.data.ingest.sources.members import (
+    CAPTION_WORDS,
+    CAPTIONS,
+    IMAGES,
+    JSON,
+    JSON_WORDS,
+    LABEL_WORDS,
+    LABELS,
+    READ,
+    Place,
+    base_name,
+    is_about,
+    kind_of,
+    place,
+)
+from raysde.data.ingest.sources.records import is_record, pieces
+from raysde.data.ingest.sources.sidecars import read_object
+from raysde.data.ingest.sources.text_rows import parse_object
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_MEMBER = 256 * 2**20
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+
+
+class Header(tarfile.TarInfo):
+    """A header after which a damaged or missing one is an error; tarfile alone takes those for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:  # type: ignore[override]
+        """The next header."""
+        try:
+            return super().fromtarfile(archive)  # type: ignore[return-value]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} where a file or the mark of the end should be") from error
+
+
+@dataclass
+class Group:
+    """The files of one sample, by extension, and the first thing that is wrong with them."""
+
+    key: str
+    stem: str
+    words: Vocabulary
+    problem: str | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, member: tarfile.TarInfo, extension: str, archive: tarfile.TarFile) -> None:
+        """Read a member if a sample can use it."""
+        problem = self._refusal(member, extension)
+        self.problem = self.problem or problem
+        if self.problem is not None:
+            self.files = dict.fromkeys(self.files, b"")
+        self.files[extension] = b""
+        if self.problem is None and extension.rpartition(".")[2] in READ:
+            content = archive.extractfile(member)
+            assert content is not None, "a regular file has content"
+            self.files[extension] = content.read()
+
+    def _refusal(self, member: tarfile.TarInfo, extension: str) -> str | None:
+        try:
+            inside(member.name)
+        except ValueError as error:
+            return str(error)
+        if member.islnk() or member.issym():
+            return f"member {member.name!r} is a link"
+        if extension in self.files:
+            return f"there are two members {member.name!r}"
+        if member.size > MAX_MEMBER:
+            return f"member {member.name!r} has {member.size} bytes, more than {MAX_MEMBER}"
+        return None
+
+    @property
+    def images(self) -> list[str]:
+        """The extensions of images."""
+        return [extension for extension in self.files if extension.rpartition(".")[2] in IMAGES]
+
+    def sample(self, archive: str) -> Sample | Bad:
+        """Return the sample that the files make."""
+        key = f"{archive}/{self.key}"
+        try:
+            if self.problem is not None:
+                raise ValueError(self.problem)
+            image = self._image()
+            captions, label, unread = self._described(image)
+            return Sample(key, self.files[image], captions, label, tuple(unread))
+        except ValueError as error:
+            return Bad(key, f"{key}: {error}")
+
+    def _image(self) -> str:
+        exact = [extension for extension in self.images if extension in IMAGES]
+        found = exact or self.images
+        if not found:
+            raise ValueError("it holds no image, expected one")
+        if len(found) > 1:
+            names = shown([base_name(self.key, extension) for extension in found])
+            raise ValueError(
+                f"it holds {len(found)} images ({names}), expected one; where they are samples of their own, unpack "
+                "the archive and ingest the folder, or rename them without a dot in the name"
+            )
+        return found[0]
+
+    def _described(self, image: str) -> tuple[tuple[str, ...], str | None, list[str]]:
+        captions: dict[str, None] = {}
+        labels: dict[str, str] = {}
+        unread: list[str] = []
+        for extension in self.files:
+            own, _, suffix = extension.rpartition(".")
+            name = base_name(self.key, extension)
+            if suffix in JSON and is_about(extension, image, JSON_WORDS):
+                row = parse_object(utf8(self.files[extension], name), name)
+                more, label, keys = read_object(row, self.words, name)
+                captions.update(dict.fromkeys(more))
+                unread += keys
+            elif is_about(extension, image, LABEL_WORDS) and (
+                suffix in LABELS or (suffix == "txt" and own in LABEL_WORDS)
+            ):
+                label = label_of(utf8(self.files[extension], name))
+            elif suffix in CAPTIONS and is_about(extension, image, CAPTION_WORDS):
+                captions.update(dict.fromkeys(clean([utf8(self.files[extension], name)])))
+                label = None
+            else:
+                unread += [kind_of(extension)] if extension != image else []
+                continue
+            if label is not None:
+                labels.setdefault(label, extension)
+        if len(labels) > 1:
+            raise ValueError(
+                "it has " + " and ".join(f"label {label!r} in .{where}" for label, where in labels.items())
+            )
+        return tuple(captions), next(iter(labels), None), unread
+
+
+@dataclass
+class TarPart:
+    """One archive."""
+
+    root: str
+    name: str
+    words: Vocabulary = ANY
+    count: int | None = None
+
+    def read(self) -> Iterator[Sample | Bad]:
+        """The samples in order; after one that is cut short or damaged, a Bad with the archive's name."""
+        with self._stream() as stream:
+            yield from read_tar(stream, self.name, self.words)
+
+    def has_json(self) -> bool:
+        """Read up to the first JSON file; return True if there is one, or the archive is damaged before it."""
+        try:
+            with self._stream() as stream:
+                return any(
+                    extension.rpartition(".")[2] in JSON
+                    for group in _groups(stream, self.words)
+                    for extension in group.files
+                )
+        except DAMAGE:
+            return True
+
+    @contextmanager
+    def _stream(self) -> Iterator[IO[bytes]]:
+        system, folder = reach(self.root)
+        with system.open_input_stream(f"{folder}/{self.name}", compression=None) as stream:
+            # tarfile alone does not compare gzip's checksums
+            zipped = self.name.lower().endswith((".gz", ".tgz"))
+            opened: Any = gzip.GzipFile(fileobj=stream) if zipped else stream
+            yield opened
+
+
+def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[Sample | Bad]:
+    """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages."""
+    last = "the start"
+    try:
+        for group in _groups(stream, words):
+            last = group.key
+            yield group.sample(name)
+    except DAMAGE as error:
+        yield Bad(name, f"archive {name} is damaged or cut short after {last}: {error}")
+
+
+def _groups(stream: IO[bytes], words: Vocabulary) -> Iterator[Group]:
+    """Yield groups of neighbours, each when it is complete; one whose key was there before has that as its problem."""
+    grouping = Grouping(words)
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header, errors="backslashreplace") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would grow with the archive
+            path = member.name.removeprefix("./")
+            hidden = path.rpartition("/")[2].startswith(".")
+            if hidden or not (member.isreg() or member.islnk() or member.issym()):
+                continue
+            complete, extension = grouping.put(place(path))
+            if complete is not None:
+                yield complete
+            assert grouping.group is not None, "a member has a group"
+            grouping.group.add(member, extension, archive)
+        if grouping.group is not None:
+            yield grouping.group
+        while rest := archive.fileobj.read(2**20):  # type: ignore[union-attr]
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("there is more after the mark of the end")
+
+
+@dataclass
+class Grouping:
+    """The members of an archive put together to groups, in one pass.
+
+    Attributes:
+        group: the one that is not complete.
+        seen: the keys of all groups.
+        dotted: for each stem the keys of groups whose names go on behind its dot.
+    """
+
+    words: Vocabulary
+    group: Group | None = None
+    seen: set[str] = field(default_factory=set)
+    dotted: dict[str, list[str]] = field(default_factory=dict)
+
+    def put(self, where: Place) -> tuple[Group | None, str]:
+        """Find the group of a member; return the group that it completes, and the member's extension in its own."""
+        group = self.group
+        if group is not None and where.key == group.key:
+            return None, where.extension
+        if group is not None and where.key.startswith(group.key + "."):
+            extension = where.under(group.key)
+            if where.suffix not in IMAGES or not self._own_image(group):
+                return None, extension
+            group.problem = group.problem or _doubtful(group.key, extension)
+            return None, extension
+        if group is not None and self._adopts(group, where):
+            group.files = {f"{group.key}.{old}"[len(where.key) + 1 :].lower(): b for old, b in group.files.items()}
+            group.key = where.key
+            self.seen.add(where.key)
+            return None, where.extension
+        self.group = Group(where.key, where.stem, self.words, self._problem(where))
+        self.seen.add(where.key)
+        if where.key != where.stem:
+            self.dotted.setdefault(where.stem, []).append(where.key)
+        return group, where.extension
+
+    @staticmethod
+    def _own_image(group: Group) -> bool:
+        return any(extension in IMAGES for extension in group.files)
+
+    def _adopts(self, group: Group, where: Place) -> bool:
+        """Return True if a member without a dot in its name describes the one image of the group before it."""
+        alone = self.dotted.get(where.key) == [group.key] and len(group.files) == 1 and len(group.images) == 1
+        return alone and where.key not in self.seen and where.suffix not in IMAGES
+
+    def _problem(self, where: Place) -> str | None:
+        if where.key in self.seen:
+            return f"files of {where.key!r} appear again, not beside the others"
+        if where.key == where.stem and (others := self.dotted.get(where.key)):
+            return _doubtful(where.key, others[0][len(where.key) + 1 :])
+        return None
+
+
+def _doubtful(key: str, other: str) -> str:
+    return (
+        f"files of {base_name(key, other)!r} may be of this sample or of one of their own; rename them without a dot "
+        "in the name, or unpack the archive and ingest the folder"
+    )
+
+
+def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
+    """Return the archives of a listing, one part each.
+
+    Raises:
+        ValueError: if a column is chosen and the first archive has no JSON.
+    """
+    names = listing.names(*TAR_SUFFIXES)
+    if words != ANY and not TarPart(listing.root, names[0]).has_json():
+        raise ValueError(
+            f"archive {names[0]} has no JSON with keys to choose from; leave --caption-column, --label-column out"
+        )
+    notes = list(split_note(names))
+    downloaded = pieces(listing)
+    if records := [file.name for file in listing.files if is_record(file.name, downloaded)]:
+        notes.append(f"records of a download are not read: {shown(records)}")
+    known = {*names, *records}
+    if others := [file.name for file in listing.files if file.name not in known]:
+        notes.append(f"beside the archives, not read: {shown(others)}")
+    return Contents([TarPart(listing.root, name, words) for name in names], None, tuple(notes))

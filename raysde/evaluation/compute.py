@@ -1,0 +1,136 @@
+"""Figures of drawn images from what was measured of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raysde import rng
+from raysde.evaluation.features.classifier import Judge
+from raysde.evaluation.metrics import frechet
+from raysde.evaluation.metrics.inception_score import SPLITS, inception_score
+from raysde.evaluation.metrics.intervals import Figure, normal, wilson
+from raysde.evaluation.metrics.jackknife import Influence
+from raysde.evaluation.metrics.kernel import discrepancy
+from raysde.evaluation.metrics.precision_recall import NEIGHBOURS, covered
+from raysde.evaluation.real import KEPT, Reference
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What figures are computed from.
+
+    Attributes:
+        features: of the drawn images, [N, D].
+        logits: of the drawn images, [N, K], if the network gives them.
+        reference: of the real images.
+        seed: of the images and of random choices.
+        network: hash of the feature network.
+    """
+
+    features: Tensor
+    logits: Tensor | None
+    reference: Reference
+    seed: int
+    network: str
+
+    def generator(self, stream: int) -> torch.Generator:
+        return rng.generator(self.seed, rng.EVALUATION, stream)
+
+
+def fid(found: Measured, *, allow_few: bool = False) -> Figure:
+    """The Fréchet inception distance.
+
+    Raises:
+        ValueError: if there are too few images, unless that is allowed.
+    """
+    drawn, real = frechet.Moments.of(found.features), found.reference.moments
+    frechet.enough(drawn.count, "drawn images", allow_few)
+    frechet.enough(real.count, "real images", allow_few)
+    distance = frechet.distance(real, drawn)
+    influence = frechet.influences(distance, real, drawn, found.reference.features, found.features)
+    method = "as torchmetrics; interval by the infinitesimal jackknife (Rippl et al. 2016), without the bias in 1/N"
+    low, high = normal(distance.value, influence.error)
+    low = min(distance.value, max(0.0, low))  # rounding may leave the distance of equal images below 0
+    return _figure(found, "fid", distance.value, (low, high), method, influence, reference=real.count)
+
+
+def kid(found: Measured) -> Figure:
+    """The kernel inception distance."""
+    real, drawn = found.reference.features, found.features[:KEPT]
+    given = discrepancy(real, drawn, found.generator(2))
+    method = f"as torchmetrics, 100 subsets of {given.size}; interval by the jackknife over images, and over subsets"
+    interval = normal(given.value, given.influence.error)
+    return _figure(
+        found, "kid", given.value, interval, method, given.influence, reference=len(real), samples=len(drawn)
+    )
+
+
+def score(found: Measured) -> Figure:
+    """The inception score, of a network with logits."""
+    assert found.logits is not None
+    value, own = inception_score(found.logits, found.generator(3))
+    influence = Influence({"drawn": own}, {"drawn": len(own)})
+    method = f"as torchmetrics, {SPLITS} parts; interval by the infinitesimal jackknife"
+    return _figure(found, "is", value, normal(value, influence.error), method, influence, best="higher")
+
+
+def precision(found: Measured) -> Figure:
+    """The share of drawn images that lie among real ones."""
+    drawn, real = _alike(found)
+    return _share(found, "precision", covered(real, drawn), "drawn", len(real))
+
+
+def recall(found: Measured) -> Figure:
+    """The share of real images that lie among drawn ones."""
+    drawn, real = _alike(found)
+    return _share(found, "recall", covered(drawn, real), "real", len(real))
+
+
+FEATURE_METRICS = {"kid": kid, "is": score, "precision": precision, "recall": recall}
+
+
+def _alike(found: Measured) -> tuple[Tensor, Tensor]:
+    """As many drawn as real features: the balls shrink with their number."""
+    count = min(len(found.features), len(found.reference.features))
+    return found.features[:count], found.reference.features[:count]
+
+
+def _share(found: Measured, name: str, hits: Tensor, of: str, reference: int) -> Figure:
+    count = len(hits)
+    method = f"k = {NEIGHBOURS} (Kynkäänniemi et al. 2019) on {count} of each; Wilson interval given the neighbourhoods"
+    share, influence = int(hits.sum()), Influence({of: hits.double()}, {of: count})
+    interval = wilson(share, count)
+    return _figure(
+        found, name, share / count, interval, method, influence, reference=reference, best="higher", samples=count
+    )
+
+
+def _figure(
+    found: Measured,
+    name: str,
+    value: float,
+    interval: tuple[float, float],
+    method: str,
+    influence: Influence,
+    *,
+    reference: int = 0,
+    best: str = "lower",
+    samples: int | None = None,
+) -> Figure:
+    count = len(found.features) if samples is None else samples
+    return Figure(name, value, *interval, count, method, best, reference, found.seed, found.network, influence)
+
+
+def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Figure:
+    """The share of drawn images that the judge reads as the class [N] they were drawn for."""
+    right = read == asked
+    hits, count = int(right.sum()), len(read)
+    influence = Influence({"drawn": right.double()}, {"drawn": count})
+    low, high = wilson(judge.right, judge.asked)
+    method = (
+        f"a classifier of real images, right on {judge.right / judge.asked:.4f} [{low:.4f}, {high:.4f}] of "
+        f"{judge.asked} held-out real ones; Wilson interval"
+    )
+    interval = wilson(hits, count)
+    return Figure("accuracy", hits / count, *interval, count, method, "higher", 0, seed, judge.hash, influence)

@@ -1,0 +1,180 @@
+"""A classifier that saw real images alone, which says whether a drawn image shows what it was asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from raysde import rng
+from raysde.data.dataset.reader import Reader
+from raysde.evaluation.selection import images_of, read, selected
+from raysde.io.atomic import save_tensors
+from raysde.io.hashing import weights_hash
+
+VERSION = 1
+"""Of the network and of how it is trained."""
+BATCH = 128
+IMAGES = 180_000
+"""Images that it is trained on, in no less than LEAST and no more than MOST epochs."""
+LEAST, MOST = 2, 40
+HELD_OUT = 10
+"""Without a validation split every so many rows are held out."""
+
+Told = Callable[[int, int], None]
+
+
+class Classifier(nn.Module):
+    """uint8 [B, C, H, W] to features [B, 128] and logits [B, classes]; halves the image until it has 4 to 7 pixels."""
+
+    def __init__(self, channels: int, shape: tuple[int, int], classes: int) -> None:
+        super().__init__()
+        stages = max(1, (min(shape) // 4).bit_length() - 1)
+        widths = [min(16 << stage, 128) for stage in range(stages + 1)]
+        self.channels = channels
+        layers: list[nn.Module] = [*unit(channels, widths[0], 1)]
+        for before, after in pairwise(widths):
+            layers += [*unit(before, after, 2), *unit(after, after, 1)]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.inner = nn.Linear(16 * widths[-1], 128)
+        self.outer = nn.Linear(128, classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.relu(self.inner(self.body(images.float() / 127.5 - 1.0)))
+        return features, self.outer(features)
+
+
+def unit(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
+    """Convolution, batch normalisation and ReLU."""
+    return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained classifier.
+
+    Attributes:
+        hash: of its weights.
+        right, asked: how many of the held-out real images it reads right, and how many there were.
+    """
+
+    classifier: Classifier
+    hash: str
+    right: int
+    asked: int
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Tensor:
+        """The class numbers int64 [B] of uint8 images [B, C, H, W]."""
+        device = next(self.classifier.parameters()).device
+        return self.classifier(images.to(device))[1].argmax(dim=1).cpu()
+
+
+def open_judge(
+    reader: Reader,
+    shape: tuple[int, int],
+    cache: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    told: Told | None = None,
+) -> Judge:
+    """The judge of a data set's labels, from the cache or trained now on the rows for training.
+
+    Args:
+        shape: (height, width) of the images that it reads.
+        told: called with the batches done and to be done while it is trained.
+
+    Raises:
+        ValueError: if the data has fewer than two labels, or a row has none.
+    """
+    manifest = reader.manifest
+    if len(reader.classes_in("train")) < 2:
+        raise ValueError(f"the data at {manifest.path} has no labels to judge by")
+    name = f"judge-{manifest.fingerprint}-{shape[0]}x{shape[1]}-seed{seed}-v{VERSION}.safetensors"
+    classifier = initial(manifest.channels, shape, manifest.classes, seed)
+    if not (cache / name).exists():
+        right, asked = trained(classifier.to(device), reader, shape, seed, told)
+        save_tensors(cache / name, classifier.state_dict(), {"right": str(right), "asked": str(asked)})
+    with safe_open(cache / name, "pt") as file:
+        kept, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    classifier.load_state_dict(kept)
+    classifier = classifier.to(device).eval().requires_grad_(False)
+    return Judge(classifier, weights_hash(classifier), int(about["right"]), int(about["asked"]))
+
+
+def initial(channels: int, shape: tuple[int, int], classes: int, seed: int) -> Classifier:
+    """A classifier with weights drawn from the seed; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.key(seed, rng.EVALUATION, 0))
+        return Classifier(channels, shape, classes)
+
+
+def trained(
+    classifier: Classifier, reader: Reader, shape: tuple[int, int], seed: int, told: Told | None
+) -> tuple[int, int]:
+    """Trains in place; how many held-out images it then reads right, and how many there were."""
+    manifest = reader.manifest
+    train = selected(manifest, "train", None)
+    if manifest.rows_in("validation"):
+        held = selected(manifest, "validation", None)
+    else:
+        held, train = train[::HELD_OUT], train[[row % HELD_OUT != 0 for row in range(len(train))]]
+    device = next(classifier.parameters()).device
+    images, labels = labelled(reader, train, shape)
+    steps = -(-len(images) // BATCH) * min(MOST, max(LEAST, IMAGES // len(images)))
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    generator = rng.generator(seed, rng.EVALUATION, 1)
+    classifier.train()
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(steps):
+        if len(order) == 0:
+            order = torch.randperm(len(images), generator=generator)
+        chosen, order = order[:BATCH], order[BATCH:]
+        batch = moved(images[chosen], min(shape) // 14, generator).to(device)
+        loss = F.cross_entropy(classifier(batch)[1], labels[chosen].to(device), label_smoothing=0.05)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if told is not None:
+            told(step + 1, steps)
+    classifier.eval()
+    return count_right(classifier, *labelled(reader, held, shape))
+
+
+def moved(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Each image shifted by up to ``most`` pixels both ways, its edge repeated."""
+    height, width = images.shape[2:]
+    padded = F.pad(images.float(), (most,) * 4, mode="replicate").to(torch.uint8)
+    places = torch.randint(0, 2 * most + 1, (len(images), 2), generator=generator).tolist()
+    return torch.stack([each[:, y : y + height, x : x + width] for each, (y, x) in zip(padded, places, strict=True)])
+
+
+def labelled(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, C, H, W] and class numbers int64 [N].
+
+    Raises:
+        ValueError: if a row has no label.
+    """
+    columns = read(reader, rows, shape)
+    if (columns.labels < 0).any():
+        raise ValueError(f"not every row of {reader.manifest.path} has a label to judge by")
+    return images_of(columns), torch.from_numpy(columns.labels)
+
+
+@torch.no_grad()
+def count_right(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[int, int]:
+    """How many images are read right, and how many there are."""
+    device = next(classifier.parameters()).device
+    right = sum(
+        int((classifier(batch.to(device))[1].argmax(dim=1).cpu() == wanted).sum())
+        for batch, wanted in zip(images.split(512), labels.split(512), strict=True)
+    )
+    return right, len(images)

@@ -1,0 +1,206 @@
+"""Networks that turn images into features: the FID Inception, TorchScript, or a module of one's own."""
+
+import hashlib
+import importlib
+import sys
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from pickle import UnpicklingError  # raised by torch.load(weights_only=True), which unpickles nothing else
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from raysde.evaluation.features.inception import URL, Inception, with_weights
+from raysde.io.hashing import file_hash, weights_hash
+
+SOURCES = (
+    "inception (torchmetrics' weights, fetched once by torch.hub), a file of such weights (.safetensors, .pth), "
+    "or, with --allow-code, a TorchScript file or module:name"
+)
+
+BATCH = 64
+"""Images that a network sees at a time, whatever it is given, so that its rounding is always the same."""
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network in use.
+
+    Attributes:
+        name: what the user called it.
+        hash: of its weights and its kind, or its code; figures of different hashes cannot be compared.
+        module: takes uint8 [B, channels, H, W], gives features [B, D] or a pair of features and logits [B, K].
+        channels: that it takes; grey images are repeated to them.
+    """
+
+    name: str
+    hash: str
+    module: nn.Module
+    channels: int = 3
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features [B, D] and logits [B, K] or None, float32 on the CPU, of uint8 images [B, C, H, W].
+
+        Raises:
+            ValueError: if the images' channels do not fit the network, or what it gives is no matrix of features.
+        """
+        parts = [self._batch(batch) for batch in fitted(images, self.channels, self.name).split(BATCH)]
+        features, logits = zip(*parts, strict=True)
+        return torch.cat(features), None if logits[0] is None else torch.cat(logits)
+
+    def _batch(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        device = next((each.device for each in self.module.parameters()), torch.device("cpu"))
+        given = self.module(images.to(device))
+        features, logits = given if isinstance(given, tuple) else (given, None)
+        for what, value in (("features", features), ("logits", logits)):
+            if value is not None and (value.ndim != 2 or len(value) != len(images)):
+                raise ValueError(
+                    f"the feature network {self.name} gives {what} of shape {list(value.shape)}, not [B, D]"
+                )
+        return features.float().cpu(), None if logits is None else logits.float().cpu()
+
+
+def fitted(images: Tensor, channels: int, name: str) -> Tensor:
+    """uint8 [B, C, H, W] with the channels that a network takes; grey ones are repeated.
+
+    Raises:
+        ValueError: if they are neither grey nor have as many.
+    """
+    assert images.dtype == torch.uint8
+    if images.shape[1] not in (1, channels):
+        raise ValueError(f"the feature network {name} takes {channels} channels, the images have {images.shape[1]}")
+    return images.expand(-1, channels, -1, -1) if images.shape[1] != channels else images
+
+
+def open_network(source: str, *, allow_code: bool = False, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """The feature network that ``source`` names, in evaluation mode.
+
+    Raises:
+        ValueError: if there is no such network, or it would run code that was not allowed.
+    """
+    file = Path(source).expanduser()
+    if source == "inception":
+        return of_module("inception", with_weights(fetched(URL, "--features"), source), device)
+    if file.is_file():
+        if is_torchscript(file):
+            if holds_inception(file):
+                raise ValueError(
+                    f"--features {source} is the FID Inception as TorchScript, whose copies take and give different "
+                    f"things: convert it with `python benchmarks/inception_weights.py {source} inception.safetensors`, "
+                    "and give --features inception.safetensors"
+                )
+            allowed(allow_code, f"{source} is TorchScript, which runs code")
+            found = torch.jit.load(str(file), map_location=device).eval()
+            return FeatureNetwork(source, f"torchscript-{file_hash(file)[:16]}", found, channels_of(found))
+        return of_module(source, with_weights(read_weights(file), source), device)
+    if ":" in source and "/" not in source:
+        allowed(allow_code, f"{source} names code")
+        found = of_module(source, imported(source), device)
+        return replace(found, hash=code_hash(found))
+    raise ValueError(f"there is no feature network {source!r}: give {SOURCES}")
+
+
+def of_module(name: str, module: nn.Module, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """A module as a feature network; its attribute ``channels`` says how many it takes, 3 if it has none."""
+    module = module.to(device).eval().requires_grad_(False)
+    return FeatureNetwork(name, weights_hash(module), module, channels_of(module))
+
+
+def channels_of(module: nn.Module) -> int:
+    """The channels that a module says it takes."""
+    return int(getattr(module, "channels", 3))
+
+
+def allowed(allow_code: bool, what: str) -> None:
+    """Guards what runs code.
+
+    Raises:
+        ValueError: if that is not allowed.
+    """
+    if not allow_code:
+        raise ValueError(f"--features {what}: add --allow-code if you trust it")
+
+
+def imported(name: str) -> nn.Module:
+    """The module that ``package.module:name`` is, or makes when called.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    where, _, what = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(where), what)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--features {name}: {error}") from None
+    made = found if isinstance(found, nn.Module) or not callable(found) else found()
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"--features {name} is no torch.nn.Module but {type(made).__name__}")
+    return made
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether a file is an archive with code in it."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def holds_inception(file: Path) -> bool:
+    """Return True if a TorchScript archive stores tensors of the sizes of the FID Inception's convolutions.
+
+    Sizes in the archive's listing are compared, in 16 or 32 bits, so that no code of the file runs.
+    """
+    with zipfile.ZipFile(file) as archive:
+        stored = Counter(entry.file_size for entry in archive.infolist() if "/code/" not in entry.filename)
+    with torch.device("meta"):
+        network = Inception(classifier=False)
+    numbers = Counter(module.weight.numel() for module in network.modules() if isinstance(module, nn.Conv2d))
+    return any(Counter({size * count: times for size, times in numbers.items()}) <= stored for count in (2, 4))
+
+
+def fetched(url: str, option: str) -> dict[str, Tensor]:
+    """Published weights, which torch.hub downloads once and checks by the hash in their name.
+
+    Raises:
+        ValueError: naming the option that takes a file instead, if they cannot be fetched.
+    """
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except OSError as error:
+        raise ValueError(f"the weights at {url} cannot be fetched ({error}): give a file of them by {option}") from None
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a PyTorch file, of which tensors alone are read (``weights_only``).
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(f"{file} holds more than tensors, and is not loaded") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} cannot be read as weights: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{file} does not hold tensors by name")
+    return weights
+
+
+def code_hash(network: FeatureNetwork) -> str:
+    """A hash of a network that code names: of that name, its weights, and the files of the name and of its class.
+
+    What these files import is not in it.
+    """
+    modules = (network.name.partition(":")[0], type(network.module).__module__)
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]
+    known = [network.name, network.hash, *(file_hash(file)[:16] for file in files if file)]
+    return hashlib.sha256(" ".join(known).encode()).hexdigest()[:16]

@@ -1,0 +1,92 @@
+"""The kernel inception distance: the squared maximum mean discrepancy of a cubic kernel (Bińkowski et al. 2018)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raysde.evaluation.metrics.jackknife import Influence
+
+SUBSETS = 100
+SIZE = 1000
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """The mean over subsets, their standard deviation, the influences on the mean, and the size of a subset."""
+
+    value: float
+    spread: float
+    influence: Influence
+    size: int
+
+
+def kernel(first: Tensor, second: Tensor) -> Tensor:
+    """(x.y / D + 1)^3 of the rows of two matrices, float64 [N, M]."""
+    return ((first @ second.T).double() / first.shape[1] + 1.0) ** 3
+
+
+def unbiased(first: Tensor, second: Tensor) -> Tensor:
+    """The unbiased estimate of the squared discrepancy between two equally large sets of features."""
+    n = len(first)
+    own = sum(
+        (each.sum() - each.diagonal().sum()) / (n * (n - 1)) for each in map(kernel, (first, second), (first, second))
+    )
+    return own - 2.0 * kernel(first, second).mean()
+
+
+def discrepancy(
+    real: Tensor, drawn: Tensor, generator: torch.Generator, *, subsets: int = SUBSETS, size: int = SIZE
+) -> Discrepancy:
+    """As torchmetrics: the mean of the unbiased estimate over random subsets of features [M, D] and [N, D].
+
+    Its variance has two parts: that of the subsets given the images, and that of the estimate from all images, by the
+    jackknife over each set (Arvesen 1969).
+    """
+    size = min(size, len(real), len(drawn))
+    values = []
+    for _ in range(subsets):
+        first = real[torch.randperm(len(real), generator=generator)[:size]]
+        second = drawn[torch.randperm(len(drawn), generator=generator)[:size]]
+        values.append(unbiased(first, second))
+    found = torch.stack(values)
+    spread = found.std(correction=0).item()
+    own = jackknife(real, drawn)
+    influence = Influence({**own.values, "subsets": found}, {**own.counts, "subsets": subsets})
+    return Discrepancy(found.mean().item(), spread, influence, size)
+
+
+def jackknife(real: Tensor, drawn: Tensor) -> Influence:
+    """Influences of the images on the unbiased estimate from all of them, leaving out one at a time."""
+    return Influence(
+        {
+            "drawn": left_out(sums(drawn, drawn) - diagonal(drawn), sums(drawn, real), len(real)),
+            "real": left_out(sums(real, real) - diagonal(real), sums(real, drawn), len(drawn)),
+        },
+        {"drawn": len(drawn), "real": len(real)},
+    )
+
+
+def left_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
+    """The jackknife's influences of one set, [N]: n - 1 times what leaving out each one takes away.
+
+    Args:
+        own: of each image, the sum of kernels with the others of its set, [N].
+        cross: of each image, the sum of kernels with the other set, [N].
+        others: size of the other set.
+    """
+    n = len(own)
+    without = (own.sum() - 2.0 * own) / ((n - 1) * (n - 2)) - 2.0 * (cross.sum() - cross) / (others * (n - 1))
+    return (n - 1) * (without.mean() - without)
+
+
+def sums(first: Tensor, second: Tensor) -> Tensor:
+    """Of each row of the first, the sum of its kernels with all of the second, [N]."""
+    parts = [[kernel(block, other).sum(dim=1) for other in second.split(BLOCK)] for block in first.split(BLOCK)]
+    return torch.cat([torch.stack(part).sum(dim=0) for part in parts])
+
+
+def diagonal(features: Tensor) -> Tensor:
+    """Kernels of rows with themselves, [N]."""
+    return (features.double().square().sum(dim=1) / features.shape[1] + 1.0) ** 3

@@ -1,0 +1,119 @@
+"""Which real images are measured, and which conditions drawn images get."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raysde.data.classes import matching
+from raysde.data.dataset.layout import Rows, chosen
+from raysde.data.dataset.manifest import Manifest, Split
+from raysde.data.dataset.reader import Columns, Reader
+from raysde.data.dataset.view import View
+
+CAPTIONED = 10_000
+"""Rows whose captions are asked for at most."""
+
+
+def selected(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
+    """Row numbers int64 of a split, a random ``count`` of them (all if None), in the order of their numbers.
+
+    Raises:
+        ValueError: if the split has no rows.
+    """
+    rows = Rows(manifest.layouts(split), np.empty(0, dtype=np.int64))
+    if not rows.count:
+        raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
+    return np.sort(rows.numbered(chosen(rows, count or rows.count, seed)))
+
+
+def read(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
+    """Rows as images of (height, width) ``shape``, the largest box in the middle of each."""
+    return reader.read(rows, View(shape))
+
+
+def images_of(columns: Columns) -> Tensor:
+    """uint8 [B, C, H, W]"""
+    return torch.from_numpy(columns.images).permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What image i is drawn for: the labels in turn, and the captions of its label in turn.
+
+    Attributes:
+        labels: class numbers of the data, empty without labels.
+        captions: for each label the captions that are asked for; a single list without labels; empty without captions.
+        told: whether the model takes labels; otherwise they are only known, from the captions.
+        numbers: the model's class number of each of the data's; empty if they are the same.
+    """
+
+    labels: tuple[int, ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+    told: bool = False
+    numbers: tuple[int, ...] = ()
+
+    def label(self, number: int) -> int | None:
+        """The class that image ``number`` should show, if that is known."""
+        return self.labels[number % len(self.labels)] if self.labels else None
+
+    def prompt(self, number: int) -> str | None:
+        """The caption that image ``number`` is drawn for."""
+        if not self.captions:
+            return None
+        group, turn = number % len(self.captions), number // len(self.captions)
+        return self.captions[group][turn % len(self.captions[group])]
+
+    def drawing(self, numbers: range) -> dict[str, Sequence[object] | None]:
+        """Prompts and labels of images as keyword arguments of a model's ``sample``."""
+        prompts = [self.prompt(number) for number in numbers] if self.captions else None
+        labels = [self.label(number) for number in numbers] if self.told else None
+        if labels is not None and self.numbers:
+            labels = [None if label is None else self.numbers[label] for label in labels]
+        return {"prompts": prompts, "labels": labels}
+
+
+def conditions_for(
+    reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str] = ()
+) -> Conditions:
+    """Return the conditions of a model, from the rows of a split; classes that none of them has are left out.
+
+    Args:
+        classes: the number of classes that the model takes, 0 for none.
+        captions: whether it takes captions.
+        names: of its classes in the order of their numbers; empty if they are not known.
+
+    Raises:
+        ValueError: if the data has other classes than the model, or no captions.
+    """
+    manifest = reader.manifest
+    numbers = matching(manifest.labels, manifest.path, classes, names) if classes else ()
+    if not manifest.rows_in(split):
+        raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
+    present = reader.classes_in(split) if classes or captions else ()
+    if classes and not present:
+        raise ValueError(f"the model takes labels, and no row of split {split} at {manifest.path} has one")
+    if not captions:
+        return Conditions(present, told=bool(classes), numbers=numbers)
+    found = captions_by_label(reader, selected(manifest, split, CAPTIONED))
+    if not any(found.values()):
+        raise ValueError(f"the model takes captions, and the data at {manifest.path} has none")
+    if set(found) != set(present) or not all(found.values()) or not present:
+        if classes:
+            raise ValueError(f"not every class of the data at {manifest.path} has a caption")
+        return Conditions(captions=(tuple(sorted(set().union(*found.values()))),))
+    asked = tuple(tuple(sorted(found[label])) for label in present)
+    return Conditions(present, asked, told=classes > 0, numbers=numbers)
+
+
+def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
+    """The first captions of rows under the class numbers of their labels, -1 for none."""
+    found: dict[int, set[str]] = {}
+    for _, group, inside in reader.groups.holding(rows):
+        label = group.labels[inside].as_py()
+        number = -1 if label is None else reader.numbers[label]
+        captions = group.captions[inside].as_py()
+        found.setdefault(number, set()).update(captions[:1])
+    return found

@@ -1,0 +1,77 @@
+"""Images as tensors: uint8 [B, C, H, W] on disk and on the wire, float on the device; PNG files and grids."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from raysde.io.errors import writing
+
+
+def to_float(images: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """uint8 in 0..255 to float32 in [low, high]."""
+    return images.to(torch.float32) * ((high - low) / 255.0) + low
+
+
+def to_uint8(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """Float in [low, high] to uint8 in 0..255: clipped, then rounded to the nearest level."""
+    return ((x.clamp(low, high) - low) * (255.0 / (high - low))).round().to(torch.uint8)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """uint8 [C, H, W] with one channel (grey) or three (RGB) to a PIL image."""
+    if image.shape[0] not in (1, 3):
+        raise ValueError(f"an image has 1 or 3 channels, got shape {tuple(image.shape)}")
+    array = image.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[:, :, 0] if image.shape[0] == 1 else array)
+
+
+def grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell: int = 64) -> Image.Image:
+    """Lays uint8 [B, C, H, W] out row by row, each enlarged by a whole factor to at least ``cell`` pixels."""
+    if len(images) == 0:
+        raise ValueError("a grid needs at least one image")
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    scale = max(1, math.ceil(cell / width))
+    rows = math.ceil(count / columns)
+    step_y, step_x = height * scale + gap, width * scale + gap
+    canvas = torch.full((channels, rows * step_y + gap, columns * step_x + gap), 255, dtype=torch.uint8)
+    large = images.cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    for index, image in enumerate(large):
+        top, left = gap + index // columns * step_y, gap + index % columns * step_x
+        canvas[:, top : top + height * scale, left : left + width * scale] = image
+    return to_pil(canvas)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture to a file, in the format of its name.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
+    with writing("a picture", path):
+        picture.save(path)
+
+
+def save_png(
+    images: Tensor, folder: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Writes uint8 [B, C, H, W] as ``folder/name.png`` and returns the paths.
+
+    Args:
+        progress: called with the images written and to be written.
+
+    Raises:
+        OSError: naming the folder, if a file cannot be written.
+    """
+    paths = [folder / f"{name}.png" for name in names]
+    with writing("images", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for done, (image, path) in enumerate(zip(images, paths, strict=True), 1):
+            to_pil(image).save(path)
+            if progress is not None:
+                progress(done, len(paths))
+    return paths

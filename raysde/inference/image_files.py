@@ -1,0 +1,100 @@
+"""Drawn images on disk, in parts that are whole or not there: Parquet files, or folders of PNG files.
+
+part-00000.parquet    image: {bytes, path}, number, prompt, label, seed, negative
+part-00000/           00000000.png and so on, and metadata.jsonl, written last, with the same of each
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raysde.io.filesystems import child, filesystem, read_bytes, write_bytes
+
+Form = Literal["parquet", "png"]
+NUMBERS = {"number": "int64", "prompt": "string", "label": "int64", "seed": "int64", "negative": "string"}
+
+Row = dict[str, Any]
+
+
+def part_name(form: Form, part: int) -> str:
+    """The file or folder of a part."""
+    return f"part-{part:05d}" + (".parquet" if form == "parquet" else "")
+
+
+def schema_of(rows: Sequence[Row]) -> pa.Schema:
+    """Return the columns of drawn images; labels are class names or class numbers."""
+    named = any(isinstance(row["label"], str) for row in rows)
+    kinds = {**NUMBERS, "label": "string"} if named else NUMBERS
+    features = {
+        "image": {"_type": "Image"},
+        **{name: {"dtype": kind, "_type": "Value"} for name, kind in kinds.items()},
+    }
+    return pa.schema(
+        [
+            pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
+            *(pa.field(name, getattr(pa, kind)()) for name, kind in kinds.items()),
+        ],
+        # how Hugging Face's datasets knows an image column
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
+    """Writes images and what is said of them as one Parquet file."""
+    table = [{"image": {"bytes": file, "path": None}, **row} for file, row in zip(files, rows, strict=True)]
+    out = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_pylist(table, schema=schema_of(rows)),
+        out,
+        compression={"image.bytes": "none", "image.path": "zstd", **dict.fromkeys(NUMBERS, "zstd")},
+        write_page_checksum=True,
+    )
+    write_bytes(place, out.getvalue().to_pybytes())
+
+
+def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
+    """Writes images as files of a folder, and last what is said of them."""
+    system, inside = filesystem(place)
+    system.create_dir(inside, recursive=True)
+    for file, row in zip(files, rows, strict=True):
+        write_bytes(child(place, png_name(row["number"])), file)
+    said = [{"file_name": png_name(row["number"]), **{k: v for k, v in row.items() if v is not None}} for row in rows]
+    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in said)
+    write_bytes(child(place, "metadata.jsonl"), lines.encode())
+
+
+def png_name(number: int) -> str:
+    """The file of an image."""
+    return f"{number:08d}.png"
+
+
+def whole_parquet(place: str, count: int) -> bool:
+    """Whether a Parquet file is there with so many rows."""
+    system, inside = filesystem(place)
+    try:
+        with system.open_input_file(inside) as source, pq.ParquetFile(source) as opened:
+            return bool(opened.metadata.num_rows == count)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return False
+
+
+def whole_png(place: str, count: int) -> bool:
+    """Whether a folder is there with what is said of so many images, and these."""
+    try:
+        lines = read_bytes(child(place, "metadata.jsonl")).decode().removesuffix("\n").split("\n")
+    except FileNotFoundError:
+        return False
+    system, inside = filesystem(place)
+    there = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside)) if info.size}
+    return len(lines) == count and {json.loads(line)["file_name"] for line in lines} <= there
+
+
+WRITERS: dict[Form, Callable[[str, Sequence[bytes], Sequence[Row]], None]] = {
+    "parquet": write_parquet,
+    "png": write_png,
+}
+WHOLE: dict[Form, Callable[[str, int], bool]] = {"parquet": whole_parquet, "png": whole_png}

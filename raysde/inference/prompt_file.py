@@ -1,0 +1,253 @@
+"""A prompt file: which images to draw, one for each row. Image i is that of row i, counted from 0.
+
+FILE.txt                             a prompt a line
+FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label or both; and perhaps seed and negative
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysde.data.classes import Label, unknown
+from raysde.data.ingest.sources.columns import normal, spelled
+from raysde.data.ingest.sources.listing import utf8
+from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES, json_rows, table_rows
+from raysde.io.filesystems import read_bytes
+
+COLUMNS = ("prompt", "label", "seed", "negative")
+KINDS = (".txt", *JSON_LINES, ".parquet", *TABLES)
+
+Value = TypeVar("Value", str, int)
+NUMBER = re.compile(r"\s*(-?\d{1,19})(\.0*)?\s*")
+"""A whole number; pandas writes 7.0 in a column with a hole."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What images are drawn for.
+
+    Attributes:
+        file: where that is written.
+        count: of images.
+        prompts, labels: one for each image, None without that column; a label is a class name, or an int: its number.
+        seeds, negatives: one for each image or None for the command's, None without that column.
+        unread: names of other columns.
+    """
+
+    file: str
+    count: int
+    prompts: list[str] | None = None
+    labels: Sequence[Label] | None = None
+    seeds: list[int | None] | None = None
+    negatives: list[str | None] | None = None
+    unread: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of what is asked for, however it is written."""
+        asked = [self.count, self.prompts, self.labels, self.seeds, self.negatives]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+    def labelled(self, classes: int, names: Sequence[str]) -> "Requests":
+        """Return the requests with labels as a model has them: class names if it stores them, otherwise class numbers.
+
+        Raises:
+            ValueError: naming the first row whose label is none.
+        """
+        if self.labels is None or not classes:
+            return self
+        found = list(self.labels)
+        for row, label in enumerate(self.labels):
+            if isinstance(label, int) or label in names:
+                continue
+            number = None if names else NUMBER.fullmatch(label)
+            if number is None:
+                raise ValueError(f"{self.file}, row {row}: label {unknown(label, classes, names)}")
+            found[row] = int(number[1])
+        return replace(self, labels=found)
+
+    def fit(self, *, prompts: bool, classes: int, names: Sequence[str] = ()) -> None:
+        """Compares them with what a model takes.
+
+        Raises:
+            ValueError: naming the first row that the model cannot draw.
+        """
+        if not prompts and (self.prompts is not None or self.negatives is not None):
+            raise ValueError(f"{self.file}, row 0 has a prompt, and the model takes none")
+        if not classes and self.labels is not None:
+            raise ValueError(f"{self.file}, row 0 has a label, and the model knows no classes")
+        for row, label in enumerate(self.labelled(classes, names).labels or ()):
+            if isinstance(label, int) and not 0 <= label < classes:
+                raise ValueError(f"{self.file}, row {row} has label {label}, and the model knows 0 to {classes - 1}")
+
+
+def read_requests(file: str) -> Requests:
+    """Reads a prompt file by path or URI.
+
+    Raises:
+        ValueError: naming the file, and the row where one is wrong.
+    """
+    kind = PurePosixPath(file.partition("?")[0] if "://" in file else file).suffix.lower()
+    if kind not in KINDS:
+        raise ValueError(f"prompt file {file} must end in {', '.join(KINDS)}")
+    try:
+        content = read_bytes(file)
+    except (FileNotFoundError, IsADirectoryError):
+        raise ValueError(f"there is no prompt file {file}") from None
+    names, columns = columns_of(content, kind, file)
+    count = max(map(len, columns.values()), default=0)
+    if not columns.keys() & {"prompt", "label"} and (names or not count):
+        there = f"its columns are {', '.join(names)}" if names else "it is empty"
+        raise ValueError(f"prompt file {file} has neither a column prompt nor a column label: {there}")
+    if not count:
+        raise ValueError(f"prompt file {file} has no rows")
+    return Requests(
+        file,
+        count,
+        prompts=complete(columns, "prompt", text, file),
+        labels=complete(columns, "label", label_cell, file),
+        seeds=parsed(columns, "seed", whole, file),
+        negatives=parsed(columns, "negative", text, file),
+        unread=tuple(name for name in names if normal(name) not in COLUMNS),
+    )
+
+
+def columns_of(content: bytes, kind: str, file: str) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the names of all columns of a file, and the values of those that are read.
+
+    Raises:
+        ValueError: if the file is not of its kind, or has a column twice.
+    """
+    if kind == ".parquet":
+        return parquet_columns(content, file)
+    lines = utf8(content, file).replace("\r\n", "\n")
+    if kind == ".txt":
+        return ["prompt"], {"prompt": lines.removesuffix("\n").split("\n") if lines else []}
+    rows = list(json_rows(lines, file) if kind in JSON_LINES else table_rows(lines, file, TABLES[kind]))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return names, {key: [row.get(name) for row in rows] for key, name in wanted(names, file).items()}
+
+
+def wanted(names: list[str], file: str) -> dict[str, str]:
+    """Return the columns that are read, with their spelling.
+
+    Raises:
+        ValueError: naming the file and a column that is there twice, in one spelling or in two.
+    """
+    try:
+        return spelled(names, COLUMNS)
+    except ValueError as error:
+        raise ValueError(f"prompt file {file}: {error}") from error
+
+
+def parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, list[Any]]]:
+    """As :func:`columns_of`, of a Parquet file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        opened = pq.ParquetFile(pa.BufferReader(content))
+        names = list(opened.schema_arrow.names)
+        asked = wanted(names, file)
+        table = opened.read(columns=list(asked.values()))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompt file {file} is not whole Parquet: {' '.join(str(error).split())[:160]}") from error
+    return names, {key: table.column(name).to_pylist() for key, name in asked.items()}
+
+
+def complete(
+    columns: Mapping[str, list[Any]], name: str, parse: Callable[[Any], Value | None], file: str
+) -> list[Value] | None:
+    """A column in which every row has a value.
+
+    Raises:
+        ValueError: naming the first row that has none, or another kind of value.
+    """
+    values = parsed(columns, name, parse, file)
+    if values is None:
+        return None
+    found: list[Value] = []
+    for row, value in enumerate(values):
+        if value is None:
+            raise ValueError(f"{file}, row {row} has no {name}")
+        found.append(value)
+    return found
+
+
+def parsed(
+    columns: Mapping[str, list[Any]], name: str, parse: Callable[[Any], Value | None], file: str
+) -> list[Value | None] | None:
+    """A column in which rows may have no value; None if there is no such column.
+
+    Raises:
+        ValueError: naming the first row that has another kind of value.
+    """
+    if name not in columns:
+        return None
+    return list(each(columns[name], name, parse, file))
+
+
+def each(values: Iterable[Any], name: str, parse: Callable[[Any], Value | None], file: str) -> Iterable[Value | None]:
+    """The parsed values of a column, row by row."""
+    for row, value in enumerate(values):
+        try:
+            yield parse(value)
+        except ValueError as error:
+            raise ValueError(f"{file}, row {row} has the {name} {str(value)[:40]!r}, which is {error}") from None
+
+
+def absent(value: Any) -> bool:
+    """Whether a cell is empty: null, blank, or the NaN that pandas writes for null."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def text(value: Any) -> str | None:
+    """A cell as text.
+
+    Raises:
+        ValueError: saying what it is instead.
+    """
+    if absent(value):
+        return None
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("not valid Unicode")
+    return value
+
+
+def label_cell(value: Any) -> str | None:
+    """Return a cell as the name of a class; a whole number is written in decimal.
+
+    Raises:
+        ValueError: saying what it is instead.
+    """
+    if absent(value) or isinstance(value, str):
+        named = text(value)
+        return None if named is None else named.strip()
+    return str(whole(value))
+
+
+def whole(value: Any) -> int | None:
+    """A cell as a whole number of 64 bits.
+
+    Raises:
+        ValueError: saying what it is instead.
+    """
+    if absent(value):
+        return None
+    if isinstance(value, str) and (found := NUMBER.fullmatch(value)):
+        value = int(found[1])
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError("no whole number")
+    return value

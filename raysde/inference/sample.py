@@ -1,0 +1,363 @@
+"""Drawing images with a trained model: prompts, guidance, batches, and one random stream for each image."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, Unpack
+
+import torch
+from torch import Tensor
+
+from raysde import rng
+from raysde.data.classes import Label, class_numbers, difference
+from raysde.images.sizes import Size, read_size
+from raysde.inference.guidance import Encode, Guidance, Interval, Led
+from raysde.inference.pixels import ImagingModel
+from raysde.inference.samples import Drawn, DrawnPath
+from raysde.models.sampling_defaults import GUIDANCE, completed, solved, unguided, usual_guidance
+from raysde.sampling.path import sample_path
+from raysde.sampling.sampler import Callback, Method, Samples, Settings, sample
+from raysde.sde import Score
+
+LEADING = ("prompts", "labels", "negative", "autoguide")
+"""What an image is led to or away from."""
+
+
+class Drawing(Settings, total=False):
+    """The keyword arguments of everything that draws; those of :meth:`DrawingModel.sample` but for ``n``."""
+
+    prompts: Sequence[str] | None
+    labels: Sequence[Label] | None
+    seed: int | Sequence[int]
+    guidance: float
+    guidance_interval: Interval | None
+    negative: str | Sequence[str] | None
+    autoguide: "DrawingModel | None"
+    autoguidance: float | None
+    batch_size: int
+    first: int
+    progress: Callable[[int, int], None] | None
+    dtype: torch.dtype
+
+
+class Run(Protocol):
+    """Draws the images ``rows`` with the score of their conditions."""
+
+    def __call__(
+        self,
+        score: Score,
+        rows: slice,
+        *,
+        generator: Sequence[torch.Generator],
+        callback: Callback | None,
+        **settings: Unpack[Settings],
+    ) -> Samples: ...
+
+
+@dataclass(frozen=True)
+class DrawingModel(ImagingModel):
+    """A score model with its description, as far as drawing goes; :class:`raysde.inference.model.Model` is the whole."""
+
+    def sample(
+        self,
+        *,
+        prompts: Sequence[str] | None = None,
+        labels: Sequence[Label] | None = None,
+        n: int | None = None,
+        seed: int | Sequence[int] = 0,
+        guidance: float | None = None,
+        guidance_interval: Interval | None = None,
+        negative: str | Sequence[str] | None = None,
+        autoguide: "DrawingModel | None" = None,
+        autoguidance: float | None = None,
+        batch_size: int = 256,
+        first: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        size: Size | int | str | None = None,
+        start: Tensor | None = None,
+        times: Tensor | None = None,
+        dtype: torch.dtype = torch.uint8,
+        **settings: Unpack[Settings],
+    ) -> Drawn:
+        """Draws images; image i depends on (seed, i) and its own prompt, not on the batch it is drawn in.
+
+        Args:
+            prompts, labels: one for each image; both may be given. A label is the name of a class, or an int, which is
+                a class number.
+            n: number of images when neither is given.
+            seed: of all images, or one for each.
+            guidance: scale of classifier-free guidance, 1 for none; None for the model's own, and if it has none for 2
+                with ``negative``, or ``autoguide`` and no ``autoguidance``, and 1 without.
+            guidance_interval: (low, high) of sigma / alpha where there is guidance; None for the model's own, or
+                everywhere if it has none, as (0, math.inf) is for any model.
+            negative: what the images are led away from instead of the empty prompt, for all images or for each.
+            autoguide: a smaller or younger model of the same SDE and images, which the images are led away from instead
+                of from the empty prompt; see :class:`raysde.inference.guidance.Autoguided`.
+            autoguidance: how far they are led away from ``autoguide`` if ``guidance`` shall lead them away from the
+                empty or negative prompt as well; see :class:`raysde.inference.guidance.TwiceGuided`. None: ``guidance`` says it.
+            batch_size: images drawn at a time.
+            first: the number of the first image, to continue an earlier call.
+            progress: called with the solver's steps done and to be done, over all batches.
+            size: (height, width) of the images, or one number for both, if it shall not be that which the model was
+                built for; any that its network takes. Images of a size that it never saw may look like none.
+            start: x at the first time, [N, C, H, W] in the space that the model draws in, instead of draws from the
+                prior.
+            times: falling times of your own, instead of ``steps`` and ``grid``.
+            dtype: of the images: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor
+                rounded.
+            settings: solver, steps, eta and so on, see :class:`raysde.sampling.sampler.Method`; those that are not given are the
+                model's own, see :func:`raysde.models.sampling_defaults.completed`.
+
+        Raises:
+            ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range or has
+                no effect.
+        """
+        drawing = {
+            "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
+            "guidance_interval": guidance_interval, "autoguidance": autoguidance, "seed": seed, "first": first,
+            "batch_size": batch_size, "progress": progress, "dtype": dtype, **settings,
+        }  # fmt: skip
+        shape = self.wanted(drawing, n, size, start)
+
+        def run(score: Score, rows: slice, **given: object) -> Samples:
+            whole, own = self.begun(shape, start, rows)
+            return sample(score, self.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
+
+        return self.drawn(run, shape[0], times=times, **self.by_own_settings(drawing))
+
+    def sample_path(
+        self,
+        points: int,
+        *,
+        n: int | None = None,
+        size: Size | int | str | None = None,
+        start: Tensor | None = None,
+        times: Tensor | None = None,
+        **drawing: Unpack[Drawing],
+    ) -> DrawnPath:
+        """Draws the images that :meth:`sample` draws, and keeps ``points`` states of their paths, evenly in log-SNR.
+
+        Args:
+            points: states of each image, the first of pure noise and the last at the end of the walk.
+            n, size, start, times, drawing: as for :meth:`sample`.
+
+        Raises:
+            ValueError: if there are fewer than two points; and as :meth:`sample`.
+        """
+        shape, paths = self.wanted(drawing, n, size, start), []
+
+        def run(score: Score, rows: slice, **given: object) -> Samples:
+            whole, own = self.begun(shape, start, rows)
+            paths.append(sample_path(score, self.sde, whole, points, times=times, **own, **given))  # type: ignore[arg-type]
+            return paths[-1].end
+
+        drawn = self.drawn(run, shape[0], times=times, **self.by_own_settings(drawing))
+        x, x0_hat = (torch.cat([getattr(path, name) for path in paths], dim=1).cpu() for name in ("x", "x0_hat"))
+        frames = torch.stack([self.frames(x, paths[0].times), self.frames(x0_hat, None)], dim=1)
+        log_snr = self.sde.log_snr(paths[0].times)
+        return DrawnPath(
+            **vars(drawn),
+            times=paths[0].times,
+            log_snr=log_snr,
+            x=x.transpose(0, 1),
+            x0_hat=x0_hat.transpose(0, 1),
+            frames=frames,
+        )
+
+    def by_own_settings(self, drawing: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of :meth:`drawn`, with the model's own settings where they say nothing.
+
+        Raises:
+            ValueError: as :func:`led`.
+        """
+        told = any(drawing.get(name) is not None for name in LEADING)
+        own = self.spec.generation if told else unguided(self.spec.generation)
+        given = {name: value for name, value in drawing.items() if value is not None or name not in GUIDANCE}
+        return led(solved(completed(own, given), self.spec.default_solver))
+
+    @torch.no_grad()
+    def drawn(
+        self,
+        run: Run,
+        count: int,
+        *,
+        share: float = 1.0,
+        times: Tensor | None = None,
+        prompts: Sequence[str] | None = None,
+        labels: Sequence[Label] | None = None,
+        seed: int | Sequence[int] = 0,
+        guidance: float = 1.0,
+        guidance_interval: Interval | None = None,
+        negative: str | Sequence[str] | None = None,
+        autoguide: "DrawingModel | None" = None,
+        autoguidance: float | None = None,
+        batch_size: int = 256,
+        first: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        dtype: torch.dtype = torch.uint8,
+        **settings: Unpack[Settings],
+    ) -> Drawn:
+        """What ``run`` draws for ``count`` images, batch by batch; see :meth:`sample`.
+
+        Args:
+            share: of the time grid that ``run`` walks.
+            times: that it walks instead.
+        """
+        counted(prompts, labels, count)
+        numbers = self.numbers(labels)
+        seeds = seed if isinstance(seed, Sequence) else [seed] * count
+        if len(seeds) != count:
+            raise ValueError(f"{len(seeds)} seeds were given for {count} images")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        leading = self.guidance(count, guidance, guidance_interval, negative, autoguide, autoguidance)
+        check_dtype(dtype)
+        steps = len(Method(**settings).last_times(self.sde, share) if times is None else times) - 1
+        parts, nfe, total = [], 0, steps * -(-count // batch_size)
+        for done, start in enumerate(range(0, count, batch_size)):
+            rows = slice(start, min(count, start + batch_size))
+            told = _told(_part(prompts, rows), _part(numbers, rows), rows.stop - start)
+            score = leading.rows(rows).score(self.score_model, told, rows.stop - start)
+            keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
+            generators = [rng.generator(own, rng.IMAGE, number) for own, number in keys]
+            callback = _reported(progress, done * steps, total)
+            drawn = run(score.score, rows, generator=generators, callback=callback, **settings)
+            nfe = max(nfe, drawn.nfe)
+            parts.append(self.pixels(drawn.x, dtype).cpu())
+        return self.made(torch.cat(parts), prompts, seed, nfe)
+
+    def made(self, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int) -> Drawn:
+        """Images with what they were drawn for."""
+        told = None if prompts is None else list(prompts)
+        return Drawn(images, told, seed, nfe, self.pixel_range)
+
+    def wanted(
+        self, drawing: Mapping[str, Any], n: int | None, size: Size | int | str | None, start: Tensor | None
+    ) -> tuple[int, int, int, int]:
+        """The shape [N, C, H, W] of what is asked for, in the space that the model draws in.
+
+        Raises:
+            ValueError: if the counts differ, the network takes no such size, or ``start`` has another shape.
+        """
+        asked = len(start) if n is None and start is not None and start.ndim == 4 else n
+        count = counted(drawing.get("prompts"), drawing.get("labels"), asked)
+        shape = self.spec.shape_of(None if size is None else read_size(size))
+        if start is not None and size is None and start.ndim == 4 and self.spec.latent is None:
+            shape = self.spec.shape_of((start.shape[2], start.shape[3]))
+        if start is not None and (start.shape != (count, *shape) or not start.is_floating_point()):
+            raise ValueError(
+                f"start must be floats of shape {[count, *shape]}, got {start.dtype} of shape {list(start.shape)}"
+            )
+        return (count, *shape)
+
+    def begun(
+        self, shape: tuple[int, int, int, int], start: Tensor | None, rows: slice
+    ) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """The shape of some rows, and what a sampler is told of where they begin."""
+        own = None if start is None else start[rows].to(self.device, torch.float32)
+        return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": self.device}
+
+    def numbers(self, labels: Sequence[Label] | None) -> list[int] | None:
+        """Return the class numbers of labels, None without.
+
+        Raises:
+            ValueError: if one is no class of the model.
+        """
+        return None if labels is None else class_numbers(labels, self.spec.classes, self.spec.class_names)
+
+    def conditioned(
+        self, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
+    ) -> Led:
+        """The score under prompts and labels, in evaluation mode."""
+        return Guidance(scale=guidance).score(self.score_model, _told(prompts, self.numbers(labels), count), count)
+
+    def guidance(
+        self,
+        count: int,
+        guidance: float,
+        guidance_interval: Interval | None,
+        negative: str | Sequence[str] | None,
+        autoguide: "DrawingModel | None",
+        autoguidance: float | None = None,
+    ) -> Guidance:
+        """How ``count`` images are led.
+
+        Raises:
+            ValueError: if there is not one negative prompt for each image, the guide is of another SDE, other images or
+                other conditions, there is none for ``autoguidance``, or conditions should lead as well and there are
+                none.
+        """
+        if guidance != 1.0 and self.score_model.conditioner.width is None and autoguidance is not None:
+            raise ValueError(f"guidance={guidance} was given beside autoguidance, but the model is unconditional")
+        negatives = [negative] * count if isinstance(negative, str) else negative
+        if negatives is not None and len(negatives) != count:
+            raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")
+        if autoguide is None:
+            return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, autoguidance=autoguidance)
+        for name in ("sde", "image", "data_range", "latent"):
+            own, its = getattr(self.spec, name), getattr(autoguide.spec, name)
+            if own != its:
+                raise ValueError(f"autoguide: its {name} is {its}, the model's is {own}")
+        taken, its = self.score_model.conditioner, autoguide.score_model.conditioner
+        if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
+            raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
+        if own := difference(self.spec.class_names, autoguide.spec.class_names or self.spec.class_names):
+            raise ValueError(f"autoguide: it knows other classes than the model: {own}")
+        guide = autoguide.to(self.device).score_model
+        return Guidance(
+            scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
+        )
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raises ValueError unless images can be asked for in a type."""
+    if dtype not in (torch.uint8, torch.float32):
+        raise ValueError(f"dtype of images must be torch.uint8 or torch.float32, got {dtype}")
+
+
+Value = TypeVar("Value")
+
+
+def _part(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None:
+    return None if values is None else values[rows]
+
+
+def _told(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> Encode:
+    return lambda conditioner: conditioner.encode(prompts, labels, count)
+
+
+def counted(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: int | None) -> int:
+    """How many images are asked for.
+
+    Raises:
+        ValueError: if the counts differ, there is none to draw, or one is given that is no list.
+    """
+    for name, values in (("prompts", prompts), ("labels", labels)):
+        if isinstance(values, str) or not (values is None or hasattr(values, "__len__")):
+            raise ValueError(f"{name} must be a list with one for each image, got {values!r}")
+    given = [len(values) for values in (prompts, labels) if values is not None]
+    count = n if n is not None else given[0] if given else 1
+    if count < 1 or any(size != count for size in given):
+        raise ValueError(f"n={n}, {given} prompts or labels: give one for each image, and at least one image")
+    return count
+
+
+def led(drawing: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of drawing, with guidance where they say from what to be led away and not how far.
+
+    Raises:
+        ValueError: if an interval of guidance is given, and no guidance.
+    """
+    if drawing.get("guidance") is not None:
+        return dict(drawing)
+    apart = drawing.get("autoguidance") is not None
+    away = drawing.get("negative") is not None or (drawing.get("autoguide") is not None and not apart)
+    if drawing.get("guidance_interval") is not None and not away and not apart:
+        raise ValueError("guidance_interval has no effect at guidance 1: give guidance=2 or so")
+    return {**drawing, "guidance": usual_guidance(told=away)}
+
+
+def _reported(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:
+    """The sampler's callback that tells ``progress`` the steps done, ``before`` of them for earlier batches."""
+    if progress is None:
+        return None
+    return lambda step, _: progress(before + step, total)

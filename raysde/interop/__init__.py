@@ -1,0 +1,6 @@
+"""Pipeline folders of diffusers: reading them as models, and writing models as such folders."""
+
+from raysde.interop.export_pipeline import export
+from raysde.interop.import_pipeline import convert, download_hint, is_pipeline, load
+
+__all__ = ["convert", "download_hint", "export", "is_pipeline", "load"]

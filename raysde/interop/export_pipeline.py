@@ -1,0 +1,197 @@
+"""A model as a pipeline folder of diffusers, which ``DiffusionPipeline.from_pretrained`` runs without code of ours.
+
+Written is what a pipeline of diffusers computes as we do from the same noise; everything else is refused.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raysde.inference.model import Model
+from raysde.interop.discrete_steps import DISCRETE, PREDICTIONS, betas, process_of, step_times
+from raysde.io.errors import writing
+from raysde.models import autoencoder
+from raysde.networks import DiffusersConfig
+from raysde.networks.diffusers import PlainUNet, Transformer, library, made
+from raysde.sde import VE, VP
+
+SOLVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ddim": ("DDIMPipeline", "DDIMScheduler", {"clip_sample": False}),
+    "ancestral": ("DDPMPipeline", "DDPMScheduler", {"clip_sample": False}),
+    "dpmpp_2m": ("DDPMPipeline", "DPMSolverMultistepScheduler", {}),
+}
+"""Our solvers that diffusers has for a discrete process: its pipeline for pixels, its scheduler and the settings."""
+SAMPLING = ("snr", "correct_steps", "num_train_timesteps")
+"""Settings of ScoreSdeVeScheduler that are its sampler's and not the process's."""
+TARGET_SNR = 0.16
+"""Of Song et al. 2021, table 5, for VE."""
+NULL_CLASS = 1000
+"""The class that DiTPipeline takes for "none"."""
+
+
+def export(model: Model, folder: Path, *, solver: str | None = None, target_snr: float | None = None) -> str:
+    """Writes the averaged model as a pipeline folder.
+
+    Args:
+        folder: which must not exist; it appears whole or not at all.
+        solver: ddim, ancestral or dpmpp_2m for VP, pc for VE; None for the scheduler that the model was imported with,
+            with its settings, and the first of them for other models.
+        target_snr: of pc's corrector; None for the imported scheduler's, and 0.16 for other models.
+
+    Returns:
+        The pipeline's class.
+
+    Raises:
+        ValueError: if ``folder`` exists, or no pipeline of diffusers draws what the model draws.
+        OSError: naming ``folder``, if it cannot be written.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder} exists already")
+    pipeline = pipeline_of(model, solver, target_snr)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with writing("the pipeline", folder):
+        pipeline.save_pretrained(str(partial), safe_serialization=True)
+        os.replace(partial, folder)
+    return type(pipeline).__name__
+
+
+def pipeline_of(model: Model, solver: str | None, target_snr: float | None) -> Any:
+    """The pipeline that draws what the model draws."""
+    spec = model.spec
+    if not isinstance(spec.network, DiffusersConfig):
+        raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")
+    if spec.text is not None:
+        raise ValueError("the pipelines of diffusers attend to the padding of captions, which this model never saw")
+    _need("a pipeline of diffusers", ("sde.ceiling", spec.sde.ceiling, 1.0))
+    if isinstance(spec.sde, VE):
+        return _score_sde_ve(model, solver, target_snr)
+    if isinstance(spec.sde, VP):
+        kept = _imported(model) if solver is None else None
+        return _discrete(model, solver or "ddim") if kept is None else kept
+    raise ValueError(f"sde.kind={spec.sde.kind}: diffusers has pipelines for vp and ve with such a network")
+
+
+def _score_sde_ve(model: Model, solver: str | None, target_snr: float | None) -> Any:
+    """ScoreSdeVePipeline: three channels in [0, 1], a network that is told sigma and gives the score."""
+    spec, outside = model.spec, model.score_model.preconditioning
+    unet = _unconditional(model, "ScoreSdeVePipeline")
+    assert isinstance(spec.sde, VE)
+    if solver not in (None, "pc"):
+        raise ValueError(f"solver must be pc for sde.kind=ve, got {solver!r}")
+    _need(
+        "ScoreSdeVePipeline of diffusers",
+        ("latent", spec.latent and spec.latent.vae, None),
+        ("channels", spec.image[0], 3),
+        ("data.range", tuple(spec.data_range), (0.0, 1.0)),
+        ("target", spec.target, "score"),
+        ("preconditioning.time", outside.time, "sigma"),
+        ("preconditioning.input", outside.input, "none"),
+        ("preconditioning.output", outside.output, "none"),
+    )
+    came_with = {} if model.origin is None else model.origin.scheduler
+    settings = {"snr": TARGET_SNR, **{name: came_with[name] for name in SAMPLING if name in came_with}}
+    scheduler = library("export").ScoreSdeVeScheduler(
+        **settings if target_snr is None else {**settings, "snr": target_snr},
+        sigma_min=spec.sde.sigma_min,
+        sigma_max=spec.sde.sigma_max,
+        sampling_eps=spec.sde.sample_floor,
+    )
+    return library("export").ScoreSdeVePipeline(unet=unet, scheduler=scheduler)
+
+
+def _imported(model: Model) -> Any:
+    """The pipeline that a model of a discrete process was imported from; None if it was not, or is no longer known."""
+    origin, spec = model.origin, model.spec
+    if origin is None or origin.scheduler_class not in DISCRETE:
+        return None
+    scheduler = getattr(library("export"), origin.scheduler_class).from_config(origin.scheduler)
+    if process_of(scheduler) != (spec.sde, spec.target):
+        return None
+    return getattr(library("export"), origin.pipeline)(unet=_unconditional(model, origin.pipeline), scheduler=scheduler)
+
+
+def _discrete(model: Model, solver: str) -> Any:
+    """A pipeline on a scheduler that has our process as its table."""
+    spec, network = model.spec, model.score_model.network
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)} for sde.kind=vp, got {solver!r}")
+    pipeline, name, settings = SOLVERS[solver]
+    scheduler = getattr(library("export"), name)(**_process(model), **settings)
+    if spec.latent is None:
+        _need(f"{pipeline} of diffusers", ("data.range", tuple(spec.data_range), (-1.0, 1.0)))
+        return getattr(library("export"), pipeline)(unet=_unconditional(model, pipeline), scheduler=scheduler)
+    _need("a pipeline of diffusers for latents", ("the autoencoder's shift_factor", spec.latent.shift_factor, 0.0))
+    vae = autoencoder.opened(spec.latent.vae, spec.latent.sha256, model.device)
+    if isinstance(network, Transformer):
+        return library("export").DiTPipeline(transformer=_labelled(model, network), vae=vae, scheduler=scheduler)
+    return library("export").LDMPipeline(vqvae=vae, unet=_unconditional(model, "LDMPipeline"), scheduler=scheduler)
+
+
+def _process(model: Model) -> dict[str, Any]:
+    """The arguments that give a discrete scheduler our process, our target, and steps that start at t = 1."""
+    spec, outside = model.spec, model.score_model.preconditioning
+    if spec.target not in PREDICTIONS:
+        raise ValueError(f"target={spec.target}: the discrete schedulers of diffusers know {', '.join(PREDICTIONS)}")
+    if outside.input != "none" and (outside.input, spec.data_std) != ("unit", 1.0):
+        raise ValueError(
+            f"preconditioning.input={outside.input}: the pipelines of diffusers for vp show the network x_t as it is, "
+            "which is preconditioning.input=none"
+        )
+    times = step_times(spec.sde, outside.time)
+    return {
+        "num_train_timesteps": len(times),
+        "trained_betas": betas(spec.sde, times).tolist(),
+        "prediction_type": PREDICTIONS[spec.target],
+        "timestep_spacing": "trailing",
+    }
+
+
+def _unconditional(model: Model, pipeline: str) -> nn.Module:
+    """The model's UNet2DModel, if it draws without being told anything and gives the mean alone."""
+    network = model.score_model.network
+    if not isinstance(network, PlainUNet):
+        raise ValueError(f"{pipeline} of diffusers takes a UNet2DModel, the model has {type(network).__name__}")
+    if model.spec.classes:
+        raise ValueError(f"{pipeline} of diffusers tells UNet2DModel no class, the model has {model.spec.classes}")
+    config = network.model.config
+    if config.out_channels != config.in_channels:
+        raise ValueError(f"{pipeline} of diffusers takes no learned variance: {config.out_channels} channels come out")
+    if pipeline != "DDIMPipeline" and pipeline != "DDPMPipeline" and not isinstance(config.sample_size, int):
+        raise ValueError(f"{pipeline} of diffusers draws square images, the model's are {config.sample_size}")
+    return network.model
+
+
+def _labelled(model: Model, network: Transformer) -> nn.Module:
+    """A DiTTransformer2DModel with the class embeddings in its own tables, none as their last row."""
+    spec, table = model.spec, model.score_model.conditioner.class_embedding
+    if table is None:
+        raise ValueError("DiTPipeline of diffusers asks for classes, and the model has none")
+    if spec.classes > NULL_CLASS:
+        raise ValueError(
+            f"DiTPipeline of diffusers takes class {NULL_CLASS} for none, the model has {spec.classes} classes"
+        )
+    assert isinstance(spec.network, DiffusersConfig)
+    weights = network.model.state_dict()
+    for number, block in enumerate(network.model.transformer_blocks):
+        embedder, stem = block.norm1.emb.class_embedder, f"transformer_blocks.{number}.norm1.emb.class_embedder."
+        rows = embedder(table.weight)
+        padding = rows[-1:].expand(NULL_CLASS + 1 - spec.classes, -1)
+        for name in embedder.state_dict():
+            del weights[stem + name]
+        weights[stem + "embedding_table.weight"] = torch.cat([rows[:-1], padding])
+    config = {**spec.network.settled(spec.image), "num_embeds_ada_norm": NULL_CLASS}
+    whole = made("DiTTransformer2DModel", config)
+    whole.load_state_dict(weights)
+    return whole.eval()
+
+
+def _need(who: str, *wanted: tuple[str, Any, Any]) -> None:
+    """Raises ValueError for the first (name, present, needed) that differs."""
+    for name, present, needed in wanted:
+        if present != needed:
+            raise ValueError(f"{who} needs {name}={needed}, the model has {present}")

@@ -1,0 +1,225 @@
+"""A pipeline folder of diffusers as a model: its network, and the SDE that its scheduler discretises.
+
+Read are model_index.json, the configurations, and weights in safetensors format; no pickle, and no code of the folder.
+The network and the scheduler lie in folders of their own, or both at the root, as diffusers finds them too.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from raysde.checkpoints import checkpoint
+from raysde.inference.model import Model, Origin
+from raysde.interop.discrete_steps import DISCRETE, process_of
+from raysde.io.errors import UNFIT, check_weights_fit, line_of, writing
+from raysde.models.spec import ModelSpec, assemble
+from raysde.networks import DiffusersConfig
+from raysde.networks.diffusers import library, sides
+from raysde.sampling.solvers.default import DEFAULT
+from raysde.sde import VE
+from raysde.sde.parameterisation import Preconditioning
+
+INDEX = "model_index.json"
+HUB = re.compile(r"(?:https?:/{1,2}(?:www\.)?huggingface\.co/|hf://)?(?P<name>\w[\w.-]*/[\w.-]+?)/?")
+"""Names on the Hugging Face Hub."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model from a pipeline folder.
+
+    Attributes:
+        model: ready to sample.
+        pipeline: the pipeline's class.
+        scheduler: its scheduler's configuration.
+        settings: what the folder's own sampler would be here, as ``raysde sample`` takes it.
+    """
+
+    model: Model
+    pipeline: str
+    scheduler: dict[str, Any]
+    settings: str
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is a diffusers pipeline's."""
+    return (folder / INDEX).is_file()
+
+
+def load(folder: Path) -> Imported:
+    """The model in a pipeline folder.
+
+    Raises:
+        ValueError: if it is not one, or holds a class, a scheduler or weights that are not read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}{download_hint(str(folder))}")
+    index = _json(folder / INDEX, f"{folder} is no diffusers pipeline: it holds no {INDEX}")
+    pipeline = str(index.get("_class_name"))
+    if pipeline not in READERS:
+        raise ValueError(f"{folder} holds a {pipeline}; known pipelines are {', '.join(READERS)}")
+    read, known = READERS[pipeline]
+    kind = _class_of(index, "scheduler", folder, known)
+    scheduler = _scheduler(part_of(folder, "scheduler"), kind)
+    _class_of(index, "unet", folder, ("UNet2DModel",))
+    place = part_of(folder, "unet")
+    unet = _unet(place)
+    spec, settings = read(scheduler, _network(unet, place))
+    score_model = assemble(spec, None, None, allow_code=False)
+    score_model.network.model.load_state_dict(unet.state_dict())  # type: ignore[union-attr]
+    config = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name[0] != "_"}
+    origin = Origin(pipeline, config, kind)
+    return Imported(Model(score_model.eval().requires_grad_(False), spec, origin), pipeline, config, settings)
+
+
+def convert(folder: Path, target: Path) -> Imported:
+    """Writes the model in a pipeline folder as a checkpoint, which can be sampled from but not resumed.
+
+    Args:
+        target: the checkpoint's folder, which must not exist; it appears whole or not at all.
+
+    Raises:
+        ValueError: as :func:`load` does, or if ``target`` exists.
+        OSError: naming ``target``, if it cannot be written.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists already")
+    imported = load(folder)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    assert imported.model.origin is not None
+    about = asdict(imported.model.origin)
+    with writing("the checkpoint", target):
+        partial.mkdir(parents=True)
+        save_file(checkpoint.complete_weights(imported.model.score_model), partial / "ema.safetensors")
+        checkpoint.write_description(partial, imported.model.spec, {"step": 0, "num_images": 0}, {}, about)
+        os.replace(partial, target)
+    return imported
+
+
+def _ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
+    """ScoreSdeVePipeline: data in [0, 1], a network that is told sigma and gives the score (Song et al. 2021)."""
+    config = scheduler.config
+    if network.config["in_channels"] != 3:
+        raise ValueError(f"unet takes {network.config['in_channels']} channels, but ScoreSdeVePipeline draws 3")
+    sde = VE(sigma_min=config.sigma_min, sigma_max=config.sigma_max, sample_floor=config.sampling_eps)
+    preconditioning = Preconditioning(time="sigma", input="none", output="none")
+    spec = ModelSpec(
+        image=_image(network), data_range=(0.0, 1.0), data_std=0.25, sde=sde, network=network, target="score",
+        text=None, classes=0, preconditioning=preconditioning, default_solver=DEFAULT,
+    )  # fmt: skip
+    corrector = f"--set target_snr={config.snr} --set corrector_steps={config.correct_steps}"
+    return spec, f"--solver pc --steps {config.num_train_timesteps} {corrector}"
+
+
+def _discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
+    """DDPMPipeline and DDIMPipeline: data in [-1, 1], a network that is told the number of a step (Ho et al. 2020)."""
+    sde, target = process_of(scheduler)
+    preconditioning = Preconditioning(time="step", input="none", output="none")
+    spec = ModelSpec(
+        image=_image(network), data_range=(-1.0, 1.0), data_std=0.5, sde=sde, network=network, target=target,
+        text=None, classes=0, preconditioning=preconditioning, default_solver=DEFAULT,
+    )  # fmt: skip
+    return spec, "--solver ddim --grid time --steps 50 --set denoise=true"
+
+
+Reader = Callable[[Any, DiffusersConfig], tuple[ModelSpec, str]]
+READERS: dict[str, tuple[Reader, tuple[str, ...]]] = {
+    "ScoreSdeVePipeline": (_ve, ("ScoreSdeVeScheduler",)),
+    "DDPMPipeline": (_discrete, DISCRETE),
+    "DDIMPipeline": (_discrete, DISCRETE),
+}
+"""The pipelines that are read, each with its schedulers."""
+
+
+def _class_of(index: dict[str, Any], part: str, folder: Path, known: tuple[str, ...]) -> str:
+    """The class of a pipeline's part, one of diffusers' own."""
+    found = index.get(part)
+    if not isinstance(found, list) or len(found) != 2 or found[0] != "diffusers" or found[1] not in known:
+        raise ValueError(f"{part} of {folder} is {json.dumps(found)}; known are {', '.join(known)} of diffusers")
+    return str(found[1])
+
+
+def part_of(folder: Path, part: str) -> Path:
+    """Return the folder of a pipeline's part: its own, or the pipeline's where it has none, as diffusers falls back."""
+    own = folder / part
+    return own if own.is_dir() else folder
+
+
+def download_hint(name: str) -> str:
+    """Return what a sentence adds about a name that is no folder but could be one of the Hugging Face Hub."""
+    match = HUB.fullmatch(name)
+    if match is None:
+        return ""
+    hub, folder = match["name"], match["name"].partition("/")[2]
+    return (
+        f"; if {hub} is a model on the Hugging Face Hub, download it first, `hf download {hub} --local-dir {folder}`, "
+        f"and give the folder {folder}"
+    )
+
+
+def _scheduler(folder: Path, name: str) -> Any:
+    path = folder / "scheduler_config.json"
+    config = _json(path, f"{folder} holds no scheduler_config.json")
+    try:
+        return getattr(library("import"), name).from_config(config)
+    except UNFIT as error:
+        raise ValueError(f"{path}: no {name} can be made of it: {line_of(error)}") from error
+
+
+def _unet(folder: Path) -> Any:
+    """The network with its weights, which all have to be there."""
+    stem = "diffusion_pytorch_model"
+    _json(folder / "config.json", f"{folder} holds no config.json")
+    if not any((folder / f"{stem}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
+        pickles = sorted(path.name for path in folder.glob("*.bin*"))
+        found = f" but {pickles[0]}, a pickle, which is never read: convert it with diffusers" if pickles else ""
+        raise ValueError(f"{folder} holds no {stem}.safetensors{found}")
+    unet: Any
+    try:
+        unet, info = library("import").UNet2DModel.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except UNFIT as error:
+        raise ValueError(f"{folder}: no UNet2DModel can be loaded: {line_of(error)}") from error
+    check_weights_fit(info, str(folder))
+    return unet
+
+
+def _network(unet: Any, folder: Path) -> DiffusersConfig:
+    """The network's description, complete with the defaults of diffusers."""
+    config = json.loads(unet.to_json_string())
+    if config["sample_size"] is None:
+        raise ValueError(f"{folder}/config.json gives no sample_size, the size of the images")
+    sides(config["sample_size"], f"{folder}/config.json: sample_size")
+    own = {name: value for name, value in config.items() if not name.startswith("_")}
+    return DiffusersConfig(architecture="UNet2DModel", config=own)
+
+
+def _image(network: DiffusersConfig) -> tuple[int, int, int]:
+    return network.config["in_channels"], *sides(network.config["sample_size"], "sample_size")
+
+
+def _json(path: Path, absent: str) -> dict[str, Any]:
+    """A JSON object; ``absent`` is said if there is no such file."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(absent) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return content

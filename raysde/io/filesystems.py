@@ -1,0 +1,118 @@
+"""Files and folders by path or URI, through pyarrow: local, s3://, gs://, hdfs://.
+
+A URI may carry options after ``?``, such as ``s3://bucket/shards?endpoint_override=http://127.0.0.1:9000``.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raysde.io.errors import writing
+
+
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system and the path inside it, of a local path or a URI.
+
+    Raises:
+        ValueError: if the URI names no file system that pyarrow knows.
+    """
+    if "://" not in path:
+        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        return pafs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"{path!r} is not a place that can be read: {' '.join(str(error).split())}") from error
+
+
+def location(path: str) -> str:
+    """A local path made absolute, with ~ expanded; a URI without a slash at its end."""
+    return path.rstrip("/") if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def folder_or_name(path: str) -> str:
+    """Return the absolute path of a local folder, and the name of anything else, such as a model on a hub, as it is."""
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else path
+
+
+def child(path: str, *names: str) -> str:
+    """A path below ``path``; the options of a URI stay at its end."""
+    base, mark, options = path.partition("?") if "://" in path else (path, "", "")
+    return "/".join([base.rstrip("/"), *names]) + mark + options
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder."""
+    system, inside = filesystem(path)
+    return bool(system.get_file_info(inside).type != pafs.FileType.NotFound)
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    system, inside = filesystem(path)
+    with system.open_input_stream(inside) as source:
+        return bytes(source.read())
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a file whole or not at all: a local one under a name of its own first, a remote one by one upload."""
+    system, inside = filesystem(path)
+    with writing("a file", path):
+        if not isinstance(system, pafs.LocalFileSystem):
+            with system.open_output_stream(inside) as out:
+                out.write(content)
+            return
+        target = Path(inside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
+        temporary.write_bytes(content)
+        temporary.replace(target)
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is what a killed :func:`write_bytes` leaves."""
+    return name.startswith(".") and name.endswith(".part")
+
+
+def check_writable(path: str, what: str) -> None:
+    """Guards the place of a file that is written at the end of long work; a local folder of it is made.
+
+    Raises:
+        ValueError: naming ``what`` it was given as, if it is a folder or cannot be written.
+    """
+    system, inside = filesystem(path)
+    if system.get_file_info(inside).type == pafs.FileType.Directory:
+        raise ValueError(f"{what} {path} is a folder: give the name of a file")
+    if isinstance(system, pafs.LocalFileSystem):
+        folder = Path(inside).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{what} {path} cannot be written: {error}") from None
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"{what} {path} cannot be written: {folder} is not yours to write to")
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes a JSON file, see :func:`write_bytes`."""
+    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def sha256_of(path: str) -> str:
+    """The hash of a file's content."""
+    system, inside = filesystem(path)
+    digest = hashlib.sha256()
+    with system.open_input_stream(inside) as source:
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,118 @@
+"""What tells models, encoders and files apart: hashes of their content, whatever their names and places."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from raysde.io.errors import UNFIT, line_of
+
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """A hash of a module's kind and of its weights' names, types, shapes and bytes."""
+    digest = hashlib.sha256(type(module).__qualname__.encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def model_hash(description: Mapping[str, Any], module: nn.Module) -> str:
+    """A hash of a model's description, in JSON values, and of its weights."""
+    said = json.dumps(description, sort_keys=True) + weights_hash(module)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def hash_of(path: str, *, tokenizer: bool, key: str) -> str:
+    """sha256 over the configuration, the safetensors weights and, if asked, the tokenizer at a folder or hub name.
+
+    Args:
+        key: what the user called ``path``, for the message.
+
+    Raises:
+        ValueError: if there is no configuration or there are no safetensors weights.
+    """
+    config, weights = _found(path, "config.json"), weight_files(path)
+    if config is None or not weights:
+        lacks = "config.json" if config is None else "weights in safetensors format"
+        raise ValueError(f"{key} {path!r}: found no {lacks}")
+    others = [_found(path, name) for name in TOKENIZER] if tokenizer else []
+    return _joined([config, *weights, *(name for name in others if name is not None)])
+
+
+def weight_files(path: str) -> list[str]:
+    """The safetensors weights at a folder or hub name: one file, or the parts that an index lists; empty if not all
+    are there.
+
+    Raises:
+        ValueError: if the index is none.
+    """
+    for name in WEIGHTS:
+        if whole := _found(path, name):
+            return [whole]
+        if index := _found(path, f"{name}.index.json"):
+            found = [_found(path, part) if part.endswith(".safetensors") else None for part in _parts(index)]
+            return [part for part in found if part is not None] if None not in found else []
+    return []
+
+
+def _parts(index: str) -> list[str]:
+    """The files that an index of weights lists."""
+    try:
+        with open(index) as source:
+            return sorted(set(map(str, json.load(source)["weight_map"].values())))
+    except UNFIT as error:
+        raise ValueError(f"{index} is no index of weights: {line_of(error)}") from error
+
+
+def _found(path: str, name: str) -> str | None:
+    """A file of a folder, or of a repository on the hub (fetched if it is not here yet)."""
+    from transformers.utils import hub  # data tasks, which hash nothing, do without transformers
+
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
+    try:
+        return hub.cached_file(path, name, **quiet)
+    except OSError:
+        return None
+
+
+def _joined(files: Iterable[str]) -> str:
+    parts = [[os.path.basename(file), remembered_hash(file)] for file in files]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def remembered_hash(path: str | os.PathLike[str]) -> str:
+    """As :func:`file_hash`, computed once in a process until the file is changed."""
+    about = os.stat(path)
+    return _remembered(os.path.abspath(path), about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _remembered(file: str, size: int, changed: int) -> str:
+    """The hash of a file, until it is changed."""
+    return file_hash(file)

@@ -1,0 +1,141 @@
+"""How a model draws when nobody says: a solver, its settings and guidance, kept in the model's description."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from raysde.sampling.sampler import Method, Settings, readable
+from raysde.sampling.solvers import Solver
+from raysde.sampling.solvers.default import default_solver
+
+Interval = tuple[float, float]
+"""The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
+METHOD = tuple(get_type_hints(Settings))
+"""The settings of a sampler."""
+GUIDANCE = ("guidance", "guidance_interval")
+KINDS: dict[str, Any] = {**get_type_hints(Settings), "guidance": float, "guidance_interval": Interval | None}
+"""Every setting that a model's description may hold, and its type."""
+
+
+def check_scale(scale: float | None, name: str = "guidance") -> None:
+    """Raise ValueError unless a guidance scale is a number from 0 on."""
+    if scale is not None and not 0.0 <= scale < math.inf:
+        raise ValueError(f"{name} must be a number from 0 on, got {scale}; a negative prompt leads away from something")
+
+
+def check_interval(interval: Interval | None) -> None:
+    """Raises ValueError unless the interval of guidance rises."""
+    if interval is not None and not 0.0 <= interval[0] < interval[1]:
+        raise ValueError(f"guidance_interval must be 0 <= low < high in sigma / alpha, got {interval}")
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with values of their types, which go together, in the order of KINDS.
+
+    Raises:
+        ValueError: naming the setting that is unknown, of another type, out of range or infinite.
+    """
+    found = {name: valued(name, value) for name, value in settings.items()}
+    Method(**method_of(found))  # type: ignore[arg-type]
+    check_interval(found.get("guidance_interval"))
+    check_scale(found.get("guidance"))
+    return {name: found[name] for name in KINDS if name in found}
+
+
+def valued(name: str, value: Any) -> Any:
+    """A value of a setting in its type.
+
+    Raises:
+        ValueError: if there is no such setting, or the value is of another type or infinite.
+    """
+    if name not in KINDS:
+        raise ValueError(f"a model draws by the settings {', '.join(KINDS)}; {name!r} is none of them")
+    try:
+        found = TypeAdapter(KINDS[name]).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from None
+    parts = found if isinstance(found, tuple) else (found,)
+    if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return found
+
+
+def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that choose a :class:`raysde.sampling.sampler.Method`."""
+    return {name: value for name, value in settings.items() if name in METHOD}
+
+
+def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, and a model's own settings where nothing is.
+
+    Who names another solver than the model's own gets that solver as it is: steps, grid and the rest were chosen for
+    the own one. Own settings that nothing reads beside what is given are left out: target_snr beside corrector=none.
+
+    Raises:
+        ValueError: if solver, grid and corrector do not go together.
+    """
+    foreign = "solver" in given and given["solver"] != own.get("solver")
+    kept = {name: value for name, value in own.items() if not (foreign and name in METHOD)}
+    merged = {**kept, **given}
+    read = readable(method_of(merged))
+    return {name: value for name, value in merged.items() if name in given or name in read or name not in METHOD}
+
+
+def solved(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> dict[str, Any]:
+    """Settings with a solver, where they name none the default of the model that draws.
+
+    Args:
+        usual: that default, see :class:`raysde.models.spec.ModelSpec`.
+        resample: times that each step is taken again.
+    """
+    if settings.get("solver") is not None:
+        return dict(settings)
+    return {**settings, "solver": default_solver(usual, corrector=settings.get("corrector"), resample=resample)}
+
+
+def usual_guidance(*, told: bool) -> float:
+    """The guidance of commands and served models where neither anybody nor the model says.
+
+    Args:
+        told: whether the images have prompts or labels, or something that they are led away from.
+    """
+    return 2.0 if told else 1.0
+
+
+def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any], *, usual: Solver, told: bool) -> dict[str, Any]:
+    """:func:`completed`, with the defaults of solver, steps and guidance where the model has none of its own.
+
+    Args:
+        usual: see :func:`solved`.
+        told: see :func:`usual_guidance`.
+    """
+    found = solved(completed(own, given), usual)
+    method = Method(**method_of(found))  # type: ignore[arg-type]
+    return {"guidance": usual_guidance(told=told), "solver": method.solver, "steps": method.steps, **found}
+
+
+def overrides(own: Mapping[str, Any], given: Mapping[str, Any], *, usual: Solver, told: bool) -> str | None:
+    """What is given in place of a model's own settings, for people; None if it draws as it does when nobody says."""
+    named = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
+    same = spelled_out(own, named, usual=usual, told=told) == spelled_out(own, {}, usual=usual, told=told)
+    return None if same else sentence(named)
+
+
+def unguided(own: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own settings for images that it is told nothing of."""
+    return {name: value for name, value in own.items() if name not in GUIDANCE}
+
+
+def sentence(settings: Mapping[str, Any]) -> str:
+    """Settings for people: ``solver=unipc steps=10 guidance=2 guidance_interval=0.2:5``."""
+    return " ".join(f"{name}={_shown(value)}" for name, value in settings.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ":".join(_shown(part) for part in value)
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

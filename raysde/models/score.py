@@ -1,0 +1,72 @@
+"""A score network with everything that gives its output a meaning."""
+
+from torch import Tensor, nn
+
+from raysde.conditioning.conditioner import Condition, Conditioner, Encoded
+from raysde.networks.uncertainty import Uncertainty
+from raysde.sde import SDE
+from raysde.sde.parameterisation import Preconditioning, Target, convert, marginal_for
+
+
+class ScoreModel(nn.Module):
+    """A network, its conditions, its SDE and its target.
+
+    Args:
+        network: called as ``network(x, t, pooled, context, mask)`` (x and t alone when unconditional).
+        conditioner: captions and labels to vectors.
+        sde: the forward process.
+        target: what the network predicts.
+        data_std: standard deviation of a pixel.
+        preconditioning: what stands between x_t, t, the network and the target.
+        uncertainty: the log-variance of the loss over t, learned beside the network, if any.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        conditioner: Conditioner,
+        sde: SDE,
+        target: Target,
+        data_std: float,
+        preconditioning: Preconditioning | None = None,
+        uncertainty: Uncertainty | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.conditioner = network, conditioner
+        self.sde, self.target, self.data_std = sde, target, data_std
+        self.preconditioning = preconditioning or Preconditioning()
+        self.uncertainty = uncertainty
+
+    def predict(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        """The network's output in the type of x_t."""
+        alpha, sigma = marginal_for(self.sde, t, x_t)
+        seen = self.preconditioning.network_input(x_t, alpha, sigma, self.data_std)
+        time = self.preconditioning.network_time(self.sde, t)
+        if self.conditioner.width is None:
+            output = self.network(seen, time)
+        else:
+            output = self.network(seen, time, encoded.pooled, encoded.context, encoded.mask)
+        return output.to(x_t.dtype)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """The network's output for x_t [B, C, H, W] at t [B] under ``condition``, and the learned log-variance [B]."""
+        log_variance = None if self.uncertainty is None else self.uncertainty(self.sde.log_snr(t))
+        return self.predict(x_t, t, self.conditioner(condition)), log_variance
+
+    def value(self, x_t: Tensor, t: Tensor, encoded: Encoded, target: Target) -> Tensor:
+        """The value of any ``target`` that the network's output implies."""
+        alpha, sigma = marginal_for(self.sde, t, x_t)
+        own = self.predict(x_t, t, encoded) * self.preconditioning.output_scale(self.target, alpha, sigma)
+        return convert(own, x_t, alpha, sigma, self.target, target, self.data_std)
+
+    def eps_hat(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        """The predicted noise."""
+        return self.value(x_t, t, encoded, "noise")
+
+    def x0_hat(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        """The predicted clean image."""
+        return self.value(x_t, t, encoded, "x0")
+
+    def score(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        """grad log p_t(x_t), the score."""
+        return self.value(x_t, t, encoded, "score")

@@ -1,0 +1,207 @@
+"""What makes a score model: a small description that JSON can hold, and building the model from it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+
+from raysde.conditioning.conditioner import Conditioner
+from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer, restored_encoder
+from raysde.conditioning.text import (
+    PretrainedText,
+    ScratchText,
+    TextEncoder,
+    Tokenizer,
+    scratch_encoder,
+    train_tokenizer,
+)
+from raysde.images.sizes import Size, shown_size
+from raysde.io.errors_user import first_mistake
+from raysde.models.autoencoder import LatentSpec
+from raysde.models.sampling_defaults import checked
+from raysde.models.score import ScoreModel
+from raysde.networks import AnyNetwork, DiffusersConfig
+from raysde.networks.diffusers_contract import agreed
+from raysde.networks.presets import with_preset
+from raysde.networks.uncertainty import Uncertainty
+from raysde.rng import INITIAL, key
+from raysde.sampling.solvers import Solver
+from raysde.sampling.solvers.default import FIRST
+from raysde.sde import AnySDE
+from raysde.sde.parameterisation import Preconditioning, Target
+
+SDEField = Annotated[AnySDE, Field(discriminator="kind")]
+NetworkField = Annotated[
+    AnyNetwork,
+    Field(discriminator="kind"),
+    BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
+]
+GenerationField = Annotated[dict[str, Any], AfterValidator(checked)]
+TextField = Annotated[ScratchText | PretrainedText, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Everything needed to rebuild a model around its weights.
+
+    Attributes:
+        image: shape (channels, height, width).
+        data_range: the float values of black and white.
+        data_std: standard deviation of a pixel in that range.
+        sde, network, target, text: see their modules; text None for a model without captions.
+        classes: number of class labels, 0 for none.
+        class_names: the labels in the order of their numbers; empty if they are not known.
+        preconditioning: what stands between x_t, t, the network and the target.
+        uncertainty: whether the loss's log-variance over t is learned beside the network.
+        latent: the space of the latents that the model draws, None for pixels; ``image`` is then a latent's shape.
+        generation: how it draws when nobody says, see :mod:`raysde.models.sampling_defaults`; empty for everybody's defaults.
+        default_solver: solver where neither ``generation`` nor a call names one. A description without it is from
+            before there was a choice, and such a model goes on drawing by the solver of that time; new models are
+            described with :data:`raysde.sampling.solvers.default.DEFAULT`.
+    """
+
+    image: tuple[int, int, int]
+    data_range: tuple[float, float]
+    data_std: float
+    sde: SDEField
+    network: NetworkField
+    target: Target
+    text: TextField | None
+    classes: int
+    preconditioning: Preconditioning = field(default_factory=Preconditioning)
+    uncertainty: bool = False
+    latent: LatentSpec | None = None
+    generation: GenerationField = field(default_factory=dict, hash=False)
+    class_names: tuple[str, ...] = ()
+    default_solver: Solver = FIRST
+
+    def __post_init__(self) -> None:
+        if self.class_names and not self.classes == len(self.class_names) == len(set(self.class_names)):
+            raise ValueError(f"class_names must be {self.classes} different names, got {len(self.class_names)}")
+
+    def shape_of(self, size: Size | None) -> tuple[int, int, int]:
+        """Return the shape (channels, height, width) of what the model draws for images of a size.
+
+        Args:
+            size: (height, width) of the images; None for that of ``image``.
+
+        Raises:
+            ValueError: if the network, or the autoencoder of a latent model, takes no such images.
+        """
+        if size is None:
+            return self.image
+        height, width = size
+        if self.latent is not None:
+            factor = self.latent.pixels[1] // self.latent.shape[1]
+            if height % factor or width % factor:
+                raise ValueError(f"size {height}x{width}: the autoencoder takes sides that are multiples of {factor}")
+            height, width = height // factor, width // factor
+        try:
+            self.network.check_size(height, width)
+        except ValueError as error:
+            if self.latent is None:
+                raise
+            raise ValueError(f"size {shown_size(size)} has latents of {height}x{width}; their {error}") from None
+        return (self.image[0], height, width)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model takes captions or labels."""
+        return self.text is not None or self.classes > 0
+
+    def dump(self) -> dict[str, Any]:
+        """Return JSON values from which :meth:`parse` makes an equal object."""
+        content: dict[str, Any] = TypeAdapter(ModelSpec).dump_python(self, mode="json")
+        for name, first in (("class_names", ()), ("default_solver", FIRST)):
+            if getattr(self, name) == first:  # a model from before it was stored keeps its hash
+                del content[name]
+        return content
+
+    @classmethod
+    def parse(cls, content: Any) -> Self:
+        """The inverse of :meth:`dump`.
+
+        Raises:
+            ValueError: if the content does not describe a model.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
+            where, said = first_mistake(error)
+            raise ValueError(f"the model's description is invalid at {where}: {said}") from error
+
+
+def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreModel:
+    """A model with initial weights drawn from ``seed``; ``captions`` train the tokenizer of a scratch encoder."""
+    torch.manual_seed(key(seed, INITIAL))
+    tokenizer: Tokenizer | None = None
+    encoder: TextEncoder | None = None
+    if isinstance(spec.text, ScratchText):
+        learned = train_tokenizer(captions, spec.text.vocabulary)
+        tokenizer = Tokenizer(learned, spec.text.max_tokens)
+        encoder = scratch_encoder(spec.text, len(learned))
+    elif isinstance(spec.text, PretrainedText):
+        tokenizer = Tokenizer(pretrained_tokenizer(spec.text.path), spec.text.max_tokens)
+        encoder = pretrained_encoder(spec.text)
+    return assemble(spec, tokenizer, encoder, allow_code=True)
+
+
+def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> ScoreModel:
+    """A model of the right shape whose weights are still to be loaded.
+
+    Args:
+        text_folder: holds the tokenizer and the text encoder's architecture, as :func:`save_text` wrote them.
+        allow_code: whether a network class named by the description may be imported.
+    """
+    if spec.text is None:
+        return assemble(spec, None, None, allow_code=allow_code)
+    trainable = isinstance(spec.text, ScratchText) or spec.text.trainable
+    tokenizer = Tokenizer(pretrained_tokenizer(str(text_folder)), spec.text.max_tokens)
+    return assemble(spec, tokenizer, restored_encoder(text_folder, trainable=trainable), allow_code=allow_code)
+
+
+def assemble(
+    spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None, *, allow_code: bool
+) -> ScoreModel:
+    """Joins network and conditioner."""
+    conditioner = Conditioner(tokenizer, encoder, spec.classes)
+    context = conditioner.width if spec.text is not None else None
+    outside = preconditioning_for(spec)
+    network = spec.network.build(spec.image, conditioner.width, allow_code, context)
+    uncertainty = Uncertainty() if spec.uncertainty else None
+    return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std, outside, uncertainty)
+
+
+def preconditioning_for(spec: ModelSpec) -> Preconditioning:
+    """The description's, completed by the network: by its contract where it has one, otherwise with its own choice of
+    time where neither the description nor the SDE makes one.
+
+    Raises:
+        ValueError: if the description asks for what that contract does not have.
+    """
+    if isinstance(spec.network, DiffusersConfig):
+        return agreed(
+            spec.network,
+            spec.preconditioning,
+            sde=spec.sde,
+            target=spec.target,
+            data_range=spec.data_range,
+            captions=spec.text is not None,
+            labels=spec.classes > 0,
+        )
+    if spec.preconditioning.time is None and spec.sde.network_time == "t":
+        return replace(spec.preconditioning, time=spec.network.time_input)
+    return spec.preconditioning
+
+
+def save_text(model: ScoreModel, folder: Path) -> None:
+    """Writes the tokenizer and the text encoder's architecture, as JSON and text, if the model takes captions."""
+    conditioner = model.conditioner
+    if conditioner.tokenizer is None or conditioner.encoder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    conditioner.tokenizer.save(folder)
+    conditioner.encoder.encoder.config.save_pretrained(str(folder))  # type: ignore[operator, union-attr]

@@ -1,0 +1,246 @@
+"""Score networks of diffusers behind our interface; :mod:`raysde.networks.diffusers_contract` says what each is told and gives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from raysde.io.errors import UNFIT, line_of
+from raysde.networks.checks import check_multiple
+
+Architecture = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
+Image = tuple[int, int, int]
+DEFAULT_LEVELS, DEFAULT_PATCH = range(4), 2
+"""Levels of a UNet2DModel and patch of a DiTTransformer2DModel whose ``config`` does not say (diffusers 0.42)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersConfig:
+    """Names a network class of diffusers and its arguments.
+
+    Attributes:
+        architecture: UNet2DModel, UNet2DConditionModel (captions or labels by cross-attention) or
+            DiTTransformer2DModel (class labels).
+        config: its arguments, named as in the config.json that diffusers writes; channels, size and widths of the
+            conditions follow from the data.
+    """
+
+    kind: Literal["diffusers"] = "diffusers"
+    architecture: Architecture
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ADAPTERS:
+            raise ValueError(f"architecture must be one of {', '.join(ADAPTERS)}, got {self.architecture!r}")
+
+    def build(self, image: Image, condition: int | None, allow_code: bool, context: int | None = None) -> nn.Module:
+        """The network for images of shape (channels, height, width), given conditioning vectors of width ``condition``,
+        which is also that of the caption's tokens.
+
+        Raises:
+            ValueError: naming the key of ``config`` that does not fit, or if diffusers is not installed.
+        """
+        return ADAPTERS[self.architecture](self.settled(image), image, condition)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError unless the network can be shown images of a size."""
+        if self.architecture == "UNet2DModel":
+            levels = len(self.config.get("block_out_channels", DEFAULT_LEVELS))
+            check_multiple((height, width), 2 ** (levels - 1), "network.config.block_out_channels")
+        elif self.architecture == "DiTTransformer2DModel":
+            if height != width:
+                raise ValueError(f"size {height}x{width}: DiTTransformer2DModel takes square images")
+            check_multiple((height, width), self.config.get("patch_size", DEFAULT_PATCH), "network.config.patch_size")
+
+    def settled(self, image: Image) -> dict[str, Any]:
+        """``config`` with the channels and the size that follow from the images.
+
+        Raises:
+            ValueError: if it gives others, or a size or blocks that are none, or blocks that take other channels.
+        """
+        channels, height, width = image
+        size = height if height == width else [height, width]
+        given = {"in_channels": channels, "sample_size": size, "out_channels": channels, **self.config}
+        asked = size if given["sample_size"] is None else given["sample_size"]
+        if given["in_channels"] != channels:
+            raise ValueError(f"network.config.in_channels={given['in_channels']}, but the images have {channels}")
+        if given["out_channels"] not in (channels, 2 * channels, None):
+            raise ValueError(
+                f"network.config.out_channels={given['out_channels']}, but images of {channels} channels need "
+                f"{channels}, or {2 * channels} with a learned variance"
+            )
+        if sides(asked, "network.config.sample_size") != (height, width):
+            raise ValueError(f"network.config.sample_size={asked}, but the images are {height}x{width}")
+        blocks = [*block_types(given, "down_block_types"), *block_types(given, "up_block_types")]
+        if channels != 3 and any("Skip" in block for block in blocks):
+            raise ValueError(f"network.config: Skip blocks of diffusers take 3 channels, the images have {channels}")
+        return {**given, "sample_size": size}
+
+
+class PlainUNet(nn.Module):
+    """UNet2DModel. A condition reaches it as its pooled vector, projected and added to the embedded time."""
+
+    def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
+        super().__init__()
+        for key in ("class_embed_type", "num_class_embeds"):
+            if config.get(key) is not None:
+                raise ValueError(f"network.config.{key} cannot be set: raysde embeds classes and captions itself")
+        own = {} if condition is None else {"class_embed_type": "identity"}
+        self.channels = image[0]
+        self.model = made("UNet2DModel", {**config, **own})
+        factor = 2 ** (len(self.model.config.block_out_channels) - 1)
+        if image[1] % factor or image[2] % factor:
+            raise ValueError(
+                f"network.config.block_out_channels has {len(self.model.config.block_out_channels)} levels: "
+                f"image size {image[1:]} must be divisible by {factor}"
+            )
+        width = self.model.time_embedding.linear_2.out_features
+        self.pooled = None if condition is None else nn.Linear(condition, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        pooled: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, C, H, W], t [B], pooled [B, D] -> [B, C, H, W]; context and mask are not read."""
+        vector = None if self.pooled is None else self.pooled(pooled)
+        return mean(self.model(x, t, class_labels=vector, return_dict=False), self.channels)
+
+
+class ConditionedUNet(nn.Module):
+    """UNet2DConditionModel. It attends to the captions' vectors; without captions, to the pooled vector alone.
+
+    With class_embed_type projection or simple_projection the pooled vector is also added to the embedded time.
+    """
+
+    def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
+        super().__init__()
+        assert condition is not None
+        width = config.get("cross_attention_dim", condition)
+        if width != condition:
+            raise ValueError(f"network.config.cross_attention_dim={width}, but the conditions have width {condition}")
+        own: dict[str, Any] = {"cross_attention_dim": condition}
+        self.projects = config.get("class_embed_type") is not None
+        if self.projects:
+            own["projection_class_embeddings_input_dim"] = condition
+        self.channels = image[0]
+        self.model = made("UNet2DConditionModel", {**config, **own})
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        pooled: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True = real token) -> [B, C, H, W]."""
+        assert pooled is not None
+        tokens, real = (pooled[:, None], None) if context is None else (context, mask)
+        vector = pooled if self.projects else None
+        output = self.model(x, t, tokens, class_labels=vector, encoder_attention_mask=real, return_dict=False)
+        return mean(output, self.channels)
+
+
+class Transformer(nn.Module):
+    """DiTTransformer2DModel. Its tables of class embeddings give way to projections of the pooled vector.
+
+    Without a condition every image has the null class, the tables' last row.
+    """
+
+    def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
+        super().__init__()
+        if image[1] != image[2]:
+            raise ValueError(f"DiTTransformer2DModel takes square images, these are {image[1]}x{image[2]}")
+        self.channels, self.classes = image[0], config.get("num_embeds_ada_norm", 1)
+        # a table for each block, which labels never reach
+        self.model = made("DiTTransformer2DModel", {**config, "num_embeds_ada_norm": self.classes})
+        if image[1] % self.model.config.patch_size:
+            raise ValueError(
+                f"network.config.patch_size={self.model.config.patch_size} does not divide image size {image[1]}"
+            )
+        self.is_conditional = condition is not None
+        if condition is None:
+            return
+        for block in self.model.transformer_blocks:
+            block.norm1.emb.class_embedder = nn.Linear(condition, self.model.inner_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        pooled: Tensor | None = None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, C, H, W], t [B], pooled [B, D] -> [B, C, H, W]; context and mask are not read."""
+        null = torch.full((len(x),), self.classes, device=x.device)
+        output = self.model(x, t, class_labels=pooled if self.is_conditional else null, return_dict=False)
+        return mean(output, self.channels)
+
+
+ADAPTERS: dict[str, type[PlainUNet] | type[ConditionedUNet] | type[Transformer]] = {
+    "UNet2DModel": PlainUNet,
+    "UNet2DConditionModel": ConditionedUNet,
+    "DiTTransformer2DModel": Transformer,
+}
+assert tuple(ADAPTERS) == get_args(Architecture)
+
+
+def mean(output: tuple[Tensor, ...], channels: int) -> Tensor:
+    """The first ``channels`` channels: those after them are a learned variance (Nichol and Dhariwal 2021)."""
+    return output[0][:, :channels]
+
+
+def made(architecture: Architecture, arguments: dict[str, Any]) -> Any:
+    """A network of diffusers with fresh weights.
+
+    Raises:
+        ValueError: if diffusers is not installed, or makes nothing of the arguments.
+    """
+    try:
+        return getattr(library("network.kind=diffusers"), architecture)(**arguments)
+    except UNFIT as error:
+        raise ValueError(f"network.config: no {architecture} can be made of it: {line_of(error)}") from error
+
+
+def sides(size: Any, key: str) -> tuple[int, int]:
+    """Height and width that a ``sample_size`` of diffusers means, one number or two.
+
+    Raises:
+        ValueError: naming ``key``, if it is something else.
+    """
+    pair = size if isinstance(size, list | tuple) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise ValueError(f"{key}={size!r} must be a whole number or two of them")
+    return pair[0], pair[1]
+
+
+def block_types(config: Mapping[str, Any], key: str) -> list[str]:
+    """The names under a key of ``network.config``, none if it is absent.
+
+    Raises:
+        ValueError: naming the key, if they are no names.
+    """
+    names = config.get(key, ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"network.config.{key}={names!r} must be a list of names")
+    return list(names)
+
+
+def library(what: str) -> Any:
+    """diffusers itself, loaded on first use.
+
+    Raises:
+        ValueError: if it is not installed, saying ``what`` needs it.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ValueError(f"{what} needs diffusers: pip install 'raysde[diffusers]'") from error
+    return diffusers

@@ -1,0 +1,284 @@
+"""What `raysde precompute` makes of a data set: jobs in units of one shard, each done by whoever holds the encoder.
+
+A unit's bytes depend on the job and its number alone, not on who does it or in which order.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raysde.conditioning.embedder import Embedder, encoder_hash
+from raysde.conditioning.pretrained import check_pretrained
+from raysde.conditioning.text import PretrainedText, width_of
+from raysde.data.dataset.manifest import Manifest
+from raysde.data.dataset.precomputed import (
+    NUMBERS,
+    Derived,
+    Dtype,
+    File,
+    Kind,
+    Latents,
+    TextEmbeddings,
+    folder_of,
+    identity_of,
+    write_column,
+    write_empty,
+)
+from raysde.data.dataset.reader import Reader
+from raysde.io.filesystems import filesystem, folder_or_name
+from raysde.models.autoencoder import LatentSpec, latent_spec, load_vae, moments, vae_hash
+
+Work = Callable[[int], File]
+
+
+class Job(Protocol):
+    """A folder to be made beside a data set."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def out(self) -> str:
+        """The folder."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the bytes depend on."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data set."""
+
+    def units(self, manifest: Manifest) -> int:
+        """The number of units."""
+
+    def work(self, manifest: Manifest) -> Work:
+        """Loads the encoder; what is returned makes the file of a unit."""
+
+    def derived(self, files: list[File]) -> Derived:
+        """The manifest for the files of all units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextJob:
+    """Embeds all captions, and the empty one in a unit after those of the shards.
+
+    Attributes:
+        shards, fingerprint: the data set.
+        encoder, sha256, width, max_tokens: the text encoder.
+        dtype: of the stored numbers.
+        batch_size: captions of one forward pass.
+    """
+
+    shards: str
+    fingerprint: str
+    encoder: str
+    sha256: str
+    width: int
+    max_tokens: int
+    dtype: Dtype
+    batch_size: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, encoder: str, *, max_tokens: int, dtype: Dtype, batch_size: int) -> "TextJob":
+        """The job for an encoder.
+
+        Raises:
+            ValueError: if there is no such encoder, it has too few positions, or the data set has no captions.
+        """
+        if not manifest.captions:
+            raise ValueError(f"the shards at {manifest.path} hold no captions for --text")
+        encoder = folder_or_name(encoder)
+        width = width_of(check_pretrained(PretrainedText(path=encoder, max_tokens=max_tokens)))
+        return cls(
+            shards=manifest.path,
+            fingerprint=manifest.fingerprint,
+            encoder=encoder,
+            sha256=encoder_hash(encoder),
+            width=width,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            batch_size=batch_size,
+        )
+
+    @property
+    def kind(self) -> Kind:
+        return "text"
+
+    @property
+    def out(self) -> str:
+        return folder_of("text", self.shards, identity_of(self.sha256, self.max_tokens, self.dtype))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key not in ("shards", "encoder")}
+
+    def units(self, manifest: Manifest) -> int:
+        return len(manifest.shards) + 1
+
+    def work(self, manifest: Manifest) -> Work:
+        check_same(self.encoder, self.sha256, encoder_hash(self.encoder))
+        embed = Embedder(self.encoder, self.max_tokens, self.batch_size, device())
+
+        def write(unit: int) -> File:
+            if unit == len(manifest.shards):
+                return write_empty(self.out, raw(embed([""])[0], self.dtype))
+            groups = (self._embedded(embed, captions) for captions in caption_groups(manifest, unit))
+            return write_column(self.out, "text", manifest.shards[unit].file, groups)
+
+        return write
+
+    def _embedded(self, embed: Embedder, rows: list[list[str]]) -> list[list[bytes]]:
+        """The vectors of each row's captions."""
+        vectors = iter(embed([caption for captions in rows for caption in captions]))
+        return [[raw(next(vectors), self.dtype) for _ in captions] for captions in rows]
+
+    def derived(self, files: list[File]) -> TextEmbeddings:
+        return TextEmbeddings(
+            path=self.out,
+            encoder=self.encoder,
+            sha256=self.sha256,
+            width=self.width,
+            max_tokens=self.max_tokens,
+            dtype=self.dtype,
+            fingerprint=self.fingerprint,
+            files=tuple(files[:-1]),
+            empty=files[-1],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsJob:
+    """Encodes all images.
+
+    Attributes:
+        shards, fingerprint: the data set.
+        latent: the autoencoder's space.
+        dtype: of the stored numbers.
+        batch_size: images of one forward pass.
+    """
+
+    shards: str
+    fingerprint: str
+    latent: LatentSpec
+    dtype: Dtype
+    batch_size: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, vae: str, *, dtype: Dtype, batch_size: int) -> "LatentsJob":
+        """The job for an autoencoder.
+
+        Raises:
+            ValueError: if there is no such autoencoder, or the images do not fit it or are of several sizes.
+        """
+        if len({shard.image for shard in manifest.shards}) > 1:
+            raise ValueError(f"the shards at {manifest.path} hold images of several sizes; --vae takes one size")
+        latent = latent_spec(folder_or_name(vae), manifest.image)
+        return cls(
+            shards=manifest.path, fingerprint=manifest.fingerprint, latent=latent, dtype=dtype, batch_size=batch_size
+        )
+
+    @property
+    def kind(self) -> Kind:
+        return "latents"
+
+    @property
+    def out(self) -> str:
+        return folder_of("latents", self.shards, identity_of(self.latent.sha256, self.dtype))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.fingerprint,
+            "sha256": self.latent.sha256,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+        }
+
+    def units(self, manifest: Manifest) -> int:
+        return len(manifest.shards)
+
+    def work(self, manifest: Manifest) -> Work:
+        path, place = self.latent.vae, device()
+        check_same(path, self.latent.sha256, vae_hash(path))
+        vae, reader = load_vae(path).to(place), Reader(manifest)
+
+        def encoded(rows: range) -> list[bytes]:
+            images = torch.from_numpy(reader.read(np.array(rows)).images).permute(0, 3, 1, 2).contiguous()
+            return [raw(each, self.dtype) for each in moments(vae, images.to(place)).cpu().numpy()]
+
+        def groups(unit: int) -> Iterator[list[bytes]]:
+            first, last = manifest.starts[unit : unit + 2]
+            for start in range(first, last, manifest.row_group):
+                rows = range(start, min(start + manifest.row_group, last))
+                parts = (rows[place : place + self.batch_size] for place in range(0, len(rows), self.batch_size))
+                yield [each for part in parts for each in encoded(part)]
+
+        return lambda unit: write_column(self.out, "latents", manifest.shards[unit].file, groups(unit))
+
+    def derived(self, files: list[File]) -> Latents:
+        return Latents(
+            path=self.out,
+            encoder=self.latent.vae,
+            sha256=self.latent.sha256,
+            scaling_factor=self.latent.scaling_factor,
+            shift_factor=self.latent.shift_factor,
+            shape=self.latent.shape,
+            pixels=self.latent.pixels,
+            dtype=self.dtype,
+            fingerprint=self.fingerprint,
+            files=tuple(files),
+        )
+
+
+def device() -> torch.device:
+    """Where encoders run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_same(path: str, expected: str, found: str) -> None:
+    """An encoder by path may be another one on another node.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if found != expected:
+        raise ValueError(f"the encoder {path!r} has sha256 {found[:12]} here, but {expected[:12]} where the job began")
+
+
+def raw(values: np.ndarray, dtype: Dtype) -> bytes:
+    """Numbers as they are stored.
+
+    Raises:
+        ValueError: if one is not finite, or too large for the type.
+    """
+    with np.errstate(over="ignore"):
+        stored = values.astype(NUMBERS[dtype])
+    if not np.isfinite(stored).all():
+        largest = float(np.abs(values).max())
+        raise ValueError(f"the encoder gives numbers up to {largest:.3g}, which {dtype} cannot hold; use --dtype fp32")
+    return stored.tobytes()
+
+
+def caption_groups(manifest: Manifest, shard: int) -> Iterator[list[list[str]]]:
+    """Captions of each row, a row group of a shard at a time.
+
+    Raises:
+        ValueError: if the shard is damaged.
+    """
+    system, inside = filesystem(manifest.file(shard))
+    try:
+        with (
+            system.open_input_file(inside) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as opened,
+        ):
+            for group in range(opened.num_row_groups):
+                yield opened.read_row_group(group, columns=["captions"]).column("captions").to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        where = f"shard {manifest.shards[shard].file} of {manifest.path}"
+        raise ValueError(f"{where} is damaged: {' '.join(str(error).split())}") from error

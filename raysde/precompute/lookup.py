@@ -1,0 +1,149 @@
+"""Which of the folders that `raysde precompute` made beside a data set belong to a run."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from raysde.conditioning.embedder import encoder_hash
+from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
+from raysde.data.dataset.manifest import Manifest
+from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, find_derived
+from raysde.images.sizes import shown_size
+from raysde.io.filesystems import folder_or_name
+from raysde.models.autoencoder import LatentSpec, vae_hash
+
+Mode = Literal["auto", "off", "require"]
+Chosen = ScratchText | PretrainedText | None
+
+
+def choose_text(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chosen:
+    """Return the caption encoder that a recipe means by ``text.kind=auto``; other encoders as they are.
+
+    Args:
+        mode: the recipe's ``data.precomputed``.
+
+    Raises:
+        ValueError: if the embeddings beside the data are of several encoders, or of other data.
+    """
+    if not isinstance(text, AutoText):
+        return text
+    if not manifest.captions:
+        return None
+    folders = [] if mode == "off" else _embeddings(manifest)
+    for each in folders:
+        if each.fingerprint != manifest.fingerprint:
+            raise ValueError(
+                f"{each.path} was made from data {each.fingerprint}, but data.path {manifest.path} has "
+                f"{manifest.fingerprint}; remove it, then run {_repeat(manifest, each.encoder, each.max_tokens)}, "
+                "or set data.precomputed=off"
+            )
+    encoders = {(each.sha256, each.max_tokens): each for each in folders}
+    if len(encoders) > 1:
+        one, other = (f"text.path={each.encoder} text.max_tokens={each.max_tokens}" for each in folders[:2])
+        raise ValueError(
+            f"text.kind=auto finds embeddings of {len(encoders)} encoders at {manifest.path}: choose one by "
+            f"text.kind=pretrained {one}, or {other}"
+        )
+    if folders:
+        return PretrainedText(path=folders[0].encoder, max_tokens=folders[0].max_tokens)
+    if mode == "require":
+        raise ValueError(f"data.precomputed=require, but {manifest.path} holds no embeddings; run raysde precompute")
+    return text.scratch()
+
+
+def unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mode) -> list[str]:
+    """Return a sentence for each kind of precomputed data that lies beside the shards and that a run does not use.
+
+    Args:
+        used: the folders that the run reads.
+        mode: the recipe's ``data.precomputed``; those that are off are not missed.
+    """
+    kinds = {each.kind for each in used if each is not None}
+    said = []
+    if "text" not in kinds and mode != "off" and (folders := _embeddings(manifest)):
+        said.append(
+            f"{folders[0].path} is not used: text.kind=auto, or text.kind=pretrained text.path={folders[0].encoder} "
+            f"text.max_tokens={folders[0].max_tokens}, trains on these embeddings, and data.precomputed=off on none"
+        )
+    if "latents" not in kinds and (latents := find_derived("latents", manifest.path)):
+        said.append(f"{latents[0].path} is not used: latent.vae={latents[0].encoder} trains on these latents")
+    return said
+
+
+def _embeddings(manifest: Manifest) -> list[TextEmbeddings]:
+    return [each for each in find_derived("text", manifest.path) if isinstance(each, TextEmbeddings)]
+
+
+def _repeat(manifest: Manifest, encoder: str, max_tokens: int) -> str:
+    return f"`raysde precompute {manifest.path} --text {encoder} --max-tokens {max_tokens}`"
+
+
+def find_text(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | None:
+    """Embeddings of the data set's captions from a recipe's frozen encoder; the more precise ones if there are two.
+
+    Args:
+        mode: the recipe's ``data.precomputed``.
+
+    Raises:
+        ValueError: if they are required and absent, or those of this encoder's path are of other weights or data.
+    """
+    frozen = isinstance(text, PretrainedText) and not text.trainable
+    if mode == "off" or not isinstance(text, PretrainedText) or not frozen:
+        if mode == "require":
+            raise ValueError("data.precomputed=require needs a frozen encoder: text.kind=pretrained, trainable false")
+        return None
+    folders = _embeddings(manifest)
+    sha256 = encoder_hash(text.path) if folders else ""
+    same = [each for each in folders if (each.sha256, each.fingerprint) == (sha256, manifest.fingerprint)]
+    fitting = sorted((each for each in same if each.max_tokens == text.max_tokens), key=lambda each: each.dtype)
+    if fitting:
+        return fitting[-1]
+    repeat = _repeat(manifest, text.path, text.max_tokens)
+    for each in folders:
+        if folder_or_name(each.encoder) == folder_or_name(text.path) and each not in same:
+            raise ValueError(
+                f"{each.path} was made by an encoder with sha256 {each.sha256[:12]} from data {each.fingerprint}, but "
+                f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove it, then run "
+                f"{repeat}, or set data.precomputed=off"
+            )
+    if mode == "require":
+        raise ValueError(
+            f"data.precomputed=require, but no embeddings for text.path {text.path!r} are here; run {repeat}"
+        )
+    return None
+
+
+def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) -> Latents:
+    """Latents of the data set's images from a recipe's autoencoder; the more precise ones if there are two.
+
+    Args:
+        shape: (height, width) that the recipe asks for, None for what is stored.
+
+    Raises:
+        ValueError: if there are none, they are of other weights or data, or the recipe asks for another size.
+    """
+    sha256 = vae_hash(vae)
+    folders = [each for each in find_derived("latents", manifest.path) if isinstance(each, Latents)]
+    same = [each for each in folders if (each.sha256, each.fingerprint) == (sha256, manifest.fingerprint)]
+    if not same:
+        stale = [f"; {each.path} is of sha256 {each.sha256[:12]}, data {each.fingerprint}" for each in folders]
+        raise ValueError(
+            f"latent.vae {vae!r} (sha256 {sha256[:12]}) has no latents of data {manifest.fingerprint} beside its shards"
+            f"{''.join(stale)}; run `raysde precompute {manifest.path} --vae {vae}`"
+        )
+    found = max(same, key=lambda each: each.dtype)
+    if shape is not None and shape != found.pixels[1:]:
+        asked = shape[0] if shape[0] == shape[1] else shown_size(shape)
+        raise ValueError(f"data.image_size={asked}, but the latents are of images of size {found.pixels[1:]}")
+    return found
+
+
+def spec_of(latents: Latents, vae: str) -> LatentSpec:
+    """The space that a model on these latents is trained in."""
+    return LatentSpec(
+        vae=vae,
+        sha256=latents.sha256,
+        scaling_factor=latents.scaling_factor,
+        shift_factor=latents.shift_factor,
+        shape=latents.shape,
+        pixels=latents.pixels,
+    )

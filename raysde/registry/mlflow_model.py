@@ -1,0 +1,41 @@
+"""How MLflow sees a checkpoint: its MLmodel file, with the flavours raysde and python_function and a signature."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow import pyfunc
+from mlflow.models import Model as MlflowModel
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from raysde.checkpoints import checkpoint
+from raysde.checkpoints.description import FORMAT
+from raysde.models.spec import ModelSpec
+from raysde.registry import serving
+
+COLUMNS = {"prompt": DataType.string, "number": DataType.long}
+LABELS = {str: DataType.string, int: DataType.long}
+PARAMS = {"seed": DataType.long, "steps": DataType.long, "solver": DataType.string, "guidance": DataType.double}
+
+
+def signature(spec: ModelSpec) -> ModelSignature:
+    """What :class:`raysde.registry.serving.Served` takes and gives for a model."""
+    kinds = {**COLUMNS, "label": LABELS[serving.label_kind(spec)]}
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(kinds[name], name, required=must) for name, must in serving.columns(spec).items()
+    ]
+    params = [ParamSpec(name, PARAMS[name], value) for name, value in serving.defaults(spec).items()]
+    return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.binary, "image")]), ParamSchema(params))
+
+
+def write_card(folder: Path, description: checkpoint.Description, *, run_id: str | None, model_id: str) -> None:
+    """Writes MLmodel beside ``checkpoint.json``. The loader is a module of raysde: nothing is pickled."""
+    card = MlflowModel(
+        run_id=run_id,
+        model_id=model_id,
+        utc_time_created=str(datetime.now(UTC).replace(tzinfo=None)),
+        signature=signature(description.spec),
+    )
+    card.add_flavor("raysde", format=FORMAT, version=description.versions["raysde"])
+    pyfunc.add_to_model(card, loader_module=serving.__name__, model_config={"allow_code": False})
+    card.save(str(folder / "MLmodel"))

@@ -1,0 +1,138 @@
+"""A checkpoint as an MLflow model: what `mlflow.pyfunc` and `mlflow models serve` call. No pickle, no MLflow in it."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+
+from raysde.checkpoints import checkpoint
+from raysde.images.tensors import to_pil
+from raysde.inference.model import Model
+from raysde.models.sampling_defaults import method_of, usual_guidance
+from raysde.models.spec import ModelSpec
+
+Value = TypeVar("Value")
+
+
+def defaults(spec: ModelSpec) -> dict[str, int | float | str | None]:
+    """The parameters of a request and what they are if it gives none; those of `raysde sample`, so the model's own.
+
+    Steps that were chosen for a model's own solver are none of another's, so where the model has settings of a sampler
+    its steps are None: its own, or those of the solver that the request names, see
+    :func:`raysde.models.sampling_defaults.completed`.
+    """
+    own = method_of(spec.generation)
+    steps, solver = (None, own.get("solver")) if own else (20, spec.default_solver)
+    guidance = spec.generation.get("guidance", usual_guidance(told=spec.conditional))
+    return {"seed": 0, "steps": steps, "solver": solver, "guidance": guidance}
+
+
+def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that are None."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def columns(spec: ModelSpec) -> dict[str, bool]:
+    """The columns of a request, and whether it must have them.
+
+    ``prompt`` and ``label`` are those that the model takes, one of which is enough; ``number`` is which image of the
+    seed a row is, its row number without it.
+    """
+    conditions = [name for name, taken in (("prompt", spec.text is not None), ("label", spec.classes)) if taken]
+    return {**dict.fromkeys(conditions, len(conditions) == 1), "number": not conditions}
+
+
+def label_kind(spec: ModelSpec) -> type[int] | type[str]:
+    """Return the type of the column ``label``: class names where the model stores them, otherwise class numbers."""
+    return str if spec.class_names else int
+
+
+class Served:
+    """Draws one image for each row of a table."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        # one at a time: the cores are shared, and encoded prompts are remembered
+        self.lock = threading.Lock()
+
+    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """PNG files, as `raysde sample` writes them.
+
+        Args:
+            data: a row for each image, see :func:`columns`.
+            params: seed, steps, solver and guidance, see :func:`defaults`; None is as good as not given. Rows without
+                prompt and label are not guided: there is nothing to lead them to.
+
+        Returns:
+            A table with the column ``image``, of bytes.
+
+        Raises:
+            ValueError: if there are no rows, or the model cannot take what is given.
+        """
+        if data.empty:
+            raise ValueError("the table has no rows: give one for each image")
+        settings = stated({**defaults(self.model.spec), **stated(params or {})})
+        kind = label_kind(self.model.spec)
+        prompts, labels, given = column(data, "prompt", str), column(data, "label", kind), column(data, "number", int)
+        # MLflow fills the signature's guidance in
+        if self.model.spec.conditional and prompts is None and labels is None:
+            settings["guidance"] = usual_guidance(told=False)
+        numbers = range(len(data)) if given is None else given
+        if min(numbers) < 0:
+            raise ValueError(f"images are numbered from 0, a row asks for number {min(numbers)}")
+        images: list[bytes] = []
+        with self.lock:
+            for rows in stretches(numbers):
+                drawn = self.model.sample(
+                    n=rows.stop - rows.start,
+                    prompts=None if prompts is None else prompts[rows],
+                    labels=None if labels is None else labels[rows],
+                    first=numbers[rows.start],
+                    **settings,  # type: ignore[arg-type]
+                )
+                images += [png(image) for image in drawn.images]
+        return pd.DataFrame({"image": images}, index=data.index)
+
+
+def column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value] | None:
+    """A column of a request, or None if it has none of that name.
+
+    Raises:
+        ValueError: naming the first row that has no value.
+    """
+    if name not in data:
+        return None
+    if (absent := data[name].isna().to_numpy()).any():
+        raise ValueError(f"row {int(absent.argmax())} has no {name}")
+    return [kind(value) for value in data[name]]  # type: ignore[call-arg]
+
+
+def stretches(numbers: Sequence[int]) -> Iterator[slice]:
+    """The rows whose numbers count up by one, together."""
+    breaks = [row for row, (before, after) in enumerate(pairwise(numbers), 1) if after != before + 1]
+    for start, stop in pairwise([0, *breaks, len(numbers)]):
+        yield slice(start, stop)
+
+
+def png(image: torch.Tensor) -> bytes:
+    """uint8 [C, H, W] as a PNG file."""
+    file = BytesIO()
+    to_pil(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Served:
+    """MLflow's entry to a module that loads models.
+
+    Args:
+        path: the checkpoint.
+        model_config: ``allow_code``, whether a network class that the checkpoint names may be imported.
+    """
+    allow_code = bool((model_config or {}).get("allow_code", False))
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    return Served(checkpoint.load_model(Path(path), allow_code=allow_code, device=place))

@@ -1,0 +1,125 @@
+"""What a run trains with: the one place where the recipe is unpacked into the values that the loop takes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from raysde.data.batches.microbatch import held_out_batches
+from raysde.data.dataset.precomputed_rows import Contexts
+from raysde.data.dataset.reader import opened
+from raysde.data.dataset.shards import distinct_captions
+from raysde.distributed.fsdp import evaluating, has_shards, shard
+from raysde.distributed.world import World, current_world
+from raysde.models.score import ScoreModel
+from raysde.models.spec import fresh_model
+from raysde.runs.run import Run
+from raysde.training import optimizers
+from raysde.training.ema import Ema
+from raysde.training.loop import Schedule
+from raysde.training.objective import DTYPES, Objective
+from raysde.training.posthoc_ema import PowerEma
+from raysde.training.state import TrainState
+from raysde.training.time_sampling import suited
+from raysde.training.validation import validation_loss
+
+CAPTION_SAMPLE = 200_000
+
+
+def new_state(run: Run, device: torch.device) -> TrainState:
+    """Initial weights, optimiser and average."""
+    train = run.config.train
+    captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if run.spec.text is not None else []
+    model = fresh_model(run.spec, captions, run.config.seed)
+    if model.conditioner.tokenizer is not None and current_world().is_first:
+        model.conditioner.tokenizer.warn_of_cut(captions)
+    place(run, model, device)
+    make = optimizers.OPTIMIZERS[train.optimizer]
+    optimizer = make(model, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, text_lr=train.text_lr)
+    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+    ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
+    profiles = [PowerEma(model, std=std) for std in train.ema.profiles]
+    return TrainState(model, ema, optimizer, scaler, profiles=profiles)
+
+
+def place(run: Run, model: ScoreModel, device: torch.device) -> None:
+    """Brings a model to its device: whole, or this rank's rows of it.
+
+    Raises:
+        ValueError: if ranks that gather its weights together would have unequal shares of a batch, or it holds a
+            parameter that cannot be sharded.
+    """
+    world = replace(current_world(), device=device)
+    if run.config.resources.strategy == "ddp" or world.size == 1:
+        model.to(device)
+        if device.type == "cuda":
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return
+    if run.plan.microbatches % world.size:
+        raise ValueError(
+            f"resources.strategy=fsdp needs equal shares: train.batch={run.config.train.batch} makes "
+            f"{run.plan.microbatches} microbatches of {run.plan.microbatch} for {world.size} workers"
+        )
+    shard(model, world, gathered_type(run, device))
+
+
+def gathered_type(run: Run, device: torch.device) -> torch.dtype:
+    """In which a sharded model's weights are gathered: the training's, where autocast casts back what it computes in
+    float32; on CPUs it does not, and norms take no short weights beside float32 images."""
+    return DTYPES[run.config.train.precision] if device.type == "cuda" else torch.float32
+
+
+def objective(run: Run) -> Objective:
+    """The loss of the recipe."""
+    train = run.config.train
+    return Objective(
+        batch=train.batch,
+        microbatch=run.plan.microbatch,
+        seed=run.config.seed,
+        weighting=train.weighting,
+        min_snr_gamma=train.min_snr_gamma,
+        reduction=train.reduction,
+        times=train.times or suited(run.spec.sde),
+        condition_dropout=train.condition_dropout,
+        flip=run.config.data.flip,
+        precision=train.precision,
+        data_range=run.config.data.range,
+        latent=run.spec.latent,
+        empty=None if run.text is None else torch.from_numpy(Contexts(run.text, run.manifest).empty.copy())[None],
+    )
+
+
+def schedule(run: Run) -> Schedule:
+    """The lengths and frequencies of the recipe."""
+    config = run.config
+    return Schedule(
+        steps=run.steps,
+        lr=config.train.lr,
+        warmup=config.train.warmup,
+        decay=config.train.decay,
+        clip=config.train.clip,
+        log_every=config.log_every,
+        validate_every=config.validation.every if len(run.held_out) else 0,
+        sample_every=config.sampling.every,
+        save_every=config.checkpoint_every,
+        snapshot_every=config.train.ema.snapshots_every,
+        patience=config.validation.patience,
+    )
+
+
+def validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]] | None:
+    """The validation loss on the held-out rows, read anew each time; None without such rows."""
+    if not len(run.held_out):
+        return None
+    reader = opened(run.manifest.path, run.manifest.fingerprint, run.text, run.latents)
+    size = run.plan.microbatch
+
+    def validate(model: ScoreModel) -> dict[str, float]:
+        batches = held_out_batches(reader, run.held_out, size, run.feed.view, world.rank, world.size)
+        spare = next(held_out_batches(reader, run.held_out, size, run.feed.view, 0, 1)) if has_shards(model) else None
+        with evaluating(model, gathered_type(run, world.device)):
+            return validation_loss(
+                model, batches, run.config.seed, run.config.data.range, world, run.spec.latent, spare
+            )
+
+    return validate

@@ -1,0 +1,189 @@
+"""The history of a run that trains without Ray: files in the run's folder, or MLflow where the recipe names a store.
+
+RUN/metrics.jsonl           a line for each time that metrics were logged: step, time in seconds, and the metrics
+RUN/samples/grid-STEP.png   sample grids
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from raysde.checkpoints import checkpoint, storage
+from raysde.io.errors import writing
+from raysde.io.filesystems import child
+from raysde.runs import identity
+from raysde.runs.hooks import Sink
+from raysde.runs.run import Run, check_resumable, shape
+from raysde.tracking.spool import spool_of
+
+if TYPE_CHECKING:
+    from raysde.tracking import MlflowClient
+
+METRICS, PICTURES = "metrics.jsonl", "samples"
+
+
+class History:
+    """A sink that keeps metrics and pictures in a folder, each step's once.
+
+    Args:
+        folder: of the run.
+        start: step that the run goes on from. What an earlier process kept of later steps is dropped at the first
+            entry, since those steps come again.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self.file, self.pictures, self.start = folder / METRICS, folder / PICTURES, start
+        self.is_open = False
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a line with the metrics of a step; a value that is not finite becomes null."""
+        self._open()
+        told = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        with writing("metrics", self.file), self.file.open("a") as out:
+            out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
+
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Write a picture of a step, which is whole from the moment that it is there."""
+        self._open()
+        with writing("a picture", self.pictures):
+            self.pictures.mkdir(exist_ok=True)
+            partial = self.pictures / f".{name}-{step:09d}.partial"
+            image.save(partial, format="PNG")
+            partial.replace(self.pictures / f"{name}-{step:09d}.png")
+
+    def _open(self) -> None:
+        """Drop what an earlier process kept of steps after the start."""
+        if self.is_open:
+            return
+        self.is_open = True
+        kept = [line for line in read(self.file) if line["step"] <= self.start]
+        partial = self.file.with_suffix(".partial")
+        with writing("metrics", self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.replace(self.file)
+        for path in self.pictures.glob("*-*.png"):
+            step = path.stem.rpartition("-")[2]
+            if step.isdigit() and int(step) > self.start:
+                path.unlink()
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of metrics, up to one that a kill cut short; none if there is no file."""
+    lines: list[dict[str, Any]] = []
+    for text in file.read_text().splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Both:
+    """A sink that passes everything on to two others."""
+
+    def __init__(self, first: Sink, second: Sink) -> None:
+        self.sinks = (first, second)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        for sink in self.sinks:
+            sink.metrics(step, values)
+
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        for sink in self.sinks:
+            sink.image(step, name, image)
+
+
+@contextmanager
+def recorded(run: Run, shown: Sink) -> Iterator[Sink]:
+    """Yield a sink that keeps what it gets, and passes it on to ``shown``.
+
+    Under torchrun the first rank alone keeps anything.
+
+    Raises:
+        ValueError: if ``tracking.uri`` is none, or the run has checkpoints of another recipe.
+        RuntimeError: if the MLflow store fails.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield shown
+        return
+    found = storage.newest_checkpoint(run.config.storage, run.config.name)
+    start = 0
+    if found is not None:
+        description = checkpoint.read(found)
+        check_resumable(run, description)  # before a run of MLflow is said to go on
+        start = description.step
+    # also without MLflow: if the run goes on with a store, it must not be taken for an older one of its name
+    word, folder = settled(run), folder_of(run)
+    if run.config.tracking.uri is None:
+        yield Both(History(Path(folder), start), shown)
+    else:
+        with tracked(run, run.config.tracking.uri, word) as sink:
+            yield Both(sink, shown)
+    identity.ended(folder)
+
+
+@contextmanager
+def tracked(run: Run, uri: str, word: str) -> Iterator[Sink]:
+    """Yield a sink into the run's MLflow run, which is marked as finished, failed or killed with the context.
+
+    Args:
+        word: of the run, see :mod:`raysde.runs.identity`.
+
+    Raises:
+        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+        RuntimeError: if the MLflow store fails.
+    """
+    from raysde import tracking
+
+    config, client = run.config, tracking.client_for(uri)
+    run_id = opened(run, client, uri, word)
+    spool = spool_of(config.name, run_id)
+    sink = tracking.Tracker(uri, run_id, spool)
+    with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder_of(run))):
+        try:
+            yield sink
+        except BaseException:
+            sink.close()
+            raise
+    if not sink.close():
+        print("MLflow did not take all metrics in time; they wait in", spool)
+    with tracking.answering(uri):
+        tracking.finish_run(client, run_id)
+
+
+def settled(run: Run) -> str:
+    """Return the word of a run, see :func:`raysde.runs.identity.settled`.
+
+    Raises:
+        ValueError: if the file that keeps it is damaged.
+    """
+    folder = folder_of(run)
+    return identity.settled(folder, shape(run), begun=bool(identity.steps(folder)))
+
+
+def folder_of(run: Run) -> str:
+    """Return the folder of a run, or its URI."""
+    return child(storage.location(run.config.storage), run.config.name)
+
+
+def opened(run: Run, client: "MlflowClient", uri: str, word: str) -> str:
+    """Return the id of the MLflow run that belongs to a run's word: its own one, otherwise a new one.
+
+    Raises:
+        RuntimeError: if the MLflow store fails.
+    """
+    from raysde import tracking
+
+    config, manifest = run.config, run.manifest
+    data = tracking.Input(manifest.path, manifest.fingerprint, manifest.rows)
+    place = tracking.artifact_place(uri)
+    with tracking.answering(uri):
+        return tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), place, data, word=word)

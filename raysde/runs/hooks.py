@@ -1,0 +1,99 @@
+"""The loop's hooks over a run: where its metrics, pictures, checkpoints and averages go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from raysde.checkpoints import checkpoint, ema_snapshots, sharded
+from raysde.distributed.fsdp import evaluating, has_shards
+from raysde.distributed.world import World
+from raysde.images import tensors
+from raysde.inference.model import Model
+from raysde.io.errors import writing
+from raysde.io.filesystems import child
+from raysde.models.score import ScoreModel
+from raysde.models.spec import ModelSpec
+from raysde.runs.build import gathered_type
+from raysde.runs.run import Run
+from raysde.training.state import TrainState
+
+
+class Sink(Protocol):
+    """Takes metrics and pictures, such as :class:`raysde.tracking.Tracker`."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None: ...
+
+    def image(self, step: int, name: str, image: Image.Image) -> None: ...
+
+
+@dataclass
+class RunHooks:
+    """The loop's hooks over a sink, a way to keep checkpoints, and a stop signal."""
+
+    run: Run
+    sink: Sink | None
+    keep: Callable[[TrainState], None]
+    stop: Callable[[], bool] = lambda: False
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.sink is not None:
+            self.sink.metrics(step, metrics)
+
+    def save(self, state: TrainState) -> None:
+        self.keep(state)
+
+    def snapshot(self, state: TrainState) -> None:
+        folder = child(self.run.config.storage, self.run.config.name)
+        with writing(f"the averages of step {state.step}", folder):
+            ema_snapshots.write(folder, state)
+
+    def sample(self, state: TrainState) -> None:
+        if self.sink is None and not has_shards(state.model):
+            return
+        device = next(state.model.parameters()).device
+        with evaluating(state.model, gathered_type(self.run, device)):
+            picture = sample_grid(self.run, state.model)
+        if self.sink is not None:
+            self.sink.image(state.step, "grid", picture)
+        state.model.train()
+
+    def should_stop(self) -> bool:
+        return self.stop()
+
+
+def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
+    """The recipe's sample grid."""
+    sampling = run.config.sampling
+    drawn = Model(model, run.spec).sample(
+        prompts=list(islice(cycle(sampling.prompts), sampling.count)) or None,
+        labels=list(islice(cycle(sampling.labels), sampling.count)) or None,
+        n=sampling.count,
+        seed=sampling.seed,
+        guidance=sampling.guidance,
+        **sampling.settings,
+    )
+    kinds = len(sampling.prompts) or len(sampling.labels) or 10
+    return tensors.grid(drawn.images, columns=min(sampling.count, kinds))
+
+
+def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> Path:
+    """Writes the checkpoint of ``state`` into ``folder/step_...`` and returns that path.
+
+    Called on the first rank alone, or on every rank where the model is sharded, for a folder that all of them reach.
+    """
+    target = folder / checkpoint.name_of(state.step)
+    with writing(f"the checkpoint of step {state.step}", folder):
+        if has_shards(state.model):
+            sharded.save(target, state, *described(run), world)
+        else:
+            checkpoint.save(target, state, *described(run))
+    return target
+
+
+def described(run: Run) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+    """What a checkpoint says of its run: model, recipe and data."""
+    return run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}

@@ -1,0 +1,98 @@
+"""The identity of a run: a random word in its folder, which is gone when the folder is.
+
+STORAGE/NAME/identity.json   the word, a hash of what shapes the run's numbers, and whether it has ended
+
+A name alone does not say which MLflow run is a run's: the folder may have been removed, and the name used again.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import pyarrow.fs as pafs
+
+from raysde.io.errors_user import Interrupted
+from raysde.io.filesystems import (
+    child,
+    exists,
+    filesystem,
+    location,
+    read_bytes,
+    write_json,
+)
+
+FILE = "identity.json"
+BY_NAME = ""
+"""The word of runs from before there were words: their MLflow run is found by its name alone."""
+
+
+def settled(folder: str, shape: Mapping[str, Any], *, begun: bool) -> str:
+    """Return the word of the run in a folder, and keep it there; a run that starts anew gets a new one.
+
+    A run that was killed before its first checkpoint is the same run, if its recipe is.
+
+    Args:
+        folder: of the run, local or a URI.
+        shape: what the numbers of the run follow from, as JSON values.
+        begun: True if the run goes on from what is in the folder, False if it starts at its first step.
+
+    Raises:
+        ValueError: if the file in the folder is damaged.
+    """
+    found, digest = _read(folder), _digest(shape)
+    if begun:
+        word = BY_NAME if found is None else str(found["word"])
+    elif found is not None and found["shape"] == digest and not found["ended"]:
+        word = str(found["word"])
+    else:
+        word = uuid4().hex
+    _write(folder, {"word": word, "shape": digest, "ended": False})
+    return word
+
+
+def ended(folder: str) -> None:
+    """Note in a run's folder that the run has ended: without its checkpoints it would be trained anew."""
+    found = _read(folder)
+    if found is not None:
+        _write(folder, {**found, "ended": True})
+
+
+def steps(folder: str) -> list[int]:
+    """Return the steps whose checkpoints are in a run's folder, whole or torn, in their order."""
+    system, root = filesystem(location(folder))
+    names = [entry.base_name for entry in system.get_file_info(pafs.FileSelector(root, allow_not_found=True))]
+    return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d+", name))
+
+
+def interrupted(folder: str) -> Interrupted:
+    """Return what is said of a run that was interrupted: how it goes on."""
+    found, name = steps(folder), folder.partition("?")[0].rpartition("/")[2]
+    place = (
+        f"from its checkpoint at step {found[-1]}" if found else "from its beginning, since it has no checkpoint yet"
+    )
+    return Interrupted(f"run {name!r} was interrupted; the same command goes on {place}")
+
+
+def _digest(shape: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+
+
+def _read(folder: str) -> dict[str, Any] | None:
+    place = child(location(folder), FILE)
+    if not exists(place):
+        return None
+    try:
+        found = json.loads(read_bytes(place))
+    except ValueError as error:
+        raise ValueError(f"{place} is damaged: {error}; remove it to begin a new MLflow run") from None
+    if not isinstance(found, dict) or not {"word", "shape", "ended"} <= found.keys():
+        raise ValueError(f"{place} is damaged: it lacks word, shape or ended; remove it to begin a new MLflow run")
+    return found
+
+
+def _write(folder: str, content: Mapping[str, Any]) -> None:
+    if _read(folder) != content:
+        write_json(child(location(folder), FILE), content)

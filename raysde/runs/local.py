@@ -1,0 +1,74 @@
+"""The loop without Ray: in this process, or in each process that torchrun starts."""
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from raysde.checkpoints import storage
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.batches.prefetch import on_device
+from raysde.data.dataset.reader import Reader
+from raysde.distributed.fsdp import has_shards
+from raysde.distributed.world import current_world
+from raysde.io.progress import say
+from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.hooks import RunHooks, Sink, save_checkpoint
+from raysde.runs.resume import resume
+from raysde.runs.run import Run
+from raysde.training.loop import fit
+from raysde.training.state import TrainState
+
+
+def train_here(run: Run, sink: Sink | None) -> TrainState:
+    """Trains to the end of the recipe, from the run's newest checkpoint if it has one.
+
+    Under torchrun every process calls this; ``sink`` is used on the first rank alone.
+
+    Raises:
+        ValueError: if the storage is not a local folder, or the checkpoint does not fit the recipe.
+    """
+    check_place(run)
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    world = current_world()
+    folder = Path(storage.location(run.config.storage)) / run.config.name
+    state = new_state(run, world.device)
+    speak = say if world.is_first else None
+    if found := storage.newest_checkpoint(run.config.storage, run.config.name, speak):
+        run = resume(run, state, found)
+        if speak is not None:
+            speak(f"continuing from step {state.step} of {run.steps}")
+
+    def keep(state: TrainState) -> None:
+        if world.is_first or has_shards(state.model):
+            save_checkpoint(run, state, folder, world)
+        if world.is_first:
+            storage.prune(folder, run.config.keep_checkpoints, state.step)
+        world.barrier()
+
+    reader = Reader(run.manifest, text=run.text, latents=run.latents)
+    batches = on_device(read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device)
+    hooks = RunHooks(run, sink if world.is_first else None, keep)
+    fit(
+        state,
+        batches,
+        objective(run),
+        schedule(run),
+        hooks,
+        world,
+        validate=validator(run, world),
+        compile=run.config.train.compile,
+    )
+    return state
+
+
+def check_place(run: Run) -> None:
+    """Check that a run's storage is one that training without Ray can use.
+
+    Raises:
+        ValueError: if it is not a local folder.
+    """
+    if not storage.is_local(run.config.storage):
+        raise ValueError(f"storage {run.config.storage!r} is not a local folder, which training without Ray needs")

@@ -1,0 +1,307 @@
+"""A recipe with its data set looked up, and what of it can be found wrong before a worker starts."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from raysde.checkpoints import checkpoint
+from raysde.conditioning.conditioner import CLASS_WIDTH
+from raysde.conditioning.pretrained import check_pretrained
+from raysde.conditioning.text import PretrainedText, ScratchText, width_of
+from raysde.config.loading import RunConfig, parse
+from raysde.config.places import settled
+from raysde.data.batches.microbatch import Feed
+from raysde.data.batches.plan import Plan
+from raysde.data.classes import difference, unknown
+from raysde.data.dataset.layout import Rows
+from raysde.data.dataset.manifest import Manifest, read_manifest
+from raysde.data.dataset.precomputed import Latents, TextEmbeddings, verify_derived
+from raysde.data.dataset.reader import Reader
+from raysde.data.dataset.shards import verify
+from raysde.data.dataset.split import shuffle_window, split_rows
+from raysde.data.dataset.view import View
+from raysde.images import tensors
+from raysde.images.sizes import read_size, shown_size
+from raysde.models.sampling_defaults import solved
+from raysde.models.spec import ModelSpec, preconditioning_for
+from raysde.networks import ExternalConfig
+from raysde.precompute.lookup import choose_text, find_latents, find_text, spec_of, unused
+from raysde.sampling.sampler import Method
+from raysde.sampling.solvers.default import DEFAULT
+from raysde.sde import VE, AnySDE
+
+MAY_CHANGE = (
+    "storage",
+    "data.path",
+    "data.verify",
+    "data.block_megabytes",
+    "data.block_steps",
+    "data.precomputed",
+    "data.stream",
+    "network.checkpointing",
+    "train.length.",
+    "train.microbatch",
+    "train.compile",
+    "train.ema.snapshots_every",
+    "validation.every",
+    "validation.patience",
+    "sampling.",
+    "resources.",
+    "tracking.",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+"""Keys that a resumed run may give anew; all others shape the numbers."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe with its data set looked up.
+
+    Attributes:
+        feed: the microbatches: plan, rows to train on, and how images are shown.
+        held_out: row numbers for validation.
+        steps: length of the run.
+        text: precomputed embeddings of the captions, if they are used.
+        latents: precomputed latents of the images, if they are trained on.
+    """
+
+    config: RunConfig
+    manifest: Manifest
+    spec: ModelSpec
+    feed: Feed
+    held_out: np.ndarray
+    steps: int
+    text: TextEmbeddings | None = None
+    latents: Latents | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return self.feed.plan
+
+    @property
+    def data_identity(self) -> dict[str, Any]:
+        found = {"path": self.manifest.path, "fingerprint": self.manifest.fingerprint, "rows": self.manifest.rows}
+        precomputed: dict[str, Any] = {each.kind: each.name for each in (self.text, self.latents) if each is not None}
+        return {**found, **precomputed}
+
+
+def open_run(config: RunConfig) -> Run:
+    """Looks the data set up and checks that the recipe fits it.
+
+    Raises:
+        ValueError: naming the key that does not fit.
+    """
+    manifest = read_manifest(config.data.path)
+    text = choose_text(manifest, config.text, config.data.precomputed)
+    if text is not config.text:
+        config = parse({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
+    if text is not None and manifest.captions == 0:
+        raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
+    if config.class_conditional and manifest.classes == 0:
+        raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
+    check_labels(config.sampling.labels, manifest)
+    view = view_of(config, manifest)
+    rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
+    latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
+    image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
+    spec = ModelSpec(
+        image=image if latents is None else latents.shape,
+        data_range=config.data.range,
+        data_std=config.data.std,
+        sde=sde_for(config, manifest, rows, view),
+        network=config.network,
+        target=config.target,
+        text=text,
+        classes=manifest.classes if config.class_conditional else 0,
+        class_names=manifest.labels if config.class_conditional else (),
+        preconditioning=config.preconditioning,
+        uncertainty=config.train.uncertainty == "learned",
+        latent=None if latents is None or config.latent is None else spec_of(latents, config.latent.vae),
+        default_solver=DEFAULT,
+    )
+    steps = config.train.length.in_steps(config.train.batch, rows.count)
+    feed = Feed(plan_for(config, manifest, rows), rows, view)
+    embeddings = find_text(manifest, text, config.data.precomputed)
+    return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
+
+
+def remarks(run: Run) -> list[str]:
+    """Return what a user should know of a run before it starts, a sentence each."""
+    found = unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
+    if run.plan.batch > run.plan.rows:
+        found.append(
+            f"train.batch={run.plan.batch} is more than the {run.plan.rows} rows to train on: "
+            "each step shows some of them more than once"
+        )
+    return found
+
+
+def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
+    """Compare the labels of a recipe's sample grid with those of its data set.
+
+    Raises:
+        ValueError: if one is no class of the data set, or no row has it.
+    """
+    counts = manifest.statistics.get("labels")
+    for label in labels:
+        if label not in manifest.labels:
+            raise ValueError(f"sampling.labels: {unknown(label, manifest.classes, manifest.labels)}")
+        if counts is not None and not counts.get(label):
+            raise ValueError(f"sampling.labels: no row of {manifest.path} has the label {label!r}; leave it out")
+
+
+def view_of(config: RunConfig, manifest: Manifest) -> View:
+    """How images are shown.
+
+    Raises:
+        ValueError: if the data set has buckets of another size than the recipe wants.
+    """
+    size = config.data.image_size
+    shape = None if size is None else read_size(size)
+    square = manifest.size
+    if square is not None and shape not in (None, square) and manifest.shapes - {None, square}:
+        wanted, again = (size, "") if isinstance(size, int) else (shown_size(shape or square), " and without --buckets")
+        raise ValueError(
+            f"data.image_size={wanted}, but the shards at {config.data.path} hold buckets about {square[0]}; "
+            f"ingest again with --size {wanted}{again}"
+        )
+    return View(shape, config.data.crop, config.data.scale)
+
+
+def plan_for(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
+    """The order of a run's rows."""
+    return Plan(
+        rows=rows.count,
+        batch=config.train.batch,
+        microbatch=config.microbatch,
+        seed=config.seed,
+        window=shuffle_window(manifest, config.data.shuffle_window),
+        chunk=manifest.row_group,
+        buckets=rows.sizes if len(rows.layouts) > 1 else (),
+    )
+
+
+def sde_for(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE:
+    """The recipe's SDE, with VE's sigma_max taken from a sample of the training images where the recipe asks for it.
+
+    Raises:
+        ValueError: if it asks for it with another SDE.
+    """
+    count = config.data.sigma_max_rows
+    if not count:
+        return config.sde
+    if not isinstance(config.sde, VE):
+        raise ValueError(f"data.sigma_max_rows={count} needs sde.kind=ve, got {config.sde.kind}")
+    chosen = np.sort(np.random.default_rng(config.seed).choice(rows.count, min(count, rows.count), replace=False))
+    x0 = tensors.to_float(torch.from_numpy(Reader(manifest).read(rows[chosen], view).images), *config.data.range)
+    return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)
+
+
+def check(run: Run) -> None:
+    """What can be found wrong before a worker starts: shards unlike the manifest, a network that cannot be built.
+
+    Raises:
+        ValueError: naming the culprit.
+    """
+    hashes = run.config.data.verify == "hash"
+    verify(run.manifest, hashes=hashes)
+    for derived in (run.text, run.latents):
+        if derived is not None:
+            verify_derived(derived, run.manifest, hashes=hashes)
+    check_model(run.spec)
+
+
+def shape(run: Run) -> dict[str, Any]:
+    """Return the settings that determine the numbers of a run and its length, as JSON values."""
+    flat = run.config.flat()
+    kept = {key: flat[key] for key in flat if key.startswith("train.length.") or not key.startswith(MAY_CHANGE)}
+    return {**kept, "steps": run.steps, "fingerprint": run.manifest.fingerprint}
+
+
+def check_model(spec: ModelSpec) -> None:
+    """Builds the network of a description without its weights; of a network of the user's own, finds the factory.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    preconditioning_for(spec)
+    width = condition_width(spec)
+    if isinstance(spec.network, ExternalConfig):
+        spec.network.found(spec.image, width)
+    else:
+        with torch.device("meta"):
+            spec.network.build(spec.image, width, True, None if spec.text is None else width)
+
+
+def condition_width(spec: ModelSpec) -> int | None:
+    """The width that the conditioning vectors of a description will have, None without conditions.
+
+    Raises:
+        ValueError: if its pretrained text encoder cannot be loaded.
+    """
+    if isinstance(spec.text, PretrainedText):
+        return width_of(check_pretrained(spec.text))
+    return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
+
+
+def continued(run: Run, found: checkpoint.Description) -> Run:
+    """Return the run that goes on from a checkpoint of its own, and draws by default as it did.
+
+    Raises:
+        ValueError: as :func:`check_resumable`, or if the recipe's grids cannot be drawn by that default.
+    """
+    check_resumable(run, found)
+    usual = found.spec.default_solver
+    Method(**solved(run.config.sampling.settings, usual))  # type: ignore[arg-type]
+    return replace(run, spec=replace(run.spec, default_solver=usual))
+
+
+def check_resumable(run: Run, found: checkpoint.Description) -> None:
+    """Compares a run's checkpoint with the recipe that would continue it.
+
+    Raises:
+        ValueError: naming the first key that differs and would change the numbers.
+    """
+    name = run.config.name
+    if found.spec.sde.kind != run.spec.sde.kind:
+        raise ValueError(
+            f"run {name!r} was trained with sde.kind={found.spec.sde.kind}, the recipe says {run.spec.sde.kind}; "
+            "choose another name"
+        )
+    now = run.config.flat()
+    # a kind says more than the keys that only one of two kinds has
+    for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
+        old = found.recipe[key] if key in found.recipe else run.config.default(key)
+        new = now.get(key)
+        if settled(key, old) != settled(key, new) and not key.startswith(MAY_CHANGE):
+            raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
+    if found.data["microbatch"] != run.plan.microbatch:
+        raise ValueError(
+            f"run {name!r} has microbatches of {found.data['microbatch']}, the recipe makes {run.plan.microbatch}; "
+            f"set train.microbatch={found.data['microbatch']}"
+        )
+    if found.data["fingerprint"] != run.manifest.fingerprint:
+        raise ValueError(
+            f"run {name!r} was trained on other data than {run.config.data.path} "
+            f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
+        )
+    # a checkpoint from before names were stored can be compared by the number of its classes alone
+    names = run.spec.class_names
+    other = difference(found.spec.class_names or names, names)
+    if found.spec.classes != run.spec.classes:
+        other = f"there were {found.spec.classes}, now {run.spec.classes}"
+    if other is not None:
+        raise ValueError(f"run {name!r} knows other classes than the data at {run.config.data.path}: {other}")
+    for kind in ("text", "latents"):
+        before, present = (data.get(kind) for data in (found.data, run.data_identity))
+        if before != present:
+            repair = "precompute those again" if before else "set data.precomputed=off"
+            raise ValueError(
+                f"run {name!r} was trained with {before or 'no'} precomputed {kind}, the recipe takes "
+                f"{present or 'none'}; {repair}, or choose another name"
+            )

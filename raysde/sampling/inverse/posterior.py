@@ -1,0 +1,95 @@
+"""The score of the images that agree with a measurement y = H x0 + noise, from the score of all images.
+
+grad log p_t(x_t | y) = grad log p_t(x_t) + grad log p_t(y | x_t). With p(x0 | x_t) taken as the Gaussian of Tweedie's
+mean m and covariance V = sigma^2 / alpha dm/dx_t, the second term is (dm/dx_t)^T H^T (noise^2 + H V H^T)^-1 (y - H m):
+"moment matching posterior sampling" (Rozet et al. 2024, arXiv 2405.13712, section 4.2). For Gaussian data it is exact.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raysde.sampling.inverse.operators import Projection
+from raysde.sde import SDE, Score
+from raysde.sde.parameterisation import marginal_for
+
+ITERATIONS = 3
+"""Conjugate-gradient iterations."""
+
+
+@dataclass(frozen=True)
+class MomentMatching:
+    """score(x_t, t) given y.
+
+    One call asks the score once and takes one vector-Jacobian product for each iteration and one more. A network's
+    Jacobian is only nearly symmetric, so that V is too; the products with it are those with its transpose.
+
+    Attributes:
+        prior: the score of all images, differentiable in x_t.
+        known: y, [B, ...].
+        noise: standard deviation of y's noise, in the units of the data.
+        iterations: of the conjugate gradients that solve the linear system, for each image by itself.
+    """
+
+    prior: Score
+    sde: SDE
+    known: Tensor
+    projection: Projection
+    noise: float = 0.0
+    iterations: int = ITERATIONS
+
+    def __post_init__(self) -> None:
+        if self.noise < 0.0:
+            raise ValueError(f"noise must not be negative, got {self.noise}")
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+
+    @torch.enable_grad()
+    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """grad log p_t(x_t | y), of the shape of x_t."""
+        x = x_t.detach().requires_grad_()
+        alpha, sigma = marginal_for(self.sde, t, x)
+        score = self.prior(x, t)
+        mean = (x + sigma.square() * score) / alpha
+
+        def product(y: Tensor) -> Tensor:
+            return torch.autograd.grad(mean, x, self.projection.transpose(y), retain_graph=True)[0]
+
+        # below this, V is the rounding of its own computation
+        floor = 10.0 * torch.finfo(x.dtype).eps * self.projection.scale * (sigma / alpha).square()
+
+        def covariance(y: Tensor) -> Tensor:
+            return (self.noise**2 + floor) * y + self.projection.measure(sigma.square() / alpha * product(y))
+
+        missing = self.known - self.projection.measure(mean.detach())
+        solved = conjugate_gradients(covariance, missing, self.iterations)
+        return score.detach() + product(solved)
+
+
+def conjugate_gradients(apply: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
+    """y with ``apply(y)`` = target [B, ...], for a linear ``apply`` that is positive definite on each row.
+
+    A row ends early where its residual is rounding or its curvature is not positive (Hestenes and Stiefel 1952).
+    """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).flatten(1).sum(dim=1).reshape(-1, *(1,) * (a.ndim - 1))
+
+    y, residual, direction = torch.zeros_like(target), target, target
+    size = dot(residual, residual)
+    enough = (10.0 * torch.finfo(target.dtype).eps) ** 2 * size
+    going = size > enough
+    for _ in range(iterations):
+        image = apply(direction)
+        curvature = dot(direction, image)
+        going = going & (size > enough) & (curvature > 0.0)
+        if not going.any():
+            break
+        step = torch.where(going, size / curvature, torch.zeros_like(size))
+        y, residual = y + step * direction, residual - step * image
+        new = dot(residual, residual)
+        direction = residual + torch.where(going, new / size, torch.zeros_like(size)) * direction
+        size = new
+    return y

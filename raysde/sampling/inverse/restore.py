@@ -1,0 +1,159 @@
+"""Images that agree with what is known of them, and images made from others, with any score, SDE and solver.
+
+``edit`` draws from p(x0 | H x0 = y). Two ways of conditioning:
+
+``moment_matching``  the score itself is replaced by that of p(x_t | y), see :mod:`raysde.sampling.inverse.posterior`; exact for Gaussian
+                     data whatever the solver, and the better way wherever the score can be differentiated.
+``replacement``      after every step the known part of x is replaced by the known data with fresh noise of that time's
+                     level (Song et al. 2021, appendix I). The rest of x was not drawn given it, so this is exact only
+                     where known and unknown are independent; ``resample`` brings them nearer. It costs nothing.
+
+``sdedit`` starts from an image with noise instead of from noise alone.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from raysde.sampling.inverse.operators import Projection, replaced
+from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
+from raysde.sampling.sampler import (
+    Callback,
+    Method,
+    RandomSource,
+    Samples,
+    Settings,
+    noise_from,
+    sample,
+)
+from raysde.sampling.solvers.trajectory import Noise
+from raysde.sde import SDE, Score
+
+Way = Literal["moment_matching", "replacement"]
+WAYS: tuple[Way, ...] = ("moment_matching", "replacement")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """``project(x, t)`` for the sampler: H x becomes alpha y + sigma H eps with fresh noise eps (Song et al. 2021,
+    appendix I.2)."""
+
+    sde: SDE
+    known: Tensor
+    projection: Projection
+    noise: Noise
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        alpha, sigma = (value.item() for value in self.sde.marginal(torch.tensor(t, dtype=torch.float64)))
+        return replaced(x, alpha * self.known + sigma * self.projection.measure(self.noise(x)), self.projection)
+
+
+@torch.no_grad()
+def edit(
+    score: Score,
+    sde: SDE,
+    known: Tensor,
+    projection: Projection,
+    *,
+    method: Way = "moment_matching",
+    noise: float = 0.0,
+    iterations: int = ITERATIONS,
+    resample: int = 0,
+    generator: RandomSource = None,
+    callback: Callback | None = None,
+    **settings: Unpack[Settings],
+) -> Samples:
+    """Draws images x0 with H x0 = y, or with y = H x0 + noise.
+
+    Args:
+        score: ``score(x_t, t)`` or an object with such a method; differentiable in x_t for moment_matching.
+        known: y, [B, ...].
+        projection: H, see :mod:`raysde.sampling.inverse.operators`; what it makes of y has the shape of the result.
+        method: moment_matching or replacement.
+        noise: standard deviation of y's noise in the units of the data. Without noise the result has H x0 = y exactly.
+        iterations: of moment_matching, see :class:`raysde.sampling.inverse.posterior.MomentMatching`.
+        resample: of replacement, see :func:`raysde.sampling.sampler.sample`.
+        generator: one for the batch or one for each image.
+        callback, settings: as for :func:`raysde.sampling.sampler.sample`.
+
+    Raises:
+        ValueError: if the method has no such name, or does not know the noise or the repeats that are asked for; and as
+            :func:`raysde.sampling.sampler.sample`.
+    """
+    if method not in WAYS:
+        raise ValueError(f"method must be one of {', '.join(WAYS)}, got {method!r}")
+    if method == "replacement" and noise:
+        raise ValueError(f"noise={noise} needs method moment_matching: replacement takes what is known as exact")
+    if method == "replacement" and iterations != ITERATIONS:
+        raise ValueError(f"iterations={iterations} belongs to method moment_matching")
+    if method == "moment_matching" and resample:
+        raise ValueError(f"resample={resample} belongs to method replacement")
+    project = None
+    if method == "replacement":
+        project = Replacement(sde, known, projection, noise_from(generator))
+    else:
+        prior = getattr(score, "score", score)
+        score = MomentMatching(prior, sde, known, projection, noise, iterations).score
+    drawn = sample(
+        score,
+        sde,
+        projection.transpose(known).shape,
+        generator=generator,
+        device=known.device,
+        dtype=known.dtype,
+        project=project,
+        resample=resample,
+        callback=callback,
+        **settings,
+    )
+    return Samples(drawn.x if noise else replaced(drawn.x, known, projection), drawn.nfe)
+
+
+@torch.no_grad()
+def sdedit(
+    score: Score,
+    sde: SDE,
+    x0: Tensor,
+    strength: float,
+    *,
+    generator: RandomSource = None,
+    callback: Callback | None = None,
+    **settings: Unpack[Settings],
+) -> Samples:
+    """Images like x0: noise is added to them and taken away again (Meng et al. 2022, arXiv 2108.01073).
+
+    Args:
+        x0: images, [B, ...].
+        strength: the share of the grid that is walked, measured in the grid's own variable and counted from its end: on
+            a log-SNR grid 0.5 starts half-way in log-SNR, with half of the steps. 0 gives x0 itself, 1 is plain
+            sampling, which sees nothing of x0.
+        callback: called with the steps done of those that are walked.
+
+    Raises:
+        ValueError: if ``strength`` is outside [0, 1]; and as :func:`raysde.sampling.sampler.sample`.
+    """
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"strength must lie between 0 and 1, got {strength}")
+    method = Method(**settings)
+    times, start = method.last_times(sde, strength), None
+    if len(times) < 2:
+        return Samples(x0, 0)
+    if method.churn:  # it is the noise of all steps together, and these are a part of them
+        settings["churn"] = method.churn_of(len(times) - 1)
+    if strength < 1.0:
+        alpha, sigma = (value.item() for value in sde.marginal(times[0]))
+        start = alpha * x0 + sigma * noise_from(generator)(x0)
+    return sample(
+        score,
+        sde,
+        x0.shape,
+        generator=generator,
+        device=x0.device,
+        dtype=x0.dtype,
+        times=times,
+        start=start,
+        callback=callback,
+        **settings,
+    )

@@ -1,0 +1,144 @@
+"""The path of a sample: x_t and the clean data that the score predicts from it, at levels evenly spaced in log-SNR.
+
+The solver's walk is that of :func:`raysde.sampling.sampler.sample`, and so is its end. A noise level that lies between two times
+of its grid is reached from the time before, by a step of Heun's along the probability flow beside the walk.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from raysde.sampling.sampler import (
+    Callback,
+    Method,
+    RandomSource,
+    Samples,
+    Settings,
+    noise_from,
+    sample,
+)
+from raysde.sampling.solvers.grids import checked
+from raysde.sampling.solvers.ode import heun
+from raysde.sampling.solvers.trajectory import Walk
+from raysde.sde import SDE, Score
+
+SAME = 1e-9
+"""Relative distance below which two times, and distance in log-SNR below which two noise levels, are one."""
+STEP = 0.5
+"""Longest step beside the walk; 20 steps of a log-SNR grid are about as long."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """States on the way from noise to data.
+
+    Attributes:
+        times: [K], falling, float64.
+        x: x_t at each time, [K, B, ...].
+        x0_hat: the clean data that the score predicts from each, [K, B, ...].
+        end: what the sampler made; its nfe counts the evaluations for the path too.
+    """
+
+    times: Tensor
+    x: Tensor
+    x0_hat: Tensor
+    end: Samples
+
+
+def path_times(sde: SDE, grid: Tensor, points: int) -> Tensor:
+    """Return ``points`` falling times, evenly spaced in log-SNR over a grid of times, float64.
+
+    Raises:
+        ValueError: if there are fewer than two points.
+    """
+    if points < 2:
+        raise ValueError(f"a path has at least 2 points, its beginning and its end, got {points}")
+    first, last = sde.log_snr(grid[[0, -1]]).tolist()
+    times = sde.time_at(torch.linspace(first, last, points, dtype=torch.float64))
+    times[0], times[-1] = grid[0], grid[-1]
+    return times
+
+
+def between(sde: SDE, start: float, end: float) -> Tensor:
+    """Return falling times from one to another, at most ``STEP`` apart in lambda = log(alpha / sigma), float64."""
+    ends = torch.tensor([start, end], dtype=torch.float64)
+    first, last = (0.5 * sde.log_snr(ends)).tolist()
+    if last - first < SAME:
+        return ends[1:]
+    times = sde.time_at(2.0 * torch.linspace(first, last, 1 + math.ceil((last - first) / STEP), dtype=torch.float64))
+    times[0], times[-1] = ends
+    return times
+
+
+def _stay(x: Tensor, t: float) -> Tensor:
+    """A projection that changes nothing, for which rk45 stops at each time of its grid."""
+    return x
+
+
+@torch.no_grad()
+def sample_path(
+    score: Score,
+    sde: SDE,
+    shape: Sequence[int],
+    points: int,
+    *,
+    generator: RandomSource = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    times: Tensor | None = None,
+    start: Tensor | None = None,
+    callback: Callback | None = None,
+    **settings: Unpack[Settings],
+) -> Path:
+    """Draw a sample and keep ``points`` states of its path, for about three evaluations each.
+
+    Args:
+        points: number of states, the prior's draw and the end at the sample floor among them.
+        generator, device, dtype, times, start, callback, settings: as for :func:`raysde.sampling.sampler.sample`. rk45 stops at
+            each time of its grid, so that its samples differ from plain ones by its tolerance.
+
+    Raises:
+        ValueError: if there are fewer than two points; and as :func:`raysde.sampling.sampler.sample`.
+    """
+    method = Method(**settings)
+    grid = method.times(sde) if times is None else checked(times, sde)
+    wanted = path_times(sde, grid, points)
+    noise = noise_from(generator)
+    if start is None:
+        start = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype))
+    places = [int((grid - t > -SAME * t).sum()) - 1 for t in wanted]
+    states = {0: start}
+
+    def watched(step: int, x: Tensor) -> None:
+        if step in places:
+            states[step] = x
+        if callback is not None:
+            callback(step, x)
+
+    end = sample(
+        score,
+        sde,
+        shape,
+        generator=generator,
+        device=device,
+        dtype=dtype,
+        times=times,
+        start=start,
+        project=_stay if method.solver == "rk45" else None,
+        callback=watched,
+        **settings,
+    )
+    xs, hats, nfe = [], [], end.nfe
+    for t, place in zip(wanted.tolist(), places, strict=True):
+        aside = Walk(getattr(score, "score", score), sde, between(sde, grid[place].item(), t), noise)
+        x = states[place]
+        for index in range(len(aside.times) - 1):
+            x = heun(aside, x, index)[0]
+        hats.append(aside.x0(x, len(aside.times) - 1))
+        xs.append(x)
+        nfe += aside.nfe
+    return Path(wanted, torch.stack(xs), torch.stack(hats), Samples(end.x, nfe))

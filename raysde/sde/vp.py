@@ -1,0 +1,118 @@
+"""The variance-preserving family: processes whose drift is -beta x / 2 (Song et al. 2021)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from raysde.sde.process import SDE
+from raysde.sde.schedules import CosineBeta, LinearBeta, TableBeta
+
+TABLE = lru_cache(maxsize=8)(TableBeta)
+
+
+SCHEDULE_KEYS = {
+    "linear": ("beta_min", "beta_max"),
+    "cosine": ("cosine_s", "cosine_end"),
+    "table": ("alphas_cumprod",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaSDE(SDE):
+    """What VP and sub-VP share: the drift -beta x / 2 and the schedule of beta.
+
+    Attributes:
+        schedule: "linear" in beta, "cosine" in alpha, or a "table" of a discrete process.
+        beta_min, beta_max: of the linear schedule.
+        cosine_s, cosine_end: of the cosine schedule, see :class:`CosineBeta`.
+        alphas_cumprod: the table, alpha^2 after each step of a discrete process (DDPM's alpha-bar), see
+            :class:`TableBeta`.
+    """
+
+    schedule: Literal["linear", "cosine", "table"] = "linear"
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    cosine_s: float = 0.008
+    cosine_end: float = 0.9946
+    alphas_cumprod: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule not in SCHEDULE_KEYS:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULE_KEYS)}, got {self.schedule!r}")
+        for schedule, names in SCHEDULE_KEYS.items():
+            for name in names if schedule != self.schedule else ():
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"{name} has no effect on the {self.schedule} schedule")
+        _ = self.betas
+
+    @property
+    def betas(self) -> LinearBeta | CosineBeta | TableBeta:
+        if self.schedule == "linear":
+            return LinearBeta(self.beta_min, self.beta_max)
+        if self.schedule == "cosine":
+            return CosineBeta(self.cosine_s, self.cosine_end)
+        return TABLE(self.alphas_cumprod)
+
+    @property
+    def discrete_steps(self) -> int:
+        return len(self.alphas_cumprod) or 1000
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.betas.beta(t)
+
+    def beta_integral(self, t: Tensor) -> Tensor:
+        """B(t), the integral of beta from 0 to t."""
+        return self.betas.integral(t)
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta_integral(t)
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VP(BetaSDE):
+    """Variance preserving: dx = -beta x / 2 dt + sqrt(beta) dw (Song et al. eq. 11); sigma^2 = 1 - exp(-B)."""
+
+    kind: Literal["vp"] = "vp"
+
+    def sigma2(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self.beta_integral(t))
+
+    def diffusion2(self, t: Tensor) -> Tensor:
+        return self.beta(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        integral = self.beta_integral(t)
+        return -integral - torch.log(-torch.expm1(-integral))
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        return self.betas.inverse_integral(torch.nn.functional.softplus(-log_snr, threshold=40.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubVP(BetaSDE):
+    """Sub-VP: the drift of VP with g^2 = beta (1 - exp(-2B)), so sigma = 1 - exp(-B) (Song et al. eq. 28 and 29)."""
+
+    kind: Literal["sub_vp"] = "sub_vp"
+
+    def sigma2(self, t: Tensor) -> Tensor:
+        return self.sigma(t).square()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self.beta_integral(t))
+
+    def diffusion2(self, t: Tensor) -> Tensor:
+        return self.beta(t) * -torch.expm1(-2.0 * self.beta_integral(t))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        integral = self.beta_integral(t)
+        return -integral - 2.0 * torch.log(-torch.expm1(-integral))
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        return self.betas.inverse_integral(2.0 * torch.asinh(0.5 * torch.exp(-0.5 * log_snr)))

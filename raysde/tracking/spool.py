@@ -1,0 +1,93 @@
+"""What a run has to tell its tracking server, on disk until the server has it."""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from raysde.io.errors import writing
+
+
+def spool_of(name: str, run_id: str) -> Path:
+    """Where a run keeps what the server has not taken yet, on the machine of its first worker."""
+    return Path(tempfile.gettempdir()) / f"raysde-{name}-{run_id}.jsonl"
+
+
+class Spool:
+    """A file with a line for each step's metrics, and a folder of pictures beside it.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.pictures = path, path.with_suffix(".pictures")
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.path.exists() and not self.pictures.exists()
+
+    def take_over(
+        self, lines: Sequence[dict[str, Any]] = (), pictures: Mapping[str, bytes] | None = None
+    ) -> tuple[list[dict[str, Any]], list[Path]]:
+        """What an earlier process left, in its order, and opens the spool for this one.
+
+        A torn last line is dropped: its step will be logged again.
+
+        Args:
+            lines, pictures: what a process on another machine left, which comes first.
+        """
+        lines = [*lines, *(line for line in self._lines() if line not in lines)]
+        rewritten = self.path.with_suffix(".partial")
+        with writing("metrics", self.path):
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            for name, content in (pictures or {}).items():
+                if not (self.pictures / name).exists():
+                    (self.pictures / name).write_bytes(content)
+            rewritten.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            rewritten.replace(self.path)
+        return lines, sorted(self.pictures.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        result = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            try:
+                result.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return result
+
+    def add_metrics(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
+        """Writes metrics of a step; the line as it will be read again."""
+        return self._add({"step": step, "time": int(time.time() * 1000), "values": dict(values)})
+
+    def add_tags(self, tags: Mapping[str, str]) -> dict[str, Any]:
+        """Writes tags of the run; the line as it will be read again."""
+        return self._add({"tags": dict(tags)})
+
+    def _add(self, line: dict[str, Any]) -> dict[str, Any]:
+        with writing("metrics", self.path), self.path.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        return line
+
+    def add_picture(self, step: int, name: str, image: Image.Image) -> Path:
+        """Writes a picture of a step; the file, which is whole from the moment it is there."""
+        path = self.pictures / f"{name}-{step:07d}.png"
+        partial = path.with_suffix(".partial")
+        with writing("a picture", self.pictures):
+            image.save(partial, format="PNG")
+            partial.replace(path)
+        return path
+
+    def forget_metrics(self) -> None:
+        """Once the server has them."""
+        self.path.unlink(missing_ok=True)
+
+    def forget_pictures(self) -> None:
+        """Once the server has them."""
+        shutil.rmtree(self.pictures, ignore_errors=True)

@@ -1,0 +1,295 @@
+"""The training loop. It runs bare, under torchrun and under Ray Train; it meets the outside only through ``Hooks``."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raysde.data.batches.microbatch import Microbatch
+from raysde.distributed.fsdp import exchange, has_shards
+from raysde.distributed.world import World, wrap
+from raysde.models.score import ScoreModel
+from raysde.networks.compile import compile_blocks
+from raysde.training import optimizers
+from raysde.training.objective import Objective, microbatch_loss
+from raysde.training.state import TrainState
+
+Validate = Callable[[ScoreModel], dict[str, float]]
+
+
+class Hooks(Protocol):
+    """The outside world, as the loop sees it."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes metrics of a step; called on the first rank alone."""
+
+    def save(self, state: TrainState) -> None:
+        """Keeps the state; called on every rank, at the same step."""
+
+    def snapshot(self, state: TrainState) -> None:
+        """Keeps the averages for post-hoc EMA for good, before ``save``; called as ``sample`` is."""
+
+    def sample(self, state: TrainState) -> None:
+        """Makes pictures of progress; called with the averaged weights in the model, on the first rank alone, or on
+        every rank where the model is sharded."""
+
+    def should_stop(self) -> bool:
+        """Whether to end early, with a checkpoint; asked on every rank, and any yes counts for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how often; every count is in steps, and 0 means never.
+
+    Attributes:
+        steps: length of the run.
+        lr, warmup, decay: see :func:`raysde.training.optimizers.learning_rate`.
+        clip: largest gradient norm, 0 for none.
+        log_every, validate_every, sample_every, save_every: frequencies.
+        snapshot_every: of averages kept for post-hoc EMA, which are also kept whenever a checkpoint is.
+        patience: validations without improvement after which the run stops, 0 for never.
+    """
+
+    steps: int
+    lr: float
+    warmup: int = 0
+    decay: optimizers.Decay = "constant"
+    clip: float = 1.0
+    log_every: int = 50
+    validate_every: int = 0
+    sample_every: int = 0
+    save_every: int = 0
+    snapshot_every: int = 0
+    patience: int = 0
+
+
+def train_step(
+    state: TrainState,
+    forward: nn.Module,
+    batches: list[Microbatch],
+    objective: Objective,
+    schedule: Schedule,
+    world: World,
+) -> None:
+    """One optimiser step on this rank's microbatches of a global batch.
+
+    Losses are divided by the microbatches that a rank has on average, since gradients are averaged over ranks: so the
+    update is that of the global batch also where ranks have unequal shares.
+    """
+    device, share = world.device, objective.batch / objective.microbatch / world.size
+    total = torch.zeros((), device=device)
+    for number, batch in enumerate(batches):
+        with exchange(forward, last=number + 1 == len(batches)):
+            loss = microbatch_loss(forward, state.model, batch, objective, device) / share
+            state.scaler.scale(loss).backward()
+        total += loss.detach()
+        state.saw(batch.rows)
+    lr = optimizers.learning_rate(
+        schedule.lr, state.updates, schedule.warmup, schedule.decay, state.step / schedule.steps
+    )
+    parameters = list(state.trained.values())
+    norm, stepped = optimizers.update(state.optimizer, state.scaler, parameters, schedule.clip, lr)
+    state.step += 1
+    state.num_images += objective.batch
+    if stepped:
+        state.updates += 1
+        state.ema.update(objective.batch, state.num_images)
+    for profile in state.profiles:  # their profile is over images seen, so a step without an update counts
+        profile.update(objective.batch, state.num_images)
+    state.pending.append((total, norm, lr))
+
+
+def flush(state: TrainState, world: World) -> list[tuple[float, float, float]]:
+    """Brings the pending losses to the host, averaged over ranks; they stay pending.
+
+    Raises:
+        FloatingPointError: on every rank, naming the first step whose loss is not finite, or whose gradient is not
+            although no gradient scaler would have skipped it.
+    """
+    losses = torch.stack(
+        [torch.as_tensor(loss, dtype=torch.float64, device=world.device) for loss, _, _ in state.pending]
+    )
+    losses = world.mean(losses).cpu()
+    first = state.step - len(state.pending) + 1
+    norms = [float(norm) for _, norm, _ in state.pending]
+    for number, (loss, norm) in enumerate(zip(losses.tolist(), norms, strict=True)):
+        where = f"at step {first + number}: lower train.lr or set train.clip"
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} {where}")
+        if not math.isfinite(norm) and not state.scaler.is_enabled():
+            raise FloatingPointError(f"the gradient's norm is {norm} {where}")
+    rates = [lr for _, _, lr in state.pending]
+    # the averages replace this rank's own losses, so that a resumed run logs what this one would
+    state.pending = list(zip(losses.tolist(), norms, rates, strict=True))
+    return state.pending
+
+
+def due(step: int, every: int, last: bool = False) -> bool:
+    """Whether something that happens every so many steps (0: never) happens after ``step``."""
+    return every > 0 and (step % every == 0 or last)
+
+
+def prime(state: TrainState, forward: nn.Module, batch: Microbatch, objective: Objective, device: torch.device) -> None:
+    """One forward and backward pass whose gradients are thrown away.
+
+    DistributedDataParallel lays its buckets out anew after the first backward pass, and another layout is another
+    summation order; after this, a fresh and a resumed process sum alike.
+    """
+    if isinstance(forward, DistributedDataParallel):
+        microbatch_loss(forward, state.model, batch, objective, device).backward()
+        state.optimizer.zero_grad(set_to_none=True)
+
+
+def fit(
+    state: TrainState,
+    batches: Iterator[list[Microbatch]],
+    objective: Objective,
+    schedule: Schedule,
+    hooks: Hooks,
+    world: World,
+    *,
+    validate: Validate | None = None,
+    compile: bool = False,
+) -> None:
+    """Trains ``state`` from its step to ``schedule.steps``.
+
+    Args:
+        batches: this rank's microbatches, one list a step, from ``state.step`` on.
+        validate: loss of a model on held-out rows, equal on all ranks.
+        compile: whether the network's blocks are compiled, in place.
+
+    Raises:
+        ValueError: if the batches do not begin at ``state.step`` or skip a step.
+        FloatingPointError: if a loss is not finite.
+    """
+    state.model.train()
+    if compile:
+        compile_blocks(state.model.network)
+    forward = state.model if has_shards(state.model) else wrap(state.model, world)
+    clock, primed = Clock(state), False
+    while state.step < schedule.steps and not state.stopped:
+        with clock.waiting():
+            step_batches = next(batches, None)
+        if step_batches is None or any(batch.step != state.step for batch in step_batches):
+            found = "no more data" if step_batches is None else f"data of step {step_batches[0].step}"
+            raise ValueError(f"the data stream does not follow the plan: step {state.step} expected, {found} received")
+        if not primed:
+            prime(state, forward, step_batches[0], objective, world.device)
+            primed = True
+            clock.reset()  # the first batch belongs to the start-up, which is measured by itself
+        train_step(state, forward, step_batches, objective, schedule, world)
+        boundary(state, schedule, hooks, world, validate, clock)
+
+
+class Clock:
+    """Images per second between two logs, without the time that validation, pictures and checkpoints take; and the
+    time spent waiting for data."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+        self.reset()
+
+    def reset(self) -> None:
+        self.since, self.images = time.perf_counter(), self.state.num_images
+        self.paused, self.waited = 0.0, 0.0
+
+    def elapsed(self) -> float:
+        return max(time.perf_counter() - self.since - self.paused, 1e-9)
+
+    def rate(self) -> float:
+        return (self.state.num_images - self.images) / self.elapsed()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - start
+
+
+def boundary(
+    state: TrainState, schedule: Schedule, hooks: Hooks, world: World, validate: Validate | None, clock: Clock
+) -> None:
+    """What is due after a step: log, validate, draw, stop, save."""
+    step, last = state.step, state.step == schedule.steps
+    draws = world.is_first or has_shards(state.model)
+    if due(step, schedule.log_every, last):
+        report(state, hooks, world, clock)
+        state.stopped = world.any(hooks.should_stop())
+    with clock.pause():
+        if validate is not None and due(step, schedule.validate_every, last):
+            validated(state, schedule.patience, hooks, world, validate)
+        if draws and due(step, schedule.sample_every, last):
+            with state.ema.swapped():
+                hooks.sample(state)
+        keep(state, schedule, hooks, world)
+
+
+def keep(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> None:
+    """Keeps a checkpoint and the averages for post-hoc EMA where they are due, unless the run has gone wrong."""
+    save = due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
+    snapshot = bool(state.profiles) and (save or due(state.step, schedule.snapshot_every))
+    if (save or snapshot) and state.pending:
+        flush(state, world)
+    if snapshot and (world.is_first or has_shards(state.model)):
+        hooks.snapshot(state)  # first: a run that resumes from the checkpoint will not come by here again
+    if save:
+        hooks.save(state)
+
+
+def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
+    """Logs the mean of the pending steps and empties them."""
+    done = flush(state, world)
+    state.pending = []
+    if world.is_first:
+        metrics = {
+            "train/loss": sum(loss for loss, _, _ in done) / len(done),
+            **grad_norm([norm for _, norm, _ in done]),
+            **optimizers.rates(state.optimizer, done[-1][2]),
+            "train/images_per_second": clock.rate(),
+            "train/images": float(state.num_images),
+            "train/data_wait": clock.waited / clock.elapsed(),
+        }
+        hooks.log(state.step, metrics)
+    clock.reset()
+
+
+def grad_norm(norms: list[float]) -> dict[str, float]:
+    """Return the mean gradient norm as a metric, without steps that the gradient scaler skipped; empty without others.
+
+    The scaler of fp16 tries large factors and skips the steps at which gradients overflow, with a norm of inf or nan.
+    """
+    taken = [norm for norm in norms if math.isfinite(norm)]
+    return {"train/grad_norm": sum(taken) / len(taken)} if taken else {}
+
+
+def measured(state: TrainState, validate: Validate) -> dict[str, float]:
+    """What a validation gives for the averaged weights."""
+    state.model.eval()
+    with state.ema.swapped(), torch.no_grad():
+        metrics = validate(state.model)
+    state.model.train()
+    return metrics
+
+
+def validated(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
+    """Measures the averaged weights on held-out rows; stops the run when it no longer helps."""
+    metrics = measured(state, validate)
+    if world.is_first:
+        hooks.log(state.step, metrics)
+    if metrics["val/loss"] < state.best:
+        state.best, state.stale = metrics["val/loss"], 0
+    else:
+        state.stale += 1
+    state.stopped = state.stopped or world.any(patience > 0 and state.stale >= patience)

@@ -1,0 +1,187 @@
+"""Post-hoc EMA: averages of any length, put together after training from a few that were kept (Karras et al. 2024).
+
+Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", arXiv 2312.02696, section 3
+and appendix C. Time t is counted in images seen. The average of exponent g at time t weighs the weights of time tau by
+its profile p(tau) = (g + 1) tau^g / t^(g + 1) on [0, t]; its length is named by the profile's standard deviation
+relative to t, which does not depend on t. A profile that was not kept is fitted by those that were, and the same
+combination of the kept averages is, to the accuracy of the fit, the average that was not kept.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raysde.training.ema import Average
+
+STD_LIMIT = 0.28
+"""Relative standard deviations below this belong to exponents g > 0; the uniform average, g = 0, has 0.289."""
+
+FIT_LIMIT = 0.1
+"""Largest relative L2 distance from the wanted profile at which a combination still stands for it."""
+
+
+def exponent(std: float) -> float:
+    """The exponent g of the profile with relative standard deviation ``std``; arXiv 2312.02696, section 3.1.
+
+    std^2 = (g + 1) / ((g + 2)^2 (g + 3)). With y = std (g + 2) that is y^3 + std y^2 - y + std = 0, whose left side is
+    convex for positive y and positive at 1: Newton's iterates fall from 1 to the largest root and never pass it.
+
+    Raises:
+        ValueError: if ``std`` is not in (0, 0.28).
+    """
+    check_std(std)
+    y, previous = 1.0, math.inf
+    while y < previous:
+        y, previous = y - (y**3 + std * y**2 - y + std) / (3.0 * y**2 + 2.0 * std * y - 1.0), y
+    return previous / std - 2.0
+
+
+def check_std(std: float) -> None:
+    """Raises ValueError unless ``std`` is a relative standard deviation that a growing profile can have."""
+    if not 0.0 < std < STD_LIMIT:
+        raise ValueError(f"the relative std of an average must be between 0 and {STD_LIMIT}, got {std}")
+
+
+class PowerEma(Average):
+    """The average with the power-function profile of relative standard deviation ``std``.
+
+    It forgets the initial weights by itself: after the first step it is the weights of that step.
+
+    Args:
+        module: see :class:`raysde.training.ema.Average`.
+        std: relative standard deviation, in (0, 0.28).
+    """
+
+    def __init__(self, module: nn.Module, *, std: float) -> None:
+        super().__init__(module)
+        self.std, self.exponent = std, exponent(std)
+
+    def kept(self, batch: int, num_images: int) -> float:
+        """beta(t) = (1 - dt/t)^(g + 1) with dt = ``batch``; arXiv 2312.02696, section 3.1."""
+        return (1.0 - batch / num_images) ** (self.exponent + 1.0)
+
+
+def inner_product(a: Tensor, t_a: Tensor, b: Tensor, t_b: Tensor) -> Tensor:
+    """The integral of p_a p_b over time, of profiles with exponents ``a``, ``b`` at times ``t_a``, ``t_b``.
+
+    (a + 1)(b + 1) min(t_a, t_b)^(a + b + 1) / ((a + b + 1) t_a^(a + 1) t_b^(b + 1)); arXiv 2312.02696, appendix C.
+    The powers are taken of the times' ratio, which cannot overflow.
+
+    Args:
+        a, t_a, b, t_b: tensors that broadcast together, the times positive.
+
+    Returns:
+        A tensor of the common shape, in 1/images if times are in images.
+    """
+    later = torch.maximum(t_a, t_b)
+    outlived = torch.where(t_a <= t_b, b, a)
+    power = (torch.minimum(t_a, t_b) / later) ** outlived
+    return (a + 1.0) * (b + 1.0) / (a + b + 1.0) * power / later
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A wanted profile as a combination of stored ones.
+
+    Attributes:
+        weights: factor of each stored profile, [K] float64; they sum to one.
+        error: L2 distance from the wanted profile, relative to that profile's norm.
+    """
+
+    weights: Tensor
+    error: float
+
+
+def fit(stored: Sequence[tuple[float, float]], end: float, std: float) -> Fit:
+    """The least-squares fit of the profile ``std`` at time ``end`` by stored profiles; arXiv 2312.02696, appendix C.
+
+    Beyond the paper the weights sum to one, as the mass of every profile is one: otherwise the small error of a fit to
+    a few profiles would scale the network's weights.
+
+    Args:
+        stored: (time, relative std) of each stored average; times in the unit of ``end``.
+
+    Raises:
+        ValueError: if nothing is stored, or a time or a std cannot be.
+    """
+    if not stored or min(end, *(time for time, _ in stored)) <= 0.0:
+        raise ValueError(f"a fit needs stored averages at positive times, got {list(stored)} and time {end}")
+    t = torch.tensor([time / end for time, _ in stored], dtype=torch.float64)
+    g = torch.tensor([exponent(each) for _, each in stored], dtype=torch.float64)
+    wanted, one = torch.tensor(exponent(std), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    gram = inner_product(g[:, None], t[:, None], g, t)
+    right = inner_product(g, t, wanted, one)
+    norm2 = inner_product(wanted, one, wanted, one)
+    weights = constrained(gram, right)
+    distance2 = weights @ gram @ weights - 2.0 * right @ weights + norm2
+    return Fit(weights, math.sqrt(max(0.0, (distance2 / norm2).item())))
+
+
+def constrained(gram: Tensor, right: Tensor) -> Tensor:
+    """The x with sum 1 that minimises x gram x - 2 right x, from the equations of its Lagrange multiplier.
+
+    The profiles are scaled to norm one first: early ones are much larger than late ones.
+    """
+    size = 1.0 / gram.diagonal().sqrt()
+    system = torch.zeros(len(size) + 1, len(size) + 1, dtype=gram.dtype)
+    system[:-1, :-1] = size[:, None] * gram * size
+    system[-1, :-1] = system[:-1, -1] = size
+    target = torch.cat([size * right, torch.ones(1, dtype=gram.dtype)])
+    return size * torch.linalg.lstsq(system, target[:, None]).solution[:-1, 0]
+
+
+def weights(stored: Sequence[tuple[float, float]], end: float, std: float) -> Tensor:
+    """The factor of each stored average in the reconstruction, [K] float64; see :func:`fit`."""
+    return fit(stored, end, std).weights
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An average as it was at some time.
+
+    Attributes:
+        time: images seen.
+        std: relative standard deviation of its profile.
+        tensors: the averaged weights by name; they may be read from a file when they are asked for.
+    """
+
+    time: float
+    std: float
+    tensors: Mapping[str, Tensor]
+
+
+def reconstruct(snapshots: Sequence[Snapshot], end: float, std: float) -> dict[str, Tensor]:
+    """The weights averaged with relative standard deviation ``std`` at time ``end``, from snapshots of other averages.
+
+    One tensor of one snapshot is in memory at a time; sums are taken in float64.
+
+    Args:
+        end: images seen at the time of the wanted average.
+
+    Returns:
+        The averaged weights by name, shaped and typed as in the snapshots.
+
+    Raises:
+        ValueError: if ``std`` is out of range or not reachable from the snapshots, or their names differ.
+    """
+    found = fit([(snapshot.time, snapshot.std) for snapshot in snapshots], end, std)
+    if found.error > FIT_LIMIT:
+        raise ValueError(
+            f"std {std} at {end:.0f} images is not reachable from {len(snapshots)} snapshots: the best combination's "
+            f"profile is {found.error:.0%} off; choose a std nearer to those kept, or keep more snapshots"
+        )
+    names = list(snapshots[0].tensors)
+    if any(set(snapshot.tensors) != set(names) for snapshot in snapshots):
+        raise ValueError("the snapshots are of different models: their weights have different names")
+    return {name: _combined(snapshots, found.weights, name) for name in names}
+
+
+def _combined(snapshots: Sequence[Snapshot], factors: Tensor, name: str) -> Tensor:
+    kind = snapshots[0].tensors[name]
+    total = torch.zeros_like(kind, dtype=torch.float64)
+    for snapshot, factor in zip(snapshots, factors.tolist(), strict=True):
+        total.add_(snapshot.tensors[name].to(torch.float64), alpha=factor)
+    return total.to(kind.dtype)

@@ -1,0 +1,176 @@
+"""What is tried: every combination of the values of some settings, each once, and what it costs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from raysde.inference.guidance import guided_rows
+from raysde.io.near import did_you_mean
+from raysde.models.sampling_defaults import (
+    KINDS,
+    METHOD,
+    checked,
+    completed,
+    method_of,
+    sentence,
+    solved,
+    valued,
+)
+from raysde.sampling.sampler import CORRECTED, OWN, Method, readable, reader
+from raysde.sampling.solvers import Solver
+from raysde.sampling.solvers.default import DEFAULT
+from raysde.sde import SDE
+from raysde.training.posthoc_ema import check_std
+
+AVERAGE = "ema_std"
+"""The key of the average's length; None for the run's own average."""
+NAMES = (AVERAGE, *KINDS)
+WORDS = {"none": None, "true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to draw.
+
+    Attributes:
+        average: relative standard deviation of the post-hoc average, None for the run's own.
+        drawing: settings as a model's description holds them, those that its solver reads.
+        evaluations: of the network for each image, those of guidance included.
+    """
+
+    average: float | None
+    drawing: dict[str, Any]
+    evaluations: float
+
+    def __str__(self) -> str:
+        return sentence(self.values)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All settings, by the names that a space gives them."""
+        return self.drawing if self.average is None else {AVERAGE: self.average, **self.drawing}
+
+
+def parse_space(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """``KEY=VALUE,VALUE,...`` as values by key; an interval reads LOW:HIGH, and none stands for none.
+
+    Raises:
+        ValueError: naming the pair and what is wrong with it.
+    """
+    space: dict[str, list[Any]] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not text:
+            raise ValueError(f"{pair!r} must read key=value,value,... such as steps=5,10,20")
+        if key not in NAMES:
+            raise ValueError(f"{pair!r}: {key} is no setting; there are {', '.join(NAMES)}{did_you_mean(key, NAMES)}")
+        if key in space:
+            raise ValueError(f"{key} is given twice; put its values in one list")
+        space[key] = [_value(key, word) for word in text.split(",")]
+    return space
+
+
+def _value(key: str, word: str) -> Any:
+    """A value of a setting.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    found: Any = word if key == "corrector" else WORDS.get(word, word)
+    if isinstance(found, str):
+        numbers = [_number(part) for part in word.split(":")]
+        found = numbers[0] if len(numbers) == 1 else tuple(numbers)
+    if key != AVERAGE:
+        return valued(key, found)
+    if found is not None:
+        if not isinstance(found, int | float):
+            raise ValueError(f"{AVERAGE} must be a number or none, got {word!r}")
+        check_std(found)
+    return found
+
+
+def _number(word: str) -> Any:
+    """A number, or the word itself."""
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word
+
+
+def usual(*, conditional: bool) -> dict[str, list[Any]]:
+    """The space of who names none."""
+    found: dict[str, list[Any]] = {"solver": ["unipc", "dpmpp_2m", "heun"], "steps": [5, 10, 20]}
+    return found | ({"guidance": [1.0, 1.5, 2.0, 3.0]} if conditional else {})
+
+
+def candidates(
+    space: Mapping[str, Sequence[Any]],
+    own: Mapping[str, Any],
+    sde: SDE,
+    *,
+    conditional: bool,
+    usual: Solver = DEFAULT,
+) -> list[Candidate]:
+    """Every combination, once: settings that do not matter beside the others are left out.
+
+    Args:
+        own: the settings that the model draws by already, which count where the space says nothing.
+        sde: of the model.
+        conditional: whether the model takes captions or labels.
+        usual: its solver where neither the space nor ``own`` names one.
+
+    Raises:
+        ValueError: if a combination cannot be, or a key matters in none.
+    """
+    found: dict[str, Candidate] = {}
+    for values in product(*space.values()):
+        given = dict(zip(space, values, strict=True))
+        average = given.pop(AVERAGE, None)
+        drawing = effective(solved(completed(own, given), usual), sde, conditional=conditional)
+        candidate = Candidate(average, drawing, evaluations(drawing, sde))
+        found.setdefault(json.dumps(candidate.values, sort_keys=True), candidate)
+    for key in space:
+        if key != AVERAGE and not any(key in each.drawing for each in found.values()):
+            raise ValueError(f"{key} changes nothing here: {_reader(key)}")
+    return list(found.values())
+
+
+def effective(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[str, Any]:
+    """Settings without those that nothing reads, and with solver and steps.
+
+    Raises:
+        ValueError: if they cannot be, or not for this model, or their cost is not known beforehand.
+    """
+    typed = {name: valued(name, value) for name, value in given.items()}
+    settings = checked(readable(method_of(typed)) | {name: typed[name] for name in typed if name not in METHOD})
+    method = Method(**method_of(settings))  # type: ignore[arg-type]
+    method.check(sde)
+    if method.nfe is None:
+        raise ValueError(f"solver {method.solver} chooses its own steps, so what it costs is not known beforehand")
+    guided = settings.get("guidance", 1.0) != 1.0
+    if guided and not conditional:
+        raise ValueError(f"guidance={settings['guidance']} is of models with captions or labels, and this one has none")
+    read = {"solver", "steps", "grid", "corrector", "denoise", "guidance", *method.kind.settings}
+    read |= {"rho"} if method.grid_for(sde) == "edm" else set()
+    read |= set(CORRECTED) if method.correction is not None else set()
+    read |= {"guidance_interval"} if guided and settings.get("guidance_interval") is not None else set()
+    chosen = {"solver": method.solver, "steps": method.steps, **settings}
+    return {name: chosen[name] for name in KINDS if name in chosen and name in read and chosen[name] is not None}
+
+
+def evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
+    """Network evaluations for each image: one more for each that is guided, by the share of times where that is so."""
+    method = Method(**method_of(drawing))  # type: ignore[arg-type]
+    assert method.nfe is not None
+    times = method.times(sde)[:-1]
+    guided = guided_rows(sde, times, drawing.get("guidance", 1.0), drawing.get("guidance_interval"))
+    return method.nfe * (1.0 + len(guided) / len(times))
+
+
+def _reader(key: str) -> str:
+    """Who reads a setting."""
+    if key == "guidance_interval":
+        return "it is of a guidance other than 1"
+    return reader(key) if key in (*CORRECTED, "rho", *OWN) else "every value of it is none"

@@ -1,0 +1,139 @@
+"""What is known of a sweep's trials, on disk: one JSON file a trial, each replaced whole whenever something happens.
+
+STORAGE/NAME/sweep.json             what the sweep was started with
+STORAGE/NAME/ledger/trial-003.json  a trial: its values, its reports in their order among all trials', how it ended
+
+Everything else (which trials are left, what early stopping decided, what a search should look at) follows from it. It
+stands in the place of Ray Tune's own restore, which reads pickles and cannot follow the space of a sweep.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import pyarrow.fs as pafs
+
+from raysde.config.places import settled
+from raysde.io.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.tuning.training.space import Values
+
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A trial's metrics at one validation.
+
+    Attributes:
+        order: its place among all reports of the sweep.
+        last: whether the trial was at its end.
+    """
+
+    order: int
+    step: int
+    images: int
+    metrics: dict[str, float]
+    last: bool = False
+
+
+@dataclass
+class Trial:
+    """One trial.
+
+    Attributes:
+        run_id: its MLflow run, empty before it has one.
+        state: running also if the sweep was killed under it.
+        seconds: that it took; of a trial that was resumed, since it was.
+    """
+
+    number: int
+    values: Values
+    run_id: str = ""
+    state: State = "running"
+    error: str = ""
+    seconds: float = 0.0
+    reports: list[Report] = field(default_factory=list)
+
+    @property
+    def last(self) -> Report | None:
+        """The newest report."""
+        return self.reports[-1] if self.reports else None
+
+    def value(self, metric: str) -> float | None:
+        """The newest value of a metric."""
+        return None if self.last is None else self.last.metrics.get(metric)
+
+
+class Ledger:
+    """The trials of one sweep.
+
+    Args:
+        folder: of the sweep, local or a URI.
+        definition: what must not change when the sweep goes on, as JSON values.
+        default: the value of a key that a sweep of before there was the key was started with.
+
+    Raises:
+        ValueError: naming what differs from the sweep that the folder holds, or a file that is damaged.
+    """
+
+    def __init__(
+        self, folder: str, definition: Mapping[str, Any], default: Callable[[str], Any] = lambda key: None
+    ) -> None:
+        self.folder = folder
+        self.trials: dict[int, Trial] = {}
+        place = child(folder, "sweep.json")
+        if exists(place):
+            _compare(folder, _read(place), definition, default)
+            self.trials = {trial.number: trial for trial in map(_trial, self._files())}
+        else:
+            system, inside = filesystem(folder)
+            system.create_dir(inside)
+            write_json(place, definition)
+
+    def _files(self) -> list[str]:
+        system, inside = filesystem(child(self.folder, "ledger"))
+        found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
+        names = sorted(entry.base_name for entry in found)
+        return [child(self.folder, "ledger", name) for name in names if name.startswith("trial-")]
+
+    def keep(self, trial: Trial) -> None:
+        """Writes what is known of a trial."""
+        self.trials[trial.number] = trial
+        write_json(child(self.folder, "ledger", f"trial-{trial.number:05d}.json"), asdict(trial))
+
+    @property
+    def reports(self) -> list[tuple[Trial, Report]]:
+        """All reports in their order."""
+        every = [(trial, report) for trial in self.trials.values() for report in trial.reports]
+        return sorted(every, key=lambda each: each[1].order)
+
+
+def _read(place: str) -> Any:
+    try:
+        return json.loads(read_bytes(place))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{place} is damaged: {error}") from None
+
+
+def _trial(place: str) -> Trial:
+    content = _read(place)
+    try:
+        return Trial(**{**content, "reports": [Report(**report) for report in content["reports"]]})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{place} is damaged: {error}") from None
+
+
+def _compare(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str], Any]) -> None:
+    for part in sorted(set(before) | set(now)):
+        old, new = before.get(part), json.loads(json.dumps(now.get(part)))
+        pairs = [(part, old, new)]
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys = dict.fromkeys([*old, *new])
+            pairs = [(f"{part} {key}", old[key] if key in old else default(key), new.get(key)) for key in keys]
+        for where, was, wanted in pairs:
+            if settled(where.removeprefix("recipe "), was) != settled(where.removeprefix("recipe "), wanted):
+                raise ValueError(
+                    f"the sweep in {folder} was started with {where}={json.dumps(was)}, now it is "
+                    f"{json.dumps(wanted)}; choose another --name to start anew"
+                )

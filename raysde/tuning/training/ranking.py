@@ -1,0 +1,102 @@
+"""What a sweep found: its trials in order, as a table, as CSV, and the best as a recipe."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysde.config import loading
+from raysde.config.places import absolute_tree
+from raysde.tuning.training.ledger import Trial
+from raysde.tuning.training.space import Space, described, shown, varied
+
+ORDER = {"finished": 0, "stopped": 1, "running": 2, "failed": 3}
+
+
+def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
+    """Whole trials by their last value; then those that were stopped, those that saw most first; failed ones last.
+
+    Values at other budgets cannot be compared, so a stopped trial never ranks above a whole one.
+    """
+
+    def key(trial: Trial) -> tuple[float, ...]:
+        value = trial.value(metric)
+        known = math.inf if value is None or not math.isfinite(value) else value
+        seen = 0 if trial.state == "finished" or trial.last is None else trial.last.images
+        return (ORDER[trial.state], -seen, known, trial.number)
+
+    return sorted(trials, key=key)
+
+
+def rows(trials: Sequence[Trial], space: Space, metric: str) -> list[dict[str, str]]:
+    """The ranking as a table's rows, by the names of its columns."""
+    found = []
+    for rank, trial in enumerate(ranked(trials, metric), 1):
+        value, last = trial.value(metric), trial.last
+        found.append(
+            {
+                "rank": str(rank) if value is not None and trial.state != "failed" else "-",
+                "trial": f"{trial.number:03d}",
+                **{axis.name: shown(trial.values[axis.name]) for axis in space.axes},
+                metric: "-" if value is None else f"{value:.5f}",
+                "step": "0" if last is None else str(last.step),
+                "images": "0" if last is None else str(last.images),
+                "state": trial.state,
+                "seconds": f"{trial.seconds:.0f}",
+            }
+        )
+    return found
+
+
+def table(trials: Sequence[Trial], space: Space, metric: str) -> str:
+    """The ranking for a terminal, and below it the errors of the trials that failed."""
+    content = rows(trials, space, metric)
+    names = list(content[0]) if content else []
+    widths = [max(len(name), *(len(row[name]) for row in content)) for name in names]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in [names, *([row[name] for name in names] for row in content)]
+    ]
+    failed = [trial for trial in trials if trial.state == "failed"]
+    return "\n".join([*lines, *(f"trial {trial.number:03d} failed: {trial.error}" for trial in failed)])
+
+
+def as_csv(trials: Sequence[Trial], space: Space, metric: str) -> str:
+    """The ranking with all metrics of each trial's last validation, in full precision."""
+    names = sorted({name for trial in trials if trial.last for name in trial.last.metrics} | {metric})
+    out = io.StringIO()
+    head = ["rank", "trial", "state", *(axis.name for axis in space.axes), *names]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*head, "step", "images", "seconds", "run_id", "error"])
+    for row, trial in zip(rows(trials, space, metric), ranked(trials, metric), strict=True):
+        values = [_plain(trial.values[axis.name]) for axis in space.axes]
+        metrics = [repr(trial.value(name)) if trial.value(name) is not None else "" for name in names]
+        ended = [row["step"], row["images"], trial.seconds, trial.run_id, trial.error]
+        writer.writerow([row["rank"], trial.number, trial.state, *values, *metrics, *ended])
+    return out.getvalue()
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def best(trials: Sequence[Trial], metric: str) -> Trial | None:
+    """Return the first trial of the ranking that has a finite value, None if there is none."""
+    known = (trial for trial in ranked(trials, metric) if trial.state != "failed" and measured(trial, metric))
+    return next(known, None)
+
+
+def measured(trial: Trial, metric: str) -> bool:
+    """Return True if the newest value of a metric is a finite number."""
+    value = trial.value(metric)
+    return value is not None and math.isfinite(value)
+
+
+def best_recipe(tree: Mapping[str, Any], space: Space, trial: Trial, name: str, metric: str) -> str:
+    """The recipe of a trial as YAML that `raysde train` takes, under a name of its own and with absolute paths."""
+    changed = {**varied(tree, space, trial.values), "name": name}
+    changed = absolute_tree({**changed, "storage": loading.parse(changed).storage})
+    head = f"# The best of a sweep: trial {trial.number}, {described(trial.values)}; {metric} {trial.value(metric)}"
+    return f"{head}\n{loading.as_yaml(changed)}"

@@ -1,0 +1,118 @@
+"""What each trial tries. Grid and random search are decided by (seed, number) alone; Optuna looks at what came out."""
+
+import math
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from raysde.tuning.training.ledger import Trial
+from raysde.tuning.training.space import Range, Space, Values
+
+if TYPE_CHECKING:
+    import optuna
+
+Search = Literal["grid", "random", "optuna"]
+
+
+def count_of(space: Space, search: Search, trials: int | None) -> int:
+    """How many trials a sweep has.
+
+    Raises:
+        ValueError: if a grid has a range or more combinations than trials, or there are fewer combinations than trials.
+    """
+    size = space.size
+    if search == "grid" and size is None:
+        ranged = next(axis.name for axis in space.axes if isinstance(axis.values, Range))
+        raise ValueError(f"a grid needs lists, {ranged} is a range: give it points, such as log(1e-4,1e-2,5)")
+    if trials is None and (size is None or search == "optuna"):
+        raise ValueError(f"a {search} search needs --trials")
+    if size is not None and trials is not None:
+        if search == "grid" and trials < size:
+            raise ValueError(f"the grid has {size} combinations, --trials {trials} leaves some out: search at random")
+        if search != "optuna" and trials > size:
+            raise ValueError(f"the space has {size} combinations, which is less than --trials {trials}")
+    return trials if trials is not None else size  # type: ignore[return-value]
+
+
+def planned(space: Space, search: Search, seed: int, count: int) -> list[Values] | None:
+    """What all trials try, None if it depends on what comes out.
+
+    A random search among lists alone takes no combination twice.
+    """
+    if search == "optuna":
+        return None
+    if search == "grid":
+        return [space.combination(number) for number in range(count)]
+    if space.size is not None:
+        order = np.random.default_rng(seed).permutation(space.size)
+        return [space.combination(int(order[number])) for number in range(count)]
+    return [drawn(space, seed, number) for number in range(count)]
+
+
+def drawn(space: Space, seed: int, number: int) -> Values:
+    """Trial ``number`` of a random search: each axis has a stream of its own."""
+    found: Values = {}
+    for axis in space.axes:
+        rng = np.random.default_rng([seed, number, zlib.crc32(axis.name.encode())])
+        if isinstance(axis.values, Range):
+            found[axis.name] = axis.values.at(float(rng.random()))
+        else:
+            found[axis.name] = axis.values[int(rng.integers(len(axis.values)))]
+    return found
+
+
+def suggested(space: Space, seed: int, number: int, past: Iterable[Trial], metric: str) -> Values:
+    """Trial ``number`` of Optuna's tree-structured Parzen estimator, given the trials so far.
+
+    The study is made anew each time, so that a sweep that was killed asks the same question when it goes on.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=int(np.random.default_rng([seed, number]).integers(2**31)))
+    study = optuna.create_study(direction="minimize", sampler=sampler)
+    distributions = {axis.name: _distribution(axis.values) for axis in space.axes}
+    for trial in sorted(past, key=lambda trial: trial.number):
+        study.add_trial(_told(space, trial, metric, distributions))
+    asked = study.ask(distributions).params
+    return {
+        axis.name: asked[axis.name] if isinstance(axis.values, Range) else axis.values[asked[axis.name]]
+        for axis in space.axes
+    }
+
+
+def _distribution(values: tuple | Range) -> "optuna.distributions.BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not isinstance(values, Range):
+        return CategoricalDistribution(range(len(values)))  # Optuna keeps no nodes, so choices go by their index
+    if values.kind == "int":
+        return IntDistribution(int(values.low), int(values.high))
+    return FloatDistribution(values.low, values.high, log=values.kind == "log")
+
+
+def _told(space: Space, trial: Trial, metric: str, distributions: dict) -> "optuna.trial.FrozenTrial":
+    """A trial as Optuna wants to be told: what was stopped early is pruned; what runs, Optuna takes for a poor one."""
+    import optuna
+
+    states = optuna.trial.TrialState
+    value = trial.value(metric)
+    kinds = {"finished": states.COMPLETE, "stopped": states.PRUNED, "failed": states.FAIL, "running": states.RUNNING}
+    ended = trial.state in ("finished", "stopped")
+    state = states.FAIL if ended and (value is None or not math.isfinite(value)) else kinds[trial.state]
+    return optuna.trial.create_trial(
+        params={
+            axis.name: trial.values[axis.name]
+            if isinstance(axis.values, Range)
+            else axis.values.index(trial.values[axis.name])
+            for axis in space.axes
+        },
+        distributions=distributions,
+        state=state,
+        value=value if state == states.COMPLETE else None,
+        intermediate_values={
+            report.images: report.metrics[metric] for report in trial.reports if ended and state != states.FAIL
+        },
+    )

@@ -1,0 +1,229 @@
+"""The space of a sweep: which keys of a recipe vary, and over what.
+
+An axis is a dotted path, a whole node such as ``sde``, or several paths that vary together, with commas between. Its
+values are a list, or a range: ``uniform(LOW, HIGH)``, ``log(LOW, HIGH)`` and ``int(LOW, HIGH)``; a third number makes
+a list of that many values, evenly spaced in the range's own sense, ends included.
+"""
+
+import copy
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raysde.config import loading, reference
+from raysde.io.near import did_you_mean
+
+Values = dict[str, Any]
+"""What a trial varies: the name of each axis and its value there."""
+RANGE = re.compile(r"(uniform|log|int)\(([^(),]+),([^(),]+)(?:,([^(),]+))?\)")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+FIXED = {
+    "name": "is the trial's own",
+    "storage": "is the sweep's own",
+    "tracking": "is the sweep's own",
+    "seed": "also decides which rows are held out, so errors could not be compared",
+    "validation": "is what trials are compared by",
+    "data.path": "is what trials are compared on",
+    "data.stream": "does not shape the training",
+    "latent": "decides the units of errors, so they could not be compared",
+    "sampling": "does not shape the training",
+    "resources": "does not shape the training",
+    "log_every": "does not shape the training",
+    "checkpoint_every": "does not shape the training",
+    "keep_checkpoints": "does not shape the training",
+}
+"""Keys that cannot vary, and why."""
+CHECKED = 500
+"""Combinations of lists that are checked at most before a search that decides on the way."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two ends: evenly in themselves, in their logarithm, or whole ones."""
+
+    kind: Literal["uniform", "log", "int"]
+    low: float
+    high: float
+
+    def at(self, place: float) -> float | int:
+        """The value at a place in [0, 1)."""
+        if self.kind == "log":
+            return math.exp(math.log(self.low) + place * (math.log(self.high) - math.log(self.low)))
+        if self.kind == "int":
+            return int(self.low) + int(place * (int(self.high) - int(self.low) + 1))
+        return self.low + place * (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of the space.
+
+    Attributes:
+        paths: dotted paths that vary together; with several, every choice is a list of as many values.
+        values: the choices, or a range.
+    """
+
+    paths: tuple[str, ...]
+    values: tuple[Any, ...] | Range
+
+    @property
+    def name(self) -> str:
+        return ",".join(self.paths)
+
+    def assignments(self, value: Any) -> list[tuple[list[str], Any]]:
+        """What a value means in a recipe."""
+        each = [value] if len(self.paths) == 1 else value
+        return [(path.split("."), copy.deepcopy(one)) for path, one in zip(self.paths, each, strict=True)]
+
+
+@dataclass(frozen=True)
+class Space:
+    """All axes."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def size(self) -> int | None:
+        """How many combinations there are; None with a range."""
+        counts = [None if isinstance(axis.values, Range) else len(axis.values) for axis in self.axes]
+        return None if None in counts else math.prod(count for count in counts if count is not None)
+
+    def combination(self, number: int) -> Values:
+        """Combination ``number`` of lists; the last axis changes first."""
+        found: Values = {}
+        for axis in reversed(self.axes):
+            assert not isinstance(axis.values, Range)
+            number, index = divmod(number, len(axis.values))
+            found[axis.name] = axis.values[index]
+        return {axis.name: found[axis.name] for axis in self.axes}
+
+    def corners(self) -> list[Values]:
+        """Every combination of the lists, up to ``CHECKED`` of them, with ranges at their low ends."""
+        lists = [(axis.values.at(0.0),) if isinstance(axis.values, Range) else axis.values for axis in self.axes]
+        names = [axis.name for axis in self.axes]
+        return [dict(zip(names, each, strict=True)) for each in itertools.islice(itertools.product(*lists), CHECKED)]
+
+
+def read_space(given: Mapping[str, Any]) -> Space:
+    """A space from names of axes to lists or ranges.
+
+    Raises:
+        ValueError: naming the axis that no recipe has (and those with names like it), that may not vary, whose values
+            cannot be read, or that overlaps with another.
+    """
+    if not given:
+        raise ValueError("the space of the sweep is empty: give keys and their values, such as train.lr=log(1e-4,1e-2)")
+    axes = tuple(_axis(name, values) for name, values in given.items())
+    paths = [path for axis in axes for path in axis.paths]
+    for one, other in itertools.permutations(range(len(paths)), 2):
+        if f"{paths[one]}.".startswith(f"{paths[other]}."):
+            raise ValueError(f"the space names {paths[one]!r} and {paths[other]!r}, which overlap")
+    return Space(axes)
+
+
+def _axis(name: str, values: Any) -> Axis:
+    paths = tuple(path.strip() for path in name.split(","))
+    for path in paths:
+        _check_path(path)
+    if isinstance(values, str):
+        return Axis(paths, _range(paths, values))
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"the space of {name!r} must be a list or a range such as log(1e-4, 1e-2), got {values!r}")
+    for value in values if len(paths) > 1 else ():
+        if not isinstance(value, list) or len(value) != len(paths):
+            raise ValueError(f"the space of {name!r} needs lists of {len(paths)} values, got {value!r}")
+    choices = tuple(_numbers(value) for value in values)
+    if len({json.dumps(value, sort_keys=True) for value in choices}) < len(choices):
+        raise ValueError(f"the space of {name!r} has a value twice")
+    return Axis(paths, choices)
+
+
+def _check_path(path: str) -> None:
+    known = reference.keys()
+    nodes = {".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)}
+    if path not in known | nodes:
+        meanings = reference.meanings()
+        hint = did_you_mean(path, meanings, meanings)
+        raise ValueError(f"the space names {path!r}, which no recipe has{hint}; `raysde config` lists all keys")
+    for fixed, reason in FIXED.items():
+        if f"{path}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{path}."):
+            raise ValueError(f"the space names {path!r}, but {fixed} {reason}")
+
+
+def _range(paths: tuple[str, ...], text: str) -> tuple[Any, ...] | Range:
+    name, match = ",".join(paths), RANGE.fullmatch(text.strip())
+    if match is None or len(paths) > 1:
+        raise ValueError(f"the space of {name!r} must be a list, uniform(a,b), log(a,b) or int(a,b), got {text!r}")
+    kind, *numbers = match.groups()
+    try:
+        low, high = float(numbers[0]), float(numbers[1])
+        points = None if numbers[2] is None else int(numbers[2])
+    except ValueError:
+        raise ValueError(f"the space of {name!r} needs numbers, got {text!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (kind == "log" and low <= 0.0):
+        raise ValueError(f"the space of {name!r} needs {'0 < ' if kind == 'log' else ''}low < high, got {text!r}")
+    if kind == "int" and not (low.is_integer() and high.is_integer()):
+        raise ValueError(f"the space of {name!r} needs whole numbers, got {text!r}")
+    if points is None:
+        return Range(kind, low, high)  # type: ignore[arg-type]
+    if points < 2:
+        raise ValueError(f"the space of {name!r} needs at least 2 points, got {text!r}")
+    return _points(kind, low, high, points)
+
+
+def _points(kind: str, low: float, high: float, count: int) -> tuple[float | int, ...]:
+    places = [number / (count - 1) for number in range(count)]
+    if kind == "log":
+        inner = [float(f"{low * (high / low) ** place:.6g}") for place in places]
+        return (low, *inner[1:-1], high)
+    even = [low + place * (high - low) for place in places]
+    return tuple(dict.fromkeys(round(value) for value in even)) if kind == "int" else tuple(even)
+
+
+def _numbers(value: Any) -> Any:
+    """YAML takes 1e-4 for a word."""
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+
+
+def varied(tree: Mapping[str, Any], space: Space, values: Values) -> dict[str, Any]:
+    """A recipe's tree with a trial's values set."""
+    changed = copy.deepcopy(dict(tree))
+    loading.assign(changed, [pair for axis in space.axes for pair in axis.assignments(values[axis.name])])
+    return changed
+
+
+def check_recipes(tree: Mapping[str, Any], space: Space, combinations: Sequence[Values]) -> None:
+    """Reads the recipe of each combination.
+
+    Raises:
+        ValueError: naming the first combination that makes no recipe, and why.
+    """
+    for values in combinations:
+        try:
+            loading.parse(varied(tree, space, values))
+        except ValueError as error:
+            raise ValueError(f"the space holds {described(values)}, which makes no recipe: {error}") from None
+
+
+def shown(value: Any) -> str:
+    """A value in a few characters: ``vp schedule=cosine`` for a node."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        rest = {key: one for key, one in value.items() if key != "kind"}
+        words = [f"{key}={shown(one)}" for key, one in rest.items()]
+        return " ".join([str(value["kind"]), *words] if "kind" in value else words)
+    if isinstance(value, list):
+        return "/".join(shown(one) for one in value)
+    return "null" if value is None else str(value)
+
+
+def described(values: Values) -> str:
+    """A trial's values in a line."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())

@@ -1,0 +1,134 @@
+"""The course of a sweep: which trial is next, what its reports mean for it, and how it ended.
+
+It knows neither Ray nor MLflow. Killed at any time and made anew over the same ledger, it goes on where it was: ended
+trials are kept, running ones come first, and early stopping is told all reports again in their order.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysde.tuning.training.asha import Halving
+from raysde.tuning.training.ledger import Ledger, Report, State, Trial
+from raysde.tuning.training.search import suggested
+from raysde.tuning.training.space import Space, Values
+
+DEFAULT_METRIC = "val/denoising"
+"""What trials are ranked by: the error on held-out rows, at noise levels that mean the same under every SDE."""
+
+
+class Sweep:
+    """A sweep under way.
+
+    Args:
+        count: how many trials it has.
+        plan: what each of them tries, None if Optuna decides.
+        halving: early stopping, None for none.
+        metric: of which less is better.
+
+    Raises:
+        ValueError: if earlier trials did not report the metric.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        ledger: Ledger,
+        *,
+        count: int,
+        seed: int,
+        metric: str,
+        plan: Sequence[Values] | None,
+        halving: Halving | None,
+    ) -> None:
+        self.space, self.ledger, self.count, self.seed, self.metric = space, ledger, count, seed, metric
+        self.plan, self.halving = plan, halving
+        self.begun: dict[int, float] = {}
+        self.reported = 1 + max((report.order for _, report in ledger.reports), default=-1)
+        self._replay()
+        self.waiting = [trial for trial in self.trials if trial.state == "running"]
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials that have begun, by number."""
+        return [self.ledger.trials[number] for number in sorted(self.ledger.trials)]
+
+    @property
+    def left(self) -> int:
+        """Trials that are not under way and have not ended."""
+        return len(self.waiting) + max(0, self.count - len(self.ledger.trials))
+
+    def next(self) -> Trial | None:
+        """The trial to run next, None if there is none: one that a killed sweep left running, otherwise a new one."""
+        if self.waiting:
+            trial = self.waiting.pop(0)
+        elif len(self.ledger.trials) < self.count:
+            number = next(number for number in itertools.count() if number not in self.ledger.trials)
+            trial = Trial(number, self._values(number))
+            self.ledger.keep(trial)
+        else:
+            return None
+        self.begun[trial.number] = time.monotonic()
+        return trial
+
+    def opened(self, number: int, run_id: str) -> None:
+        """Takes the MLflow run of a trial."""
+        trial = self.ledger.trials[number]
+        trial.run_id = run_id
+        self.ledger.keep(trial)
+
+    def report(self, number: int, step: int, images: int, metrics: Mapping[str, float], last: bool = False) -> bool:
+        """Takes a trial's metrics at a step; whether it is stopped here. A step that is known already changes nothing.
+
+        Args:
+            last: whether the step is the trial's last, at which it has nothing left to be stopped.
+
+        Raises:
+            ValueError: naming the metrics that there are, if the metric of the sweep is not among them.
+        """
+        trial = self.ledger.trials[number]
+        if trial.state != "running" or (trial.last is not None and step <= trial.last.step):
+            return trial.state != "running"
+        self._value(metrics)  # refused before it is kept
+        report = Report(self.reported, step, images, dict(metrics), last)
+        trial.reports.append(report)
+        self.reported += 1
+        if self._falls_behind(number, report):
+            self.end(number, "stopped")
+        else:
+            self.ledger.keep(trial)
+        return trial.state != "running"
+
+    def end(self, number: int, state: State, error: str = "") -> None:
+        """Takes how a trial ended; only the first end counts."""
+        trial = self.ledger.trials[number]
+        if trial.state != "running":
+            return
+        trial.state, trial.error = state, error
+        trial.seconds = round(time.monotonic() - self.begun.get(number, time.monotonic()), 1)
+        self.ledger.keep(trial)
+
+    def _values(self, number: int) -> Values:
+        if self.plan is not None:
+            return self.plan[number]
+        return suggested(self.space, self.seed, number, self.trials, self.metric)
+
+    def _value(self, metrics: Mapping[str, Any]) -> float:
+        if self.metric not in metrics:
+            names = ", ".join(sorted(metrics)) or "none"
+            raise ValueError(f"no trial reports the metric {self.metric!r}; there are {names}")
+        value = float(metrics[self.metric])
+        return value if math.isfinite(value) else math.inf
+
+    def _replay(self) -> None:
+        for trial, report in self.ledger.reports:
+            # also now, if the scheduler is stricter than it was
+            if self._falls_behind(trial.number, report):
+                self.end(trial.number, "stopped")
+
+    def _falls_behind(self, number: int, report: Report) -> bool:
+        """Whether a report stops its trial; one at the end counts for the others alone."""
+        value = self._value(report.metrics)
+        return self.halving is not None and self.halving.stops(number, report.images, value) and not report.last
