@@ -1,18 +1,60 @@
 """Score-based generative models through stochastic differential equations, from a laptop to a Ray cluster."""
 
+import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-__all__ = ["load"]
+from raysde import aliases
 
 if TYPE_CHECKING:
+    from raysde.inference.model import Model
     from raysde.registry import load
+    from raysde.sampling.inverse.restore import edit, sdedit
+    from raysde.sampling.likelihood import bits_per_dim, decode, encode, log_prob
+    from raysde.sampling.path import sample_path
+    from raysde.sampling.sampler import Method, sample
+    from raysde.sde import EDM, SDE, VE, VP, Flow, SubVP
+
+__version__ = "0.1.0"
+__all__ = [
+    "EDM",
+    "SDE",
+    "VE",
+    "VP",
+    "Flow",
+    "Method",
+    "Model",
+    "SubVP",
+    "bits_per_dim",
+    "decode",
+    "edit",
+    "encode",
+    "load",
+    "log_prob",
+    "sample",
+    "sample_path",
+    "sdedit",
+]
+
+# where the public names are defined; loaded on first use, so that the mathematics does without MLflow and transformers
+_HOMES = {
+    "raysde.inference.model": ("Model",),
+    "raysde.registry": ("load",),
+    "raysde.sampling.inverse.restore": ("edit", "sdedit"),
+    "raysde.sampling.likelihood": ("bits_per_dim", "decode", "encode", "log_prob"),
+    "raysde.sampling.path": ("sample_path",),
+    "raysde.sampling.sampler": ("Method", "sample"),
+    "raysde.sde": ("EDM", "SDE", "VE", "VP", "Flow", "SubVP"),
+}
+
+aliases.install()
 
 
 def __getattr__(name: str) -> object:
-    # loaded on first use: the mathematics stays importable without MLflow
-    if name == "load":
-        from raysde.registry import load
-
-        return load
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'raysde' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

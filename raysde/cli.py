@@ -1,37 +1,31 @@
 """The command line: `raysde COMMAND`. Errors are one sentence and status 2."""
 
 import argparse
-import json
 import os
 import platform
 import re
 import sys
-import time
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from raysde.commands.config import config_options
 from raysde.commands.data import inspect_options, plan_options
+from raysde.commands.demo import demo_options
 from raysde.commands.edit import edit_options
 from raysde.commands.ema import ema_options
 from raysde.commands.evaluate import evaluate_options
 from raysde.commands.ingest import ingest_options
-from raysde.commands.next_step import draw_command
 from raysde.commands.pipelines import export_options, import_options
 from raysde.commands.precompute import precompute_options
 from raysde.commands.registry import models_options, promote_options, register_options
 from raysde.commands.sample import sample_options
 from raysde.commands.signals import orderly
+from raysde.commands.train import train_options
 from raysde.commands.tune import tune_options
 from raysde.commands.tune_sampler import settle_options
 from raysde.commands.ui import ui_options
 from raysde.io.near import did_you_mean
-
-if TYPE_CHECKING:
-    from raysde.config.loading import RunConfig
-
-STARTED = time.time()
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +70,7 @@ def parser() -> Parser:
     inspect_options(commands.add_parser("inspect", help="show what shards hold, with a contact sheet"))
     precompute_options(commands.add_parser("precompute", help="run a frozen encoder over a data set, once"))
     plan_options(commands.add_parser("plan", help="list the rows that a step is trained on"))
-    _train(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
+    train_options(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
     tune_options(commands.add_parser("tune", help="train a recipe with some keys varied, and rank what comes out"))
     sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
     edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
@@ -88,132 +82,10 @@ def parser() -> Parser:
     register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
     promote_options(commands.add_parser("promote", help="make a version the champion, if its figures are better"))
     models_options(commands.add_parser("models", help="list registered models, their aliases and figures"))
-    _config(commands.add_parser("config", help="explain every key of a recipe, or check one"))
-    _demo(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
+    config_options(commands.add_parser("config", help="explain every key of a recipe, or check one"))
+    demo_options(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
     ui_options(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
     return top
-
-
-def _train(command: argparse.ArgumentParser) -> None:
-    command.description = (
-        "Trains on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine."
-    )
-    command.add_argument("recipe", help="YAML file, see jobs/configs")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as sde.kind=ve train.lr=1e-3")
-    command.add_argument(
-        "--no-ray",
-        action="store_true",
-        help="run the bare loop in this process, or under torchrun; metrics and grids go to the run's folder, or "
-        "to MLflow if the recipe gives tracking.uri",
-    )
-    command.set_defaults(run=run_train)
-
-
-def _config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "recipe", nargs="?", help="print this recipe, complete and checked, instead of the explanation"
-    )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
-    command.set_defaults(run=run_config)
-
-
-def _demo(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="(default %(default)s)")
-    command.add_argument(
-        "--out",
-        default="out/demo",
-        help="folder for what the demo makes; an earlier demo there is replaced (default %(default)s)",
-    )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
-    command.set_defaults(run=run_demo)
-
-
-def run_train(args: argparse.Namespace) -> None:
-    """raysde train."""
-    from raysde.config import loading
-
-    recipe = loading.load(args.recipe, args.overrides)
-    if args.no_ray:
-        train_without_ray(recipe)
-        return
-    from raysde.cluster.job import train_job
-
-    done = train_job(recipe, started=STARTED)
-    print(f"checkpoint {done.checkpoint}")
-    print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
-    source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
-    print(f"draw from it:  {draw_command(source, done.checkpoint, *store)}")
-
-
-def train_without_ray(recipe: "RunConfig") -> None:
-    """Train in this process, or in each process of torchrun.
-
-    Raises:
-        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
-    """
-    from raysde.checkpoints import storage
-    from raysde.config.places import absolute
-    from raysde.distributed.world import current_world
-    from raysde.io.filesystems import child
-    from raysde.io.progress import say
-    from raysde.runs.history import recorded
-    from raysde.runs.identity import interrupted
-    from raysde.runs.local import check_place, train_here
-    from raysde.runs.run import check, open_run, remarks
-
-    run = open_run(absolute(recipe))
-    check_place(run)
-    check(run)
-    if os.environ.get("RANK", "0") == "0":
-        for remark in remarks(run):
-            say(remark)
-    line = PrintedMetrics(run.steps, run.plan.batch)
-    try:
-        with recorded(run, line) as sink:
-            train_here(run, sink)
-    except (KeyboardInterrupt, SystemExit) as error:
-        raise interrupted(child(run.config.storage, run.config.name)) from error
-    finally:
-        line.line.close()
-    last = storage.newest_checkpoint(recipe.storage, recipe.name)
-    if current_world().is_first and last is not None:
-        print(f"checkpoint {last}")
-        print(f"draw from it:  {draw_command(str(last), last)}")
-
-
-class PrintedMetrics:
-    """Shows metrics as a progress line, and no pictures."""
-
-    def __init__(self, steps: int, batch: int) -> None:
-        from raysde.io.progress import ProgressLine
-
-        self.line = ProgressLine(steps, batch, every=0.0)
-        self.values: dict[str, float] = {}
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.values = {**self.values, **values}
-        self.line.show(step, self.values)
-
-    def image(self, step: int, name: str, image: object) -> None:
-        pass
-
-
-def run_config(args: argparse.Namespace) -> None:
-    """raysde config."""
-    from raysde.config import loading, reference
-
-    if args.recipe is None:
-        print(reference.reference())
-        return
-    for key, value in loading.load(args.recipe, args.overrides).flat().items():
-        print(f"{key}={json.dumps(value)}")
-
-
-def run_demo(args: argparse.Namespace) -> None:
-    """raysde demo."""
-    from raysde.cluster.demo import demo
-
-    demo(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)
 
 
 def command_of(top: Parser, name: str) -> Parser:

@@ -5,8 +5,18 @@ same numbers in any process, on any number of workers, before and after a restar
 """
 
 import hashlib
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
+RandomSource = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for the batch, one for each image, or torch's own."""
+
+
+Noise = Callable[[Tensor], Tensor]
+"""``noise(x)``: standard normal values of the shape, type and device of x."""
+
 
 ORDER = 0
 """Streams of the data order, keyed by epoch and bucket."""
@@ -45,3 +55,17 @@ def key(seed: int, *path: int) -> int:
 def generator(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator at the start of the stream ``path`` under ``seed``."""
     return torch.Generator(device).manual_seed(key(seed, *path))
+
+
+def noise_from(source: RandomSource) -> Noise:
+    """Standard normal noise from one generator for the whole batch, or from one for each image."""
+    if source is None or isinstance(source, torch.Generator):
+        return lambda x: torch.randn(x.shape, generator=source, device=x.device, dtype=x.dtype)
+
+    def rows(x: Tensor) -> Tensor:
+        if len(source) != len(x):
+            raise ValueError(f"{len(source)} generators were given for {len(x)} images")
+        drawn = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=x.dtype) for g in source]
+        return torch.stack(drawn).to(x.device)
+
+    return rows

@@ -15,10 +15,11 @@ from raysde.inference.model import Model
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.spec import ModelSpec, fresh_model
 from raysde.networks import UNetConfig
+from raysde.rng import noise_from
 from raysde.sampling.inverse.operators import AveragePool, Chain, Grey, Mask, replaced
 from raysde.sampling.inverse.posterior import MomentMatching, conjugate_gradients
 from raysde.sampling.inverse.restore import Replacement, edit, sdedit
-from raysde.sampling.sampler import Method, noise_from, sample
+from raysde.sampling.sampler import Method, sample
 from raysde.sampling.solvers.grids import GRIDS, time_grid, variable
 from raysde.sampling.solvers.ode import EdmHeun
 from raysde.sampling.solvers.trajectory import Walk

@@ -25,7 +25,7 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.digits import TEMPLATES, WORDS, load_digits
 from raysde.evaluation import compute
-from raysde.evaluation.chunks import merged, stretches
+from raysde.evaluation.chunks import merged
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.features import classifier as judging
 from raysde.evaluation.features.classifier import Classifier, Judge, moved, open_judge
@@ -36,6 +36,7 @@ from raysde.evaluation.real import Real, Reference, Source, collected, reference
 from raysde.evaluation.report import direction, read_report
 from raysde.evaluation.selection import Conditions, conditions_for, images_of, read, selected
 from raysde.evaluation.workload import DRAWN, REAL, Bench, here
+from raysde.inference.ranges import stretches
 from raysde.inference.sample import DrawingModel
 from raysde.io import atomic, filesystems
 from raysde.io.atomic import save_tensors

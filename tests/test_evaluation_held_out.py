@@ -18,7 +18,7 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.view import View
 from raysde.data.ingest.digits import load_digits
 from raysde.evaluation import held_out
-from raysde.evaluation.chunks import merged, stretches
+from raysde.evaluation.chunks import merged
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.held_out import (
     ROUNDING,
@@ -31,6 +31,7 @@ from raysde.evaluation.held_out import (
 from raysde.evaluation.report import direction
 from raysde.inference.guidance import Guidance
 from raysde.inference.model import Model
+from raysde.inference.ranges import stretches
 from raysde.inference.sample import Drawn
 from raysde.registry import load
 from raysde.sampling import likelihood

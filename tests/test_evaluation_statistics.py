@@ -12,13 +12,14 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from raysde.evaluation.chunks import Part, merged, stretches
+from raysde.evaluation.chunks import Part, merged
 from raysde.evaluation.metrics import frechet, kernel
 from raysde.evaluation.metrics.frechet import Moments
 from raysde.evaluation.metrics.inception_score import divergences, inception_score
 from raysde.evaluation.metrics.intervals import mean_error, wilson
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.metrics.precision_recall import covered
+from raysde.inference.ranges import stretches
 
 
 class Small(nn.Module):

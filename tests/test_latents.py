@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from raysde.checkpoints import checkpoint
 from raysde.config import loading
 from raysde.data.batches.arrow import from_table, to_table
-from raysde.data.batches.microbatch import clean, read_batches
+from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.manifest import read_manifest, write_manifest
 from raysde.data.dataset.precomputed import NUMBERS, read_derived
 from raysde.data.dataset.precomputed_rows import Moments
@@ -27,6 +27,7 @@ from raysde.models.spec import ModelSpec
 from raysde.precompute.jobs import LatentsJob
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
+from raysde.training.objective import clean
 from tests.conftest import same_tensors, small_recipe, write_digit_shards
 from tests.tiny import autoencoder, encode
 

@@ -28,7 +28,7 @@ from raysde.cluster.tune_training import definition
 from raysde.cluster.worker import timed_first
 from raysde.config import loading
 from raysde.distributed.world import World
-from raysde.io.errors_user import Interrupted
+from raysde.io.errors import Interrupted
 from raysde.io.filesystems import child
 from raysde.runs.build import new_state
 from raysde.runs.hooks import save_checkpoint

@@ -15,7 +15,7 @@ import pytest
 from raysde.commands import signals
 from raysde.commands.signals import INTERRUPTED, SIGTERMED, UNREAD, orderly
 from raysde.config import loading
-from raysde.io.errors_user import Interrupted
+from raysde.io.errors import Interrupted
 from tests.conftest import ROOT, small_recipe
 
 

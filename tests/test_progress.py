@@ -5,11 +5,11 @@ import io
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from raysde.cli import PrintedMetrics
+from raysde.commands.train import PrintedMetrics
 from raysde.config.names import checked_alias, checked_name
 from raysde.io import progress
 from raysde.io.errors import line_of
-from raysde.io.errors_user import first_mistake
+from raysde.io.invalid import first_mistake
 from raysde.io.progress import ProgressLine, duration
 
 

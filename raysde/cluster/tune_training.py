@@ -34,7 +34,7 @@ from raysde.cluster.tune_callbacks import Asked, Children, Judged, Refusal
 from raysde.config import loading
 from raysde.config.names import checked_sweep
 from raysde.config.places import absolute
-from raysde.io.errors_user import Interrupted
+from raysde.io.errors import Interrupted
 from raysde.io.filesystems import child, write_bytes
 from raysde.io.progress import say
 from raysde.runs import identity

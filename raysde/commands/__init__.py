@@ -1,9 +1,12 @@
-"""Commands too long for one module with the others: their options and what they run."""
+"""One module for each command: its options, and what it runs."""
 
 import argparse
+import time
 
 from raysde.images.sizes import Size, read_size
 
+STARTED = time.time()
+"""When the command began, in seconds; nearly all of a start is imports."""
 SOURCES = (
     "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, a run id, "
     "or the folder of a diffusers pipeline"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from raysde.io.errors_user import Interrupted
+from raysde.io.errors import Interrupted
 
 INTERRUPTED, SIGTERMED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGPIPE
 """Exit statuses, as shells give them for programs that a signal ended."""

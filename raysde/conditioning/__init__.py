@@ -1,1 +1,8 @@
-"""."""
+"""Captions, prompts and classes, made into the vectors that a network is conditioned on."""
+
+from typing import TYPE_CHECKING
+
+if not TYPE_CHECKING:
+    from raysde.aliases import former_module
+
+    __getattr__ = former_module(__name__)

@@ -1,1 +1,8 @@
-"""."""
+"""The recipe: its sections, how it is read, and the reference of all keys."""
+
+from typing import TYPE_CHECKING
+
+if not TYPE_CHECKING:
+    from raysde.aliases import former_module
+
+    __getattr__ = former_module(__name__)

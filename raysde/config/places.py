@@ -4,23 +4,11 @@ A relative path means a folder below the one in which the command was given. A w
 """
 
 import copy
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from raysde.config.loading import RunConfig, parse
-from raysde.io.filesystems import folder_or_name, location
-
-DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
-
-
-def database(uri: str) -> str:
-    """Return the URI of an MLflow store with the path of an SQLite file made absolute, and ``~`` expanded."""
-    match = DATABASE.fullmatch(uri)
-    if match is None or match[2] in ("", ":memory:"):
-        return uri
-    return f"{match[1]}{location(match[2])}{match[3]}"
-
+from raysde.io.filesystems import database, folder_or_name, location
 
 PLACES = {
     "storage": location,

@@ -1,1 +1,8 @@
-"""."""
+"""Ranks of a training run, and FSDP2."""
+
+from typing import TYPE_CHECKING
+
+if not TYPE_CHECKING:
+    from raysde.aliases import former_module
+
+    __getattr__ = former_module(__name__)

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PART = 256
-"""Images of a part: the unit that is handed out."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -20,11 +17,6 @@ class Part:
     @property
     def count(self) -> int:
         return len(next(iter(self.values.values())))
-
-
-def stretches(count: int, size: int = PART) -> list[tuple[int, int]]:
-    """(first, number) of the parts of ``count`` images, ``size`` at most in each."""
-    return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 
 def merged(parts: Iterable[Part]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from raysde.data.dataset.manifest import Split, read_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.evaluation import compute, held_out
-from raysde.evaluation.chunks import merged, stretches
+from raysde.evaluation.chunks import merged
 from raysde.evaluation.features.classifier import Judge, open_judge
 from raysde.evaluation.features.networks import FeatureNetwork, of_module, open_network
 from raysde.evaluation.generated import Drawer, led_away
@@ -26,6 +26,7 @@ from raysde.evaluation.real import Real, Reference, Source, reference_for
 from raysde.evaluation.selection import Conditions, conditions_for, selected
 from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, here
 from raysde.inference.model import Model
+from raysde.inference.ranges import stretches
 from raysde.io.near import did_you_mean
 from raysde.models.sampling_defaults import overrides, spelled_out
 from raysde.sampling.likelihood import TOLERANCE

@@ -17,8 +17,9 @@ from raysde.evaluation.metrics.intervals import Figure, mean_error, normal
 from raysde.evaluation.metrics.lpips import SMALLEST, Perceptual
 from raysde.evaluation.selection import images_of, read, selected
 from raysde.inference.model import Model
+from raysde.rng import noise_from
 from raysde.sampling.likelihood import TOLERANCE
-from raysde.sampling.sampler import Method, Samples, noise_from, sample
+from raysde.sampling.sampler import Method, Samples, sample
 from raysde.sde import Score
 
 PART = 16

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from raysde.io.documents import read_json
-from raysde.io.errors_user import first_mistake
+from raysde.io.invalid import first_mistake
 
 Better = Literal["lower", "higher"]
 METRIC = re.compile(r"(?=.{1,200}$)\w[\w.: -]*(/\w[\w.: -]*)*", re.ASCII)

@@ -1,1 +1,8 @@
-"""."""
+"""A trained model in use: sampling, guidance, editing, files of prompts."""
+
+from typing import TYPE_CHECKING
+
+if not TYPE_CHECKING:
+    from raysde.aliases import former_module
+
+    __getattr__ = former_module(__name__)

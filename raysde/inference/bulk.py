@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow.fs as pafs
 import torch
 
-from raysde.evaluation.chunks import stretches
 from raysde.images.codec import encode_image
 from raysde.images.tensors import to_pil
 from raysde.inference.image_files import WHOLE, WRITERS, Form, part_name
 from raysde.inference.prompt_file import Requests
+from raysde.inference.ranges import stretches
 from raysde.inference.sample import DrawingModel
 from raysde.io.filesystems import (
     child,

@@ -1,1 +1,1 @@
-"""."""
+"""Paths, documents, hashes, whole files, errors and the progress line."""

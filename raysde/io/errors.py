@@ -1,4 +1,4 @@
-"""Errors of other libraries about folders, settings, disks and weights, turned into sentences."""
+"""Errors turned into sentences: of other libraries, of settings, and of work that was interrupted."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -61,3 +61,7 @@ def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:
         raise ValueError(
             f"the weights in {what} do not fit its config.json: {len(strange)} differ, such as {strange[0]}"
         )
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM ended work that can go on; the message says how."""

@@ -6,6 +6,7 @@ A URI may carry options after ``?``, such as ``s3://bucket/shards?endpoint_overr
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysde.io.errors import writing
+
+DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
 
 
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -116,3 +119,11 @@ def sha256_of(path: str) -> str:
         while chunk := source.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def database(uri: str) -> str:
+    """Return the URI of an MLflow store with the path of an SQLite file made absolute, and ``~`` expanded."""
+    match = DATABASE.fullmatch(uri)
+    if match is None or match[2] in ("", ":memory:"):
+        return uri
+    return f"{match[1]}{location(match[2])}{match[3]}"

@@ -1,1 +1,1 @@
-"""."""
+"""A network with its SDE, its target and its conditions, and the description that rebuilds it."""

@@ -19,7 +19,7 @@ from raysde.conditioning.text import (
     train_tokenizer,
 )
 from raysde.images.sizes import Size, shown_size
-from raysde.io.errors_user import first_mistake
+from raysde.io.invalid import first_mistake
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel

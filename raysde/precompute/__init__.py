@@ -1,1 +1,8 @@
-"""."""
+"""Frozen encoders run over a data set once, and what they left."""
+
+from typing import TYPE_CHECKING
+
+if not TYPE_CHECKING:
+    from raysde.aliases import former_module
+
+    __getattr__ = former_module(__name__)

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pyarrow.fs as pafs
 
-from raysde.io.errors_user import Interrupted
+from raysde.io.errors import Interrupted
 from raysde.io.filesystems import (
     child,
     exists,

@@ -1,1 +1,1 @@
-"""."""
+"""From a score to samples and likelihoods, for any SDE; imports torch alone."""

@@ -12,15 +12,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from raysde.sampling.sampler import (
-    Callback,
-    Method,
-    RandomSource,
-    Samples,
-    Settings,
-    noise_from,
-    sample,
-)
+from raysde.rng import RandomSource, noise_from
+from raysde.sampling.sampler import Callback, Method, Samples, Settings, sample
 from raysde.sampling.solvers.grids import checked
 from raysde.sampling.solvers.ode import heun
 from raysde.sampling.solvers.trajectory import Walk

@@ -14,17 +14,16 @@ import torch
 from torch import Tensor
 
 from raysde.io.near import did_you_mean
+from raysde.rng import RandomSource, noise_from
 from raysde.sampling.solvers import SOLVERS, Kind, Solver
 from raysde.sampling.solvers.adaptive import probability_flow
 from raysde.sampling.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
 from raysde.sampling.solvers.default import default_solver
 from raysde.sampling.solvers.grids import Grid, checked, last_part, time_grid
-from raysde.sampling.solvers.trajectory import Noise, Stepper, Walk
+from raysde.sampling.solvers.trajectory import Stepper, Walk
 from raysde.sde import SDE, Score
 
 Corrector = Literal["langevin", "annealed_langevin", "none"]
-RandomSource = torch.Generator | Sequence[torch.Generator] | None
-"""One generator for the batch, one for each image, or torch's own."""
 Project = Callable[[Tensor, float], Tensor]
 """``project(x, t)``: x at time t with a part of it replaced, of the same shape."""
 Callback = Callable[[int, Tensor], None]
@@ -205,20 +204,6 @@ class Samples:
 
     x: Tensor
     nfe: int
-
-
-def noise_from(source: RandomSource) -> Noise:
-    """Standard normal noise from one generator for the whole batch, or from one for each image."""
-    if source is None or isinstance(source, torch.Generator):
-        return lambda x: torch.randn(x.shape, generator=source, device=x.device, dtype=x.dtype)
-
-    def rows(x: Tensor) -> Tensor:
-        if len(source) != len(x):
-            raise ValueError(f"{len(source)} generators were given for {len(x)} images")
-        drawn = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=x.dtype) for g in source]
-        return torch.stack(drawn).to(x.device)
-
-    return rows
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from mlflow.tracking import MlflowClient
 
-from raysde.io.errors_user import Interrupted
+from raysde.io.errors import Interrupted
 from raysde.tracking.runs import fail_run, interrupt_run
 
 

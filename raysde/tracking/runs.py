@@ -13,8 +13,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from raysde.config.places import DATABASE
 from raysde.io.errors import writing
+from raysde.io.filesystems import DATABASE
 
 RUN_TAG, WORD_TAG = "raysde.runs.run", "raysde.runs.identity"
 PARAM_LIMIT = 6000

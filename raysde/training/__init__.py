@@ -1,1 +1,1 @@
-"""."""
+"""Objective, loop, optimizers, averages and validation."""

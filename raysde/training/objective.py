@@ -1,5 +1,6 @@
 """What a microbatch costs: its noise, times and conditions, all drawn from its own key, and the loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from raysde import rng as randomness
 from raysde.conditioning.conditioner import Condition
-from raysde.data.batches.microbatch import Microbatch, clean
+from raysde.data.batches.microbatch import Microbatch
+from raysde.images.tensors import to_float
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.score import ScoreModel
+from raysde.rng import noise_from
 from raysde.sde import expand
 from raysde.sde.parameterisation import marginal_for
 from raysde.training.losses import Reduction, Weighting, denoising_score_matching, with_uncertainty
@@ -124,3 +127,22 @@ def microbatch_loss(
         output, log_variance = forward(alpha * x0 + sigma * eps, t, condition)
     loss = objective.loss(model, output, x0, eps, t)
     return with_uncertainty(loss, log_variance).mean()
+
+
+def clean(
+    batch: Microbatch,
+    data_range: tuple[float, float],
+    latent: LatentSpec | None,
+    rng: torch.Generator | Sequence[torch.Generator],
+    device: torch.device,
+) -> Tensor:
+    """x0 of a microbatch: its images in the data range, or latents drawn from their posteriors.
+
+    Args:
+        rng: one stream for the batch, or one for each row.
+    """
+    if latent is None:
+        return to_float(batch.images.to(device, non_blocking=True).contiguous(), *data_range)
+    assert batch.moments is not None
+    eps = noise_from(rng)(torch.empty(len(batch.rows), *latent.shape, device=device))
+    return latent.x0(batch.moments.to(device, non_blocking=True), eps)

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from raysde import rng
-from raysde.data.batches.microbatch import Microbatch, clean
+from raysde.data.batches.microbatch import Microbatch
 from raysde.distributed.world import World
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.score import ScoreModel
 from raysde.sde import SDE, expand
+from raysde.training.objective import clean
 
 EDGES = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)
 """Of the bins of log-SNR, for pixels in [-1, 1]."""

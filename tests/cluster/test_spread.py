@@ -22,7 +22,6 @@ from raysde.cluster.sample import spread
 from raysde.conditioning.text import PretrainedText
 from raysde.data.dataset.manifest import write_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.evaluation.chunks import stretches
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork, of_module
 from raysde.evaluation.generated import Drawer
@@ -30,6 +29,7 @@ from raysde.evaluation.real import Real, Source
 from raysde.evaluation.selection import Conditions
 from raysde.evaluation.workload import DRAWN, REAL, Bench, here
 from raysde.inference.bulk import draw_all
+from raysde.inference.ranges import stretches
 from raysde.registry import load
 from tests.cluster.networks import Mortal
 from tests.conftest import ROOT, write_digit_shards

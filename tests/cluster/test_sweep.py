@@ -25,7 +25,7 @@ from raysde.cluster.tune_training import conclude, definition, run_trials, share
 from raysde.cluster.worker import reporting
 from raysde.config import loading
 from raysde.distributed.world import World
-from raysde.io.errors_user import Interrupted
+from raysde.io.errors import Interrupted
 from raysde.runs.run import open_run
 from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.ledger import Ledger

@@ -1,6 +1,6 @@
 """Microbatches, the unit of training: the rows of the plan with the images, captions and labels in them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,9 +12,6 @@ from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.reader import Columns, Reader, fresh
 from raysde.data.dataset.view import View, draws
-from raysde.images.tensors import to_float
-from raysde.models.autoencoder import LatentSpec
-from raysde.sampling.sampler import noise_from
 
 
 @dataclass(frozen=True)
@@ -59,25 +56,6 @@ def microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Mic
 def first_of(tokens: Tensor, length: int) -> Tensor:
     """bool [B, length], True for the first ``tokens`` [B] of each row."""
     return torch.arange(length)[None, :] < tokens[:, None]
-
-
-def clean(
-    batch: Microbatch,
-    data_range: tuple[float, float],
-    latent: LatentSpec | None,
-    rng: torch.Generator | Sequence[torch.Generator],
-    device: torch.device,
-) -> Tensor:
-    """x0 of a microbatch: its images in the data range, or latents drawn from their posteriors.
-
-    Args:
-        rng: one stream for the batch, or one for each row.
-    """
-    if latent is None:
-        return to_float(batch.images.to(device, non_blocking=True).contiguous(), *data_range)
-    assert batch.moments is not None
-    eps = noise_from(rng)(torch.empty(len(batch.rows), *latent.shape, device=device))
-    return latent.x0(batch.moments.to(device, non_blocking=True), eps)
 
 
 @dataclass(frozen=True)

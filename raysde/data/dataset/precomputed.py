@@ -22,7 +22,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from raysde.data.dataset.manifest import Manifest
 from raysde.io.errors import writing
-from raysde.io.errors_user import first_mistake
 from raysde.io.filesystems import (
     child,
     exists,
@@ -32,6 +31,7 @@ from raysde.io.filesystems import (
     write_bytes,
     write_json,
 )
+from raysde.io.invalid import first_mistake
 
 FORMAT = 1
 EMPTY = "empty.bin"

@@ -1,1 +1,1 @@
-"""."""
+"""Statistics of images with confidence intervals."""

@@ -1,1 +1,1 @@
-"""."""
+"""Images from a measurement of them: inpainting, super-resolution, colour."""

@@ -17,18 +17,10 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
+from raysde.rng import Noise, RandomSource, noise_from
 from raysde.sampling.inverse.operators import Projection, replaced
 from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
-from raysde.sampling.sampler import (
-    Callback,
-    Method,
-    RandomSource,
-    Samples,
-    Settings,
-    noise_from,
-    sample,
-)
-from raysde.sampling.solvers.trajectory import Noise
+from raysde.sampling.sampler import Callback, Method, Samples, Settings, sample
 from raysde.sde import SDE, Score
 
 Way = Literal["moment_matching", "replacement"]

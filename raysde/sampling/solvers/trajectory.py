@@ -5,10 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from raysde.rng import Noise
 from raysde.sde import SDE, Score
 
-Noise = Callable[[Tensor], Tensor]
-"""``noise(x)``: standard normal values of the shape, type and device of x."""
 Stepper = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """``step(x, i)``: from x at the grid's time i to time i + 1, with the step's noise and without it."""
 

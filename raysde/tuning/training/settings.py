@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raysde.config import loading
-from raysde.io.errors_user import first_mistake
+from raysde.io.invalid import first_mistake
 from raysde.io.near import did_you_mean
 from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.search import Search

@@ -1,10 +1,6 @@
-"""Errors in the user's words: what pydantic found wrong first, and work that was interrupted."""
+"""What pydantic found wrong with a value, as a path and a sentence."""
 
 from pydantic import ValidationError
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM ended work that can go on; the message says how."""
 
 
 def first_mistake(error: ValidationError) -> tuple[str, str]:

@@ -1,0 +1,24 @@
+"""The command `raysde config`: the reference of all keys, or a recipe checked and complete."""
+
+import argparse
+import json
+
+
+def config_options(command: argparse.ArgumentParser) -> None:
+    """Describe the command's options."""
+    command.add_argument(
+        "recipe", nargs="?", help="print this recipe, complete and checked, instead of the explanation"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(run=run_config)
+
+
+def run_config(args: argparse.Namespace) -> None:
+    """raysde config."""
+    from raysde.config import loading, reference
+
+    if args.recipe is None:
+        print(reference.reference())
+        return
+    for key, value in loading.load(args.recipe, args.overrides).flat().items():
+        print(f"{key}={json.dumps(value)}")

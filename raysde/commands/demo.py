@@ -1,0 +1,25 @@
+"""The command `raysde demo`."""
+
+import argparse
+from pathlib import Path
+
+from raysde.commands import STARTED
+
+
+def demo_options(command: argparse.ArgumentParser) -> None:
+    """Describe the command's options."""
+    command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="(default %(default)s)")
+    command.add_argument(
+        "--out",
+        default="out/demo",
+        help="folder for what the demo makes; an earlier demo there is replaced (default %(default)s)",
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(run=run_demo)
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """raysde demo."""
+    from raysde.cluster.demo import demo
+
+    demo(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)

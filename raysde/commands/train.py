@@ -1,0 +1,97 @@
+"""The command `raysde train`: on Ray, or without it in this process or under torchrun."""
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from raysde.commands import STARTED
+from raysde.commands.next_step import draw_command
+
+if TYPE_CHECKING:
+    from raysde.config.recipe import RunConfig
+
+
+def train_options(command: argparse.ArgumentParser) -> None:
+    """Describe the command's options."""
+    command.description = (
+        "Trains on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine."
+    )
+    command.add_argument("recipe", help="YAML file, see jobs/configs")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as sde.kind=ve train.lr=1e-3")
+    command.add_argument(
+        "--no-ray",
+        action="store_true",
+        help="run the bare loop in this process, or under torchrun; metrics and grids go to the run's folder, or "
+        "to MLflow if the recipe gives tracking.uri",
+    )
+    command.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """raysde train."""
+    from raysde.config import loading
+
+    recipe = loading.load(args.recipe, args.overrides)
+    if args.no_ray:
+        train_without_ray(recipe)
+        return
+    from raysde.cluster.job import train_job
+
+    done = train_job(recipe, started=STARTED)
+    print(f"checkpoint {done.checkpoint}")
+    print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
+    source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
+    print(f"draw from it:  {draw_command(source, done.checkpoint, *store)}")
+
+
+def train_without_ray(recipe: "RunConfig") -> None:
+    """Train in this process, or in each process of torchrun.
+
+    Raises:
+        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+    """
+    from raysde.checkpoints import storage
+    from raysde.config.places import absolute
+    from raysde.distributed.world import current_world
+    from raysde.io.filesystems import child
+    from raysde.io.progress import say
+    from raysde.runs.history import recorded
+    from raysde.runs.identity import interrupted
+    from raysde.runs.local import check_place, train_here
+    from raysde.runs.run import check, open_run, remarks
+
+    run = open_run(absolute(recipe))
+    check_place(run)
+    check(run)
+    if os.environ.get("RANK", "0") == "0":
+        for remark in remarks(run):
+            say(remark)
+    line = PrintedMetrics(run.steps, run.plan.batch)
+    try:
+        with recorded(run, line) as sink:
+            train_here(run, sink)
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise interrupted(child(run.config.storage, run.config.name)) from error
+    finally:
+        line.line.close()
+    last = storage.newest_checkpoint(recipe.storage, recipe.name)
+    if current_world().is_first and last is not None:
+        print(f"checkpoint {last}")
+        print(f"draw from it:  {draw_command(str(last), last)}")
+
+
+class PrintedMetrics:
+    """Shows metrics as a progress line, and no pictures."""
+
+    def __init__(self, steps: int, batch: int) -> None:
+        from raysde.io.progress import ProgressLine
+
+        self.line = ProgressLine(steps, batch, every=0.0)
+        self.values: dict[str, float] = {}
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.values = {**self.values, **values}
+        self.line.show(step, self.values)
+
+    def image(self, step: int, name: str, image: object) -> None:
+        pass
