@@ -32,6 +32,7 @@ from raysde.checkpoints.description import (
     whole,
     write_description,
 )
+from raysde.checkpoints.description import name_of as name_of  # the name of a checkpoint's folder, beside what is in it
 from raysde.checkpoints.sharded_tensors import Stored
 from raysde.inference.model import Model, Origin
 from raysde.io.errors import writing
@@ -107,7 +108,8 @@ def export(source: Path, target: Path) -> None:
 
 
 def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
-    """As :func:`export`, of a model that draws by ``generation`` when nobody says, see :mod:`raysde.models.sampling_defaults`.
+    """As :func:`export`, of a model that draws by ``generation`` when nobody says, see
+    :mod:`raysde.models.sampling_defaults`.
 
     Raises:
         ValueError: if a setting is not one of a model, or a file that is copied is damaged.

@@ -1,7 +1,8 @@
 """Checkpoints of a sharded model: each rank writes what it holds, and any number of ranks goes on from it.
 
-The folder is that of :mod:`raysde.checkpoints.checkpoint`, with each of weights, optimizer and profiles in one file a rank
-(:mod:`raysde.checkpoints.sharded_tensors`). The averaged weights, from which models are loaded, are one file of whole tensors.
+The folder is that of :mod:`raysde.checkpoints.checkpoint`, with each of weights, optimizer and profiles in one file a
+rank (:mod:`raysde.checkpoints.sharded_tensors`). The averaged weights, from which models are loaded, are one file of
+whole tensors.
 """
 
 import shutil

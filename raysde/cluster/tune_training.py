@@ -1,8 +1,8 @@
 """A sweep on Ray Tune, from its checks to the ranking. What `raysde tune` and jobs/tune.py do.
 
 Tune starts the trials, a few at a time, and stops those that fall behind. What is next and who falls behind is decided
-by :class:`raysde.tuning.training.sweep.Sweep` over its ledger, so that a sweep that was killed goes on without Tune's own state,
-which is pickled: it is written to a temporary folder and never read.
+by :class:`raysde.tuning.training.sweep.Sweep` over its ledger, so that a sweep that was killed goes on without Tune's
+own state, which is pickled: it is written to a temporary folder and never read.
 """
 
 import os

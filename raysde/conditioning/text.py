@@ -1,8 +1,9 @@
 """Captions to tokens and tokens to vectors, through transformers.
 
-Two kinds of encoder: ``pretrained`` loads any Hugging Face text encoder by name or folder (:mod:`raysde.conditioning.pretrained`);
-``scratch`` trains a small BERT, and its tokenizer from the data set's own captions, jointly with the score network, so
-nothing is downloaded. A mask is True where a token is real, at training and at sampling alike.
+Two kinds of encoder: ``pretrained`` loads any Hugging Face text encoder by name or folder
+(:mod:`raysde.conditioning.pretrained`); ``scratch`` trains a small BERT, and its tokenizer from the data set's own
+captions, jointly with the score network, so nothing is downloaded. A mask is True where a token is real, at training
+and at sampling alike.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Recipes from YAML files and dotted overrides (``sde.beta_max=10``), validated as :class:`raysde.config.recipe.RunConfig`."""
+"""Recipes from YAML files and dotted overrides (``sde.beta_max=10``), validated as
+:class:`raysde.config.recipe.RunConfig`."""
 
 import json
 import re

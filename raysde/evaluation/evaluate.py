@@ -117,7 +117,7 @@ class Question:
 class Answer:
     """Figures, and what they are of."""
 
-    compute: list[Figure]
+    figures: list[Figure]
     about: dict[str, Any]
 
     def dump(self) -> dict[str, Any]:

@@ -27,7 +27,8 @@ Line = Literal["spherical", "linear"]
 
 
 class Restoring(Drawing, total=False):
-    """The keyword arguments of what restores images: those of :func:`raysde.sampling.inverse.restore.edit`, and of drawing."""
+    """The keyword arguments of what restores images: those of :func:`raysde.sampling.inverse.restore.edit`, and of
+    drawing."""
 
     method: Way
     noise: float
@@ -41,11 +42,11 @@ class EditingModel(DrawingModel):
 
     Images are uint8, or floats in the data range, such as those that ``dtype=torch.float32`` makes.
 
-    Every method takes the keyword arguments of :meth:`raysde.inference.sample.DrawingModel.sample`: prompts, guidance, seed,
-    solver and so on. :meth:`edit` and :meth:`interpolate_prompts` go by the model's own settings where nothing is said,
-    as ``sample`` does; what restores does not, since they were chosen for images of which nothing is known. What
-    restores also takes ``method`` (moment_matching or replacement), ``noise`` (standard deviation of what is known, in
-    grey levels of 255), ``iterations`` and ``resample``, see :func:`raysde.sampling.inverse.restore.edit`.
+    Every method takes the keyword arguments of :meth:`raysde.inference.sample.DrawingModel.sample`: prompts, guidance,
+    seed, solver and so on. :meth:`edit` and :meth:`interpolate_prompts` go by the model's own settings where nothing
+    is said, as ``sample`` does; what restores does not, since they were chosen for images of which nothing is known.
+    What restores also takes ``method`` (moment_matching or replacement), ``noise`` (standard deviation of what is
+    known, in grey levels of 255), ``iterations`` and ``resample``, see :func:`raysde.sampling.inverse.restore.edit`.
     """
 
     def inpaint(self, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
@@ -92,7 +93,8 @@ class EditingModel(DrawingModel):
         return self._restored(len(images), lambda rows: (pool, self.floats(images[rows])), **options)
 
     def edit(self, images: Tensor, strength: float, **drawing: Unpack[Drawing]) -> Drawn:
-        """Changes uint8 images [B, C, H, W] by noise and its removal; see :func:`raysde.sampling.inverse.restore.sdedit`.
+        """Changes uint8 images [B, C, H, W] by noise and its removal; see
+        :func:`raysde.sampling.inverse.restore.sdedit`.
 
         Args:
             strength: 0 for the images themselves (as a latent model's autoencoder sees them), 1 for plain sampling.

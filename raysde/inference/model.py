@@ -48,8 +48,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class Model(EditingModel):
-    """A score model with its description; what it can do to images is in :class:`raysde.inference.edit.EditingModel`, and how it
-    draws them in :class:`raysde.inference.sample.DrawingModel`.
+    """A score model with its description; what it can do to images is in :class:`raysde.inference.edit.EditingModel`,
+    and how it draws them in :class:`raysde.inference.sample.DrawingModel`.
 
     Attributes:
         origin: the pipeline that it was imported from, None if there was none.
@@ -178,7 +178,8 @@ class Model(EditingModel):
             dtype, options: see :meth:`decode`.
 
         Raises:
-            ValueError: if the images do not fit the model or each other, or as :func:`raysde.inference.edit.check_weights`.
+            ValueError: if the images do not fit the model or each other, or as
+            :func:`raysde.inference.edit.check_weights`.
         """
         check_weights(weights)
         if len(first) != len(second):

@@ -55,7 +55,8 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class DrawingModel(ImagingModel):
-    """A score model with its description, as far as drawing goes; :class:`raysde.inference.model.Model` is the whole."""
+    """A score model with its description, as far as drawing goes; :class:`raysde.inference.model.Model` is the
+    whole."""
 
     def sample(
         self,
@@ -93,7 +94,8 @@ class DrawingModel(ImagingModel):
             autoguide: a smaller or younger model of the same SDE and images, which the images are led away from instead
                 of from the empty prompt; see :class:`raysde.inference.guidance.Autoguided`.
             autoguidance: how far they are led away from ``autoguide`` if ``guidance`` shall lead them away from the
-                empty or negative prompt as well; see :class:`raysde.inference.guidance.TwiceGuided`. None: ``guidance`` says it.
+                empty or negative prompt as well; see :class:`raysde.inference.guidance.TwiceGuided`. None:
+                ``guidance`` says it.
             batch_size: images drawn at a time.
             first: the number of the first image, to continue an earlier call.
             progress: called with the solver's steps done and to be done, over all batches.
@@ -104,8 +106,8 @@ class DrawingModel(ImagingModel):
             times: falling times of your own, instead of ``steps`` and ``grid``.
             dtype: of the images: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor
                 rounded.
-            settings: solver, steps, eta and so on, see :class:`raysde.sampling.sampler.Method`; those that are not given are the
-                model's own, see :func:`raysde.models.sampling_defaults.completed`.
+            settings: solver, steps, eta and so on, see :class:`raysde.sampling.sampler.Method`; those that are not
+                given are the model's own, see :func:`raysde.models.sampling_defaults.completed`.
 
         Raises:
             ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range or has

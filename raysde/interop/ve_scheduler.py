@@ -1,7 +1,8 @@
 """A variance-exploding scheduler with the contract of diffusers' ``ScoreSdeVeScheduler``, for code written against it.
 
 It drives ``ScoreSdeVePipeline`` and loops written by hand, and gives the same numbers from the same generators.
-:func:`raysde.sampling.sampler.sample` is the sampler to prefer elsewhere. Where the contract departs from it, it holds here:
+:func:`raysde.sampling.sampler.sample` is the sampler to prefer elsewhere. Where the contract departs from it, it holds
+here:
 
 * A step goes from entry k of ``discrete_sigmas`` to entry k - 1 with k = floor(t (N - 1)), and from the first entry
   to noise 0, where ``sample`` ends at the SDE's floor. With N - 1 > 1 / sampling_eps, some entries come twice.

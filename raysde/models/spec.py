@@ -57,7 +57,8 @@ class ModelSpec:
         preconditioning: what stands between x_t, t, the network and the target.
         uncertainty: whether the loss's log-variance over t is learned beside the network.
         latent: the space of the latents that the model draws, None for pixels; ``image`` is then a latent's shape.
-        generation: how it draws when nobody says, see :mod:`raysde.models.sampling_defaults`; empty for everybody's defaults.
+        generation: how it draws when nobody says, see :mod:`raysde.models.sampling_defaults`; empty for everybody's
+            defaults.
         default_solver: solver where neither ``generation`` nor a call names one. A description without it is from
             before there was a choice, and such a model goes on drawing by the solver of that time; new models are
             described with :data:`raysde.sampling.solvers.default.DEFAULT`.

@@ -1,4 +1,5 @@
-"""Score networks of diffusers behind our interface; :mod:`raysde.networks.diffusers_contract` says what each is told and gives."""
+"""Score networks of diffusers behind our interface; :mod:`raysde.networks.diffusers_contract` says what each is told
+and gives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

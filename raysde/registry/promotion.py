@@ -91,9 +91,9 @@ def promote(
 ) -> Promotion:
     """Moves ``alias`` to the version that ``source`` names, if it is better than the one that has it.
 
-    Better means that the interval of the margin (see :func:`raysde.evaluation.report.margin`) lies above 0. The figures and what
-    was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal changes no
-    version; the figures are logged as metrics of the version's MLflow run either way.
+    Better means that the interval of the margin (see :func:`raysde.evaluation.report.margin`) lies above 0. The
+    figures and what was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal
+    changes no version; the figures are logged as metrics of the version's MLflow run either way.
 
     Args:
         found: the version's figures; None for those already recorded.

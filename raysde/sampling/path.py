@@ -1,7 +1,7 @@
 """The path of a sample: x_t and the clean data that the score predicts from it, at levels evenly spaced in log-SNR.
 
-The solver's walk is that of :func:`raysde.sampling.sampler.sample`, and so is its end. A noise level that lies between two times
-of its grid is reached from the time before, by a step of Heun's along the probability flow beside the walk.
+The solver's walk is that of :func:`raysde.sampling.sampler.sample`, and so is its end. A noise level that lies between
+two times of its grid is reached from the time before, by a step of Heun's along the probability flow beside the walk.
 """
 
 import math
@@ -91,8 +91,8 @@ def sample_path(
 
     Args:
         points: number of states, the prior's draw and the end at the sample floor among them.
-        generator, device, dtype, times, start, callback, settings: as for :func:`raysde.sampling.sampler.sample`. rk45 stops at
-            each time of its grid, so that its samples differ from plain ones by its tolerance.
+        generator, device, dtype, times, start, callback, settings: as for :func:`raysde.sampling.sampler.sample`. rk45
+            stops at each time of its grid, so that its samples differ from plain ones by its tolerance.
 
     Raises:
         ValueError: if there are fewer than two points; and as :func:`raysde.sampling.sampler.sample`.

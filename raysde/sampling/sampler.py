@@ -170,7 +170,8 @@ class Method:
         return time_grid(sde, self.steps, self.grid_for(sde), self.rho)
 
     def last_times(self, sde: SDE, share: float) -> Tensor:
-        """The last ``share`` of the grid in its own variable, float64; see :func:`raysde.sampling.solvers.grids.last_part`."""
+        """The last ``share`` of the grid in its own variable, float64; see
+        :func:`raysde.sampling.solvers.grids.last_part`."""
         return last_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
 
     def churn_of(self, steps: int) -> float:

@@ -45,8 +45,8 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     files = checkpoint.verify(folder).files
     found = {f"ema/{name}": value for name, value in load_file(folder / "ema.safetensors").items()}
     for kind in KINDS:
-        build = Stored(folder / name for name in files if name.startswith(kind))
-        found |= {f"{kind}/{name}": build.tensor(name) for name in build.pieces}
+        parts = Stored(folder / name for name in files if name.startswith(kind))
+        found |= {f"{kind}/{name}": parts.tensor(name) for name in parts.pieces}
     return found
 
 

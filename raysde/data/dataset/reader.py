@@ -92,7 +92,8 @@ class Reader:
 
         Args:
             view: how images are shown; as they are stored if None.
-            draws: what is drawn for each row, see :mod:`raysde.data.dataset.view`; largest box and first caption if None.
+            draws: what is drawn for each row, see :mod:`raysde.data.dataset.view`; largest box and first caption if
+                None.
             take: gives contiguous uint8 memory of a shape, for the images.
 
         Raises:

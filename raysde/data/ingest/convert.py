@@ -43,8 +43,8 @@ class Rules:
 
     Attributes:
         channels: 1 or 3.
-        size, fit: of the stored images, see :data:`raysde.images.geometry.FITS`; (height, width), or one number for both;
-            no size leaves them as they are.
+        size, fit: of the stored images, see :data:`raysde.images.geometry.FITS`; (height, width), or one number for
+            both; no size leaves them as they are.
         bucket_multiple: sides of aspect-ratio buckets of as many pixels as a square ``size`` are multiples of this; 0
             for no buckets.
         encode, quality: of the stored files, see ``ENCODINGS``.

@@ -29,7 +29,8 @@ LABEL_KEYS = ("label", "class", "labels")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names under which columns and keys are read, as :func:`raysde.data.ingest.sources.columns.normal` writes them.
+    """The names under which columns and keys are read, as :func:`raysde.data.ingest.sources.columns.normal` writes
+    them.
 
     Attributes:
         captions, labels: names for each; the only one if it was chosen.
