@@ -3,7 +3,8 @@
 ``edit`` draws from p(x0 | H x0 = y). Two ways of conditioning:
 
 ``moment_matching``  the score itself is replaced by that of p(x_t | y), see
-                     :mod:`raysde.sampling.inverse.posterior`; exact for Gaussian data whatever the solver, and the better way wherever the score can be differentiated.
+                     :mod:`raysde.sampling.inverse.posterior`; exact for Gaussian data whatever the solver, and the
+                     better way wherever the score can be differentiated.
 ``replacement``      after every step the known part of x is replaced by the known data with fresh noise of that time's
                      level (Song et al. 2021, appendix I). The rest of x was not drawn given it, so this is exact only
                      where known and unknown are independent; ``resample`` brings them nearer. It costs nothing.
