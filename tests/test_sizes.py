@@ -17,7 +17,8 @@ from raysde.data.ingest.convert import Rules, convert, shaped
 from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.samples import Sample
 from raysde.data.ingest.sources import open_source
-from raysde.images.geometry import FITS, fitted
+from raysde.images.choices import FITS
+from raysde.images.geometry import fitted
 from raysde.images.sizes import read_size, shown_size
 from raysde.inference.model import Model
 from raysde.models.spec import fresh_model

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from raysde.commands import size_option
-from raysde.data.ingest.convert import ENCODINGS
-from raysde.images.geometry import FITS
+from raysde.images.choices import ENCODINGS, FITS
 from raysde.images.sizes import Size, shown_size
 
 DIGITS = "sklearn:digits"

@@ -1,20 +1,11 @@
 """From pictures of any size to the sizes that are trained on: fitting, boxes, and buckets of aspect ratios."""
 
-from typing import Literal
-
 from PIL import Image
 
+from raysde.images.choices import Fit
 from raysde.images.codec import check_pixels
 from raysde.images.sizes import Size
 
-Fit = Literal["crop", "pad", "stretch", "short", "keep"]
-FITS = {
-    "crop": "scale the picture until it covers the size and cut that from the middle",
-    "pad": "scale the picture until it fits into the size and add a border",
-    "stretch": "scale both sides to the size",
-    "short": "scale the picture until it covers the size and keep the proportions",
-    "keep": "leave the picture as it is",
-}
 RATIOS = (0.5, 0.57, 0.67, 0.75, 0.875, 1.0, 1.14, 1.33, 1.5, 1.75, 2.0)
 """Width to height of the buckets."""
 Box = tuple[float, float, float, float]

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -13,26 +13,13 @@ from raysde.data.dataset.manifest import SCHEMA, Shard, Split
 from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.samples import Bad, Part, Sample
 from raysde.data.ingest.statistics import Statistics
+from raysde.images.choices import Encode, Fit
 from raysde.images.codec import JPEG, decode_image, encode_image
-from raysde.images.geometry import (
-    Fit,
-    bucket_shapes,
-    centred_box,
-    fitted,
-    nearest_bucket,
-    resized,
-)
+from raysde.images.geometry import bucket_shapes, centred_box, fitted, nearest_bucket, resized
 from raysde.images.open import is_plain, read_picture
 from raysde.images.remarks import Remarks
 from raysde.images.sizes import Size, read_size, shown_size
 
-Encode = Literal["auto", "keep", "png", "jpeg"]
-ENCODINGS = {
-    "auto": "keep the file where nothing changed, else JPEG for what was JPEG and is larger than 64 pixels, else PNG",
-    "keep": "keep the file where it can be, else PNG",
-    "png": "PNG, which loses nothing",
-    "jpeg": "JPEG",
-}
 SMALL = 64
 SHARD_BYTES = 256 << 20
 
@@ -43,11 +30,11 @@ class Rules:
 
     Attributes:
         channels: 1 or 3.
-        size, fit: of the stored images, see :data:`raysde.images.geometry.FITS`; (height, width), or one number for
+        size, fit: of the stored images, see :data:`raysde.images.choices.FITS`; (height, width), or one number for
             both; no size leaves them as they are.
         bucket_multiple: sides of aspect-ratio buckets of as many pixels as a square ``size`` are multiples of this; 0
             for no buckets.
-        encode, quality: of the stored files, see ``ENCODINGS``.
+        encode, quality: of the stored files, see :data:`raysde.images.choices.ENCODINGS`.
         background: grey value under transparent images and beside padded ones.
         validation: share of the rows, chosen by the hash of their content, that is kept for validation.
         row_group, shard_rows: rows of a row group, and most rows of a shard.

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from PIL import Image
 
-from raysde.data.ingest.convert import Encode, Rules, encoded, shaped
+from raysde.data.ingest.convert import Rules, encoded, shaped
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources import Source
-from raysde.images.geometry import Fit
+from raysde.images.choices import Encode, Fit
 from raysde.images.open import is_grey, open_picture
 from raysde.images.sizes import Size
 
