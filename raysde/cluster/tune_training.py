@@ -113,13 +113,13 @@ def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
     check(run)
     check_held_out(run)
     check_networks(tree, space, space.corners() if plan is None else plan)
-    for remark in remarks(run):
-        say(remark)
     halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
     uri = tracking.store_uri(recipe.tracking.uri)
     client = tracking.client_for(uri)
     ledger = Ledger(child(recipe.storage, name), definition(run, settings), recipe.default)
     sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
+    for remark in remarks(run):
+        say(remark)
     room = prepared(sweep, recipe, uri, settings.concurrent) if sweep.left else None
     word = identity.settled(ledger.folder, {}, begun=bool(ledger.trials))
     with tracking.answering(uri):

@@ -38,10 +38,10 @@ def choose_text(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chos
             )
     encoders = {(each.sha256, each.max_tokens): each for each in folders}
     if len(encoders) > 1:
-        one, other = (f"text.path={each.encoder} text.max_tokens={each.max_tokens}" for each in folders[:2])
+        known = [f"text.path={each.encoder} text.max_tokens={each.max_tokens}" for each in encoders.values()]
         raise ValueError(
             f"text.kind=auto finds embeddings of {len(encoders)} encoders at {manifest.path}: choose one by "
-            f"text.kind=pretrained {one}, or {other}"
+            f"text.kind=pretrained {', or '.join(known)}"
         )
     if folders:
         return PretrainedText(path=folders[0].encoder, max_tokens=folders[0].max_tokens)
