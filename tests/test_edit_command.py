@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from raysde.checkpoints import checkpoint
 from raysde.cli import main, parser
-from raysde.commands.edit import means, open_file, open_mask, opened
+from raysde.commands.edit import opened
+from raysde.images.files import open_file, open_mask
 from raysde.images.tensors import to_pil
+from raysde.inference.edit_files import means
 from raysde.models.spec import save_text
 from tests.conftest import open_image
 from tests.test_cli import refused

@@ -18,18 +18,6 @@ from raysde.commands.model_options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from raysde.images.remarks import Change
-    from raysde.inference.sample import Drawn
-
-SAID: "dict[Change, str]" = {
-    "profile": "its colour profile was converted to sRGB",
-    "unusable": "its colour profile is damaged or does not fit the pixels, and was passed over",
-    "transparent": "it is transparent in places and was laid on white",
-    "frames": "it has several frames or pages, of which the first was taken",
-    "ink": "it is CMYK without a colour profile, and was converted by the plain formula (1 - ink)(1 - black)",
-    "black": "it has 16 bits a pixel and no value above 255, and became black; scale it to 0 to 65535",
-}
-"""What is said of an image that was changed on the way in."""
 EXAMPLES = """\
 Exactly one of --mask, --colorise, --upscale and --strength says what is done:
 
@@ -95,6 +83,7 @@ def edit_options(command: argparse.ArgumentParser) -> None:
 def run_edit(args: argparse.Namespace) -> None:
     """raysde edit."""
     from raysde.images.tensors import grid, save_picture, save_png
+    from raysde.inference.edit_files import edit_files, side_by_side
 
     check_drawing(args)
     restoring = checked_restoring(args)
@@ -106,7 +95,8 @@ def run_edit(args: argparse.Namespace) -> None:
         prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
     warn_of_older(args.out, len(files))
     with drawing_arguments(args, model, len(files), load) as drawing:
-        shown, drawn = edited(model, args, files, {**drawing, **restoring})
+        wanted = {name: getattr(args, name) for name in ("mask", "colorise", "upscale", "strength")}
+        shown, drawn = edit_files(model, files, **wanted, **drawing, **restoring)
     out = Path(args.out)
     save_png(drawn.images, out, [f"image-{index:03d}" for index in range(len(files))])
     sheet = side_by_side(shown, drawn.images, args.n)
@@ -137,6 +127,8 @@ def opened(paths: list[str]) -> "list[tuple[str, Tensor]]":
     Raises:
         ValueError: naming the file, if it cannot be read as an image.
     """
+    from raysde.images.files import SAID, open_file
+
     files = []
     for path in paths:
         image, changes = open_file(path)
@@ -144,121 +136,3 @@ def opened(paths: list[str]) -> "list[tuple[str, Tensor]]":
         for change in sorted(changes):
             print(f"{path}: {SAID[change]}")
     return files
-
-
-def open_file(path: str) -> "tuple[Tensor, frozenset[Change]]":
-    """Read an image file as uint8 [C, H, W], one channel if it is of a grey kind, and what was changed on the way.
-
-    Raises:
-        ValueError: naming the file, if it cannot be read as an image.
-    """
-    import numpy as np
-    import torch
-
-    from raysde.images.open import is_grey, read_picture
-
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"there is no image {path}") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-    try:
-        read = read_picture(data, 1 if data and is_grey(data) else 3)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    array = np.array(read.picture)
-    image = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
-    return image, read.changes & set(SAID)
-
-
-def edited(
-    model: Any, args: argparse.Namespace, files: "list[tuple[str, Tensor]]", options: dict[str, Any]
-) -> "tuple[Tensor, Drawn]":
-    """What the sheet shows of the inputs, uint8 [B, C, H, W], and the results.
-
-    Raises:
-        ValueError: if an image or the mask does not fit the model.
-    """
-    latent = model.spec.latent
-    channels, height, width = model.spec.image if latent is None else latent.pixels
-    if args.mask is not None:
-        images, known = stacked(files, channels, (height, width)), open_mask(args.mask, (height, width))
-        return images.where(known, images.new_tensor(128)), model.inpaint(images, known, **options)
-    if args.colorise:
-        grey = stacked([(path, means(image)) for path, image in files], 1, (height, width))
-        return grey, model.colorise(grey, **options)
-    if args.upscale is not None:
-        if args.upscale < 1 or height % args.upscale or width % args.upscale:
-            raise ValueError(f"--upscale {args.upscale} does not divide the model's {height} x {width} images")
-        small = stacked(files, channels, (height // args.upscale, width // args.upscale))
-        large = small.repeat_interleave(args.upscale, dim=2).repeat_interleave(args.upscale, dim=3)
-        return large, model.upscale(small, args.upscale, **options)
-    images = stacked(files, channels, (height, width))
-    return images, model.edit(images, args.strength, **options)
-
-
-def stacked(files: "list[tuple[str, Tensor]]", channels: int, size: tuple[int, int]) -> "Tensor":
-    """uint8 [B, C, H, W].
-
-    Raises:
-        ValueError: naming an image of another size or number of channels, and both.
-    """
-    import torch
-
-    for path, image in files:
-        if image.shape != (channels, *size):
-            raise ValueError(f"{path} is {described(*image.shape)}, the model takes {described(channels, *size)} here")
-    return torch.stack([image for _, image in files])
-
-
-def described(channels: int, height: int, width: int) -> str:
-    """A shape for people, height x width."""
-    return (
-        f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
-    )
-
-
-def means(image: "Tensor") -> "Tensor":
-    """uint8 [1, H, W]: the mean over channels, to the nearest level."""
-    import torch
-
-    return image.float().mean(dim=0, keepdim=True).round().to(torch.uint8)
-
-
-def open_mask(path: str, size: tuple[int, int]) -> "Tensor":
-    """Read a mask: bool [H, W], True where the file is nearer to white than to black.
-
-    Raises:
-        ValueError: if it is no image, of several frames, transparent in places, dark without being black, or of
-            another size, naming both.
-    """
-    image, changes = open_file(path)
-    if "transparent" in changes:
-        raise ValueError(
-            f"the mask {path} is transparent in places, which says neither kept nor filled in; "
-            "paint white where the image is kept and black where it is filled in, and save it without transparency"
-        )
-    if "frames" in changes:
-        raise ValueError(f"the mask {path} has several frames or pages; save the one that is meant alone")
-    if image.shape[1:] != size:
-        height, width = image.shape[1:]
-        raise ValueError(
-            f"the mask {path} is {height} x {width}, the images are {size[0]} x {size[1]} (height x width)"
-        )
-    levels = image.float().mean(dim=0)
-    if "black" in changes or 0 < levels.max() <= 127.5:
-        raise ValueError(
-            f"the mask {path} is dark everywhere and not black, so that nothing would be kept; "
-            "scale it to black and white, 0 and 255 in a file of 8 bits and 0 and 65535 in one of 16"
-        )
-    return levels > 127.5
-
-
-def side_by_side(shown: "Tensor", results: "Tensor", n: int) -> "Tensor":
-    """For each of the inputs, which come ``n`` times each, it and its results in turn: uint8 [B (n + 1), C, H, W]."""
-    import torch
-
-    inputs = shown[::n].expand(-1, results.shape[1], -1, -1)
-    rows = torch.cat([inputs[:, None], results.unflatten(0, (-1, n))], dim=1)
-    return rows.flatten(0, 1)

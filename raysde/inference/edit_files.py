@@ -1,0 +1,87 @@
+"""Editing images that come as files: what of them a model is given, and a sheet that shows inputs beside results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raysde.images.files import open_mask
+from raysde.inference.model import Model
+from raysde.inference.samples import Drawn
+
+
+def edit_files(
+    model: Model,
+    files: Sequence[tuple[str, Tensor]],
+    *,
+    mask: str | None = None,
+    colorise: bool = False,
+    upscale: int | None = None,
+    strength: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, Drawn]:
+    """Fill in, colour, enlarge or redraw images from files; exactly one of the four says which.
+
+    Args:
+        files: the name of each file, for errors, and its image, uint8 [C, H, W].
+        mask: file whose white pixels are kept.
+        upscale: times by which images are enlarged to the model's size.
+        strength: from 0, the image itself, to 1, a new one.
+        options: as for the model's methods ``inpaint``, ``colorise``, ``upscale`` and ``edit``.
+
+    Returns:
+        What was known of the inputs, uint8 [B, C, H, W] to look at, and the results.
+
+    Raises:
+        ValueError: if an image or the mask does not fit the model.
+    """
+    assert sum((mask is not None, colorise, upscale is not None, strength is not None)) == 1
+    latent = model.spec.latent
+    channels, height, width = model.spec.image if latent is None else latent.pixels
+    if mask is not None:
+        images, known = stacked(files, channels, (height, width)), open_mask(mask, (height, width))
+        return images.where(known, images.new_tensor(128)), model.inpaint(images, known, **options)
+    if colorise:
+        grey = stacked([(path, means(image)) for path, image in files], 1, (height, width))
+        return grey, model.colorise(grey, **options)
+    if upscale is not None:
+        if upscale < 1 or height % upscale or width % upscale:
+            raise ValueError(f"--upscale {upscale} does not divide the model's {height} x {width} images")
+        small = stacked(files, channels, (height // upscale, width // upscale))
+        large = small.repeat_interleave(upscale, dim=2).repeat_interleave(upscale, dim=3)
+        return large, model.upscale(small, upscale, **options)
+    assert strength is not None
+    images = stacked(files, channels, (height, width))
+    return images, model.edit(images, strength, **options)
+
+
+def stacked(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
+    """uint8 [B, C, H, W].
+
+    Raises:
+        ValueError: naming an image of another size or number of channels, and both.
+    """
+    for path, image in files:
+        if image.shape != (channels, *size):
+            raise ValueError(f"{path} is {described(*image.shape)}, the model takes {described(channels, *size)} here")
+    return torch.stack([image for _, image in files])
+
+
+def described(channels: int, height: int, width: int) -> str:
+    """A shape for people, height x width."""
+    return (
+        f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
+    )
+
+
+def means(image: Tensor) -> Tensor:
+    """uint8 [1, H, W]: the mean over channels, to the nearest level."""
+    return image.float().mean(dim=0, keepdim=True).round().to(torch.uint8)
+
+
+def side_by_side(shown: Tensor, results: Tensor, n: int) -> Tensor:
+    """For each of the inputs, which come ``n`` times each, it and its results in turn: uint8 [B (n + 1), C, H, W]."""
+    inputs = shown[::n].expand(-1, results.shape[1], -1, -1)
+    rows = torch.cat([inputs[:, None], results.unflatten(0, (-1, n))], dim=1)
+    return rows.flatten(0, 1)
