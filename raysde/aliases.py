@@ -63,7 +63,6 @@ MOVED = {
     "raysde.recipe": "raysde.config.recipe",
     "raysde.run": "raysde.runs.run",
     "raysde.sampler": "raysde.sampling.sampler",
-    "raysde.scheduler": "raysde.interop.ve_scheduler",
     "raysde.schedules": "raysde.sde.schedules",
     "raysde.score": "raysde.models.score",
     "raysde.sde.exploding": "raysde.sde.ve",
@@ -80,6 +79,12 @@ MOVED = {
     "raysde.train": "raysde.training.loop",
     "raysde.validation": "raysde.training.validation",
 }
+GONE = {
+    "raysde.scheduler": (
+        "raysde.scheduler is gone: diffusers.ScoreSdeVeScheduler draws the same images from what `raysde export` writes"
+    ),
+}
+"""Former modules without a successor, and what to do instead."""
 PACKAGES = {
     "raysde.conditioning": "raysde.conditioning.conditioner",
     "raysde.config": "raysde.config.loading",
@@ -99,7 +104,13 @@ class Former(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return how a former name is loaded; None for any other."""
+        """Return how a former name is loaded; None for any other.
+
+        Raises:
+            ImportError: for a module of :data:`GONE`, with what to do instead.
+        """
+        if fullname in GONE:
+            raise ImportError(GONE[fullname], name=fullname)
         return None if today(fullname) is None else ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> None:

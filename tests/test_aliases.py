@@ -59,3 +59,8 @@ def test_the_mathematics_loads_neither_mlflow_nor_transformers():
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_a_module_that_is_gone_says_what_to_do():
+    with pytest.raises(ImportError, match=r"raysde\.scheduler is gone: diffusers\.ScoreSdeVeScheduler"):
+        importlib.import_module("raysde.scheduler")

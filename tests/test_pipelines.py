@@ -29,7 +29,6 @@ from raysde import interop
 from raysde.checkpoints import checkpoint
 from raysde.cli import main, parser
 from raysde.inference.model import Model
-from raysde.interop.ve_scheduler import VeScheduler
 from raysde.models.autoencoder import latent_spec
 from raysde.models.spec import fresh_model
 from raysde.networks import UNetConfig
@@ -308,19 +307,23 @@ def test_an_exported_vp_model_draws_our_ancestral_images(tmp_path):
 
 
 @torch.no_grad()
-def test_an_exported_ve_model_draws_the_images_of_our_ve_scheduler(tmp_path):
+def test_an_exported_ve_model_draws_the_images_of_its_own_score(tmp_path):
+    """Reverse diffusion and Langevin steps (Song et al. 2021, eq. 46, algorithm 4) with our score, from the same noise."""
     model = model_of(
         network=FOURIER, sde=VE(sigma_min=0.02, sigma_max=0.4), target="score", data_range=(0.0, 1.0)
     )  # fmt: skip
     assert interop.export(model, tmp_path / "out", target_snr=0.2) == "ScoreSdeVePipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=8)
-    scheduler = VeScheduler(sigma_min=0.02, sigma_max=0.4, snr=0.2)
-    scheduler.set_timesteps(8)
     x, generator = noise()
-    x, score = scheduler.init_noise_sigma * x, score_of(model)
-    for t in scheduler.timesteps:
-        x = scheduler.step_correct(score(x, t.expand(2)), x, generator=generator).prev_sample
-        x, mean = scheduler.step_pred(score(x, t.expand(2)), t, x, generator=generator)
+    x, score = 0.4 * x, score_of(model)
+    levels = [0.0, *(0.02 * (0.4 / 0.02) ** (k / 7) for k in range(8))]
+    for k, t in zip(range(8, 0, -1), torch.linspace(1.0, 1e-5, 8), strict=True):
+        z, towards = torch.randn(x.shape, generator=generator), score(x, t.expand(2))
+        step = 2.0 * (0.2 * z.flatten(1).norm(dim=1).mean() / towards.flatten(1).norm(dim=1).mean()) ** 2
+        x = x + step * towards + (2.0 * step).sqrt() * z
+        rise = levels[k] ** 2 - levels[k - 1] ** 2
+        mean = x + rise * score(x, t.expand(2))
+        x = mean + rise**0.5 * torch.randn(x.shape, generator=generator)
     same_images(mean.clamp(0.0, 1.0), expected)
 
 
