@@ -1,6 +1,5 @@
 """Score-based generative models through stochastic differential equations, from a laptop to a Ray cluster."""
 
-import importlib
 from typing import TYPE_CHECKING
 
 from raysde import aliases
@@ -35,25 +34,20 @@ __all__ = [
     "sdedit",
 ]
 
-# where the public names are defined; loaded on first use, so that the mathematics does without MLflow and transformers
-_HOMES = {
-    "raysde.inference.model": ("Model",),
-    "raysde.registry": ("load",),
-    "raysde.sampling.inverse.restore": ("edit", "sdedit"),
-    "raysde.sampling.likelihood": ("bits_per_dim", "decode", "encode", "log_prob"),
-    "raysde.sampling.path": ("sample_path",),
-    "raysde.sampling.sampler": ("Method", "sample"),
-    "raysde.sde": ("EDM", "SDE", "VE", "VP", "Flow", "SubVP"),
-}
-
+# loaded on first use, so that the mathematics does without MLflow and transformers
+__getattr__ = aliases.on_first_use(
+    __name__,
+    {
+        "raysde.inference.model": ("Model",),
+        "raysde.registry": ("load",),
+        "raysde.sampling.inverse.restore": ("edit", "sdedit"),
+        "raysde.sampling.likelihood": ("bits_per_dim", "decode", "encode", "log_prob"),
+        "raysde.sampling.path": ("sample_path",),
+        "raysde.sampling.sampler": ("Method", "sample"),
+        "raysde.sde": ("EDM", "SDE", "VE", "VP", "Flow", "SubVP"),
+    },
+)
 aliases.install()
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module 'raysde' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

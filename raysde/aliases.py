@@ -6,7 +6,7 @@ module of today, of which there is one: its classes are the same under both name
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -140,6 +140,22 @@ def former_module(package: str) -> Callable[[str], Any]:
             module = importlib.import_module(PACKAGES[package])
             if hasattr(module, name):
                 return getattr(module, name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find
+
+
+def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package whose names are loaded on first use.
+
+    Args:
+        homes: the names that each module defines.
+    """
+    module_of = {name: module for module, names in homes.items() for name in names}
+
+    def find(name: str) -> Any:
+        if name in module_of:
+            return getattr(importlib.import_module(module_of[name]), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer
 from raysde.conditioning.text import PretrainedText, Tokenizer
 from raysde.io.hashing import hash_of
 
@@ -28,6 +27,8 @@ class Embedder:
     """
 
     def __init__(self, path: str, max_tokens: int, batch_size: int, device: torch.device | str = "cpu") -> None:
+        from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer  # loads transformers
+
         text = PretrainedText(path=path, max_tokens=max_tokens)
         self.tokenizer = Tokenizer(pretrained_tokenizer(path), max_tokens)
         self.encoder = pretrained_encoder(text).eval().to(device)

@@ -13,16 +13,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tokenizers
 import torch
-import transformers  # its classes are loaded on first use, which takes seconds
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import transformers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDS = ("clip_text_model",)
@@ -194,6 +196,8 @@ def word_pieces(captions: Iterable[str], size: int) -> list[str]:
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> transformers.PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer with BERT's special tokens, its words taken from ``captions``."""
+    import transformers  # takes most of a second, and only models of captions need it
+
     ids = {piece: number for number, piece in enumerate(word_pieces(captions, vocabulary))}
     core = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]"))
     core.normalizer, core.pre_tokenizer = BertNormalizer(lowercase=True), BertPreTokenizer()
@@ -246,6 +250,8 @@ def width_of(config: Any) -> int:
 
 def scratch_encoder(text: ScratchText, tokens: int) -> TextEncoder:
     """An untrained BERT for a vocabulary of ``tokens``."""
+    import transformers  # takes most of a second, and only models of captions need it
+
     config = transformers.BertConfig(
         vocab_size=tokens,
         hidden_size=text.width,

@@ -9,7 +9,6 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from raysde.conditioning.conditioner import Conditioner
-from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer, restored_encoder
 from raysde.conditioning.text import (
     PretrainedText,
     ScratchText,
@@ -137,6 +136,8 @@ class ModelSpec:
 
 def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreModel:
     """A model with initial weights drawn from ``seed``; ``captions`` train the tokenizer of a scratch encoder."""
+    from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer  # loads transformers
+
     torch.manual_seed(key(seed, INITIAL))
     tokenizer: Tokenizer | None = None
     encoder: TextEncoder | None = None
@@ -157,6 +158,8 @@ def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> Scor
         text_folder: holds the tokenizer and the text encoder's architecture, as :func:`save_text` wrote them.
         allow_code: whether a network class named by the description may be imported.
     """
+    from raysde.conditioning.pretrained import pretrained_tokenizer, restored_encoder  # loads transformers
+
     if spec.text is None:
         return assemble(spec, None, None, allow_code=allow_code)
     trainable = isinstance(spec.text, ScratchText) or spec.text.trainable

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import torch
 
 from raysde.conditioning.embedder import Embedder, encoder_hash
-from raysde.conditioning.pretrained import check_pretrained
 from raysde.conditioning.text import PretrainedText, width_of
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import (
@@ -91,6 +90,8 @@ class TextJob:
         Raises:
             ValueError: if there is no such encoder, it has too few positions, or the data set has no captions.
         """
+        from raysde.conditioning.pretrained import check_pretrained  # loads transformers
+
         if not manifest.captions:
             raise ValueError(f"the shards at {manifest.path} hold no captions for --text")
         encoder = folder_or_name(encoder)

@@ -9,7 +9,6 @@ import torch
 
 from raysde.checkpoints import checkpoint
 from raysde.conditioning.conditioner import CLASS_WIDTH
-from raysde.conditioning.pretrained import check_pretrained
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse
 from raysde.config.places import settled
@@ -244,6 +243,8 @@ def condition_width(spec: ModelSpec) -> int | None:
     Raises:
         ValueError: if its pretrained text encoder cannot be loaded.
     """
+    from raysde.conditioning.pretrained import check_pretrained  # loads transformers
+
     if isinstance(spec.text, PretrainedText):
         return width_of(check_pretrained(spec.text))
     return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
