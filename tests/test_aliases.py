@@ -27,7 +27,9 @@ def test_modules_below_a_former_package_are_not_loaded_twice():
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_a_package_that_was_a_module_has_its_names(package):
-    names = [name for name, value in vars(importlib.import_module(PACKAGES[package])).items() if not name.startswith("_")]
+    names = [
+        name for name, value in vars(importlib.import_module(PACKAGES[package])).items() if not name.startswith("_")
+    ]
     assert names
     for name in names:
         assert hasattr(importlib.import_module(package), name)

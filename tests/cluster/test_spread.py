@@ -32,11 +32,11 @@ from raysde.inference.bulk import draw_all
 from raysde.inference.ranges import stretches
 from raysde.registry import load
 from tests.cluster.networks import Mortal
+from tests.commands.test_edit import write_model
 from tests.conftest import ROOT, write_digit_shards
-from tests.test_bulk import bulk, files_of
-from tests.test_edit_command import write_model
-from tests.test_evaluation import Network
-from tests.test_networks import CAPTIONS
+from tests.evaluation.test_evaluate import Network
+from tests.inference.test_bulk import bulk, files_of
+from tests.networks.test_networks import CAPTIONS
 from tests.tiny import text_encoder
 
 FAST = {"solver": "ddim", "steps": 2, "guidance": 1.0}
