@@ -14,9 +14,9 @@ from raysde.cli import main
 from raysde.config import loading
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from tests.commands.test_edit import write_model
-from tests.conftest import description_of, same_tensors, small_recipe
-from tests.tiny import text_encoder
+from tests.support.checkpoints import description_of, write_model
+from tests.support.encoders import text_encoder
+from tests.support.training import same_tensors, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +321,7 @@ def test_weights_that_the_model_lacks_or_does_not_get_are_named(trained, change)
 
 
 def test_code_is_not_imported_unasked(digits, tmp_path):
-    network = {"kind": "external", "factory": "tests.networks.test_networks:Own"}
+    network = {"kind": "external", "factory": "tests.support.models:Own"}
     tree = small_recipe(digits, tmp_path, train__length__steps=1, network=network, text=None)
     train_here(open_run(loading.parse(tree)), None)
     folder = checkpoint.newest(tmp_path / "small")

@@ -8,7 +8,7 @@ import pytest
 
 from raysde.checkpoints import checkpoint, storage
 from raysde.io.filesystems import filesystem
-from tests.commands.test_edit import write_model
+from tests.support.checkpoints import write_model
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -24,8 +24,9 @@ from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.tracking.spool import Spool, spool_of
 from raysde.tuning.sampler.space import Candidate
-from tests.conftest import rng_image
-from tests.tiny import many_captions, text_encoder
+from tests.support.encoders import text_encoder
+from tests.support.pictures import rng_image
+from tests.support.precomputed import many_captions
 
 
 def contents(folder: Path) -> dict[str, bytes]:

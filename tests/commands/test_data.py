@@ -10,8 +10,8 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.runs.run import open_run
-from tests.conftest import write_digit_shards
-from tests.test_cli import refused
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
 
 CELL, HIGH, GAP = 112, 112 + 26, 4
 

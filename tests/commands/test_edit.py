@@ -8,29 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from raysde.checkpoints import checkpoint
 from raysde.cli import main, parser
 from raysde.commands.edit import means, open_file, open_mask, opened
 from raysde.images.tensors import to_pil
-from raysde.models.spec import save_text
-from tests.conftest import open_image
-from tests.io.test_filesystems import small_files
-from tests.networks.test_networks import CAPTIONS, model_with, spec_with
-from tests.test_cli import refused
+from tests.support.checkpoints import write_model
+from tests.support.command_line import refused
+from tests.support.full_disk import small_files
+from tests.support.models import CAPTIONS
+from tests.support.pictures import open_image
 
 FAST = ["--solver", "unipc", "--steps", "2"]
-
-
-def write_model(folder: Path, step: int = 0, /, **changes) -> str:
-    """A checkpoint as `raysde train` leaves it, of an untrained model."""
-    model = model_with(**changes)
-    folder.mkdir()
-    save_file(checkpoint.complete_weights(model), folder / "ema.safetensors")
-    save_text(model, folder / "text")
-    checkpoint.write_description(folder, spec_with(**changes), {"step": step}, {}, {})
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

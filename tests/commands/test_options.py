@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from raysde.cli import main, parser
 from raysde.config import loading
-from tests.conftest import ROOT, rng_image
+from tests.support.paths import ROOT
+from tests.support.pictures import rng_image
 
 RECIPE = str(ROOT / "jobs" / "configs" / "digits.yaml")
 

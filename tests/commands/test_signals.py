@@ -16,7 +16,8 @@ from raysde.commands import signals
 from raysde.commands.signals import INTERRUPTED, SIGTERMED, UNREAD, orderly
 from raysde.config import loading
 from raysde.io.errors import Interrupted
-from tests.conftest import ROOT, small_recipe
+from tests.support.paths import ROOT
+from tests.support.training import small_recipe
 
 
 def raising(error: BaseException, cause: BaseException | None = None):

@@ -14,7 +14,7 @@ import pytest
 from raysde.cli import main
 from raysde.commands.ui import VIEW, links
 from raysde.tracking import client_for, open_run
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 
 def free_port() -> int:

@@ -26,8 +26,9 @@ from raysde.networks import UNetConfig
 from raysde.runs.build import new_state
 from raysde.runs.run import open_run
 from raysde.sde import VE, VP
-from tests.conftest import ROOT, write_digit_shards
-from tests.real import real
+from tests.support.digits import write_digit_shards
+from tests.support.paths import ROOT
+from tests.support.real import real
 
 CPU = torch.device("cpu")
 SHORT = ["a red heart", "two", "", "the digit one, in pencil"]

@@ -11,7 +11,7 @@ from raysde.evaluation.report import read_report
 from raysde.io.documents import read_yaml
 from raysde.sde import VE
 from raysde.tuning.training.settings import read_settings
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
 DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"

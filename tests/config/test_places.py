@@ -9,7 +9,7 @@ from raysde.config import loading, places, reference
 from raysde.io.filesystems import folder_or_name
 from raysde.runs.run import check_resumable, open_run
 from raysde.tuning.training.ledger import Ledger
-from tests.test_cli import refused
+from tests.support.command_line import refused
 
 
 def test_every_key_that_holds_a_place_is_known():

@@ -36,10 +36,11 @@ from raysde.models.spec import ModelSpec
 from raysde.registry.mlflow_model import signature
 from raysde.registry.serving import Served
 from raysde.runs.run import check_resumable, open_run
-from tests.commands.test_edit import write_model
-from tests.conftest import rng_image, write_digit_shards
-from tests.networks.test_networks import model_with, spec_with
-from tests.test_cli import refused
+from tests.support.checkpoints import write_model
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+from tests.support.models import caption_spec, filled_model
+from tests.support.pictures import rng_image
 
 FAST = {"solver": "ddim", "steps": 2}
 QUICK = ["--solver", "ddim", "--steps", "2"]
@@ -180,8 +181,8 @@ def test_a_data_set_in_an_other_order_is_matched_by_names(clothes):
     found = conditions_for(Reader(clothes), "train", classes=6, captions=False, names=names)
     assert [found.label(number) for number in range(2)] == [1, 3]  # what a judge of the data's labels reads
     assert found.drawing(range(2))["labels"] == [names.index("dress"), names.index("bag")]
-    spec = spec_with(text=None, classes=6, class_names=names, image=(3, 8, 8))
-    model = Model(model_with(text=None, classes=6, class_names=names, image=(3, 8, 8)), spec)
+    spec = caption_spec(text=None, classes=6, class_names=names, image=(3, 8, 8))
+    model = Model(filled_model(text=None, classes=6, class_names=names, image=(3, 8, 8)), spec)
     rows = np.arange(6)
     held = HeldOut(model, Reader(clothes), rows, (8, 8), 0, 0.5, ())
     columns = Reader(clothes).read(rows)
@@ -283,7 +284,7 @@ OLD_MODEL = {
 
 def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
     """Its classes are asked for by number, everywhere, and its description is what it was, so that its hash is too."""
-    drawn = model_with(text=None, classes=3)
+    drawn = filled_model(text=None, classes=3)
     folder = tmp_path / "old"
     folder.mkdir()
     save_file(checkpoint.complete_weights(drawn), folder / "ema.safetensors")
@@ -301,7 +302,7 @@ def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
     model = checkpoint.load_model(folder)
     assert model.spec.class_names == ()
     assert model.spec.dump() == OLD_MODEL
-    new = DrawingModel(drawn, spec_with(text=None, classes=3, class_names=NUMERALS))
+    new = DrawingModel(drawn, caption_spec(text=None, classes=3, class_names=NUMERALS))
     asked = model.sample(labels=[2, 0], guidance=2.0, **FAST).images
     assert torch.equal(asked, new.sample(labels=["15", "5"], guidance=2.0, **FAST).images)
     with pytest.raises(ValueError, match="stores no class names; give a number from 0 to 2"):

@@ -42,28 +42,13 @@ from raysde.io import atomic, filesystems
 from raysde.io.atomic import save_tensors
 from raysde.registry import load
 from raysde.tracking import client_for, open_run
-from tests.commands.test_edit import write_model
-from tests.conftest import description_of, write_digit_shards
-from tests.evaluation.test_features import Four
-from tests.test_cli import refused
+from tests.support.checkpoints import description_of, write_model
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+from tests.support.feature_networks import Four, Network
 
 FAST = {"solver": "ddim", "steps": 2}
 SHAPE = (8, 8)
-
-
-class Network(nn.Module):
-    """Features [B, 4] and logits [B, 6] of grey images, differing from image to image."""
-
-    channels = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        g = torch.Generator().manual_seed(1)
-        self.register_buffer("weight", torch.randn(64, 10, generator=g))
-
-    def forward(self, images):
-        found = torch.tanh((images.float().flatten(1) / 255.0 - 0.5) @ self.weight)
-        return found[:, :4], 2.0 * found[:, 4:]
 
 
 class One(nn.Module):
@@ -682,7 +667,7 @@ def test_mistakes_are_one_sentence(models, digits, tmp_path, capsys, kind, more,
 @pytest.mark.parametrize("script", [False, True])
 def test_a_network_for_other_images_is_refused_before_any_is_drawn(models, digits, tmp_path, capsys, script):
     """Whether a class or TorchScript, and also where it does not say how many channels it takes."""
-    name = "tests.evaluation.test_features:Four"
+    name = "tests.support.feature_networks:Four"
     if script:
         torch.jit.script(Four()).save(tmp_path / "four.pt")
         name = str(tmp_path / "four.pt")
@@ -691,7 +676,7 @@ def test_a_network_for_other_images_is_refused_before_any_is_drawn(models, digit
     assert "4 channels" in said
     write_manifest(replace(write_digit_shards(tmp_path / "colour"), channels=3))
     asked = ["evaluate", models["colour"], "--data", str(tmp_path / "colour"), "--cache", str(tmp_path)]
-    grey = ["--features", "tests.evaluation.test_features:Grey", "--allow-code", "--metrics", "kid"]
+    grey = ["--features", "tests.support.feature_networks:Grey", "--allow-code", "--metrics", "kid"]
     assert "takes 1 channels, the images have 3" in refused(capsys, *asked, *grey)
 
 
@@ -706,7 +691,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_any_image(models, dig
 
 
 def test_a_network_without_logits_has_no_inception_score(models, digits, tmp_path, capsys):
-    more = ["--features", "tests.evaluation.test_features:Grey", "--allow-code", "--samples", "30", "--metrics", "is"]
+    more = ["--features", "tests.support.feature_networks:Grey", "--allow-code", "--samples", "30", "--metrics", "is"]
     assert "gives features alone" in refused(capsys, *command(models, digits, tmp_path, *more))
 
 

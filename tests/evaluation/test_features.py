@@ -12,7 +12,8 @@ from torch import nn
 from raysde.evaluation.features.inception import Inception, Mixed, filled
 from raysde.evaluation.features.networks import FeatureNetwork, of_module, open_network, read_weights
 from raysde.io.hashing import weights_hash
-from tests.real import real
+from tests.support.feature_networks import Grey
+from tests.support.real import real
 
 
 def pictures(count=3, channels=3, size=12):
@@ -26,24 +27,6 @@ class Mean(nn.Module):
     def forward(self, images):
         features = images.float().mean(dim=(2, 3))
         return features, -features
-
-
-class Grey(nn.Module):
-    channels = 1
-
-    def forward(self, images):
-        return images.float().flatten(1)
-
-
-class Four(nn.Module):
-    """Does not say how many channels it takes."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv2d(4, 2, 1)
-
-    def forward(self, images):
-        return self.layer(images.float()).flatten(1)
 
 
 class Picture(nn.Module):

@@ -37,11 +37,10 @@ from raysde.registry import load
 from raysde.sampling import likelihood
 from raysde.sampling.sampler import Samples
 from raysde.sampling.solvers.ode import EdmHeun
-from tests.commands.test_edit import write_model
-from tests.conftest import write_digit_shards
-from tests.networks.test_networks import model_with, spec_with
-from tests.test_cli import refused
-from tests.tiny import UNET
+from tests.support.checkpoints import write_model
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+from tests.support.models import UNET, caption_spec, filled_model
 
 FAST = {"solver": "ddim", "steps": 4}
 GREY = 100
@@ -262,7 +261,7 @@ def test_every_setting_of_held_out_rows_reaches_the_model(data, monkeypatch):
         return Drawn(torch.zeros(count, 1, 8, 16, dtype=torch.uint8), None, 0, 1)
 
     wide = {"classes": 10, "image": (1, 8, 16)}
-    plain = Model(model_with(text=None, **wide), spec_with(text=None, **wide))
+    plain = Model(filled_model(text=None, **wide), caption_spec(text=None, **wide))
     monkeypatch.setattr(Model, "inpaint", inpaint)
     monkeypatch.setattr(Model, "drawn", drawn)
     settings = {**FAST, "guidance": 1.5, "guidance_interval": (0.2, 3.0), "batch_size": 3}

@@ -12,9 +12,8 @@ from raysde.data.ingest.convert import Rules, convert
 from raysde.data.ingest.samples import Sample
 from raysde.images.colour import PRIMARIES, matrix_profile
 from raysde.images.open import is_plain, open_picture, read_picture
-from tests.conftest import rng_image
-from tests.data.ingest.test_convert import Given
-from tests.images.test_open import chunk, file, png
+from tests.support.pictures import image_file, png_chunk, png_file, rng_image
+from tests.support.sources import Given
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 D50 = (0.9642, 1.0, 0.8249)
@@ -97,7 +96,7 @@ def bmp(pixels, embedded):
 
 def jp2(picture, embedded):
     """A JPEG 2000 file whose enumerated colour space is replaced by a profile."""
-    data = file(picture, "JPEG2000", irreversible=False)
+    data = image_file(picture, "JPEG2000", irreversible=False)
     place = data.index(b"colr") - 4
     size = int.from_bytes(data[place : place + 4], "big")
     box = struct.pack(">I", 11 + len(embedded)) + b"colr\2\0\0" + embedded
@@ -111,7 +110,7 @@ def jp2(picture, embedded):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_matrix_profiles_become_srgb(name):
-    data = file(Image.fromarray(PIXELS), "PNG", icc_profile=profile(name))
+    data = image_file(Image.fromarray(PIXELS), "PNG", icc_profile=profile(name))
     read = read_picture(data, 3)
     assert np.abs(np.asarray(read.picture) - expected(PIXELS, name)).max() < NEAR
     assert read.changes == {"profile"}
@@ -126,7 +125,9 @@ def test_profiles_are_found_in_every_kind_of_file(kind):
     elif kind == "JPEG2000":
         data = jp2(picture, embedded)
     else:
-        data = file(picture, kind, icc_profile=embedded, **({"TIFF": {}}.get(kind, {"lossless": True, "quality": 100})))
+        data = image_file(
+            picture, kind, icc_profile=embedded, **({"TIFF": {}}.get(kind, {"lossless": True, "quality": 100}))
+        )
     found = read_picture(data, 3)
     assert found.changes == {"profile"}
     raw = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -137,7 +138,7 @@ def test_a_profile_of_a_jpeg_in_many_pieces():
     """A profile of more than 64 kB is spread over several markers; one that lacks a piece is not used."""
     embedded = profile("Adobe RGB") + bytes(100_000)
     embedded = struct.pack(">I", len(embedded)) + embedded[4:]
-    data = file(Image.fromarray(PIXELS), "JPEG", icc_profile=embedded)
+    data = image_file(Image.fromarray(PIXELS), "JPEG", icc_profile=embedded)
     raw = np.asarray(Image.open(io.BytesIO(data)))
     assert np.abs(np.asarray(open_picture(data, 3)) - expected(raw, "Adobe RGB")).max() < NEAR
     second = data.index(b"ICC_PROFILE\0\2") - 4
@@ -150,11 +151,13 @@ def test_a_profile_of_a_jpeg_in_many_pieces():
 @pytest.mark.parametrize(("primaries", "transfer", "name"), [(12, 13, "Display P3"), (9, 4, "BT.2020, 2.2")])
 def test_cicp_codes_of_png_win_over_profiles(primaries, transfer, name):
     rows = b"".join(b"\0" + row.tobytes() for row in PIXELS)
-    codes = chunk(b"cICP", bytes([primaries, transfer, 0, 1]))
-    read = read_picture(png(48, 48, 8, 2, rows, codes, chunk(b"gAMA", struct.pack(">I", 100000))), 3)
+    codes = png_chunk(b"cICP", bytes([primaries, transfer, 0, 1]))
+    read = read_picture(png_file(48, 48, 8, 2, rows, codes, png_chunk(b"gAMA", struct.pack(">I", 100000))), 3)
     assert np.abs(np.asarray(read.picture) - expected(PIXELS, name)).max() < NEAR
-    assert read_picture(png(48, 48, 8, 2, rows, chunk(b"cICP", bytes([9, 16, 0, 1]))), 3).changes == {"unusable"}  # PQ
-    plain = read_picture(png(48, 48, 8, 2, rows, chunk(b"cICP", bytes([1, 13, 0, 1]))), 3)
+    assert read_picture(png_file(48, 48, 8, 2, rows, png_chunk(b"cICP", bytes([9, 16, 0, 1]))), 3).changes == {
+        "unusable"
+    }  # PQ
+    plain = read_picture(png_file(48, 48, 8, 2, rows, png_chunk(b"cICP", bytes([1, 13, 0, 1]))), 3)
     assert np.array_equal(plain.picture, PIXELS)
     assert not plain.changes
 
@@ -164,14 +167,14 @@ def test_cicp_codes_of_png_win_over_profiles(primaries, transfer, name):
 def test_gamma_and_primaries_of_png(exponent, srgb, wide):
     rows = b"".join(b"\0" + row.tobytes() for row in PIXELS)
     places = SPACES["Adobe RGB"][0] if wide else PRIMARIES[1]
-    extra = [chunk(b"gAMA", struct.pack(">I", exponent))]
-    extra += [chunk(b"cHRM", struct.pack(">8I", *(round(place * 100000) for place in places)))]
-    read = read_picture(png(48, 48, 8, 2, rows, *extra), 3)
+    extra = [png_chunk(b"gAMA", struct.pack(">I", exponent))]
+    extra += [png_chunk(b"cHRM", struct.pack(">8I", *(round(place * 100000) for place in places)))]
+    read = read_picture(png_file(48, 48, 8, 2, rows, *extra), 3)
     light = decoded(PIXELS / 255.0, 0.0 if srgb else 100000 / exponent)
     wanted = levels(light @ between(places, PRIMARIES[1]).T)
     assert np.abs(np.asarray(read.picture) - wanted).max() < NEAR
     assert read.changes == (set() if srgb and not wide else {"profile"})
-    said = read_picture(png(48, 48, 8, 2, rows, chunk(b"sRGB", b"\0"), *extra), 3)
+    said = read_picture(png_file(48, 48, 8, 2, rows, png_chunk(b"sRGB", b"\0"), *extra), 3)
     assert np.array_equal(said.picture, PIXELS)
 
 
@@ -179,7 +182,7 @@ def test_gamma_and_primaries_of_png(exponent, srgb, wide):
 @pytest.mark.parametrize("gamma", [1.0, 1.8, 2.6])
 def test_grey_profiles(gamma, channels):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    read = read_picture(file(Image.fromarray(ramp), "PNG", icc_profile=grey_profile(gamma)), channels)
+    read = read_picture(image_file(Image.fromarray(ramp), "PNG", icc_profile=grey_profile(gamma)), channels)
     found = np.asarray(read.picture).reshape(16, 16, -1)
     assert np.abs(found - levels(decoded(ramp / 255.0, gamma))[..., None]).max() < NEAR
     assert "profile" in read.changes
@@ -189,9 +192,9 @@ def test_a_grey_file_with_a_profile_of_colours():
     """Common: its greys are that space's greys."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     found = np.asarray(
-        open_picture(file(Image.fromarray(ramp), "JPEG", quality=100, icc_profile=profile("ProPhoto")), 1)
+        open_picture(image_file(Image.fromarray(ramp), "JPEG", quality=100, icc_profile=profile("ProPhoto")), 1)
     )
-    raw = np.asarray(Image.open(io.BytesIO(file(Image.fromarray(ramp), "JPEG", quality=100))))
+    raw = np.asarray(Image.open(io.BytesIO(image_file(Image.fromarray(ramp), "JPEG", quality=100))))
     assert np.abs(found - levels(decoded(raw / 255.0, 1.8))).max() < NEAR
 
 
@@ -213,12 +216,12 @@ def test_cmyk_goes_by_its_profile():
     )
     embedded = icc(b"prtrCMYKLab ", [(b"wtpt", b"XYZ \0\0\0\0" + fixed(*D50)), (b"A2B0", lut), (b"A2B1", lut)])
     ink = np.array([[255 * (number >> bit & 1) for bit in range(4)] for number in (0, 1, 2, 4, 7, 8)], dtype=np.uint8)
-    data = file(Image.fromarray(ink[None], "CMYK"), "TIFF", icc_profile=embedded)
+    data = image_file(Image.fromarray(ink[None], "CMYK"), "TIFF", icc_profile=embedded)
     read = read_picture(data, 3)
     wanted = lab_levels(np.array([corners[number] for number in (0, 1, 2, 4, 7, 8)], dtype=float))
     assert np.abs(np.asarray(read.picture)[0] - wanted).max() < 3  # Lab is coded in 8 bits: up to 0.6 of a unit of L
     assert read.changes == {"profile"}
-    assert read_picture(file(Image.fromarray(ink[None], "CMYK"), "TIFF"), 3).changes == {"ink"}
+    assert read_picture(image_file(Image.fromarray(ink[None], "CMYK"), "TIFF"), 3).changes == {"ink"}
 
 
 def lab_levels(lab):
@@ -236,7 +239,7 @@ def lab_levels(lab):
 def test_lab_files(channels):
     lab = np.array([[100, 0, 0], [50, 0, 0], [0, 0, 0], [60, -20, -30], [55, 45, 10], [85, 0, 50]], dtype=float)
     coded = np.stack([lab[:, 0] * 2.55, lab[:, 1], lab[:, 2]], axis=1).round().astype(np.int16).astype(np.uint8)
-    data = file(Image.frombytes("LAB", (6, 1), coded.tobytes()), "TIFF")
+    data = image_file(Image.frombytes("LAB", (6, 1), coded.tobytes()), "TIFF")
     wanted = lab_levels(np.concatenate([coded[:, :1] / 2.55, lab[:, 1:]], axis=1))
     if channels == 1:
         wanted = (wanted @ (0.299, 0.587, 0.114))[:, None]
@@ -246,7 +249,7 @@ def test_lab_files(channels):
 def test_a_profile_comes_before_transparency():
     """The grey below is sRGB's, so pixels are brought to sRGB first."""
     alpha = rng_image(6, 48)[..., :1]
-    data = file(Image.fromarray(np.concatenate([PIXELS, alpha], axis=2)), "PNG", icc_profile=profile("Adobe RGB"))
+    data = image_file(Image.fromarray(np.concatenate([PIXELS, alpha], axis=2)), "PNG", icc_profile=profile("Adobe RGB"))
     read = read_picture(data, 3, background=90)
     share = alpha / 255.0
     wanted = share * expected(PIXELS, "Adobe RGB") + (1 - share) * 90
@@ -263,7 +266,7 @@ def test_srgb_profiles_change_no_bit(kind, mode, tmp_path):
     """Neither in pixels nor in the file that is stored."""
     picture = Image.fromarray(PIXELS).convert(mode)
     for embedded in (SRGB, matrix_profile(PRIMARIES[1], 0.0)):
-        data = file(picture, kind, icc_profile=embedded)
+        data = image_file(picture, kind, icc_profile=embedded)
         read = read_picture(data, len(mode))
         assert not read.changes
         assert np.array_equal(read.picture, Image.open(io.BytesIO(data)))
@@ -276,7 +279,7 @@ def test_srgb_profiles_change_no_bit(kind, mode, tmp_path):
     ids=["text", "zeros", "a header cut short", "cut short", "of grey", "a header alone"],
 )
 def test_profiles_that_cannot_be_used_are_remarked_and_not_stored(embedded, tmp_path):
-    data = file(Image.fromarray(PIXELS), "PNG", icc_profile=embedded)
+    data = image_file(Image.fromarray(PIXELS), "PNG", icc_profile=embedded)
     read = read_picture(data, 3)
     assert np.array_equal(read.picture, PIXELS)
     assert read.changes == {"unusable"}
@@ -289,7 +292,7 @@ def test_profiles_that_cannot_be_used_are_remarked_and_not_stored(embedded, tmp_
 def test_no_reader_applies_a_profile_twice(encode, tmp_path):
     """The stored file's pixels are sRGB and it holds nothing that says otherwise: read again, nothing is to be done."""
     for kind in ("PNG", "JPEG", "WEBP"):
-        data = file(Image.fromarray(PIXELS), kind, icc_profile=profile("ProPhoto"))
+        data = image_file(Image.fromarray(PIXELS), kind, icc_profile=profile("ProPhoto"))
         kept = stored(data, tmp_path, encode=encode)
         with Image.open(io.BytesIO(kept)) as found:
             assert not {"icc_profile", "gamma", "chromaticity"} & set(found.info)

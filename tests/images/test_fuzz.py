@@ -20,7 +20,7 @@ from raysde.images import codec
 from raysde.images.codec import decode_image, encode_image
 from raysde.images.colour import PRIMARIES, matrix_profile
 from raysde.images.open import is_grey, is_plain, open_picture
-from tests.conftest import rng_image
+from tests.support.pictures import rng_image
 
 
 def examples(count):

@@ -4,7 +4,6 @@ import io
 import resource
 import struct
 import time
-import zlib
 
 import imagecodecs
 import numpy as np
@@ -23,29 +22,13 @@ from raysde.images.geometry import (
     resized,
 )
 from raysde.images.open import is_grey, is_plain, open_picture, read_picture
-from tests.conftest import rng_image
-
-
-def file(picture, kind, **options):
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
+from tests.support.pictures import image_file, png_chunk, png_file, rng_image
 
 
 def smooth(height=24, width=40):
     """A picture that JPEG changes little."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([y * 255 // height, x * 255 // width, (x + y) * 255 // (height + width)], axis=2).astype(np.uint8)
-
-
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(width, height, depth, colour, rows, *extra):
-    """A PNG written from its specification."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 RGB = rng_image(0, 16)
@@ -58,14 +41,14 @@ LOSSLESS = [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "ti
 
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS)
 def test_lossless_files_give_their_pixels(kind, options):
-    data = file(PICTURE, kind, **options)
+    data = image_file(PICTURE, kind, **options)
     assert np.array_equal(open_picture(data, 3), RGB)
     assert np.array_equal(open_picture(data, 1), PICTURE.convert("L"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "JPEG2000"])
 def test_lossy_files_give_nearly_their_pixels(kind):
-    found = open_picture(file(Image.fromarray(smooth()), kind), 3)
+    found = open_picture(image_file(Image.fromarray(smooth()), kind), 3)
     assert found.mode == "RGB"
     assert np.abs(np.asarray(found, dtype=int) - smooth()).mean() < 4
 
@@ -76,7 +59,9 @@ def test_transparency_is_laid_on_the_background(mode, kind, background):
     """As the definition of "over" says, to rounding."""
     pixels = rng_image(1, 16, len(mode))
     found = open_picture(
-        file(Image.fromarray(pixels, mode), kind, **({"exact": True, "lossless": True} if kind == "WEBP" else {})),
+        image_file(
+            Image.fromarray(pixels, mode), kind, **({"exact": True, "lossless": True} if kind == "WEBP" else {})
+        ),
         3,
         background=background,
     )
@@ -87,18 +72,20 @@ def test_transparency_is_laid_on_the_background(mode, kind, background):
 def test_palettes_with_and_without_transparency():
     palette = PICTURE.quantize(16)
     expected = np.asarray(palette.convert("RGB"))
-    assert np.array_equal(open_picture(file(palette, "PNG"), 3), expected)
-    assert np.array_equal(open_picture(file(palette, "GIF"), 3), expected)
+    assert np.array_equal(open_picture(image_file(palette, "PNG"), 3), expected)
+    assert np.array_equal(open_picture(image_file(palette, "GIF"), 3), expected)
     clear = np.asarray(palette) == 3
     for kind in ("PNG", "GIF"):
-        found = np.asarray(open_picture(file(palette, kind, transparency=3), 3, background=7))
+        found = np.asarray(open_picture(image_file(palette, kind, transparency=3), 3, background=7))
         assert np.array_equal(found, np.where(clear[..., None], 7, expected))
 
 
 def test_a_transparent_colour_of_rgb():
     pixels = RGB.copy()
     pixels[2, 3] = (1, 2, 3)
-    found = np.asarray(open_picture(file(Image.fromarray(pixels), "PNG", transparency=(1, 2, 3)), 3, background=50))
+    found = np.asarray(
+        open_picture(image_file(Image.fromarray(pixels), "PNG", transparency=(1, 2, 3)), 3, background=50)
+    )
     pixels[2, 3] = 50
     assert np.array_equal(found, pixels)
 
@@ -121,7 +108,7 @@ def test_a_transparent_grey_of_few_bits(depth):
     bits = "".join(f"{level:0{depth}b}" for level in levels)
     rows = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
     for clear in (1, 0):
-        data = png(16, 1, depth, 0, rows, chunk(b"tRNS", struct.pack(">H", clear)))
+        data = png_file(16, 1, depth, 0, rows, png_chunk(b"tRNS", struct.pack(">H", clear)))
         wanted = np.where(levels == clear, 99, levels * (255 // ((1 << depth) - 1)))
         assert np.asarray(open_picture(data, 1, background=99))[0].tolist() == wanted.tolist()
         assert read_picture(data, 3).changes == {"transparent", "colourless"}
@@ -130,7 +117,7 @@ def test_a_transparent_grey_of_few_bits(depth):
 def test_a_transparent_colour_of_sixteen_bits():
     """Two colours that differ in their lower bits alone."""
     values = np.array([[0x0102, 0x8304, 0xFF06], [0x0103, 0x8304, 0xFF06]], dtype=">u2")
-    data = png(2, 1, 16, 2, b"\0" + values.tobytes(), chunk(b"tRNS", values[0].tobytes()))
+    data = png_file(2, 1, 16, 2, b"\0" + values.tobytes(), png_chunk(b"tRNS", values[0].tobytes()))
     assert np.asarray(open_picture(data, 3, background=50))[0].tolist() == [[50, 50, 50], [1, 0x83, 0xFF]]
 
 
@@ -138,7 +125,7 @@ def test_a_transparent_colour_of_sixteen_bits():
 def test_alpha_of_sixteen_bits(channels):
     values = np.random.default_rng(3).integers(0, 65536, (5, 7, channels)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in values)
-    data = png(7, 5, 16, {2: 4, 4: 6}[channels], rows)
+    data = png_file(7, 5, 16, {2: 4, 4: 6}[channels], rows)
     share = values[..., -1:] / 65535.0
     found = np.asarray(open_picture(data, 3, background=31)).astype(float)
     wanted = over(values[..., :-1] / 257.0, share, 31)
@@ -154,7 +141,7 @@ def test_tiffs_whose_pixels_are_multiplied_by_alpha(mode):
     alpha = straight[..., -1:] / 255.0
     multiplied = np.concatenate([np.rint(straight[..., :-1] * alpha), straight[..., -1:]], axis=2).astype(np.uint8)
     for pixels, extra in ((multiplied, 1), (straight, 2)):
-        data = retagged(file(Image.fromarray(pixels, mode), "TIFF"), 338, extra)
+        data = retagged(image_file(Image.fromarray(pixels, mode), "TIFF"), 338, extra)
         found = np.asarray(open_picture(data, 3, background=77)).astype(float)
         assert np.abs(found - over(straight[..., :-1], alpha, 77)).max() <= 2.0  # it is divided and multiplied again
 
@@ -163,7 +150,7 @@ def test_tiffs_whose_pixels_are_multiplied_by_alpha(mode):
 def test_smooth_alpha_of_every_kind_that_has_one(kind):
     """Lossy kinds to their own error, of colours as of alpha."""
     alpha = np.linspace(0, 255, 40).astype(np.uint8)[None, :, None].repeat(24, axis=0)
-    data = file(Image.fromarray(np.concatenate([smooth(), alpha], axis=2)), kind, **({"quality": 95} if kind in ("WEBP", "AVIF") else {}))  # fmt: skip
+    data = image_file(Image.fromarray(np.concatenate([smooth(), alpha], axis=2)), kind, **({"quality": 95} if kind in ("WEBP", "AVIF") else {}))  # fmt: skip
     found = np.asarray(open_picture(data, 3, background=200)).astype(float)
     error = np.abs(found - over(smooth(), alpha / 255.0, 200))
     assert error.mean() < 3
@@ -171,7 +158,9 @@ def test_smooth_alpha_of_every_kind_that_has_one(kind):
 
 
 def test_opaque_alpha_changes_nothing():
-    read = read_picture(file(Image.fromarray(np.concatenate([RGB, np.full_like(RGB[..., :1], 255)], axis=2)), "PNG"), 3)
+    read = read_picture(
+        image_file(Image.fromarray(np.concatenate([RGB, np.full_like(RGB[..., :1], 255)], axis=2)), "PNG"), 3
+    )
     assert np.array_equal(read.picture, RGB)
     assert not read.changes
 
@@ -179,14 +168,14 @@ def test_opaque_alpha_changes_nothing():
 def test_bits_become_black_and_white():
     bits = RGB[..., 0] > 127
     for kind in ("PNG", "TIFF", "BMP"):
-        assert np.array_equal(open_picture(file(Image.fromarray(bits), kind), 1), bits * 255)
+        assert np.array_equal(open_picture(image_file(Image.fromarray(bits), kind), 1), bits * 255)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_the_upper_eight(kind):
     deep = np.random.default_rng(0).integers(0, 65536, (16, 16), dtype=np.uint16)
     deep[0, :4] = 0x8000, 0xFFFF, 0x00FF, 0x0100
-    found = np.asarray(open_picture(file(Image.fromarray(deep), kind), 1))
+    found = np.asarray(open_picture(image_file(Image.fromarray(deep), kind), 1))
     assert found[0, :4].tolist() == [128, 255, 0, 1]
     assert np.array_equal(found, deep >> 8)
 
@@ -242,22 +231,22 @@ def test_pgm_of_any_depth():
 @pytest.mark.parametrize(("kind", "most"), [("PNG", 255), ("TIFF", 200), ("PNG", 1)])
 def test_deep_pixels_that_all_become_black_are_remarked(kind, most):
     dark = np.arange(64, dtype=np.uint16).reshape(8, 8) * most // 63
-    assert "black" in read_picture(file(Image.fromarray(dark), kind), 1).changes
-    assert not read_picture(file(Image.fromarray(dark * 257), kind), 1).changes & {"black"} or most == 1
-    assert not read_picture(file(Image.fromarray(dark * 0), kind), 1).changes
+    assert "black" in read_picture(image_file(Image.fromarray(dark), kind), 1).changes
+    assert not read_picture(image_file(Image.fromarray(dark * 257), kind), 1).changes & {"black"} or most == 1
+    assert not read_picture(image_file(Image.fromarray(dark * 0), kind), 1).changes
 
 
 def test_a_transparent_grey_of_sixteen_bits():
     """All sixteen bits tell it from its neighbours."""
     levels = [0x0100, 0x01FF, 0x0200, 0xFFFF]
-    data = png(4, 1, 16, 0, b"\0" + struct.pack(">4H", *levels), chunk(b"tRNS", struct.pack(">H", 0x01FF)))
+    data = png_file(4, 1, 16, 0, b"\0" + struct.pack(">4H", *levels), png_chunk(b"tRNS", struct.pack(">H", 0x01FF)))
     assert np.asarray(open_picture(data, 1, background=99)).tolist() == [[1, 99, 2, 255]]
     assert np.asarray(open_picture(data, 3, background=99))[0, 1].tolist() == [99, 99, 99]
 
 
 def test_floats_from_zero_to_one():
     values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
-    assert np.array_equal(open_picture(file(Image.fromarray(values), "TIFF"), 1), np.arange(256).reshape(16, 16))
+    assert np.array_equal(open_picture(image_file(Image.fromarray(values), "TIFF"), 1), np.arange(256).reshape(16, 16))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.1, 255.0])
@@ -265,14 +254,14 @@ def test_floats_of_another_range_are_refused(value):
     values = np.full((4, 4), 0.5, dtype=np.float32)
     values[1, 1] = value
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        open_picture(file(Image.fromarray(values), "TIFF"), 3)
+        open_picture(image_file(Image.fromarray(values), "TIFF"), 3)
 
 
 def test_cmyk_is_ink():
     """No ink is white and all of one ink its colour, though Adobe's programs, as their mark says, write it inverted."""
     ink = np.zeros((16, 32, 4), dtype=np.uint8)
     ink[:, 16:, 0] = 255
-    data = file(Image.frombytes("CMYK", (32, 16), ink.tobytes()), "JPEG", quality=100)
+    data = image_file(Image.frombytes("CMYK", (32, 16), ink.tobytes()), "JPEG", quality=100)
     assert b"Adobe" in data
     assert np.abs(simplejpeg.decode_jpeg(data, "CMYK")[3].astype(int) - (255 - ink[3])).max() <= 3
     expected = np.repeat([[255, 255, 255], [0, 255, 255]], 16, axis=0)
@@ -282,7 +271,7 @@ def test_cmyk_is_ink():
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_the_first_frame_of_an_animation(kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
-    data = file(frames[0], kind, save_all=True, append_images=frames[1:], duration=40)
+    data = image_file(frames[0], kind, save_all=True, append_images=frames[1:], duration=40)
     found = open_picture(data, 3)
     assert np.abs(np.asarray(found, dtype=int) - (200, 0, 0)).max() <= 4
     assert not is_plain(data, found)
@@ -291,7 +280,7 @@ def test_the_first_frame_of_an_animation(kind):
 @pytest.mark.parametrize("kind", ["TIFF", "MPO", "AVIF"])
 def test_the_first_of_several_pages_or_pictures(kind):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
-    data = file(frames[0], kind, save_all=True, append_images=frames[1:])
+    data = image_file(frames[0], kind, save_all=True, append_images=frames[1:])
     read = read_picture(data, 3)
     assert np.abs(np.asarray(read.picture, dtype=int) - (200, 0, 0)).max() <= 4
     assert read.changes == {"frames"}
@@ -301,7 +290,9 @@ def test_the_first_of_several_pages_or_pictures(kind):
 def test_a_gain_map_is_not_taken_for_a_second_picture():
     """A photograph for bright screens is a plain JPEG with another behind it, which says hdrgm in its metadata."""
     base, gain = Image.fromarray(smooth(16, 16)), Image.new("RGB", (16, 16))
-    data = file(base, "MPO", save_all=True, append_images=[gain], xmp=b'<x:xmpmeta hdrgm:Version="1.0"/>', quality=95)
+    data = image_file(
+        base, "MPO", save_all=True, append_images=[gain], xmp=b'<x:xmpmeta hdrgm:Version="1.0"/>', quality=95
+    )
     read = read_picture(data, 3)
     assert np.abs(np.asarray(read.picture, dtype=int) - smooth(16, 16)).mean() < 4
     assert np.abs(decode_image(data, 3).astype(int) - np.asarray(read.picture)).max() <= 2
@@ -328,7 +319,7 @@ def test_pictures_are_turned_upright(orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {"subsampling": 0, "quality": 100} if kind == "JPEG" else {}
-    data = file(Image.fromarray(pixels), kind, exif=exif, **options)
+    data = image_file(Image.fromarray(pixels), kind, exif=exif, **options)
     turned = [
         pixels, pixels[:, ::-1], pixels[::-1, ::-1], pixels[::-1], pixels.swapaxes(0, 1), np.rot90(pixels, -1),
         np.rot90(pixels, 2).swapaxes(0, 1), np.rot90(pixels),
@@ -346,13 +337,13 @@ def test_exif_data_that_cannot_be_written_again_costs_no_photograph():
     whole = exif.tobytes()
     place = whole.index(struct.pack(">H", 0x010F)) + 2
     odd = whole[:place] + struct.pack(">H", 10) + whole[place + 2 :]
-    data = file(PICTURE, "PNG")
-    data = data[:33] + chunk(b"eXIf", odd.removeprefix(b"Exif\0\0")) + data[33:]
+    data = image_file(PICTURE, "PNG")
+    data = data[:33] + png_chunk(b"eXIf", odd.removeprefix(b"Exif\0\0")) + data[33:]
     assert np.array_equal(open_picture(data, 3), np.rot90(RGB, -1))
 
 
 def test_a_very_long_picture_is_read():
-    data = file(Image.fromarray(rng_image(0, 1, 1)[..., 0]).resize((200_000, 1)), "PNG")
+    data = image_file(Image.fromarray(rng_image(0, 1, 1)[..., 0]).resize((200_000, 1)), "PNG")
     assert open_picture(data, 3).size == (200_000, 1)
     assert fitted(open_picture(data, 1), "crop", (8, 8), 0).size == (8, 8)
     with pytest.raises(ValueError, match="pixels"):
@@ -373,7 +364,7 @@ def test_what_is_no_image_is_refused(data):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_a_cut_file_is_refused_wherever_it_is_cut(kind):
     """Up to the last bytes, which say no more than that it ends."""
-    data = file(PICTURE, kind)
+    data = image_file(PICTURE, kind)
     for stop in [*range(0, len(data) - 40, 7), len(data) - 40]:
         with pytest.raises(ValueError, match=r"empty|known kind|decoded"):
             open_picture(data[:stop], 3)
@@ -383,13 +374,13 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(kind):
 @pytest.mark.parametrize("side", [10_001, 15_000, 30_000, 2**31 - 1])
 @pytest.mark.parametrize("rows", [b"", bytes(30_001 * 300)], ids=["claimed", "compressed"])
 def test_decompression_bombs_are_refused_at_once(side, rows):
-    data = png(side, side, 8, 0, rows)
+    data = png_file(side, side, 8, 0, rows)
     refused_at_once(data, open_picture)
     refused_at_once(data, decode_image)
 
 
 def test_a_jpeg_that_claims_too_much_is_refused_at_once():
-    data = bytearray(file(PICTURE, "JPEG"))
+    data = bytearray(image_file(PICTURE, "JPEG"))
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = struct.pack(">HH", 65_000, 65_000)
     refused_at_once(bytes(data), open_picture)
@@ -410,9 +401,9 @@ def refused_at_once(data, function):
 def test_grey_files_are_known_by_their_kind():
     deep = Image.fromarray(np.zeros((4, 4), dtype=np.uint16))
     for picture in (PICTURE.convert("L"), PICTURE.convert("1"), PICTURE.convert("LA"), deep):
-        assert is_grey(file(picture, "PNG"))
+        assert is_grey(image_file(picture, "PNG"))
     for picture, kind in [(PICTURE, "PNG"), (PICTURE.convert("CMYK"), "JPEG"), (PICTURE.quantize(4), "PNG")]:
-        assert not is_grey(file(picture, kind))
+        assert not is_grey(image_file(picture, kind))
     with pytest.raises(ValueError, match="known kind"):
         is_grey(b"words")
 
@@ -421,18 +412,18 @@ def test_grey_files_are_known_by_their_kind():
 def test_plain_files_are_those_that_training_decodes_to_the_same_pixels(channels):
     picture = PICTURE if channels == 3 else PICTURE.convert("L")
     for kind in ("PNG", "JPEG"):
-        data = file(picture, kind)
+        data = image_file(picture, kind)
         found = open_picture(data, channels)
         assert is_plain(data, found)
         assert np.abs(decode_image(data, channels).squeeze().astype(int) - np.asarray(found)).max() <= 2
 
 
 def test_files_that_need_converting_are_not_plain():
-    deep = png(1, 1, 16, 2, b"\0" + bytes(6))
-    two_bits = png(4, 1, 2, 0, b"\0" + b"\x1b")
+    deep = png_file(1, 1, 16, 2, b"\0" + bytes(6))
+    two_bits = png_file(4, 1, 2, 0, b"\0" + b"\x1b")
     assert np.array_equal(open_picture(two_bits, 1), [[0, 85, 170, 255]])
-    for data, channels in [(deep, 3), (two_bits, 1), (file(PICTURE, "BMP"), 3), (file(PICTURE, "PNG"), 1),
-                           (file(PICTURE.convert("L"), "JPEG"), 3), (file(PICTURE.quantize(4), "PNG"), 3)]:  # fmt: skip
+    for data, channels in [(deep, 3), (two_bits, 1), (image_file(PICTURE, "BMP"), 3), (image_file(PICTURE, "PNG"), 1),
+                           (image_file(PICTURE.convert("L"), "JPEG"), 3), (image_file(PICTURE.quantize(4), "PNG"), 3)]:  # fmt: skip
         assert not is_plain(data, open_picture(data, channels))
 
 
@@ -451,7 +442,7 @@ def test_png_loses_nothing(channels):
 )
 def test_two_jpeg_decoders_agree(options):
     for pixels in (RGB, smooth(), smooth(17, 23)):
-        data = file(Image.fromarray(pixels), "JPEG", **options)
+        data = image_file(Image.fromarray(pixels), "JPEG", **options)
         assert np.abs(decode_image(data, 3).astype(int) - np.asarray(open_picture(data, 3))).max() <= 2
 
 
@@ -462,7 +453,7 @@ def test_jpeg_keeps_colour_at_full_size():
 
 
 def test_a_profile_of_inks_does_not_follow_the_pixels():
-    cmyk = file(PICTURE.convert("CMYK"), "JPEG", icc_profile=b"a profile of inks")
+    cmyk = image_file(PICTURE.convert("CMYK"), "JPEG", icc_profile=b"a profile of inks")
     assert "icc_profile" not in Image.open(io.BytesIO(encode_image(open_picture(cmyk, 3), quality=None))).info
 
 
@@ -478,7 +469,7 @@ def test_a_profile_of_inks_does_not_follow_the_pixels():
 )
 def test_pngs_that_are_not_the_shards_kind_are_not_taken_for_it(picture, channels):
     with pytest.raises(ValueError, match=r"colour type|depth"):
-        decode_image(file(picture, "PNG"), channels)
+        decode_image(image_file(picture, "PNG"), channels)
 
 
 # --- geometry -----------------------------------------------------------------------------------------------------

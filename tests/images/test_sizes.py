@@ -25,12 +25,14 @@ from raysde.networks import DiffusersConfig, DiTConfig, ExternalConfig, NCSNppCo
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.sampling.sampler import sample
-from tests.commands.test_edit import write_model
-from tests.conftest import open_image, rng_image, small_recipe, write_digit_shards
-from tests.data.ingest.test_convert import Given, file
-from tests.networks.test_networks import spec_with
-from tests.test_cli import refused
-from tests.tiny import autoencoder
+from tests.support.checkpoints import write_model
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+from tests.support.encoders import autoencoder
+from tests.support.models import caption_spec
+from tests.support.pictures import array_file, open_image, rng_image
+from tests.support.sources import Given
+from tests.support.training import small_recipe
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ NETWORKS = {
 def test_every_size_that_a_network_allows_is_drawn(kind):
     """The images are the sampler's answer for noise of that shape; a size that the network cannot take is named."""
     network, multiple, size = NETWORKS[kind]
-    spec = dataclasses.replace(spec_with(text=None), network=network)
+    spec = dataclasses.replace(caption_spec(text=None), network=network)
     model = Model(fresh_model(spec, [], 0).eval().requires_grad_(False), spec)
     drawn = model.sample(n=2, seed=3, size=size, steps=3)
     assert drawn.images.shape == (2, 1, *size)
@@ -185,7 +187,7 @@ def test_latents_are_drawn_at_the_size_of_their_images(tmp_path):
     from raysde.models.autoencoder import latent_spec
 
     latent = latent_spec(autoencoder(tmp_path / "vae"), (1, 8, 8))
-    spec = dataclasses.replace(spec_with(text=None), image=latent.shape, latent=latent)
+    spec = dataclasses.replace(caption_spec(text=None), image=latent.shape, latent=latent)
     model = Model(fresh_model(spec, [], 0).eval().requires_grad_(False), spec)
     assert spec.shape_of((12, 16)) == (2, 6, 8)
     assert model.sample(n=1, size=(12, 16), steps=1).images.shape == (1, 1, 12, 16)
@@ -214,7 +216,7 @@ def test_the_command_draws_a_size(tmp_path):
 def test_a_model_of_buckets_draws_every_size_that_it_was_trained_on(tmp_path):
     """Pictures of three shapes, a step of training on them, and images in the shape of each bucket."""
     shapes = [(20, 40), (40, 20), (30, 30)] * 4
-    given = Given(tuple(Sample(f"{n}", file(rng_image(n, 40)[:h, :w])) for n, (h, w) in enumerate(shapes)))
+    given = Given(tuple(Sample(f"{n}", array_file(rng_image(n, 40)[:h, :w])) for n, (h, w) in enumerate(shapes)))
     rules, place = Rules(channels=3, size=16, bucket_multiple=4), str(tmp_path)
     manifest = collect([convert(given, 0, rules, place)], rules, place, source="s", licence="")
     changes = {"text": None, "network__attention": [8], "train__batch": 4, "train__length__steps": 1}

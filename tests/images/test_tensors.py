@@ -9,7 +9,7 @@ from PIL import Image
 
 from raysde.images.tensors import grid, save_png, to_float, to_uint8
 from raysde.inference.sample import Drawn
-from tests.conftest import open_image
+from tests.support.pictures import open_image
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 

@@ -16,17 +16,18 @@ from raysde.cli import main
 from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.sources import open_source
 from raysde.images.codec import decode_image
-from raysde.inference.bulk import PLAN, Bulk, draw_all, here
+from raysde.inference.bulk import PLAN, draw_all, here
 from raysde.inference.image_files import schema_of
-from raysde.inference.prompt_file import Requests, read_requests
+from raysde.inference.prompt_file import read_requests
 from raysde.registry import load
-from tests.commands.test_edit import write_model
-from tests.conftest import ROOT, open_image
-from tests.networks.test_networks import CAPTIONS
-from tests.test_cli import refused
+from tests.support.bulk import bulk, files_of
+from tests.support.checkpoints import write_model
+from tests.support.command_line import refused
+from tests.support.models import CAPTIONS
+from tests.support.paths import ROOT
+from tests.support.pictures import open_image
 
 FAST = ["--solver", "ddim", "--steps", "2"]
-METHOD = {"guidance": 2.0, "guidance_interval": None, "autoguide": None, "solver": "ddim", "steps": 2, "grid": None}
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,6 @@ def drawn(out: Path) -> torch.Tensor:
     assert table.column("number").to_pylist() == list(range(table.num_rows))
     files = table.column("image").combine_chunks().field("bytes")
     return torch.stack([torch.from_numpy(decode_image(file.as_py(), 1)).permute(2, 0, 1) for file in files])
-
-
-def bulk(model, out, *, rows=20, form="parquet", seed=3, batch=4, part=8, requests=None, **settings) -> Bulk:
-    asked = requests or Requests("rows", rows, labels=[row % 10 for row in range(rows)])
-    return Bulk(model, asked, str(out), form, seed, None, {**METHOD, "batch_size": batch, **settings}, part)
-
-
-def files_of(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):

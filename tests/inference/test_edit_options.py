@@ -10,7 +10,7 @@ from raysde.inference.model import Model
 from raysde.sampling.inverse.operators import AveragePool, Grey, Mask
 from raysde.sampling.inverse.restore import WAYS
 from raysde.sampling.sampler import Samples
-from tests.sampling.inverse.test_restore import KEPT, exact_model
+from tests.support.exact_models import KEPT, exact_model
 
 QUICK = {"solver": "ddim", "steps": 4}
 

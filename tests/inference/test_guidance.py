@@ -26,8 +26,8 @@ from raysde.sampling.likelihood import log_prob
 from raysde.sampling.sampler import sample
 from raysde.sde import VE, VP
 from raysde.sde.parameterisation import Preconditioning
-from tests.networks.test_networks import CAPTIONS, model_with, spec_with
-from tests.oracles import SDES, exact_flow, gaussian_score
+from tests.support.models import CAPTIONS, caption_spec, filled_model
+from tests.support.oracles import SDES, exact_flow, gaussian_score
 
 APART, WIDTH = 0.8, 0.4
 
@@ -247,7 +247,7 @@ def test_an_autoguided_score_has_no_likelihood():
 def spoken() -> Model:
     """A model of captions and classes whose every input matters."""
     changes = {"classes": 3, "sde": VP()}
-    return Model(model_with(**changes), spec_with(**changes))
+    return Model(filled_model(**changes), caption_spec(**changes))
 
 
 QUICK = {"solver": "unipc", "steps": 4}
@@ -309,11 +309,11 @@ def test_guided_images_do_not_depend_on_their_batch(spoken, more):
 
 def test_autoguidance_by_another_model(spoken):
     """Its score is asked under its own encoding of the same prompt; an unconditional guide is asked without."""
-    younger = Model(model_with(classes=3), spoken.spec)
+    younger = Model(filled_model(classes=3), spoken.spec)
     for parameter in younger.score_model.parameters():
         parameter.data.mul_(0.9)
     bare_spec = dataclasses.replace(spoken.spec, text=None, classes=0)
-    bare = Model(model_with(text=None), bare_spec)
+    bare = Model(filled_model(text=None), bare_spec)
     x, t = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linspace(0.2, 0.8, 4)
     with torch.no_grad():
         own = spoken.conditioned(CAPTIONS, None, 4, 1.0).score(x, t)
@@ -324,12 +324,12 @@ def test_autoguidance_by_another_model(spoken):
             torch.testing.assert_close(score.score(x, t), weak + 3.0 * (own - weak))
             assert (own - weak).abs().max() > 0.01
     # an unconditional model has nothing to lead away from but another model
-    assert bare.sample(n=2, guidance=2.0, autoguide=Model(model_with(text=None), bare_spec), **QUICK).images.any()
+    assert bare.sample(n=2, guidance=2.0, autoguide=Model(filled_model(text=None), bare_spec), **QUICK).images.any()
 
 
 def test_each_of_two_guidances_at_scale_one_leaves_the_other(spoken):
     """Bit for bit; the model as its own guide adds nothing to rounding, and another one something."""
-    younger = Model(model_with(classes=3), spoken.spec)
+    younger = Model(filled_model(classes=3), spoken.spec)
     for parameter in younger.score_model.parameters():
         parameter.data.mul_(0.9)
     draw = lambda **more: spoken.sample(prompts=CAPTIONS, seed=1, **more, **QUICK).images  # noqa: E731
@@ -363,20 +363,20 @@ def test_what_does_not_fit_is_named(spoken):
         with pytest.raises(ValueError, match=f"autoguide: its {name} is {re.escape(str(value))}, the model's is"):
             draw(autoguide=other)
     with pytest.raises(ValueError, match="autoguide: it takes other conditions"):
-        draw(autoguide=Model(model_with(text=None, classes=3), spoken.spec))
-    bare = Model(model_with(text=None), dataclasses.replace(spoken.spec, text=None, classes=0))
+        draw(autoguide=Model(filled_model(text=None, classes=3), spoken.spec))
+    bare = Model(filled_model(text=None), dataclasses.replace(spoken.spec, text=None, classes=0))
     with pytest.raises(ValueError, match=r"guidance=2.0 .* beside autoguidance, but the model is unconditional"):
         bare.guidance(1, 2.0, None, None, bare, 2.0)
     with pytest.raises(ValueError, match="unconditional"):
         bare.sample(n=1, guidance=2.0, **QUICK)
-    labels = Model(model_with(text=None, classes=3), dataclasses.replace(spoken.spec, text=None))
+    labels = Model(filled_model(text=None, classes=3), dataclasses.replace(spoken.spec, text=None))
     with pytest.raises(ValueError, match="no text encoder"):
         labels.sample(labels=[1], guidance=2.0, negative="two", **QUICK)
 
 
 def test_neither_model_drops_anything_while_it_leads():
     """Whatever mode they were left in: the model and its guide are evaluated."""
-    model, guide = model_with(classes=3), model_with(classes=3)
+    model, guide = filled_model(classes=3), filled_model(classes=3)
     model.train()
     guide.train()
     Guidance(scale=2.0, guide=guide).score(model, lambda c: c.encode(CAPTIONS, None, 4), 4)
@@ -385,7 +385,7 @@ def test_neither_model_drops_anything_while_it_leads():
 
 def test_a_guide_is_told_of_the_rows_that_it_is_asked_about(spoken):
     """With some noise levels inside the interval and others outside, each image keeps its own condition."""
-    younger = model_with(classes=3)
+    younger = filled_model(classes=3)
     for parameter in younger.parameters():
         parameter.data.mul_(0.9)
     encode = lambda c: c.encode(CAPTIONS, [2, 0, 1, 2], 4)  # noqa: E731

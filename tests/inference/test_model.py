@@ -13,7 +13,7 @@ from raysde.inference.model import Model
 from raysde.models.spec import ModelSpec, fresh_model
 from raysde.sampling import likelihood
 from raysde.sampling.sampler import sample
-from tests.tiny import spec_with
+from tests.support.models import spec_with
 
 
 class GaussianNetwork(torch.nn.Module):

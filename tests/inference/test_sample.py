@@ -7,7 +7,7 @@ from raysde.inference.bulk import Bulk
 from raysde.inference.prompt_file import Requests
 from raysde.inference.sample import DrawingModel
 from raysde.sde import VP
-from tests.networks.test_networks import CAPTIONS, model_with, spec_with
+from tests.support.models import CAPTIONS, caption_spec, filled_model
 
 METHOD = {"solver": "ddim", "steps": 2}
 PROMPTS = [CAPTIONS[place] for place in (2, 0, 3, 1, 0, 2, 1, 3)]
@@ -19,7 +19,7 @@ NEGATIVES = ["", CAPTIONS[1], CAPTIONS[2], "", CAPTIONS[3], CAPTIONS[0], CAPTION
 @pytest.fixture(scope="module")
 def model() -> DrawingModel:
     changes = {"classes": 10, "sde": VP()}
-    return DrawingModel(model_with(**changes), spec_with(**changes))
+    return DrawingModel(filled_model(**changes), caption_spec(**changes))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMPipeline,
-    DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
     DiffusionPipeline,
@@ -40,8 +39,8 @@ from raysde.sampling.solvers.predictors import ancestral, reverse_diffusion
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import EDM, VE, VP, SubVP
 from raysde.sde.parameterisation import Preconditioning
-from tests.networks.test_diffusers import DIT, FOURIER, RAW, TEXT, UNET, spec_with
-from tests.tiny import autoencoder
+from tests.support.diffusers_models import DDPM, DIT, FOURIER, RAW, TEXT, UNET, ddpm, diffusers_spec, unet_with
+from tests.support.encoders import autoencoder
 
 SHAPE = (2, 3, 8, 8)
 NCSNPP = {
@@ -50,22 +49,11 @@ NCSNPP = {
     "down_block_types": ("SkipDownBlock2D", "SkipDownBlock2D"), "up_block_types": ("SkipUpBlock2D", "SkipUpBlock2D"),
 }  # fmt: skip
 """NCSN++ as google/ncsnpp-* describe it, but tiny."""
-DDPM = {**UNET, "sample_size": 8, "freq_shift": 1, "flip_sin_to_cos": False}
-
-
-def unet_with(**config) -> UNet2DModel:
-    torch.manual_seed(0)
-    return UNet2DModel(**config).eval()
 
 
 def ncsnpp(folder: Path, **scheduler) -> Path:
     parts = {"unet": unet_with(**NCSNPP), "scheduler": ScoreSdeVeScheduler(**{"sigma_max": 20.0, **scheduler})}
     ScoreSdeVePipeline(**parts).save_pretrained(folder)
-    return folder
-
-
-def ddpm(folder: Path, kind=DDIMPipeline, scheduler=DDIMScheduler, network=DDPM, **config) -> Path:
-    kind(unet=unet_with(**network), scheduler=scheduler(clip_sample=False, **config)).save_pretrained(folder)
     return folder
 
 
@@ -246,7 +234,7 @@ def test_what_no_solver_here_does_is_said(tmp_path, capsys):
 def model_of(**changes) -> Model:
     """A model with random weights, three channels and unscaled inputs, unless told otherwise."""
     values = {"image": (3, 8, 8), "preconditioning": RAW, **changes}
-    spec = spec_with(**values)
+    spec = diffusers_spec(**values)
     return Model(fresh_model(spec, [], 0).eval().requires_grad_(False), spec)
 
 
@@ -661,11 +649,11 @@ def test_models_without_a_pipeline_are_refused(tmp_path, changes, settings, culp
 
 
 def test_networks_of_our_own_and_captions_are_refused(tmp_path):
-    own = spec_with(image=(1, 8, 8))
+    own = diffusers_spec(image=(1, 8, 8))
     own = replace(own, network=UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(), head_channels=8))
     with pytest.raises(ValueError, match=r"network\.kind=unet"):
         interop.export(Model(fresh_model(own, [], 0), own), tmp_path / "out")
-    told = spec_with(text=TEXT)
+    told = diffusers_spec(text=TEXT)
     with pytest.raises(ValueError, match="padding of captions"):
         interop.export(Model(fresh_model(told, ["a"], 0), told), tmp_path / "out")
 

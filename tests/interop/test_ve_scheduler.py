@@ -13,7 +13,7 @@ from raysde.sampling.solvers.correctors import langevin, mean_norm
 from raysde.sampling.solvers.predictors import reverse_diffusion
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import VE
-from tests.oracles import assert_moments, gaussian_score
+from tests.support.oracles import assert_moments, gaussian_score
 
 SHAPES = ((1, 3, 8, 8), (5, 1, 7, 3), (4, 2))
 

@@ -1,10 +1,8 @@
 """Files and folders by path or URI: names, hashes, and files that are whole or as they were."""
 
-import contextlib
 import hashlib
 import json
 import re
-import resource
 from pathlib import Path
 from unittest import mock
 
@@ -38,8 +36,9 @@ from raysde.runs.hooks import RunHooks, save_checkpoint
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.tracking.spool import Spool
-from tests.conftest import write_digit_shards
-from tests.interop.test_pipelines import ddpm
+from tests.support.diffusers_models import ddpm
+from tests.support.digits import write_digit_shards
+from tests.support.full_disk import small_files
 
 
 @pytest.mark.parametrize(
@@ -119,17 +118,6 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
 
 
 # a disk that is full
-
-
-@contextlib.contextmanager
-def small_files():
-    """While this lasts no file grows beyond 4096 bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write_a_checkpoint(folder: Path, recipe) -> None:

@@ -28,8 +28,10 @@ from raysde.precompute.jobs import LatentsJob
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.training.objective import clean
-from tests.conftest import same_tensors, small_recipe, write_digit_shards
-from tests.tiny import autoencoder, encode
+from tests.support.digits import write_digit_shards
+from tests.support.encoders import autoencoder
+from tests.support.precomputed import encode
+from tests.support.training import same_tensors, small_recipe
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from raysde.registry.promotion import promote
 from raysde.registry.serving import Served, defaults, png
 from raysde.sampling.sampler import Method
 from raysde.tracking import client_for
-from tests.commands.test_edit import write_model
-from tests.conftest import description_of, open_image
-from tests.networks.test_networks import CAPTIONS, spec_with
-from tests.test_cli import refused
+from tests.support.checkpoints import description_of, write_model
+from tests.support.command_line import refused
+from tests.support.models import CAPTIONS, caption_spec
+from tests.support.pictures import open_image
 
 OWN = {"solver": "edm", "steps": 3, "churn": 20.0, "guidance": 3.0, "guidance_interval": (0.5, 30.0)}
 PROMPTS = [CAPTIONS[0], CAPTIONS[2], CAPTIONS[0]]
@@ -84,11 +84,11 @@ def test_images_of_nothing_are_not_guided(folders):
 
 
 def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
-    spec = spec_with(generation=checked(OWN))
+    spec = caption_spec(generation=checked(OWN))
     written = json.loads(json.dumps(spec.dump()))
     assert ModelSpec.parse(written) == spec
     del written["generation"]
-    assert ModelSpec.parse(written) == spec_with()
+    assert ModelSpec.parse(written) == caption_spec()
     assert hash(spec) is not None
     folder = Path(write_model(tmp_path / "old"))
     with description_of(folder) as content:
@@ -180,7 +180,7 @@ def test_a_model_without_any_draws_as_before(folders, tmp_path):
 @pytest.mark.parametrize("era", ["heun", "unipc"])
 def test_a_model_keeps_the_default_of_its_time(folders, digits, tmp_path, capsys, era, own):
     """Settled or not: where it has no settings of its own, and in what restores, which takes none of them."""
-    spec = replace(spec_with(text=None), default_solver=era, generation=own)
+    spec = replace(caption_spec(text=None), default_solver=era, generation=own)
     assert ("default_solver" in spec.dump()) == (era != "heun")
     assert ModelSpec.parse(spec.dump()) == spec
     model = replace(model_at(folders["alone"]), spec=spec)

@@ -7,9 +7,8 @@ import torch
 
 from raysde.checkpoints import checkpoint
 from raysde.conditioning.conditioner import Condition
-from raysde.conditioning.text import ScratchText
 from raysde.config import loading
-from raysde.models.spec import ModelSpec, fresh_model
+from raysde.models.spec import fresh_model
 from raysde.networks import DiffusersConfig
 from raysde.networks.diffusers import ADAPTERS
 from raysde.networks.diffusers_contract import CONTRACTS, contract_of
@@ -17,33 +16,18 @@ from raysde.runs.local import train_here
 from raysde.runs.run import check, open_run
 from raysde.sde import EDM, VE, VP, Flow
 from raysde.sde.parameterisation import Preconditioning
-from tests.conftest import small_recipe
+from tests.support.diffusers_models import DIT, FOURIER, RAW, TEXT, UNET, diffusers_spec
+from tests.support.training import small_recipe
 
 CAPTIONS = ["a handwritten zero", "the digit one", "two"]
-UNET = {
-    "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "add_attention": False,
-    "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"],
-}  # fmt: skip
 CONDITIONED = {
     "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4,
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
 }  # fmt: skip
-DIT = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}
-TEXT = ScratchText(width=16, layers=1, heads=2)
-RAW = Preconditioning(input="none", output="none")
-FOURIER = {**UNET, "time_embedding_type": "fourier"}
-
-
-def spec_with(architecture="UNet2DModel", network=UNET, **changes) -> ModelSpec:
-    values = {
-        "image": (1, 8, 8), "data_range": (-1.0, 1.0), "data_std": 0.5, "sde": VP(), "target": "v", "text": None,
-        "classes": 0, "network": DiffusersConfig(architecture=architecture, config=network),
-    }  # fmt: skip
-    return ModelSpec(**{**values, **changes})
 
 
 def model_with(*args, **changes):
-    return fresh_model(spec_with(*args, **changes), CAPTIONS, 0).eval()
+    return fresh_model(diffusers_spec(*args, **changes), CAPTIONS, 0).eval()
 
 
 def inputs(count=3, channels=1):
@@ -274,61 +258,61 @@ def labels_for(spec):
 @pytest.mark.parametrize(
     ("spec", "culprit"),
     [
-        (lambda: spec_with("UVit2DModel"), "UVit2DModel"),
-        (lambda: spec_with(network={**UNET, "time_embedding_type": "learned"}), "time_embedding_type=learned"),
-        (lambda: spec_with(preconditioning=Preconditioning(time="t")), "preconditioning.time=t.*999t or step"),
-        (lambda: spec_with(network=FOURIER, sde=VE(), target="score"), "preconditioning.output=none"),
-        (lambda: spec_with(network=FOURIER, sde=VE(), preconditioning=RAW), "target=score"),
-        (lambda: spec_with(network=FOURIER, target="score", preconditioning=RAW), "take positional for VP"),
+        (lambda: diffusers_spec("UVit2DModel"), "UVit2DModel"),
+        (lambda: diffusers_spec(network={**UNET, "time_embedding_type": "learned"}), "time_embedding_type=learned"),
+        (lambda: diffusers_spec(preconditioning=Preconditioning(time="t")), "preconditioning.time=t.*999t or step"),
+        (lambda: diffusers_spec(network=FOURIER, sde=VE(), target="score"), "preconditioning.output=none"),
+        (lambda: diffusers_spec(network=FOURIER, sde=VE(), preconditioning=RAW), "target=score"),
+        (lambda: diffusers_spec(network=FOURIER, target="score", preconditioning=RAW), "take positional for VP"),
         (
-            lambda: spec_with(
+            lambda: diffusers_spec(
                 network=FOURIER, sde=VE(), target="score", preconditioning=Preconditioning(time="log_sigma", output="none")
             ),
             "time=log_sigma.*told sigma",
         ),
-        (lambda: spec_with(network={**UNET, "center_input_sample": True}), "center_input_sample"),
+        (lambda: diffusers_spec(network={**UNET, "center_input_sample": True}), "center_input_sample"),
         (
-            lambda: spec_with(network={**UNET, "center_input_sample": True}, data_range=(0.0, 1.0)),
+            lambda: diffusers_spec(network={**UNET, "center_input_sample": True}, data_range=(0.0, 1.0)),
             "preconditioning.input=none",
         ),
-        (lambda: spec_with("DiTTransformer2DModel", DIT, text=TEXT), "the model has captions"),
-        (lambda: spec_with("UNet2DConditionModel", CONDITIONED), "the model has nothing"),
-        (lambda: spec_with("UNet2DConditionModel", CONDITIONED, text=TEXT, classes=3), "simple_projection"),
-        (lambda: spec_with("UNet2DConditionModel", {**CONDITIONED, "addition_embed_type": "text"}, text=TEXT), "addition"),
+        (lambda: diffusers_spec("DiTTransformer2DModel", DIT, text=TEXT), "the model has captions"),
+        (lambda: diffusers_spec("UNet2DConditionModel", CONDITIONED), "the model has nothing"),
+        (lambda: diffusers_spec("UNet2DConditionModel", CONDITIONED, text=TEXT, classes=3), "simple_projection"),
+        (lambda: diffusers_spec("UNet2DConditionModel", {**CONDITIONED, "addition_embed_type": "text"}, text=TEXT), "addition"),
         (
-            lambda: spec_with("UNet2DConditionModel", {**CONDITIONED, "class_embed_type": "timestep"}, text=TEXT),
+            lambda: diffusers_spec("UNet2DConditionModel", {**CONDITIONED, "class_embed_type": "timestep"}, text=TEXT),
             "class_embed_type=timestep",
         ),
         (
-            lambda: spec_with("UNet2DConditionModel", {**CONDITIONED, "cross_attention_dim": 9}, text=TEXT),
+            lambda: diffusers_spec("UNet2DConditionModel", {**CONDITIONED, "cross_attention_dim": 9}, text=TEXT),
             "cross_attention_dim=9.*16",
         ),
-        (lambda: spec_with(network={**UNET, "num_class_embeds": 4}, classes=4), "num_class_embeds"),
-        (lambda: spec_with(network={**UNET, "in_channels": 3}), "in_channels=3"),
-        (lambda: spec_with(network={**UNET, "out_channels": 3}), "out_channels=3"),
-        (lambda: spec_with(network={**UNET, "sample_size": 16}), "sample_size=16"),
-        (lambda: spec_with(network={**UNET, "sample_size": [8, 16]}), r"sample_size=\[8, 16\], but the images are 8x8"),
-        (lambda: spec_with(network={**UNET, "sample_size": [16, 8]}), r"sample_size=\[16, 8\], but the images are 8x8"),
-        (lambda: spec_with(network={**UNET, "sample_size": 8}, image=(1, 8, 16)), "but the images are 8x16"),
-        (lambda: spec_with(network={**UNET, "sample_size": 8.0}), r"network\.config\.sample_size=8\.0 must be"),
-        (lambda: spec_with(network={**UNET, "sample_size": "8"}), r"network\.config\.sample_size='8' must be"),
-        (lambda: spec_with(network={**UNET, "sample_size": True}), r"network\.config\.sample_size=True must be"),
-        (lambda: spec_with(network={**UNET, "sample_size": [8]}), r"network\.config\.sample_size=\[8\] must be"),
-        (lambda: spec_with(network={**UNET, "sample_size": [8, "8"]}), r"network\.config\.sample_size=\[8, '8'\] must"),
-        (lambda: spec_with(network={**UNET, "sample_size": []}), r"network\.config\.sample_size=\[\] must be"),
-        (lambda: spec_with(network={**UNET, "down_block_types": 5}), r"network\.config\.down_block_types=5 must be"),
-        (lambda: spec_with(network={**UNET, "up_block_types": None}), r"network\.config\.up_block_types=None must be"),
-        (lambda: spec_with(network={**UNET, "up_block_types": [5, 5]}), r"network\.config\.up_block_types=\[5, 5\] must"),
-        (lambda: spec_with(network={**UNET, "up_block_types": "UpBlock2D"}), r"network\.config\.up_block_types='Up.* must"),
-        (lambda: spec_with(network={**UNET, "colour": True}), "colour"),
-        (lambda: spec_with(network={**UNET, "norm_num_groups": 5}), "num_groups|num_channels"),
+        (lambda: diffusers_spec(network={**UNET, "num_class_embeds": 4}, classes=4), "num_class_embeds"),
+        (lambda: diffusers_spec(network={**UNET, "in_channels": 3}), "in_channels=3"),
+        (lambda: diffusers_spec(network={**UNET, "out_channels": 3}), "out_channels=3"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": 16}), "sample_size=16"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": [8, 16]}), r"sample_size=\[8, 16\], but the images are 8x8"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": [16, 8]}), r"sample_size=\[16, 8\], but the images are 8x8"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": 8}, image=(1, 8, 16)), "but the images are 8x16"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": 8.0}), r"network\.config\.sample_size=8\.0 must be"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": "8"}), r"network\.config\.sample_size='8' must be"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": True}), r"network\.config\.sample_size=True must be"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": [8]}), r"network\.config\.sample_size=\[8\] must be"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": [8, "8"]}), r"network\.config\.sample_size=\[8, '8'\] must"),
+        (lambda: diffusers_spec(network={**UNET, "sample_size": []}), r"network\.config\.sample_size=\[\] must be"),
+        (lambda: diffusers_spec(network={**UNET, "down_block_types": 5}), r"network\.config\.down_block_types=5 must be"),
+        (lambda: diffusers_spec(network={**UNET, "up_block_types": None}), r"network\.config\.up_block_types=None must be"),
+        (lambda: diffusers_spec(network={**UNET, "up_block_types": [5, 5]}), r"network\.config\.up_block_types=\[5, 5\] must"),
+        (lambda: diffusers_spec(network={**UNET, "up_block_types": "UpBlock2D"}), r"network\.config\.up_block_types='Up.* must"),
+        (lambda: diffusers_spec(network={**UNET, "colour": True}), "colour"),
+        (lambda: diffusers_spec(network={**UNET, "norm_num_groups": 5}), "num_groups|num_channels"),
         (
-            lambda: spec_with(network={**UNET, "down_block_types": ["SkipDownBlock2D"] * 2}),
+            lambda: diffusers_spec(network={**UNET, "down_block_types": ["SkipDownBlock2D"] * 2}),
             "Skip blocks of diffusers take 3 channels",
         ),
-        *[(lambda image=image: spec_with(image=image), "divisible by 2") for image in ((1, 9, 9), (1, 9, 8), (1, 8, 9))],
-        (lambda: spec_with("DiTTransformer2DModel", DIT, image=(1, 8, 16)), "square"),
-        (lambda: spec_with("DiTTransformer2DModel", {**DIT, "patch_size": 3}), "patch_size=3"),
+        *[(lambda image=image: diffusers_spec(image=image), "divisible by 2") for image in ((1, 9, 9), (1, 9, 8), (1, 8, 9))],
+        (lambda: diffusers_spec("DiTTransformer2DModel", DIT, image=(1, 8, 16)), "square"),
+        (lambda: diffusers_spec("DiTTransformer2DModel", {**DIT, "patch_size": 3}), "patch_size=3"),
     ],
 )  # fmt: skip
 def test_what_a_network_cannot_do_is_named(spec, culprit):
@@ -368,7 +352,7 @@ def test_an_unknown_class_in_a_recipe_is_named(digits, tmp_path):
 def test_diffusers_is_asked_for_when_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"network\.kind=diffusers needs diffusers: pip install 'raysde\[diffusers\]'"):
-        fresh_model(spec_with(), [], 0)
+        fresh_model(diffusers_spec(), [], 0)
 
 
 def test_the_contract_of_fourier_features_differs_between_the_two_unets():

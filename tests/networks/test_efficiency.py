@@ -11,7 +11,8 @@ from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
 from raysde.networks.compile import compile_blocks
 from raysde.runs.local import train_here
 from raysde.runs.run import check, open_run
-from tests.conftest import ROOT, same_tensors
+from tests.support.paths import ROOT
+from tests.support.training import same_tensors
 
 SIZES = {
     "unet": UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8, dropout=0.3),

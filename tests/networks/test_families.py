@@ -12,12 +12,13 @@ from scipy.signal import upfirdn
 
 from raysde.conditioning.conditioner import Condition, Conditioner, Encoded
 from raysde.models.score import ScoreModel
-from raysde.models.spec import ModelSpec, fresh_model
+from raysde.models.spec import fresh_model
 from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
 from raysde.networks.dit import CrossAttention, positions
 from raysde.networks.resampling import FirConvDouble, FirConvHalf, FirDouble, FirHalf
 from raysde.sde import EDM, VE, VP, Flow, SubVP
 from raysde.sde.parameterisation import Preconditioning
+from tests.support.models import spec_with
 
 TAPS = np.array([1.0, 3.0, 3.0, 1.0]) / 8.0
 SMALL = NCSNppConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
@@ -488,14 +489,6 @@ def test_cifar_networks_have_the_weights_counted_by_hand(name, arguments):
 
 
 # what a network is told
-
-
-def spec_with(**changes):
-    values = {
-        "image": (1, 8, 8), "data_range": (-1.0, 1.0), "data_std": 0.5, "sde": VP(), "network": SMALL, "target": "noise",
-        "text": None, "classes": 0,
-    }  # fmt: skip
-    return ModelSpec(**{**values, **changes})
 
 
 POSITIONAL, RANDOM, TRANSFORMER = SMALL, replace(SMALL, embedding="fourier"), DiTConfig(channels=16, blocks=1, heads=2)

@@ -16,29 +16,15 @@ from raysde.networks import DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
 from raysde.networks.layers import Attention, ResidualBlock, spelled_out
 from raysde.runs.run import check_model
 from raysde.sde import VP
-from tests import tiny
+from tests.support.encoders import text_encoder
+from tests.support.models import CAPTIONS, UNET, Own, caption_spec, filled_model
 
-CAPTIONS = ["a handwritten zero", "the digit one", "two", "somebody wrote a three in pencil, twice"]
 KINDS = {
-    "unet": tiny.UNET,
+    "unet": UNET,
     "ncsnpp": NCSNppConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0),
     "dit": DiTConfig(channels=16, blocks=2, heads=2),
 }
 every_kind = pytest.mark.parametrize("network", KINDS.values(), ids=KINDS)
-
-
-def spec_with(**changes):
-    return tiny.spec_with(**{"target": "v", "text": ScratchText(width=16, layers=1, heads=2), **changes})
-
-
-def model_with(**changes):
-    """A model whose zero-initialised layers are filled, so that every input matters."""
-    model = fresh_model(spec_with(**changes), CAPTIONS, 0)
-    g = torch.Generator().manual_seed(9)
-    for parameter in model.parameters():
-        if not parameter.any():
-            parameter.data.normal_(0.0, 0.1, generator=g)
-    return model.eval()
 
 
 def inputs(count=4):
@@ -49,7 +35,7 @@ def inputs(count=4):
 @every_kind
 def test_an_untrained_network_says_nothing(network):
     """The last layer starts at zero, so that the first loss is that of the constant answer."""
-    model = fresh_model(spec_with(network=network), CAPTIONS, 0)
+    model = fresh_model(caption_spec(network=network), CAPTIONS, 0)
     x, t = inputs()
     assert not model(x, t, model.conditioner.condition(CAPTIONS, None, 4))[0].any()
 
@@ -59,7 +45,7 @@ def test_an_untrained_network_says_nothing(network):
 @pytest.mark.parametrize("classes", [0, 10])
 def test_every_weight_is_trained_whatever_the_condition(network, text, classes):
     """A weight that no output depends on gets no gradient, for which distributed training would wait in vain."""
-    model = model_with(network=network, text=text, classes=classes)
+    model = filled_model(network=network, text=text, classes=classes)
     x, t = inputs()
     given = model.conditioner.condition(CAPTIONS if text else None, [0, 3, 9, 1] if classes else None, 4)
     model(x, t, given)[0].square().sum().backward()
@@ -68,7 +54,7 @@ def test_every_weight_is_trained_whatever_the_condition(network, text, classes):
 
 @every_kind
 def test_weights_come_from_the_seed(network):
-    spec = spec_with(network=network)
+    spec = caption_spec(network=network)
     first, again, other = (fresh_model(spec, CAPTIONS, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
@@ -76,7 +62,7 @@ def test_weights_come_from_the_seed(network):
 
 @every_kind
 def test_images_do_not_mix_within_a_batch(network):
-    model = model_with(network=network)
+    model = filled_model(network=network)
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
     whole = model(x, t, condition)[0]
@@ -87,7 +73,7 @@ def test_images_do_not_mix_within_a_batch(network):
 @every_kind
 def test_padding_is_never_read(network):
     """Other ids behind the mask, or more padding, change nothing; another real token changes the output."""
-    model = model_with(network=network)
+    model = filled_model(network=network)
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
     expected = model(x, t, condition)[0]
@@ -134,7 +120,7 @@ def test_a_small_vocabulary_keeps_the_words_seen_most():
 
 def test_class_and_caption_add_up():
     """In the pooled vector: from one class to another it is the same way under every caption, and the reverse."""
-    conditioner = model_with(classes=3).conditioner
+    conditioner = filled_model(classes=3).conditioner
     asked = [(caption, label) for caption in CAPTIONS[:2] for label in (0, 2)]
     condition = conditioner.condition([caption for caption, _ in asked], [label for _, label in asked], 4)
     one_first, one_last, two_first, two_last = conditioner(condition).pooled
@@ -145,7 +131,7 @@ def test_class_and_caption_add_up():
 
 @every_kind
 def test_dropped_conditions_are_the_null_condition(network):
-    model = model_with(classes=3, network=network)
+    model = filled_model(classes=3, network=network)
     conditioner = model.conditioner
     condition = conditioner.condition(CAPTIONS, [0, 1, 2, 1], 4)
     dropped = condition.dropped(torch.tensor([False, True, False, True]), conditioner.null())
@@ -160,7 +146,7 @@ def test_dropped_conditions_are_the_null_condition(network):
 
 @every_kind
 def test_labels_reach_the_output(network):
-    model = model_with(text=None, classes=4, network=network)
+    model = filled_model(text=None, classes=4, network=network)
     x, t = inputs()
     first, second = (
         model(x, t, model.conditioner.condition(None, labels, 4))[0] for labels in ([0, 1, 2, 3], [1, 1, 2, 3])
@@ -174,7 +160,7 @@ def test_labels_reach_the_output(network):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_guidance_mixes_the_two_scores(scale):
     """null + scale (conditional - null); scale 1 is the conditional score and 0 the unconditional one."""
-    model = model_with()
+    model = filled_model()
     x, t = inputs()
     conditioner = model.conditioner
     condition = conditioner.condition(CAPTIONS, None, 4)
@@ -202,17 +188,17 @@ def test_cross_attention_follows_the_formula():
     torch.testing.assert_close(attention(x, context, mask), expected)
 
 
-def text_encoder(folder, kind="bert"):
-    return tiny.text_encoder(folder, kind, captions=CAPTIONS)
+def encoder_of_captions(folder, kind="bert"):
+    return text_encoder(folder, kind, captions=CAPTIONS)
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
 def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
-    folder = text_encoder(tmp_path / kind, kind)
-    frozen = fresh_model(spec_with(text=PretrainedText(path=folder, max_tokens=32)), [], 0).train()
+    folder = encoder_of_captions(tmp_path / kind, kind)
+    frozen = fresh_model(caption_spec(text=PretrainedText(path=folder, max_tokens=32)), [], 0).train()
     assert not any(p.requires_grad for p in frozen.conditioner.encoder.parameters())
     assert not frozen.conditioner.encoder.encoder.training
-    trained = fresh_model(spec_with(text=PretrainedText(path=folder, max_tokens=32, trainable=True)), [], 0).train()
+    trained = fresh_model(caption_spec(text=PretrainedText(path=folder, max_tokens=32, trainable=True)), [], 0).train()
     x, t = inputs()
     loss = trained(x, t, trained.conditioner.condition(CAPTIONS, None, 4))[0].square().mean()
     loss.backward()
@@ -221,7 +207,7 @@ def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
 
 def test_the_encoder_is_transformers_own(tmp_path):
     """Our tokens and mask give what transformers gives for the same captions."""
-    folder = text_encoder(tmp_path / "bert")
+    folder = encoder_of_captions(tmp_path / "bert")
     encoder = pretrained_encoder(PretrainedText(path=folder, max_tokens=32)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids, mask = Tokenizer(tokenizer, 32)(CAPTIONS)
@@ -237,26 +223,14 @@ def test_the_encoder_is_transformers_own(tmp_path):
     [({"path": "no/such/folder"}, "no/such/folder"), ({"path": "BERT", "max_tokens": 64}, "max_tokens")],
 )
 def test_encoders_that_do_not_fit_are_named(tmp_path, text, culprit):
-    text = {**text, "path": text["path"].replace("BERT", text_encoder(tmp_path / "bert"))}
+    text = {**text, "path": text["path"].replace("BERT", encoder_of_captions(tmp_path / "bert"))}
     with pytest.raises(ValueError, match=culprit):
         pretrained_encoder(PretrainedText(**text))
 
 
-class Own(torch.nn.Module):
-    """A user's network."""
-
-    def __init__(self, image, condition, gain=1.0) -> None:
-        super().__init__()
-        self.image, self.condition = image, condition
-        self.gain = torch.nn.Parameter(torch.tensor(gain))
-
-    def forward(self, x, t, pooled=None, context=None, mask=None):
-        return self.gain * x
-
-
 def test_a_network_of_the_users_own():
-    named = ExternalConfig(factory="tests.networks.test_networks:Own", kwargs={"gain": 2.0})
-    model = fresh_model(spec_with(network=named, text=None), [], 0)
+    named = ExternalConfig(factory="tests.support.models:Own", kwargs={"gain": 2.0})
+    model = fresh_model(caption_spec(network=named, text=None), [], 0)
     assert model.network.image == (1, 8, 8)
     assert model.network.condition is None
     x, t = inputs()
@@ -271,7 +245,7 @@ def test_a_network_of_the_users_own():
         (lambda: ExternalConfig(factory="no.such:Thing").build((1, 8, 8), None, True), "no.such:Thing"),
         (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None, True), "json:dumps"),
         (
-            lambda: ExternalConfig(factory="tests.networks.test_networks:Own").build((1, 8, 8), None, False),
+            lambda: ExternalConfig(factory="tests.support.models:Own").build((1, 8, 8), None, False),
             "allow_code",
         ),
         (lambda: ExternalConfig(factory="Own"), "package.module:Class"),
@@ -280,7 +254,7 @@ def test_a_network_of_the_users_own():
         (lambda: ExternalConfig(factory="..tests:Own"), "package.module:Class"),
         (lambda: UNetConfig(blocks=()), r"blocks must be a number or one for each of the 3 levels, got \(\)"),
         (lambda: UNetConfig(multipliers=()), r"multipliers must be positive, got \(\)"),
-        (lambda: tiny.UNET.build((1, 9, 9), None, True), "divisible by 2"),
+        (lambda: UNET.build((1, 9, 9), None, True), "divisible by 2"),
         (
             lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None, True),
             r"attention.*\[3\]",
@@ -322,8 +296,8 @@ BROKEN = {
         ({"factory": "torch.nn:functional"}, "is a module, which cannot be called"),
         ({"factory": "math:pi"}, "is a float, which cannot be called"),
         ({"factory": "builtins:dict"}, "cannot be called: no signature found"),
-        ({"factory": "tests.networks.test_networks:Own", "kwargs": {"gian": 2.0}}, "these kwargs: .*'gian'"),
-        ({"factory": "tests.networks.test_networks:Own", "kwargs": {"image": 2.0}}, "these kwargs: .*'image'"),
+        ({"factory": "tests.support.models:Own", "kwargs": {"gian": 2.0}}, "these kwargs: .*'gian'"),
+        ({"factory": "tests.support.models:Own", "kwargs": {"image": 2.0}}, "these kwargs: .*'image'"),
     ],
 )
 def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, network, culprit):
@@ -332,7 +306,7 @@ def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, netw
     for name, code in BROKEN.items():
         (tmp_path / f"broken_{name}.py").write_text(code)
     config = ExternalConfig(**network)
-    for refuse in (lambda: check_model(spec_with(network=config)), lambda: config.build((1, 8, 8), None, True)):
+    for refuse in (lambda: check_model(caption_spec(network=config)), lambda: config.build((1, 8, 8), None, True)):
         with pytest.raises(ValueError, match=culprit) as caught:
             refuse()
         assert f"network.factory {config.factory!r}" in str(caught.value)
@@ -341,7 +315,7 @@ def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, netw
 
 def test_a_factory_is_not_called_before_a_worker_starts(monkeypatch):
     monkeypatch.setattr(Own, "__init__", lambda self, image, condition: pytest.fail("was called"))
-    check_model(spec_with(network=ExternalConfig(factory="tests.networks.test_networks:Own")))
+    check_model(caption_spec(network=ExternalConfig(factory="tests.support.models:Own")))
 
 
 def test_residual_sums_keep_their_size():
@@ -419,7 +393,7 @@ def test_attention_spelled_out_is_torchs(masked):
 
 
 def test_compiled_networks_give_the_same():
-    model = model_with()
+    model = filled_model()
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
     with torch.no_grad():

@@ -27,8 +27,9 @@ from raysde.runs.build import new_state, objective, validator
 from raysde.runs.local import train_here
 from raysde.runs.run import check, check_resumable, open_run
 from raysde.training.objective import microbatch_loss
-from tests.conftest import same_tensors
-from tests.tiny import CAPTIONS, embed, many_captions, text_encoder, text_recipe
+from tests.support.encoders import CAPTIONS, text_encoder
+from tests.support.precomputed import embed, many_captions, text_recipe
+from tests.support.training import same_tensors
 
 CPU = torch.device("cpu")
 

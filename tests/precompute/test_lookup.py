@@ -16,8 +16,9 @@ from raysde.precompute.jobs import LatentsJob, TextJob
 from raysde.precompute.lookup import choose_text, find_latents, find_text, spec_of
 from raysde.runs.run import open_run, remarks
 from raysde.tuning.training.settings import read_settings
-from tests.conftest import write_digit_shards
-from tests.tiny import autoencoder, embed, encode, many_captions, text_encoder, text_recipe
+from tests.support.digits import write_digit_shards
+from tests.support.encoders import autoencoder, text_encoder
+from tests.support.precomputed import embed, encode, many_captions, text_recipe
 
 
 def changed_data(manifest):

@@ -26,10 +26,10 @@ from raysde.evaluation.report import Figure, Subject, margin, read_report
 from raysde.registry.description import written
 from raysde.registry.promotion import recorded
 from raysde.tracking import Input, client_for, experiment_id, open_run
-from tests.conftest import ROOT
-from tests.io.test_filesystems import small_files
-from tests.networks.test_networks import model_with, spec_with
-from tests.test_cli import refused
+from tests.support.command_line import refused
+from tests.support.full_disk import small_files
+from tests.support.models import caption_spec, filled_model
+from tests.support.paths import ROOT
 
 FID = {"metric": "fid", "value": 12.0, "low": 11.5, "high": 12.5, "samples": 5000, "seed": 0, "features": "f", "data": "d"}  # fmt: skip
 ACCURACY = {"metric": "accuracy", "value": 0.9, "low": 0.88, "high": 0.92, "samples": 500, "seed": 0, "features": "c", "data": "d"}  # fmt: skip
@@ -44,10 +44,10 @@ def folders(tmp_path_factory) -> list[str]:
 
 def write_checkpoint(folder: Path, number: int) -> str:
     folder.mkdir()
-    model = model_with(text=None)
+    model = filled_model(text=None)
     next(model.parameters()).data += 0.01 * number
     save_file(checkpoint.complete_weights(model), folder / "ema.safetensors")
-    checkpoint.write_description(folder, spec_with(text=None), {"step": 10 * number}, {}, {})
+    checkpoint.write_description(folder, caption_spec(text=None), {"step": 10 * number}, {}, {})
     return str(folder)
 
 
@@ -266,9 +266,9 @@ def test_a_version_says_what_it_is(client, uri, tmp_path):
         client.log_image(run_id, np.zeros((2, 2), np.uint8), artifact_file=f"samples/grid-{step:07d}.png")
     folder = tmp_path / "model"
     folder.mkdir()
-    save_file(checkpoint.complete_weights(model_with(text=None)), folder / "ema.safetensors")
+    save_file(checkpoint.complete_weights(filled_model(text=None)), folder / "ema.safetensors")
     data = {"path": "s3://bucket/photos", "fingerprint": "0123456789abcdef", "rows": 61}
-    checkpoint.write_description(folder, spec_with(text=None), {"step": 40}, RECIPE_KEYS, data)
+    checkpoint.write_description(folder, caption_spec(text=None), {"step": 40}, RECIPE_KEYS, data)
     registry.publish(client, folder, run_id=run_id, name="digits", alias=None)
     said = client.get_model_version("digits", "1").description
     for part in ("s3://bucket/photos", "61 rows", "0123456789abcdef", "train.lr=0.001", "after 40 steps"):
@@ -295,7 +295,7 @@ def test_a_version_says_what_it_is(client, uri, tmp_path):
 )  # fmt: skip
 def test_the_command_of_a_version_asks_for_what_its_model_knows(changes, recipe, expected):
     """It is cut where a database would cut it, in whole lines and after the command."""
-    found = checkpoint.Description(spec_with(**changes), {"step": 1}, recipe, {}, {}, {})
+    found = checkpoint.Description(caption_spec(**changes), {"step": 1}, recipe, {}, {}, {})
     said = written("digits", "3", found)
     (line,) = [line for line in said.splitlines() if "raysde sample" in line]
     assert shlex.split(line) == ["raysde", "sample", "models:/digits/3", "-n", "16", *expected]
@@ -381,14 +381,14 @@ def test_a_run_is_its_newest_model(client, uri, folders, tmp_path):
 )
 def test_a_checkpoint_is_called_what_its_recipe_says(client, folders, tmp_path, recipe, given, expected):
     folder = shutil.copytree(folders[0], tmp_path / "named")
-    checkpoint.write_description(folder, spec_with(text=None), {"step": 5}, recipe, {})
+    checkpoint.write_description(folder, caption_spec(text=None), {"step": 5}, recipe, {})
     assert registry.register(client, str(folder), name=given, alias="best").name == expected
     assert registry.aliases_of(client, expected) == {"best": "1"}
 
 
 def test_a_model_of_a_recipe_without_a_run_is_in_its_experiment(client, folders, tmp_path):
     folder = shutil.copytree(folders[0], tmp_path / "named")
-    checkpoint.write_description(folder, spec_with(text=None), {"step": 5}, {"tracking.experiment": "own"}, {})
+    checkpoint.write_description(folder, caption_spec(text=None), {"step": 5}, {"tracking.experiment": "own"}, {})
     registry.register(client, str(folder), name="digits", alias=None)
     experiment = client.get_experiment_by_name("own").experiment_id
     (logged,) = client.search_logged_models([experiment])

@@ -1,20 +1,10 @@
 """A registered model through MLflow alone: pyfunc and `mlflow models serve` give the files of `raysde sample`."""
 
-import base64
-import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
@@ -27,12 +17,12 @@ from safetensors.torch import save_file
 from raysde import registry
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.models.spec import fresh_model
+from raysde.models.spec import ModelSpec, fresh_model
 from raysde.registry.serving import Served, stretches
 from raysde.tracking import client_for
-from tests import tiny
-from tests.commands.test_edit import write_model
-from tests.networks.test_networks import CAPTIONS
+from tests.support.checkpoints import write_model
+from tests.support.models import CAPTIONS, spec_with
+from tests.support.serving import ask, serving
 
 PROMPTS = [CAPTIONS[0], CAPTIONS[2], CAPTIONS[0]]
 FAST = {"seed": 3, "steps": 2, "solver": "unipc", "guidance": 1.5}
@@ -190,7 +180,7 @@ def test_the_signature_says_what_a_model_takes(uri):
 def test_code_is_imported_only_if_it_is_allowed(uri, tmp_path):
     """A network of the tests' own: MLflow gets it with its own word for settings, and nothing is pickled."""
     network = {"kind": "external", "factory": "tests.cluster.networks:Killed", "kwargs": {"at": 10**9, "marker": str(tmp_path / "x")}}  # fmt: skip
-    spec = tiny.ModelSpec.parse({**tiny.spec_with().dump(), "network": network})
+    spec = ModelSpec.parse({**spec_with().dump(), "network": network})
     folder = tmp_path / "own"
     folder.mkdir()
     save_file(checkpoint.complete_weights(fresh_model(spec, [], 0)), folder / "ema.safetensors")
@@ -208,44 +198,10 @@ def test_code_is_imported_only_if_it_is_allowed(uri, tmp_path):
 # over HTTP
 
 
-@contextmanager
-def serving(uri: str, model: str):
-    """The address of `mlflow models serve` on loopback, told to load no pickle."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local",
-               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    binaries = str(Path(sys.executable).parent)
-    environment["PATH"] = f"{binaries}:{environment['PATH']}"
-    served = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=1.0)
-            except OSError:
-                assert served.poll() is None
-                time.sleep(0.5)
-            else:
-                break
-        yield f"http://127.0.0.1:{port}/invocations"
-    finally:
-        os.killpg(served.pid, signal.SIGTERM)
-        served.wait(30)
-
-
 @pytest.fixture(scope="module")
 def address(uri):
     with serving(uri, "models:/captions@champion") as found:
         yield found
-
-
-def ask(address: str, body: dict) -> list[bytes]:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        return [base64.b64decode(row["image"]) for row in json.load(answer)["predictions"]]
 
 
 def request(prompts: list[str], **params) -> dict:

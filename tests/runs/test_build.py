@@ -18,7 +18,8 @@ from raysde.runs.hooks import described
 from raysde.runs.run import Run, check_resumable, open_run, remarks
 from raysde.sde import Flow
 from raysde.training.time_sampling import LogNormal
-from tests.conftest import small_recipe, write_digit_shards
+from tests.support.digits import write_digit_shards
+from tests.support.training import small_recipe
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from raysde.runs.history import History, opened, recorded, settled
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.tracking import client_for
-from tests.conftest import Recorded
+from tests.support.training import Recorded
 
 SAMPLED = {"sampling__every": 2, "sampling__count": 2, "sampling__steps": 2, "validation__every": 3,
            "validation__rows": 8, "text": None}  # fmt: skip

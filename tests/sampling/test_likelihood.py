@@ -17,7 +17,7 @@ from raysde.sampling.likelihood import (
 )
 from raysde.sampling.sampler import sample
 from raysde.sde import VE
-from tests.oracles import SDES, Mixture, exact_flow, gaussian, gaussian_score, mixture
+from tests.support.oracles import SDES, Mixture, exact_flow, gaussian, gaussian_score, mixture
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}
 NAMES = ["vp", "vp_cosine", "sub_vp", "ve", "edm", "flow"]

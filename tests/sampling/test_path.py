@@ -15,10 +15,10 @@ from raysde.cli import main
 from raysde.sampling.path import sample_path
 from raysde.sampling.sampler import sample
 from raysde.sde import expand
-from tests.commands.test_edit import write_model
-from tests.conftest import open_image
-from tests.oracles import SDES, exact_flow, gaussian_score
-from tests.test_cli import refused
+from tests.support.checkpoints import write_model
+from tests.support.command_line import refused
+from tests.support.oracles import SDES, exact_flow, gaussian_score
+from tests.support.pictures import open_image
 
 MEAN, STD = 0.3, 0.5
 PROCESSES = ("vp", "sub_vp", "ve", "edm", "flow")

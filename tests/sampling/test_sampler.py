@@ -13,8 +13,7 @@ from raysde.sampling.solvers.correctors import CORRECTORS, annealed_langevin, la
 from raysde.sampling.solvers.grids import GRIDS, checked, time_grid
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import SDE, VE
-from tests.conftest import ROOT
-from tests.oracles import (
+from tests.support.oracles import (
     BIAS,
     FLOWS,
     SDES,
@@ -27,6 +26,7 @@ from tests.oracles import (
     mixture,
     normal_std,
 )
+from tests.support.paths import ROOT
 
 COUNT = 3000
 # every solver on every family; the schedules of a family differ in their numbers alone (`make conformance` runs all)

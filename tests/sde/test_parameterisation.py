@@ -14,7 +14,7 @@ from raysde.sde.parameterisation import (
     noise_error_scale,
     target_of,
 )
-from tests.oracles import SDES
+from tests.support.oracles import SDES
 
 STD = 0.5
 

@@ -14,7 +14,7 @@ from raysde.sde import (
     Flow,
     SubVP,
 )
-from tests.oracles import DDPM_TABLE, SDES
+from tests.support.oracles import DDPM_TABLE, SDES
 
 TIMES = torch.tensor([1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0], dtype=torch.float64)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.oracles import SDES, gaussian, mixture
+from tests.support.oracles import SDES, gaussian, mixture
 
 
 @pytest.mark.parametrize("name", SDES)

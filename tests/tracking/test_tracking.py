@@ -40,7 +40,8 @@ from raysde.tracking import (
 )
 from raysde.tracking.outbox import Outbox
 from raysde.tracking.store import short_timeouts
-from tests.conftest import ROOT, Recorded
+from tests.support.paths import ROOT
+from tests.support.training import Recorded
 
 
 @pytest.fixture

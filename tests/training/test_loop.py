@@ -31,8 +31,7 @@ from raysde.training.loop import (
 from raysde.training.objective import microbatch_loss
 from raysde.training.posthoc_ema import PowerEma
 from raysde.training.state import TrainState
-from tests.conftest import Recorded
-from tests.training.test_steps import stirred
+from tests.support.training import Recorded, stirred
 
 CPU = torch.device("cpu")
 

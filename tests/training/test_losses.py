@@ -8,7 +8,7 @@ import torch
 from raysde.networks.uncertainty import Uncertainty
 from raysde.sde.parameterisation import TARGETS, Preconditioning, convert, target_of
 from raysde.training.losses import WEIGHTINGS, denoising_score_matching, noise_weight, with_uncertainty
-from tests.oracles import SDES, gaussian_score
+from tests.support.oracles import SDES, gaussian_score
 
 MEAN, STD = 0.3, 0.5
 COUNT = 100_000

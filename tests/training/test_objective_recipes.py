@@ -14,7 +14,7 @@ from raysde.runs.run import open_run
 from raysde.sde.parameterisation import TARGETS
 from raysde.training.objective import microbatch_loss
 from raysde.training.time_sampling import Importance, LogNormal, Uniform
-from tests.conftest import same_tensors
+from tests.support.training import same_tensors
 
 CPU = torch.device("cpu")
 SIGMA = {"sde__kind": "ve", "data__sigma_max_rows": 200}

@@ -32,7 +32,7 @@ from raysde.training.posthoc_ema import (
     reconstruct,
     weights,
 )
-from tests.conftest import Recorded, same_tensors, small_recipe
+from tests.support.training import Recorded, same_tensors, small_recipe
 
 CPU = torch.device("cpu")
 STDS = (0.05, 0.1)

@@ -12,8 +12,7 @@ from raysde.config import loading
 from raysde.runs.build import new_state
 from raysde.runs.run import open_run
 from raysde.training.state import TrainState
-from tests.conftest import same_tensors
-from tests.training.test_steps import stirred
+from tests.support.training import same_tensors, stirred
 
 CPU = torch.device("cpu")
 TENSORS = {"model", "ema", "optimizer", "scaler", "profiles"}

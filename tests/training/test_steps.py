@@ -23,7 +23,8 @@ from raysde.training.loop import flush, train_step
 from raysde.training.objective import DTYPES, microbatch_loss
 from raysde.training.state import TrainState
 from raysde.training.time_sampling import stratified
-from tests.conftest import Recorded, description_of, same_tensors
+from tests.support.checkpoints import description_of
+from tests.support.training import Recorded, same_tensors, stirred
 
 CPU = torch.device("cpu")
 
@@ -214,16 +215,6 @@ def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
 )  # fmt: skip
 def test_learning_rate(updates, warmup, rule, progress, expected):
     assert optimizers.learning_rate(1.0, updates, warmup, rule, progress) == pytest.approx(expected, abs=1e-12)
-
-
-def stirred(run) -> TrainState:
-    """A state in which every weight counts; some layers begin at zero."""
-    state = new_state(run, CPU)
-    g = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in state.model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=g))
-    return state
 
 
 @pytest.mark.parametrize(("precision", "clip"), [("fp32", 1.0), ("fp32", 0.0), ("fp16", 1.0)])

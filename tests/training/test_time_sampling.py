@@ -17,7 +17,7 @@ from raysde.training.time_sampling import (
     stratified,
     suited,
 )
-from tests.oracles import SDES
+from tests.support.oracles import SDES
 
 U = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
 

@@ -34,10 +34,11 @@ from raysde.tuning.sampler.successive_halving import (
     survivors,
     winner,
 )
-from tests.commands.test_edit import write_model
-from tests.conftest import description_of, open_image, write_digit_shards
-from tests.networks.test_networks import model_with, spec_with
-from tests.test_cli import refused
+from tests.support.checkpoints import description_of, write_model
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+from tests.support.models import caption_spec, filled_model
+from tests.support.pictures import open_image
 
 
 def listed(pairs, own=None, sde=None, conditional=True):
@@ -145,9 +146,9 @@ def test_guidance_costs_where_it_is_and_as_the_sampler_pays(sde):
 
 def counted(sde):
     spec = {"text": None, "classes": 10, "sde": sde}
-    model, rows = model_with(**spec), []
+    model, rows = filled_model(**spec), []
     model.network.register_forward_hook(lambda module, given, out: rows.append(len(out)))
-    return Model(model, spec_with(**spec)), rows
+    return Model(model, caption_spec(**spec)), rows
 
 
 def outcome(value, cost, half=0.0, metric="kid", samples=64, noise=None):

@@ -28,8 +28,8 @@ from raysde.tuning.training.search import (
 from raysde.tuning.training.settings import base_tree, halving_for, read_settings
 from raysde.tuning.training.space import Range, check_recipes, read_space, shown, varied
 from raysde.tuning.training.sweep import DEFAULT_METRIC, Sweep
-from tests.conftest import ROOT
-from tests.test_cli import refused
+from tests.support.command_line import refused
+from tests.support.paths import ROOT
 
 DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"
 SWEEPS = sorted((ROOT / "jobs" / "sweeps").glob("*.yaml"))

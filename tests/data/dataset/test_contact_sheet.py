@@ -8,7 +8,7 @@ import pytest
 from raysde.data.dataset.contact_sheet import CELL, LINE, contact_sheet, describe, thumbnail
 from raysde.data.dataset.reader import Reader
 from raysde.data.ingest.digits import load_digits
-from tests.conftest import write_digit_shards
+from tests.support.digits import write_digit_shards
 
 
 @pytest.mark.parametrize(("count", "columns"), [(11, 8), (3, 3), (500, 8)])

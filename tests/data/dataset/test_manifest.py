@@ -13,7 +13,8 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.ingest.digits import load_digits
 from raysde.images.codec import decode_image
 from raysde.runs.run import check_resumable, open_run
-from tests.conftest import small_recipe, write_digit_shards
+from tests.support.digits import write_digit_shards
+from tests.support.training import small_recipe
 
 
 def shard(number: int, rows: int = 10, **changes) -> Shard:

@@ -23,7 +23,9 @@ from raysde.data.dataset.view import CAPTION, STILL, View, draws
 from raysde.data.ingest.digits import Judge, load_digits
 from raysde.images.codec import encode_image
 from raysde.runs.run import view_of
-from tests.conftest import rng_image, small_recipe, write_digit_shards
+from tests.support.digits import write_digit_shards
+from tests.support.pictures import rng_image
+from tests.support.training import small_recipe
 
 
 def feed_of(manifest, view=View(), **plan):  # noqa: B008

@@ -11,7 +11,7 @@ from raysde.data.dataset import row_groups
 from raysde.data.dataset.manifest import SCHEMA
 from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.row_groups import RowGroups
-from tests.conftest import write_digit_shards
+from tests.support.digits import write_digit_shards
 
 ROWS, GROUP = 190, 10
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,34 +24,17 @@ from raysde.data.ingest.statistics import Statistics
 from raysde.images.codec import decode_image
 from raysde.images.geometry import bucket_shapes
 from raysde.images.open import open_picture
-from tests.conftest import rng_image
-
-
-@dataclass(frozen=True)
-class Given:
-    """A part of samples in memory."""
-
-    samples: tuple
-    name: str = "given"
-
-    @property
-    def count(self):
-        return len(self.samples)
-
-    def read(self):
-        yield from self.samples
-
-
-def file(pixels, kind="PNG", **options):
-    out = io.BytesIO()
-    Image.fromarray(np.squeeze(pixels)).save(out, kind, **options)
-    return out.getvalue()
+from tests.support.pictures import array_file, rng_image
+from tests.support.sources import Given
 
 
 def samples(count, size=8, channels=3, **kind):
     return tuple(
         Sample(
-            f"{n:04d}.png", file(rng_image(n, size, channels), **kind), (f"one {n}", f"two {n}")[: n % 3], "abc"[n % 3]
+            f"{n:04d}.png",
+            array_file(rng_image(n, size, channels), **kind),
+            (f"one {n}", f"two {n}")[: n % 3],
+            "abc"[n % 3],
         )
         for n in range(count)
     )
@@ -84,11 +67,11 @@ def test_rows_are_conserved(tmp_path):
 def test_every_proportion_can_be_cut(tmp_path, size):
     pixels = rng_image(0, 100)[: size[1], : size[0]]
     for rules in (Rules(channels=3, size=49), Rules(channels=3, size=64, bucket_multiple=8)):
-        assert not convert(Given((Sample("a", file(pixels)),)), 0, rules, str(tmp_path)).bad
+        assert not convert(Given((Sample("a", array_file(pixels)),)), 0, rules, str(tmp_path)).bad
 
 
 def test_a_picture_too_long_for_its_size_is_bad_and_alone(tmp_path):
-    given = (Sample("long.png", file(np.zeros((1, 200_000), dtype=np.uint8))), *samples(2, channels=1))
+    given = (Sample("long.png", array_file(np.zeros((1, 200_000), dtype=np.uint8))), *samples(2, channels=1))
     result = convert(Given(given), 0, Rules(channels=1, size=64, fit="short"), str(tmp_path))
     assert [bad.key for bad in result.bad] == ["long.png"]
     assert result.statistics.rows == 2
@@ -96,9 +79,9 @@ def test_a_picture_too_long_for_its_size_is_bad_and_alone(tmp_path):
 
 def test_a_picture_too_long_for_jpeg_is_bad_and_alone(tmp_path):
     """As are those that become too long when they are brought to the size."""
-    long = Sample("long.png", file(np.zeros((1, 65_501), dtype=np.uint8)))
-    grows = Sample("grows.jpg", file(np.zeros((4, 30_000), dtype=np.uint8), "JPEG"))
-    fits = Sample("fits.png", file(np.zeros((1, 65_500), dtype=np.uint8)))
+    long = Sample("long.png", array_file(np.zeros((1, 65_501), dtype=np.uint8)))
+    grows = Sample("grows.jpg", array_file(np.zeros((4, 30_000), dtype=np.uint8), "JPEG"))
+    fits = Sample("fits.png", array_file(np.zeros((1, 65_500), dtype=np.uint8)))
     for given, rules in [
         (long, Rules(channels=1, fit="keep", encode="jpeg")), (grows, Rules(channels=1, size=10, fit="short")),
     ]:  # fmt: skip
@@ -116,7 +99,7 @@ def test_a_comment_does_not_follow_the_pixels(tmp_path, kind):
     if kind == "PNG":
         options = {"pnginfo": PngInfo()}
         options["pnginfo"].add_text("comment", "x" * 100_000)
-    data = stored(tmp_path, file(rng_image(0, 80), kind, **options), size=70, encode="jpeg")
+    data = stored(tmp_path, array_file(rng_image(0, 80), kind, **options), size=70, encode="jpeg")
     assert b"x" * 100 not in data
     assert decode_image(data, 3).shape == (70, 70, 3)
 
@@ -180,7 +163,7 @@ def test_shards_are_cut_at_their_bytes(tmp_path, monkeypatch):
 
 def test_a_row_tells_what_is_stored_and_where_it_comes_from(tmp_path):
     """Width and height are those stored, the hash is that of the source's file, and the statistics count what was found."""
-    data = file(rng_image(0, 30)[:20], "JPEG")
+    data = array_file(rng_image(0, 30)[:20], "JPEG")
     result = convert(Given((Sample("a", data),)), 0, Rules(channels=3, size=10, fit="short"), str(tmp_path))
     (row,) = rows_in(result, tmp_path)
     assert (row["width"], row["height"]) == Image.open(io.BytesIO(row["image"]["bytes"])).size == (15, 10)
@@ -203,16 +186,16 @@ def stored(tmp_path, data, **rules):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("fit", ["crop", "pad", "short", "stretch", "keep"])
 def test_what_did_not_change_is_kept(tmp_path, encode, kind, fit):
-    data = file(rng_image(0, 80), kind)
+    data = array_file(rng_image(0, 80), kind)
     assert stored(tmp_path, data, size=80, fit=fit, encode=encode) == data
 
 
 def test_encodings(tmp_path):
     """JPEG only for what was JPEG and is large, unless asked for; a PNG has the very pixels."""
-    jpeg, png = file(rng_image(0, 160), "JPEG"), file(rng_image(0, 160))
+    jpeg, png = array_file(rng_image(0, 160), "JPEG"), array_file(rng_image(0, 160))
     for data, encode, size, is_jpeg in [
         (jpeg, "auto", 80, True), (jpeg, "auto", 64, False), (png, "auto", 80, False), (jpeg, "keep", 80, False),
-        (jpeg, "png", 160, False), (png, "jpeg", 160, True), (png, "png", 160, False), (file(rng_image(0, 160), "BMP"), "keep", 160, False),
+        (jpeg, "png", 160, False), (png, "jpeg", 160, True), (png, "png", 160, False), (array_file(rng_image(0, 160), "BMP"), "keep", 160, False),
     ]:  # fmt: skip
         found = stored(tmp_path, data, size=size, encode=encode)
         assert (found[:2] == b"\xff\xd8") == is_jpeg
@@ -222,7 +205,7 @@ def test_encodings(tmp_path):
 
 def test_a_jpeg_that_only_pillow_reads_is_written_anew(tmp_path):
     """Stray bytes before the end: libjpeg warns and goes on, the decoder of training does not."""
-    data = file(rng_image(0, 80), "JPEG")
+    data = array_file(rng_image(0, 80), "JPEG")
     odd = data[:-2] + b"stray" + data[-2:]
     with pytest.raises(ValueError, match="extraneous"):
         decode_image(odd, 3)
@@ -234,7 +217,7 @@ def test_buckets_have_shards_of_their_own(tmp_path):
     rng = np.random.default_rng(0)
     shapes = [(20, 40), (40, 20), (30, 30)] * 5
     given = tuple(
-        Sample(f"{n}", file(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))) for n, shape in enumerate(shapes)
+        Sample(f"{n}", array_file(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))) for n, shape in enumerate(shapes)
     )
     rules = Rules(channels=3, size=32, bucket_multiple=8)
     manifest = collect([convert(Given(given), 0, rules, str(tmp_path))], rules, str(tmp_path), source="s", licence="")

@@ -11,8 +11,8 @@ from raysde.commands.ingest import made
 from raysde.data.ingest.emoji import CHOSEN, Emoji, captions, write_emoji
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
-from tests.conftest import ROOT
-from tests.real import real
+from tests.support.paths import ROOT
+from tests.support.real import real
 
 FONT = "noto/NotoColorEmoji.ttf"
 

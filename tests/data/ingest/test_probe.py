@@ -13,10 +13,8 @@ from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.sources import open_source
 from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
 from raysde.images.remarks import SENTENCES, Remarks
-from tests.conftest import rng_image
-from tests.data.ingest.test_convert import Given
-from tests.data.ingest.test_sources import write_tar
-from tests.images.test_open import file
+from tests.support.pictures import image_file, rng_image
+from tests.support.sources import Given, write_tar
 
 WRITTEN_AS = {
     "PNG": (".png", ".apng"),
@@ -52,8 +50,8 @@ def test_every_suffix_of_a_kind_is_read_in_folders_and_archives(tmp_path):
     members = []
     for number, (kind, suffix) in enumerate(suffixes()):
         name = f"{number:02d}{suffix.upper() if number % 2 else suffix}"
-        write(tmp_path / "folder", name, file(picture, kind))
-        members.append((name, file(picture, kind)))
+        write(tmp_path / "folder", name, image_file(picture, kind))
+        members.append((name, image_file(picture, kind)))
     source = open_source(str(tmp_path / "folder"))
     assert keys(source) == sorted(name for name, _ in members)
     assert not any("not read" in note for note in source.notes)
@@ -73,7 +71,7 @@ def test_the_suffixes_are_the_decoder_s():
 
 def test_files_that_nothing_reads_are_counted_by_suffix(tmp_path):
     for name in ("a.png", "sub/b.jpg"):
-        write(tmp_path, name, file(Image.fromarray(rng_image(0, 8)), "PNG"))
+        write(tmp_path, name, image_file(Image.fromarray(rng_image(0, 8)), "PNG"))
     write(tmp_path, "a.txt", b"a caption")
     for name in ("1.heic", "2.HEIC", "3.heic", "sub/4.heic", "c.svg", "d.psd", "sub/film.mp4", "README", "notes.txt"):
         write(tmp_path, name, b"x")
@@ -89,7 +87,7 @@ def test_files_that_nothing_reads_are_counted_by_suffix(tmp_path):
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
 def test_a_wrong_suffix_is_read_by_its_content(tmp_path, kind):
-    write(tmp_path, "a.png", file(Image.fromarray(rng_image(0, 16)), kind))
+    write(tmp_path, "a.png", image_file(Image.fromarray(rng_image(0, 16)), kind))
     source = open_source(str(tmp_path))
     assert rules_for(source).size == 16
 
@@ -97,7 +95,7 @@ def test_a_wrong_suffix_is_read_by_its_content(tmp_path, kind):
 @pytest.mark.parametrize(("width", "height"), [(12, 10), (10, 12), (12, 12)])
 def test_the_size_is_the_first_images_short_side(tmp_path, width, height):
     for name, pixels in (("a.png", rng_image(0, 16)[:height, :width]), ("b.png", rng_image(1, 8))):
-        write(tmp_path, name, file(Image.fromarray(pixels), "PNG"))
+        write(tmp_path, name, image_file(Image.fromarray(pixels), "PNG"))
     source = open_source(str(tmp_path), order="source")
     assert rules_for(source).size == min(width, height)
     assert rules_for(source, size=9).size == 9
@@ -111,7 +109,7 @@ def mixed(folder, count, colour, kind="PNG"):
     """Grey files with some in colour, in the order of their names."""
     for number in range(count):
         picture = Image.fromarray(rng_image(number, 8))
-        write(folder, f"{number:04d}.png", file(picture if number in colour else picture.convert("L"), kind))
+        write(folder, f"{number:04d}.png", image_file(picture if number in colour else picture.convert("L"), kind))
 
 
 @pytest.mark.parametrize(
@@ -139,8 +137,8 @@ def test_colour_that_is_made_grey_is_counted_and_named(tmp_path):
     tinted = Image.merge("RGB", [grey.point(lambda level: min(255, level + 20)), grey, grey])
     mixed(tmp_path, 300, set())
     for name, picture in (("x1", rgb), ("x2", rgb.quantize(16)), ("x3", tinted), ("y1", grey.convert("RGB"))):
-        write(tmp_path, f"{name}.png", file(picture, "PNG"))
-    write(tmp_path, "y2.png", file(grey.convert("RGB"), "JPEG", quality=70))
+        write(tmp_path, f"{name}.png", image_file(picture, "PNG"))
+    write(tmp_path, "y2.png", image_file(grey.convert("RGB"), "JPEG", quality=70))
     source = open_source(str(tmp_path), order="source")
     (tmp_path / "out").mkdir()
     rules = replace(rules_for(source), size=8)
@@ -187,7 +185,7 @@ def test_an_ingest_under_other_rules_of_reading_is_another(tmp_path, monkeypatch
 
 
 def test_images_that_cannot_be_read_are_refused_by_name(tmp_path):
-    whole = file(Image.fromarray(rng_image(0, 32)), "JPEG")
+    whole = image_file(Image.fromarray(rng_image(0, 32)), "JPEG")
     broken = {"cut.jpg": whole[: len(whole) // 2], "empty.png": b"", "words.gif": b"words", "photo.jpg": heic()}
     for name, data in {"good.jpg": whole, **broken}.items():
         write(tmp_path / "in", name, data)

@@ -9,7 +9,7 @@ import pytest
 
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
-from tests.data.ingest.test_sources import FILES, read, reasons, write_images, write_lines
+from tests.support.sources import FILES, read, reasons, write_images, write_lines
 
 
 def notes_of(folder, **options):

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysde.data.ingest.sources import open_source
-from tests.data.ingest.test_sources import FILES, read, said, write_images
+from tests.support.sources import FILES, read, said, write_images
 
 
 def write(path, **columns):

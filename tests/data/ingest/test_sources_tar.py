@@ -8,7 +8,7 @@ import pytest
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
 from raysde.data.ingest.sources.members import place
-from tests.data.ingest.test_sources import FILES, read, reasons, said, write_tar
+from tests.support.sources import FILES, read, reasons, said, write_tar
 
 
 def js(**values):

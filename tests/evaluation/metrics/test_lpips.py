@@ -13,10 +13,10 @@ from torch import nn
 from raysde.cli import main
 from raysde.data.dataset.manifest import write_manifest
 from raysde.evaluation.metrics.lpips import SMALLEST, URL, open_lpips
-from tests.commands.test_edit import write_model
-from tests.conftest import write_digit_shards
-from tests.test_cli import refused
-from tests.tiny import UNET
+from tests.support.checkpoints import write_model
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+from tests.support.models import UNET
 
 
 @pytest.fixture(scope="module")

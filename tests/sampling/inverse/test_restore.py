@@ -13,8 +13,6 @@ from raysde.conditioning.conditioner import Encoded
 from raysde.inference.edit import between
 from raysde.inference.model import Model
 from raysde.models.autoencoder import LatentSpec
-from raysde.models.spec import ModelSpec, fresh_model
-from raysde.networks import UNetConfig
 from raysde.rng import noise_from
 from raysde.sampling.inverse.operators import AveragePool, Chain, Grey, Mask, replaced
 from raysde.sampling.inverse.posterior import MomentMatching, conjugate_gradients
@@ -24,8 +22,9 @@ from raysde.sampling.solvers.grids import GRIDS, time_grid, variable
 from raysde.sampling.solvers.ode import EdmHeun
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import VP
-from tests.networks.test_networks import CAPTIONS, model_with, spec_with
-from tests.oracles import BIAS, SDES, SETTINGS, assert_moments, gaussian_score
+from tests.support.exact_models import KEPT, exact_model
+from tests.support.models import CAPTIONS, caption_spec, filled_model
+from tests.support.oracles import BIAS, SDES, SETTINGS, assert_moments, gaussian_score
 
 FAMILIES = ["vp", "sub_vp", "ve", "edm", "flow"]
 SHAPE = (3, 2, 2)
@@ -447,37 +446,6 @@ def test_a_strength_out_of_range_is_named(strength):
         sdedit(gaussian_score(0.0, 0.5, VP()), VP(), torch.zeros(1, 2), strength)
 
 
-class GaussianPixels(torch.nn.Module):
-    """The exact noise prediction of pixels N(0.1, 0.5^2), alike in all channels of an image but for N(0, 0.1^2)."""
-
-    def __init__(self, sde, channels: int) -> None:
-        super().__init__()
-        self.sde, self.channels, self.weight = sde, channels, torch.nn.Parameter(torch.ones(()))
-
-    def forward(self, x, t):
-        alpha, sigma = (value[:, None, None, None] for value in self.sde.marginal(t))
-        x = x * torch.sqrt(0.25 * alpha**2 + sigma**2) - alpha * 0.1  # undo the input's scaling for data_std 0.5
-        common = x.mean(dim=1, keepdim=True)
-        level = common / (alpha**2 * (0.24 + 0.01 / self.channels) * 1.0 + sigma**2 / self.channels) / self.channels
-        own = (x - common) / (alpha**2 * 0.01 + sigma**2)
-        return self.weight * sigma * (level + own)
-
-
-def pixel_spec(channels: int) -> ModelSpec:
-    return ModelSpec(
-        image=(channels, 4, 4), data_range=(-1.0, 1.0), data_std=0.5, sde=VP(),
-        network=UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(), head_channels=8),
-        target="noise", text=None, classes=0,
-    )  # fmt: skip
-
-
-def exact_model(channels: int) -> Model:
-    spec = pixel_spec(channels)
-    model = fresh_model(spec, [], 0)
-    model.network = GaussianPixels(spec.sde, channels)
-    return Model(model.eval(), spec)
-
-
 @pytest.fixture(scope="module")
 def rgb() -> Model:
     return exact_model(3)
@@ -488,7 +456,6 @@ def photos() -> torch.Tensor:
     return torch.randint(70, 186, (3, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
-KEPT = torch.tensor([[True] * 4, [True] * 4, [False] * 4, [False] * 4])
 QUICK = {"solver": "unipc", "steps": 8}
 METHODS = ["moment_matching", "replacement"]
 
@@ -651,7 +618,7 @@ def test_conditions_between_two():
 def test_prompts_are_interpolated_from_one_noise(line):
     """The ends are the images of the prompts, each from the first random stream; a prompt and itself give one image."""
     changes = {"classes": 3, "sde": VP()}
-    model = Model(model_with(**changes), spec_with(**changes))
+    model = Model(filled_model(**changes), caption_spec(**changes))
     settings = {"seed": 5, "guidance": 2.0, **QUICK}
     drawn = model.interpolate_prompts(CAPTIONS[2], CAPTIONS[3], [0.0, 0.5, 1.0], line=line, **settings).images
     for image, caption in ((drawn[0], CAPTIONS[2]), (drawn[2], CAPTIONS[3])):
@@ -667,7 +634,7 @@ def test_prompts_are_interpolated_from_one_noise(line):
 
 def test_images_between_prompts_of_unequal_length_begin_where_the_first_ends():
     """A weight of a millionth moves an image by next to nothing, from either end, however many tokens the prompts have."""
-    model = Model(model_with(sde=VP()), spec_with(sde=VP()))
+    model = Model(filled_model(sde=VP()), caption_spec(sde=VP()))
     short, long = "one", "the digit two and the digit three"
     tokens = [int(model.score_model.conditioner.encode([text], None, 1).mask.sum()) for text in (short, long)]
     assert tokens[0] != tokens[1]
@@ -692,7 +659,7 @@ def test_images_between_prompts_of_unequal_length_begin_where_the_first_ends():
 def test_what_is_drawn_from_noise_goes_by_the_models_own_settings():
     """SDEdit at strength 1 is plain sampling then too, and prompts' ends are; what restores takes everybody's."""
     own = {"solver": "unipc", "steps": 3, "guidance": 3.0, "guidance_interval": (0.1, 1.0)}
-    model = Model(model_with(sde=VP()), replace(spec_with(sde=VP()), generation=own))
+    model = Model(filled_model(sde=VP()), replace(caption_spec(sde=VP()), generation=own))
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     asked = {"prompts": list(CAPTIONS[:2]), "seed": 3}
     plain, whole = model.sample(**asked), model.edit(images, 1.0, **asked)
@@ -711,7 +678,7 @@ def test_what_is_drawn_from_noise_goes_by_the_models_own_settings():
 @pytest.mark.parametrize("act", ["sample", "edit", "inpaint", "interpolate_prompts"])
 def test_who_is_led_away_is_led(act):
     """A negative prompt without a scale has that of the command line; an interval without one is refused."""
-    model = Model(model_with(sde=VP()), spec_with(sde=VP()))
+    model = Model(filled_model(sde=VP()), caption_spec(sde=VP()))
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     calls = {
         "sample": lambda **more: model.sample(prompts=["two"], **more),
@@ -728,7 +695,7 @@ def test_who_is_led_away_is_led(act):
 
 
 def test_a_single_prompt_is_no_list_of_letters():
-    model = Model(model_with(classes=3, sde=VP()), spec_with(classes=3, sde=VP()))
+    model = Model(filled_model(classes=3, sde=VP()), caption_spec(classes=3, sde=VP()))
     with pytest.raises(ValueError, match="prompts must be a list with one for each image, got 'two'"):
         model.sample(prompts="two", **QUICK)
     with pytest.raises(ValueError, match="labels must be a list with one for each image, got 1"):

@@ -10,7 +10,7 @@ from raysde.sampling.sampler import sample
 from raysde.sampling.solvers.adaptive import integrate
 from raysde.sampling.solvers.multistep import Ddim, DpmPlusPlus
 from raysde.sampling.solvers.trajectory import Walk
-from tests.oracles import DDPM_TABLE, SDES, gaussian_score, mixture
+from tests.support.oracles import DDPM_TABLE, SDES, gaussian_score, mixture
 
 SHAPE = (5, 2)
 
