@@ -21,7 +21,7 @@ demo: $(STAMP)
 
 # Two halves: the mathematics on all cores, one thread each unless OMP_NUM_THREADS says otherwise; then what starts
 # processes of its own. Both halves run and report, also when the first one fails.
-OWN_PROCESSES := tests/cluster tests/multiprocess tests/test_tracking.py tests/test_serving.py
+OWN_PROCESSES := tests/cluster tests/multiprocess tests/tracking/test_tracking.py tests/registry/test_serving.py
 PYTEST := $(BIN)/python -m pytest
 WORKERS := auto
 test: $(STAMP)

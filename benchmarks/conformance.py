@@ -23,7 +23,7 @@ from raysde.sampling.likelihood import log_prob
 from raysde.sampling.sampler import Method, sample
 from raysde.sde import SDE
 from raysde.sde.parameterisation import TARGETS, convert, marginal_for
-from tests.oracles import BIAS, FLOWS, SDES, SETTINGS, Mixture, fitted_order, gaussian, mixture
+from tests.support.oracles import BIAS, FLOWS, SDES, SETTINGS, Mixture, fitted_order, gaussian, mixture
 
 COUNT = 3000
 

@@ -23,7 +23,7 @@ from conformance import sliced_wasserstein
 
 from raysde.sampling.sampler import sample
 from raysde.sde import VP
-from tests.oracles import mixture
+from tests.support.oracles import mixture
 
 SEEDS = 8
 COUNT = 4000

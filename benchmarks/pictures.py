@@ -21,7 +21,7 @@ from raysde.sde import (
     Flow,
     SubVP,
 )
-from tests.oracles import mixture
+from tests.support.oracles import mixture
 
 SHOWN: dict[str, SDE] = {
     "VP": VP(),

@@ -450,7 +450,7 @@ def main() -> None:
     arguments.add_argument("--only", help="kinds or numbers of cases, separated by commas")
     arguments.add_argument("--timeout", type=float, default=900.0, help="seconds that a case may take")
     given = arguments.parse_args()
-    from tests.conftest import write_digit_shards
+    from tests.support.digits import write_digit_shards
 
     cases = chosen(schedule(given.count, given.seed), given.only)
     place = Path(tempfile.mkdtemp(prefix="rk-data-"))

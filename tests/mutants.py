@@ -18,41 +18,73 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SDE, SCHEDULES, SCORE = "tests/test_sde.py", "tests/test_sde.py", "tests/test_parameterisation.py"
-ADAPTED, PIPELINES = "tests/test_adapted.py", "tests/test_pipelines.py"
-LOSS, TIMES, SAMPLER = "tests/test_losses.py", "tests/test_times.py", "tests/test_sampler.py"
+SDE, SCHEDULES, SCORE = "tests/sde/test_process.py", "tests/sde/test_process.py", "tests/sde/test_parameterisation.py"
+ADAPTED, PIPELINES = "tests/networks/test_diffusers.py", "tests/interop/test_pipelines.py"
+LOSS, TIMES, SAMPLER = (
+    "tests/training/test_losses.py",
+    "tests/training/test_time_sampling.py",
+    "tests/sampling/test_sampler.py",
+)
 PLAN, DATA, GROUPS, STREAM = (
-    "tests/test_plan.py",
-    "tests/test_data.py",
-    "tests/test_row_groups.py",
-    "tests/test_stream.py",
+    "tests/data/batches/test_plan.py",
+    "tests/data/dataset/test_reader.py",
+    "tests/data/dataset/test_row_groups.py",
+    "tests/cluster_without_ray/test_stream.py",
 )
-CONVERT, PICTURES, SOURCES = "tests/test_convert.py", "tests/test_pictures.py", "tests/test_sources.py"
-COLOUR, KINDS = "tests/test_colour.py", "tests/test_kinds.py"
+CONVERT, PICTURES, SOURCES = (
+    "tests/data/ingest/test_convert.py",
+    "tests/images/test_open.py",
+    "tests/data/ingest/test_sources.py",
+)
+COLOUR, KINDS = "tests/images/test_colour.py", "tests/data/ingest/test_probe.py"
 PARITY, LIKELIHOOD, EMA = (
-    "tests/test_parity.py",
-    "tests/test_likelihood.py",
-    "tests/test_posthoc.py tests/test_train.py",
+    "tests/sampling/solvers/test_parity.py",
+    "tests/sampling/test_likelihood.py",
+    "tests/training/test_posthoc_ema.py tests/training/test_steps.py",
 )
-NETWORKS, UNET, COST = "tests/test_families.py", "tests/test_networks.py", "tests/test_efficiency.py"
+NETWORKS, UNET, COST = (
+    "tests/networks/test_families.py",
+    "tests/networks/test_networks.py",
+    "tests/networks/test_efficiency.py",
+)
 SHARDED = "tests/multiprocess/test_sharded.py"
 
 
-REGISTRY, SERVING, TRACKING = "tests/test_registry.py", "tests/test_serving.py", "tests/test_tracking.py"
-GUIDANCE, EDITING = "tests/test_guidance.py", "tests/test_editing.py"
-STATISTICS, FEATURES = "tests/test_evaluation_statistics.py", "tests/test_evaluation_features.py"
-SWEEP = "tests/test_sweep.py"
-CLASSES, CONFIG = "tests/test_classes.py", "tests/test_config.py"
-SPOOL, LAUNCH, OPTIONS = "tests/test_spool.py", "tests/test_launch.py", "tests/test_options.py"
-MUON = "tests/test_muon.py"
-TEXT, PRECOMPUTE, TRAIN = "tests/test_text.py", "tests/test_precompute.py", "tests/test_train.py"
-EVALUATION, HELD_OUT = "tests/test_evaluation.py", "tests/test_evaluation_held_out.py"
-LPIPS = "tests/test_evaluation_lpips.py"
-BULK, REQUESTS, SPREAD = "tests/test_bulk.py", "tests/test_requests.py", "tests/cluster/test_spread.py"
+REGISTRY, SERVING, TRACKING = (
+    "tests/registry/test_registry.py",
+    "tests/registry/test_serving.py",
+    "tests/tracking/test_tracking.py",
+)
+GUIDANCE, EDITING = "tests/inference/test_guidance.py", "tests/sampling/inverse/test_restore.py"
+STATISTICS, FEATURES = "tests/evaluation/metrics/test_statistics.py", "tests/evaluation/test_features.py"
+SWEEP = "tests/tuning/test_training.py"
+CLASSES, CONFIG = "tests/data/test_classes.py", "tests/config/test_loading.py"
+SPOOL, LAUNCH, OPTIONS = (
+    "tests/tracking/test_spool.py",
+    "tests/cluster_without_ray/test_launch.py",
+    "tests/commands/test_options.py",
+)
+MUON = "tests/training/test_muon.py"
+TEXT, PRECOMPUTE, TRAIN = (
+    "tests/conditioning/test_pretrained.py",
+    "tests/precompute/test_jobs.py",
+    "tests/training/test_steps.py",
+)
+EVALUATION, HELD_OUT = "tests/evaluation/test_evaluate.py", "tests/evaluation/test_held_out.py"
+LPIPS = "tests/evaluation/metrics/test_lpips.py"
+BULK, REQUESTS, SPREAD = (
+    "tests/inference/test_bulk.py",
+    "tests/inference/test_prompt_file.py",
+    "tests/cluster/test_spread.py",
+)
 SHARES = "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"
-HISTORY, FULL = "tests/test_history.py", "tests/test_filesystems.py -k 'full_disk'"
+HISTORY, FULL = "tests/runs/test_history.py", "tests/io/test_filesystems.py -k 'full_disk'"
 SPEECH, CARRIED = "tests/cluster/test_speech.py", "tests/cluster/test_carried.py"
-VALIDATION, GENERATION, SETTLING = "tests/test_validation.py", "tests/test_generation.py", "tests/test_settling.py"
+VALIDATION, GENERATION, SETTLING = (
+    "tests/training/test_validation.py",
+    "tests/models/test_sampling_defaults.py",
+    "tests/tuning/test_sampler.py",
+)
 
 
 @dataclass(frozen=True)
@@ -263,33 +295,33 @@ MUTANTS = [
     Mutant("the power's exponent off by one", "training/posthoc_ema.py", "** (self.exponent + 1.0)", "** self.exponent", EMA),
     Mutant("the inner product's denominator", "training/posthoc_ema.py", "/ (a + b + 1.0)", "/ (a + b + 2.0)", EMA),
     # the loop around a step
-    Mutant("noise without the microbatch", "training/objective.py", "    place = (batch.step, batch.index)", "    place = (batch.step, 0)", "tests/test_objective.py"),
-    Mutant("noise without the step", "training/objective.py", "    place = (batch.step, batch.index)", "    place = (batch.index,)", "tests/test_objective.py"),
-    Mutant("strata shifted by the microbatch", "training/objective.py", "randomness.TIMES, batch.step, device=device)", "randomness.TIMES, *place, device=device)", "tests/test_objective.py"),
-    Mutant("pictures mirrored upside down", "training/objective.py", "x0.flip(-1)", "x0.flip(-2)", "tests/test_objective.py"),
-    Mutant("conditions dropped by the offset of the strata", "training/objective.py", "drop = torch.rand(count, generator=rng, device=device)", "drop = torch.rand(count, generator=shared, device=device)", "tests/test_objective.py"),
-    Mutant("gradients clipped before they are unscaled", "training/optimizers.py", "    scaler.unscale_(optimizer)\n    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))\n", "    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))\n    scaler.unscale_(optimizer)\n", "tests/test_optim.py"),
-    Mutant("a step after which the scale grows taken for a skipped one", "training/optimizers.py", "scaler.get_scale() >= before", "scaler.get_scale() == before", "tests/test_optim.py"),
-    Mutant("patience that a resume forgets", "training/state.py", "self.stale, self.stopped = values[\"stale\"], values[\"stopped\"]", "self.stopped = values[\"stopped\"]", "tests/test_state.py"),
-    Mutant("moments restored in each other's place", "training/state.py", "found = {moment: tensors[f\"{moment}/{name}\"] for", "found = {moment.replace(\"exp_avg_sq\", \"exp_avg\"): tensors[f\"{moment}/{name}\"] for", "tests/test_state.py"),
-    Mutant("ranks of unequal shares alike", "training/loop.py", "objective.batch / objective.microbatch / world.size", "len(batches)", "tests/test_loop.py"),
-    Mutant("averages by the microbatch", "training/loop.py", "state.ema.update(objective.batch,", "state.ema.update(objective.microbatch,", "tests/test_loop.py"),
-    Mutant("a decay by updates", "training/loop.py", "state.step / schedule.steps)", "state.updates / schedule.steps)", "tests/test_loop.py"),
-    Mutant("training on without dropout", "training/loop.py", "        metrics = validate(state.model)\n    state.model.train()", "        metrics = validate(state.model)", "tests/test_loop.py"),
-    Mutant("validation of the trained weights", "training/loop.py", "    with state.ema.swapped(), torch.no_grad():\n        metrics", "    with torch.no_grad():\n        metrics", "tests/test_loop.py"),
-    Mutant("grids of the trained weights", "training/loop.py", "            with state.ema.swapped():\n                hooks.sample(state)", "            hooks.sample(state)", "tests/test_loop.py"),
-    Mutant("a validation without a number for the best", "training/loop.py", "if metrics[\"val/loss\"] < state.best:", "if not metrics[\"val/loss\"] >= state.best:", "tests/test_loop.py"),
-    Mutant("a checkpoint before its snapshot", "training/loop.py", "    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)  # first: a run that resumes from the checkpoint will not come by here again\n    if save:\n        hooks.save(state)", "    if save:\n        hooks.save(state)\n    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)", "tests/test_loop.py"),
-    Mutant("the oldest checkpoints kept", "checkpoints/storage.py", "and each.step <= saved][:keep]", "and each.step <= saved][-keep:]", "tests/test_checkpoint.py -k 'only_the_newest'"),
-    Mutant("what is not whole counted among the kept", "checkpoints/storage.py", "[each for each in found if each.description is not None and", "[each for each in found if", "tests/test_storage.py -k 'are_kept'"),
-    Mutant("an edited description", "checkpoints/description.py", "if OWN in values and values[OWN] != content_hash(values):", "if False:", "tests/test_checkpoint.py -k 'no_change'"),
-    Mutant("a file that was cut", "checkpoints/description.py", "if sizes[name] != expected:", "if False:", "tests/test_checkpoint.py -k 'damage_is_named'"),
-    Mutant("an older checkpoint that nobody hears of", "checkpoints/description.py", "        if say is not None:\n", "        if False:\n", "tests/test_checkpoint.py -k 'tensors_are_right or whatever_lies'"),
-    Mutant("a run that begins again in silence", "checkpoints/description.py", "    if faults:\n", "    if False:\n", "tests/test_checkpoint.py -k 'not_a_beginning'"),
-    Mutant("the last name for the highest step", "checkpoints/description.py", "key=lambda each: (each.step, each.name == name_of(each.step), each.name)", "key=lambda each: each.name", "tests/test_checkpoint.py -k 'whatever_lies'"),
-    Mutant("old checkpoints taken for whole unread", "checkpoints/description.py", "if not description.sizes and", "if False and", "tests/test_checkpoint.py -k 'before_sizes'"),
-    Mutant("tensors that nobody compares", "checkpoints/storage.py", "            verify(folder)\n", "            pass\n", "tests/test_checkpoint.py -k 'tensors_are_right'"),
-    Mutant("moments that nobody compares", "checkpoints/checkpoint.py", "*(name for each in names.values() for name in each)]", "]", "tests/test_checkpoint.py -k 'only_what_is_read'"),
+    Mutant("noise without the microbatch", "training/objective.py", "    place = (batch.step, batch.index)", "    place = (batch.step, 0)", "tests/training/test_objective.py"),
+    Mutant("noise without the step", "training/objective.py", "    place = (batch.step, batch.index)", "    place = (batch.index,)", "tests/training/test_objective.py"),
+    Mutant("strata shifted by the microbatch", "training/objective.py", "randomness.TIMES, batch.step, device=device)", "randomness.TIMES, *place, device=device)", "tests/training/test_objective.py"),
+    Mutant("pictures mirrored upside down", "training/objective.py", "x0.flip(-1)", "x0.flip(-2)", "tests/training/test_objective.py"),
+    Mutant("conditions dropped by the offset of the strata", "training/objective.py", "drop = torch.rand(count, generator=rng, device=device)", "drop = torch.rand(count, generator=shared, device=device)", "tests/training/test_objective.py"),
+    Mutant("gradients clipped before they are unscaled", "training/optimizers.py", "    scaler.unscale_(optimizer)\n    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))\n", "    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))\n    scaler.unscale_(optimizer)\n", "tests/training/test_optimizers.py"),
+    Mutant("a step after which the scale grows taken for a skipped one", "training/optimizers.py", "scaler.get_scale() >= before", "scaler.get_scale() == before", "tests/training/test_optimizers.py"),
+    Mutant("patience that a resume forgets", "training/state.py", "self.stale, self.stopped = values[\"stale\"], values[\"stopped\"]", "self.stopped = values[\"stopped\"]", "tests/training/test_state.py"),
+    Mutant("moments restored in each other's place", "training/state.py", "found = {moment: tensors[f\"{moment}/{name}\"] for", "found = {moment.replace(\"exp_avg_sq\", \"exp_avg\"): tensors[f\"{moment}/{name}\"] for", "tests/training/test_state.py"),
+    Mutant("ranks of unequal shares alike", "training/loop.py", "objective.batch / objective.microbatch / world.size", "len(batches)", "tests/training/test_loop.py"),
+    Mutant("averages by the microbatch", "training/loop.py", "state.ema.update(objective.batch,", "state.ema.update(objective.microbatch,", "tests/training/test_loop.py"),
+    Mutant("a decay by updates", "training/loop.py", "state.step / schedule.steps)", "state.updates / schedule.steps)", "tests/training/test_loop.py"),
+    Mutant("training on without dropout", "training/loop.py", "        metrics = validate(state.model)\n    state.model.train()", "        metrics = validate(state.model)", "tests/training/test_loop.py"),
+    Mutant("validation of the trained weights", "training/loop.py", "    with state.ema.swapped(), torch.no_grad():\n        metrics", "    with torch.no_grad():\n        metrics", "tests/training/test_loop.py"),
+    Mutant("grids of the trained weights", "training/loop.py", "            with state.ema.swapped():\n                hooks.sample(state)", "            hooks.sample(state)", "tests/training/test_loop.py"),
+    Mutant("a validation without a number for the best", "training/loop.py", "if metrics[\"val/loss\"] < state.best:", "if not metrics[\"val/loss\"] >= state.best:", "tests/training/test_loop.py"),
+    Mutant("a checkpoint before its snapshot", "training/loop.py", "    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)  # first: a run that resumes from the checkpoint will not come by here again\n    if save:\n        hooks.save(state)", "    if save:\n        hooks.save(state)\n    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)", "tests/training/test_loop.py"),
+    Mutant("the oldest checkpoints kept", "checkpoints/storage.py", "and each.step <= saved][:keep]", "and each.step <= saved][-keep:]", "tests/checkpoints/test_checkpoint.py -k 'only_the_newest'"),
+    Mutant("what is not whole counted among the kept", "checkpoints/storage.py", "[each for each in found if each.description is not None and", "[each for each in found if", "tests/checkpoints/test_storage.py -k 'are_kept'"),
+    Mutant("an edited description", "checkpoints/description.py", "if OWN in values and values[OWN] != content_hash(values):", "if False:", "tests/checkpoints/test_checkpoint.py -k 'no_change'"),
+    Mutant("a file that was cut", "checkpoints/description.py", "if sizes[name] != expected:", "if False:", "tests/checkpoints/test_checkpoint.py -k 'damage_is_named'"),
+    Mutant("an older checkpoint that nobody hears of", "checkpoints/description.py", "        if say is not None:\n", "        if False:\n", "tests/checkpoints/test_checkpoint.py -k 'tensors_are_right or whatever_lies'"),
+    Mutant("a run that begins again in silence", "checkpoints/description.py", "    if faults:\n", "    if False:\n", "tests/checkpoints/test_checkpoint.py -k 'not_a_beginning'"),
+    Mutant("the last name for the highest step", "checkpoints/description.py", "key=lambda each: (each.step, each.name == name_of(each.step), each.name)", "key=lambda each: each.name", "tests/checkpoints/test_checkpoint.py -k 'whatever_lies'"),
+    Mutant("old checkpoints taken for whole unread", "checkpoints/description.py", "if not description.sizes and", "if False and", "tests/checkpoints/test_checkpoint.py -k 'before_sizes'"),
+    Mutant("tensors that nobody compares", "checkpoints/storage.py", "            verify(folder)\n", "            pass\n", "tests/checkpoints/test_checkpoint.py -k 'tensors_are_right'"),
+    Mutant("moments that nobody compares", "checkpoints/checkpoint.py", "*(name for each in names.values() for name in each)]", "]", "tests/checkpoints/test_checkpoint.py -k 'only_what_is_read'"),
     Mutant("no end to patience that stays ended", "runs/resume.py", "(now == 0 or now > before)", "now > before", LAUNCH + " -k 'unless_more'"),
     Mutant("a longer run that stops at once", "runs/resume.py", "            state.stale = 0", "            pass", TRAIN + " -k 'wanted_longer'"),
     Mutant("a stop that stays though more is asked for", "runs/resume.py", "        state.stopped = False\n", "        pass\n", TRAIN + " -k 'more_patience'"),
@@ -298,16 +330,16 @@ MUTANTS = [
     Mutant("a controller that is not replaced", "cluster/train.py", "(ray.train.TrainingFailedError, ray.exceptions.RayActorError)", "ray.train.TrainingFailedError", LAUNCH + " -k 'started_again'"),
     Mutant("a stream that spins", "cluster/backpressure.py", "if limit == 0:", "if False:", LAUNCH + " -k 'limit_of_ray'"),
     Mutant("a cluster of others whose processes search for it", "cluster/connection.py", '{"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}', "None", "tests/cluster/test_session.py"),
-    Mutant("bits of a channel", "sampling/likelihood.py", "(high - low) / 256.0, images[0].numel()", "(high - low) / 256.0, images[0, 0].numel()", "tests/test_likelihood.py"),
-    Mutant("one dequantisation for all images", "sampling/likelihood.py", "noise = torch.rand(images.shape,", "noise = torch.rand(images.shape[1:],", "tests/test_likelihood.py"),
-    Mutant("S_noise of one", "sampling/solvers/__init__.py", "ode.EdmHeun(walk, churn, churn_low, churn_high, churn_noise)", "ode.EdmHeun(walk, churn, churn_low, churn_high, 1.0)", "tests/test_sampler.py -k 'algorithm_2'"),
-    Mutant("churn at every level", "sampling/solvers/__init__.py", "ode.EdmHeun(walk, churn, churn_low, churn_high, churn_noise)", "ode.EdmHeun(walk, churn, 0.0, churn_high, churn_noise)", "tests/test_sampler.py -k 'algorithm_2'"),
-    Mutant("tolerances in each other's place", "sampling/sampler.py", "rtol=method.rtol, atol=method.atol)\n        walk.nfe", "rtol=method.atol, atol=method.rtol)\n        walk.nfe", "tests/test_sampler.py -k 'tolerances'"),
-    Mutant("churn without its bound", "sampling/solvers/ode.py", "math.sqrt(2.0) - 1.0)", "math.sqrt(2.0))", "tests/test_sampler.py -k 'algorithm_2'"),
-    Mutant("matrices without warm-up and decay", "training/muon.py", "self.turn(alike, group[\"momentum\"], group[\"lr\"], group[\"weight_decay\"])", "self.turn(alike, group[\"momentum\"], self.defaults[\"lr\"], group[\"weight_decay\"])", "tests/test_muon.py"),
-    Mutant("crops along the diagonal", "data/dataset/view.py", "(float(draw[LEFT]), float(draw[TOP]))", "(float(draw[LEFT]), float(draw[LEFT]))", "tests/test_data.py -k 'crops'"),
-    Mutant("validation of the corner", "data/dataset/view.py", "STILL = np.array([0.0, 1.0, 0.5, 0.5])", "STILL = np.array([0.0, 1.0, 0.0, 0.0])", "tests/test_data.py -k 'without_draws'"),
-    Mutant("microbatches of a step cropped alike", "data/batches/microbatch.py", "draws(self.plan.seed, step, index, len(chosen))", "draws(self.plan.seed, step, 0, len(chosen))", "tests/test_data.py -k 'own'"),
+    Mutant("bits of a channel", "sampling/likelihood.py", "(high - low) / 256.0, images[0].numel()", "(high - low) / 256.0, images[0, 0].numel()", "tests/sampling/test_likelihood.py"),
+    Mutant("one dequantisation for all images", "sampling/likelihood.py", "noise = torch.rand(images.shape,", "noise = torch.rand(images.shape[1:],", "tests/sampling/test_likelihood.py"),
+    Mutant("S_noise of one", "sampling/solvers/__init__.py", "ode.EdmHeun(walk, churn, churn_low, churn_high, churn_noise)", "ode.EdmHeun(walk, churn, churn_low, churn_high, 1.0)", "tests/sampling/test_sampler.py -k 'algorithm_2'"),
+    Mutant("churn at every level", "sampling/solvers/__init__.py", "ode.EdmHeun(walk, churn, churn_low, churn_high, churn_noise)", "ode.EdmHeun(walk, churn, 0.0, churn_high, churn_noise)", "tests/sampling/test_sampler.py -k 'algorithm_2'"),
+    Mutant("tolerances in each other's place", "sampling/sampler.py", "rtol=method.rtol, atol=method.atol)\n        walk.nfe", "rtol=method.atol, atol=method.rtol)\n        walk.nfe", "tests/sampling/test_sampler.py -k 'tolerances'"),
+    Mutant("churn without its bound", "sampling/solvers/ode.py", "math.sqrt(2.0) - 1.0)", "math.sqrt(2.0))", "tests/sampling/test_sampler.py -k 'algorithm_2'"),
+    Mutant("matrices without warm-up and decay", "training/muon.py", "self.turn(alike, group[\"momentum\"], group[\"lr\"], group[\"weight_decay\"])", "self.turn(alike, group[\"momentum\"], self.defaults[\"lr\"], group[\"weight_decay\"])", "tests/training/test_muon.py"),
+    Mutant("crops along the diagonal", "data/dataset/view.py", "(float(draw[LEFT]), float(draw[TOP]))", "(float(draw[LEFT]), float(draw[LEFT]))", "tests/data/dataset/test_reader.py -k 'crops'"),
+    Mutant("validation of the corner", "data/dataset/view.py", "STILL = np.array([0.0, 1.0, 0.5, 0.5])", "STILL = np.array([0.0, 1.0, 0.0, 0.0])", "tests/data/dataset/test_reader.py -k 'without_draws'"),
+    Mutant("microbatches of a step cropped alike", "data/batches/microbatch.py", "draws(self.plan.seed, step, index, len(chosen))", "draws(self.plan.seed, step, 0, len(chosen))", "tests/data/dataset/test_reader.py -k 'own'"),
     # which rows a step sees
     Mutant("microbatches that overlap", "data/batches/plan.py", "number = step * self.microbatches + index", "number = step + index", PLAN),
     Mutant("every epoch in the same order", "data/batches/plan.py", "key(self.seed, ORDER, epoch, bucket)", "key(self.seed, ORDER, bucket)", PLAN),
@@ -366,7 +398,7 @@ MUTANTS = [
     Mutant("two microbatches of a step taken for one", "data/batches/arrow.py", " & (index[begin:] == index[begin])", "", DATA + " -k 'blocks'"),
     Mutant("widths for heights in a block", "data/batches/arrow.py", "batch.images.shape[2]) for batch", "batch.images.shape[3]) for batch", DATA + " -k 'buckets'"),
     Mutant("a canvas painted over", "data/batches/arrow.py", "start, self.used = self.used, self.used + math.prod(shape)", "start, self.used = 0, self.used + math.prod(shape)", STREAM),
-    Mutant("one vector too many", "data/batches/microbatch.py", "[None, :] < tokens[:, None]", "[None, :] <= tokens[:, None]", "tests/test_precompute.py -k 'rows_of_a_microbatch'"),
+    Mutant("one vector too many", "data/batches/microbatch.py", "[None, :] < tokens[:, None]", "[None, :] <= tokens[:, None]", "tests/precompute/test_jobs.py -k 'rows_of_a_microbatch'"),
     # the stream
     Mutant("a block's steps counted from the first", "cluster/stream.py", "first = self.start + number", "first = number", STREAM),
     Mutant("steps past the end of the stream", "cluster/stream.py", "min(first + self.block_steps, self.stop))", "first + self.block_steps)", STREAM),
@@ -421,9 +453,9 @@ MUTANTS = [
     Mutant("data known by its first shard", "data/dataset/manifest.py", "join(shard.sha256 for shard in self.shards)", "join(shard.sha256 for shard in self.shards[:1])", DATA + " -k 'survives'"),
     Mutant("rows of both splits in a layout", "data/dataset/manifest.py", "enumerate(self.shards) if shard.split == split]", "enumerate(self.shards)]", DATA + " -k 'own_split'"),
     Mutant("a manifest's rows not counted", "data/dataset/manifest.py", "if manifest.rows != content[\"rows\"]:", "if manifest.rows < 0:", DATA + " -k 'damaged_data_sets'"),
-    Mutant("folders of different settings in one place", "data/dataset/precomputed.py", "json.dumps([sha256, *settings])", "json.dumps([sha256])", "tests/test_precompute.py -k 'half_precision_is'"),
-    Mutant("embeddings whose damage is not seen", "data/dataset/precomputed.py", "or (hashes and sha256_of(where) != file.sha256)", "", "tests/test_precompute.py -k 'stale'"),
-    Mutant("an unfinished folder taken for a whole one", "data/dataset/precomputed.py", " if exists(child(path, \"manifest.json\"))]", "]", "tests/test_precompute.py -k 'unfinished'"),
+    Mutant("folders of different settings in one place", "data/dataset/precomputed.py", "json.dumps([sha256, *settings])", "json.dumps([sha256])", "tests/precompute/test_jobs.py -k 'half_precision_is'"),
+    Mutant("embeddings whose damage is not seen", "data/dataset/precomputed.py", "or (hashes and sha256_of(where) != file.sha256)", "", "tests/precompute/test_jobs.py -k 'stale'"),
+    Mutant("an unfinished folder taken for a whole one", "data/dataset/precomputed.py", " if exists(child(path, \"manifest.json\"))]", "]", "tests/precompute/test_jobs.py -k 'unfinished'"),
     # sources
     Mutant("a part one row group too long", "data/ingest/sources/listing.py", "if held and held + size > least:", "if held > least:", SOURCES + " -k 'row_groups'"),
     Mutant("rows numbered from each part's own first", "data/ingest/sources/parquet.py", "first, count = sum(sizes[:start]), sum", "first, count = start, sum", SOURCES + " -k 'row_groups'"),
@@ -431,7 +463,7 @@ MUTANTS = [
     Mutant("labels of the first part for all", "data/ingest/sources/arrays.py", "self.labels.rows(self.first, stop)", "self.labels.rows(0, stop - self.first)", SOURCES + " -k 'same_images'"),
     Mutant("an idx file's numbers the wrong way round", "data/ingest/sources/ndarray.py", "0x0C: \">i4\"", "0x0C: \"<i4\"", SOURCES + " -k 'same_images'"),
     Mutant("an array read from its header on", "data/ingest/sources/ndarray.py", "source.seek(self.offset + start * width)", "source.seek(start * width)", SOURCES + " -k 'same_images'"),
-    Mutant("names that end at their last dot", "data/ingest/sources/members.py", "enumerate(pieces[:-1], start=1) if not _says_what(piece)]", "enumerate(pieces[:-1], start=1)]", "tests/test_sources_tar.py"),
+    Mutant("names that end at their last dot", "data/ingest/sources/members.py", "enumerate(pieces[:-1], start=1) if not _says_what(piece)]", "enumerate(pieces[:-1], start=1)]", "tests/data/ingest/test_sources_tar.py"),
     Mutant("an archive that ends early", "data/ingest/sources/webdataset.py", "                raise tarfile.ReadError(\"there is more after the mark of the end\")", "                break", SOURCES + " -k 'end_of_an_archive'"),
     Mutant("a template over captions that are there", "data/ingest/sources/descriptions.py", "label is not None and not captions:", "label is not None:", SOURCES + " -k 'class_name'"),
     Mutant("labels through floating point", "data/ingest/sources/descriptions.py", "return str(int(value))", "return str(int(float(value)))", SOURCES + " -k 'any_size'"),
@@ -656,19 +688,19 @@ MUTANTS = [
     Mutant("a figure in whose eyes it may be", "tuning/sampler/study.py", "self.network, self.seed", "self.features, self.seed", SETTLING + " -k 'feature_network'"),
     Mutant("a local cluster whose processes search for it", "cluster/connection.py", "\"RAY_ADDRESS\": address, OWN: address}", "OWN: address}", "tests/cluster/test_session.py"),
     Mutant("a cluster of one's own taken for another's", "cluster/connection.py", "\"local\", os.environ.get(OWN))", "\"local\")", "tests/cluster/test_session.py"),
-    Mutant("a run that stays without its recipe", "tracking/runs.py", "    describe(client, found, params, data)\n    return str(found.info.run_id)", "    return str(found.info.run_id)", "tests/test_registry.py -k 'cut_short'"),
-    Mutant("an alias that MLflow keeps", "config/names.py", "if RESERVED.fullmatch(alias):", "if False:", "tests/test_registry.py -k 'alias or named'"),
-    Mutant("a promotion that begins before its alias is known to be one", "registry/promotion.py", "    checked_alias(alias, \"--alias\")\n", "", "tests/test_registry.py -k 'named'"),
-    Mutant("a network for other images", "evaluation/evaluate.py", "except RuntimeError as error:", "except KeyError as error:", "tests/test_evaluation.py -k 'other_images'"),
-    Mutant("a report's place found bad at the end", "commands/evaluate.py", "    check_writable(target, \"--output\")\n", "", "tests/test_evaluation.py -k 'cannot_be_written'"),
-    Mutant("a temporary file for somebody's", "inference/bulk.py", "if not all(is_partial(each.base_name) for each in found):", "if found:", "tests/test_bulk.py -k 'plan_is_written'"),
-    Mutant("edits that forget the model's settings", "inference/edit.py", "share=strength, **self.by_own_settings(drawing))", "share=strength, **led(drawing))", "tests/test_editing.py -k 'own_settings'"),
-    Mutant("prompts joined with a jump", "inference/edit.py", "tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)", "torch.cat([tokens, tokens[-1:].expand(length - len(tokens), -1)]) for tokens in (a, b)", "tests/test_editing.py -k 'unequal'"),
-    Mutant("restoring that is not led away", "inference/edit.py", "return self.drawn(run, count, **led(settings))", "return self.drawn(run, count, **settings)", "tests/test_editing.py -k 'led_away_is_led'"),
-    Mutant("an interval of no guidance", "inference/sample.py", "is not None and not away and not apart:", "is not None and False:", "tests/test_editing.py -k 'led_away_is_led'"),
-    Mutant("letters for prompts", "inference/sample.py", "if isinstance(values, str) or not", "if not", "tests/test_editing.py -k 'letters'"),
-    Mutant("all churn on a part of the grid", "sampling/sampler.py", "return self.churn * steps / self.steps", "return self.churn", "tests/test_editing.py -k 'churn_is'"),
-    Mutant("settings that nothing reads pass", "sampling/sampler.py", "!= field.default and not self.reads(field.name):", "!= field.default and False:", "tests/test_sampler.py -k 'bad_settings'"),
+    Mutant("a run that stays without its recipe", "tracking/runs.py", "    describe(client, found, params, data)\n    return str(found.info.run_id)", "    return str(found.info.run_id)", "tests/registry/test_registry.py -k 'cut_short'"),
+    Mutant("an alias that MLflow keeps", "config/names.py", "if RESERVED.fullmatch(alias):", "if False:", "tests/registry/test_registry.py -k 'alias or named'"),
+    Mutant("a promotion that begins before its alias is known to be one", "registry/promotion.py", "    checked_alias(alias, \"--alias\")\n", "", "tests/registry/test_registry.py -k 'named'"),
+    Mutant("a network for other images", "evaluation/evaluate.py", "except RuntimeError as error:", "except KeyError as error:", "tests/evaluation/test_evaluate.py -k 'other_images'"),
+    Mutant("a report's place found bad at the end", "commands/evaluate.py", "    check_writable(target, \"--output\")\n", "", "tests/evaluation/test_evaluate.py -k 'cannot_be_written'"),
+    Mutant("a temporary file for somebody's", "inference/bulk.py", "if not all(is_partial(each.base_name) for each in found):", "if found:", "tests/inference/test_bulk.py -k 'plan_is_written'"),
+    Mutant("edits that forget the model's settings", "inference/edit.py", "share=strength, **self.by_own_settings(drawing))", "share=strength, **led(drawing))", "tests/sampling/inverse/test_restore.py -k 'own_settings'"),
+    Mutant("prompts joined with a jump", "inference/edit.py", "tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)", "torch.cat([tokens, tokens[-1:].expand(length - len(tokens), -1)]) for tokens in (a, b)", "tests/sampling/inverse/test_restore.py -k 'unequal'"),
+    Mutant("restoring that is not led away", "inference/edit.py", "return self.drawn(run, count, **led(settings))", "return self.drawn(run, count, **settings)", "tests/sampling/inverse/test_restore.py -k 'led_away_is_led'"),
+    Mutant("an interval of no guidance", "inference/sample.py", "is not None and not away and not apart:", "is not None and False:", "tests/sampling/inverse/test_restore.py -k 'led_away_is_led'"),
+    Mutant("letters for prompts", "inference/sample.py", "if isinstance(values, str) or not", "if not", "tests/sampling/inverse/test_restore.py -k 'letters'"),
+    Mutant("all churn on a part of the grid", "sampling/sampler.py", "return self.churn * steps / self.steps", "return self.churn", "tests/sampling/inverse/test_restore.py -k 'churn_is'"),
+    Mutant("settings that nothing reads pass", "sampling/sampler.py", "!= field.default and not self.reads(field.name):", "!= field.default and False:", "tests/sampling/test_sampler.py -k 'bad_settings'"),
     Mutant("ties by value alone", "tuning/sampler/successive_halving.py", "better).low <= 0.0)]", "better).value <= 0.0)]", SETTLING + " -k 'cheapest'"),
     Mutant("a comparison that forgets who drew from the same noise", "evaluation/metrics/jackknife.py", "name: found - other.values[name] for", "name: (found**2 + other.values[name]**2)**0.5 for", STATISTICS + " -k 'paired'"),
     Mutant("an error by the kept images alone", "evaluation/metrics/jackknife.py", "found.var().item() / self.counts[name]", "found.var().item() / len(found)", STATISTICS + " -k 'error_of_fid'"),
@@ -704,7 +736,7 @@ MUTANTS = [
     Mutant("served prompts counted from the first row", "registry/serving.py", "prompts[rows]", "prompts[: rows.stop - rows.start]", f"{SERVING} -k own_prompt"),
     Mutant("workers keep all checkpoints", "cluster/worker.py", "        storage.prune(folder,", "        (lambda *_: None)(folder,", "tests/cluster/test_train.py -k 'than_asked_for'"),
     Mutant("a worker group begins at step 0", "cluster/train.py", "stream_spec(run, resume_step(run))", "stream_spec(run, 0)", LAUNCH),
-    Mutant("a torn checkpoint from an object store", "checkpoints/storage.py", "each for each in found if each.begun or is_local(storage)", "each for each in found", "tests/test_storage.py -k 'saved_first'"),
+    Mutant("a torn checkpoint from an object store", "checkpoints/storage.py", "each for each in found if each.begun or is_local(storage)", "each for each in found", "tests/checkpoints/test_storage.py -k 'saved_first'"),
     Mutant("Optuna's whole numbers without their end", "tuning/training/search.py", "int(values.low), int(values.high))", "int(values.low), int(values.high) - 1)", SWEEP),
     Mutant("trials in the order of text", "tuning/training/sweep.py", "for number in sorted(self.ledger.trials)]", "for number in sorted(self.ledger.trials, key=str)]", SWEEP),
     # defaults, sizes, paths, floats, histories and imported schedulers
@@ -713,27 +745,27 @@ MUTANTS = [
     Mutant("steps taken again that remember", "sampling/solvers/default.py", 'corrector not in (None, "none") or resample > 0', 'corrector not in (None, "none")', SAMPLER + " -k 'without_memory'"),
     Mutant("today's default for models of yesterday", "models/spec.py", "default_solver: Solver = FIRST", 'default_solver: Solver = "unipc"', GENERATION + " -k 'of_its_time or as_before'"),
     Mutant("restoring by everybody's default", "inference/edit.py", "settings = solved(drawing, self.spec.default_solver, resample=resample)", "settings = drawing", GENERATION + " -k 'of_its_time'"),
-    Mutant("a resumed run by the new default", "runs/run.py", "return replace(run, spec=replace(run.spec, default_solver=usual))", "return run", "tests/test_train.py -k 'before_the_default'"),
+    Mutant("a resumed run by the new default", "runs/run.py", "return replace(run, spec=replace(run.spec, default_solver=usual))", "return run", "tests/training/test_steps.py -k 'before_the_default'"),
     Mutant("all churn on what is denoised", "evaluation/held_out.py", 'given["churn"] = method.churn_of(len(times) - 1)', "pass", HELD_OUT + " -k 'churn'"),
-    Mutant("width before height", "images/sizes.py", "return sides[0], sides[-1]", "return sides[-1], sides[0]", "tests/test_sizes.py"),
-    Mutant("images of one size cut to squares", "data/ingest/probe.py", "keeps and len(sizes) == 1", "False and len(sizes) == 1", "tests/test_sizes.py -k 'one_size'"),
-    Mutant("a patch that no size must fit", "networks/unet.py", "self.patch * 2 ** (len", "2 ** (len", "tests/test_sizes.py -k 'allows'"),
-    Mutant("a size in latents for one in pixels", "models/spec.py", "height, width = height // factor, width // factor", "pass", "tests/test_sizes.py -k 'latents'"),
-    Mutant("the size left out of a plan", "commands/sample.py", 'settings["size"] = size', "pass", "tests/test_sizes.py -k 'command'"),
-    Mutant("a path even in time", "sampling/path.py", "times = sde.time_at(torch.linspace(first, last, points, dtype=torch.float64))", "times = torch.linspace(grid[0], grid[-1], points, dtype=torch.float64)", "tests/test_paths.py -k 'exact_flow'"),
-    Mutant("a state of the grid for one beside it", "sampling/path.py", "            x = heun(aside, x, index)[0]\n", "            pass\n", "tests/test_paths.py -k 'exact_flow'"),
-    Mutant("a clean image of another time", "sampling/path.py", "aside.x0(x, len(aside.times) - 1)", "aside.x0(x, 0)", "tests/test_paths.py -k 'exact_flow'"),
-    Mutant("a path that costs nothing", "sampling/path.py", "nfe += aside.nfe", "pass", "tests/test_paths.py -k 'without_a_path'"),
-    Mutant("a start that every batch has", "inference/sample.py", "start[rows].to(self.device", "start[: rows.stop - rows.start].to(self.device", "tests/test_inference.py -k 'begin_anywhere'"),
-    Mutant("floats that are clipped", "inference/pixels.py", "else x0.to(dtype)", "else x0.clamp(*self.pixel_range).to(dtype)", "tests/test_inference.py -k 'float_images'"),
-    Mutant("floats taken for levels", "inference/pixels.py", "if images.dtype == torch.uint8 else moved", "if True else moved", "tests/test_inference.py -k 'float_images'"),
-    Mutant("levels taken for floats in the range", "inference/edit.py", "if not (low - room <= least and most <= high + room):", "if False:", "tests/test_inference.py -k 'fit_are_named'"),
-    Mutant("tolerances that go nowhere", "inference/model.py", 'return self.conditioned(prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}', 'return self.conditioned(prompts, labels, count, guidance), {"rtol": 1e-5, "atol": 1e-5}', "tests/test_inference.py -k 'reaches_it or cost'"),
+    Mutant("width before height", "images/sizes.py", "return sides[0], sides[-1]", "return sides[-1], sides[0]", "tests/images/test_sizes.py"),
+    Mutant("images of one size cut to squares", "data/ingest/probe.py", "keeps and len(sizes) == 1", "False and len(sizes) == 1", "tests/images/test_sizes.py -k 'one_size'"),
+    Mutant("a patch that no size must fit", "networks/unet.py", "self.patch * 2 ** (len", "2 ** (len", "tests/images/test_sizes.py -k 'allows'"),
+    Mutant("a size in latents for one in pixels", "models/spec.py", "height, width = height // factor, width // factor", "pass", "tests/images/test_sizes.py -k 'latents'"),
+    Mutant("the size left out of a plan", "commands/sample.py", 'settings["size"] = size', "pass", "tests/images/test_sizes.py -k 'command'"),
+    Mutant("a path even in time", "sampling/path.py", "times = sde.time_at(torch.linspace(first, last, points, dtype=torch.float64))", "times = torch.linspace(grid[0], grid[-1], points, dtype=torch.float64)", "tests/sampling/test_path.py -k 'exact_flow'"),
+    Mutant("a state of the grid for one beside it", "sampling/path.py", "            x = heun(aside, x, index)[0]\n", "            pass\n", "tests/sampling/test_path.py -k 'exact_flow'"),
+    Mutant("a clean image of another time", "sampling/path.py", "aside.x0(x, len(aside.times) - 1)", "aside.x0(x, 0)", "tests/sampling/test_path.py -k 'exact_flow'"),
+    Mutant("a path that costs nothing", "sampling/path.py", "nfe += aside.nfe", "pass", "tests/sampling/test_path.py -k 'without_a_path'"),
+    Mutant("a start that every batch has", "inference/sample.py", "start[rows].to(self.device", "start[: rows.stop - rows.start].to(self.device", "tests/inference/test_model.py -k 'begin_anywhere'"),
+    Mutant("floats that are clipped", "inference/pixels.py", "else x0.to(dtype)", "else x0.clamp(*self.pixel_range).to(dtype)", "tests/inference/test_model.py -k 'float_images'"),
+    Mutant("floats taken for levels", "inference/pixels.py", "if images.dtype == torch.uint8 else moved", "if True else moved", "tests/inference/test_model.py -k 'float_images'"),
+    Mutant("levels taken for floats in the range", "inference/edit.py", "if not (low - room <= least and most <= high + room):", "if False:", "tests/inference/test_model.py -k 'fit_are_named'"),
+    Mutant("tolerances that go nowhere", "inference/model.py", 'return self.conditioned(prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}', 'return self.conditioned(prompts, labels, count, guidance), {"rtol": 1e-5, "atol": 1e-5}', "tests/inference/test_model.py -k 'reaches_it or cost'"),
     Mutant("a part in its folder alone", "interop/import_pipeline.py", "return own if own.is_dir() else folder", "return own", PIPELINES + " -k 'at_the_root'"),
     Mutant("an imported scheduler's settings forgotten", "interop/export_pipeline.py", "for name in SAMPLING if name in came_with", "for name in ()", PIPELINES + " -k 'every_setting'"),
     Mutant("an imported scheduler of another kind", "interop/export_pipeline.py", "kept = _imported(model) if solver is None else None", "kept = None", PIPELINES + " -k 'as_it_came'"),
     Mutant("a scheduler that no longer describes the model", "interop/export_pipeline.py", "if process_of(scheduler) != (spec.sde, spec.target):", "if False:", PIPELINES + " -k 'as_it_came'"),
-    Mutant("steps told twice", "runs/history.py", 'if line["step"] <= self.start]', "]", "tests/test_history.py -k 'keeps_its_history'"),
+    Mutant("steps told twice", "runs/history.py", 'if line["step"] <= self.start]', "]", "tests/runs/test_history.py -k 'keeps_its_history'"),
     Mutant("a failed run that goes on", "tracking/marking.py", "            fail_run(client, run_id)", "            pass", HISTORY + " -k 'store_that_is_named'"),
     # how runs end, and what is said of it
     Mutant("a bare run without its word", "runs/history.py", "place, data, word=word)", "place, data)", HISTORY + " -k 'folder_was_removed'"),
@@ -742,7 +774,7 @@ MUTANTS = [
     Mutant("MLflow hears of a run that is refused", "runs/history.py", "        check_resumable(run, description)", "        pass", HISTORY + " -k 'cannot_go_on'"),
     Mutant("an interrupted bare run that is marked by nobody", "runs/history.py", "with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder_of(run))):", "if True:", HISTORY + " -k 'somebody_ended'"),
     Mutant("an interrupted run as a failed one", "tracking/marking.py", "            interrupt_run(client, run_id)", "            fail_run(client, run_id)", HISTORY + " -k 'somebody_ended'"),
-    Mutant("nothing said at SIGTERM", "commands/signals.py", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/test_leaving.py -k 'status or put_back'"),
+    Mutant("nothing said at SIGTERM", "commands/signals.py", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/commands/test_signals.py -k 'status or put_back'"),
     Mutant("Ray's stack at SIGTERM", "cluster/connection.py", "        signal.signal(signal.SIGTERM, handler)", "        pass", "tests/cluster/test_leaving.py -k 'on_ray'"),
     Mutant("Ray Train's end at Ctrl-C", "cluster/connection.py", "    DataParallelTrainer._register_sigint_handler = _leave_ctrl_c", "    _unused = _leave_ctrl_c", "tests/cluster/test_leaving.py -k 'on_ray'"),
     Mutant("workers unheard though asked for", "cluster/connection.py", "    if not talkative():\n        printed", "    if True:\n        printed", SPEECH),
@@ -760,18 +792,18 @@ MUTANTS = [
     Mutant("a full disk under an encoder as Ray's error", "cluster/precompute.py", "except CARRIED as error:", "except ValueError as error:", CARRIED),
     Mutant("a full disk under drawing actors as Ray's error", "cluster/sample.py", "except CARRIED as error:", "except ValueError as error:", CARRIED),
     Mutant("a lost data task as Ray's error", "cluster/errors.py", "except RayError as error:", "except KeyError as error:", CARRIED),
-    Mutant("time zero without noise", "sde/ve.py", "noisy_at_zero: ClassVar[bool] = True", "noisy_at_zero: ClassVar[bool] = False", "tests/test_likelihood.py -k 'time_zero'"),
+    Mutant("time zero without noise", "sde/ve.py", "noisy_at_zero: ClassVar[bool] = True", "noisy_at_zero: ClassVar[bool] = False", "tests/sampling/test_likelihood.py -k 'time_zero'"),
     Mutant("time zero of every process", "sde/process.py", "(floor == 0.0 and not self.noisy_at_zero)", "False", SDE + " -k 'impossible'"),
     Mutant("squared levels of 255", "evaluation/held_out.py", "(images.double() - truth.double()) / 255.0", "(images.double() - truth.double())", HELD_OUT + " -k 'mse'"),
     # words that YAML reads otherwise, damaged checkpoints, near names, figures on the way, what is said
     Mutant("off that YAML takes for False", "config/sections.py", 'return "off" if given is False else given', "return given", CONFIG + " -k 'off_is'"),
-    Mutant("a silent restart at step 0", "checkpoints/storage.py", "if not begun and len(found) > 1:", "if False:", "tests/test_storage.py -k 'no_beginning'"),
-    Mutant("a damaged checkpoint in the place of a new one", "checkpoints/storage.py", " and each.step <= saved]", "]", "tests/test_storage.py -k 'just_now'"),
-    Mutant("a description without its own hash", "checkpoints/description.py", 'if "bytes" in values and OWN not in values:', "if False:", "tests/test_checkpoint.py -k 'hash_of_its_own'"),
-    Mutant("a bad disk that ends a run", "checkpoints/description.py", "if not isinstance(system, pafs.LocalFileSystem):", "if True:", "tests/test_checkpoint.py -k 'cannot_be_read'"),
-    Mutant("tensors that a disk does not give", "checkpoints/description.py", "        except OSError as error:\n            raise ValueError(f\"{name} in", "        except ZeroDivisionError as error:\n            raise ValueError(f\"{name} in", "tests/test_checkpoint.py -k 'cannot_be_read'"),
-    Mutant("a model of damaged weights", "checkpoints/checkpoint.py", "        verify_model(Path(each.path))\n", "", "tests/test_checkpoint.py -k 'weights_are_right'"),
-    Mutant("an average that passes over in silence", "checkpoints/ema_snapshots.py", "newest_checkpoint(storage, name, say)", "newest_checkpoint(storage, name)", "tests/test_posthoc.py -k 'passes_over'"),
+    Mutant("a silent restart at step 0", "checkpoints/storage.py", "if not begun and len(found) > 1:", "if False:", "tests/checkpoints/test_storage.py -k 'no_beginning'"),
+    Mutant("a damaged checkpoint in the place of a new one", "checkpoints/storage.py", " and each.step <= saved]", "]", "tests/checkpoints/test_storage.py -k 'just_now'"),
+    Mutant("a description without its own hash", "checkpoints/description.py", 'if "bytes" in values and OWN not in values:', "if False:", "tests/checkpoints/test_checkpoint.py -k 'hash_of_its_own'"),
+    Mutant("a bad disk that ends a run", "checkpoints/description.py", "if not isinstance(system, pafs.LocalFileSystem):", "if True:", "tests/checkpoints/test_checkpoint.py -k 'cannot_be_read'"),
+    Mutant("tensors that a disk does not give", "checkpoints/description.py", "        except OSError as error:\n            raise ValueError(f\"{name} in", "        except ZeroDivisionError as error:\n            raise ValueError(f\"{name} in", "tests/checkpoints/test_checkpoint.py -k 'cannot_be_read'"),
+    Mutant("a model of damaged weights", "checkpoints/checkpoint.py", "        verify_model(Path(each.path))\n", "", "tests/checkpoints/test_checkpoint.py -k 'weights_are_right'"),
+    Mutant("an average that passes over in silence", "checkpoints/ema_snapshots.py", "newest_checkpoint(storage, name, say)", "newest_checkpoint(storage, name)", "tests/training/test_posthoc_ema.py -k 'passes_over'"),
     Mutant("a preset without its neighbours", "networks/presets.py", "{did_you_mean(str(name), PRESETS)}", "", CONFIG + " -k 'mistakes'"),
     Mutant("a model's name without its neighbours", "registry/models.py", "{did_you_mean(name, names)}", "", REGISTRY + " -k 'not_there'"),
     Mutant("an alias without its neighbours", "registry/models.py", "{did_you_mean(alias, aliases)}", "", REGISTRY + " -k 'not_there'"),
@@ -779,10 +811,10 @@ MUTANTS = [
     Mutant("figures that stay in the report", "commands/evaluate.py", "if subject.run_id is not None:", "if False:", EVALUATION + " -k 'registered_model'"),
     Mutant("a folder in the place of Ray's list", "cluster/train.py", "    if found == FileType.Directory:\n        system.delete_dir(root)\n    elif", "    if", LAUNCH + " -k 'second_truth'"),
     Mutant("one worker for many", "cluster/train.py", "{'s' if least > 1 else ''}", "", LAUNCH + " -k 'how_many_workers'"),
-    Mutant("a sweep that does not say what it leaves out", "cluster/tune_training.py", "        say(remark)", "        pass", "tests/test_precomputed.py -k 'in_vain'"),
-    Mutant("older edits overwritten in silence", "commands/edit.py", "    warn_of_older(args.out, len(files))\n", "", "tests/test_edit_command.py -k 'older'"),
-    Mutant("many images out of sight", "commands/sample.py", "if count > args.batch_size:", "if False:", "tests/test_edit_command.py -k 'in_sight'"),
-    Mutant("files that are not counted", "inference/samples.py", "for index in range(len(pictures))], progress)", "for index in range(len(pictures))])", "tests/test_edit_command.py -k 'in_sight'"),
+    Mutant("a sweep that does not say what it leaves out", "cluster/tune_training.py", "        say(remark)", "        pass", "tests/precompute/test_lookup.py -k 'in_vain'"),
+    Mutant("older edits overwritten in silence", "commands/edit.py", "    warn_of_older(args.out, len(files))\n", "", "tests/commands/test_edit.py -k 'older'"),
+    Mutant("many images out of sight", "commands/sample.py", "if count > args.batch_size:", "if False:", "tests/commands/test_edit.py -k 'in_sight'"),
+    Mutant("files that are not counted", "inference/samples.py", "for index in range(len(pictures))], progress)", "for index in range(len(pictures))])", "tests/commands/test_edit.py -k 'in_sight'"),
     Mutant("an option that goes nowhere", "commands/registry.py", "metric=args.metric,", "metric=None,", OPTIONS),
 ]  # fmt: skip
 

@@ -14,8 +14,11 @@ from raysde.commands.next_step import condition
 from raysde.config.loading import load
 from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.shards import distinct_captions
-from tests.conftest import ROOT, rng_image, write_digit_shards
-from tests.tiny import spec_with
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+from tests.support.models import spec_with
+from tests.support.paths import ROOT
+from tests.support.pictures import rng_image
 
 RECIPE = str(ROOT / "jobs/configs/digits.yaml")
 
@@ -29,15 +32,6 @@ def refuse_ray(monkeypatch):
 
     monkeypatch.setattr("raysde.cluster.ingest.connect", started)
     monkeypatch.setattr("raysde.cluster.job.connect", started)
-
-
-def refused(capsys, *arguments: str) -> str:
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("raysde: ")
-    return lines[0]
 
 
 @pytest.fixture

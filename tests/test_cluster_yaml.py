@@ -9,7 +9,7 @@ import pytest
 import ray
 import yaml
 
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
 

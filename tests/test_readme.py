@@ -25,8 +25,8 @@ from raysde.cluster.connection import free_port
 from raysde.evaluation.features.inception import URL, Inception
 from raysde.registry import aliases_of
 from raysde.tracking import client_for
-from tests.conftest import ROOT
-from tests.tiny import text_encoder
+from tests.support.encoders import text_encoder
+from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.readme, pytest.mark.timeout(900)]
 

@@ -14,7 +14,7 @@ from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config import loading, reference
 from raysde.models.spec import ModelSpec, fresh_model
 from raysde.training.ema import decay
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 CONFIGS = ROOT / "jobs" / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))

@@ -19,7 +19,8 @@ from raysde.data.batches.plan import Plan
 from raysde.data.dataset.split import split_rows
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from tests.conftest import Recorded, small_recipe, write_digit_shards
+from tests.support.digits import write_digit_shards
+from tests.support.training import Recorded, small_recipe
 
 ROWS, BATCH, MICRO = 180, 24, 6
 

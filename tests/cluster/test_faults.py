@@ -4,7 +4,8 @@ import pytest
 
 from raysde.cluster.job import train_job
 from raysde.config import loading
-from tests.conftest import small_recipe, write_digit_shards
+from tests.support.digits import write_digit_shards
+from tests.support.training import small_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

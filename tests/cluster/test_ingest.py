@@ -27,7 +27,7 @@ from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.digits import load_digits, write_digits
 from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.sources import open_source
-from tests.conftest import rng_image
+from tests.support.pictures import rng_image
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -13,7 +13,7 @@ import pytest
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

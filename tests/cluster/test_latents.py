@@ -11,8 +11,9 @@ from raysde.config import loading
 from raysde.precompute.jobs import LatentsJob, TextJob
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from tests.conftest import same_tensors, small_recipe
-from tests.tiny import autoencoder, many_captions, text_encoder
+from tests.support.encoders import autoencoder, text_encoder
+from tests.support.precomputed import many_captions
+from tests.support.training import same_tensors, small_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

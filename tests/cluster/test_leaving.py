@@ -13,7 +13,8 @@ import pytest
 from raysde import tracking
 from raysde.commands.signals import INTERRUPTED, SIGTERMED
 from raysde.config import loading
-from tests.conftest import ROOT, small_recipe
+from tests.support.paths import ROOT
+from tests.support.training import small_recipe
 
 # as Ray trains: in a thread, while the main thread waits and leaves at SIGTERM
 WORKER = """

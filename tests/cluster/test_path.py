@@ -11,9 +11,9 @@ import pytest
 
 from raysde.registry import aliases_of
 from raysde.tracking import client_for
-from tests.conftest import ROOT
-from tests.real import real
-from tests.test_serving import ask, serving
+from tests.support.paths import ROOT
+from tests.support.real import real
+from tests.support.serving import ask, serving
 
 RECIPE, NAMES = ROOT / "jobs" / "configs" / "fashion-mnist.yaml", ROOT / "jobs" / "configs" / "fashion-mnist.txt"
 DRAWN = {"seed": 5, "steps": 3, "solver": "unipc", "guidance": 1.5}

@@ -17,7 +17,8 @@ from raysde.data.dataset.precomputed import read_derived
 from raysde.data.dataset.reader import Reader
 from raysde.precompute.jobs import TextJob
 from raysde.runs.run import open_run
-from tests.tiny import embed, many_captions, text_encoder, text_recipe
+from tests.support.encoders import text_encoder
+from tests.support.precomputed import embed, many_captions, text_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

@@ -24,7 +24,8 @@ from raysde.data.ingest.digits import write_digits
 from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.sources import open_source
 from raysde.io.filesystems import exists, filesystem
-from tests.conftest import small_recipe, write_digit_shards
+from tests.support.digits import write_digit_shards
+from tests.support.training import small_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("place", "cluster")]
 

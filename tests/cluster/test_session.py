@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from raysde.cluster.connection import joins, of_processes
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 OTHER = """
 import sys

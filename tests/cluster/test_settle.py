@@ -14,7 +14,7 @@ from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.study import Study
-from tests.conftest import small_recipe
+from tests.support.training import small_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

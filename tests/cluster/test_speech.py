@@ -13,8 +13,8 @@ from ray.train.v2._internal.logging.patch_print import redirected_print
 from raysde.cluster import connection
 from raysde.cluster.connection import MARK, show_told
 from raysde.config import loading
-from tests.cluster.test_train import job_recipe, killed_network
-from tests.conftest import ROOT
+from tests.support.jobs import job_recipe, killed_network
+from tests.support.paths import ROOT
 
 
 def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):

@@ -32,12 +32,13 @@ from raysde.inference.bulk import draw_all
 from raysde.inference.ranges import stretches
 from raysde.registry import load
 from tests.cluster.networks import Mortal
-from tests.conftest import ROOT, write_digit_shards
-from tests.test_bulk import bulk, files_of
-from tests.test_edit_command import write_model
-from tests.test_evaluation import Network
-from tests.test_networks import CAPTIONS
-from tests.tiny import text_encoder
+from tests.support.bulk import bulk, files_of
+from tests.support.checkpoints import write_model
+from tests.support.digits import write_digit_shards
+from tests.support.encoders import text_encoder
+from tests.support.feature_networks import Network
+from tests.support.models import CAPTIONS
+from tests.support.paths import ROOT
 
 FAST = {"solver": "ddim", "steps": 2, "guidance": 1.0}
 METRICS = ("fid", "kid", "is", "precision", "recall", "accuracy", "denoised_psnr", "inpainted_psnr")

@@ -33,7 +33,9 @@ from raysde.tuning.training.search import planned
 from raysde.tuning.training.settings import read_settings
 from raysde.tuning.training.space import read_space
 from raysde.tuning.training.sweep import Sweep
-from tests.conftest import ROOT, small_recipe, write_digit_shards
+from tests.support.digits import write_digit_shards
+from tests.support.paths import ROOT
+from tests.support.training import small_recipe
 
 LRS = [1e-3, 1e30, 1e-2]
 

@@ -17,11 +17,12 @@ from raysde.config import loading
 from raysde.runs.build import new_state
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from tests.conftest import ROOT, same_tensors, small_recipe
-from tests.multiprocess.test_gloo import on_ranks, train
+from tests.support.jobs import STEPS, job_recipe, killed_network
+from tests.support.paths import ROOT
+from tests.support.ranks import on_ranks, train
+from tests.support.training import same_tensors
 
 pytestmark = pytest.mark.usefixtures("cluster")
-STEPS = 10
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +33,6 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def uri(place) -> str:
     return f"sqlite:///{place / 'mlflow.db'}"
-
-
-def job_recipe(digits, place: Path, uri: str, name: str = "small", **changes) -> dict:
-    settings = {
-        "name": name, "tracking__uri": uri, "resources__cpus_per_worker": 1, "validation__rows": 24, "validation__every": 5,
-        "sampling": {"every": 5, "count": 4, "steps": 2, "prompts": ["two"]}, "train__length__steps": STEPS,
-        "keep_checkpoints": 1,
-    }  # fmt: skip
-    return small_recipe(digits, place / "runs", **{**settings, **changes})
-
-
-def killed_network(place: Path, name: str, *, dies: bool) -> dict:
-    marker = place / f"{name}-died"
-    if not dies:
-        marker.touch()
-    return {
-        "kind": "external",
-        "factory": "tests.cluster.networks:Killed",
-        "kwargs": {"at": 8, "marker": str(marker)},
-    }
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """The loop on several ranks with gloo: the same numbers as one process, and every decision taken together."""
 
 import json
-import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -22,35 +20,8 @@ from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.training.loop import fit
-from tests.conftest import same_tensors
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def entry(rank: int, world: int, port: int, work, arguments) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank)
-    )
-    try:
-        work(rank, *arguments)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def on_ranks(world: int, work, *arguments) -> None:
-    """Runs ``work`` on each rank, a process forked from one that has imported everything and done nothing."""
-    multiprocessing.set_forkserver_preload([__name__])
-    mp.start_processes(entry, (world, free_port(), work, arguments), nprocs=world, start_method="forkserver")
-
-
-def train(rank: int, tree: dict) -> None:
-    train_here(open_run(loading.parse(tree)), None)
+from tests.support.ranks import on_ranks, train
+from tests.support.training import same_tensors
 
 
 class Losses:

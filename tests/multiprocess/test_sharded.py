@@ -29,8 +29,8 @@ from raysde.runs.run import open_run
 from raysde.training import optimizers
 from raysde.training.loop import train_step
 from raysde.training.objective import microbatch_loss
-from tests.conftest import Recorded, same_tensors, small_recipe
-from tests.multiprocess.test_gloo import on_ranks
+from tests.support.ranks import on_ranks
+from tests.support.training import Recorded, same_tensors, small_recipe
 
 STEPS, HALF = 6, 3
 KINDS = (checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.PROFILES)

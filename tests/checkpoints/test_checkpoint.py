@@ -1,0 +1,381 @@
+"""Checkpoints explain themselves, are checked, and hold no pickle."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from raysde.checkpoints import checkpoint, description, storage
+from raysde.cli import main
+from raysde.config import loading
+from raysde.runs.local import train_here
+from raysde.runs.run import open_run
+from tests.support.checkpoints import description_of, write_model
+from tests.support.encoders import text_encoder
+from tests.support.training import same_tensors, small_recipe
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    """A run of three steps: its state and its last checkpoint."""
+    storage = tmp_path_factory.mktemp("runs")
+    tree = small_recipe(digits, storage, train__length__steps=3, train__lr=3e-2, checkpoint_every=1)
+    state = train_here(open_run(loading.parse(tree)), None)
+    return state, storage / "small" / checkpoint.name_of(3)
+
+
+@pytest.fixture
+def folder(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained[1], tmp_path / "step_000000003"))
+
+
+def test_the_folder_is_enough(trained, folder):
+    """A model loaded from the folder alone gives the averaged model's score, bit for bit."""
+    state, _ = trained
+    model = checkpoint.load_model(folder)
+    prompts = ["a handwritten zero", "the digit one", ""]
+    x, t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.5, 0.9])
+    with torch.no_grad(), state.ema.swapped():
+        live = state.model.eval()
+        expected = live.score(x, t, live.conditioner(live.conditioner.condition(prompts, None, 3)))
+        got = model.conditioned(prompts, None, 3, 1.0).score(x, t)
+    assert torch.equal(got, expected)
+
+
+def test_a_loaded_model_neither_drops_nor_learns(folder):
+    model = checkpoint.load_model(folder).score_model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_export_samples_alike_and_cannot_be_resumed(trained, folder, tmp_path):
+    checkpoint.export(folder, tmp_path / "export")
+    one, two = (
+        checkpoint.load_model(path).sample(prompts=["two"] * 2, steps=3).images
+        for path in (folder, tmp_path / "export")
+    )
+    assert torch.equal(one, two)
+    assert not (tmp_path / "export" / "optimizer.safetensors").exists()
+    with pytest.raises(ValueError, match=r"without weights\.safetensors"):
+        checkpoint.restore(trained[0], tmp_path / "export")
+
+
+def test_only_safetensors_json_and_text(folder):
+    kinds = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert kinds <= {".safetensors", ".json", ".txt"}
+
+
+def rewrite(folder, **changes):
+    with description_of(folder) as content:
+        content.update(changes)
+
+
+MALFORMED = [b"", b"null", b"[]", b"7", b'"x"', b"{}", b"\xff\xfe", b"\x00" * 512, b"[" * 100_000, b'{"format": 2, "format": 2}',
+             b'{"format": 2}', b"9" * 5000]  # fmt: skip
+MISSHAPEN = [
+    ("state", None, "state is not a mapping"),
+    ("state", {}, "state.step"),
+    ("state", {"step": "3"}, "state.step"),
+    ("state", {"step": -1}, "state.step"),
+    ("state", {"step": True}, "state.step"),
+    ("state", {"step": 1.5}, "state.step"),
+    ("files", ["ema.safetensors"], "files is not a mapping"),
+    ("files", {"ema.safetensors": 5}, "files holds"),
+    ("bytes", [3], "sizes is not a mapping"),
+    ("bytes", {"ema.safetensors": None}, "bytes holds"),
+    ("recipe", "small", "recipe is not a mapping"),
+    ("data", 3, "data is not a mapping"),
+    ("versions", None, "versions is not a mapping"),
+    ("model", None, "invalid"),
+    ("model", [1, 2], "invalid"),
+    ("model", {"sde": 3}, "invalid"),
+]
+
+
+def flip_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("harm", "culprit"),
+    [
+        (lambda f: flip_byte(f / "ema.safetensors"), "ema.safetensors.*sha256"),
+        (lambda f: (f / "ema.safetensors").unlink(), "lacks ema.safetensors"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b""), "weights.safetensors in checkpoint .* has 0 bytes"),
+        (lambda f: os.truncate(f / "ema.safetensors", 99), "ema.safetensors .* has 99 bytes instead of"),
+        (lambda f: (f / "checkpoint.json").unlink(), "holds no checkpoint.json"),
+        (lambda f: (f / "checkpoint.json").write_text("{"), "not valid JSON"),
+        (lambda f: rewrite(f, format=9), "has format 9; this version of raysde reads format 2"),
+        (lambda f: rewrite(f, model={"sde": {"kind": "vp"}}), "description is invalid"),
+        (lambda f: rewrite(f, files={"../../etc/passwd": "0"}), "outside itself"),
+        (lambda f: rewrite(f, files={"/etc/passwd": "0"}), "outside itself"),
+        *((lambda f, text=text: (f / "checkpoint.json").write_bytes(text), "checkpoint.json") for text in MALFORMED),
+        *((lambda f, key=key, value=value: rewrite(f, **{key: value}), culprit) for key, value, culprit in MISSHAPEN),
+    ],
+)
+def test_damage_is_named(folder, harm, culprit):
+    """Whatever a disk, a copy or an editor made of it: one sentence, and the checkpoint is not whole. A file that has
+    its size is compared with its hash when it is read."""
+    harm(folder)
+    with pytest.raises(ValueError, match=culprit):
+        checkpoint.load_model(folder)
+    assert checkpoint.is_whole(folder) == ("sha256" in culprit and "ema" in culprit)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_change_of_the_description_passes(folder, seed):
+    """Anything that reads otherwise has another hash: a digit, a letter, a cut, at any place."""
+    path = folder / "checkpoint.json"
+    random, text = Random(seed), path.read_text()
+    for _ in range(40):
+        place = random.randrange(len(text))
+        harmed = random.choice([text[:place], text[:place] + chr(33 + random.randrange(94)) + text[place + 1 :]])
+        path.write_text(harmed)
+        try:
+            same = json.loads(harmed) == json.loads(text)
+        except ValueError:
+            same = False
+        assert checkpoint.is_whole(folder) == same
+
+
+def test_only_what_is_read_is_compared(trained, folder):
+    """To draw, the moments may be wrong; to go on, they may not."""
+    flip_byte(folder / "optimizer.safetensors")
+    assert checkpoint.load_model(folder).spec == checkpoint.read(folder).spec
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors in checkpoint .* sha256"):
+        checkpoint.restore(trained[0], folder)
+
+
+def test_a_description_that_lists_sizes_has_a_hash_of_its_own(folder):
+    """Without it, no hash would hold what the description says."""
+    content = json.loads((folder / "checkpoint.json").read_text())
+    del content["sha256"]
+    content["state"]["step"] = 4
+    (folder / "checkpoint.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="lacks its own sha256"):
+        checkpoint.read(folder)
+    assert not checkpoint.is_whole(folder)
+
+
+@pytest.mark.parametrize("size", ["bytes", "nothing"])
+def test_a_checkpoint_from_before_sizes_were_listed(folder, size):
+    """It loads as it did, and is judged by its hashes."""
+    content = json.loads((folder / "checkpoint.json").read_text())
+    for key in ("bytes", "sha256"):
+        del content[key]
+    (folder / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
+    assert checkpoint.is_whole(folder)
+    assert checkpoint.load_model(folder).sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
+    flip_byte(folder / "weights.safetensors") if size == "bytes" else os.truncate(folder / "weights.safetensors", 80)
+    assert not checkpoint.is_whole(folder)
+
+
+def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_step(trained, tmp_path):
+    """By the step that it tells: the longest number, not the last name; folders, files and copies beside it are left
+    alone, and so is one whose name promises more than it holds."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
+    for step in (999_999_999, 1_000_000_000):
+        shutil.copytree(trained[1], runs / checkpoint.name_of(step))
+        with description_of(runs / checkpoint.name_of(step)) as content:
+            content["state"]["step"] = step
+    shutil.copytree(trained[1], runs / "step_2000000000")
+    shutil.copytree(runs / "step_1000000000", runs / "step_1000000000.copy")
+    for name in ("step_3000000000", "step_final", "notes"):
+        (runs / name).mkdir()
+    (runs / "step_4000000000").touch()
+    (runs / "step_5000000000").symlink_to(runs / "nowhere")
+    said = []
+    assert checkpoint.newest(runs, said.append).name == "step_1000000000"
+    assert len(said) == 1
+    assert "step_3000000000" in said[0]
+
+
+@pytest.mark.parametrize("harm", ["folder", "nowhere", "itself", "memory", "refused", "tensors"])
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monkeypatch, harm):
+    """A folder or a broken link in its place, one that the disk or its owner does not give, and tensors alike."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
+    path = runs / checkpoint.name_of(3) / ("ema.safetensors" if harm == "tensors" else "checkpoint.json")
+    if harm == "tensors":
+        real_hash = description.remembered_hash
+
+        def unread(file):
+            if Path(file) == path:
+                raise OSError(5, "Input/output error")
+            return real_hash(file)
+
+        monkeypatch.setattr(description, "remembered_hash", unread)
+    else:
+        path.unlink()
+    if harm == "folder":
+        path.mkdir()
+    elif harm not in ("refused", "tensors"):
+        # reading a process's memory at address 0 fails as a bad disk does
+        path.symlink_to({"nowhere": "nowhere", "itself": path}.get(harm, "/proc/self/mem"))
+    if harm == "refused":
+        real = description.whole
+
+        def refusing(system, root):
+            if root == str(path.parent):
+                raise PermissionError(13, "Permission denied")
+            return real(system, root)
+
+        monkeypatch.setattr(description, "whole", refusing)
+    for find in (checkpoint.newest, lambda folder, say: storage.newest_checkpoint(str(tmp_path), "runs", say)):
+        said = []
+        assert find(runs, said.append) == runs / checkpoint.name_of(2)
+        assert len(said) == 1
+        assert said[0].startswith("passed over a damaged checkpoint: ")
+        assert "step_000000003" in said[0]
+
+
+def test_a_model_is_drawn_from_the_newest_checkpoint_whose_weights_are_right(trained, tmp_path, capsys):
+    """`raysde sample RUN` says which one it passes over; the moments, which it does not read, may be wrong."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
+    flip_byte(runs / checkpoint.name_of(3) / "ema.safetensors")
+    flip_byte(runs / checkpoint.name_of(2) / "optimizer.safetensors")
+    asked = ["sample", str(runs), "--prompt", "two", "-n", "1", "--steps", "2", "--out", str(tmp_path / "out")]
+    assert main(asked) == 0
+    said = capsys.readouterr().err
+    assert "passed over a damaged checkpoint: ema.safetensors" in said
+    assert "the newest whole one is step_000000002" in said
+
+
+def test_nothing_whole_is_not_a_beginning(trained, tmp_path):
+    """A run whose checkpoints are all damaged stops, and one without any begins."""
+    runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
+    for path in runs.glob("step_*"):
+        os.truncate(path / "optimizer.safetensors", 40)
+    for find in (lambda: checkpoint.newest(runs), lambda: storage.newest_checkpoint(str(tmp_path), "small")):
+        with pytest.raises(ValueError, match=r"no checkpoint in .*small is whole: .*has 40 bytes.* another name"):
+            find()
+    assert checkpoint.newest(tmp_path) is None
+    assert storage.newest_checkpoint(str(tmp_path), "other") is None
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_whose_tensors_are_right(trained, digits, tmp_path, capsys):
+    """The hash of one is wrong: said, and the run ends with the same weights as one that nothing happened to."""
+    shutil.copytree(trained[1].parent, tmp_path / "small")
+    flip_byte(tmp_path / "small" / checkpoint.name_of(3) / "weights.safetensors")
+    changes = {"train__lr": 3e-2, "checkpoint_every": 1, "train__length__steps": 3}
+    state = train_here(open_run(loading.parse(small_recipe(digits, tmp_path, **changes))), None)
+    said = capsys.readouterr().err
+    assert "passed over" in said
+    assert "the newest whole one is step_000000002" in said
+    assert same_tensors(state.model.state_dict(), trained[0].model.state_dict())
+    assert checkpoint.verify(tmp_path / "small" / checkpoint.name_of(3)).step == 3
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 9])
+def test_only_the_newest_are_kept(tmp_path, keep):
+    """Newest by step, whatever the order in which they were written or touched; nothing else in the folder is deleted."""
+    steps = [1200, 7, 90, 1_000_000, 12]
+    for age, step in enumerate(steps):
+        write_model(tmp_path / checkpoint.name_of(step), step, text=None)
+        os.utime(tmp_path / checkpoint.name_of(step), (1e9 + age, 1e9 + age))
+    others = {"profiles", "notes.txt", ".step_000000100.partial"}
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / ".step_000000100.partial").mkdir()
+    (tmp_path / "notes.txt").touch()
+    storage.prune(tmp_path, keep, max(steps))
+    kept = [checkpoint.name_of(step) for step in sorted(steps)[-keep:]]
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, *others}
+
+
+def test_the_newest_in_remote_storage_is_the_newest_whole_one(trained, tmp_path):
+    """By a URI as by a path: by step, passing over torn ones and files, and a copy that is all there."""
+    runs = tmp_path / "runs" / "small"
+    for step in (5, 30, 200):
+        shutil.copytree(trained[1], runs / checkpoint.name_of(step))
+        (runs / checkpoint.name_of(step) / "text" / "step").write_text(str(step))
+        with description_of(runs / checkpoint.name_of(step)) as content:
+            content["state"]["step"] = step
+    (runs / checkpoint.name_of(200) / "ema.safetensors").unlink()
+    (runs / checkpoint.name_of(900)).touch()
+    (runs / "profiles").mkdir()
+    for place in (str(tmp_path / "runs"), f"file://{tmp_path}/runs"):
+        found = storage.newest_checkpoint(place, "small")
+        assert found.name == checkpoint.name_of(30)
+        assert (found / "text" / "step").read_text() == "30"
+        assert checkpoint.is_whole(found)
+        assert storage.newest_checkpoint(place, "other") is None
+
+
+@pytest.mark.parametrize("change", ["missing", "more"])
+def test_weights_that_the_model_lacks_or_does_not_get_are_named(trained, change):
+    """A checkpoint of a larger network must not load as a smaller one."""
+    model = trained[0].model
+    tensors = dict(model.state_dict())
+    first = next(name for name, _ in model.network.named_parameters())
+    if change == "missing":
+        del tensors[f"network.{first}"]
+    else:
+        tensors["network.further.weight"] = torch.zeros(2)
+    with pytest.raises(ValueError, match="does not fit its model: 1 weights differ, such as network"):
+        checkpoint._fill(model, tensors, Path("step"))
+
+
+def test_code_is_not_imported_unasked(digits, tmp_path):
+    network = {"kind": "external", "factory": "tests.support.models:Own"}
+    tree = small_recipe(digits, tmp_path, train__length__steps=1, network=network, text=None)
+    train_here(open_run(loading.parse(tree)), None)
+    folder = checkpoint.newest(tmp_path / "small")
+    with pytest.raises(ValueError, match=r"tests\.test_networks:Own.*allow_code"):
+        checkpoint.load_model(folder)
+    assert checkpoint.load_model(folder, allow_code=True).sample(n=2, steps=2).images.shape == (2, 1, 8, 8)
+
+
+def test_tied_weights_survive(digits, tmp_path):
+    """T5 has its embedding under two names: saved once, and a resumed run goes on to the bit."""
+    text = {"kind": "pretrained", "path": text_encoder(tmp_path / "t5", "t5"), "trainable": True, "max_tokens": 32}
+    runs = {}
+    for name, lengths in (("whole", (4,)), ("parts", (2, 4))):
+        for length in lengths:
+            tree = small_recipe(digits, tmp_path / name, train__length__steps=length, text=text)
+            runs[name] = train_here(open_run(loading.parse(tree)), None)
+    first, second = (runs[name].model.state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    model = checkpoint.load_model(checkpoint.newest(tmp_path / "whole" / "small"))
+    assert model.sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
+
+
+def test_images_have_their_own_streams(folder):
+    """Image i is the same alone and in a batch (to a grey level: kernels round differently), and seeds differ."""
+    model = checkpoint.load_model(folder)
+    prompts = ["a handwritten zero", "the digit one", "two"]
+    for solver in ("heun", "euler_maruyama", "pc"):
+        whole = model.sample(prompts=prompts, seed=5, solver=solver, steps=4, guidance=2.0)
+        alone = model.sample(prompts=prompts[2:], seed=5, solver=solver, steps=4, guidance=2.0, first=2)
+        apart = model.sample(prompts=prompts, seed=5, solver=solver, steps=4, guidance=2.0, batch_size=2)
+        assert (whole.images[2].int() - alone.images[0].int()).abs().max() <= 1
+        assert (whole.images.int() - apart.images.int()).abs().max() <= 1
+        assert not torch.equal(whole.images, model.sample(prompts=prompts, seed=6, solver=solver, steps=4).images)
+
+
+def test_what_a_model_cannot_do_is_named(folder, digits, tmp_path):
+    model = checkpoint.load_model(folder)
+    with pytest.raises(ValueError, match="one for each image"):
+        model.sample(prompts=["two"], n=3)
+    with pytest.raises(ValueError, match="no classes"):
+        model.sample(labels=[1])
+    tree = small_recipe(digits, tmp_path, train__length__steps=1, text=None)
+    train_here(open_run(loading.parse(tree)), None)
+    bare = checkpoint.load_model(checkpoint.newest(tmp_path / "small"))
+    with pytest.raises(ValueError, match="no text encoder"):
+        bare.sample(prompts=["two"])
+    with pytest.raises(ValueError, match="unconditional"):
+        bare.sample(n=1, guidance=2.0)
+
+
+def test_saving_writes_pictures(folder, tmp_path):
+    from PIL import Image
+
+    drawn = checkpoint.load_model(folder).sample(prompts=["two"] * 3, steps=2)
+    paths = drawn.save(tmp_path / "out")
+    assert [path.name for path in paths] == ["image-000.png", "image-001.png", "image-002.png", "grid.png"]
+    assert (torch.tensor(list(Image.open(paths[1]).getdata())).reshape(8, 8) == drawn.images[1, 0]).all()

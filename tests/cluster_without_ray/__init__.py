@@ -1,0 +1,1 @@
+"""Tests of raysde.cluster in one process, without Ray; those of tests/cluster start a local cluster."""

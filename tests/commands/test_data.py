@@ -1,0 +1,101 @@
+"""`raysde inspect`, `raysde plan` and `raysde ui`: what they show is what the data and the training are."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from raysde.cli import main
+from raysde.config import loading
+from raysde.data.batches.microbatch import read_batches
+from raysde.data.dataset.reader import Reader
+from raysde.runs.run import open_run
+from tests.support.command_line import refused
+from tests.support.digits import write_digit_shards
+
+CELL, HIGH, GAP = 112, 112 + 26, 4
+
+
+def shown(path: Path, count: int, columns: int) -> list[bytes]:
+    """The digits on a contact sheet, each pixel of which is 14 pixels of the sheet wide and high."""
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape == (-(-count // columns) * (HIGH + GAP) + GAP, columns * (CELL + GAP) + GAP, 3)
+    found = []
+    for place in range(count):
+        row, column = divmod(place, columns)
+        top, left = GAP + row * (HIGH + GAP), GAP + column * (CELL + GAP)
+        cell = sheet[top : top + CELL, left : left + CELL]
+        small = cell[::14, ::14]
+        assert np.array_equal(small.repeat(14, 0).repeat(14, 1), cell)
+        found.append(small[..., 0].tobytes())
+        assert (sheet[top + CELL : top + HIGH, left : left + CELL] < 128).any()  # its caption
+    return found
+
+
+def test_a_contact_sheet_holds_images_of_the_data_set(digits, tmp_path, capsys):
+    """As many as are asked for and there are, none twice but for twins, in the order of their rows, by the seed."""
+    images = [image[..., 0].tobytes() for image in Reader(digits).read(np.arange(digits.rows)).images]
+    sheets = {}
+    for name, count, seed in (("a", 12, 0), ("b", 12, 0), ("c", 12, 1), ("few", 3, 0)):
+        path = str(tmp_path / f"{name}.png")
+        assert main(["inspect", digits.path, "--sheet", path, "-n", str(count), "--seed", str(seed)]) == 0
+        sheets[name] = shown(path, count, min(8, count))
+    assert sheets["a"] == sheets["b"]
+    assert sheets["a"] != sheets["c"]
+    for sheet in sheets.values():
+        rows = [images.index(image) for image in sheet]
+        assert rows == sorted(rows)
+        assert len(set(rows)) == len(rows)
+    said = capsys.readouterr().out
+    assert "200 for training, 0 for validation, 0 skipped" in said
+    assert "shards         2 of" in said
+    assert "images         8 x 8, grey" in said
+    assert "checked        sizes, columns and hashes of all shards" in said
+
+
+def test_more_images_than_there_are(tmp_path):
+    manifest = write_digit_shards(tmp_path / "shards", rows=5, shard_rows=3)
+    assert main(["inspect", manifest.path, "--sheet", str(tmp_path / "all.png")]) == 0
+    images = [image[..., 0].tobytes() for image in Reader(manifest).read(np.arange(5)).images]
+    assert shown(tmp_path / "all.png", 5, 5) == images
+
+
+def test_a_fast_look_does_not_read_everything(tmp_path, capsys):
+    """A byte that changed within a shard is found by its hash alone."""
+    manifest = write_digit_shards(tmp_path / "shards", rows=20, shard_rows=10)
+    path = Path(manifest.file(1))
+    whole = bytearray(path.read_bytes())
+    whole[40] ^= 1
+    path.write_bytes(bytes(whole))
+    other = next(seed for seed in range(99) if np.random.default_rng(seed).choice(20, 1, replace=False)[0] < 10)
+    order = ["inspect", manifest.path, "--sheet", str(tmp_path / "sheet.png"), "--seed", str(other), "-n", "1"]
+    assert "train-00001.parquet" in refused(capsys, *order)
+    assert main([*order, "--fast"]) == 0
+    assert "sizes and columns of all shards" in capsys.readouterr().out
+    assert "-n must be at least 1, got 0" in refused(capsys, *order[:-1], "0")
+
+
+def test_the_plan_of_a_step_is_what_it_is_trained_on(recipe, tmp_path, capsys):
+    """Rows, keys, labels and captions of each microbatch, in order, also across the end of an epoch."""
+    tree = recipe(train__microbatch=4, train__length__steps=30, validation__rows=24)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(loading.as_yaml(tree))
+    run = open_run(loading.parse(tree))
+    reader = Reader(run.manifest)
+    for step, epoch in ((0, "0.000"), (10, "0.909"), (11, "1.000"), (29, "2.636")):  # 16 of 176 rows a step
+        assert main(["plan", str(path), "--step", str(step)]) == 0
+        first, head, *lines = capsys.readouterr().out.splitlines()
+        assert first == f"# step {step} of 30, epoch {epoch}, 16 rows"
+        assert head.split()[1:] == ["microbatch", "row", "shard", "key", "label", "captions"]
+        found = [line.split("\t") for line in lines]
+        (batches,) = read_batches(run.feed, reader, step, step + 1)
+        assert [(int(index), int(row)) for index, row, *_ in found] == [
+            (batch.index, row) for batch in batches for row in batch.rows.tolist()
+        ]
+        captions = [caption for batch in batches for caption in batch.captions]
+        assert [said for *_, said in found] == captions
+        for _, row, shard, key, label, _ in found:
+            about = reader.about(int(row))
+            assert (shard, key, label) == (about["shard"], about["key"], about["label"])
+    for step in ("-1", "30"):
+        assert f"--step must be from 0 to 29, got {step}" in refused(capsys, "plan", str(path), f"--step={step}")

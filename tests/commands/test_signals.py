@@ -1,0 +1,127 @@
+"""Commands that a signal or a closed pipe ends: one sentence, the shell's status, no stack dump."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from raysde.commands import signals
+from raysde.commands.signals import INTERRUPTED, SIGTERMED, UNREAD, orderly
+from raysde.config import loading
+from raysde.io.errors import Interrupted
+from tests.support.paths import ROOT
+from tests.support.training import small_recipe
+
+
+def raising(error: BaseException, cause: BaseException | None = None):
+    def command() -> int:
+        raise error from cause
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "status", "said"),
+    [
+        (KeyboardInterrupt(), None, 130, "raysde: interrupted; the same command"),
+        (Interrupted("run 'a' was interrupted"), KeyboardInterrupt(), 130, "raysde: run 'a' was interrupted"),
+        (Interrupted("run 'a' was interrupted"), SystemExit(15), 143, "raysde: run 'a' was interrupted"),
+        (SystemExit(15), None, 143, "raysde: interrupted; the same command"),
+        (SystemExit(SIGTERMED), None, 143, "raysde: interrupted; the same command"),
+    ],
+)
+def test_an_interrupt_is_a_sentence_and_a_status(capsys, error, cause, status, said):
+    """Whoever ends an ingest by SIGTERM needs to know as much of its rest as somebody who presses Ctrl-C."""
+    assert orderly(raising(error, cause)) == status
+    err = capsys.readouterr().err
+    assert (err.startswith(said), len(err.splitlines())) == (True, 1)
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit(2), BrokenPipeError(32, "a worker's pipe")])
+def test_what_no_signal_ended_is_passed_on(error):
+    """A help text, a wrong option, and a pipe that is not the terminal's."""
+    with pytest.raises(type(error)):
+        orderly(raising(error))
+
+
+def test_sigterm_ends_a_command_and_is_put_back(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30.0)
+        return 0
+
+    begin = time.monotonic()
+    assert orderly(command) == SIGTERMED
+    assert capsys.readouterr().err.startswith("raysde: interrupted; the same command")
+    assert time.monotonic() - begin < 20.0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("arguments", ["config", "--help", "models", "plan recipe.yaml --step 0"])
+def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path, digits, empty_store, arguments):
+    """`raysde config | head -0`: the pipe is closed before anything is read."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(small_recipe(digits, tmp_path / "runs")))
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "raysde.cli", *arguments.split()]
+    ended = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300, cwd=tmp_path, env=environment
+    )
+    os.close(writer)
+    # argparse passes over a pipe that takes no help
+    assert (ended.returncode, ended.stderr) == (0 if arguments == "--help" else UNREAD, "")
+
+
+def test_a_reader_of_one_line_ends_a_command_quietly():
+    """`raysde config | head -1`, where the pipe takes less than the text before its reader goes."""
+    command = [sys.executable, "-m", "raysde.cli", "config"]
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        os.close(writer)
+        with os.fdopen(reader) as stream:
+            assert stream.readline().strip()
+        _, said = process.communicate(timeout=300)
+    assert (process.returncode, said) == (UNREAD, "")
+
+
+def test_a_pipe_with_a_reader_is_read():
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        assert not signals.unread(stream)
+        os.close(reader)
+        assert signals.unread(stream)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
+def test_a_bare_run_that_is_ended_says_where_it_goes_on(digits, tmp_path, number, status):
+    """Its checkpoints say so, and nothing else is printed than progress and one sentence."""
+    tree = small_recipe(digits, tmp_path / "runs", train__length__steps=100_000, checkpoint_every=1, text=None)
+    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
+    command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml"), "--no-ray"]
+    # tests that run in the background may have been started with Ctrl-C ignored, which processes inherit
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heed) as process:
+        end = time.monotonic() + 240.0
+        while not list(Path(tmp_path).glob("runs/small/step_*")) and time.monotonic() < end:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120.0)
+    *progress, last = err.strip().splitlines()
+    assert process.returncode == status
+    assert not [line for line in progress if "Traceback" in line or line.startswith(" ")]
+    steps = sorted(path.name for path in tmp_path.glob("runs/small/step_*"))
+    assert last == (
+        f"raysde: run 'small' was interrupted; the same command goes on from its checkpoint at step {int(steps[-1][5:])}"
+    )

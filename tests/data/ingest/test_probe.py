@@ -1,0 +1,204 @@
+"""Files of a folder: each kind that is decoded is read under every suffix, others are named, and changes are counted."""
+
+import io
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raysde.data.ingest.convert import Converted, convert
+from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.sources import open_source
+from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
+from raysde.images.remarks import SENTENCES, Remarks
+from tests.support.pictures import image_file, rng_image
+from tests.support.sources import Given, write_tar
+
+WRITTEN_AS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k"),
+    "PPM": (".ppm", ".pnm"),
+    "MPO": (".mpo",),
+}
+
+
+def suffixes():
+    return [(kind, suffix) for kind, all_of_it in WRITTEN_AS.items() for suffix in all_of_it]
+
+
+def write(folder, name, data):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def keys(source):
+    return sorted(sample.key for part in source.parts for sample in part.read())
+
+
+def test_every_suffix_of_a_kind_is_read_in_folders_and_archives(tmp_path):
+    """In capitals too, and each by its content."""
+    picture = Image.fromarray(rng_image(0, 16))
+    members = []
+    for number, (kind, suffix) in enumerate(suffixes()):
+        name = f"{number:02d}{suffix.upper() if number % 2 else suffix}"
+        write(tmp_path / "folder", name, image_file(picture, kind))
+        members.append((name, image_file(picture, kind)))
+    source = open_source(str(tmp_path / "folder"))
+    assert keys(source) == sorted(name for name, _ in members)
+    assert not any("not read" in note for note in source.notes)
+    result = convert(Given(tuple(itertools.chain.from_iterable(part.read() for part in source.parts))), 0,
+                     rules_for(source), str(tmp_path))  # fmt: skip
+    assert (result.statistics.rows, result.bad) == (len(members), [])
+    (tmp_path / "tars").mkdir()
+    write_tar(tmp_path / "tars" / "a.tar", members)
+    assert len(keys(open_source(str(tmp_path / "tars")))) == len(members)
+
+
+def test_the_suffixes_are_the_decoder_s():
+    """Pillow knows these from the formats' own specifications."""
+    assert {suffix for _, suffix in suffixes()} <= set(IMAGE_SUFFIXES)
+    assert not {".eps", ".pdf", ".psd", ".svg", ".npy", ".mp4", ".ico", ".txt", ""} & set(IMAGE_SUFFIXES)
+
+
+def test_files_that_nothing_reads_are_counted_by_suffix(tmp_path):
+    for name in ("a.png", "sub/b.jpg"):
+        write(tmp_path, name, image_file(Image.fromarray(rng_image(0, 8)), "PNG"))
+    write(tmp_path, "a.txt", b"a caption")
+    for name in ("1.heic", "2.HEIC", "3.heic", "sub/4.heic", "c.svg", "d.psd", "sub/film.mp4", "README", "notes.txt"):
+        write(tmp_path, name, b"x")
+    notes = open_source(str(tmp_path)).notes
+    (note,) = [note for note in notes if note.startswith("files that are not read")]
+    for said in ("4 of .heic (1.heic, 2.HEIC, 3.heic ...)", "1 of .svg (c.svg)", "1 of .psd (d.psd)",
+                 "1 of .mp4 (sub/film.mp4)", "1 of no suffix (README)"):  # fmt: skip
+        assert said in note
+    assert any("notes.txt" in note and "not read" in note for note in notes)
+    assert "a.txt" not in note
+    assert unread_note(["a.png"], {"a.png"}) == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
+def test_a_wrong_suffix_is_read_by_its_content(tmp_path, kind):
+    write(tmp_path, "a.png", image_file(Image.fromarray(rng_image(0, 16)), kind))
+    source = open_source(str(tmp_path))
+    assert rules_for(source).size == 16
+
+
+@pytest.mark.parametrize(("width", "height"), [(12, 10), (10, 12), (12, 12)])
+def test_the_size_is_the_first_images_short_side(tmp_path, width, height):
+    for name, pixels in (("a.png", rng_image(0, 16)[:height, :width]), ("b.png", rng_image(1, 8))):
+        write(tmp_path, name, image_file(Image.fromarray(pixels), "PNG"))
+    source = open_source(str(tmp_path), order="source")
+    assert rules_for(source).size == min(width, height)
+    assert rules_for(source, size=9).size == 9
+    assert rules_for(source, fit="keep").size is None
+
+
+# --- grey and colour ----------------------------------------------------------------------------------------------
+
+
+def mixed(folder, count, colour, kind="PNG"):
+    """Grey files with some in colour, in the order of their names."""
+    for number in range(count):
+        picture = Image.fromarray(rng_image(number, 8))
+        write(folder, f"{number:04d}.png", image_file(picture if number in colour else picture.convert("L"), kind))
+
+
+@pytest.mark.parametrize(
+    ("colour", "channels"),
+    [({0}, 3), ({15}, 3), ({16}, 3), ({200}, 3), (set(), 1), (set(range(300)) - {0, 1, 2}, 3)],
+)
+def test_channels_come_from_images_beyond_the_first(tmp_path, colour, channels):
+    mixed(tmp_path, 300, colour)
+    source = open_source(str(tmp_path), order="source")
+    assert rules_for(source).channels == channels
+    assert rules_for(source) == rules_for(open_source(str(tmp_path), order="source"))  # as when an ingest goes on
+
+
+def test_channels_come_from_parts_all_over_the_source(tmp_path):
+    """Only the last of forty parts holds colour: it is not among the sixteen that are looked at, a middle one is."""
+    for place, channels in ((395, 1), (250, 3)):
+        folder = tmp_path / str(place)
+        mixed(folder, 400, set(range(place, place + 5)))
+        assert rules_for(open_source(str(folder), order="source", part_rows=10)).channels == channels
+
+
+def test_colour_that_is_made_grey_is_counted_and_named(tmp_path):
+    """Also by the tinted, and not for files of three channels that are equal."""
+    rgb, grey = Image.fromarray(rng_image(0, 8)), Image.fromarray(rng_image(1, 8)).convert("L")
+    tinted = Image.merge("RGB", [grey.point(lambda level: min(255, level + 20)), grey, grey])
+    mixed(tmp_path, 300, set())
+    for name, picture in (("x1", rgb), ("x2", rgb.quantize(16)), ("x3", tinted), ("y1", grey.convert("RGB"))):
+        write(tmp_path, f"{name}.png", image_file(picture, "PNG"))
+    write(tmp_path, "y2.png", image_file(grey.convert("RGB"), "JPEG", quality=70))
+    source = open_source(str(tmp_path), order="source")
+    (tmp_path / "out").mkdir()
+    rules = replace(rules_for(source), size=8)
+    assert rules.channels == 1
+    result = convert(source.parts[0], 0, rules, str(tmp_path / "out"))
+    assert result.remarks.counts == {"grey": 3}
+    (sentence,) = Converted.from_json(result.to_json()).remarks.sentences(305)
+    assert sentence.startswith("3 of 305 images are in colour and were made grey; --channels 3 keeps colours: x1.png")
+    colours = convert(source.parts[0], 0, replace(rules, channels=3), str(tmp_path / "out")).remarks
+    assert colours.counts == {"colourless": 302}
+
+
+def test_remarks_of_parts_add_up():
+    """Counts are sums, examples the first of all, whatever the parts."""
+    rng = np.random.default_rng(0)
+    said = [(f"{number}", {change for change in SENTENCES if rng.random() < 0.3}) for number in range(40)]
+    whole, added = Remarks(), Remarks()
+    for key, changes in said:
+        whole.count(key, changes)
+    for start in range(0, 40, 7):
+        part = Remarks()
+        for key, changes in said[start : start + 7]:
+            part.count(key, changes)
+        added.add(Remarks.from_json(part.to_json()))
+    assert added == whole
+    for change in SENTENCES:
+        found = [key for key, changes in said if change in changes]
+        assert (whole.counts[change], whole.examples[change]) == (len(found), found[:3])
+
+
+def test_an_ingest_under_other_rules_of_reading_is_another(tmp_path, monkeypatch):
+    """Parts converted by an older version of raysde are not mixed with new ones."""
+    from raysde.cluster import ingest
+
+    mixed(tmp_path, 3, {1})
+    source = open_source(str(tmp_path))
+    before = ingest.identity(source, rules_for(source))
+    assert ingest.identity(open_source(str(tmp_path)), rules_for(source)) == before
+    monkeypatch.setattr(ingest, "READING", ingest.READING + 1)
+    assert ingest.identity(source, rules_for(source)) != before
+
+
+# --- what cannot be read ------------------------------------------------------------------------------------------
+
+
+def test_images_that_cannot_be_read_are_refused_by_name(tmp_path):
+    whole = image_file(Image.fromarray(rng_image(0, 32)), "JPEG")
+    broken = {"cut.jpg": whole[: len(whole) // 2], "empty.png": b"", "words.gif": b"words", "photo.jpg": heic()}
+    for name, data in {"good.jpg": whole, **broken}.items():
+        write(tmp_path / "in", name, data)
+    source = open_source(str(tmp_path / "in"))
+    result = convert(source.parts[0], 0, rules_for(source), str(tmp_path))
+    assert sorted(bad.key for bad in result.bad) == sorted(broken)
+    for bad in result.bad:
+        assert bad.key in bad.reason
+        assert "\n" not in bad.reason
+
+
+def heic():
+    """The start of a photograph of a kind that is not decoded."""
+    out = io.BytesIO()
+    out.write(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+    return out.getvalue()

@@ -1,0 +1,485 @@
+"""Folders as people have them: descriptions in other files, under other names, and about images that are not there."""
+
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raysde.data.ingest.samples import Bad
+from raysde.data.ingest.sources import open_source
+from tests.support.sources import FILES, read, reasons, write_images, write_lines
+
+
+def notes_of(folder, **options):
+    return open_source(str(folder), **options).notes
+
+
+def found(folder, **options):
+    """(captions, label) by key."""
+    return {sample.key: (sample.captions, sample.label) for sample in read(folder, **options)}
+
+
+def write_json(folder, file, document):
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(json.dumps(document))
+    return folder
+
+
+# --- columns --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metadata.csv", "file_name, text, label\n00.png, red, cat\n01.png, blue, dog\n"),
+        ("metadata.csv", 'file_name, text, label\n00.png, "red", cat\n01.png, "blue", dog\n'),
+        ("Metadata.CSV", "FILE_NAME,Text,LABEL\n00.png,red,cat\n01.png,blue,dog\n"),
+        ("about.tsv", "filename\tcaption_text\tlabels\n00.png\tred\tcat\n01.png\tblue\tdog\n"),
+        ("list.csv", "Image Path,Caption,Class\n./00.png,red,cat\n 01.png ,blue,dog\n"),
+        (
+            "Metadata.jsonl",
+            '{"Filename": "00.png", "Prompt": "red", "Label": "cat"}\n{"image": "01.png", "caption": "blue", "class": "dog"}',
+        ),
+        (
+            "train.jsonl",
+            '{"file-name": "00.png", "TEXT": "red", "labels": ["cat"]}\n{"file-name": "01.png", "TEXT": "blue", "labels": ["dog"]}',
+        ),
+        (
+            "metadata.NDJSON",
+            '{"img_path": "00.png", "texts": ["red"], "label": "cat"}\n{"img_path": "01.png", "texts": "blue", "label": "dog"}',
+        ),
+        (
+            "metadata.json",
+            '[{"file_name": "00.png", "Text": "red", "label": "cat"}, {"file_name": "01.png", "Text": "blue", "label": "dog"}]',
+        ),
+        (
+            "annotations.json",
+            '{"00.png": {"caption": "red", "label": "cat"}, "01": {"caption": "blue", "label": "dog"}}',
+        ),
+    ],
+)
+def test_columns_and_files_are_found_in_any_spelling(tmp_path, file, content):
+    folder = write_images(tmp_path / "f", ["00", "01"])
+    (folder / file).write_text(content)
+    assert found(folder) == {"00.png": (("red",), "cat"), "01.png": (("blue",), "dog")}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "culprits"),
+    [
+        ("metadata.csv", "file_name,Text, text\n00.png,a,b\n", ["'Text' and 'text'", "rename"]),
+        ("metadata.csv", "file_name,text,text\n00.png,a,b\n", ["line 1", "'text' twice"]),
+        ("metadata.csv", "file_name,id,id\n00.png,1,2\n", ["line 1", "'id' twice"]),
+        ("a.tsv", "file_name\tlabel\tclass\n00.png\t1\tcat\n", ["entry 1", "'label' and 'class'", "--label-column"]),
+        ("metadata.jsonl", '{"file_name": "00.png", "text": "a", "caption": "b"}', ["entry 1", "'text' and 'caption'"]),
+        ("metadata.jsonl", '\n{"file_name": "00.png", "text": "a", "text": "b"}', ["line 2", "'text' is given twice"]),
+        ("metadata.jsonl", '{"file_name": "00.png", "more": {"id": 1, "id": 1}}', ["line 1", "'id' is given twice"]),
+        ("metadata.jsonl", '{"file_name": "00.png", "path": "01.png"}', ["two images", "00.png", "01.png"]),
+        ("captions.json", '{"00.png": "a", "00.png": "b"}', ["captions.json", "'00.png' is given twice"]),
+        (
+            "metadata.json",
+            '[{"file_name": "00.png", "label": "a"}, {"image": "00.png", "label": "b"}]',
+            ["entry 2", "'a'"],
+        ),
+    ],
+)
+def test_what_may_mean_two_things_is_named(tmp_path, file, content, culprits):
+    folder = write_images(tmp_path / "f", ["00", "01"])
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=file.replace(".", r"\.")) as caught:
+        open_source(str(folder))
+    assert all(culprit in str(caught.value) for culprit in culprits)
+
+
+def test_columns_that_say_the_same_are_no_conflict(tmp_path):
+    folder = write_images(tmp_path / "f", ["00"])
+    row = {"file_name": "00.png", "caption": "a", "captions": ["a", "b"], "text": "", "label": 3, "class": "3"}
+    assert found(write_lines(folder, [row])) == {"00.png": (("a", "b"), "3")}
+
+
+def test_columns_that_are_not_read_are_named_and_can_be_chosen(tmp_path):
+    folder = write_images(tmp_path / "f", ["00"])
+    write_lines(folder, [{"file_name": "00.png", "blip_caption": "a", "category": "cat", "width": 8}])
+    assert any("columns blip_caption, category, width are not read" in note for note in notes_of(folder))
+    assert any("no column of captions" in note and "--caption-column" in note for note in notes_of(folder))
+    chosen = {"caption_column": "Blip Caption", "label_column": "category"}
+    assert found(folder, **chosen) == {"00.png": (("a",), "cat")}
+    assert any(note.endswith("columns width are not read") for note in notes_of(folder, **chosen))
+    assert open_source(str(folder)).identity != open_source(str(folder), caption_column="blip_caption").identity
+    with pytest.raises(ValueError, match=r"has no column 'words'.*it has file_name, blip_caption, category, width"):
+        open_source(str(folder), caption_column="words")
+
+
+# --- files beside images --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ("DSC_1.JPG", "DSC_1.TXT"),
+        ("IMG_1.PNG", "img_1.txt"),
+        ("a.png", "A.Txt"),
+        ("x.v1.5.png", "x.v1.5.caption"),
+        ("d/x.jpg", "d/x.jpg.txt"),
+        ("x.png", "x.text"),
+    ],
+)
+def test_text_files_are_found_in_any_spelling(tmp_path, image, text):
+    folder = write_images(tmp_path / "f", [image, "other.png"])
+    (folder / text).write_text("words")
+    assert found(folder) == {image: (("words",), None), "other.png": ((), None)}
+
+
+def test_text_files_of_no_image_or_of_two_are_named(tmp_path):
+    folder = write_images(tmp_path / "f", ["A.png", "a.png", "b.png"])
+    for name in ("a.txt", "B.txt", "b.txt", "prompts.txt"):
+        (folder / name).write_text(name)
+    assert found(folder) == {"A.png": ((), None), "a.png": (("a.txt",), None), "b.png": (("b.txt",), None)}
+    assert any("not read" in note and "B.txt, prompts.txt" in note for note in notes_of(folder))
+
+
+def test_a_text_file_that_two_images_may_own_is_named(tmp_path):
+    folder = write_images(tmp_path / "f", ["Foo.png", "foo.png"])
+    (folder / "FOO.txt").write_text("whose")
+    assert found(folder) == {"Foo.png": ((), None), "foo.png": ((), None)}
+    assert any("not read" in note and "FOO.txt" in note for note in notes_of(folder))
+
+
+def write_download(folder, *, stats=True):
+    """The files that img2dataset writes with output_format=files."""
+    for piece in ("00000", "00001"):
+        write_images(folder / piece, [f"{piece}000{number}.jpg" for number in range(2)])
+        for number in range(2):
+            key = f"{piece}000{number}"
+            (folder / piece / f"{key}.txt").write_text(f"words {key}")
+            row = {
+                "url": "http://x/y",
+                "caption": f"words {key}",
+                "key": key,
+                "status": "success",
+                "width": 8,
+                "exif": "{}",
+            }
+            (folder / piece / f"{key}.json").write_text(json.dumps(row))
+        pq.write_table(pa.table({"url": ["x"], "caption": ["y"], "key": ["z"]}), folder / f"{piece}.parquet")
+        if stats:
+            (folder / f"{piece}_stats.json").write_text(json.dumps({"count": 2}))
+    return folder
+
+
+@pytest.mark.parametrize("stats", [True, False])
+def test_a_download_of_img2dataset_is_a_folder(tmp_path, stats):
+    folder = write_download(tmp_path / "f", stats=stats)
+    keys = [f"{piece}000{number}" for piece in ("00000", "00001") for number in range(2)]
+    assert found(folder) == {f"{key[:5]}/{key}.jpg": ((f"words {key}",), None) for key in keys}
+    notes = notes_of(folder)
+    assert any("download" in note and "00000.parquet" in note for note in notes)
+    assert any("no label is taken" in note for note in notes)
+    assert "key 'url' of .json" in read(folder)[0].unread
+    assert found(folder / "00001") == {f"{key}.jpg": ((f"words {key}",), None) for key in keys[2:]}
+
+
+def test_a_table_that_is_no_record_is_still_another_kind(tmp_path):
+    folder = write_images(tmp_path / "f", ["00000/a"])
+    pq.write_table(pa.table({"image": FILES[:1]}), folder / "images.parquet")
+    with pytest.raises(ValueError, match="several kinds"):
+        open_source(str(folder))
+
+
+def test_json_beside_images_is_read_and_its_faults_are_named(tmp_path):
+    folder = write_images(tmp_path / "f", ["cat/a", "dog/b", "dog/c", "dog/d"])
+    for name, content in {
+        "cat/a.json": '{"caption": "one", "shapes": []}',
+        "dog/b.json": '{"label": "cat"}',
+        "dog/c.json": '{"label": "dog", "label": "dog"}',
+        "dog/d.json": "[1, 2]",
+    }.items():
+        (folder / name).write_text(content)
+    samples = read(folder)
+    assert [(s.captions, s.label, s.unread) for s in samples if not isinstance(s, Bad)] == [
+        (("one",), "cat", ("key 'shapes' of .json",)),
+        ((), "dog", (".json files without an object",)),
+    ]
+    assert "'cat' in dog/b.json and 'dog' by its folder" in reasons(samples)[0]
+    assert "dog/c.json: key 'label' is given twice" in reasons(samples)[1]
+
+
+# --- documents that describe many images ----------------------------------------------------------------------------
+
+
+def test_edm_labels_go_before_folders(tmp_path):
+    names = [f"0000{piece}/img0000000{number}.png" for piece in range(2) for number in range(3)]
+    folder = write_images(tmp_path / "f", names)
+    write_json(folder, "dataset.json", {"labels": [[name, number % 3] for number, name in enumerate(names)]})
+    assert {key: label for key, (_, label) in found(folder).items()} == {n: str(i % 3) for i, n in enumerate(names)}
+    before = open_source(str(folder)).identity
+    write_json(folder, "dataset.json", {"labels": [[name, 2 - number % 3] for number, name in enumerate(names)]})
+    assert open_source(str(folder)).identity != before
+    write_json(folder, "dataset.json", {"labels": None})
+    assert {label for _, label in found(folder).values()} == {None}
+    assert any("dataset.json gives no labels" in note for note in notes_of(folder))
+    write_json(folder, "dataset.json", {"labels": [[name, [0.5] * 25] for name in names]})
+    with pytest.raises(ValueError, match=r"dataset\.json, label 1 .*is a list"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    "place", ["captions_train2017.json", "annotations/captions_train2017.json", "dataset_coco.json"]
+)
+@pytest.mark.parametrize("home", ["", "train2017/"])
+def test_coco_captions_are_read(tmp_path, place, home):
+    names = [f"{number:012d}.jpg" for number in range(3)]
+    folder = write_images(tmp_path / "f", [home + name for name in names])
+    images = [{"id": 40 + number, "file_name": name, "height": 8} for number, name in enumerate(names)]
+    said = [{"image_id": 40 + n, "id": 100 * k + n, "caption": f"{k} of {n}\n"} for k in range(2) for n in range(3)]
+    write_json(folder, place, {"info": {}, "images": images, "annotations": said, "licenses": []})
+    assert found(folder) == {home + name: ((f"0 of {n}", f"1 of {n}"), None) for n, name in enumerate(names)}
+    assert any(place in note for note in notes_of(folder))
+    write_json(folder, place, {"images": images, "annotations": [*said, {"image_id": 7, "caption": "x"}]})
+    with pytest.raises(ValueError, match=r"annotation 7.*no image with the id 7"):
+        open_source(str(folder))
+
+
+def test_coco_splits_are_no_classes(tmp_path):
+    folder = write_images(tmp_path / "f", ["train2017/1.jpg", "val2017/2.jpg"])
+    for split, number in (("train", 1), ("val", 2)):
+        images, said = [{"id": number, "file_name": f"{number}.jpg"}], [{"image_id": number, "caption": split}]
+        write_json(folder, f"annotations/captions_{split}2017.json", {"images": images, "annotations": said})
+        boxes = [{"image_id": number, "category_id": 3, "bbox": []}]
+        write_json(folder, f"annotations/instances_{split}2017.json", {"images": images, "annotations": boxes})
+    assert found(folder) == {"train2017/1.jpg": (("train",), None), "val2017/2.jpg": (("val",), None)}
+    assert any(
+        "not read" in n and "instances_train2017.json, annotations/instances_val2017.json" in n
+        for n in notes_of(folder)
+    )
+
+
+COCO = {"images": [{"id": 1, "file_name": "cat/a.png"}], "annotations": [{"image_id": 1, "caption": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("document", "labels"),
+    [
+        (COCO, (None, None)),
+        ({"labels": None}, (None, None)),
+        ({"cat/a.png": "x"}, ("cat", "dog")),
+        ([{"file_name": "cat/a.png", "text": "x"}], ("cat", "dog")),
+        ([{"file_name": "cat/a.png", "label": 3}], ("3", None)),
+    ],
+)
+def test_folders_are_classes_unless_a_document_speaks_of_labels(tmp_path, document, labels):
+    """EDM's and COCO's forms say what labels there are, if any; captions in other forms leave them to the folders."""
+    folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "about.json", document)
+    assert tuple(label for _, label in found(folder).values()) == labels
+
+
+@pytest.mark.parametrize(
+    ("file", "document", "expected"),
+    [
+        ("captions.json", {"a.png": "x", "b.png": ["y", "z"]}, [(("x",), None), (("y", "z"), None)]),
+        ("prompts.json", {"a": "x", "b": "y"}, [(("x",), None), (("y",), None)]),
+        ("labels.json", {"a.png": "cat", "b.png": "dog"}, [((), "cat"), ((), "dog")]),
+        ("classes.json", {"a.png": 3, "b.png": 4}, [((), "3"), ((), "4")]),
+        ("meta_cap.json", {"a.png": {"caption": "x", "tags": "t"}, "b.png": {}}, [(("x",), None), ((), None)]),
+    ],
+)
+def test_descriptions_by_name_are_read(tmp_path, file, document, expected):
+    folder = write_json(write_images(tmp_path / "f", ["a", "b"]), file, document)
+    assert list(found(folder).values()) == expected
+    assert any(f"are read from {file}" in note for note in notes_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "document"),
+    [
+        ("class_indices.json", {"0": "cat", "1": "dog"}),
+        ("annotations.json", {"data": [{"file_name": "cat/a.png"}]}),
+        ("instances_val.json", {"images": [{"id": 1, "file_name": "cat/a.png"}], "annotations": [{"category_id": 1}]}),
+        ("captions.yaml", "a"),
+        ("captions.txt", "a"),
+    ],
+)
+def test_a_description_that_is_not_read_is_named_beside_the_labels_of_folders(tmp_path, file, document):
+    folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), file, document)
+    assert {key: label for key, (_, label) in found(folder).items()} == {"cat/a.png": "cat", "dog/b.png": "dog"}
+    assert any("not read" in note and file in note for note in notes_of(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "document"),
+    [
+        ("captions.json", {"a/1.png": "y", "1.png": "x"}),
+        ("dataset.json", {"labels": [["a/1.png", 0], ["1.png", 1]]}),
+        (
+            "captions_train2017.json",
+            {
+                "images": [{"id": 1, "file_name": "a/1.png"}, {"id": 2, "file_name": "1.png"}],
+                "annotations": [{"image_id": 2, "caption": "x"}],
+            },
+        ),
+    ],
+)
+def test_a_name_that_several_images_have_is_refused(tmp_path, file, document):
+    folder = write_json(write_images(tmp_path / "f", ["a/1", "b/1"]), file, document)
+    with pytest.raises(ValueError, match=r"image '1(\.png)?' may be any of a/1\.png, b/1\.png; write its path"):
+        open_source(str(folder))
+
+
+def test_captions_by_stem_name_the_image_that_is_not_there(tmp_path):
+    """Most keys are images, so the document describes them, and one of them is missing."""
+    folder = write_json(
+        write_images(tmp_path / "f", ["1", "2"]), "captions.json", {"1": "one", "2": "two", "3": "three"}
+    )
+    with pytest.raises(ValueError, match="image '3' is not among the images"):
+        open_source(str(folder))
+    samples = read(folder, missing="bad")
+    assert [sample.captions for sample in samples if not isinstance(sample, Bad)] == [("one",), ("two",)]
+    assert len(reasons(samples)) == 1
+
+
+def test_a_broken_document_is_refused(tmp_path):
+    folder = write_images(tmp_path / "f", ["cat/a", "dog/b"])
+    (folder / "dataset.json").write_text('{"labels": [')
+    with pytest.raises(ValueError, match=r"dataset\.json is not valid JSON: Expecting value: line 1") as refusal:
+        open_source(str(folder))
+    assert "jsonl" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("text", "lines"), [('{"a": 1}\n{"b": 2}\n', True), ('{"a": 1} {"b": 2}', False)])
+def test_lines_of_json_in_a_json_file_are_told_where_they_belong(tmp_path, text, lines):
+    folder = write_images(tmp_path / "f", ["cat/a", "dog/b"])
+    (folder / "captions.json").write_text(text)
+    with pytest.raises(ValueError, match=r"captions\.json is not valid JSON: Extra data") as refusal:
+        open_source(str(folder))
+    assert ("belong into a file named .jsonl" in str(refusal.value)) == lines
+
+
+@pytest.mark.parametrize(("image", "note", "told"), [(1, "1", "only one with 1"), ("1", 1, "only one with '1'")])
+def test_coco_ids_of_another_type_are_named(tmp_path, image, note, told):
+    document = {
+        "images": [{"id": image, "file_name": "1.png"}],
+        "annotations": [{"image_id": note, "caption": "x"}],
+    }
+    folder = write_json(write_images(tmp_path / "f", ["1"]), "captions.json", document)
+    with pytest.raises(ValueError, match=f"annotation 1: there is no image with the id {note!r}, {told}"):
+        open_source(str(folder))
+
+
+SEVERAL = {
+    "lines": lambda one, two: {
+        "metadata.jsonl": "\n".join(json.dumps({"file_name": "a.png", **row}) for row in (one, two))
+    },
+    "entries": lambda one, two: {"list.json": json.dumps([{"file_name": "a.png", **row} for row in (one, two)])},
+    "tables": lambda one, two: {
+        f"metadata.{kind}": "\n".join(
+            mark.join(line) for line in zip(("file_name", "a.png"), *row.items(), strict=True)
+        )
+        for kind, mark, row in (("csv", ",", one), ("tsv", "\t", two))
+    },
+    "documents": lambda one, two: {f"{n}.json": json.dumps({"a.png": row}) for n, row in enumerate((one, two))},
+    "files beside it": lambda one, two: {"a.json": json.dumps(one), "a.png.json": json.dumps(two)},
+}
+
+
+@pytest.mark.parametrize("label_first", [False, True])
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_several_descriptions_of_an_image_add_up(tmp_path, kind, label_first):
+    """One gives its label, the other its caption, in either order."""
+    folder = write_images(tmp_path / "f", ["a"])
+    told = ({"label": "cat"}, {"text": "x"})
+    for name, text in SEVERAL[kind](*(told if label_first else told[::-1])).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    assert found(folder) == {"a.png": (("x",), "cat")}
+
+
+# --- images that are not there --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "document"),
+    [
+        ("metadata.jsonl", {"file_name": "gone.png", "text": "x"}),
+        ("metadata.json", [{"file_name": "a.png"}, {"file_name": "gone.png", "text": "x"}]),
+        ("dataset.json", {"labels": [["a.png", 1], ["gone.png", 2]]}),
+        ("captions.json", {"a.png": "x", "gone.png": "y"}),
+        (
+            "coco.json",
+            {
+                "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "gone.png"}],
+                "annotations": [{"image_id": 1, "caption": "x"}, {"image_id": 2, "caption": "y"}],
+            },
+        ),
+    ],
+)
+def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, file, document):
+    folder = write_json(write_images(tmp_path / "f", ["a"]), file, document)
+    with pytest.raises(ValueError, match=r"'gone\.png' is not among the images .*--skip-bad") as caught:
+        open_source(str(folder))
+    assert file in str(caught.value)
+    source = open_source(str(folder), missing="bad")
+    assert source.count == 2
+    samples = read(folder, missing="bad")
+    assert [sample.key for sample in samples] == ["a.png", "gone.png"]
+    assert [file in reason and "gone.png" in reason for reason in reasons(samples)] == [True]
+    assert not any("2 of 2" in note or "2 images" in note for note in source.notes)
+
+
+def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
+    """Without Ray: a part to shards, and the report that the command prints from."""
+    from raysde.data.ingest.collect import collect
+    from raysde.data.ingest.convert import Converted, Rules, convert
+    from raysde.io.filesystems import read_bytes
+
+    folder = write_images(tmp_path / "f", ["a", "b"])
+    write_lines(folder, [{"file_name": "gone.png", "text": "x"}])
+    for name in "ab":
+        (folder / f"{name}.json").write_text('{"url": "x"}')
+    (part,) = open_source(str(folder), missing="bad").parts
+    rules, out = Rules(channels=1, size=8), str(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    result = Converted.from_json(json.loads(json.dumps(convert(part, 0, rules, out).to_json())))
+    collect([result], rules, out, source="f", licence="")
+    report = json.loads(read_bytes(f"{out}/report.json"))
+    assert [entry["key"] for entry in report["skipped"]] == ["gone.png"]
+    assert report["unread"] == {"key 'url' of .json": 2}
+
+
+def test_a_choice_of_columns_needs_columns(tmp_path):
+    folder = write_images(tmp_path / "f", ["a"])
+    (folder / "a.txt").write_text("words")
+    with pytest.raises(ValueError, match="no table and no JSON with columns; leave --caption-column"):
+        open_source(str(folder), caption_column="words")
+    (folder / "a.json").write_text('{"words": "more"}')
+    assert found(folder, caption_column="words") == {"a.png": (("more", "words"), None)}
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_tables_with_another_separator_are_named(tmp_path, mark):
+    folder = write_images(tmp_path / "f", ["a"])
+    (folder / "m.csv").write_text(f"file_name{mark}text\na.png{mark}one, two\n")
+    with pytest.raises(ValueError, match=r"m\.csv, line 1 separates its columns by .*, expected ','; save the table"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["cat/a", "dog/b", "cover"], r"subfolders \(cat, dog\), since 1 images lie beside them"),
+        (["all/cat/a", "all/dog/b"], r"all/cat, all/dog\); give .*f/all to make classes"),
+        (["all/a", "all/b"], None),
+        (["all/cat/a", "all/cat/b"], None),
+        (["a", "one/b"], None),
+    ],
+)
+def test_subfolders_that_are_no_classes_are_named(tmp_path, names, note):
+    folder = tmp_path / "f"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.png").write_bytes(FILES[0])
+    said = [one for one in open_source(str(folder)).notes if "no label is taken" in one]
+    assert len(said) == (note is not None)
+    assert all(re.search(note, one) for one in said)
+    assert {label for _, label in found(folder).values()} == {None}

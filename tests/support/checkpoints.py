@@ -1,0 +1,33 @@
+"""Checkpoints of untrained models, and changes of their descriptions."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from raysde.checkpoints import checkpoint
+from raysde.checkpoints.description import content_hash
+from raysde.models.spec import save_text
+from tests.support.models import caption_spec, filled_model
+
+
+def write_model(folder: Path, step: int = 0, /, **changes) -> str:
+    """A checkpoint as `raysde train` leaves it, of an untrained model."""
+    model = filled_model(**changes)
+    folder.mkdir()
+    save_file(checkpoint.complete_weights(model), folder / "ema.safetensors")
+    save_text(model, folder / "text")
+    checkpoint.write_description(folder, caption_spec(**changes), {"step": step}, {}, {})
+    return str(folder)
+
+
+@contextmanager
+def description_of(folder: Path) -> Iterator[dict]:
+    """The content of checkpoint.json, to be changed as its writer would: its own hash fits afterwards."""
+    path = folder / "checkpoint.json"
+    content = json.loads(path.read_text())
+    yield content
+    content["sha256"] = content_hash(content)
+    path.write_text(json.dumps(content))

@@ -1,0 +1,39 @@
+"""Small feature networks of evaluations."""
+
+import torch
+from torch import nn
+
+
+class Grey(nn.Module):
+    """The pixels of grey images."""
+
+    channels = 1
+
+    def forward(self, images):
+        return images.float().flatten(1)
+
+
+class Four(nn.Module):
+    """Does not say how many channels it takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        return self.layer(images.float()).flatten(1)
+
+
+class Network(nn.Module):
+    """Features [B, 4] and logits [B, 6] of grey images, differing from image to image."""
+
+    channels = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(1)
+        self.register_buffer("weight", torch.randn(64, 10, generator=g))
+
+    def forward(self, images):
+        found = torch.tanh((images.float().flatten(1) / 255.0 - 0.5) @ self.weight)
+        return found[:, :4], 2.0 * found[:, 4:]

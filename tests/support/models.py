@@ -1,0 +1,46 @@
+"""Small models with random weights, and their descriptions."""
+
+import torch
+
+from raysde.conditioning.text import ScratchText
+from raysde.models.score import ScoreModel
+from raysde.models.spec import ModelSpec, fresh_model
+from raysde.networks import UNetConfig
+from raysde.sde import VP
+
+UNET = UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8)
+CAPTIONS = ["a handwritten zero", "the digit one", "two", "somebody wrote a three in pencil, twice"]
+
+
+def spec_with(**changes) -> ModelSpec:
+    """Return the description of a model of digits: without conditions, unless ``changes`` name some."""
+    values = {"image": (1, 8, 8), "data_range": (-1.0, 1.0), "data_std": 0.5, "sde": VP(), "network": UNET,
+              "target": "noise", "text": None, "classes": 0}  # fmt: skip
+    return ModelSpec(**{**values, **changes})
+
+
+def caption_spec(**changes) -> ModelSpec:
+    """Return the description of a model that predicts v and takes captions, unless ``changes`` say otherwise."""
+    return spec_with(**{"target": "v", "text": ScratchText(width=16, layers=1, heads=2), **changes})
+
+
+def filled_model(**changes) -> ScoreModel:
+    """Return the model of :func:`caption_spec` with its zero-initialised layers filled, so that every input matters."""
+    model = fresh_model(caption_spec(**changes), CAPTIONS, 0)
+    g = torch.Generator().manual_seed(9)
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.data.normal_(0.0, 0.1, generator=g)
+    return model.eval()
+
+
+class Own(torch.nn.Module):
+    """A user's network."""
+
+    def __init__(self, image, condition, gain=1.0) -> None:
+        super().__init__()
+        self.image, self.condition = image, condition
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x, t, pooled=None, context=None, mask=None):
+        return self.gain * x
