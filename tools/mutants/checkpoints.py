@@ -22,7 +22,7 @@ MUTANTS = [
     Mutant("a bad disk that ends a run", "raysde.checkpoints.description:_judged", "if not isinstance(system, pafs.LocalFileSystem):", "if True:", CHECKPOINT + " -k 'cannot_be_read'"),
     Mutant("tensors that a disk does not give", "raysde.checkpoints.description:_compare", "        except OSError as error:", "        except ZeroDivisionError as error:", CHECKPOINT + " -k 'cannot_be_read'"),
     Mutant("an averaged model without its place", "raysde.checkpoints.ema_snapshots:_write_model", 'with writing("the averaged model", target):', "if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
-    Mutant("an average that passes over in silence", "raysde.checkpoints.ema_snapshots:_write_model", "newest_checkpoint(storage, name, say)", "newest_checkpoint(storage, name)", "tests/training/test_posthoc_ema.py -k 'passes_over'"),
+    Mutant("an average that passes over in silence", "raysde.checkpoints.ema_snapshots:_write_model", "newest_checkpoint(storage, name, say)", "newest_checkpoint(storage, name)", "tests/checkpoints/test_ema_snapshots.py -k 'passes_over'"),
     Mutant("the live weights for their average", "raysde.checkpoints.sharded:write", "with state.ema.swapped():", "if folder:", SHARDED + " -k 'moments'"),
     Mutant("hashes of the first rank's files alone", "raysde.checkpoints.sharded:gathered", "world.sum(digests).cpu().tolist()", "digests.cpu().tolist()", SHARDED + " -k 'any_number or moments'"),
     Mutant("profiles left out of sharded checkpoints", "raysde.checkpoints.sharded:write", "    if state.profiles:", "    if not state.profiles:", SHARDED + " -k 'moments'"),

@@ -6,6 +6,7 @@ GUIDANCE = "tests/inference/test_guidance.py"
 JOBS = "tests/precompute/test_jobs.py"
 NETWORKS = "tests/networks/test_networks.py"
 PRETRAINED = "tests/conditioning/test_pretrained.py"
+TEXT = "tests/conditioning/test_text.py"
 
 MUTANTS = [
     Mutant("the caption kept where it is dropped, dropped where kept", "raysde.conditioning.conditioner:Condition.dropped", "torch.where(drop[:, None], _fit(null.ids, self.ids.shape[1]), self.ids)", "torch.where(drop[:, None], self.ids, _fit(null.ids, self.ids.shape[1]))", NETWORKS + " -k 'dropped'"),
@@ -33,24 +34,24 @@ MUTANTS = [
     Mutant("a prompt's vectors with its padding's", "raysde.conditioning.prompt_cache:Prompts._vectors", "self.encoder(ids, mask)[mask]", "self.encoder(ids, mask)[0]", PRETRAINED + " -k 'depend_on_nothing'"),
     Mutant("prompts padded in front", "raysde.conditioning.prompt_cache:Prompts.__call__", "(0, 0, 0, length - len(found[prompt]))", "(0, 0, length - len(found[prompt]), 0)", PRETRAINED + " -k 'depend_on_nothing'"),
     Mutant("prompts encoded beside each other", "raysde.conditioning.prompt_cache:Prompts._vectors", "for value in self.tokenizer([prompt]))", "for value in self.tokenizer([prompt, *self.known][:2]))", PRETRAINED + " -k 'depend_on_nothing'"),
-    Mutant("padding taken for a token", "raysde.conditioning.text:Tokenizer.__call__", "mask = torch.arange(length)[None, :] < lengths[:, None]", "mask = torch.arange(length)[None, :] <= lengths[:, None]", NETWORKS + " -k 'mask_marks'"),
+    Mutant("padding taken for a token", "raysde.conditioning.text:Tokenizer.__call__", "mask = torch.arange(length)[None, :] < lengths[:, None]", "mask = torch.arange(length)[None, :] <= lengths[:, None]", TEXT + " -k 'mask_marks'"),
     Mutant("captions encoded without their mask", "raysde.conditioning.text:TextEncoder.forward", "attention_mask=mask.to(torch.int64)", "attention_mask=torch.ones_like(ids)", PRETRAINED + " -k 'vectors_do_not'"),
     Mutant("the beginning's vector for CLIP's end", "raysde.conditioning.text:TextEncoder.pooled", "last = mask.sum(dim=1) - 1", "last = mask.sum(dim=1) * 0", PRETRAINED + " -k 'summed_up'"),
     Mutant("the end of the padding for CLIP's end", "raysde.conditioning.text:TextEncoder.pooled", "last = mask.sum(dim=1) - 1", "last = mask.sum(dim=1).amax().expand(len(mask)) - 1", PRETRAINED + " -k 'summed_up'"),
     Mutant("CLIP's tokens averaged", "raysde.conditioning.text:ENDS", 'ENDS = ("clip_text_model",)', 'ENDS = ("clip",)', PRETRAINED + " -k 'summed_up'"),
     Mutant("a mean of tokens and padding", "raysde.conditioning.text:TextEncoder.pooled", "weight = mask.to(vectors.dtype)[:, :, None]", "weight = torch.ones_like(vectors[:, :, :1])", PRETRAINED + " -k 'summed_up'"),
     Mutant("a sum of tokens", "raysde.conditioning.text:TextEncoder.pooled", "(vectors * weight).sum(dim=1) / weight.sum(dim=1)", "(vectors * weight).sum(dim=1)", PRETRAINED + " -k 'summed_up'"),
-    Mutant("captions cut one token late", "raysde.conditioning.text:Tokenizer.encode", "truncation=True, max_length=self.max_tokens)", "truncation=True, max_length=self.max_tokens + 1)", NETWORKS + " -k 'cut_at'"),
-    Mutant("captions cut with their end", "raysde.conditioning.text:Tokenizer.encode", 'self.tokenizer(caption, truncation=True, max_length=self.max_tokens)["input_ids"] or', 'self.tokenizer(caption)["input_ids"][: self.max_tokens] or', NETWORKS + " -k 'cut_at'"),
-    Mutant("rows padded beyond the limit", "raysde.conditioning.text:Tokenizer.padded_length", "return min(self.max_tokens, -(-tokens // 8) * 8)", "return -(-tokens // 8) * 8", NETWORKS + " -k 'cut_at'"),
+    Mutant("captions cut one token late", "raysde.conditioning.text:Tokenizer.encode", "truncation=True, max_length=self.max_tokens)", "truncation=True, max_length=self.max_tokens + 1)", TEXT + " -k 'cut_at'"),
+    Mutant("captions cut with their end", "raysde.conditioning.text:Tokenizer.encode", 'self.tokenizer(caption, truncation=True, max_length=self.max_tokens)["input_ids"] or', 'self.tokenizer(caption)["input_ids"][: self.max_tokens] or', TEXT + " -k 'cut_at'"),
+    Mutant("rows padded beyond the limit", "raysde.conditioning.text:Tokenizer.padded_length", "return min(self.max_tokens, -(-tokens // 8) * 8)", "return -(-tokens // 8) * 8", TEXT + " -k 'cut_at'"),
     Mutant("no token at all for an empty caption", "raysde.conditioning.text:Tokenizer.encode", " or [self.pad]", "", PRETRAINED + " -k 'nothing_of_an_empty'"),
     Mutant("a prompt of just the limit named", "raysde.conditioning.text:Tokenizer.warn_if_cut", "<= self.max_tokens:", "< self.max_tokens:", PRETRAINED + " -k 'just_the_limit'"),
     Mutant("a prompt named each time", "raysde.conditioning.text:Tokenizer.warn_if_cut", "        self.named.add(prompt)\n", "", PRETRAINED + " -k 'named_once'"),
     Mutant("captions of just the limit counted as cut", "raysde.conditioning.text:Tokenizer.warn_of_cut", "length > self.max_tokens for", "length >= self.max_tokens for", PRETRAINED + " -k 'how_many_captions'"),
-    Mutant("words of equal frequency as they come", "raysde.conditioning.text:word_pieces", "key=lambda word: (-words[word], word)", "key=lambda word: -words[word]", NETWORKS + " -k 'vocabulary'"),
-    Mutant("the rarest words first", "raysde.conditioning.text:word_pieces", "key=lambda word: (-words[word], word)", "key=lambda word: (words[word], word)", NETWORKS + " -k 'vocabulary'"),
-    Mutant("words that cannot be spelled", "raysde.conditioning.text:word_pieces", '[*SPECIAL, *characters, *(f"##{character}" for character in characters)]', "[*SPECIAL, *characters]", NETWORKS + " -k 'vocabulary'"),
-    Mutant("captions that begin with their end", "raysde.conditioning.text:train_tokenizer", 'BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))', 'BertProcessing(("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"]))', NETWORKS + " -k 'cut_at'"),
-    Mutant("a frozen encoder with dropout", "raysde.conditioning.text:TextEncoder.train", "super().train(mode and self.trainable)", "super().train(mode)", NETWORKS + " -k 'frozen_or_trained'"),
-    Mutant("a frozen encoder that is trained", "raysde.conditioning.text:TextEncoder.__init__", "encoder.requires_grad_(trainable)", "encoder.requires_grad_(True)", NETWORKS + " -k 'frozen_or_trained'"),
+    Mutant("words of equal frequency as they come", "raysde.conditioning.text:word_pieces", "key=lambda word: (-words[word], word)", "key=lambda word: -words[word]", TEXT + " -k 'vocabulary'"),
+    Mutant("the rarest words first", "raysde.conditioning.text:word_pieces", "key=lambda word: (-words[word], word)", "key=lambda word: (words[word], word)", TEXT + " -k 'vocabulary'"),
+    Mutant("words that cannot be spelled", "raysde.conditioning.text:word_pieces", '[*SPECIAL, *characters, *(f"##{character}" for character in characters)]', "[*SPECIAL, *characters]", TEXT + " -k 'vocabulary'"),
+    Mutant("captions that begin with their end", "raysde.conditioning.text:train_tokenizer", 'BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))', 'BertProcessing(("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"]))', TEXT + " -k 'cut_at'"),
+    Mutant("a frozen encoder with dropout", "raysde.conditioning.text:TextEncoder.train", "super().train(mode and self.trainable)", "super().train(mode)", TEXT + " -k 'frozen_or_trained'"),
+    Mutant("a frozen encoder that is trained", "raysde.conditioning.text:TextEncoder.__init__", "encoder.requires_grad_(trainable)", "encoder.requires_grad_(True)", TEXT + " -k 'frozen_or_trained'"),
 ]  # fmt: skip

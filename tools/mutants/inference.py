@@ -3,10 +3,10 @@
 from tools.mutants.mutant import Mutant
 
 BULK = "tests/inference/test_bulk.py"
+EDIT = "tests/inference/test_edit.py"
 GUIDANCE = "tests/inference/test_guidance.py"
 MODEL = "tests/inference/test_model.py"
 PROMPT_FILE = "tests/inference/test_prompt_file.py"
-RESTORE = "tests/sampling/inverse/test_restore.py"
 
 MUTANTS = [
     Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.images", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
@@ -18,10 +18,10 @@ MUTANTS = [
     Mutant("images of other settings kept", "raysde.inference.bulk:begin", "if found.get(key) != wanted.get(key):", "if False:", BULK + " -k 'its_key'"),
     Mutant("files of others taken over", "raysde.inference.bulk:begin", "if not all(is_partial(each.base_name) for each in found):", "if False:", BULK + " -k 'left_alone'"),
     Mutant("a temporary file for somebody's", "raysde.inference.bulk:begin", "if not all(is_partial(each.base_name) for each in found):", "if found:", BULK + " -k 'plan_is_written'"),
-    Mutant("all copies of a prompt at its end", "raysde.inference.edit:between", "torch.where(at == 0.0, own, (at < 1.0) | other)", "torch.ones_like((at < 1.0) | other)", RESTORE + " -k 'between'"),
-    Mutant("edits that forget the model's settings", "raysde.inference.edit:EditingModel.edit", "share=strength, **self.by_own_settings(drawing))", "share=strength, **led(drawing))", RESTORE + " -k 'own_settings'"),
-    Mutant("prompts joined with a jump", "raysde.inference.edit:between", "tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)", "torch.cat([tokens, tokens[-1:].expand(length - len(tokens), -1)]) for tokens in (a, b)", RESTORE + " -k 'unequal'"),
-    Mutant("restoring that is not led away", "raysde.inference.edit:EditingModel._restored", "return self.drawn(run, count, **led(settings))", "return self.drawn(run, count, **settings)", RESTORE + " -k 'led_away_is_led'"),
+    Mutant("all copies of a prompt at its end", "raysde.inference.edit:between", "torch.where(at == 0.0, own, (at < 1.0) | other)", "torch.ones_like((at < 1.0) | other)", EDIT + " -k 'between'"),
+    Mutant("edits that forget the model's settings", "raysde.inference.edit:EditingModel.edit", "share=strength, **self.by_own_settings(drawing))", "share=strength, **led(drawing))", EDIT + " -k 'own_settings'"),
+    Mutant("prompts joined with a jump", "raysde.inference.edit:between", "tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)", "torch.cat([tokens, tokens[-1:].expand(length - len(tokens), -1)]) for tokens in (a, b)", EDIT + " -k 'unequal'"),
+    Mutant("restoring that is not led away", "raysde.inference.edit:EditingModel._restored", "return self.drawn(run, count, **led(settings))", "return self.drawn(run, count, **settings)", EDIT + " -k 'led_away_is_led'"),
     Mutant("restoring by everybody's default", "raysde.inference.edit:EditingModel._restored", "settings = solved(drawing, self.spec.default_solver, resample=resample)", "settings = drawing", "tests/models/test_sampling_defaults.py -k 'of_its_time'"),
     Mutant("levels taken for floats in the range", "raysde.inference.edit:check_range", "if not (low - room <= least and most <= high + room):", "if False:", MODEL + " -k 'fit_are_named'"),
     Mutant("guidance from the strong side", "raysde.inference.guidance:led", "guided = weak + scale * (strong[rows] - weak)", "guided = strong[rows] + scale * (strong[rows] - weak)", GUIDANCE),
@@ -44,8 +44,8 @@ MUTANTS = [
     Mutant("guidance by both unless asked not to", "raysde.inference.sample:led", " and not apart)", ")", GUIDANCE + " -k 'leaves_the_other'"),
     Mutant("the first seed for every image", "raysde.inference.sample:DrawingModel.drawn", "zip(seeds[rows], range(", "zip(seeds[:1] * (rows.stop - start), range(", BULK + " -k 'of_its_own'"),
     Mutant("guidance away from nothing to nothing", "raysde.inference.sample:DrawingModel.by_own_settings", "own = self.spec.generation if told else unguided(self.spec.generation)", "own = self.spec.generation", "tests/models/test_sampling_defaults.py -k 'nothing_are_not'"),
-    Mutant("an interval of no guidance", "raysde.inference.sample:led", "is not None and not away and not apart:", "is not None and False:", RESTORE + " -k 'led_away_is_led'"),
-    Mutant("letters for prompts", "raysde.inference.sample:counted", "if isinstance(values, str) or not", "if not", RESTORE + " -k 'letters'"),
+    Mutant("an interval of no guidance", "raysde.inference.sample:led", "is not None and not away and not apart:", "is not None and False:", EDIT + " -k 'led_away_is_led'"),
+    Mutant("letters for prompts", "raysde.inference.sample:counted", "if isinstance(values, str) or not", "if not", EDIT + " -k 'letters'"),
     Mutant("a start that every batch has", "raysde.inference.sample:DrawingModel.begun", "start[rows].to(self.device", "start[: rows.stop - rows.start].to(self.device", MODEL + " -k 'begin_anywhere'"),
     Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "for index in range(len(pictures))], progress)", "for index in range(len(pictures))])", "tests/commands/test_edit.py -k 'in_sight'"),
 ]  # fmt: skip

@@ -5,19 +5,20 @@ from tools.mutants.mutant import Mutant
 LIKELIHOOD = "tests/sampling/test_likelihood.py"
 PARITY = "tests/sampling/solvers/test_parity.py"
 PATH = "tests/sampling/test_path.py"
+POSTERIOR = "tests/sampling/inverse/test_posterior.py"
 RESTORE = "tests/sampling/inverse/test_restore.py"
 SAMPLER = "tests/sampling/test_sampler.py"
 
 MUTANTS = [
-    Mutant("a grey that is a sum", "raysde.sampling.inverse.operators:Grey.measure", "return x.mean(dim=1, keepdim=True)", "return x.sum(dim=1, keepdim=True)", RESTORE + " -k 'projections'"),
-    Mutant("a transpose without its scale", "raysde.sampling.inverse.operators:AveragePool.transpose", "(y * self.scale).repeat_interleave", "y.repeat_interleave", RESTORE + " -k 'projections'"),
-    Mutant("the posterior without its Jacobian", "raysde.sampling.inverse.posterior:MomentMatching.score", "return score.detach() + product(solved)", "return score.detach() + self.projection.transpose(solved)", RESTORE + " -k 'given_a_measurement'"),
-    Mutant("the covariance without alpha", "raysde.sampling.inverse.posterior:MomentMatching.score.covariance", "self.projection.measure(sigma.square() / alpha * product(y))", "self.projection.measure(sigma.square() * product(y))", RESTORE + " -k 'given_a_measurement'"),
-    Mutant("noise as its deviation", "raysde.sampling.inverse.posterior:MomentMatching.score.covariance", "(self.noise**2 + floor)", "(self.noise + floor)", RESTORE + " -k 'given_a_measurement'"),
-    Mutant("gradients that are not conjugate", "raysde.sampling.inverse.posterior:conjugate_gradients", "torch.where(going, new / size, torch.zeros_like(size)) * direction", "0.0 * direction", RESTORE + " -k 'conjugate or given'"),
+    Mutant("a grey that is a sum", "raysde.sampling.inverse.operators:Grey.measure", "return x.mean(dim=1, keepdim=True)", "return x.sum(dim=1, keepdim=True)", "tests/sampling/inverse/test_operators.py -k 'projections'"),
+    Mutant("a transpose without its scale", "raysde.sampling.inverse.operators:AveragePool.transpose", "(y * self.scale).repeat_interleave", "y.repeat_interleave", "tests/sampling/inverse/test_operators.py -k 'projections'"),
+    Mutant("the posterior without its Jacobian", "raysde.sampling.inverse.posterior:MomentMatching.score", "return score.detach() + product(solved)", "return score.detach() + self.projection.transpose(solved)", POSTERIOR + " -k 'given_a_measurement'"),
+    Mutant("the covariance without alpha", "raysde.sampling.inverse.posterior:MomentMatching.score.covariance", "self.projection.measure(sigma.square() / alpha * product(y))", "self.projection.measure(sigma.square() * product(y))", POSTERIOR + " -k 'given_a_measurement'"),
+    Mutant("noise as its deviation", "raysde.sampling.inverse.posterior:MomentMatching.score.covariance", "(self.noise**2 + floor)", "(self.noise + floor)", POSTERIOR + " -k 'given_a_measurement'"),
+    Mutant("gradients that are not conjugate", "raysde.sampling.inverse.posterior:conjugate_gradients", "torch.where(going, new / size, torch.zeros_like(size)) * direction", "0.0 * direction", POSTERIOR + " -k 'conjugate or given'"),
     Mutant("what is known without alpha", "raysde.sampling.inverse.restore:Replacement.__call__", "alpha * self.known + sigma", "self.known + sigma", RESTORE + " -k 'replacement or sees'"),
     Mutant("what is known without noise", "raysde.sampling.inverse.restore:Replacement.__call__", "sigma * self.projection.measure(self.noise(x))", "0.0 * self.projection.measure(self.noise(x))", RESTORE + " -k 'replacement or sees'"),
-    Mutant("an end that is not what is known", "raysde.sampling.inverse.restore:edit", "drawn.x if noise else replaced(drawn.x, known, projection)", "drawn.x", RESTORE + " -k 'last_bit or independent'"),
+    Mutant("an end that is not what is known", "raysde.sampling.inverse.restore:edit", "drawn.x if noise else replaced(drawn.x, known, projection)", "drawn.x", "tests/sampling/inverse/test_restore.py tests/sampling/inverse/test_operators.py -k 'last_bit or independent'"),
     Mutant("prior minus the divergence", "raysde.sampling.likelihood:log_prob", "+ gathered.mean(dim=1)", "- gathered.mean(dim=1)", LIKELIHOOD),
     Mutant("probes not averaged", "raysde.sampling.likelihood:log_prob", "+ gathered.mean(dim=1)", "+ gathered.sum(dim=1)", LIKELIHOOD),
     Mutant("signs of 0 and 1", "raysde.sampling.likelihood:_jacobian", "(2 * coins - 1)", "coins", LIKELIHOOD),

@@ -2,6 +2,7 @@
 
 from tools.mutants.mutant import Mutant
 
+AVERAGES = "tests/training/test_posthoc_ema.py tests/checkpoints/test_ema_snapshots.py tests/training/test_steps.py"
 LOOP = "tests/training/test_loop.py"
 LOSSES = "tests/training/test_losses.py"
 MUON = "tests/training/test_muon.py"
@@ -11,8 +12,8 @@ TIME_SAMPLING = "tests/training/test_time_sampling.py"
 VALIDATION = "tests/training/test_validation.py"
 
 MUTANTS = [
-    Mutant("the half-life as a time constant", "raysde.training.ema:decay", "0.5 ** (", "0.3678794411714423 ** (", "tests/training/test_posthoc_ema.py tests/training/test_steps.py"),
-    Mutant("the average's weights swapped", "raysde.training.ema:Average.update", "weight = 1.0 - self.kept(", "weight = self.kept(", "tests/training/test_posthoc_ema.py tests/training/test_steps.py"),
+    Mutant("the half-life as a time constant", "raysde.training.ema:decay", "0.5 ** (", "0.3678794411714423 ** (", AVERAGES),
+    Mutant("the average's weights swapped", "raysde.training.ema:Average.update", "weight = 1.0 - self.kept(", "weight = self.kept(", AVERAGES),
     Mutant("ranks of unequal shares alike", "raysde.training.loop:train_step", "objective.batch / objective.microbatch / world.size", "len(batches)", LOOP),
     Mutant("averages by the microbatch", "raysde.training.loop:train_step", "state.ema.update(objective.batch,", "state.ema.update(objective.microbatch,", LOOP),
     Mutant("a decay by updates", "raysde.training.loop:train_step", "state.step / schedule.steps", "state.updates / schedule.steps", LOOP),
@@ -50,8 +51,8 @@ MUTANTS = [
     Mutant("a step after which the scale grows taken for a skipped one", "raysde.training.optimizers:update", "scaler.get_scale() >= before", "scaler.get_scale() == before", "tests/training/test_optimizers.py"),
     Mutant("captions under Muon", "raysde.training.optimizers:muon", "chosen = matrices(model.network)", "chosen = matrices(model)", MUON + " -k 'matrices_so'"),
     Mutant("the norm of a rank's own gradients", "raysde.training.optimizers:update", "norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))", "own = [p.grad.to_local() if hasattr(p.grad, 'to_local') else p.grad for p in parameters]\n    norm = torch.nn.utils.get_total_norm(own)\n    torch.nn.utils.clip_grads_with_norm_(parameters, clip if clip > 0.0 else math.inf, norm)", SHARDED + " -k 'losses_are'"),
-    Mutant("the power's exponent off by one", "raysde.training.posthoc_ema:PowerEma.kept", "** (self.exponent + 1.0)", "** self.exponent", "tests/training/test_posthoc_ema.py tests/training/test_steps.py"),
-    Mutant("the inner product's denominator", "raysde.training.posthoc_ema:inner_product", "/ (a + b + 1.0)", "/ (a + b + 2.0)", "tests/training/test_posthoc_ema.py tests/training/test_steps.py"),
+    Mutant("the power's exponent off by one", "raysde.training.posthoc_ema:PowerEma.kept", "** (self.exponent + 1.0)", "** self.exponent", AVERAGES),
+    Mutant("the inner product's denominator", "raysde.training.posthoc_ema:inner_product", "/ (a + b + 1.0)", "/ (a + b + 2.0)", AVERAGES),
     Mutant("patience that a resume forgets", "raysde.training.state:TrainState.load_values", 'self.stale, self.stopped = values["stale"], values["stopped"]', 'self.stopped = values["stopped"]', "tests/training/test_state.py"),
     Mutant("moments restored in each other's place", "raysde.training.state:TrainState.load_optimizer", 'found = {moment: tensors[f"{moment}/{name}"] for', 'found = {moment.replace("exp_avg_sq", "exp_avg"): tensors[f"{moment}/{name}"] for', "tests/training/test_state.py"),
     Mutant("momentum that no resume brings back", "raysde.training.state:MOMENTS", ', "momentum_buffer")', ")", "tests/training/test_steps.py -k 'resume_is_bitwise'"),
