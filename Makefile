@@ -77,7 +77,7 @@ pictures: $(STAMP)
 	$(BIN)/python benchmarks/pictures.py
 
 mutants: $(STAMP)
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tools.mutants
 
 clean:
 	rm -rf $(VENV) out *.egg-info

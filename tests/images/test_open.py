@@ -1,4 +1,4 @@
-"""Pictures: what Pillow, numpy and simplejpeg say about the same files, and what is refused."""
+"""Files opened as pictures: what Pillow and numpy say about the same files, and what is refused."""
 
 import io
 import resource
@@ -11,28 +11,13 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from raysde.images.codec import decode_image, encode_image
+from raysde.images.codec import decode_image
 from raysde.images.geometry import (
-    RATIOS,
-    bucket_shapes,
-    centred_box,
     fitted,
-    nearest_bucket,
-    placed_box,
-    resized,
 )
 from raysde.images.open import is_grey, is_plain, open_picture, read_picture
-from tests.support.pictures import image_file, png_chunk, png_file, rng_image
+from tests.support.pictures import PICTURE, RGB, image_file, png_chunk, png_file, rng_image, smooth
 
-
-def smooth(height=24, width=40):
-    """A picture that JPEG changes little."""
-    y, x = np.mgrid[0:height, 0:width]
-    return np.stack([y * 255 // height, x * 255 // width, (x + y) * 255 // (height + width)], axis=2).astype(np.uint8)
-
-
-RGB = rng_image(0, 16)
-PICTURE = Image.fromarray(RGB)
 LOSSLESS = [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True})]
 
 
@@ -425,133 +410,6 @@ def test_files_that_need_converting_are_not_plain():
     for data, channels in [(deep, 3), (two_bits, 1), (image_file(PICTURE, "BMP"), 3), (image_file(PICTURE, "PNG"), 1),
                            (image_file(PICTURE.convert("L"), "JPEG"), 3), (image_file(PICTURE.quantize(4), "PNG"), 3)]:  # fmt: skip
         assert not is_plain(data, open_picture(data, channels))
-
-
-# --- encoding -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_png_loses_nothing(channels):
-    pixels = rng_image(3, 20, channels)
-    data = encode_image(Image.fromarray(pixels.squeeze()), quality=None)
-    assert np.array_equal(decode_image(data, channels), pixels)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"progressive": True}, {"subsampling": 2}, {"quality": 30}, {"optimize": True}]
-)
-def test_two_jpeg_decoders_agree(options):
-    for pixels in (RGB, smooth(), smooth(17, 23)):
-        data = image_file(Image.fromarray(pixels), "JPEG", **options)
-        assert np.abs(decode_image(data, 3).astype(int) - np.asarray(open_picture(data, 3))).max() <= 2
-
-
-def test_jpeg_keeps_colour_at_full_size():
-    data = encode_image(Image.fromarray(smooth()), quality=95)
-    assert simplejpeg.decode_jpeg_header(data)[2:] == ("YCbCr", "444")
-    assert np.abs(decode_image(data, 3).astype(int) - smooth()).max() < 12
-
-
-def test_a_profile_of_inks_does_not_follow_the_pixels():
-    cmyk = image_file(PICTURE.convert("CMYK"), "JPEG", icc_profile=b"a profile of inks")
-    assert "icc_profile" not in Image.open(io.BytesIO(encode_image(open_picture(cmyk, 3), quality=None))).info
-
-
-@pytest.mark.parametrize(
-    ("picture", "channels"),
-    [
-        (PICTURE, 1),
-        (PICTURE.convert("L"), 3),
-        (PICTURE.quantize(4), 1),
-        (PICTURE.convert("1"), 1),
-        (PICTURE.convert("RGBA"), 3),
-    ],
-)
-def test_pngs_that_are_not_the_shards_kind_are_not_taken_for_it(picture, channels):
-    with pytest.raises(ValueError, match=r"colour type|depth"):
-        decode_image(image_file(picture, "PNG"), channels)
-
-
-# --- geometry -----------------------------------------------------------------------------------------------------
-
-
-def disc(width, height):
-    """A white disc on black, half as wide as the short side."""
-    y, x = np.mgrid[0:height, 0:width]
-    inside = (x + 0.5 - width / 2) ** 2 + (y + 0.5 - height / 2) ** 2 < (min(width, height) / 4) ** 2
-    return Image.fromarray((inside * 255).astype(np.uint8))
-
-
-@pytest.mark.parametrize("size", [(120, 60), (60, 120), (90, 90), (200, 64)])
-def test_proportions_are_kept(size):
-    """A disc stays as wide as high, but for stretching, which changes its sides by the factors of the picture's."""
-    short, long = min(size), max(size)
-    for fit, shape, scale in [
-        ("crop", (48, 48), (48 / short, 48 / short)),
-        ("pad", (48, 48), (48 / long, 48 / long)),
-        ("short", (round(size[0] * 48 / short), round(size[1] * 48 / short)), (48 / short, 48 / short)),
-        ("stretch", (48, 48), (48 / size[0], 48 / size[1])),
-        ("keep", size, (1, 1)),
-    ]:
-        found = fitted(disc(*size), fit, (48, 48), 0)
-        assert found.size == shape
-        bright = np.asarray(found) > 127
-        widths = bright.any(axis=0).sum(), bright.any(axis=1).sum()
-        assert np.abs(np.array(widths) - np.array(scale) * short / 2).max() <= 2
-
-
-def test_padding_is_beside_the_picture():
-    found = np.asarray(fitted(Image.new("RGB", (30, 10)), "pad", (30, 30), 99))
-    assert (found[10:20] == 0).all()
-    assert (found[:10] == 99).all()
-    assert (found[20:] == 99).all()
-
-
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch", "short", "keep"])
-def test_a_picture_of_the_right_size_stays_the_same(fit):
-    assert fitted(PICTURE, fit, (16, 16), 0) is PICTURE
-
-
-def test_boxes_stay_inside_and_keep_their_proportions():
-    """Also in floating point, for Pillow refuses a box that begins at -1e-15."""
-    rng = np.random.default_rng(0)
-    for _ in range(5_000):
-        size, shape = tuple(rng.integers(1, 400, 2).tolist()), tuple(rng.integers(1, 130, 2).tolist())
-        for scale, x, y in [(1.0, 0.5, 0.5), (1.0, 1.0, 1.0), tuple(rng.random(3))]:
-            left, top, right, bottom = placed_box(size, shape, scale, x, y)
-            assert 0 <= left <= right <= size[0]
-            assert 0 <= top <= bottom <= size[1]
-            assert abs((right - left) * shape[0] - (bottom - top) * shape[1]) < 1e-8
-
-
-@pytest.mark.parametrize(("size", "shape"), [((53, 100), (49, 49)), ((61, 49), (37, 111)), ((1, 300), (64, 64))])
-def test_boxes_at_the_border_can_be_cut_out(size, shape):
-    assert resized(Image.new("L", size), shape, centred_box(size, shape)).size == shape[::-1]
-
-
-@pytest.mark.parametrize(("size", "multiple"), [(64, 8), (256, 64), (512, 64), (32, 4), (100, 16)])
-def test_buckets(size, multiple):
-    """Sides are multiples, areas near the square's as far as the rounding of sides allows, and none comes twice."""
-    shapes = bucket_shapes(size, multiple)
-    assert len(set(shapes)) == len(shapes)
-    for height, width in shapes:
-        assert height % multiple == width % multiple == 0
-        slack = multiple / 2 * (height + width + multiple)
-        assert abs(height * width - size**2) <= slack
-    assert all((width, height) in shapes for height, width in shapes)
-    for ratio in RATIOS:
-        sides = size / ratio**0.5, size * ratio**0.5
-        assert any(np.abs(np.subtract(shape, sides)).max() <= multiple / 2 for shape in shapes)
-
-
-def test_the_nearest_bucket_is_the_nearest():
-    """By the angle's logarithm, over all buckets."""
-    shapes = bucket_shapes(256, 32)
-    logs = np.log([width / height for height, width in shapes])
-    rng = np.random.default_rng(0)
-    for width, height in rng.integers(1, 500, (500, 2)).tolist():
-        distance = np.abs(logs - np.log(width / height))
-        assert distance[shapes.index(nearest_bucket((width, height), shapes))] <= distance.min() + 1e-9
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])

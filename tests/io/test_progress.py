@@ -1,15 +1,11 @@
-"""The live line of a run, and the words in which other libraries' errors and pydantic's are told."""
+"""The live line of a run."""
 
 import io
 
 import pytest
-from pydantic import BaseModel, ValidationError
 
 from raysde.commands.train import PrintedMetrics
-from raysde.config.names import checked_alias, checked_name
 from raysde.io import progress
-from raysde.io.errors import line_of
-from raysde.io.invalid import first_mistake
 from raysde.io.progress import ProgressLine, duration
 
 
@@ -80,49 +76,3 @@ def test_a_terminal_has_one_line(monkeypatch):
     assert out.getvalue().count("\r\x1b[K") == 2
     assert out.getvalue().count("\n") == 1
     assert out.getvalue().endswith("\n")
-
-
-@pytest.mark.parametrize("name", ["a", "A9", "0", "a.b_c-d", "x" * 200])
-def test_names(name):
-    assert checked_name(name, "--name") == name
-
-
-@pytest.mark.parametrize("name", ["", ".a", "-a", "_a", "a b", "a/b", "a:b", "a@b", "ä", "a\n"])
-def test_names_that_are_none(name):
-    with pytest.raises(ValueError, match=r"--name .* must be of letters"):
-        checked_name(name, "--name")
-
-
-@pytest.mark.parametrize("alias", ["a", "vx", "v1a", "1v", "latest2", "my-alias_2"])
-def test_aliases(alias):
-    assert checked_alias(alias) == alias
-
-
-@pytest.mark.parametrize(("alias", "why"), [("v1", "keeps"), ("V20", "keeps"), ("LATEST", "keeps"), ("a.b", "letters"), ("", "letters"), ("a\n", "letters")])  # fmt: skip
-def test_aliases_that_are_none(alias, why):
-    with pytest.raises(ValueError, match=f"^alias .*{why}"):
-        checked_alias(alias)
-
-
-def test_errors_of_other_libraries_are_one_line():
-    """A KeyError says only its key, so its name is told; an error without words is told by its name."""
-    assert line_of(ValueError("a\n  b")) == "a b"
-    assert line_of(KeyError("width")) == "KeyError: 'width'"
-    assert line_of(IndexError()) == "IndexError: "
-    assert line_of(AssertionError()) == "AssertionError"
-    assert len(line_of(OSError("x" * 999))) == 200
-
-
-def test_the_first_mistake_is_named_by_its_path():
-    class Inner(BaseModel):
-        numbers: list[int]
-
-    class Outer(BaseModel):
-        inner: Inner
-        other: int
-
-    with pytest.raises(ValidationError) as caught:
-        Outer.model_validate({"inner": {"numbers": [1, "x"]}, "other": "y"})
-    where, said = first_mistake(caught.value)
-    assert where == "inner.numbers.1"
-    assert said.startswith("Input should be a valid integer")

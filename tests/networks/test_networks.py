@@ -1,23 +1,18 @@
-"""Networks, captions and conditioning: what depends on what."""
+"""Networks and their conditions: what depends on what."""
 
 import dataclasses
 from collections import Counter
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertModel
 
 from raysde.conditioning.conditioner import Condition
-from raysde.conditioning.pretrained import pretrained_encoder
-from raysde.conditioning.text import PretrainedText, ScratchText, Tokenizer, train_tokenizer
+from raysde.conditioning.text import ScratchText
 from raysde.inference.guidance import Conditioned, Guided
 from raysde.models.spec import fresh_model
-from raysde.networks import DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
-from raysde.networks.layers import Attention, ResidualBlock, spelled_out
-from raysde.runs.run import check_model
-from raysde.sde import VP
-from tests.support.encoders import text_encoder
-from tests.support.models import CAPTIONS, UNET, Own, caption_spec, filled_model
+from raysde.networks import DiTConfig, NCSNppConfig, UNetConfig
+from raysde.networks.layers import ResidualBlock
+from tests.support.models import CAPTIONS, UNET, caption_spec, filled_model, inputs
 
 KINDS = {
     "unet": UNET,
@@ -25,11 +20,6 @@ KINDS = {
     "dit": DiTConfig(channels=16, blocks=2, heads=2),
 }
 every_kind = pytest.mark.parametrize("network", KINDS.values(), ids=KINDS)
-
-
-def inputs(count=4):
-    g = torch.Generator().manual_seed(3)
-    return torch.randn(count, 1, 8, 8, generator=g), torch.linspace(0.1, 0.9, count)
 
 
 @every_kind
@@ -86,38 +76,6 @@ def test_padding_is_never_read(network):
     assert not torch.allclose(model(x, t, Condition(ids, condition.mask))[0], expected, atol=1e-4)
 
 
-def test_the_mask_marks_the_tokens():
-    tokenizer = Tokenizer(train_tokenizer(CAPTIONS, 1000), 77)
-    ids, mask = tokenizer(CAPTIONS)
-    lengths = [len(caption.replace(",", " ,").split()) + 2 for caption in CAPTIONS]
-    assert mask.sum(dim=1).tolist() == lengths
-    assert (ids[~mask] == tokenizer.tokenizer.pad_token_id).all()
-    assert ids.shape[1] % 8 == 0
-
-
-def test_captions_are_cut_at_max_tokens():
-    tokenizer = Tokenizer(train_tokenizer(CAPTIONS, 1000), 5)
-    ids, mask = tokenizer([CAPTIONS[3]])
-    assert ids.shape == (1, 5)
-    assert mask.all()
-    assert ids[0, -1] == tokenizer.tokenizer.sep_token_id
-
-
-def test_the_vocabulary_does_not_depend_on_order():
-    first, second = train_tokenizer(CAPTIONS, 1000), train_tokenizer(CAPTIONS[::-1], 1000)
-    assert first.get_vocab() == second.get_vocab()
-    unseen = first("seventy-two zebras")["input_ids"]
-    assert first.unk_token_id not in first("erwt")["input_ids"]  # spelled from characters
-    assert unseen[0] == first.cls_token_id
-
-
-def test_a_small_vocabulary_keeps_the_words_seen_most():
-    captions = ["a red heart"] * 3 + ["a blue heart"] * 2 + ["one tree"]
-    everything = train_tokenizer(captions, 1000).get_vocab()
-    fewer = train_tokenizer(captions, len(everything) - 3).get_vocab()
-    assert everything.keys() - fewer.keys() == {"blue", "one", "tree"}
-
-
 def test_class_and_caption_add_up():
     """In the pooled vector: from one class to another it is the same way under every caption, and the reverse."""
     conditioner = filled_model(classes=3).conditioner
@@ -172,178 +130,6 @@ def test_guidance_mixes_the_two_scores(scale):
     torch.testing.assert_close(guided, without + scale * (with_caption - without), rtol=1e-3, atol=1e-3)
 
 
-def test_cross_attention_follows_the_formula():
-    """softmax(q k / sqrt d) v over real tokens, written out."""
-    torch.manual_seed(0)
-    attention = Attention(8, head=4, context=6).double()
-    torch.nn.init.normal_(attention.out.weight)
-    x, context = torch.randn(2, 8, 3, 3, dtype=torch.float64), torch.randn(2, 5, 6, dtype=torch.float64)
-    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
-    pixels = attention.norm(x).flatten(2).transpose(1, 2)
-    q = attention.query(pixels).view(2, 9, 2, 4).transpose(1, 2)
-    k, v = (part.view(2, 5, 2, 4).transpose(1, 2) for part in attention.key_value(context).split(8, dim=-1))
-    logits = (q @ k.transpose(-1, -2) / 2.0).masked_fill(~mask[:, None, None], float("-inf"))
-    h = (logits.softmax(-1) @ v).transpose(1, 2).reshape(2, 9, 8)
-    expected = (x + attention.out(h).transpose(1, 2).reshape(2, 8, 3, 3)) / 2**0.5
-    torch.testing.assert_close(attention(x, context, mask), expected)
-
-
-def encoder_of_captions(folder, kind="bert"):
-    return text_encoder(folder, kind, captions=CAPTIONS)
-
-
-@pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
-def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
-    folder = encoder_of_captions(tmp_path / kind, kind)
-    frozen = fresh_model(caption_spec(text=PretrainedText(path=folder, max_tokens=32)), [], 0).train()
-    assert not any(p.requires_grad for p in frozen.conditioner.encoder.parameters())
-    assert not frozen.conditioner.encoder.encoder.training
-    trained = fresh_model(caption_spec(text=PretrainedText(path=folder, max_tokens=32, trainable=True)), [], 0).train()
-    x, t = inputs()
-    loss = trained(x, t, trained.conditioner.condition(CAPTIONS, None, 4))[0].square().mean()
-    loss.backward()
-    assert all(p.grad is not None for p in trained.conditioner.encoder.parameters())
-
-
-def test_the_encoder_is_transformers_own(tmp_path):
-    """Our tokens and mask give what transformers gives for the same captions."""
-    folder = encoder_of_captions(tmp_path / "bert")
-    encoder = pretrained_encoder(PretrainedText(path=folder, max_tokens=32)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids, mask = Tokenizer(tokenizer, 32)(CAPTIONS)
-    reference = BertModel.from_pretrained(folder).eval()
-    expected = reference(**tokenizer(CAPTIONS, padding=True, return_tensors="pt")).last_hidden_state
-    length = expected.shape[1]
-    real = mask[:, :length]
-    torch.testing.assert_close(encoder(ids, mask)[:, :length][real], expected[real])
-
-
-@pytest.mark.parametrize(
-    ("text", "culprit"),
-    [({"path": "no/such/folder"}, "no/such/folder"), ({"path": "BERT", "max_tokens": 64}, "max_tokens")],
-)
-def test_encoders_that_do_not_fit_are_named(tmp_path, text, culprit):
-    text = {**text, "path": text["path"].replace("BERT", encoder_of_captions(tmp_path / "bert"))}
-    with pytest.raises(ValueError, match=culprit):
-        pretrained_encoder(PretrainedText(**text))
-
-
-def test_a_network_of_the_users_own():
-    named = ExternalConfig(factory="tests.support.models:Own", kwargs={"gain": 2.0})
-    model = fresh_model(caption_spec(network=named, text=None), [], 0)
-    assert model.network.image == (1, 8, 8)
-    assert model.network.condition is None
-    x, t = inputs()
-    alpha, sigma = (value[:, None, None, None] for value in VP().marginal(t))
-    expected = 2.0 * x / torch.sqrt(alpha**2 * 0.25 + sigma**2)
-    torch.testing.assert_close(model(x, t, model.conditioner.condition(None, None, 4))[0], expected)
-
-
-@pytest.mark.parametrize(
-    ("make", "culprit"),
-    [
-        (lambda: ExternalConfig(factory="no.such:Thing").build((1, 8, 8), None, True), "no.such:Thing"),
-        (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None, True), "json:dumps"),
-        (
-            lambda: ExternalConfig(factory="tests.support.models:Own").build((1, 8, 8), None, False),
-            "allow_code",
-        ),
-        (lambda: ExternalConfig(factory="Own"), "package.module:Class"),
-        (lambda: ExternalConfig(factory=":Own"), "package.module:Class"),
-        (lambda: ExternalConfig(factory="tests:"), "package.module:Class"),
-        (lambda: ExternalConfig(factory="..tests:Own"), "package.module:Class"),
-        (lambda: UNetConfig(blocks=()), r"blocks must be a number or one for each of the 3 levels, got \(\)"),
-        (lambda: UNetConfig(multipliers=()), r"multipliers must be positive, got \(\)"),
-        (lambda: UNET.build((1, 9, 9), None, True), "divisible by 2"),
-        (
-            lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None, True),
-            r"attention.*\[3\]",
-        ),
-        (
-            lambda: UNetConfig(channels=12, multipliers=(1,), attention=(8,), head_channels=8).build(
-                (1, 8, 8), None, True
-            ),
-            "head_channels",
-        ),
-        (lambda: UNetConfig(dropout=1.0), "dropout"),
-        (lambda: UNetConfig(blocks=(1, 2)), r"blocks must be a number or one for each of the 3 levels, got \(1, 2\)"),
-        (lambda: UNetConfig(patch=3).build((3, 16, 16), None, True), r"network.patch=3 .* \(16, 16\)"),
-        (lambda: ScratchText(width=10, heads=4), "heads"),
-    ],
-)
-def test_networks_that_cannot_be_built_are_named(make, culprit):
-    with pytest.raises(ValueError, match=culprit):
-        make()
-
-
-BROKEN = {
-    "grammar": "class Own(:",
-    "failing": "raise RuntimeError('no such\\nGPU')",
-    "missing": "import no_such_module",
-    "leaving": "raise SystemExit(3)",
-}
-
-
-@pytest.mark.parametrize(
-    ("network", "culprit"),
-    [
-        ({"factory": "no.such:Thing"}, "cannot be imported: ModuleNotFoundError: No module named 'no'"),
-        ({"factory": "json:Thing"}, "cannot be imported: AttributeError: .*'Thing'"),
-        ({"factory": "broken_grammar:Own"}, "cannot be imported: SyntaxError"),
-        ({"factory": "broken_failing:Own"}, "cannot be imported: RuntimeError: no such GPU"),
-        ({"factory": "broken_missing:Own"}, "cannot be imported: ModuleNotFoundError: .*'no_such_module'"),
-        ({"factory": "broken_leaving:Own"}, "cannot be imported: SystemExit: 3"),
-        ({"factory": "torch.nn:functional"}, "is a module, which cannot be called"),
-        ({"factory": "math:pi"}, "is a float, which cannot be called"),
-        ({"factory": "builtins:dict"}, "cannot be called: no signature found"),
-        ({"factory": "tests.support.models:Own", "kwargs": {"gian": 2.0}}, "these kwargs: .*'gian'"),
-        ({"factory": "tests.support.models:Own", "kwargs": {"image": 2.0}}, "these kwargs: .*'image'"),
-    ],
-)
-def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, network, culprit):
-    """By one sentence with its name; what it would make is built there alone."""
-    monkeypatch.syspath_prepend(tmp_path)
-    for name, code in BROKEN.items():
-        (tmp_path / f"broken_{name}.py").write_text(code)
-    config = ExternalConfig(**network)
-    for refuse in (lambda: check_model(caption_spec(network=config)), lambda: config.build((1, 8, 8), None, True)):
-        with pytest.raises(ValueError, match=culprit) as caught:
-            refuse()
-        assert f"network.factory {config.factory!r}" in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-
-def test_a_factory_is_not_called_before_a_worker_starts(monkeypatch):
-    monkeypatch.setattr(Own, "__init__", lambda self, image, condition: pytest.fail("was called"))
-    check_model(caption_spec(network=ExternalConfig(factory="tests.support.models:Own")))
-
-
-def test_residual_sums_keep_their_size():
-    """With zeroed last convolutions every block is x / sqrt(2) on the identity path (DDPM++'s skip rescaling)."""
-    block = ResidualBlock(8, 8, 16, dropout=0.0)
-    x = torch.randn(2, 8, 4, 4)
-    torch.testing.assert_close(block(x, torch.randn(2, 16)), x / 2**0.5)
-
-
-def test_a_doubling_block_works_at_the_lower_resolution():
-    """(skip(x) + h(x)) / sqrt(2), then each pixel four times: both convolutions see the small image."""
-    torch.manual_seed(0)
-    same, doubling = (ResidualBlock(8, 8, 16, dropout=0.0, scale=scale) for scale in (1.0, 2.0))
-    torch.nn.init.normal_(same.conv2.weight)
-    doubling.load_state_dict(same.state_dict())
-    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 16)
-    expected = same(x, embedding).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    torch.testing.assert_close(doubling(x, embedding), expected)
-
-
-def test_a_halving_block_takes_means_of_squares():
-    """Through a block that is zero at its end passes the mean of each square of pixels, divided by sqrt(2)."""
-    block = ResidualBlock(8, 8, 16, dropout=0.0, scale=0.5)
-    x = torch.randn(2, 8, 8, 8)
-    means = x.reshape(2, 8, 4, 2, 4, 2).mean(dim=(3, 5))
-    torch.testing.assert_close(block(x, torch.randn(2, 16)), means / 2**0.5)
-
-
 def test_patches_are_channels_of_a_smaller_image():
     """network.patch=2 is the network of the image whose squares became channels, with the same weights."""
     g = torch.Generator().manual_seed(2)
@@ -377,19 +163,6 @@ def test_blocks_may_be_counted_level_by_level():
             block.conv2.register_forward_hook(lambda layer, inputs, out: seen.append(out.shape[-1]))
     network(torch.randn(1, 3, 8, 8), torch.tensor([0.5]))
     assert Counter(seen) == {8: 1 + 2, 4: 3 + 4 + 2}
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_spelled_out_is_torchs(masked):
-    """Values and gradients in float64 are those of scaled_dot_product_attention, also where tokens are hidden."""
-    g = torch.Generator().manual_seed(4)
-    parts = [torch.randn(2, 3, n, 5, generator=g, dtype=torch.float64, requires_grad=True) for n in (7, 4, 4)]
-    mask = torch.tensor([[True, True, False, True], [True, False, False, False]])[:, None, None] if masked else None
-    results = []
-    for attend in (spelled_out, torch.nn.functional.scaled_dot_product_attention):
-        out = attend(*parts, attn_mask=mask)
-        results.append([out, *torch.autograd.grad(out.square().sum(), parts)])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
 
 
 def test_compiled_networks_give_the_same():

@@ -21,6 +21,7 @@ from raysde.sde import (
 # DDPM's discrete process: beta from 1e-4 to 0.02 in 1000 steps (Ho et al. 2020)
 DDPM_TABLE = tuple((1.0 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).tolist())
 
+TIMES = torch.tensor([1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0], dtype=torch.float64)
 SDES: dict[str, SDE] = {
     "vp": VP(),
     "vp_cosine": VP(schedule="cosine"),

@@ -47,3 +47,14 @@ def png_file(width, height, depth, colour, rows, *extra):
         + png_chunk(b"IDAT", zlib.compress(rows))
         + png_chunk(b"IEND", b"")
     )
+
+
+RGB = rng_image(0, 16)
+
+PICTURE = Image.fromarray(RGB)
+
+
+def smooth(height=24, width=40):
+    """A picture that JPEG changes little."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([y * 255 // height, x * 255 // width, (x + y) * 255 // (height + width)], axis=2).astype(np.uint8)

@@ -9,6 +9,9 @@ from raysde.data.dataset.manifest import Manifest
 from raysde.runs.build import new_state
 from raysde.training.state import TrainState
 
+STDS = (0.05, 0.1)
+"""Relative standard deviations of averages that the tests keep."""
+
 
 def small_recipe(data: Manifest, runs: Path, /, **changes) -> dict:
     """Return a recipe that trains in a second a step or less, with everything switched on."""

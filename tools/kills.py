@@ -1,12 +1,13 @@
-"""A hundred kills of a training run, and what must be the same after each: python tests/kills.py
+"""A hundred kills of a training run, and what must be the same after each: python tools/kills.py
 
-    python tests/kills.py [--count 100] [--seed 0] [--only worker-saving,driver,17] [--timeout 900]
+    python tools/kills.py [--count 100] [--seed 0] [--only worker-saving,driver,17] [--timeout 900]
 
 Case i of a seed is always the same: what is hit, when, and whether the run has one worker or two (every third case).
-Each case is a run of `raysde train` in a folder, an MLflow store and a Ray cluster of its own. After it: the weights are
-those of an undisturbed run, bit for bit; every metric is logged once at each of its steps, with the undisturbed value;
-there is one MLflow run, which is finished, one registered version and one logged model; and nothing is left behind, no
-process, and no file in the run's folder or the temporary one of a kind that the undisturbed run does not leave.
+Each case is a run of `raysde train` in a folder, an MLflow store and a Ray cluster of its own. After it: the weights
+are those of an undisturbed run, bit for bit; every metric is logged once at each of its steps, with the undisturbed
+value; there is one MLflow run, which is finished, one registered version and one logged model; and nothing is left
+behind, no process, and no file in the run's folder or the temporary one of a kind that the undisturbed run does not
+leave.
 
 A kill that comes too late, after what it should hit, is tried once more at an earlier moment. The exit status is 1 if a
 case is wrong, or was missed both times.

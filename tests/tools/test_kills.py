@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests import kills
+from tools import kills
 
 
 @pytest.mark.parametrize(

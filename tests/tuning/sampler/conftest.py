@@ -1,0 +1,11 @@
+"""The model whose sampler settings are searched."""
+
+import pytest
+
+from tests.support.checkpoints import write_model
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    """An untrained model of ten classes."""
+    return write_model(tmp_path_factory.mktemp("models") / "labels", text=None, classes=10)

@@ -1,0 +1,1 @@
+"""Programs that test the tests, and runs from outside."""

@@ -1,0 +1,51 @@
+"""Mistakes in raysde/cluster/."""
+
+from tools.mutants.mutant import Mutant
+
+CARRIED_ON_RAY = "tests/cluster/test_carried.py"
+LAUNCH = "tests/cluster_without_ray/test_launch.py"
+SESSION_ON_RAY = "tests/cluster/test_session.py"
+SPEECH_ON_RAY = "tests/cluster/test_speech.py"
+SPREAD_ON_RAY = "tests/cluster/test_spread.py"
+STREAM = "tests/cluster_without_ray/test_stream.py"
+
+MUTANTS = [
+    Mutant("a stream that spins", "raysde.cluster.backpressure:rested", "if limit == 0:", "if False:", LAUNCH + " -k 'limit_of_ray'"),
+    Mutant("a cluster of others whose processes search for it", "raysde.cluster.connection:of_processes", '{"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}', "None", SESSION_ON_RAY),
+    Mutant("a local cluster whose processes search for it", "raysde.cluster.connection:told", '"RAY_ADDRESS": address, OWN: address}', "OWN: address}", SESSION_ON_RAY),
+    Mutant("a cluster of one's own taken for another's", "raysde.cluster.connection:joins", '"local", os.environ.get(OWN))', '"local")', SESSION_ON_RAY),
+    Mutant("Ray's stack at SIGTERM", "raysde.cluster.connection:heed_sigterm", "        signal.signal(signal.SIGTERM, handler)", "        pass", "tests/cluster/test_leaving.py -k 'on_ray'"),
+    Mutant("Ray Train's end at Ctrl-C", "raysde.cluster.connection:connect", "    DataParallelTrainer._register_sigint_handler = _leave_ctrl_c", "    _unused = _leave_ctrl_c", "tests/cluster/test_leaving.py -k 'on_ray'"),
+    Mutant("workers unheard though asked for", "raysde.cluster.connection:listen", "    if not talkative():", "    if True:", SPEECH_ON_RAY),
+    Mutant("Ray unheard though asked for", "raysde.cluster.connection:quiet", "    if talkative():\n        return\n    os.environ", "    os.environ", SPEECH_ON_RAY),
+    Mutant("a sentence told twice", "raysde.cluster.connection:tell", '    sys.stdout.write(f"{MARK}{sentence}\\n")', '    print(f"{MARK}{sentence}")', SPEECH_ON_RAY),
+    Mutant("a lost data task as Ray's error", "raysde.cluster.errors:rows_of", "except RayError as error:", "except KeyError as error:", CARRIED_ON_RAY),
+    Mutant("a lost stretch forgotten", "raysde.cluster.evaluate:Workers._next", "                left.appendleft(stretch)", "                pass", SPREAD_ON_RAY + " -k 'replaced'"),
+    Mutant("lost as often as it likes", "raysde.cluster.evaluate:Workers._replace", "if self.lost[stretch] > (", "if False and self.lost[stretch] > (", "tests/cluster/test_spread.py -m slow -k 'kills_every'"),
+    Mutant("a full disk under an ingest as Ray's error", "raysde.cluster.ingest:_writer.write", "except CARRIED as error:", "except ValueError as error:", "tests/cluster/test_ingest.py -k 'cannot_write'"),
+    Mutant("room counted over all nodes at once", "raysde.cluster.placement:share", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD_ON_RAY + " -k 'room'"),
+    Mutant("more workers than units, each with one", "raysde.cluster.placement:share", "return 1.0 / -(-workers // sum(units))", "return 1.0", SPREAD_ON_RAY + " -k 'room'"),
+    Mutant("a full disk under an encoder as Ray's error", "raysde.cluster.precompute:Encoding.__call__", "except CARRIED as error:", "except ValueError as error:", CARRIED_ON_RAY),
+    Mutant("no CPU for data tasks", "raysde.cluster.resources:Cluster.kept", 'return 0 if stream == "worker" and self.joined else self.nodes', "return 0", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("a CPU kept for tasks that there are not", "raysde.cluster.resources:Cluster.kept", 'return 0 if stream == "worker" and self.joined else self.nodes', "return self.nodes", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("a CPU that the machine has not", "raysde.cluster.resources:Cluster.kept", 'stream == "worker" and self.joined', 'stream == "worker"', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("more CPUs beside GPUs than there are", "raysde.cluster.resources:share_out", "min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU", "BESIDE_GPU", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("workers that wait forever", "raysde.cluster.resources:check_room", "if not cluster.joined:", "if False:", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("workers that wait without a word", "raysde.cluster.resources:check_room", '    print(f"{said}', '    str(f"{said}', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("a full disk under drawing actors as Ray's error", "raysde.cluster.sample:Drawing.__call__", "except CARRIED as error:", "except ValueError as error:", CARRIED_ON_RAY),
+    Mutant("a block's steps counted from the first", "raysde.cluster.stream:StreamSpec.steps_of", "first = self.start + number", "first = number", STREAM),
+    Mutant("steps past the end of the stream", "raysde.cluster.stream:StreamSpec.steps_of", "min(first + self.block_steps, self.stop))", "first + self.block_steps)", STREAM),
+    Mutant("the last steps in no block", "raysde.cluster.stream:StreamSpec.blocks", "-(-(self.stop - self.start) // self.block_steps)", "(self.stop - self.start) // self.block_steps", STREAM),
+    Mutant("blocks dealt out anew in each run of steps", "raysde.cluster.stream:put_together", "if j % world == rank]", "if j % total % world == rank]", STREAM),
+    Mutant("any microbatch for the one expected", "raysde.cluster.stream:put_together", "if found != [(step, index) for index in mine]:", "if None in found:", STREAM),
+    Mutant("Ray's list as a second truth", "raysde.cluster.train:prepared", "        system.delete_file(root)", "        pass", LAUNCH + " -k 'second_truth'"),
+    Mutant("one restart too many", "raysde.cluster.train:launch", "if failures == most:", "if failures > most:", LAUNCH + " -k 'started_again'"),
+    Mutant("a controller that is not replaced", "raysde.cluster.train:launch", "(ray.train.TrainingFailedError, ray.exceptions.RayActorError)", "ray.train.TrainingFailedError", LAUNCH + " -k 'started_again'"),
+    Mutant("the most workers for those that have to be", "raysde.cluster.train:own_share", "share, run.config.resources.least, lower", "share, run.config.resources.most, lower", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
+    Mutant("a worker group begins at step 0", "raysde.cluster.train:data_factory.make", "stream_spec(run, resume_step(run))", "stream_spec(run, 0)", LAUNCH),
+    Mutant("a folder in the place of Ray's list", "raysde.cluster.train:prepared", "    if found == FileType.Directory:\n        system.delete_dir(root)\n    elif", "    if", LAUNCH + " -k 'second_truth'"),
+    Mutant("one worker for many", "raysde.cluster.train:launch", "{'s' if least > 1 else ''}", "", LAUNCH + " -k 'how_many_workers'"),
+    Mutant("a figure without its images", "raysde.cluster.tune_sampler:measure_on_ray.measure", "if not (file.exists() and beside(file).exists())", "if not file.exists()", "tests/cluster/test_settle.py -m slow"),
+    Mutant("a sweep that does not say what it leaves out", "raysde.cluster.tune_training:tune_job", "        say(remark)", "        pass", "tests/precompute/test_lookup.py -k 'in_vain'"),
+    Mutant("workers keep all checkpoints", "raysde.cluster.worker:report", "        storage.prune(folder,", "        (lambda *_: None)(folder,", "tests/cluster/test_train.py -k 'than_asked_for'"),
+]  # fmt: skip

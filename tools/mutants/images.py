@@ -1,0 +1,37 @@
+"""Mistakes in raysde/images/."""
+
+from tools.mutants.mutant import Mutant
+
+COLOUR = "tests/images/test_colour.py"
+GEOMETRY = "tests/images/test_geometry.py"
+OPEN = "tests/images/test_open.py"
+
+MUTANTS = [
+    Mutant("a JPEG's shape compared the wrong way", "raysde.images.codec:decode_image", "        check_shape((height, width), out)", "        check_shape((width, height), out)", "tests/data/dataset/test_reader.py -k 'decode'"),
+    Mutant("any depth of a PNG", "raysde.images.codec:decode_image", "if (depth, colour) != (8, GREY if channels == 1 else RGB):", "if colour != (GREY if channels == 1 else RGB):", "tests/images/test_codec.py -k 'shards_kind'"),
+    Mutant("long sides for many pixels", "raysde.images.codec:check_pixels", "if width * height > MAX_PIXELS:", "if max(width, height) > MAX_PIXELS:", OPEN + " -k 'bombs'"),
+    Mutant("a JPEG too long for its decoder", "raysde.images.codec:MAX_JPEG", "MAX_JPEG = 65_500", "MAX_JPEG = 65_535", "tests/data/ingest/test_convert.py -k 'jpeg'"),
+    Mutant("sRGB profiles applied", "raysde.images.colour:NEAR", "NEAR = 2", "NEAR = -1", COLOUR + " -k 'no_bit'"),
+    Mutant("steep greys interpolated", "raysde.images.colour:transform", "flags |= ImageCms.Flags.NOOPTIMIZE", "pass", COLOUR + " -k 'grey_profiles'"),
+    Mutant("the profile above PNG's codes", "raysde.images.colour:_of_png", 'if kind == b"cICP":', 'if kind == b"none":', COLOUR + " -k 'cicp'"),
+    Mutant("a box larger than the picture", "raysde.images.geometry:placed_box", "unit = min(width / cols, height / rows) * scale", "unit = max(width / cols, height / rows) * scale", GEOMETRY + " -k 'boxes'"),
+    Mutant("the short side for the long one", "raysde.images.geometry:fitted", 'tightest = max if fit == "short" else min', "tightest = max", GEOMETRY + " -k 'proportions'"),
+    Mutant("height and width swapped", "raysde.images.geometry:resized", "picture.resize((shape[1], shape[0])", "picture.resize((shape[0], shape[1])", GEOMETRY + " -k 'border or proportions'"),
+    Mutant("padding below alone", "raysde.images.geometry:fitted", "(rows - height) // 2))", "0))", GEOMETRY + " -k 'padding'"),
+    Mutant("buckets of the ratios' squares", "raysde.images.geometry:bucket_shapes", "(side(size / ratio**0.5), side(size * ratio**0.5))", "(side(size / ratio), side(size * ratio))", GEOMETRY + " -k 'buckets'"),
+    Mutant("the nearest bucket on its side", "raysde.images.geometry:nearest_bucket", "ratio = size[0] / size[1]", "ratio = size[1] / size[0]", GEOMETRY + " -k 'bucket'"),
+    Mutant("the lower bits of sixteen", "raysde.images.levels:eight_bits", "astype(np.uint16) >> (4 if largest == 4095 else 8))", "astype(np.uint16) & 255)", OPEN + " -k 'sixteen'"),
+    Mutant("transparency told by the upper bits", "raysde.images.levels:_transparent_png", "np.where(values == clear, 0, 255)", "np.where(values >> 8 == clear >> 8, 0, 255)", OPEN + " -k 'sixteen'"),
+    Mutant("twelve bits as sixteen", "raysde.images.levels:eight_bits", "4 if largest == 4095 else 8", "8", OPEN + " -k 'twelve'"),
+    Mutant("the transparent grey at eight bits", "raysde.images.levels:_transparent_png", "* 255 // most", "", OPEN + " -k 'few_bits'"),
+    Mutant("the wrong way of EXIF's two quarter turns", "raysde.images.open:TURNS", "6: Image.Transpose.ROTATE_270", "6: Image.Transpose.ROTATE_90", OPEN + " -k 'upright'"),
+    Mutant("white under what is transparent", "raysde.images.open:_flat", "(background,) * len(picture.mode)", "(255,) * len(picture.mode)", OPEN + " -k 'transparen'"),
+    Mutant("a photograph on its side kept as it is", "raysde.images.open:is_plain", "return same and upright and kind", "return same and kind", OPEN + " -k 'upright'"),
+    Mutant("a palette taken for its colours", "raysde.images.open:is_plain", "same = opened.mode == picture.mode and opened.size", "same = opened.size", OPEN + " -k 'plain'"),
+    Mutant("an animation kept as it is", "raysde.images.open:is_plain", ' and getattr(opened, "n_frames", 1) == 1', "", OPEN + " -k 'animation'"),
+    Mutant("a profile passed over", "raysde.images.open:_in_srgb", "picture = result", "pass", COLOUR + " -k 'matrix_profiles'"),
+    Mutant("a file with a profile kept as it is", "raysde.images.open:is_plain", "kind and srgb and getattr", "kind and getattr", COLOUR + " -k 'matrix_profiles or twice'"),
+    Mutant("colour made grey without a word", "raysde.images.open:_with_channels", 'changes.add("grey")', "pass", "tests/data/ingest/test_probe.py -k 'made_grey'"),
+    Mutant("width before height", "raysde.images.sizes:read_size", "return sides[0], sides[-1]", "return sides[-1], sides[0]", "tests/images/test_sizes.py"),
+    Mutant("a grid without its place", "raysde.images.tensors:save_picture", '    with writing("a picture", path):', "    if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
+]  # fmt: skip

@@ -1,0 +1,51 @@
+"""Mistakes in raysde/inference/."""
+
+from tools.mutants.mutant import Mutant
+
+BULK = "tests/inference/test_bulk.py"
+EDIT = "tests/inference/test_edit.py"
+GUIDANCE = "tests/inference/test_guidance.py"
+MODEL = "tests/inference/test_model.py"
+PROMPT_FILE = "tests/inference/test_prompt_file.py"
+
+MUTANTS = [
+    Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.images", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
+    Mutant("prompts counted from each part's start", "raysde.inference.bulk:Bulk.images", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
+    Mutant("parts that cut batches", "raysde.inference.bulk:Bulk.parts", "self.batch * max(1, self.images_per_part // self.batch)", "self.images_per_part", BULK + " -k 'raysde_sample'"),
+    Mutant("the command's seed for every row", "raysde.inference.bulk:Bulk.seeds", "self.seed if each is None else each", "self.seed", BULK + " -k 'of_its_own'"),
+    Mutant("the command's negative for every row", "raysde.inference.bulk:Bulk.negatives", "other if each is None else each", "other", BULK + " -k 'of_its_own'"),
+    Mutant("all parts drawn again", "raysde.inference.bulk:draw_all", "if part not in done]", "if True]", BULK + " -k 'again'"),
+    Mutant("images of other settings kept", "raysde.inference.bulk:begin", "if found.get(key) != wanted.get(key):", "if False:", BULK + " -k 'its_key'"),
+    Mutant("files of others taken over", "raysde.inference.bulk:begin", "if not all(is_partial(each.base_name) for each in found):", "if False:", BULK + " -k 'left_alone'"),
+    Mutant("a temporary file for somebody's", "raysde.inference.bulk:begin", "if not all(is_partial(each.base_name) for each in found):", "if found:", BULK + " -k 'plan_is_written'"),
+    Mutant("all copies of a prompt at its end", "raysde.inference.edit:between", "torch.where(at == 0.0, own, (at < 1.0) | other)", "torch.ones_like((at < 1.0) | other)", EDIT + " -k 'between'"),
+    Mutant("edits that forget the model's settings", "raysde.inference.edit:EditingModel.edit", "share=strength, **self.by_own_settings(drawing))", "share=strength, **led(drawing))", EDIT + " -k 'own_settings'"),
+    Mutant("prompts joined with a jump", "raysde.inference.edit:between", "tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)", "torch.cat([tokens, tokens[-1:].expand(length - len(tokens), -1)]) for tokens in (a, b)", EDIT + " -k 'unequal'"),
+    Mutant("restoring that is not led away", "raysde.inference.edit:EditingModel._restored", "return self.drawn(run, count, **led(settings))", "return self.drawn(run, count, **settings)", EDIT + " -k 'led_away_is_led'"),
+    Mutant("restoring by everybody's default", "raysde.inference.edit:EditingModel._restored", "settings = solved(drawing, self.spec.default_solver, resample=resample)", "settings = drawing", "tests/models/test_sampling_defaults.py -k 'of_its_time'"),
+    Mutant("levels taken for floats in the range", "raysde.inference.edit:check_range", "if not (low - room <= least and most <= high + room):", "if False:", MODEL + " -k 'fit_are_named'"),
+    Mutant("guidance from the strong side", "raysde.inference.guidance:led", "guided = weak + scale * (strong[rows] - weak)", "guided = strong[rows] + scale * (strong[rows] - weak)", GUIDANCE),
+    Mutant("an interval in log-SNR", "raysde.inference.guidance:guided_rows", "noise = torch.exp(-0.5 * sde.log_snr(t))", "noise = torch.exp(-sde.log_snr(t))", GUIDANCE),
+    Mutant("an interval turned over", "raysde.inference.guidance:guided_rows", "(noise > interval[0]) & (noise <= interval[1])", "(noise <= interval[0]) | (noise > interval[1])", GUIDANCE),
+    Mutant("a guide that leads once too often", "raysde.inference.guidance:TwiceGuided.score", "alpha=self.scale - 1.0", "alpha=self.scale", GUIDANCE + " -k 'add_up'"),
+    Mutant("away from the guide by what is guided", "raysde.inference.guidance:TwiceGuided.score", "strong[rows] - weak, alpha", "guided[rows] - weak, alpha", GUIDANCE + " -k 'add_up'"),
+    Mutant("a guide that leads everywhere", "raysde.inference.guidance:TwiceGuided.score", "rows = guided_rows(self.guided.model.sde, t, self.scale, self.interval)", "rows = guided_rows(self.guided.model.sde, t, self.scale, None)", GUIDANCE + " -k 'add_up'"),
+    Mutant("a second scale without a guide", "raysde.inference.guidance:Guidance.__post_init__", "if self.autoguidance is not None and self.guide is None:", "if False:", GUIDANCE + " -k 'does_not_fit'"),
+    Mutant("an empty file taken for an image", "raysde.inference.image_files:whole_png", " if info.size}", "}", BULK + " -k 'again'"),
+    Mutant("a file for a whole one", "raysde.inference.image_files:whole_parquet", "return bool(opened.metadata.num_rows == count)", "return True", BULK + " -k 'fewer_rows'"),
+    Mutant("said before it is so", "raysde.inference.image_files:write_png", '    write_bytes(child(place, "metadata.jsonl"), lines.encode())\n', "", BULK + " -k 'folders or again'"),
+    Mutant("tolerances that go nowhere", "raysde.inference.model:Model._flow", 'return self.conditioned(prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}', 'return self.conditioned(prompts, labels, count, guidance), {"rtol": 1e-5, "atol": 1e-5}', MODEL + " -k 'reaches_it or cost'"),
+    Mutant("floats that are clipped", "raysde.inference.pixels:ImagingModel.pixels", "else x0.to(dtype)", "else x0.clamp(*self.pixel_range).to(dtype)", MODEL + " -k 'float_images'"),
+    Mutant("floats taken for levels", "raysde.inference.pixels:ImagingModel.floats", "if images.dtype == torch.uint8 else moved", "if True else moved", MODEL + " -k 'float_images'"),
+    Mutant("any label below the last", "raysde.inference.prompt_file:Requests.fit", "not 0 <= label < classes:", "not label < classes:", PROMPT_FILE + " -k 'cannot_draw'"),
+    Mutant("blank cells taken for text", "raysde.inference.prompt_file:absent", " or (isinstance(value, str) and not value.strip())", "", PROMPT_FILE),
+    Mutant("the prompts alone make the hash", "raysde.inference.prompt_file:Requests.sha256", "[self.count, self.prompts, self.labels, self.seeds, self.negatives]", "[self.count, self.prompts]", PROMPT_FILE + " -k 'hash'"),
+    Mutant("lines that end at any separator", "raysde.inference.prompt_file:columns_of", 'lines.removesuffix("\\n").split("\\n")', "lines.splitlines()", PROMPT_FILE + " -k 'lines'"),
+    Mutant("guidance by both unless asked not to", "raysde.inference.sample:led", " and not apart)", ")", GUIDANCE + " -k 'leaves_the_other'"),
+    Mutant("the first seed for every image", "raysde.inference.sample:DrawingModel.drawn", "zip(seeds[rows], range(", "zip(seeds[:1] * (rows.stop - start), range(", BULK + " -k 'of_its_own'"),
+    Mutant("guidance away from nothing to nothing", "raysde.inference.sample:DrawingModel.by_own_settings", "own = self.spec.generation if told else unguided(self.spec.generation)", "own = self.spec.generation", "tests/models/test_sampling_defaults.py -k 'nothing_are_not'"),
+    Mutant("an interval of no guidance", "raysde.inference.sample:led", "is not None and not away and not apart:", "is not None and False:", EDIT + " -k 'led_away_is_led'"),
+    Mutant("letters for prompts", "raysde.inference.sample:counted", "if isinstance(values, str) or not", "if not", EDIT + " -k 'letters'"),
+    Mutant("a start that every batch has", "raysde.inference.sample:DrawingModel.begun", "start[rows].to(self.device", "start[: rows.stop - rows.start].to(self.device", MODEL + " -k 'begin_anywhere'"),
+    Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "for index in range(len(pictures))], progress)", "for index in range(len(pictures))])", "tests/commands/test_edit.py -k 'in_sight'"),
+]  # fmt: skip
