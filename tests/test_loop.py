@@ -46,7 +46,7 @@ def gradients_of(monkeypatch) -> list[list[torch.Tensor]]:
         optimizer.zero_grad()
         return torch.zeros(()), True
 
-    monkeypatch.setattr("raysde.training.loop.optim.update", spy)
+    monkeypatch.setattr("raysde.training.loop.optimizers.update", spy)
     return seen
 
 

@@ -224,7 +224,7 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.runs.run.check", None)
     recorder.replace("raysde.runs.run.remarks", [])
     recorder.replace("raysde.checkpoints.storage.newest_checkpoint", None)
-    recorder.replace("raysde.cli.draw_command", "")
+    recorder.replace("raysde.commands.train.draw_command", "")
     recorder.replace("raysde.runs.local.check_place", None)
     recorder.replace("raysde.runs.local.train_here", None)
     recorder.replace("raysde.runs.history.recorded", lambda run, shown: nullcontext(shown))

@@ -474,7 +474,7 @@ def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
 def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypatch):
     """Its grids and its models; a new run has the new default, which its checkpoint names."""
     pictures = []
-    monkeypatch.setattr("raysde.runs.hooks.images.grid", lambda images, columns: pictures.append(images))
+    monkeypatch.setattr("raysde.runs.hooks.tensors.grid", lambda images, columns: pictures.append(images))
     sampled = {"sampling__every": 2, "sampling__count": 2, "sampling__prompts": ["the digit 3"], "text": None}
     tree = recipe(train__length__steps=2, **{**sampled, "sampling__prompts": []})
     train_here(open_run(loading.parse(tree)), Recorded())
