@@ -11,9 +11,16 @@ from typing import Any
 from raysde.commands import SOURCES, tracking_option
 from raysde.io.near import did_you_mean
 from raysde.io.progress import say
+from raysde.sampling.method import SETTINGS, Method
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 """What options are added to: a command, or a group of them in its help."""
+
+
+SOLVER_HELP = (
+    "{} (default: what raysde settle found for the model, otherwise unipc; heun beside a corrector or --resample, and "
+    "for models from before unipc was the default); docs/choosing.md compares them"
+)
 
 
 def model_options(command: argparse.ArgumentParser) -> None:
@@ -68,27 +75,24 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
 
 
 def solver_options(command: Options) -> None:
-    """Describes the solver."""
-    command.add_argument(
-        "--solver",
-        help="euler_maruyama, reverse_diffusion, ancestral, pc, euler, heun, rk4, rk45, edm, ddim, dpmpp_2m, dpmpp_3m, "
-        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default: what raysde settle found for the model, otherwise unipc; "
-        "heun beside a corrector or --resample, and for models from before unipc was the default); docs/choosing.md "
-        "compares them",
-    )
-    command.add_argument("--steps", type=int, help="solver steps (default: as of --solver, otherwise 20)")
-    command.add_argument(
-        "--grid",
-        choices=("time", "log_snr", "edm", "quadratic"),
-        help="spacing of the steps (default: what suits the solver)",
-    )
+    """Add an option for each setting of a method.
+
+    They have no defaults of their own: a setting that is not given is the model's, if it has any, otherwise the
+    method's.
+    """
+    for name, each in SETTINGS.items():
+        values = ", ".join(each.choices) if each.choices else f"default {each.default}"
+        said = f"{each.meaning} ({values})"
+        if name == "solver":
+            said = SOLVER_HELP.format(", ".join(other for other in each.choices if other != "none"))
+        how: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if each.kind is bool else {"type": each.kind}
+        command.add_argument(f"--{name.replace('_', '-')}", help=said, **how)
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="further settings of the solver: corrector, corrector_steps, target_snr, eta, order, churn, churn_low, "
-        "churn_high, churn_noise, rho, rtol, atol, denoise; for example --solver ddim --set eta=1",
+        help="one of these settings by its name in a recipe: --set eta=1 for --eta 1",
     )
     command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
 
@@ -112,15 +116,18 @@ def check_drawing(args: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    from raysde.sampling.sampler import Method
-
     Method(**chosen_method(args))
 
 
 def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
     """The solver and its settings, those that are given, as keyword arguments of a sampler."""
-    named = {name: getattr(args, name) for name in ("solver", "steps", "grid")}
-    return {name: value for name, value in named.items() if value is not None} | solver_settings(args.set)
+    named = {name: getattr(args, name) for name in SETTINGS}
+    given = {name: value for name, value in named.items() if value is not None}
+    further = solver_settings(args.set)
+    for name in further:
+        if name in given:
+            raise ValueError(f"--{name.replace('_', '-')} and --set {name} are both given; keep one of them")
+    return given | further
 
 
 def prefer_own_guidance(args: argparse.Namespace, model: Any, *, told: bool) -> None:
@@ -254,9 +261,7 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: naming a pair whose key is no setting, or whose value is not one of its kind.
     """
-    from raysde.sampling.sampler import Settings
-
-    known = set(Settings.__annotations__) - {"solver", "steps", "grid"}
+    known = set(SETTINGS) - {"solver", "steps", "grid"}
     settings = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
@@ -266,11 +271,10 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
         if key in settings:
             raise ValueError(f"--set {key} is given twice; keep one of them")
         try:
-            settings[key] = text if key == "corrector" else json.loads(text)
+            settings[key] = text if SETTINGS[key].kind is str else json.loads(text)
         except json.JSONDecodeError:
             raise ValueError(f"--set {pair!r}: {text!r} is no number, true or false") from None
-        wanted = {"corrector": str, "denoise": bool, "order": int, "corrector_steps": int}.get(key, float)
-        given = type(settings[key])
+        wanted, given = SETTINGS[key].kind, type(settings[key])
         if given is not wanted and not (given is int and wanted is float):
             raise ValueError(f"--set {pair!r}: {key} takes a value like {wanted(1)!r}")
     return settings

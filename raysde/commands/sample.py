@@ -104,7 +104,8 @@ def run_bulk(args: argparse.Namespace) -> None:
     from raysde.inference.bulk import Bulk, Draw, draw_all, here
     from raysde.inference.prompt_file import read_requests
     from raysde.io.filesystems import location
-    from raysde.models.sampling_defaults import method_of, spelled_out
+    from raysde.models.sampling_defaults import spelled_out
+    from raysde.sampling.method import method_of
 
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():

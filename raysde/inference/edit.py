@@ -15,12 +15,13 @@ from raysde.inference.guidance import Interval
 from raysde.inference.sample import Drawing, DrawingModel, check_dtype, led
 from raysde.inference.samples import Drawn
 from raysde.models import autoencoder as latent_space
-from raysde.models.sampling_defaults import method_of, solved
+from raysde.models.sampling_defaults import solved
 from raysde.sampling import likelihood
 from raysde.sampling.inverse.operators import AveragePool, Grey, Mask, Projection
 from raysde.sampling.inverse.posterior import ITERATIONS
 from raysde.sampling.inverse.restore import Way, edit, sdedit
-from raysde.sampling.sampler import Samples, Settings, sample
+from raysde.sampling.method import Settings, method_of
+from raysde.sampling.sampler import Samples, sample
 from raysde.sde import Score
 
 Line = Literal["spherical", "linear"]

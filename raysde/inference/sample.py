@@ -14,8 +14,9 @@ from raysde.inference.guidance import Encode, Guidance, Interval, Led
 from raysde.inference.pixels import ImagingModel
 from raysde.inference.samples import Drawn, DrawnPath
 from raysde.models.sampling_defaults import GUIDANCE, completed, solved, unguided, usual_guidance
+from raysde.sampling.method import Method, Settings
 from raysde.sampling.path import sample_path
-from raysde.sampling.sampler import Callback, Method, Samples, Settings, sample
+from raysde.sampling.sampler import Callback, Samples, sample
 from raysde.sde import Score
 
 LEADING = ("prompts", "labels", "negative", "autoguide")

@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from raysde.sampling.sampler import Method, Settings, readable
+from raysde.models import method_fields
+from raysde.sampling.method import SETTINGS, Method, method_of, readable
 from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import default_solver
 
 Interval = tuple[float, float]
 """The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
-METHOD = tuple(get_type_hints(Settings))
-"""The settings of a sampler."""
 GUIDANCE = ("guidance", "guidance_interval")
-KINDS: dict[str, Any] = {**get_type_hints(Settings), "guidance": float, "guidance_interval": Interval | None}
+KINDS: dict[str, Any] = {**method_fields.KINDS, "guidance": float, "guidance_interval": Interval | None}
 """Every setting that a model's description may hold, and its type."""
 
 
@@ -38,7 +37,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: naming the setting that is unknown, of another type, out of range or infinite.
     """
     found = {name: valued(name, value) for name, value in settings.items()}
-    Method(**method_of(found))  # type: ignore[arg-type]
+    Method(**method_of(found))
     check_interval(found.get("guidance_interval"))
     check_scale(found.get("guidance"))
     return {name: found[name] for name in KINDS if name in found}
@@ -62,11 +61,6 @@ def valued(name: str, value: Any) -> Any:
     return found
 
 
-def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings that choose a :class:`raysde.sampling.sampler.Method`."""
-    return {name: value for name, value in settings.items() if name in METHOD}
-
-
 def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What is given, and a model's own settings where nothing is.
 
@@ -77,10 +71,10 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         ValueError: if solver, grid and corrector do not go together.
     """
     foreign = "solver" in given and given["solver"] != own.get("solver")
-    kept = {name: value for name, value in own.items() if not (foreign and name in METHOD)}
+    kept = {name: value for name, value in own.items() if not (foreign and name in SETTINGS)}
     merged = {**kept, **given}
     read = readable(method_of(merged))
-    return {name: value for name, value in merged.items() if name in given or name in read or name not in METHOD}
+    return {name: value for name, value in merged.items() if name in given or name in read or name not in SETTINGS}
 
 
 def solved(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> dict[str, Any]:
@@ -112,7 +106,7 @@ def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any], *, usual: Solv
         told: see :func:`usual_guidance`.
     """
     found = solved(completed(own, given), usual)
-    method = Method(**method_of(found))  # type: ignore[arg-type]
+    method = Method(**method_of(found))
     return {"guidance": usual_guidance(told=told), "solver": method.solver, "steps": method.steps, **found}
 
 

@@ -13,8 +13,9 @@ import torch
 from raysde.checkpoints import checkpoint
 from raysde.images.tensors import to_pil
 from raysde.inference.model import Model
-from raysde.models.sampling_defaults import method_of, usual_guidance
+from raysde.models.sampling_defaults import usual_guidance
 from raysde.models.spec import ModelSpec
+from raysde.sampling.method import SETTINGS, method_of
 
 Value = TypeVar("Value")
 
@@ -29,7 +30,8 @@ def defaults(spec: ModelSpec) -> dict[str, int | float | str | None]:
     own = method_of(spec.generation)
     steps, solver = (None, own.get("solver")) if own else (20, spec.default_solver)
     guidance = spec.generation.get("guidance", usual_guidance(told=spec.conditional))
-    return {"seed": 0, "steps": steps, "solver": solver, "guidance": guidance}
+    named = {"seed": 0, "steps": steps, "solver": solver, "guidance": guidance}
+    return {**named, **dict.fromkeys(SETTINGS.keys() - named, None)}
 
 
 def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,8 +67,8 @@ class Served:
 
         Args:
             data: a row for each image, see :func:`columns`.
-            params: seed, steps, solver and guidance, see :func:`defaults`; None is as good as not given. Rows without
-                prompt and label are not guided: there is nothing to lead them to.
+            params: seed, guidance and the settings of a method, see :func:`defaults`; None is as good as not given.
+                Rows without prompt and label are not guided: there is nothing to lead them to.
 
         Returns:
             A table with the column ``image``, of bytes.
