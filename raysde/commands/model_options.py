@@ -130,15 +130,6 @@ def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
     return given | further
 
 
-def prefer_own_guidance(args: argparse.Namespace, model: Any, *, told: bool) -> None:
-    """Takes the model's own guidance where the options give none and it is ``told`` something to lead to or from."""
-    own = model.spec.generation
-    if args.guidance is None and told:
-        args.guidance = own.get("guidance")
-        if args.guidance_interval is None:
-            args.guidance_interval = own.get("guidance_interval")
-
-
 def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
     """Loads models by name, as the options say.
 
@@ -176,9 +167,12 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def drawing_arguments(
-    args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any]
+    args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any], *, own: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Yield the keyword arguments of everything that draws, for ``count`` images, while a progress bar is shown.
+
+    Args:
+        own: False for what does not draw by the model's own settings.
 
     Raises:
         ValueError: naming the option that has no effect, or a label that is no class of the model.
@@ -186,7 +180,7 @@ def drawing_arguments(
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
     asked = labels_of(args.label, model.spec)
     labels = [asked[i % len(asked)] for i in range(count)] if asked else None
-    led = guidance_arguments(args, load, told=bool(prompts or labels))
+    guided = guidance_arguments(args, model.spec, load, conditional=bool(prompts or labels), own=own)
     with progress_bar("drawing", "step") as progress:
         yield {
             "prompts": prompts,
@@ -194,7 +188,7 @@ def drawing_arguments(
             "seed": args.seed,
             "batch_size": args.batch_size,
             "progress": progress,
-            **led,
+            **guided,
             **chosen_method(args),
         }
 
@@ -224,16 +218,19 @@ def labels_of(texts: Sequence[str], spec: Any) -> list[Any]:
         raise ValueError(f"--label {error}") from None
 
 
-def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, told: bool) -> dict[str, Any]:
-    """How images are led, as keyword arguments of everything that draws.
+def guidance_arguments(
+    args: argparse.Namespace, spec: Any, load: Callable[[str], Any], *, conditional: bool, own: bool = True
+) -> dict[str, Any]:
+    """Return how images are guided, as keyword arguments of everything that draws.
 
     Args:
-        told: whether there are prompts or labels.
+        conditional: True if there are prompts or labels.
+        own: False for what does not draw by the model's own settings.
 
     Raises:
         ValueError: naming the option that has no effect.
     """
-    from raysde.models.sampling_defaults import check_scale, usual_guidance
+    from raysde.models.sampling_defaults import GUIDED, check_scale, resolve
 
     for option, scale in (("--guidance", args.guidance), ("--autoguidance", args.autoguidance)):
         check_scale(scale, option)
@@ -243,16 +240,17 @@ def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, 
     if args.autoguidance == 1.0:
         raise ValueError("--autoguidance has no effect at 1: give --autoguidance 2 or so")
     guide = None if args.autoguide is None else load(args.autoguide)
-    guidance = args.guidance
-    if guidance is None:
-        guidance = usual_guidance(told=told or args.negative is not None or (guide is not None and not apart))
-    without = ("negative",) if apart else ("guidance_interval", "negative", "autoguide")
-    for name in without:
-        if guidance == 1.0 and getattr(args, name) is not None:
+    given = {"guidance": args.guidance, "negative": args.negative, "autoguide": guide}
+    given |= {"autoguidance": args.autoguidance} if apart else {}
+    generation = spec.generation if own else {}
+    found = resolve(generation, given, conditional, usual=spec.default_solver, scale=GUIDED)
+    for name in ("negative",) if apart else ("guidance_interval", "negative", "autoguide"):
+        if found["guidance"] == 1.0 and getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
     interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
-    led = {"guidance": guidance, "guidance_interval": interval, "negative": args.negative, "autoguide": guide}
-    return {**led, "autoguidance": args.autoguidance} if apart else led
+    if interval is None and args.guidance is None:
+        interval = found.get("guidance_interval")
+    return {**given, "guidance": found["guidance"], "guidance_interval": interval}
 
 
 def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from raysde import rng
 from raysde.conditioning.conditioner import Conditioner, Encoded
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import Interval
-from raysde.inference.sample import Drawing, DrawingModel, check_dtype, led
+from raysde.inference.sample import Drawing, DrawingModel, check_dtype
 from raysde.inference.samples import Drawn
 from raysde.models import autoencoder as latent_space
-from raysde.models.sampling_defaults import solved
+from raysde.models.sampling_defaults import resolve
 from raysde.sampling import likelihood
 from raysde.sampling.inverse.operators import AveragePool, Grey, Mask, Projection
 from raysde.sampling.inverse.posterior import ITERATIONS
@@ -190,8 +190,7 @@ class EditingModel(DrawingModel):
                 **given,  # type: ignore[arg-type]
             )
 
-        settings = solved(drawing, self.spec.default_solver, resample=resample)
-        return self.drawn(run, count, **led(settings))
+        return self.drawn(run, count, **resolve({}, drawing, False, usual=self.spec.default_solver, resample=resample))
 
     def _check(
         self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False, whole: bool = False

@@ -90,7 +90,8 @@ def test_a_recipe_reaches_the_method(tmp_path, name):
     overrides = [f"sampling.{key}={str(value).lower()}" for key, value in GIVEN[name].items()]
     sampling = loading.load(recipe, overrides).sampling
     assert getattr(Method(**sampling.settings), name) == GIVEN[name][name]
-    assert f"sampling.{name}" in reference.keys()
+    known = reference.keys()
+    assert f"sampling.{name}" in known
     # and what a recipe holds is read again as it was written
     assert type(sampling).model_validate(sampling.model_dump(mode="json")) == sampling
 
