@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from raysde.registry import load
     from raysde.sampling.inverse.restore import edit, sdedit
     from raysde.sampling.likelihood import bits_per_dim, decode, encode, log_prob
+    from raysde.sampling.method import Method
     from raysde.sampling.path import sample_path
-    from raysde.sampling.sampler import Method, sample
+    from raysde.sampling.sampler import sample
     from raysde.sde import EDM, SDE, VE, VP, Flow, SubVP
 
 __version__ = "0.1.0"
@@ -43,7 +44,8 @@ __getattr__ = aliases.on_first_use(
         "raysde.sampling.inverse.restore": ("edit", "sdedit"),
         "raysde.sampling.likelihood": ("bits_per_dim", "decode", "encode", "log_prob"),
         "raysde.sampling.path": ("sample_path",),
-        "raysde.sampling.sampler": ("Method", "sample"),
+        "raysde.sampling.method": ("Method",),
+        "raysde.sampling.sampler": ("sample",),
         "raysde.sde": ("EDM", "SDE", "VE", "VP", "Flow", "SubVP"),
     },
 )

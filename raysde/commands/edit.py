@@ -9,7 +9,6 @@ from raysde.commands.model_options import (
     drawing_arguments,
     loader,
     model_options,
-    prefer_own_guidance,
     prompt_options,
     solver_options,
     warn_of_older,
@@ -90,11 +89,8 @@ def run_edit(args: argparse.Namespace) -> None:
     files = [(path, image) for path, image in opened(args.image) for _ in range(args.n)]
     load = loader(args)
     model = load(args.model)
-    if args.strength is not None:
-        led = args.negative is not None or args.autoguide is not None
-        prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
     warn_of_older(args.out, len(files))
-    with drawing_arguments(args, model, len(files), load) as drawing:
+    with drawing_arguments(args, model, len(files), load, own=args.strength is not None) as drawing:
         wanted = {name: getattr(args, name) for name in ("mask", "colorise", "upscale", "strength")}
         shown, drawn = edit_files(model, files, **wanted, **drawing, **restoring)
     out = Path(args.out)

@@ -11,9 +11,16 @@ from typing import Any
 from raysde.commands import SOURCES, tracking_option
 from raysde.io.near import did_you_mean
 from raysde.io.progress import say
+from raysde.sampling.method import SETTINGS, Method
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 """What options are added to: a command, or a group of them in its help."""
+
+
+SOLVER_HELP = (
+    "{} (default: what raysde settle found for the model, otherwise unipc; heun beside a corrector or --resample, and "
+    "for models from before unipc was the default); docs/choosing.md compares them"
+)
 
 
 def model_options(command: argparse.ArgumentParser) -> None:
@@ -68,27 +75,24 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
 
 
 def solver_options(command: Options) -> None:
-    """Describes the solver."""
-    command.add_argument(
-        "--solver",
-        help="euler_maruyama, reverse_diffusion, ancestral, pc, euler, heun, rk4, rk45, edm, ddim, dpmpp_2m, dpmpp_3m, "
-        "dpmpp_2m_sde, dpmpp_3m_sde, deis, unipc (default: what raysde settle found for the model, otherwise unipc; "
-        "heun beside a corrector or --resample, and for models from before unipc was the default); docs/choosing.md "
-        "compares them",
-    )
-    command.add_argument("--steps", type=int, help="solver steps (default: as of --solver, otherwise 20)")
-    command.add_argument(
-        "--grid",
-        choices=("time", "log_snr", "edm", "quadratic"),
-        help="spacing of the steps (default: what suits the solver)",
-    )
+    """Add an option for each setting of a method.
+
+    They have no defaults of their own: a setting that is not given is the model's, if it has any, otherwise the
+    method's.
+    """
+    for name, each in SETTINGS.items():
+        values = ", ".join(each.choices) if each.choices else f"default {each.default}"
+        said = f"{each.meaning} ({values})"
+        if name == "solver":
+            said = SOLVER_HELP.format(", ".join(other for other in each.choices if other != "none"))
+        how: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if each.kind is bool else {"type": each.kind}
+        command.add_argument(f"--{name.replace('_', '-')}", help=said, **how)
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="further settings of the solver: corrector, corrector_steps, target_snr, eta, order, churn, churn_low, "
-        "churn_high, churn_noise, rho, rtol, atol, denoise; for example --solver ddim --set eta=1",
+        help="one of these settings by its name in a recipe: --set eta=1 for --eta 1",
     )
     command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
 
@@ -112,24 +116,18 @@ def check_drawing(args: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    from raysde.sampling.sampler import Method
-
     Method(**chosen_method(args))
 
 
 def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
     """The solver and its settings, those that are given, as keyword arguments of a sampler."""
-    named = {name: getattr(args, name) for name in ("solver", "steps", "grid")}
-    return {name: value for name, value in named.items() if value is not None} | solver_settings(args.set)
-
-
-def prefer_own_guidance(args: argparse.Namespace, model: Any, *, told: bool) -> None:
-    """Takes the model's own guidance where the options give none and it is ``told`` something to lead to or from."""
-    own = model.spec.generation
-    if args.guidance is None and told:
-        args.guidance = own.get("guidance")
-        if args.guidance_interval is None:
-            args.guidance_interval = own.get("guidance_interval")
+    named = {name: getattr(args, name) for name in SETTINGS}
+    given = {name: value for name, value in named.items() if value is not None}
+    further = solver_settings(args.set)
+    for name in further:
+        if name in given:
+            raise ValueError(f"--{name.replace('_', '-')} and --set {name} are both given; keep one of them")
+    return given | further
 
 
 def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
@@ -169,9 +167,12 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def drawing_arguments(
-    args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any]
+    args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any], *, own: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Yield the keyword arguments of everything that draws, for ``count`` images, while a progress bar is shown.
+
+    Args:
+        own: False for what does not draw by the model's own settings.
 
     Raises:
         ValueError: naming the option that has no effect, or a label that is no class of the model.
@@ -179,7 +180,7 @@ def drawing_arguments(
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
     asked = labels_of(args.label, model.spec)
     labels = [asked[i % len(asked)] for i in range(count)] if asked else None
-    led = guidance_arguments(args, load, told=bool(prompts or labels))
+    guided = guidance_arguments(args, model.spec, load, conditional=bool(prompts or labels), own=own)
     with progress_bar("drawing", "step") as progress:
         yield {
             "prompts": prompts,
@@ -187,7 +188,7 @@ def drawing_arguments(
             "seed": args.seed,
             "batch_size": args.batch_size,
             "progress": progress,
-            **led,
+            **guided,
             **chosen_method(args),
         }
 
@@ -217,16 +218,19 @@ def labels_of(texts: Sequence[str], spec: Any) -> list[Any]:
         raise ValueError(f"--label {error}") from None
 
 
-def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, told: bool) -> dict[str, Any]:
-    """How images are led, as keyword arguments of everything that draws.
+def guidance_arguments(
+    args: argparse.Namespace, spec: Any, load: Callable[[str], Any], *, conditional: bool, own: bool = True
+) -> dict[str, Any]:
+    """Return how images are guided, as keyword arguments of everything that draws.
 
     Args:
-        told: whether there are prompts or labels.
+        conditional: True if there are prompts or labels.
+        own: False for what does not draw by the model's own settings.
 
     Raises:
         ValueError: naming the option that has no effect.
     """
-    from raysde.models.sampling_defaults import check_scale, usual_guidance
+    from raysde.models.sampling_defaults import GUIDED, check_scale, resolve
 
     for option, scale in (("--guidance", args.guidance), ("--autoguidance", args.autoguidance)):
         check_scale(scale, option)
@@ -236,16 +240,17 @@ def guidance_arguments(args: argparse.Namespace, load: Callable[[str], Any], *, 
     if args.autoguidance == 1.0:
         raise ValueError("--autoguidance has no effect at 1: give --autoguidance 2 or so")
     guide = None if args.autoguide is None else load(args.autoguide)
-    guidance = args.guidance
-    if guidance is None:
-        guidance = usual_guidance(told=told or args.negative is not None or (guide is not None and not apart))
-    without = ("negative",) if apart else ("guidance_interval", "negative", "autoguide")
-    for name in without:
-        if guidance == 1.0 and getattr(args, name) is not None:
+    given = {"guidance": args.guidance, "negative": args.negative, "autoguide": guide}
+    given |= {"autoguidance": args.autoguidance} if apart else {}
+    generation = spec.generation if own else {}
+    found = resolve(generation, given, conditional, usual=spec.default_solver, scale=GUIDED)
+    for name in ("negative",) if apart else ("guidance_interval", "negative", "autoguide"):
+        if found["guidance"] == 1.0 and getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
     interval = None if args.guidance_interval is None else tuple(args.guidance_interval)
-    led = {"guidance": guidance, "guidance_interval": interval, "negative": args.negative, "autoguide": guide}
-    return {**led, "autoguidance": args.autoguidance} if apart else led
+    if interval is None and args.guidance is None:
+        interval = found.get("guidance_interval")
+    return {**given, "guidance": found["guidance"], "guidance_interval": interval}
 
 
 def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -254,9 +259,7 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: naming a pair whose key is no setting, or whose value is not one of its kind.
     """
-    from raysde.sampling.sampler import Settings
-
-    known = set(Settings.__annotations__) - {"solver", "steps", "grid"}
+    known = set(SETTINGS) - {"solver", "steps", "grid"}
     settings = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
@@ -266,11 +269,10 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
         if key in settings:
             raise ValueError(f"--set {key} is given twice; keep one of them")
         try:
-            settings[key] = text if key == "corrector" else json.loads(text)
+            settings[key] = text if SETTINGS[key].kind is str else json.loads(text)
         except json.JSONDecodeError:
             raise ValueError(f"--set {pair!r}: {text!r} is no number, true or false") from None
-        wanted = {"corrector": str, "denoise": bool, "order": int, "corrector_steps": int}.get(key, float)
-        given = type(settings[key])
+        wanted, given = SETTINGS[key].kind, type(settings[key])
         if given is not wanted and not (given is int and wanted is float):
             raise ValueError(f"--set {pair!r}: {key} takes a value like {wanted(1)!r}")
     return settings

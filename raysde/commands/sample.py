@@ -12,7 +12,6 @@ from raysde.commands.model_options import (
     guidance_arguments,
     loader,
     model_options,
-    prefer_own_guidance,
     progress_bar,
     prompt_options,
     solver_options,
@@ -87,8 +86,6 @@ def run_sample(args: argparse.Namespace) -> None:
     warn_of_older(args.out, count)
     if count > args.batch_size:
         say(f"drawing {count} images, {args.batch_size} at a time; with --prompts-file each part is kept once drawn")
-    led = args.negative is not None or args.autoguide is not None
-    prefer_own_guidance(args, model, told=bool(args.prompt or args.label or led))
     with drawing_arguments(args, model, count, load) as drawing:
         asked = {"n": count, "size": size, **walk, **drawing}
         drawn = model.sample(**asked) if args.path is None else model.sample_path(args.path, **asked)
@@ -104,7 +101,8 @@ def run_bulk(args: argparse.Namespace) -> None:
     from raysde.inference.bulk import Bulk, Draw, draw_all, here
     from raysde.inference.prompt_file import read_requests
     from raysde.io.filesystems import location
-    from raysde.models.sampling_defaults import method_of, spelled_out
+    from raysde.models.sampling_defaults import resolve
+    from raysde.sampling.method import method_of
 
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():
@@ -120,14 +118,13 @@ def run_bulk(args: argparse.Namespace) -> None:
         print(f"{requests.file}: columns {', '.join(requests.unread)} are not read", file=sys.stderr)
     load = loader(args, args.workers)
     model = load(args.model)
-    prefer_own_guidance(args, model, told=True)
-    led = guidance_arguments(args, load, told=True)
     spec = model.spec
-    method = spelled_out(spec.generation, chosen_method(args), usual=spec.default_solver, told=True)
-    negative, settings = led.pop("negative"), {"batch_size": args.batch_size, **method_of(method), **led}
+    guided = guidance_arguments(args, spec, load, conditional=True)
+    found = resolve(spec.generation, chosen_method(args) | guided, True, usual=spec.default_solver)
+    negative, settings = guided.pop("negative"), {"batch_size": args.batch_size, **method_of(found), **guided}
     if (size := size_option(args.size)) is not None:
         settings["size"] = size
-    requests = requests.labelled(model.spec.classes, model.spec.class_names)
+    requests = requests.labelled(spec.classes, spec.class_names)
     bulk = Bulk(model, requests, location(args.out), args.form, args.seed, negative, settings)
     with bars() as told:
         kept = draw_all(bulk, draw, lambda done, total: told("drawing images", done, total))

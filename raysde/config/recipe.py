@@ -27,7 +27,7 @@ from raysde.config.sections import (
 )
 from raysde.models.spec import NetworkField, SDEField
 from raysde.networks import UNetConfig
-from raysde.sampling.sampler import Method
+from raysde.sampling.method import Method
 from raysde.sde import VP
 from raysde.sde.parameterisation import Preconditioning, Target
 

@@ -115,7 +115,9 @@ def _key(path: str, kind: str, default: str, meaning: str) -> list[str]:
 
 def _options(annotation: Any) -> list[Any]:
     if get_origin(annotation) is typing.Annotated:
-        return _options(get_args(annotation)[0])
+        plain, *marks = get_args(annotation)
+        choices = next((mark.choices for mark in marks if hasattr(mark, "choices")), None)
+        return _options(plain) if choices is None else [Literal[choices]]
     if get_origin(annotation) in (typing.Union, types.UnionType):
         return [inner for option in get_args(annotation) for inner in _options(option)]
     return [annotation]

@@ -1,17 +1,16 @@
 """The parts of a recipe: what each key means, and which values it takes."""
 
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from raysde.config.names import checked_alias, checked_name
 from raysde.data.classes import written
 from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
-from raysde.sampling.sampler import Corrector, Settings
-from raysde.sampling.solvers import Solver
-from raysde.sampling.solvers.grids import Grid
+from raysde.models.method_fields import key_of
+from raysde.sampling.method import SETTINGS, Settings
 from raysde.training.losses import Reduction, Weighting
 from raysde.training.objective import Precision
 from raysde.training.optimizers import Decay, Optimizer
@@ -217,7 +216,7 @@ class Validation(Node):
     patience: Count = Field(0, description="validations without improvement after which training stops; 0 for never")
 
 
-class Sampling(Node):
+class Grids(Node):
     """Sample grids."""
 
     every: Count = Field(0, description="steps between sample grids in MLflow, and one at the end; 0 for none")
@@ -228,37 +227,27 @@ class Sampling(Node):
     labels: tuple[LabelName, ...] = Field(
         (), description="class names of the grid, repeated in turn; empty draws without a class"
     )
-    solver: Solver | None = Field(
-        None,
-        description="see docs/choosing.md; null takes unipc, or heun beside a corrector and in a run from before unipc "
-        "was the default",
-    )
-    steps: PositiveInt = Field(20, description="steps of the solver")
-    grid: Grid | None = Field(None, description="times uniform in this; null takes what suits the solver")
     guidance: Annotated[float, Field(ge=0.0)] = Field(1.0, description="classifier-free guidance scale; 1 for none")
-    corrector: Corrector | None = Field(None, description="after each step; null for the solver's own (pc: langevin)")
-    corrector_steps: Count = Field(1, description="corrector steps at each time")
-    target_snr: Positive = Field(0.16, description="step size of a corrector")
-    eta: Fraction = Field(0.0, description="noise of ddim: 0 none, 1 ancestral")
-    order: Annotated[int, Field(ge=1, le=3)] = Field(3, description="of deis and unipc")
-    denoise: bool = Field(False, description="end with the predicted clean image, for one more evaluation")
     seed: Seed = Field(0, description="image i of a grid is drawn from (seed, i)")
 
     @property
     def settings(self) -> Settings:
-        """The keyword arguments of the sampler."""
-        named: Settings = {} if self.solver is None else {"solver": self.solver}
-        return {
-            **named,
-            "steps": self.steps,
-            "grid": self.grid,
-            "corrector": self.corrector,
-            "corrector_steps": self.corrector_steps,
-            "target_snr": self.target_snr,
-            "eta": self.eta,
-            "order": self.order,
-            "denoise": self.denoise,
-        }
+        """The keyword arguments of the sampler; null leaves a choice to it."""
+        chosen = {name: getattr(self, name) for name in SETTINGS}
+        return cast(Settings, {name: value for name, value in chosen.items() if value is not None})
+
+
+if TYPE_CHECKING:
+    Sampling = Grids
+else:
+    # with a key for each setting of a method
+    Sampling = create_model(
+        "Sampling",
+        __base__=Grids,
+        __module__=__name__,
+        __doc__=Grids.__doc__,
+        **{name: key_of(setting) for name, setting in SETTINGS.items()},
+    )
 
 
 class Resources(Node):

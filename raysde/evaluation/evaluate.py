@@ -28,7 +28,7 @@ from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, here
 from raysde.inference.model import Model
 from raysde.inference.ranges import stretches
 from raysde.io.near import did_you_mean
-from raysde.models.sampling_defaults import overrides, spelled_out
+from raysde.models.sampling_defaults import GUIDED, overrides, resolve
 from raysde.sampling.likelihood import TOLERANCE
 
 FEATURES = ("fid", *compute.FEATURE_METRICS)
@@ -172,13 +172,13 @@ def evaluate(
         ValueError: if the model, the data, the metrics and the guide do not fit together.
     """
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
-    own, usual, given = model.spec.generation, model.spec.default_solver, question.settings
-    told_of = model.spec.conditional or (guide is not None and autoguidance is None)
-    question = replace(question, settings=spelled_out(own, given, usual=usual, told=told_of))
+    spec, given = model.spec, question.settings
+    guides = {} if guide is None else {"autoguide": guide, "autoguidance": autoguidance}
+    settings = resolve(spec.generation, given | guides, spec.conditional, usual=spec.default_solver, scale=GUIDED)
+    question = replace(question, settings={name: settings[name] for name in settings if name not in guides})
     if guide is not None and set(question.metrics) <= {"bpd"}:
         raise ValueError("autoguide has no effect: none of the metrics is of drawn images")
     away = led_away(model, guide, autoguidance, question.settings)
-    settings = {**question.settings, **({} if guide is None else {"autoguide": guide, "autoguidance": autoguidance})}
     conditions = fitting(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
     judge, network, real, drawer, reference, found = None, None, None, None, None, {}
@@ -207,7 +207,7 @@ def evaluate(
             "shape": list(shape),
         },
         "sampling": {"samples": question.samples, "seed": question.seed, **question.settings, **away},
-        "overrides": overrides(own, {**given, **away}, usual=usual, told=told_of),
+        "overrides": overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver),
         "held_out": {"rows": question.rows, "t": question.t},
         "features": None if network is None else {"name": network.name, "hash": network.hash},
         "versions": {name: version(name) for name in ("raysde", "torch")},

@@ -19,7 +19,8 @@ from raysde.evaluation.selection import images_of, read, selected
 from raysde.inference.model import Model
 from raysde.rng import noise_from
 from raysde.sampling.likelihood import TOLERANCE
-from raysde.sampling.sampler import Method, Samples, sample
+from raysde.sampling.method import Method
+from raysde.sampling.sampler import Samples, sample
 from raysde.sde import Score
 
 PART = 16

@@ -29,7 +29,7 @@ from raysde.io.filesystems import (
     write_json,
 )
 from raysde.io.hashing import model_hash
-from raysde.sampling.sampler import Method, Settings
+from raysde.sampling.method import Method, method_of
 
 FORMAT = 1
 PART = 256
@@ -108,7 +108,7 @@ class Bulk:
         self.model.guidance(1, scale, interval, self.negatives(0, 1), settings["autoguide"], apart)
         if (size := settings.get("size")) is not None:
             self.model.spec.shape_of(size)
-        Method(**{name: settings[name] for name in Settings.__annotations__ if name in settings}).check(self.model.sde)
+        Method(**method_of(settings)).check(self.model.sde)
 
     def seeds(self, first: int, count: int) -> list[int]:
         """The seeds of the images ``first`` and on."""

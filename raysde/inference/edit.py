@@ -12,15 +12,16 @@ from raysde import rng
 from raysde.conditioning.conditioner import Conditioner, Encoded
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import Interval
-from raysde.inference.sample import Drawing, DrawingModel, check_dtype, led
+from raysde.inference.sample import Drawing, DrawingModel, check_dtype
 from raysde.inference.samples import Drawn
 from raysde.models import autoencoder as latent_space
-from raysde.models.sampling_defaults import method_of, solved
+from raysde.models.sampling_defaults import resolve
 from raysde.sampling import likelihood
 from raysde.sampling.inverse.operators import AveragePool, Grey, Mask, Projection
 from raysde.sampling.inverse.posterior import ITERATIONS
 from raysde.sampling.inverse.restore import Way, edit, sdedit
-from raysde.sampling.sampler import Samples, Settings, sample
+from raysde.sampling.method import Settings, method_of
+from raysde.sampling.sampler import Samples, sample
 from raysde.sde import Score
 
 Line = Literal["spherical", "linear"]
@@ -189,8 +190,7 @@ class EditingModel(DrawingModel):
                 **given,  # type: ignore[arg-type]
             )
 
-        settings = solved(drawing, self.spec.default_solver, resample=resample)
-        return self.drawn(run, count, **led(settings))
+        return self.drawn(run, count, **resolve({}, drawing, False, usual=self.spec.default_solver, resample=resample))
 
     def _check(
         self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False, whole: bool = False

@@ -13,13 +13,11 @@ from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import Encode, Guidance, Interval, Led
 from raysde.inference.pixels import ImagingModel
 from raysde.inference.samples import Drawn, DrawnPath
-from raysde.models.sampling_defaults import GUIDANCE, completed, solved, unguided, usual_guidance
+from raysde.models.sampling_defaults import resolve
+from raysde.sampling.method import Method, Settings
 from raysde.sampling.path import sample_path
-from raysde.sampling.sampler import Callback, Method, Samples, Settings, sample
+from raysde.sampling.sampler import Callback, Samples, sample
 from raysde.sde import Score
-
-LEADING = ("prompts", "labels", "negative", "autoguide")
-"""What an image is led to or away from."""
 
 
 class Drawing(Settings, total=False):
@@ -169,12 +167,10 @@ class DrawingModel(ImagingModel):
         """Arguments of :meth:`drawn`, with the model's own settings where they say nothing.
 
         Raises:
-            ValueError: as :func:`led`.
+            ValueError: as :func:`raysde.models.sampling_defaults.resolve`.
         """
-        told = any(drawing.get(name) is not None for name in LEADING)
-        own = self.spec.generation if told else unguided(self.spec.generation)
-        given = {name: value for name, value in drawing.items() if value is not None or name not in GUIDANCE}
-        return led(solved(completed(own, given), self.spec.default_solver))
+        conditional = drawing.get("prompts") is not None or drawing.get("labels") is not None
+        return resolve(self.spec.generation, drawing, conditional, usual=self.spec.default_solver)
 
     @torch.no_grad()
     def drawn(
@@ -341,21 +337,6 @@ def counted(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: in
     if count < 1 or any(size != count for size in given):
         raise ValueError(f"n={n}, {given} prompts or labels: give one for each image, and at least one image")
     return count
-
-
-def led(drawing: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of drawing, with guidance where they say from what to be led away and not how far.
-
-    Raises:
-        ValueError: if an interval of guidance is given, and no guidance.
-    """
-    if drawing.get("guidance") is not None:
-        return dict(drawing)
-    apart = drawing.get("autoguidance") is not None
-    away = drawing.get("negative") is not None or (drawing.get("autoguide") is not None and not apart)
-    if drawing.get("guidance_interval") is not None and not away and not apart:
-        raise ValueError("guidance_interval has no effect at guidance 1: give guidance=2 or so")
-    return {**drawing, "guidance": usual_guidance(told=away)}
 
 
 def _reported(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:

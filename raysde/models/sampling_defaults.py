@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from raysde.sampling.sampler import Method, Settings, readable
+from raysde.models import method_fields
+from raysde.sampling.method import SETTINGS, Method, method_of, readable
 from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import default_solver
 
 Interval = tuple[float, float]
 """The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
-METHOD = tuple(get_type_hints(Settings))
-"""The settings of a sampler."""
 GUIDANCE = ("guidance", "guidance_interval")
-KINDS: dict[str, Any] = {**get_type_hints(Settings), "guidance": float, "guidance_interval": Interval | None}
+GUIDED = 2.0
+"""The guidance scale where there is something to guide away from and nobody names another."""
+KINDS: dict[str, Any] = {**method_fields.KINDS, "guidance": float, "guidance_interval": Interval | None}
 """Every setting that a model's description may hold, and its type."""
 
 
@@ -38,7 +39,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: naming the setting that is unknown, of another type, out of range or infinite.
     """
     found = {name: valued(name, value) for name, value in settings.items()}
-    Method(**method_of(found))  # type: ignore[arg-type]
+    Method(**method_of(found))
     check_interval(found.get("guidance_interval"))
     check_scale(found.get("guidance"))
     return {name: found[name] for name in KINDS if name in found}
@@ -62,11 +63,6 @@ def valued(name: str, value: Any) -> Any:
     return found
 
 
-def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings that choose a :class:`raysde.sampling.sampler.Method`."""
-    return {name: value for name, value in settings.items() if name in METHOD}
-
-
 def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What is given, and a model's own settings where nothing is.
 
@@ -77,10 +73,10 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         ValueError: if solver, grid and corrector do not go together.
     """
     foreign = "solver" in given and given["solver"] != own.get("solver")
-    kept = {name: value for name, value in own.items() if not (foreign and name in METHOD)}
+    kept = {name: value for name, value in own.items() if not (foreign and name in SETTINGS)}
     merged = {**kept, **given}
     read = readable(method_of(merged))
-    return {name: value for name, value in merged.items() if name in given or name in read or name not in METHOD}
+    return {name: value for name, value in merged.items() if name in given or name in read or name not in SETTINGS}
 
 
 def solved(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> dict[str, Any]:
@@ -95,37 +91,60 @@ def solved(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> 
     return {**settings, "solver": default_solver(usual, corrector=settings.get("corrector"), resample=resample)}
 
 
-def usual_guidance(*, told: bool) -> float:
-    """The guidance of commands and served models where neither anybody nor the model says.
+def resolve(
+    own: Mapping[str, Any],
+    given: Mapping[str, Any],
+    conditional: bool,
+    *,
+    usual: Solver,
+    scale: float = 1.0,
+    resample: int = 0,
+) -> dict[str, Any]:
+    """Return the settings that images are drawn by: those given, then the model's own, then everybody's defaults.
+
+    The guidance scale is the first of these that there is:
+
+    - the one given;
+    - the model's own, if the images have prompts or labels, or something that they are guided away from;
+    - :data:`GUIDED`, if they are guided away from a negative prompt, or from a guide model without a scale of its own;
+    - ``scale``, if they have prompts or labels;
+    - 1, no guidance.
 
     Args:
-        told: whether the images have prompts or labels, or something that they are led away from.
+        own: settings of the model's description.
+        given: keyword arguments of a model's ``sample``; a guidance that is None is not given. Arguments other than
+            settings are returned as they are.
+        conditional: True if the images have prompts or labels.
+        usual: the model's default solver.
+        scale: guidance scale of images with prompts or labels where nobody names one: 1 in Python, :data:`GUIDED` for
+            commands, served models and evaluations.
+        resample: times that each step is taken again.
+
+    Raises:
+        ValueError: if an interval of guidance is given without a guidance, or settings do not go together.
     """
-    return 2.0 if told else 1.0
+    guided = conditional or any(given.get(name) is not None for name in ("negative", "autoguide"))
+    kept = own if guided else {name: value for name, value in own.items() if name not in GUIDANCE}
+    named = {name: value for name, value in given.items() if value is not None or name not in GUIDANCE}
+    found = solved(completed(kept, named), usual, resample=resample)
+    apart = given.get("autoguidance") is not None
+    away = given.get("negative") is not None or (given.get("autoguide") is not None and not apart)
+    default = GUIDED if away else scale if conditional else 1.0
+    if found.get("guidance_interval") is not None and default == 1.0 and "guidance" not in found and not apart:
+        raise ValueError("guidance_interval has no effect at guidance 1: give guidance=2 or so")
+    method = Method(**method_of(found))
+    return {"guidance": default, "solver": method.solver, "steps": method.steps, **found}
 
 
-def spelled_out(own: Mapping[str, Any], given: Mapping[str, Any], *, usual: Solver, told: bool) -> dict[str, Any]:
-    """:func:`completed`, with the defaults of solver, steps and guidance where the model has none of its own.
+def overrides(own: Mapping[str, Any], given: Mapping[str, Any], conditional: bool, *, usual: Solver) -> str | None:
+    """Return what is given in place of a model's own settings, for people; None if it draws as it does without.
 
     Args:
-        usual: see :func:`solved`.
-        told: see :func:`usual_guidance`.
+        conditional, usual: see :func:`resolve`.
     """
-    found = solved(completed(own, given), usual)
-    method = Method(**method_of(found))  # type: ignore[arg-type]
-    return {"guidance": usual_guidance(told=told), "solver": method.solver, "steps": method.steps, **found}
-
-
-def overrides(own: Mapping[str, Any], given: Mapping[str, Any], *, usual: Solver, told: bool) -> str | None:
-    """What is given in place of a model's own settings, for people; None if it draws as it does when nobody says."""
     named = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
-    same = spelled_out(own, named, usual=usual, told=told) == spelled_out(own, {}, usual=usual, told=told)
-    return None if same else sentence(named)
-
-
-def unguided(own: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's own settings for images that it is told nothing of."""
-    return {name: value for name, value in own.items() if name not in GUIDANCE}
+    drawn, alone = (resolve(own, each, conditional, usual=usual, scale=GUIDED) for each in (named, {}))
+    return None if drawn == alone else sentence(named)
 
 
 def sentence(settings: Mapping[str, Any]) -> str:

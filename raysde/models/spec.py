@@ -20,6 +20,7 @@ from raysde.conditioning.text import (
 from raysde.images.sizes import Size, shown_size
 from raysde.io.invalid import first_mistake
 from raysde.models.autoencoder import LatentSpec
+from raysde.models.method_fields import SolverName
 from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel
 from raysde.networks import AnyNetwork, DiffusersConfig
@@ -27,7 +28,6 @@ from raysde.networks.diffusers_contract import agreed
 from raysde.networks.presets import with_preset
 from raysde.networks.uncertainty import Uncertainty
 from raysde.rng import INITIAL, key
-from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import FIRST
 from raysde.sde import AnySDE
 from raysde.sde.parameterisation import Preconditioning, Target
@@ -76,7 +76,7 @@ class ModelSpec:
     latent: LatentSpec | None = None
     generation: GenerationField = field(default_factory=dict, hash=False)
     class_names: tuple[str, ...] = ()
-    default_solver: Solver = FIRST
+    default_solver: SolverName = FIRST
 
     def __post_init__(self) -> None:
         if self.class_names and not self.classes == len(self.class_names) == len(set(self.class_names)):

@@ -12,10 +12,12 @@ from raysde.checkpoints import checkpoint
 from raysde.checkpoints.description import FORMAT
 from raysde.models.spec import ModelSpec
 from raysde.registry import serving
+from raysde.sampling.method import SETTINGS
 
 COLUMNS = {"prompt": DataType.string, "number": DataType.long}
 LABELS = {str: DataType.string, int: DataType.long}
-PARAMS = {"seed": DataType.long, "steps": DataType.long, "solver": DataType.string, "guidance": DataType.double}
+TYPES = {bool: DataType.boolean, int: DataType.long, float: DataType.double, str: DataType.string}
+PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in SETTINGS.items()}}
 
 
 def signature(spec: ModelSpec) -> ModelSignature:
@@ -24,7 +26,7 @@ def signature(spec: ModelSpec) -> ModelSignature:
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kinds[name], name, required=must) for name, must in serving.columns(spec).items()
     ]
-    params = [ParamSpec(name, PARAMS[name], value) for name, value in serving.defaults(spec).items()]
+    params = [ParamSpec(name, TYPES[PARAMS[name]], value) for name, value in serving.defaults(spec).items()]
     return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.binary, "image")]), ParamSchema(params))
 
 

@@ -13,8 +13,9 @@ import torch
 from raysde.checkpoints import checkpoint
 from raysde.images.tensors import to_pil
 from raysde.inference.model import Model
-from raysde.models.sampling_defaults import method_of, usual_guidance
+from raysde.models.sampling_defaults import GUIDED, resolve
 from raysde.models.spec import ModelSpec
+from raysde.sampling.method import SETTINGS, method_of
 
 Value = TypeVar("Value")
 
@@ -27,14 +28,10 @@ def defaults(spec: ModelSpec) -> dict[str, int | float | str | None]:
     :func:`raysde.models.sampling_defaults.completed`.
     """
     own = method_of(spec.generation)
-    steps, solver = (None, own.get("solver")) if own else (20, spec.default_solver)
-    guidance = spec.generation.get("guidance", usual_guidance(told=spec.conditional))
-    return {"seed": 0, "steps": steps, "solver": solver, "guidance": guidance}
-
-
-def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that are None."""
-    return {name: value for name, value in settings.items() if value is not None}
+    found = resolve(spec.generation, {}, spec.conditional, usual=spec.default_solver, scale=GUIDED)
+    steps, solver = (None, own.get("solver")) if own else (found["steps"], found["solver"])
+    named = {"seed": 0, "steps": steps, "solver": solver, "guidance": found["guidance"]}
+    return {**named, **{name: None for name in SETTINGS if name not in named}}
 
 
 def columns(spec: ModelSpec) -> dict[str, bool]:
@@ -65,8 +62,8 @@ class Served:
 
         Args:
             data: a row for each image, see :func:`columns`.
-            params: seed, steps, solver and guidance, see :func:`defaults`; None is as good as not given. Rows without
-                prompt and label are not guided: there is nothing to lead them to.
+            params: seed, guidance and the settings of a method, see :func:`defaults`; None is as good as not given.
+                Rows without prompt and label are not guided: there is nothing to lead them to.
 
         Returns:
             A table with the column ``image``, of bytes.
@@ -76,12 +73,15 @@ class Served:
         """
         if data.empty:
             raise ValueError("the table has no rows: give one for each image")
-        settings = stated({**defaults(self.model.spec), **stated(params or {})})
-        kind = label_kind(self.model.spec)
+        spec, usual = self.model.spec, defaults(self.model.spec)
+        # MLflow fills in the signature's defaults, which are then as good as not given
+        asked = {name: value for name, value in (params or {}).items() if value not in (None, usual.get(name))}
+        kind = label_kind(spec)
         prompts, labels, given = column(data, "prompt", str), column(data, "label", kind), column(data, "number", int)
-        # MLflow fills the signature's guidance in
-        if self.model.spec.conditional and prompts is None and labels is None:
-            settings["guidance"] = usual_guidance(told=False)
+        conditional = prompts is not None or labels is not None
+        if spec.conditional and not conditional:
+            asked.pop("guidance", None)
+        settings = resolve(spec.generation, asked, conditional, usual=spec.default_solver, scale=GUIDED)
         numbers = range(len(data)) if given is None else given
         if min(numbers) < 0:
             raise ValueError(f"images are numbered from 0, a row asks for number {min(numbers)}")

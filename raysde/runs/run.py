@@ -28,7 +28,7 @@ from raysde.models.sampling_defaults import solved
 from raysde.models.spec import ModelSpec, preconditioning_for
 from raysde.networks import ExternalConfig
 from raysde.precompute.lookup import choose_text, find_latents, find_text, spec_of, unused
-from raysde.sampling.sampler import Method
+from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
 

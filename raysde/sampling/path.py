@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from raysde.rng import RandomSource, noise_from
-from raysde.sampling.sampler import Callback, Method, Samples, Settings, sample
+from raysde.sampling.method import Method, Settings
+from raysde.sampling.sampler import Callback, Samples, sample
 from raysde.sampling.solvers.grids import checked
 from raysde.sampling.solvers.ode import heun
 from raysde.sampling.solvers.trajectory import Walk

@@ -154,8 +154,8 @@ def test_each_step_has_the_churn_that_it_has_in_drawing(model, data, monkeypatch
     walks = []
     plain = EdmHeun.__init__
 
-    def watched(self, walk, *given):
-        plain(self, walk, *given)
+    def watched(self, walk, **given):
+        plain(self, walk, **given)
         walks.append((len(walk.times) - 1, self.gamma))
 
     monkeypatch.setattr(EdmHeun, "__init__", watched)

@@ -127,6 +127,10 @@ def test_a_settled_checkpoint_is_whole_and_stands_alone(folders):
     assert replace(description.spec, generation={}) == checkpoint.read(Path(folders["plain"])).spec
 
 
+def stated(settings):
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 def drawn(out):
     return torch.stack([open_image(path) for path in sorted(out.glob("image-*.png"))])
 
@@ -198,7 +202,7 @@ def test_a_model_keeps_the_default_of_its_time(folders, digits, tmp_path, capsys
         corrected = {"corrector": "langevin", "steps": 4}
         found = model.sample(n=2, **corrected)
         assert torch.equal(found.images, model.sample(n=2, solver="heun", **corrected).images)
-        assert defaults(spec) == {"seed": 0, "steps": 20, "solver": era, "guidance": 1.0}
+        assert stated(defaults(spec)) == {"seed": 0, "steps": 20, "solver": era, "guidance": 1.0}
     assert Served(model).predict(pd.DataFrame({"number": [0, 1]}))["image"].tolist() == [
         png(image) for image in model.sample(n=2).images
     ]
@@ -251,7 +255,7 @@ def test_pyfunc_draws_by_them(folders):
     wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, seed=0, **OWN)
     assert found == [png(image) for image in wanted.images]
     # the steps are the solver's: a request that names another one must not get those of the model's own
-    assert defaults(own.spec) == {"seed": 0, "steps": None, "solver": "edm", "guidance": 3.0}
+    assert stated(defaults(own.spec)) == {"seed": 0, "solver": "edm", "guidance": 3.0}
     params = {each.name: each.default for each in signature(own.spec).params}
     assert params == defaults(own.spec)
 
@@ -379,7 +383,7 @@ def test_sample_refuses_guidance_of_a_model_without_conditions(folders, capsys, 
     ],
 )
 def test_what_takes_the_place_of_a_models_own_settings_is_said(given, said):
-    assert overrides(OWN, given, usual="heun", told=True) == said
+    assert overrides(OWN, given, True, usual="heun") == said
 
 
 @pytest.mark.parametrize(("told", "usual"), [(True, 2.0), (False, 1.0)])
@@ -387,6 +391,6 @@ def test_the_usual_settings_take_no_ones_place(told, usual):
     """A figure drawn by other guidance than a model's with nothing of its own is no match for it."""
     for solver in ("heun", "unipc"):
         given = {"solver": solver, "steps": 20, "guidance": usual}
-        assert overrides({}, given, usual=solver, told=told) is None
-        assert overrides({}, given, usual="rk4", told=told) == f"guidance={usual:g} solver={solver} steps=20"
-    assert overrides({}, {"guidance": 3.0 - usual}, usual="unipc", told=told) == f"guidance={3.0 - usual:g}"
+        assert overrides({}, given, told, usual=solver) is None
+        assert overrides({}, given, told, usual="rk4") == f"guidance={usual:g} solver={solver} steps=20"
+    assert overrides({}, {"guidance": 3.0 - usual}, told, usual="unipc") == f"guidance={3.0 - usual:g}"

@@ -171,7 +171,12 @@ def test_the_signature_says_what_a_model_takes(uri):
     assert [(column.name, column.type.name, column.required) for column in found.inputs] == [
         ("prompt", "string", True), ("number", "long", False)]  # fmt: skip
     assert [(param.name, param.dtype.name, param.default) for param in found.params] == [
-        ("seed", "long", 0), ("steps", "long", 20), ("solver", "string", "heun"), ("guidance", "double", 2.0)]  # fmt: skip
+        ("seed", "long", 0), ("steps", "long", 20), ("solver", "string", "heun"), ("guidance", "double", 2.0),
+        ("grid", "string", None), ("rho", "double", None), ("corrector", "string", None),
+        ("corrector_steps", "long", None), ("target_snr", "double", None), ("eta", "double", None),
+        ("order", "long", None), ("churn", "double", None), ("churn_low", "double", None),
+        ("churn_high", "double", None), ("churn_noise", "double", None), ("rtol", "double", None),
+        ("atol", "double", None), ("denoise", "boolean", None)]  # fmt: skip
     assert [(column.name, column.type.name) for column in found.outputs] == [("image", "binary")]
     plain = mlflow.models.get_model_info("models:/neither@champion").signature
     assert {param.name: param.default for param in plain.params}["guidance"] == 1.0

@@ -21,7 +21,8 @@ from torch import Tensor
 from raysde.rng import Noise, RandomSource, noise_from
 from raysde.sampling.inverse.operators import Projection, replaced
 from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
-from raysde.sampling.sampler import Callback, Method, Samples, Settings, sample
+from raysde.sampling.method import Method, Settings
+from raysde.sampling.sampler import Callback, Samples, sample
 from raysde.sde import SDE, Score
 
 Way = Literal["moment_matching", "replacement"]

@@ -1,36 +1,22 @@
-"""Steps of the reverse process: predictors, correctors, ODE steps and multistep methods, and their grids.
+"""Solvers by name: where each is defined, and what the sampler must know of it.
 
-``SOLVERS`` says of each what the sampler must know.
+A new solver is one module and its line in ``SOLVERS``. That line loads nothing: a solver's module, and torch with it,
+is imported when the solver takes its first step, so that the command line can name every solver at once.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from raysde.sampling.solvers import multistep, ode, predictors
-from raysde.sampling.solvers.grids import Grid
-from raysde.sampling.solvers.trajectory import Stepper, Walk
+if TYPE_CHECKING:
+    from raysde.sampling.solvers.trajectory import Stepper, Walk
 
-Solver = Literal[
-    "euler_maruyama",
-    "reverse_diffusion",
-    "ancestral",
-    "none",
-    "pc",
-    "euler",
-    "heun",
-    "rk4",
-    "rk45",
-    "edm",
-    "ddim",
-    "dpmpp_2m",
-    "dpmpp_3m",
-    "dpmpp_2m_sde",
-    "dpmpp_3m_sde",
-    "deis",
-    "unipc",
-]
+Solver = str
+"""A name of ``SOLVERS``."""
+Grid = Literal["time", "log_snr", "edm", "quadratic"]
+Corrector = Literal["none", "langevin", "annealed_langevin"]
 
 
 @dataclass(frozen=True)
@@ -38,45 +24,55 @@ class Kind:
     """What the sampler must know of a solver.
 
     Attributes:
-        start: makes its steps for a walk, from the settings (eta and so on) named in ``settings``.
+        place: ``module:name`` of a class that is made from a walk and called with (x, index), or of a function that is
+            called with (walk, x, index).
         calls: network evaluations of one step.
         grid: the grid it likes; None leaves that to the SDE.
         remembers: whether a step uses earlier ones, so that nothing else may move x in between.
-        settings: what of a method it reads.
+        settings: the fields of a :class:`raysde.sampling.method.Method` that it takes, by these names.
+        fixed: further arguments that it takes.
     """
 
-    start: Callable[..., Stepper]
+    place: str
     calls: int = 1
     grid: Grid | None = "log_snr"
     remembers: bool = False
     settings: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def start(self, walk: "Walk", **settings: Any) -> "Stepper":
+        """Return the solver's steps for a walk.
+
+        Args:
+            settings: values of those named in ``settings``.
+        """
+        module, _, name = self.place.partition(":")
+        found, given = getattr(importlib.import_module(module), name), {**self.fixed, **settings}
+        stepper: Stepper = found(walk, **given) if isinstance(found, type) else partial(found, walk, **given)
+        return stepper
 
 
-def _stateless(step: Callable[..., Any]) -> Callable[[Walk], Stepper]:
-    return lambda walk: partial(step, walk)
-
-
-def _edm(walk: Walk, churn: float, churn_low: float, churn_high: float, churn_noise: float) -> Stepper:
-    return ode.EdmHeun(walk, churn, churn_low, churn_high, churn_noise)
-
-
+_HERE = "raysde.sampling.solvers"
+_DPMPP = f"{_HERE}.multistep:DpmPlusPlus"
 SOLVERS: dict[Solver, Kind] = {
-    "euler_maruyama": Kind(_stateless(predictors.euler_maruyama), grid=None),
-    "reverse_diffusion": Kind(_stateless(predictors.reverse_diffusion), grid=None),
-    "ancestral": Kind(_stateless(predictors.ancestral), grid=None),
-    "none": Kind(_stateless(predictors.none), calls=0, grid=None),
-    "pc": Kind(_stateless(predictors.reverse_diffusion), grid=None),
-    "euler": Kind(_stateless(ode.euler)),
-    "heun": Kind(_stateless(ode.heun), calls=2),
-    "rk4": Kind(_stateless(ode.rk4), calls=4),
-    "rk45": Kind(_stateless(predictors.none), remembers=True, settings=("rtol", "atol")),
-    "edm": Kind(_edm, calls=2, grid="edm", settings=("churn", "churn_low", "churn_high", "churn_noise")),
-    "ddim": Kind(multistep.Ddim, settings=("eta",)),
-    "dpmpp_2m": Kind(partial(multistep.DpmPlusPlus, order=2, stochastic=False), remembers=True),
-    "dpmpp_3m": Kind(partial(multistep.DpmPlusPlus, order=3, stochastic=False), remembers=True),
-    "dpmpp_2m_sde": Kind(partial(multistep.DpmPlusPlus, order=2, stochastic=True), remembers=True),
-    "dpmpp_3m_sde": Kind(partial(multistep.DpmPlusPlus, order=3, stochastic=True), remembers=True),
-    "deis": Kind(multistep.Deis, remembers=True, settings=("order",)),
-    "unipc": Kind(multistep.UniPC, remembers=True, settings=("order",)),
+    "euler_maruyama": Kind(f"{_HERE}.predictors:euler_maruyama", grid=None),
+    "reverse_diffusion": Kind(f"{_HERE}.predictors:reverse_diffusion", grid=None),
+    "ancestral": Kind(f"{_HERE}.predictors:ancestral", grid=None),
+    "none": Kind(f"{_HERE}.predictors:none", calls=0, grid=None),
+    "pc": Kind(f"{_HERE}.predictors:reverse_diffusion", grid=None),
+    "euler": Kind(f"{_HERE}.ode:euler"),
+    "heun": Kind(f"{_HERE}.ode:heun", calls=2),
+    "rk4": Kind(f"{_HERE}.ode:rk4", calls=4),
+    "rk45": Kind(f"{_HERE}.adaptive:probability_flow", remembers=True, settings=("rtol", "atol")),
+    "edm": Kind(
+        f"{_HERE}.ode:EdmHeun", calls=2, grid="edm", settings=("churn", "churn_low", "churn_high", "churn_noise")
+    ),
+    "ddim": Kind(f"{_HERE}.multistep:Ddim", settings=("eta",)),
+    "dpmpp_2m": Kind(_DPMPP, remembers=True, fixed={"order": 2, "stochastic": False}),
+    "dpmpp_3m": Kind(_DPMPP, remembers=True, fixed={"order": 3, "stochastic": False}),
+    "dpmpp_2m_sde": Kind(_DPMPP, remembers=True, fixed={"order": 2, "stochastic": True}),
+    "dpmpp_3m_sde": Kind(_DPMPP, remembers=True, fixed={"order": 3, "stochastic": True}),
+    "deis": Kind(f"{_HERE}.multistep:Deis", remembers=True, settings=("order",)),
+    "unipc": Kind(f"{_HERE}.multistep:UniPC", remembers=True, settings=("order",)),
 }
 """Every solver by name."""

@@ -13,7 +13,7 @@ from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import expand
 
 Norms = Callable[[Tensor], Tensor]
-Corrector = Callable[[Walk, Tensor, int, float, Norms], tuple[Tensor, Tensor]]
+Correct = Callable[[Walk, Tensor, int, float, Norms], tuple[Tensor, Tensor]]
 
 
 def own_norms(x: Tensor) -> Tensor:
@@ -54,4 +54,4 @@ def annealed_langevin(walk: Walk, x: Tensor, index: int, target_snr: float, norm
     return mean + math.sqrt(2.0 * eta) * walk.noise(x), mean
 
 
-CORRECTORS: dict[str, Corrector] = {"langevin": langevin, "annealed_langevin": annealed_langevin}
+CORRECTORS: dict[str, Correct] = {"langevin": langevin, "annealed_langevin": annealed_langevin}

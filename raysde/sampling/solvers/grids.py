@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from raysde.sampling.solvers import Grid
 from raysde.sde import SDE
 
-Grid = Literal["time", "log_snr", "edm", "quadratic"]
-GRIDS: tuple[Grid, ...] = ("time", "log_snr", "edm", "quadratic")
+GRIDS: tuple[Grid, ...] = get_args(Grid)
 Change = Callable[[Tensor], Tensor]
 
 

@@ -55,12 +55,12 @@ class EdmHeun:
 
     Args:
         churn: S_churn, the noise of all steps together.
-        low, high: sigma / alpha between which noise is added (S_tmin, S_tmax).
-        noise: S_noise, its standard deviation.
+        churn_low, churn_high: sigma / alpha between which noise is added (S_tmin, S_tmax).
+        churn_noise: S_noise, its standard deviation.
     """
 
-    def __init__(self, walk: Walk, churn: float, low: float, high: float, noise: float) -> None:
-        self.walk, self.low, self.high, self.noise = walk, low, high, noise
+    def __init__(self, walk: Walk, churn: float, churn_low: float, churn_high: float, churn_noise: float) -> None:
+        self.walk, self.low, self.high, self.noise = walk, churn_low, churn_high, churn_noise
         steps = len(walk.times) - 1
         self.gamma = min(churn / steps, math.sqrt(2.0) - 1.0)
         self.most = math.exp(-0.5 * walk.quantity(walk.sde.log_snr, walk.sde.ceiling))

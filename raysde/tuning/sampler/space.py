@@ -10,15 +10,13 @@ from raysde.inference.guidance import guided_rows
 from raysde.io.near import did_you_mean
 from raysde.models.sampling_defaults import (
     KINDS,
-    METHOD,
     checked,
     completed,
-    method_of,
     sentence,
     solved,
     valued,
 )
-from raysde.sampling.sampler import CORRECTED, OWN, Method, readable, reader
+from raysde.sampling.method import CORRECTED, SETTINGS, Method, method_of, readable, reader
 from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import SDE
@@ -144,8 +142,8 @@ def effective(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[
         ValueError: if they cannot be, or not for this model, or their cost is not known beforehand.
     """
     typed = {name: valued(name, value) for name, value in given.items()}
-    settings = checked(readable(method_of(typed)) | {name: typed[name] for name in typed if name not in METHOD})
-    method = Method(**method_of(settings))  # type: ignore[arg-type]
+    settings = checked(readable(method_of(typed)) | {name: typed[name] for name in typed if name not in SETTINGS})
+    method = Method(**method_of(settings))
     method.check(sde)
     if method.nfe is None:
         raise ValueError(f"solver {method.solver} chooses its own steps, so what it costs is not known beforehand")
@@ -162,7 +160,7 @@ def effective(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[
 
 def evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
     """Network evaluations for each image: one more for each that is guided, by the share of times where that is so."""
-    method = Method(**method_of(drawing))  # type: ignore[arg-type]
+    method = Method(**method_of(drawing))
     assert method.nfe is not None
     times = method.times(sde)[:-1]
     guided = guided_rows(sde, times, drawing.get("guidance", 1.0), drawing.get("guidance_interval"))
@@ -173,4 +171,4 @@ def _reader(key: str) -> str:
     """Who reads a setting."""
     if key == "guidance_interval":
         return "it is of a guidance other than 1"
-    return reader(key) if key in (*CORRECTED, "rho", *OWN) else "every value of it is none"
+    return (reader(key) if key in SETTINGS else "") or "every value of it is none"

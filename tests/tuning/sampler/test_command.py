@@ -60,9 +60,7 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     values = {2: 9.0, 5: 1.1, 10: 1.0}
 
     def made_up(study, out):
-        return lambda left, samples: [
-            outcome_of(each, values[each.drawing["steps"]], samples, 0.2) for each in left
-        ]
+        return lambda left, samples: [outcome_of(each, values[each.drawing["steps"]], samples, 0.2) for each in left]
 
     monkeypatch.setattr("raysde.cluster.tune_sampler.measure_on_ray", made_up)
     out = tmp_path / "out"

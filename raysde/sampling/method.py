@@ -1,0 +1,283 @@
+"""A method of sampling: its settings, each written down once with its type, default, meaning and bounds.
+
+The recipe's section ``sampling``, the options of the commands, the parameters of a served model and the space of
+``raysde settle`` are made from the fields of :class:`Method`. torch is imported when a method first meets an SDE and
+not before, so that the command line can describe every setting at once.
+"""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, get_origin
+
+from raysde.io.near import did_you_mean
+from raysde.sampling.solvers import SOLVERS, Corrector, Grid, Kind, Solver
+from raysde.sampling.solvers.default import default_solver
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raysde.sde import SDE
+
+CORRECTED = ("target_snr", "corrector_steps")
+"""Settings of correctors."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method, as others describe and check it.
+
+    Attributes:
+        name, default, meaning: of the field of :class:`Method`.
+        type: the field's, with None where None leaves the choice to the solver.
+        least, most: bounds that the value may reach.
+        above: a bound that it may not.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    meaning: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+
+    @property
+    def kind(self) -> type:
+        """bool, int, float or str: the type of a value that is written down."""
+        (found,) = [each for each in _options(self.type) if each is not type(None)]
+        return str if get_origin(found) is Literal else cast(type, found)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that a name can have; empty for a number."""
+        if self.name == "solver":
+            return tuple(SOLVERS)
+        return tuple(name for each in _options(self.type) if get_origin(each) is Literal for name in get_args(each))
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError if a value is none of the choices, or out of bounds."""
+        if value is None and self.default is None:
+            return
+        if self.choices and value not in self.choices:
+            near = did_you_mean(str(value), self.choices)
+            raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}{near}")
+        low = -float("inf") if self.least is None else self.least
+        high = float("inf") if self.most is None else self.most
+        if self.kind in (int, float) and not (low <= value <= high and (self.above is None or value > self.above)):
+            raise ValueError(f"{self.name} must {self.range}, got {value}")
+
+    @property
+    def range(self) -> str:
+        """The bounds, as they go on after "must"."""
+        if self.above is not None:
+            return "be positive" if self.above == 0 else f"be above {self.above:g}"
+        if self.most is None:
+            return "not be negative" if self.least == 0 else f"be at least {self.least:g}"
+        assert self.least is not None
+        if self.kind is float:
+            return f"lie between {self.least:g} and {self.most:g}"
+        *others, last = (str(number) for number in range(int(self.least), int(self.most) + 1))
+        return f"be {', '.join(others)} or {last}"
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
+    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def about(meaning: str, **bounds: float) -> dict[str, Any]:
+    """Return what a field of :class:`Method` says of itself.
+
+    Args:
+        meaning: in one line.
+        bounds: ``least``, ``most`` and ``above`` of a :class:`Setting`.
+    """
+    return {"meaning": meaning, **bounds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How to sample: a solver with its settings, a time grid and a corrector.
+
+    The fields say what each setting means; see also :data:`SETTINGS`. ``solver`` is a name of ``SOLVERS``, chosen by
+    :func:`raysde.sampling.solvers.default.default_solver` where none is given.
+
+    Raises:
+        ValueError: naming the setting that is out of range, or that its solver would not read.
+    """
+
+    solver: Solver = field(
+        default=None,  # type: ignore[assignment]  # until __post_init__ fills it in
+        metadata=about(
+            "name of the solver, see docs/choosing.md; by default unipc, or heun beside a corrector, and for models "
+            "from before unipc was the default"
+        ),
+    )
+    steps: int = field(default=20, metadata=about("steps of the solver; rk45 chooses its own", least=1))
+    grid: Grid | None = field(
+        default=None, metadata=about("times uniform in this; by default what suits the solver and the SDE")
+    )
+    rho: float = field(default=7.0, metadata=about("exponent of the edm grid", above=0))
+    corrector: Corrector | None = field(
+        default=None,
+        metadata=about(
+            "after each step but the last; by default the solver's own, langevin for pc and none for the others"
+        ),
+    )
+    corrector_steps: int = field(default=1, metadata=about("corrector steps at each time", least=0))
+    target_snr: float = field(
+        default=0.16,
+        metadata=about("step size of a corrector: 0.16 suits VE, 0.01 VP (Song et al. table 5)", above=0),
+    )
+    eta: float = field(default=0.0, metadata=about("noise of ddim: 0 is deterministic, 1 ancestral", least=0, most=1))
+    order: int = field(default=3, metadata=about("order of deis and unipc", least=1, most=3))
+    churn: float = field(
+        default=0.0, metadata=about("fresh noise of edm, over all steps (S_churn of Karras et al. 2022)", least=0)
+    )
+    churn_low: float = field(default=0.0, metadata=about("sigma / alpha from which edm adds noise (S_tmin)", least=0))
+    churn_high: float = field(
+        default=float("inf"), metadata=about("sigma / alpha up to which edm adds noise (S_tmax)", least=0)
+    )
+    churn_noise: float = field(
+        default=1.0, metadata=about("standard deviation of edm's fresh noise (S_noise)", above=0)
+    )
+    rtol: float = field(default=1e-5, metadata=about("relative tolerance of rk45", above=0))
+    atol: float = field(default=1e-5, metadata=about("absolute tolerance of rk45", above=0))
+    denoise: bool = field(
+        default=False, metadata=about("end with the predicted clean data, for one more evaluation (Tweedie)")
+    )
+
+    def __post_init__(self) -> None:
+        if self.solver is None:
+            object.__setattr__(self, "solver", default_solver(corrector=self.corrector))
+        if self.churn < 0.0 or not 0.0 <= self.churn_low <= self.churn_high:
+            raise ValueError("churn must not be negative, and churn_low must lie between 0 and churn_high")
+        for name, each in SETTINGS.items():
+            each.check(getattr(self, name))
+        if self.correction is not None and self.kind.remembers:
+            raise ValueError(f"corrector {self.correction} cannot follow {self.solver}, whose steps use earlier ones")
+        if self.solver == "none" and self.correction is None:
+            raise ValueError("solver none moves nothing: give it a corrector")
+        for name, each in SETTINGS.items():
+            if (value := getattr(self, name)) != each.default and not self.reads(name):
+                raise ValueError(f"{name}={value} changes nothing with {self.solver}: {reader(name)}")
+
+    @property
+    def kind(self) -> Kind:
+        return SOLVERS[self.solver]
+
+    def reads(self, name: str) -> bool:
+        """Whether a setting changes anything, with some SDE at least."""
+        if name in CORRECTED:
+            return self.solver == "pc" or self.corrector not in (None, "none")
+        if name == "rho":
+            return (self.grid or self.kind.grid) in (None, "edm")
+        return not solvers_reading(name) or name in self.kind.settings
+
+    @property
+    def correction(self) -> str | None:
+        """The corrector's name, if there is one."""
+        if self.corrector is None:
+            return "langevin" if self.solver == "pc" else None
+        return None if self.corrector == "none" or self.corrector_steps == 0 else self.corrector
+
+    @property
+    def nfe(self) -> int | None:
+        """Network evaluations for each image; None for rk45, which decides as it goes."""
+        if self.solver == "rk45":
+            return None
+        corrected = self.steps if self.solver == "none" else self.steps - 1
+        corrections = 0 if self.correction is None else corrected * self.corrector_steps
+        return self.steps * self.kind.calls + corrections + int(self.denoise)
+
+    def check(self, sde: "SDE") -> None:
+        """Raises ValueError if the method is undefined for ``sde``."""
+        if self.correction is not None and not sde.diffuses:
+            raise ValueError(
+                f"corrector {self.correction} is undefined on {type(sde).__name__}, a path between data and noise "
+                "without a forward SDE: choose corrector none"
+            )
+
+    def grid_for(self, sde: "SDE") -> Grid:
+        """What the times are uniform in."""
+        return self.grid or self.kind.grid or cast(Grid, sde.grid)
+
+    def times(self, sde: "SDE") -> "Tensor":
+        """The grid, float64."""
+        from raysde.sampling.solvers.grids import time_grid
+
+        return time_grid(sde, self.steps, self.grid_for(sde), self.rho)
+
+    def last_times(self, sde: "SDE", share: float) -> "Tensor":
+        """The last ``share`` of the grid in its own variable, float64; see
+        :func:`raysde.sampling.solvers.grids.last_part`."""
+        from raysde.sampling.solvers.grids import last_part
+
+        return last_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
+
+    def churn_of(self, steps: int) -> float:
+        """Return the churn of ``steps`` of this method's steps, each with as much noise as it adds in a whole walk."""
+        return self.churn * steps / self.steps
+
+
+SETTINGS: dict[str, Setting] = {
+    each.name: Setting(each.name, hint, each.default, **each.metadata)
+    for each, hint in zip(fields(Method), typing.get_type_hints(Method).values(), strict=True)
+}
+"""Every setting of a method by name."""
+
+
+class Settings(TypedDict, total=False):
+    """The keyword arguments that choose a :class:`Method`, for type checkers, which cannot derive them."""
+
+    solver: Solver
+    steps: int
+    grid: Grid | None
+    rho: float
+    corrector: Corrector | None
+    corrector_steps: int
+    target_snr: float
+    eta: float
+    order: int
+    churn: float
+    churn_low: float
+    churn_high: float
+    churn_noise: float
+    rtol: float
+    atol: float
+    denoise: bool
+
+
+assert typing.get_type_hints(Settings) == typing.get_type_hints(Method)
+
+
+def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some keyword arguments that choose a :class:`Method`."""
+    return {name: value for name, value in settings.items() if name in SETTINGS}
+
+
+def readable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a method's settings that their solver, grid and corrector read.
+
+    Raises:
+        ValueError: if these three do not go together.
+    """
+    method = Method(**{name: settings[name] for name in ("solver", "grid", "corrector") if name in settings})
+    return {name: value for name, value in settings.items() if method.reads(name)}
+
+
+def solvers_reading(name: str) -> list[Solver]:
+    """Return the solvers that a setting belongs to; empty for a setting of all."""
+    return [solver for solver, kind in SOLVERS.items() if name in kind.settings]
+
+
+def reader(name: str) -> str:
+    """Return who reads a setting that others do not, for people; empty if all do."""
+    if name in CORRECTED:
+        return "it is of correctors, such as solver=pc or corrector=langevin"
+    if name == "rho":
+        return "it is of grid=edm"
+    solvers = solvers_reading(name)
+    return f"it is of solver={' or '.join(solvers)}" if solvers else ""
