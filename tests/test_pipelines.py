@@ -415,7 +415,7 @@ def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys)
     assert config_of(tmp_path / "again") == settings
 
 
-@pytest.mark.parametrize("name", interop.reading.DISCRETE)
+@pytest.mark.parametrize("name", interop.import_pipeline.DISCRETE)
 def test_a_discrete_scheduler_goes_back_as_it_came(tmp_path, name):
     """Class, settings and the pipeline's images, through a checkpoint; another solver gets settings of its own."""
     settings = {"num_train_timesteps": 40, "beta_start": 1e-3, "beta_end": 0.2, "prediction_type": "v_prediction",
@@ -503,7 +503,7 @@ def test_the_table_of_an_exported_scheduler_is_our_process(tmp_path, process, ta
     assert not scheduler.config.get("thresholding")
 
 
-@pytest.mark.parametrize("name", interop.reading.DISCRETE)
+@pytest.mark.parametrize("name", interop.import_pipeline.DISCRETE)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_scheduler_s_table_is_read_as_it_is(tmp_path, name, schedule):
     """Of each class with a table, for each way to describe it: its alpha-bar, bit by bit, and the next table is the same."""

@@ -20,11 +20,11 @@ from raysde.inference.image_files import WHOLE, WRITERS, Form, part_name
 from raysde.inference.prompt_file import Requests
 from raysde.inference.ranges import stretches
 from raysde.inference.sample import DrawingModel
+from raysde.io.atomic import is_partial
 from raysde.io.filesystems import (
     child,
     exists,
     filesystem,
-    is_partial,
     read_bytes,
     write_json,
 )
