@@ -23,8 +23,9 @@ from raysde.cluster.connection import connect, quiet_tune
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.report import parse_figure
 from raysde.io.filesystems import write_json
+from raysde.io.journal import read
 from raysde.tuning.sampler.space import Candidate
-from raysde.tuning.sampler.study import Study
+from raysde.tuning.sampler.study import Study, journal
 from raysde.tuning.sampler.successive_halving import Measure, Outcome
 
 FAILURES = 2
@@ -39,7 +40,7 @@ def measure_on_ray(study: Study, out: Path) -> Measure:
     """
 
     def measure(candidates: Sequence[Candidate], samples: int) -> list[Outcome]:
-        files = [out / "trials" / f"{study.key(each, samples)}.json" for each in candidates]
+        files = [Path(journal(out).place(study.key(each, samples))) for each in candidates]
         todo = [number for number, file in enumerate(files) if not (file.exists() and beside(file).exists())]
         with tqdm(total=len(files), initial=len(files) - len(todo), **bar(samples)) as shown:
             if todo:
@@ -56,7 +57,7 @@ def beside(file: Path) -> Path:
 
 def kept(candidate: Candidate, file: Path) -> Outcome:
     """A finished measurement."""
-    figure = parse_figure(json.loads(file.read_text())["figure"], f"{file}")
+    figure = parse_figure(read(str(file))["figure"], f"{file}")
     return Outcome(candidate, figure, Influence.load(beside(file)))
 
 

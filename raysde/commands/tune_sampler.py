@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,14 +174,12 @@ def claim(source: Path, out: Path) -> None:
         ValueError: if it is that of another.
     """
     from raysde.checkpoints import checkpoint
-    from raysde.io.filesystems import write_json
+    from raysde.tuning.sampler.study import journal
 
-    description, file = checkpoint.read(source), out / "study.json"
+    description = checkpoint.read(source)
     own = {"weights": description.files["ema.safetensors"], "generation": description.spec.dump()["generation"]}
-    if file.exists() and json.loads(file.read_text()) != own:
-        raise ValueError(f"{out} holds the study of another model: give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(str(file), own)
+    refused = f"{out} holds the study of another model: give another --out"
+    journal(out).begin(own, lambda found, wanted: None if found == wanted else refused)
 
 
 def write_table(path: Path, found: "Settled") -> None:
