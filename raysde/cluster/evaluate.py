@@ -23,6 +23,7 @@ from ray.exceptions import (
 from ray.util import register_serializer
 
 from raysde.cluster.connection import connect
+from raysde.cluster.errors import sentence_of
 from raysde.cluster.placement import Place, place_for
 from raysde.evaluation.chunks import Part
 from raysde.evaluation.workload import Bench, Told
@@ -104,6 +105,7 @@ class Workers:
 
         Raises:
             ValueError: as the bench.
+            OSError: as the bench.
             RuntimeError: if a worker fails, or is lost too often.
         """
         if bench is not self.bench:
@@ -155,7 +157,7 @@ class Workers:
             part = ray.get(ref)
         except RayTaskError as error:
             self.idle.append(actor)
-            raise raised(error) from None
+            raise sentence_of(error) from None
         except LOST as error:
             self._replace(actor, stretch, error)
             if stretch is not None:
@@ -196,14 +198,6 @@ def moved(bench: Bench, device: str) -> Bench:
     if bench.drawer is not None and bench.drawer.judge is not None:
         bench.drawer.judge.classifier.to(device)
     return bench
-
-
-def raised(error: RayTaskError) -> Exception:
-    """What a worker raised, without Ray's traceback around it."""
-    said = " ".join(str(error.cause).split())
-    if isinstance(error.cause, ValueError):
-        return ValueError(said)
-    return RuntimeError(f"a worker failed: {type(error.cause).__name__}: {said[:300]}")
 
 
 def script_bytes(module: torch.jit.ScriptModule) -> bytes:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import CARRIED, packed, rows_of
+from raysde.cluster.errors import results, row_of
 from raysde.data.dataset.manifest import FORMAT, INGESTING, Manifest
 from raysde.data.ingest.collect import collect
 from raysde.data.ingest.convert import Converted, Rules, convert
@@ -114,8 +114,8 @@ def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> It
     stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
         _writer(ray.put(source.parts), numbers, rules, out), batch_size=1
     )
-    for row in rows_of(stream):
-        yield int(row["number"]), Converted.from_json(json.loads(row["result"]))
+    for number, content in results(stream):
+        yield number, Converted.from_json(content)
 
 
 def _writer(
@@ -123,11 +123,12 @@ def _writer(
 ) -> Callable[[dict[str, Any]], dict[str, list[Any]]]:
     def write(batch: dict[str, Any]) -> dict[str, list[Any]]:
         number = numbers[int(batch["id"][0])]
-        try:
+
+        def work() -> dict[str, Any]:
             result = convert(ray.get(parts)[number], number, rules, out).to_json()
             journal(out).keep(number, result)
-        except CARRIED as error:
-            return {"number": [number], "result": [""], "error": [packed(error)]}
-        return {"number": [number], "result": [json.dumps(result)], "error": [""]}
+            return result
+
+        return row_of(number, work)
 
     return write

@@ -4,7 +4,6 @@ While it runs, the folder that it makes holds .precompute: plan.json, the identi
 finished unit.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import CARRIED, packed, rows_of
+from raysde.cluster.errors import results, row_of
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, File, read_derived, verify_derived, write_derived
 from raysde.data.dataset.shards import verify
@@ -106,8 +105,8 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
         num_gpus=gpus,
         fn_constructor_args=(job, manifest.path),
     )
-    for row in rows_of(stream):
-        yield int(row["unit"]), File(**json.loads(row["file"]))
+    for unit, content in results(stream):
+        yield unit, File(**content)
 
 
 def share(units: int, resources: dict[str, float]) -> tuple[int, int]:
@@ -126,11 +125,12 @@ class Encoding:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         unit = int(batch["unit"][0])
-        try:
+
+        def work() -> dict[str, Any]:
             if self.work is None:
                 self.work = self.job.work(read_manifest(self.shards))
             content = asdict(self.work(unit))
             journal(self.job.out).keep(unit, content)
-        except CARRIED as error:
-            return {"unit": [unit], "file": [""], "error": [packed(error)]}
-        return {"unit": [unit], "file": [json.dumps(content)], "error": [""]}
+            return content
+
+        return row_of(unit, work)

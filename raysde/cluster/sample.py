@@ -12,7 +12,7 @@ import torch
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import CARRIED, packed, rows_of
+from raysde.cluster.errors import results, row_of
 from raysde.cluster.placement import Place, place_for
 from raysde.inference.bulk import Bulk, Draw
 
@@ -60,8 +60,8 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )
-    for row in rows_of(stream):
-        yield int(row["part"])
+    for part, _ in results(stream):
+        yield part
 
 
 class Drawing:
@@ -79,8 +79,4 @@ class Drawing:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         part = int(batch["part"][0])
-        try:
-            self.bulk.draw(part)
-        except CARRIED as error:
-            return {"part": [part], "error": [packed(error)]}
-        return {"part": [part], "error": [""]}
+        return row_of(part, lambda: self.bulk.draw(part))

@@ -5,7 +5,6 @@ OUT/trials/KEY.json          the figure: a finished measurement, which the same 
 OUT/tune                     what Ray Tune writes while it works
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from ray.tune.experiment import Trial
 from tqdm import tqdm
 
 from raysde.cluster.connection import connect, quiet_tune
+from raysde.cluster.errors import attempted, result_of, unpacked
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.report import parse_figure
 from raysde.io.filesystems import write_json
@@ -73,6 +73,7 @@ def run(
 
     Raises:
         ValueError: if one cannot be measured.
+        OSError: if what one measured cannot be written.
         RuntimeError: if its worker died again and again, or a figure could not be kept.
     """
     connect()
@@ -101,7 +102,7 @@ def run(
         if result.error is not None:
             raise RuntimeError(f"a trial failed: {' '.join(str(result.error).split())[:300]}")
         if said := (result.metrics or {}).get("error"):
-            raise ValueError(said)
+            raise unpacked(said)
 
 
 def out_of(files: Sequence[Path]) -> Path:
@@ -116,13 +117,12 @@ def trainable(
     """What a trial does."""
 
     def trial(config: dict[str, Any]) -> None:
-        try:
+        def work() -> dict[str, Any]:
             found = study.outcome(candidates[config["number"]], samples)
-        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
-            tune.report({"figure": "", "error": str(error)})
-            return
-        found.influence.save(beside(files[config["number"]]))
-        tune.report({"figure": json.dumps(asdict(found.figure)), "error": ""})
+            found.influence.save(beside(files[config["number"]]))
+            return asdict(found.figure)
+
+        tune.report(attempted(work))
 
     return trial
 
@@ -140,9 +140,9 @@ class Keeper(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ray Tune's call when a trial is over."""
         number, result = trial.config["number"], trial.last_result
-        if result.get("figure"):
+        if result.get("result"):
             said = {"setting": self.candidates[number].values, "samples": self.samples}
-            write_json(str(self.files[number]), {**said, "figure": json.loads(result["figure"])})
+            write_json(str(self.files[number]), {**said, "figure": result_of(result)})
             self.shown.update()
 
 
