@@ -24,7 +24,7 @@ from ray.util import register_serializer
 
 from raysde.cluster.connection import connect
 from raysde.cluster.errors import sentence_of
-from raysde.cluster.placement import Place, place_for
+from raysde.cluster.resources import Share, place_for
 from raysde.evaluation.chunks import Part
 from raysde.evaluation.workload import Bench, Told
 
@@ -43,7 +43,7 @@ class Measurer:
         place: what the actor takes.
     """
 
-    def __init__(self, held: list[ray.ObjectRef], place: Place) -> None:
+    def __init__(self, held: list[ray.ObjectRef], place: Share) -> None:
         self.held, self.place = held, place
         self.bench: Bench | None = None
 
@@ -82,7 +82,7 @@ class Workers:
         self.count, self.device, self.told = count, device, told
         self.bench: Bench | None = None
         self.held: ray.ObjectRef | None = None
-        self.place: Place | None = None
+        self.place: Share | None = None
         self.idle: list[Any] = []
         self.busy: dict[ray.ObjectRef, tuple[Any, Stretch | None]] = {}
         self.lost: Counter[Stretch | None] = Counter()

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
 from raysde.cluster.errors import results, row_of
+from raysde.cluster.resources import one_for_each
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, File, read_derived, verify_derived, write_derived
 from raysde.data.dataset.shards import verify
@@ -96,23 +97,17 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
     if not units:
         return
     set_up_data()
-    actors, gpus = share(len(units), ray.cluster_resources())
+    actors, share = one_for_each(len(units), ray.cluster_resources())
     stream = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units)).map_batches(
         Encoding,
         batch_size=1,
         concurrency=actors,
-        num_cpus=1,
-        num_gpus=gpus,
+        num_cpus=share.cpus,
+        num_gpus=share.gpus,
         fn_constructor_args=(job, manifest.path),
     )
     for unit, content in results(stream):
         yield unit, File(**content)
-
-
-def share(units: int, resources: dict[str, float]) -> tuple[int, int]:
-    """How many actors, and how many GPUs each: one on each GPU, or one on each CPU but one."""
-    gpus = int(resources.get("GPU", 0))
-    return max(1, min(units, gpus or int(resources.get("CPU", 1)) - 1)), int(gpus > 0)
 
 
 class Encoding:

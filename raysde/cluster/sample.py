@@ -13,7 +13,7 @@ import torch
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
 from raysde.cluster.errors import results, row_of
-from raysde.cluster.placement import Place, place_for
+from raysde.cluster.resources import Share, place_for
 from raysde.inference.bulk import Bulk, Draw
 
 RETRIES = 3
@@ -72,7 +72,7 @@ class Drawing:
         place: what the actor takes.
     """
 
-    def __init__(self, held: list[ray.ObjectRef], place: Place) -> None:
+    def __init__(self, held: list[ray.ObjectRef], place: Share) -> None:
         torch.set_num_threads(place.threads)
         self.bulk: Bulk = ray.get(held[0])
         self.bulk.model.to(place.device)

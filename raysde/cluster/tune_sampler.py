@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from raysde.cluster.connection import connect, quiet_tune
 from raysde.cluster.errors import attempted, result_of, unpacked
+from raysde.cluster.resources import one_for_each
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.report import parse_figure
 from raysde.io.filesystems import write_json
@@ -80,10 +81,11 @@ def run(
     quiet_tune()
     storage = out_of(files).parent / "tune"
     shutil.rmtree(storage, ignore_errors=True)
+    at_once, share = one_for_each(len(todo), ray.cluster_resources())
     tuner = tune.Tuner(
-        tune.with_resources(trainable(study, candidates, samples, files), resources()),
+        tune.with_resources(trainable(study, candidates, samples, files), {"cpu": share.cpus, "gpu": share.gpus}),
         param_space={"number": tune.grid_search(list(todo))},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrency()),
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             name=f"{samples}",
             storage_path=str(storage.absolute()),
@@ -144,14 +146,3 @@ class Keeper(tune.Callback):
             said = {"setting": self.candidates[number].values, "samples": self.samples}
             write_json(str(self.files[number]), {**said, "figure": result_of(result)})
             self.shown.update()
-
-
-def resources() -> dict[str, float]:
-    """What a trial takes: a GPU if there are any, otherwise a CPU."""
-    return {"cpu": 1.0, "gpu": 1.0} if ray.cluster_resources().get("GPU") else {"cpu": 1.0}
-
-
-def concurrency() -> int:
-    """Trials at a time: one on each GPU, or one on each CPU but one."""
-    found = ray.cluster_resources()
-    return max(1, int(found.get("GPU", 0)) or int(found.get("CPU", 1)) - 1)
