@@ -8,7 +8,6 @@ optimizer.safetensors  its moments                                           } w
 profiles.safetensors   the averages for post-hoc EMA, if the recipe has them } a file a rank for a sharded model
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +34,7 @@ from raysde.checkpoints.description import (
 from raysde.checkpoints.description import name_of as name_of  # the name of a checkpoint's folder, beside what is in it
 from raysde.checkpoints.sharded_tensors import Stored
 from raysde.inference.model import Model, Origin
-from raysde.io.errors import writing
+from raysde.io.atomic import whole_folder
 from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec, empty_model, save_text
@@ -69,36 +68,27 @@ def tied_names(model: ScoreModel) -> set[str]:
 
 
 def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]) -> None:
-    """Writes a checkpoint; ``folder`` appears whole or not at all, replacing what was there."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with state.ema.swapped():
-        save_file(complete_weights(state.model), partial / "ema.safetensors")
-    live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
-    save_file(live, partial / f"{WEIGHTS}.safetensors")
-    moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
-    save_file(moments, partial / f"{OPTIMIZER}.safetensors")
-    if state.profiles:
-        profiles = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
-        save_file(profiles, partial / f"{PROFILES}.safetensors")
-    save_text(state.model, partial / "text")
-    write_description(partial, spec, state.values(), recipe, data)
-    put_in_place(partial, folder)
+    """Write a checkpoint; ``folder`` appears whole or not at all, replacing what was there.
 
-
-def put_in_place(partial: Path, folder: Path) -> None:
-    """Renames a finished folder; one that was there gives way first, so that it is never there in part."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    Raises:
+        OSError: naming ``folder``, if it cannot be written.
+    """
+    with whole_folder(folder, f"the checkpoint of step {state.step}", replace=True) as partial:
+        with state.ema.swapped():
+            save_file(complete_weights(state.model), partial / "ema.safetensors")
+        live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
+        save_file(live, partial / f"{WEIGHTS}.safetensors")
+        moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
+        save_file(moments, partial / f"{OPTIMIZER}.safetensors")
+        if state.profiles:
+            profiles = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
+            save_file(profiles, partial / f"{PROFILES}.safetensors")
+        save_text(state.model, partial / "text")
+        write_description(partial, spec, state.values(), recipe, data)
 
 
 def export(source: Path, target: Path) -> None:
-    """Copies what sampling needs, without the optimiser; ``target`` must not exist.
+    """Copy what sampling needs, without the optimiser; ``target`` must not exist, and appears whole or not at all.
 
     Raises:
         ValueError: if a file that is copied is damaged.
@@ -116,11 +106,20 @@ def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
         OSError: naming ``target``, if it cannot be written.
     """
     description, spec = read(source), replace(read(source).spec, generation=checked(generation))
+    with whole_folder(target, "the model") as partial:
+        copy_model(source, partial)
+        write_description(partial, spec, description.state, description.recipe, description.data)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy the files that sampling needs, without the description.
+
+    Raises:
+        ValueError: if one of them is damaged.
+    """
     state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
-    verify(source, [name for name in description.files if name.partition("/")[0] not in state])
-    with writing("the model", target):
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS))
-        write_description(target, spec, description.state, description.recipe, description.data)
+    verify(source, [name for name in read(source).files if name.partition("/")[0] not in state])
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS), dirs_exist_ok=True)
 
 
 def is_whole(folder: Path) -> bool:

@@ -6,8 +6,6 @@ RUN is a local folder, or a URI that pyarrow reaches.
 """
 
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,16 +21,14 @@ from raysde.checkpoints import checkpoint
 from raysde.checkpoints.sharded_tensors import write_whole
 from raysde.checkpoints.storage import location, newest_checkpoint
 from raysde.distributed.world import current_world
-from raysde.io.errors import writing
-from raysde.io.filesystems import child, filesystem
+from raysde.io.atomic import whole_folder
+from raysde.io.filesystems import child, copy_in, filesystem
 from raysde.io.progress import say
 from raysde.training.posthoc_ema import Snapshot, reconstruct
 from raysde.training.state import TrainState
 
 FOLDER = "profiles"
 HEADER = "raysde"
-WHOLE_ON_CLOSE = ("s3", "gcs")
-"""File systems on which an object appears whole or not at all; their rename is a copy, on S3 of at most 5 GB."""
 
 
 def write(run: str, state: TrainState) -> None:
@@ -47,17 +43,11 @@ def write(run: str, state: TrainState) -> None:
     if not current_world().is_first:
         write_whole(None, tensors)
         return
-    system, root = filesystem(child(location(run), FOLDER))
-    system.create_dir(root, recursive=True)
     name = f"{checkpoint.name_of(state.step)}.safetensors"
-    final = f"{root}/{name}"
-    partial = final if system.type_name in WHOLE_ON_CLOSE else f"{root}/.{name}.partial"
     header = {"step": state.step, "images": state.num_images, "stds": [profile.std for profile in state.profiles]}
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
         write_whole(Path(scratch) / name, tensors, {HEADER: json.dumps(header)})
-        pafs.copy_files(f"{scratch}/{name}", partial, pafs.LocalFileSystem(), system)
-    if partial != final:
-        system.move(partial, final)
+        copy_in(Path(scratch) / name, child(location(run), FOLDER, name))
 
 
 @dataclass(frozen=True)
@@ -170,11 +160,8 @@ def _write_model(run: str, target: Path, averaged: dict[str, Tensor], state: dic
     strange = sorted(name for name in averaged if name not in weights or averaged[name].shape != weights[name].shape)
     if strange:
         raise ValueError(f"the snapshots of {run} do not fit its checkpoint {base.name}: {strange[0]} differs")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    checkpoint.export(base, partial)
     description = checkpoint.read(base)
-    with writing("the averaged model", target):
+    with whole_folder(target, "the averaged model") as partial:
+        checkpoint.copy_model(base, partial)
         save_file({**weights, **averaged}, partial / "ema.safetensors")
         checkpoint.write_description(partial, description.spec, state, description.recipe, description.data)
-        os.replace(partial, target)

@@ -5,7 +5,6 @@ rank (:mod:`raysde.checkpoints.sharded_tensors`). The averaged weights, from whi
 whole tensors.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from raysde.checkpoints import checkpoint
 from raysde.checkpoints.description import Listed, write_description
 from raysde.checkpoints.sharded_tensors import write_pieces, write_whole
 from raysde.distributed.world import World
+from raysde.io import atomic
+from raysde.io.errors import writing
 from raysde.io.hashing import file_hash
 from raysde.models.spec import ModelSpec, save_text
 from raysde.training.state import TrainState
@@ -29,18 +30,18 @@ def save(
 
     Raises:
         ValueError: on every rank, if it is not the same folder on all of them.
+        OSError: naming ``folder``, if it cannot be written.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    if world.is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-    world.barrier()
-    write(partial, state, spec, recipe, data, world)
-    world.barrier()
-    if world.any(world.is_first and not checkpoint.is_whole(partial)):
-        raise ValueError(f"{folder.parent} is not one folder for all workers, which resources.strategy=fsdp needs")
-    if world.is_first:
-        checkpoint.put_in_place(partial, folder)
-    world.barrier()
+    with writing(f"the checkpoint of step {state.step}", folder):
+        partial = atomic.cleared(folder) if world.is_first else atomic.partial_of(folder)
+        world.barrier()
+        write(partial, state, spec, recipe, data, world)
+        world.barrier()
+        if world.any(world.is_first and not checkpoint.is_whole(partial)):
+            raise ValueError(f"{folder.parent} is not one folder for all workers, which resources.strategy=fsdp needs")
+        if world.is_first:
+            atomic.put_in_place(partial, folder)
+        world.barrier()
 
 
 def write(

@@ -23,7 +23,8 @@ from ray.exceptions import (
 from ray.util import register_serializer
 
 from raysde.cluster.connection import connect
-from raysde.cluster.placement import Place, place_for
+from raysde.cluster.errors import sentence_of
+from raysde.cluster.resources import Share, place_for
 from raysde.evaluation.chunks import Part
 from raysde.evaluation.workload import Bench, Told
 
@@ -42,7 +43,7 @@ class Measurer:
         place: what the actor takes.
     """
 
-    def __init__(self, held: list[ray.ObjectRef], place: Place) -> None:
+    def __init__(self, held: list[ray.ObjectRef], place: Share) -> None:
         self.held, self.place = held, place
         self.bench: Bench | None = None
 
@@ -81,7 +82,7 @@ class Workers:
         self.count, self.device, self.told = count, device, told
         self.bench: Bench | None = None
         self.held: ray.ObjectRef | None = None
-        self.place: Place | None = None
+        self.place: Share | None = None
         self.idle: list[Any] = []
         self.busy: dict[ray.ObjectRef, tuple[Any, Stretch | None]] = {}
         self.lost: Counter[Stretch | None] = Counter()
@@ -104,6 +105,7 @@ class Workers:
 
         Raises:
             ValueError: as the bench.
+            OSError: as the bench.
             RuntimeError: if a worker fails, or is lost too often.
         """
         if bench is not self.bench:
@@ -155,7 +157,7 @@ class Workers:
             part = ray.get(ref)
         except RayTaskError as error:
             self.idle.append(actor)
-            raise raised(error) from None
+            raise sentence_of(error) from None
         except LOST as error:
             self._replace(actor, stretch, error)
             if stretch is not None:
@@ -196,14 +198,6 @@ def moved(bench: Bench, device: str) -> Bench:
     if bench.drawer is not None and bench.drawer.judge is not None:
         bench.drawer.judge.classifier.to(device)
     return bench
-
-
-def raised(error: RayTaskError) -> Exception:
-    """What a worker raised, without Ray's traceback around it."""
-    said = " ".join(str(error.cause).split())
-    if isinstance(error.cause, ValueError):
-        return ValueError(said)
-    return RuntimeError(f"a worker failed: {type(error.cause).__name__}: {said[:300]}")
 
 
 def script_bytes(module: torch.jit.ScriptModule) -> bytes:

@@ -10,27 +10,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow.fs as pafs
 import ray
 import ray.data
 from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import CARRIED, packed, rows_of
+from raysde.cluster.errors import results, row_of
 from raysde.data.dataset.manifest import FORMAT, INGESTING, Manifest
 from raysde.data.ingest.collect import collect
 from raysde.data.ingest.convert import Converted, Rules, convert
 from raysde.data.ingest.sources import Source
 from raysde.images.open import READING
-from raysde.io.filesystems import (
-    child,
-    exists,
-    filesystem,
-    location,
-    read_bytes,
-    write_json,
-)
+from raysde.io.filesystems import child, exists, location
+from raysde.io.journal import Journal, whole_files
 
 
 def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:
@@ -47,9 +40,8 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
         RuntimeError: if workers are lost too often.
     """
     out = location(out)
-    begin(out, identity(source, rules))
+    done = begun(out, identity(source, rules))
     connect()
-    done = dict(_records(out, len(source.parts)))
     with tqdm(total=source.count, unit="image", desc="ingesting", file=sys.stderr) as bar:
         for number in sorted(done):
             _accept(done[number], bar, skip_bad)
@@ -58,9 +50,14 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
             _accept(result, bar, skip_bad)
     parts = (done[number] for number in range(len(source.parts)))
     manifest = collect(parts, rules, out, source=name, licence=licence, labels=source.labels)
-    system, inside = filesystem(child(out, INGESTING))
-    system.delete_dir(inside)
+    journal(out).forget()
     return manifest
+
+
+def journal(out: str) -> Journal:
+    """Return the journal of an ingest, whose units are the source's parts."""
+    folder = child(out, INGESTING)
+    return Journal(child(folder, "plan.json"), folder, "part-{:06d}.json")
 
 
 def identity(source: Source, rules: Rules) -> str:
@@ -70,49 +67,25 @@ def identity(source: Source, rules: Rules) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def begin(out: str, wanted: str) -> None:
-    """Makes the target ready, or finds that an ingest of the same source and rules was interrupted there.
+def begun(out: str, wanted: str) -> dict[int, Converted]:
+    """Make the target ready, and return the parts that an earlier ingest of the same source and rules finished there.
 
     Raises:
         ValueError: if the target holds anything else.
     """
     if exists(child(out, "manifest.json")):
         raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
-    plan = child(out, INGESTING, "plan.json")
-    if exists(plan):
-        found = json.loads(read_bytes(plan)).get("identity")
-        if found != wanted:
-            raise ValueError(
-                f"{out} holds an unfinished ingest of another source or with other options, or of another version of "
-                "raysde; remove it or repeat those"
-            )
-        return
-    system, inside = filesystem(child(out, INGESTING))
-    system.create_dir(inside, recursive=True)
-    write_json(plan, {"identity": wanted})
-
-
-def record_path(out: str, number: int) -> str:
-    """Where a finished part is recorded."""
-    return child(out, INGESTING, record_name(number))
-
-
-def record_name(number: int) -> str:
-    """The file that records a finished part."""
-    return f"part-{number:06d}.json"
-
-
-def _records(out: str, parts: int) -> Iterator[tuple[int, Converted]]:
-    """The parts that an earlier ingest finished, whose shards are still there."""
-    system, inside = filesystem(child(out, INGESTING))
-    names = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside))}
-    for number in range(parts):
-        if record_name(number) in names:
-            result = Converted.from_json(json.loads(read_bytes(record_path(out, number))))
-            files = [filesystem(child(out, shard.file)) for shard in result.shards]
-            sizes = [system.get_file_info(path).size for system, path in files]
-            if sizes == [shard.bytes for shard in result.shards]:
-                yield number, result
+    refused = (
+        f"{out} holds an unfinished ingest of another source or with other options, or of another version of "
+        "raysde; remove it or repeat those"
+    )
+    journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
+    recorded = {number: Converted.from_json(content) for number, content in journal(out).records()}
+    return {
+        number: part
+        for number, part in recorded.items()
+        if whole_files(out, {shard.file: shard.bytes for shard in part.shards})
+    }
 
 
 def _accept(result: Converted, bar: Any, skip_bad: bool) -> None:
@@ -141,8 +114,8 @@ def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> It
     stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
         _writer(ray.put(source.parts), numbers, rules, out), batch_size=1
     )
-    for row in rows_of(stream):
-        yield int(row["number"]), Converted.from_json(json.loads(row["result"]))
+    for number, content in results(stream):
+        yield number, Converted.from_json(content)
 
 
 def _writer(
@@ -150,11 +123,12 @@ def _writer(
 ) -> Callable[[dict[str, Any]], dict[str, list[Any]]]:
     def write(batch: dict[str, Any]) -> dict[str, list[Any]]:
         number = numbers[int(batch["id"][0])]
-        try:
+
+        def work() -> dict[str, Any]:
             result = convert(ray.get(parts)[number], number, rules, out).to_json()
-            write_json(record_path(out, number), result)
-        except CARRIED as error:
-            return {"number": [number], "result": [""], "error": [packed(error)]}
-        return {"number": [number], "result": [json.dumps(result)], "error": [""]}
+            journal(out).keep(number, result)
+            return result
+
+        return row_of(number, work)
 
     return write

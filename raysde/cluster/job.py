@@ -10,8 +10,7 @@ from pathlib import Path
 from raysde import registry, tracking
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.connection import connect
-from raysde.cluster.placement import alive
-from raysde.cluster.resources import Share
+from raysde.cluster.resources import Share, alive
 from raysde.cluster.train import launch, own_share
 from raysde.config.loading import RunConfig
 from raysde.config.places import absolute

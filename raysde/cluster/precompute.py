@@ -4,13 +4,11 @@ While it runs, the folder that it makes holds .precompute: plan.json, the identi
 finished unit.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow.fs as pafs
 import ray
 import ray.data
 import torch
@@ -18,11 +16,13 @@ from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import CARRIED, packed, rows_of
+from raysde.cluster.errors import results, row_of
+from raysde.cluster.resources import one_for_each
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, File, read_derived, verify_derived, write_derived
 from raysde.data.dataset.shards import verify
-from raysde.io.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.io.filesystems import child, exists
+from raysde.io.journal import Journal, whole_files
 from raysde.precompute.jobs import Job, Work
 
 STATE = ".precompute"
@@ -39,10 +39,9 @@ def precompute(job: Job, manifest: Manifest) -> Derived:
     verify(manifest, hashes=False)
     if exists(child(job.out, "manifest.json")):
         return finished(job, manifest)
-    begin(job)
+    done = begun(job)
     connect()
     units = job.units(manifest)
-    done = dict(records(job.out, units))
     todo = [unit for unit in range(units) if unit not in done]
     with tqdm(total=units, initial=len(done), unit="file", desc=f"precomputing {job.kind}", file=sys.stderr) as bar:
         for unit, file in made(job, manifest, todo):
@@ -50,8 +49,7 @@ def precompute(job: Job, manifest: Manifest) -> Derived:
             bar.update()
     derived = job.derived([done[unit] for unit in range(units)])
     write_derived(derived)
-    system, inside = filesystem(child(job.out, STATE))
-    system.delete_dir(inside)
+    journal(job.out).forget()
     return derived
 
 
@@ -70,40 +68,22 @@ def finished(job: Job, manifest: Manifest) -> Derived:
     return found
 
 
-def begin(job: Job) -> None:
-    """Makes the folder ready, or finds that the same job was interrupted there.
+def journal(out: str) -> Journal:
+    """Return the journal of a job, whose units are the files that it makes of shards."""
+    folder = child(out, STATE)
+    return Journal(child(folder, "plan.json"), folder, "unit-{:06d}.json")
+
+
+def begun(job: Job) -> dict[int, File]:
+    """Make the folder ready, and return the units that the same job finished there before.
 
     Raises:
-        ValueError: if another was.
+        ValueError: if another job was interrupted there.
     """
-    plan = child(job.out, STATE, "plan.json")
-    if exists(plan):
-        if json.loads(read_bytes(plan)) != job.identity:
-            raise ValueError(
-                f"{job.out} holds an unfinished job of other data or with another --batch-size; "
-                "remove it or repeat that"
-            )
-        return
-    system, inside = filesystem(child(job.out, STATE))
-    system.create_dir(inside, recursive=True)
-    write_json(plan, job.identity)
-
-
-def record_path(out: str, unit: int) -> str:
-    """Where a finished unit is recorded."""
-    return child(out, STATE, f"unit-{unit:06d}.json")
-
-
-def records(out: str, units: int) -> Iterator[tuple[int, File]]:
-    """The units that an earlier job finished, whose files are still there."""
-    system, inside = filesystem(child(out, STATE))
-    names = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside))}
-    for unit in range(units):
-        if f"unit-{unit:06d}.json" in names:
-            file = File(**json.loads(read_bytes(record_path(out, unit))))
-            _, path = filesystem(child(out, file.file))
-            if system.get_file_info(path).size == file.bytes:
-                yield unit, file
+    refused = f"{job.out} holds an unfinished job of other data or with another --batch-size; remove it or repeat that"
+    journal(job.out).begin(job.identity, lambda found, plan: None if found == plan else refused)
+    recorded = {unit: File(**content) for unit, content in journal(job.out).records()}
+    return {unit: file for unit, file in recorded.items() if whole_files(job.out, {file.file: file.bytes})}
 
 
 def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, File]]:
@@ -117,23 +97,17 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
     if not units:
         return
     set_up_data()
-    actors, gpus = share(len(units), ray.cluster_resources())
+    actors, share = one_for_each(len(units), ray.cluster_resources())
     stream = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units)).map_batches(
         Encoding,
         batch_size=1,
         concurrency=actors,
-        num_cpus=1,
-        num_gpus=gpus,
+        num_cpus=share.cpus,
+        num_gpus=share.gpus,
         fn_constructor_args=(job, manifest.path),
     )
-    for row in rows_of(stream):
-        yield int(row["unit"]), File(**json.loads(row["file"]))
-
-
-def share(units: int, resources: dict[str, float]) -> tuple[int, int]:
-    """How many actors, and how many GPUs each: one on each GPU, or one on each CPU but one."""
-    gpus = int(resources.get("GPU", 0))
-    return max(1, min(units, gpus or int(resources.get("CPU", 1)) - 1)), int(gpus > 0)
+    for unit, content in results(stream):
+        yield unit, File(**content)
 
 
 class Encoding:
@@ -146,11 +120,12 @@ class Encoding:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         unit = int(batch["unit"][0])
-        try:
+
+        def work() -> dict[str, Any]:
             if self.work is None:
                 self.work = self.job.work(read_manifest(self.shards))
             content = asdict(self.work(unit))
-            write_json(record_path(self.job.out, unit), content)
-        except CARRIED as error:
-            return {"unit": [unit], "file": [""], "error": [packed(error)]}
-        return {"unit": [unit], "file": [json.dumps(content)], "error": [""]}
+            journal(self.job.out).keep(unit, content)
+            return content
+
+        return row_of(unit, work)

@@ -1,11 +1,20 @@
-"""What of a cluster training gets: how many runs are under way at once, and what each of their workers has."""
+"""CPUs and GPUs of each worker: of training, of independent units of work, and of workers that must all have room.
 
+training          as many runs at once as fit, with the recipe's workers; a CPU of each node is left to Ray Data
+one for each      units of work in any order (precomputing, trials of sampler settings): one on each GPU, or on each CPU
+                  but one; what has no place waits
+a place for all   a given number of workers that hold a model (evaluation, sampling): as much as leaves room for all
+"""
+
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+import torch
 
 from raysde.cluster.connection import joins
-from raysde.cluster.placement import alive
 from raysde.config.loading import RunConfig
 
 BESIDE_GPU = 4
@@ -14,10 +23,26 @@ BESIDE_GPU = 4
 
 @dataclass(frozen=True)
 class Share:
-    """What each worker gets: CPUs (and as many torch threads) and whether a GPU."""
+    """CPUs and GPUs of one worker.
 
-    cpus: int
-    gpu: bool
+    Attributes:
+        cpus, gpus: shares of a node; whole CPUs for training.
+        device: where a model's weights go, for workers that hold one.
+    """
+
+    cpus: float
+    gpus: float = 0
+    device: str = ""
+
+    @property
+    def gpu(self) -> bool:
+        """True if the worker has a GPU, or a part of one."""
+        return self.gpus > 0
+
+    @property
+    def threads(self) -> int:
+        """Threads of torch, on the CPUs that the worker has."""
+        return max(1, min(int(self.cpus), os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,11 @@ class Cluster:
         return max(0, self.cpus - self.kept(stream))
 
 
+def alive() -> list[dict[str, Any]]:
+    """Return the nodes of the cluster that live; Ray also lists those that have died."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def survey() -> Cluster:
     """The cluster that this process is connected to."""
     found = ray.cluster_resources()
@@ -67,10 +97,10 @@ def share_out(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
             f"resources.gpu is set, but the cluster has {cluster.gpus} GPUs for resources.workers={wanted.least}"
         )
     if wanted.cpus_per_worker is not None:
-        return Share(wanted.cpus_per_worker, gpu)
+        return Share(wanted.cpus_per_worker, int(gpu))
     if gpu:
-        return Share(min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU, gpu)
-    return Share(max(1, spare // (runs * wanted.most)), gpu)
+        return Share(min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU, 1)
+    return Share(max(1, spare // (runs * wanted.most)))
 
 
 def runs_at_once(recipe: RunConfig, cluster: Cluster, trials: int) -> int:
@@ -80,7 +110,7 @@ def runs_at_once(recipe: RunConfig, cluster: Cluster, trials: int) -> int:
         ValueError: as :func:`share_out`.
     """
     share, most = share_out(recipe, cluster, trials), recipe.resources.most
-    fit = cluster.spare(recipe.data.stream) // (most * share.cpus)
+    fit = int(cluster.spare(recipe.data.stream) // (most * share.cpus))
     return max(1, min(trials, fit, cluster.gpus // most if share.gpu else fit))
 
 
@@ -105,3 +135,42 @@ def check_room(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, 
     if not cluster.joined:
         raise ValueError(f"{said}: lower {lower}")
     print(f"{said}: what lacks room waits for it to grow; if it does not grow, lower {lower}", flush=True)
+
+
+def one_for_each(units: int, found: Mapping[str, float]) -> tuple[int, Share]:
+    """Return how many workers do ``units`` of independent work, and what each of them takes.
+
+    Args:
+        found: units of the cluster's resources by name, as Ray gives them.
+    """
+    gpus = int(found.get("GPU", 0))
+    return max(1, min(units, gpus or int(found.get("CPU", 1)) - 1)), Share(1, int(gpus > 0))
+
+
+def place_for(workers: int, device: str | None) -> Share:
+    """Return what each of ``workers`` takes of the cluster that this process is connected to.
+
+    Workers on GPUs ask for no CPUs, of which they need little.
+
+    Args:
+        device: cpu, cuda, ...; None for GPUs if the cluster has some.
+    """
+    nodes = [node["Resources"] for node in alive()]
+    gpus = [node.get("GPU", 0.0) for node in nodes]
+    if any(gpus) if device is None else torch.device(device).type == "cuda":
+        return Share(0.0, min(1.0, room(gpus, workers)), "cuda")
+    return Share(room([node.get("CPU", 0.0) for node in nodes], workers), 0.0, device or "cpu")
+
+
+def room(nodes: Sequence[float], workers: int) -> float:
+    """Return the most that each of ``workers`` can have with room for all: whole units, or one part in k of one.
+
+    Args:
+        nodes: units that each node has. One unit is asked for where there are none, for a cluster that grows.
+    """
+    units = [int(node) for node in nodes if node >= 1.0]
+    if not units:
+        return 1.0
+    if sum(units) < workers:
+        return 1.0 / -(-workers // sum(units))
+    return float(next(each for each in range(max(units), 0, -1) if sum(unit // each for unit in units) >= workers))

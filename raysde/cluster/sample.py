@@ -12,8 +12,8 @@ import torch
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import CARRIED, packed, rows_of
-from raysde.cluster.placement import Place, place_for
+from raysde.cluster.errors import results, row_of
+from raysde.cluster.resources import Share, place_for
 from raysde.inference.bulk import Bulk, Draw
 
 RETRIES = 3
@@ -60,8 +60,8 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )
-    for row in rows_of(stream):
-        yield int(row["part"])
+    for part, _ in results(stream):
+        yield part
 
 
 class Drawing:
@@ -72,15 +72,11 @@ class Drawing:
         place: what the actor takes.
     """
 
-    def __init__(self, held: list[ray.ObjectRef], place: Place) -> None:
+    def __init__(self, held: list[ray.ObjectRef], place: Share) -> None:
         torch.set_num_threads(place.threads)
         self.bulk: Bulk = ray.get(held[0])
         self.bulk.model.to(place.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         part = int(batch["part"][0])
-        try:
-            self.bulk.draw(part)
-        except CARRIED as error:
-            return {"part": [part], "error": [packed(error)]}
-        return {"part": [part], "error": [""]}
+        return row_of(part, lambda: self.bulk.draw(part))

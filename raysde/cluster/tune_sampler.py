@@ -5,7 +5,6 @@ OUT/trials/KEY.json          the figure: a finished measurement, which the same 
 OUT/tune                     what Ray Tune writes while it works
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -20,11 +19,14 @@ from ray.tune.experiment import Trial
 from tqdm import tqdm
 
 from raysde.cluster.connection import connect, quiet_tune
+from raysde.cluster.errors import attempted, result_of, unpacked
+from raysde.cluster.resources import one_for_each
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.report import parse_figure
 from raysde.io.filesystems import write_json
+from raysde.io.journal import read
 from raysde.tuning.sampler.space import Candidate
-from raysde.tuning.sampler.study import Study
+from raysde.tuning.sampler.study import Study, journal
 from raysde.tuning.sampler.successive_halving import Measure, Outcome
 
 FAILURES = 2
@@ -39,7 +41,7 @@ def measure_on_ray(study: Study, out: Path) -> Measure:
     """
 
     def measure(candidates: Sequence[Candidate], samples: int) -> list[Outcome]:
-        files = [out / "trials" / f"{study.key(each, samples)}.json" for each in candidates]
+        files = [Path(journal(out).place(study.key(each, samples))) for each in candidates]
         todo = [number for number, file in enumerate(files) if not (file.exists() and beside(file).exists())]
         with tqdm(total=len(files), initial=len(files) - len(todo), **bar(samples)) as shown:
             if todo:
@@ -56,7 +58,7 @@ def beside(file: Path) -> Path:
 
 def kept(candidate: Candidate, file: Path) -> Outcome:
     """A finished measurement."""
-    figure = parse_figure(json.loads(file.read_text())["figure"], f"{file}")
+    figure = parse_figure(read(str(file))["figure"], f"{file}")
     return Outcome(candidate, figure, Influence.load(beside(file)))
 
 
@@ -72,16 +74,18 @@ def run(
 
     Raises:
         ValueError: if one cannot be measured.
+        OSError: if what one measured cannot be written.
         RuntimeError: if its worker died again and again, or a figure could not be kept.
     """
     connect()
     quiet_tune()
     storage = out_of(files).parent / "tune"
     shutil.rmtree(storage, ignore_errors=True)
+    at_once, share = one_for_each(len(todo), ray.cluster_resources())
     tuner = tune.Tuner(
-        tune.with_resources(trainable(study, candidates, samples, files), resources()),
+        tune.with_resources(trainable(study, candidates, samples, files), {"cpu": share.cpus, "gpu": share.gpus}),
         param_space={"number": tune.grid_search(list(todo))},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrency()),
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             name=f"{samples}",
             storage_path=str(storage.absolute()),
@@ -100,7 +104,7 @@ def run(
         if result.error is not None:
             raise RuntimeError(f"a trial failed: {' '.join(str(result.error).split())[:300]}")
         if said := (result.metrics or {}).get("error"):
-            raise ValueError(said)
+            raise unpacked(said)
 
 
 def out_of(files: Sequence[Path]) -> Path:
@@ -115,13 +119,12 @@ def trainable(
     """What a trial does."""
 
     def trial(config: dict[str, Any]) -> None:
-        try:
+        def work() -> dict[str, Any]:
             found = study.outcome(candidates[config["number"]], samples)
-        except ValueError as error:  # carried to the driver as a sentence; Ray would wrap it in a traceback
-            tune.report({"figure": "", "error": str(error)})
-            return
-        found.influence.save(beside(files[config["number"]]))
-        tune.report({"figure": json.dumps(asdict(found.figure)), "error": ""})
+            found.influence.save(beside(files[config["number"]]))
+            return asdict(found.figure)
+
+        tune.report(attempted(work))
 
     return trial
 
@@ -139,18 +142,7 @@ class Keeper(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ray Tune's call when a trial is over."""
         number, result = trial.config["number"], trial.last_result
-        if result.get("figure"):
+        if result.get("result"):
             said = {"setting": self.candidates[number].values, "samples": self.samples}
-            write_json(str(self.files[number]), {**said, "figure": json.loads(result["figure"])})
+            write_json(str(self.files[number]), {**said, "figure": result_of(result)})
             self.shown.update()
-
-
-def resources() -> dict[str, float]:
-    """What a trial takes: a GPU if there are any, otherwise a CPU."""
-    return {"cpu": 1.0, "gpu": 1.0} if ray.cluster_resources().get("GPU") else {"cpu": 1.0}
-
-
-def concurrency() -> int:
-    """Trials at a time: one on each GPU, or one on each CPU but one."""
-    found = ray.cluster_resources()
-    return max(1, int(found.get("GPU", 0)) or int(found.get("CPU", 1)) - 1)

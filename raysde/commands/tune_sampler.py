@@ -2,8 +2,6 @@
 
 import argparse
 import csv
-import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +112,8 @@ def run_settle(args: argparse.Namespace) -> None:
     print(f"{len(candidates)} settings, on {', '.join(str(samples) for samples in images)} images")
     found = successive_halving.settle(candidates, images, direction(study.metric), measure_on_ray(study, out))
     drawing = drawn_by(found.winner.candidate, spec)
-    partial = out / ".model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    checkpoint.settle(Path(study.models[found.winner.candidate.average]), partial, drawing)
     write_table(out / "settings.csv", found)
-    partial.rename(out / "model")
+    checkpoint.settle(Path(study.models[found.winner.candidate.average]), out / "model", drawing)  # ends the study
     report(found, out, drawing)
     if args.name:
         registered(args, out / "model")
@@ -163,12 +158,8 @@ def opened_study(args: argparse.Namespace, source: Path, out: Path, candidates: 
         models[average] = str(target)
         if target.exists():
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
         if average is None:
-            partial = target.with_name(".own.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            checkpoint.export(source, partial)
-            partial.rename(target)
+            checkpoint.export(source, target)
         else:
             if not Path(args.model).expanduser().is_dir():
                 raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {args.model!r} is none")
@@ -183,22 +174,20 @@ def claim(source: Path, out: Path) -> None:
         ValueError: if it is that of another.
     """
     from raysde.checkpoints import checkpoint
-    from raysde.io.filesystems import write_json
+    from raysde.tuning.sampler.study import journal
 
-    description, file = checkpoint.read(source), out / "study.json"
+    description = checkpoint.read(source)
     own = {"weights": description.files["ema.safetensors"], "generation": description.spec.dump()["generation"]}
-    if file.exists() and json.loads(file.read_text()) != own:
-        raise ValueError(f"{out} holds the study of another model: give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(str(file), own)
+    refused = f"{out} holds the study of another model: give another --out"
+    journal(out).begin(own, lambda found, wanted: None if found == wanted else refused)
 
 
 def write_table(path: Path, found: "Settled") -> None:
     """All settings with their figures, the best first."""
-    from raysde.io.errors import writing
+    from raysde.io.atomic import whole_file
 
     keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
-    with writing("the table", path), path.open("w", newline="") as file:
+    with whole_file(path, "the table") as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)
         figures = ["metric", "value", "low", "high", "samples", "behind", "behind_low", "behind_high"]
         table.writerow(["place", *keys, "evaluations", *figures, "won"])

@@ -6,7 +6,6 @@ OUT/part-00000.parquet, ...  or folders of PNG files, see :mod:`raysde.inference
 A part that is there is not drawn again, so that an interrupted job goes on where it stopped.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +19,10 @@ from raysde.inference.image_files import WHOLE, WRITERS, Form, part_name
 from raysde.inference.prompt_file import Requests
 from raysde.inference.ranges import stretches
 from raysde.inference.sample import DrawingModel
-from raysde.io.filesystems import (
-    child,
-    exists,
-    filesystem,
-    is_partial,
-    read_bytes,
-    write_json,
-)
+from raysde.io.atomic import is_partial
+from raysde.io.filesystems import child, exists, filesystem
 from raysde.io.hashing import model_hash
+from raysde.io.journal import Journal
 from raysde.sampling.method import Method, method_of
 
 FORMAT = 1
@@ -73,9 +67,9 @@ class Bulk:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the images and their files depend on, as JSON values."""
+        """Return all that the images and their files depend on."""
         model, guide = self.model, self.settings.get("autoguide")
-        said = {
+        return {
             "format": FORMAT,
             "model": model_hash(model.spec.dump(), model.score_model),
             "prompts": self.requests.sha256,
@@ -86,7 +80,6 @@ class Bulk:
             **self.settings,
             "autoguide": None if guide is None else model_hash(guide.spec.dump(), guide.score_model),
         }
-        return json.loads(json.dumps(said))
 
     def check(self) -> None:
         """Finds what cannot be drawn, before anything is.
@@ -213,19 +206,20 @@ def begin(bulk: Bulk) -> None:
     Raises:
         ValueError: if anything else was, naming what differs.
     """
-    plan, wanted = child(bulk.out, PLAN), bulk.identity
-    if exists(plan):
-        found = json.loads(read_bytes(plan))
+    plan = child(bulk.out, PLAN)
+    if not exists(plan):
+        system, inside = filesystem(bulk.out)
+        found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
+        if not all(is_partial(each.base_name) for each in found):
+            raise ValueError(f"{bulk.out} holds other files; choose another folder or remove it")
+
+    def other(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
         for key in dict.fromkeys([*wanted, *found]):
             if found.get(key) != wanted.get(key):
-                raise ValueError(
+                return (
                     f"{bulk.out} holds images of another {key} ({found.get(key)}, now {wanted.get(key)}): "
                     "repeat that, remove it, or give another --out"
                 )
-        return
-    system, inside = filesystem(bulk.out)
-    found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
-    if not all(is_partial(each.base_name) for each in found):
-        raise ValueError(f"{bulk.out} holds other files; choose another folder or remove it")
-    system.create_dir(inside, recursive=True)
-    write_json(plan, wanted)
+        return None
+
+    Journal(plan, bulk.out).begin(bulk.identity, other)

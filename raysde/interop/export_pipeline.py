@@ -3,8 +3,6 @@
 Written is what a pipeline of diffusers computes as we do from the same noise; everything else is refused.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch import nn
 
 from raysde.inference.model import Model
 from raysde.interop.discrete_steps import DISCRETE, PREDICTIONS, betas, process_of, step_times
-from raysde.io.errors import writing
+from raysde.io.atomic import whole_folder
 from raysde.models import autoencoder
 from raysde.networks import DiffusersConfig
 from raysde.networks.diffusers import PlainUNet, Transformer, library, made
@@ -52,11 +50,8 @@ def export(model: Model, folder: Path, *, solver: str | None = None, target_snr:
     if folder.exists():
         raise ValueError(f"{folder} exists already")
     pipeline = pipeline_of(model, solver, target_snr)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with writing("the pipeline", folder):
+    with whole_folder(folder, "the pipeline") as partial:
         pipeline.save_pretrained(str(partial), safe_serialization=True)
-        os.replace(partial, folder)
     return type(pipeline).__name__
 
 

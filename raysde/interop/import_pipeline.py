@@ -5,9 +5,7 @@ The network and the scheduler lie in folders of their own, or both at the root, 
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +17,8 @@ from safetensors.torch import save_file
 from raysde.checkpoints import checkpoint
 from raysde.inference.model import Model, Origin
 from raysde.interop.discrete_steps import DISCRETE, process_of
-from raysde.io.errors import UNFIT, check_weights_fit, line_of, writing
+from raysde.io.atomic import whole_folder
+from raysde.io.errors import UNFIT, check_weights_fit, line_of
 from raysde.models.spec import ModelSpec, assemble
 from raysde.networks import DiffusersConfig
 from raysde.networks.diffusers import library, sides
@@ -93,15 +92,11 @@ def convert(folder: Path, target: Path) -> Imported:
     if target.exists():
         raise ValueError(f"{target} exists already")
     imported = load(folder)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     assert imported.model.origin is not None
     about = asdict(imported.model.origin)
-    with writing("the checkpoint", target):
-        partial.mkdir(parents=True)
+    with whole_folder(target, "the checkpoint") as partial:
         save_file(checkpoint.complete_weights(imported.model.score_model), partial / "ema.safetensors")
         checkpoint.write_description(partial, imported.model.spec, {"step": 0, "num_images": 0}, {}, about)
-        os.replace(partial, target)
     return imported
 
 

@@ -9,13 +9,15 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raysde.io.atomic import partial_of, whole_file
 from raysde.io.errors import writing
 
+WHOLE_ON_CLOSE = ("s3", "gcs")
+"""File systems on which an object appears whole or not at all; their rename is a copy, on S3 of at most 5 GB."""
 DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
 
 
@@ -68,23 +70,25 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes a file whole or not at all: a local one under a name of its own first, a remote one by one upload."""
+    """Write a file whole or not at all: a local one under a name of its own first, a remote one by one upload."""
     system, inside = filesystem(path)
-    with writing("a file", path):
-        if not isinstance(system, pafs.LocalFileSystem):
-            with system.open_output_stream(inside) as out:
-                out.write(content)
-            return
-        target = Path(inside)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
-        temporary.write_bytes(content)
-        temporary.replace(target)
+    if isinstance(system, pafs.LocalFileSystem):
+        with whole_file(Path(inside), "a file") as partial:
+            partial.write_bytes(content)
+        return
+    with writing("a file", path), system.open_output_stream(inside) as out:
+        out.write(content)
 
 
-def is_partial(name: str) -> bool:
-    """Whether a file of this name is what a killed :func:`write_bytes` leaves."""
-    return name.startswith(".") and name.endswith(".part")
+def copy_in(source: Path, path: str) -> None:
+    """Copy a local file, with one writer at a time, to a place where it appears whole, replacing what was there."""
+    system, inside = filesystem(path)
+    folder, _, name = inside.rpartition("/")
+    system.create_dir(folder, recursive=True)
+    partial = inside if system.type_name in WHOLE_ON_CLOSE else f"{folder}/{partial_of(Path(name))}"
+    pafs.copy_files(str(source), partial, pafs.LocalFileSystem(), system)
+    if partial != inside:
+        system.move(partial, inside)
 
 
 def check_writable(path: str, what: str) -> None:

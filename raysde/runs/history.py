@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from raysde.checkpoints import checkpoint, storage
+from raysde.io.atomic import whole_file
 from raysde.io.errors import writing
 from raysde.io.filesystems import child
 from raysde.runs import identity
@@ -52,11 +53,8 @@ class History:
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Write a picture of a step, which is whole from the moment that it is there."""
         self._open()
-        with writing("a picture", self.pictures):
-            self.pictures.mkdir(exist_ok=True)
-            partial = self.pictures / f".{name}-{step:09d}.partial"
+        with whole_file(self.pictures / f"{name}-{step:09d}.png", "a picture") as partial:
             image.save(partial, format="PNG")
-            partial.replace(self.pictures / f"{name}-{step:09d}.png")
 
     def _open(self) -> None:
         """Drop what an earlier process kept of steps after the start."""
@@ -64,11 +62,8 @@ class History:
             return
         self.is_open = True
         kept = [line for line in read(self.file) if line["step"] <= self.start]
-        partial = self.file.with_suffix(".partial")
-        with writing("metrics", self.file):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.file, "metrics") as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            partial.replace(self.file)
         for path in self.pictures.glob("*-*.png"):
             step = path.stem.rpartition("-")[2]
             if step.isdigit() and int(step) > self.start:

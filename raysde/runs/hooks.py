@@ -86,11 +86,10 @@ def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> 
     Called on the first rank alone, or on every rank where the model is sharded, for a folder that all of them reach.
     """
     target = folder / checkpoint.name_of(state.step)
-    with writing(f"the checkpoint of step {state.step}", folder):
-        if has_shards(state.model):
-            sharded.save(target, state, *described(run), world)
-        else:
-            checkpoint.save(target, state, *described(run))
+    if has_shards(state.model):
+        sharded.save(target, state, *described(run), world)
+    else:
+        checkpoint.save(target, state, *described(run))
     return target
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from raysde.io.atomic import whole_file
 from raysde.io.errors import writing
 
 
@@ -43,14 +44,12 @@ class Spool:
             lines, pictures: what a process on another machine left, which comes first.
         """
         lines = [*lines, *(line for line in self._lines() if line not in lines)]
-        rewritten = self.path.with_suffix(".partial")
-        with writing("metrics", self.path):
+        with whole_file(self.path, "metrics") as partial:
             self.pictures.mkdir(parents=True, exist_ok=True)
             for name, content in (pictures or {}).items():
                 if not (self.pictures / name).exists():
                     (self.pictures / name).write_bytes(content)
-            rewritten.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            rewritten.replace(self.path)
+            partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return lines, sorted(self.pictures.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -78,10 +77,8 @@ class Spool:
     def add_picture(self, step: int, name: str, image: Image.Image) -> Path:
         """Writes a picture of a step; the file, which is whole from the moment it is there."""
         path = self.pictures / f"{name}-{step:07d}.png"
-        partial = path.with_suffix(".partial")
-        with writing("a picture", self.pictures):
+        with whole_file(path, "a picture") as partial:
             image.save(partial, format="PNG")
-            partial.replace(path)
         return path
 
     def forget_metrics(self) -> None:

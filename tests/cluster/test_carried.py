@@ -4,9 +4,9 @@ from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
-from ray.exceptions import RayError, WorkerCrashedError
+from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
-from raysde.cluster.errors import packed, rows_of
+from raysde.cluster.errors import attempted, packed, result_of, results, sentence_of
 from raysde.cluster.precompute import STATE, Encoding
 from raysde.cluster.sample import Drawing
 from raysde.data.dataset.precomputed import File
@@ -21,7 +21,7 @@ class Stream:
         self.errors, self.lost = errors, lost
 
     def iter_rows(self):
-        yield from ({"error": error} for error in self.errors)
+        yield from ({"number": 7, "result": "[1]", "error": error} for error in self.errors)
         if self.lost is not None:
             raise self.lost
 
@@ -31,15 +31,34 @@ class Stream:
 )
 def test_an_error_is_raised_as_what_it_was(error, kind):
     """After the rows that came before it; a wrong input and a full disk end a command with statuses of their own."""
-    rows = rows_of(Stream("", packed(error), ""))
-    assert next(rows) == {"error": ""}
+    rows = results(Stream("", packed(error), ""))
+    assert next(rows) == (7, [1])
     with pytest.raises(kind, match=r"^a b$"):
         next(rows)
 
 
 def test_a_lost_worker_is_one_sentence():
     with pytest.raises(RuntimeError, match=r"^a worker failed: The worker died unexpectedly[^\n]*$"):
-        list(rows_of(Stream("", lost=WorkerCrashedError())))
+        list(results(Stream("", lost=WorkerCrashedError())))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (ValueError("a\n b"), ValueError, "a b"),
+        (FULL, OSError, "[Errno 28] No space left on device: '/data/a.parquet'"),
+        (KeyError("a"), RuntimeError, "a worker failed: KeyError: 'a'"),
+    ],
+)
+def test_an_error_of_an_actor_loses_its_traceback(error, kind, said):
+    """A trial's error takes the same way as a row's, and is the same error at its end."""
+    found = sentence_of(RayTaskError("part", "Traceback ...\nline 3", error))
+    assert (type(found), str(found)) == (kind, said)
+    if kind is not RuntimeError:
+        with pytest.raises(kind) as caught:
+            result_of(attempted(lambda: fail(error)))
+        assert str(caught.value) == said
+    assert result_of(attempted(lambda: {"a": 1})) == {"a": 1}
 
 
 @pytest.mark.parametrize("work", [lambda unit: fail(), lambda unit: File("a", 1, 1, "")])
@@ -50,7 +69,7 @@ def test_a_full_disk_under_an_encoder_is_carried(tmp_path, work):
     encoding.work = work
     carried = encoding({"unit": [3]})["error"]
     with pytest.raises(OSError, match=r"No space left on device: '/data|a file cannot be written to .*\.precompute"):
-        list(rows_of(Stream(*carried)))
+        list(results(Stream(*carried)))
 
 
 def test_a_full_disk_under_a_drawing_actor_is_carried():
@@ -58,8 +77,8 @@ def test_a_full_disk_under_a_drawing_actor_is_carried():
     drawing.bulk = SimpleNamespace(draw=lambda part: fail())
     carried = drawing({"part": [3]})["error"]
     with pytest.raises(OSError, match="No space left on device"):
-        list(rows_of(Stream(*carried)))
+        list(results(Stream(*carried)))
 
 
-def fail() -> NoReturn:
-    raise FULL
+def fail(error: Exception = FULL) -> NoReturn:
+    raise error

@@ -8,7 +8,7 @@ import pytest
 import ray.data
 import torch
 
-from raysde.cluster.precompute import STATE, precompute, record_path
+from raysde.cluster.precompute import STATE, journal, precompute
 from raysde.cluster.stream import put_together, stream, stream_spec
 from raysde.config import loading
 from raysde.data.batches.arrow import from_table
@@ -44,7 +44,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
     assert not Path(job.out, "manifest.json").exists()
     last.write_bytes(whole)
     work = job.work(manifest)
-    Path(record_path(job.out, 0)).write_text(json.dumps(vars(work(0))))
+    Path(journal(job.out).place(0)).write_text(json.dumps(vars(work(0))))
     before = Path(job.out, "train-00000.parquet").stat().st_mtime_ns
     with pytest.raises(ValueError, match="another --batch-size"):
         precompute(TextJob.of(manifest, encoder, max_tokens=32, dtype="fp32", batch_size=4), manifest)

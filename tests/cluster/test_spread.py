@@ -17,7 +17,7 @@ from ray import cloudpickle
 
 from raysde.cli import main
 from raysde.cluster.evaluate import RETRIES, Workers, script_bytes, script_of
-from raysde.cluster.placement import Place, place_for, share
+from raysde.cluster.resources import Share, place_for, room
 from raysde.cluster.sample import spread
 from raysde.conditioning.text import PretrainedText
 from raysde.data.dataset.manifest import write_manifest
@@ -178,7 +178,7 @@ def test_torchscript_as_a_file():
     ],
 )
 def test_a_share_leaves_room_for_all(nodes, workers, expected):
-    found = share(nodes, workers)
+    found = room(nodes, workers)
     assert found == expected
     if any(node >= 1 for node in nodes):
         assert sum(int(node / found + 1e-9) for node in nodes) >= workers
@@ -190,12 +190,12 @@ def test_workers_are_on_gpus_where_there_are_some(monkeypatch):
         {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}
     ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert place_for(1, None) == Place(0.0, 1.0, "cuda")
-    assert place_for(4, None) == Place(0.0, 0.5, "cuda")
-    assert place_for(3, "cpu") == Place(4.0, 0.0, "cpu")
+    assert place_for(1, None) == Share(0.0, 1.0, "cuda")
+    assert place_for(4, None) == Share(0.0, 0.5, "cuda")
+    assert place_for(3, "cpu") == Share(4.0, 0.0, "cpu")
     monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
-    assert place_for(2, None) == Place(2.0, 0.0, "cpu")
-    assert place_for(2, "cuda") == Place(0.0, 1.0, "cuda")
+    assert place_for(2, None) == Share(2.0, 0.0, "cpu")
+    assert place_for(2, "cuda") == Share(0.0, 1.0, "cuda")
 
 
 class Spread:
@@ -251,9 +251,9 @@ def test_workers_end_with_their_context(monkeypatch, fails):
 
 
 def test_threads_are_those_of_the_cpus():
-    assert Place(0.5, 0.0, "cpu").threads == 1
-    assert Place(0.0, 1.0, "cuda").threads == 1
-    assert Place(1000.0, 0.0, "cpu").threads == os.cpu_count()
+    assert Share(0.5, 0.0, "cpu").threads == 1
+    assert Share(0.0, 1.0, "cuda").threads == 1
+    assert Share(1000.0, 0.0, "cpu").threads == os.cpu_count()
 
 
 @pytest.mark.usefixtures("cluster", "one_thread")

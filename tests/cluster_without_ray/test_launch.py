@@ -18,9 +18,9 @@ from ray.data._internal.execution.backpressure_policy import (
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
-from raysde.cluster import connection, job, precompute, train
+from raysde.cluster import connection, job, train
 from raysde.cluster.backpressure import PAUSE, rested, set_up_data
-from raysde.cluster.resources import Cluster, Share, runs_at_once, survey
+from raysde.cluster.resources import Cluster, Share, one_for_each, runs_at_once, survey
 from raysde.cluster.stream import row_bytes, stream_spec
 from raysde.cluster.train import launch, root_cause
 from raysde.cluster.trial_reports import Mailbox
@@ -316,7 +316,8 @@ def test_a_survey_counts_what_lives(monkeypatch, address, joined):
     ],
 )
 def test_encoders_are_shared_out(units, resources, expected):
-    assert precompute.share(units, resources) == expected
+    workers, share = one_for_each(units, resources)
+    assert (workers, share) == (expected[0], Share(1, expected[1]))
 
 
 def test_messages_are_taken_once_in_their_order():

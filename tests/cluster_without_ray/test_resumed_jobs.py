@@ -17,7 +17,6 @@ from raysde.data.ingest.convert import Rules, convert
 from raysde.data.ingest.sources import open_source
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.report import Figure
-from raysde.io.filesystems import write_json
 from raysde.precompute.jobs import TextJob
 from raysde.runs.hooks import save_checkpoint
 from raysde.runs.local import train_here
@@ -71,7 +70,7 @@ class Ingest(Task):
 
     def one(self, unit: int):
         result = convert(self.source.parts[unit], unit, self.rules, str(self.out))
-        write_json(ingest.record_path(str(self.out), unit), result.to_json())
+        ingest.journal(str(self.out)).keep(unit, result.to_json())
         return result
 
     def run(self):
@@ -92,7 +91,7 @@ class Precompute(Task):
 
     def one(self, unit: int):
         file = self.work(unit)
-        write_json(precompute.record_path(str(self.out), unit), vars(file))
+        precompute.journal(str(self.out)).keep(unit, vars(file))
         return file
 
     def run(self):

@@ -155,7 +155,7 @@ def for_settle(recorder: Recorder) -> None:
     recorder.replace("raysde.registry.check_name", None)
     study = SimpleNamespace(metric="kid", models={None: "own"}, question=lambda *_: None, rehearse=lambda *_: None)
     recorder.replace("raysde.tuning.sampler.study.Study", study)
-    recorder.replace("raysde.checkpoints.checkpoint.export", lambda source, folder: folder.mkdir())
+    recorder.replace("raysde.checkpoints.checkpoint.export", lambda source, folder: folder.mkdir(parents=True))
     recorder.replace("raysde.checkpoints.ema_snapshots.export", None)
     recorder.replace("raysde.cluster.tune_sampler.measure_on_ray", None)
     winner = SimpleNamespace(candidate=SimpleNamespace(average=None, drawing={}, values={}))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.neighbors import KNeighborsClassifier
@@ -38,7 +39,7 @@ from raysde.evaluation.selection import Conditions, conditions_for, images_of, r
 from raysde.evaluation.workload import DRAWN, REAL, Bench, here
 from raysde.inference.ranges import stretches
 from raysde.inference.sample import DrawingModel
-from raysde.io import atomic, filesystems
+from raysde.io import filesystems
 from raysde.io.atomic import save_tensors
 from raysde.registry import load
 from raysde.tracking import client_for, open_run
@@ -345,7 +346,7 @@ def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
 
 def test_two_may_write_the_same_file_at_once(tmp_path, monkeypatch):
     """One writes a file while another is at it; each puts a whole one in its place."""
-    begun, plain, write = [], atomic.save_file, Path.write_bytes
+    begun, plain, write = [], safetensors.torch.save_file, Path.write_bytes
 
     def tensors(values, file, about):
         begun.append(file)
@@ -359,7 +360,7 @@ def test_two_may_write_the_same_file_at_once(tmp_path, monkeypatch):
             filesystems.write_json(str(tmp_path / "a.json"), 1)
         return write(self, given)
 
-    monkeypatch.setattr(atomic, "save_file", tensors)
+    monkeypatch.setattr(safetensors.torch, "save_file", tensors)
     monkeypatch.setattr(Path, "write_bytes", content)
     save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(3)}, {})
     filesystems.write_json(str(tmp_path / "a.json"), 0)

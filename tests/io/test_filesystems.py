@@ -17,13 +17,12 @@ from raysde.data.ingest.digits import write_digits
 from raysde.distributed.world import World
 from raysde.images.tensors import save_png, to_pil
 from raysde.inference.samples import Drawn, DrawnPath
-from raysde.io.atomic import save_tensors
+from raysde.io.atomic import is_partial, save_tensors
 from raysde.io.filesystems import (
     check_writable,
     child,
     exists,
     filesystem,
-    is_partial,
     location,
     read_bytes,
     sha256_of,

@@ -24,6 +24,7 @@ from raysde.evaluation.evaluate import (
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.report import evaluated, parse_figure
 from raysde.inference.model import Model
+from raysde.io.journal import Journal
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.successive_halving import Outcome
 
@@ -149,6 +150,11 @@ class Study:
         asked: list[Any] = [self.metric, self.network, self.seed, self.split, self.reference, samples]
         words = json.dumps([weights, fingerprint, *asked, candidate.drawing], sort_keys=True)
         return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def journal(out: Path) -> Journal:
+    """Return the journal of a study, whose units are measurements by their keys."""
+    return Journal(str(out / "study.json"), str(out / "trials"))
 
 
 @lru_cache(maxsize=1)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import pyarrow.fs as pafs
-
 from raysde.config.places import settled
-from raysde.io.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.io.filesystems import child
+from raysde.io.journal import Journal
 from raysde.tuning.training.space import Values
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -81,26 +80,20 @@ class Ledger:
         self, folder: str, definition: Mapping[str, Any], default: Callable[[str], Any] = lambda key: None
     ) -> None:
         self.folder = folder
-        self.trials: dict[int, Trial] = {}
-        place = child(folder, "sweep.json")
-        if exists(place):
-            _compare(folder, _read(place), definition, default)
-            self.trials = {trial.number: trial for trial in map(_trial, self._files())}
-        else:
-            system, inside = filesystem(folder)
-            system.create_dir(inside)
-            write_json(place, definition)
+        self.journal = Journal(child(folder, "sweep.json"), child(folder, "ledger"), "trial-{:05d}.json")
+        self.journal.begin(definition, lambda before, now: _difference(folder, before, now, default))
+        self.trials = {number: self._trial(number, content) for number, content in self.journal.records()}
 
-    def _files(self) -> list[str]:
-        system, inside = filesystem(child(self.folder, "ledger"))
-        found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
-        names = sorted(entry.base_name for entry in found)
-        return [child(self.folder, "ledger", name) for name in names if name.startswith("trial-")]
+    def _trial(self, number: int, content: Any) -> Trial:
+        try:
+            return Trial(**{**content, "reports": [Report(**report) for report in content["reports"]]})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{self.journal.place(number)} is damaged: {error}") from None
 
     def keep(self, trial: Trial) -> None:
         """Writes what is known of a trial."""
         self.trials[trial.number] = trial
-        write_json(child(self.folder, "ledger", f"trial-{trial.number:05d}.json"), asdict(trial))
+        self.journal.keep(trial.number, asdict(trial))
 
     @property
     def reports(self) -> list[tuple[Trial, Report]]:
@@ -109,31 +102,19 @@ class Ledger:
         return sorted(every, key=lambda each: each[1].order)
 
 
-def _read(place: str) -> Any:
-    try:
-        return json.loads(read_bytes(place))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{place} is damaged: {error}") from None
-
-
-def _trial(place: str) -> Trial:
-    content = _read(place)
-    try:
-        return Trial(**{**content, "reports": [Report(**report) for report in content["reports"]]})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{place} is damaged: {error}") from None
-
-
-def _compare(folder: str, before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str], Any]) -> None:
+def _difference(
+    folder: str, before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str], Any]
+) -> str | None:
     for part in sorted(set(before) | set(now)):
-        old, new = before.get(part), json.loads(json.dumps(now.get(part)))
+        old, new = before.get(part), now.get(part)
         pairs = [(part, old, new)]
         if isinstance(old, dict) and isinstance(new, dict):
             keys = dict.fromkeys([*old, *new])
             pairs = [(f"{part} {key}", old[key] if key in old else default(key), new.get(key)) for key in keys]
         for where, was, wanted in pairs:
             if settled(where.removeprefix("recipe "), was) != settled(where.removeprefix("recipe "), wanted):
-                raise ValueError(
+                return (
                     f"the sweep in {folder} was started with {where}={json.dumps(was)}, now it is "
                     f"{json.dumps(wanted)}; choose another --name to start anew"
                 )
+    return None

@@ -1,0 +1,125 @@
+"""Files and folders that appear whole or not at all, whoever is killed or fails while they are written."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from raysde.io import filesystems
+from raysde.io.atomic import is_partial, whole_file, whole_folder
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from raysde.io.atomic import whole_file, whole_folder
+
+place = Path(sys.argv[2])
+if sys.argv[1] == "file":
+    with whole_file(place, "a file") as partial:
+        partial.write_text("new")
+        os.kill(os.getpid(), signal.SIGKILL)
+else:
+    with whole_folder(place, "a folder", replace=True) as partial:
+        (partial / "torn").write_text("new")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(kind: str, place: Path) -> None:
+    """Write a place in a process that is killed before the rename."""
+    ended = subprocess.run([sys.executable, "-c", KILLED, kind, str(place)], timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_killed_writer_leaves_the_file_as_it_was(tmp_path):
+    """Beside it lies a partial file that is known as one, and does not hinder the next writer."""
+    place = tmp_path / "a.json"
+    place.write_text("old")
+    killed("file", place)
+    (left,) = names(tmp_path) - {"a.json"}
+    assert is_partial(left)
+    assert place.read_text() == "old"
+    with whole_file(place, "a file") as partial:
+        partial.write_text("next")
+        assert partial.name != left
+        assert place.read_text() == "old"
+    assert place.read_text() == "next"
+
+
+def test_a_killed_writer_leaves_the_folder_as_it_was(tmp_path):
+    """The next writer begins with an empty folder, and takes the place of the old one."""
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "weights").write_text("old")
+    killed("folder", place)
+    assert names(tmp_path) == {"model", ".model.partial"}
+    assert (names(place), (place / "weights").read_text()) == ({"weights"}, "old")
+    with whole_folder(place, "a folder", replace=True) as partial:
+        (partial / "other").write_text("next")
+        assert names(place) == {"weights"}
+    assert (names(tmp_path), names(place)) == ({"model"}, {"other"})
+
+
+def test_a_folder_of_somebody_is_replaced_only_if_asked(tmp_path):
+    """It may have come into being after the caller looked."""
+    place = tmp_path / "model"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "weights").write_text("somebody's")
+
+    def late() -> None:
+        with whole_folder(place, "the model"):
+            (tmp_path / "other").rename(place)
+
+    with pytest.raises(OSError, match=rf"the model cannot be written to {place}: "):
+        late()
+    assert (place / "weights").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError(28, "No space left on device"), OSError), (ValueError("x"), ValueError)]
+)
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_an_error_leaves_nothing_and_a_full_disk_is_named(tmp_path, whole, error, raised):
+    """Errors of another kind than of the disk keep their own words."""
+    place = tmp_path / "new" / "a"
+
+    def failing() -> None:
+        with whole(place, "the thing") as partial:
+            (partial if whole is whole_file else partial / "b").write_text("new")
+            raise error
+
+    with pytest.raises(raised) as caught:
+        failing()
+    assert names(tmp_path / "new") == set()
+    named = f"the thing cannot be written to {place}: [Errno 28] No space left on device"
+    assert str(caught.value) == (named if raised is OSError else "x")
+
+
+def test_a_copy_that_is_killed_leaves_what_was_there(tmp_path, monkeypatch):
+    """Also through a URI; the same copy made anew removes what the killed one left."""
+    (tmp_path / "source").write_bytes(b"new and longer")
+    place, uri = tmp_path / "there" / "a.bin", f"file://{tmp_path}/there/a.bin"
+    place.parent.mkdir()
+    place.write_bytes(b"old")
+    plain = pafs.copy_files
+
+    def torn(source, target, *systems):
+        plain(source, target, *systems)
+        Path(target).write_bytes(b"ne")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(filesystems.pafs, "copy_files", torn)
+        with pytest.raises(KeyboardInterrupt):
+            filesystems.copy_in(tmp_path / "source", uri)
+    assert place.read_bytes() == b"old"
+    filesystems.copy_in(tmp_path / "source", uri)
+    assert place.read_bytes() == b"new and longer"
+    assert names(place.parent) == {"a.bin"}
