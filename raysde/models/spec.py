@@ -25,7 +25,7 @@ from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel
 from raysde.networks import AnyNetwork, DiffusersConfig
 from raysde.networks.diffusers_contract import agreed
-from raysde.networks.presets import with_preset
+from raysde.networks.presets import PRESET_SCHEMA, with_preset
 from raysde.networks.uncertainty import Uncertainty
 from raysde.rng import INITIAL, key
 from raysde.sampling.solvers import Solver
@@ -36,7 +36,7 @@ from raysde.sde.parameterisation import Preconditioning, Target
 SDEField = Annotated[AnySDE, Field(discriminator="kind")]
 NetworkField = Annotated[
     AnyNetwork,
-    Field(discriminator="kind"),
+    Field(discriminator="kind", json_schema_extra={"properties": {"preset": PRESET_SCHEMA}}),
     BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
 ]
 GenerationField = Annotated[dict[str, Any], AfterValidator(checked)]

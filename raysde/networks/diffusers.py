@@ -19,18 +19,22 @@ DEFAULT_LEVELS, DEFAULT_PATCH = range(4), 2
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """Names a network class of diffusers and its arguments.
-
-    Attributes:
-        architecture: UNet2DModel, UNet2DConditionModel (captions or labels by cross-attention) or
-            DiTTransformer2DModel (class labels).
-        config: its arguments, named as in the config.json that diffusers writes; channels, size and widths of the
-            conditions follow from the data.
-    """
+    """A network class of diffusers and its arguments."""
 
     kind: Literal["diffusers"] = "diffusers"
-    architecture: Architecture
-    config: dict[str, Any] = field(default_factory=dict)
+    architecture: Architecture = field(
+        metadata={
+            "description": "UNet2DModel, UNet2DConditionModel (captions or labels by cross-attention) or "
+            "DiTTransformer2DModel (class labels)"
+        }
+    )
+    config: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "description": "its arguments, named as in the config.json that diffusers writes; channels, size and "
+            "widths of the conditions follow from the data"
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.architecture not in ADAPTERS:

@@ -11,20 +11,21 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalConfig:
-    """Names a module class as ``package.module:Class`` and its keyword arguments.
+    """A network of your own: an nn.Module class, or a function that makes one, and its keyword arguments.
 
     The class is called with ``kwargs`` and, where its signature has them, ``image`` (channels, height, width) and
     ``condition`` (width of the conditioning vectors or None). Its ``forward`` takes what the U-Net's takes:
     ``(x, t, pooled, context, mask)``, or ``(x, t)`` for an unconditional network.
-
-    Attributes:
-        factory: the module class, or a function that makes one, as package.module:Name; every worker imports it.
-        kwargs: keyword arguments that it is called with, beside image and condition.
     """
 
     kind: Literal["external"] = "external"
-    factory: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    factory: str = field(
+        metadata={"description": "the class or function, as package.module:Name; every worker imports it"}
+    )
+    kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"description": "keyword arguments that it is called with, beside image and condition"},
+    )
 
     time_input: ClassVar[Literal["t"]] = "t"
 
