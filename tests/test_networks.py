@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from raysde.conditioning.conditioner import Condition
 from raysde.conditioning.pretrained import pretrained_encoder
 from raysde.conditioning.text import PretrainedText, ScratchText, Tokenizer, train_tokenizer
 from raysde.inference.guidance import Conditioned, Guided
-from raysde.models.spec import fresh_model
+from raysde.models.spec import empty_model, fresh_model
 from raysde.networks import DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
 from raysde.networks.layers import Attention, ResidualBlock, spelled_out
 from raysde.runs.run import check_model
@@ -268,29 +269,32 @@ def test_a_network_of_the_users_own():
 @pytest.mark.parametrize(
     ("make", "culprit"),
     [
-        (lambda: ExternalConfig(factory="no.such:Thing").build((1, 8, 8), None, True), "no.such:Thing"),
-        (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None, True), "json:dumps"),
-        (lambda: ExternalConfig(factory="tests.test_networks:Own").build((1, 8, 8), None, False), "allow_code"),
+        (lambda: ExternalConfig(factory="no.such:Thing").build((1, 8, 8), None), "no.such:Thing"),
+        (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None), "json:dumps"),
+        (
+            lambda: empty_model(
+                spec_with(network=ExternalConfig(factory="tests.test_networks:Own")), Path("text"), allow_code=False
+            ),
+            "allow_code",
+        ),
         (lambda: ExternalConfig(factory="Own"), "package.module:Class"),
         (lambda: ExternalConfig(factory=":Own"), "package.module:Class"),
         (lambda: ExternalConfig(factory="tests:"), "package.module:Class"),
         (lambda: ExternalConfig(factory="..tests:Own"), "package.module:Class"),
         (lambda: UNetConfig(blocks=()), r"blocks must be a number or one for each of the 3 levels, got \(\)"),
         (lambda: UNetConfig(multipliers=()), r"multipliers must be positive, got \(\)"),
-        (lambda: tiny.UNET.build((1, 9, 9), None, True), "divisible by 2"),
+        (lambda: tiny.UNET.build((1, 9, 9), None), "divisible by 2"),
         (
-            lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None, True),
+            lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None),
             r"attention.*\[3\]",
         ),
         (
-            lambda: UNetConfig(channels=12, multipliers=(1,), attention=(8,), head_channels=8).build(
-                (1, 8, 8), None, True
-            ),
+            lambda: UNetConfig(channels=12, multipliers=(1,), attention=(8,), head_channels=8).build((1, 8, 8), None),
             "head_channels",
         ),
         (lambda: UNetConfig(dropout=1.0), "dropout"),
         (lambda: UNetConfig(blocks=(1, 2)), r"blocks must be a number or one for each of the 3 levels, got \(1, 2\)"),
-        (lambda: UNetConfig(patch=3).build((3, 16, 16), None, True), r"network.patch=3 .* \(16, 16\)"),
+        (lambda: UNetConfig(patch=3).build((3, 16, 16), None), r"network.patch=3 .* \(16, 16\)"),
         (lambda: ScratchText(width=10, heads=4), "heads"),
     ],
 )
@@ -329,7 +333,7 @@ def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, netw
     for name, code in BROKEN.items():
         (tmp_path / f"broken_{name}.py").write_text(code)
     config = ExternalConfig(**network)
-    for refuse in (lambda: check_model(spec_with(network=config)), lambda: config.build((1, 8, 8), None, True)):
+    for refuse in (lambda: check_model(spec_with(network=config)), lambda: config.build((1, 8, 8), None)):
         with pytest.raises(ValueError, match=culprit) as caught:
             refuse()
         assert f"network.factory {config.factory!r}" in str(caught.value)
@@ -371,8 +375,8 @@ def test_patches_are_channels_of_a_smaller_image():
     """network.patch=2 is the network of the image whose squares became channels, with the same weights."""
     g = torch.Generator().manual_seed(2)
     size = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
-    whole = UNetConfig(**size, patch=2).build((3, 16, 16), None, True).eval()
-    inner = UNetConfig(**size).build((12, 8, 8), None, True).eval()
+    whole = UNetConfig(**size, patch=2).build((3, 16, 16), None).eval()
+    inner = UNetConfig(**size).build((12, 8, 8), None).eval()
     for parameter in whole.parameters():
         parameter.data.normal_(0.0, 0.1, generator=g)
     inner.load_state_dict(whole.state_dict())
@@ -386,14 +390,11 @@ def test_blocks_may_be_counted_level_by_level():
     """One number is that many in each level; otherwise level i has blocks[i] on its way down and one more up."""
     size = {"channels": 8, "multipliers": (1, 2), "attention": (), "head_channels": 8}
     shapes = [
-        {
-            name: value.shape
-            for name, value in UNetConfig(**size, blocks=b).build((3, 8, 8), None, True).named_parameters()
-        }
+        {name: value.shape for name, value in UNetConfig(**size, blocks=b).build((3, 8, 8), None).named_parameters()}
         for b in (2, (2, 2))
     ]
     assert shapes[0] == shapes[1]
-    network = UNetConfig(**size, blocks=(1, 3)).build((3, 8, 8), None, True)
+    network = UNetConfig(**size, blocks=(1, 3)).build((3, 8, 8), None)
     seen = []
     for block in network.modules():
         if isinstance(block, ResidualBlock) and block.scale == 1.0:
@@ -466,7 +467,7 @@ def test_every_key_of_a_network_changes_it(kind, name):
     found = []
     for changes in (beside, {**beside, name: value}):
         torch.manual_seed(0)  # random frequencies
-        found.append(looks(dataclasses.replace(base, **changes).build((1, 8, 8), 16, False, 16)))
+        found.append(looks(dataclasses.replace(base, **changes).build((1, 8, 8), 16, 16)))
     (shapes, layers, output), (other_shapes, other_layers, other_output) = found
     assert getattr(base, name) != value
     assert shapes != other_shapes or layers != other_layers or not torch.allclose(output, other_output, atol=1e-4)

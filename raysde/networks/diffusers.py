@@ -3,16 +3,16 @@ and gives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from raysde.io.errors import UNFIT, line_of
 from raysde.networks.checks import check_multiple
+from raysde.networks.protocol import Image
 
 Architecture = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
-Image = tuple[int, int, int]
 DEFAULT_LEVELS, DEFAULT_PATCH = range(4), 2
 """Levels of a UNet2DModel and patch of a DiTTransformer2DModel whose ``config`` does not say (diffusers 0.42)."""
 
@@ -36,21 +36,16 @@ class DiffusersConfig:
         },
     )
 
+    time_input: ClassVar[Literal["999t"]] = "999t"  # of sinusoids; its contract has the last word
+
     def __post_init__(self) -> None:
         if self.architecture not in ADAPTERS:
             raise ValueError(f"architecture must be one of {', '.join(ADAPTERS)}, got {self.architecture!r}")
 
-    def build(self, image: Image, condition: int | None, allow_code: bool, context: int | None = None) -> nn.Module:
-        """The network for images of shape (channels, height, width), given conditioning vectors of width ``condition``,
-        which is also that of the caption's tokens.
-
-        Raises:
-            ValueError: naming the key of ``config`` that does not fit, or if diffusers is not installed.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
         return ADAPTERS[self.architecture](self.settled(image), image, condition)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         if self.architecture == "UNet2DModel":
             levels = len(self.config.get("block_out_channels", DEFAULT_LEVELS))
             check_multiple((height, width), 2 ** (levels - 1), "network.config.block_out_channels")

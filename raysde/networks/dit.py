@@ -20,6 +20,7 @@ from raysde.networks.layers import (
     recomputed,
     zeroed,
 )
+from raysde.networks.protocol import Image
 from raysde.sde.setting import setting
 
 TIME_FEATURES = 256
@@ -54,21 +55,10 @@ class DiTConfig:
         if self.channels % 4:
             raise ValueError(f"channels must be a multiple of 4: sines and cosines of two axes, got {self.channels}")
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> "DiT":
-        """A transformer for images of shape (channels, height, width).
-
-        Args:
-            image: the shape.
-            condition: width of the pooled conditioning vectors, None for an unconditional network.
-            allow_code: not needed here.
-            context: width of the caption's tokens, None without captions.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> "DiT":
         return DiT(self, image, condition, context if self.cross_attention else None)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         check_multiple((height, width), self.patch, "network.patch")
 
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from raysde.networks.protocol import Image
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalConfig:
@@ -34,19 +36,12 @@ class ExternalConfig:
         if not attribute or ":" in attribute or not all(module.split(".")):
             raise ValueError(f"factory must read 'package.module:Class', got {self.factory!r}")
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> nn.Module:
-        """Imports and calls the factory; tokens of a caption are as wide as ``condition``, so ``context`` is not told.
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
+        """Import and call the factory; tokens of a caption are as wide as ``condition``, so ``context`` is not told.
 
         Raises:
-            ValueError: if ``allow_code`` is False, the name cannot be imported, or what it makes is no nn.Module.
+            ValueError: if the name cannot be imported, or what it makes is no nn.Module.
         """
-        if not allow_code:
-            raise ValueError(
-                f"the checkpoint names code to import, {self.factory!r}; "
-                "pass allow_code=True (--allow-code) if you trust it"
-            )
         make, call = self.found(image, condition)
         try:
             network = make(*call.args, **call.kwargs)
@@ -59,9 +54,7 @@ class ExternalConfig:
     def check_size(self, height: int, width: int) -> None:
         """The user's network says itself which sizes it takes, when it is shown one."""
 
-    def found(
-        self, image: tuple[int, int, int], condition: int | None
-    ) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    def found(self, image: Image, condition: int | None) -> tuple[Callable[..., Any], inspect.BoundArguments]:
         """The factory, imported but not called, and its arguments.
 
         Raises:

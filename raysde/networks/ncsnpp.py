@@ -23,6 +23,7 @@ from raysde.networks.layers import (
     norm,
     recomputed,
 )
+from raysde.networks.protocol import Image
 from raysde.networks.pyramids import Head, InputResidual, InputSkip, OutputResidual, OutputSkip
 from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
 from raysde.sde.setting import setting
@@ -86,21 +87,10 @@ class NCSNppConfig:
     def rescale(self) -> float:
         return SKIP_SCALE if self.skip_rescale else 1.0
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> "NCSNpp":
-        """A network for images of shape (channels, height, width).
-
-        Args:
-            image: the shape.
-            condition: width of the pooled conditioning vectors, None for an unconditional network.
-            allow_code: not needed here.
-            context: width of the caption's tokens, None without captions.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> "NCSNpp":
         return NCSNpp(self, image, condition, context)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         check_multiple((height, width), 2 ** (len(self.multipliers) - 1), "network.multipliers")
 
 

@@ -21,6 +21,7 @@ from raysde.networks.layers import (
     recomputed,
     zeroed,
 )
+from raysde.networks.protocol import Image
 from raysde.sde.setting import setting
 
 
@@ -69,21 +70,10 @@ class UNetConfig:
         """Residual blocks of each level."""
         return (self.blocks,) * len(self.multipliers) if isinstance(self.blocks, int) else self.blocks
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> "UNet":
-        """A U-Net for images of shape (channels, height, width).
-
-        Args:
-            image: the shape.
-            condition: width of the pooled conditioning vectors, None for an unconditional network.
-            allow_code: not needed here.
-            context: width of the caption's tokens, None without captions.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> "UNet":
         return UNet(self, image, condition, context)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         multiple = self.patch * 2 ** (len(self.multipliers) - 1)
         check_multiple((height, width), multiple, "network.multipliers and network.patch")
 
