@@ -42,7 +42,9 @@ def reference() -> str:
     for entry in entries():
         if entry.type:
             lines.append(f"{entry.path:<28} {', '.join(filter(None, entry[1:3]))}")
-            lines += textwrap.wrap(entry.meaning, 100, initial_indent="    ", subsequent_indent="    ")
+            lines += textwrap.wrap(
+                entry.meaning, 100, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            )
         else:
             lines += ["", f"# {entry.path}: {entry.meaning}"]
     return "\n".join(lines)
