@@ -47,7 +47,7 @@ def main() -> None:
     for name, size in PRESETS.items():
         image = image_of(name)
         with torch.device("meta"):
-            plain, saving = (replace(size, checkpointing=wanted).build(image, None, True) for wanted in (False, True))
+            plain, saving = (replace(size, checkpointing=wanted).build(image, None) for wanted in (False, True))
         weights = sum(parameter.numel() for parameter in plain.parameters())
         shape = " x ".join(map(str, image))
         whole, little = (f"{kept(network, image) / 1e6:.0f} MB" for network in (plain, saving))

@@ -158,7 +158,7 @@ def timed(pairs: dict[str, Trained], x: Tensor, t: Tensor, half: bool, repeats: 
 def compare(case: Case, repeats: int) -> None:
     """Prints the rates of both networks in both precisions."""
     shape = (case.channels, case.height, case.height)
-    ours = case.size.build(shape, None, True)
+    ours = case.size.build(shape, None)
     theirs = nearest(case, weights(ours))
     pairs = {
         "raysde": trained(ours, lambda network, x, t: network(x, t)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,29 +23,26 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 from torch import Tensor, nn
 
+from raysde.sde.setting import setting
+
 if TYPE_CHECKING:
     import transformers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDS = ("clip_text_model",)
 """Encoders, by transformers' ``model_type``, whose last real token stands for the caption."""
+CUT = "captions are cut to this many tokens, special tokens included"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _SmallBert:
-    """The size of a small BERT.
+    """The size of a small BERT."""
 
-    Attributes:
-        width, layers, heads: size of the encoder.
-        vocabulary: largest number of word pieces.
-        max_tokens: captions are cut to this many tokens, special tokens included.
-    """
-
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    vocabulary: int = 4096
-    max_tokens: int = 77
+    width: int = setting(64, "width of the encoder's vectors, a multiple of heads")
+    layers: int = setting(2, "transformer layers of the encoder")
+    heads: int = setting(4, "attention heads of a layer")
+    vocabulary: int = setting(4096, "largest number of word pieces")
+    max_tokens: int = setting(77, CUT)
 
     def __post_init__(self) -> None:
         _positive(self, "width", "layers", "heads", "vocabulary", "max_tokens")
@@ -70,24 +67,18 @@ class AutoText(_SmallBert):
 
     def scratch(self) -> ScratchText:
         """Return the small BERT of this size."""
-        sizes = {field.name: getattr(self, field.name) for field in fields(_SmallBert)}
+        sizes = {each.name: getattr(self, each.name) for each in fields(_SmallBert)}
         return ScratchText(**sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedText:
-    """Any text encoder that transformers loads.
-
-    Attributes:
-        path: a model name or a folder.
-        trainable: whether its weights are trained too; frozen by default.
-        max_tokens: captions are cut to this many tokens, special tokens included.
-    """
+    """Any text encoder that transformers loads."""
 
     kind: Literal["pretrained"] = "pretrained"
-    path: str
-    trainable: bool = False
-    max_tokens: int = 77
+    path: str = field(metadata={"description": "a model name or a folder"})
+    trainable: bool = setting(False, "train its weights too; frozen by default")
+    max_tokens: int = setting(77, CUT)
 
     def __post_init__(self) -> None:
         _positive(self, "max_tokens")

@@ -154,28 +154,15 @@ def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    kinds = {
-        *(
-            "vp",
-            "sub_vp",
-            "ve",
-            "edm",
-            "flow",
-            "unet",
-            "ncsnpp",
-            "dit",
-            "diffusers",
-            "external",
-            "scratch",
-            "pretrained",
-            "auto",
-        ),
-        *("uniform", "lognormal", "log_snr", "importance"),
-    }
-    where = ".".join(str(part) for index, part in enumerate(first["loc"]) if not (index and part in kinds))
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        meanings = reference.meanings()
+    first, meanings = error.errors()[0], reference.meanings()
+    is_unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+    path: list[str] = []
+    for number, part in enumerate(first["loc"], 1):
+        # pydantic also names the member of a union that it tried, such as the kind of a node, which is no key
+        if isinstance(part, int) or ".".join([*path, part]) in meanings or (is_unknown and number == len(first["loc"])):
+            path.append(str(part))
+    where = ".".join(path)
+    if is_unknown:
         return f"unknown key {where!r}{did_you_mean(where, meanings, meanings)}; `raysde config` lists all keys"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"key {where!r} is required"

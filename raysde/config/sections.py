@@ -1,5 +1,6 @@
 """The parts of a recipe: what each key means, and which values it takes."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
@@ -11,7 +12,7 @@ from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
 from raysde.models.method_fields import key_of
 from raysde.sampling.method import SETTINGS, Settings
-from raysde.training.losses import Reduction, Weighting
+from raysde.training.losses import REDUCTIONS, WEIGHTINGS, Reduce, Reduction, Weight, Weighting
 from raysde.training.objective import Precision
 from raysde.training.optimizers import Decay, Optimizer
 from raysde.training.posthoc_ema import check_std
@@ -37,6 +38,11 @@ def _sides(given: Any) -> Any:
 def _off(given: Any) -> Any:
     """The word ``off``, which YAML reads as False."""
     return "off" if given is False else given
+
+
+def explained(table: Mapping[str, Weight] | Mapping[str, Reduce]) -> str:
+    """Return the choices of a table with their meanings: ``mean (mean over its values), half_sum (half their sum)``."""
+    return ", ".join(f"{name} ({choice.meaning})" for name, choice in table.items())
 
 
 ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_sides)]
@@ -189,11 +195,10 @@ class Train(Node):
     )
     weighting: Weighting = Field(
         "sigma2",
-        description="of the loss over t: sigma2 (plain error of the noise), likelihood (g^2), target (plain error of "
-        "the output), x0 (plain error of the image), min_snr, or edm",
+        description=f"of the loss over t: {explained(WEIGHTINGS)}",
     )
     min_snr_gamma: Positive = Field(5.0, description="gamma of the min_snr weighting")
-    reduction: Reduction = Field("mean", description="of an image's loss: mean over pixels, or half_sum")
+    reduction: Reduction = Field("mean", description=f"of an image's loss: {explained(REDUCTIONS)}")
     uncertainty: Literal["none", "learned"] = Field(
         "none", description="learned: divide the loss by its variance at each noise level, learned on the way"
     )

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raysde.distributed.world import World
 from raysde.models.score import ScoreModel
-from raysde.networks.compile import Repeating
+from raysde.networks.protocol import Repeating
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

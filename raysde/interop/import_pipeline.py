@@ -72,7 +72,7 @@ def load(folder: Path) -> Imported:
     place = part_of(folder, "unet")
     unet = _unet(place)
     spec, settings = read(scheduler, _network(unet, place))
-    score_model = assemble(spec, None, None, allow_code=False)
+    score_model = assemble(spec, None, None)
     score_model.network.model.load_state_dict(unet.state_dict())  # type: ignore[union-attr]
     config = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name[0] != "_"}
     origin = Origin(pipeline, config, kind)

@@ -23,9 +23,9 @@ from raysde.models.autoencoder import LatentSpec
 from raysde.models.method_fields import SolverName
 from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel
-from raysde.networks import AnyNetwork, DiffusersConfig
+from raysde.networks import AnyNetwork, DiffusersConfig, ExternalConfig, NetworkConfig
 from raysde.networks.diffusers_contract import agreed
-from raysde.networks.presets import with_preset
+from raysde.networks.presets import PRESET_SCHEMA, with_preset
 from raysde.networks.uncertainty import Uncertainty
 from raysde.rng import INITIAL, key
 from raysde.sampling.solvers.default import FIRST
@@ -35,7 +35,7 @@ from raysde.sde.parameterisation import Preconditioning, Target
 SDEField = Annotated[AnySDE, Field(discriminator="kind")]
 NetworkField = Annotated[
     AnyNetwork,
-    Field(discriminator="kind"),
+    Field(discriminator="kind", json_schema_extra={"properties": {"preset": PRESET_SCHEMA}}),
     BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
 ]
 GenerationField = Annotated[dict[str, Any], AfterValidator(checked)]
@@ -148,7 +148,7 @@ def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreMod
     elif isinstance(spec.text, PretrainedText):
         tokenizer = Tokenizer(pretrained_tokenizer(spec.text.path), spec.text.max_tokens)
         encoder = pretrained_encoder(spec.text)
-    return assemble(spec, tokenizer, encoder, allow_code=True)
+    return assemble(spec, tokenizer, encoder)
 
 
 def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> ScoreModel:
@@ -156,25 +156,32 @@ def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> Scor
 
     Args:
         text_folder: holds the tokenizer and the text encoder's architecture, as :func:`save_text` wrote them.
-        allow_code: whether a network class named by the description may be imported.
+        allow_code: True to import code that the description names.
+
+    Raises:
+        ValueError: if it names code that is not allowed.
     """
+    if isinstance(spec.network, ExternalConfig) and not allow_code:
+        raise ValueError(
+            f"the checkpoint names code to import, {spec.network.factory!r}; "
+            "pass allow_code=True (--allow-code) if you trust it"
+        )
     from raysde.conditioning.pretrained import pretrained_tokenizer, restored_encoder  # loads transformers
 
     if spec.text is None:
-        return assemble(spec, None, None, allow_code=allow_code)
+        return assemble(spec, None, None)
     trainable = isinstance(spec.text, ScratchText) or spec.text.trainable
     tokenizer = Tokenizer(pretrained_tokenizer(str(text_folder)), spec.text.max_tokens)
-    return assemble(spec, tokenizer, restored_encoder(text_folder, trainable=trainable), allow_code=allow_code)
+    return assemble(spec, tokenizer, restored_encoder(text_folder, trainable=trainable))
 
 
-def assemble(
-    spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None, *, allow_code: bool
-) -> ScoreModel:
-    """Joins network and conditioner."""
+def assemble(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None) -> ScoreModel:
+    """Join network and conditioner."""
     conditioner = Conditioner(tokenizer, encoder, spec.classes)
     context = conditioner.width if spec.text is not None else None
     outside = preconditioning_for(spec)
-    network = spec.network.build(spec.image, conditioner.width, allow_code, context)
+    config: NetworkConfig = spec.network
+    network = config.build(spec.image, conditioner.width, context)
     uncertainty = Uncertainty() if spec.uncertainty else None
     return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std, outside, uncertainty)
 

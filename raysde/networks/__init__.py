@@ -5,9 +5,11 @@ from raysde.networks.dit import DiT, DiTConfig
 from raysde.networks.external import ExternalConfig
 from raysde.networks.ncsnpp import NCSNpp, NCSNppConfig
 from raysde.networks.presets import PRESETS
+from raysde.networks.protocol import NetworkConfig
 from raysde.networks.unet import UNet, UNetConfig
 
 AnyNetwork = UNetConfig | NCSNppConfig | DiTConfig | DiffusersConfig | ExternalConfig
+"""Every :class:`NetworkConfig` that a recipe can name by its kind."""
 
 __all__ = [
     "PRESETS",
@@ -18,6 +20,7 @@ __all__ = [
     "ExternalConfig",
     "NCSNpp",
     "NCSNppConfig",
+    "NetworkConfig",
     "UNet",
     "UNetConfig",
 ]

@@ -1,20 +1,14 @@
 """torch.compile block by block: what repeats is compiled once, so that starting up does not grow with depth."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
+from raysde.networks.protocol import Repeating
+
 VARIANTS = 64
 """Compiled versions of one function after which torch gives up: a U-Net has one for each width and resolution."""
-
-
-@runtime_checkable
-class Repeating(Protocol):
-    """A network that knows which of its modules repeat."""
-
-    def blocks(self) -> list[nn.Module]:
-        """The modules."""
 
 
 def compile_blocks(network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -3,50 +3,49 @@ and gives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from raysde.io.errors import UNFIT, line_of
 from raysde.networks.checks import check_multiple
+from raysde.networks.protocol import Image
 
 Architecture = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
-Image = tuple[int, int, int]
 DEFAULT_LEVELS, DEFAULT_PATCH = range(4), 2
 """Levels of a UNet2DModel and patch of a DiTTransformer2DModel whose ``config`` does not say (diffusers 0.42)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """Names a network class of diffusers and its arguments.
-
-    Attributes:
-        architecture: UNet2DModel, UNet2DConditionModel (captions or labels by cross-attention) or
-            DiTTransformer2DModel (class labels).
-        config: its arguments, named as in the config.json that diffusers writes; channels, size and widths of the
-            conditions follow from the data.
-    """
+    """A network class of diffusers and its arguments."""
 
     kind: Literal["diffusers"] = "diffusers"
-    architecture: Architecture
-    config: dict[str, Any] = field(default_factory=dict)
+    architecture: Architecture = field(
+        metadata={
+            "description": "UNet2DModel, UNet2DConditionModel (captions or labels by cross-attention) or "
+            "DiTTransformer2DModel (class labels)"
+        }
+    )
+    config: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "description": "its arguments, named as in the config.json that diffusers writes; channels, size and "
+            "widths of the conditions follow from the data"
+        },
+    )
+
+    time_input: ClassVar[Literal["999t"]] = "999t"  # of sinusoids; its contract has the last word
 
     def __post_init__(self) -> None:
         if self.architecture not in ADAPTERS:
             raise ValueError(f"architecture must be one of {', '.join(ADAPTERS)}, got {self.architecture!r}")
 
-    def build(self, image: Image, condition: int | None, allow_code: bool, context: int | None = None) -> nn.Module:
-        """The network for images of shape (channels, height, width), given conditioning vectors of width ``condition``,
-        which is also that of the caption's tokens.
-
-        Raises:
-            ValueError: naming the key of ``config`` that does not fit, or if diffusers is not installed.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
         return ADAPTERS[self.architecture](self.settled(image), image, condition)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         if self.architecture == "UNet2DModel":
             levels = len(self.config.get("block_out_channels", DEFAULT_LEVELS))
             check_multiple((height, width), 2 ** (levels - 1), "network.config.block_out_channels")

@@ -20,6 +20,8 @@ from raysde.networks.layers import (
     recomputed,
     zeroed,
 )
+from raysde.networks.protocol import Image
+from raysde.sde.setting import setting
 
 TIME_FEATURES = 256
 EXPANSION = 4
@@ -28,25 +30,21 @@ EXPANSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """The diffusion transformer DiT of Peebles and Xie 2023; ``preset`` names the published sizes.
-
-    Attributes:
-        channels: channels of a token, a multiple of 4.
-        blocks: transformer blocks.
-        heads: attention heads, a divisor of ``channels``.
-        patch: pixels of a token's side, a divisor of the image's height and width.
-        cross_attention: whether each block attends to the caption's tokens, beside being modulated by their mean.
-        checkpointing: whether the backward pass computes each block's activations again instead of keeping them: less
-            memory for about a third more time, and the same gradients.
-    """
+    """The diffusion transformer DiT of Peebles and Xie 2023; network.preset names the published sizes."""
 
     kind: Literal["dit"] = "dit"
-    channels: int = 384
-    blocks: int = 12
-    heads: int = 6
-    patch: int = 2
-    cross_attention: bool = True
-    checkpointing: bool = False
+    channels: int = setting(384, "channels of a token, a multiple of 4")
+    blocks: int = setting(12, "transformer blocks")
+    heads: int = setting(6, "attention heads, a divisor of channels")
+    patch: int = setting(2, "pixels of a token's side, a divisor of the image's height and width")
+    cross_attention: bool = setting(
+        True, "let each block attend to the caption's tokens, beside being modulated by their mean"
+    )
+    checkpointing: bool = setting(
+        False,
+        "compute each block's activations again in the backward pass instead of keeping them: less memory for about a "
+        "third more time, and the same gradients",
+    )
 
     time_input: ClassVar[Literal["999t"]] = "999t"
 
@@ -57,21 +55,10 @@ class DiTConfig:
         if self.channels % 4:
             raise ValueError(f"channels must be a multiple of 4: sines and cosines of two axes, got {self.channels}")
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> "DiT":
-        """A transformer for images of shape (channels, height, width).
-
-        Args:
-            image: the shape.
-            condition: width of the pooled conditioning vectors, None for an unconditional network.
-            allow_code: not needed here.
-            context: width of the caption's tokens, None without captions.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> "DiT":
         return DiT(self, image, condition, context if self.cross_attention else None)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         check_multiple((height, width), self.patch, "network.patch")
 
 

@@ -8,23 +8,26 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from raysde.networks.protocol import Image
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalConfig:
-    """Names a module class as ``package.module:Class`` and its keyword arguments.
+    """A network of your own: an nn.Module class, or a function that makes one, and its keyword arguments.
 
     The class is called with ``kwargs`` and, where its signature has them, ``image`` (channels, height, width) and
     ``condition`` (width of the conditioning vectors or None). Its ``forward`` takes what the U-Net's takes:
     ``(x, t, pooled, context, mask)``, or ``(x, t)`` for an unconditional network.
-
-    Attributes:
-        factory: the module class, or a function that makes one, as package.module:Name; every worker imports it.
-        kwargs: keyword arguments that it is called with, beside image and condition.
     """
 
     kind: Literal["external"] = "external"
-    factory: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    factory: str = field(
+        metadata={"description": "the class or function, as package.module:Name; every worker imports it"}
+    )
+    kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"description": "keyword arguments that it is called with, beside image and condition"},
+    )
 
     time_input: ClassVar[Literal["t"]] = "t"
 
@@ -33,19 +36,12 @@ class ExternalConfig:
         if not attribute or ":" in attribute or not all(module.split(".")):
             raise ValueError(f"factory must read 'package.module:Class', got {self.factory!r}")
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> nn.Module:
-        """Imports and calls the factory; tokens of a caption are as wide as ``condition``, so ``context`` is not told.
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
+        """Import and call the factory; tokens of a caption are as wide as ``condition``, so ``context`` is not told.
 
         Raises:
-            ValueError: if ``allow_code`` is False, the name cannot be imported, or what it makes is no nn.Module.
+            ValueError: if the name cannot be imported, or what it makes is no nn.Module.
         """
-        if not allow_code:
-            raise ValueError(
-                f"the checkpoint names code to import, {self.factory!r}; "
-                "pass allow_code=True (--allow-code) if you trust it"
-            )
         make, call = self.found(image, condition)
         try:
             network = make(*call.args, **call.kwargs)
@@ -58,9 +54,7 @@ class ExternalConfig:
     def check_size(self, height: int, width: int) -> None:
         """The user's network says itself which sizes it takes, when it is shown one."""
 
-    def found(
-        self, image: tuple[int, int, int], condition: int | None
-    ) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    def found(self, image: Image, condition: int | None) -> tuple[Callable[..., Any], inspect.BoundArguments]:
         """The factory, imported but not called, and its arguments.
 
         Raises:

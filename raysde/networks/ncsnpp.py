@@ -23,8 +23,10 @@ from raysde.networks.layers import (
     norm,
     recomputed,
 )
+from raysde.networks.protocol import Image
 from raysde.networks.pyramids import Head, InputResidual, InputSkip, OutputResidual, OutputSkip
 from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
+from raysde.sde.setting import setting
 
 # of the projections to queries, keys and values, and of the 1 x 1 skips of DDPM's blocks (Song et al., code)
 QUIET = 0.1
@@ -32,44 +34,42 @@ QUIET = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class NCSNppConfig:
-    """DDPM++ and NCSN++ of Song et al. 2021; ``preset`` names the published sizes.
-
-    Attributes:
-        channels: channels of the first level.
-        multipliers: channels of each level as multiples of ``channels``; each level halves the resolution.
-        blocks: residual blocks in a level.
-        attention: resolutions (image heights) at which pixels attend to each other and to the caption, as they always
-            do at the lowest.
-        head_channels: channels of one attention head; null for one head, as published.
-        dropout: inside residual blocks.
-        resblock: how the resolution changes; biggan in a residual block, ddpm by a convolution alone.
-        fir: whether resampling is filtered; otherwise it averages pixels, and repeats them.
-        progressive: the output; output_skip sums an image of each level, residual sums features.
-        progressive_input: the input; input_skip shows the image to each level, residual sums features.
-        progressive_combine: how input_skip joins the image to the features.
-        skip_rescale: whether sums of two branches are divided by sqrt(2).
-        embedding: of the time; positional at fixed frequencies for 999 t, fourier at random ones for log sigma.
-        fourier_scale: standard deviation of the random frequencies.
-        checkpointing: whether the backward pass computes each block's activations again instead of keeping them: less
-            memory for about a third more time, and the same gradients.
-    """
+    """DDPM++ and NCSN++ of Song et al. 2021; network.preset names the published sizes."""
 
     kind: Literal["ncsnpp"] = "ncsnpp"
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks: int = 4
-    attention: tuple[int, ...] = (16,)
-    head_channels: int | None = None
-    dropout: float = 0.1
-    resblock: Literal["biggan", "ddpm"] = "biggan"
-    fir: bool = False
-    progressive: Literal["none", "output_skip", "residual"] = "none"
-    progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    progressive_combine: Literal["sum", "cat"] = "sum"
-    skip_rescale: bool = True
-    embedding: Literal["positional", "fourier"] = "positional"
-    fourier_scale: float = 16.0
-    checkpointing: bool = False
+    channels: int = setting(128, "channels of the first level")
+    multipliers: tuple[int, ...] = setting(
+        (1, 2, 2, 2), "channels of each level as multiples of channels; each level halves the resolution"
+    )
+    blocks: int = setting(4, "residual blocks in a level")
+    attention: tuple[int, ...] = setting(
+        (16,),
+        "resolutions (image heights) at which pixels attend to each other and to the caption, as they always do at the "
+        "lowest",
+    )
+    head_channels: int | None = setting(None, "channels of one attention head; null for one head, as published")
+    dropout: float = setting(0.1, "dropout probability inside residual blocks")
+    resblock: Literal["biggan", "ddpm"] = setting(
+        "biggan", "how the resolution changes; biggan in a residual block, ddpm by a convolution alone"
+    )
+    fir: bool = setting(False, "filter when resampling; otherwise pixels are averaged, and repeated")
+    progressive: Literal["none", "output_skip", "residual"] = setting(
+        "none", "the output; output_skip sums an image of each level, residual sums features"
+    )
+    progressive_input: Literal["none", "input_skip", "residual"] = setting(
+        "none", "the input; input_skip shows the image to each level, residual sums features"
+    )
+    progressive_combine: Literal["sum", "cat"] = setting("sum", "how input_skip joins the image to the features")
+    skip_rescale: bool = setting(True, "divide sums of two branches by sqrt(2)")
+    embedding: Literal["positional", "fourier"] = setting(
+        "positional", "of the time; positional at fixed frequencies for 999 t, fourier at random ones for log sigma"
+    )
+    fourier_scale: float = setting(16.0, "standard deviation of the random frequencies")
+    checkpointing: bool = setting(
+        False,
+        "compute each block's activations again in the backward pass instead of keeping them: less memory for about a "
+        "third more time, and the same gradients",
+    )
 
     def __post_init__(self) -> None:
         heads = {} if self.head_channels is None else {"head_channels": self.head_channels}
@@ -87,21 +87,10 @@ class NCSNppConfig:
     def rescale(self) -> float:
         return SKIP_SCALE if self.skip_rescale else 1.0
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> "NCSNpp":
-        """A network for images of shape (channels, height, width).
-
-        Args:
-            image: the shape.
-            condition: width of the pooled conditioning vectors, None for an unconditional network.
-            allow_code: not needed here.
-            context: width of the caption's tokens, None without captions.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> "NCSNpp":
         return NCSNpp(self, image, condition, context)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         check_multiple((height, width), 2 ** (len(self.multipliers) - 1), "network.multipliers")
 
 

@@ -31,6 +31,12 @@ PRESETS: dict[str, NCSNppConfig | DiTConfig] = {
     "dit_l_2": DiTConfig(channels=1024, blocks=24, heads=16, patch=2),
     "dit_xl_2": DiTConfig(channels=1152, blocks=28, heads=16, patch=2),
 }
+PRESET_SCHEMA: dict[str, Any] = {
+    "enum": [*PRESETS],
+    "default": None,
+    "description": "a published size by name; it says the kind, and other keys of the network override its own",
+}
+"""JSON schema of the key that names a preset, which no network has itself."""
 
 
 def with_preset(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,35 +21,39 @@ from raysde.networks.layers import (
     recomputed,
     zeroed,
 )
+from raysde.networks.protocol import Image
+from raysde.sde.setting import setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """Size of a U-Net; ``build`` makes it.
-
-    Attributes:
-        channels: channels of the first level.
-        multipliers: channels of each level as multiples of ``channels``; each level halves the resolution.
-        blocks: residual blocks in each level, or of each level: [1, 2, 3] has most of its weights where an image is
-            small and a convolution cheap (Saharia et al. 2022, arXiv 2205.11487, appendix B: Efficient U-Net).
-        attention: resolutions (heights, in patches) at which pixels attend to each other and to the caption.
-        head_channels: channels of one attention head.
-        patch: side of the squares of pixels that become channels before the first level, whose resolution is lower by
-            as much: 2 costs about a quarter of the time (Luhman and Luhman 2022, arXiv 2207.04316).
-        dropout: inside residual blocks.
-        checkpointing: whether the backward pass computes each block's activations again instead of keeping them: less
-            memory for about a third more time, and the same gradients.
-    """
+    """A lean U-Net for images up to about 64 pixels."""
 
     kind: Literal["unet"] = "unet"
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 2)
-    blocks: int | tuple[int, ...] = 2
-    attention: tuple[int, ...] = (16,)
-    head_channels: int = 32
-    patch: int = 1
-    dropout: float = 0.0
-    checkpointing: bool = False
+    channels: int = setting(64, "channels of the first level")
+    multipliers: tuple[int, ...] = setting(
+        (1, 2, 2), "channels of each level as multiples of channels; each level halves the resolution"
+    )
+    blocks: int | tuple[int, ...] = setting(
+        2,
+        "residual blocks in each level, or of each level: [1, 2, 3] has most of its weights where an image is small "
+        "and a convolution cheap (Saharia et al. 2022, arXiv 2205.11487, appendix B: Efficient U-Net)",
+    )
+    attention: tuple[int, ...] = setting(
+        (16,), "resolutions (heights, in patches) at which pixels attend to each other and to the caption"
+    )
+    head_channels: int = setting(32, "channels of one attention head")
+    patch: int = setting(
+        1,
+        "side of the squares of pixels that become channels before the first level, whose resolution is lower by as "
+        "much: 2 costs about a quarter of the time (Luhman and Luhman 2022, arXiv 2207.04316)",
+    )
+    dropout: float = setting(0.0, "dropout probability inside residual blocks")
+    checkpointing: bool = setting(
+        False,
+        "compute each block's activations again in the backward pass instead of keeping them: less memory for about a "
+        "third more time, and the same gradients",
+    )
 
     time_input: ClassVar[Literal["t"]] = "t"
 
@@ -66,21 +70,10 @@ class UNetConfig:
         """Residual blocks of each level."""
         return (self.blocks,) * len(self.multipliers) if isinstance(self.blocks, int) else self.blocks
 
-    def build(
-        self, image: tuple[int, int, int], condition: int | None, allow_code: bool, context: int | None = None
-    ) -> "UNet":
-        """A U-Net for images of shape (channels, height, width).
-
-        Args:
-            image: the shape.
-            condition: width of the pooled conditioning vectors, None for an unconditional network.
-            allow_code: not needed here.
-            context: width of the caption's tokens, None without captions.
-        """
+    def build(self, image: Image, condition: int | None, context: int | None = None) -> "UNet":
         return UNet(self, image, condition, context)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the network can be shown images of a size."""
         multiple = self.patch * 2 ** (len(self.multipliers) - 1)
         check_multiple((height, width), multiple, "network.multipliers and network.patch")
 

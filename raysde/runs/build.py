@@ -17,6 +17,7 @@ from raysde.runs.run import Run
 from raysde.training import optimizers
 from raysde.training.ema import Ema
 from raysde.training.loop import Schedule
+from raysde.training.losses import Criterion
 from raysde.training.objective import DTYPES, Objective
 from raysde.training.posthoc_ema import PowerEma
 from raysde.training.state import TrainState
@@ -76,9 +77,7 @@ def objective(run: Run) -> Objective:
         batch=train.batch,
         microbatch=run.plan.microbatch,
         seed=run.config.seed,
-        weighting=train.weighting,
-        min_snr_gamma=train.min_snr_gamma,
-        reduction=train.reduction,
+        criterion=Criterion(weighting=train.weighting, reduction=train.reduction, min_snr_gamma=train.min_snr_gamma),
         times=train.times or suited(run.spec.sde),
         condition_dropout=train.condition_dropout,
         flip=run.config.data.flip,

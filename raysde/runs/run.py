@@ -234,7 +234,7 @@ def check_model(spec: ModelSpec) -> None:
         spec.network.found(spec.image, width)
     else:
         with torch.device("meta"):
-            spec.network.build(spec.image, width, True, None if spec.text is None else width)
+            spec.network.build(spec.image, width, None if spec.text is None else width)
 
 
 def condition_width(spec: ModelSpec) -> int | None:

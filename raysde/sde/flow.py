@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from raysde.sde.process import SDE
+from raysde.sde.setting import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,9 @@ class Flow(SDE):
     """
 
     kind: Literal["flow"] = "flow"
-    ceiling: float = 0.999
+    ceiling: float = setting(
+        0.999, "largest t of training, sampling and likelihoods, where alpha is 0.001; drift and diffusion diverge at 1"
+    )
 
     diffuses: ClassVar[bool] = False
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from raysde.sde import SDE, expand
+from raysde.sde.setting import setting
 
 Target = Literal["noise", "score", "x0", "v", "flow", "edm"]
 TARGETS: tuple[Target, ...] = ("noise", "score", "x0", "v", "flow", "edm")
@@ -75,22 +76,25 @@ def noise_error_scale(target: Target, alpha: Tensor, sigma: Tensor, data_std: fl
 
 @dataclass(frozen=True, kw_only=True)
 class Preconditioning:
-    """What stands between x_t, t and the network, and between its output and the target.
+    """The network's view of t and x_t, and the scale between its output and the target."""
 
-    Attributes:
-        time: what the network is told of t: t itself (our U-Net multiplies it by 999), 999t (Song et al.'s VP
-            networks), step (N t - 1, the number of a discrete model's step, where N is the table's length, otherwise
-            1000), sigma, log_sigma (their VE networks; of sigma / alpha) or log_sigma/4 (Karras et al.'s c_noise);
-            null takes what suits the SDE and the network.
-        input: unit divides x_t by its standard deviation (c_in of Karras et al.), none leaves it, centred gives
-            2 x_t - 1 (Song et al.'s VE networks, for data in [0, 1]).
-        output: unit takes the output times the target's own size, so that score = output / sigma (Song et al.);
-            none takes the output as the target's value.
-    """
-
-    time: TimeInput | None = None
-    input: Literal["unit", "none", "centred"] = "unit"
-    output: Literal["unit", "none"] = "unit"
+    time: TimeInput | None = setting(
+        None,
+        "what the network is told of t: t itself (our U-Net multiplies it by 999), 999t (Song et al.'s VP networks), "
+        "step (N t - 1, the number of a discrete model's step, where N is the table's length, otherwise 1000), sigma, "
+        "log_sigma (their VE networks; of sigma / alpha) or log_sigma/4 (Karras et al.'s c_noise); null takes what "
+        "suits the SDE and the network",
+    )
+    input: Literal["unit", "none", "centred"] = setting(
+        "unit",
+        "unit divides x_t by its standard deviation (c_in of Karras et al.), none leaves it, centred gives 2 x_t - 1 "
+        "(Song et al.'s VE networks, for data in [0, 1])",
+    )
+    output: Literal["unit", "none"] = setting(
+        "unit",
+        "unit takes the output times the target's own size, so that score = output / sigma (Song et al.); none takes "
+        "the output as the target's value",
+    )
 
     def network_time(self, sde: SDE, t: Tensor) -> Tensor:
         """What the network is told of t: [B]."""

@@ -9,6 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from raysde.sde.setting import setting
+
 Score = Callable[[Tensor, Tensor], Tensor]
 """``score(x_t, t)``: x_t of shape [B, ...], t of shape [B], returns grad log p_t(x_t) of the shape of x_t."""
 
@@ -22,31 +24,29 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SDE(ABC):
-    """A linear forward SDE. A new process gives the six abstract quantities; everything else follows from them.
+    """A linear forward SDE. A new process gives the six abstract quantities; everything else follows from them."""
 
-    Attributes:
-        train_floor: smallest t drawn in training and the end of a likelihood's integration (Song et al.: 1e-5); 0 where
-            data at t = 0 have noise, as those of VE do.
-        sample_floor: smallest t that a sampler integrates to (Song et al.: 1e-3 for VP, 1e-5 for VE); 0 as above.
-        ceiling: largest t of training, sampling and likelihoods; below 1 where drift and diffusion diverge at 1.
-
-    Class attributes:
-        grid: the time grid that suits its stochastic samplers.
-        network_time: what a network is told of t unless it says otherwise, see :class:`raysde.sde.parameterisation.
-            Preconditioning`.
-        diffuses: whether it is defined by a forward SDE, so that Langevin correctors have a step size; a path between
-            data and noise (Flow) has the SDE of its marginals only.
-        noisy_at_zero: whether sigma(0) > 0, so that t = 0 has a finite log-SNR.
-    """
-
-    train_floor: float = 1e-5
-    sample_floor: float = 1e-3
-    ceiling: float = 1.0
+    train_floor: float = setting(
+        1e-5,
+        "smallest t drawn in training and the end of a likelihood's integration (Song et al.: 1e-5); 0 where data at "
+        "t = 0 have noise, as those of VE do",
+    )
+    sample_floor: float = setting(
+        1e-3, "smallest t that a sampler integrates to (Song et al.: 1e-3 for VP, 1e-5 for VE); 0 as for train_floor"
+    )
+    ceiling: float = setting(
+        1.0, "largest t of training, sampling and likelihoods; below 1 where drift and diffusion diverge at 1"
+    )
 
     grid: ClassVar[Literal["time", "edm"]] = "time"
+    """The time grid that suits its stochastic samplers."""
     network_time: ClassVar[Literal["t", "log_sigma/4"]] = "t"
+    """The network's time unless it asks for another, see :class:`raysde.sde.parameterisation.Preconditioning`."""
     diffuses: ClassVar[bool] = True
+    """True for a process that is defined by a forward SDE, so that Langevin correctors have a step size; a path between
+    data and noise (Flow) has the SDE of its marginals only."""
     noisy_at_zero: ClassVar[bool] = False
+    """True if sigma(0) > 0, so that t = 0 has a finite log-SNR."""
 
     def __post_init__(self) -> None:
         for name in ("train_floor", "sample_floor"):

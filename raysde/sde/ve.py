@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raysde.sde.process import SDE
+from raysde.sde.setting import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +18,18 @@ class VE(SDE):
     sigma(0) = sigma_min, as in Song's code: the kernel of the SDE alone would be sigma(t)^2 - sigma_min^2, and the
     difference means that a likelihood is that of p at noise level sigma_min (Karras et al. 2022, appendix C).
     Rule of Song and Ermon 2020: sigma_max is the largest distance between two data points.
-
-    Attributes:
-        sigma_min: standard deviation of the noise at t = 0, in the units of the data range; too small to be seen.
-        sigma_max: of the noise at t = 1; near the largest distance between two images, which data.sigma_max_rows
-            measures.
     """
 
     kind: Literal["ve"] = "ve"
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
-    sample_floor: float = 1e-5
+    sigma_min: float = setting(
+        0.01, "standard deviation of the noise at t = 0, in the units of the data range; too small to be seen"
+    )
+    sigma_max: float = setting(
+        50.0,
+        "standard deviation of the noise at t = 1; near the largest distance between two images, which "
+        "data.sigma_max_rows measures",
+    )
+    sample_floor: float = setting(1e-5, "smallest t that a sampler integrates to; 0 is allowed, since sigma(0) > 0")
 
     noisy_at_zero: ClassVar[bool] = True
 
@@ -87,15 +89,14 @@ class EDM(SDE):
 
     There sigma is the time itself and dx = sqrt(2 sigma) dw; the floors are their sigma_min = 0.002 at sigma_max = 80.
     Unlike VE, sigma(0) = 0: a likelihood is that of the data.
-
-    Attributes:
-        sigma_max: standard deviation of the noise at t = 1, in the units of the data range (Karras et al.: 80).
     """
 
     kind: Literal["edm"] = "edm"
-    sigma_max: float = 80.0
-    train_floor: float = 2.5e-5
-    sample_floor: float = 2.5e-5
+    sigma_max: float = setting(
+        80.0, "standard deviation of the noise at t = 1, in the units of the data range (Karras et al.: 80)"
+    )
+    train_floor: float = setting(2.5e-5, "smallest t drawn in training and the end of a likelihood's integration")
+    sample_floor: float = setting(2.5e-5, "smallest t that a sampler integrates to")
 
     grid: ClassVar[Literal["time", "edm"]] = "edm"
     network_time: ClassVar[Literal["t", "log_sigma/4"]] = "log_sigma/4"

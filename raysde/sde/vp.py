@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raysde.sde.process import SDE
 from raysde.sde.schedules import CosineBeta, LinearBeta, TableBeta
+from raysde.sde.setting import setting
 
 TABLE = lru_cache(maxsize=8)(TableBeta)
 
@@ -22,22 +23,18 @@ SCHEDULE_KEYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BetaSDE(SDE):
-    """What VP and sub-VP share: the drift -beta x / 2 and the schedule of beta.
+    """The drift -beta x / 2 and the schedule of beta, which VP and sub-VP share."""
 
-    Attributes:
-        schedule: "linear" in beta, "cosine" in alpha, or a "table" of a discrete process.
-        beta_min, beta_max: of the linear schedule.
-        cosine_s, cosine_end: of the cosine schedule, see :class:`CosineBeta`.
-        alphas_cumprod: the table, alpha^2 after each step of a discrete process (DDPM's alpha-bar), see
-            :class:`TableBeta`.
-    """
-
-    schedule: Literal["linear", "cosine", "table"] = "linear"
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    cosine_s: float = 0.008
-    cosine_end: float = 0.9946
-    alphas_cumprod: tuple[float, ...] = ()
+    schedule: Literal["linear", "cosine", "table"] = setting(
+        "linear", "linear in beta, cosine in alpha, or a table of a discrete process"
+    )
+    beta_min: float = setting(0.1, "beta at t = 0 of the linear schedule")
+    beta_max: float = setting(20.0, "beta at t = 1 of the linear schedule")
+    cosine_s: float = setting(0.008, "offset s of the cosine schedule (Nichol and Dhariwal 2021)")
+    cosine_end: float = setting(0.9946, "share of the cosine that t = 1 reaches, below 1 so that beta stays finite")
+    alphas_cumprod: tuple[float, ...] = setting(
+        (), "the table: alpha^2 after each step of a discrete process (DDPM's alpha-bar)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,10 +1,13 @@
 """Denoising score matching: weightings, reductions and the loss.
 
 With lambda(t) the weight of the squared score error (Song et al. eq. 7), the noise form of the loss is
-``lambda(t) / sigma^2 * (eps_hat - eps)^2``; a weighting here is that factor on the squared error of the noise.
+``lambda(t) / sigma^2 * (eps_hat - eps)^2``; a weighting here is that factor on the squared error of the noise. A new
+weighting or reduction is a line in its table, from which the recipe's choices and their explanations follow.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,35 +15,87 @@ from torch import Tensor
 from raysde.sde import SDE
 from raysde.sde.parameterisation import Preconditioning, Target, marginal_for, noise_error_scale, target_of
 
-Weighting = Literal["sigma2", "likelihood", "target", "x0", "min_snr", "edm"]
-WEIGHTINGS: tuple[Weighting, ...] = ("sigma2", "likelihood", "target", "x0", "min_snr", "edm")
-Reduction = Literal["mean", "half_sum"]
+
+class Weight(NamedTuple):
+    """A weighting.
+
+    Attributes:
+        meaning: the explanation in a recipe's reference.
+        factor: of an SDE, times [B], the data's standard deviation and min-SNR's gamma: the factor on the squared error
+            of the noise, [B]; None for the plain error of the network's own output.
+    """
+
+    meaning: str
+    factor: Callable[[SDE, Tensor, float, float], Tensor] | None
+
+
+class Reduce(NamedTuple):
+    """A reduction: its explanation, and the loss [B] of an image from those of its values, [B, D]."""
+
+    meaning: str
+    over: Callable[[Tensor], Tensor]
+
+
+def min_snr(sde: SDE, t: Tensor, data_std: float, gamma: float) -> Tensor:
+    """Return min(SNR, gamma) / SNR: [B]."""
+    snr = sde.snr(t)
+    return snr.clamp(max=gamma) / snr
+
+
+WEIGHTINGS: dict[str, Weight] = {
+    # lambda = sigma^2 (Song et al. section 3.3)
+    "sigma2": Weight("plain error of the noise", lambda sde, t, data_std, gamma: torch.ones_like(t)),
+    # lambda = g^2 (Song et al. 2021b, arXiv 2101.09258, theorem 1)
+    "likelihood": Weight(
+        "g^2, a bound on the log-likelihood", lambda sde, t, data_std, gamma: sde.diffusion2(t) / sde.sigma2(t)
+    ),
+    "target": Weight("plain error of the output", None),
+    "x0": Weight("plain error of the image", lambda sde, t, data_std, gamma: 1.0 / sde.snr(t)),
+    # Hang et al. 2023, arXiv 2303.09556
+    "min_snr": Weight("min(SNR, gamma) times the error of the image", min_snr),
+    # Karras et al. 2022, table 1
+    "edm": Weight(
+        "1 / c_out^2 times the error of the image",
+        lambda sde, t, data_std, gamma: (1.0 / sde.snr(t) + data_std**2) / data_std**2,
+    ),
+}
+REDUCTIONS: dict[str, Reduce] = {
+    "mean": Reduce("mean over its values", lambda error: error.mean(dim=1)),
+    # Song et al. for VE; D / 2 times the mean
+    "half_sum": Reduce("half their sum", lambda error: 0.5 * error.sum(dim=1)),
+}
+if TYPE_CHECKING:
+    Weighting: TypeAlias = str
+    Reduction: TypeAlias = str
+else:
+    Weighting, Reduction = Literal[tuple(WEIGHTINGS)], Literal[tuple(REDUCTIONS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """The loss of an image, given the error of its prediction.
+
+    Attributes:
+        weighting: see ``WEIGHTINGS``.
+        reduction: see ``REDUCTIONS``.
+        min_snr_gamma: gamma of the weighting min_snr.
+    """
+
+    weighting: Weighting = "sigma2"
+    reduction: Reduction = "mean"
+    min_snr_gamma: float = 5.0
 
 
 def noise_weight(weighting: Weighting, sde: SDE, t: Tensor, *, data_std: float, min_snr_gamma: float) -> Tensor:
-    """The factor on the squared error of the predicted noise at t: [B].
-
-    sigma2      lambda = sigma^2, the plain error of the noise (Song et al. section 3.3)
-    likelihood  lambda = g^2, a bound on the log-likelihood (Song et al. 2021b, arXiv 2101.09258, theorem 1)
-    x0          the plain error of the clean image, 1 / SNR
-    min_snr     min(SNR, gamma) times the error of the clean image (Hang et al. 2023, arXiv 2303.09556)
-    edm         1 / c_out^2 times the error of the clean image (Karras et al. 2022, table 1)
+    """Return the factor on the squared error of the predicted noise at t: [B].
 
     Raises:
         ValueError: if there is no such weighting of the noise.
     """
-    if weighting == "sigma2":
-        return torch.ones_like(t)
-    if weighting == "likelihood":
-        return sde.diffusion2(t) / sde.sigma2(t)
-    snr = sde.snr(t)
-    if weighting == "x0":
-        return 1.0 / snr
-    if weighting == "min_snr":
-        return snr.clamp(max=min_snr_gamma) / snr
-    if weighting == "edm":
-        return (1.0 / snr + data_std**2) / data_std**2
-    raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+    found = WEIGHTINGS.get(weighting)
+    if found is None or found.factor is None:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+    return found.factor(sde, t, data_std, min_snr_gamma)
 
 
 def denoising_score_matching(
@@ -50,33 +105,29 @@ def denoising_score_matching(
     t: Tensor,
     sde: SDE,
     target: Target,
-    weighting: Weighting,
+    criterion: Criterion,
     *,
     data_std: float = 0.5,
-    min_snr_gamma: float = 5.0,
-    reduction: Reduction = "mean",
     preconditioning: Preconditioning | None = None,
 ) -> Tensor:
-    """The loss of each image, [B], given the network's output at ``alpha x0 + sigma eps``.
+    """Return the loss of each image, [B], given the network's output at ``alpha x0 + sigma eps``.
 
     Args:
         output: what the network gave, [B, ...].
         x0, eps: clean images and noise, [B, ...].
         t: times, [B].
-        weighting: see :func:`noise_weight`; "target" is the plain error of the network's own output.
         data_std: standard deviation of a pixel.
-        reduction: over pixels, the mean, or half the sum (Song et al. for VE; twice 1 / D apart).
         preconditioning: what the output was scaled by.
     """
     alpha, sigma = marginal_for(sde, t, x0)
     scale = (preconditioning or Preconditioning()).output_scale(target, alpha, sigma)
     wanted = target_of(target, x0, eps, alpha, sigma, data_std) / scale
-    error = (output - wanted).square().flatten(1)
-    error = error.mean(dim=1) if reduction == "mean" else 0.5 * error.sum(dim=1)
-    if weighting == "target":
+    error = REDUCTIONS[criterion.reduction].over((output - wanted).square().flatten(1))
+    if WEIGHTINGS[criterion.weighting].factor is None:
         return error
     noise_scale = (noise_error_scale(target, alpha, sigma, data_std) * scale).square().reshape(len(x0))
-    return noise_weight(weighting, sde, t, data_std=data_std, min_snr_gamma=min_snr_gamma) * noise_scale * error
+    gamma = criterion.min_snr_gamma
+    return noise_weight(criterion.weighting, sde, t, data_std=data_std, min_snr_gamma=gamma) * noise_scale * error
 
 
 def with_uncertainty(loss: Tensor, log_variance: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from raysde.models.score import ScoreModel
 from raysde.rng import noise_from
 from raysde.sde import expand
 from raysde.sde.parameterisation import marginal_for
-from raysde.training.losses import Reduction, Weighting, denoising_score_matching, with_uncertainty
+from raysde.training.losses import Criterion, denoising_score_matching, with_uncertainty
 from raysde.training.time_sampling import Times, Uniform, stratified
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -31,7 +31,7 @@ class Objective:
         batch: images of a global batch.
         microbatch: images of a microbatch.
         seed: of noise, times, condition dropout and flips.
-        weighting, min_snr_gamma, reduction: of the loss, see :mod:`raysde.training.losses`.
+        criterion: weighting and reduction of the loss.
         times: the distribution of t.
         condition_dropout: probability that an image's condition is dropped.
         flip: whether images are mirrored with probability 1/2.
@@ -44,9 +44,7 @@ class Objective:
     batch: int
     microbatch: int
     seed: int
-    weighting: Weighting = "sigma2"
-    min_snr_gamma: float = 5.0
-    reduction: Reduction = "mean"
+    criterion: Criterion = field(default_factory=Criterion)
     times: Times = field(default_factory=Uniform)
     condition_dropout: float = 0.1
     flip: bool = False
@@ -64,10 +62,8 @@ class Objective:
             t,
             model.sde,
             model.target,
-            self.weighting,
+            self.criterion,
             data_std=model.data_std,
-            min_snr_gamma=self.min_snr_gamma,
-            reduction=self.reduction,
             preconditioning=model.preconditioning,
         )
         return self.times.correction(model.sde, t) * loss

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raysde.sde import EDM, SDE
+from raysde.sde.setting import setting
 
 
 def stratified(offset: Tensor, index: int, count: int, batch: int) -> Tensor:
@@ -40,15 +41,11 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal(Uniform):
-    """log(sigma / alpha) is normal (Karras et al. 2022, table 1).
-
-    Attributes:
-        mean, std: of the logarithm.
-    """
+    """log(sigma / alpha) is normal (Karras et al. 2022, table 1)."""
 
     kind: Literal["lognormal"] = "lognormal"  # type: ignore[assignment]
-    mean: float = -1.2
-    std: float = 1.2
+    mean: float = setting(-1.2, "mean of log(sigma / alpha)")
+    std: float = setting(1.2, "standard deviation of log(sigma / alpha)")
 
     def __post_init__(self) -> None:
         if self.std <= 0.0:

@@ -134,14 +134,23 @@ def test_yaml_runs_no_code(tmp_path):
 
 
 def test_every_key_has_a_meaning():
-    """Also those that one line of a docstring explains together."""
-    lines = reference.reference().splitlines()
-    bare = [line for line, next_line in zip(lines, [*lines[1:], ""], strict=True)
-            if re.match(r"[a-z_.0-9]+ +\S.*(, default |, required)", line) and not next_line.startswith("    ")]  # fmt: skip
-    assert bare == []
-    text = re.sub(r"\s+", " ", reference.reference())
-    for key in ("sde.beta_min", "sde.beta_max"):
-        assert re.search(rf"{re.escape(key)} number, default \S+ of the linear schedule", text), key
+    """Also those of each kind of a node, in words for readers of recipes, not of the code."""
+    assert [entry.path for entry in reference.entries() if not entry.meaning.strip()] == []
+    said = reference.reference()
+    for markup in (":class:", ":func:", ":mod:", "``", "Class attributes", "Attributes:"):
+        assert markup not in said
+    text = re.sub(r"\s+", " ", said)
+    for key, end in (("beta_min", "t = 0"), ("beta_max", "t = 1")):
+        assert re.search(rf"sde\.{key} number, default \S+ beta at {end} of the linear schedule", text), key
+
+
+def test_a_mistake_in_any_kind_of_a_node_is_named_by_its_key():
+    """Not by the member of a union that pydantic tried, which no recipe has."""
+    for kind in ("vp", "sub_vp", "ve", "edm", "flow"):
+        with pytest.raises(ValueError, match=r"^sde\.ceiling: .*number"):
+            loading.load(DIGITS, [f"sde.kind={kind}", "sde.ceiling=high"])
+    with pytest.raises(ValueError, match=r"^resources\.workers: "):
+        loading.load(DIGITS, ["resources.workers=many"])
 
 
 def test_every_key_is_explained():
@@ -283,6 +292,6 @@ def test_the_defaults_that_are_explained_are_those_of_a_recipe():
     for key in compared:
         value = yaml.safe_load(said[key].replace("(", "[").replace(")", "]").replace("'", "").replace(",]", "]"))
         assert value == found[key] or str(value) == str(found[key]), key
-    assert (said["sde.kind"], said["network.preset"]) in {
-        (kind, "null") for kind in ("vp", "ve", "sub_vp", "edm", "flow")
-    }
+    kinds = {entry.path: entry.type for entry in reference.entries() if entry.default == "the default"}
+    assert kinds == {"sde.kind": "vp", "network.kind": "unet"}
+    assert said["network.preset"] == "null"

@@ -33,7 +33,7 @@ CONVOLUTIONAL = [name for name in SIZES if name != "dit"]
 def network_of(name, **changes):
     """A small conditional network with no weight left at zero."""
     torch.manual_seed(0)
-    network = replace(SIZES[name], **changes).build((1, 8, 8), 6, True, 6)
+    network = replace(SIZES[name], **changes).build((1, 8, 8), 6, 6)
     for parameter in network.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     return network
@@ -256,10 +256,10 @@ def test_each_side_of_an_image_must_fit_the_network(name):
     factor = 4 if name == "patched" else 2
     for height, width in ((8, 8 + factor // 2), (8 + factor // 2, 8), (8, 7), (7, 8)):
         with pytest.raises(ValueError, match=r"must be divisible by 2|network\.patch=2 does not divide"):
-            size.build((1, height, width), None, True, None)
+            size.build((1, height, width), None)
     fitting = replace(size, attention=()) if name != "dit" else size
     x = torch.zeros(1, 1, factor, 2 * factor)
-    assert fitting.build(x.shape[1:], None, True, None)(x, torch.zeros(1)).shape == x.shape
+    assert fitting.build(x.shape[1:], None)(x, torch.zeros(1)).shape == x.shape
 
 
 def test_dit_refuses_images_of_other_sizes_that_do_not_fit():

@@ -1,10 +1,12 @@
 """Networks of the user's own: built by name, with their kwargs, and refused before a worker starts."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from raysde.conditioning.text import ScratchText
-from raysde.models.spec import fresh_model
+from raysde.models.spec import empty_model, fresh_model
 from raysde.networks import ExternalConfig, UNetConfig
 from raysde.runs.run import check_model
 from raysde.sde import VP
@@ -25,10 +27,12 @@ def test_a_network_of_the_users_own():
 @pytest.mark.parametrize(
     ("make", "culprit"),
     [
-        (lambda: ExternalConfig(factory="no.such:Thing").build((1, 8, 8), None, True), "no.such:Thing"),
-        (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None, True), "json:dumps"),
+        (lambda: ExternalConfig(factory="no.such:Thing").build((1, 8, 8), None), "no.such:Thing"),
+        (lambda: ExternalConfig(factory="json:dumps").build((1, 8, 8), None), "json:dumps"),
         (
-            lambda: ExternalConfig(factory="tests.support.models:Own").build((1, 8, 8), None, False),
+            lambda: empty_model(
+                caption_spec(network=ExternalConfig(factory="tests.support.models:Own")), Path("text"), allow_code=False
+            ),
             "allow_code",
         ),
         (lambda: ExternalConfig(factory="Own"), "package.module:Class"),
@@ -37,20 +41,18 @@ def test_a_network_of_the_users_own():
         (lambda: ExternalConfig(factory="..tests:Own"), "package.module:Class"),
         (lambda: UNetConfig(blocks=()), r"blocks must be a number or one for each of the 3 levels, got \(\)"),
         (lambda: UNetConfig(multipliers=()), r"multipliers must be positive, got \(\)"),
-        (lambda: UNET.build((1, 9, 9), None, True), "divisible by 2"),
+        (lambda: UNET.build((1, 9, 9), None), "divisible by 2"),
         (
-            lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None, True),
+            lambda: UNetConfig(channels=8, attention=(3,), head_channels=8).build((1, 8, 8), None),
             r"attention.*\[3\]",
         ),
         (
-            lambda: UNetConfig(channels=12, multipliers=(1,), attention=(8,), head_channels=8).build(
-                (1, 8, 8), None, True
-            ),
+            lambda: UNetConfig(channels=12, multipliers=(1,), attention=(8,), head_channels=8).build((1, 8, 8), None),
             "head_channels",
         ),
         (lambda: UNetConfig(dropout=1.0), "dropout"),
         (lambda: UNetConfig(blocks=(1, 2)), r"blocks must be a number or one for each of the 3 levels, got \(1, 2\)"),
-        (lambda: UNetConfig(patch=3).build((3, 16, 16), None, True), r"network.patch=3 .* \(16, 16\)"),
+        (lambda: UNetConfig(patch=3).build((3, 16, 16), None), r"network.patch=3 .* \(16, 16\)"),
         (lambda: ScratchText(width=10, heads=4), "heads"),
     ],
 )
@@ -89,7 +91,7 @@ def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, netw
     for name, code in BROKEN.items():
         (tmp_path / f"broken_{name}.py").write_text(code)
     config = ExternalConfig(**network)
-    for refuse in (lambda: check_model(caption_spec(network=config)), lambda: config.build((1, 8, 8), None, True)):
+    for refuse in (lambda: check_model(caption_spec(network=config)), lambda: config.build((1, 8, 8), None)):
         with pytest.raises(ValueError, match=culprit) as caught:
             refuse()
         assert f"network.factory {config.factory!r}" in str(caught.value)

@@ -172,7 +172,7 @@ def appendix_h(network, x, t):
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_the_network_is_that_of_appendix_h(changes):
-    network = filled(replace(SMALL, **changes).build((3, 8, 8), None, True).double())
+    network = filled(replace(SMALL, **changes).build((3, 8, 8), None).double())
     x, t = randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0.3, 1.7], dtype=torch.float64)
     with torch.no_grad():
         # what a network is told becomes features in float32: at frequencies of 16 a whole turn is rounded to 1e-5
@@ -184,7 +184,7 @@ def test_every_sum_of_two_branches_is_rescaled_or_none(skip_rescale, expected):
     """In the pyramids too, whose scale the normalisation that follows hides in a network of two levels."""
     sums = []
     for changes in ({"progressive": "residual", "progressive_input": "residual"}, {"resblock": "ddpm"}):
-        network = replace(SMALL, skip_rescale=skip_rescale, **changes).build((3, 8, 8), None, True)
+        network = replace(SMALL, skip_rescale=skip_rescale, **changes).build((3, 8, 8), None)
         sums += [module for module in network.modules() if hasattr(module, "rescale")]
     assert {type(module).__name__ for module in sums} >= {"ResnetBlock", "Attention", "InputResidual", "OutputResidual"}
     assert [module.rescale for module in sums] == [pytest.approx(expected)] * len(sums)
@@ -264,7 +264,7 @@ def test_ncsnpp_is_diffusers_with_the_same_weights():
         progressive_input="input_skip", embedding="fourier",
     )  # fmt: skip
     theirs = filled(theirs_like(size, 16), std=0.02)
-    network = with_their_weights(size.build((3, 16, 24), None, True), theirs).eval().double()
+    network = with_their_weights(size.build((3, 16, 24), None), theirs).eval().double()
     theirs.double()
     outside = Preconditioning(time="log_sigma", input="centred")
     model = ScoreModel(network, Conditioner(None, None, 0), VE(), "score", 0.5, outside)
@@ -279,7 +279,7 @@ def test_ncsnpp_is_diffusers_with_the_same_weights():
 
 def test_initial_weights_have_the_published_variance():
     """scale / (mean of fan in and fan out), with scale 1, 0.1 for queries, keys and values, and 0 at the end."""
-    network = NCSNppConfig(channels=64, multipliers=(1,), blocks=1, attention=(8,)).build((3, 8, 8), None, True)
+    network = NCSNppConfig(channels=64, multipliers=(1,), blocks=1, attention=(8,)).build((3, 8, 8), None)
     block, attention = network.middle[0].residual, network.middle[0].attention
     key, value = attention.key_value.weight.chunk(2)
     cases = [
@@ -338,7 +338,7 @@ def test_dit_is_diffusers_with_the_same_weights(patch):
     shared = theirs.transformer_blocks[0].norm1.emb
     for block in theirs.transformer_blocks:
         block.norm1.emb = shared
-    network = with_their_tokens(size.build((3, 8, 8), labels + 1, True), theirs).eval()
+    network = with_their_tokens(size.build((3, 8, 8), labels + 1), theirs).eval()
     x, t, label = randn(3, 3, 8, 8), torch.tensor([0, 400, 999]), torch.tensor([4, 0, 5])
     with torch.no_grad():
         expected = theirs(x, t, label).sample
@@ -358,7 +358,7 @@ def test_positions_are_those_of_an_image_that_is_not_square():
 
 def test_pixels_return_to_their_patch():
     """Tokens that are passed through unchanged give the image back, also where it is not square."""
-    network = DiTConfig(channels=12, blocks=1, heads=1, patch=2).build((3, 4, 6), None, True)
+    network = DiTConfig(channels=12, blocks=1, heads=1, patch=2).build((3, 4, 6), None)
     seen = []
     network.transformer[0].register_forward_hook(lambda module, args, out: seen.append(args[0]))
     torch.nn.init.zeros_(network.enter.bias)
@@ -376,7 +376,7 @@ def test_pixels_return_to_their_patch():
 
 def test_blocks_start_as_nothing():
     """adaLN-Zero: whatever the time and the condition, tokens leave each new block as they came."""
-    network = DiTConfig(channels=16, blocks=2, heads=2).build((1, 8, 8), 6, True, 6)
+    network = DiTConfig(channels=16, blocks=2, heads=2).build((1, 8, 8), 6, 6)
     tokens = randn(2, 5, 16)
     mask = torch.ones(2, 3, dtype=torch.bool)
     for block in network.transformer:
@@ -401,7 +401,7 @@ def test_dit_reads_captions_only_if_asked():
     tokens, mask = randn(2, 3, 6, seed=5), torch.ones(2, 3, dtype=torch.bool)
     for wanted in (True, False):
         size = DiTConfig(channels=16, blocks=1, heads=2, cross_attention=wanted)
-        network = filled(size.build((1, 8, 8), 6, True, 6))
+        network = filled(size.build((1, 8, 8), 6, 6))
         same = torch.equal(network(*arguments, tokens, mask), network(*arguments, tokens + 1.0, mask))
         assert same is not wanted
 
@@ -425,8 +425,8 @@ def test_dits_have_the_published_number_of_weights(name, published):
     size = PRESETS[name]
     labels = 1001 * size.channels
     with torch.device("meta"):
-        ours, theirs = count(size.build((3, 32, 32), None, True)), count(dit_like(size, 32, 1000))
-        latent = count(size.build((4, 32, 32), None, True))
+        ours, theirs = count(size.build((3, 32, 32), None)), count(dit_like(size, 32, 1000))
+        latent = count(size.build((4, 32, 32), None))
     variance = size.patch**2 * 4 * (size.channels + 1)
     assert abs((latent + variance + labels) / 1e6 - published) < 0.6
     embedding = (256 + 1) * size.channels + (size.channels + 1) * size.channels + labels
@@ -438,7 +438,7 @@ def test_ncsnpp_ffhq256_has_the_published_number_of_weights():
     million, as github.com/sp-uhh/sgmse/issues/11 says of Song et al.'s configuration for CelebA-HQ at 256, the same."""
     size = PRESETS["ncsnpp_ffhq256"]
     with torch.device("meta"):
-        ours, theirs = count(size.build((3, 256, 256), None, True)), count(theirs_like(size, 256))
+        ours, theirs = count(size.build((3, 256, 256), None)), count(theirs_like(size, 256))
     assert ours == theirs - 128
     assert ours // 10**6 == 65
 
@@ -485,7 +485,7 @@ def by_hand(blocks, fourier, residual_input):
 )
 def test_cifar_networks_have_the_weights_counted_by_hand(name, arguments):
     with torch.device("meta"):
-        assert count(PRESETS[name].build((3, 32, 32), None, True)) == by_hand(*arguments)
+        assert count(PRESETS[name].build((3, 32, 32), None)) == by_hand(*arguments)
 
 
 # what a network is told

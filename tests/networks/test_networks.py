@@ -134,8 +134,8 @@ def test_patches_are_channels_of_a_smaller_image():
     """network.patch=2 is the network of the image whose squares became channels, with the same weights."""
     g = torch.Generator().manual_seed(2)
     size = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
-    whole = UNetConfig(**size, patch=2).build((3, 16, 16), None, True).eval()
-    inner = UNetConfig(**size).build((12, 8, 8), None, True).eval()
+    whole = UNetConfig(**size, patch=2).build((3, 16, 16), None).eval()
+    inner = UNetConfig(**size).build((12, 8, 8), None).eval()
     for parameter in whole.parameters():
         parameter.data.normal_(0.0, 0.1, generator=g)
     inner.load_state_dict(whole.state_dict())
@@ -149,14 +149,11 @@ def test_blocks_may_be_counted_level_by_level():
     """One number is that many in each level; otherwise level i has blocks[i] on its way down and one more up."""
     size = {"channels": 8, "multipliers": (1, 2), "attention": (), "head_channels": 8}
     shapes = [
-        {
-            name: value.shape
-            for name, value in UNetConfig(**size, blocks=b).build((3, 8, 8), None, True).named_parameters()
-        }
+        {name: value.shape for name, value in UNetConfig(**size, blocks=b).build((3, 8, 8), None).named_parameters()}
         for b in (2, (2, 2))
     ]
     assert shapes[0] == shapes[1]
-    network = UNetConfig(**size, blocks=(1, 3)).build((3, 8, 8), None, True)
+    network = UNetConfig(**size, blocks=(1, 3)).build((3, 8, 8), None)
     seen = []
     for block in network.modules():
         if isinstance(block, ResidualBlock) and block.scale == 1.0:
@@ -216,7 +213,7 @@ def test_every_key_of_a_network_changes_it(kind, name):
     found = []
     for changes in (beside, {**beside, name: value}):
         torch.manual_seed(0)  # random frequencies
-        found.append(looks(dataclasses.replace(base, **changes).build((1, 8, 8), 16, False, 16)))
+        found.append(looks(dataclasses.replace(base, **changes).build((1, 8, 8), 16, 16)))
     (shapes, layers, output), (other_shapes, other_layers, other_output) = found
     assert getattr(base, name) != value
     assert shapes != other_shapes or layers != other_layers or not torch.allclose(output, other_output, atol=1e-4)

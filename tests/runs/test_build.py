@@ -77,6 +77,7 @@ class Built:
 Getter = Callable[[Built], Any]
 sde: Callable[[str], Getter] = lambda name: lambda built: getattr(built.state.model.sde, name)  # noqa: E731
 task: Callable[[str], Getter] = lambda name: lambda built: getattr(built.objective, name)  # noqa: E731
+loss: Callable[[str], Getter] = lambda name: lambda built: getattr(built.objective.criterion, name)  # noqa: E731
 pace: Callable[[str], Getter] = lambda name: lambda built: getattr(built.schedule, name)  # noqa: E731
 drawn: Callable[[str], Getter] = lambda name: lambda built: built.grid.get(name)  # noqa: E731
 
@@ -194,9 +195,9 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "train.decay": ("cosine", told_last, True),
     "train.clip": (3.5, pace("clip"), 3.5),
     "train.precision": ("fp16", lambda built: (built.objective.precision, built.state.scaler.is_enabled()), ("fp16", True)),
-    "train.weighting": ("x0", task("weighting"), "x0"),
-    "train.min_snr_gamma": (3.0, task("min_snr_gamma"), 3.0),
-    "train.reduction": ("half_sum", task("reduction"), "half_sum"),
+    "train.weighting": ("x0", loss("weighting"), "x0"),
+    "train.min_snr_gamma": (3.0, loss("min_snr_gamma"), 3.0),
+    "train.reduction": ("half_sum", loss("reduction"), "half_sum"),
     "train.uncertainty": ("learned", lambda built: type(built.state.model.uncertainty).__name__, "Uncertainty"),
     "train.times.kind": ("lognormal", task("times"), LogNormal()),
     "train.times.mean": (0.5, lambda built: built.objective.times.mean, 0.5, {"train.times.kind": "lognormal"}),

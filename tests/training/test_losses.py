@@ -7,7 +7,7 @@ import torch
 
 from raysde.networks.uncertainty import Uncertainty
 from raysde.sde.parameterisation import TARGETS, Preconditioning, convert, target_of
-from raysde.training.losses import WEIGHTINGS, denoising_score_matching, noise_weight, with_uncertainty
+from raysde.training.losses import WEIGHTINGS, Criterion, denoising_score_matching, noise_weight, with_uncertainty
 from tests.support.oracles import SDES, gaussian_score
 
 MEAN, STD = 0.3, 0.5
@@ -54,7 +54,7 @@ def test_loss_at_the_exact_score(name, target, weighting):
     for time in (0.1, 0.5, 0.9):
         x0, eps, t, alpha, sigma, x_t = noised(sde, time)
         output = output_for(target, gaussian_score(MEAN, STD, sde)(x_t, t), x_t, alpha, sigma)
-        losses = denoising_score_matching(output, x0, eps, t, sde, target, weighting, data_std=STD)
+        losses = denoising_score_matching(output, x0, eps, t, sde, target, Criterion(weighting=weighting), data_std=STD)
         power = (alpha[0, 0] * STD) ** 2
         expected = power / (power + sigma[0, 0] ** 2)
         if weighting == "likelihood":
@@ -72,7 +72,14 @@ def test_a_shifted_score_costs_its_weight(name, target, weighting):
     exact = gaussian_score(MEAN, STD, sde)(x_t, t)
     before, after = (
         denoising_score_matching(
-            output_for(target, score, x_t, alpha, sigma), x0, eps, t, sde, target, weighting, data_std=STD
+            output_for(target, score, x_t, alpha, sigma),
+            x0,
+            eps,
+            t,
+            sde,
+            target,
+            Criterion(weighting=weighting),
+            data_std=STD,
         )
         for score in (exact, exact + shift)
     )
@@ -89,7 +96,7 @@ def test_target_weighting_is_the_plain_error(target):
     wanted = target_of(target, x0, eps, alpha, sigma, STD)
     wanted = {"score": -eps, "v": wanted / (alpha**2 + sigma**2).sqrt()}.get(target, wanted)
     expected = (output - wanted).square().mean(dim=(1, 2, 3))
-    found = denoising_score_matching(output, x0, eps, t, sde, target, "target", data_std=STD)
+    found = denoising_score_matching(output, x0, eps, t, sde, target, Criterion(weighting="target"), data_std=STD)
     torch.testing.assert_close(found, expected)
 
 
@@ -99,7 +106,7 @@ def test_half_sum_is_songs_ve_reduction():
     x0, eps, output = (torch.randn(2, 3, 32, 32, generator=g) for _ in range(3))
     t = torch.tensor([0.2, 0.8])
     losses = [
-        denoising_score_matching(output, x0, eps, t, SDES["vp"], "noise", "sigma2", reduction=reduction)
+        denoising_score_matching(output, x0, eps, t, SDES["vp"], "noise", Criterion(reduction=reduction))
         for reduction in ("mean", "half_sum")
     ]
     torch.testing.assert_close(losses[1], 1536.0 * losses[0])
@@ -113,7 +120,9 @@ def test_min_snr_in_its_own_words():
     torch.testing.assert_close(noise_weight("min_snr", sde, t, **KNOWN), cut / snr)
     x0, eps = torch.zeros(3, 1, dtype=torch.float64), torch.zeros(3, 1, dtype=torch.float64)
     for target, expected in (("x0", cut), ("v", cut / (snr + 1.0))):
-        loss = denoising_score_matching(torch.ones_like(x0), x0, eps, t, sde, target, "min_snr", data_std=STD)
+        loss = denoising_score_matching(
+            torch.ones_like(x0), x0, eps, t, sde, target, Criterion(weighting="min_snr"), data_std=STD
+        )
         torch.testing.assert_close(loss, expected)
 
 
@@ -122,8 +131,8 @@ def test_edm_weighting_makes_every_level_of_f_count_alike():
     sde, g = SDES["edm"], torch.Generator().manual_seed(4)
     x0, eps, output = (torch.randn(8, 5, dtype=torch.float64, generator=g) for _ in range(3))
     t = torch.logspace(-4, 0, 8, dtype=torch.float64)
-    weighted = denoising_score_matching(output, x0, eps, t, sde, "edm", "edm", data_std=STD)
-    plain = denoising_score_matching(output, x0, eps, t, sde, "edm", "target", data_std=STD)
+    weighted = denoising_score_matching(output, x0, eps, t, sde, "edm", Criterion(weighting="edm"), data_std=STD)
+    plain = denoising_score_matching(output, x0, eps, t, sde, "edm", Criterion(weighting="target"), data_std=STD)
     torch.testing.assert_close(weighted, plain)
 
 

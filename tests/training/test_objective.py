@@ -13,6 +13,7 @@ from raysde.data.batches.microbatch import Microbatch
 from raysde.models.score import ScoreModel
 from raysde.sde import EDM, VP
 from raysde.sde.parameterisation import Preconditioning
+from raysde.training.losses import Criterion
 from raysde.training.objective import Objective, microbatch_loss
 from raysde.training.time_sampling import Importance, LogNormal, UniformLogSnr
 
@@ -52,7 +53,8 @@ def microbatch(step: int, index: int, count: int = ROWS) -> Microbatch:
 
 def objective(**changes) -> Objective:
     values = {"batch": BATCH, "microbatch": ROWS, "seed": 0, "condition_dropout": 0.5, "flip": True}
-    return Objective(**{**values, **changes})
+    own = {name: changes.pop(name) for name in ("weighting", "reduction", "min_snr_gamma") if name in changes}
+    return Objective(**{**values, **changes}, criterion=Criterion(**own))
 
 
 def drawn(step: int, index: int, task: Objective) -> dict[str, torch.Tensor]:
@@ -207,15 +209,15 @@ def by_hand(forward: Told, step: int, task: Objective, output: float, target: st
     }[target]
     implied = (value * scale * wide[0] - a * x) / (b * wide[0] - a * wide[1])
     error = (implied - eps).square().flatten(1)
-    error = error.mean(dim=1) if task.reduction == "mean" else 0.5 * error.sum(dim=1)
+    error = error.mean(dim=1) if task.criterion.reduction == "mean" else 0.5 * error.sum(dim=1)
     snr = (alpha / sigma) ** 2
     weight = {
         "sigma2": torch.ones_like(t),
         "likelihood": sde.diffusion2(t) / sigma**2,
         "x0": 1.0 / snr,
-        "min_snr": torch.minimum(snr, torch.tensor(task.min_snr_gamma)) / snr,
+        "min_snr": torch.minimum(snr, torch.tensor(task.criterion.min_snr_gamma)) / snr,
         "edm": (1.0 / snr + 0.25) / 0.25,
-    }[task.weighting]
+    }[task.criterion.weighting]
     return (weight * error).mean()
 
 

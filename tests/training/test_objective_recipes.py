@@ -12,6 +12,7 @@ from raysde.runs.build import new_state, objective
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.sde.parameterisation import TARGETS
+from raysde.training.losses import Criterion
 from raysde.training.objective import microbatch_loss
 from raysde.training.time_sampling import Importance, LogNormal, Uniform
 from tests.support.training import same_tensors
@@ -59,7 +60,7 @@ def test_times_and_weights_reach_the_loop(recipe):
         loading.parse(recipe(train__times__kind="importance", train__weighting="min_snr", train__min_snr_gamma=3.0))
     )
     task = objective(run)
-    assert (task.times, task.weighting, task.min_snr_gamma) == (Importance(), "min_snr", 3.0)
+    assert (task.times, task.criterion) == (Importance(), Criterion(weighting="min_snr", min_snr_gamma=3.0))
     assert objective(open_run(loading.parse(recipe(sde__kind="edm")))).times == LogNormal()
     assert objective(open_run(loading.parse(recipe()))).times == Uniform()
 

@@ -143,10 +143,8 @@ def _axis(name: str, values: Any) -> Axis:
 
 
 def _check_path(path: str) -> None:
-    known = reference.keys()
-    nodes = {".".join(key.split(".")[:depth]) for key in known for depth in range(1, key.count(".") + 1)}
-    if path not in known | nodes:
-        meanings = reference.meanings()
+    meanings = reference.meanings()
+    if path not in meanings:
         hint = did_you_mean(path, meanings, meanings)
         raise ValueError(f"the space names {path!r}, which no recipe has{hint}; `raysde config` lists all keys")
     for fixed, reason in FIXED.items():
