@@ -27,7 +27,7 @@ MUTANTS = [
     Mutant("halving that lets the worst go on", "raysde.tuning.training.asha:Halving.stops", "100.0 / self.reduction", "100.0 - 100.0 / self.reduction", ASHA + " -k 'halving'"),
     Mutant("a rung that a trial passes twice", "raysde.tuning.training.asha:Halving.stops", "if budget < rung or trial in values:", "if budget < rung:", ASHA + " -k 'halving'"),
     Mutant("a diverged trial that goes on", "raysde.tuning.training.asha:Halving.stops", "                return True", "                return False", ASHA + " -k 'diverged'"),
-    Mutant("a sweep that changes under way", "raysde.tuning.training.ledger:_compare", '            if settled(where.removeprefix("recipe "), was) != settled(where.removeprefix("recipe "), wanted):', "            if False:", SWEEP + " -k 'must_not_change'"),
+    Mutant("a sweep that changes under way", "raysde.tuning.training.ledger:_difference", '            if settled(where.removeprefix("recipe "), was) != settled(where.removeprefix("recipe "), wanted):', "            if False:", SWEEP + " -k 'must_not_change'"),
     Mutant("stopped trials ranked among whole ones", "raysde.tuning.training.ranking:ORDER", '"stopped": 1', '"stopped": 0', "tests/tuning/training/test_sweep.py tests/tuning/training/test_ranking.py -k 'rank'"),
     Mutant("the best recipe with paths of here", "raysde.tuning.training.ranking:best_recipe", 'absolute_tree({**changed, "storage"', 'dict({**changed, "storage"', "tests/tuning/training/test_ranking.py -k 'best_recipe'"),
     Mutant("a random search with repeats", "raysde.tuning.training.search:planned", ".permutation(space.size)", ".integers(space.size, size=space.size)", SPACE + " -k 'twice'"),
