@@ -22,7 +22,7 @@ from raysde.sampling.method import SETTINGS, Method
 from raysde.sampling.solvers import SOLVERS, Kind
 from raysde.sde import VP
 from raysde.tuning.sampler.space import parse_space
-from tests.tiny import spec_with
+from tests.support.models import spec_with
 
 GIVEN = {
     "solver": {"solver": "dpmpp_2m"},
