@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from raysde.inference.bulk import Bulk
+from raysde.inference.model import Model
 from raysde.inference.prompt_file import Requests
-from raysde.inference.sample import DrawingModel
 from raysde.sde import VP
 from tests.test_networks import CAPTIONS, model_with, spec_with
 
@@ -17,9 +17,9 @@ NEGATIVES = ["", CAPTIONS[1], CAPTIONS[2], "", CAPTIONS[3], CAPTIONS[0], CAPTION
 
 
 @pytest.fixture(scope="module")
-def model() -> DrawingModel:
+def model() -> Model:
     changes = {"classes": 10, "sde": VP()}
-    return DrawingModel(model_with(**changes), spec_with(**changes))
+    return Model(model_with(**changes), spec_with(**changes))
 
 
 @pytest.fixture(scope="module")
