@@ -20,7 +20,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raysde.sampling.likelihood import log_prob
-from raysde.sampling.sampler import Method, sample
+from raysde.sampling.method import Method
+from raysde.sampling.sampler import sample
 from raysde.sde import SDE
 from raysde.sde.parameterisation import TARGETS, convert, marginal_for
 from tests.support.oracles import BIAS, FLOWS, SDES, SETTINGS, Mixture, fitted_order, gaussian, mixture

@@ -33,8 +33,9 @@ from raysde.checkpoints.description import (
 )
 from raysde.checkpoints.description import name_of as name_of  # the name of a checkpoint's folder, beside what is in it
 from raysde.checkpoints.sharded_tensors import Stored
-from raysde.inference.model import Model, Origin
+from raysde.inference.model import Model
 from raysde.io.atomic import whole_folder
+from raysde.models.origin import Origin
 from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec, empty_model, save_text

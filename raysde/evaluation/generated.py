@@ -10,7 +10,7 @@ from raysde.evaluation.chunks import Part
 from raysde.evaluation.features.classifier import Judge
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.selection import Conditions
-from raysde.inference.sample import DrawingModel
+from raysde.inference.model import Model
 from raysde.io.hashing import model_hash
 
 
@@ -25,7 +25,7 @@ class Drawer:
         network, judge: what they are measured by.
     """
 
-    model: DrawingModel
+    model: Model
     conditions: Conditions
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Drawer:
 
 
 def led_away(
-    model: DrawingModel, guide: DrawingModel | None, autoguidance: float | None, settings: Mapping[str, Any]
+    model: Model, guide: Model | None, autoguidance: float | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a report says of a guide: its hash, and how far images are led away from it if conditions lead them too.
 

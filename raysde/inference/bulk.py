@@ -16,9 +16,9 @@ import torch
 from raysde.images.codec import encode_image
 from raysde.images.tensors import to_pil
 from raysde.inference.image_files import WHOLE, WRITERS, Form, part_name
+from raysde.inference.model import Model
 from raysde.inference.prompt_file import Requests
 from raysde.inference.ranges import stretches
-from raysde.inference.sample import DrawingModel
 from raysde.io.atomic import is_partial
 from raysde.io.filesystems import child, exists, filesystem
 from raysde.io.hashing import model_hash
@@ -47,7 +47,7 @@ class Bulk:
         images_per_part: at most, or one batch; a part has whole batches, which are those that ``sample`` would draw.
     """
 
-    model: DrawingModel
+    model: Model
     requests: Requests
     out: str
     form: Form

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Unpack
 
 import torch
@@ -12,14 +11,24 @@ from raysde import rng
 from raysde.conditioning.conditioner import Conditioner, Encoded
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import Interval
-from raysde.inference.sample import Drawing, DrawingModel, check_dtype
+from raysde.inference.pixels import (
+    ModelLike,
+    check_dtype,
+    device_of,
+    need_pixels,
+    pixel_range,
+    to_floats,
+    to_pixels,
+)
+from raysde.inference.sample import Drawing, drawn, guidance_of, made, resolved
 from raysde.inference.samples import Drawn
 from raysde.models import autoencoder as latent_space
 from raysde.models.sampling_defaults import resolve
 from raysde.sampling import likelihood
+from raysde.sampling.inverse import restore
 from raysde.sampling.inverse.operators import AveragePool, Grey, Mask, Projection
 from raysde.sampling.inverse.posterior import ITERATIONS
-from raysde.sampling.inverse.restore import Way, edit, sdedit
+from raysde.sampling.inverse.restore import Way
 from raysde.sampling.method import Settings, method_of
 from raysde.sampling.sampler import Samples, sample
 from raysde.sde import Score
@@ -37,181 +46,182 @@ class Restoring(Drawing, total=False):
     resample: int
 
 
-@dataclass(frozen=True)
-class EditingModel(DrawingModel):
-    """A score model that edits images. Result i depends on the seed, i and the i-th image, not on its batch.
+def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
+    """Fill in what is not known of images [B, C, H, W]; what is known stays as it is.
 
-    Images are uint8, or floats in the data range, such as those that ``dtype=torch.float32`` makes.
+    Args:
+        images: uint8, or float in the data range.
+        mask: bool, True where the images are known, [H, W] for all of them or [B, 1, H, W].
+        options: those of :func:`raysde.inference.sample.sample`, though the model's own settings are not taken; and
+            ``method`` (moment_matching or replacement), ``noise`` (standard deviation of what is known, in grey levels
+            of 255), ``iterations`` and ``resample``, see :func:`raysde.sampling.inverse.restore.edit`.
 
-    Every method takes the keyword arguments of :meth:`raysde.inference.sample.DrawingModel.sample`: prompts, guidance,
-    seed, solver and so on. :meth:`edit` and :meth:`interpolate_prompts` go by the model's own settings where nothing
-    is said, as ``sample`` does; what restores does not, since they were chosen for images of which nothing is known.
-    What restores also takes ``method`` (moment_matching or replacement), ``noise`` (standard deviation of what is
-    known, in grey levels of 255), ``iterations`` and ``resample``, see :func:`raysde.sampling.inverse.restore.edit`.
+    Raises:
+        ValueError: if the images or the mask do not fit the model, or as :func:`raysde.inference.sample.sample`.
     """
+    check_images(model, "inpaint", images, model.spec.image)
+    if mask.shape not in (images.shape[2:], (len(images), 1, *images.shape[2:])):
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}, the images {tuple(images.shape)}")
 
-    def inpaint(self, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
-        """Fills in what is not known of uint8 images [B, C, H, W]; what is known stays as it is.
+    def measured(rows: slice) -> tuple[Projection, Tensor]:
+        projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(device_of(model)))
+        return projection, projection.measure(to_floats(model, images[rows]))
 
-        Args:
-            mask: bool, True where the images are known, [H, W] for all of them or [B, 1, H, W].
+    return restored(model, len(images), measured, **options)
 
-        Raises:
-            ValueError: if the images or the mask do not fit the model, or as :meth:`sample`.
-        """
-        self._check("inpaint", images, self.spec.image)
-        if mask.shape not in (images.shape[2:], (len(images), 1, *images.shape[2:])):
-            raise ValueError(f"the mask has shape {tuple(mask.shape)}, the images {tuple(images.shape)}")
 
-        def measured(rows: slice) -> tuple[Projection, Tensor]:
-            projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(self.device))
-            return projection, projection.measure(self.floats(images[rows]))
+def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Drawn:
+    """Colour images [B, 1, H, W], which are taken for the means over the channels; see :func:`inpaint`."""
+    channels, height, width = model.spec.image
+    if channels == 1:
+        raise ValueError("colorise: the model draws grey images")
+    check_images(model, "colorise", grey, (1, height, width))
+    return restored(model, len(grey), lambda rows: (Grey(channels), to_floats(model, grey[rows])), **options)
 
-        return self._restored(len(images), measured, **options)
 
-    def colorise(self, grey: Tensor, **options: Unpack[Restoring]) -> Drawn:
-        """Colours uint8 images [B, 1, H, W], which are taken for the means over the channels.
+def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
+    """Enlarge images [B, C, H / factor, W / factor], which are taken for the means of blocks of pixels; see
+    :func:`inpaint`."""
+    pool, (channels, height, width) = AveragePool(factor), model.spec.image
+    if height % factor or width % factor:
+        raise ValueError(f"upscale: factor {factor} does not divide the model's images of {height} x {width}")
+    check_images(model, "upscale", images, (channels, height // factor, width // factor))
+    return restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
 
-        Raises:
-            ValueError: if the images do not fit the model, or as :meth:`sample`.
-        """
-        channels, height, width = self.spec.image
-        if channels == 1:
-            raise ValueError("colorise: the model draws grey images")
-        self._check("colorise", grey, (1, height, width))
-        return self._restored(len(grey), lambda rows: (Grey(channels), self.floats(grey[rows])), **options)
 
-    def upscale(self, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
-        """Enlarges uint8 images [B, C, H / factor, W / factor], which are taken for the means of blocks of pixels.
+def edit(model: ModelLike, images: Tensor, strength: float, **drawing: Unpack[Drawing]) -> Drawn:
+    """Change images [B, C, H, W] by noise and its removal; see :func:`raysde.sampling.inverse.restore.sdedit`.
 
-        Raises:
-            ValueError: if the images do not fit the model, or as :meth:`sample`.
-        """
-        pool, (channels, height, width) = AveragePool(factor), self.spec.image
-        if height % factor or width % factor:
-            raise ValueError(f"upscale: factor {factor} does not divide the model's images of {height} x {width}")
-        self._check("upscale", images, (channels, height // factor, width // factor))
-        return self._restored(len(images), lambda rows: (pool, self.floats(images[rows])), **options)
+    Args:
+        images: uint8, or float in the data range.
+        strength: 0 for the images themselves (as a latent model's autoencoder sees them), 1 for plain sampling.
 
-    def edit(self, images: Tensor, strength: float, **drawing: Unpack[Drawing]) -> Drawn:
-        """Changes uint8 images [B, C, H, W] by noise and its removal; see
-        :func:`raysde.sampling.inverse.restore.sdedit`.
+    Raises:
+        ValueError: if the images do not fit the model, ``strength`` is outside [0, 1], or as
+            :func:`raysde.inference.sample.sample`.
+    """
+    latent = model.spec.latent
+    check_images(model, "edit", images, model.spec.image if latent is None else latent.pixels, latents=True)
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"strength must lie between 0 and 1, got {strength}")
 
-        Args:
-            strength: 0 for the images themselves (as a latent model's autoencoder sees them), 1 for plain sampling.
+    def run(score: Score, rows: slice, **given: object) -> Samples:
+        part = images[rows]
+        x0 = to_floats(model, part) if latent is None else latent_space.encode(latent, part.to(device_of(model)))
+        return restore.sdedit(score, model.spec.sde, x0, strength, **given)  # type: ignore[arg-type]
 
-        Raises:
-            ValueError: if the images do not fit the model, ``strength`` is outside [0, 1], or as :meth:`sample`.
-        """
-        latent = self.spec.latent
-        self._check("edit", images, self.spec.image if latent is None else latent.pixels, latents=True)
-        if not 0.0 <= strength <= 1.0:
-            raise ValueError(f"strength must lie between 0 and 1, got {strength}")
+    return drawn(model, run, len(images), share=strength, **resolved(model.spec, drawing))
 
-        def run(score: Score, rows: slice, **given: object) -> Samples:
-            part = images[rows]
-            x0 = self.floats(part) if latent is None else latent_space.encode(latent, part.to(self.device))
-            return sdedit(score, self.sde, x0, strength, **given)  # type: ignore[arg-type]
 
-        return self.drawn(run, len(images), share=strength, **self.by_own_settings(drawing))
+@torch.no_grad()
+def interpolate_prompts(
+    model: ModelLike,
+    first: str,
+    second: str,
+    weights: Sequence[float],
+    *,
+    line: Line = "spherical",
+    seed: int = 0,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    negative: str | None = None,
+    dtype: torch.dtype = torch.uint8,
+    size: Size | int | str | None = None,
+    **settings: Unpack[Settings],
+) -> Drawn:
+    """Draw images for prompts between two, all from the same noise.
 
-    @torch.no_grad()
-    def interpolate_prompts(
-        self,
-        first: str,
-        second: str,
-        weights: Sequence[float],
-        *,
-        line: Line = "spherical",
-        seed: int = 0,
-        guidance: float | None = None,
-        guidance_interval: Interval | None = None,
-        negative: str | None = None,
-        dtype: torch.dtype = torch.uint8,
-        size: Size | int | str | None = None,
-        **settings: Unpack[Settings],
-    ) -> Drawn:
-        """Images for prompts between two, all from the same noise.
+    Args:
+        weights: in [0, 1], for each image: 0 for the first prompt, 1 for the second.
+        line: great circle or straight line between the prompts' vectors, see
+            :func:`between`.
+        dtype, size: of the images, as for :func:`raysde.inference.sample.sample`.
 
-        Args:
-            weights: in [0, 1], for each image: 0 for the first prompt, 1 for the second.
-            line: great circle or straight line between the prompts' vectors, see :func:`between`.
-            dtype, size: of the images, as for :meth:`sample`.
+    Raises:
+        ValueError: if there is no weight or one is outside [0, 1], or as :func:`raysde.inference.sample.sample`.
+    """
+    check_weights(weights)
+    check_dtype(dtype)
+    spec, device = model.spec, device_of(model)
+    shape = spec.shape_of(None if size is None else read_size(size))
 
-        Raises:
-            ValueError: if there is no weight or one is outside [0, 1], or as :meth:`sample`.
-        """
-        check_weights(weights)
-        check_dtype(dtype)
-        shape = self.spec.shape_of(None if size is None else read_size(size))
+    def encode(conditioner: Conditioner) -> Encoded:
+        start, end = (conditioner.encode([prompt], None, 1) for prompt in (first, second))
+        return between(start, end, torch.tensor(weights, device=device), line)
 
-        def encode(conditioner: Conditioner) -> Encoded:
-            start, end = (conditioner.encode([prompt], None, 1) for prompt in (first, second))
-            return between(start, end, torch.tensor(weights, device=self.device), line)
+    asked = {"guidance": guidance, "guidance_interval": guidance_interval, **settings}
+    own = resolved(spec, {"prompts": [first, second], "negative": negative, **asked})
+    leading = guidance_of(model, len(weights), own["guidance"], own.get("guidance_interval"), negative, None)
+    found = sample(
+        leading.score(model.score_model, encode, len(weights)).score,
+        spec.sde,
+        (len(weights), *shape),
+        generator=[rng.generator(seed, rng.IMAGE, 0) for _ in weights],
+        device=device,
+        **method_of(own),  # type: ignore[arg-type]
+    )
+    return made(spec, to_pixels(model, found.x, dtype).cpu(), None, seed, found.nfe)
 
-        asked = {"guidance": guidance, "guidance_interval": guidance_interval, **settings}
-        own = self.by_own_settings({"prompts": [first, second], "negative": negative, **asked})
-        leading = self.guidance(len(weights), own["guidance"], own.get("guidance_interval"), negative, None)
-        drawn = sample(
-            leading.score(self.score_model, encode, len(weights)).score,
-            self.sde,
-            (len(weights), *shape),
-            generator=[rng.generator(seed, rng.IMAGE, 0) for _ in weights],
-            device=self.device,
-            **method_of(own),  # type: ignore[arg-type]
+
+def restored(
+    model: ModelLike,
+    count: int,
+    measured: Callable[[slice], tuple[Projection, Tensor]],
+    *,
+    method: Way = "moment_matching",
+    noise: float = 0.0,
+    iterations: int = ITERATIONS,
+    resample: int = 0,
+    **drawing: Unpack[Drawing],
+) -> Drawn:
+    """Return images given what is ``measured`` of those in some rows.
+
+    The model's own settings are not taken: they were chosen for images of which nothing is known.
+    """
+    spec = model.spec
+    low, high = spec.data_range
+
+    def run(score: Score, rows: slice, **given: object) -> Samples:
+        projection, known = measured(rows)
+        return restore.edit(
+            score,
+            spec.sde,
+            known,
+            projection,
+            method=method,
+            noise=noise * (high - low) / 255.0,
+            iterations=iterations,
+            resample=resample,
+            **given,  # type: ignore[arg-type]
         )
-        return self.made(self.pixels(drawn.x, dtype).cpu(), None, seed, drawn.nfe)
 
-    def _restored(
-        self,
-        count: int,
-        measured: Callable[[slice], tuple[Projection, Tensor]],
-        *,
-        method: Way = "moment_matching",
-        noise: float = 0.0,
-        iterations: int = ITERATIONS,
-        resample: int = 0,
-        **drawing: Unpack[Drawing],
-    ) -> Drawn:
-        """Images given what is ``measured`` of those in some rows."""
-        low, high = self.spec.data_range
+    settings = resolve({}, drawing, False, usual=spec.default_solver, resample=resample)
+    return drawn(model, run, count, **settings)
 
-        def run(score: Score, rows: slice, **given: object) -> Samples:
-            projection, known = measured(rows)
-            return edit(
-                score,
-                self.sde,
-                known,
-                projection,
-                method=method,
-                noise=noise * (high - low) / 255.0,
-                iterations=iterations,
-                resample=resample,
-                **given,  # type: ignore[arg-type]
-            )
 
-        return self.drawn(run, count, **resolve({}, drawing, False, usual=self.spec.default_solver, resample=resample))
+def check_images(
+    model: ModelLike, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False, whole: bool = False
+) -> None:
+    """Guard images of a ``shape``.
 
-    def _check(
-        self, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False, whole: bool = False
-    ) -> None:
-        """Guards images of a ``shape``.
+    Args:
+        latents: whether a model of latents can take them too.
+        whole: whether they have to be levels from 0 to 255.
 
-        Args:
-            latents: whether a model of latents can take them too.
-            whole: whether they have to be levels from 0 to 255.
-        """
-        if not latents:
-            self.need_pixels(what)
-        kinds = "uint8 images" if whole else "images, uint8 or float,"
-        fits = images.dtype == torch.uint8 or (images.is_floating_point() and not whole)
-        if not fits or images.shape[1:] != shape or images.ndim != 4 or len(images) == 0:
-            raise ValueError(
-                f"{what}: this model takes {kinds} of shape [B, {', '.join(map(str, shape))}], "
-                f"got {images.dtype} of shape {list(images.shape)}"
-            )
-        if images.dtype != torch.uint8:
-            check_range(what, images, self.pixel_range)
+    Raises:
+        ValueError: if they are of another shape, type or range.
+    """
+    if not latents:
+        need_pixels(model, what)
+    kinds = "uint8 images" if whole else "images, uint8 or float,"
+    fits = images.dtype == torch.uint8 or (images.is_floating_point() and not whole)
+    if not fits or images.shape[1:] != shape or images.ndim != 4 or len(images) == 0:
+        raise ValueError(
+            f"{what}: this model takes {kinds} of shape [B, {', '.join(map(str, shape))}], "
+            f"got {images.dtype} of shape {list(images.shape)}"
+        )
+    if images.dtype != torch.uint8:
+        check_range(what, images, pixel_range(model.spec))
 
 
 def check_range(what: str, images: Tensor, data_range: tuple[float, float]) -> None:

@@ -1,7 +1,6 @@
 """Drawing images with a trained model: prompts, guidance, batches, and one random stream for each image."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, Unpack
 
 import torch
@@ -11,17 +10,19 @@ from raysde import rng
 from raysde.data.classes import Label, class_numbers, difference
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import Encode, Guidance, Interval, Led
-from raysde.inference.pixels import ImagingModel
+from raysde.inference.pixels import ModelLike, check_dtype, device_of, frames, pixel_range, to_pixels
 from raysde.inference.samples import Drawn, DrawnPath
 from raysde.models.sampling_defaults import resolve
+from raysde.models.spec import ModelSpec
+from raysde.sampling import path, sampler
 from raysde.sampling.method import Method, Settings
-from raysde.sampling.path import sample_path
-from raysde.sampling.sampler import Callback, Samples, sample
+from raysde.sampling.sampler import Callback, Samples
 from raysde.sde import Score
 
 
 class Drawing(Settings, total=False):
-    """The keyword arguments of everything that draws; those of :meth:`DrawingModel.sample` but for ``n``."""
+    """The keyword arguments of everything that draws; those of :meth:`raysde.inference.model.Model.sample`
+    but for ``n``."""
 
     prompts: Sequence[str] | None
     labels: Sequence[Label] | None
@@ -29,7 +30,7 @@ class Drawing(Settings, total=False):
     guidance: float
     guidance_interval: Interval | None
     negative: str | Sequence[str] | None
-    autoguide: "DrawingModel | None"
+    autoguide: ModelLike | None
     autoguidance: float | None
     batch_size: int
     first: int
@@ -51,265 +52,253 @@ class Run(Protocol):
     ) -> Samples: ...
 
 
-@dataclass(frozen=True)
-class DrawingModel(ImagingModel):
-    """A score model with its description, as far as drawing goes; :class:`raysde.inference.model.Model` is the
-    whole."""
+def sample(
+    model: ModelLike,
+    *,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[Label] | None = None,
+    n: int | None = None,
+    seed: int | Sequence[int] = 0,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    negative: str | Sequence[str] | None = None,
+    autoguide: ModelLike | None = None,
+    autoguidance: float | None = None,
+    batch_size: int = 256,
+    first: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    size: Size | int | str | None = None,
+    start: Tensor | None = None,
+    times: Tensor | None = None,
+    dtype: torch.dtype = torch.uint8,
+    **settings: Unpack[Settings],
+) -> Drawn:
+    """Draw images.
 
-    def sample(
-        self,
-        *,
-        prompts: Sequence[str] | None = None,
-        labels: Sequence[Label] | None = None,
-        n: int | None = None,
-        seed: int | Sequence[int] = 0,
-        guidance: float | None = None,
-        guidance_interval: Interval | None = None,
-        negative: str | Sequence[str] | None = None,
-        autoguide: "DrawingModel | None" = None,
-        autoguidance: float | None = None,
-        batch_size: int = 256,
-        first: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-        size: Size | int | str | None = None,
-        start: Tensor | None = None,
-        times: Tensor | None = None,
-        dtype: torch.dtype = torch.uint8,
-        **settings: Unpack[Settings],
-    ) -> Drawn:
-        """Draws images; image i depends on (seed, i) and its own prompt, not on the batch it is drawn in.
+    Args:
+        prompts, labels: one for each image; both may be given. A label is a class name or a class number.
+        n: number of images when neither is given.
+        seed: of all images, or one for each.
+        guidance, guidance_interval: scale of classifier-free guidance, 1 for none, and (low, high) of sigma / alpha
+            where there is guidance. By default the model's own, see
+            :func:`raysde.models.sampling_defaults.resolve`; (0, math.inf) is everywhere.
+        negative: prompt to guide away from instead of the empty one, for all images or for each.
+        autoguide, autoguidance: a smaller or younger model of the same SDE and images to guide away from, and how
+            far, if ``guidance`` guides away from the empty or negative prompt as well; see
+            :class:`raysde.inference.guidance.Autoguided` and :class:`raysde.inference.guidance.TwiceGuided`.
+        batch_size: images drawn at a time.
+        first: the number of the first image, to continue an earlier call.
+        progress: called with the solver's steps done and to be done, over all batches.
+        size: (height, width) of the images, or one number for both, if not the model's own.
+        start: x at the first time, [N, C, H, W] in the space that the model draws in, instead of the prior's.
+        times: falling times of your own, instead of ``steps`` and ``grid``.
+        dtype: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor rounded.
+        settings: fields of :class:`raysde.sampling.method.Method`, by default the model's own.
 
-        Args:
-            prompts, labels: one for each image; both may be given. A label is the name of a class, or an int, which is
-                a class number.
-            n: number of images when neither is given.
-            seed: of all images, or one for each.
-            guidance: scale of classifier-free guidance, 1 for none; None for the model's own, and if it has none for 2
-                with ``negative``, or ``autoguide`` and no ``autoguidance``, and 1 without.
-            guidance_interval: (low, high) of sigma / alpha where there is guidance; None for the model's own, or
-                everywhere if it has none, as (0, math.inf) is for any model.
-            negative: what the images are led away from instead of the empty prompt, for all images or for each.
-            autoguide: a smaller or younger model of the same SDE and images, which the images are led away from instead
-                of from the empty prompt; see :class:`raysde.inference.guidance.Autoguided`.
-            autoguidance: how far they are led away from ``autoguide`` if ``guidance`` shall lead them away from the
-                empty or negative prompt as well; see :class:`raysde.inference.guidance.TwiceGuided`. None:
-                ``guidance`` says it.
-            batch_size: images drawn at a time.
-            first: the number of the first image, to continue an earlier call.
-            progress: called with the solver's steps done and to be done, over all batches.
-            size: (height, width) of the images, or one number for both, if it shall not be that which the model was
-                built for; any that its network takes. Images of a size that it never saw may look like none.
-            start: x at the first time, [N, C, H, W] in the space that the model draws in, instead of draws from the
-                prior.
-            times: falling times of your own, instead of ``steps`` and ``grid``.
-            dtype: of the images: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor
-                rounded.
-            settings: solver, steps, eta and so on, see :class:`raysde.sampling.sampler.Method`; those that are not
-                given are the model's own, see :func:`raysde.models.sampling_defaults.completed`.
+    Raises:
+        ValueError: if the counts differ, the model cannot take what is given, or a setting has no effect.
+    """
+    drawing = {
+        "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
+        "guidance_interval": guidance_interval, "autoguidance": autoguidance, "seed": seed, "first": first,
+        "batch_size": batch_size, "progress": progress, "dtype": dtype, **settings,
+    }  # fmt: skip
+    shape = wanted(model.spec, drawing, n, size, start)
 
-        Raises:
-            ValueError: if the counts differ, the model cannot take what is given, or a setting is out of range or has
-                no effect.
-        """
-        drawing = {
-            "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
-            "guidance_interval": guidance_interval, "autoguidance": autoguidance, "seed": seed, "first": first,
-            "batch_size": batch_size, "progress": progress, "dtype": dtype, **settings,
-        }  # fmt: skip
-        shape = self.wanted(drawing, n, size, start)
+    def run(score: Score, rows: slice, **given: object) -> Samples:
+        whole, own = begun(model, shape, start, rows)
+        return sampler.sample(score, model.spec.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
 
-        def run(score: Score, rows: slice, **given: object) -> Samples:
-            whole, own = self.begun(shape, start, rows)
-            return sample(score, self.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
+    return drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing))
 
-        return self.drawn(run, shape[0], times=times, **self.by_own_settings(drawing))
 
-    def sample_path(
-        self,
-        points: int,
-        *,
-        n: int | None = None,
-        size: Size | int | str | None = None,
-        start: Tensor | None = None,
-        times: Tensor | None = None,
-        **drawing: Unpack[Drawing],
-    ) -> DrawnPath:
-        """Draws the images that :meth:`sample` draws, and keeps ``points`` states of their paths, evenly in log-SNR.
+def sample_path(
+    model: ModelLike,
+    points: int,
+    *,
+    n: int | None = None,
+    size: Size | int | str | None = None,
+    start: Tensor | None = None,
+    times: Tensor | None = None,
+    **drawing: Unpack[Drawing],
+) -> DrawnPath:
+    """Draw the images that :func:`sample` draws, and keep ``points`` states of their paths, evenly in log-SNR.
 
-        Args:
-            points: states of each image, the first of pure noise and the last at the end of the walk.
-            n, size, start, times, drawing: as for :meth:`sample`.
+    Args:
+        points: states of each image, the first of pure noise and the last at the end of the walk.
+        n, size, start, times, drawing: as for :func:`sample`.
 
-        Raises:
-            ValueError: if there are fewer than two points; and as :meth:`sample`.
-        """
-        shape, paths = self.wanted(drawing, n, size, start), []
+    Raises:
+        ValueError: if there are fewer than two points; and as :func:`sample`.
+    """
+    sde, shape, paths = model.spec.sde, wanted(model.spec, drawing, n, size, start), []
 
-        def run(score: Score, rows: slice, **given: object) -> Samples:
-            whole, own = self.begun(shape, start, rows)
-            paths.append(sample_path(score, self.sde, whole, points, times=times, **own, **given))  # type: ignore[arg-type]
-            return paths[-1].end
+    def run(score: Score, rows: slice, **given: object) -> Samples:
+        whole, own = begun(model, shape, start, rows)
+        paths.append(path.sample_path(score, sde, whole, points, times=times, **own, **given))  # type: ignore[arg-type]
+        return paths[-1].end
 
-        drawn = self.drawn(run, shape[0], times=times, **self.by_own_settings(drawing))
-        x, x0_hat = (torch.cat([getattr(path, name) for path in paths], dim=1).cpu() for name in ("x", "x0_hat"))
-        frames = torch.stack([self.frames(x, paths[0].times), self.frames(x0_hat, None)], dim=1)
-        log_snr = self.sde.log_snr(paths[0].times)
-        return DrawnPath(
-            **vars(drawn),
-            times=paths[0].times,
-            log_snr=log_snr,
-            x=x.transpose(0, 1),
-            x0_hat=x0_hat.transpose(0, 1),
-            frames=frames,
+    found = drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing))
+    x, x0_hat = (torch.cat([getattr(each, name) for each in paths], dim=1).cpu() for name in ("x", "x0_hat"))
+    return DrawnPath(
+        **vars(found),
+        times=paths[0].times,
+        log_snr=sde.log_snr(paths[0].times),
+        x=x.transpose(0, 1),
+        x0_hat=x0_hat.transpose(0, 1),
+        frames=torch.stack([frames(model, x, paths[0].times), frames(model, x0_hat, None)], dim=1),
+    )
+
+
+def resolved(spec: ModelSpec, drawing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of :func:`drawn`, with the model's own settings where they say nothing.
+
+    Raises:
+        ValueError: as :func:`raysde.models.sampling_defaults.resolve`.
+    """
+    conditional = drawing.get("prompts") is not None or drawing.get("labels") is not None
+    return resolve(spec.generation, drawing, conditional, usual=spec.default_solver)
+
+
+@torch.no_grad()
+def drawn(
+    model: ModelLike,
+    run: Run,
+    count: int,
+    *,
+    share: float = 1.0,
+    times: Tensor | None = None,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[Label] | None = None,
+    seed: int | Sequence[int] = 0,
+    guidance: float = 1.0,
+    guidance_interval: Interval | None = None,
+    negative: str | Sequence[str] | None = None,
+    autoguide: ModelLike | None = None,
+    autoguidance: float | None = None,
+    batch_size: int = 256,
+    first: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    dtype: torch.dtype = torch.uint8,
+    **settings: Unpack[Settings],
+) -> Drawn:
+    """Return what ``run`` draws for ``count`` images, batch by batch; see :func:`sample`.
+
+    Args:
+        share: of the time grid that ``run`` walks.
+        times: that it walks instead.
+    """
+    counted(prompts, labels, count)
+    numbers, sde = numbers_of(model.spec, labels), model.spec.sde
+    seeds = seed if isinstance(seed, Sequence) else [seed] * count
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds were given for {count} images")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    leading = guidance_of(model, count, guidance, guidance_interval, negative, autoguide, autoguidance)
+    check_dtype(dtype)
+    steps = len(Method(**settings).last_times(sde, share) if times is None else times) - 1
+    parts, nfe, total = [], 0, steps * -(-count // batch_size)
+    for done, start in enumerate(range(0, count, batch_size)):
+        rows = slice(start, min(count, start + batch_size))
+        told = _told(_part(prompts, rows), _part(numbers, rows), rows.stop - start)
+        score = leading.rows(rows).score(model.score_model, told, rows.stop - start)
+        keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
+        generators = [rng.generator(own, rng.IMAGE, number) for own, number in keys]
+        callback = _reported(progress, done * steps, total)
+        one = run(score.score, rows, generator=generators, callback=callback, **settings)
+        nfe = max(nfe, one.nfe)
+        parts.append(to_pixels(model, one.x, dtype).cpu())
+    return made(model.spec, torch.cat(parts), prompts, seed, nfe)
+
+
+def wanted(
+    spec: ModelSpec, drawing: Mapping[str, Any], n: int | None, size: Size | int | str | None, start: Tensor | None
+) -> tuple[int, int, int, int]:
+    """Return the shape [N, C, H, W] of what is asked for, in the space that the model draws in.
+
+    Raises:
+        ValueError: if the counts differ, the network takes no such size, or ``start`` has another shape.
+    """
+    asked = len(start) if n is None and start is not None and start.ndim == 4 else n
+    count = counted(drawing.get("prompts"), drawing.get("labels"), asked)
+    shape = spec.shape_of(None if size is None else read_size(size))
+    if start is not None and size is None and start.ndim == 4 and spec.latent is None:
+        shape = spec.shape_of((start.shape[2], start.shape[3]))
+    if start is not None and (start.shape != (count, *shape) or not start.is_floating_point()):
+        raise ValueError(
+            f"start must be floats of shape {[count, *shape]}, got {start.dtype} of shape {list(start.shape)}"
         )
-
-    def by_own_settings(self, drawing: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of :meth:`drawn`, with the model's own settings where they say nothing.
-
-        Raises:
-            ValueError: as :func:`raysde.models.sampling_defaults.resolve`.
-        """
-        conditional = drawing.get("prompts") is not None or drawing.get("labels") is not None
-        return resolve(self.spec.generation, drawing, conditional, usual=self.spec.default_solver)
-
-    @torch.no_grad()
-    def drawn(
-        self,
-        run: Run,
-        count: int,
-        *,
-        share: float = 1.0,
-        times: Tensor | None = None,
-        prompts: Sequence[str] | None = None,
-        labels: Sequence[Label] | None = None,
-        seed: int | Sequence[int] = 0,
-        guidance: float = 1.0,
-        guidance_interval: Interval | None = None,
-        negative: str | Sequence[str] | None = None,
-        autoguide: "DrawingModel | None" = None,
-        autoguidance: float | None = None,
-        batch_size: int = 256,
-        first: int = 0,
-        progress: Callable[[int, int], None] | None = None,
-        dtype: torch.dtype = torch.uint8,
-        **settings: Unpack[Settings],
-    ) -> Drawn:
-        """What ``run`` draws for ``count`` images, batch by batch; see :meth:`sample`.
-
-        Args:
-            share: of the time grid that ``run`` walks.
-            times: that it walks instead.
-        """
-        counted(prompts, labels, count)
-        numbers = self.numbers(labels)
-        seeds = seed if isinstance(seed, Sequence) else [seed] * count
-        if len(seeds) != count:
-            raise ValueError(f"{len(seeds)} seeds were given for {count} images")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        leading = self.guidance(count, guidance, guidance_interval, negative, autoguide, autoguidance)
-        check_dtype(dtype)
-        steps = len(Method(**settings).last_times(self.sde, share) if times is None else times) - 1
-        parts, nfe, total = [], 0, steps * -(-count // batch_size)
-        for done, start in enumerate(range(0, count, batch_size)):
-            rows = slice(start, min(count, start + batch_size))
-            told = _told(_part(prompts, rows), _part(numbers, rows), rows.stop - start)
-            score = leading.rows(rows).score(self.score_model, told, rows.stop - start)
-            keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
-            generators = [rng.generator(own, rng.IMAGE, number) for own, number in keys]
-            callback = _reported(progress, done * steps, total)
-            drawn = run(score.score, rows, generator=generators, callback=callback, **settings)
-            nfe = max(nfe, drawn.nfe)
-            parts.append(self.pixels(drawn.x, dtype).cpu())
-        return self.made(torch.cat(parts), prompts, seed, nfe)
-
-    def made(self, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int) -> Drawn:
-        """Images with what they were drawn for."""
-        told = None if prompts is None else list(prompts)
-        return Drawn(images, told, seed, nfe, self.pixel_range)
-
-    def wanted(
-        self, drawing: Mapping[str, Any], n: int | None, size: Size | int | str | None, start: Tensor | None
-    ) -> tuple[int, int, int, int]:
-        """The shape [N, C, H, W] of what is asked for, in the space that the model draws in.
-
-        Raises:
-            ValueError: if the counts differ, the network takes no such size, or ``start`` has another shape.
-        """
-        asked = len(start) if n is None and start is not None and start.ndim == 4 else n
-        count = counted(drawing.get("prompts"), drawing.get("labels"), asked)
-        shape = self.spec.shape_of(None if size is None else read_size(size))
-        if start is not None and size is None and start.ndim == 4 and self.spec.latent is None:
-            shape = self.spec.shape_of((start.shape[2], start.shape[3]))
-        if start is not None and (start.shape != (count, *shape) or not start.is_floating_point()):
-            raise ValueError(
-                f"start must be floats of shape {[count, *shape]}, got {start.dtype} of shape {list(start.shape)}"
-            )
-        return (count, *shape)
-
-    def begun(
-        self, shape: tuple[int, int, int, int], start: Tensor | None, rows: slice
-    ) -> tuple[tuple[int, ...], dict[str, Any]]:
-        """The shape of some rows, and what a sampler is told of where they begin."""
-        own = None if start is None else start[rows].to(self.device, torch.float32)
-        return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": self.device}
-
-    def numbers(self, labels: Sequence[Label] | None) -> list[int] | None:
-        """Return the class numbers of labels, None without.
-
-        Raises:
-            ValueError: if one is no class of the model.
-        """
-        return None if labels is None else class_numbers(labels, self.spec.classes, self.spec.class_names)
-
-    def conditioned(
-        self, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
-    ) -> Led:
-        """The score under prompts and labels, in evaluation mode."""
-        return Guidance(scale=guidance).score(self.score_model, _told(prompts, self.numbers(labels), count), count)
-
-    def guidance(
-        self,
-        count: int,
-        guidance: float,
-        guidance_interval: Interval | None,
-        negative: str | Sequence[str] | None,
-        autoguide: "DrawingModel | None",
-        autoguidance: float | None = None,
-    ) -> Guidance:
-        """How ``count`` images are led.
-
-        Raises:
-            ValueError: if there is not one negative prompt for each image, the guide is of another SDE, other images or
-                other conditions, there is none for ``autoguidance``, or conditions should lead as well and there are
-                none.
-        """
-        if guidance != 1.0 and self.score_model.conditioner.width is None and autoguidance is not None:
-            raise ValueError(f"guidance={guidance} was given beside autoguidance, but the model is unconditional")
-        negatives = [negative] * count if isinstance(negative, str) else negative
-        if negatives is not None and len(negatives) != count:
-            raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")
-        if autoguide is None:
-            return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, autoguidance=autoguidance)
-        for name in ("sde", "image", "data_range", "latent"):
-            own, its = getattr(self.spec, name), getattr(autoguide.spec, name)
-            if own != its:
-                raise ValueError(f"autoguide: its {name} is {its}, the model's is {own}")
-        taken, its = self.score_model.conditioner, autoguide.score_model.conditioner
-        if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
-            raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
-        if own := difference(self.spec.class_names, autoguide.spec.class_names or self.spec.class_names):
-            raise ValueError(f"autoguide: it knows other classes than the model: {own}")
-        guide = autoguide.to(self.device).score_model
-        return Guidance(
-            scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
-        )
+    return (count, *shape)
 
 
-def check_dtype(dtype: torch.dtype) -> None:
-    """Raises ValueError unless images can be asked for in a type."""
-    if dtype not in (torch.uint8, torch.float32):
-        raise ValueError(f"dtype of images must be torch.uint8 or torch.float32, got {dtype}")
+def begun(
+    model: ModelLike, shape: tuple[int, int, int, int], start: Tensor | None, rows: slice
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Return the shape of some rows, and what a sampler is told of where they begin."""
+    device = device_of(model)
+    own = None if start is None else start[rows].to(device, torch.float32)
+    return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": device}
+
+
+def made(spec: ModelSpec, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int) -> Drawn:
+    """Return images with what they were drawn for."""
+    return Drawn(images, None if prompts is None else list(prompts), seed, nfe, pixel_range(spec))
+
+
+def numbers_of(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:
+    """Return the class numbers of labels, None without.
+
+    Raises:
+        ValueError: if one is no class of the model.
+    """
+    return None if labels is None else class_numbers(labels, spec.classes, spec.class_names)
+
+
+def conditioned(
+    model: ModelLike, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
+) -> Led:
+    """Return the score under prompts and labels, in evaluation mode."""
+    encode = _told(prompts, numbers_of(model.spec, labels), count)
+    return Guidance(scale=guidance).score(model.score_model, encode, count)
+
+
+def guidance_of(
+    model: ModelLike,
+    count: int,
+    guidance: float,
+    guidance_interval: Interval | None,
+    negative: str | Sequence[str] | None,
+    autoguide: ModelLike | None,
+    autoguidance: float | None = None,
+) -> Guidance:
+    """Return how ``count`` images are guided.
+
+    Raises:
+        ValueError: if there is not one negative prompt for each image, the guide is of another SDE, other images or
+            other conditions, there is none for ``autoguidance``, or conditions should lead as well and there are
+            none.
+    """
+    if guidance != 1.0 and model.score_model.conditioner.width is None and autoguidance is not None:
+        raise ValueError(f"guidance={guidance} was given beside autoguidance, but the model is unconditional")
+    negatives = [negative] * count if isinstance(negative, str) else negative
+    if negatives is not None and len(negatives) != count:
+        raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")
+    if autoguide is None:
+        return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, autoguidance=autoguidance)
+    for name in ("sde", "image", "data_range", "latent"):
+        own, its = getattr(model.spec, name), getattr(autoguide.spec, name)
+        if own != its:
+            raise ValueError(f"autoguide: its {name} is {its}, the model's is {own}")
+    taken, its = model.score_model.conditioner, autoguide.score_model.conditioner
+    if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
+        raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
+    if own := difference(model.spec.class_names, autoguide.spec.class_names or model.spec.class_names):
+        raise ValueError(f"autoguide: it knows other classes than the model: {own}")
+    guide = autoguide.score_model.to(device_of(model))
+    return Guidance(
+        scale=guidance, interval=guidance_interval, negatives=negatives, guide=guide, autoguidance=autoguidance
+    )
 
 
 Value = TypeVar("Value")

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from raysde.checkpoints import checkpoint
-from raysde.inference.model import Model, Origin
+from raysde.inference.model import Model
 from raysde.interop.discrete_steps import DISCRETE, process_of
 from raysde.io.atomic import whole_folder
 from raysde.io.errors import UNFIT, check_weights_fit, line_of
+from raysde.models.origin import Origin
 from raysde.models.spec import ModelSpec, assemble
 from raysde.networks import DiffusersConfig
 from raysde.networks.diffusers import library, sides

@@ -113,19 +113,11 @@ def sample_path(
         if callback is not None:
             callback(step, x)
 
+    project = _stay if method.solver == "rk45" else None
     end = sample(
-        score,
-        sde,
-        shape,
-        generator=generator,
-        device=device,
-        dtype=dtype,
-        times=times,
-        start=start,
-        project=_stay if method.solver == "rk45" else None,
-        callback=watched,
-        **settings,
-    )
+        score, sde, shape, generator=generator, device=device, dtype=dtype, times=times, start=start, project=project,
+        callback=watched, **settings,
+    )  # fmt: skip
     xs, hats, nfe = [], [], end.nfe
     for t, place in zip(wanted.tolist(), places, strict=True):
         aside = Walk(getattr(score, "score", score), sde, between(sde, grid[place].item(), t), noise)

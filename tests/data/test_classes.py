@@ -31,7 +31,6 @@ from raysde.evaluation.held_out import HeldOut
 from raysde.evaluation.selection import conditions_for
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
-from raysde.inference.sample import DrawingModel
 from raysde.models.spec import ModelSpec
 from raysde.registry.mlflow_model import signature
 from raysde.registry.serving import Served
@@ -302,7 +301,7 @@ def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
     model = checkpoint.load_model(folder)
     assert model.spec.class_names == ()
     assert model.spec.dump() == OLD_MODEL
-    new = DrawingModel(drawn, caption_spec(text=None, classes=3, class_names=NUMERALS))
+    new = Model(drawn, caption_spec(text=None, classes=3, class_names=NUMERALS))
     asked = model.sample(labels=[2, 0], guidance=2.0, **FAST).images
     assert torch.equal(asked, new.sample(labels=["15", "5"], guidance=2.0, **FAST).images)
     with pytest.raises(ValueError, match="stores no class names; give a number from 0 to 2"):

@@ -37,8 +37,8 @@ from raysde.evaluation.real import Real, Reference, Source, collected, reference
 from raysde.evaluation.report import direction, read_report
 from raysde.evaluation.selection import Conditions, conditions_for, images_of, read, selected
 from raysde.evaluation.workload import DRAWN, REAL, Bench, here
+from raysde.inference.model import Model
 from raysde.inference.ranges import stretches
-from raysde.inference.sample import DrawingModel
 from raysde.io import filesystems
 from raysde.io.atomic import save_tensors
 from raysde.registry import load
@@ -224,7 +224,7 @@ def test_an_evaluation_is_of_the_split_and_the_rows_asked_for(models, tmp_path, 
     plain = write_digit_shards(tmp_path / "shards", 60, 40)
     data = replace(plain, shards=(plain.shards[0], replace(plain.shards[1], split="validation")))
     write_manifest(data)
-    seen, given, draw, show = [], [], DrawingModel.sample, Reader.read
+    seen, given, draw, show = [], [], Model.sample, Reader.read
 
     def sample(self, **settings):
         given.append(settings)
@@ -234,7 +234,7 @@ def test_an_evaluation_is_of_the_split_and_the_rows_asked_for(models, tmp_path, 
         seen.append(rows.tolist())
         return show(self, rows, *rest)
 
-    monkeypatch.setattr(DrawingModel, "sample", sample)
+    monkeypatch.setattr(Model, "sample", sample)
     monkeypatch.setattr(Reader, "read", shown)
     how = {"solver": "ddim", "steps": 2, "guidance": 1.5, "batch_size": 7, "eta": 0.5}
     network = of_module("net", Network())
@@ -609,8 +609,8 @@ def test_a_model_without_conditions_is_led_away_from_its_guide_alone(
 ):
     """By ``autoguidance``, or ``guidance``, which is 2 if neither is given; as its own ``sample`` has it."""
     model, guide = load(models["plain"]), aged(models["plain"], tmp_path)
-    asked, draw = [], DrawingModel.sample
-    monkeypatch.setattr(DrawingModel, "sample", lambda self, **given: asked.append(draw(self, **given)) or asked[-1])
+    asked, draw = [], Model.sample
+    monkeypatch.setattr(Model, "sample", lambda self, **given: asked.append(draw(self, **given)) or asked[-1])
     options = [word for name, value in away.items() for word in (f"--{name}", str(value))]
     more = ["--features", "judge", "--metrics", "kid", "--samples", "12", "--autoguide", guide, *options]
     assert main(command(models, digits, tmp_path, *more, kind="plain")) == 0

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raysde.inference import edit as edits
 from raysde.inference.model import Model
+from raysde.sampling.inverse import restore
 from raysde.sampling.inverse.operators import AveragePool, Grey, Mask
 from raysde.sampling.inverse.restore import WAYS
 from raysde.sampling.sampler import Samples
@@ -60,7 +60,7 @@ def test_every_option_reaches_the_edit_in_the_units_of_the_data(rgb, photos, mon
         asked.append((known, projection, given))
         return Samples(torch.zeros(projection.transpose(known).shape), 1)
 
-    monkeypatch.setattr(edits, "edit", edit)
+    monkeypatch.setattr(restore, "edit", edit)
     model = replace(rgb, spec=replace(rgb.spec, data_range=(low, high)))
     floats = photos.double() / 255.0 * (high - low) + low
     options = {"method": "moment_matching", "noise": 51.0, "iterations": 7, "resample": 2}

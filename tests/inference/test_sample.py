@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from raysde.inference.bulk import Bulk
+from raysde.inference.model import Model
 from raysde.inference.prompt_file import Requests
-from raysde.inference.sample import DrawingModel
 from raysde.sde import VP
 from tests.support.models import CAPTIONS, caption_spec, filled_model
 
@@ -17,9 +17,9 @@ NEGATIVES = ["", CAPTIONS[1], CAPTIONS[2], "", CAPTIONS[3], CAPTIONS[0], CAPTION
 
 
 @pytest.fixture(scope="module")
-def model() -> DrawingModel:
+def model() -> Model:
     changes = {"classes": 10, "sde": VP()}
-    return DrawingModel(filled_model(**changes), caption_spec(**changes))
+    return Model(filled_model(**changes), caption_spec(**changes))
 
 
 @pytest.fixture(scope="module")

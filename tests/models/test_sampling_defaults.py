@@ -12,7 +12,7 @@ from raysde import registry
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.evaluation.report import Figure, read_subject
-from raysde.inference.sample import DrawingModel
+from raysde.inference.model import Model
 from raysde.models.sampling_defaults import checked, completed, method_of, overrides, sentence
 from raysde.models.spec import ModelSpec
 from raysde.registry.mlflow_model import signature
@@ -231,8 +231,8 @@ def test_an_evaluation_draws_by_them_and_says_so(folders, digits, tmp_path, monk
         asked.append(given)
         return plain(self, **given)
 
-    plain = DrawingModel.sample
-    monkeypatch.setattr(DrawingModel, "sample", remembered)
+    plain = Model.sample
+    monkeypatch.setattr(Model, "sample", remembered)
     for name, wanted in (
         ("plain-settled", OWN),
         ("plain", {"solver": "heun", "steps": 20, "guidance": 2.0}),

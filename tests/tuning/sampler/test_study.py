@@ -10,7 +10,6 @@ from torch import nn
 
 from raysde.checkpoints import checkpoint
 from raysde.data.dataset.manifest import write_manifest
-from raysde.inference.sample import DrawingModel
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.study import Study
 from tests.support.checkpoints import description_of
@@ -26,14 +25,14 @@ def study_of(labels, digits, cache, **changes):
 def test_candidates_draw_from_the_same_noise_and_differ_in_their_settings_alone(labels, digits, tmp_path, monkeypatch):
     """Whatever the settings: seed, image numbers and labels. The first images of a later round are those of an earlier."""
     study, seen = study_of(labels, digits, tmp_path), []
-    usual = DrawingModel.sample
+    usual = Model.sample
 
     def remembered(self, **given):
         drawn = usual(self, **given)
         seen.append(({name: given[name] for name in ("n", "seed", "first", "labels")}, drawn.images))
         return drawn
 
-    monkeypatch.setattr(DrawingModel, "sample", remembered)
+    monkeypatch.setattr(Model, "sample", remembered)
     # two methods: without eta, ddim is euler in another form, and their images may agree to the bit
     first, second = (Candidate(None, {"solver": name, "steps": 2}, 2.0) for name in ("ddim", "ancestral"))
     figures = [study.outcome(*each).figure for each in ((first, 8), (second, 8), (first, 24))]

@@ -1,0 +1,172 @@
+"""What a model does along the probability flow: likelihoods of images, and latents of images and back."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from raysde import rng
+from raysde.data.classes import Label
+from raysde.inference.edit import check_images, check_weights
+from raysde.inference.pixels import ModelLike, check_dtype, device_of, need_pixels, to_floats, to_pixels
+from raysde.inference.sample import conditioned
+from raysde.sampling import likelihood
+from raysde.sampling.sampler import Samples
+
+
+class Flowing(TypedDict, total=False):
+    """The keyword arguments of what goes along the probability flow."""
+
+    prompts: Sequence[str] | None
+    labels: Sequence[Label] | None
+    guidance: float
+    rtol: float
+    atol: float
+
+
+def log_prob(
+    model: ModelLike,
+    images: Tensor,
+    *,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[Label] | None = None,
+    seed: int = 0,
+    guidance: float = 1.0,
+    divergence: likelihood.Divergence = "rademacher",
+    probes: int = 4,
+    rtol: float = likelihood.TOLERANCE,
+    atol: float = likelihood.TOLERANCE,
+) -> likelihood.LogProb:
+    """Return log-densities in nats of images [B, C, H, W] in the model's data range, uint8 or float; see
+    :func:`raysde.sampling.likelihood.log_prob`."""
+    check_images(model, "log_prob", images, model.spec.image)
+    return likelihood.log_prob(
+        conditioned(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
+        to_floats(model, images),
+        model.spec.sde,
+        divergence=divergence,
+        probes=probes,
+        generator=rng.generator(seed, rng.PROBES, device=device_of(model)),
+        rtol=rtol,
+        atol=atol,
+    )
+
+
+def bits_per_dim(
+    model: ModelLike,
+    images: Tensor,
+    *,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[Label] | None = None,
+    seed: int = 0,
+    guidance: float = 1.0,
+    repeats: int = 5,
+    divergence: likelihood.Divergence = "rademacher",
+    probes: int = 1,
+    rtol: float = likelihood.TOLERANCE,
+    atol: float = likelihood.TOLERANCE,
+) -> likelihood.BitsPerDim:
+    """Return bits per dimension of uint8 images [B, C, H, W]; see
+    :func:`raysde.sampling.likelihood.bits_per_dim`."""
+    check_images(model, "bits_per_dim", images, model.spec.image, whole=True)
+    return likelihood.bits_per_dim(
+        conditioned(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
+        images.to(device_of(model)),
+        model.spec.sde,
+        data_range=model.spec.data_range,
+        repeats=repeats,
+        divergence=divergence,
+        probes=probes,
+        generator=rng.generator(seed, rng.PROBES, device=device_of(model)),
+        rtol=rtol,
+        atol=atol,
+    )
+
+
+def encode(model: ModelLike, images: Tensor, **options: Unpack[Flowing]) -> Tensor:
+    """Return the latents [B, C, H, W] of images; :func:`decode` inverts it, :func:`encode_counted` has more."""
+    return encode_counted(model, images, **options).x
+
+
+def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing]) -> Samples:
+    """Return the latents of images as :func:`encode` finds them, and the network evaluations of each.
+
+    Args:
+        images: [B, C, H, W], uint8 or float in the data range.
+        options: prompts and labels, one for each image; guidance, which has to be 1; rtol and atol of the solver.
+
+    Raises:
+        ValueError: if the images do not fit the model, or the score is guided.
+    """
+    check_images(model, "encode", images, model.spec.image)
+    score, tolerances = _flow(model, len(images), **options)
+    return Samples(*likelihood.encode_counted(score, to_floats(model, images), model.spec.sde, **tolerances))
+
+
+def decode(
+    model: ModelLike, latents: Tensor, *, dtype: torch.dtype = torch.uint8, **options: Unpack[Flowing]
+) -> Tensor:
+    """Return images of latents [B, C, H, W]; :func:`decode_counted` has more."""
+    return decode_counted(model, latents, dtype=dtype, **options).x
+
+
+def decode_counted(
+    model: ModelLike, latents: Tensor, *, dtype: torch.dtype = torch.uint8, **options: Unpack[Flowing]
+) -> Samples:
+    """Return the images of latents as :func:`decode` makes them, and the network evaluations of each.
+
+    Args:
+        latents: [B, C, H, W], float.
+        dtype: torch.uint8, or torch.float32 for images as the flow leaves them.
+        options: see :func:`encode_counted`.
+
+    Raises:
+        ValueError: if the model draws latents of an autoencoder, or the score is guided.
+    """
+    need_pixels(model, "decode")
+    check_dtype(dtype)
+    score, tolerances = _flow(model, len(latents), **options)
+    x0, nfe = likelihood.decode_counted(score, latents.to(device_of(model)), model.spec.sde, **tolerances)
+    return Samples(to_pixels(model, x0, dtype).cpu(), nfe)
+
+
+def interpolate(
+    model: ModelLike,
+    first: Tensor,
+    second: Tensor,
+    weights: Sequence[float],
+    *,
+    dtype: torch.dtype = torch.uint8,
+    **options: Unpack[Flowing],
+) -> Tensor:
+    """Return images [K, B, C, H, W] on the way from images ``first`` to ``second``, through their latents.
+
+    Args:
+        first, second: uint8 or float in the data range.
+        weights: in [0, 1]: 0 for the first images, 1 for the second.
+        dtype, options: see :func:`decode_counted`.
+
+    Raises:
+        ValueError: if the images do not fit the model or each other, or a weight is outside [0, 1].
+    """
+    check_weights(weights)
+    if len(first) != len(second):
+        raise ValueError(f"interpolate: {len(first)} images and {len(second)}: give as many to go to as to go from")
+    start, end = (encode(model, images, **options) for images in (first, second))
+    path = likelihood.interpolate(start, end, torch.tensor(weights))
+    return torch.stack([decode(model, latents, dtype=dtype, **options) for latents in path])
+
+
+def _flow(
+    model: ModelLike,
+    count: int,
+    *,
+    prompts: Sequence[str] | None = None,
+    labels: Sequence[Label] | None = None,
+    guidance: float = 1.0,
+    rtol: float = likelihood.TOLERANCE,
+    atol: float = likelihood.TOLERANCE,
+) -> tuple[Any, dict[str, float]]:
+    """Return the score of the probability flow of some images, and the solver's tolerances."""
+    return conditioned(model, prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}

@@ -1,0 +1,26 @@
+"""Where an imported model comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The diffusers pipeline that a model was imported from.
+
+    Attributes:
+        pipeline: its class.
+        scheduler: its scheduler's configuration.
+        scheduler_class: the scheduler's class; None for an import from before it was stored.
+    """
+
+    pipeline: str
+    scheduler: dict[str, Any]
+    scheduler_class: str | None = None
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self | None:
+        """Return the origin that a checkpoint names beside its data set, None if the model was trained here."""
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        return cls(**known) if {"pipeline", "scheduler"} <= set(known) else None
