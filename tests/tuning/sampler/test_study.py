@@ -10,6 +10,7 @@ from torch import nn
 
 from raysde.checkpoints import checkpoint
 from raysde.data.dataset.manifest import write_manifest
+from raysde.inference.model import Model
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.study import Study
 from tests.support.checkpoints import description_of
