@@ -15,9 +15,9 @@ from torch import nn
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.data.dataset.manifest import write_manifest
+from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.intervals import Z
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.report import Figure
 from raysde.inference.model import Model
 from raysde.inference.sample import DrawingModel
 from raysde.models.sampling_defaults import sentence
@@ -152,14 +152,14 @@ def counted(sde):
 
 def outcome(value, cost, half=0.0, metric="kid", samples=64, noise=None):
     """With an interval of +-half by the noise of that number; different noises vary independently of each other."""
-    figure = Figure(metric, value, value - half, value + half, samples, 0)
+    figure = Metric(metric, value, value - half, value + half, samples, 0)
     unit = torch.from_numpy(hadamard(64)[1 + (int(cost) if noise is None else noise) % 63]).double()
     influence = Influence({"drawn": unit / unit.std() * 8.0 * half / Z}, {"drawn": 64})
     return Outcome(Candidate(None, {"steps": int(cost)}, cost), figure, influence)
 
 
 def plain(candidate, value, samples, half=0.0):
-    figure = Figure("kid", value, value - half, value + half, samples, 0)
+    figure = Metric("kid", value, value - half, value + half, samples, 0)
     return Outcome(candidate, figure, outcome(value, candidate.evaluations, half).influence)
 
 
@@ -171,7 +171,7 @@ def test_two_outcomes_are_compared_image_by_image():
     assert winner([one, two], "lower") is one
     g = torch.Generator().manual_seed(0)
     read = [(torch.rand(400, generator=g) < share).double() for share in (0.9, 0.8)]
-    figures = [Figure("accuracy", each.mean().item(), 0.0, 1.0, 400, 0) for each in read]
+    figures = [Metric("accuracy", each.mean().item(), 0.0, 1.0, 400, 0) for each in read]
     first, second = (
         Outcome(Candidate(None, {}, 1.0), figure, Influence({"drawn": each}, {"drawn": 400}))
         for figure, each in zip(figures, read, strict=True)
