@@ -8,7 +8,6 @@ OUT/tune                     what Ray Tune writes while it works
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from tqdm import tqdm
 from raysde.cluster.connection import connect, quiet_tune
 from raysde.cluster.errors import attempted, result_of, unpacked
 from raysde.cluster.resources import one_for_each
+from raysde.evaluation.metric import parse_metric
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.report import parse_figure
 from raysde.io.filesystems import write_json
 from raysde.io.journal import read
 from raysde.tuning.sampler.space import Candidate
@@ -58,7 +57,7 @@ def beside(file: Path) -> Path:
 
 def kept(candidate: Candidate, file: Path) -> Outcome:
     """A finished measurement."""
-    figure = parse_figure(read(str(file))["figure"], f"{file}")
+    figure = parse_metric(read(str(file))["figure"], f"{file}")
     return Outcome(candidate, figure, Influence.load(beside(file)))
 
 
@@ -122,7 +121,7 @@ def trainable(
         def work() -> dict[str, Any]:
             found = study.outcome(candidates[config["number"]], samples)
             found.influence.save(beside(files[config["number"]]))
-            return asdict(found.figure)
+            return found.figure.kept()
 
         tune.report(attempted(work))
 

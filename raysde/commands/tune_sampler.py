@@ -84,7 +84,7 @@ def run_settle(args: argparse.Namespace) -> None:
     from raysde.checkpoints import checkpoint
     from raysde.commands.evaluate import bars
     from raysde.commands.model_options import loader
-    from raysde.evaluation.report import direction
+    from raysde.evaluation.metric import direction
     from raysde.tuning.sampler import space, successive_halving
 
     loader(args)  # says what is wrong with the device
@@ -195,7 +195,7 @@ def write_table(path: Path, found: "Settled") -> None:
             values = [each.candidate.values.get(key, "") for key in keys]
             figure, won = each.figure, each is found.winner
             behind = found.behind(each)
-            numbers = [figure.metric, figure.value, figure.low, figure.high, figure.samples]
+            numbers = [figure.name, figure.value, figure.low, figure.high, figure.samples]
             numbers += [behind.value, behind.low, behind.high] if behind else ["", "", ""]
             table.writerow([place, *values, each.candidate.evaluations, *numbers, "yes" if won else ""])
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from raysde import rng
 from raysde.evaluation.features.classifier import Judge
+from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics import frechet
 from raysde.evaluation.metrics.inception_score import SPLITS, inception_score
-from raysde.evaluation.metrics.intervals import Figure, normal, wilson
+from raysde.evaluation.metrics.intervals import normal, wilson
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.evaluation.metrics.kernel import discrepancy
 from raysde.evaluation.metrics.precision_recall import NEIGHBOURS, covered
@@ -38,7 +39,7 @@ class Measured:
         return rng.generator(self.seed, rng.EVALUATION, stream)
 
 
-def fid(found: Measured, *, allow_few: bool = False) -> Figure:
+def fid(found: Measured, *, allow_few: bool = False) -> Metric:
     """The Fréchet inception distance.
 
     Raises:
@@ -52,36 +53,36 @@ def fid(found: Measured, *, allow_few: bool = False) -> Figure:
     method = "as torchmetrics; interval by the infinitesimal jackknife (Rippl et al. 2016), without the bias in 1/N"
     low, high = normal(distance.value, influence.error)
     low = min(distance.value, max(0.0, low))  # rounding may leave the distance of equal images below 0
-    return _figure(found, "fid", distance.value, (low, high), method, influence, reference=real.count)
+    return _metric(found, "fid", distance.value, (low, high), method, influence, reference=real.count)
 
 
-def kid(found: Measured) -> Figure:
+def kid(found: Measured) -> Metric:
     """The kernel inception distance."""
     real, drawn = found.reference.features, found.features[:KEPT]
     given = discrepancy(real, drawn, found.generator(2))
     method = f"as torchmetrics, 100 subsets of {given.size}; interval by the jackknife over images, and over subsets"
     interval = normal(given.value, given.influence.error)
-    return _figure(
+    return _metric(
         found, "kid", given.value, interval, method, given.influence, reference=len(real), samples=len(drawn)
     )
 
 
-def score(found: Measured) -> Figure:
+def score(found: Measured) -> Metric:
     """The inception score, of a network with logits."""
     assert found.logits is not None
     value, own = inception_score(found.logits, found.generator(3))
     influence = Influence({"drawn": own}, {"drawn": len(own)})
     method = f"as torchmetrics, {SPLITS} parts; interval by the infinitesimal jackknife"
-    return _figure(found, "is", value, normal(value, influence.error), method, influence, best="higher")
+    return _metric(found, "is", value, normal(value, influence.error), method, influence)
 
 
-def precision(found: Measured) -> Figure:
+def precision(found: Measured) -> Metric:
     """The share of drawn images that lie among real ones."""
     drawn, real = _alike(found)
     return _share(found, "precision", covered(real, drawn), "drawn", len(real))
 
 
-def recall(found: Measured) -> Figure:
+def recall(found: Measured) -> Metric:
     """The share of real images that lie among drawn ones."""
     drawn, real = _alike(found)
     return _share(found, "recall", covered(drawn, real), "real", len(real))
@@ -96,17 +97,15 @@ def _alike(found: Measured) -> tuple[Tensor, Tensor]:
     return found.features[:count], found.reference.features[:count]
 
 
-def _share(found: Measured, name: str, hits: Tensor, of: str, reference: int) -> Figure:
+def _share(found: Measured, name: str, hits: Tensor, of: str, reference: int) -> Metric:
     count = len(hits)
     method = f"k = {NEIGHBOURS} (Kynkäänniemi et al. 2019) on {count} of each; Wilson interval given the neighbourhoods"
     share, influence = int(hits.sum()), Influence({of: hits.double()}, {of: count})
     interval = wilson(share, count)
-    return _figure(
-        found, name, share / count, interval, method, influence, reference=reference, best="higher", samples=count
-    )
+    return _metric(found, name, share / count, interval, method, influence, reference=reference, samples=count)
 
 
-def _figure(
+def _metric(
     found: Measured,
     name: str,
     value: float,
@@ -115,14 +114,23 @@ def _figure(
     influence: Influence,
     *,
     reference: int = 0,
-    best: str = "lower",
     samples: int | None = None,
-) -> Figure:
+) -> Metric:
     count = len(found.features) if samples is None else samples
-    return Figure(name, value, *interval, count, method, best, reference, found.seed, found.network, influence)
+    return Metric(
+        name,
+        value,
+        *interval,
+        count,
+        found.seed,
+        found.network,
+        method=method,
+        reference=reference,
+        influence=influence,
+    )
 
 
-def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Figure:
+def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Metric:
     """The share of drawn images that the judge reads as the class [N] they were drawn for."""
     right = read == asked
     hits, count = int(right.sum()), len(read)
@@ -133,4 +141,4 @@ def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Figure:
         f"{judge.asked} held-out real ones; Wilson interval"
     )
     interval = wilson(hits, count)
-    return Figure("accuracy", hits / count, *interval, count, method, "higher", 0, seed, judge.hash, influence)
+    return Metric("accuracy", hits / count, *interval, count, seed, judge.hash, method=method, influence=influence)

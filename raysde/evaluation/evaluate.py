@@ -18,9 +18,9 @@ from raysde.evaluation.features.classifier import Judge, open_judge
 from raysde.evaluation.features.networks import FeatureNetwork, of_module, open_network
 from raysde.evaluation.generated import Drawer, led_away
 from raysde.evaluation.held_out import HeldOut
+from raysde.evaluation.metric import Metric, direction
 from raysde.evaluation.metrics import frechet
 from raysde.evaluation.metrics.inception_score import SPLITS
-from raysde.evaluation.metrics.intervals import Figure
 from raysde.evaluation.metrics.lpips import Perceptual, open_lpips
 from raysde.evaluation.real import Real, Reference, Source, reference_for
 from raysde.evaluation.selection import Conditions, conditions_for, selected
@@ -117,12 +117,12 @@ class Question:
 class Answer:
     """Figures, and what they are of."""
 
-    figures: list[Figure]
+    figures: list[Metric]
     about: dict[str, Any]
 
     def dump(self) -> dict[str, Any]:
         """JSON values."""
-        return {**self.about, "figures": [figure.dump() for figure in self.figures]}
+        return {**self.about, "figures": [figure.entry() for figure in self.figures]}
 
 
 def shape_of(model: Model) -> tuple[int, int, int]:
@@ -286,7 +286,7 @@ def answers(
     network: FeatureNetwork | None,
     judge: Judge | None,
     lpips: Perceptual | None,
-) -> list[Figure]:
+) -> list[Metric]:
     """The figures of what was measured, in the order asked for."""
     made, seed = [], question.seed
     for name in dict.fromkeys(question.metrics):
@@ -311,13 +311,13 @@ def _named(told: Told | None, what: str) -> Callable[[float, float], None] | Non
     return None if told is None else partial(told, what)
 
 
-def table(found: Sequence[Figure]) -> str:
+def table(found: Sequence[Metric]) -> str:
     """Figures as lines for people."""
     lines = [f"{'':15} {'value':>10}   {'95% interval':23} {'better':7} {'images':>7} {'real':>7}  seed  network"]
     for each in found:
         interval = f"[{each.low:.5g}, {each.high:.5g}]"
         lines.append(
-            f"{each.name:15} {each.value:10.5g}   {interval:23} {each.best:7} {each.samples:7d} "
-            f"{each.reference or '-':>7}  {each.seed:<4}  {each.network or '-'}"
+            f"{each.name:15} {each.value:10.5g}   {interval:23} {direction(each.name):7} {each.samples:7d} "
+            f"{each.reference or '-':>7}  {each.seed:<4}  {each.features or '-'}"
         )
     return "\n".join(lines)

@@ -13,7 +13,8 @@ from raysde import rng
 from raysde.data.classes import matching
 from raysde.data.dataset.reader import Columns, Reader
 from raysde.evaluation.chunks import Part
-from raysde.evaluation.metrics.intervals import Figure, mean_error, normal
+from raysde.evaluation.metric import Metric
+from raysde.evaluation.metrics.intervals import mean_error, normal
 from raysde.evaluation.metrics.lpips import SMALLEST, Perceptual
 from raysde.evaluation.selection import images_of, read, selected
 from raysde.inference.model import Model
@@ -200,7 +201,7 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
 
 def figure(
     name: str, values: Tensor, seed: int, t: float, network: str = "", tolerances: tuple[float, float] | None = None
-) -> Figure:
+) -> Metric:
     """The mean over rows [N], of a ``network`` of that hash if one looked at them.
 
     Args:
@@ -213,5 +214,5 @@ def figure(
         "inpainted": "rows whose middle quarter was drawn anew",
     }[METRICS[name]]
     value, error = mean_error(values)
-    best = "lower" if name == "bpd" or name.endswith(("lpips", "mse")) else "higher"
-    return Figure(name, value, *normal(value, error), len(values), f"{method}; normal interval", best, 0, seed, network)
+    interval = normal(value, error)
+    return Metric(name, value, *interval, len(values), seed, network or None, method=f"{method}; normal interval")

@@ -1,69 +1,20 @@
-"""Figures of models: what an evaluation reports, each with its interval, and what one is better than another by."""
+"""Reports of evaluations: files with the metrics of a model, and which model they are of."""
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from raysde.evaluation.metric import Metric, parse_metric
 from raysde.io.documents import read_json
-from raysde.io.invalid import first_mistake
-
-Better = Literal["lower", "higher"]
-METRIC = re.compile(r"(?=.{1,200}$)\w[\w.: -]*(/\w[\w.: -]*)*", re.ASCII)
-"""Names of metrics that MLflow takes in tags; slashes stand between parts of a name."""
-PERCEPTUAL = ("denoised_lpips", "inpainted_lpips", "denoised_mse", "inpainted_mse")
-LOWER = ("fid", "kid", "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
-PAIRED = ("denoised_psnr", "denoised_ssim", "inpainted_psnr", "inpainted_ssim")
-HIGHER = ("inception_score", "is", "ssim", "psnr", *PAIRED, "precision", "recall", "accuracy", "prompt_accuracy")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One metric of one model.
-
-    Attributes:
-        metric: its name, such as fid.
-        value, low, high: the estimate and its confidence interval.
-        samples, seed: the images it was measured on, and what they were drawn with.
-        features: hash of the network that looked at them, if one did.
-        data: what they were compared with, if they were: fingerprint, split, number and size of the real images.
-        overrides: settings that they were drawn by instead of the model's own; None if it drew by its own.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    samples: int
-    seed: int
-    features: str | None = None
-    data: str | None = None
-    overrides: str | None = None
-
-    def __post_init__(self) -> None:
-        if not METRIC.fullmatch(self.metric):
-            raise ValueError(
-                f"metric {self.metric[:40]!r} must be of letters, digits, spaces and _ . - : / to be kept as a tag"
-            )
-        if not self.low <= self.value <= self.high:
-            raise ValueError(f"{self.metric} {self.value} lies outside its interval [{self.low}, {self.high}]")
-        if self.samples < 1:
-            raise ValueError(f"{self.metric} was measured on {self.samples} samples")
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that figures are of.
+    """The model that metrics are of.
 
     Attributes:
         source: what it was called when it was measured.
@@ -108,20 +59,8 @@ def _known(weights: str | None, generation: Mapping[str, Any]) -> str:
     return f"weights {(weights or 'unknown')[:12]}{settings}"
 
 
-@dataclass(frozen=True)
-class Margin:
-    """By how much one figure is better than another, with its confidence interval; negative if it is worse."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
-
-
-def read_report(path: str | Path) -> dict[str, Figure]:
-    """The figures of a report, by metric: what `raysde evaluate` wrote, or a list of the fields of :class:`Figure`.
+def read_report(path: str | Path) -> dict[str, Metric]:
+    """The figures of a report, by metric: what `raysde evaluate` wrote, or a list of :meth:`Metric.kept`.
 
     Raises:
         ValueError: naming the file and what is wrong in it.
@@ -131,12 +70,12 @@ def read_report(path: str | Path) -> dict[str, Figure]:
         content = evaluated(content, path)
     if not isinstance(content, list) or not content:
         raise ValueError(f"report {path} must be a list of figures, with one at least")
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Metric] = {}
     for number, entry in enumerate(content):
-        figure = parse_figure(entry, f"figure {number} of report {path}")
-        if figure.metric in figures:
-            raise ValueError(f"report {path} holds {figure.metric} twice")
-        figures[figure.metric] = figure
+        figure = parse_metric(entry, f"figure {number} of report {path}")
+        if figure.name in figures:
+            raise ValueError(f"report {path} holds {figure.name} twice")
+        figures[figure.name] = figure
     return figures
 
 
@@ -195,20 +134,7 @@ def _beside(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
     return f"{data['fingerprint']} {data['split']} {figure['reference']} {size}{noised}"
 
 
-def parse_figure(content: Any, where: str) -> Figure:
-    """A figure from JSON values.
-
-    Raises:
-        ValueError: naming ``where`` and the field that is missing, unknown or out of range.
-    """
-    try:
-        return TypeAdapter(Figure).validate_python(content)
-    except ValidationError as error:
-        field, said = first_mistake(error)
-        raise ValueError(f"{where}: {field + ': ' if field else ''}{said}") from None
-
-
-def chosen(figures: Mapping[str, Figure], metric: str | None) -> Figure:
+def chosen(figures: Mapping[str, Metric], metric: str | None) -> Metric:
     """The figure to judge by: that of ``metric``, or the only one.
 
     Raises:
@@ -220,51 +146,3 @@ def chosen(figures: Mapping[str, Figure], metric: str | None) -> Figure:
     if metric is not None and metric not in figures:
         raise ValueError(f"no figure is called {metric!r}; there are {names}")
     return figures[metric] if metric is not None else next(iter(figures.values()))
-
-
-def direction(metric: str, given: Better | None = None) -> Better:
-    """Whether the lower or the higher of two values of a metric is the better one.
-
-    Args:
-        given: for a metric whose name does not tell.
-
-    Raises:
-        ValueError: if neither the name nor the user tells, or they contradict each other.
-    """
-    known: Better | None = "lower" if metric in LOWER else "higher" if metric in HIGHER else None
-    if known is None and given is None:
-        raise ValueError(f"whether a lower or a higher {metric} is better is not known: give --better")
-    if known and given and known != given:
-        raise ValueError(f"--better {given}: a {known} {metric} is better")
-    return known or given  # type: ignore[return-value]
-
-
-def difference(figure: Figure, other: Figure) -> str | None:
-    """What forbids to compare two figures, None if nothing does: FID and its kin depend on the number of samples, the
-    feature network and the data, and a model that drew by its own settings is no match for one that was told others."""
-    names = {"metric": "metric", "samples": "number of samples", "features": "feature network", "data": "data"}
-    names |= {"overrides": "choice of settings in place of the model's own"}
-    for what, name in names.items():
-        one, two = getattr(figure, what), getattr(other, what)
-        if one != two:
-            return f"the {name} is {one} for the one and {two} for the other"
-    return None
-
-
-def margin(figure: Figure, other: Figure, better: Better) -> Margin:
-    """By how much ``figure`` is better than ``other``.
-
-    The interval of a difference from the two intervals (Zou and Donner 2008, doi:10.1002/sim.3095, section 2), which
-    need not be symmetric; for independent normal estimates it is the exact one. Estimates that share their data go up
-    and down together, so that it is too wide for them rather than too narrow.
-
-    Raises:
-        ValueError: if the two cannot be compared.
-    """
-    if said := difference(figure, other):
-        raise ValueError(f"{figure.metric} of two versions cannot be compared: {said}")
-    first, second = (other, figure) if better == "lower" else (figure, other)
-    value = first.value - second.value
-    below = math.hypot(first.value - first.low, second.high - second.value)
-    above = math.hypot(first.high - first.value, second.value - second.low)
-    return Margin(value, value - below, value + above)

@@ -3,24 +3,15 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 from raysde import tracking
 from raysde.config.names import checked_alias
-from raysde.evaluation.report import (
-    Better,
-    Figure,
-    Margin,
-    Subject,
-    chosen,
-    difference,
-    direction,
-    margin,
-    parse_figure,
-)
+from raysde.evaluation.metric import Better, Margin, Metric, difference, direction, margin, parse_metric
+from raysde.evaluation.report import Subject, chosen
 from raysde.registry.models import STEP, WEIGHTS, generation_of, registered
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
@@ -40,20 +31,20 @@ class Promotion:
     """
 
     version: ModelVersion
-    figure: Figure | None
+    figure: Metric | None
     better: Better | None
     before: ModelVersion | None
     margin: Margin | None
 
 
-def record(client: MlflowClient, version: ModelVersion, found: Mapping[str, Figure]) -> None:
+def record(client: MlflowClient, version: ModelVersion, found: Mapping[str, Metric]) -> None:
     """Keeps figures as tags of a version, ``raysde.figure.METRIC``, and as metrics of the MLflow run it comes from."""
     for metric, figure in found.items():
-        client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(asdict(figure)))
+        client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(figure.kept()))
     log(client, version.run_id, int(version.tags.get(STEP, 0)), found)
 
 
-def log(client: MlflowClient, run_id: str | None, step: int, found: Mapping[str, Figure]) -> None:
+def log(client: MlflowClient, run_id: str | None, step: int, found: Mapping[str, Metric]) -> None:
     """Logs figures as metrics of the MLflow run that a model comes from; a model that comes from none has none.
 
     Args:
@@ -63,7 +54,7 @@ def log(client: MlflowClient, run_id: str | None, step: int, found: Mapping[str,
         tracking.log_figures(client, run_id, step, _metrics(found))
 
 
-def _metrics(found: Mapping[str, Figure]) -> dict[str, float]:
+def _metrics(found: Mapping[str, Metric]) -> dict[str, float]:
     """The figures and the ends of their intervals, under names that MLflow takes."""
     metrics: dict[str, float] = {}
     for metric, figure in found.items():
@@ -72,17 +63,17 @@ def _metrics(found: Mapping[str, Figure]) -> dict[str, float]:
     return metrics
 
 
-def recorded(version: ModelVersion) -> dict[str, Figure]:
+def recorded(version: ModelVersion) -> dict[str, Metric]:
     """The figures that :func:`record` kept."""
     tags = {key: value for key, value in sorted(version.tags.items()) if key.startswith(FIGURE)}
-    return {key.removeprefix(FIGURE): parse_figure(json.loads(value), f"tag {key}") for key, value in tags.items()}
+    return {key.removeprefix(FIGURE): parse_metric(json.loads(value), f"tag {key}") for key, value in tags.items()}
 
 
 def promote(
     client: MlflowClient,
     source: str,
     *,
-    found: Mapping[str, Figure] | None = None,
+    found: Mapping[str, Metric] | None = None,
     subject: Subject | None = None,
     metric: str | None = None,
     better: Better | None = None,
@@ -91,7 +82,7 @@ def promote(
 ) -> Promotion:
     """Moves ``alias`` to the version that ``source`` names, if it is better than the one that has it.
 
-    Better means that the interval of the margin (see :func:`raysde.evaluation.report.margin`) lies above 0. The
+    Better means that the interval of the margin (see :func:`raysde.evaluation.metric.margin`) lies above 0. The
     figures and what was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal
     changes no version; the figures are logged as metrics of the version's MLflow run either way.
 
@@ -134,7 +125,7 @@ def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
 def _gated(
     version: ModelVersion,
     before: ModelVersion | None,
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Metric],
     metric: str | None,
     better: Better | None,
     alias: str,
@@ -142,13 +133,13 @@ def _gated(
     if not figures:
         raise ValueError(f"version {version.version} of {version.name!r} has no figures: give --report")
     figure = chosen(figures, metric)
-    way = direction(figure.metric, better)
+    way = direction(figure.name, better)
     if before is None:
         return Promotion(version, figure, way, None, None)
-    rival = recorded(before).get(figure.metric)
+    rival = recorded(before).get(figure.name)
     if rival is None:
         raise ValueError(
-            f"the {alias}, version {before.version} of {version.name!r}, has no {figure.metric} to compare with: give"
+            f"the {alias}, version {before.version} of {version.name!r}, has no {figure.name} to compare with: give"
             f" it one with raysde register models:/{version.name}@{alias} --report"
         )
     over = margin(figure, rival, way)
@@ -163,7 +154,7 @@ def _gated(
 def _forced(
     version: ModelVersion,
     before: ModelVersion | None,
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Metric],
     metric: str | None,
     better: Better | None,
 ) -> Promotion:
@@ -171,8 +162,8 @@ def _forced(
     if metric is None and len(figures) != 1:
         return Promotion(version, None, None, before, None)
     figure = chosen(figures, metric)
-    way = direction(figure.metric, better)
-    rival = None if before is None else recorded(before).get(figure.metric)
+    way = direction(figure.name, better)
+    rival = None if before is None else recorded(before).get(figure.name)
     over = None if rival is None or difference(figure, rival) else margin(figure, rival, way)
     return Promotion(version, figure, way, before, over)
 
@@ -184,7 +175,7 @@ def _write(client: MlflowClient, decided: Promotion, alias: str, reason: str | N
     if reason is not None:
         tags |= {"reason": reason}
     if figure is not None:
-        tags |= {"metric": figure.metric, "better": decided.better}
+        tags |= {"metric": figure.name, "better": decided.better}
         tags |= {"value": figure.value, "low": figure.low, "high": figure.high}
     if before is not None:
         tags |= {"before": before.version}

@@ -15,8 +15,8 @@ from raysde.cluster import ingest, job, precompute, tune_sampler, worker
 from raysde.config import loading
 from raysde.data.ingest.convert import Rules, convert
 from raysde.data.ingest.sources import open_source
+from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.report import Figure
 from raysde.precompute.jobs import TextJob
 from raysde.runs.hooks import save_checkpoint
 from raysde.runs.local import train_here
@@ -154,7 +154,7 @@ class Asked:
         steps = candidate.drawing["steps"]
         self.measured.append(steps)
         influence = Influence({"drawn": steps * torch.arange(samples, dtype=torch.float64)}, {"drawn": samples})
-        return SimpleNamespace(figure=Figure("kid", float(steps), 0.0, 99.0, samples, 0), influence=influence)
+        return SimpleNamespace(figure=Metric("kid", float(steps), 0.0, 99.0, samples, 0), influence=influence)
 
 
 class Tuner:

@@ -32,9 +32,10 @@ from raysde.evaluation.features import classifier as judging
 from raysde.evaluation.features.classifier import Classifier, Judge, moved, open_judge
 from raysde.evaluation.features.networks import of_module
 from raysde.evaluation.generated import Drawer
+from raysde.evaluation.metric import direction
 from raysde.evaluation.metrics import frechet
 from raysde.evaluation.real import Real, Reference, Source, collected, reference_for
-from raysde.evaluation.report import direction, read_report
+from raysde.evaluation.report import read_report
 from raysde.evaluation.selection import Conditions, conditions_for, images_of, read, selected
 from raysde.evaluation.workload import DRAWN, REAL, Bench, here
 from raysde.inference.model import Model
@@ -443,7 +444,8 @@ def test_unequal_numbers_of_real_and_drawn_images(reals, drawns):
     assert {(each.samples, each.reference) for each in (precision, recall)} == {(few, few)}
     fid, kid = compute.fid(measured, allow_few=True), compute.kid(measured)
     for each in (fid, kid):
-        assert (each.samples, each.reference, each.seed, each.network, each.best) == (drawns, reals, 4, "net", "lower")
+        assert (each.samples, each.reference, each.seed, each.features) == (drawns, reals, 4, "net")
+        assert each.entry()["best"] == "lower"
         assert {name: len(value) for name, value in each.influence.values.items() if name != "subsets"} == {
             "drawn": drawns, "real": reals,
         }  # fmt: skip
@@ -485,7 +487,7 @@ def test_kid_is_of_the_images_that_are_kept(monkeypatch):
 def test_accuracy_counts_what_is_read_as_asked():
     judge = Judge(Classifier(1, SHAPE, 10), "abc", 19, 20)
     found = compute.accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0]), judge, 7)
-    assert (found.value, found.samples, found.network, found.seed) == (0.75, 4, "abc", 7)
+    assert (found.value, found.samples, found.features, found.seed) == (0.75, 4, "abc", 7)
     assert found.low < 0.75 < found.high
     assert "0.9500" in found.method
 

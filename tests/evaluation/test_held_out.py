@@ -28,7 +28,7 @@ from raysde.evaluation.held_out import (
     ssim,
     unseen,
 )
-from raysde.evaluation.report import direction
+from raysde.evaluation.metric import direction
 from raysde.inference.guidance import Guidance
 from raysde.inference.model import Model
 from raysde.inference.ranges import stretches
@@ -114,7 +114,7 @@ def test_mse_is_measured_where_psnr_is(model, data, tmp_path, task):
     np.testing.assert_allclose(values[f"{task}_psnr"], -10.0 * np.log10(values[f"{task}_mse"]))
     figure = held_out.figure(f"{task}_mse", values[f"{task}_mse"], 0, 0.5)
     assert figure.value == pytest.approx(values[f"{task}_mse"].mean().item())
-    assert figure.best == direction(f"{task}_mse") == "lower"
+    assert figure.entry()["best"] == direction(f"{task}_mse") == "lower"
 
 
 def test_psnr_and_ssim_are_their_formulas():
@@ -297,7 +297,7 @@ def test_more_rows_than_a_part_are_measured_once_each(model, data, tmp_path, mon
     (found,) = evaluate(load(model[8]), data.path, question, cache=tmp_path).figures
     assert seen == [(0, 16), (16, 16), (32, 5)]
     values = load_digits()[0][unseen(Reader(data), 37)].mean(axis=(1, 2))
-    assert (found.samples, found.seed, found.best) == (37, 3, "higher")
+    assert (found.samples, found.seed, found.entry()["best"]) == (37, 3, "higher")
     assert found.value == pytest.approx(values.mean(), rel=1e-9)
     assert found.high - found.value == pytest.approx(norm.ppf(0.975) * sem(values), rel=1e-5)
 

@@ -11,7 +11,8 @@ import torch
 from raysde import registry
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.evaluation.report import Figure, read_subject
+from raysde.evaluation.metric import Metric
+from raysde.evaluation.report import read_subject
 from raysde.inference.model import Model
 from raysde.models.sampling_defaults import checked, completed, method_of, overrides, sentence
 from raysde.models.spec import ModelSpec
@@ -314,7 +315,7 @@ def test_figures_are_of_weights_and_their_settings(folders, tmp_path):
     client = client_for(uri)
     for name in ("plain", "plain-settled"):
         registry.register(client, folders[name], name="digits", alias=None)
-    figures = {"fid": Figure("fid", 1.0, 0.9, 1.1, 5000, 0)}
+    figures = {"fid": Metric("fid", 1.0, 0.9, 1.1, 5000, 0)}
     path = tmp_path / "report.json"
     for measured, version in (("plain", 1), ("plain-settled", 2)):
         for source in (folders[measured], f"models:/digits/{version}"):

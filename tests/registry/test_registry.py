@@ -22,7 +22,8 @@ from raysde.cli import main, parser
 from raysde.config import loading
 from raysde.config.names import checked_name, checked_sweep
 from raysde.evaluation import report as figures
-from raysde.evaluation.report import Figure, Subject, margin, read_report
+from raysde.evaluation.metric import Metric, margin
+from raysde.evaluation.report import Subject, read_report
 from raysde.registry.description import written
 from raysde.registry.promotion import recorded
 from raysde.tracking import Input, client_for, experiment_id, open_run
@@ -499,7 +500,7 @@ def gone():
 def test_the_first_promotion_needs_no_rival(two, client):
     """Of the metric, its interval and its direction; there was nothing before it."""
     assert tags(client, 1) == {"alias": "champion", "metric": "fid", "better": "lower", "value": "12.0", "low": "11.5", "high": "12.5"}  # fmt: skip
-    assert recorded(client.get_model_version("digits", "1")) == {"fid": Figure(**FID)}
+    assert recorded(client.get_model_version("digits", "1")) == {"fid": Metric(**FID)}
 
 
 def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
@@ -830,15 +831,15 @@ def test_two_equal_models_pass_the_gate_as_rarely_as_the_interval_says():
     half = 1.959964 * deviation
     passed = 0
     for one, two in drawn.tolist():
-        pair = [Figure("fid", value, value - half, value + half, 5000, 0) for value in (one, two)]
+        pair = [Metric("fid", value, value - half, value + half, 5000, 0) for value in (one, two)]
         passed += margin(pair[0], pair[1], "lower").low > 0.0
     assert abs(passed / count - 0.025) < 4.0 * math.sqrt(0.025 * 0.975 / count)
 
 
 def test_each_end_of_a_margin_comes_from_its_own_sides():
     """Zou and Donner's limits of a difference of two estimates with unequal sides, written out."""
-    one = Figure("accuracy", 0.9, 0.8, 0.93, 100, 0)
-    two = Figure("accuracy", 0.6, 0.56, 0.8, 100, 0)
+    one = Metric("accuracy", 0.9, 0.8, 0.93, 100, 0)
+    two = Metric("accuracy", 0.6, 0.56, 0.8, 100, 0)
     found = margin(one, two, "higher")
     assert found.value == pytest.approx(0.3)
     assert found.low == pytest.approx(0.3 - math.sqrt(0.1**2 + 0.2**2))

@@ -3,9 +3,9 @@
 import torch
 from scipy.linalg import hadamard
 
+from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.intervals import Z
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.report import Figure
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.successive_halving import (
     Outcome,
@@ -14,12 +14,12 @@ from raysde.tuning.sampler.successive_halving import (
 
 def made_up_outcome(value, cost, half=0.0, metric="kid", samples=64, noise=None):
     """With an interval of +-half by the noise of that number; different noises vary independently of each other."""
-    figure = Figure(metric, value, value - half, value + half, samples, 0)
+    figure = Metric(metric, value, value - half, value + half, samples, 0)
     unit = torch.from_numpy(hadamard(64)[1 + (int(cost) if noise is None else noise) % 63]).double()
     influence = Influence({"drawn": unit / unit.std() * 8.0 * half / Z}, {"drawn": 64})
     return Outcome(Candidate(None, {"steps": int(cost)}, cost), figure, influence)
 
 
 def outcome_of(candidate, value, samples, half=0.0):
-    figure = Figure("kid", value, value - half, value + half, samples, 0)
+    figure = Metric("kid", value, value - half, value + half, samples, 0)
     return Outcome(candidate, figure, made_up_outcome(value, candidate.evaluations, half).influence)

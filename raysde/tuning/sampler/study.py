@@ -22,7 +22,8 @@ from raysde.evaluation.evaluate import (
     network_for,
 )
 from raysde.evaluation.features.networks import FeatureNetwork
-from raysde.evaluation.report import evaluated, parse_figure
+from raysde.evaluation.metric import parse_metric
+from raysde.evaluation.report import evaluated
 from raysde.inference.model import Model
 from raysde.io.journal import Journal
 from raysde.tuning.sampler.space import Candidate
@@ -122,7 +123,7 @@ class Study:
         answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
         (found,) = evaluated(answer.dump(), "of the study")
         # of a model that draws by the candidate's settings as its own
-        figure, influence = parse_figure({**found, "overrides": None}, str(candidate)), answer.figures[0].influence
+        figure, influence = parse_metric({**found, "overrides": None}, str(candidate)), answer.figures[0].influence
         assert influence is not None
         return Outcome(candidate, figure, influence)
 

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from raysde.evaluation.metric import Better, Margin, Metric, difference
 from raysde.evaluation.metrics.intervals import normal
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.report import Better, Figure, Margin, difference
 from raysde.tuning.sampler.space import Candidate
 
 FACTOR = 3
@@ -24,7 +24,7 @@ class Outcome:
     """A candidate with its figure on the most images that it was measured on, and how each of them moves it."""
 
     candidate: Candidate
-    figure: Figure
+    figure: Metric
     influence: Influence = field(repr=False, compare=False)
 
 

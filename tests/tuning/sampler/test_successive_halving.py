@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.stats import norm, sem
 
+from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.report import Figure
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.successive_halving import (
     Outcome,
@@ -27,7 +27,7 @@ def test_two_outcomes_are_compared_image_by_image():
     assert winner([one, two], "lower") is one
     g = torch.Generator().manual_seed(0)
     read = [(torch.rand(400, generator=g) < share).double() for share in (0.9, 0.8)]
-    figures = [Figure("accuracy", each.mean().item(), 0.0, 1.0, 400, 0) for each in read]
+    figures = [Metric("accuracy", each.mean().item(), 0.0, 1.0, 400, 0) for each in read]
     first, second = (
         Outcome(Candidate(None, {}, 1.0), figure, Influence({"drawn": each}, {"drawn": 400}))
         for figure, each in zip(figures, read, strict=True)
