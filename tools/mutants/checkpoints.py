@@ -8,9 +8,8 @@ STORAGE = "tests/checkpoints/test_storage.py"
 
 MUTANTS = [
     Mutant("moments that nobody compares", "raysde.checkpoints.checkpoint:restore", "*(name for each in names.values() for name in each)]", "]", CHECKPOINT + " -k 'only_what_is_read'"),
-    Mutant("a rank's state in an exported model", "raysde.checkpoints.checkpoint:settle", 'for name in (kind, f"{kind}.safetensors")', 'for name in (f"{kind}.safetensors",)', SHARDED + " -k 'is_a_model'"),
-    Mutant("a card of other weights", "raysde.checkpoints.checkpoint:settle", "FILE, *CARDS)", "FILE)", "tests/models/test_sampling_defaults.py -k 'tells_settings'"),
-    Mutant("a copied model without its place", "raysde.checkpoints.checkpoint:settle", 'with writing("the model", target):', "if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
+    Mutant("a rank's state in an exported model", "raysde.checkpoints.checkpoint:copy_model", 'for name in (kind, f"{kind}.safetensors")', 'for name in (f"{kind}.safetensors",)', SHARDED + " -k 'is_a_model'"),
+    Mutant("a card of other weights", "raysde.checkpoints.checkpoint:copy_model", "FILE, *CARDS)", "FILE)", "tests/models/test_sampling_defaults.py -k 'tells_settings'"),
     Mutant("a model of damaged weights", "raysde.checkpoints.checkpoint:newest.drawable", "        verify_model(Path(each.path))\n", "", CHECKPOINT + " -k 'weights_are_right'"),
     Mutant("an edited description", "raysde.checkpoints.description:parse", "if OWN in values and values[OWN] != content_hash(values):", "if False:", CHECKPOINT + " -k 'no_change'"),
     Mutant("a file that was cut", "raysde.checkpoints.description:whole", "if sizes[name] != expected:", "if False:", CHECKPOINT + " -k 'damage_is_named'"),
@@ -21,7 +20,6 @@ MUTANTS = [
     Mutant("a description without its own hash", "raysde.checkpoints.description:parse", 'if "bytes" in values and OWN not in values:', "if False:", CHECKPOINT + " -k 'hash_of_its_own'"),
     Mutant("a bad disk that ends a run", "raysde.checkpoints.description:_judged", "if not isinstance(system, pafs.LocalFileSystem):", "if True:", CHECKPOINT + " -k 'cannot_be_read'"),
     Mutant("tensors that a disk does not give", "raysde.checkpoints.description:_compare", "        except OSError as error:", "        except ZeroDivisionError as error:", CHECKPOINT + " -k 'cannot_be_read'"),
-    Mutant("an averaged model without its place", "raysde.checkpoints.ema_snapshots:_write_model", 'with writing("the averaged model", target):', "if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
     Mutant("an average that passes over in silence", "raysde.checkpoints.ema_snapshots:_write_model", "newest_checkpoint(storage, name, say)", "newest_checkpoint(storage, name)", "tests/checkpoints/test_ema_snapshots.py -k 'passes_over'"),
     Mutant("the live weights for their average", "raysde.checkpoints.sharded:write", "with state.ema.swapped():", "if folder:", SHARDED + " -k 'moments'"),
     Mutant("hashes of the first rank's files alone", "raysde.checkpoints.sharded:gathered", "world.sum(digests).cpu().tolist()", "digests.cpu().tolist()", SHARDED + " -k 'any_number or moments'"),

@@ -2,7 +2,6 @@
 
 from tools.mutants.mutant import Mutant
 
-CARRIED_ON_RAY = "tests/cluster/test_carried.py"
 LAUNCH = "tests/cluster_without_ray/test_launch.py"
 SESSION_ON_RAY = "tests/cluster/test_session.py"
 SPEECH_ON_RAY = "tests/cluster/test_speech.py"
@@ -19,20 +18,19 @@ MUTANTS = [
     Mutant("workers unheard though asked for", "raysde.cluster.connection:listen", "    if not talkative():", "    if True:", SPEECH_ON_RAY),
     Mutant("Ray unheard though asked for", "raysde.cluster.connection:quiet", "    if talkative():\n        return\n    os.environ", "    os.environ", SPEECH_ON_RAY),
     Mutant("a sentence told twice", "raysde.cluster.connection:tell", '    sys.stdout.write(f"{MARK}{sentence}\\n")', '    print(f"{MARK}{sentence}")', SPEECH_ON_RAY),
-    Mutant("a lost data task as Ray's error", "raysde.cluster.errors:rows_of", "except RayError as error:", "except KeyError as error:", CARRIED_ON_RAY),
+    Mutant("a lost data task as Ray's error", "raysde.cluster.errors:results", "except RayError as error:", "except KeyError as error:", "tests/cluster/test_carried.py"),
+    Mutant("a full disk under tasks as Ray's error", "raysde.cluster.errors:attempted", "except CARRIED as error:", "except ValueError as error:", "tests/cluster/test_ingest.py -k 'cannot_write'"),
+    Mutant("a full disk under drawing actors as Ray's error", "raysde.cluster.errors:sentence_of", "if isinstance(cause, CARRIED):", "if isinstance(cause, ValueError):", "tests/cluster/test_carried.py"),
     Mutant("a lost stretch forgotten", "raysde.cluster.evaluate:Workers._next", "                left.appendleft(stretch)", "                pass", SPREAD_ON_RAY + " -k 'replaced'"),
     Mutant("lost as often as it likes", "raysde.cluster.evaluate:Workers._replace", "if self.lost[stretch] > (", "if False and self.lost[stretch] > (", "tests/cluster/test_spread.py -m slow -k 'kills_every'"),
-    Mutant("a full disk under an ingest as Ray's error", "raysde.cluster.ingest:_writer.write", "except CARRIED as error:", "except ValueError as error:", "tests/cluster/test_ingest.py -k 'cannot_write'"),
-    Mutant("room counted over all nodes at once", "raysde.cluster.placement:share", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD_ON_RAY + " -k 'room'"),
-    Mutant("more workers than units, each with one", "raysde.cluster.placement:share", "return 1.0 / -(-workers // sum(units))", "return 1.0", SPREAD_ON_RAY + " -k 'room'"),
-    Mutant("a full disk under an encoder as Ray's error", "raysde.cluster.precompute:Encoding.__call__", "except CARRIED as error:", "except ValueError as error:", CARRIED_ON_RAY),
+    Mutant("room counted over all nodes at once", "raysde.cluster.resources:room", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD_ON_RAY + " -k 'room'"),
+    Mutant("more workers than units, each with one", "raysde.cluster.resources:room", "return 1.0 / -(-workers // sum(units))", "return 1.0", SPREAD_ON_RAY + " -k 'room'"),
     Mutant("no CPU for data tasks", "raysde.cluster.resources:Cluster.kept", 'return 0 if stream == "worker" and self.joined else self.nodes', "return 0", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("a CPU kept for tasks that there are not", "raysde.cluster.resources:Cluster.kept", 'return 0 if stream == "worker" and self.joined else self.nodes', "return self.nodes", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("a CPU that the machine has not", "raysde.cluster.resources:Cluster.kept", 'stream == "worker" and self.joined', 'stream == "worker"', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("more CPUs beside GPUs than there are", "raysde.cluster.resources:share_out", "min(BESIDE_GPU, max(1, spare // cluster.gpus)) if cluster.gpus else BESIDE_GPU", "BESIDE_GPU", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("workers that wait forever", "raysde.cluster.resources:check_room", "if not cluster.joined:", "if False:", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
     Mutant("workers that wait without a word", "raysde.cluster.resources:check_room", '    print(f"{said}', '    str(f"{said}', "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
-    Mutant("a full disk under drawing actors as Ray's error", "raysde.cluster.sample:Drawing.__call__", "except CARRIED as error:", "except ValueError as error:", CARRIED_ON_RAY),
     Mutant("a block's steps counted from the first", "raysde.cluster.stream:StreamSpec.steps_of", "first = self.start + number", "first = number", STREAM),
     Mutant("steps past the end of the stream", "raysde.cluster.stream:StreamSpec.steps_of", "min(first + self.block_steps, self.stop))", "first + self.block_steps)", STREAM),
     Mutant("the last steps in no block", "raysde.cluster.stream:StreamSpec.blocks", "-(-(self.stop - self.start) // self.block_steps)", "(self.stop - self.start) // self.block_steps", STREAM),

@@ -16,5 +16,4 @@ MUTANTS = [
     Mutant("a scheduler that no longer describes the model", "raysde.interop.export_pipeline:_imported", "if process_of(scheduler) != (spec.sde, spec.target):", "if False:", PIPELINES + " -k 'as_it_came'"),
     Mutant("an imported VE without its floor", "raysde.interop.import_pipeline:_ve", ", sample_floor=config.sampling_eps", "", PIPELINES + " -k 'ncsnpp_folder'"),
     Mutant("a part in its folder alone", "raysde.interop.import_pipeline:part_of", "return own if own.is_dir() else folder", "return own", PIPELINES + " -k 'at_the_root'"),
-    Mutant("an imported model without its place", "raysde.interop.import_pipeline:convert", 'with writing("the checkpoint", target):', "if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
 ]  # fmt: skip

@@ -13,7 +13,6 @@ MUTANTS = [
     Mutant("a word of runs with a store alone", "raysde.runs.history:recorded", "word, folder = settled(run), folder_of(run)", 'word, folder = settled(run) if run.config.tracking.uri else "", folder_of(run)', HISTORY + " -k 'no_older_one'"),
     Mutant("MLflow hears of a run that is refused", "raysde.runs.history:recorded", "        check_resumable(run, description)", "        pass", HISTORY + " -k 'cannot_go_on'"),
     Mutant("an interrupted bare run that is marked by nobody", "raysde.runs.history:tracked", "with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder_of(run))):", "if True:", HISTORY + " -k 'somebody_ended'"),
-    Mutant("a history without its place", "raysde.runs.history:History.image", 'with writing("a picture", self.pictures):', "if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
     Mutant("no end to patience that stays ended", "raysde.runs.resume:_is_more_patient", "(now == 0 or now > before)", "now > before", "tests/cluster_without_ray/test_launch.py -k 'unless_more'"),
     Mutant("a longer run that stops at once", "raysde.runs.resume:resume", "            state.stale = 0", "            pass", STEPS + " -k 'wanted_longer'"),
     Mutant("a stop that stays though more is asked for", "raysde.runs.resume:resume", "        state.stopped = False", "        pass", STEPS + " -k 'more_patience'"),
