@@ -2,7 +2,6 @@
 
 from tools.mutants.mutant import Mutant
 
-CARRIED_ON_RAY = "tests/cluster/test_carried.py"
 LAUNCH = "tests/cluster_without_ray/test_launch.py"
 SESSION_ON_RAY = "tests/cluster/test_session.py"
 SPEECH_ON_RAY = "tests/cluster/test_speech.py"
@@ -19,8 +18,9 @@ MUTANTS = [
     Mutant("workers unheard though asked for", "raysde.cluster.connection:listen", "    if not talkative():", "    if True:", SPEECH_ON_RAY),
     Mutant("Ray unheard though asked for", "raysde.cluster.connection:quiet", "    if talkative():\n        return\n    os.environ", "    os.environ", SPEECH_ON_RAY),
     Mutant("a sentence told twice", "raysde.cluster.connection:tell", '    sys.stdout.write(f"{MARK}{sentence}\\n")', '    print(f"{MARK}{sentence}")', SPEECH_ON_RAY),
-    Mutant("a full disk under a task as Ray's error", "raysde.cluster.errors:attempted", "except CARRIED as error:", "except ValueError as error:", CARRIED_ON_RAY),
-    Mutant("a lost data task as Ray's error", "raysde.cluster.errors:results", "except RayError as error:", "except KeyError as error:", CARRIED_ON_RAY),
+    Mutant("a lost data task as Ray's error", "raysde.cluster.errors:results", "except RayError as error:", "except KeyError as error:", "tests/cluster/test_carried.py"),
+    Mutant("a full disk under tasks as Ray's error", "raysde.cluster.errors:attempted", "except CARRIED as error:", "except ValueError as error:", "tests/cluster/test_ingest.py -k 'cannot_write'"),
+    Mutant("a full disk under drawing actors as Ray's error", "raysde.cluster.errors:sentence_of", "if isinstance(cause, CARRIED):", "if isinstance(cause, ValueError):", "tests/cluster/test_carried.py"),
     Mutant("a lost stretch forgotten", "raysde.cluster.evaluate:Workers._next", "                left.appendleft(stretch)", "                pass", SPREAD_ON_RAY + " -k 'replaced'"),
     Mutant("lost as often as it likes", "raysde.cluster.evaluate:Workers._replace", "if self.lost[stretch] > (", "if False and self.lost[stretch] > (", "tests/cluster/test_spread.py -m slow -k 'kills_every'"),
     Mutant("room counted over all nodes at once", "raysde.cluster.resources:room", "if sum(unit // each for unit in units) >= workers", "if sum(units) // each >= workers", SPREAD_ON_RAY + " -k 'room'"),

@@ -7,7 +7,6 @@ MUTANTS = [
     Mutant("a report's place found bad at the end", "raysde.commands.evaluate:run_evaluate", '    check_writable(target, "--output")\n', "", "tests/evaluation/test_evaluate.py -k 'cannot_be_written'"),
     Mutant("figures that stay in the report", "raysde.commands.evaluate:run_evaluate", "if subject.run_id is not None:", "if False:", "tests/evaluation/test_evaluate.py -k 'registered_model'"),
     Mutant("an option that goes nowhere", "raysde.commands.registry:run_promote", "metric=args.metric,", "metric=None,", "tests/commands/test_options.py"),
-    Mutant("a negative prompt without the own guidance", "raysde.models.sampling_defaults:resolve", 'for name in ("negative", "autoguide"))', 'for name in ("autoguide",))', "tests/models/test_sampling_defaults.py -k 'led_away'"),
     Mutant("the size left out of a plan", "raysde.commands.sample:run_bulk", 'settings["size"] = size', "pass", "tests/images/test_sizes.py -k 'command'"),
     Mutant("many images out of sight", "raysde.commands.sample:run_sample", "if count > args.batch_size:", "if False:", "tests/commands/test_edit.py -k 'in_sight'"),
     Mutant("nothing said at SIGTERM", "raysde.commands.signals:orderly", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/commands/test_signals.py -k 'status or put_back'"),

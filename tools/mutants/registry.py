@@ -8,7 +8,7 @@ SERVING = "tests/registry/test_serving.py"
 
 MUTANTS = [
     Mutant("a number that each row must have", "raysde.registry.mlflow_model:signature", "required=must)", "required=True)", SERVING + " -k 'signature_says'"),
-    Mutant("a signature without defaults", "raysde.registry.mlflow_model:signature", "ParamSpec(name, TYPES[PARAMS[name]], value)", "ParamSpec(name, TYPES[PARAMS[name]], None)", SERVING + " -k 'signature_says'"),
+    Mutant("a signature without defaults", "raysde.registry.mlflow_model:signature", "TYPES[PARAMS[name]], value)", "TYPES[PARAMS[name]], None)", SERVING + " -k 'signature_says'"),
     Mutant("a card that allows code", "raysde.registry.mlflow_model:write_card", '{"allow_code": False}', '{"allow_code": True}', SERVING + " -k 'allowed'"),
     Mutant("one page of versions", "raysde.registry.models:_all", "    while page.token:\n        page = search(page.token)\n        found += page\n", "", REGISTRY + " -k 'pages'"),
     Mutant("versions in the order of text", "raysde.registry.models:versions", "key=lambda version: -int(version.version)", "key=lambda version: str(version.version), reverse=True", REGISTRY),
@@ -32,7 +32,7 @@ MUTANTS = [
     Mutant("a logged model without its place", "raysde.registry.publishing:_log", 'with writing(f"the model {name}", logged.artifact_location):', "if True:", REGISTRY + " -k 'full_disk'"),
     Mutant("every request's first image", "raysde.registry.serving:Served.predict", "first=numbers[rows.start],", "first=0,", SERVING + " -k 'any_image'"),
     Mutant("rows drawn together that do not count up", "raysde.registry.serving:stretches", "if after != before + 1]", "if after < before]", SERVING + " -k 'count_up'"),
-    Mutant("served images of nothing led to nothing", "raysde.registry.serving:Served.predict", 'asked.pop("guidance", None)', "pass", SAMPLING_DEFAULTS + " -k 'pyfunc_guides'"),
+    Mutant("served images of nothing led to nothing", "raysde.registry.serving:Served.predict", "resolve(spec.generation, asked, conditional,", "resolve(spec.generation, asked, True,", SAMPLING_DEFAULTS + " -k 'pyfunc_guides'"),
     Mutant("code that nobody allowed", "raysde.registry.serving:_load_pyfunc", '.get("allow_code", False))', '.get("allow_code", True))', SERVING + " -k 'allowed'"),
     Mutant("requests answered by everybody's defaults", "raysde.registry.serving:defaults", '(None, own.get("solver")) if own else (found["steps"], found["solver"])', "(20, spec.default_solver)", SAMPLING_DEFAULTS + " -k 'pyfunc'"),
     Mutant("steps of the model's own for every solver", "raysde.registry.serving:defaults", '(None, own.get("solver"))', '(own.get("steps"), own.get("solver"))', SAMPLING_DEFAULTS + " -k 'pyfunc'"),

@@ -3,16 +3,16 @@
 from tools.mutants.mutant import Mutant
 
 ASHA = "tests/tuning/training/test_asha.py"
-SAMPLER_SPACE = "tests/tuning/sampler/test_space.py"
-SPACE = "tests/tuning/training/test_space.py"
+SPACE = "tests/tuning/sampler/test_space.py"
 STUDY = "tests/tuning/sampler/test_study.py"
 SUCCESSIVE_HALVING = "tests/tuning/sampler/test_successive_halving.py"
 SWEEP = "tests/tuning/training/test_sweep.py"
+TRAINING_SPACE = "tests/tuning/training/test_space.py"
 
 MUTANTS = [
-    Mutant("guidance that costs nothing", "raysde.tuning.sampler.space:evaluations", "(1.0 + len(guided) / len(times))", "1.0", SAMPLER_SPACE + " -k 'cost or count'"),
-    Mutant("guidance that costs everywhere", "raysde.tuning.sampler.space:evaluations", "(1.0 + len(guided) / len(times))", '(2.0 if drawing.get("guidance", 1.0) != 1.0 else 1.0)', SAMPLER_SPACE + " -k 'pays'"),
-    Mutant("settings that nothing reads", "raysde.tuning.sampler.space:effective", "name in chosen and name in read and", "name in chosen and", SAMPLER_SPACE + " -k 'combination'"),
+    Mutant("guidance that costs nothing", "raysde.tuning.sampler.space:evaluations", "(1.0 + len(guided) / len(times))", "1.0", SPACE + " -k 'cost or count'"),
+    Mutant("guidance that costs everywhere", "raysde.tuning.sampler.space:evaluations", "(1.0 + len(guided) / len(times))", '(2.0 if drawing.get("guidance", 1.0) != 1.0 else 1.0)', SPACE + " -k 'pays'"),
+    Mutant("settings that nothing reads", "raysde.tuning.sampler.space:effective", "name in chosen and name in read and", "name in chosen and", SPACE + " -k 'combination'"),
     Mutant("a settled model measured by its own settings", "raysde.tuning.sampler.study:opened", "generation={}))", "generation=model.spec.generation))", STUDY + " -k 'candidate_alone'"),
     Mutant("a figure in whose eyes it may be", "raysde.tuning.sampler.study:Study.key", "self.network, self.seed", "self.features, self.seed", STUDY + " -k 'feature_network'"),
     Mutant("every round from other noise", "raysde.tuning.sampler.study:Study.question", "seed=self.seed,", "seed=samples,", STUDY + " -k 'same_noise'"),
@@ -30,10 +30,10 @@ MUTANTS = [
     Mutant("a sweep that changes under way", "raysde.tuning.training.ledger:_difference", '            if settled(where.removeprefix("recipe "), was) != settled(where.removeprefix("recipe "), wanted):', "            if False:", SWEEP + " -k 'must_not_change'"),
     Mutant("stopped trials ranked among whole ones", "raysde.tuning.training.ranking:ORDER", '"stopped": 1', '"stopped": 0', "tests/tuning/training/test_sweep.py tests/tuning/training/test_ranking.py -k 'rank'"),
     Mutant("the best recipe with paths of here", "raysde.tuning.training.ranking:best_recipe", 'absolute_tree({**changed, "storage"', 'dict({**changed, "storage"', "tests/tuning/training/test_ranking.py -k 'best_recipe'"),
-    Mutant("a random search with repeats", "raysde.tuning.training.search:planned", ".permutation(space.size)", ".integers(space.size, size=space.size)", SPACE + " -k 'twice'"),
+    Mutant("a random search with repeats", "raysde.tuning.training.search:planned", ".permutation(space.size)", ".integers(space.size, size=space.size)", TRAINING_SPACE + " -k 'twice'"),
     Mutant("Optuna's whole numbers without their end", "raysde.tuning.training.search:_distribution", "int(values.low), int(values.high))", "int(values.low), int(values.high) - 1)", "tests/tuning/training/test_space.py tests/tuning/training/test_asha.py tests/tuning/training/test_sweep.py tests/tuning/training/test_search.py tests/tuning/training/test_ranking.py tests/tuning/training/test_plots.py tests/tuning/training/test_progress.py tests/tuning/training/test_settings.py"),
-    Mutant("a log range drawn evenly", "raysde.tuning.training.space:Range.at", 'if self.kind == "log":', 'if self.kind == "logarithmic":', SPACE + " -k 'draws'"),
-    Mutant("a grid that misses combinations", "raysde.tuning.training.space:Space.combination", "divmod(number, len(axis.values))", "divmod(number, max(1, len(axis.values) - 1))", SPACE + " -k 'grid'"),
+    Mutant("a log range drawn evenly", "raysde.tuning.training.space:Range.at", 'if self.kind == "log":', 'if self.kind == "logarithmic":', TRAINING_SPACE + " -k 'draws'"),
+    Mutant("a grid that misses combinations", "raysde.tuning.training.space:Space.combination", "divmod(number, len(axis.values))", "divmod(number, max(1, len(axis.values) - 1))", TRAINING_SPACE + " -k 'grid'"),
     Mutant("steps reported twice", "raysde.tuning.training.sweep:Sweep.report", "step <= trial.last.step", "step < trial.last.step", SWEEP + " -k 'killed_anywhere'"),
     Mutant("running trials forgotten by a restart", "raysde.tuning.training.sweep:Sweep.__init__", 'if trial.state == "running"]', 'if trial.state == "waiting"]', SWEEP + " -k 'killed_anywhere'"),
     Mutant("early stopping that forgets", "raysde.tuning.training.sweep:Sweep.__init__", "        self._replay()\n", "", SWEEP + " -k 'killed_anywhere'"),
