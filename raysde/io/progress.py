@@ -1,4 +1,4 @@
-"""A live line of progress: step, loss, images per second, time left."""
+"""Lines of progress that are rewritten on a terminal: of a training, and the line that others are made of."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def say(sentence: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 45s, 3m20s or 2h05m."""
+    """Return seconds as 45s, 3m20s or 2h05m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -27,8 +27,40 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-class ProgressLine:
-    """Rewrites one line on a terminal; on anything else prints a line at most every ``every`` seconds.
+# tqdm counts up to a total by itself, and writes its bar with \r into files too. These lines tell what others counted,
+# such as a run on a cluster, with its own rate and time left; in a file each is a line of its own, few of them.
+class LiveLine:
+    """Rewrites one line on a terminal; on anything else prints a line at most every ``every`` seconds."""
+
+    def __init__(self, out: TextIO | None, every: float) -> None:
+        self.out, self.every = out or sys.stderr, every
+        self.live = self.out.isatty()
+        self.printed = -every
+        self.last: object = None
+
+    def put(self, what: object, text: str, *, final: bool) -> None:
+        """Show a text, if it is of something new and the line before it is old enough.
+
+        Args:
+            what: what the text is of; the same is never shown twice in a row.
+            final: show the text however young the line before it is.
+        """
+        now = time.monotonic()
+        if what == self.last or (not self.live and now - self.printed < self.every and not final):
+            return
+        self.last, self.printed = what, now
+        self.out.write(f"\r\x1b[K{text}" if self.live else text + "\n")
+        self.out.flush()
+
+    def close(self) -> None:
+        """End a live line."""
+        if self.live and self.last is not None:
+            self.out.write("\n")
+            self.out.flush()
+
+
+class ProgressLine(LiveLine):
+    """Shows a training: step, loss, images per second, time left.
 
     Args:
         total: steps of the whole run.
@@ -36,12 +68,11 @@ class ProgressLine:
     """
 
     def __init__(self, total: int, batch: int, *, out: TextIO | None = None, every: float = 5.0) -> None:
-        self.total, self.batch, self.out, self.every = total, batch, out or sys.stderr, every
-        self.live = self.out.isatty()
-        self.printed, self.last = -every, -1
+        super().__init__(out, every)
+        self.total, self.batch = total, batch
 
     def text(self, step: int, metrics: dict[str, float]) -> str:
-        """The line for a step."""
+        """Return the line for a step."""
         step = min(step, self.total)  # a run may go on with a smaller length than the steps that are logged
         share = step / self.total
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
@@ -57,16 +88,5 @@ class ProgressLine:
         return f"{line}  val {metrics['val/loss']:.4f}" if "val/loss" in metrics else line
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
-        """Shows a step, if it is new and the last line is old enough."""
-        now = time.monotonic()
-        if step == self.last or (not self.live and now - self.printed < self.every and step < self.total):
-            return
-        self.last, self.printed = step, now
-        self.out.write(f"\r\x1b[K{self.text(step, metrics)}" if self.live else self.text(step, metrics) + "\n")
-        self.out.flush()
-
-    def close(self) -> None:
-        """Ends a live line."""
-        if self.live and self.last >= 0:
-            self.out.write("\n")
-            self.out.flush()
+        """Show a step, if it is new and the last line is old enough; the last step always."""
+        self.put(step, self.text(step, metrics), final=step >= self.total)

@@ -314,6 +314,7 @@ def test_remote_storage(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ema_snapshots, "filesystem", reached)
     monkeypatch.setattr("raysde.checkpoints.storage.filesystem", reached)
+    monkeypatch.setattr("raysde.io.filesystems.filesystem", reached)
     with pytest.raises(ValueError, match="holds no snapshots"):
         ema_snapshots.export("fake://runs/small", tmp_path / "far", 0.07)
     ema_snapshots.write("fake://runs/small", state)

@@ -1,27 +1,25 @@
 """A live line of a sweep: trials done, running and stopped, the best so far, time left."""
 
-import sys
 import time
 from typing import TextIO
 
-from raysde.io.progress import duration
+from raysde.io.progress import LiveLine, duration
 from raysde.tuning.training.ranking import best
 from raysde.tuning.training.space import described
 from raysde.tuning.training.sweep import Sweep
 
 
-class SweepLine:
-    """Rewrites one line on a terminal; on anything else prints a line at most every ``every`` seconds.
+class SweepLine(LiveLine):
+    """Shows a sweep: trials by their states, the best of those that ended, time left.
 
     Args:
         at_once: trials that run at the same time.
     """
 
     def __init__(self, sweep: Sweep, at_once: int, *, out: TextIO | None = None, every: float = 10.0) -> None:
-        self.sweep, self.at_once, self.out, self.every = sweep, at_once, out or sys.stderr, every
-        self.live = self.out.isatty()
+        super().__init__(out, every)
+        self.sweep, self.at_once = sweep, at_once
         self.begun = time.monotonic()
-        self.printed, self.said = -every, ""
         self.before = self._ended()
 
     def _ended(self) -> int:
@@ -50,18 +48,12 @@ class SweepLine:
         return duration(pace * (self.sweep.count - done - running / 2.0))
 
     def show(self) -> None:
-        """Shows the line, if it has changed and the last one is old enough."""
-        now, text = time.monotonic(), self.text()
-        if text == self.said or (not self.live and now - self.printed < self.every and self.sweep.left):
-            return
-        self.printed, self.said = now, text
-        self.out.write(f"\r\x1b[K{text}" if self.live else text + "\n")
-        self.out.flush()
+        """Show the line, if it has changed and the last one is old enough."""
+        text = self.text()
+        self.put(text, text, final=not self.sweep.left)
 
     def close(self) -> None:
-        """Shows the end, and ends a live line."""
+        """Show the end, and end a live line."""
         self.printed = -self.every
         self.show()
-        if self.live:
-            self.out.write("\n")
-            self.out.flush()
+        super().close()
