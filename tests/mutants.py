@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SDE, SCHEDULES, SCORE = "tests/test_sde.py", "tests/test_sde.py", "tests/test_parameterisation.py"
 ADAPTED, PIPELINES = "tests/test_adapted.py", "tests/test_pipelines.py"
+OWN = "tests/training/test_own_code.py"
 LOSS, TIMES, SAMPLER = "tests/test_losses.py", "tests/test_times.py", "tests/test_sampler.py"
 PLAN, DATA, GROUPS, STREAM = (
     "tests/test_plan.py",
@@ -111,6 +112,12 @@ MUTANTS = [
     Mutant("EDM's weight without the data's deviation", "training/losses.py", "(1.0 / sde.snr(t) + data_std**2) / data_std**2", "1.0 / sde.snr(t) + data_std**2", LOSS),
     Mutant("the whole sum for half of it", "training/losses.py", "0.5 * error.sum(dim=1)", "error.sum(dim=1)", LOSS),
     Mutant("the noise's scale without its square", "training/losses.py", "* scale).square().reshape", "* scale).abs().reshape", LOSS),
+    Mutant("a loss of one's own of the output's error", "training/losses.py", "(output - wanted) * (noise_error_scale(target, alpha, sigma, data_std) * scale)", "output - wanted", OWN + " -k 'whatever_the_network'"),
+    Mutant("a process's code run without permission", "models/spec.py", "for part in (spec.sde, spec.network, spec.text):", "for part in (spec.network, spec.text):", OWN + " -k 'resumes_and_loads and sde'"),
+    Mutant("an encoder's code run without permission", "models/spec.py", "for part in (spec.sde, spec.network, spec.text):", "for part in (spec.sde, spec.network):", OWN + " -k 'resumes_and_loads and text'"),
+    Mutant("an optimizer's numbers forgotten", "training/state.py", "            group.update(numbers)\n", "            pass\n", OWN + " -k 'keeps_is_resumed'"),
+    Mutant("state of another name forgotten", "training/state.py", "if parameter is None:", "if parameter is None or moment == 'mean':", OWN + " -k 'resumes_and_loads and optimizer'"),
+    Mutant("an own schedule without its warm-up", "training/optimizers.py", "return rate * float(decay(progress, updates))", "return base * float(decay(progress, updates))", OWN + " -k 'warm_up'"),
     Mutant("uncertainty that only divides", "training/losses.py", "loss / log_variance.exp() + log_variance", "loss / log_variance.exp()", LOSS),
     Mutant("times from 0 instead of the floor", "training/time_sampling.py", "return sde.train_floor + (sde.ceiling - sde.train_floor) * u", "return sde.ceiling * u", TIMES),
     Mutant("strata of the microbatch", "training/time_sampling.py", "places = torch.arange(index, index + count", "places = torch.arange(0, count", TIMES),

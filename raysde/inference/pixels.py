@@ -22,7 +22,7 @@ class ImagingModel:
 
     @property
     def sde(self) -> SDE:
-        return self.spec.sde
+        return self.score_model.sde
 
     @property
     def device(self) -> torch.device:
