@@ -35,6 +35,7 @@ from raysde.checkpoints.description import name_of as name_of  # the name of a c
 from raysde.checkpoints.sharded_tensors import Stored
 from raysde.inference.model import Model
 from raysde.io.atomic import whole_folder
+from raysde.models.external_sde import ExternalSDE
 from raysde.models.origin import Origin
 from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel
@@ -192,7 +193,8 @@ def restore(state: TrainState, folder: Path) -> Description:
     names = {kind: _names(folder, description, kind) for kind in needed}
     verify(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
     stored = {kind: Stored(folder / name for name in each) for kind, each in names.items()}
-    if description.spec.sde != state.model.sde:
+    # processes of the user's own need not compare: their recipes do, before this
+    if not isinstance(description.spec.sde, ExternalSDE) and description.spec.sde != state.model.sde:
         raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
     parameters = dict(state.model.named_parameters())
     average = Stored([folder / "ema.safetensors"]).all_like(parameters)

@@ -85,6 +85,7 @@ def run_settle(args: argparse.Namespace) -> None:
     from raysde.commands.evaluate import bars
     from raysde.commands.model_options import loader
     from raysde.evaluation.metric import direction
+    from raysde.models.spec import check_code
     from raysde.tuning.sampler import space, successive_halving
 
     loader(args)  # says what is wrong with the device
@@ -99,8 +100,9 @@ def run_settle(args: argparse.Namespace) -> None:
     check_registry(args)
     source, spec = found_model(args)
     wanted = wanted or space.usual(conditional=spec.conditional)
+    check_code(spec, allow_code=args.allow_code)
     candidates = space.candidates(
-        wanted, spec.generation, spec.sde, conditional=spec.conditional, usual=spec.default_solver
+        wanted, spec.generation, spec.process, conditional=spec.conditional, usual=spec.default_solver
     )
     study = opened_study(args, source, out, candidates)
     for each in candidates:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 from pydantic_core import to_jsonable_python
 
+from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config.sections import (
     Count,
@@ -25,13 +26,14 @@ from raysde.config.sections import (
     Train,
     Validation,
 )
+from raysde.models.external_sde import ExternalSDE
 from raysde.models.spec import NetworkField, SDEField
 from raysde.networks import UNetConfig
 from raysde.sampling.method import Method
 from raysde.sde import VP
 from raysde.sde.parameterisation import Preconditioning, Target
 
-TextField = Annotated[ScratchText | PretrainedText | AutoText, Field(discriminator="kind")]
+TextField = Annotated[ScratchText | PretrainedText | AutoText | ExternalText, Field(discriminator="kind")]
 
 
 class RunConfig(Node):
@@ -41,7 +43,9 @@ class RunConfig(Node):
     seed: Seed = Field(0, description="of weights, data order, noise, times and condition dropout")
     storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
     data: Data = Field(description="what is trained on")
-    sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp, ve, edm or flow")
+    sde: SDEField = Field(
+        VP(), description="the forward process: vp, sub_vp, ve, edm, flow, or external for one of yours"
+    )
     network: NetworkField = Field(
         UNetConfig(),
         description="the score network: unet, ncsnpp, dit, diffusers for a class of it, or external for one of yours",
@@ -52,8 +56,8 @@ class RunConfig(Node):
     )
     text: TextField | None = Field(
         None,
-        description="caption encoder: scratch, pretrained, or auto, which takes the encoder that `raysde precompute` "
-        "ran over the data and otherwise scratch; null for no captions",
+        description="caption encoder: scratch, pretrained, external for one of yours, or auto, which takes the encoder "
+        "that `raysde precompute` ran over the data and otherwise scratch; null for no captions",
     )
     class_conditional: bool = Field(False, description="tell the network the class label")
     latent: Latent | None = Field(None, description="autoencoder to train in the latents of; null for pixels")
@@ -99,7 +103,8 @@ class RunConfig(Node):
             raise ValueError("validation.patience needs held-out rows: set validation.rows")
         if self.latent is not None:
             self._check_latent()
-        Method(**self.sampling.settings).check(self.sde)
+        if not isinstance(self.sde, ExternalSDE):  # whose code is not imported for a look at a recipe
+            Method(**self.sampling.settings).check(self.sde)
         conditional = self.text is not None or self.class_conditional
         if self.sampling.guidance != 1.0 and not conditional:
             raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")

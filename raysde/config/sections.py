@@ -4,14 +4,26 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    create_model,
+    model_validator,
+)
 
 from raysde.config.names import checked_alias, checked_name
 from raysde.data.classes import written
 from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
+from raysde.io.own_code import External
 from raysde.models.method_fields import key_of
 from raysde.sampling.method import SETTINGS, Settings
+from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSchedule
 from raysde.training.losses import REDUCTIONS, WEIGHTINGS, Reduce, Reduction, Weight, Weighting
 from raysde.training.objective import Precision
 from raysde.training.optimizers import Decay, Optimizer
@@ -48,6 +60,20 @@ def explained(table: Mapping[str, Weight] | Mapping[str, Reduce]) -> str:
 ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_sides)]
 
 
+def _spelled(given: Any) -> str:
+    """The tag of a value in a union of names and code of the user's own."""
+    return "external" if isinstance(given, Mapping | External) else "name"
+
+
+WeightingField = Annotated[
+    Annotated[Weighting, Tag("name")] | Annotated[ExternalLoss, Tag("external")], Discriminator(_spelled)
+]
+OptimizerField = Annotated[
+    Annotated[Optimizer, Tag("name")] | Annotated[ExternalOptimizer, Tag("external")], Discriminator(_spelled)
+]
+DecayField = Annotated[
+    Annotated[Decay, Tag("name")] | Annotated[ExternalSchedule, Tag("external")], Discriminator(_spelled)
+]
 TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
 
 
@@ -171,10 +197,10 @@ class Train(Node):
         None,
         description="images of one forward pass; null: one for each worker; what is left over is accumulated",
     )
-    optimizer: Optimizer = Field(
+    optimizer: OptimizerField = Field(
         "adamw",
         description="adamw, or muon: orthogonalised momentum for matrices and convolutions of the network, AdamW for "
-        "the rest",
+        "the rest; or external for one of yours",
     )
     lr: Positive = Field(2e-4, description="learning rate; what suits adamw suits muon")
     text_lr: Positive | None = Field(
@@ -183,8 +209,10 @@ class Train(Node):
     betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's moment decays")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight decay, as AdamW's")
     warmup: Count = Field(500, description="updates over which the learning rate rises from zero")
-    decay: Decay = Field(
-        "constant", description="what the learning rate does after that: constant, or cosine to zero at the end"
+    decay: DecayField = Field(
+        "constant",
+        description="what the learning rate does after that: constant, cosine to zero at the end, or external "
+        "for a schedule of yours",
     )
     clip: Annotated[float, Field(ge=0.0)] = Field(1.0, description="largest gradient norm; 0 for none")
     precision: Precision = Field(
@@ -193,9 +221,9 @@ class Train(Node):
     compile: bool = Field(
         False, description="torch.compile the network's blocks; slow to start, and on CPU often no gain"
     )
-    weighting: Weighting = Field(
+    weighting: WeightingField = Field(
         "sigma2",
-        description=f"of the loss over t: {explained(WEIGHTINGS)}",
+        description=f"of the loss over t: {explained(WEIGHTINGS)}, or external for a loss of yours",
     )
     min_snr_gamma: Positive = Field(5.0, description="gamma of the min_snr weighting")
     reduction: Reduction = Field("mean", description=f"of an image's loss: {explained(REDUCTIONS)}")
@@ -207,6 +235,12 @@ class Train(Node):
     )
     condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
     ema: Ema = Field(Ema(), description="moving average of the weights, which is what samples are drawn from")
+
+    @model_validator(mode="after")
+    def _betas(self) -> Self:
+        if isinstance(self.optimizer, ExternalOptimizer) and self.betas != type(self).model_fields["betas"].default:
+            raise ValueError("betas are AdamW's; give those of another optimizer in optimizer.kwargs")
+        return self
 
 
 class Validation(Node):

@@ -108,7 +108,7 @@ def edit(model: ModelLike, images: Tensor, strength: float, **drawing: Unpack[Dr
     def run(score: Score, rows: slice, **given: object) -> Samples:
         part = images[rows]
         x0 = to_floats(model, part) if latent is None else latent_space.encode(latent, part.to(device_of(model)))
-        return restore.sdedit(score, model.spec.sde, x0, strength, **given)  # type: ignore[arg-type]
+        return restore.sdedit(score, model.score_model.sde, x0, strength, **given)  # type: ignore[arg-type]
 
     return drawn(model, run, len(images), share=strength, **resolved(model.spec, drawing))
 
@@ -154,7 +154,7 @@ def interpolate_prompts(
     leading = guidance_of(model, len(weights), own["guidance"], own.get("guidance_interval"), negative, None)
     found = sample(
         leading.score(model.score_model, encode, len(weights)).score,
-        spec.sde,
+        model.score_model.sde,
         (len(weights), *shape),
         generator=[rng.generator(seed, rng.IMAGE, 0) for _ in weights],
         device=device,
@@ -185,7 +185,7 @@ def restored(
         projection, known = measured(rows)
         return restore.edit(
             score,
-            spec.sde,
+            model.score_model.sde,
             known,
             projection,
             method=method,

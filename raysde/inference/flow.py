@@ -44,7 +44,7 @@ def log_prob(
     return likelihood.log_prob(
         conditioned(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
         to_floats(model, images),
-        model.spec.sde,
+        model.score_model.sde,
         divergence=divergence,
         probes=probes,
         generator=rng.generator(seed, rng.PROBES, device=device_of(model)),
@@ -73,7 +73,7 @@ def bits_per_dim(
     return likelihood.bits_per_dim(
         conditioned(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
         images.to(device_of(model)),
-        model.spec.sde,
+        model.score_model.sde,
         data_range=model.spec.data_range,
         repeats=repeats,
         divergence=divergence,
@@ -101,7 +101,7 @@ def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing])
     """
     check_images(model, "encode", images, model.spec.image)
     score, tolerances = _flow(model, len(images), **options)
-    return Samples(*likelihood.encode_counted(score, to_floats(model, images), model.spec.sde, **tolerances))
+    return Samples(*likelihood.encode_counted(score, to_floats(model, images), model.score_model.sde, **tolerances))
 
 
 def decode(
@@ -127,7 +127,7 @@ def decode_counted(
     need_pixels(model, "decode")
     check_dtype(dtype)
     score, tolerances = _flow(model, len(latents), **options)
-    x0, nfe = likelihood.decode_counted(score, latents.to(device_of(model)), model.spec.sde, **tolerances)
+    x0, nfe = likelihood.decode_counted(score, latents.to(device_of(model)), model.score_model.sde, **tolerances)
     return Samples(to_pixels(model, x0, dtype).cpu(), nfe)
 
 

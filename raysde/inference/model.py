@@ -33,7 +33,7 @@ class Model:
 
     @property
     def sde(self) -> SDE:
-        return self.spec.sde
+        return self.score_model.sde
 
     @property
     def device(self) -> torch.device:

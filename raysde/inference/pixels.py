@@ -58,7 +58,7 @@ def frames(model: ModelLike, x: Tensor, times: Tensor | None) -> Tensor:
     shown = []
     for number, each in enumerate(x.to(device_of(model))):
         if times is not None:
-            alpha, sigma = (value.item() for value in spec.sde.marginal(times[number]))
+            alpha, sigma = (value.item() for value in model.score_model.sde.marginal(times[number]))
             each = middle + (each - alpha * middle) / (alpha**2 + (2.0 * sigma / half) ** 2) ** 0.5
         shown.append(to_pixels(model, each).cpu())
     return torch.stack(shown, dim=1)

@@ -107,7 +107,7 @@ def sample(
 
     def run(score: Score, rows: slice, **given: object) -> Samples:
         whole, own = begun(model, shape, start, rows)
-        return sampler.sample(score, model.spec.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
+        return sampler.sample(score, model.score_model.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
 
     return drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing))
 
@@ -131,7 +131,7 @@ def sample_path(
     Raises:
         ValueError: if there are fewer than two points; and as :func:`sample`.
     """
-    sde, shape, paths = model.spec.sde, wanted(model.spec, drawing, n, size, start), []
+    sde, shape, paths = model.score_model.sde, wanted(model.spec, drawing, n, size, start), []
 
     def run(score: Score, rows: slice, **given: object) -> Samples:
         whole, own = begun(model, shape, start, rows)
@@ -189,7 +189,7 @@ def drawn(
         times: that it walks instead.
     """
     counted(prompts, labels, count)
-    numbers, sde = numbers_of(model.spec, labels), model.spec.sde
+    numbers, sde = numbers_of(model.spec, labels), model.score_model.sde
     seeds = seed if isinstance(seed, Sequence) else [seed] * count
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds were given for {count} images")

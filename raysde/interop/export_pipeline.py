@@ -62,7 +62,7 @@ def pipeline_of(model: Model, solver: str | None, target_snr: float | None) -> A
         raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")
     if spec.text is not None:
         raise ValueError("the pipelines of diffusers attend to the padding of captions, which this model never saw")
-    _need("a pipeline of diffusers", ("sde.ceiling", spec.sde.ceiling, 1.0))
+    _need("a pipeline of diffusers", ("sde.ceiling", model.sde.ceiling, 1.0))
     if isinstance(spec.sde, VE):
         return _score_sde_ve(model, solver, target_snr)
     if isinstance(spec.sde, VP):
@@ -137,10 +137,10 @@ def _process(model: Model) -> dict[str, Any]:
             f"preconditioning.input={outside.input}: the pipelines of diffusers for vp show the network x_t as it is, "
             "which is preconditioning.input=none"
         )
-    times = step_times(spec.sde, outside.time)
+    times = step_times(model.sde, outside.time)
     return {
         "num_train_timesteps": len(times),
-        "trained_betas": betas(spec.sde, times).tolist(),
+        "trained_betas": betas(model.sde, times).tolist(),
         "prediction_type": PREDICTIONS[spec.target],
         "timestep_spacing": "trailing",
     }

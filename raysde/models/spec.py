@@ -9,6 +9,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from raysde.conditioning.conditioner import Conditioner
+from raysde.conditioning.external import ExternalText, OwnEncoder
 from raysde.conditioning.text import (
     PretrainedText,
     ScratchText,
@@ -19,27 +20,29 @@ from raysde.conditioning.text import (
 )
 from raysde.images.sizes import Size, shown_size
 from raysde.io.invalid import first_mistake
+from raysde.io.own_code import External
 from raysde.models.autoencoder import LatentSpec
+from raysde.models.external_sde import ExternalSDE
 from raysde.models.method_fields import SolverName
 from raysde.models.sampling_defaults import checked
 from raysde.models.score import ScoreModel
-from raysde.networks import AnyNetwork, DiffusersConfig, ExternalConfig, NetworkConfig
+from raysde.networks import AnyNetwork, DiffusersConfig, NetworkConfig
 from raysde.networks.diffusers_contract import agreed
 from raysde.networks.presets import PRESET_SCHEMA, with_preset
 from raysde.networks.uncertainty import Uncertainty
 from raysde.rng import INITIAL, key
 from raysde.sampling.solvers.default import FIRST
-from raysde.sde import AnySDE
+from raysde.sde import SDE, AnySDE
 from raysde.sde.parameterisation import Preconditioning, Target
 
-SDEField = Annotated[AnySDE, Field(discriminator="kind")]
+SDEField = Annotated[AnySDE | ExternalSDE, Field(discriminator="kind")]
 NetworkField = Annotated[
     AnyNetwork,
     Field(discriminator="kind", json_schema_extra={"properties": {"preset": PRESET_SCHEMA}}),
     BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
 ]
 GenerationField = Annotated[dict[str, Any], AfterValidator(checked)]
-TextField = Annotated[ScratchText | PretrainedText, Field(discriminator="kind")]
+TextField = Annotated[ScratchText | PretrainedText | ExternalText, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,11 @@ class ModelSpec:
         return (self.image[0], height, width)
 
     @property
+    def process(self) -> SDE:
+        """The SDE itself; the code of one of the user's own is imported."""
+        return self.sde.build() if isinstance(self.sde, ExternalSDE) else self.sde
+
+    @property
     def conditional(self) -> bool:
         """Whether the model takes captions or labels."""
         return self.text is not None or self.classes > 0
@@ -148,6 +156,8 @@ def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreMod
     elif isinstance(spec.text, PretrainedText):
         tokenizer = Tokenizer(pretrained_tokenizer(spec.text.path), spec.text.max_tokens)
         encoder = pretrained_encoder(spec.text)
+    elif isinstance(spec.text, ExternalText):
+        tokenizer, encoder = spec.text.build()
     return assemble(spec, tokenizer, encoder)
 
 
@@ -161,18 +171,30 @@ def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> Scor
     Raises:
         ValueError: if it names code that is not allowed.
     """
-    if isinstance(spec.network, ExternalConfig) and not allow_code:
-        raise ValueError(
-            f"the checkpoint names code to import, {spec.network.factory!r}; "
-            "pass allow_code=True (--allow-code) if you trust it"
-        )
+    check_code(spec, allow_code=allow_code)
     from raysde.conditioning.pretrained import pretrained_tokenizer, restored_encoder  # loads transformers
 
     if spec.text is None:
         return assemble(spec, None, None)
+    if isinstance(spec.text, ExternalText):
+        return assemble(spec, *spec.text.build())
     trainable = isinstance(spec.text, ScratchText) or spec.text.trainable
     tokenizer = Tokenizer(pretrained_tokenizer(str(text_folder)), spec.text.max_tokens)
     return assemble(spec, tokenizer, restored_encoder(text_folder, trainable=trainable))
+
+
+def check_code(spec: ModelSpec, *, allow_code: bool) -> None:
+    """Check that a description from a checkpoint names no code, unless that is allowed.
+
+    Raises:
+        ValueError: naming the code.
+    """
+    for part in (spec.sde, spec.network, spec.text):
+        if isinstance(part, External) and not allow_code:
+            raise ValueError(
+                f"the checkpoint names code to import, {part.factory!r}; "
+                "pass allow_code=True (--allow-code) if you trust it"
+            )
 
 
 def assemble(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None) -> ScoreModel:
@@ -183,7 +205,7 @@ def assemble(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder 
     config: NetworkConfig = spec.network
     network = config.build(spec.image, conditioner.width, context)
     uncertainty = Uncertainty() if spec.uncertainty else None
-    return ScoreModel(network, conditioner, spec.sde, spec.target, spec.data_std, outside, uncertainty)
+    return ScoreModel(network, conditioner, spec.process, spec.target, spec.data_std, outside, uncertainty)
 
 
 def preconditioning_for(spec: ModelSpec) -> Preconditioning:
@@ -197,21 +219,22 @@ def preconditioning_for(spec: ModelSpec) -> Preconditioning:
         return agreed(
             spec.network,
             spec.preconditioning,
-            sde=spec.sde,
+            sde=spec.process,
             target=spec.target,
             data_range=spec.data_range,
             captions=spec.text is not None,
             labels=spec.classes > 0,
         )
-    if spec.preconditioning.time is None and spec.sde.network_time == "t":
+    if spec.preconditioning.time is None and spec.process.network_time == "t":
         return replace(spec.preconditioning, time=spec.network.time_input)
     return spec.preconditioning
 
 
 def save_text(model: ScoreModel, folder: Path) -> None:
-    """Writes the tokenizer and the text encoder's architecture, as JSON and text, if the model takes captions."""
+    """Writes the tokenizer and the text encoder's architecture, as JSON and text, if the model takes captions; the
+    architecture of an encoder of the user's own is its code."""
     conditioner = model.conditioner
-    if conditioner.tokenizer is None or conditioner.encoder is None:
+    if conditioner.tokenizer is None or conditioner.encoder is None or isinstance(conditioner.encoder, OwnEncoder):
         return
     folder.mkdir(parents=True, exist_ok=True)
     conditioner.tokenizer.save(folder)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from raysde.conditioning.embedder import encoder_hash
+from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, find_derived
@@ -12,7 +13,7 @@ from raysde.io.filesystems import folder_or_name
 from raysde.models.autoencoder import LatentSpec, vae_hash
 
 Mode = Literal["auto", "off", "require"]
-Chosen = ScratchText | PretrainedText | None
+Chosen = ScratchText | PretrainedText | ExternalText | None
 
 
 def choose_text(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chosen:

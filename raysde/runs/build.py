@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from raysde.config.sections import Train
 from raysde.data.batches.microbatch import held_out_batches
 from raysde.data.dataset.precomputed_rows import Contexts
 from raysde.data.dataset.reader import opened
@@ -16,6 +17,7 @@ from raysde.models.spec import fresh_model
 from raysde.runs.run import Run
 from raysde.training import optimizers
 from raysde.training.ema import Ema
+from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSchedule
 from raysde.training.loop import Schedule
 from raysde.training.losses import Criterion
 from raysde.training.objective import DTYPES, Objective
@@ -35,12 +37,29 @@ def new_state(run: Run, device: torch.device) -> TrainState:
     if model.conditioner.tokenizer is not None and current_world().is_first:
         model.conditioner.tokenizer.warn_of_cut(captions)
     place(run, model, device)
-    make = optimizers.OPTIMIZERS[train.optimizer]
-    optimizer = make(model, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, text_lr=train.text_lr)
+    optimizer = new_optimizer(train, model)
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
     ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
     profiles = [PowerEma(model, std=std) for std in train.ema.profiles]
     return TrainState(model, ema, optimizer, scaler, profiles=profiles)
+
+
+def new_optimizer(train: Train, model: ScoreModel) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over the parameters that are trained."""
+    if isinstance(train.optimizer, ExternalOptimizer):
+        text = model.conditioner.text_parameters
+        groups = optimizers.groups(model.parameters(), text, train.lr, train.text_lr)
+        return train.optimizer.build(groups, lr=train.lr, weight_decay=train.weight_decay)
+    make = optimizers.OPTIMIZERS[train.optimizer]
+    return make(model, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, text_lr=train.text_lr)
+
+
+def criterion(train: Train) -> Criterion:
+    """Return the weighting and the reduction of the recipe's loss."""
+    rest = Criterion(reduction=train.reduction, min_snr_gamma=train.min_snr_gamma)
+    if isinstance(train.weighting, ExternalLoss):
+        return replace(rest, own=train.weighting.build())
+    return replace(rest, weighting=train.weighting)
 
 
 def place(run: Run, model: ScoreModel, device: torch.device) -> None:
@@ -77,8 +96,8 @@ def objective(run: Run) -> Objective:
         batch=train.batch,
         microbatch=run.plan.microbatch,
         seed=run.config.seed,
-        criterion=Criterion(weighting=train.weighting, reduction=train.reduction, min_snr_gamma=train.min_snr_gamma),
-        times=train.times or suited(run.spec.sde),
+        criterion=criterion(train),
+        times=train.times or suited(run.spec.process),
         condition_dropout=train.condition_dropout,
         flip=run.config.data.flip,
         precision=train.precision,
@@ -90,12 +109,12 @@ def objective(run: Run) -> Objective:
 
 def schedule(run: Run) -> Schedule:
     """The lengths and frequencies of the recipe."""
-    config = run.config
+    config, decay = run.config, run.config.train.decay
     return Schedule(
         steps=run.steps,
         lr=config.train.lr,
         warmup=config.train.warmup,
-        decay=config.train.decay,
+        decay=decay.build() if isinstance(decay, ExternalSchedule) else decay,
         clip=config.train.clip,
         log_every=config.log_every,
         validate_every=config.validation.every if len(run.held_out) else 0,

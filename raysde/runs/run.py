@@ -9,6 +9,7 @@ import torch
 
 from raysde.checkpoints import checkpoint
 from raysde.conditioning.conditioner import CLASS_WIDTH
+from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
 from raysde.config.loading import RunConfig, parse
 from raysde.config.places import settled
@@ -24,6 +25,7 @@ from raysde.data.dataset.split import shuffle_window, split_rows
 from raysde.data.dataset.view import View
 from raysde.images import tensors
 from raysde.images.sizes import read_size, shown_size
+from raysde.models.external_sde import ExternalSDE
 from raysde.models.sampling_defaults import solved
 from raysde.models.spec import ModelSpec, preconditioning_for
 from raysde.networks import ExternalConfig
@@ -31,6 +33,7 @@ from raysde.precompute.lookup import choose_text, find_latents, find_text, spec_
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
+from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSchedule
 
 MAY_CHANGE = (
     "storage",
@@ -123,6 +126,7 @@ def open_run(config: RunConfig) -> Run:
         latent=None if latents is None or config.latent is None else spec_of(latents, config.latent.vae),
         default_solver=DEFAULT,
     )
+    Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
     feed = Feed(plan_for(config, manifest, rows), rows, view)
     embeddings = find_text(manifest, text, config.data.precomputed)
@@ -185,7 +189,7 @@ def plan_for(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
     )
 
 
-def sde_for(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE:
+def sde_for(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:
     """The recipe's SDE, with VE's sigma_max taken from a sample of the training images where the recipe asks for it.
 
     Raises:
@@ -202,7 +206,8 @@ def sde_for(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> An
 
 
 def check(run: Run) -> None:
-    """What can be found wrong before a worker starts: shards unlike the manifest, a network that cannot be built.
+    """What can be found wrong before a worker starts: shards unlike the manifest, a network that cannot be built,
+    code of the user's own that is not there.
 
     Raises:
         ValueError: naming the culprit.
@@ -213,6 +218,12 @@ def check(run: Run) -> None:
         if derived is not None:
             verify_derived(derived, run.manifest, hashes=hashes)
     check_model(run.spec)
+    train = run.config.train
+    for part in (train.weighting, train.decay):
+        if isinstance(part, ExternalLoss | ExternalSchedule):
+            part.build()
+    if isinstance(train.optimizer, ExternalOptimizer):
+        train.optimizer.found(params=[], lr=train.lr, weight_decay=train.weight_decay)
 
 
 def shape(run: Run) -> dict[str, Any]:
@@ -231,7 +242,7 @@ def check_model(spec: ModelSpec) -> None:
     preconditioning_for(spec)
     width = condition_width(spec)
     if isinstance(spec.network, ExternalConfig):
-        spec.network.found(spec.image, width)
+        spec.network.found(image=spec.image, condition=width)
     else:
         with torch.device("meta"):
             spec.network.build(spec.image, width, None if spec.text is None else width)
@@ -247,6 +258,8 @@ def condition_width(spec: ModelSpec) -> int | None:
 
     if isinstance(spec.text, PretrainedText):
         return width_of(check_pretrained(spec.text))
+    if isinstance(spec.text, ExternalText):
+        return spec.text.build()[1].width
     return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
 
 

@@ -59,7 +59,7 @@ class Schedule:
     steps: int
     lr: float
     warmup: int = 0
-    decay: optimizers.Decay = "constant"
+    decay: optimizers.Decay | optimizers.Rule = "constant"
     clip: float = 1.0
     log_every: int = 50
     validate_every: int = 0

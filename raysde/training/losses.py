@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from raysde.sde import SDE
+from raysde.sde import SDE, expand
 from raysde.sde.parameterisation import Preconditioning, Target, marginal_for, noise_error_scale, target_of
 
 
@@ -71,6 +71,9 @@ else:
     Weighting, Reduction = Literal[tuple(WEIGHTINGS)], Literal[tuple(REDUCTIONS)]
 
 
+ElementLoss = Callable[[Tensor, Tensor], Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
     """The loss of an image, given the error of its prediction.
@@ -79,11 +82,13 @@ class Criterion:
         weighting: see ``WEIGHTINGS``.
         reduction: see ``REDUCTIONS``.
         min_snr_gamma: gamma of the weighting min_snr.
+        own: loss of each value in place of the weighting's, see :class:`raysde.training.external.ExternalLoss`.
     """
 
     weighting: Weighting = "sigma2"
     reduction: Reduction = "mean"
     min_snr_gamma: float = 5.0
+    own: ElementLoss | None = None
 
 
 def noise_weight(weighting: Weighting, sde: SDE, t: Tensor, *, data_std: float, min_snr_gamma: float) -> Tensor:
@@ -118,11 +123,24 @@ def denoising_score_matching(
         t: times, [B].
         data_std: standard deviation of a pixel.
         preconditioning: what the output was scaled by.
+
+    Raises:
+        ValueError: if a loss of the user's own has another shape than the error.
     """
     alpha, sigma = marginal_for(sde, t, x0)
     scale = (preconditioning or Preconditioning()).output_scale(target, alpha, sigma)
     wanted = target_of(target, x0, eps, alpha, sigma, data_std) / scale
-    error = REDUCTIONS[criterion.reduction].over((output - wanted).square().flatten(1))
+    reduce = REDUCTIONS[criterion.reduction].over
+    if criterion.own is not None:
+        noise_error = (output - wanted) * (noise_error_scale(target, alpha, sigma, data_std) * scale)
+        values = criterion.own(noise_error, expand(sde.log_snr(t), x0))
+        if values.shape != x0.shape:
+            raise ValueError(
+                f"train.weighting: the loss has shape {list(values.shape)}, its error {list(x0.shape)}; give the loss "
+                "of each value"
+            )
+        return reduce(values.flatten(1))
+    error = reduce((output - wanted).square().flatten(1))
     if WEIGHTINGS[criterion.weighting].factor is None:
         return error
     noise_scale = (noise_error_scale(target, alpha, sigma, data_std) * scale).square().reshape(len(x0))

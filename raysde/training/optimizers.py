@@ -13,6 +13,8 @@ from raysde.training.muon import LEAST, Muon, matrices
 
 Decay = Literal["constant", "cosine"]
 Optimizer = Literal["adamw", "muon"]
+Rule = Callable[[float, int], float]
+"""A factor on the learning rate, given the share of the run that is done and the number of updates made."""
 
 
 def groups(
@@ -62,13 +64,15 @@ def muon(
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.AdamW]] = {"adamw": adamw, "muon": muon}
 
 
-def learning_rate(base: float, updates: int, warmup: int, decay: Decay, progress: float) -> float:
+def learning_rate(base: float, updates: int, warmup: int, decay: Decay | Rule, progress: float) -> float:
     """The rate of update number ``updates`` (from 0): linear warm-up over ``warmup`` updates, then the decay.
 
     ``updates`` counts updates that were made, so a step that the gradient scaler skipped does not advance it.
     ``progress`` in [0, 1] is the share of the run that is done; "cosine" falls to zero at its end.
     """
     rate = base * min(1.0, (updates + 1) / warmup) if warmup > 0 else base
+    if callable(decay):
+        return rate * float(decay(progress, updates))
     return rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))) if decay == "cosine" else rate
 
 

@@ -13,7 +13,8 @@ from raysde.models.score import ScoreModel
 from raysde.training.ema import Ema
 from raysde.training.posthoc_ema import PowerEma
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+NUMBER = ":number"
+"""Mark of state that is a plain number."""
 
 
 @dataclass
@@ -45,6 +46,9 @@ class TrainState:
     stopped: bool = False
     profiles: list[PowerEma] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.first_groups = self.group_numbers()
+
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name."""
@@ -56,21 +60,54 @@ class TrainState:
         self.rows_digest = hashlib.blake2b(self.rows_digest.encode() + words, digest_size=16).hexdigest()
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimiser's moments as ``exp_avg/NAME`` and so on; empty before the first update."""
+        """The optimiser's moments as ``exp_avg/NAME`` and so on; empty before the first update.
+
+        Raises:
+            ValueError: if an optimizer of the user's own keeps something else than tensors and numbers.
+        """
         result = {}
         for name, parameter in self.trained.items():
             for moment, value in self.optimizer.state.get(parameter, {}).items():
-                result[f"{moment}/{name}"] = value
+                if isinstance(value, int | float):
+                    kind = torch.float64 if isinstance(value, float) else torch.int64
+                    result[f"{moment}{NUMBER}/{name}"] = torch.tensor(value, dtype=kind)
+                elif isinstance(value, Tensor):
+                    result[f"{moment}/{name}"] = value
+                elif value is not None:
+                    raise ValueError(
+                        f"train.optimizer: its state {moment!r} is a {type(value).__name__}, which no checkpoint "
+                        "keeps; keep tensors or numbers"
+                    )
         return result
 
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Restores what :meth:`optimizer_tensors` gave."""
-        for name, parameter in self.trained.items():
-            found = {moment: tensors[f"{moment}/{name}"] for moment in MOMENTS if f"{moment}/{name}" in tensors}
-            for moment, value in found.items():
-                # the fused kernel wants moments laid out as the parameter is, and its step counter beside them
-                place = torch.empty((), device=parameter.device) if moment == "step" else torch.empty_like(parameter)
-                self.optimizer.state[parameter][moment] = place.detach().copy_(value)
+        on_device = {
+            parameter: bool(group.get("fused") or group.get("capturable"))
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for key, value in tensors.items():
+            moment, _, name = key.partition("/")
+            parameter = self.trained.get(name)
+            if parameter is None:
+                continue
+            if moment.endswith(NUMBER):
+                self.optimizer.state[parameter][moment.removesuffix(NUMBER)] = value.item()
+                continue
+            # moments are laid out as the parameter is, as kernels want them; step counters lie beside them in fused
+            # kernels and on the CPU in others
+            device = parameter.device if moment != "step" or on_device[parameter] else torch.device("cpu")
+            is_alike = moment != "step" and value.shape == parameter.shape
+            place = torch.empty_like(parameter if is_alike else value, dtype=value.dtype, device=device)
+            self.optimizer.state[parameter][moment] = place.detach().copy_(value)
+
+    def group_numbers(self) -> list[dict[str, float]]:
+        """Numbers of the optimizer's parameter groups, but for the learning rate, which each update sets."""
+        return [
+            {key: value for key, value in group.items() if key != "lr" and isinstance(value, int | float)}
+            for group in self.optimizer.param_groups
+        ]
 
     def profile_tensors(self) -> dict[str, Tensor]:
         """The averages of ``profiles`` as ``STD/NAME``."""
@@ -94,6 +131,8 @@ class TrainState:
             "stale": self.stale,
             "stopped": self.stopped,
             "scaler": self.scaler.state_dict(),
+            # numbers that an optimizer of the user's own counts on
+            **({"groups": self.group_numbers()} if self.group_numbers() != self.first_groups else {}),
         }
 
     def load_values(self, values: dict[str, Any]) -> None:
@@ -103,5 +142,7 @@ class TrainState:
         self.pending = [(loss, norm, lr) for loss, norm, lr in values["pending"]]
         self.best = float("inf") if values["best"] is None else values["best"]
         self.stale, self.stopped = values["stale"], values["stopped"]
+        for group, numbers in zip(self.optimizer.param_groups, values.get("groups", ()), strict=False):
+            group.update(numbers)
         if values["scaler"]:
             self.scaler.load_state_dict(values["scaler"])

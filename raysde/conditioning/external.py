@@ -1,0 +1,88 @@
+"""A text encoder that the user wrote: any nn.Module named in the recipe that tokenizes and encodes captions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raysde.conditioning.text import TextEncoder, Tokenizer
+from raysde.io.own_code import External
+
+Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalText(External):
+    """A text encoder of your own: an nn.Module class, or a function that makes one.
+
+    The module has parameters, of which those that require a gradient are trained, and the attribute ``width``. Its
+    ``tokenize(captions)`` gives ids, int64 [B, L], and a mask, bool [B, L], True where a token is real: at least one of
+    every caption, and of the empty caption no more than of any other. Its ``forward(ids, mask)`` gives [B, L, width].
+    """
+
+    key: ClassVar[str] = "text"
+
+    def build(self) -> tuple[Tokenizer, TextEncoder]:
+        """Import and call the factory.
+
+        Raises:
+            ValueError: if the name cannot be imported, or what it makes is no such module.
+        """
+        module = self.made()
+        made = f"{self.name} made a {type(module).__name__}"
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{made}, not an nn.Module")
+        tokenize = getattr(module, "tokenize", None)
+        if not isinstance(getattr(module, "width", None), int) or not callable(tokenize):
+            raise ValueError(f"{made} without a whole number width and a method tokenize; see docs/own-code.md")
+        if next(module.parameters(), None) is None:
+            raise ValueError(f"{made} without parameters; give it at least one")
+        return OwnTokenizer(tokenize, self.name), OwnEncoder(module)
+
+
+class OwnTokenizer(Tokenizer):
+    """The user's tokens; the length of captions is the user's own business."""
+
+    def __init__(self, tokenize: Tokenize, name: str) -> None:
+        self.tokenize, self.name = tokenize, name
+
+    def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return ids int64 [B, L] and mask bool [B, L], True where a token is real.
+
+        Raises:
+            ValueError: if they are something else, or a caption has no token.
+        """
+        ids, mask = self.tokenize(captions)
+        if ids.shape != mask.shape or ids.ndim != 2 or len(ids) != len(captions) or mask.dtype != torch.bool:
+            raise ValueError(
+                f"{self.name}: tokenize must give ids and a bool mask of shape [{len(captions)}, tokens], got "
+                f"{list(ids.shape)} and {mask.dtype} {list(mask.shape)}"
+            )
+        if not bool(mask.any(dim=1).all()):
+            raise ValueError(f"{self.name}: tokenize gives a caption no token; give the empty one a token too")
+        return ids, mask
+
+    def padded_length(self, tokens: int) -> int:
+        return tokens
+
+    def warn_if_cut(self, prompt: str) -> None: ...
+
+    def warn_of_cut(self, captions: Sequence[str]) -> None: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class OwnEncoder(TextEncoder):
+    """The user's module; captions are summed up by the mean of their tokens' vectors."""
+
+    def __init__(self, encoder: Any) -> None:
+        nn.Module.__init__(self)
+        self.encoder, self.width, self.ends = encoder, encoder.width, False
+        self.trainable = any(parameter.requires_grad for parameter in encoder.parameters())
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            return self.encoder(ids, mask)

@@ -1,0 +1,65 @@
+"""Losses, optimizers and learning-rate schedules that the user wrote, named in the recipe."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from raysde.io.own_code import External
+from raysde.training.losses import ElementLoss
+from raysde.training.optimizers import Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalLoss(External):
+    """A loss of your own: a function that makes loss(error, log_snr), the loss of each value.
+
+    ``error`` [B, C, H, W] is that of the predicted noise, eps_hat - eps, and ``log_snr`` [B, 1, 1, 1] the log-SNR of
+    each image. The result is the loss of each value, [B, C, H, W], to which ``train.reduction`` and the correction of
+    ``train.times`` apply.
+    """
+
+    key: ClassVar[str] = "train.weighting"
+
+    def build(self) -> ElementLoss:
+        """Import and call the factory; ValueError if that fails."""
+        return self.made_callable()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalOptimizer(External):
+    """An optimizer of your own: a torch.optim.Optimizer class, or a function that makes one.
+
+    It is called with ``kwargs`` and, where its signature has them, ``params`` (the parameter groups), ``lr`` and
+    ``weight_decay``. A checkpoint keeps the tensors and numbers of its state for each parameter, and the numbers of its
+    groups.
+    """
+
+    key: ClassVar[str] = "train.optimizer"
+
+    def build(self, groups: Iterable[dict[str, Any]], *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        """Import and call the factory.
+
+        Raises:
+            ValueError: if the name cannot be imported, or what it makes is no optimizer.
+        """
+        optimizer = self.made(params=list(groups), lr=lr, weight_decay=weight_decay)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"{self.name} made a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+        return optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalSchedule(External):
+    """A learning-rate schedule of your own: a function that makes factor(progress, updates).
+
+    ``progress`` is the share of the run that is done, from 0 to 1, and ``updates`` the number of updates before this
+    one; the learning rate after its warm-up is multiplied by the result.
+    """
+
+    key: ClassVar[str] = "train.decay"
+
+    def build(self) -> Rule:
+        """Import and call the factory; ValueError if that fails."""
+        return self.made_callable()
