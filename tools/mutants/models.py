@@ -16,4 +16,6 @@ MUTANTS = [
     Mutant("a negative prompt without the own guidance", "raysde.models.sampling_defaults:resolve", 'conditional or any(given.get(name) is not None for name in ("negative", "autoguide"))', "conditional", SAMPLING_DEFAULTS + " -k 'led_away'"),
     Mutant("today's default for models of yesterday", "raysde.models.spec:ModelSpec", "default_solver: SolverName = FIRST", 'default_solver: SolverName = "unipc"', SAMPLING_DEFAULTS + " -k 'of_its_time or as_before'"),
     Mutant("a size in latents for one in pixels", "raysde.models.spec:ModelSpec.shape_of", "height, width = height // factor, width // factor", "pass", "tests/images/test_sizes.py -k 'latents'"),
+    Mutant("a process's code run without permission", "raysde.models.spec:check_code", "for part in (spec.sde, spec.network, spec.text):", "for part in (spec.network, spec.text):", "tests/training/test_own_code.py -k 'resumes_and_loads and sde'"),
+    Mutant("an encoder's code run without permission", "raysde.models.spec:check_code", "for part in (spec.sde, spec.network, spec.text):", "for part in (spec.sde, spec.network):", "tests/training/test_own_code.py -k 'resumes_and_loads and text'"),
 ]  # fmt: skip

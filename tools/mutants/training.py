@@ -69,4 +69,8 @@ MUTANTS = [
     Mutant("bins of the model's own units", "raysde.training.validation:seen", " + 2.0 * math.log(scale)", "", VALIDATION + " -k 'data_range'"),
     Mutant("variance about black and white's middle", "raysde.training.validation:validation_loss", "power - mean.square()", "power", VALIDATION + " -k 'scores_one'"),
     Mutant("always the middle of a bin", "raysde.training.validation:seen", "low + (high - low) * places", "low + (high - low) * 0.5 * places.sign()", VALIDATION + " -k 'posteriors'"),
+    Mutant("a loss of one's own of the output's error", "raysde.training.losses:denoising_score_matching", "(output - wanted) * (noise_error_scale(target, alpha, sigma, data_std) * scale)", "output - wanted", "tests/training/test_own_code.py -k 'whatever_the_network'"),
+    Mutant("an optimizer's numbers forgotten", "raysde.training.state:TrainState.load_values", "            group.update(numbers)\n", "            pass\n", "tests/training/test_own_code.py -k 'keeps_is_resumed'"),
+    Mutant("state of another name forgotten", "raysde.training.state:TrainState.load_optimizer", "if parameter is None:", "if parameter is None or moment == 'mean':", "tests/training/test_own_code.py -k 'resumes_and_loads and optimizer'"),
+    Mutant("an own schedule without its warm-up", "raysde.training.optimizers:learning_rate", "return rate * float(decay(progress, updates))", "return base * float(decay(progress, updates))", "tests/training/test_own_code.py -k 'warm_up'"),
 ]  # fmt: skip
