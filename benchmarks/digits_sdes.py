@@ -16,7 +16,7 @@ import numpy as np
 from raysde.checkpoints import checkpoint
 from raysde.cluster.ingest import ingest
 from raysde.config import loading
-from raysde.data.ingest.digits import WORDS, Judge, caption, write_digits
+from raysde.data.ingest.digits import WORDS, DigitJudge, caption, write_digits
 from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.sources import open_source
 from raysde.runs.local import train_here
@@ -42,7 +42,7 @@ def shards(folder: Path) -> Path:
     return folder / "shards"
 
 
-def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: Judge) -> None:
+def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: DigitJudge) -> None:
     """Trains and judges one SDE."""
     places = [f"name={name}", f"data.path={data}", f"storage={folder}", "sampling.every=0", *overrides]
     begin = time.perf_counter()
@@ -62,7 +62,7 @@ def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: Ju
 def main() -> None:
     names = sys.argv[1:] or list(KINDS)
     folder = Path(tempfile.mkdtemp(prefix="raysde-bench-"))
-    data, judge = shards(folder), Judge()
+    data, judge = shards(folder), DigitJudge()
     for name in names:
         measure(name, KINDS[name], data, folder / "runs", judge)
     shutil.rmtree(folder)

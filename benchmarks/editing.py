@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde.data.ingest.digits import Judge, load_digits
+from raysde.data.ingest.digits import DigitJudge, load_digits
 from raysde.images.tensors import grid
 from raysde.registry import load
 
@@ -70,7 +70,7 @@ def main() -> None:
     arguments.add_argument("--only", default="", help="only ways whose name holds this")
     arguments.add_argument("--task", default="", help="only tasks whose name holds this")
     given = arguments.parse_args()
-    model, judge = load(given.model, tracking_uri=given.tracking_uri), Judge()
+    model, judge = load(given.model, tracking_uri=given.tracking_uri), DigitJudge()
     pixels, labels = load_digits()
     chosen = np.random.default_rng(0).permutation(len(pixels))[:COUNT]
     truth = torch.from_numpy(pixels[chosen])[:, None]

@@ -51,7 +51,7 @@ def write(run: str, state: TrainState) -> None:
 
 
 @dataclass(frozen=True)
-class Stored(Mapping[str, Tensor]):
+class StoredAverage(Mapping[str, Tensor]):
     """One average in a snapshot's open file, whose tensors are read when they are asked for."""
 
     source: Any
@@ -70,7 +70,7 @@ class Stored(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True)
-class Kept:
+class SnapshotFile:
     """A snapshot's file.
 
     Attributes:
@@ -83,7 +83,7 @@ class Kept:
     averages: list[Snapshot]
 
 
-def read(folder: Path) -> list[Kept]:
+def read(folder: Path) -> list[SnapshotFile]:
     """The snapshots in a local folder, by step.
 
     Raises:
@@ -92,15 +92,15 @@ def read(folder: Path) -> list[Kept]:
     return [_kept(path) for path in sorted(folder.glob("step_*.safetensors"))]
 
 
-def _kept(path: Path) -> Kept:
+def _kept(path: Path) -> SnapshotFile:
     try:
         source: Any = safe_open(path, "pt")  # maps the file; opening it for each tensor would take a millisecond
         header: dict[str, Any] = json.loads(source.metadata()[HEADER])
         names = [name.partition("/") for name in source.keys()]  # noqa: SIM118
         stds, images = [float(std) for std in header["stds"]], int(header["images"])
         owned = {std: frozenset(name for owner, _, name in names if owner == str(std)) for std in stds}
-        averages = [Snapshot(images, std, Stored(source, std, owned[std])) for std in stds]
-        return Kept(int(header["step"]), images, averages)
+        averages = [Snapshot(images, std, StoredAverage(source, std, owned[std])) for std in stds]
+        return SnapshotFile(int(header["step"]), images, averages)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a snapshot of averages: {error}") from error
 

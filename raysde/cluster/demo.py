@@ -12,7 +12,7 @@ from raysde import registry
 from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
 from raysde.config import loading
-from raysde.data.ingest.digits import WORDS, Judge, caption, write_digits
+from raysde.data.ingest.digits import WORDS, DigitJudge, caption, write_digits
 from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.sources import open_source
 from raysde.images.tensors import grid, save_picture
@@ -61,7 +61,7 @@ def clear(out: Path) -> None:
 
 def judge(model_name: str, uri: str, out: Path) -> tuple[float, float]:
     """Draws prompted digits from the registered model; the judge's accuracy on them, and the memorised share."""
-    model, reader = registry.load(model_name, tracking_uri=uri), Judge()
+    model, reader = registry.load(model_name, tracking_uri=uri), DigitJudge()
     asked = np.arange(JUDGED) % len(WORDS)
     prompts = [caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
     drawn = model.sample(prompts=prompts, seed=1, solver="heun", steps=10, guidance=2.0, batch_size=125)

@@ -25,8 +25,9 @@ from ray.util import register_serializer
 from raysde.cluster.connection import connect
 from raysde.cluster.errors import sentence_of
 from raysde.cluster.resources import Share, place_for
-from raysde.evaluation.chunks import Part
-from raysde.evaluation.workload import Bench, Told
+from raysde.evaluation.chunks import MeasuredRange
+from raysde.evaluation.workload import Bench
+from raysde.io.progress import Progress
 
 RETRIES = 3
 """Times that a stretch is measured anew after its worker was lost."""
@@ -53,7 +54,7 @@ class Measurer:
             torch.set_num_threads(self.place.threads)
             self.bench = moved(ray.get(self.held[0]), self.place.device)
 
-    def part(self, work: str, first: int, count: int) -> Part:
+    def part(self, work: str, first: int, count: int) -> MeasuredRange:
         """A stretch of some work."""
         assert self.bench is not None
         return self.bench.part(work, first, count)
@@ -99,8 +100,8 @@ class Workers:
         self.idle, self.busy, self.bench = [], {}, None
 
     def __call__(
-        self, bench: Bench, work: str, stretches: Sequence[Stretch], told: Told | None = None
-    ) -> Iterator[Part]:
+        self, bench: Bench, work: str, stretches: Sequence[Stretch], told: Progress | None = None
+    ) -> Iterator[MeasuredRange]:
         """The parts of some work in the order of its stretches.
 
         Raises:
@@ -110,7 +111,7 @@ class Workers:
         """
         if bench is not self.bench:
             self._start(bench)
-        left, found = deque(stretches), dict[int, Part]()
+        left, found = deque(stretches), dict[int, MeasuredRange]()
         done, total = 0, sum(count for _, count in stretches)
         self.lost.clear()
         while not self.idle:
@@ -146,7 +147,7 @@ class Workers:
         actor: Any = ray.remote(Measurer).options(**options).remote([self.held], self.place)
         self.busy[actor.ready.remote()] = (actor, None)
 
-    def _next(self, work: str, left: "deque[Stretch]") -> Part | None:
+    def _next(self, work: str, left: "deque[Stretch]") -> MeasuredRange | None:
         """Hands out what is left, waits for an actor, and gives the part that it measured, if it did."""
         while self.idle and left:
             free, given = self.idle.pop(), left.popleft()

@@ -19,7 +19,7 @@ from raysde.cluster.connection import connect
 from raysde.cluster.errors import results, row_of
 from raysde.cluster.resources import one_for_each
 from raysde.data.dataset.manifest import Manifest, read_manifest
-from raysde.data.dataset.precomputed import Derived, File, read_derived, verify_derived, write_derived
+from raysde.data.dataset.precomputed import Derived, PrecomputedFile, read_derived, verify_derived, write_derived
 from raysde.data.dataset.shards import verify
 from raysde.io.filesystems import child, exists
 from raysde.io.journal import Journal, whole_files
@@ -74,7 +74,7 @@ def journal(out: str) -> Journal:
     return Journal(child(folder, "plan.json"), folder, "unit-{:06d}.json")
 
 
-def begun(job: Job) -> dict[int, File]:
+def begun(job: Job) -> dict[int, PrecomputedFile]:
     """Make the folder ready, and return the units that the same job finished there before.
 
     Raises:
@@ -82,11 +82,11 @@ def begun(job: Job) -> dict[int, File]:
     """
     refused = f"{job.out} holds an unfinished job of other data or with another --batch-size; remove it or repeat that"
     journal(job.out).begin(job.identity, lambda found, plan: None if found == plan else refused)
-    recorded = {unit: File(**content) for unit, content in journal(job.out).records()}
+    recorded = {unit: PrecomputedFile(**content) for unit, content in journal(job.out).records()}
     return {unit: file for unit, file in recorded.items() if whole_files(job.out, {file.file: file.bytes})}
 
 
-def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, File]]:
+def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, PrecomputedFile]]:
     """Does the units on actors that load the encoder once; results come as they are ready.
 
     Raises:
@@ -107,7 +107,7 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
         fn_constructor_args=(job, manifest.path),
     )
     for unit, content in results(stream):
-        yield unit, File(**content)
+        yield unit, PrecomputedFile(**content)
 
 
 class Encoding:

@@ -51,7 +51,7 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
     set_up_data()
     place = place_for(actors, device)
     stream = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
-        Drawing,
+        SamplingActor,
         batch_size=1,
         concurrency=actors,
         num_cpus=place.cpus,
@@ -64,7 +64,7 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
         yield part
 
 
-class Drawing:
+class SamplingActor:
     """An actor that holds the model.
 
     Args:

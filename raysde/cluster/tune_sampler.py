@@ -26,20 +26,20 @@ from raysde.io.filesystems import write_json
 from raysde.io.journal import read
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.study import Study, journal
-from raysde.tuning.sampler.successive_halving import Measure, Outcome
+from raysde.tuning.sampler.successive_halving import CandidateOutcome, MeasureCandidates
 
 FAILURES = 2
 """How often a trial whose worker dies is begun again."""
 
 
-def measure_on_ray(study: Study, out: Path) -> Measure:
+def measure_on_ray(study: Study, out: Path) -> MeasureCandidates:
     """Who measures the candidates of a study on the cluster that RAY_ADDRESS names, or on this machine.
 
     Args:
         out: folder of what is finished.
     """
 
-    def measure(candidates: Sequence[Candidate], samples: int) -> list[Outcome]:
+    def measure(candidates: Sequence[Candidate], samples: int) -> list[CandidateOutcome]:
         files = [Path(journal(out).place(study.key(each, samples))) for each in candidates]
         todo = [number for number, file in enumerate(files) if not (file.exists() and beside(file).exists())]
         with tqdm(total=len(files), initial=len(files) - len(todo), **bar(samples)) as shown:
@@ -55,10 +55,10 @@ def beside(file: Path) -> Path:
     return file.with_suffix(".safetensors")
 
 
-def kept(candidate: Candidate, file: Path) -> Outcome:
+def kept(candidate: Candidate, file: Path) -> CandidateOutcome:
     """A finished measurement."""
     figure = parse_metric(read(str(file))["figure"], f"{file}")
-    return Outcome(candidate, figure, Influence.load(beside(file)))
+    return CandidateOutcome(candidate, figure, Influence.load(beside(file)))
 
 
 def bar(samples: int) -> dict[str, Any]:

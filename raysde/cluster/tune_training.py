@@ -43,7 +43,7 @@ from raysde.tuning.training.ledger import Ledger, Trial
 from raysde.tuning.training.progress import SweepLine
 from raysde.tuning.training.ranking import as_csv, best, best_recipe, table
 from raysde.tuning.training.search import count_of, planned
-from raysde.tuning.training.settings import Settings, halving_for
+from raysde.tuning.training.settings import SweepSettings, halving_for
 from raysde.tuning.training.space import (
     Space,
     Values,
@@ -74,7 +74,7 @@ INDIFFERENT = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepResult:
     """What a sweep found, and where it is.
 
     Attributes:
@@ -92,7 +92,7 @@ class Outcome:
     tracking_uri: str
 
 
-def tune_job(tree: Mapping[str, Any], settings: Settings, name: str) -> Outcome:
+def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> SweepResult:
     """Runs a sweep to its end, or on from where it was killed.
 
     Args:
@@ -152,7 +152,7 @@ def running(sweep: Sweep, parent: str) -> list[str]:
     return [parent, *(trial.run_id for trial in sweep.trials if trial.run_id and trial.state == "running")]
 
 
-def definition(run: Run, settings: Settings) -> dict[str, Any]:
+def definition(run: Run, settings: SweepSettings) -> dict[str, Any]:
     """What must not change when a sweep goes on."""
     flat = {key: value for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)}
     if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the workers
@@ -186,7 +186,7 @@ def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Val
             raise ValueError(f"the space holds {described(values)}, which does not fit: {error}") from None
 
 
-def open_parent(client: tracking.MlflowClient, run: Run, settings: Settings, uri: str, word: str) -> str:
+def open_parent(client: tracking.MlflowClient, run: Run, settings: SweepSettings, uri: str, word: str) -> str:
     """The MLflow run of the sweep, which its trials are shown below."""
     asked = settings.model_dump(mode="json", exclude={"recipe", "space"})
     axes = {f"space.{name.replace(',', ' ')}": values for name, values in settings.space.items()}
@@ -280,7 +280,7 @@ def close_children(sweep: Sweep, children: Children) -> None:
         )
 
 
-def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outcome:
+def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> SweepResult:
     """Writes the ranking and the best recipe beside the trials and into MLflow, and closes the MLflow runs.
 
     Raises:
@@ -306,4 +306,4 @@ def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> Outco
     tracking.finish_run(children.client, children.parent)
     last = storage.newest_checkpoint(folder, children.name(top.number))
     places = {file: child(folder, file) for file in files}
-    return Outcome(found, top, places["best.yaml"], last, places["ranking.csv"], children.parent, children.uri)
+    return SweepResult(found, top, places["best.yaml"], last, places["ranking.csv"], children.parent, children.uri)

@@ -19,7 +19,7 @@ TYPES = {
 }
 
 
-class Entry(NamedTuple):
+class KeyEntry(NamedTuple):
     """A key, or a node of keys.
 
     Attributes:
@@ -66,13 +66,13 @@ def meanings() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[KeyEntry, ...]:
     """Return the keys and nodes of a recipe; a key of several kinds of a node occurs once for each."""
     schema = RunConfig.model_json_schema()
     return tuple(_node(schema, "", None, schema["$defs"]))
 
 
-def _node(node: Schema, prefix: str, given: Any, definitions: Schema) -> Iterator[Entry]:
+def _node(node: Schema, prefix: str, given: Any, definitions: Schema) -> Iterator[KeyEntry]:
     """Yield the keys of a node; their defaults are what ``given`` has, if the node itself has a default."""
     known = given if isinstance(given, Mapping) else {}
     # a dataclass with a base lists its kind last
@@ -83,15 +83,15 @@ def _node(node: Schema, prefix: str, given: Any, definitions: Schema) -> Iterato
         nodes = [option for option in options if "properties" in option]
         leaves = [option for option in options if "properties" not in option]
         if nodes and all(leaf == {"type": "null"} for leaf in leaves):
-            yield Entry(path, "", "", meaning)
+            yield KeyEntry(path, "", "", meaning)
         else:
             is_required = name in node.get("required", ()) and name not in known
-            yield Entry(path, _type(leaves), "required" if is_required else f"default {_shown(default)}", meaning)
+            yield KeyEntry(path, _type(leaves), "required" if is_required else f"default {_shown(default)}", meaning)
         for option in nodes:
             yield from _variant(option, path, default, definitions)
 
 
-def _variant(option: Schema, path: str, default: Any, definitions: Schema) -> Iterator[Entry]:
+def _variant(option: Schema, path: str, default: Any, definitions: Schema) -> Iterator[KeyEntry]:
     """Yield the keys of one kind of a node."""
     kind = option["properties"].get("kind")
     if kind is None:
@@ -99,7 +99,7 @@ def _variant(option: Schema, path: str, default: Any, definitions: Schema) -> It
         return
     is_default = isinstance(default, Mapping) and default.get("kind") == kind["const"]
     summary = " ".join(option["description"].partition("\n\n")[0].split()).removesuffix(".")
-    yield Entry(f"{path}.kind", kind["const"], "the default" if is_default else "", summary)
+    yield KeyEntry(f"{path}.kind", kind["const"], "the default" if is_default else "", summary)
     rest = {name: field for name, field in option["properties"].items() if name != "kind"}
     yield from _node({**option, "properties": rest}, f"{path}.", None, definitions)
 

@@ -161,7 +161,7 @@ class Length(Node):
         return max(1, round(images / batch))
 
 
-class Ema(Node):
+class EmaSection(Node):
     """The moving average of the weights."""
 
     half_life: Positive = Field(500_000, description="images after which half of an old weight is forgotten")
@@ -234,7 +234,9 @@ class Train(Node):
         None, description="where training looks: null takes lognormal for the EDM SDE and uniform for the others"
     )
     condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
-    ema: Ema = Field(Ema(), description="moving average of the weights, which is what samples are drawn from")
+    ema: EmaSection = Field(
+        EmaSection(), description="moving average of the weights, which is what samples are drawn from"
+    )
 
     @model_validator(mode="after")
     def _betas(self) -> Self:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class MeasuredRange:
     """Measured values of the images first, first + 1, ..., by name, each [N, ...]."""
 
     first: int
@@ -19,7 +19,7 @@ class Part:
         return len(next(iter(self.values.values())))
 
 
-def merged(parts: Iterable[Part]) -> dict[str, Tensor]:
+def merged(parts: Iterable[MeasuredRange]) -> dict[str, Tensor]:
     """The values of all images in the order of their numbers; the parts must cover them once from 0."""
     found = sorted(parts, key=lambda part: part.first)
     ends = [part.first + part.count for part in found]

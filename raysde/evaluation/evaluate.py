@@ -22,12 +22,13 @@ from raysde.evaluation.metric import Metric, direction
 from raysde.evaluation.metrics import frechet
 from raysde.evaluation.metrics.inception_score import SPLITS
 from raysde.evaluation.metrics.lpips import Perceptual, open_lpips
-from raysde.evaluation.real import Real, Reference, Source, reference_for
-from raysde.evaluation.selection import Conditions, conditions_for, selected
+from raysde.evaluation.real import Real, RealImages, Reference, reference_for
+from raysde.evaluation.selection import ImageConditions, conditions_for, selected
 from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, here
 from raysde.inference.model import Model
 from raysde.inference.ranges import stretches
 from raysde.io.near import did_you_mean
+from raysde.io.progress import StageProgress
 from raysde.models.sampling_defaults import GUIDED, overrides, resolve
 from raysde.sampling.likelihood import TOLERANCE
 
@@ -36,7 +37,6 @@ FEATURES = ("fid", *compute.FEATURE_METRICS)
 METRICS = (*FEATURES, "accuracy", *held_out.METRICS)
 LEAST = {**dict.fromkeys(FEATURES, 4), "is": 2 * SPLITS}
 """Images that metrics need."""
-Told = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def shape_of(model: Model) -> tuple[int, int, int]:
 
 
 def network_for(
-    reader: Reader, model: Model, features: str, cache: Path, *, allow_code: bool, told: Told | None = None
+    reader: Reader, model: Model, features: str, cache: Path, *, allow_code: bool, told: StageProgress | None = None
 ) -> FeatureNetwork:
     """The feature network called ``features``: the judge of the data, or as :func:`open_network` knows it.
 
@@ -152,7 +152,7 @@ def evaluate(
     *,
     open_features: Callable[[Reader], FeatureNetwork] | None = None,
     cache: Path,
-    told: Told | None = None,
+    told: StageProgress | None = None,
     measure: Measure = here,
     guide: Model | None = None,
     autoguidance: float | None = None,
@@ -186,7 +186,7 @@ def evaluate(
         assert open_features is not None
         network = open_features(reader)
         probed(network, shape_of(model), question)
-        source = Source(reader.manifest.fingerprint, question.split, question.reference, shape, network.hash)
+        source = RealImages(reader.manifest.fingerprint, question.split, question.reference, shape, network.hash)
         real = Real(reader, source, network)
     if "accuracy" in question.metrics:
         judge = open_judge(reader, shape, cache, device=model.device, told=_named(told, "training the judge"))
@@ -215,7 +215,7 @@ def evaluate(
     return Answer(answers(question, found, reference, network, judge, lpips), about)
 
 
-def fitting(model: Model, reader: Reader, question: Question) -> Conditions:
+def fitting(model: Model, reader: Reader, question: Question) -> ImageConditions:
     """The conditions of the images to draw, once it is sure that model, data and metrics go together.
 
     Raises:
@@ -268,7 +268,7 @@ def held_for(
     )
 
 
-def of_held_out(bench: Bench, question: Question, measure: Measure, told: Told | None) -> dict[str, Tensor]:
+def of_held_out(bench: Bench, question: Question, measure: Measure, told: StageProgress | None) -> dict[str, Tensor]:
     """What the metrics of held-out rows measure, of each row."""
     if bench.held is None:
         return {}
@@ -307,7 +307,7 @@ def answers(
     return made
 
 
-def _named(told: Told | None, what: str) -> Callable[[float, float], None] | None:
+def _named(told: StageProgress | None, what: str) -> Callable[[float, float], None] | None:
     return None if told is None else partial(told, what)
 
 

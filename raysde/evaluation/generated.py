@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from raysde.evaluation.chunks import Part
+from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.features.classifier import Judge
 from raysde.evaluation.features.networks import FeatureNetwork
-from raysde.evaluation.selection import Conditions
+from raysde.evaluation.selection import ImageConditions
 from raysde.inference.model import Model
 from raysde.io.hashing import model_hash
 
@@ -26,7 +26,7 @@ class Drawer:
     """
 
     model: Model
-    conditions: Conditions
+    conditions: ImageConditions
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     network: FeatureNetwork | None = None
@@ -38,7 +38,7 @@ class Drawer:
         drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **self.settings)  # type: ignore[arg-type]
         return drawn.images
 
-    def part(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Part:
+    def part(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> MeasuredRange:
         """Features, logits, the judge's reading and the class asked for, of the images ``first`` and on."""
         images, values = self.images(first, count, told), {}
         if self.network is not None:
@@ -48,7 +48,7 @@ class Drawer:
         if self.judge is not None:
             values["read"] = self.judge.read(images)
             values["asked"] = torch.tensor([self.conditions.label(number) for number in range(first, first + count)])
-        return Part(first, values)
+        return MeasuredRange(first, values)
 
 
 def led_away(

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from raysde import rng
 from raysde.data.classes import matching
 from raysde.data.dataset.reader import Columns, Reader
-from raysde.evaluation.chunks import Part
+from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.intervals import mean_error, normal
 from raysde.evaluation.metrics.lpips import SMALLEST, Perceptual
@@ -58,10 +58,10 @@ class HeldOut:
     rtol: float = TOLERANCE
     atol: float = TOLERANCE
 
-    def part(self, measure: str, first: int, count: int) -> Part:
+    def part(self, measure: str, first: int, count: int) -> MeasuredRange:
         """One of MEASURES of the rows ``first`` and on."""
         columns = read(self.reader, self.rows[first : first + count], self.shape)
-        return Part(first, MEASURES[measure](self, columns, first))
+        return MeasuredRange(first, MEASURES[measure](self, columns, first))
 
     def told(self, columns: Columns) -> dict[str, Any]:
         """What the model is told of rows: their captions, their labels, or nothing."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raysde.data.dataset.manifest import Split
 from raysde.data.dataset.reader import Reader
-from raysde.evaluation.chunks import Part, merged
+from raysde.evaluation.chunks import MeasuredRange, merged
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.metrics.frechet import Moments
 from raysde.evaluation.selection import images_of, read, selected
@@ -26,7 +26,7 @@ KEPT = 10_000
 
 
 @dataclass(frozen=True)
-class Source:
+class RealImages:
     """Which real images are meant, and what they are measured by.
 
     Attributes:
@@ -63,7 +63,7 @@ class Real:
     """The images of a source, and the network that sees them."""
 
     reader: Reader
-    source: Source
+    source: RealImages
     network: FeatureNetwork
 
     @cached_property
@@ -72,27 +72,29 @@ class Real:
         rows = selected(self.reader.manifest, self.source.split, self.source.count)
         return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
 
-    def part(self, first: int, count: int) -> Part:
+    def part(self, first: int, count: int) -> MeasuredRange:
         """The features of the images ``first`` and on."""
         rows = np.sort(self.rows[first : first + count])
-        return Part(first, {"features": self.network(images_of(read(self.reader, rows, self.source.shape)))[0]})
+        return MeasuredRange(
+            first, {"features": self.network(images_of(read(self.reader, rows, self.source.shape)))[0]}
+        )
 
 
-def collected(parts: Iterable[Part]) -> Reference:
+def collected(parts: Iterable[MeasuredRange]) -> Reference:
     """A reference of its parts; the last bits of the sums are those of the order in which they come."""
     moments: Moments | None = None
-    kept: list[Part] = []
+    kept: list[MeasuredRange] = []
     for part in parts:
         features = part.values["features"]
         found = Moments.of(features)
         moments = found if moments is None else moments + found
         if part.first < KEPT:
-            kept.append(Part(part.first, {"features": features[: KEPT - part.first]}))
+            kept.append(MeasuredRange(part.first, {"features": features[: KEPT - part.first]}))
     assert moments is not None
     return Reference(moments, merged(kept)["features"])
 
 
-def reference_for(source: Source, cache: Path, parts: Iterable[Part]) -> Reference:
+def reference_for(source: RealImages, cache: Path, parts: Iterable[MeasuredRange]) -> Reference:
     """The reference, from the cache or collected now and left there (safetensors, and JSON that says what it is).
 
     Args:

@@ -40,7 +40,7 @@ def images_of(columns: Columns) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class ImageConditions:
     """What image i is drawn for: the labels in turn, and the captions of its label in turn.
 
     Attributes:
@@ -77,7 +77,7 @@ class Conditions:
 
 def conditions_for(
     reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str] = ()
-) -> Conditions:
+) -> ImageConditions:
     """Return the conditions of a model, from the rows of a split; classes that none of them has are left out.
 
     Args:
@@ -96,16 +96,16 @@ def conditions_for(
     if classes and not present:
         raise ValueError(f"the model takes labels, and no row of split {split} at {manifest.path} has one")
     if not captions:
-        return Conditions(present, told=bool(classes), numbers=numbers)
+        return ImageConditions(present, told=bool(classes), numbers=numbers)
     found = captions_by_label(reader, selected(manifest, split, CAPTIONED))
     if not any(found.values()):
         raise ValueError(f"the model takes captions, and the data at {manifest.path} has none")
     if set(found) != set(present) or not all(found.values()) or not present:
         if classes:
             raise ValueError(f"not every class of the data at {manifest.path} has a caption")
-        return Conditions(captions=(tuple(sorted(set().union(*found.values()))),))
+        return ImageConditions(captions=(tuple(sorted(set().union(*found.values()))),))
     asked = tuple(tuple(sorted(found[label])) for label in present)
-    return Conditions(present, asked, told=classes > 0, numbers=numbers)
+    return ImageConditions(present, asked, told=classes > 0, numbers=numbers)
 
 
 def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:

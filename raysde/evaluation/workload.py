@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from raysde.evaluation.chunks import Part
+from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.generated import Drawer
 from raysde.evaluation.held_out import HeldOut
 from raysde.evaluation.real import Real
+from raysde.io.progress import Progress
 
 REAL, DRAWN = "real", "drawn"
 """Work beside that of :data:`raysde.evaluation.held_out.MEASURES`."""
-
-Told = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Bench:
     drawer: Drawer | None = None
     held: HeldOut | None = None
 
-    def part(self, work: str, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Part:
+    def part(self, work: str, first: int, count: int, told: Callable[[int, int], None] | None = None) -> MeasuredRange:
         """What is measured of the images ``first`` and on.
 
         Args:
@@ -45,12 +44,14 @@ class Bench:
         return self.held.part(work, first, count)
 
 
-Measure = Callable[[Bench, str, Sequence[tuple[int, int]], Told | None], Iterator[Part]]
+Measure = Callable[[Bench, str, Sequence[tuple[int, int]], Progress | None], Iterator[MeasuredRange]]
 """``measure(bench, work, stretches, told)``: the parts of some work in the order of the stretches (first, count), while
 ``told`` gets the images done and to be done."""
 
 
-def here(bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Told | None = None) -> Iterator[Part]:
+def here(
+    bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Progress | None = None
+) -> Iterator[MeasuredRange]:
     """The parts of some work, one after another in this process: a :data:`Measure`."""
     total, before = sum(count for _, count in stretches), 0
     for first, count in stretches:

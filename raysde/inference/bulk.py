@@ -23,14 +23,13 @@ from raysde.io.atomic import is_partial
 from raysde.io.filesystems import child, exists, filesystem
 from raysde.io.hashing import model_hash
 from raysde.io.journal import Journal
+from raysde.io.progress import Progress
 from raysde.sampling.method import Method, method_of
 
 FORMAT = 1
 PART = 256
 """Images of a part, about."""
 PLAN = "sampling.json"
-
-Told = Callable[[float, float], None]
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def here(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -
         yield part
 
 
-def draw_all(bulk: Bulk, draw: Draw = here, told: Told | None = None) -> int:
+def draw_all(bulk: Bulk, draw: Draw = here, told: Progress | None = None) -> int:
     """Draws what is not there yet; the number of images that were.
 
     Args:

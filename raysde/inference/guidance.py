@@ -16,7 +16,7 @@ from raysde.models.sampling_defaults import Interval, check_interval, check_scal
 from raysde.models.score import ScoreModel
 from raysde.sde import SDE
 
-Encode = Callable[[Conditioner], Encoded]
+EncodeConditions = Callable[[Conditioner], Encoded]
 """What a model is told of a batch, by its own conditioner."""
 
 
@@ -160,7 +160,7 @@ class Guidance:
         """That of some of the images."""
         return replace(self, negatives=None if self.negatives is None else self.negatives[rows])
 
-    def score(self, model: ScoreModel, encode: Encode, count: int) -> "Led":
+    def score(self, model: ScoreModel, encode: EncodeConditions, count: int) -> "Led":
         """The score of ``count`` images whose conditions ``encode`` gives, in evaluation mode.
 
         Raises:
@@ -179,7 +179,7 @@ class Guidance:
             return guided
         return TwiceGuided(guided, self.weak(encode), self.autoguidance, self.interval)
 
-    def weak(self, encode: Encode) -> Conditioned:
+    def weak(self, encode: EncodeConditions) -> Conditioned:
         """The guide, told the same."""
         assert self.guide is not None
         its = self.guide.eval().conditioner

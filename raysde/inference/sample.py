@@ -9,7 +9,7 @@ from torch import Tensor
 from raysde import rng
 from raysde.data.classes import Label, class_numbers, difference
 from raysde.images.sizes import Size, read_size
-from raysde.inference.guidance import Encode, Guidance, Interval, Led
+from raysde.inference.guidance import EncodeConditions, Guidance, Interval, Led
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, frames, pixel_range, to_pixels
 from raysde.inference.samples import Drawn, DrawnPath
 from raysde.models.sampling_defaults import resolve
@@ -38,7 +38,7 @@ class Drawing(Settings, total=False):
     dtype: torch.dtype
 
 
-class Run(Protocol):
+class DrawRows(Protocol):
     """Draws the images ``rows`` with the score of their conditions."""
 
     def __call__(
@@ -163,7 +163,7 @@ def resolved(spec: ModelSpec, drawing: Mapping[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def drawn(
     model: ModelLike,
-    run: Run,
+    run: DrawRows,
     count: int,
     *,
     share: float = 1.0,
@@ -308,7 +308,7 @@ def _part(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None
     return None if values is None else values[rows]
 
 
-def _told(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> Encode:
+def _told(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> EncodeConditions:
     return lambda conditioner: conditioner.encode(prompts, labels, count)
 
 

@@ -127,8 +127,8 @@ def _discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]
     return spec, "--solver ddim --grid time --steps 50 --set denoise=true"
 
 
-Reader = Callable[[Any, DiffusersConfig], tuple[ModelSpec, str]]
-READERS: dict[str, tuple[Reader, tuple[str, ...]]] = {
+PipelineReader = Callable[[Any, DiffusersConfig], tuple[ModelSpec, str]]
+READERS: dict[str, tuple[PipelineReader, tuple[str, ...]]] = {
     "ScoreSdeVePipeline": (_ve, ("ScoreSdeVeScheduler",)),
     "DDPMPipeline": (_discrete, DISCRETE),
     "DDIMPipeline": (_discrete, DISCRETE),

@@ -3,7 +3,13 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
+
+Progress = Callable[[float, float], None]
+"""``progress(done, total)``: called as long work proceeds."""
+StageProgress = Callable[[str, float, float], None]
+"""``progress(stage, done, total)``: the same of work in several stages."""
 
 
 def talkative() -> bool:

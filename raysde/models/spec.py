@@ -42,7 +42,7 @@ NetworkField = Annotated[
     BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
 ]
 GenerationField = Annotated[dict[str, Any], AfterValidator(checked)]
-TextField = Annotated[ScratchText | PretrainedText | ExternalText, Field(discriminator="kind")]
+ModelText = Annotated[ScratchText | PretrainedText | ExternalText, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class ModelSpec:
     sde: SDEField
     network: NetworkField
     target: Target
-    text: TextField | None
+    text: ModelText | None
     classes: int
     preconditioning: Preconditioning = field(default_factory=Preconditioning)
     uncertainty: bool = False

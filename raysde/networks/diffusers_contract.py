@@ -11,7 +11,7 @@ from raysde.networks import DiffusersConfig
 from raysde.sde import EDM, SDE, VE
 from raysde.sde.parameterisation import Preconditioning, Target, TimeInput
 
-Conditions = Literal["nothing", "labels", "captions", "captions and labels"]
+ConditionKinds = Literal["nothing", "labels", "captions", "captions and labels"]
 SINUSOIDS: tuple[TimeInput, ...] = ("999t", "step", "sigma", "log_sigma", "log_sigma/4")
 """What a sinusoidal embedding with frequencies from 1 down to 1e-4 can tell apart; t itself it cannot."""
 
@@ -28,7 +28,7 @@ class Contract:
     """
 
     times: tuple[TimeInput, ...]
-    conditions: tuple[Conditions, ...]
+    conditions: tuple[ConditionKinds, ...]
     divides: bool = False
     centres: bool = False
 
@@ -48,7 +48,7 @@ def contract_of(network: DiffusersConfig) -> Contract:
 
 def _unet(config: Mapping[str, Any]) -> Contract:
     embedding, centres = config.get("time_embedding_type", "positional"), bool(config.get("center_input_sample"))
-    anything: tuple[Conditions, ...] = ("nothing", "labels", "captions", "captions and labels")
+    anything: tuple[ConditionKinds, ...] = ("nothing", "labels", "captions", "captions and labels")
     if embedding == "positional":
         return Contract(times=SINUSOIDS, conditions=anything, centres=centres)
     if embedding == "fourier":
@@ -74,8 +74,8 @@ def _conditioned_unet(config: Mapping[str, Any]) -> Contract:
         )
     # its Fourier features have frequencies about 1, unlike UNet2DModel's take no logarithm, and it never divides
     times: tuple[TimeInput, ...] = SINUSOIDS if embedding == "positional" else ("t", "log_sigma", "log_sigma/4")
-    both: tuple[Conditions, ...] = () if projection is None else ("captions and labels",)
-    conditions: tuple[Conditions, ...] = ("labels", "captions", *both)
+    both: tuple[ConditionKinds, ...] = () if projection is None else ("captions and labels",)
+    conditions: tuple[ConditionKinds, ...] = ("labels", "captions", *both)
     return Contract(times=times, conditions=conditions, centres=bool(config.get("center_input_sample")))
 
 

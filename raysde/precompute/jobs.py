@@ -19,9 +19,9 @@ from raysde.data.dataset.precomputed import (
     NUMBERS,
     Derived,
     Dtype,
-    File,
-    Kind,
     Latents,
+    PrecomputedFile,
+    PrecomputedKind,
     TextEmbeddings,
     folder_of,
     identity_of,
@@ -32,14 +32,14 @@ from raysde.data.dataset.reader import Reader
 from raysde.io.filesystems import filesystem, folder_or_name
 from raysde.models.autoencoder import LatentSpec, latent_spec, load_vae, moments, vae_hash
 
-Work = Callable[[int], File]
+Work = Callable[[int], PrecomputedFile]
 
 
 class Job(Protocol):
     """A folder to be made beside a data set."""
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> PrecomputedKind: ...
 
     @property
     def out(self) -> str:
@@ -59,7 +59,7 @@ class Job(Protocol):
     def work(self, manifest: Manifest) -> Work:
         """Loads the encoder; what is returned makes the file of a unit."""
 
-    def derived(self, files: list[File]) -> Derived:
+    def derived(self, files: list[PrecomputedFile]) -> Derived:
         """The manifest for the files of all units."""
 
 
@@ -108,7 +108,7 @@ class TextJob:
         )
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> PrecomputedKind:
         return "text"
 
     @property
@@ -126,7 +126,7 @@ class TextJob:
         check_same(self.encoder, self.sha256, encoder_hash(self.encoder))
         embed = Embedder(self.encoder, self.max_tokens, self.batch_size, device())
 
-        def write(unit: int) -> File:
+        def write(unit: int) -> PrecomputedFile:
             if unit == len(manifest.shards):
                 return write_empty(self.out, raw(embed([""])[0], self.dtype))
             groups = (self._embedded(embed, captions) for captions in caption_groups(manifest, unit))
@@ -139,7 +139,7 @@ class TextJob:
         vectors = iter(embed([caption for captions in rows for caption in captions]))
         return [[raw(next(vectors), self.dtype) for _ in captions] for captions in rows]
 
-    def derived(self, files: list[File]) -> TextEmbeddings:
+    def derived(self, files: list[PrecomputedFile]) -> TextEmbeddings:
         return TextEmbeddings(
             path=self.out,
             encoder=self.encoder,
@@ -185,7 +185,7 @@ class LatentsJob:
         )
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> PrecomputedKind:
         return "latents"
 
     @property
@@ -222,7 +222,7 @@ class LatentsJob:
 
         return lambda unit: write_column(self.out, "latents", manifest.shards[unit].file, groups(unit))
 
-    def derived(self, files: list[File]) -> Latents:
+    def derived(self, files: list[PrecomputedFile]) -> Latents:
         return Latents(
             path=self.out,
             encoder=self.latent.vae,

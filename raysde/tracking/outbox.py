@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 
 LONGEST_PAUSE = 15.0
 """Seconds between two tries, in the end."""
-Entry = TypeVar("Entry")
+Queued = TypeVar("Queued")
 
 
-class Outbox(Generic[Entry]):
+class Outbox(Generic[Queued]):
     """Takes entries without waiting, and sends those that wait together.
 
     Args:
@@ -23,17 +23,17 @@ class Outbox(Generic[Entry]):
     """
 
     def __init__(
-        self, name: str, send: Callable[[list[Entry]], None], refused: Callable[[Exception], bool], most: int
+        self, name: str, send: Callable[[list[Queued]], None], refused: Callable[[Exception], bool], most: int
     ) -> None:
         self.name, self.send, self.refused, self.most = name, send, refused, most
-        self.waiting: deque[Entry] = deque()
-        self.sending: list[Entry] = []
+        self.waiting: deque[Queued] = deque()
+        self.sending: list[Queued] = []
         self.changed = threading.Condition()
         self.taken = self.gone = 0
         self.closed = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: Queued) -> None:
         """Queues an entry."""
         with self.changed:
             self.waiting.append(entry)
@@ -46,7 +46,7 @@ class Outbox(Generic[Entry]):
             wanted = self.taken
             return self.changed.wait_for(lambda: self.gone >= wanted, timeout)
 
-    def unsent(self) -> list[Entry]:
+    def unsent(self) -> list[Queued]:
         """Return what is under way or waits, in its order."""
         with self.changed:
             return [*self.sending, *self.waiting]
@@ -66,14 +66,14 @@ class Outbox(Generic[Entry]):
                 self.gone += len(batch)
                 self.changed.notify_all()
 
-    def _next(self) -> list[Entry]:
+    def _next(self) -> list[Queued]:
         """What is sent next; nothing at the end."""
         with self.changed:
             self.changed.wait_for(lambda: self.waiting or self.closed)
             self.sending = [self.waiting.popleft() for _ in range(min(self.most, len(self.waiting)))]
             return list(self.sending)
 
-    def _deliver(self, batch: list[Entry]) -> None:
+    def _deliver(self, batch: list[Queued]) -> None:
         pause = 1.0
         for attempt in itertools.count(1):
             try:
@@ -89,7 +89,7 @@ class Outbox(Generic[Entry]):
             time.sleep(pause)
             pause = min(LONGEST_PAUSE, 2.0 * pause)
 
-    def _one_by_one(self, batch: list[Entry], shown: str) -> None:
+    def _one_by_one(self, batch: list[Queued], shown: str) -> None:
         """Sends what is not refused; an entry that is refused alone is dropped."""
         if len(batch) == 1:
             return print(f"{self.name}: the server refused an entry: {shown}", flush=True)

@@ -83,7 +83,7 @@ def inner_product(a: Tensor, t_a: Tensor, b: Tensor, t_b: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ProfileFit:
     """A wanted profile as a combination of stored ones.
 
     Attributes:
@@ -95,7 +95,7 @@ class Fit:
     error: float
 
 
-def fit(stored: Sequence[tuple[float, float]], end: float, std: float) -> Fit:
+def fit(stored: Sequence[tuple[float, float]], end: float, std: float) -> ProfileFit:
     """The least-squares fit of the profile ``std`` at time ``end`` by stored profiles; arXiv 2312.02696, appendix C.
 
     Beyond the paper the weights sum to one, as the mass of every profile is one: otherwise the small error of a fit to
@@ -117,7 +117,7 @@ def fit(stored: Sequence[tuple[float, float]], end: float, std: float) -> Fit:
     norm2 = inner_product(wanted, one, wanted, one)
     weights = constrained(gram, right)
     distance2 = weights @ gram @ weights - 2.0 * right @ weights + norm2
-    return Fit(weights, math.sqrt(max(0.0, (distance2 / norm2).item())))
+    return ProfileFit(weights, math.sqrt(max(0.0, (distance2 / norm2).item())))
 
 
 def constrained(gram: Tensor, right: Tensor) -> Tensor:

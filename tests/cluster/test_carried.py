@@ -8,8 +8,8 @@ from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from raysde.cluster.errors import attempted, packed, result_of, results, sentence_of
 from raysde.cluster.precompute import STATE, Encoding
-from raysde.cluster.sample import Drawing
-from raysde.data.dataset.precomputed import File
+from raysde.cluster.sample import SamplingActor
+from raysde.data.dataset.precomputed import PrecomputedFile
 
 FULL = OSError(28, "No space left on device", "/data/a.parquet")
 
@@ -61,7 +61,7 @@ def test_an_error_of_an_actor_loses_its_traceback(error, kind, said):
     assert result_of(attempted(lambda: {"a": 1})) == {"a": 1}
 
 
-@pytest.mark.parametrize("work", [lambda unit: fail(), lambda unit: File("a", 1, 1, "")])
+@pytest.mark.parametrize("work", [lambda unit: fail(), lambda unit: PrecomputedFile("a", 1, 1, "")])
 def test_a_full_disk_under_an_encoder_is_carried(tmp_path, work):
     """Of what it makes, or of the record of that: here a file is in the place of the records' folder."""
     (tmp_path / STATE).write_text("")
@@ -73,7 +73,7 @@ def test_a_full_disk_under_an_encoder_is_carried(tmp_path, work):
 
 
 def test_a_full_disk_under_a_drawing_actor_is_carried():
-    drawing = Drawing.__new__(Drawing)
+    drawing = SamplingActor.__new__(SamplingActor)
     drawing.bulk = SimpleNamespace(draw=lambda part: fail())
     carried = drawing({"part": [3]})["error"]
     with pytest.raises(OSError, match="No space left on device"):

@@ -25,8 +25,8 @@ from raysde.data.dataset.reader import Reader
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.features.networks import FeatureNetwork, of_module
 from raysde.evaluation.generated import Drawer
-from raysde.evaluation.real import Real, Source
-from raysde.evaluation.selection import Conditions
+from raysde.evaluation.real import Real, RealImages
+from raysde.evaluation.selection import ImageConditions
 from raysde.evaluation.workload import DRAWN, REAL, Bench, here
 from raysde.inference.bulk import draw_all
 from raysde.inference.ranges import stretches
@@ -95,8 +95,8 @@ def test_figures_do_not_depend_on_the_workers(labels, data, tmp_path):
 
 def bench_of(labels, data, network, rows=500) -> Bench:
     named = of_module("net", network) if not isinstance(network, FeatureNetwork) else network
-    source = Source(data.fingerprint, "train", rows, (8, 8), named.hash)
-    drawer = Drawer(load(labels), Conditions(tuple(range(10)), told=True), 5, FAST, named)
+    source = RealImages(data.fingerprint, "train", rows, (8, 8), named.hash)
+    drawer = Drawer(load(labels), ImageConditions(tuple(range(10)), told=True), 5, FAST, named)
     return Bench(Real(Reader(data), source, named), drawer)
 
 

@@ -34,9 +34,9 @@ from raysde.evaluation.features.networks import of_module
 from raysde.evaluation.generated import Drawer
 from raysde.evaluation.metric import direction
 from raysde.evaluation.metrics import frechet
-from raysde.evaluation.real import Real, Reference, Source, collected, reference_for
+from raysde.evaluation.real import Real, RealImages, Reference, collected, reference_for
 from raysde.evaluation.report import read_report
-from raysde.evaluation.selection import Conditions, conditions_for, images_of, read, selected
+from raysde.evaluation.selection import ImageConditions, conditions_for, images_of, read, selected
 from raysde.evaluation.workload import DRAWN, REAL, Bench, here
 from raysde.inference.model import Model
 from raysde.inference.ranges import stretches
@@ -92,12 +92,12 @@ def young(models, tmp_path_factory) -> str:
 
 
 def drawer(models, kind="labels", **settings):
-    conditions = Conditions(tuple(range(10)), told=True) if kind == "labels" else Conditions()
+    conditions = ImageConditions(tuple(range(10)), told=True) if kind == "labels" else ImageConditions()
     return Drawer(load(models[kind]), conditions, 5, {**FAST, **settings}, of_module("net", Network()))
 
 
 def source(digits, network, count=None):
-    return Source(digits.fingerprint, "train", count, SHAPE, network.hash)
+    return RealImages(digits.fingerprint, "train", count, SHAPE, network.hash)
 
 
 def real_parts(digits, network, count=None, size=256):
@@ -145,7 +145,7 @@ def test_image_i_is_the_same_image_however_it_is_drawn(models):
         found = other.images(first, count)
         assert (found.int() - images[first : first + count].int()).abs().max() <= 1
     assert not torch.equal(images[0], images[10])
-    told = Drawer(whole.model, Conditions((3,), told=True), 5, FAST)
+    told = Drawer(whole.model, ImageConditions((3,), told=True), 5, FAST)
     assert (told.images(0, 4)[3].int() - images[3].int()).abs().max() <= 1
 
 
@@ -169,13 +169,13 @@ def test_labels_and_captions_come_in_turn(digits):
 
 def test_captions_of_a_label_come_one_after_another():
     """Image n is of label n mod 3, and the k-th of a label has its k-th caption, from the first again after the last."""
-    given = Conditions((0, 1, 2), (("a", "b", "c"), ("d",), ("e", "f")), told=True)
+    given = ImageConditions((0, 1, 2), (("a", "b", "c"), ("d",), ("e", "f")), told=True)
     said = ["a", "d", "e", "b", "d", "f", "c", "d", "e", "a", "d", "f"]
     assert given.drawing(range(12)) == {"prompts": said, "labels": [0, 1, 2] * 4}
     assert given.drawing(range(5, 8)) == {"prompts": said[5:8], "labels": [2, 0, 1]}
-    assert Conditions(captions=(("a", "b"),)).drawing(range(3, 6)) == {"prompts": ["b", "a", "b"], "labels": None}
-    assert Conditions((0, 1), told=False).drawing(range(3)) == {"prompts": None, "labels": None}
-    assert Conditions().label(3) is None
+    assert ImageConditions(captions=(("a", "b"),)).drawing(range(3, 6)) == {"prompts": ["b", "a", "b"], "labels": None}
+    assert ImageConditions((0, 1), told=False).drawing(range(3)) == {"prompts": None, "labels": None}
+    assert ImageConditions().label(3) is None
 
 
 def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_row(tmp_path):
@@ -188,11 +188,11 @@ def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_ro
         split = "validation" if number == 2 else "train"
         shards.append(write_shard(table, plain.path, plain.shards[number].file, row_group=4, split=split, image=(8, 8)))
     reader = Reader(replace(plain, shards=tuple(shards), labels=("0", "1", "2")))
-    assert conditions_for(reader, "train", classes=0, captions=True) == Conditions(captions=(("one of two",),))
-    assert conditions_for(reader, "validation", classes=0, captions=True) == Conditions((2,), (("held out",),))
+    assert conditions_for(reader, "train", classes=0, captions=True) == ImageConditions(captions=(("one of two",),))
+    assert conditions_for(reader, "validation", classes=0, captions=True) == ImageConditions((2,), (("held out",),))
     with pytest.raises(ValueError, match=r"not every class of the data at .* has a caption"):
         conditions_for(reader, "train", classes=3, captions=True)
-    assert conditions_for(reader, "train", classes=3, captions=False) == Conditions(
+    assert conditions_for(reader, "train", classes=3, captions=False) == ImageConditions(
         (0, 1), told=True, numbers=(0, 1, 2)
     )
 
@@ -210,7 +210,7 @@ def test_what_was_asked_for_goes_with_its_image(models, digits):
 
 def test_a_reference_is_known_by_everything_that_it_is_of(monkeypatch):
     """Of other data, rows, sizes, networks, or a number of kept features: another file."""
-    first = Source("data", "train", None, (8, 8), "net")
+    first = RealImages("data", "train", None, (8, 8), "net")
     changes = ({"fingerprint": "datb"}, {"split": "validation"}, {"count": 200}, {"count": 201}, {"shape": (8, 9)},
                {"shape": (9, 8)}, {"network": "nes"})  # fmt: skip
     names = [first.name, *(replace(first, **change).name for change in changes)]
@@ -584,7 +584,7 @@ def test_a_guide_leads_the_images_and_stands_in_the_report(models, young, digits
     model, guide = load(models["labels"]), load(young)
     labels, method = [number % 10 for number in range(6)], {**FAST, "guidance": 3.0}
     for away in ({"autoguide": guide}, {"autoguide": guide, "autoguidance": 2.0}):
-        led = Drawer(model, Conditions(tuple(range(10)), told=True), 5, {**method, **away}).images(0, 6)
+        led = Drawer(model, ImageConditions(tuple(range(10)), told=True), 5, {**method, **away}).images(0, 6)
         assert torch.equal(led, model.sample(n=6, labels=labels, seed=5, **away, **method).images)
         assert not torch.equal(led, drawer(models, guidance=3.0).images(0, 6))
     found = []

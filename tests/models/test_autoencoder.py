@@ -18,7 +18,7 @@ from raysde.data.batches.arrow import from_table, to_table
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.manifest import read_manifest, write_manifest
 from raysde.data.dataset.precomputed import NUMBERS, read_derived
-from raysde.data.dataset.precomputed_rows import Moments
+from raysde.data.dataset.precomputed_rows import LatentMoments
 from raysde.data.dataset.reader import Reader
 from raysde.images.tensors import to_uint8
 from raysde.models import autoencoder as latents
@@ -62,14 +62,14 @@ def test_moments_are_the_autoencoders_own(made):
     assert (derived.shape, derived.pixels) == ((2, 4, 4), (1, 8, 8))
     assert (derived.scaling_factor, derived.shift_factor) == (0.5, 0.25)
     model, rows = AutoencoderKL.from_pretrained(vae).eval(), np.arange(50)
-    found = Moments(derived, manifest).read(rows)
+    found = LatentMoments(derived, manifest).read(rows)
     for row in rows:
         image = torch.from_numpy(Reader(manifest).read(rows[row : row + 1]).images).permute(0, 3, 1, 2)
         with torch.no_grad():
             posterior = model.encode(image.float() / 127.5 - 1.0).latent_dist
         np.testing.assert_allclose(found[row, :2], posterior.mean[0].numpy(), atol=1e-5)
         np.testing.assert_allclose(found[row, 2:], posterior.logvar[0].numpy(), atol=1e-5)
-    half = Moments(encode(manifest, vae, "fp16"), manifest).read(rows)
+    half = LatentMoments(encode(manifest, vae, "fp16"), manifest).read(rows)
     assert half.dtype == np.float16
     assert np.array_equal(half, found.astype(np.float16))
 
@@ -95,7 +95,7 @@ def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
     run = open_run(loading.parse(recipe_for(manifest, vae, tmp_path)))
     assert (run.latents, run.spec.image) == (derived, (2, 4, 4))
     batches = [batch for step in read_batches(run.feed, Reader(manifest, latents=derived), 0, 3) for batch in step]
-    moments = Moments(derived, manifest)
+    moments = LatentMoments(derived, manifest)
     table = to_table(batches, 60, {"moments": NUMBERS["fp32"]})
     assert to_table([], 60, {"moments": NUMBERS["fp32"]}).schema == table.schema
     for batch, twin in zip(batches, from_table(table, 1), strict=True):

@@ -72,7 +72,7 @@ MUTANTS = [
     Mutant("any weights for LPIPS", "raysde.evaluation.metrics.lpips:open_lpips", "if wanted != {name: value.shape for name, value in kept.items()}:", "if not kept:", LPIPS + " -k 'absent'"),
     Mutant("an image its own neighbour", "raysde.evaluation.metrics.precision_recall:covered", "kthvalue(neighbours + 1)", "kthvalue(neighbours)", STATISTICS + " -k 'precision'"),
     Mutant("the radii of the wrong set", "raysde.evaluation.metrics.precision_recall:covered", "(apart(block, features) <= radii).any(dim=1)", "(apart(block, features) <= radii).any(dim=0)", STATISTICS + " -k 'precision'"),
-    Mutant("a reference of another network found", "raysde.evaluation.real:Source.name", "[FORMAT, KEPT, *asdict(self).values()]", "[FORMAT, KEPT, self.split]", EVALUATE + " -k 'kept'"),
+    Mutant("a reference of another network found", "raysde.evaluation.real:RealImages.name", "[FORMAT, KEPT, *asdict(self).values()]", "[FORMAT, KEPT, self.split]", EVALUATE + " -k 'kept'"),
     Mutant("real images counted from each part's start", "raysde.evaluation.real:Real.part", "self.rows[first : first + count]", "self.rows[:count]", EVALUATE + " -k 'of_all_rows'"),
     Mutant("a reference in the order of its rows", "raysde.evaluation.real:Real.rows", "return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]", "return rows", EVALUATE + " -k 'of_all_rows'"),
     Mutant("a report of nothing in particular", "raysde.evaluation.report:read_subject", "    if not isinstance(content, dict):", '    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):', REGISTRY + " -k 'does_not_say'"),
@@ -87,7 +87,7 @@ MUTANTS = [
     Mutant("figures of any size", "raysde.evaluation.report:_beside", " {size}", "", REGISTRY + " -k 'beside'"),
     Mutant("figures of any noise", "raysde.evaluation.report:_beside", 'startswith("denoised")', 'startswith("none")', REGISTRY + " -k 'beside'"),
     Mutant("classes without rows are drawn", "raysde.evaluation.selection:conditions_for", "present = reader.classes_in(split) if classes or captions else ()", "present = tuple(range(manifest.classes))", "tests/data/test_classes.py -k 'without_rows'"),
-    Mutant("the data's class number for the model's", "raysde.evaluation.selection:Conditions.drawing", "self.numbers[label] for", "label for", "tests/data/test_classes.py -k 'other_order'"),
-    Mutant("always the first caption", "raysde.evaluation.selection:Conditions.prompt", "turn % len(self.captions[group])", "0", EVALUATE + " -k 'turn'"),
+    Mutant("the data's class number for the model's", "raysde.evaluation.selection:ImageConditions.drawing", "self.numbers[label] for", "label for", "tests/data/test_classes.py -k 'other_order'"),
+    Mutant("always the first caption", "raysde.evaluation.selection:ImageConditions.prompt", "turn % len(self.captions[group])", "0", EVALUATE + " -k 'turn'"),
     Mutant("the first rows for a random part", "raysde.evaluation.selection:selected", "rows.numbered(chosen(rows, count or rows.count, seed))", "rows.numbered(np.arange(min(count or rows.count, rows.count)))", EVALUATE + " -k 'once_each'"),
 ]  # fmt: skip

@@ -35,17 +35,17 @@ from raysde.io.invalid import first_mistake
 
 FORMAT = 1
 EMPTY = "empty.bin"
-Kind = Literal["text", "latents"]
+PrecomputedKind = Literal["text", "latents"]
 Dtype = Literal["fp16", "fp32"]
 NUMBERS: dict[Dtype, np.dtype] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
-COLUMN: dict[Kind, pa.Field] = {
+COLUMN: dict[PrecomputedKind, pa.Field] = {
     "text": pa.field("text", pa.list_(pa.field("element", pa.large_binary())), nullable=False),
     "latents": pa.field("moments", pa.large_binary(), nullable=False),
 }
 
 
 @dataclass(frozen=True)
-class File:
+class PrecomputedFile:
     """One file of a folder; rows of a Parquet file are those of the shard of the same name."""
 
     file: str
@@ -77,8 +77,8 @@ class TextEmbeddings:
     max_tokens: int
     dtype: Dtype
     fingerprint: str
-    files: tuple[File, ...]
-    empty: File
+    files: tuple[PrecomputedFile, ...]
+    empty: PrecomputedFile
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class TextEmbeddings:
         return name_of(self.path)
 
     @property
-    def all_files(self) -> tuple[File, ...]:
+    def all_files(self) -> tuple[PrecomputedFile, ...]:
         return (*self.files, self.empty)
 
 
@@ -111,7 +111,7 @@ class Latents:
     pixels: tuple[int, int, int]
     dtype: Dtype
     fingerprint: str
-    files: tuple[File, ...]
+    files: tuple[PrecomputedFile, ...]
 
     @property
     def name(self) -> str:
@@ -119,7 +119,7 @@ class Latents:
         return name_of(self.path)
 
     @property
-    def all_files(self) -> tuple[File, ...]:
+    def all_files(self) -> tuple[PrecomputedFile, ...]:
         return self.files
 
 
@@ -137,7 +137,7 @@ def identity_of(sha256: str, *settings: object) -> str:
     return hashlib.sha256(json.dumps([sha256, *settings]).encode()).hexdigest()[:12]
 
 
-def folder_of(kind: Kind, shards: str, identity: str) -> str:
+def folder_of(kind: PrecomputedKind, shards: str, identity: str) -> str:
     """The folder beside the shards."""
     return child(shards, f"{kind}-{identity}")
 
@@ -169,7 +169,7 @@ def read_derived(path: str) -> Derived:
         raise ValueError(f"{where} is not a manifest: {error}") from error
 
 
-def find_derived(kind: Kind, shards: str) -> list[Derived]:
+def find_derived(kind: PrecomputedKind, shards: str) -> list[Derived]:
     """The whole folders of a kind beside the shards, by name; what an interrupted job left is passed over."""
     system, inside = filesystem(shards)
     listed = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
@@ -202,7 +202,7 @@ def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> Non
             raise ValueError(f"{where} is not the file that its manifest describes; remove the folder and repeat")
 
 
-def write_column(path: str, kind: Kind, name: str, groups: Iterable[list[Any]]) -> File:
+def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[list[Any]]) -> PrecomputedFile:
     """Writes the Parquet file of a shard, a row group at a time; the same values give the same bytes."""
     schema, rows = pa.schema([COLUMN[kind]]), 0
     system, inside = filesystem(child(path, name))
@@ -220,13 +220,13 @@ def write_column(path: str, kind: Kind, name: str, groups: Iterable[list[Any]]) 
     return described(path, name, rows)
 
 
-def write_empty(path: str, content: bytes) -> File:
+def write_empty(path: str, content: bytes) -> PrecomputedFile:
     """Writes what stands for the empty caption."""
     write_bytes(child(path, EMPTY), content)
     return described(path, EMPTY, 1)
 
 
-def described(path: str, name: str, rows: int) -> File:
+def described(path: str, name: str, rows: int) -> PrecomputedFile:
     """The manifest's entry of a file that was written."""
     system, inside = filesystem(child(path, name))
-    return File(name, rows, system.get_file_info(inside).size, sha256_of(child(path, name)))
+    return PrecomputedFile(name, rows, system.get_file_info(inside).size, sha256_of(child(path, name)))

@@ -82,7 +82,7 @@ class Contexts(Vectors):
         return np.frombuffer(content, NUMBERS[self.derived.dtype]).reshape(-1, self.derived.width)
 
 
-class Moments(Vectors):
+class LatentMoments(Vectors):
     """The posteriors of latents."""
 
     derived: Latents

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raysde.data.dataset.manifest import SCHEMA, Manifest, Split, read_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings
-from raysde.data.dataset.precomputed_rows import Contexts, Moments, place_of
+from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, place_of
 from raysde.data.dataset.row_groups import RowGroups
 from raysde.data.dataset.view import CAPTION, STILL, View
 from raysde.images.codec import decode_image
@@ -75,7 +75,7 @@ class Reader:
         latents: Latents | None = None,
         cache_bytes: int = CACHE,
     ) -> None:
-        self.moments = None if latents is None else Moments(latents, manifest)
+        self.moments = None if latents is None else LatentMoments(latents, manifest)
         self.contexts = None if text is None else Contexts(text, manifest)
         self.manifest = manifest
         self.numbers = {name: number for number, name in enumerate(manifest.labels)}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from raysde.data.dataset.manifest import SCHEMA, Shard, Split
 from raysde.data.dataset.shards import write_shard
-from raysde.data.ingest.samples import Bad, Part, Sample
+from raysde.data.ingest.samples import Bad, Sample, SourcePart
 from raysde.data.ingest.statistics import Statistics
 from raysde.images.choices import Encode, Fit
 from raysde.images.codec import JPEG, decode_image, encode_image
@@ -99,7 +99,7 @@ class Converted:
         return cls(shards, bad, statistics, Counter(values["unread"]), Remarks.from_json(values["remarks"]))
 
 
-def convert(part: Part, number: int, rules: Rules, out: str) -> Converted:
+def convert(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
     """Writes the shards of a part: rows of one split and one shape in each; the same part gives the same bytes.
 
     Raises:
@@ -135,7 +135,7 @@ def file_name(split: Split, shape: tuple[int, int] | None, number: int, again: i
 
 
 def rows_of(
-    part: Part, rules: Rules, result: Converted
+    part: SourcePart, rules: Rules, result: Converted
 ) -> Iterator[tuple[tuple[Split, tuple[int, int] | None], dict[str, Any]]]:
     """The rows of a part with their split and shape; what is bad is noted in ``result``, and counted what is good."""
     for sample in part.read():

@@ -48,7 +48,7 @@ def write_digits(folder: Path) -> int:
     return len(images)
 
 
-class Judge:
+class DigitJudge:
     """A support vector machine trained on four fifths of the real digits and on nothing else.
 
     Attributes:

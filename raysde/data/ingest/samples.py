@@ -35,7 +35,7 @@ class Bad:
     reason: str
 
 
-class Part(Protocol):
+class SourcePart(Protocol):
     """A piece of a source that one task reads; pickles small, and yields the same samples every time.
 
     Attributes:

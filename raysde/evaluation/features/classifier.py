@@ -1,6 +1,5 @@
 """A classifier that saw real images alone, which says whether a drawn image shows what it was asked for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from raysde.data.dataset.reader import Reader
 from raysde.evaluation.selection import images_of, read, selected
 from raysde.io.atomic import save_tensors
 from raysde.io.hashing import weights_hash
+from raysde.io.progress import Progress
 
 VERSION = 1
 """Of the network and of how it is trained."""
@@ -25,8 +25,6 @@ IMAGES = 180_000
 LEAST, MOST = 2, 40
 HELD_OUT = 10
 """Without a validation split every so many rows are held out."""
-
-Told = Callable[[int, int], None]
 
 
 class Classifier(nn.Module):
@@ -82,7 +80,7 @@ def open_judge(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told | None = None,
+    told: Progress | None = None,
 ) -> Judge:
     """The judge of a data set's labels, from the cache or trained now on the rows for training.
 
@@ -116,7 +114,7 @@ def initial(channels: int, shape: tuple[int, int], classes: int, seed: int) -> C
 
 
 def trained(
-    classifier: Classifier, reader: Reader, shape: tuple[int, int], seed: int, told: Told | None
+    classifier: Classifier, reader: Reader, shape: tuple[int, int], seed: int, told: Progress | None
 ) -> tuple[int, int]:
     """Trains in place; how many held-out images it then reads right, and how many there were."""
     manifest = reader.manifest

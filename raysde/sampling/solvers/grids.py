@@ -11,10 +11,10 @@ from raysde.sampling.solvers import Grid
 from raysde.sde import SDE
 
 GRIDS: tuple[Grid, ...] = get_args(Grid)
-Change = Callable[[Tensor], Tensor]
+TimeMap = Callable[[Tensor], Tensor]
 
 
-def variable(sde: SDE, grid: Grid, rho: float) -> tuple[Change, Change]:
+def variable(sde: SDE, grid: Grid, rho: float) -> tuple[TimeMap, TimeMap]:
     """What a grid is uniform in, as a function of t, and its inverse."""
     if grid == "time":
         return (lambda t: t), (lambda u: u)

@@ -26,14 +26,14 @@ from raysde.evaluation.metric import parse_metric
 from raysde.evaluation.report import evaluated
 from raysde.inference.model import Model
 from raysde.io.journal import Journal
+from raysde.io.progress import StageProgress
 from raysde.tuning.sampler.space import Candidate
-from raysde.tuning.sampler.successive_halving import Outcome
+from raysde.tuning.sampler.successive_halving import CandidateOutcome
 
 METRICS = (*(name for name in FEATURES if name != "recall"), "accuracy")
 """Figures that can be compared image by image; recall's error is also that of the drawn images' neighbourhoods."""
 FEWEST = 4
 """Images of a round, below which no error can be told."""
-Told = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Study:
             settings=settings,
         )
 
-    def rehearse(self, candidate: Candidate, samples: int, told: Told) -> None:
+    def rehearse(self, candidate: Candidate, samples: int, told: StageProgress) -> None:
         """Measures a candidate on as few images as can be, instead of ``samples``: what does not fit is found, and what
         all need of the real images is in the cache, before anybody else begins.
 
@@ -109,7 +109,7 @@ class Study:
         few = max(FEWEST, LEAST.get(self.metric, 1))
         self._evaluated(candidate, replace(question, samples=few, allow_few=True), told)
 
-    def outcome(self, candidate: Candidate, samples: int, told: Told | None = None) -> Outcome:
+    def outcome(self, candidate: Candidate, samples: int, told: StageProgress | None = None) -> CandidateOutcome:
         """On the images 0 to samples - 1.
 
         Raises:
@@ -117,7 +117,7 @@ class Study:
         """
         return self._evaluated(candidate, self.question(candidate, samples), told)
 
-    def _evaluated(self, candidate: Candidate, question: Question, told: Told | None) -> Outcome:
+    def _evaluated(self, candidate: Candidate, question: Question, told: StageProgress | None) -> CandidateOutcome:
         model = opened(self.models[candidate.average], self.allow_code, self.place)
         cache = Path(self.cache)
         answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
@@ -125,7 +125,7 @@ class Study:
         # of a model that draws by the candidate's settings as its own
         figure, influence = parse_metric({**found, "overrides": None}, str(candidate)), answer.figures[0].influence
         assert influence is not None
-        return Outcome(candidate, figure, influence)
+        return CandidateOutcome(candidate, figure, influence)
 
     def opener(self, model: Model) -> Callable[[Reader], FeatureNetwork]:
         """Opens the feature network, once the data is known."""

@@ -20,7 +20,7 @@ FACTOR = 3
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CandidateOutcome:
     """A candidate with its figure on the most images that it was measured on, and how each of them moves it."""
 
     candidate: Candidate
@@ -28,7 +28,7 @@ class Outcome:
     influence: Influence = field(repr=False, compare=False)
 
 
-Measure = Callable[[Sequence[Candidate], int], Sequence[Outcome]]
+MeasureCandidates = Callable[[Sequence[Candidate], int], Sequence[CandidateOutcome]]
 """``measure(candidates, samples)``: the outcome of each on the images 0 to samples - 1 of the seed."""
 
 
@@ -43,12 +43,12 @@ class Settled:
         better: the better direction of the figures.
     """
 
-    winner: Outcome
-    best: Outcome
-    outcomes: list[Outcome]
+    winner: CandidateOutcome
+    best: CandidateOutcome
+    outcomes: list[CandidateOutcome]
     better: Better
 
-    def behind(self, outcome: Outcome) -> Margin | None:
+    def behind(self, outcome: CandidateOutcome) -> Margin | None:
         """By how much the best is ahead of one of the others; None of itself, and of who left in an earlier round."""
         if outcome is self.best or outcome.figure.samples != self.best.figure.samples:
             return None
@@ -69,7 +69,9 @@ def rounds(samples: int, count: int) -> list[int]:
     return found
 
 
-def settle(candidates: Sequence[Candidate], images: Sequence[int], better: Better, measure: Measure) -> Settled:
+def settle(
+    candidates: Sequence[Candidate], images: Sequence[int], better: Better, measure: MeasureCandidates
+) -> Settled:
     """Measures candidates round by round.
 
     Args:
@@ -80,7 +82,7 @@ def settle(candidates: Sequence[Candidate], images: Sequence[int], better: Bette
         ValueError: if two candidates have figures that cannot be compared.
     """
     left = list(candidates)
-    done: list[list[Outcome]] = []
+    done: list[list[CandidateOutcome]] = []
     for number, samples in enumerate(images, start=1):
         outcomes = ranked(measure(left, samples), better)
         if number == len(images):
@@ -91,18 +93,18 @@ def settle(candidates: Sequence[Candidate], images: Sequence[int], better: Bette
     raise AssertionError("there is a last round")
 
 
-def reversed_rounds(done: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+def reversed_rounds(done: Sequence[Sequence[CandidateOutcome]]) -> list[CandidateOutcome]:
     """Who left in the last round first."""
     return [each for outcomes in reversed(done) for each in outcomes]
 
 
-def ranked(outcomes: Sequence[Outcome], better: Better) -> list[Outcome]:
+def ranked(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
     """The best first; of equal figures the cheaper."""
     sign = 1.0 if better == "lower" else -1.0
     return sorted(outcomes, key=lambda each: (sign * each.figure.value, each.candidate.evaluations))
 
 
-def ahead(first: Outcome, second: Outcome, better: Better) -> Margin:
+def ahead(first: CandidateOutcome, second: CandidateOutcome, better: Better) -> Margin:
     """By how much the first is better than the second, with the interval of 95% of a paired comparison.
 
     Raises:
@@ -115,14 +117,14 @@ def ahead(first: Outcome, second: Outcome, better: Better) -> Margin:
     return Margin(value, *normal(value, (first.influence - second.influence).error))
 
 
-def winner(outcomes: Sequence[Outcome], better: Better) -> Outcome:
+def winner(outcomes: Sequence[CandidateOutcome], better: Better) -> CandidateOutcome:
     """The cheapest of the ``ranked`` outcomes among those that the first is not ahead of beyond the interval; of
     equally cheap ones the better."""
     tied = [outcomes[0], *(each for each in outcomes[1:] if ahead(outcomes[0], each, better).low <= 0.0)]
     return min(tied, key=lambda each: each.candidate.evaluations)
 
 
-def survivors(outcomes: Sequence[Outcome], better: Better) -> list[Outcome]:
+def survivors(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
     """One in FACTOR of the ``ranked`` outcomes, at least two; who would win now is one of them."""
     kept = list(outcomes[: max(2, math.ceil(len(outcomes) / FACTOR))])
     now = winner(outcomes, better)

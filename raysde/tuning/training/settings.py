@@ -13,7 +13,7 @@ from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.search import Search
 from raysde.tuning.training.sweep import DEFAULT_METRIC
 
-Positive = Annotated[int, Field(ge=1)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 SCHEDULERS = ("asha", "fifo")
 NO_CHECKPOINTS = "it pauses trials and copies their checkpoints, which trials of Ray Train keep themselves"
 REFUSED = {
@@ -25,7 +25,7 @@ REFUSED = {
 """Schedulers of Ray Tune that cannot work here, and why."""
 
 
-class Settings(BaseModel):
+class SweepSettings(BaseModel):
     """A sweep's settings; a YAML file holds them under the same names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,13 +35,13 @@ class Settings(BaseModel):
     )
     recipe: dict[str, Any] = Field({}, description="dotted keys of the recipe that the sweep sets, such as its length")
     search: Search = "random"
-    trials: Positive | None = None
+    trials: AtLeastOne | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     scheduler: str = "asha"
-    grace: Positive | None = Field(None, description="steps that every trial gets; null for those to a validation")
+    grace: AtLeastOne | None = Field(None, description="steps that every trial gets; null for those to a validation")
     reduction: Annotated[float, Field(gt=1.0)] = 4.0
     metric: str = DEFAULT_METRIC
-    concurrent: Positive | None = None
+    concurrent: AtLeastOne | None = None
 
     @field_validator("scheduler")
     @classmethod
@@ -53,7 +53,7 @@ class Settings(BaseModel):
         return name
 
 
-def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[str, Any]) -> Settings:
+def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[str, Any]) -> SweepSettings:
     """The settings of a sweep.
 
     Args:
@@ -78,12 +78,12 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
         axes[name] = value
     merged = {**content, "space": axes, **{key: value for key, value in given.items() if value is not None}}
     try:
-        return Settings.model_validate(merged)
+        return SweepSettings.model_validate(merged)
     except ValidationError as error:
         where, said = first_mistake(error)
         if error.errors()[0]["type"] == "extra_forbidden":
             raise ValueError(
-                f"sweep setting {where} does not exist{did_you_mean(where, Settings.model_fields)}"
+                f"sweep setting {where} does not exist{did_you_mean(where, SweepSettings.model_fields)}"
             ) from None
         raise ValueError(said if where == "scheduler" else f"sweep setting {where}: {said}") from None
 
@@ -98,7 +98,7 @@ def axis(text: str) -> tuple[str, Any]:
     return ".".join(keys), value
 
 
-def base_tree(path: str | Path, settings: Settings, overrides: Sequence[str]) -> dict[str, Any]:
+def base_tree(path: str | Path, settings: SweepSettings, overrides: Sequence[str]) -> dict[str, Any]:
     """The tree of the recipe that trials vary: the file's, with what the sweep and then the command line set.
 
     Raises:
@@ -111,7 +111,7 @@ def base_tree(path: str | Path, settings: Settings, overrides: Sequence[str]) ->
     return tree
 
 
-def halving_for(settings: Settings, steps: int, every: int, batch: int) -> Halving | None:
+def halving_for(settings: SweepSettings, steps: int, every: int, batch: int) -> Halving | None:
     """Early stopping, counted in images, since a batch may vary.
 
     Args:

@@ -20,7 +20,7 @@ from raysde.data.dataset.reader import Reader, opened
 from raysde.data.dataset.shards import distinct_captions, verify, write_shard
 from raysde.data.dataset.split import shuffle_window, split_rows
 from raysde.data.dataset.view import CAPTION, STILL, View, draws
-from raysde.data.ingest.digits import Judge, load_digits
+from raysde.data.ingest.digits import DigitJudge, load_digits
 from raysde.images.codec import encode_image
 from raysde.runs.run import view_of
 from tests.support.digits import write_digit_shards
@@ -438,7 +438,7 @@ def test_buckets_are_not_brought_to_another_size(tmp_path):
 
 
 def test_the_judge_reads_real_digits():
-    judge = Judge()
+    judge = DigitJudge()
     assert judge.held_out >= 0.985
     images, labels = load_digits()
     # real images are their own nearest neighbours, noise is nobody's

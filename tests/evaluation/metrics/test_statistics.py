@@ -12,7 +12,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from raysde.evaluation.chunks import Part, merged
+from raysde.evaluation.chunks import MeasuredRange, merged
 from raysde.evaluation.metrics import frechet, kernel
 from raysde.evaluation.metrics.frechet import Moments
 from raysde.evaluation.metrics.inception_score import divergences, inception_score
@@ -351,7 +351,7 @@ def test_the_error_of_a_mean_is_scipys():
 
 def test_parts_are_the_whole_in_any_order_and_missing_ones_are_noticed():
     values = torch.randn(1000, 2)
-    parts = [Part(first, {"x": values[first : first + count]}) for first, count in stretches(1000, 300)]
+    parts = [MeasuredRange(first, {"x": values[first : first + count]}) for first, count in stretches(1000, 300)]
     assert [part.count for part in parts] == [300, 300, 300, 100]
     assert torch.equal(merged(reversed(parts))["x"], values)
     with pytest.raises(AssertionError):

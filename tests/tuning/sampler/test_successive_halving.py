@@ -8,7 +8,7 @@ from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.successive_halving import (
-    Outcome,
+    CandidateOutcome,
     ahead,
     ranked,
     rounds,
@@ -29,7 +29,7 @@ def test_two_outcomes_are_compared_image_by_image():
     read = [(torch.rand(400, generator=g) < share).double() for share in (0.9, 0.8)]
     figures = [Metric("accuracy", each.mean().item(), 0.0, 1.0, 400, 0) for each in read]
     first, second = (
-        Outcome(Candidate(None, {}, 1.0), figure, Influence({"drawn": each}, {"drawn": 400}))
+        CandidateOutcome(Candidate(None, {}, 1.0), figure, Influence({"drawn": each}, {"drawn": 400}))
         for figure, each in zip(figures, read, strict=True)
     )
     apart = (read[0] - read[1]).numpy()

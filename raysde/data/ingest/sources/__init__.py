@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-from raysde.data.ingest.samples import Part
+from raysde.data.ingest.samples import SourcePart
 from raysde.data.ingest.sources.arrays import open_arrays
 from raysde.data.ingest.sources.descriptions import Named, Vocabulary, read_names
 from raysde.data.ingest.sources.folder import open_folder
@@ -15,10 +15,10 @@ from raysde.data.ingest.sources.records import is_record, pieces
 from raysde.data.ingest.sources.webdataset import TAR_SUFFIXES, open_webdataset
 from raysde.images.kinds import IMAGE_SUFFIXES
 
-Kind = Literal["folder", "webdataset", "parquet", "arrays"]
+SourceKind = Literal["folder", "webdataset", "parquet", "arrays"]
 Order = Literal["random", "source"]
 Missing = Literal["refuse", "bad"]
-SUFFIXES: dict[Kind, tuple[str, ...]] = {
+SUFFIXES: dict[SourceKind, tuple[str, ...]] = {
     "folder": IMAGE_SUFFIXES,
     "webdataset": TAR_SUFFIXES,
     "parquet": (".parquet",),
@@ -40,8 +40,8 @@ class Source:
         labels: class names in the order of their numbers, if they were given.
     """
 
-    kind: Kind
-    parts: tuple[Part, ...]
+    kind: SourceKind
+    parts: tuple[SourcePart, ...]
     identity: str
     count: int | None
     notes: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ def _check(part_rows: int, order: Order, caption_template: str | None) -> None:
         raise ValueError(f"caption_template {caption_template!r} does not hold {{label}}")
 
 
-def recognise(listing: Listing) -> Kind:
+def recognise(listing: Listing) -> SourceKind:
     """Return the kind of source that the files make. Tables that a download left beside its images do not count.
 
     Raises:
@@ -134,7 +134,7 @@ def recognise(listing: Listing) -> Kind:
 
 
 def _contents(
-    listing: Listing, kind: Kind, part_rows: int, order: Order, images: str | None, words: Vocabulary
+    listing: Listing, kind: SourceKind, part_rows: int, order: Order, images: str | None, words: Vocabulary
 ) -> Contents:
     match kind:
         case "folder":

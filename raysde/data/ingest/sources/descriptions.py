@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from raysde.data.ingest.samples import MAX_CAPTION, Bad, Part, Sample
+from raysde.data.ingest.samples import MAX_CAPTION, Bad, Sample, SourcePart
 from raysde.data.ingest.sources.columns import given, normal, shown_names
 from raysde.data.ingest.sources.listing import list_files, utf8
 
@@ -143,7 +143,7 @@ class Named:
         template: a caption with ``{label}`` in it, or None.
     """
 
-    part: Part
+    part: SourcePart
     names: tuple[str, ...]
     template: str | None
     name: str = field(init=False)

@@ -10,10 +10,10 @@ from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.book import Book, Said
 from raysde.data.ingest.sources.catalogues import read_catalogue
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
-from raysde.data.ingest.sources.listing import Contents, Listing, Reader, shown
+from raysde.data.ingest.sources.listing import Contents, FileReader, Listing, shown
 from raysde.data.ingest.sources.metadata import metadata_files, read_metadata
 from raysde.data.ingest.sources.records import is_record, pieces
-from raysde.data.ingest.sources.sidecars import CAPTIONS, JSON, Told, paired, read_sidecars
+from raysde.data.ingest.sources.sidecars import CAPTIONS, JSON, SidecarText, paired, read_sidecars
 from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES
 from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
 
@@ -22,7 +22,7 @@ DESCRIPTIVE = (JSON, *JSON_LINES, *TABLES, *CAPTIONS, ".yaml", ".yml", ".xml", "
 
 
 @dataclass(frozen=True)
-class Item:
+class FolderImage:
     """One image: its path in the folder, what descriptions of many images say, and the files beside it to read.
 
     Attributes:
@@ -42,7 +42,7 @@ class FolderPart:
 
     root: str
     name: str
-    items: tuple[Item, ...]
+    items: tuple[FolderImage, ...]
     words: Vocabulary = ANY
     count: int | None = field(init=False)
 
@@ -51,17 +51,17 @@ class FolderPart:
 
     def read(self) -> Iterator[Sample | Bad]:
         """Yield the images in order; one is Bad if it or a file beside it is missing or wrong."""
-        reader = Reader(self.root)
+        reader = FileReader(self.root)
         for item in self.items:
             try:
                 yield self._sample(item, reader)
             except ValueError as error:
                 yield Bad(item.name, str(error))
 
-    def _sample(self, item: Item, reader: Reader) -> Sample:
+    def _sample(self, item: FolderImage, reader: FileReader) -> Sample:
         if item.problem is not None:
             raise ValueError(item.problem)
-        told = read_sidecars(item.files, self.words, reader) if item.files else Told()
+        told = read_sidecars(item.files, self.words, reader) if item.files else SidecarText()
         if None not in (item.label, told.label) and item.label != told.label:
             raise ValueError(
                 f"image {item.name} has the label {told.label!r} in {shown(item.files)} and {item.label!r} by its "
@@ -92,7 +92,7 @@ def open_folder(
         )
     labels, notes = _folder_labels(listing, images, book)
     items = [_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
-    items += [Item(name, problem=reason) for name, reason in book.missing.items()]
+    items += [FolderImage(name, problem=reason) for name, reason in book.missing.items()]
     notes += book.notes + _remarks(listing, items, described, beside)
     read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
     notes += unread_note((file.name for file in listing.files), read)
@@ -121,8 +121,8 @@ def _describe(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str]
     return list(read), [hashlib.sha256(data).hexdigest() for data in read.values()]
 
 
-def _item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> Item:
-    return Item(name, said.captions, said.label if label is None else label, () if said.captions else beside)
+def _item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> FolderImage:
+    return FolderImage(name, said.captions, said.label if label is None else label, () if said.captions else beside)
 
 
 def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dict[str, str], list[str]]:
@@ -166,7 +166,7 @@ def _without_labels(listing: Listing, folders: dict[str, str], images: int, book
 
 
 def _remarks(
-    listing: Listing, items: list[Item], described: list[str], beside: dict[str, tuple[str, ...]]
+    listing: Listing, items: list[FolderImage], described: list[str], beside: dict[str, tuple[str, ...]]
 ) -> list[str]:
     notes = []
     pairs = {file for files in beside.values() for file in files}

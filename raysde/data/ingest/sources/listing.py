@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from raysde.data.ingest.samples import Part
+from raysde.data.ingest.samples import SourcePart
 from raysde.io.filesystems import child, filesystem
 
 
 @dataclass(frozen=True)
-class File:
+class ListedFile:
     """One file: its path relative to the listing's root, and its bytes."""
 
     name: str
@@ -34,7 +34,7 @@ class Listing:
 
     given: str
     root: str
-    files: tuple[File, ...]
+    files: tuple[ListedFile, ...]
     folder: bool
 
     def names(self, *suffixes: str) -> list[str]:
@@ -47,7 +47,7 @@ class Listing:
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
-        return Reader(self.root)(name)
+        return FileReader(self.root)(name)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Contents:
         missing: a sentence for each image that is described and not there.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[SourcePart]
     count: int | None
     notes: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def reach(root: str) -> tuple[pafs.FileSystem, str]:
     return system, folder.rstrip("/")
 
 
-class Reader:
+class FileReader:
     """Reads whole files under a root, or a folder in it."""
 
     def __init__(self, root: str, below: str = ".") -> None:
@@ -141,7 +141,7 @@ def list_files(path: str) -> Listing:
         return Listing(path, root, _below(system, inner, path, recursive=True), True)
     root, folder = _parent(path), str(PurePosixPath(inner).parent)
     if info.type == pafs.FileType.File:
-        return Listing(path, root, (File(info.base_name, info.size),), False)
+        return Listing(path, root, (ListedFile(info.base_name, info.size),), False)
     files = _matching(system, folder, path, PurePosixPath(inner).name)
     return Listing(path, root, files, False)
 
@@ -158,7 +158,7 @@ def folder_root(path: str) -> str:
     return path if "://" in path else inner
 
 
-def list_beside(listing: Listing) -> tuple[File, ...]:
+def list_beside(listing: Listing) -> tuple[ListedFile, ...]:
     """The files in the root itself, also those that were not chosen."""
     system, folder = reach(listing.root)
     return _below(system, folder, listing.given, recursive=False)
@@ -176,7 +176,7 @@ def _parent(path: str) -> str:
     return place.rstrip("/").rpartition("/")[0] + "/" + mark + options
 
 
-def _matching(system: Any, folder: str, path: str, pattern: str) -> tuple[File, ...]:
+def _matching(system: Any, folder: str, path: str, pattern: str) -> tuple[ListedFile, ...]:
     is_folder = system.get_file_info(folder).type == pafs.FileType.Directory
     if not is_folder or not any(mark in pattern for mark in "*?["):
         raise ValueError(f"source {path} is missing: no file, folder or glob (in the last part of the path) is there")
@@ -187,13 +187,13 @@ def _matching(system: Any, folder: str, path: str, pattern: str) -> tuple[File, 
     return files
 
 
-def _below(system: Any, folder: str, given: str, *, recursive: bool) -> tuple[File, ...]:
+def _below(system: Any, folder: str, given: str, *, recursive: bool) -> tuple[ListedFile, ...]:
     try:
         infos = system.get_file_info(pafs.FileSelector(folder, recursive=recursive))
     except UnicodeDecodeError as error:
         raise ValueError(f"source {given} holds a name that is not UTF-8: {error.object!r}") from None
     start = len(folder.rstrip("/")) + 1
-    files = [File(info.path[start:], info.size) for info in infos if info.type == pafs.FileType.File]
+    files = [ListedFile(info.path[start:], info.size) for info in infos if info.type == pafs.FileType.File]
     return tuple(sorted((file for file in files if not _hidden(file.name)), key=lambda file: file.name))
 
 

@@ -27,7 +27,7 @@ COUNTED = {"image", "img", "frame", "view", "crop", "seg", "mask", "depth", "inp
 
 
 @dataclass(frozen=True)
-class Place:
+class MemberPlace:
     """The sample that a file belongs to, and its extension there.
 
     Attributes:
@@ -50,16 +50,16 @@ class Place:
         return f"{self.key}.{self.extension}"[len(key) + 1 :].lower()
 
 
-def place(path: str) -> Place:
+def place(path: str) -> MemberPlace:
     """Return where a file belongs."""
     folder, slash, base = path.rpartition("/")
     first, *pieces = base.split(".")
     stem = folder + slash + first
     if not pieces:
-        return Place(stem, stem, "")
+        return MemberPlace(stem, stem, "")
     names = [number for number, piece in enumerate(pieces[:-1], start=1) if not _says_what(piece)]
     cut = names[-1] if names else 0
-    return Place(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower())
+    return MemberPlace(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower())
 
 
 def _says_what(piece: str) -> bool:

@@ -24,8 +24,8 @@ from raysde.data.ingest.sources.columns import shown_names, spelled
 from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, captions_of, label_of
 from raysde.data.ingest.sources.listing import (
     Contents,
+    FileReader,
     Listing,
-    Reader,
     inside,
     reach,
     runs,
@@ -40,7 +40,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Columns:
+class ParquetColumns:
     """Columns that are read, what the images' column holds, the classes' names if there are any, and other columns."""
 
     image: str
@@ -77,7 +77,7 @@ class ParquetPart:
     file: str
     groups: tuple[int, int]
     first: int
-    columns: Columns
+    columns: ParquetColumns
     images: str | None
     name: str
     count: int | None
@@ -89,7 +89,11 @@ class ParquetPart:
             OSError: naming file and row group, if a remote file system fails: another attempt may succeed.
         """
         system, folder = reach(self.root)
-        reader = Reader(self.root, str(PurePosixPath(self.file).parent)) if self.images is None else Reader(self.images)
+        reader = (
+            FileReader(self.root, str(PurePosixPath(self.file).parent))
+            if self.images is None
+            else FileReader(self.images)
+        )
         row = self.first
         with system.open_input_file(f"{folder}/{self.file}") as source:
             table = pq.ParquetFile(source, page_checksum_verification=True)
@@ -116,7 +120,7 @@ class ParquetPart:
                 raise OSError(reason) from error
             yield reason
 
-    def _sample(self, batch: pa.RecordBatch, index: int, row: int, reader: Reader) -> Sample | Bad:
+    def _sample(self, batch: pa.RecordBatch, index: int, row: int, reader: FileReader) -> Sample | Bad:
         key = f"{self.file}#{row}"
         try:
             image = _image(batch.column(self.columns.image)[index].as_py(), self.columns.form, reader)
@@ -137,7 +141,7 @@ class ParquetPart:
         return classes[value]
 
 
-def _image(value: Any, form: str, reader: Reader) -> bytes:
+def _image(value: Any, form: str, reader: FileReader) -> bytes:
     fields = value if form == "struct" and value is not None else {form: value}
     data, path = fields.get("bytes"), fields.get("path")
     if data is not None:
@@ -160,7 +164,7 @@ def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vo
         ValueError: naming the file, if one is cut short, has no image column, or other columns than the first file.
     """
     parts: list[ParquetPart] = []
-    columns: Columns | None = None
+    columns: ParquetColumns | None = None
     for file in listing.names(".parquet"):
         metadata, schema = _footer(listing, file)
         found = find_columns(schema, file, words)
@@ -193,7 +197,7 @@ def _footer(listing: Listing, file: str) -> tuple[pq.FileMetaData, pa.Schema]:
             raise ValueError(f"{listing.path(file)} is not a whole Parquet file: {error}") from error
 
 
-def _remarks(listing: Listing, columns: Columns) -> Iterator[str]:
+def _remarks(listing: Listing, columns: ParquetColumns) -> Iterator[str]:
     said = {"captions": columns.caption, "labels": columns.label}
     there = [f"{what} from {name!r}" for what, name in {"images": columns.image, **said}.items() if name is not None]
     missing = [what for what, name in said.items() if name is None]
@@ -203,7 +207,7 @@ def _remarks(listing: Listing, columns: Columns) -> Iterator[str]:
     yield from split_note(listing.names(".parquet"))
 
 
-def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Columns:
+def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> ParquetColumns:
     """Return the columns that hold images, captions and labels.
 
     Raises:
@@ -232,7 +236,7 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Colum
             raise ValueError(f"{file}: column {chosen!r} has a type that is not read; choose another")
     classes = features.get(label, {}).get("names") if label is not None else None
     unread = tuple(name for name in types if name not in (image, caption, label))
-    return Columns(image, form, caption, label, tuple(map(str, classes or ())), unread)
+    return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), unread)
 
 
 def _image_column(types: dict[str, pa.DataType], features: dict[str, dict[str, Any]], words: Vocabulary) -> str | None:

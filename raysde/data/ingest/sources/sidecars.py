@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raysde.data.ingest.sources.descriptions import Vocabulary, clean, describe
-from raysde.data.ingest.sources.listing import Listing, Reader, utf8
+from raysde.data.ingest.sources.listing import FileReader, Listing, utf8
 from raysde.io.documents import read_json
 
 CAPTIONS = (".txt", ".text", ".caption")
@@ -14,7 +14,7 @@ JSON = ".json"
 
 
 @dataclass(frozen=True)
-class Told:
+class SidecarText:
     """Captions and label in the files beside an image, and the keys in them that are not read."""
 
     captions: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ def paired(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]]:
     return {image: tuple(files) for image, files in found.items()}
 
 
-def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: Reader) -> Told:
+def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader) -> SidecarText:
     """Return what the files beside an image say; equal captions once.
 
     Raises:
@@ -75,7 +75,7 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: Reader) -> 
         captions.update(dict.fromkeys(more))
         label = other if label is None else label
         unread += keys
-    return Told(tuple(captions), label, tuple(unread))
+    return SidecarText(tuple(captions), label, tuple(unread))
 
 
 def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tuple[str, ...], str | None, list[str]]:

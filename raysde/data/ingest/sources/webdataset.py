@@ -32,7 +32,7 @@ from raysde.data.ingest.sources.members import (
     LABEL_WORDS,
     LABELS,
     READ,
-    Place,
+    MemberPlace,
     base_name,
     is_about,
     kind_of,
@@ -62,7 +62,7 @@ class Header(tarfile.TarInfo):
 
 
 @dataclass
-class Group:
+class TarSample:
     """The files of one sample, by extension, and the first thing that is wrong with them."""
 
     key: str
@@ -204,7 +204,7 @@ def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[
         yield Bad(name, f"archive {name} is damaged or cut short after {last}: {error}")
 
 
-def _groups(stream: IO[bytes], words: Vocabulary) -> Iterator[Group]:
+def _groups(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
     """Yield groups of neighbours, each when it is complete; one whose key was there before has that as its problem."""
     grouping = Grouping(words)
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header, errors="backslashreplace") as archive:
@@ -237,11 +237,11 @@ class Grouping:
     """
 
     words: Vocabulary
-    group: Group | None = None
+    group: TarSample | None = None
     seen: set[str] = field(default_factory=set)
     dotted: dict[str, list[str]] = field(default_factory=dict)
 
-    def put(self, where: Place) -> tuple[Group | None, str]:
+    def put(self, where: MemberPlace) -> tuple[TarSample | None, str]:
         """Find the group of a member; return the group that it completes, and the member's extension in its own."""
         group = self.group
         if group is not None and where.key == group.key:
@@ -257,22 +257,22 @@ class Grouping:
             group.key = where.key
             self.seen.add(where.key)
             return None, where.extension
-        self.group = Group(where.key, where.stem, self.words, self._problem(where))
+        self.group = TarSample(where.key, where.stem, self.words, self._problem(where))
         self.seen.add(where.key)
         if where.key != where.stem:
             self.dotted.setdefault(where.stem, []).append(where.key)
         return group, where.extension
 
     @staticmethod
-    def _own_image(group: Group) -> bool:
+    def _own_image(group: TarSample) -> bool:
         return any(extension in IMAGES for extension in group.files)
 
-    def _adopts(self, group: Group, where: Place) -> bool:
+    def _adopts(self, group: TarSample, where: MemberPlace) -> bool:
         """Return True if a member without a dot in its name describes the one image of the group before it."""
         alone = self.dotted.get(where.key) == [group.key] and len(group.files) == 1 and len(group.images) == 1
         return alone and where.key not in self.seen and where.suffix not in IMAGES
 
-    def _problem(self, where: Place) -> str | None:
+    def _problem(self, where: MemberPlace) -> str | None:
         if where.key in self.seen:
             return f"files of {where.key!r} appear again, not beside the others"
         if where.key == where.stem and (others := self.dotted.get(where.key)):
