@@ -199,20 +199,24 @@ def evaluate(
     if drawer is not None:
         found = merged(measure(bench, DRAWN, stretches(question.samples), _named(told, "drawing images")))
     found |= of_held_out(bench, question, measure, told)
-    about = {
-        "data": {
-            "path": data,
-            "fingerprint": reader.manifest.fingerprint,
-            "split": question.split,
-            "shape": list(shape),
-        },
-        "sampling": {"samples": question.samples, "seed": question.seed, **question.settings, **away},
-        "overrides": overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver),
+    about = asked(data, reader.manifest.fingerprint, shape, question, network)
+    about["sampling"] |= {**question.settings, **away}
+    about["overrides"] = overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)
+    return Answer(answers(question, found, reference, network, judge, lpips), about)
+
+
+def asked(
+    data: str, fingerprint: str, shape: tuple[int, int], question: Question, network: FeatureNetwork | None
+) -> dict[str, Any]:
+    """Return what an answer says of its question: data, images, features and the versions that measured."""
+    return {
+        "data": {"path": data, "fingerprint": fingerprint, "split": question.split, "shape": list(shape)},
+        "sampling": {"samples": question.samples, "seed": question.seed},
+        "overrides": None,
         "held_out": {"rows": question.rows, "t": question.t},
         "features": None if network is None else {"name": network.name, "hash": network.hash},
         "versions": {name: version(name) for name in ("raysde", "torch")},
     }
-    return Answer(answers(question, found, reference, network, judge, lpips), about)
 
 
 def fitting(model: Model, reader: Reader, question: Question) -> ImageConditions:

@@ -15,7 +15,8 @@ def decay(batch: int, num_images: int, half_life: float, rampup: float) -> float
     weights (Karras et al. 2022, training loop, rampup 0.05).
     """
     length = min(half_life, rampup * num_images) if rampup > 0.0 else half_life
-    return 0.5 ** (batch / max(length, 1e-8))
+    share: float = 0.5 ** (batch / max(length, 1e-8))
+    return share
 
 
 class Average(ABC):

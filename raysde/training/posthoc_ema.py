@@ -61,7 +61,8 @@ class PowerEma(Average):
 
     def kept(self, batch: int, num_images: int) -> float:
         """beta(t) = (1 - dt/t)^(g + 1) with dt = ``batch``; arXiv 2312.02696, section 3.1."""
-        return (1.0 - batch / num_images) ** (self.exponent + 1.0)
+        share: float = (1.0 - batch / num_images) ** (self.exponent + 1.0)
+        return share
 
 
 def inner_product(a: Tensor, t_a: Tensor, b: Tensor, t_b: Tensor) -> Tensor:
@@ -130,7 +131,8 @@ def constrained(gram: Tensor, right: Tensor) -> Tensor:
     system[:-1, :-1] = size[:, None] * gram * size
     system[-1, :-1] = system[:-1, -1] = size
     target = torch.cat([size * right, torch.ones(1, dtype=gram.dtype)])
-    return size * torch.linalg.lstsq(system, target[:, None]).solution[:-1, 0]
+    solution: Tensor = torch.linalg.lstsq(system, target[:, None]).solution
+    return size * solution[:-1, 0]
 
 
 def weights(stored: Sequence[tuple[float, float]], end: float, std: float) -> Tensor:

@@ -192,4 +192,5 @@ def unipc_shares(h: float, places: list[float]) -> list[float]:
         factorial *= k + 1
         phi = phi / -h - 1.0 / factorial
     powers = torch.tensor([[place**k for place in places] for k in range(len(places))], dtype=torch.float64)
-    return torch.linalg.solve(powers, torch.tensor(wanted, dtype=torch.float64)).tolist()
+    solution: list[float] = torch.linalg.solve(powers, torch.tensor(wanted, dtype=torch.float64)).tolist()
+    return solution
