@@ -325,7 +325,7 @@ def test_code_is_not_imported_unasked(digits, tmp_path):
     tree = small_recipe(digits, tmp_path, train__length__steps=1, network=network, text=None)
     train_here(open_run(loading.parse(tree)), None)
     folder = checkpoint.newest(tmp_path / "small")
-    with pytest.raises(ValueError, match=r"tests\.test_networks:Own.*allow_code"):
+    with pytest.raises(ValueError, match=r"tests\.support\.models:Own.*allow_code"):
         checkpoint.load_model(folder)
     assert checkpoint.load_model(folder, allow_code=True).sample(n=2, steps=2).images.shape == (2, 1, 8, 8)
 

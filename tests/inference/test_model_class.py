@@ -11,7 +11,7 @@ from raysde.inference.model import Model
 from raysde.inference.sample import Drawing
 from raysde.models.spec import fresh_model
 from raysde.sampling.method import SETTINGS, Settings
-from tests.tiny import spec_with
+from tests.support.models import spec_with
 
 
 def test_there_is_one_class():

@@ -186,6 +186,7 @@ def test_a_solver_is_accepted_everywhere_by_its_registration(tmp_path, monkeypat
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{name: here, data: {path: shards}, sampling: {solver: straight, eta: 0.5}}")
     assert loading.load(recipe).sampling.settings.items() >= given.items()
+    monkeypatch.setattr(reference, "entries", reference.entries.__wrapped__)  # the kept one is from before
     assert " | straight or null" in reference.reference()
     assert "straight" in RunConfig.model_json_schema()["$defs"]["Sampling"]["properties"]["solver"]["anyOf"][0]["enum"]
     spec = spec_with(generation=given, default_solver="straight")

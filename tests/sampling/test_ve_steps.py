@@ -10,7 +10,7 @@ from raysde.sampling.solvers.correctors import langevin, mean_norm
 from raysde.sampling.solvers.predictors import reverse_diffusion
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import VE
-from tests.oracles import gaussian_score
+from tests.support.oracles import gaussian_score
 
 STEPS = 40
 

@@ -211,6 +211,6 @@ def normal_std(sde: SDE, **settings) -> float:
         return torch.nn.functional.one_hot(torch.tensor(next(drawn)), most).to(x)[:, None]
 
     start = sde.prior_std * torch.nn.functional.one_hot(torch.tensor(0), most).double()[:, None]
-    with unittest.mock.patch("raysde.rng.noise_from", return_value=basis):
+    with unittest.mock.patch("raysde.sampling.sampler.noise_from", return_value=basis):
         x = sample(gaussian_score(0.0, 1.0, sde), sde, start.shape, start=start, dtype=torch.float64, **settings).x
     return x.norm().item()
