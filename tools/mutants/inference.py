@@ -19,7 +19,7 @@ MUTANTS = [
     Mutant("files of others taken over", "raysde.inference.bulk:begin", "if not all(is_partial(each.base_name) for each in found):", "if False:", BULK + " -k 'left_alone'"),
     Mutant("a temporary file for somebody's", "raysde.inference.bulk:begin", "if not all(is_partial(each.base_name) for each in found):", "if found:", BULK + " -k 'plan_is_written'"),
     Mutant("all copies of a prompt at its end", "raysde.inference.edit:between", "torch.where(at == 0.0, own, (at < 1.0) | other)", "torch.ones_like((at < 1.0) | other)", EDIT + " -k 'between'"),
-    Mutant("edits that forget the model's settings", "raysde.inference.edit:EditingModel.edit", "share=strength, **self.by_own_settings(drawing))", "share=strength, **led(drawing))", EDIT + " -k 'own_settings'"),
+    Mutant("edits that forget the model's settings", "raysde.inference.edit:EditingModel.edit", "share=strength, **self.by_own_settings(drawing))", "share=strength, **resolve({}, drawing, False, usual=self.spec.default_solver))", EDIT + " -k 'own_settings'"),
     Mutant("prompts joined with a jump", "raysde.inference.edit:between", "tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b)", "torch.cat([tokens, tokens[-1:].expand(length - len(tokens), -1)]) for tokens in (a, b)", EDIT + " -k 'unequal'"),
     Mutant("restoring that is not led away", "raysde.inference.edit:EditingModel._restored", "resolve({}, drawing, False,", 'resolve({}, {**drawing, "negative": None}, False,', EDIT + " -k 'led_away_is_led'"),
     Mutant("restoring by everybody's default", "raysde.inference.edit:EditingModel._restored", "usual=self.spec.default_solver", 'usual="unipc"', "tests/models/test_sampling_defaults.py -k 'of_its_time'"),
