@@ -41,9 +41,10 @@ class Found:
 
     def selected(self, mutant: Mutant) -> bool:
         """Return True if the arguments of a mistake select this test."""
-        here = any(self.file == place or self.file.startswith(f"{place}/") for place in mutant.files)
+        if not any(self.file == place or self.file.startswith(f"{place}/") for place in mutant.files):
+            return False
         named = mutant.expression is None or by_names(mutant.expression, self.names)
-        return here and named and holds(mutant.marks or USUAL, self.marks.__contains__)
+        return named and holds(mutant.marks or USUAL, self.marks.__contains__)
 
 
 class Collected:

@@ -5,6 +5,7 @@ import ast
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,7 @@ class Mutant:
         """The expression of ``-m``, by markers; None if it is not given."""
         return self._arguments.m
 
-    @property
+    @cached_property
     def _arguments(self) -> argparse.Namespace:
         reader = argparse.ArgumentParser()
         reader.add_argument("files", nargs="+")
