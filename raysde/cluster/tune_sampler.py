@@ -78,7 +78,7 @@ def run(
     """
     connect()
     quiet_tune()
-    storage = out_of(files).parent / "tune"
+    storage = files[0].parent.parent / "tune"
     shutil.rmtree(storage, ignore_errors=True)
     at_once, share = one_for_each(len(todo), ray.cluster_resources())
     tuner = tune.Tuner(
@@ -104,12 +104,6 @@ def run(
             raise RuntimeError(f"a trial failed: {' '.join(str(result.error).split())[:300]}")
         if said := (result.metrics or {}).get("error"):
             raise unpacked(said)
-
-
-def out_of(files: Sequence[Path]) -> Path:
-    """The folder of the files, made if there is none."""
-    files[0].parent.mkdir(parents=True, exist_ok=True)
-    return files[0].parent
 
 
 def trainable(

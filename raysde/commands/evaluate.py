@@ -193,15 +193,13 @@ def log_report(run_id: str, step: int, report: dict[str, Any], target: str, trac
     Raises:
         RuntimeError: if MLflow does not answer.
     """
-    from raysde.evaluation.metric import parse_metric
     from raysde.evaluation.report import evaluated
     from raysde.registry.promotion import log
     from raysde.tracking import answering, client_for, default_uri
 
-    found = [parse_metric(each, f"report {target}") for each in evaluated(report, target)]
     uri = tracking_uri or default_uri()
     with answering(uri):
-        log(client_for(uri), run_id, step, {each.name: each for each in found})
+        log(client_for(uri), run_id, step, {each.name: each for each in evaluated(report, target)})
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Figures of drawn images from what was measured of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def fid(found: Measured, *, allow_few: bool = False) -> Metric:
     method = "as torchmetrics; interval by the infinitesimal jackknife (Rippl et al. 2016), without the bias in 1/N"
     low, high = normal(distance.value, influence.error)
     low = min(distance.value, max(0.0, low))  # rounding may leave the distance of equal images below 0
-    return _metric(found, "fid", distance.value, (low, high), method, influence, reference=real.count)
+    return _metric(found, "fid", distance.value, (low, high), method=method, influence=influence, reference=real.count)
 
 
 def kid(found: Measured) -> Metric:
@@ -62,9 +63,8 @@ def kid(found: Measured) -> Metric:
     given = discrepancy(real, drawn, found.generator(2))
     method = f"as torchmetrics, 100 subsets of {given.size}; interval by the jackknife over images, and over subsets"
     interval = normal(given.value, given.influence.error)
-    return _metric(
-        found, "kid", given.value, interval, method, given.influence, reference=len(real), samples=len(drawn)
-    )
+    about = {"method": method, "influence": given.influence, "reference": len(real)}
+    return _metric(found, "kid", given.value, interval, samples=len(drawn), **about)
 
 
 def score(found: Measured) -> Metric:
@@ -73,7 +73,7 @@ def score(found: Measured) -> Metric:
     value, own = inception_score(found.logits, found.generator(3))
     influence = Influence({"drawn": own}, {"drawn": len(own)})
     method = f"as torchmetrics, {SPLITS} parts; interval by the infinitesimal jackknife"
-    return _metric(found, "is", value, normal(value, influence.error), method, influence)
+    return _metric(found, "is", value, normal(value, influence.error), method=method, influence=influence)
 
 
 def precision(found: Measured) -> Metric:
@@ -102,32 +102,15 @@ def _share(found: Measured, name: str, hits: Tensor, of: str, reference: int) ->
     method = f"k = {NEIGHBOURS} (Kynkäänniemi et al. 2019) on {count} of each; Wilson interval given the neighbourhoods"
     share, influence = int(hits.sum()), Influence({of: hits.double()}, {of: count})
     interval = wilson(share, count)
-    return _metric(found, name, share / count, interval, method, influence, reference=reference, samples=count)
+    about = {"method": method, "influence": influence, "reference": reference}
+    return _metric(found, name, share / count, interval, samples=count, **about)
 
 
 def _metric(
-    found: Measured,
-    name: str,
-    value: float,
-    interval: tuple[float, float],
-    method: str,
-    influence: Influence,
-    *,
-    reference: int = 0,
-    samples: int | None = None,
+    found: Measured, name: str, value: float, interval: tuple[float, float], *, samples: int | None = None, **about: Any
 ) -> Metric:
     count = len(found.features) if samples is None else samples
-    return Metric(
-        name,
-        value,
-        *interval,
-        count,
-        found.seed,
-        found.network,
-        method=method,
-        reference=reference,
-        influence=influence,
-    )
+    return Metric(name, value, *interval, count, found.seed, found.network, **about)
 
 
 def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Metric:

@@ -67,12 +67,15 @@ def read_report(path: str | Path) -> dict[str, Metric]:
     """
     content = _content(path)
     if isinstance(content, dict) and isinstance(content.get("figures"), list):
-        content = evaluated(content, path)
-    if not isinstance(content, list) or not content:
+        found = evaluated(content, path)
+    elif isinstance(content, list):
+        found = [parse_metric(entry, f"figure {number} of report {path}") for number, entry in enumerate(content)]
+    else:
+        found = []
+    if not found:
         raise ValueError(f"report {path} must be a list of figures, with one at least")
     figures: dict[str, Metric] = {}
-    for number, entry in enumerate(content):
-        figure = parse_metric(entry, f"figure {number} of report {path}")
+    for figure in found:
         if figure.name in figures:
             raise ValueError(f"report {path} holds {figure.name} twice")
         figures[figure.name] = figure
@@ -104,14 +107,14 @@ def _content(path: str | Path) -> Any:
     return read_json(text, f"report {path}")
 
 
-def evaluated(report: Mapping[str, Any], path: str | Path) -> list[dict[str, Any]]:
-    """The figures in a report of `raysde evaluate`.
+def evaluated(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
+    """Return the metrics in a report of `raysde evaluate`.
 
     Raises:
-        ValueError: naming what the report lacks.
+        ValueError: naming what the report lacks, or a metric that is none.
     """
     try:
-        return [
+        found = [
             {
                 "metric": each["name"],
                 **{key: each[key] for key in ("value", "low", "high", "samples", "seed")},
@@ -123,6 +126,7 @@ def evaluated(report: Mapping[str, Any], path: str | Path) -> list[dict[str, Any
         ]
     except (KeyError, TypeError) as error:
         raise ValueError(f"report {path} is not one of raysde evaluate: it lacks {error}") from None
+    return [parse_metric(content, f"figure {number} of report {path}") for number, content in enumerate(found)]
 
 
 def _beside(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:

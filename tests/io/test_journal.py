@@ -74,7 +74,8 @@ def test_records_come_in_the_order_of_their_numbers(tmp_path):
     """Also where they have more digits than the form, and whatever else is in the folder is left out."""
     found = Journal(str(tmp_path / "plan.json"), str(tmp_path), "unit-{:02d}.json")
     assert list(Journal(found.plan, str(tmp_path / "none"), found.form).records()) == []
-    for unit in (100, 99, 7):
+    units = (100, 99, 7, 1000, 12, 3, 101, 40, 8, 56, 31, 200)
+    for unit in units:
         found.keep(unit, unit)
     for name in (
         ".unit-08.json.0a.part",
@@ -85,7 +86,7 @@ def test_records_come_in_the_order_of_their_numbers(tmp_path):
         "unit-11xjson",
     ):
         (tmp_path / name).write_text("torn")
-    assert list(found.records()) == [(7, 7), (99, 99), (100, 100)]
+    assert list(found.records()) == [(unit, unit) for unit in sorted(units)]
 
 
 @pytest.mark.parametrize("name", ["plan.json", "unit-000003.json"])

@@ -22,7 +22,6 @@ from raysde.evaluation.evaluate import (
     network_for,
 )
 from raysde.evaluation.features.networks import FeatureNetwork
-from raysde.evaluation.metric import parse_metric
 from raysde.evaluation.report import evaluated
 from raysde.inference.model import Model
 from raysde.io.journal import Journal
@@ -121,11 +120,10 @@ class Study:
         model = opened(self.models[candidate.average], self.allow_code, self.place)
         cache = Path(self.cache)
         answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
-        (found,) = evaluated(answer.dump(), "of the study")
-        # of a model that draws by the candidate's settings as its own
-        figure, influence = parse_metric({**found, "overrides": None}, str(candidate)), answer.figures[0].influence
+        (found,), influence = evaluated(answer.dump(), f"of {candidate}"), answer.figures[0].influence
         assert influence is not None
-        return CandidateOutcome(candidate, figure, influence)
+        # of a model that draws by the candidate's settings as its own
+        return CandidateOutcome(candidate, replace(found, overrides=None), influence)
 
     def opener(self, model: Model) -> Callable[[Reader], FeatureNetwork]:
         """Opens the feature network, once the data is known."""
