@@ -1,16 +1,12 @@
 """The command `raysde settle`: the average and the sampler settings that suit a trained model."""
 
 import argparse
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysde.commands import tracking_option
 
 if TYPE_CHECKING:
-    from raysde.models.spec import ModelSpec
-    from raysde.tuning.sampler.space import Candidate
-    from raysde.tuning.sampler.study import Study
     from raysde.tuning.sampler.successive_halving import Settled
 
 SHARED = ("metric", "features", "seed", "split", "reference", "allow_few", "batch_size", "allow_code", "device")
@@ -81,125 +77,30 @@ def settle_options(command: argparse.ArgumentParser) -> None:
 
 def run_settle(args: argparse.Namespace) -> None:
     """raysde settle."""
-    from raysde.checkpoints import checkpoint
     from raysde.commands.evaluate import bars
     from raysde.commands.model_options import loader
-    from raysde.evaluation.metric import direction
-    from raysde.models.spec import check_code
-    from raysde.tuning.sampler import space, successive_halving
+    from raysde.io.filesystems import location
+    from raysde.registry import resolve_checkpoint
+    from raysde.tuning.sampler.search import sampler_search
+    from raysde.tuning.sampler.study import Study
 
     loader(args)  # says what is wrong with the device
-    wanted = space.parse_space(args.overrides)
-    images = successive_halving.rounds(args.samples, args.rounds)
-    out = Path(args.out).expanduser().absolute()
-    if (out / "model").exists():
-        raise ValueError(
-            f"{out / 'model'} exists already: register it with raysde register {out / 'model'} --name NAME, or give "
-            "another --out"
-        )
     check_registry(args)
-    source, spec = found_model(args)
-    wanted = wanted or space.usual(conditional=spec.conditional)
-    check_code(spec, allow_code=args.allow_code)
-    candidates = space.candidates(
-        wanted, spec.generation, spec.process, conditional=spec.conditional, usual=spec.default_solver
-    )
-    study = opened_study(args, source, out, candidates)
-    for each in candidates:
-        study.question(each, images[0])
+    out = Path(args.out).expanduser().absolute()
+    cache = Path(args.cache or out / "cache").expanduser().absolute()
+    shared = {name: getattr(args, name) for name in SHARED}
+    study = Study({}, location(args.data), cache=str(cache), **shared)
+    source = resolve_checkpoint(args.model, args.tracking_uri)
+    search = sampler_search(source, out, args.overrides, study, run=args.model, samples=args.samples, count=args.rounds)
     with bars() as told:
-        study.rehearse(candidates[0], images[0], told)
-    from raysde.cluster.tune_sampler import measure_on_ray
+        search.study.rehearse(search.candidates[0], search.images[0], told)
+    from raysde.cluster.tune_sampler import measure_on_ray  # loads Ray
 
-    print(f"{len(candidates)} settings, on {', '.join(str(samples) for samples in images)} images")
-    found = successive_halving.settle(candidates, images, direction(study.metric), measure_on_ray(study, out))
-    drawing = drawn_by(found.winner.candidate, spec)
-    write_table(out / "settings.csv", found)
-    checkpoint.settle(Path(study.models[found.winner.candidate.average]), out / "model", drawing)  # ends the study
+    print(f"{len(search.candidates)} settings, on {', '.join(str(samples) for samples in search.images)} images")
+    found, drawing = search.run(measure_on_ray(search.study, out))
     report(found, out, drawing)
     if args.name:
         registered(args, out / "model")
-
-
-def drawn_by(won: "Candidate", spec: "ModelSpec") -> dict[str, Any]:
-    """A winner's settings with the guidance that it was measured at, which is not everybody's default."""
-    return won.drawing | ({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})
-
-
-def found_model(args: argparse.Namespace) -> "tuple[Path, ModelSpec]":
-    """The checkpoint's folder and what it says.
-
-    Raises:
-        ValueError: if there is none, or it is a diffusers pipeline.
-    """
-    from raysde.checkpoints import checkpoint
-    from raysde.registry import resolve_checkpoint
-
-    folder = resolve_checkpoint(args.model, args.tracking_uri)
-    return folder, checkpoint.verify(folder).spec
-
-
-def opened_study(args: argparse.Namespace, source: Path, out: Path, candidates: "list[Candidate]") -> "Study":
-    """The study, with each model that it needs in ``out``.
-
-    Raises:
-        ValueError: if an average cannot be made.
-    """
-    from raysde.checkpoints import checkpoint, ema_snapshots
-    from raysde.io.filesystems import location
-    from raysde.tuning.sampler.study import Study
-
-    claim(source, out)
-    models: dict[float | None, str] = {}
-    averages = list(dict.fromkeys(each.average for each in candidates))
-    settings = {name: getattr(args, name) for name in SHARED}
-    cache = Path(args.cache or out / "cache").expanduser().absolute()
-    study = Study(models, location(args.data), cache=str(cache), **settings)
-    for average in averages:
-        target = out / "models" / ("own" if average is None else f"ema-{average:g}")
-        models[average] = str(target)
-        if target.exists():
-            continue
-        if average is None:
-            checkpoint.export(source, target)
-        else:
-            if not Path(args.model).expanduser().is_dir():
-                raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {args.model!r} is none")
-            ema_snapshots.export(args.model, target, average)
-    return study
-
-
-def claim(source: Path, out: Path) -> None:
-    """Makes ``out`` the folder of this model, or finds that it is.
-
-    Raises:
-        ValueError: if it is that of another.
-    """
-    from raysde.checkpoints import checkpoint
-    from raysde.tuning.sampler.study import journal
-
-    description = checkpoint.read(source)
-    own = {"weights": description.files["ema.safetensors"], "generation": description.spec.dump()["generation"]}
-    refused = f"{out} holds the study of another model: give another --out"
-    journal(out).begin(own, lambda found, wanted: None if found == wanted else refused)
-
-
-def write_table(path: Path, found: "Settled") -> None:
-    """All settings with their figures, the best first."""
-    from raysde.io.atomic import whole_file
-
-    keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
-    with whole_file(path, "the table") as partial, partial.open("w", newline="") as file:
-        table = csv.writer(file)
-        figures = ["metric", "value", "low", "high", "samples", "behind", "behind_low", "behind_high"]
-        table.writerow(["place", *keys, "evaluations", *figures, "won"])
-        for place, each in enumerate(found.outcomes, start=1):
-            values = [each.candidate.values.get(key, "") for key in keys]
-            figure, won = each.figure, each is found.winner
-            behind = found.behind(each)
-            numbers = [figure.name, figure.value, figure.low, figure.high, figure.samples]
-            numbers += [behind.value, behind.low, behind.high] if behind else ["", "", ""]
-            table.writerow([place, *values, each.candidate.evaluations, *numbers, "yes" if won else ""])
 
 
 SHOWN = 12

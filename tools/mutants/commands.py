@@ -10,6 +10,6 @@ MUTANTS = [
     Mutant("the size left out of a plan", "raysde.commands.sample:run_bulk", 'settings["size"] = size', "pass", "tests/images/test_sizes.py -k 'command'"),
     Mutant("many images out of sight", "raysde.commands.sample:run_sample", "if count > args.batch_size:", "if False:", "tests/commands/test_edit.py -k 'in_sight'"),
     Mutant("nothing said at SIGTERM", "raysde.commands.signals:orderly", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/commands/test_signals.py -k 'status or put_back'"),
-    Mutant("a winner guided by everybody's default", "raysde.commands.tune_sampler:drawn_by", '({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})', "{}", "tests/tuning/sampler/test_command.py -k 'without_it'"),
-    Mutant("a winner with the settings before", "raysde.commands.tune_sampler:drawn_by", "return won.drawing | (", "return spec.generation | won.drawing | (", "tests/tuning/sampler/test_command.py -k 'before'"),
+    Mutant("a winner guided by everybody's default", "raysde.tuning.sampler.search:drawn_by", '({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})', "{}", "tests/tuning/sampler/test_command.py -k 'without_it'"),
+    Mutant("a winner with the settings before", "raysde.tuning.sampler.search:drawn_by", "return won.drawing | (", "return spec.generation | won.drawing | (", "tests/tuning/sampler/test_command.py -k 'before'"),
 ]  # fmt: skip

@@ -1,0 +1,140 @@
+"""A search for the sampler settings of a trained model, from its folder to the model that draws by what won."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from raysde.checkpoints import checkpoint, ema_snapshots
+from raysde.evaluation.metric import direction
+from raysde.io.atomic import whole_file
+from raysde.models.spec import ModelSpec, check_code
+from raysde.tuning.sampler.space import Candidate, candidates, parse_space, usual
+from raysde.tuning.sampler.study import Study, journal
+from raysde.tuning.sampler.successive_halving import MeasureCandidates, Settled, rounds, settle
+
+
+@dataclass(frozen=True)
+class SamplerSearch:
+    """A search whose candidates, images and models are there; nothing is measured yet.
+
+    Attributes:
+        spec: of the model.
+        out: folder of the search; ``model`` in it is what draws by the winner, ``settings.csv`` the table.
+        study: what all candidates have in common.
+        candidates: each average and setting that is tried.
+        images: images of each round, rising.
+    """
+
+    spec: ModelSpec
+    out: Path
+    study: Study
+    candidates: list[Candidate]
+    images: list[int]
+
+    def run(self, measure: MeasureCandidates) -> tuple[Settled, dict[str, Any]]:
+        """Measure round by round, and write the table and the model that draws by the winner.
+
+        Args:
+            measure: gives the outcome of each candidate on the first images, such as
+                :func:`raysde.cluster.tune_sampler.measure_on_ray`.
+
+        Returns:
+            All outcomes, and the settings that the model draws by.
+
+        Raises:
+            ValueError: if a candidate cannot be measured.
+        """
+        found = settle(self.candidates, self.images, direction(self.study.metric), measure)
+        won = found.winner.candidate
+        drawing = drawn_by(won, self.spec)
+        write_table(self.out / "settings.csv", found)
+        checkpoint.settle(Path(self.study.models[won.average]), self.out / "model", drawing)  # ends the search
+        return found, drawing
+
+
+def sampler_search(
+    source: Path, out: Path, settings: Sequence[str], study: Study, *, run: str, samples: int, count: int
+) -> SamplerSearch:
+    """Prepare a search: the candidates, and in ``out`` each model that they need.
+
+    Args:
+        source: folder of the model's checkpoint.
+        settings: ``key=v1,v2`` to try; the usual ones if there are none.
+        study: what all candidates have in common, without models.
+        run: folder of the run, from whose averages models of other lengths are made.
+        samples: images of the last round.
+        count: rounds of successive halving.
+
+    Raises:
+        ValueError: if ``out`` holds a result or the search of another model, a setting cannot be read or has no effect,
+            the images are too few, or an average cannot be made.
+    """
+    wanted, images = parse_space(settings), rounds(samples, count)
+    if (out / "model").exists():
+        raise ValueError(
+            f"{out / 'model'} exists already: register it with raysde register {out / 'model'} --name NAME, or give "
+            "another --out"
+        )
+    spec = checkpoint.verify(source).spec
+    check_code(spec, allow_code=study.allow_code)
+    wanted = wanted or usual(conditional=spec.conditional)
+    tried = candidates(wanted, spec.generation, spec.process, conditional=spec.conditional, usual=spec.default_solver)
+    claim(source, out)
+    averages = list(dict.fromkeys(each.average for each in tried))
+    study = replace(study, models={average: averaged(source, out, average, run) for average in averages})
+    for each in tried:
+        study.question(each, images[0])
+    return SamplerSearch(spec, out, study, tried, images)
+
+
+def drawn_by(won: Candidate, spec: ModelSpec) -> dict[str, Any]:
+    """Return a winner's settings with the guidance that it was measured at, which is not everybody's default."""
+    return won.drawing | ({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})
+
+
+def averaged(source: Path, out: Path, average: float | None, run: str) -> str:
+    """Return the folder in ``out`` of the model with an average of some length, which is made if it is not there.
+
+    Raises:
+        ValueError: if the average cannot be made.
+    """
+    target = out / "models" / ("own" if average is None else f"ema-{average:g}")
+    if target.exists():
+        return str(target)
+    if average is None:
+        checkpoint.export(source, target)
+    elif Path(run).expanduser().is_dir():
+        ema_snapshots.export(run, target, average)
+    else:
+        raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {run!r} is none")
+    return str(target)
+
+
+def claim(source: Path, out: Path) -> None:
+    """Make ``out`` the folder of this model, or find that it is.
+
+    Raises:
+        ValueError: if it is that of another.
+    """
+    description = checkpoint.read(source)
+    own = {"weights": description.files["ema.safetensors"], "generation": description.spec.dump()["generation"]}
+    refused = f"{out} holds the study of another model: give another --out"
+    journal(out).begin(own, lambda found, wanted: None if found == wanted else refused)
+
+
+def write_table(path: Path, found: Settled) -> None:
+    """Write all settings with their figures as CSV, the best first."""
+    keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
+    with whole_file(path, "the table") as partial, partial.open("w", newline="") as file:
+        table = csv.writer(file)
+        figures = ["metric", "value", "low", "high", "samples", "behind", "behind_low", "behind_high"]
+        table.writerow(["place", *keys, "evaluations", *figures, "won"])
+        for place, each in enumerate(found.outcomes, start=1):
+            values = [each.candidate.values.get(key, "") for key in keys]
+            figure, won = each.figure, each is found.winner
+            behind = found.behind(each)
+            numbers = [figure.name, figure.value, figure.low, figure.high, figure.samples]
+            numbers += [behind.value, behind.low, behind.high] if behind else ["", "", ""]
+            table.writerow([place, *values, each.candidate.evaluations, *numbers, "yes" if won else ""])
