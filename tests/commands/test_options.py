@@ -148,20 +148,24 @@ def recorder_subject() -> Any:
 def for_settle(recorder: Recorder) -> None:
     from raysde.sde import VP
 
-    spec = SimpleNamespace(conditional=True, generation={}, sde=VP(), default_solver="heun")
+    spec = SimpleNamespace(conditional=True, generation={}, process=VP(), default_solver="heun")
     recorder.replace("raysde.registry.resolve_checkpoint", Path("checkpoint"))
     recorder.replace("raysde.checkpoints.checkpoint.verify", SimpleNamespace(spec=spec))
-    recorder.replace("raysde.commands.tune_sampler.claim", None)
+    recorder.replace("raysde.tuning.sampler.search.claim", None)
+    recorder.replace("raysde.tuning.sampler.search.check_code", None)
     recorder.replace("raysde.registry.check_name", None)
-    study = SimpleNamespace(metric="kid", models={None: "own"}, question=lambda *_: None, rehearse=lambda *_: None)
+    study = SimpleNamespace(
+        metric="kid", models={None: "own"}, question=lambda *_: None, rehearse=lambda *_: None, allow_code=False
+    )
     recorder.replace("raysde.tuning.sampler.study.Study", study)
+    recorder.replace("raysde.tuning.sampler.search.replace", study)
     recorder.replace("raysde.checkpoints.checkpoint.export", lambda source, folder: folder.mkdir(parents=True))
     recorder.replace("raysde.checkpoints.ema_snapshots.export", None)
     recorder.replace("raysde.cluster.tune_sampler.measure_on_ray", None)
     winner = SimpleNamespace(candidate=SimpleNamespace(average=None, drawing={}, values={}))
-    recorder.replace("raysde.tuning.sampler.successive_halving.settle", SimpleNamespace(winner=winner))
+    recorder.replace("raysde.tuning.sampler.search.settle", SimpleNamespace(winner=winner))
     recorder.replace("raysde.checkpoints.checkpoint.settle", lambda source, folder, drawing: folder.mkdir())
-    recorder.replace("raysde.commands.tune_sampler.write_table", None)
+    recorder.replace("raysde.tuning.sampler.search.write_table", None)
     recorder.replace("raysde.commands.tune_sampler.report", None)
     recorder.replace("raysde.tracking.client_for", None)
     recorder.replace("raysde.registry.register", SimpleNamespace(name="m", version="1"))

@@ -19,7 +19,8 @@ from raysde.sde.parameterisation import TARGETS
 from raysde.training.losses import Criterion, denoising_score_matching
 from raysde.training.objective import microbatch_loss
 from raysde.training.state import TrainState
-from tests.conftest import ROOT, same_tensors
+from tests.support.paths import ROOT
+from tests.support.training import same_tensors
 
 CPU = torch.device("cpu")
 PARTS = ("sde", "network", "text", "train.weighting", "train.optimizer", "train.decay")

@@ -109,8 +109,10 @@ def test_a_state_without_a_validation_has_none(recipe):
 
 
 def test_the_digest_tells_rows_their_order_and_their_cuts(recipe):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+
     def digest(*parts: list[int]) -> str:
-        state = TrainState(None, None, None, None)
+        state = TrainState(None, None, optimizer, None)
         for part in parts:
             state.saw(np.array(part))
         return state.rows_digest
@@ -125,7 +127,7 @@ def test_the_digest_tells_rows_their_order_and_their_cuts(recipe):
         digest(),
     ]
     assert len(set(found)) == len(found)
-    state = TrainState(None, None, None, None)
+    state = TrainState(None, None, optimizer, None)
     state.saw(np.array([1, 2, 3], dtype=np.int32))
     assert state.rows_digest == found[0]
 
