@@ -23,9 +23,12 @@ from raysde.commands.sample import sample_options
 from raysde.commands.signals import orderly
 from raysde.commands.train import train_options
 from raysde.commands.tune import tune_options
-from raysde.commands.tune_sampler import settle_options
+from raysde.commands.tune_sampler import tune_sampler_options
 from raysde.commands.ui import ui_options
 from raysde.io.near import did_you_mean
+
+FORMER = {"settle": "tune-sampler"}
+"""Commands by the name that they had; it goes on working."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +79,9 @@ def parser() -> Parser:
     edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
     evaluate_options(commands.add_parser("evaluate", help="measure a model's images beside real ones: FID, KID, ..."))
     ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
-    settle_options(commands.add_parser("settle", help="find the sampler settings that suit a trained model"))
+    tune_sampler_options(commands.add_parser("tune-sampler", help="find the sampler settings that suit a model"))
+    for former, name in FORMER.items():
+        commands.choices[former] = commands.choices[name]
     import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
     export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
     register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
@@ -121,6 +126,8 @@ def answered(argv: Sequence[str] | None) -> int:
         command_of(top, args.command).unrecognized(rest)
     if rest:
         args.overrides += rest  # argparse does not take key=value after an option
+    if name := FORMER.get(args.command):
+        print(f"raysde {args.command} is called raysde {name} now", file=sys.stderr)
     try:
         args.run(args)
     except BrokenPipeError:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde.cli import main, parser
+from raysde.cli import FORMER, main, parser
 from raysde.commands.next_step import condition
 from raysde.config.loading import load
 from raysde.data.dataset.manifest import read_manifest
@@ -115,7 +115,7 @@ def test_every_command_explains_itself(capsys):
             parser().parse_args([command, "--help"])
         assert ended.value.code == 0
         said = capsys.readouterr().out
-        assert f"raysde {command}" in said
+        assert f"raysde {FORMER.get(command, command)}" in said
         for action in described._actions:
             assert all(option in said for option in action.option_strings)
 

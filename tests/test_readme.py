@@ -41,7 +41,7 @@ ADDED = {
     "sample -n": "-n 2 --steps 2",
     "sample --prompts-file": "--steps 2",
     "edit": "--steps 2",
-    "settle": "solver=unipc steps=1,2 guidance=1,2 --samples 8 --rounds 1 --reference 8",
+    "tune-sampler": "solver=unipc steps=1,2 guidance=1,2 --samples 8 --rounds 1 --reference 8",
     "evaluate": "--samples 8 --reference 8 --allow-few",
     "promote": "",
     "ui": "",

@@ -29,8 +29,8 @@ Exactly one of --mask, --colorise, --upscale and --strength says what is done:
   raysde edit models:/photos@champion --image a.png --strength 0.6 --prompt "the same in winter"
         adds noise and takes it away again under a prompt: 0 changes nothing, 1 keeps nothing
 
---strength draws by what raysde settle found for the model, the others by everybody's defaults. docs/editing.md says
-what each does, and where it comes from.
+--strength draws by what raysde tune-sampler found for the model, the others by everybody's defaults. docs/editing.md
+says what each does, and where it comes from.
 """
 
 

@@ -123,7 +123,7 @@ def drawn_options(group: Options) -> None:
     group.add_argument(
         "--guidance",
         type=float,
-        help="as of raysde sample (default: what raysde settle found for the model, otherwise 2 with captions or "
+        help="as of raysde sample (default: what raysde tune-sampler found for the model, otherwise 2 with captions or "
         "labels and 1, none, without)",
     )
     group.add_argument(

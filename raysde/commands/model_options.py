@@ -18,8 +18,8 @@ Options = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 SOLVER_HELP = (
-    "{} (default: what raysde settle found for the model, otherwise unipc; heun beside a corrector or --resample, and "
-    "for models from before unipc was the default); docs/choosing.md compares them"
+    "{} (default: what raysde tune-sampler found for the model, otherwise unipc; heun beside a corrector or "
+    "--resample, and for models from before unipc was the default); docs/choosing.md compares them"
 )
 
 
@@ -50,7 +50,7 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
         "--guidance",
         type=float,
         help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative "
-        "or --autoguide alone, with which it is 2, or what raysde settle found for the model",
+        "or --autoguide alone, with which it is 2, or what raysde tune-sampler found for the model",
     )
     command.add_argument(
         "--guidance-interval",

@@ -1,4 +1,4 @@
-"""The command `raysde settle`: the average and the sampler settings that suit a trained model."""
+"""The command `raysde tune-sampler`: the average and the sampler settings that suit a trained model."""
 
 import argparse
 from pathlib import Path
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 SHARED = ("metric", "features", "seed", "split", "reference", "allow_few", "batch_size", "allow_code", "device")
 """Options that a study takes as they are."""
 EXAMPLES = """\
-  raysde settle models:/digits@candidate --data ~/raysde/digits --features judge --metric kid
+  raysde tune-sampler models:/digits@candidate --data ~/raysde/digits --features judge --metric kid
         tries unipc, dpmpp_2m and heun in 5, 10 and 20 steps at guidance 1, 1.5, 2 and 3
-  raysde settle runs/photos --data s3://bucket/photos --metric fid --samples 20000 --rounds 2 \\
+  raysde tune-sampler runs/photos --data s3://bucket/photos --metric fid --samples 20000 --rounds 2 \\
         ema_std=none,0.05,0.1,0.15 solver=heun,edm steps=10,18 churn=0,20,40
         averages of three lengths and the run's own, with and without churn, which is of edm
-  raysde settle runs/ve --data shards --features judge solver=pc steps=100,200 target_snr=0.08,0.16,0.24
-  raysde settle runs/cats --data shards --features judge steps=10 guidance=2,3 guidance_interval=none,0.2:5,0.5:3
+  raysde tune-sampler runs/ve --data shards --features judge solver=pc steps=100,200 target_snr=0.08,0.16,0.24
+  raysde tune-sampler runs/cats --data shards --features judge steps=10 guidance=2,3 guidance_interval=none,0.2:5,0.5:3
 
 A setting is KEY=VALUE,VALUE,...; every combination is tried once, and what its solver does not read is left out. Keys:
   ema_std             length of the average, as of raysde ema; none is the run's own. MODEL is then a run's folder
@@ -32,7 +32,7 @@ the interval of that and takes the fewest network evaluations wins.
 """
 
 
-def settle_options(command: argparse.ArgumentParser) -> None:
+def tune_sampler_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Finds the average and the sampler settings that suit a trained model, without training: on Ray, on the "
@@ -72,11 +72,11 @@ def settle_options(command: argparse.ArgumentParser) -> None:
         "--allow-code", action="store_true", help="import the classes that the checkpoint or --features name"
     )
     tracking_option(command)
-    command.set_defaults(run=run_settle)
+    command.set_defaults(run=run_tune_sampler)
 
 
-def run_settle(args: argparse.Namespace) -> None:
-    """raysde settle."""
+def run_tune_sampler(args: argparse.Namespace) -> None:
+    """raysde tune-sampler."""
     from raysde.commands.evaluate import bars
     from raysde.commands.model_options import loader
     from raysde.io.filesystems import location

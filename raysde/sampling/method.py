@@ -1,8 +1,8 @@
 """A method of sampling: its settings, each written down once with its type, default, meaning and bounds.
 
 The recipe's section ``sampling``, the options of the commands, the parameters of a served model and the space of
-``raysde settle`` are made from the fields of :class:`Method`. torch is imported when a method first meets an SDE and
-not before, so that the command line can describe every setting at once.
+``raysde tune-sampler`` are made from the fields of :class:`Method`. torch is imported when a method first meets an
+SDE and not before, so that the command line can describe every setting at once.
 """
 
 import types

@@ -40,7 +40,7 @@ def run(digits, tmp_path_factory):
 def test_a_study_from_a_run_to_a_model_that_draws_by_the_winner(run, digits, tmp_path, capsys):
     """On two workers and Ray Tune; interrupted, it measures what is missing alone and comes to the same end."""
     out = tmp_path / "out"
-    command = ["settle", str(run), *SPACE, "--data", digits.path, "--features", "judge", "--metric", "kid", "--samples",
+    command = ["tune-sampler", str(run), *SPACE, "--data", digits.path, "--features", "judge", "--metric", "kid", "--samples",
                "90", "--rounds", "2", "--cache", str(tmp_path / "cache"), "--out", str(out)]  # fmt: skip
     assert main(command) == 0
     table = list(csv.DictReader((out / "settings.csv").open()))

@@ -39,7 +39,7 @@ def test_mistakes_are_one_sentence_before_ray(labels, digits, tmp_path, capsys, 
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("ray.init", forbidden)
-    given = ["settle", labels, "--data", digits.path, "--cache", str(tmp_path), "--out", str(tmp_path / "out")]
+    given = ["tune-sampler", labels, "--data", digits.path, "--cache", str(tmp_path), "--out", str(tmp_path / "out")]
     assert said in refused(capsys, *given, *([] if "--features" in more else ["--features", "judge"]), *more)
     assert not (tmp_path / "out" / "model").exists()
 
@@ -48,11 +48,11 @@ def test_a_folder_of_another_study_is_refused(labels, digits, tmp_path, capsys):
     out = tmp_path / "out"
     given = ["--data", digits.path, "--cache", str(tmp_path), "--out", str(out), "--features", "judge"]
     (out / "model").mkdir(parents=True)
-    said = refused(capsys, "settle", labels, *given, "steps=5")
+    said = refused(capsys, "tune-sampler", labels, *given, "steps=5")
     assert f"exists already: register it with raysde register {out / 'model'} --name NAME" in said
     (out / "model").rmdir()
     (out / "study.json").write_text(json.dumps({"weights": "other"}))
-    assert "another model" in refused(capsys, "settle", labels, *given, "steps=5")
+    assert "another model" in refused(capsys, "tune-sampler", labels, *given, "steps=5")
 
 
 def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, monkeypatch):
@@ -65,7 +65,7 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     monkeypatch.setattr("raysde.cluster.tune_sampler.measure_on_ray", made_up)
     out = tmp_path / "out"
     given = [
-        "settle",
+        "tune-sampler",
         labels,
         "--data",
         digits.path,
@@ -124,7 +124,7 @@ def settled(labels, digits, out, monkeypatch, *more, best):
 
     monkeypatch.setattr("raysde.cluster.tune_sampler.measure_on_ray", made_up)
     given = ["--data", digits.path, "--features", "judge", "--out", str(out), "--samples", "60", "--rounds", "1"]
-    assert main(["settle", labels, *more, *given]) == 0
+    assert main(["tune-sampler", labels, *more, *given]) == 0
     return load(out / "model"), studies[0]
 
 

@@ -107,7 +107,7 @@ def test_a_model_with_settings_of_its_own_is_another_study(labels, digits, tmp_p
     own = {"weights": description.files["ema.safetensors"], "generation": {"solver": "ddim"}}
     (out / "study.json").write_text(json.dumps(own))
     given = ["--data", digits.path, "--cache", str(tmp_path), "--out", str(out), "--features", "judge"]
-    assert "holds the study of another model" in refused(capsys, "settle", labels, *given, "steps=5")
+    assert "holds the study of another model" in refused(capsys, "tune-sampler", labels, *given, "steps=5")
     assert json.loads((out / "study.json").read_text()) == own
 
 
