@@ -151,7 +151,10 @@ class Trial:
                    "--workers", "1", "--backend-store-uri", f"sqlite:///{self.database}",
                    "--artifacts-destination", str(self.folder / "artifacts")]  # fmt: skip
         log = (self.folder / "server.log").open("ab")
-        self.server = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        place = self.folder / "server-tmp"  # a killed server leaves its locks, which are not the run's
+        place.mkdir(exist_ok=True)
+        environment = {**self.environment, "TMPDIR": str(place)}
+        self.server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         while self.in_time():
             with socket.socket() as trying:
                 if trying.connect_ex(("127.0.0.1", self.port)) == 0:
