@@ -22,7 +22,7 @@ from raysde.cli import main, parser
 from raysde.config import loading
 from raysde.config.names import checked_name, checked_sweep
 from raysde.evaluation import report as figures
-from raysde.evaluation.metric import Metric, margin
+from raysde.evaluation.metric import Metric, difference, margin, parse_metric
 from raysde.evaluation.report import Subject, read_report
 from raysde.registry.description import written
 from raysde.registry.promotion import recorded
@@ -500,7 +500,7 @@ def gone():
 def test_the_first_promotion_needs_no_rival(two, client):
     """Of the metric, its interval and its direction; there was nothing before it."""
     assert tags(client, 1) == {"alias": "champion", "metric": "fid", "better": "lower", "value": "12.0", "low": "11.5", "high": "12.5"}  # fmt: skip
-    assert recorded(client.get_model_version("digits", "1")) == {"fid": Metric(**FID)}
+    assert recorded(client.get_model_version("digits", "1")) == {"fid": parse_metric(FID, "a tag")}
 
 
 def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
@@ -803,13 +803,13 @@ def test_a_figure_says_beside_what_it_was_measured(folders, tmp_path):
         path = evaluated(tmp_path, folders[0], data=data, held_out={"t": t}, overrides=overrides, figures=[figure])
         return read_report(path)[name]
 
-    assert figures.difference(found("fid"), found("fid", t=0.25)) is None
-    assert "d train 9 8x8 for the one and d train 9 16x16" in figures.difference(found("fid"), found("fid", (16, 16)))
+    assert difference(found("fid"), found("fid", t=0.25)) is None
+    assert "d train 9 8x8 for the one and d train 9 16x16" in difference(found("fid"), found("fid", (16, 16)))
     for name in ("denoised_psnr", "denoised_lpips"):
-        assert "8x8 t=0.5 for the one and" in figures.difference(found(name), found(name, t=0.25))
-    assert figures.difference(found("inpainted_psnr"), found("inpainted_psnr", t=0.25)) is None
-    assert "steps=50" in figures.difference(found("inpainted_psnr"), found("inpainted_psnr", overrides=None))
-    assert figures.difference(found("bpd"), found("bpd", overrides=None)) is None
+        assert "8x8 t=0.5 for the one and" in difference(found(name), found(name, t=0.25))
+    assert difference(found("inpainted_psnr"), found("inpainted_psnr", t=0.25)) is None
+    assert "steps=50" in difference(found("inpainted_psnr"), found("inpainted_psnr", overrides=None))
+    assert difference(found("bpd"), found("bpd", overrides=None)) is None
 
 
 def test_several_figures_need_a_name(tmp_path):
