@@ -147,7 +147,9 @@ def recorder_subject() -> Any:
 def for_settle(recorder: Recorder) -> None:
     from raysde.sde import VP
 
-    spec = SimpleNamespace(conditional=True, generation={}, sde=VP(), default_solver="heun")
+    spec = SimpleNamespace(
+        conditional=True, generation={}, sde=VP(), process=VP(), network=None, text=None, default_solver="heun"
+    )
     recorder.replace("raysde.registry.resolve_checkpoint", Path("checkpoint"))
     recorder.replace("raysde.checkpoints.checkpoint.verify", SimpleNamespace(spec=spec))
     recorder.replace("raysde.commands.tune_sampler.claim", None)
