@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raysde.models.score import ScoreModel
 from raysde.training.ema import Ema
+from raysde.training.muon import Muon
 from raysde.training.posthoc_ema import PowerEma
 
 NUMBER = ":number"
@@ -45,9 +46,6 @@ class TrainState:
     stale: int = 0
     stopped: bool = False
     profiles: list[PowerEma] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.first_groups = self.group_numbers()
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -131,8 +129,8 @@ class TrainState:
             "stale": self.stale,
             "stopped": self.stopped,
             "scaler": self.scaler.state_dict(),
-            # numbers that an optimizer of the user's own counts on
-            **({"groups": self.group_numbers()} if self.group_numbers() != self.first_groups else {}),
+            # an optimizer of the user's own may count in its groups, as ours do not
+            **({} if type(self.optimizer) in (torch.optim.AdamW, Muon) else {"groups": self.group_numbers()}),
         }
 
     def load_values(self, values: dict[str, Any]) -> None:
