@@ -21,7 +21,7 @@ DAMAGE = (
     OSError, EOFError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, ArithmeticError, struct.error,
     Image.DecompressionBombError,
 )  # fmt: skip
-"""What Pillow's parsers raised over the files that tests/test_fuzz.py and longer runs of it damaged."""
+"""What Pillow's parsers raised over the files that tests/images/test_fuzz.py and longer runs of it damaged."""
 
 
 def decode_image(data: Bytes, channels: int, out: np.ndarray | None = None) -> np.ndarray:

@@ -70,6 +70,7 @@ def test_three_epochs_with_restarts_are_the_plan(digits):
 def nodes():
     from ray.cluster_utils import Cluster
 
+    ray.shutdown()  # of the cluster that other tests of this file share
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     ray.init(address=cluster.address, logging_level="WARNING")
     yield cluster
