@@ -1,1 +1,1 @@
-"""Everything that knows Ray: ingestion, the data stream, the training job."""
+"""Everything that imports Ray: Data for ingest and training, Train, Tune, and actors that sample and evaluate."""

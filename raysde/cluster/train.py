@@ -1,4 +1,4 @@
-"""Training on Ray: the driver that launches a worker group, and what each worker does."""
+"""Training on Ray: the driver, which launches a worker group and starts it again where it was lost."""
 
 import itertools
 import re

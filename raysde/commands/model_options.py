@@ -28,7 +28,9 @@ def model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help=SOURCES)
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
     command.add_argument(
-        "--allow-code", action="store_true", help="import the network class that the checkpoint names, if it names one"
+        "--allow-code",
+        action="store_true",
+        help="import the network, process or text encoder of your own that the checkpoint names",
     )
     tracking_option(command)
 

@@ -14,11 +14,13 @@ def draw_command(source: str, folder: Path, *options: str) -> str:
         options: further words of the command.
     """
     from raysde.checkpoints import checkpoint
+    from raysde.io.own_code import External
 
     found = checkpoint.read(folder)
-    return shlex.join(
-        ["raysde", "sample", source, *options, *condition(found.spec, found.recipe, found.data), "-n", "16"]
-    )
+    parts = (found.spec.sde, found.spec.network, found.spec.text)
+    allowed = ["--allow-code"] if any(isinstance(part, External) for part in parts) else []
+    asked = condition(found.spec, found.recipe, found.data)
+    return shlex.join(["raysde", "sample", source, *allowed, *options, *asked, "-n", "16"])
 
 
 def condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -> list[str]:

@@ -162,6 +162,11 @@ def _sentence(error: ValidationError) -> str:
         if isinstance(part, int) or ".".join([*path, part]) in meanings or (is_unknown and number == len(first["loc"])):
             path.append(str(part))
     where = ".".join(path)
+    if is_unknown and where in meanings:
+        kind = next(str(part) for part in reversed(first["loc"]) if str(part) not in path)
+        return (
+            f"key {where!r} is none of {where.rpartition('.')[0]}.kind={kind}; `raysde config` lists the keys of each"
+        )
     if is_unknown:
         return f"unknown key {where!r}{did_you_mean(where, meanings, meanings)}; `raysde config` lists all keys"
     if first["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):

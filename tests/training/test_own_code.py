@@ -35,7 +35,8 @@ def examples() -> dict[str, tuple[str, str, dict]]:
         if language == "python":
             name, code = text.split()[1].removesuffix(".py"), text
         else:
-            keys = yaml.safe_load(text)
+            tree = yaml.safe_load(text)
+            keys = {f"train.{key}": value for key, value in tree.get("train", {}).items()} or tree
             found[next(iter(keys))] = (name, code, keys)
     return found
 

@@ -1,4 +1,4 @@
-"""Networks that images are compared through: Inception, CLIP, a classifier."""
+"""Networks that images are compared through: Inception, a classifier, networks of your own."""
 
 from typing import TYPE_CHECKING
 
