@@ -1,4 +1,4 @@
-"""ray job submit --working-dir . -- python jobs/settle.py models:/digits@candidate --data SHARDS --features judge"""
+"""The former name of jobs/tune_sampler.py, which goes on working."""
 
 import sys
 from pathlib import Path

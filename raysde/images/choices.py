@@ -1,4 +1,4 @@
-"""How images may be fitted to a size and stored; without torch, since help is printed from it."""
+"""Ways to fit images to a size and to store them; without torch, since help is printed from it."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What a model does along the probability flow: likelihoods of images, and latents of images and back."""
+"""A model along the probability flow: likelihoods of images, and latents of images and back."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack

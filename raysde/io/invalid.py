@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a value, as a path and a sentence."""
+"""The first fault that pydantic found in a value, as a path and a sentence."""
 
 from pydantic import ValidationError
 

@@ -20,7 +20,7 @@ class External:
     )
 
     key: ClassVar[str]
-    """Of the recipe, which messages name."""
+    """Key of the recipe that messages name."""
 
     def __post_init__(self) -> None:
         module, _, attribute = self.factory.partition(":")

@@ -1,4 +1,4 @@
-"""Where an imported model comes from."""
+"""The origin of an imported model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -22,7 +22,7 @@ class NetworkConfig(Protocol):
 
     @property
     def time_input(self) -> TimeInput:
-        """What the network is told of t where neither the recipe nor the SDE asks for something else."""
+        """Form of t that the network is told where neither the recipe nor the SDE asks for something else."""
 
     def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
         """Return the network with fresh weights, called as ``network(x, t, pooled, context, mask)``.

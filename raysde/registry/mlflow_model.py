@@ -21,7 +21,7 @@ PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in S
 
 
 def signature(spec: ModelSpec) -> ModelSignature:
-    """What :class:`raysde.registry.serving.Served` takes and gives for a model."""
+    """Return the columns and parameters that :class:`raysde.registry.serving.Served` takes and gives for a model."""
     kinds = {**COLUMNS, "label": LABELS[serving.label_kind(spec)]}
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kinds[name], name, required=must) for name, must in serving.columns(spec).items()

@@ -99,7 +99,7 @@ def about(meaning: str, **bounds: float) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How to sample: a solver with its settings, a time grid and a corrector.
+    """A way to sample: a solver with its settings, a time grid and a corrector.
 
     The fields say what each setting means; see also :data:`SETTINGS`. ``solver`` is a name of ``SOLVERS``, chosen by
     :func:`raysde.sampling.solvers.default.default_solver` where none is given.

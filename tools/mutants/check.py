@@ -9,7 +9,7 @@ import pytest
 from tools.mutants.mutant import ROOT, Mutant
 
 USUAL = "not gpu and not slow and not readme"
-"""What pyproject.toml gives pytest where a mistake has no ``-m`` of its own."""
+"""Marks that pyproject.toml gives pytest where a mistake has no ``-m`` of its own."""
 
 
 def wrong_places(mutants: Iterable[Mutant]) -> list[str]:
