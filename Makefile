@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-mathematics test-processes test-processors test-readme soak lint format bench conformance nfe pictures mutants clean help
+.PHONY: setup demo test test-mathematics test-processes test-processors test-readme test-slow lint format bench conformance nfe pictures mutants clean help
 
 help:
-	@echo "make setup | demo | test | test-processors | test-readme | soak | lint | format | bench | conformance | nfe | pictures | mutants | clean"
+	@echo "make setup | demo | test | test-processors | test-readme | test-slow | lint | format | bench | conformance | nfe | pictures | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -51,8 +51,12 @@ test-processors: $(STAMP)
 test-readme: $(STAMP)
 	$(PYTEST) -m readme tests/test_readme.py
 
-soak: $(STAMP)
-	$(BIN)/python -m pytest -m slow tests
+# What takes minutes: the README's path, then kills, elastic worker groups, object stores and whole sweeps.
+test-slow: $(STAMP)
+	@status=0; \
+	$(MAKE) --no-print-directory test-readme || status=1; \
+	$(PYTEST) -m slow tests || status=1; \
+	exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

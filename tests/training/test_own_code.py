@@ -208,6 +208,20 @@ def test_a_huber_loss_reaches_the_loop(recipe, written):
     assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-3)
 
 
+@pytest.mark.parametrize(("reduction", "share"), [("mean", 1.0), ("half_sum", 0.5 * 64)])
+def test_a_loss_of_ones_own_is_reduced_as_the_recipe_says(recipe, written, reduction, share):
+    """Half the sum over an image's 64 values, or their mean."""
+    name, code, keys = EXAMPLES["train.weighting"]
+    written(name, code)
+    task = objective(open_run(loading.parse(tree_of(recipe, {**keys, "train.reduction": reduction}))))
+    x = torch.linspace(-1.0, 1.0, 64, dtype=torch.float64).reshape(1, 1, 8, 8)
+    given = (torch.zeros_like(x), x, x, torch.full((1,), 0.5, dtype=torch.float64), raysde.VP(), "noise")
+    loss = denoising_score_matching(*given, task.criterion)
+    assert loss.item() == pytest.approx(
+        share * denoising_score_matching(*given, Criterion(own=task.criterion.own)).item()
+    )
+
+
 def test_a_schedule_follows_the_warm_up(recipe, written, sink):
     name, code, keys = EXAMPLES["train.decay"]
     written(name, code)
