@@ -49,15 +49,16 @@ def writing(what: str, place: object) -> Iterator[None]:
 def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:
     """Refuses weights that are not those of the configuration beside them; diffusers draws at random what is missing.
 
+    It raises of its own accord where a weight has another shape.
+
     Args:
         loading: what ``from_pretrained`` of diffusers tells with ``output_loading_info``.
         what: the folder, for the message.
 
     Raises:
-        ValueError: naming one that is missing, too much, or of another shape.
+        ValueError: naming one that is missing or too much.
     """
-    shapes = (mismatch[0] for mismatch in loading["mismatched_keys"])
-    if strange := sorted({*loading["missing_keys"], *loading["unexpected_keys"], *shapes}):
+    if strange := sorted({*loading["missing_keys"], *loading["unexpected_keys"]}):
         raise ValueError(
             f"the weights in {what} do not fit its config.json: {len(strange)} differ, such as {strange[0]}"
         )
