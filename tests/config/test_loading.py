@@ -63,7 +63,10 @@ def test_a_new_length_replaces_the_old():
     assert loading.load(DIGITS, ["train.length.epochs=3"]).train.length.images is None
 
 
-@pytest.mark.parametrize(("length", "steps"), [({"steps": 7}, 7), ({"epochs": 3}, 30), ({"images": 1000}, 100)])
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [({"steps": 7}, 7), ({"epochs": 3}, 30), ({"images": 1000}, 100), ({"images": 1006}, 101), ({"epochs": 0.29}, 3)],
+)
 def test_length_in_steps(length, steps):
     assert sections.Length(**length).in_steps(batch=10, rows=100) == steps
 

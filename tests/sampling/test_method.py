@@ -20,7 +20,7 @@ from raysde.registry.serving import Served
 from raysde.sampling import sampler
 from raysde.sampling.method import SETTINGS, Method
 from raysde.sampling.solvers import SOLVERS, Kind
-from raysde.sde import VP
+from raysde.sde import EDM, VP
 from raysde.tuning.sampler.space import parse_space
 from tests.support.models import spec_with
 
@@ -234,3 +234,13 @@ def test_methods_are_known_without_torch():
         "assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion", "edm"])
+def test_rho_shapes_the_grid_that_the_sde_chooses(solver):
+    """Karras et al. 2022, equation 5: sigma_i^(1 / rho) is uniform; with EDM, nobody has to name the grid."""
+    sde = EDM()
+    method = Method(solver=solver, steps=6, rho=5.0)
+    high, low = (sde.sigma_max * t for t in (sde.ceiling, sde.sample_floor))
+    roots = torch.linspace(high ** (1 / 5), low ** (1 / 5), len(method.times(sde)), dtype=torch.float64)
+    torch.testing.assert_close(sde.sigma_max * method.times(sde), roots**5, rtol=1e-6, atol=0.0)

@@ -330,3 +330,22 @@ def test_datasets_reads_the_shards(tmp_path):
     result = convert(Given(samples(5)), 0, Rules(channels=3, size=8), str(tmp_path))
     found = datasets.Dataset.from_parquet(str(tmp_path / result.shards[0].file), cache_dir=str(tmp_path / "cache"))
     assert [np.array_equal(row["image"], rng_image(n)) for n, row in enumerate(found)] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("rules", "size"),
+    [
+        ({"fit": "crop"}, (10, 10)),
+        ({"fit": "pad"}, (10, 10)),
+        ({"fit": "stretch"}, (10, 10)),
+        ({"fit": "short"}, None),
+        ({"bucket_multiple": 2}, (10, 10)),
+    ],
+    ids=str,
+)
+def test_a_data_set_has_a_size_where_its_images_have_one(tmp_path, rules, size):
+    """Images of 20 x 40 and 40 x 20, of which only their short side becomes 10."""
+    given = tuple(Sample(str(high), array_file(np.zeros((high, 60 - high, 3), np.uint8))) for high in (20, 40))
+    made = Rules(channels=3, size=10, validation=0.0, **rules)
+    manifest = collect([convert(Given(given), 0, made, str(tmp_path))], made, str(tmp_path), source="s", licence="")
+    assert manifest.size == size

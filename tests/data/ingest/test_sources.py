@@ -250,6 +250,17 @@ def test_parts_partition_the_samples(tmp_path, make, part_rows):
         assert [part.count for part in source.parts[:-1]] == [part_rows] * (len(source.parts) - 1)
 
 
+@pytest.mark.parametrize("part_rows", [1, 3, 100])
+def test_rows_of_an_array_have_their_number_in_the_file_as_key(tmp_path, part_rows):
+    """Whatever part a row is read in, key, pixels and label belong together."""
+    np.save(tmp_path / "train_images.npy", np.arange(7, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.arange(7) + 10)
+    samples = read(tmp_path, part_rows=part_rows)
+    assert [sample.key for sample in samples] == [f"train_images.npy#{row}" for row in range(7)]
+    assert [sample.label for sample in samples] == [str(row + 10) for row in range(7)]
+    assert [Image.open(io.BytesIO(sample.data)).getpixel((0, 0)) for sample in samples] == list(range(7))
+
+
 def test_a_parts_row_groups_add_up_to_what_was_asked(tmp_path):
     folder = make_parquet(tmp_path / "source")
     assert [part.count for part in open_source(str(folder), part_rows=4).parts] == [4, 3]

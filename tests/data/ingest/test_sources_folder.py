@@ -483,3 +483,12 @@ def test_subfolders_that_are_no_classes_are_named(tmp_path, names, note):
     assert len(said) == (note is not None)
     assert all(re.search(note, one) for one in said)
     assert {label for _, label in found(folder).values()} == {None}
+
+
+@pytest.mark.parametrize("place", ["cats", "cats/young"])
+def test_a_name_means_the_image_beside_its_description_first(tmp_path, place):
+    """Images of the same name lie in the root and beside the description, which says nothing of the other."""
+    folder = write_images(tmp_path / "f", ["00", "01", f"{place}/00"])
+    write_json(folder, f"{place}/captions.json", {"00.png": "mine", "01.png": "above"})
+    captions = {key: said for key, (said, _) in found(folder).items()}
+    assert captions == {"00.png": (), "01.png": ("above",), f"{place}/00.png": ("mine",)}
