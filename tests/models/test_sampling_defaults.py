@@ -23,7 +23,7 @@ from raysde.sampling.sampler import Method
 from raysde.tracking import client_for
 from tests.support.checkpoints import description_of, write_model
 from tests.support.command_line import refused
-from tests.support.models import CAPTIONS, caption_spec
+from tests.support.models import CAPTIONS, caption_spec, filled_model
 from tests.support.pictures import open_image
 
 OWN = {"solver": "edm", "steps": 3, "churn": 20.0, "guidance": 3.0, "guidance_interval": (0.5, 30.0)}
@@ -72,6 +72,19 @@ def test_what_is_given_wins(folders, given, wanted):
     plain, own = model_at(folders["plain"]), model_at(folders["plain-settled"])
     found = own.sample(prompts=PROMPTS, seed=4, **given)
     assert torch.equal(found.images, plain.sample(prompts=PROMPTS, seed=4, **wanted).images)
+
+
+def test_labels_alone_are_guided_too():
+    """As prompts are, by the model's own scale."""
+    classes = {"text": None, "classes": 3}
+    plain = Model(filled_model(**classes), caption_spec(**classes))
+    own = Model(plain.score_model, caption_spec(**classes, generation=checked(OWN)))
+    found = own.sample(labels=[2, 0, 1], seed=4)
+    assert torch.equal(found.images, plain.sample(labels=[2, 0, 1], seed=4, **OWN).images)
+    assert not torch.equal(
+        found.images,
+        plain.sample(labels=[2, 0, 1], seed=4, **{**OWN, "guidance": 1.0, "guidance_interval": None}).images,
+    )
 
 
 def test_images_of_nothing_are_not_guided(folders):

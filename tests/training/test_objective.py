@@ -145,6 +145,18 @@ def test_the_offset_of_the_strata_is_the_steps(streams):
     assert min(np.diff(different)) > 2e-3
 
 
+def test_a_short_last_microbatch_has_the_strata_that_are_left():
+    """Of a global batch of 600 in microbatches of 256, 256 and 88."""
+    task, batch = objective(batch=600), 600
+    times = []
+    for index, count in enumerate((ROWS, ROWS, 88)):
+        forward = told()
+        microbatch_loss(forward, forward.model, microbatch(0, index, count), task, CPU)
+        times.append((forward.t.double() - SDE.train_floor) / (SDE.ceiling - SDE.train_floor))
+    offsets = torch.cat(times) * batch - torch.arange(batch, dtype=torch.float64)
+    assert torch.remainder(offsets - offsets[0] + 0.5, batch).sub(0.5).abs().max() < 1e-3
+
+
 def test_offsets_are_uniform():
     """Over 400 steps: mean 1/2 and variance 1/12, within four standard errors."""
     forward, task, found = told(), objective(batch=4, microbatch=4), []

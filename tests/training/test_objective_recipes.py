@@ -106,6 +106,18 @@ def test_sigma_max_is_taken_from_the_images(recipe, digits):
         open_run(loading.parse(recipe(data__sigma_max_rows=10)))
 
 
+def test_sigma_max_is_not_taken_from_rows_that_are_held_out(recipe, digits):
+    """Of 150 rows to train on and 50 at random that are validated on."""
+    run = open_run(
+        loading.parse(recipe(**{**SIGMA, "data__sigma_max_rows": 150}, validation__rows=50, validation__every=2))
+    )
+    held = set(run.held_out.tolist())
+    kept = np.array([row for row in range(200) if row not in held])
+    x = Reader(digits).read(kept).images.astype(np.float64).reshape(150, -1) / 127.5 - 1.0
+    largest = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1)).max()
+    assert run.spec.sde.sigma_max == pytest.approx(largest, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "culprit"),
     [

@@ -1,0 +1,23 @@
+"""Work measured in one process: what is told of it on the way."""
+
+import pytest
+
+from raysde.evaluation.workload import DRAWN, here
+
+
+class Four:
+    """A bench whose parts take four steps of a solver and give where they lie."""
+
+    def part(self, work, first, count, told):
+        for step in range(1, 5):
+            told(step, 4)
+        return work, first, count
+
+
+@pytest.mark.parametrize("steps", [[(0, 8), (8, 4)], [(3, 8), (20, 4)]])
+def test_progress_counts_images_and_their_share_of_steps(steps):
+    """Of eight images after one of four steps, two are done; and each stretch's own are told once it is measured."""
+    told = []
+    parts = list(here(Four(), DRAWN, steps, lambda done, total: told.append((done, total))))
+    assert parts == [(DRAWN, *each) for each in steps]
+    assert told == [(done, 12) for done in (2, 4, 6, 8, 8, 9, 10, 11, 12, 12)]

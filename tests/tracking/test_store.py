@@ -1,0 +1,17 @@
+"""The file of a store: what is opened."""
+
+import pytest
+
+from raysde.tracking.store import client_for
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["empty", "absent"])
+def test_a_file_without_tables_becomes_a_store(tmp_path, made):
+    """An empty one is what SQLite leaves between opening a new database and its first table."""
+    path = tmp_path / "m.db"
+    if made:
+        path.touch()
+    client = client_for(f"sqlite:///{path}")
+    client.create_experiment("e")
+    assert path.read_bytes().startswith(b"SQLite format 3")
+    assert [each.name for each in client_for(f"sqlite:///{path}").search_experiments()] == ["e", "Default"]
