@@ -15,6 +15,7 @@ from torch import Tensor
 from raysde.rng import RandomSource, noise_from
 from raysde.sampling.method import Method, Settings
 from raysde.sampling.sampler import Callback, Samples, sample
+from raysde.sampling.score import asked
 from raysde.sampling.solvers.grids import checked
 from raysde.sampling.solvers.ode import heun
 from raysde.sampling.solvers.trajectory import Walk
@@ -120,7 +121,7 @@ def sample_path(
     )  # fmt: skip
     xs, hats, nfe = [], [], end.nfe
     for t, place in zip(wanted.tolist(), places, strict=True):
-        aside = Walk(getattr(score, "score", score), sde, between(sde, grid[place].item(), t), noise)
+        aside = Walk(asked(score), sde, between(sde, grid[place].item(), t), noise)
         x = states[place]
         for index in range(len(aside.times) - 1):
             x = heun(aside, x, index)[0]

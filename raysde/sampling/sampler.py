@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raysde.rng import RandomSource, noise_from
 from raysde.sampling.method import Method, Settings
+from raysde.sampling.score import asked
 from raysde.sampling.solvers.adaptive import probability_flow
 from raysde.sampling.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
 from raysde.sampling.solvers.default import default_solver
@@ -78,7 +79,7 @@ def sample(
     method.check(sde)
     check_resample(resample, method)
     noise = noise_from(generator)
-    walk = Walk(getattr(score, "score", score), sde, method.times(sde) if times is None else times, noise)
+    walk = Walk(asked(score), sde, method.times(sde) if times is None else times, noise)
     x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype)) if start is None else start
     if x.shape != torch.Size(shape):
         raise ValueError(f"start has shape {tuple(x.shape)}, not {tuple(shape)}")

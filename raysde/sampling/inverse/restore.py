@@ -23,6 +23,7 @@ from raysde.sampling.inverse.operators import Projection, replaced
 from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
 from raysde.sampling.method import Method, Settings
 from raysde.sampling.sampler import Callback, Samples, sample
+from raysde.sampling.score import asked
 from raysde.sde import SDE, Score
 
 Way = Literal["moment_matching", "replacement"]
@@ -88,8 +89,7 @@ def edit(
     if method == "replacement":
         project = Replacement(sde, known, projection, noise_from(generator))
     else:
-        prior = getattr(score, "score", score)
-        score = MomentMatching(prior, sde, known, projection, noise, iterations).score
+        score = MomentMatching(asked(score), sde, known, projection, noise, iterations).score
     drawn = sample(
         score,
         sde,
