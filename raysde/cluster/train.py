@@ -21,6 +21,7 @@ from raysde.cluster.stream import stream, stream_spec
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
 from raysde.io.filesystems import child, filesystem
+from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
 from raysde.runs.run import Run, open_run
 from raysde.tracking.spool import spool_of
@@ -29,6 +30,8 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints that it was told of."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
+OWN = f"{OwnCodeError.__module__}.{OwnCodeError.__name__}: "
+"""The name of a mistake in the user's own code, which another worker group would meet too."""
 
 
 def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
@@ -94,7 +97,7 @@ def launch(
         reports: where the first worker also sends what it validates.
 
     Raises:
-        ValueError: as :func:`own_share`.
+        ValueError: as :func:`own_share`, or if code of the user's own ended the run.
         RuntimeError: if the run failed for good, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
@@ -122,6 +125,8 @@ def launch(
             break
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
+            if OWN in said:
+                raise ValueError(said.replace(OWN, "")) from error
             if failures == most:
                 raise RuntimeError(said) from error
     returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
@@ -181,11 +186,12 @@ def trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrainer:
 
 
 def root_cause(error: Exception) -> str:
-    """The first worker's or the controller's error, in a line; of a chain, the last that is not Ray's wrapping."""
+    """Return the controller's error or that of the first worker, before others of one that met a mistake in the user's
+    code, in a line; of a chain of errors, the last that is not Ray's wrapping."""
     if isinstance(error, ray.exceptions.RayActorError):
         return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    rank, failure = sorted(failures.items())[0]
+    rank, failure = min(failures.items(), key=lambda item: (OWN not in str(item[1]), item[0]))
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
     if raised:
         return f"worker {rank}: {raised[-1]}"
