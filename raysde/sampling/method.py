@@ -7,7 +7,7 @@ SDE and not before, so that the command line can describe every setting at once.
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, get_origin
 
@@ -256,6 +256,25 @@ assert typing.get_type_hints(Settings) == typing.get_type_hints(Method)
 def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of some keyword arguments that choose a :class:`Method`."""
     return {name: value for name, value in settings.items() if name in SETTINGS}
+
+
+GRIDDED = ("steps", "grid", "rho")
+"""Settings of a grid of times."""
+
+
+def check_timed(settings: Mapping[str, Any], shown: Callable[[str], str] = str) -> None:
+    """Raise ValueError if settings of a grid are given beside times of the caller's own.
+
+    Args:
+        shown: gives a setting's name in the message.
+    """
+    if given := [shown(name) for name in GRIDDED if settings.get(name) is not None]:
+        raise ValueError(f"{shown('times')} says which steps are taken: leave out {' and '.join(given)}")
+
+
+def untimed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those of a grid, for a walk of other times."""
+    return {name: value for name, value in settings.items() if name not in GRIDDED}
 
 
 def readable(settings: Mapping[str, Any]) -> dict[str, Any]:

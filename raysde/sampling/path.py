@@ -12,6 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from raysde.io.keywords import own_keywords
 from raysde.rng import RandomSource, noise_from
 from raysde.sampling.method import Method, Settings
 from raysde.sampling.sampler import Callback, Samples, sample
@@ -74,6 +75,7 @@ def _stay(x: Tensor, t: float) -> Tensor:
     return x
 
 
+@own_keywords
 @torch.no_grad()
 def sample_path(
     score: Score,

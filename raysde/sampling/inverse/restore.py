@@ -18,10 +18,11 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
+from raysde.io.keywords import own_keywords
 from raysde.rng import Noise, RandomSource, noise_from
 from raysde.sampling.inverse.operators import Projection, replaced
 from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
-from raysde.sampling.method import Method, Settings
+from raysde.sampling.method import Method, Settings, untimed
 from raysde.sampling.sampler import Callback, Samples, sample
 from raysde.sampling.score import asked
 from raysde.sde import SDE, Score
@@ -45,6 +46,7 @@ class Replacement:
         return replaced(x, alpha * self.known + sigma * self.projection.measure(self.noise(x)), self.projection)
 
 
+@own_keywords
 @torch.no_grad()
 def edit(
     score: Score,
@@ -105,6 +107,7 @@ def edit(
     return Samples(drawn.x if noise else replaced(drawn.x, known, projection), drawn.nfe)
 
 
+@own_keywords
 @torch.no_grad()
 def sdedit(
     score: Score,
@@ -149,5 +152,5 @@ def sdedit(
         times=times,
         start=start,
         callback=callback,
-        **settings,
+        **untimed(settings),
     )
