@@ -20,6 +20,7 @@ from raysde.cluster.resources import Share, check_room, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
+from raysde.io.amounts import amount
 from raysde.io.filesystems import child, filesystem
 from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
@@ -104,8 +105,7 @@ def launch(
     share = share or own_share(run)
     speak = say if reports is None else tell  # a trial of a sweep is launched by a process of the cluster
     if reports is None:  # a sweep shows its trials in a line of its own
-        least = run.config.resources.least
-        say(f"starting {least} worker{'s' if least > 1 else ''}")
+        say(f"starting {amount(run.config.resources.least, 'worker')}")
     settings = {
         "recipe": recipe,
         "tracking_uri": tracking_uri,
