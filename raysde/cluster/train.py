@@ -31,7 +31,7 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints that it was told of."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
-OWN = f"{OwnCodeError.__module__}.{OwnCodeError.__name__}: "
+OWN = re.compile(rf"([\w.]+\.)?{OwnCodeError.__name__}: ")
 """The name of a mistake in the user's own code, which another worker group would meet too."""
 
 
@@ -125,8 +125,8 @@ def launch(
             break
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
-            if OWN in said:
-                raise ValueError(said.replace(OWN, "")) from error
+            if OWN.search(said):
+                raise ValueError(OWN.sub("", said, count=1)) from error
             if failures == most:
                 raise RuntimeError(said) from error
     returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
@@ -191,7 +191,12 @@ def root_cause(error: Exception) -> str:
     if isinstance(error, ray.exceptions.RayActorError):
         return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    rank, failure = min(failures.items(), key=lambda item: (OWN not in str(item[1]), item[0]))
+    told = [_told(rank, failure) for rank, failure in sorted(failures.items())]
+    return next(filter(OWN.search, told), told[0])
+
+
+def _told(rank: int, failure: object) -> str:
+    """Return the error of one worker in a line."""
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
     if raised:
         return f"worker {rank}: {raised[-1]}"

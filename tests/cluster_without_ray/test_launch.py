@@ -253,10 +253,12 @@ def test_the_error_of_the_first_worker_is_told(launched, failures, expected):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank):
+@pytest.mark.parametrize("form", ["traceback", "error"])
+def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, form):
     """Another worker group would meet it again; other workers lose their connection only because of it."""
-    said = traceback.format_exception(OwnCodeError("network.factory 'my:Net' raised KeyError: 'a' at my.py:3"))
-    failures = {rank: "".join(said), 1 - rank: "RuntimeError: Connection closed by peer"}
+    mistake = OwnCodeError("network.factory 'my:Net' raised KeyError: 'a' at my.py:3")
+    said = mistake if form == "error" else "".join(traceback.format_exception(mistake))
+    failures = {rank: said, 1 - rank: "RuntimeError: Connection closed by peer"}
     with pytest.raises(ValueError, match=rf"^run 'small' failed: worker {rank}: network\.factory 'my:Net' raised"):
         launched(Share(1, False), raised=Failed(failures), resources__max_failures=3)
     assert "starting again" not in capsys.readouterr().err
