@@ -1,6 +1,7 @@
 """The command line: `raysde COMMAND`. Errors are one sentence and status 2."""
 
 import argparse
+import copy
 import os
 import platform
 import re
@@ -29,6 +30,11 @@ from raysde.io.near import did_you_mean
 
 FORMER = {"settle": "tune-sampler"}
 """Commands by the name that they had; it goes on working."""
+
+
+def called(former: str) -> str:
+    """Return the sentence that says what a former command is called."""
+    return f"raysde {former} is called raysde {FORMER[former]} now"
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,7 +87,8 @@ def parser() -> Parser:
     ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
     tune_sampler_options(commands.add_parser("tune-sampler", help="find the sampler settings that suit a model"))
     for former, name in FORMER.items():
-        commands.choices[former] = commands.choices[name]
+        renamed = commands.choices[former] = copy.copy(commands.choices[name])
+        renamed.description = f"{called(former)}. {renamed.description}"
     import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
     export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
     register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
@@ -125,9 +132,9 @@ def answered(argv: Sequence[str] | None) -> int:
     if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
         command_of(top, args.command).unrecognized(rest)
     if rest:
-        args.overrides += rest  # argparse does not take key=value after an option
-    if name := FORMER.get(args.command):
-        print(f"raysde {args.command} is called raysde {name} now", file=sys.stderr)
+        args.overrides = [*args.overrides, *rest]  # argparse does not take key=value after an option
+    if args.command in FORMER:
+        print(called(args.command), file=sys.stderr)
     try:
         args.run(args)
     except BrokenPipeError:

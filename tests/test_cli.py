@@ -202,6 +202,8 @@ def test_a_folder_of_pictures_is_not_offered_as_a_place_for_shards(capsys, refus
     assert f"raysde ingest {pictures} SHARDS" in said
     assert f"SOURCE {pictures}" not in said
     picture = pictures / "cats" / "a.png"
+    assert said.startswith(f"raysde: data.path '{pictures}' holds no manifest.json")
+    assert refused(capsys, "inspect", str(pictures)).startswith(f"raysde: the folder '{pictures}' holds no manifest")
     assert f"raysde ingest {picture} SHARDS" in refused(capsys, "train", RECIPE, *places[1:], f"data.path={picture}")
     for place in (empty, tmp_path / "missing"):
         assert f"raysde ingest SOURCE {place}" in refused(capsys, "train", RECIPE, *places[1:], f"data.path={place}")
@@ -223,7 +225,7 @@ def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, place
     assert main([*command[1:], "-n", "2", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
     assert len(list((tmp_path / "drawn").glob("image-*.png"))) == 2
     capsys.readouterr()
-    for count, said in ((2, "which are replaced"), (1, "of which 1 stay beside the new ones (image-001.png, ...)")):
+    for count, said in ((2, "which are replaced"), (1, "of which 1 stays beside the new ones (image-001.png, ...)")):
         assert main([*command[1:], "-n", str(count), "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
         assert f"drawn holds 2 pictures of an earlier drawing, {said}" in capsys.readouterr().err
     assert "--guidance must be a number from 0 on" in refused(capsys, *command[1:], "--guidance", "-1")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from raysde.cli import parser
+from raysde.cli import main, parser
 from raysde.conditioning.conditioner import Encoded
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config import loading, reference
@@ -112,3 +112,31 @@ def test_its_header_can_be_typed(path):
         key, equals, value = word.strip(",;.:'").partition("=")
         if equals and key in known and not value.startswith(("{", "[")):
             loading.load(path, [f"{key}={value}"])
+
+
+ODD = """
+name: odd
+data: {path: p}
+text: {kind: scratch, width: 16, layers: 1, heads: 2}
+network: {kind: external, factory: "a:b", kwargs: {small: 1.0e-05, large: 1.0e+22, word: "yes", number: "007", none: null,
+  empty: {}, deep: {a: [1, {b: 2.0e-07}]}}}
+train: {length: {images: 5000}, decay: {kind: external, factory: "a:b"}}
+sampling: {prompts: ["\u00e9 \U0001f600 it's", "a: b # c", "null"], solver: edm, churn_high: .inf}
+"""
+
+
+@pytest.mark.parametrize("base", ["itself", "nothing"])
+@pytest.mark.parametrize("path", [*RECIPES, "odd"], ids=lambda path: getattr(path, "stem", path))
+def test_what_config_prints_are_overrides_that_make_the_recipe(capsys, tmp_path, path, base):
+    """All lines together, over the recipe itself and over an empty one."""
+    if path == "odd":
+        path = tmp_path / "odd.yaml"
+        path.write_text(ODD)
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("{}")
+    assert main(["config", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.match(r"[a-z_.]+=", line) for line in lines)
+    assert main(["config", str(path if base == "itself" else empty), *lines]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    assert loading.load(empty, lines) == loading.load(path)

@@ -16,6 +16,7 @@ from raysde.data.ingest.digits import WORDS, DigitJudge, caption, write_digits
 from raysde.data.ingest.probe import rules_for
 from raysde.data.ingest.sources import open_source
 from raysde.images.tensors import grid, save_picture
+from raysde.io.amounts import amount
 from raysde.tracking import client_for, tags_of
 
 JUDGED = 500
@@ -31,7 +32,7 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     print(f"1. wrote {count} scanned digits with captions to {out / 'images'}")
     source = open_source(str(out / "images"))
     manifest = ingest(source, str(out / "shards"), rules_for(source), name="scikit-learn's digits")
-    print(f"2. ingested {manifest.rows} images into {out / 'shards'}")
+    print(f"2. ingested {amount(manifest.rows, 'image')} into {out / 'shards'}")
     print(f"3. training {settings.sde.kind} on {settings.resources.workers} worker(s)")
     done = train_job(settings, started=started)
     loop = float(tags_of(client_for(uri), done.run_id)["raysde.seconds.loop"])

@@ -20,7 +20,9 @@ from raysde.cluster.resources import Share, check_room, share_out, survey
 from raysde.cluster.stream import stream, stream_spec
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
+from raysde.io.amounts import amount
 from raysde.io.filesystems import child, filesystem
+from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
 from raysde.runs.run import Run, open_run
 from raysde.tracking.spool import spool_of
@@ -29,6 +31,8 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints that it was told of."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that says what was raised."""
+OWN = re.compile(rf"([\w.]+\.)?{OwnCodeError.__name__}: ")
+"""The name of a mistake in the user's own code, which another worker group would meet too."""
 
 
 def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
@@ -94,15 +98,14 @@ def launch(
         reports: where the first worker also sends what it validates.
 
     Raises:
-        ValueError: as :func:`own_share`.
+        ValueError: as :func:`own_share`, or if code of the user's own ended the run.
         RuntimeError: if the run failed for good, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
     share = share or own_share(run)
     speak = say if reports is None else tell  # a trial of a sweep is launched by a process of the cluster
     if reports is None:  # a sweep shows its trials in a line of its own
-        least = run.config.resources.least
-        say(f"starting {least} worker{'s' if least > 1 else ''}")
+        say(f"starting {amount(run.config.resources.least, 'worker')}")
     settings = {
         "recipe": recipe,
         "tracking_uri": tracking_uri,
@@ -122,6 +125,8 @@ def launch(
             break
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
+            if OWN.search(said):
+                raise ValueError(OWN.sub("", said, count=1)) from error
             if failures == most:
                 raise RuntimeError(said) from error
     returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
@@ -181,11 +186,17 @@ def trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrainer:
 
 
 def root_cause(error: Exception) -> str:
-    """The first worker's or the controller's error, in a line; of a chain, the last that is not Ray's wrapping."""
+    """Return the controller's error or that of the first worker, before others of one that met a mistake in the user's
+    code, in a line; of a chain of errors, the last that is not Ray's wrapping."""
     if isinstance(error, ray.exceptions.RayActorError):
         return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    rank, failure = sorted(failures.items())[0]
+    told = [_told(rank, failure) for rank, failure in sorted(failures.items())]
+    return next(filter(OWN.search, told), told[0])
+
+
+def _told(rank: int, failure: object) -> str:
+    """Return the error of one worker in a line."""
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
     if raised:
         return f"worker {rank}: {raised[-1]}"

@@ -1,7 +1,6 @@
 """The command `raysde config`: the reference of all keys, or a recipe checked and complete."""
 
 import argparse
-import json
 
 
 def config_options(command: argparse.ArgumentParser) -> None:
@@ -9,7 +8,7 @@ def config_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "recipe", nargs="?", help="print this recipe, complete and checked, instead of the explanation"
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     command.set_defaults(run=run_config)
 
 
@@ -21,4 +20,4 @@ def run_config(args: argparse.Namespace) -> None:
         print(reference.reference())
         return
     for key, value in loading.load(args.recipe, args.overrides).flat().items():
-        print(f"{key}={json.dumps(value)}")
+        print(f"{key}={loading.written(value)}")

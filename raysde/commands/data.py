@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from raysde.io.amounts import amount
+
 
 def inspect_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde inspect`."""
@@ -19,7 +21,7 @@ def plan_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde plan`."""
     command.description = "Lists the rows that a step of a recipe is trained on: before, during or after the run."
     command.add_argument("recipe", help="YAML file, see jobs/configs")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     command.add_argument("--step", type=int, required=True, help="counted from 0")
     command.set_defaults(run=run_plan)
 
@@ -53,7 +55,7 @@ def run_plan(args: argparse.Namespace) -> None:
     if not 0 <= args.step < run.steps:
         raise ValueError(f"--step must be from 0 to {run.steps - 1}, got {args.step}")
     reader = Reader(run.manifest)
-    print(f"# step {args.step} of {run.steps}, epoch {run.plan.epoch(args.step):.3f}, {run.plan.batch} rows")
+    print(f"# step {args.step} of {run.steps}, epoch {run.plan.epoch(args.step):.3f}, {amount(run.plan.batch, 'row')}")
     print("# microbatch  row  shard  key  label  captions")
     for index in range(run.plan.microbatches):
         for row in run.feed.rows[run.plan.rows_of(args.step, index)].tolist():

@@ -14,7 +14,7 @@ def demo_options(command: argparse.ArgumentParser) -> None:
         default="out/demo",
         help="folder for what the demo makes; an earlier demo there is replaced (default %(default)s)",
     )
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     command.set_defaults(run=run_demo)
 
 

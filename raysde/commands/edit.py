@@ -13,6 +13,7 @@ from raysde.commands.model_options import (
     solver_options,
     warn_of_older,
 )
+from raysde.io.amounts import amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +98,7 @@ def run_edit(args: argparse.Namespace) -> None:
     save_png(drawn.images, out, [f"image-{index:03d}" for index in range(len(files))])
     sheet = side_by_side(shown, drawn.images, args.n)
     save_picture(grid(sheet, columns=args.n + 1), out / "sheet.png")
-    print(f"{len(files)} images and {out / 'sheet.png'} ({drawn.nfe} network evaluations each)")
+    print(f"{amount(len(files), 'image')} and {out / 'sheet.png'} ({amount(drawn.nfe, 'network evaluation')} each)")
 
 
 def checked_restoring(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from raysde.commands import size_option
 from raysde.images.choices import ENCODINGS, FITS
 from raysde.images.sizes import Size, shown_size
+from raysde.io.amounts import amount
 
 DIGITS = "sklearn:digits"
 EMOJI = ("emoji", "all-emoji")
@@ -169,8 +170,8 @@ def summary(manifest: "object", out: str) -> None:
     shape = shown_size(manifest.size) if manifest.size else "many sizes"
     colour = "grey" if manifest.channels == 1 else "RGB"
     print(
-        f"{manifest.rows} {colour} images of {shape}, {manifest.captions} captions, {manifest.classes} classes, "
-        f"{len(manifest.shards)} shards in {out}"
+        f"{amount(manifest.rows, f'{colour} image')} of {shape}, {amount(manifest.captions, 'caption')}, "
+        f"{amount(manifest.classes, 'class')}, {amount(len(manifest.shards), 'shard')} in {out}"
     )
     counts = manifest.statistics["labels"]
     if empty := [name for name in manifest.labels if not counts.get(name)]:

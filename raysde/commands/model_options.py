@@ -5,13 +5,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raysde.commands import SOURCES, tracking_option
-from raysde.io.near import did_you_mean
+from raysde.io.amounts import amount
 from raysde.io.progress import say
-from raysde.sampling.method import SETTINGS, Method
+from raysde.sampling.method import SETTINGS, Method, Setting, no_setting
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 """What options are added to: a command, or a group of them in its help."""
@@ -87,7 +88,9 @@ def solver_options(command: Options) -> None:
         said = f"{each.meaning} ({values})"
         if name == "solver":
             said = SOLVER_HELP.format(", ".join(other for other in each.choices if other != "none"))
-        how: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if each.kind is bool else {"type": each.kind}
+        how: dict[str, Any] = {"type": partial(typed, each)}
+        if each.kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
         command.add_argument(f"--{name.replace('_', '-')}", help=said, **how)
     command.add_argument(
         "--set",
@@ -97,6 +100,14 @@ def solver_options(command: Options) -> None:
         help="one of these settings by its name in a recipe: --set eta=1 for --eta 1",
     )
     command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
+
+
+def typed(setting: Setting, text: str) -> Any:
+    """Return the value of a setting's option; argparse refuses what is of another type with the setting's sentence."""
+    try:
+        return setting.kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(setting.refused(text)) from None
 
 
 def workers_option(command: argparse.ArgumentParser) -> None:
@@ -113,12 +124,16 @@ def workers_option(command: argparse.ArgumentParser) -> None:
 
 
 def check_drawing(args: argparse.Namespace) -> None:
-    """Finds what is wrong with the solver before a model is loaded.
+    """Find what is wrong with the solver and the scales of guidance before a model is loaded.
 
     Raises:
-        ValueError: naming the setting.
+        ValueError: naming the setting or option.
     """
+    from raysde.models.sampling_defaults import check_scale
+
     Method(**chosen_method(args))
+    check_scale(args.guidance, "--guidance")
+    check_scale(args.autoguidance, "--autoguidance")
 
 
 def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
@@ -202,8 +217,12 @@ def warn_of_older(out: str, count: int) -> None:
         return
     new = {f"image-{number:03d}.png" for number in range(count)}
     stay = [name for name in older if name not in new]
-    kept = f", of which {len(stay)} stay beside the new ones ({stay[0]}, ...)" if stay else ", which are replaced"
-    say(f"{out} holds {len(older)} pictures of an earlier drawing{kept}")
+    one = len(older) == 1
+    kept = ", which is replaced" if one else ", which are replaced"
+    if stay:
+        others = f"stay{'s' if len(stay) == 1 else ''} beside the new ones"
+        kept = f", which {others}" if one else f", of which {len(stay)} {others} ({stay[0]}, ...)"
+    say(f"{out} holds {amount(len(older), 'picture')} of an earlier drawing{kept}")
 
 
 def labels_of(texts: Sequence[str], spec: Any) -> list[Any]:
@@ -232,10 +251,8 @@ def guidance_arguments(
     Raises:
         ValueError: naming the option that has no effect.
     """
-    from raysde.models.sampling_defaults import GUIDED, check_scale, resolve
+    from raysde.models.sampling_defaults import GUIDED, resolve
 
-    for option, scale in (("--guidance", args.guidance), ("--autoguidance", args.autoguidance)):
-        check_scale(scale, option)
     apart = args.autoguidance is not None
     if apart and args.autoguide is None:
         raise ValueError("--autoguidance has no effect without --autoguide")
@@ -266,15 +283,14 @@ def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in known:
-            near = did_you_mean(key, known)
-            raise ValueError(f"--set {pair!r}: the settings of a solver are {', '.join(sorted(known))}{near}")
+            raise ValueError(f"--set {pair!r}: {no_setting(key, sorted(known))}")
         if key in settings:
             raise ValueError(f"--set {key} is given twice; keep one of them")
         try:
             settings[key] = text if SETTINGS[key].kind is str else json.loads(text)
         except json.JSONDecodeError:
-            raise ValueError(f"--set {pair!r}: {text!r} is no number, true or false") from None
+            raise ValueError(f"--set {pair!r}: {SETTINGS[key].refused(text)}") from None
         wanted, given = SETTINGS[key].kind, type(settings[key])
         if given is not wanted and not (given is int and wanted is float):
-            raise ValueError(f"--set {pair!r}: {key} takes a value like {wanted(1)!r}")
+            raise ValueError(f"--set {pair!r}: {SETTINGS[key].refused(text)}")
     return settings

@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysde.commands.model_options import chosen_method
+from raysde.sampling.method import check_timed
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,7 +23,7 @@ def walk_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--times",
         metavar="T,T,...",
-        help="falling times to walk instead of --steps and --grid: 1,0.5,0.1,0.001",
+        help="falling times to walk instead of --steps, --grid and --rho: 1,0.5,0.1,0.001",
     )
     group.add_argument(
         "--start",
@@ -38,8 +41,7 @@ def walk_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if args.times is not None:
-        if args.steps is not None or args.grid is not None:
-            raise ValueError("--times says which steps are taken: leave out --steps and --grid")
+        check_timed(chosen_method(args), lambda name: f"--{name}")
         found["times"] = times_of(args.times)
     if args.start is not None:
         found["start"] = array_of(args.start)

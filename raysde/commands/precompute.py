@@ -2,6 +2,8 @@
 
 import argparse
 
+from raysde.io.amounts import amount
+
 
 def precompute_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
@@ -39,4 +41,4 @@ def run_precompute(args: argparse.Namespace) -> None:
     for job in jobs:
         made = precompute(job, manifest)
         megabytes = sum(file.bytes for file in made.all_files) / 1e6
-        print(f"{made.kind} of {manifest.rows} rows, {megabytes:.1f} MB in {made.path}")
+        print(f"{made.kind} of {amount(manifest.rows, 'row')}, {megabytes:.1f} MB in {made.path}")

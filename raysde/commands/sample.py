@@ -19,6 +19,7 @@ from raysde.commands.model_options import (
     workers_option,
 )
 from raysde.commands.path_options import walk_arguments, walk_options
+from raysde.io.amounts import amount
 from raysde.io.progress import say
 
 EXAMPLES = """\
@@ -92,7 +93,7 @@ def run_sample(args: argparse.Namespace) -> None:
     with progress_bar("writing", "image") as progress:
         paths = drawn.save(args.out, progress)
     strip = "" if args.path is None else f", their paths in {Path(args.out) / 'path.png'}"
-    print(f"{len(paths) - 1} images and {paths[-1]} ({drawn.nfe} network evaluations each){strip}")
+    print(f"{amount(len(paths) - 1, 'image')} and {paths[-1]} ({amount(drawn.nfe, 'network evaluation')} each){strip}")
 
 
 def run_bulk(args: argparse.Namespace) -> None:
@@ -128,4 +129,5 @@ def run_bulk(args: argparse.Namespace) -> None:
     bulk = Bulk(model, requests, location(args.out), args.form, args.seed, negative, settings)
     with bars() as told:
         kept = draw_all(bulk, draw, lambda done, total: told("drawing images", done, total))
-    print(f"{requests.count} images in {len(bulk.parts)} parts in {bulk.out} ({kept} of them were there already)")
+    drawn = f"{amount(requests.count, 'image')} in {amount(len(bulk.parts), 'part')}"
+    print(f"{drawn} in {bulk.out} ({kept} of them were there already)")

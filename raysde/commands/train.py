@@ -17,7 +17,9 @@ def train_options(command: argparse.ArgumentParser) -> None:
         "Trains on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine."
     )
     command.add_argument("recipe", help="YAML file, see jobs/configs")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as sde.kind=ve train.lr=1e-3")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="such as sde.kind=ve train.lr=1e-3"
+    )
     command.add_argument(
         "--no-ray",
         action="store_true",

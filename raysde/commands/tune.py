@@ -26,7 +26,9 @@ def tune_options(command: argparse.ArgumentParser) -> None:
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.add_argument("recipe", help="YAML file, see jobs/configs")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="of every trial, as for raysde train")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="of every trial, as for raysde train"
+    )
     command.add_argument("--name", help="of the sweep, which goes on under it (default: the recipe's, with -sweep)")
     command.add_argument("--sweep", metavar="FILE", help="YAML file of the settings below, see jobs/sweeps")
     command.add_argument(

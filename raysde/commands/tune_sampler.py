@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysde.commands import tracking_option
+from raysde.io.amounts import amount
 
 if TYPE_CHECKING:
     from raysde.tuning.sampler.successive_halving import Settled
@@ -42,7 +43,9 @@ def tune_sampler_options(command: argparse.ArgumentParser) -> None:
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.add_argument("model", help="a checkpoint, a run's folder or id, models:/NAME@ALIAS or models:/NAME/VERSION")
-    command.add_argument("overrides", nargs="*", metavar="key=v1,v2", help="settings to try (default: as above)")
+    command.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=v1,v2", help="settings to try (default: as above)"
+    )
     command.add_argument("--data", required=True, metavar="SHARDS", help="folder or URI of real images, as ingested")
     command.add_argument(
         "--metric", default="kid", help="fid, kid, is, precision or accuracy decides (default %(default)s)"
@@ -96,7 +99,9 @@ def run_tune_sampler(args: argparse.Namespace) -> None:
         search.study.rehearse(search.candidates[0], search.images[0], told)
     from raysde.cluster.tune_sampler import measure_on_ray  # loads Ray
 
-    print(f"{len(search.candidates)} settings, on {', '.join(str(samples) for samples in search.images)} images")
+    print(
+        f"{amount(len(search.candidates), 'setting')}, on {', '.join(str(samples) for samples in search.images)} images"
+    )
     found, drawing = search.run(measure_on_ray(search.study, out))
     report(found, out, drawing)
     if args.name:

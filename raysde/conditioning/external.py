@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from raysde.conditioning.text import TextEncoder, Tokenizer
-from raysde.io.own_code import External
+from raysde.io.own_code import External, OwnCodeError
+from raysde.io.shapes import of_shape, place_of
 
 Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
@@ -34,13 +35,13 @@ class ExternalText(External):
         module = self.made()
         made = f"{self.name} made a {type(module).__name__}"
         if not isinstance(module, nn.Module):
-            raise ValueError(f"{made}, not an nn.Module")
+            raise OwnCodeError(f"{made}, not an nn.Module")
         tokenize = getattr(module, "tokenize", None)
         if not isinstance(getattr(module, "width", None), int) or not callable(tokenize):
-            raise ValueError(f"{made} without a whole number width and a method tokenize; see docs/own-code.md")
+            raise OwnCodeError(f"{made} without a whole number width and a method tokenize; see docs/own-code.md")
         if next(module.parameters(), None) is None:
-            raise ValueError(f"{made} without parameters; give it at least one")
-        return OwnTokenizer(tokenize, self.name), OwnEncoder(module)
+            raise OwnCodeError(f"{made} without parameters; give it at least one")
+        return OwnTokenizer(self.guarded(tokenize), self.name), OwnEncoder(module, self)
 
 
 class OwnTokenizer(Tokenizer):
@@ -57,12 +58,12 @@ class OwnTokenizer(Tokenizer):
         """
         ids, mask = self.tokenize(captions)
         if ids.shape != mask.shape or ids.ndim != 2 or len(ids) != len(captions) or mask.dtype != torch.bool:
-            raise ValueError(
+            raise OwnCodeError(
                 f"{self.name}: tokenize must give ids and a bool mask of shape [{len(captions)}, tokens], got "
                 f"{list(ids.shape)} and {mask.dtype} {list(mask.shape)}"
             )
         if not bool(mask.any(dim=1).all()):
-            raise ValueError(f"{self.name}: tokenize gives a caption no token; give the empty one a token too")
+            raise OwnCodeError(f"{self.name}: tokenize gives a caption no token; give the empty one a token too")
         return ids, mask
 
     def padded_length(self, tokens: int) -> int:
@@ -78,11 +79,17 @@ class OwnTokenizer(Tokenizer):
 class OwnEncoder(TextEncoder):
     """The user's module; captions are summed up by the mean of their tokens' vectors."""
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, own: External) -> None:
         nn.Module.__init__(self)
-        self.encoder, self.width, self.ends = encoder, encoder.width, False
+        self.encoder, self.width, self.ends, self.own = encoder, encoder.width, False, own
         self.trainable = any(parameter.requires_grad for parameter in encoder.parameters())
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self.encoder(ids, mask)
+        """Return the tokens' vectors [B, L, width].
+
+        Raises:
+            ValueError: if they have another shape, or the user's module raises anything.
+        """
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()), self.own.named():
+            vectors = self.encoder(ids, mask)
+        return of_shape(vectors, (*ids.shape, self.width), f"{self.own.name}: {place_of(self.encoder)}")

@@ -132,6 +132,16 @@ def assignment(override: str) -> tuple[list[str], Any]:
     return key.split("."), read_yaml(text, f"the value of override {override!r}")
 
 
+def written(value: Any) -> str:
+    """Return a value of JSON as an override takes it, in a line; YAML has its own form of 1e-05."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{written(key)}: {written(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
+
+
 def _rank(path: Sequence[str]) -> int:
     """0 for a kind, 1 for a preset, which both say what the other keys of their node mean; 2 for those."""
     return 0 if path[-1] == "kind" else 1 if list(path) == ["network", "preset"] else 2
@@ -141,15 +151,17 @@ def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Sets a dotted path.
 
     A new ``kind`` replaces its whole node, since the old kind's keys mean nothing to it, and so does a new ``preset``;
-    so does one of the ways to give the length, of which a recipe has exactly one.
+    one of the ways to give the length makes the others null, since a recipe has exactly one.
     """
     for key in path[:-1]:
         node = tree.get(key)
         if not isinstance(node, dict):
             node = tree[key] = {}
         tree = node
-    if (_rank(path) < 2 and tree.get(path[-1]) != value) or list(path[:-1]) == ["train", "length"]:
+    if _rank(path) < 2 and tree.get(path[-1]) != value:
         tree.clear()
+    if list(path[:-1]) == ["train", "length"] and value is not None:
+        tree.update(dict.fromkeys(tree))
     tree[path[-1]] = value
 
 

@@ -22,6 +22,7 @@ from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
 from raysde.io.own_code import External
 from raysde.models.method_fields import key_of
+from raysde.models.sampling_defaults import Scale
 from raysde.sampling.method import SETTINGS, Settings
 from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSchedule
 from raysde.training.losses import REDUCTIONS, WEIGHTINGS, Reduce, Reduction, Weight, Weighting
@@ -268,7 +269,7 @@ class Grids(Node):
     labels: tuple[LabelName, ...] = Field(
         (), description="class names of the grid, repeated in turn; empty draws without a class"
     )
-    guidance: Annotated[float, Field(ge=0.0)] = Field(1.0, description="classifier-free guidance scale; 1 for none")
+    guidance: Scale = Field(1.0, description="classifier-free guidance scale; 1 for none")
     seed: Seed = Field(0, description="image i of a grid is drawn from (seed, i)")
 
     @property

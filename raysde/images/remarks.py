@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from raysde.io.amounts import amount
+
 Change = Literal["profile", "unusable", "transparent", "frames", "grey", "colourless", "ink", "black"]
 SENTENCES: dict[Change, str] = {
     "profile": "have a colour profile and were converted to sRGB",
@@ -53,7 +55,7 @@ class Remarks:
     def sentences(self, rows: int) -> list[str]:
         """Return a sentence for each change that a person should know of, out of ``rows`` images."""
         return [
-            f"{count} of {rows} images {sentence}: {', '.join(self.examples[change])}"
+            f"{count} of {amount(rows, 'image')} {sentence}: {', '.join(self.examples[change])}"
             + (" ..." if count > len(self.examples[change]) else "")
             for change, sentence in SENTENCES.items()
             if (count := self.counts.get(change, 0))

@@ -22,6 +22,7 @@ from raysde.inference.pixels import (
 )
 from raysde.inference.sample import Drawing, drawn, guidance_of, made, resolved
 from raysde.inference.samples import Drawn
+from raysde.io.keywords import own_keywords
 from raysde.models import autoencoder as latent_space
 from raysde.models.sampling_defaults import resolve
 from raysde.sampling import likelihood
@@ -46,6 +47,7 @@ class Restoring(Drawing, total=False):
     resample: int
 
 
+@own_keywords
 def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
     """Fill in what is not known of images [B, C, H, W]; what is known stays as it is.
 
@@ -70,6 +72,7 @@ def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Re
     return restored(model, len(images), measured, **options)
 
 
+@own_keywords
 def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Drawn:
     """Colour images [B, 1, H, W], which are taken for the means over the channels; see :func:`inpaint`."""
     channels, height, width = model.spec.image
@@ -79,6 +82,7 @@ def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Dr
     return restored(model, len(grey), lambda rows: (Grey(channels), to_floats(model, grey[rows])), **options)
 
 
+@own_keywords
 def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
     """Enlarge images [B, C, H / factor, W / factor], which are taken for the means of blocks of pixels; see
     :func:`inpaint`."""
@@ -89,6 +93,7 @@ def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Res
     return restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
 
 
+@own_keywords
 def edit(model: ModelLike, images: Tensor, strength: float, **drawing: Unpack[Drawing]) -> Drawn:
     """Change images [B, C, H, W] by noise and its removal; see :func:`raysde.sampling.inverse.restore.sdedit`.
 
@@ -113,6 +118,7 @@ def edit(model: ModelLike, images: Tensor, strength: float, **drawing: Unpack[Dr
     return drawn(model, run, len(images), share=strength, **resolved(model.spec, drawing))
 
 
+@own_keywords
 @torch.no_grad()
 def interpolate_prompts(
     model: ModelLike,

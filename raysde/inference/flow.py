@@ -11,6 +11,7 @@ from raysde.data.classes import Label
 from raysde.inference.edit import check_images, check_weights
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, need_pixels, to_floats, to_pixels
 from raysde.inference.sample import conditioned
+from raysde.io.keywords import own_keywords
 from raysde.sampling import likelihood
 from raysde.sampling.sampler import Samples
 
@@ -84,11 +85,13 @@ def bits_per_dim(
     )
 
 
+@own_keywords
 def encode(model: ModelLike, images: Tensor, **options: Unpack[Flowing]) -> Tensor:
     """Return the latents [B, C, H, W] of images; :func:`decode` inverts it, :func:`encode_counted` has more."""
     return encode_counted(model, images, **options).x
 
 
+@own_keywords
 def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing]) -> Samples:
     """Return the latents of images as :func:`encode` finds them, and the network evaluations of each.
 
@@ -104,6 +107,7 @@ def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing])
     return Samples(*likelihood.encode_counted(score, to_floats(model, images), model.score_model.sde, **tolerances))
 
 
+@own_keywords
 def decode(
     model: ModelLike, latents: Tensor, *, dtype: torch.dtype = torch.uint8, **options: Unpack[Flowing]
 ) -> Tensor:
@@ -111,6 +115,7 @@ def decode(
     return decode_counted(model, latents, dtype=dtype, **options).x
 
 
+@own_keywords
 def decode_counted(
     model: ModelLike, latents: Tensor, *, dtype: torch.dtype = torch.uint8, **options: Unpack[Flowing]
 ) -> Samples:
@@ -131,6 +136,7 @@ def decode_counted(
     return Samples(to_pixels(model, x0, dtype).cpu(), nfe)
 
 
+@own_keywords
 def interpolate(
     model: ModelLike,
     first: Tensor,

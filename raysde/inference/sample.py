@@ -12,10 +12,11 @@ from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import EncodeConditions, Guidance, Interval, Led
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, frames, pixel_range, to_pixels
 from raysde.inference.samples import Drawn, DrawnPath
+from raysde.io.keywords import own_keywords
 from raysde.models.sampling_defaults import resolve
 from raysde.models.spec import ModelSpec
 from raysde.sampling import path, sampler
-from raysde.sampling.method import Method, Settings
+from raysde.sampling.method import Method, Settings, check_timed, untimed
 from raysde.sampling.sampler import Callback, Samples
 from raysde.sde import Score
 
@@ -52,6 +53,7 @@ class DrawRows(Protocol):
     ) -> Samples: ...
 
 
+@own_keywords
 def sample(
     model: ModelLike,
     *,
@@ -91,7 +93,7 @@ def sample(
         progress: called with the solver's steps done and to be done, over all batches.
         size: (height, width) of the images, or one number for both, if not the model's own.
         start: x at the first time, [N, C, H, W] in the space that the model draws in, instead of the prior's.
-        times: falling times of your own, instead of ``steps`` and ``grid``.
+        times: falling times of your own, instead of ``steps``, ``grid`` and ``rho``.
         dtype: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor rounded.
         settings: fields of :class:`raysde.sampling.method.Method`, by default the model's own.
 
@@ -109,9 +111,10 @@ def sample(
         whole, own = begun(model, shape, start, rows)
         return sampler.sample(score, model.score_model.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
 
-    return drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing))
+    return drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing, times))
 
 
+@own_keywords
 def sample_path(
     model: ModelLike,
     points: int,
@@ -138,7 +141,7 @@ def sample_path(
         paths.append(path.sample_path(score, sde, whole, points, times=times, **own, **given))  # type: ignore[arg-type]
         return paths[-1].end
 
-    found = drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing))
+    found = drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing, times))
     x, x0_hat = (torch.cat([getattr(each, name) for each in paths], dim=1).cpu() for name in ("x", "x0_hat"))
     return DrawnPath(
         **vars(found),
@@ -150,14 +153,20 @@ def sample_path(
     )
 
 
-def resolved(spec: ModelSpec, drawing: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor | None = None) -> dict[str, Any]:
     """Return arguments of :func:`drawn`, with the model's own settings where they say nothing.
 
+    Args:
+        times: that are walked instead of a grid.
+
     Raises:
-        ValueError: as :func:`raysde.models.sampling_defaults.resolve`.
+        ValueError: as :func:`raysde.models.sampling_defaults.resolve`, or if there are times and settings of a grid.
     """
     conditional = drawing.get("prompts") is not None or drawing.get("labels") is not None
-    return resolve(spec.generation, drawing, conditional, usual=spec.default_solver)
+    if times is None:
+        return resolve(spec.generation, drawing, conditional, usual=spec.default_solver)
+    check_timed(drawing)
+    return untimed(resolve(spec.generation, drawing, conditional, usual=spec.default_solver))
 
 
 @torch.no_grad()

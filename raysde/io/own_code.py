@@ -1,10 +1,23 @@
 """Code of the user's own that a recipe or a checkpoint names: ``kind: external``, ``factory`` and ``kwargs``."""
 
+import functools
 import importlib
 import inspect
-from collections.abc import Callable
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+LIBRARIES = ("<", str(Path(__file__).parent.parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+"""The beginnings of names of files that are no code of the user's own."""
+
+
+class OwnCodeError(ValueError):
+    """A mistake in code of the user's own, which a run that is started again would meet again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +52,46 @@ class External:
             offered: arguments that it is given if its signature has them.
 
         Raises:
-            ValueError: as :meth:`found`, or if it does not take the values.
+            ValueError: as :meth:`found`, or if it raises anything.
         """
         make, call = self.found(**offered)
-        try:
+        with self.named():
             return make(*call.args, **call.kwargs)
-        except TypeError as error:
-            raise ValueError(f"{self.name} cannot be called with these kwargs: {error}") from error
 
     def made_callable(self, **offered: Any) -> Callable[..., Any]:
-        """Import and call a factory of functions.
+        """Import and call a factory of functions, and return one :meth:`guarded`.
 
         Raises:
             ValueError: as :meth:`made`, or if what it makes cannot be called.
         """
         function = self.made(**offered)
         if not callable(function):
-            raise ValueError(f"{self.name} made a {type(function).__name__}, which cannot be called")
-        return function
+            raise OwnCodeError(f"{self.name} made a {type(function).__name__}, which cannot be called")
+        return self.guarded(function)
+
+    def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of the user's own whose errors are :meth:`named`."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.named():
+                return function(*args, **kwargs)
+
+        return call
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Name the user's code, and the place in it, in what it raises here.
+
+        Raises:
+            ValueError: from the error; one of the machine, such as memory that is full, passes as it is.
+        """
+        try:
+            yield
+        except Exception as error:
+            if is_of_machine(error):
+                raise
+            raise OwnCodeError(f"{self.name} raised {told(error)}") from error
 
     def found(self, **offered: Any) -> tuple[Callable[..., Any], inspect.BoundArguments]:
         """Return the factory, imported but not called, and its arguments.
@@ -66,21 +101,40 @@ class External:
         """
         make = self._imported()
         if not callable(make):
-            raise ValueError(f"{self.name} is a {type(make).__name__}, which cannot be called")
+            raise OwnCodeError(f"{self.name} is a {type(make).__name__}, which cannot be called")
         try:
             signature = inspect.signature(make)
         except (TypeError, ValueError) as error:  # of classes written in C
-            raise ValueError(f"{self.name} cannot be called: {error}") from error
+            raise OwnCodeError(f"{self.name} cannot be called: {error}") from error
         own = {key: value for key, value in offered.items() if key in signature.parameters}
         try:
             return make, signature.bind(**self.kwargs, **own)
         except TypeError as error:
-            raise ValueError(f"{self.name} cannot be called with these kwargs: {error}") from error
+            raise OwnCodeError(f"{self.name} cannot be called with these kwargs: {error}") from error
 
     def _imported(self) -> Any:
         module, _, attribute = self.factory.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:  # whatever the user's module raises
-            line = " ".join(str(error).split())[:200]
-            raise ValueError(f"{self.name} cannot be imported: {type(error).__name__}: {line}") from error
+            raise OwnCodeError(f"{self.name} cannot be imported: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """Return an error's name and message, and the last line of the user's own that it passed, in one line."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:200].removesuffix(":")
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [f" at {line.filename}:{line.lineno}" for line in lines if not line.filename.startswith(LIBRARIES)]
+    return said + "".join(own[-1:])
+
+
+def is_of_machine(error: Exception) -> bool:
+    """Return True for errors that code of the user's own meets and does not make: a full memory, a device or another
+    process that failed, and output that nobody reads."""
+    torch = sys.modules.get("torch")
+    kinds = (torch.OutOfMemoryError, torch.AcceleratorError) if torch else ()
+    if isinstance(error, (MemoryError, BrokenPipeError, *kinds)):
+        return True
+    # what gloo raises has no type of its own
+    raising = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path("torch", "distributed").as_posix() in Path(raising).as_posix()

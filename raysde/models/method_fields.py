@@ -1,9 +1,18 @@
 """A method's settings as pydantic checks them: in a recipe, in a model's description, and in a space of settings."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
@@ -40,7 +49,30 @@ class Registered:
 
 
 SolverName = Annotated[str, Registered()]
-KINDS: dict[str, Any] = {name: SolverName if name == "solver" else each.type for name, each in SETTINGS.items()}
+
+
+def told(refused: Callable[[Any], str]) -> WrapValidator:
+    """Return a validator that gives the sentence of ``refused`` for whatever pydantic finds wrong with a value."""
+
+    def worded(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(refused(value)) from None
+
+    return WrapValidator(worded)
+
+
+def kind_of(setting: Setting) -> Any:
+    """Return a setting's type, with its bounds."""
+    if setting.choices:
+        kind = SolverName if setting.name == "solver" else setting.type
+    else:
+        kind = Annotated[setting.kind, Field(ge=setting.least, le=setting.most, gt=setting.above)]
+    return Annotated[kind, told(setting.refused)]
+
+
+KINDS: dict[str, Any] = {name: kind_of(each) for name, each in SETTINGS.items()}
 """The type of every setting of a method."""
 
 
@@ -49,8 +81,12 @@ def key_of(setting: Setting) -> tuple[Any, Any]:
 
     A recipe holds finite numbers, so a bound that is infinite by default is null there.
     """
-    bounds = Field(ge=setting.least, le=setting.most, gt=setting.above)
-    kind = KINDS[setting.name] if setting.choices else Annotated[setting.kind, bounds]
-    open_ended = setting.default is None or (setting.kind is float and math.isinf(setting.default))
-    default = None if open_ended else setting.default
-    return kind | None if open_ended else kind, Field(default, description=setting.meaning)
+    kind = KINDS[setting.name]
+    if setting.kind is float and math.isinf(setting.default):
+        return Annotated[kind | None, BeforeValidator(_bound)], Field(None, description=f"{setting.meaning}; null: inf")
+    return kind | None if setting.default is None else kind, Field(setting.default, description=setting.meaning)
+
+
+def _bound(value: Any) -> Any:
+    """Return None for infinity, however it is spelled."""
+    return None if value in (math.inf, "inf") else value

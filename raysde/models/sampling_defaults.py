@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from raysde.io.invalid import first_mistake
 from raysde.models import method_fields
-from raysde.sampling.method import SETTINGS, Method, method_of, readable
+from raysde.sampling.method import SETTINGS, Method, method_of, no_setting, readable
 from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import default_solver
 
@@ -16,14 +17,24 @@ Interval = tuple[float, float]
 GUIDANCE = ("guidance", "guidance_interval")
 GUIDED = 2.0
 """The guidance scale where there is something to guide away from and nobody names another."""
-KINDS: dict[str, Any] = {**method_fields.KINDS, "guidance": float, "guidance_interval": Interval | None}
-"""Every setting that a model's description may hold, and its type."""
+
+
+def scale_refused(value: Any, name: str = "guidance") -> str:
+    """Return the sentence for what is no guidance scale."""
+    shown = repr(value) if isinstance(value, str) else value
+    return f"{name} must be a number from 0 on, got {shown}; a negative prompt leads away from something"
 
 
 def check_scale(scale: float | None, name: str = "guidance") -> None:
     """Raise ValueError unless a guidance scale is a number from 0 on."""
     if scale is not None and not 0.0 <= scale < math.inf:
-        raise ValueError(f"{name} must be a number from 0 on, got {scale}; a negative prompt leads away from something")
+        raise ValueError(scale_refused(scale, name))
+
+
+Scale = Annotated[float, Field(ge=0.0, allow_inf_nan=False), method_fields.told(scale_refused)]
+"""A guidance scale in a recipe, and in a model's description."""
+KINDS: dict[str, Any] = {**method_fields.KINDS, "guidance": Scale, "guidance_interval": Interval | None}
+"""Every setting that a model's description may hold, and its type."""
 
 
 def check_interval(interval: Interval | None) -> None:
@@ -52,11 +63,12 @@ def valued(name: str, value: Any) -> Any:
         ValueError: if there is no such setting, or the value is of another type or infinite.
     """
     if name not in KINDS:
-        raise ValueError(f"a model draws by the settings {', '.join(KINDS)}; {name!r} is none of them")
+        raise ValueError(no_setting(name, KINDS))
     try:
         found = TypeAdapter(KINDS[name]).validate_python(value)
     except ValidationError as error:
-        raise ValueError(f"{name}: {error.errors()[0]['msg']}, got {value!r}") from None
+        said = first_mistake(error)[1]
+        raise ValueError(said if said.startswith(f"{name} must") else f"{name}: {said}, got {value!r}") from None
     parts = found if isinstance(found, tuple) else (found,)
     if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
         raise ValueError(f"{name} must be finite, got {value!r}")

@@ -1,8 +1,12 @@
 """A score network with everything that gives its output a meaning."""
 
+from contextlib import nullcontext
+
 from torch import Tensor, nn
 
 from raysde.conditioning.conditioner import Condition, Conditioner, Encoded
+from raysde.io.own_code import External
+from raysde.io.shapes import of_shape, place_of
 from raysde.networks.uncertainty import Uncertainty
 from raysde.sde import SDE
 from raysde.sde.parameterisation import Preconditioning, Target, convert, marginal_for
@@ -19,6 +23,7 @@ class ScoreModel(nn.Module):
         data_std: standard deviation of a pixel.
         preconditioning: what stands between x_t, t, the network and the target.
         uncertainty: the log-variance of the loss over t, learned beside the network, if any.
+        own: the recipe's or checkpoint's node that names the network, if that is code of the user's own.
     """
 
     def __init__(
@@ -30,23 +35,27 @@ class ScoreModel(nn.Module):
         data_std: float,
         preconditioning: Preconditioning | None = None,
         uncertainty: Uncertainty | None = None,
+        own: External | None = None,
     ) -> None:
         super().__init__()
         self.network, self.conditioner = network, conditioner
         self.sde, self.target, self.data_std = sde, target, data_std
         self.preconditioning = preconditioning or Preconditioning()
-        self.uncertainty = uncertainty
+        self.uncertainty, self.own = uncertainty, own
 
     def predict(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """The network's output in the type of x_t."""
+        """Return the network's output in the type of x_t.
+
+        Raises:
+            ValueError: if it has another shape than x_t, or a network of the user's own raises anything.
+        """
         alpha, sigma = marginal_for(self.sde, t, x_t)
         seen = self.preconditioning.network_input(x_t, alpha, sigma, self.data_std)
         time = self.preconditioning.network_time(self.sde, t)
-        if self.conditioner.width is None:
-            output = self.network(seen, time)
-        else:
-            output = self.network(seen, time, encoded.pooled, encoded.context, encoded.mask)
-        return output.to(x_t.dtype)
+        told = () if self.conditioner.width is None else (encoded.pooled, encoded.context, encoded.mask)
+        with nullcontext() if self.own is None else self.own.named():
+            output = self.network(seen, time, *told)
+        return of_shape(output, x_t.shape, f"network {place_of(self.network)}").to(x_t.dtype)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """The network's output for x_t [B, C, H, W] at t [B] under ``condition``, and the learned log-variance [B]."""

@@ -205,7 +205,8 @@ def assemble(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder 
     config: NetworkConfig = spec.network
     network = config.build(spec.image, conditioner.width, context)
     uncertainty = Uncertainty() if spec.uncertainty else None
-    return ScoreModel(network, conditioner, spec.process, spec.target, spec.data_std, outside, uncertainty)
+    own = spec.network if isinstance(spec.network, External) else None
+    return ScoreModel(network, conditioner, spec.process, spec.target, spec.data_std, outside, uncertainty, own)
 
 
 def preconditioning_for(spec: ModelSpec) -> Preconditioning:

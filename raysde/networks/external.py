@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from raysde.io.own_code import External
+from raysde.io.own_code import External, OwnCodeError
 from raysde.networks.protocol import Image
 
 
@@ -29,7 +29,7 @@ class ExternalConfig(External):
         """
         network = self.made(image=image, condition=condition)
         if not isinstance(network, nn.Module):
-            raise ValueError(f"{self.name} made a {type(network).__name__}, not an nn.Module")
+            raise OwnCodeError(f"{self.name} made a {type(network).__name__}, not an nn.Module")
         return network
 
     def check_size(self, height: int, width: int) -> None:

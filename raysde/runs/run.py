@@ -98,7 +98,7 @@ def open_run(config: RunConfig) -> Run:
     Raises:
         ValueError: naming the key that does not fit.
     """
-    manifest = read_manifest(config.data.path)
+    manifest = read_manifest(config.data.path, "data.path")
     text = choose_text(manifest, config.text, config.data.precomputed)
     if text is not config.text:
         config = parse({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})

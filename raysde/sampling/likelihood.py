@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from raysde.sampling.score import asked
 from raysde.sampling.solvers.adaptive import integrate, probability_flow
 from raysde.sde import SDE, Score
 
@@ -48,7 +49,7 @@ def checked_score(score: Score) -> Score:
     """
     if getattr(score, "is_guided", False):
         raise ValueError("a guided score belongs to no density: ask for likelihoods and latents with guidance=1")
-    return getattr(score, "score", score)
+    return asked(score)
 
 
 def log_prob(

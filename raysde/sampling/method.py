@@ -5,9 +5,10 @@ The recipe's section ``sampling``, the options of the commands, the parameters o
 SDE and not before, so that the command line can describe every setting at once.
 """
 
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, get_origin
 
@@ -57,16 +58,38 @@ class Setting:
         return tuple(name for each in _options(self.type) if get_origin(each) is Literal for name in get_args(each))
 
     def check(self, value: Any) -> None:
-        """Raise ValueError if a value is none of the choices, or out of bounds."""
+        """Raise ValueError if a value is none of the choices, of another type, or out of bounds."""
         if value is None and self.default is None:
             return
-        if self.choices and value not in self.choices:
-            near = did_you_mean(str(value), self.choices)
-            raise ValueError(f"{self.name} must be one of {', '.join(self.choices)}, got {value!r}{near}")
-        low = -float("inf") if self.least is None else self.least
-        high = float("inf") if self.most is None else self.most
-        if self.kind in (int, float) and not (low <= value <= high and (self.above is None or value > self.above)):
-            raise ValueError(f"{self.name} must {self.range}, got {value}")
+        if value not in (self.choices or (True, False)) if self.kind in (str, bool) else not self._holds(value):
+            raise ValueError(self.refused(value))
+
+    def _holds(self, value: Any) -> bool:
+        """Return True if a value is a number within the bounds."""
+        low = -math.inf if self.least is None else self.least
+        high = math.inf if self.most is None else self.most
+        if isinstance(value, str) or value is None or (self.kind is int and not float(value).is_integer()):
+            return False
+        return bool(low <= value <= high) and (self.above is None or bool(value > self.above))
+
+    def refused(self, value: Any) -> str:
+        """Return the sentence for a value that the setting cannot have, wherever it was given."""
+        shown, near = repr(value) if isinstance(value, str) else value, ""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if self.choices:
+            rule, near = f"be one of {', '.join(self.choices)}", did_you_mean(str(value), self.choices)
+        elif self.kind is bool:
+            rule = "be true or false"
+        elif math.isinf(number):
+            rule = "be finite"
+        elif math.isnan(number) or (self.kind is int and not number.is_integer()):
+            rule = "be a whole number" if self.kind is int else "be a number"
+        else:
+            rule = self.range
+        return f"{self.name} must {rule}, got {shown}{near}"
 
     @property
     def range(self) -> str:
@@ -152,10 +175,10 @@ class Method:
     def __post_init__(self) -> None:
         if self.solver is None:
             object.__setattr__(self, "solver", default_solver(corrector=self.corrector))
-        if self.churn < 0.0 or not 0.0 <= self.churn_low <= self.churn_high:
-            raise ValueError("churn must not be negative, and churn_low must lie between 0 and churn_high")
         for name, each in SETTINGS.items():
             each.check(getattr(self, name))
+        if self.churn_low > self.churn_high:
+            raise ValueError(f"churn_low={self.churn_low} must not be above churn_high={self.churn_high}")
         if self.correction is not None and self.kind.remembers:
             raise ValueError(f"corrector {self.correction} cannot follow {self.solver}, whose steps use earlier ones")
         if self.solver == "none" and self.correction is None:
@@ -256,6 +279,30 @@ assert typing.get_type_hints(Settings) == typing.get_type_hints(Method)
 def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of some keyword arguments that choose a :class:`Method`."""
     return {name: value for name, value in settings.items() if name in SETTINGS}
+
+
+def no_setting(name: str, known: Iterable[str]) -> str:
+    """Return the sentence for a name that is none of the settings known where it was given."""
+    return f"{name} is no setting; there are {', '.join(known)}{did_you_mean(name, known)}"
+
+
+GRIDDED = ("steps", "grid", "rho")
+"""Settings of a grid of times."""
+
+
+def check_timed(settings: Mapping[str, Any], shown: Callable[[str], str] = str) -> None:
+    """Raise ValueError if settings of a grid are given beside times of the caller's own.
+
+    Args:
+        shown: gives a setting's name in the message.
+    """
+    if given := [shown(name) for name in GRIDDED if settings.get(name) is not None]:
+        raise ValueError(f"{shown('times')} says which steps are taken: leave out {' and '.join(given)}")
+
+
+def untimed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those of a grid, for a walk of other times."""
+    return {name: value for name, value in settings.items() if name not in GRIDDED}
 
 
 def readable(settings: Mapping[str, Any]) -> dict[str, Any]:

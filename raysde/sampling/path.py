@@ -12,9 +12,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from raysde.io.keywords import own_keywords
 from raysde.rng import RandomSource, noise_from
 from raysde.sampling.method import Method, Settings
 from raysde.sampling.sampler import Callback, Samples, sample
+from raysde.sampling.score import asked
 from raysde.sampling.solvers.grids import checked
 from raysde.sampling.solvers.ode import heun
 from raysde.sampling.solvers.trajectory import Walk
@@ -73,6 +75,7 @@ def _stay(x: Tensor, t: float) -> Tensor:
     return x
 
 
+@own_keywords
 @torch.no_grad()
 def sample_path(
     score: Score,
@@ -120,7 +123,7 @@ def sample_path(
     )  # fmt: skip
     xs, hats, nfe = [], [], end.nfe
     for t, place in zip(wanted.tolist(), places, strict=True):
-        aside = Walk(getattr(score, "score", score), sde, between(sde, grid[place].item(), t), noise)
+        aside = Walk(asked(score), sde, between(sde, grid[place].item(), t), noise)
         x = states[place]
         for index in range(len(aside.times) - 1):
             x = heun(aside, x, index)[0]

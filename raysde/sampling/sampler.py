@@ -13,8 +13,10 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from raysde.io.keywords import own_keywords
 from raysde.rng import RandomSource, noise_from
-from raysde.sampling.method import Method, Settings
+from raysde.sampling.method import Method, Settings, check_timed
+from raysde.sampling.score import asked
 from raysde.sampling.solvers.adaptive import probability_flow
 from raysde.sampling.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
 from raysde.sampling.solvers.default import default_solver
@@ -35,6 +37,7 @@ class Samples:
     nfe: int
 
 
+@own_keywords
 @torch.no_grad()
 def sample(
     score: Score,
@@ -57,7 +60,7 @@ def sample(
         score: ``score(x_t, t)`` with x_t of ``shape`` and t of shape [B]; or an object with such a method.
         shape: of the result, batch first.
         generator: one for the batch or one for each image.
-        times: a falling grid of your own, instead of ``steps`` and ``grid``.
+        times: a falling grid of your own, instead of ``steps``, ``grid`` and ``rho``.
         start: x at the first time, instead of a draw from the prior.
         project: applied to x at the first time and after every step and corrector step, at the time it has come to; but
             not to the noise-free end. rk45 then goes from time to time of the grid.
@@ -70,6 +73,7 @@ def sample(
         ValueError: if a setting is out of range, undefined for the SDE or the solver, or the times leave its domain.
     """
     if times is not None:
+        check_timed(settings)
         times = checked(times, sde)
         settings["steps"] = len(times) - 1
     if settings.get("solver") is None:
@@ -78,7 +82,7 @@ def sample(
     method.check(sde)
     check_resample(resample, method)
     noise = noise_from(generator)
-    walk = Walk(getattr(score, "score", score), sde, method.times(sde) if times is None else times, noise)
+    walk = Walk(asked(score), sde, method.times(sde) if times is None else times, noise)
     x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype)) if start is None else start
     if x.shape != torch.Size(shape):
         raise ValueError(f"start has shape {tuple(x.shape)}, not {tuple(shape)}")

@@ -1,12 +1,15 @@
 """Losses, optimizers and learning-rate schedules that the user wrote, named in the recipe."""
 
+import inspect
+import math
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from raysde.io.own_code import External
+from raysde.io.own_code import External, OwnCodeError
 from raysde.training.losses import ElementLoss
 from raysde.training.optimizers import Rule
 
@@ -23,7 +26,7 @@ class ExternalLoss(External):
     key: ClassVar[str] = "train.weighting"
 
     def build(self) -> ElementLoss:
-        """Import and call the factory; ValueError if that fails."""
+        """Import and call the factory; ValueError if that fails, and from the loss if it raises anything."""
         return self.made_callable()
 
 
@@ -42,11 +45,20 @@ class ExternalOptimizer(External):
         """Import and call the factory.
 
         Raises:
-            ValueError: if the name cannot be imported, or what it makes is no optimizer.
+            ValueError: if the name cannot be imported, or what it makes is no optimizer, or one whose step takes a
+                closure.
         """
         optimizer = self.made(params=list(groups), lr=lr, weight_decay=weight_decay)
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ValueError(f"{self.name} made a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+            raise OwnCodeError(f"{self.name} made a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+        try:
+            inspect.signature(optimizer.step).bind()
+        except TypeError as error:
+            raise OwnCodeError(
+                f"{self.name} made a {type(optimizer).__name__} whose step cannot be called without arguments "
+                f"({error}); choose an optimizer that needs no closure"
+            ) from error
+        optimizer.step = self.guarded(optimizer.step)  # type: ignore[method-assign]
         return optimizer
 
 
@@ -61,5 +73,24 @@ class ExternalSchedule(External):
     key: ClassVar[str] = "train.decay"
 
     def build(self) -> Rule:
-        """Import and call the factory; ValueError if that fails."""
-        return self.made_callable()
+        """Import and call the factory.
+
+        Raises:
+            ValueError: if that fails; and from the schedule, if it raises anything or gives no finite number.
+        """
+        rule = self.made_callable()
+
+        def factor(progress: float, updates: int) -> float:
+            value = rule(progress, updates)
+            try:
+                found = math.nan if isinstance(value, str | bytes) else float(value)
+            except (TypeError, ValueError, RuntimeError):
+                found = math.nan
+            if not math.isfinite(found):
+                raise OwnCodeError(
+                    f"{self.name} gave {reprlib.repr(value)} at progress {progress:g} after {updates} updates, "
+                    "expected a finite number"
+                )
+            return found
+
+        return factor

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from raysde.io.shapes import of_shape, place_of
 from raysde.sde import SDE, expand
 from raysde.sde.parameterisation import Preconditioning, Target, marginal_for, noise_error_scale, target_of
 
@@ -134,12 +135,7 @@ def denoising_score_matching(
     if criterion.own is not None:
         noise_error = (output - wanted) * (noise_error_scale(target, alpha, sigma, data_std) * scale)
         values = criterion.own(noise_error, expand(sde.log_snr(t), x0))
-        if values.shape != x0.shape:
-            raise ValueError(
-                f"train.weighting: the loss has shape {list(values.shape)}, its error {list(x0.shape)}; give the loss "
-                "of each value"
-            )
-        return reduce(values.flatten(1))
+        return reduce(of_shape(values, x0.shape, f"train.weighting: {place_of(criterion.own)}").flatten(1))
     error = reduce((output - wanted).square().flatten(1))
     if WEIGHTINGS[criterion.weighting].factor is None:
         return error

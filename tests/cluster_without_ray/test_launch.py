@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from raysde.config import loading
 from raysde.distributed.world import World
 from raysde.io.errors import Interrupted
 from raysde.io.filesystems import child
+from raysde.io.own_code import OwnCodeError
 from raysde.runs.build import new_state
 from raysde.runs.hooks import save_checkpoint
 from raysde.runs.local import train_here
@@ -248,6 +250,18 @@ def test_the_error_of_the_first_worker_is_told(launched, failures, expected):
     assert root_cause(Failed(failures)) == expected
     with pytest.raises(RuntimeError, match=f"^run 'small' failed: {expected}$"):
         launched(Share(1, False), raised=Failed(failures))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("form", ["traceback", "error"])
+def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, form):
+    """Another worker group would meet it again; other workers lose their connection only because of it."""
+    mistake = OwnCodeError("network.factory 'my:Net' raised KeyError: 'a' at my.py:3")
+    said = mistake if form == "error" else "".join(traceback.format_exception(mistake))
+    failures = {rank: said, 1 - rank: "RuntimeError: Connection closed by peer"}
+    with pytest.raises(ValueError, match=rf"^run 'small' failed: worker {rank}: network\.factory 'my:Net' raised"):
+        launched(Share(1, False), raised=Failed(failures), resources__max_failures=3)
+    assert "starting again" not in capsys.readouterr().err
 
 
 def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):

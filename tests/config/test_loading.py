@@ -80,7 +80,7 @@ def test_length_in_steps(length, steps):
         (["network.preset=ddpm"], r"network: preset must be .*, got 'ddpm'; did you mean ddpmpp_cifar10 or "),
         (["network.preset=ncsnp_cifar10"], r"network: .*did you mean ncsnpp_cifar10"),
         (["network.preset=dit-s-2"], r"network: .*did you mean dit_s_2"),
-        (["sampling.guidance=-1"], r"sampling\.guidance.*greater than or equal to 0"),
+        (["sampling.guidance=-1"], r"sampling\.guidance.*must be a number from 0 on, got -1"),
         (["sde.beta_mx=1"], "unknown key 'sde.beta_mx'"),
         (["train.lr=fast"], "train.lr: .*number.*fast"),
         (["train.batch=0"], "train.batch"),

@@ -113,11 +113,11 @@ def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"beauty": 3}, "'beauty' is none of them"),
+        ({"beauty": 3}, "beauty is no setting; there are solver"),
         ({"solver": "magic"}, "solver"),
         ({"steps": "many"}, "steps"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"guidance": float("nan")}, "guidance must be finite"),
+        ({"guidance": float("nan")}, "guidance must be a number from 0 on, got nan"),
         ({"guidance_interval": (5.0, 0.2)}, "guidance_interval must be 0 <= low < high"),
         ({"guidance_interval": (0.0, float("inf"))}, "guidance_interval must be finite"),
         ({"solver": "unipc", "corrector": "langevin"}, "corrector langevin cannot follow unipc"),

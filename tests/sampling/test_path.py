@@ -12,11 +12,14 @@ from safetensors.torch import save_file
 
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
+from raysde.inference.model import Model
+from raysde.models.spec import fresh_model
 from raysde.sampling.path import sample_path
 from raysde.sampling.sampler import sample
 from raysde.sde import expand
 from tests.support.checkpoints import write_model
 from tests.support.command_line import refused
+from tests.support.models import spec_with
 from tests.support.oracles import SDES, exact_flow, gaussian_score
 from tests.support.pictures import open_image
 
@@ -169,7 +172,8 @@ def test_the_command_begins_where_it_is_told(folder, tmp_path):
         (["--path", "1"], "--path must be at least 2"),
         (["--times", "1,b"], "--times '1,b' must be numbers"),
         (["--times", "0.1,0.5"], "falling times"),
-        (["--times", "1,0.5", "--steps", "3"], "leave out --steps"),
+        (["--times", "1,0.5", "--steps", "3"], "--times says which steps are taken: leave out --steps"),
+        (["--times", "1,0.5", "--grid", "edm", "--set", "rho=3"], "leave out --grid and --rho"),
         (["--start", "nowhere.npy"], "nowhere.npy cannot be read"),
         (["--start", "flat.npy"], "one array of floats"),
         (["--start", "small.npy"], "start must be floats of shape"),
@@ -183,3 +187,29 @@ def test_walks_that_cannot_be_are_named(folder, tmp_path, capsys, monkeypatch, g
     for name, shape in (("flat", (3, 8)), ("small", (2, 3, 8, 8)), ("two", (2, 1, 8, 8))):
         np.save(tmp_path / f"{name}.npy", np.zeros(shape, np.float32))
     assert said in refused(capsys, "sample", folder, *given)
+
+
+GRID = torch.tensor([0.9, 0.5, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 2}, "steps"),
+        ({"grid": "edm"}, "grid"),
+        ({"steps": 7, "grid": "edm", "rho": 3.0}, "steps and grid and rho"),
+    ],
+)
+def test_times_leave_nothing_to_a_grid(settings, said):
+    """In Python as at the command line; settings of the model's own give way to times without a word."""
+    sde, spec = SDES["vp"], spec_with(generation={"solver": "heun", "steps": 9, "grid": "edm", "rho": 5.0})
+    model = Model(fresh_model(spec, [], 0), spec)
+    for draw in (
+        lambda **given: sample(gaussian_score(0.2, 0.5, sde), sde, (2, 2), times=GRID, **given),
+        lambda **given: sample_path(gaussian_score(0.2, 0.5, sde), sde, (2, 2), 2, times=GRID, **given),
+        lambda **given: model.sample(n=1, times=GRID, **given),
+        lambda **given: model.sample_path(2, n=1, times=GRID, **given),
+    ):
+        with pytest.raises(ValueError, match=f"^times says which steps are taken: leave out {said}$"):
+            draw(**settings)
+    assert model.sample(n=1, times=GRID).nfe == 2 * 2

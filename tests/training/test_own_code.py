@@ -183,7 +183,9 @@ def test_a_loss_is_of_the_noise_whatever_the_network_predicts(target, reduction)
 def test_a_loss_of_another_shape_is_named():
     x = torch.zeros(2, 1, 4, 4)
     loss = Criterion(own=lambda error, log_snr: error.mean())
-    with pytest.raises(ValueError, match=r"train\.weighting: the loss has shape \[\], its error \[2, 1, 4, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"train\.weighting: .*<lambda> gave values of shape \[\], expected \[2, 1, 4, 4\]"
+    ):
         denoising_score_matching(x, x, x, torch.full((2,), 0.5), raysde.VP(), "noise", loss)
 
 
@@ -347,6 +349,130 @@ def test_mistakes_are_named(recipe, written, keys, culprit):
     with pytest.raises(ValueError, match=culprit) as caught:
         started(tree_of(recipe, given))
     assert "\n" not in str(caught.value)
+
+
+FAULTY = """
+import torch
+from torch import nn
+
+def broken():
+    raise RuntimeError("of no\\nuse")
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, *rest):
+        return self.factor * x.mean(dim=(1, 2, 3))
+
+class Listing(Flat):
+    def forward(self, x, *rest):
+        return [self.factor * x]
+
+class Raising(Flat):
+    def forward(self, x, *rest):
+        return (self.factor * x) @ torch.zeros(7, 3)
+
+def loss(of):
+    return {"scalar": lambda error, log_snr: error.square().mean(), "number": lambda error, log_snr: 1.0,
+            "raising": lambda error, log_snr: error.nothing}[of]
+
+def decay(value):
+    return lambda progress, updates: float(value) if value == "nan" else value
+
+def raising():
+    return lambda progress, updates: 1 / updates
+
+class Stepping(torch.optim.SGD):
+    def step(self):
+        raise KeyError("momentum")
+
+class Letters(nn.Embedding):
+    width = 16
+    def __init__(self, of):
+        super().__init__(256, 16)
+        self.of = of
+    def tokenize(self, captions):
+        assert self.of != "tokens", "no tokens"
+        ids = torch.ones(len(captions), 2, dtype=torch.int64)
+        return ids, ids > 0
+    def forward(self, ids, mask):
+        return {"raising": lambda: 1 / 0, "mean": lambda: super(Letters, self).forward(ids).mean(dim=1)}[self.of]()
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "factory", "kwargs", "culprit"),
+    [
+        (key, "broken", {}, rf"^{key}\.factory 'faulty:broken' raised RuntimeError: of no use at .*faulty\.py:6$")
+        for key in PARTS
+    ]
+    + [
+        ("network", "Flat", {}, r"^network faulty\.Flat gave values of shape \[16\], expected \[16, 1, 8, 8\]$"),
+        ("network", "Listing", {}, r"^network faulty\.Listing gave a list, expected a tensor of shape \[16, 1, 8, 8\]$"),
+        ("network", "Raising", {}, r"^network\.factory 'faulty:Raising' raised RuntimeError: .* at .*faulty\.py:22$"),
+        ("train.weighting", "loss", {"of": "scalar"}, r"faulty\.loss\S* gave values of shape \[\], expected \[16, 1, 8, 8"),
+        ("train.weighting", "loss", {"of": "number"}, r"faulty\.loss\S* gave a float, expected a tensor of shape"),
+        ("train.weighting", "loss", {"of": "raising"}, r"'faulty:loss' raised AttributeError: .* at .*faulty\.py:26$"),
+        ("train.decay", "decay", {"value": "abc"}, r"'faulty:decay' gave 'abc' at progress 0 after 0 updates, expected a f"),
+        ("train.decay", "decay", {"value": "0.5"}, r"'faulty:decay' gave '0\.5' .*expected a finite number"),
+        ("train.decay", "decay", {"value": "nan"}, r"'faulty:decay' gave nan .*expected a finite number"),
+        ("train.decay", "decay", {"value": None}, r"'faulty:decay' gave None .*expected a finite number"),
+        ("train.decay", "raising", {}, r"^train\.decay\.factory 'faulty:raising' raised ZeroDivisionError: .*:32$"),
+        ("train.optimizer", "Stepping", {}, r"'faulty:Stepping' raised KeyError: 'momentum' at .*faulty\.py:36$"),
+        ("text", "Letters", {"of": "tokens"}, r"^text\.factory 'faulty:Letters' raised AssertionError: no tokens at .*:44$"),
+        ("text", "Letters", {"of": "raising"}, r"^text\.factory 'faulty:Letters' raised ZeroDivisionError: .*:48$"),
+        ("text", "Letters", {"of": "mean"}, r"^text\.factory .*faulty\.Letters gave values of shape \[16, 16\], expected \["),
+    ],
+)  # fmt: skip
+def test_what_the_users_code_does_wrong_is_told_with_its_place(recipe, written, key, factory, kwargs, culprit):
+    """In a line that names the code; from Python the error that it raised is the cause."""
+    written("faulty", FAULTY)
+    keys = {key: {"kind": "external", "factory": f"faulty:{factory}", "kwargs": kwargs}}
+    tree = tree_of(recipe, {} if key == "text" else {"text": None, **keys}) | (keys if key == "text" else {})
+    with pytest.raises(ValueError, match=culprit) as caught:
+        started(tree)
+    assert "\n" not in str(caught.value)
+    assert (caught.value.__cause__ is None) == (" raised " not in culprit)
+
+
+def test_an_optimizer_that_needs_a_closure_is_named(recipe):
+    keys = {"train.optimizer": {"kind": "external", "factory": "torch.optim:LBFGS"}}
+    with pytest.raises(
+        ValueError, match=r"^train\.optimizer\.factory 'torch\.optim:LBFGS' made a LBFGS whose .*'closure'"
+    ):
+        started(tree_of(recipe, keys))
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprit"),
+    [
+        ("return torch.log(torch.cos(0.5 * math.pi * t))", "return torch.log(torch.cos(0.5 * math.pi * t))[None]"),
+        ("return torch.sin(0.5 * math.pi * t).square()", "return 1.0"),
+        ("return -0.5 * math.pi * torch.tan(0.5 * math.pi * t)", "return t.nothing"),
+    ],
+)
+def test_a_process_whose_quantities_are_wrong_is_named(recipe, written, changes, culprit):
+    name, code, keys = EXAMPLES["sde"]
+    assert changes in code
+    written(name, code.replace(changes, culprit))
+    said = "gave values of shape|gave a float|raised AttributeError: .*my_sde.py:"
+    with pytest.raises(ValueError, match=rf"^sde\.factory 'my_sde:Trigonometric'.*({said})"):
+        started(tree_of(recipe, keys))
+
+
+def test_a_machine_that_fails_is_not_the_users_mistake(recipe, written):
+    """Memory that is full, and a connection that another worker lost, are worth another start."""
+    code = (
+        "import torch\n"
+        + FAULTY.replace("1 / 0", "self.fails()")
+        + ("    def fails(self):\n        raise torch.OutOfMemoryError('full')\n")
+    )
+    written("faulty", code)
+    keys = {"text": {"kind": "external", "factory": "faulty:Letters", "kwargs": {"of": "raising"}}}
+    with pytest.raises(torch.OutOfMemoryError, match=r"^full$"):
+        started(tree_of(recipe, keys))
 
 
 @pytest.mark.parametrize("name", ["weighting", "optimizer", "decay"])

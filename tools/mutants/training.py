@@ -12,6 +12,7 @@ TIME_SAMPLING = "tests/training/test_time_sampling.py"
 VALIDATION = "tests/training/test_validation.py"
 
 MUTANTS = [
+    Mutant("a rate that is no number", "raysde.training.external:ExternalSchedule.build.factor", "if not math.isfinite(found):", "if False:", "tests/training/test_own_code.py -k 'its_place'"),
     Mutant("the half-life as a time constant", "raysde.training.ema:decay", "0.5 ** (", "0.3678794411714423 ** (", AVERAGES),
     Mutant("the average's weights swapped", "raysde.training.ema:Average.update", "weight = 1.0 - self.kept(", "weight = self.kept(", AVERAGES),
     Mutant("ranks of unequal shares alike", "raysde.training.loop:train_step", "objective.batch / objective.microbatch / world.size", "len(batches)", LOOP),

@@ -164,8 +164,11 @@ def write_manifest(manifest: Manifest) -> None:
     write_json(child(manifest.path, "manifest.json"), content)
 
 
-def read_manifest(path: str) -> Manifest:
-    """Reads ``path/manifest.json``.
+def read_manifest(path: str, what: str = "the folder") -> Manifest:
+    """Read ``path/manifest.json``.
+
+    Args:
+        what: the path is called in errors, such as the key of a recipe.
 
     Raises:
         ValueError: if there is none, it is not one, or a newer version wrote it.
@@ -173,7 +176,7 @@ def read_manifest(path: str) -> Manifest:
     try:
         content = json.loads(read_bytes(child(location(path), "manifest.json")))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"data.path {path!r} holds no manifest.json; {_remedy(path)}") from None
+        raise ValueError(f"{what} {path!r} holds no manifest.json; {_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}/manifest.json is not valid JSON: {error}") from None
     try:
@@ -196,7 +199,7 @@ def _remedy(path: str) -> str:
     more = ", ..." if len(names) > 1 else ""
     return (
         f"it holds other files ({sorted(names)[0]}{more}), and training reads shards: make them in a new folder with "
-        f"`raysde ingest {path} SHARDS` and set data.path=SHARDS"
+        f"`raysde ingest {path} SHARDS`, and name SHARDS instead"
     )
 
 

@@ -18,11 +18,13 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
+from raysde.io.keywords import own_keywords
 from raysde.rng import Noise, RandomSource, noise_from
 from raysde.sampling.inverse.operators import Projection, replaced
 from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
-from raysde.sampling.method import Method, Settings
+from raysde.sampling.method import Method, Settings, untimed
 from raysde.sampling.sampler import Callback, Samples, sample
+from raysde.sampling.score import asked
 from raysde.sde import SDE, Score
 
 Way = Literal["moment_matching", "replacement"]
@@ -44,6 +46,7 @@ class Replacement:
         return replaced(x, alpha * self.known + sigma * self.projection.measure(self.noise(x)), self.projection)
 
 
+@own_keywords
 @torch.no_grad()
 def edit(
     score: Score,
@@ -88,8 +91,7 @@ def edit(
     if method == "replacement":
         project = Replacement(sde, known, projection, noise_from(generator))
     else:
-        prior = getattr(score, "score", score)
-        score = MomentMatching(prior, sde, known, projection, noise, iterations).score
+        score = MomentMatching(asked(score), sde, known, projection, noise, iterations).score
     drawn = sample(
         score,
         sde,
@@ -105,6 +107,7 @@ def edit(
     return Samples(drawn.x if noise else replaced(drawn.x, known, projection), drawn.nfe)
 
 
+@own_keywords
 @torch.no_grad()
 def sdedit(
     score: Score,
@@ -149,5 +152,5 @@ def sdedit(
         times=times,
         start=start,
         callback=callback,
-        **settings,
+        **untimed(settings),
     )

@@ -7,7 +7,6 @@ from itertools import product
 from typing import Any
 
 from raysde.inference.guidance import guided_rows
-from raysde.io.near import did_you_mean
 from raysde.models.sampling_defaults import (
     KINDS,
     checked,
@@ -16,7 +15,7 @@ from raysde.models.sampling_defaults import (
     solved,
     valued,
 )
-from raysde.sampling.method import CORRECTED, SETTINGS, Method, method_of, readable, reader
+from raysde.sampling.method import CORRECTED, SETTINGS, Method, method_of, no_setting, readable, reader
 from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import SDE
@@ -63,7 +62,7 @@ def parse_space(pairs: Sequence[str]) -> dict[str, list[Any]]:
         if not equals or not text:
             raise ValueError(f"{pair!r} must read key=value,value,... such as steps=5,10,20")
         if key not in NAMES:
-            raise ValueError(f"{pair!r}: {key} is no setting; there are {', '.join(NAMES)}{did_you_mean(key, NAMES)}")
+            raise ValueError(f"{pair!r}: {no_setting(key, NAMES)}")
         if key in space:
             raise ValueError(f"{key} is given twice; put its values in one list")
         space[key] = [_value(key, word) for word in text.split(",")]
