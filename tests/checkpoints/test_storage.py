@@ -54,6 +54,18 @@ def test_the_newest_whole_checkpoint(run, remote):
         assert storage.newest_checkpoint(place, "letters") is None
 
 
+@pytest.mark.parametrize("harm", ["tensor", "size", "description"])
+def test_copies_of_damaged_checkpoints_do_not_stay(run, remote, tmp_path, monkeypatch, harm):
+    """One copy is left in the temporary folder, that of the checkpoint which is gone on from."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for step in (10, 100):
+        damage(run / checkpoint.name_of(step), harm)
+    found = storage.newest_checkpoint(remote, "digits")
+    assert found.name == checkpoint.name_of(9)
+    assert list((tmp_path / "temporary").iterdir()) == [found.parent]
+
+
 def test_a_process_that_was_killed_while_it_saved_first_left_no_checkpoint(run, remote):
     """In an object store files come one by one, checkpoint.json last: without it the run begins, and with a part of it the
     run stops."""
