@@ -98,7 +98,7 @@ def test_the_other_edits(models, files):
 def test_older_pictures_in_the_folder_are_told(models, files, capsys):
     """The command names pictures that are replaced, and pictures that stay beside the new ones."""
     tool = ["edit", models["colour"], *FAST, "--out", files["out"], "--image", files["rgb"], "--strength", "0"]
-    for count, said in ((2, ""), (2, "which are replaced"), (1, "of which 1 stay beside the new ones (image-001.png")):
+    for count, said in ((2, ""), (2, "which are replaced"), (1, "of which 1 stays beside the new ones (image-001.png")):
         assert main([*tool, "-n", str(count)]) == 0
         err = capsys.readouterr().err
         assert (said in err) if said else ("earlier drawing" not in err)
