@@ -23,7 +23,7 @@ from raysde.sampling.likelihood import log_prob
 from raysde.sampling.method import Method
 from raysde.sampling.sampler import sample
 from raysde.sde import SDE
-from raysde.sde.parameterisation import TARGETS, convert, marginal_for
+from raysde.sde.parameterisation import TARGETS, convert_target, marginal_for
 from tests.support.oracles import BIAS, FLOWS, SDES, SETTINGS, Mixture, fitted_order, gaussian, mixture
 
 COUNT = 3000
@@ -43,8 +43,8 @@ def through(target: str, score, sde: SDE):
 
     def answer(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = marginal_for(sde, t, x)
-        value = convert(score(x, t), x, alpha, sigma, "score", target, 0.5)
-        return convert(value, x, alpha, sigma, target, "score", 0.5)
+        value = convert_target(score(x, t), x, alpha, sigma, "score", target, 0.5)
+        return convert_target(value, x, alpha, sigma, target, "score", 0.5)
 
     return answer
 

@@ -16,8 +16,8 @@ import numpy as np
 from raysde.checkpoints import checkpoint
 from raysde.cluster.ingest import ingest
 from raysde.config import loading
-from raysde.data.ingest.digits import WORDS, DigitJudge, caption, write_digits
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.digits import WORDS, DigitJudge, make_caption, write_digits
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
@@ -37,7 +37,7 @@ def shards(folder: Path) -> Path:
 
     write_digits(folder / "images")
     source = open_source(str(folder / "images"))
-    ingest(source, str(folder / "shards"), rules_for(source), name="scikit-learn's digits")
+    ingest(source, str(folder / "shards"), choose_rules(source), name="scikit-learn's digits")
     ray.shutdown()
     return folder / "shards"
 
@@ -46,15 +46,15 @@ def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: Di
     """Trains and judges one SDE."""
     places = [f"name={name}", f"data.path={data}", f"storage={folder}", "sampling.every=0", *overrides]
     begin = time.perf_counter()
-    train_here(open_run(loading.load(RECIPE, places)), None)
+    train_here(open_run(loading.load_recipe(RECIPE, places)), None)
     seconds = time.perf_counter() - begin
-    model = checkpoint.load_model(checkpoint.newest(folder / name))
+    model = checkpoint.load_model(checkpoint.find_newest_checkpoint(folder / name))
     asked = np.arange(500) % 10
-    prompts = [caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
+    prompts = [make_caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
     for solver, steps in (("heun", 10), ("euler_maruyama", 200)):
         drawn = model.sample(prompts=prompts, seed=1, solver=solver, steps=steps, guidance=2.0, batch_size=250)
         pixels = drawn.images[:, 0].numpy()
-        accuracy, memorised = judge.accuracy(pixels, asked), judge.memorised(pixels)
+        accuracy, memorised = judge.accuracy(pixels, asked), judge.memorised_share(pixels)
         result = f"{solver} {steps} steps: accuracy {accuracy:.3f}, memorised {memorised:.3f}"
         print(f"{name:8} trained {seconds:5.0f} s  {result}", flush=True)
 

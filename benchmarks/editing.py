@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raysde.data.ingest.digits import DigitJudge, load_digits
-from raysde.images.tensors import grid
+from raysde.images.tensors import make_grid
 from raysde.registry import load
 
 COUNT, EACH = 80, 3
@@ -107,7 +107,7 @@ def picture(model, images: torch.Tensor):
             filled = model.inpaint(images[:3], half, method=method, seed=seed, **settings).images
             enlarged = model.upscale(small, 2, method=method, seed=seed, **settings).images
             columns.append(torch.cat([filled, enlarged]))
-    return grid(torch.stack(columns, dim=1).flatten(0, 1), columns=len(columns), cell=48)
+    return make_grid(torch.stack(columns, dim=1).flatten(0, 1), columns=len(columns), cell=48)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from raysde.evaluation.features.inception import Inception, filled
+from raysde.evaluation.features.inception import Inception, network_of_arrays
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     arguments.add_argument("target")
     given = arguments.parse_args()
     script = torch.jit.load(given.source, map_location="cpu").eval()
-    network: Inception = filled([value for _, value in script.state_dict().items()])
+    network: Inception = network_of_arrays([value for _, value in script.state_dict().items()])
     save_file({name: value for name, value in network.state_dict().items() if "tracked" not in name}, given.target)
     x = 2.0 * torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(0)) - 1.0
     with torch.no_grad():

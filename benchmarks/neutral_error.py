@@ -18,7 +18,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from raysde.checkpoints import checkpoint
-from raysde.evaluation.evaluate import Question, evaluate, network_for
+from raysde.evaluation.evaluate import Question, choose_network, evaluate
 from raysde.tuning.training.sweep import DEFAULT_METRIC
 
 FEWEST = 4
@@ -41,8 +41,8 @@ def checkpoints(folder: Path) -> Iterator[tuple[dict, int, float, Path]]:
         trial = json.loads(file.read_text())
         errors = {report["step"]: report["metrics"].get(DEFAULT_METRIC) for report in trial["reports"]}
         for step, error in errors.items():
-            place = folder / f"{folder.name}-{trial['number']:03d}" / checkpoint.name_of(step)
-            if error is not None and place.exists() and checkpoint.is_whole(place):
+            place = folder / f"{folder.name}-{trial['number']:03d}" / checkpoint.checkpoint_name(step)
+            if error is not None and place.exists() and checkpoint.is_complete_checkpoint(place):
                 yield trial, step, error, place
 
 
@@ -53,7 +53,7 @@ def measured(place: Path, data: str, question: Question, cache: Path) -> tuple[f
         model,
         data,
         question,
-        open_features=lambda reader: network_for(reader, model, "judge", cache, allow_code=False),
+        open_features=lambda reader: choose_network(reader, model, "judge", cache, allow_code=False),
         cache=cache,
     )
     found = {figure.name: figure.value for figure in answer.figures}

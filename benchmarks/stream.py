@@ -180,17 +180,17 @@ def raysde(shards: Path, images: int) -> Batches:
 
     from raysde.cluster.connection import connect
     from raysde.cluster.stream import read_stream, stream_spec
-    from raysde.cluster.train import data_factory, in_order
+    from raysde.cluster.train import data_factory, ordered_execution
     from raysde.config import loading
     from raysde.runs.run import open_run
 
     settings = [f"data.path={shards}", f"storage={shards / 'no-runs'}", f"train.batch={BATCH}", "validation.rows=0"]
     settings.append(f"train.length.steps={images // BATCH}")
-    recipe = loading.load(ROOT / "jobs/configs/digits.yaml", settings)
+    recipe = loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)
     run = open_run(recipe)
     connect()
     dataset = data_factory(recipe.model_dump(mode="json"))()
-    ((split),) = DataConfig(execution_options=in_order()).configure({"train": dataset}, 1, None, None)
+    ((split),) = DataConfig(execution_options=ordered_execution()).configure({"train": dataset}, 1, None, None)
     for (batch,) in read_stream(split["train"], stream_spec(run, 0), run.manifest.channels, 0, 1):
         yield batch.images
 

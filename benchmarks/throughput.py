@@ -70,7 +70,7 @@ def bare(settings: list[str], threads: int) -> dict[str, float]:
 
     torch.set_num_threads(threads)
     rates = Rates()
-    train_here(open_run(loading.load(ROOT / "jobs/configs/digits.yaml", settings)), rates)
+    train_here(open_run(loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)), rates)
     return {"rate": statistics.median(rates.rates[WARMUP:])}
 
 
@@ -81,11 +81,11 @@ def through_ray(settings: list[str], threads: int) -> dict[str, float]:
     from raysde.cluster.job import train_job
     from raysde.config import loading
 
-    recipe = loading.load(ROOT / "jobs/configs/digits.yaml", settings)
+    recipe = loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)
     done = train_job(recipe, started=started)
-    client = tracking.client_for(done.tracking_uri)
+    client = tracking.connect_client(done.tracking_uri)
     history = sorted(client.get_metric_history(done.run_id, "train/images_per_second"), key=lambda metric: metric.step)
-    noted = tracking.tags_of(client, done.run_id)
+    noted = tracking.read_tags(client, done.run_id)
     stamps = {key: float(value) for key, value in noted.items() if key.startswith("raysde.startup.")}
     return {"rate": statistics.median(metric.value for metric in history[WARMUP:]), **stamps}
 
@@ -96,17 +96,17 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
 
     from raysde.config import loading
     from raysde.data.batches.microbatch import read_batches
-    from raysde.data.batches.prefetch import on_device
+    from raysde.data.batches.prefetch import prefetch_to_device
     from raysde.data.dataset.reader import Reader
     from raysde.distributed.world import World
-    from raysde.runs.build import new_state, objective, schedule
+    from raysde.runs.build import make_objective, make_schedule, new_state
     from raysde.runs.run import open_run
     from raysde.training.loop import train_step
 
     torch.set_num_threads(threads)
-    run, cpu = open_run(loading.load(ROOT / "jobs/configs/digits.yaml", settings)), torch.device("cpu")
-    state, task, plan = new_state(run, cpu), objective(run), schedule(run)
-    batches = on_device(read_batches(run.feed, Reader(run.manifest), 0, run.steps), cpu)
+    run, cpu = open_run(loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)), torch.device("cpu")
+    state, task, plan = new_state(run, cpu), make_objective(run), make_schedule(run)
+    batches = prefetch_to_device(read_batches(run.feed, Reader(run.manifest), 0, run.steps), cpu)
     model, batch = new_state(run, cpu).model, run.plan.batch
     columns = Reader(run.manifest).read(run.feed.rows[run.plan.rows_of(0, 0)])
     x0 = torch.from_numpy(columns.images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
@@ -160,11 +160,11 @@ def long(settings: list[str], shares: float) -> dict[str, float]:
     from raysde.runs.run import open_run
 
     path = ROOT / "jobs/configs/fashion-mnist.yaml"
-    run = open_run(loading.load(path, settings))
+    run = open_run(loading.load_recipe(path, settings))
     full = STORE / 2 / (row_bytes(run) * run.plan.batch)  # steps
     steps = max(round(shares * full), WINDOW * (WARMUP + 2))
-    done = train_job(loading.load(path, [*settings, f"train.length.steps={steps}"]))
-    client = tracking.client_for(done.tracking_uri)
+    done = train_job(loading.load_recipe(path, [*settings, f"train.length.steps={steps}"]))
+    client = tracking.connect_client(done.tracking_uri)
     history = client.get_metric_history(done.run_id, "train/images_per_second")
     after = max(full if shares > 1 else 0, WINDOW * WARMUP)
     return {"rate": statistics.median(each.value for each in history if each.step > after), "steps": steps}

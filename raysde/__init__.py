@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # loaded on first use, so that the mathematics does without MLflow and transformers
-__getattr__ = aliases.on_first_use(
+__getattr__ = aliases.import_on_first_use(
     __name__,
     {
         "raysde.inference.model": ("Model",),
@@ -49,7 +49,7 @@ __getattr__ = aliases.on_first_use(
         "raysde.sde": ("EDM", "SDE", "VE", "VP", "Flow", "SubVP"),
     },
 )
-aliases.install()
+aliases.install_finder()
 
 
 def __dir__() -> list[str]:

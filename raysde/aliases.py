@@ -217,19 +217,19 @@ class Former(MetaPathFinder, Loader):
         """
         if fullname in GONE:
             raise ImportError(GONE[fullname], name=fullname)
-        return None if today(fullname) is None else ModuleSpec(fullname, self)
+        return None if current_name(fullname) is None else ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
         """Put the module of today in the place of the one that was asked for."""
-        name = today(module.__name__)
+        name = current_name(module.__name__)
         assert name is not None
         sys.modules[module.__name__] = importlib.import_module(name)
 
 
-def today(name: str) -> str | None:
+def current_name(name: str) -> str | None:
     """Return the name that a module has today; None if ``name`` is no former one."""
     parts = name.split(".")
     for count in range(len(parts), 1, -1):
@@ -238,7 +238,7 @@ def today(name: str) -> str | None:
     return None
 
 
-def former_module(package: str) -> Callable[[str], Any]:
+def find_in_former_module(package: str) -> Callable[[str], Any]:
     """Return the ``__getattr__`` of a package that was a module: it finds the names of that module, once asked."""
 
     def find(name: str) -> Any:
@@ -251,7 +251,7 @@ def former_module(package: str) -> Callable[[str], Any]:
     return find
 
 
-def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+def import_on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
     """Return the ``__getattr__`` of a package whose names are loaded on first use.
 
     Args:
@@ -267,7 +267,7 @@ def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[
     return find
 
 
-def install() -> None:
+def install_finder() -> None:
     """Let former names be imported."""
     if not any(isinstance(finder, Former) for finder in sys.meta_path):
         sys.meta_path.insert(0, Former())

@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from raysde.commands.config import config_options
-from raysde.commands.data import inspect_options, plan_options
-from raysde.commands.demo import demo_options
-from raysde.commands.edit import edit_options
-from raysde.commands.ema import ema_options
-from raysde.commands.evaluate import evaluate_options
-from raysde.commands.ingest import ingest_options
-from raysde.commands.pipelines import export_options, import_options
-from raysde.commands.precompute import precompute_options
-from raysde.commands.registry import models_options, promote_options, register_options
-from raysde.commands.sample import sample_options
-from raysde.commands.signals import orderly
-from raysde.commands.train import train_options
-from raysde.commands.tune import tune_options
-from raysde.commands.tune_sampler import tune_sampler_options
-from raysde.commands.ui import ui_options
+from raysde.commands.config import add_config_options
+from raysde.commands.data import add_inspect_options, add_plan_options
+from raysde.commands.demo import add_demo_options
+from raysde.commands.edit import add_edit_options
+from raysde.commands.ema import add_ema_options
+from raysde.commands.evaluate import add_evaluate_options
+from raysde.commands.ingest import add_ingest_options
+from raysde.commands.pipelines import add_export_options, add_import_options
+from raysde.commands.precompute import add_precompute_options
+from raysde.commands.registry import add_models_options, add_promote_options, add_register_options
+from raysde.commands.sample import add_sample_options
+from raysde.commands.signals import run_command
+from raysde.commands.train import add_train_options
+from raysde.commands.tune import add_tune_options
+from raysde.commands.tune_sampler import add_tune_sampler_options
+from raysde.commands.ui import add_ui_options
 from raysde.io.near import did_you_mean
 
 FORMER = {"settle": "tune-sampler"}
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(words)}{did_you_mean(given, options)}")
 
 
-def version() -> str:
+def version_text() -> str:
     """Return the installed version, with those of the libraries that results depend on."""
     parts = [f"{name} {metadata.version(name)}" for name in ("raysde", "torch", "ray", "mlflow")]
     return f"{', '.join(parts)}, Python {platform.python_version()}"
@@ -64,43 +64,45 @@ class Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print the versions and end the program."""
-        print(version())
+        print(version_text())
         parser.exit()
 
 
-def parser() -> Parser:
+def build_parser() -> Parser:
     """All commands with their help."""
     top = Parser(
         prog="raysde", description="Score-based generative models through SDEs, from a laptop to a Ray cluster."
     )
     top.add_argument("--version", action=Version, nargs=0, help="print the versions of raysde and its libraries")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    ingest_options(commands.add_parser("ingest", help="turn a collection of captioned images into shards"))
-    inspect_options(commands.add_parser("inspect", help="show what shards hold, with a contact sheet"))
-    precompute_options(commands.add_parser("precompute", help="run a frozen encoder over a data set, once"))
-    plan_options(commands.add_parser("plan", help="list the rows that a step is trained on"))
-    train_options(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
-    tune_options(commands.add_parser("tune", help="train a recipe with some keys varied, and rank what comes out"))
-    sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
-    edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
-    evaluate_options(commands.add_parser("evaluate", help="measure a model's images beside real ones: FID, KID, ..."))
-    ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
-    tune_sampler_options(commands.add_parser("tune-sampler", help="find the sampler settings that suit a model"))
+    add_ingest_options(commands.add_parser("ingest", help="turn a collection of captioned images into shards"))
+    add_inspect_options(commands.add_parser("inspect", help="show what shards hold, with a contact sheet"))
+    add_precompute_options(commands.add_parser("precompute", help="run a frozen encoder over a data set, once"))
+    add_plan_options(commands.add_parser("plan", help="list the rows that a step is trained on"))
+    add_train_options(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
+    add_tune_options(commands.add_parser("tune", help="train a recipe with some keys varied, and rank what comes out"))
+    add_sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
+    add_edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
+    add_evaluate_options(
+        commands.add_parser("evaluate", help="measure a model's images beside real ones: FID, KID, ...")
+    )
+    add_ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
+    add_tune_sampler_options(commands.add_parser("tune-sampler", help="find the sampler settings that suit a model"))
     for former, name in FORMER.items():
         renamed = commands.choices[former] = copy.copy(commands.choices[name])
         renamed.description = f"{called(former)}. {renamed.description}"
-    import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
-    export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
-    register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
-    promote_options(commands.add_parser("promote", help="make a version the champion, if its figures are better"))
-    models_options(commands.add_parser("models", help="list registered models, their aliases and figures"))
-    config_options(commands.add_parser("config", help="explain every key of a recipe, or check one"))
-    demo_options(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
-    ui_options(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
+    add_import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
+    add_export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
+    add_register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
+    add_promote_options(commands.add_parser("promote", help="make a version the champion, if its figures are better"))
+    add_models_options(commands.add_parser("models", help="list registered models, their aliases and figures"))
+    add_config_options(commands.add_parser("config", help="explain every key of a recipe, or check one"))
+    add_demo_options(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
+    add_ui_options(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
     return top
 
 
-def command_of(top: Parser, name: str) -> Parser:
+def find_command_parser(top: Parser, name: str) -> Parser:
     """Return the parser of a command."""
     (commands,) = (action.choices for action in top._actions if action.dest == "command")
     found: Parser = commands[name]  # type: ignore[index]
@@ -116,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     find_factories()
-    return orderly(lambda: answered(argv))
+    return run_command(lambda: run_and_report_errors(argv))
 
 
 def find_factories() -> None:
@@ -125,12 +127,12 @@ def find_factories() -> None:
         sys.path.append(os.getcwd())
 
 
-def answered(argv: Sequence[str] | None) -> int:
+def run_and_report_errors(argv: Sequence[str] | None) -> int:
     """Run a command, with its errors in a sentence."""
-    top = parser()
+    top = build_parser()
     args, rest = top.parse_known_args(argv)
     if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
-        command_of(top, args.command).unrecognized(rest)
+        find_command_parser(top, args.command).unrecognized(rest)
     if rest:
         args.overrides = [*args.overrides, *rest]  # argparse does not take key=value after an option
     if args.command in FORMER:

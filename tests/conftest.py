@@ -32,10 +32,10 @@ def recipe(digits, tmp_path):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow database in which there is nothing yet, to be copied; making its tables takes seconds."""
-    from raysde.tracking import client_for
+    from raysde.tracking import connect_client
 
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    client_for(f"sqlite:///{path}")
+    connect_client(f"sqlite:///{path}")
     return path
 
 

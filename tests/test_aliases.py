@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import raysde
-from raysde.aliases import MOVED, PACKAGES, today
+from raysde.aliases import MOVED, PACKAGES, current_name
 
 
 @pytest.mark.parametrize("name", sorted(MOVED))
@@ -21,8 +21,8 @@ def test_modules_below_a_former_package_are_not_loaded_twice():
     """Two copies of a module would have two classes of each name, of which isinstance knows one."""
     former = importlib.import_module("raysde.solvers.grids")
     assert former is importlib.import_module("raysde.sampling.solvers.grids")
-    assert today("raysde.solvers.grids") == "raysde.sampling.solvers.grids"
-    assert today("raysde.solvers.usual") == "raysde.sampling.solvers.default"
+    assert current_name("raysde.solvers.grids") == "raysde.sampling.solvers.grids"
+    assert current_name("raysde.solvers.usual") == "raysde.sampling.solvers.default"
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))

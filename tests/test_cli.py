@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde.cli import FORMER, main, parser
-from raysde.commands.next_step import condition
-from raysde.config.loading import load
+from raysde.cli import FORMER, build_parser, main
+from raysde.commands.next_step import suggest_condition
+from raysde.config.loading import load_recipe
 from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.shards import distinct_captions
 from tests.support.command_line import refused
@@ -108,11 +108,11 @@ def test_sample_refuses(capsys, places, tmp_path):
 
 
 def test_every_command_explains_itself(capsys):
-    (commands,) = (action.choices for action in parser()._actions if action.dest == "command")
+    (commands,) = (action.choices for action in build_parser()._actions if action.dest == "command")
     assert len(commands) > 15
     for command, described in commands.items():
         with pytest.raises(SystemExit) as ended:
-            parser().parse_args([command, "--help"])
+            build_parser().parse_args([command, "--help"])
         assert ended.value.code == 0
         said = capsys.readouterr().out
         assert f"raysde {FORMER.get(command, command)}" in said
@@ -136,11 +136,11 @@ def test_an_error_is_one_line_and_a_status(capsys, monkeypatch, error, status):
     def fails() -> None:
         raise error
 
-    monkeypatch.setattr("raysde.config.reference.reference", fails)
+    monkeypatch.setattr("raysde.config.reference.format_reference", fails)
     assert main(["config"]) == status
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "raysde: a: is wrong; do b\n")
-    monkeypatch.setattr("raysde.config.reference.reference", lambda: [][0])
+    monkeypatch.setattr("raysde.config.reference.format_reference", lambda: [][0])
     with pytest.raises(IndexError):
         main(["config"])
 
@@ -165,7 +165,7 @@ def test_config_prints_what_it_reads(capsys):
     assert "train.lr" in capsys.readouterr().out
     assert main(["config", RECIPE, "sde.kind=ve"]) == 0
     printed = dict(line.split("=", 1) for line in capsys.readouterr().out.splitlines())
-    assert {key: json.loads(value) for key, value in printed.items()} == load(RECIPE, ["sde.kind=ve"]).flat()
+    assert {key: json.loads(value) for key, value in printed.items()} == load_recipe(RECIPE, ["sde.kind=ve"]).flat()
 
 
 def test_names_that_do_not_exist_lead_to_those_that_were_meant(capsys):
@@ -216,7 +216,7 @@ def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, place
     small = ["train.length.steps=2", "network.channels=8", "network.head_channels=8", "train.batch=8"]
     own = ["name=own", "sampling.prompts=[]", "sampling.guidance=1"]
     captions = distinct_captions(read_manifest(str(tmp_path / "shards")), 1000)
-    for more, known in (([], load(RECIPE).sampling.prompts), (own, captions)):
+    for more, known in (([], load_recipe(RECIPE).sampling.prompts), (own, captions)):
         assert main(["train", RECIPE, "--no-ray", *places, *small, *more]) == 0
         lines = capsys.readouterr().out.splitlines()
         folder, command = lines[-2].split()[1], shlex.split(lines[-1].removeprefix("draw from it:"))
@@ -236,7 +236,7 @@ def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, place
 def test_a_class_is_what_is_asked_for_of_a_model_of_classes(tmp_path):
     """By the recipe's label, by the first name of the data, or by number where no names are stored."""
     named, plain = spec_with(classes=3, class_names=("box", "disc", "star")), spec_with(classes=3)
-    assert condition(named, {"sampling.labels": ["star"]}, {}) == ["--label", "star"]
-    assert condition(named, {}, {}) == ["--label", "box"]
-    assert condition(plain, {}, {}) == ["--label", "0"]
-    assert condition(spec_with(), {}, {}) == []
+    assert suggest_condition(named, {"sampling.labels": ["star"]}, {}) == ["--label", "star"]
+    assert suggest_condition(named, {}, {}) == ["--label", "box"]
+    assert suggest_condition(plain, {}, {}) == ["--label", "0"]
+    assert suggest_condition(spec_with(), {}, {}) == []

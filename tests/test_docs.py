@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from raysde.cli import parser
-from raysde.config.loading import load
-from raysde.config.reference import keys
+from raysde.cli import build_parser
+from raysde.config.loading import load_recipe
+from raysde.config.reference import list_keys
 
 DOCS = Path(__file__).parents[1] / "docs"
 CODE = re.compile(r"`([^`\n]+)`")
@@ -58,7 +58,7 @@ def resolved(name: str) -> bool:
 
 
 def command_exists(name: str) -> bool:
-    choices = next(action.choices for action in parser()._subparsers._group_actions)
+    choices = next(action.choices for action in build_parser()._subparsers._group_actions)
     return name in choices
 
 
@@ -75,12 +75,12 @@ def mistakes(page: str, folder: Path) -> list[str]:
                 continue
             if command and command_exists(command[1]):
                 continue
-            if override is None or override[1] not in keys():
+            if override is None or override[1] not in list_keys():
                 wrong.append(token)
             elif override[2]:
                 overrides.append(token)
         try:
-            load(recipe, overrides)
+            load_recipe(recipe, overrides)
         except ValueError as error:
             wrong.append(f"{cell}: {error}")
     return wrong
@@ -127,7 +127,7 @@ def written() -> set[str]:
     """What the README's commands write into the folder that they run in: as they say, or by default."""
     page, found = (DOCS.parent / "README.md").read_text(), set()
     for line in re.findall(r"^    raysde (.*)$", page, flags=re.MULTILINE):
-        given = vars(parser().parse_args(shlex.split(line, comments=True)))
+        given = vars(build_parser().parse_args(shlex.split(line, comments=True)))
         found |= {given[name] for name in ("out", "output", "sheet") if given.get(name)}
     return {name for name in found if "/" not in name}
 

@@ -21,10 +21,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from raysde.cluster.connection import free_port
+from raysde.cluster.connection import find_free_port
 from raysde.evaluation.features.inception import URL, Inception
-from raysde.registry import aliases_of
-from raysde.tracking import client_for
+from raysde.registry import list_aliases
+from raysde.tracking import connect_client
 from tests.support.encoders import text_encoder
 from tests.support.paths import ROOT
 
@@ -159,7 +159,7 @@ def test_every_command_is_lengthened_by_what_the_test_says():
 
 def serve(desk: Path, line: str) -> None:
     """A line that serves until it is told to end."""
-    port = free_port()
+    port = find_free_port()
     process = subprocess.Popen(["bash", "-c", f"exec {line} --port {port}"], cwd=desk, env=environment(desk))
     try:
         for _ in range(240):
@@ -187,8 +187,8 @@ def test_own_images_from_a_folder_to_a_champion(desk):
         else:
             shell(desk, line)
     home = desk.parent / "home"
-    client = client_for(f"sqlite:///{home / 'raysde' / 'mlflow.db'}")
-    assert aliases_of(client, "photos") == {"candidate": "2", "champion": "2"}
+    client = connect_client(f"sqlite:///{home / 'raysde' / 'mlflow.db'}")
+    assert list_aliases(client, "photos") == {"candidate": "2", "champion": "2"}
     recipe = json.loads((home / "raysde/runs/photos/step_000000004/checkpoint.json").read_text())["recipe"]
     assert recipe["text.path"] == "sentence-transformers/all-MiniLM-L6-v2"
     for old, new in FEWER.items():

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from raysde.cli import main, parser
+from raysde.cli import build_parser, main
 from raysde.conditioning.conditioner import Encoded
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config import loading, reference
 from raysde.models.spec import ModelSpec, fresh_model
-from raysde.training.ema import decay
+from raysde.training.ema import ema_decay
 from tests.support.paths import ROOT
 
 CONFIGS = ROOT / "jobs" / "configs"
@@ -65,7 +65,7 @@ def spec_of(recipe: loading.RunConfig, data: For) -> ModelSpec:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_network_fits_its_images(path):
     """Built and run on the meta device: nothing is computed, but every shape has to agree."""
-    recipe, data = loading.load(path), DATA[path.stem]
+    recipe, data = loading.load_recipe(path), DATA[path.stem]
     with torch.device("meta"):
         model = fresh_model(spec_of(recipe, data), ["a red heart"], 0)
         x, t = torch.empty(2, *data.image), torch.empty(2)
@@ -88,12 +88,12 @@ def test_its_network_fits_its_images(path):
 )
 def test_published_averages_are_kept_as_half_lives(name, batch, rate):
     """rate^(n / batch) = 1 / 2 after n images, and after n steps at most (1 + n) / (10 + n) is kept."""
-    recipe = loading.load(CONFIGS / f"{name}.yaml")
+    recipe = loading.load_recipe(CONFIGS / f"{name}.yaml")
     average = recipe.train.ema
     assert recipe.train.batch == batch
     assert average.half_life == pytest.approx(batch * math.log(0.5) / math.log(rate), abs=1.0)
     for n in (10_000, 50_000, 1_000_000):
-        kept = decay(batch, batch * n, average.half_life, average.rampup)
+        kept = ema_decay(batch, batch * n, average.half_life, average.rampup)
         assert 1.0 - kept == pytest.approx(1.0 - min(rate, (1 + n) / (10 + n)), rel=1e-3)
 
 
@@ -103,15 +103,15 @@ def test_its_header_can_be_typed(path):
     header = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
     commands = re.findall(r"^ {5}raysde (.*)$", re.sub(r"\\\n\s*", " ", header), flags=re.MULTILINE)
     for command in commands:
-        given = parser().parse_args(shlex.split(command, comments=True))
+        given = build_parser().parse_args(shlex.split(command, comments=True))
         if given.command == "train":
             assert given.recipe == f"jobs/configs/{path.name}"
-            loading.load(path, given.overrides)
-    known = reference.keys()
+            loading.load_recipe(path, given.overrides)
+    known = reference.list_keys()
     for word in " ".join(line for line in header.splitlines() if not line.startswith("     ")).split():
         key, equals, value = word.strip(",;.:'").partition("=")
         if equals and key in known and not value.startswith(("{", "[")):
-            loading.load(path, [f"{key}={value}"])
+            loading.load_recipe(path, [f"{key}={value}"])
 
 
 ODD = """
@@ -139,4 +139,4 @@ def test_what_config_prints_are_overrides_that_make_the_recipe(capsys, tmp_path,
     assert all(re.match(r"[a-z_.]+=", line) for line in lines)
     assert main(["config", str(path if base == "itself" else empty), *lines]) == 0
     assert capsys.readouterr().out.splitlines() == lines
-    assert loading.load(empty, lines) == loading.load(path)
+    assert loading.load_recipe(empty, lines) == loading.load_recipe(path)

@@ -24,20 +24,22 @@ from raysde.checkpoints.description import (
     FILE,
     Description,
     Kept,
-    kept,
-    newest_of,
-    read,
-    verify,
-    whole,
+    choose_newest_checkpoint,
+    list_checkpoints,
+    read_complete_description,
+    read_description,
+    verify_checkpoint,
     write_description,
 )
-from raysde.checkpoints.description import name_of as name_of  # the name of a checkpoint's folder, beside what is in it
+from raysde.checkpoints.description import (
+    checkpoint_name as checkpoint_name,
+)  # the name of a checkpoint's folder, beside what is in it
 from raysde.checkpoints.sharded_tensors import Stored
 from raysde.inference.model import Model
-from raysde.io.atomic import whole_folder
+from raysde.io.atomic import write_folder_atomically
 from raysde.models.external_sde import ExternalSDE
 from raysde.models.origin import Origin
-from raysde.models.sampling_defaults import checked
+from raysde.models.sampling_defaults import check_settings
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec, empty_model, save_text
 from raysde.training.state import TrainState
@@ -69,14 +71,16 @@ def tied_names(model: ScoreModel) -> set[str]:
     return tied
 
 
-def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]
+) -> None:
     """Write a checkpoint; ``folder`` appears whole or not at all, replacing what was there.
 
     Raises:
         OSError: naming ``folder``, if it cannot be written.
     """
-    with whole_folder(folder, f"the checkpoint of step {state.step}", replace=True) as partial:
-        with state.ema.swapped():
+    with write_folder_atomically(folder, f"the checkpoint of step {state.step}", replace=True) as partial:
+        with state.ema.swap_weights():
             save_file(complete_weights(state.model), partial / "ema.safetensors")
         live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
         save_file(live, partial / f"{WEIGHTS}.safetensors")
@@ -89,26 +93,29 @@ def save(folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any
         write_description(partial, spec, state.values(), recipe, data)
 
 
-def export(source: Path, target: Path) -> None:
+def export_checkpoint(source: Path, target: Path) -> None:
     """Copy what sampling needs, without the optimiser; ``target`` must not exist, and appears whole or not at all.
 
     Raises:
         ValueError: if a file that is copied is damaged.
         OSError: naming ``target``, if it cannot be written.
     """
-    settle(source, target, read(source).spec.generation)
+    export_with_settings(source, target, read_description(source).spec.generation)
 
 
-def settle(source: Path, target: Path, generation: dict[str, Any]) -> None:
-    """As :func:`export`, of a model that draws by ``generation`` when nobody says, see
+def export_with_settings(source: Path, target: Path, generation: dict[str, Any]) -> None:
+    """As :func:`export_checkpoint`, of a model that draws by ``generation`` when nobody says, see
     :mod:`raysde.models.sampling_defaults`.
 
     Raises:
         ValueError: if a setting is not one of a model, or a file that is copied is damaged.
         OSError: naming ``target``, if it cannot be written.
     """
-    description, spec = read(source), replace(read(source).spec, generation=checked(generation))
-    with whole_folder(target, "the model") as partial:
+    description, spec = (
+        read_description(source),
+        replace(read_description(source).spec, generation=check_settings(generation)),
+    )
+    with write_folder_atomically(target, "the model") as partial:
         copy_model(source, partial)
         write_description(partial, spec, description.state, description.recipe, description.data)
 
@@ -120,20 +127,20 @@ def copy_model(source: Path, target: Path) -> None:
         ValueError: if one of them is damaged.
     """
     state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
-    verify(source, [name for name in read(source).files if name.partition("/")[0] not in state])
+    verify_checkpoint(source, [name for name in read_description(source).files if name.partition("/")[0] not in state])
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS), dirs_exist_ok=True)
 
 
-def is_whole(folder: Path) -> bool:
+def is_complete_checkpoint(folder: Path) -> bool:
     """Return True if ``folder`` holds a sound description and every file that it lists, of the listed size."""
     try:
-        whole(pafs.LocalFileSystem(), str(folder))
+        read_complete_description(pafs.LocalFileSystem(), str(folder))
     except ValueError:
         return False
     return True
 
 
-def newest(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:
+def find_newest_checkpoint(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:
     """The newest checkpoint in a local run folder that can be sampled from: whole, its averaged weights as written.
 
     Args:
@@ -146,24 +153,26 @@ def newest(folder: Path, say: Callable[[str], None] | None = None) -> Path | Non
         ValueError: if there are checkpoints and none is whole.
     """
 
-    def drawable(each: Kept) -> Path:
+    def check_drawable(each: Kept) -> Path:
         verify_model(Path(each.path))
         return Path(each.path)
 
-    return newest_of(kept(pafs.LocalFileSystem(), str(folder)), drawable, str(folder), say)
+    return choose_newest_checkpoint(
+        list_checkpoints(pafs.LocalFileSystem(), str(folder)), check_drawable, str(folder), say
+    )
 
 
 def verify_model(folder: Path) -> Description:
-    """As :func:`raysde.checkpoints.description.verify`, of the files that sampling reads.
+    """As :func:`raysde.checkpoints.description.verify_checkpoint`, of the files that sampling reads.
 
     Raises:
         ValueError: naming the first file that is missing or differs.
     """
-    names = [name for name in read(folder).files if name == "ema.safetensors" or name.startswith("text/")]
-    return verify(folder, names)
+    names = [name for name in read_description(folder).files if name == "ema.safetensors" or name.startswith("text/")]
+    return verify_checkpoint(folder, names)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -178,20 +187,20 @@ def load_model(folder: Path, *, allow_code: bool = False, device: torch.device |
     """
     description = verify_model(folder)
     model = empty_model(description.spec, folder / "text", allow_code=allow_code)
-    _fill(model, _tensors(folder / "ema.safetensors"), folder)
+    _load_weights(model, _read_tensors(folder / "ema.safetensors"), folder)
     return Model(model.eval().requires_grad_(False).to(device), description.spec, Origin.of(description.data))
 
 
-def restore(state: TrainState, folder: Path) -> Description:
+def restore_state(state: TrainState, folder: Path) -> Description:
     """Loads a checkpoint into a state of the same shape, sharded or not, whatever wrote it.
 
     Raises:
         ValueError: if it is torn, holds another model or SDE, or was saved without its optimiser or profiles.
     """
-    description = read(folder)
+    description = read_description(folder)
     needed = (WEIGHTS, OPTIMIZER, PROFILES) if state.profiles else (WEIGHTS, OPTIMIZER)
-    names = {kind: _names(folder, description, kind) for kind in needed}
-    verify(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
+    names = {kind: _list_tensor_files(folder, description, kind) for kind in needed}
+    verify_checkpoint(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
     stored = {kind: Stored(folder / name for name in each) for kind, each in names.items()}
     # processes of the user's own need not compare: their recipes do, before this
     if not isinstance(description.spec.sde, ExternalSDE) and description.spec.sde != state.model.sde:
@@ -199,7 +208,7 @@ def restore(state: TrainState, folder: Path) -> Description:
     parameters = dict(state.model.named_parameters())
     average = Stored([folder / "ema.safetensors"]).all_like(parameters)
     device = next(state.model.parameters()).device
-    _fill(state.model, average, folder)
+    _load_weights(state.model, average, folder)
     live = stored[WEIGHTS].all_like(parameters)
     with torch.no_grad():
         for name, parameter in state.trained.items():
@@ -213,7 +222,7 @@ def restore(state: TrainState, folder: Path) -> Description:
     return description
 
 
-def _names(folder: Path, description: Description, kind: str) -> list[str]:
+def _list_tensor_files(folder: Path, description: Description, kind: str) -> list[str]:
     """The files that hold ``kind``, whole or in pieces."""
     whole = f"{kind}.safetensors"
     names = [name for name in sorted(description.files) if name == whole or name.startswith(f"{kind}/")]
@@ -222,7 +231,7 @@ def _names(folder: Path, description: Description, kind: str) -> list[str]:
     return names
 
 
-def _fill(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:
+def _load_weights(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:
     try:
         missing, _ = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow.fs as pafs
 
 from raysde.io.documents import read_json
-from raysde.io.errors import UNFIT, line_of
+from raysde.io.errors import UNFIT, error_line
 from raysde.io.hashing import file_hash, remembered_hash
 from raysde.models.spec import ModelSpec
 
@@ -91,7 +91,7 @@ class Kept:
         return int(self.name.removeprefix("step_"))
 
 
-def name_of(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     """The folder name of a checkpoint; names sort by step."""
     return f"step_{step:09d}"
 
@@ -116,13 +116,13 @@ def write_description(
         "data": data,
         "files": {name: each.sha256 for name, each in listed.items()},
         "bytes": {name: each.bytes for name, each in listed.items()},
-        "versions": _versions(),
+        "versions": _library_versions(),
     }
     content[OWN] = content_hash(content)
     (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _versions() -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
     names = ("raysde", "torch", "transformers", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
@@ -133,7 +133,7 @@ def content_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def read(folder: Path) -> Description:
+def read_description(folder: Path) -> Description:
     """Read and check ``checkpoint.json``.
 
     Raises:
@@ -146,10 +146,10 @@ def read(folder: Path) -> Description:
         raise ValueError(f"{folder} is not a checkpoint: it holds no {FILE}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    return parse(content, str(path))
+    return parse_description(content, str(path))
 
 
-def parse(content: bytes, path: str) -> Description:
+def parse_description(content: bytes, path: str) -> Description:
     """Return the description that the bytes of a ``checkpoint.json`` hold.
 
     Args:
@@ -184,33 +184,33 @@ def parse(content: bytes, path: str) -> Description:
         raise ValueError(f"{path}: files holds what is not a hash")
     if not all(map(_is_count, parts["sizes"].values())):
         raise ValueError(f"{path}: bytes holds what is not a size")
-    return Description(spec=_spec(values["model"], path), **parts)
+    return Description(spec=_parse_spec(values["model"], path), **parts)
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _spec(content: Any, path: str) -> ModelSpec:
+def _parse_spec(content: Any, path: str) -> ModelSpec:
     try:
         return ModelSpec.parse(content)
     except ValueError:
         raise
     except UNFIT as error:
-        raise ValueError(f"{path}: the model's description is invalid: {line_of(error)}") from error
+        raise ValueError(f"{path}: the model's description is invalid: {error_line(error)}") from error
 
 
-def whole(system: pafs.FileSystem, root: str) -> Description:
+def read_complete_description(system: pafs.FileSystem, root: str) -> Description:
     """Return the description of a whole checkpoint in any file system.
 
     Raises:
         ValueError: if it is not whole, naming the first fault.
     """
-    sizes = sizes_in(system, root)
+    sizes = list_file_sizes(system, root)
     if FILE not in sizes:
         raise ValueError(f"{root} is not a checkpoint: it holds no {FILE}")
     with system.open_input_stream(f"{root}/{FILE}") as source:
-        description = parse(bytes(source.read()), f"{root}/{FILE}")
+        description = parse_description(bytes(source.read()), f"{root}/{FILE}")
     for name in description.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"checkpoint {root} names a file outside itself: {name}")
@@ -220,18 +220,18 @@ def whole(system: pafs.FileSystem, root: str) -> Description:
         if sizes[name] != expected:
             raise ValueError(f"{name} in checkpoint {root} has {sizes[name]} bytes instead of {expected}")
     if not description.sizes and isinstance(system, pafs.LocalFileSystem):
-        _compare(Path(root), description, description.files)
+        _compare_hashes(Path(root), description, description.files)
     return description
 
 
-def sizes_in(system: pafs.FileSystem, root: str) -> dict[str, int]:
+def list_file_sizes(system: pafs.FileSystem, root: str) -> dict[str, int]:
     """Bytes of each file below ``root``, by relative path; empty if there is no such folder."""
     entries = system.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
     start = len(root.strip("/")) + 1
     return {entry.path.strip("/")[start:]: int(entry.size) for entry in entries if entry.is_file}
 
 
-def verify(folder: Path, names: Collection[str] | None = None) -> Description:
+def verify_checkpoint(folder: Path, names: Collection[str] | None = None) -> Description:
     """Return the description of a whole checkpoint, after comparing its files with their hashes.
 
     Args:
@@ -240,12 +240,12 @@ def verify(folder: Path, names: Collection[str] | None = None) -> Description:
     Raises:
         ValueError: naming the first file that is missing or differs.
     """
-    description = whole(pafs.LocalFileSystem(), str(folder))
-    _compare(folder, description, description.files if names is None else names)
+    description = read_complete_description(pafs.LocalFileSystem(), str(folder))
+    _compare_hashes(folder, description, description.files if names is None else names)
     return description
 
 
-def _compare(folder: Path, description: Description, names: Collection[str]) -> None:
+def _compare_hashes(folder: Path, description: Description, names: Collection[str]) -> None:
     for name in names:
         try:
             found = remembered_hash(folder / name)
@@ -255,28 +255,28 @@ def _compare(folder: Path, description: Description, names: Collection[str]) -> 
             raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that {FILE} gives")
 
 
-def kept(system: pafs.FileSystem, root: str) -> list[Kept]:
+def list_checkpoints(system: pafs.FileSystem, root: str) -> list[Kept]:
     """Return the checkpoints of a run, by descending step; whatever else lies in its folder is left out."""
     entries = system.get_file_info(pafs.FileSelector(root, allow_not_found=True))
     folders = [entry.path for entry in entries if not entry.is_file and STEP.fullmatch(entry.base_name)]
-    found = [_judged(system, path) for path in folders]
-    return sorted(found, key=lambda each: (each.step, each.name == name_of(each.step), each.name), reverse=True)
+    found = [_judge_checkpoint(system, path) for path in folders]
+    return sorted(found, key=lambda each: (each.step, each.name == checkpoint_name(each.step), each.name), reverse=True)
 
 
-def _judged(system: pafs.FileSystem, path: str) -> Kept:
+def _judge_checkpoint(system: pafs.FileSystem, path: str) -> Kept:
     try:
-        return Kept(path, whole(system, path))
+        return Kept(path, read_complete_description(system, path))
     except ValueError as error:
-        return Kept(path, None, str(error), begun=FILE in sizes_in(system, path))
+        return Kept(path, None, str(error), begun=FILE in list_file_sizes(system, path))
     except FileNotFoundError as error:  # deleted meanwhile
         return Kept(path, None, str(error), begun=False)
     except OSError as error:
         if not isinstance(system, pafs.LocalFileSystem):
             raise  # an outage of the storage says nothing of the checkpoint
-        return Kept(path, None, f"checkpoint {path} cannot be read: {line_of(error)}")
+        return Kept(path, None, f"checkpoint {path} cannot be read: {error_line(error)}")
 
 
-def newest_of(
+def choose_newest_checkpoint(
     found: list[Kept], usable: Callable[[Kept], Path], where: str, say: Callable[[str], None] | None
 ) -> Path | None:
     """Return the newest whole checkpoint as a local folder.

@@ -18,20 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raysde.checkpoints import checkpoint
-from raysde.checkpoints.sharded_tensors import write_whole
-from raysde.checkpoints.storage import location, newest_checkpoint
+from raysde.checkpoints.sharded_tensors import write_whole_tensors
+from raysde.checkpoints.storage import absolute_location, fetch_newest_checkpoint
 from raysde.distributed.world import current_world
-from raysde.io.atomic import whole_folder
-from raysde.io.filesystems import child, copy_in, filesystem
+from raysde.io.atomic import write_folder_atomically
+from raysde.io.filesystems import child_path, copy_into_place, open_filesystem
 from raysde.io.progress import say
-from raysde.training.posthoc_ema import Snapshot, reconstruct
+from raysde.training.posthoc_ema import Snapshot, reconstruct_average
 from raysde.training.state import TrainState
 
 FOLDER = "profiles"
 HEADER = "raysde"
 
 
-def write(run: str, state: TrainState) -> None:
+def write_snapshot(run: str, state: TrainState) -> None:
     """Writes the averages of ``state`` into the run's folder; the file appears whole, replacing what was there.
 
     Called on the first rank alone, or on every rank where they are sharded.
@@ -41,13 +41,13 @@ def write(run: str, state: TrainState) -> None:
     """
     tensors = state.profile_tensors()
     if not current_world().is_first:
-        write_whole(None, tensors)
+        write_whole_tensors(None, tensors)
         return
-    name = f"{checkpoint.name_of(state.step)}.safetensors"
+    name = f"{checkpoint.checkpoint_name(state.step)}.safetensors"
     header = {"step": state.step, "images": state.num_images, "stds": [profile.std for profile in state.profiles]}
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
-        write_whole(Path(scratch) / name, tensors, {HEADER: json.dumps(header)})
-        copy_in(Path(scratch) / name, child(location(run), FOLDER, name))
+        write_whole_tensors(Path(scratch) / name, tensors, {HEADER: json.dumps(header)})
+        copy_into_place(Path(scratch) / name, child_path(absolute_location(run), FOLDER, name))
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ class SnapshotFile:
     averages: list[Snapshot]
 
 
-def read(folder: Path) -> list[SnapshotFile]:
+def read_snapshots(folder: Path) -> list[SnapshotFile]:
     """The snapshots in a local folder, by step.
 
     Raises:
         ValueError: naming a file that is not one.
     """
-    return [_kept(path) for path in sorted(folder.glob("step_*.safetensors"))]
+    return [_read_snapshot(path) for path in sorted(folder.glob("step_*.safetensors"))]
 
 
-def _kept(path: Path) -> SnapshotFile:
+def _read_snapshot(path: Path) -> SnapshotFile:
     try:
         source: Any = safe_open(path, "pt")  # maps the file; opening it for each tensor would take a millisecond
         header: dict[str, Any] = json.loads(source.metadata()[HEADER])
@@ -105,7 +105,7 @@ def _kept(path: Path) -> SnapshotFile:
         raise ValueError(f"{path} is not a snapshot of averages: {error}") from error
 
 
-def export(run: str, target: Path, std: float, step: int | None = None) -> int:
+def export_average(run: str, target: Path, std: float, step: int | None = None) -> int:
     """Writes a checkpoint to sample from, whose weights are the average of relative standard deviation ``std``.
 
     Everything but the averaged weights comes from the run's newest whole checkpoint; a newer one that is damaged is
@@ -124,11 +124,11 @@ def export(run: str, target: Path, std: float, step: int | None = None) -> int:
             ``std`` is not reachable.
         OSError: naming ``target``, if it cannot be written.
     """
-    run = location(run)
+    run = absolute_location(run)
     if target.exists():
         raise ValueError(f"{target} exists already")
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
-        kept = read(_local(run, Path(scratch)))
+        kept = read_snapshots(_fetch_snapshots(run, Path(scratch)))
         if not kept:
             raise ValueError(f"{run} holds no snapshots in {FOLDER}/: train with train.ema.profiles=[0.05,0.10]")
         last = next((each for each in reversed(kept) if step in (None, each.step)), None)
@@ -136,14 +136,14 @@ def export(run: str, target: Path, std: float, step: int | None = None) -> int:
             steps = ", ".join(str(each.step) for each in kept)
             raise ValueError(f"{run} holds no snapshot of step {step}; it has {steps}")
         stored = [average for each in kept if each.images <= last.images for average in each.averages]
-        averaged = reconstruct(stored, last.images, std)
+        averaged = reconstruct_average(stored, last.images, std)
     _write_model(run, target, averaged, {"step": last.step, "num_images": last.images, "ema_std": std})
     return last.step
 
 
-def _local(run: str, scratch: Path) -> Path:
+def _fetch_snapshots(run: str, scratch: Path) -> Path:
     """The run's folder of snapshots, copied to ``scratch`` if it is remote."""
-    system, root = filesystem(child(location(run), FOLDER))
+    system, root = open_filesystem(child_path(absolute_location(run), FOLDER))
     if isinstance(system, pafs.LocalFileSystem):
         return Path(root)
     if system.get_file_info(root).type == pafs.FileType.Directory:
@@ -153,15 +153,15 @@ def _local(run: str, scratch: Path) -> Path:
 
 def _write_model(run: str, target: Path, averaged: dict[str, Tensor], state: dict[str, Any]) -> None:
     storage, _, name = run.rpartition("/")
-    base = newest_checkpoint(storage, name, say)
+    base = fetch_newest_checkpoint(storage, name, say)
     if base is None:
         raise ValueError(f"{run} holds no whole checkpoint, which tells how the model is built")
     weights = load_file(base / "ema.safetensors")
     strange = sorted(name for name in averaged if name not in weights or averaged[name].shape != weights[name].shape)
     if strange:
         raise ValueError(f"the snapshots of {run} do not fit its checkpoint {base.name}: {strange[0]} differs")
-    description = checkpoint.read(base)
-    with whole_folder(target, "the averaged model") as partial:
+    description = checkpoint.read_description(base)
+    with write_folder_atomically(target, "the averaged model") as partial:
         checkpoint.copy_model(base, partial)
         save_file({**weights, **averaged}, partial / "ema.safetensors")
         checkpoint.write_description(partial, description.spec, state, description.recipe, description.data)

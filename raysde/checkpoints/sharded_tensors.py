@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raysde.distributed.fsdp import is_sharded, rows_of, whole
+from raysde.distributed.fsdp import gather_tensor, is_sharded, local_rows
 
 HEADER = "DCP_SHARDING_INFO"
 TYPES = {
@@ -40,7 +40,7 @@ def write_pieces(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
     mine: dict[str, Tensor] = {}
     starts: dict[str, dict[str, list[int]]] = {}
     for name, tensor in tensors.items():
-        start, stop = rows_of(tensor) if is_sharded(tensor) else (0, int(rank == 0))
+        start, stop = local_rows(tensor) if is_sharded(tensor) else (0, int(rank == 0))
         if start < stop:
             local = (tensor.to_local() if is_sharded(tensor) else tensor).detach()
             mine[name] = local.cpu().contiguous()
@@ -48,7 +48,9 @@ def write_pieces(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
     save_file(mine, path, {HEADER: json.dumps(starts)})
 
 
-def write_whole(path: Path | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_whole_tensors(
+    path: Path | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes whole tensors, one in memory at a time; called on every rank if they are sharded.
 
     Args:
@@ -59,16 +61,16 @@ def write_whole(path: Path | None, tensors: Mapping[str, Tensor], metadata: Mapp
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     if path is None:
         for name in names:
-            whole(tensors[name].detach())
+            gather_tensor(tensors[name].detach())
         return
     with path.open("wb") as out:
-        out.write(header([(name, tensors[name]) for name in names], metadata or {}))
+        out.write(build_header([(name, tensors[name]) for name in names], metadata or {}))
         for name in names:
-            value = whole(tensors[name].detach()).cpu().contiguous()
+            value = gather_tensor(tensors[name].detach()).cpu().contiguous()
             out.write(value.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def header(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:
+def build_header(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:
     """The beginning of a safetensors file: a length of 8 bytes and, padded to a multiple of 8, JSON."""
     content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
@@ -155,7 +157,7 @@ class Stored:
             return self.tensor(name)
         from torch.distributed.tensor import DTensor
 
-        local = self.rows(name, *rows_of(target)).to(target.device)
+        local = self.rows(name, *local_rows(target)).to(target.device)
         place = (target.device_mesh, target.placements)
         return DTensor.from_local(local, *place, run_check=False, shape=target.shape, stride=target.stride())
 

@@ -14,12 +14,12 @@ import pyarrow.fs as pafs
 from raysde.checkpoints.description import (
     FILE,
     Kept,
-    kept,
-    name_of,
-    newest_of,
-    verify,
+    checkpoint_name,
+    choose_newest_checkpoint,
+    list_checkpoints,
+    verify_checkpoint,
 )
-from raysde.io.filesystems import child, filesystem, location
+from raysde.io.filesystems import absolute_location, child_path, open_filesystem
 
 COPIES = "raysde-copy-"
 ATTEMPTS = 3
@@ -31,10 +31,10 @@ def is_local(storage: str) -> bool:
     return "://" not in storage
 
 
-def newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None = None) -> Path | None:
+def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None = None) -> Path | None:
     """The newest checkpoint of a run from which it can go on: whole, and every file as it was written.
 
-    One in remote storage is copied to a temporary folder first, see :func:`discard`. A folder in remote storage
+    One in remote storage is copied to a temporary folder first, see :func:`discard_copy`. A folder in remote storage
     without a checkpoint.json, which is sent last, is of a process that was killed while it saved. If that was the
     first save of the run, the folder is the only one, and the run has no checkpoint yet.
 
@@ -45,47 +45,47 @@ def newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None
         ValueError: if there are checkpoints and none is whole.
         RuntimeError: if the storage cannot be read.
     """
-    system, root = filesystem(child(location(storage), name))
+    system, root = open_filesystem(child_path(absolute_location(storage), name))
 
-    def usable(each: Kept) -> Path:
-        folder = Path(each.path) if is_local(storage) else _copied(system, each)
+    def fetch_if_intact(each: Kept) -> Path:
+        folder = Path(each.path) if is_local(storage) else _copy_checkpoint(system, each)
         try:
-            verify(folder)
+            verify_checkpoint(folder)
         except ValueError:
-            discard(folder)
+            discard_copy(folder)
             raise
         return folder
 
     try:
-        found = kept(system, root)
+        found = list_checkpoints(system, root)
         begun = [each for each in found if each.begun or is_local(storage)]
         if not begun and len(found) > 1:
             begun = found  # a run saves again only after a whole checkpoint, so some of these were whole
-        return newest_of(begun, usable, child(storage, name), say)
+        return choose_newest_checkpoint(begun, fetch_if_intact, child_path(storage, name), say)
     except OSError as error:
         raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _copied(system: pafs.FileSystem, each: Kept) -> Path:
+def _copy_checkpoint(system: pafs.FileSystem, each: Kept) -> Path:
     copy = Path(tempfile.mkdtemp(prefix=COPIES)) / each.name
     copy.mkdir()
     pafs.copy_files(each.path, str(copy), source_filesystem=system, destination_filesystem=pafs.LocalFileSystem())
     return copy
 
 
-def discard(folder: Path | None) -> None:
-    """Deletes the copy that :func:`newest_checkpoint` made of a remote checkpoint; a local checkpoint stays."""
+def discard_copy(folder: Path | None) -> None:
+    """Deletes the copy that :func:`fetch_newest_checkpoint` made of a remote checkpoint; a local checkpoint stays."""
     if folder is not None and folder.parent.name.startswith(COPIES):
         shutil.rmtree(folder.parent, ignore_errors=True)
 
 
-def send(source: Path, target: str) -> None:
+def send_files(source: Path, target: str) -> None:
     """Copies the files of a checkpoint, or one rank's part of them, into remote storage, without checkpoint.json.
 
     Raises:
         OSError: if the storage does not take a file.
     """
-    system, root = filesystem(target)
+    system, root = open_filesystem(target)
     for path in sorted(source.rglob("*")):
         if path.is_file() and path.name != FILE:
             _send_file(path, system, f"{root}/{path.relative_to(source).as_posix()}")
@@ -97,7 +97,7 @@ def send_description(source: Path, target: str) -> None:
     Raises:
         OSError: if the storage does not take it.
     """
-    system, root = filesystem(target)
+    system, root = open_filesystem(target)
     _send_file(source / FILE, system, f"{root}/{FILE}")
 
 
@@ -112,16 +112,16 @@ def _send_file(path: Path, system: pafs.FileSystem, target: str) -> None:
             time.sleep(attempt)
 
 
-def clear(target: str) -> None:
+def clear_checkpoint(target: str) -> None:
     """Deletes what a killed process left in a checkpoint's folder in remote storage, checkpoint.json first."""
-    system, root = filesystem(target)
+    system, root = open_filesystem(target)
     if system.get_file_info(f"{root}/{FILE}").is_file:
         system.delete_file(f"{root}/{FILE}")
     if system.get_file_info(root).type == pafs.FileType.Directory:
         system.delete_dir(root)
 
 
-def prune(folder: str | Path, keep: int, saved: int) -> None:
+def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
     """Deletes all but the ``keep`` newest whole checkpoints of a run.
 
     Whatever is not whole goes too, and so do checkpoints after the one that was saved just now: the run went on from
@@ -132,9 +132,9 @@ def prune(folder: str | Path, keep: int, saved: int) -> None:
         keep: 1 or more; the checkpoint of step ``saved`` is the first of them.
         saved: step of the checkpoint that the run has just written.
     """
-    system, root = filesystem(str(folder))
-    found = kept(system, root)
+    system, root = open_filesystem(str(folder))
+    found = list_checkpoints(system, root)
     stay = [each for each in found if each.description is not None and each.step <= saved][:keep]
     for each in found:
-        if stay and each not in stay and each.name != name_of(saved):
+        if stay and each not in stay and each.name != checkpoint_name(saved):
             system.delete_dir(each.path)

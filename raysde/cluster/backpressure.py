@@ -24,7 +24,7 @@ PAUSE = 0.05
 """Seconds; of a full share of blocks, training reads a small part in that time."""
 
 
-def rested(limit: int | None) -> int | None:
+def pause_if_exhausted(limit: int | None) -> int | None:
     """Return the bytes that may be read, after a pause if there are none; None means no limit."""
     if limit == 0:
         time.sleep(PAUSE)
@@ -35,14 +35,14 @@ class RestingBudget(ResourceBudgetBackpressurePolicy):
     """Ray Data's limit by the budget of an operator, with a pause when nothing may be read."""
 
     def max_task_output_bytes_to_read(self, op: "PhysicalOperator") -> int | None:
-        return rested(super().max_task_output_bytes_to_read(op))
+        return pause_if_exhausted(super().max_task_output_bytes_to_read(op))
 
 
 class RestingCapacity(DownstreamCapacityBackpressurePolicy):
     """Ray Data's limit by what comes after an operator, with a pause when nothing may be read."""
 
     def max_task_output_bytes_to_read(self, op: "PhysicalOperator") -> int | None:
-        return rested(super().max_task_output_bytes_to_read(op))
+        return pause_if_exhausted(super().max_task_output_bytes_to_read(op))
 
 
 RESTING: dict[Any, type[BackpressurePolicy]] = {

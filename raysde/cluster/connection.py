@@ -19,7 +19,7 @@ from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.worker import print_to_stdstream
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from raysde.io.progress import say, talkative
+from raysde.io.progress import is_verbose, say
 
 OWN = "RAYSDE_OWN_CLUSTER"
 """The variable by which processes of a cluster that was started here know that it is no other's."""
@@ -42,10 +42,10 @@ def connect(level: str | None = None) -> None:
     """
     if ray.is_initialized():
         return
-    quiet()
+    quiet_ray()
     DataParallelTrainer._register_sigint_handler = _leave_ctrl_c  # type: ignore[assignment, method-assign]
-    heard = None if level is None or talkative() else ray.LoggingConfig(log_level=level)
-    if joins():
+    heard = None if level is None or is_verbose() else ray.LoggingConfig(log_level=level)
+    if joins_existing_cluster():
         address = os.environ["RAY_ADDRESS"]
         say(f"joining the Ray cluster at {address}")
         try:
@@ -54,20 +54,20 @@ def connect(level: str | None = None) -> None:
                 log_to_driver=True,
                 logging_level=logging.WARNING,
                 logging_config=heard,
-                runtime_env=of_processes(address),
+                runtime_env=worker_environment(address),
             )
         except Exception as error:  # Ray raises plain Exceptions too, such as of a node that times out
             raise ValueError(
                 f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}"
             ) from error
         heed_sigterm()
-        listen()
+        show_worker_messages()
         return
     say("starting Ray")
     # nobody preempts this machine, and each of Ray's idle actors wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        with told(free_port()):
+        with use_port(find_free_port()):
             ray.init("local", num_cpus=(os.cpu_count() or 1) + 1, logging_level=logging.WARNING, logging_config=heard)
     except Exception as error:  # see above
         said = " ".join(str(error).split())[:200] or type(error).__name__
@@ -76,7 +76,7 @@ def connect(level: str | None = None) -> None:
             "raysde train --no-ray trains without it"
         ) from error
     heed_sigterm()
-    listen()
+    show_worker_messages()
 
 
 def heed_sigterm() -> None:
@@ -90,25 +90,25 @@ def _leave_ctrl_c(trainer: DataParallelTrainer, controller: Any) -> None:
     """In the place of Ray Train's own handler, which ends the process with status 0 and without a word."""
 
 
-def tell(sentence: str) -> None:
+def tell_driver(sentence: str) -> None:
     """Tell the person at the driver's terminal something, from any process of the cluster."""
     # in its workers Ray Train 2.60 replaces print by one that writes a line to stdout, and logs it to stderr
     sys.stdout.write(f"{MARK}{sentence}\n")
     sys.stdout.flush()
 
 
-def listen() -> None:
-    """Show what processes of the cluster say by :func:`tell`, and what the autoscaler does, but no other output.
+def show_worker_messages() -> None:
+    """Show what processes of the cluster say by :func:`tell_driver`, and what the autoscaler does, but no other output.
 
     Ray forwards all that workers print, with tracebacks of errors after which training goes on; RAYSDE_LOG=debug shows
     that. Ray 2.60 has no public way to choose among it.
     """
-    if not talkative():
+    if not is_verbose():
         printed_by_workers.remove_handler("ray_print_logs")
-        printed_by_workers.add_handler("ray_print_logs", show_told)
+        printed_by_workers.add_handler("ray_print_logs", show_told_lines)
 
 
-def show_told(batch: dict[str, Any]) -> None:
+def show_told_lines(batch: dict[str, Any]) -> None:
     """Show the lines of a worker's output that are meant for a person."""
     if batch.get("pid") == "autoscaler":
         print_to_stdstream(batch, False)
@@ -118,7 +118,7 @@ def show_told(batch: dict[str, Any]) -> None:
             say(line.removeprefix(MARK))
 
 
-def joins() -> bool:
+def joins_existing_cluster() -> bool:
     """Whether :func:`connect` joins a cluster that others started; a surrounding job sets RAY_ADDRESS too.
 
     RAY_ADDRESS=local asks for one of our own, as it does of Ray.
@@ -126,8 +126,9 @@ def joins() -> bool:
     return os.environ.get("RAY_ADDRESS") not in (None, "", "local", os.environ.get(OWN))
 
 
-def of_processes(address: str) -> dict[str, Any] | None:
-    """Return the environment in which processes of a cluster that others started know its address, see :func:`told`.
+def worker_environment(address: str) -> dict[str, Any] | None:
+    """Return the environment in which processes of a cluster that others started know its address, see
+    :func:`use_port`.
 
     Args:
         address: a host and port, or ``auto`` for the only cluster of this machine.
@@ -144,7 +145,7 @@ def of_processes(address: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def told(port: int) -> Iterator[None]:
+def use_port(port: int) -> Iterator[None]:
     """Lets a cluster that starts here listen on ``port``, and its processes know their own address.
 
     Without it they look for all clusters of the machine, and where two are found (another user's, another run's) the
@@ -164,16 +165,16 @@ def told(port: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A port that nobody listens on now."""
     with socket.socket() as trying:
         trying.bind(("", 0))
         return int(trying.getsockname()[1])
 
 
-def quiet() -> None:
+def quiet_ray() -> None:
     """Leaves Ray's warnings and errors, and hides its running commentary, unless RAYSDE_LOG=debug asks for it."""
-    if talkative():
+    if is_verbose():
         return
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off

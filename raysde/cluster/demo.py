@@ -12,33 +12,33 @@ from raysde import registry
 from raysde.cluster.ingest import ingest
 from raysde.cluster.job import train_job
 from raysde.config import loading
-from raysde.data.ingest.digits import WORDS, DigitJudge, caption, write_digits
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.digits import WORDS, DigitJudge, make_caption, write_digits
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
-from raysde.images.tensors import grid, save_picture
+from raysde.images.tensors import make_grid, save_picture
 from raysde.io.amounts import amount
-from raysde.tracking import client_for, tags_of
+from raysde.tracking import connect_client, read_tags
 
 JUDGED = 500
 
 
-def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) -> None:
+def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float) -> None:
     """Writes, ingests, trains, registers, draws and judges; everything it makes is in ``out``."""
     uri = f"sqlite:///{out / 'mlflow.db'}"
     places = [f"data.path={out / 'shards'}", f"storage={out / 'runs'}", f"tracking.uri={uri}"]
-    settings = loading.load(recipe, [*places, *overrides])
-    clear(out)
+    settings = loading.load_recipe(recipe, [*places, *overrides])
+    clear_demo(out)
     count = write_digits(out / "images")
     print(f"1. wrote {count} scanned digits with captions to {out / 'images'}")
     source = open_source(str(out / "images"))
-    manifest = ingest(source, str(out / "shards"), rules_for(source), name="scikit-learn's digits")
+    manifest = ingest(source, str(out / "shards"), choose_rules(source), name="scikit-learn's digits")
     print(f"2. ingested {amount(manifest.rows, 'image')} into {out / 'shards'}")
     print(f"3. training {settings.sde.kind} on {settings.resources.workers} worker(s)")
     done = train_job(settings, started=started)
-    loop = float(tags_of(client_for(uri), done.run_id)["raysde.seconds.loop"])
+    loop = float(read_tags(connect_client(uri), done.run_id)["raysde.seconds.loop"])
     ray.shutdown()
     print(f"4. registered {done.model} as {settings.model_name}@{settings.tracking.alias}")
-    accuracy, memorised = judge(f"models:/{settings.model_name}@{settings.tracking.alias}", uri, out)
+    accuracy, memorised = judge_model(f"models:/{settings.model_name}@{settings.tracking.alias}", uri, out)
     print(f"\nprompts and images   {out / 'grid.png'}")
     print(f"all samples          {out / 'samples'}")
     print(f"MLflow UI            raysde ui --tracking-uri {uri}")
@@ -52,7 +52,7 @@ def demo(recipe: str, out: Path, overrides: Sequence[str], *, started: float) ->
     print(f"training loop {loop:.1f} s")
 
 
-def clear(out: Path) -> None:
+def clear_demo(out: Path) -> None:
     """Removes what an earlier demo left in ``out``, and nothing else."""
     for name in ("images", "shards", "runs", "samples", "artifacts"):
         shutil.rmtree(out / name, ignore_errors=True)
@@ -60,14 +60,14 @@ def clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def judge(model_name: str, uri: str, out: Path) -> tuple[float, float]:
+def judge_model(model_name: str, uri: str, out: Path) -> tuple[float, float]:
     """Draws prompted digits from the registered model; the judge's accuracy on them, and the memorised share."""
     model, reader = registry.load(model_name, tracking_uri=uri), DigitJudge()
     asked = np.arange(JUDGED) % len(WORDS)
-    prompts = [caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
+    prompts = [make_caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
     drawn = model.sample(prompts=prompts, seed=1, solver="heun", steps=10, guidance=2.0, batch_size=125)
     drawn.save(out / "samples")
-    save_picture(grid(drawn.images[:80], columns=10, cell=48), out / "grid.png")
+    save_picture(make_grid(drawn.images[:80], columns=10, cell=48), out / "grid.png")
     pixels = drawn.images[:, 0].numpy()
     print(f"5. drew {JUDGED} samples; the judge reads {reader.held_out:.1%} of held-out real digits right")
-    return reader.accuracy(pixels, asked), reader.memorised(pixels)
+    return reader.accuracy(pixels, asked), reader.memorised_share(pixels)

@@ -23,8 +23,8 @@ from ray.exceptions import (
 from ray.util import register_serializer
 
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import sentence_of
-from raysde.cluster.resources import Share, place_for
+from raysde.cluster.errors import describe_error
+from raysde.cluster.resources import Share, worker_share
 from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.workload import Bench
 from raysde.io.progress import Progress
@@ -52,7 +52,7 @@ class Measurer:
         """Loads the bench."""
         if self.bench is None:
             torch.set_num_threads(self.place.threads)
-            self.bench = moved(ray.get(self.held[0]), self.place.device)
+            self.bench = move_bench(ray.get(self.held[0]), self.place.device)
 
     def part(self, work: str, first: int, count: int) -> MeasuredRange:
         """A stretch of some work."""
@@ -134,9 +134,9 @@ class Workers:
         if self.told is not None:
             self.told("starting workers", 0, self.count)
         connect()
-        register_serializer(torch.jit.RecursiveScriptModule, serializer=script_bytes, deserializer=script_of)
+        register_serializer(torch.jit.RecursiveScriptModule, serializer=pack_script, deserializer=unpack_script)
         self.bench, self.held = bench, ray.put(bench)
-        self.place = place_for(self.count, self.device)
+        self.place = worker_share(self.count, self.device)
         for _ in range(self.count):
             self._hire()
 
@@ -158,7 +158,7 @@ class Workers:
             part = ray.get(ref)
         except RayTaskError as error:
             self.idle.append(actor)
-            raise sentence_of(error) from None
+            raise describe_error(error) from None
         except LOST as error:
             self._replace(actor, stretch, error)
             if stretch is not None:
@@ -187,7 +187,7 @@ class Workers:
         self._hire()
 
 
-def moved(bench: Bench, device: str) -> Bench:
+def move_bench(bench: Bench, device: str) -> Bench:
     """The bench with its networks on a device."""
     for each in (bench.drawer, bench.held):
         if each is not None:
@@ -201,13 +201,13 @@ def moved(bench: Bench, device: str) -> Bench:
     return bench
 
 
-def script_bytes(module: torch.jit.ScriptModule) -> bytes:
+def pack_script(module: torch.jit.ScriptModule) -> bytes:
     """TorchScript as its file, which is how it travels."""
     file = BytesIO()
     torch.jit.save(module, file)
     return file.getvalue()
 
 
-def script_of(content: bytes) -> torch.jit.ScriptModule:
+def unpack_script(content: bytes) -> torch.jit.ScriptModule:
     """The module in a TorchScript file."""
     return torch.jit.load(BytesIO(content), map_location="cpu").eval()

@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import results, row_of
+from raysde.cluster.errors import attempt_as_row, iterate_results
 from raysde.data.dataset.manifest import FORMAT, INGESTING, Manifest
-from raysde.data.ingest.collect import collect
-from raysde.data.ingest.convert import Converted, Rules, convert
+from raysde.data.ingest.collect import collect_parts
+from raysde.data.ingest.convert import Converted, Rules, convert_part
 from raysde.data.ingest.sources import Source
 from raysde.images.open import READING
-from raysde.io.filesystems import child, exists, location
-from raysde.io.journal import Journal, whole_files
+from raysde.io.filesystems import absolute_location, child_path, exists
+from raysde.io.journal import Journal, has_whole_files
 
 
 def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:
@@ -39,56 +39,58 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
         OSError: if the target or the source cannot be reached, or has no room.
         RuntimeError: if workers are lost too often.
     """
-    out = location(out)
-    done = begun(out, identity(source, rules))
+    out = absolute_location(out)
+    done = begin_ingest(out, ingest_identity(source, rules))
     connect()
     with tqdm(total=source.count, unit="image", desc="ingesting", file=sys.stderr) as bar:
         for number in sorted(done):
-            _accept(done[number], bar, skip_bad)
-        for number, result in _converted(source, rules, out, [n for n in range(len(source.parts)) if n not in done]):
+            _accept_result(done[number], bar, skip_bad)
+        for number, result in _convert_parts(
+            source, rules, out, [n for n in range(len(source.parts)) if n not in done]
+        ):
             done[number] = result
-            _accept(result, bar, skip_bad)
+            _accept_result(result, bar, skip_bad)
     parts = (done[number] for number in range(len(source.parts)))
-    manifest = collect(parts, rules, out, source=name, licence=licence, labels=source.labels)
-    journal(out).forget()
+    manifest = collect_parts(parts, rules, out, source=name, licence=licence, labels=source.labels)
+    ingest_journal(out).forget()
     return manifest
 
 
-def journal(out: str) -> Journal:
+def ingest_journal(out: str) -> Journal:
     """Return the journal of an ingest, whose units are the source's parts."""
-    folder = child(out, INGESTING)
-    return Journal(child(folder, "plan.json"), folder, "part-{:06d}.json")
+    folder = child_path(out, INGESTING)
+    return Journal(child_path(folder, "plan.json"), folder, "part-{:06d}.json")
 
 
-def identity(source: Source, rules: Rules) -> str:
+def ingest_identity(source: Source, rules: Rules) -> str:
     """A hash of everything that decides what the shards hold."""
     rules_said = {"reading": READING, "rules": asdict(rules)}
     said = json.dumps({"format": FORMAT, "source": source.identity, **rules_said}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def begun(out: str, wanted: str) -> dict[int, Converted]:
+def begin_ingest(out: str, wanted: str) -> dict[int, Converted]:
     """Make the target ready, and return the parts that an earlier ingest of the same source and rules finished there.
 
     Raises:
         ValueError: if the target holds anything else.
     """
-    if exists(child(out, "manifest.json")):
+    if exists(child_path(out, "manifest.json")):
         raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
     refused = (
         f"{out} holds an unfinished ingest of another source or with other options, or of another version of "
         "raysde; remove it or repeat those"
     )
-    journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
-    recorded = {number: Converted.from_json(content) for number, content in journal(out).records()}
+    ingest_journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
+    recorded = {number: Converted.from_json(content) for number, content in ingest_journal(out).records()}
     return {
         number: part
         for number, part in recorded.items()
-        if whole_files(out, {shard.file: shard.bytes for shard in part.shards})
+        if has_whole_files(out, {shard.file: shard.bytes for shard in part.shards})
     }
 
 
-def _accept(result: Converted, bar: Any, skip_bad: bool) -> None:
+def _accept_result(result: Converted, bar: Any, skip_bad: bool) -> None:
     """Shows progress; stops at the first sample that cannot be used, unless such are to be left out.
 
     Raises:
@@ -100,7 +102,7 @@ def _accept(result: Converted, bar: Any, skip_bad: bool) -> None:
         raise ValueError(f"{result.bad[0].reason}{more}; --skip-bad leaves such samples out")
 
 
-def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> Iterator[tuple[int, Converted]]:
+def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int]) -> Iterator[tuple[int, Converted]]:
     """Runs the conversion as a Ray Data stream; results come as they are ready.
 
     Raises:
@@ -112,23 +114,23 @@ def _converted(source: Source, rules: Rules, out: str, numbers: list[int]) -> It
         return
     set_up_data()
     stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
-        _writer(ray.put(source.parts), numbers, rules, out), batch_size=1
+        _make_writer(ray.put(source.parts), numbers, rules, out), batch_size=1
     )
-    for number, content in results(stream):
+    for number, content in iterate_results(stream):
         yield number, Converted.from_json(content)
 
 
-def _writer(
+def _make_writer(
     parts: ray.ObjectRef, numbers: list[int], rules: Rules, out: str
 ) -> Callable[[dict[str, Any]], dict[str, list[Any]]]:
     def write(batch: dict[str, Any]) -> dict[str, list[Any]]:
         number = numbers[int(batch["id"][0])]
 
         def work() -> dict[str, Any]:
-            result = convert(ray.get(parts)[number], number, rules, out).to_json()
-            journal(out).keep(number, result)
+            result = convert_part(ray.get(parts)[number], number, rules, out).to_json()
+            ingest_journal(out).keep(number, result)
             return result
 
-        return row_of(number, work)
+        return attempt_as_row(number, work)
 
     return write

@@ -10,18 +10,18 @@ from pathlib import Path
 from raysde import registry, tracking
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.connection import connect
-from raysde.cluster.resources import Share, alive
-from raysde.cluster.train import launch, own_share
+from raysde.cluster.resources import Share, list_live_nodes
+from raysde.cluster.train import own_share, run_worker_group
 from raysde.config.loading import RunConfig
-from raysde.config.places import absolute
-from raysde.io.filesystems import child
+from raysde.config.places import resolve_places
+from raysde.io.filesystems import child_path
 from raysde.io.progress import ProgressLine, say
 from raysde.runs import identity
-from raysde.runs.history import opened, settled
-from raysde.runs.resume import is_over
-from raysde.runs.run import Run, check, check_resumable, open_run, remarks
-from raysde.tracking.backlog import backlog_of
-from raysde.tracking.spool import spool_of
+from raysde.runs.history import open_tracking_run, settle_run_word
+from raysde.runs.resume import is_run_over
+from raysde.runs.run import Run, check_resumable, check_run, list_remarks, open_run
+from raysde.tracking.backlog import backlog_folder
+from raysde.tracking.spool import spool_folder
 
 
 @dataclass(frozen=True)
@@ -46,35 +46,35 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
         RuntimeError: if the workers failed for good.
     """
     started, imported = started or time.time(), time.time()
-    config = absolute(config)
+    config = resolve_places(config)
     uri = tracking.store_uri(config.tracking.uri)
     run = open_run(config)
-    check(run)
-    for remark in remarks(run):
+    check_run(run)
+    for remark in list_remarks(run):
         say(remark)
-    client, complete = tracking.client_for(uri), finished(run)
-    with tracking.answering(uri):
-        registry.check_name(client, config.model_name)
-    share = None if complete else prepared(run, uri)
+    client, complete = tracking.connect_client(uri), is_run_finished(run)
+    with tracking.report_server_errors(uri):
+        registry.check_model_name(client, config.model_name)
+    share = None if complete else check_cluster(run, uri)
     stamps = {"imports": imported - started, "ray": time.time() - started}
-    run_id = opened(run, client, uri, settled(run))
+    run_id = open_tracking_run(run, client, uri, settle_run_word(run))
     begin = time.time()
-    folder = child(config.storage, config.name)
-    with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder)):
+    folder = child_path(config.storage, config.name)
+    with tracking.mark_runs(client, lambda: [run_id], lambda: identity.describe_interruption(folder)):
         if share is None:
             say(f"run {config.name!r} is at its end already")
         else:
             started_by = {f"raysde.startup.{key}": f"{value:.1f}" for key, value in stamps.items()}
-            with tracking.answering(uri):
+            with tracking.report_server_errors(uri):
                 tracking.set_tags(client, run_id, started_by)
-            with watched(client, run_id, run):
-                launch(run, tracking_uri=uri, run_id=run_id, started=started, share=share)
-        last, version = published(run, client, uri, run_id)
+            with show_run_progress(client, run_id, run):
+                run_worker_group(run, tracking_uri=uri, run_id=run_id, started=started, share=share)
+        last, version = publish_run(run, client, uri, run_id)
     model = f"models:/{config.model_name}/{version}"
     return Finished(last, run_id, uri, model, 0.0 if complete else time.time() - begin)
 
 
-def published(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) -> tuple[Path, str]:
+def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) -> tuple[Path, str]:
     """Delivers what workers left, registers the last checkpoint, and closes the MLflow run.
 
     Returns:
@@ -84,19 +84,21 @@ def published(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) ->
         RuntimeError: if there is no checkpoint, or the server does not answer.
     """
     config = run.config
-    last = storage.newest_checkpoint(config.storage, config.name)
+    last = storage.fetch_newest_checkpoint(config.storage, config.name)
     if last is None:
         raise RuntimeError(f"run {config.name!r} ended without a checkpoint in {config.storage}")
-    folder = child(config.storage, config.name)
-    tracking.deliver_left(uri, run_id, spool_of(config.name, run_id), backlog_of(folder, run_id))
-    with tracking.answering(uri):
-        version = registry.publish(client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias)
+    folder = child_path(config.storage, config.name)
+    tracking.deliver_leftovers(uri, run_id, spool_folder(config.name, run_id), backlog_folder(folder, run_id))
+    with tracking.report_server_errors(uri):
+        version = registry.publish_checkpoint(
+            client, last, run_id=run_id, name=config.model_name, alias=config.tracking.alias
+        )
         tracking.finish_run(client, run_id)
-    identity.ended(folder)
+    identity.note_end(folder)
     return last, version
 
 
-def prepared(run: Run, uri: str) -> Share:
+def check_cluster(run: Run, uri: str) -> Share:
     """Connects to Ray, and finds out whether the cluster has what the run needs, before anything is logged.
 
     Returns:
@@ -107,28 +109,28 @@ def prepared(run: Run, uri: str) -> Share:
         RuntimeError: if Ray does not start.
     """
     connect()
-    reject_lonely_store(uri)
+    reject_local_store(uri)
     return own_share(run)
 
 
-def finished(run: Run) -> bool:
+def is_run_finished(run: Run) -> bool:
     """Whether the run's newest checkpoint is at its end, after checking that it is a checkpoint of this recipe."""
-    found = storage.newest_checkpoint(run.config.storage, run.config.name)
+    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
     if found is None:
         return False
-    description = checkpoint.read(found)
-    storage.discard(found)
+    description = checkpoint.read_description(found)
+    storage.discard_copy(found)
     check_resumable(run, description)
-    return is_over(run, description)
+    return is_run_over(run, description)
 
 
-def reject_lonely_store(uri: str) -> None:
+def reject_local_store(uri: str) -> None:
     """Workers on other machines cannot write to a SQLite file on this one.
 
     Raises:
         ValueError: if the cluster has several nodes and the store is a local file.
     """
-    nodes = len(alive())
+    nodes = len(list_live_nodes())
     if uri.startswith("sqlite") and nodes > 1:
         raise ValueError(
             f"tracking.uri {uri} is a file on one machine, the cluster has {nodes} nodes: give an MLflow server"
@@ -136,7 +138,7 @@ def reject_lonely_store(uri: str) -> None:
 
 
 @contextmanager
-def watched(client: tracking.MlflowClient, run_id: str, run: Run) -> Iterator[None]:
+def show_run_progress(client: tracking.MlflowClient, run_id: str, run: Run) -> Iterator[None]:
     """Shows a progress line, read from the tracking store, so that it works wherever the worker runs."""
     line = ProgressLine(run.steps, run.plan.batch)
     done = threading.Event()
@@ -144,8 +146,8 @@ def watched(client: tracking.MlflowClient, run_id: str, run: Run) -> Iterator[No
     def watch() -> None:
         while not done.wait(2.0):
             try:
-                with tracking.answering(""):
-                    metrics = tracking.latest_metrics(client, run_id)
+                with tracking.report_server_errors(""):
+                    metrics = tracking.read_latest_metrics(client, run_id)
             except RuntimeError:
                 continue  # the worker's tracker says that the server is away
             if "train/images" in metrics:

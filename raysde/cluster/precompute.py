@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import results, row_of
-from raysde.cluster.resources import one_for_each
+from raysde.cluster.errors import attempt_as_row, iterate_results
+from raysde.cluster.resources import count_workers
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, PrecomputedFile, read_derived, verify_derived, write_derived
-from raysde.data.dataset.shards import verify
-from raysde.io.filesystems import child, exists
-from raysde.io.journal import Journal, whole_files
+from raysde.data.dataset.shards import verify_shards
+from raysde.io.filesystems import child_path, exists
+from raysde.io.journal import Journal, has_whole_files
 from raysde.precompute.jobs import Job, Work
 
 STATE = ".precompute"
@@ -36,24 +36,24 @@ def precompute(job: Job, manifest: Manifest) -> Derived:
         OSError: if the folder cannot be reached, or has no room.
         RuntimeError: if workers are lost too often.
     """
-    verify(manifest, hashes=False)
-    if exists(child(job.out, "manifest.json")):
-        return finished(job, manifest)
-    done = begun(job)
+    verify_shards(manifest, hashes=False)
+    if exists(child_path(job.out, "manifest.json")):
+        return find_finished_folder(job, manifest)
+    done = begin_job(job)
     connect()
     units = job.units(manifest)
     todo = [unit for unit in range(units) if unit not in done]
     with tqdm(total=units, initial=len(done), unit="file", desc=f"precomputing {job.kind}", file=sys.stderr) as bar:
-        for unit, file in made(job, manifest, todo):
+        for unit, file in encode_units(job, manifest, todo):
             done[unit] = file
             bar.update()
     derived = job.derived([done[unit] for unit in range(units)])
     write_derived(derived)
-    journal(job.out).forget()
+    precompute_journal(job.out).forget()
     return derived
 
 
-def finished(job: Job, manifest: Manifest) -> Derived:
+def find_finished_folder(job: Job, manifest: Manifest) -> Derived:
     """The folder that was made before.
 
     Raises:
@@ -68,25 +68,25 @@ def finished(job: Job, manifest: Manifest) -> Derived:
     return found
 
 
-def journal(out: str) -> Journal:
+def precompute_journal(out: str) -> Journal:
     """Return the journal of a job, whose units are the files that it makes of shards."""
-    folder = child(out, STATE)
-    return Journal(child(folder, "plan.json"), folder, "unit-{:06d}.json")
+    folder = child_path(out, STATE)
+    return Journal(child_path(folder, "plan.json"), folder, "unit-{:06d}.json")
 
 
-def begun(job: Job) -> dict[int, PrecomputedFile]:
+def begin_job(job: Job) -> dict[int, PrecomputedFile]:
     """Make the folder ready, and return the units that the same job finished there before.
 
     Raises:
         ValueError: if another job was interrupted there.
     """
     refused = f"{job.out} holds an unfinished job of other data or with another --batch-size; remove it or repeat that"
-    journal(job.out).begin(job.identity, lambda found, plan: None if found == plan else refused)
-    recorded = {unit: PrecomputedFile(**content) for unit, content in journal(job.out).records()}
-    return {unit: file for unit, file in recorded.items() if whole_files(job.out, {file.file: file.bytes})}
+    precompute_journal(job.out).begin(job.identity, lambda found, plan: None if found == plan else refused)
+    recorded = {unit: PrecomputedFile(**content) for unit, content in precompute_journal(job.out).records()}
+    return {unit: file for unit, file in recorded.items() if has_whole_files(job.out, {file.file: file.bytes})}
 
 
-def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, PrecomputedFile]]:
+def encode_units(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, PrecomputedFile]]:
     """Does the units on actors that load the encoder once; results come as they are ready.
 
     Raises:
@@ -97,7 +97,7 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
     if not units:
         return
     set_up_data()
-    actors, share = one_for_each(len(units), ray.cluster_resources())
+    actors, share = count_workers(len(units), ray.cluster_resources())
     stream = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units)).map_batches(
         Encoding,
         batch_size=1,
@@ -106,7 +106,7 @@ def made(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, 
         num_gpus=share.gpus,
         fn_constructor_args=(job, manifest.path),
     )
-    for unit, content in results(stream):
+    for unit, content in iterate_results(stream):
         yield unit, PrecomputedFile(**content)
 
 
@@ -125,7 +125,7 @@ class Encoding:
             if self.work is None:
                 self.work = self.job.work(read_manifest(self.shards))
             content = asdict(self.work(unit))
-            journal(self.job.out).keep(unit, content)
+            precompute_journal(self.job.out).keep(unit, content)
             return content
 
-        return row_of(unit, work)
+        return attempt_as_row(unit, work)

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import torch
 
-from raysde.cluster.connection import joins
+from raysde.cluster.connection import joins_existing_cluster
 from raysde.config.loading import RunConfig
 
 BESIDE_GPU = 4
@@ -73,18 +73,18 @@ class Cluster:
         return max(0, self.cpus - self.kept(stream))
 
 
-def alive() -> list[dict[str, Any]]:
+def list_live_nodes() -> list[dict[str, Any]]:
     """Return the nodes of the cluster that live; Ray also lists those that have died."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def survey() -> Cluster:
+def survey_cluster() -> Cluster:
     """The cluster that this process is connected to."""
     found = ray.cluster_resources()
-    return Cluster(int(found.get("CPU", 1)), int(found.get("GPU", 0)), len(alive()), joins())
+    return Cluster(int(found.get("CPU", 1)), int(found.get("GPU", 0)), len(list_live_nodes()), joins_existing_cluster())
 
 
-def share_out(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
+def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
     """What each worker gets while ``runs`` trainings are under way.
 
     Raises:
@@ -103,18 +103,18 @@ def share_out(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
     return Share(max(1, spare // (runs * wanted.most)))
 
 
-def runs_at_once(recipe: RunConfig, cluster: Cluster, trials: int) -> int:
+def count_concurrent_runs(recipe: RunConfig, cluster: Cluster, trials: int) -> int:
     """How many of ``trials`` fit, with a CPU for each worker if nobody says otherwise; one at least.
 
     Raises:
-        ValueError: as :func:`share_out`.
+        ValueError: as :func:`assign_share`.
     """
-    share, most = share_out(recipe, cluster, trials), recipe.resources.most
+    share, most = assign_share(recipe, cluster, trials), recipe.resources.most
     fit = int(cluster.spare(recipe.data.stream) // (most * share.cpus))
     return max(1, min(trials, fit, cluster.gpus // most if share.gpu else fit))
 
 
-def check_room(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, lower: str) -> None:
+def check_resources(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, lower: str) -> None:
     """Guards against workers that would wait forever, and tells of those that may wait for a cluster to grow.
 
     Args:
@@ -137,7 +137,7 @@ def check_room(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, 
     print(f"{said}: what lacks room waits for it to grow; if it does not grow, lower {lower}", flush=True)
 
 
-def one_for_each(units: int, found: Mapping[str, float]) -> tuple[int, Share]:
+def count_workers(units: int, found: Mapping[str, float]) -> tuple[int, Share]:
     """Return how many workers do ``units`` of independent work, and what each of them takes.
 
     Args:
@@ -147,7 +147,7 @@ def one_for_each(units: int, found: Mapping[str, float]) -> tuple[int, Share]:
     return max(1, min(units, gpus or int(found.get("CPU", 1)) - 1)), Share(1, int(gpus > 0))
 
 
-def place_for(workers: int, device: str | None) -> Share:
+def worker_share(workers: int, device: str | None) -> Share:
     """Return what each of ``workers`` takes of the cluster that this process is connected to.
 
     Workers on GPUs ask for no CPUs, of which they need little.
@@ -155,14 +155,14 @@ def place_for(workers: int, device: str | None) -> Share:
     Args:
         device: cpu, cuda, ...; None for GPUs if the cluster has some.
     """
-    nodes = [node["Resources"] for node in alive()]
+    nodes = [node["Resources"] for node in list_live_nodes()]
     gpus = [node.get("GPU", 0.0) for node in nodes]
     if any(gpus) if device is None else torch.device(device).type == "cuda":
-        return Share(0.0, min(1.0, room(gpus, workers)), "cuda")
-    return Share(room([node.get("CPU", 0.0) for node in nodes], workers), 0.0, device or "cpu")
+        return Share(0.0, min(1.0, largest_share(gpus, workers)), "cuda")
+    return Share(largest_share([node.get("CPU", 0.0) for node in nodes], workers), 0.0, device or "cpu")
 
 
-def room(nodes: Sequence[float], workers: int) -> float:
+def largest_share(nodes: Sequence[float], workers: int) -> float:
     """Return the most that each of ``workers`` can have with room for all: whole units, or one part in k of one.
 
     Args:

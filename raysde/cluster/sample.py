@@ -12,15 +12,15 @@ import torch
 
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import connect
-from raysde.cluster.errors import results, row_of
-from raysde.cluster.resources import Share, place_for
+from raysde.cluster.errors import attempt_as_row, iterate_results
+from raysde.cluster.resources import Share, worker_share
 from raysde.inference.bulk import Bulk, Draw
 
 RETRIES = 3
 """Times that an actor comes back, and that its part is drawn anew."""
 
 
-def spread(workers: int, device: str | None = None) -> Draw:
+def draw_on_actors(workers: int, device: str | None = None) -> Draw:
     """Draws parts on so many actors at most.
 
     Args:
@@ -35,12 +35,12 @@ def spread(workers: int, device: str | None = None) -> Draw:
     def draw(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
         if parts:
             connect()
-            yield from drawn(bulk, parts, min(workers, len(parts)), device)
+            yield from draw_parts(bulk, parts, min(workers, len(parts)), device)
 
     return draw
 
 
-def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> Iterator[int]:
+def draw_parts(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> Iterator[int]:
     """Draws parts; their numbers come as they are done.
 
     Raises:
@@ -49,7 +49,7 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
         RuntimeError: if actors fail, or are lost too often.
     """
     set_up_data()
-    place = place_for(actors, device)
+    place = worker_share(actors, device)
     stream = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
         SamplingActor,
         batch_size=1,
@@ -60,7 +60,7 @@ def drawn(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> 
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )
-    for part, _ in results(stream):
+    for part, _ in iterate_results(stream):
         yield part
 
 
@@ -79,4 +79,4 @@ class SamplingActor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         part = int(batch["part"][0])
-        return row_of(part, lambda: self.bulk.draw(part))
+        return attempt_as_row(part, lambda: self.bulk.draw(part))

@@ -14,10 +14,10 @@ import pyarrow as pa
 import ray.data
 
 from raysde.data.batches.arrow import Canvas, from_table, to_table
-from raysde.data.batches.microbatch import Feed, Microbatch, microbatch
-from raysde.data.batches.plan import check_world, steps_of_blocks
+from raysde.data.batches.microbatch import Feed, Microbatch, make_microbatch
+from raysde.data.batches.plan import check_world, split_steps
 from raysde.data.dataset.precomputed import NUMBERS, Latents, TextEmbeddings
-from raysde.data.dataset.reader import opened
+from raysde.data.dataset.reader import open_dataset_reader
 from raysde.runs.run import Run
 
 
@@ -95,16 +95,17 @@ def make_block(spec: StreamSpec, number: int) -> pa.Table:
     """Block ``number``, see :func:`raysde.data.batches.arrow.to_table`."""
     plan = spec.feed.plan
     index = number % plan.microbatches
-    reader = opened(spec.path, spec.fingerprint, spec.text, spec.latents)
+    reader = open_dataset_reader(spec.path, spec.fingerprint, spec.text, spec.latents)
     rows = spec.block_steps * plan.microbatch
     canvas = Canvas(rows * reader.largest(spec.feed.view))
     batches = [
-        microbatch(step, index, *spec.feed.read(reader, step, index, canvas.take)) for step in spec.steps_of(number)
+        make_microbatch(step, index, *spec.feed.read(reader, step, index, canvas.take))
+        for step in spec.steps_of(number)
     ]
     return to_table(batches, rows, spec.numbers, canvas)
 
 
-def stream(spec: StreamSpec) -> ray.data.Dataset:
+def make_stream_dataset(spec: StreamSpec) -> ray.data.Dataset:
     """A data set whose blocks are those of ``spec``, in order."""
     numbers = ray.data.range(spec.blocks, override_num_blocks=max(1, spec.blocks))
     # a batch_size would keep Ray Data from reading and making in one task; a block of numbers has one row anyhow
@@ -123,10 +124,10 @@ def read_stream(
     """
     check_world(spec.feed.plan.microbatches, world)
     blocks = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)  # type: ignore[arg-type]
-    return put_together((list(from_table(block, channels)) for block in blocks), spec, rank, world)
+    return group_by_step((list(from_table(block, channels)) for block in blocks), spec, rank, world)
 
 
-def put_together(
+def group_by_step(
     blocks: Iterator[list[Microbatch]], spec: StreamSpec, rank: int, world: int
 ) -> Iterator[list[Microbatch]]:
     """Blocks ``rank``, ``rank + world``, ... of a stream as lists of a step's microbatches.
@@ -135,7 +136,7 @@ def put_together(
         ValueError: if another block arrives.
     """
     total = spec.feed.plan.microbatches
-    for number, (first, last) in enumerate(steps_of_blocks(spec.start, spec.stop, spec.block_steps)):
+    for number, (first, last) in enumerate(split_steps(spec.start, spec.stop, spec.block_steps)):
         mine = [j % total for j in range(number * total, (number + 1) * total) if j % world == rank]
         parts = [next(blocks, []) for _ in mine]
         for step in range(first, last):

@@ -15,17 +15,17 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.backpressure import set_up_data
-from raysde.cluster.connection import tell
-from raysde.cluster.resources import Share, check_room, share_out, survey
-from raysde.cluster.stream import stream, stream_spec
+from raysde.cluster.connection import tell_driver
+from raysde.cluster.resources import Share, assign_share, check_resources, survey_cluster
+from raysde.cluster.stream import make_stream_dataset, stream_spec
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
 from raysde.io.amounts import amount
-from raysde.io.filesystems import child, filesystem
+from raysde.io.filesystems import child_path, open_filesystem
 from raysde.io.own_code import OwnCodeError
 from raysde.io.progress import say
 from raysde.runs.run import Run, open_run
-from raysde.tracking.spool import spool_of
+from raysde.tracking.spool import spool_folder
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints that it was told of."""
@@ -41,9 +41,9 @@ def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
     Args:
         speak: is told of each newer checkpoint that is passed over.
     """
-    found = storage.newest_checkpoint(run.config.storage, run.config.name, speak)
-    step = 0 if found is None else checkpoint.read(found).step
-    storage.discard(found)
+    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak)
+    step = 0 if found is None else checkpoint.read_description(found).step
+    storage.discard_copy(found)
     return step
 
 
@@ -52,17 +52,17 @@ def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
 
     def make() -> ray.data.Dataset:
         set_up_data()
-        run = open_run(loading.parse(recipe))
-        return stream(stream_spec(run, resume_step(run)))
+        run = open_run(loading.parse_recipe(recipe))
+        return make_stream_dataset(stream_spec(run, resume_step(run)))
 
     return make
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs; imported there, since the controller needs none of it."""
-    from raysde.cluster.worker import work
+    from raysde.cluster.worker import run_worker
 
-    return work(settings)
+    return run_worker(settings)
 
 
 def own_share(run: Run) -> Share:
@@ -71,14 +71,14 @@ def own_share(run: Run) -> Share:
     Raises:
         ValueError: if the cluster was started here and has too little for the fewest workers.
     """
-    cluster = survey()
-    share = share_out(run.config, cluster)
+    cluster = survey_cluster()
+    share = assign_share(run.config, cluster)
     lower = "resources.workers or resources.cpus_per_worker"
-    check_room(run.config, cluster, share, run.config.resources.least, lower)
+    check_resources(run.config, cluster, share, run.config.resources.least, lower)
     return share
 
 
-def launch(
+def run_worker_group(
     run: Run,
     *,
     tracking_uri: str,
@@ -103,7 +103,7 @@ def launch(
     """
     recipe = run.config.model_dump(mode="json")
     share = share or own_share(run)
-    speak = say if reports is None else tell  # a trial of a sweep is launched by a process of the cluster
+    speak = say if reports is None else tell_driver  # a trial of a sweep is launched by a process of the cluster
     if reports is None:  # a sweep shows its trials in a line of its own
         say(f"starting {amount(run.config.resources.least, 'worker')}")
     settings = {
@@ -111,17 +111,17 @@ def launch(
         "tracking_uri": tracking_uri,
         "run_id": run_id,
         "threads": share.cpus,
-        "spool": str(spool_of(run.config.name, run_id)),
+        "spool": str(spool_folder(run.config.name, run_id)),
         "started": started,
         "reports": reports,
     }
     most, said = run.config.resources.max_failures, ""
     for failures in itertools.count():
-        step = prepared(run, speak)
+        step = prepare_folder(run, speak)
         if failures:
             speak(f"{said}; starting again from step {step} ({failures} of {most} times)")
         try:
-            result = trainer(run, settings, share).fit()
+            result = make_trainer(run, settings, share).fit()
             break
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
@@ -134,7 +134,7 @@ def launch(
         raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
 
 
-def prepared(run: Run, speak: Callable[[str], None]) -> int:
+def prepare_folder(run: Run, speak: Callable[[str], None]) -> int:
     """Make a run's folder ready for a new trainer, and return the step at which it begins.
 
     Ray Train keeps a list of checkpoints in the folder, and refuses to start where the list and the folder differ: a
@@ -148,7 +148,7 @@ def prepared(run: Run, speak: Callable[[str], None]) -> int:
         ValueError: if there are checkpoints and none is whole.
     """
     step = resume_step(run, speak)
-    system, root = filesystem(child(storage.location(run.config.storage), run.config.name, SNAPSHOT))
+    system, root = open_filesystem(child_path(storage.absolute_location(run.config.storage), run.config.name, SNAPSHOT))
     found = system.get_file_info(root).type
     if found == FileType.Directory:
         system.delete_dir(root)
@@ -157,11 +157,11 @@ def prepared(run: Run, speak: Callable[[str], None]) -> int:
     return step
 
 
-def trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrainer:
+def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrainer:
     """Return a trainer of one worker group.
 
     Args:
-        settings: for each worker, see :func:`raysde.cluster.worker.work`.
+        settings: for each worker, see :func:`raysde.cluster.worker.run_worker`.
     """
     recipe, wanted = settings["recipe"], run.config.resources
     return TorchTrainer(
@@ -171,17 +171,17 @@ def trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrainer:
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=wanted.workers,  # type: ignore[arg-type]
             use_gpu=share.gpu,
-            resources_per_worker=_bundle(share),
+            resources_per_worker=_worker_bundle(share),
             elastic_resize_monitor_interval_s=wanted.resize_every,
         ),
         run_config=RunConfig(
             name=run.config.name,
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-            storage_path=storage.location(run.config.storage),
+            storage_path=storage.absolute_location(run.config.storage),
             failure_config=FailureConfig(max_failures=0),
         ),
         datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
-        dataset_config=DataConfig(execution_options=in_order()),
+        dataset_config=DataConfig(execution_options=ordered_execution()),
     )
 
 
@@ -205,11 +205,11 @@ def _told(rank: int, failure: object) -> str:
     return f"worker {rank}: {type(cause).__name__}: {lines[-1] if lines else ''}"
 
 
-def _bundle(share: Share) -> dict[str, float]:
+def _worker_bundle(share: Share) -> dict[str, float]:
     return {"CPU": share.cpus, "GPU": 1} if share.gpu else {"CPU": share.cpus}
 
 
-def in_order() -> ray.data.ExecutionOptions:
+def ordered_execution() -> ray.data.ExecutionOptions:
     """Blocks come in the order of the plan."""
     options = ray.data.ExecutionOptions()
     options.preserve_order = True

@@ -11,9 +11,9 @@ from typing import Any
 from ray import tune
 from ray.actor import ActorHandle
 
-from raysde.cluster.connection import quiet
+from raysde.cluster.connection import quiet_ray
 from raysde.cluster.resources import Share
-from raysde.cluster.train import launch
+from raysde.cluster.train import run_worker_group
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
 from raysde.runs.run import open_run
@@ -28,7 +28,7 @@ def trial_settings(number: int, recipe: loading.RunConfig, uri: str, run_id: str
     return {"number": number, "trial": json.dumps(told)}
 
 
-def trainable(mailbox: ActorHandle) -> Callable[[dict[str, Any]], None]:
+def make_trainable(mailbox: ActorHandle) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs for each trial."""
 
     def run(settings: dict[str, Any]) -> None:
@@ -42,12 +42,12 @@ def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
 
     The last thing it tells is how the trial ended, so one that says nothing of it was stopped or died.
     """
-    quiet()
+    quiet_ray()
     # the end of a worker group is noticed at the next look
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     told, slot = json.loads(settings["trial"]), Slot(mailbox, settings["number"])
     ended: dict[str, str] = {}
-    worker = threading.Thread(target=_train, args=(told, slot, ended), daemon=True)
+    worker = threading.Thread(target=_train_trial, args=(told, slot, ended), daemon=True)
     worker.start()
     while True:
         alive = worker.is_alive()
@@ -59,12 +59,14 @@ def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
     tune.report({"ended": json.dumps(ended)})
 
 
-def _train(told: dict[str, Any], slot: Slot, ended: dict[str, str]) -> None:
+def _train_trial(told: dict[str, Any], slot: Slot, ended: dict[str, str]) -> None:
     """Runs the trial's worker group; what goes wrong is told, since it ends the trial and not the sweep."""
     started, share = time.time(), Share(**told["share"])
     try:
-        run = open_run(loading.parse(told["recipe"]))
-        launch(run, tracking_uri=told["uri"], run_id=told["run_id"], started=started, share=share, reports=slot)
+        run = open_run(loading.parse_recipe(told["recipe"]))
+        run_worker_group(
+            run, tracking_uri=told["uri"], run_id=told["run_id"], started=started, share=share, reports=slot
+        )
     except Exception as error:
         ended.update(state="failed", error=" ".join(str(error).split())[:500] or type(error).__name__)
     else:

@@ -17,14 +17,14 @@ from raysde import tracking
 from raysde.cluster.resources import Share
 from raysde.cluster.trial import trial_settings
 from raysde.config import loading
-from raysde.config.places import absolute
-from raysde.io.filesystems import child
+from raysde.config.places import resolve_places
+from raysde.io.filesystems import child_path
 from raysde.runs import identity
-from raysde.tracking.backlog import backlog_of
-from raysde.tracking.spool import spool_of
+from raysde.tracking.backlog import backlog_folder
+from raysde.tracking.spool import spool_folder
 from raysde.tuning.training.ledger import Trial
 from raysde.tuning.training.progress import SweepLine
-from raysde.tuning.training.space import Space, varied
+from raysde.tuning.training.space import Space, vary_recipe
 from raysde.tuning.training.sweep import Sweep
 
 ENDS: dict[str, tracking.Ended] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
@@ -58,46 +58,51 @@ class Children:
 
         A validation whose report was lost with the driver is made again where the trial goes on.
         """
-        tree, base = varied(self.tree, self.space, trial.values), self.recipe.model_dump(mode="json")
+        tree, base = vary_recipe(self.tree, self.space, trial.values), self.recipe.model_dump(mode="json")
         data = {**copy.deepcopy(tree["data"]), "path": self.recipe.data.path}
         sampling = {**base["sampling"], "every": 0}
         resources = {**base["resources"], "cpus_per_worker": share.cpus, "gpu": share.gpu}
-        own: dict[str, Any] = {"name": self.name(trial.number), "storage": child(self.recipe.storage, self.recipe.name)}
+        own: dict[str, Any] = {
+            "name": self.name(trial.number),
+            "storage": child_path(self.recipe.storage, self.recipe.name),
+        }
         every = self.recipe.validation.every
         own["checkpoint_every"] = -(-self.recipe.checkpoint_every // every) * every
-        return absolute(loading.parse({**tree, **own, "data": data, "sampling": sampling, "resources": resources}))
+        return resolve_places(
+            loading.parse_recipe({**tree, **own, "data": data, "sampling": sampling, "resources": resources})
+        )
 
-    def opened(self, trial: Trial, recipe: loading.RunConfig) -> str:
+    def open_run(self, trial: Trial, recipe: loading.RunConfig) -> str:
         """The MLflow run of a trial, found or created.
 
         Raises:
             RuntimeError: if the server does not answer.
         """
-        place, experiment = tracking.artifact_place(self.uri), self.recipe.tracking.experiment
-        word = identity.settled(child(recipe.storage, recipe.name), {}, begun=bool(trial.run_id))
-        with tracking.answering(self.uri):
-            return tracking.open_run(
+        place, experiment = tracking.default_artifact_root(self.uri), self.recipe.tracking.experiment
+        word = identity.settle_word(child_path(recipe.storage, recipe.name), {}, begun=bool(trial.run_id))
+        with tracking.report_server_errors(self.uri):
+            return tracking.open_mlflow_run(
                 self.client, experiment, recipe.name, recipe.flat(), place, parent=self.parent, word=word
             )
 
-    def closed(self, trial: Trial) -> None:
+    def close_run(self, trial: Trial) -> None:
         """Marks the MLflow run of a trial that ended: finished, with a tag if early stopping ended it, or failed.
 
         Raises:
             RuntimeError: if the server does not answer.
         """
         if trial.run_id and trial.state in ENDS:
-            with tracking.answering(self.uri):
+            with tracking.report_server_errors(self.uri):
                 if trial.state == "stopped" and trial.last is not None:
                     tracking.set_tags(self.client, trial.run_id, {STOPPED: f"early, at step {trial.last.step}"})
                 tracking.close_run(self.client, trial.run_id, ENDS[trial.state])
 
-    def delivered(self, trial: Trial) -> None:
+    def deliver_leftovers(self, trial: Trial) -> None:
         """Sends what the trial's worker, stopped in the middle, left on this machine's disk."""
         if trial.run_id:
             name = self.name(trial.number)
-            backlog = backlog_of(child(self.recipe.storage, self.recipe.name, name), trial.run_id)
-            tracking.deliver_left(self.uri, trial.run_id, spool_of(name, trial.run_id), backlog)
+            backlog = backlog_folder(child_path(self.recipe.storage, self.recipe.name, name), trial.run_id)
+            tracking.deliver_leftovers(self.uri, trial.run_id, spool_folder(name, trial.run_id), backlog)
 
 
 class Asked(Searcher):
@@ -117,7 +122,7 @@ class Asked(Searcher):
         trial = self.next
         try:
             recipe = self.children.recipe_of(trial, self.share)
-            run_id = self.children.opened(trial, recipe)
+            run_id = self.children.open_run(trial, recipe)
         except ValueError as error:  # numbers that Optuna put together, which do not fit
             self.sweep.end(trial.number, "failed", str(error))
             self.next = None
@@ -128,7 +133,7 @@ class Asked(Searcher):
             self.said = True
             return None
         self.said, self.next = False, None
-        self.sweep.opened(trial.number, run_id)
+        self.sweep.note_run(trial.number, run_id)
         self.line.show()
         return trial_settings(trial.number, recipe, self.children.uri, run_id, self.share)
 
@@ -184,7 +189,7 @@ class Judged(FIFOScheduler):
     def _show(self, number: int) -> None:
         trial = self.sweep.ledger.trials[number]
         with suppress(RuntimeError):  # it is closed at the end of the sweep again
-            self.children.closed(trial)
+            self.children.close_run(trial)
         self.line.show()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from ray.tune.experiment import Trial
 from tqdm import tqdm
 
 from raysde.cluster.connection import connect, quiet_tune
-from raysde.cluster.errors import attempted, result_of, unpacked
-from raysde.cluster.resources import one_for_each
+from raysde.cluster.errors import attempt_work, unpack_error, unpack_result
+from raysde.cluster.resources import count_workers
 from raysde.evaluation.metric import parse_metric
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.io.filesystems import write_json
-from raysde.io.journal import read
+from raysde.io.journal import read_record
 from raysde.tuning.sampler.space import Candidate
-from raysde.tuning.sampler.study import Study, journal
+from raysde.tuning.sampler.study import Study, study_journal
 from raysde.tuning.sampler.successive_halving import CandidateOutcome, MeasureCandidates
 
 FAILURES = 2
@@ -40,33 +40,33 @@ def measure_on_ray(study: Study, out: Path) -> MeasureCandidates:
     """
 
     def measure(candidates: Sequence[Candidate], samples: int) -> list[CandidateOutcome]:
-        files = [Path(journal(out).place(study.key(each, samples))) for each in candidates]
-        todo = [number for number, file in enumerate(files) if not (file.exists() and beside(file).exists())]
-        with tqdm(total=len(files), initial=len(files) - len(todo), **bar(samples)) as shown:
+        files = [Path(study_journal(out).place(study.key(each, samples))) for each in candidates]
+        todo = [number for number, file in enumerate(files) if not (file.exists() and influence_file(file).exists())]
+        with tqdm(total=len(files), initial=len(files) - len(todo), **progress_bar_options(samples)) as shown:
             if todo:
-                run(study, candidates, samples, files, todo, shown)
-        return [kept(each, file) for each, file in zip(candidates, files, strict=True)]
+                measure_candidates(study, candidates, samples, files, todo, shown)
+        return [read_measurement(each, file) for each, file in zip(candidates, files, strict=True)]
 
     return measure
 
 
-def beside(file: Path) -> Path:
+def influence_file(file: Path) -> Path:
     """Where the influences of a measurement are."""
     return file.with_suffix(".safetensors")
 
 
-def kept(candidate: Candidate, file: Path) -> CandidateOutcome:
+def read_measurement(candidate: Candidate, file: Path) -> CandidateOutcome:
     """A finished measurement."""
-    figure = parse_metric(read(str(file))["figure"], f"{file}")
-    return CandidateOutcome(candidate, figure, Influence.load(beside(file)))
+    figure = parse_metric(read_record(str(file))["figure"], f"{file}")
+    return CandidateOutcome(candidate, figure, Influence.load(influence_file(file)))
 
 
-def bar(samples: int) -> dict[str, Any]:
+def progress_bar_options(samples: int) -> dict[str, Any]:
     """How progress is shown."""
     return {"unit": "setting", "desc": f"settings on {samples} images each", "file": sys.stderr}
 
 
-def run(
+def measure_candidates(
     study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path], todo: Sequence[int], shown: Any
 ) -> None:
     """Measures the candidates of the numbers ``todo`` and writes their files.
@@ -80,9 +80,9 @@ def run(
     quiet_tune()
     storage = files[0].parent.parent / "tune"
     shutil.rmtree(storage, ignore_errors=True)
-    at_once, share = one_for_each(len(todo), ray.cluster_resources())
+    at_once, share = count_workers(len(todo), ray.cluster_resources())
     tuner = tune.Tuner(
-        tune.with_resources(trainable(study, candidates, samples, files), {"cpu": share.cpus, "gpu": share.gpus}),
+        tune.with_resources(make_trainable(study, candidates, samples, files), {"cpu": share.cpus, "gpu": share.gpus}),
         param_space={"number": tune.grid_search(list(todo))},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
@@ -103,10 +103,10 @@ def run(
         if result.error is not None:
             raise RuntimeError(f"a trial failed: {' '.join(str(result.error).split())[:300]}")
         if said := (result.metrics or {}).get("error"):
-            raise unpacked(said)
+            raise unpack_error(said)
 
 
-def trainable(
+def make_trainable(
     study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path]
 ) -> Callable[[dict[str, Any]], None]:
     """What a trial does."""
@@ -114,10 +114,10 @@ def trainable(
     def trial(config: dict[str, Any]) -> None:
         def work() -> dict[str, Any]:
             found = study.outcome(candidates[config["number"]], samples)
-            found.influence.save(beside(files[config["number"]]))
-            return found.figure.kept()
+            found.influence.save(influence_file(files[config["number"]]))
+            return found.figure.to_json()
 
-        tune.report(attempted(work))
+        tune.report(attempt_work(work))
 
     return trial
 
@@ -137,5 +137,5 @@ class Keeper(tune.Callback):
         number, result = trial.config["number"], trial.last_result
         if result.get("result"):
             said = {"setting": self.candidates[number].values, "samples": self.samples}
-            write_json(str(self.files[number]), {**said, "figure": result_of(result)})
+            write_json(str(self.files[number]), {**said, "figure": unpack_result(result)})
             self.shown.update()

@@ -19,38 +19,38 @@ from ray.tune.experiment import Trial as TuneTrial
 from raysde import tracking
 from raysde.checkpoints import storage
 from raysde.cluster.connection import connect, quiet_tune
-from raysde.cluster.job import reject_lonely_store
+from raysde.cluster.job import reject_local_store
 from raysde.cluster.resources import (
     Cluster,
     Share,
-    check_room,
-    runs_at_once,
-    share_out,
-    survey,
+    assign_share,
+    check_resources,
+    count_concurrent_runs,
+    survey_cluster,
 )
-from raysde.cluster.trial import trainable
+from raysde.cluster.trial import make_trainable
 from raysde.cluster.trial_reports import open_mailbox
 from raysde.cluster.tune_callbacks import Asked, Children, Judged, Refusal
 from raysde.config import loading
-from raysde.config.names import checked_sweep
-from raysde.config.places import absolute
+from raysde.config.names import check_sweep_name
+from raysde.config.places import resolve_places
 from raysde.io.errors import Interrupted
-from raysde.io.filesystems import child, write_bytes
+from raysde.io.filesystems import child_path, write_bytes
 from raysde.io.progress import say
 from raysde.runs import identity
-from raysde.runs.run import Run, check, check_model, open_run, remarks
+from raysde.runs.run import Run, check_model, check_run, list_remarks, open_run
 from raysde.tuning.training.ledger import Ledger, Trial
 from raysde.tuning.training.progress import SweepLine
-from raysde.tuning.training.ranking import as_csv, best, best_recipe, table
-from raysde.tuning.training.search import count_of, planned
+from raysde.tuning.training.ranking import best_recipe, best_trial, format_csv, format_ranking
+from raysde.tuning.training.search import count_trials, plan_trials
 from raysde.tuning.training.settings import SweepSettings, halving_for
 from raysde.tuning.training.space import (
     Space,
     Values,
     check_recipes,
-    described,
+    describe_values,
     read_space,
-    varied,
+    vary_recipe,
 )
 from raysde.tuning.training.sweep import Sweep
 
@@ -104,38 +104,38 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
         RuntimeError: if Ray failed, or every trial did.
         Interrupted: at Ctrl-C or SIGTERM, with how to go on.
     """
-    checked_sweep(name, "--name")
-    recipe, space = absolute(loading.parse({**tree, "name": name})), read_space(settings.space)
-    count = count_of(space, settings.search, settings.trials)
-    plan = planned(space, settings.search, settings.seed, count)
+    check_sweep_name(name, "--name")
+    recipe, space = resolve_places(loading.parse_recipe({**tree, "name": name})), read_space(settings.space)
+    count = count_trials(space, settings.search, settings.trials)
+    plan = plan_trials(space, settings.search, settings.seed, count)
     check_recipes(tree, space, space.corners() if plan is None else plan)
     run = open_run(recipe)
-    check(run)
+    check_run(run)
     check_held_out(run)
     check_networks(tree, space, space.corners() if plan is None else plan)
     halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
     uri = tracking.store_uri(recipe.tracking.uri)
-    client = tracking.client_for(uri)
-    ledger = Ledger(child(recipe.storage, name), definition(run, settings), recipe.default)
+    client = tracking.connect_client(uri)
+    ledger = Ledger(child_path(recipe.storage, name), sweep_definition(run, settings), recipe.default)
     sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
-    for remark in remarks(run):
+    for remark in list_remarks(run):
         say(remark)
-    room = prepared(sweep, recipe, uri, settings.concurrent) if sweep.left else None
-    word = identity.settled(ledger.folder, {}, begun=bool(ledger.trials))
-    with tracking.answering(uri):
+    room = check_cluster(sweep, recipe, uri, settings.concurrent) if sweep.left else None
+    word = identity.settle_word(ledger.folder, {}, begun=bool(ledger.trials))
+    with tracking.report_server_errors(uri):
         parent = open_parent(client, run, settings, uri, word)
     children = Children(client, uri, recipe, tree, space, parent)
     if room is not None:
         left = Interrupted(f"sweep {name!r} was interrupted; the same command goes on with it")
-        with tracking.marked(client, lambda: running(sweep, parent), lambda: left):
+        with tracking.mark_runs(client, lambda: list_running(sweep, parent), lambda: left):
             run_trials(sweep, children, *room)
-    with tracking.answering(uri):
-        outcome = conclude(sweep, children, tree)
-    identity.ended(ledger.folder)
+    with tracking.report_server_errors(uri):
+        outcome = conclude_sweep(sweep, children, tree)
+    identity.note_end(ledger.folder)
     return outcome
 
 
-def prepared(sweep: Sweep, recipe: loading.RunConfig, uri: str, concurrent: int | None) -> tuple[int, Share]:
+def check_cluster(sweep: Sweep, recipe: loading.RunConfig, uri: str, concurrent: int | None) -> tuple[int, Share]:
     """Connects to Ray, and finds out whether the cluster has what trials need, before anything is logged.
 
     Raises:
@@ -143,16 +143,16 @@ def prepared(sweep: Sweep, recipe: loading.RunConfig, uri: str, concurrent: int 
         RuntimeError: if Ray does not start.
     """
     connect("ERROR")  # Ray Train warns of each trial that is stopped
-    reject_lonely_store(uri)
-    return shares(recipe, survey(), sweep.count, concurrent)
+    reject_local_store(uri)
+    return assign_shares(recipe, survey_cluster(), sweep.count, concurrent)
 
 
-def running(sweep: Sweep, parent: str) -> list[str]:
+def list_running(sweep: Sweep, parent: str) -> list[str]:
     """The MLflow runs that are under way: that of the sweep, and those of its trials."""
     return [parent, *(trial.run_id for trial in sweep.trials if trial.run_id and trial.state == "running")]
 
 
-def definition(run: Run, settings: SweepSettings) -> dict[str, Any]:
+def sweep_definition(run: Run, settings: SweepSettings) -> dict[str, Any]:
     """What must not change when a sweep goes on."""
     flat = {key: value for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)}
     if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the workers
@@ -181,9 +181,9 @@ def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Val
     """
     for values in combinations:
         try:
-            check_model(open_run(loading.parse(varied(tree, space, values))).spec)
+            check_model(open_run(loading.parse_recipe(vary_recipe(tree, space, values))).spec)
         except ValueError as error:
-            raise ValueError(f"the space holds {described(values)}, which does not fit: {error}") from None
+            raise ValueError(f"the space holds {describe_values(values)}, which does not fit: {error}") from None
 
 
 def open_parent(client: tracking.MlflowClient, run: Run, settings: SweepSettings, uri: str, word: str) -> str:
@@ -191,12 +191,12 @@ def open_parent(client: tracking.MlflowClient, run: Run, settings: SweepSettings
     asked = settings.model_dump(mode="json", exclude={"recipe", "space"})
     axes = {f"space.{name.replace(',', ' ')}": values for name, values in settings.space.items()}
     data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
-    recipe, place = run.config, tracking.artifact_place(uri)
+    recipe, place = run.config, tracking.default_artifact_root(uri)
     experiment = recipe.tracking.experiment
-    return tracking.open_run(client, experiment, recipe.name, {**axes, **asked}, place, data, word=word)
+    return tracking.open_mlflow_run(client, experiment, recipe.name, {**axes, **asked}, place, data, word=word)
 
 
-def shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, given: int | None) -> tuple[int, Share]:
+def assign_shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, given: int | None) -> tuple[int, Share]:
     """How many trials run at once, and what each of their workers gets.
 
     Args:
@@ -206,10 +206,10 @@ def shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, given: int 
     Raises:
         ValueError: if the cluster was started here and has too little for them.
     """
-    at_once = given or runs_at_once(recipe, cluster, trials)
-    share = share_out(recipe, cluster, at_once)
+    at_once = given or count_concurrent_runs(recipe, cluster, trials)
+    share = assign_share(recipe, cluster, at_once)
     lower = "--concurrent, resources.workers or resources.cpus_per_worker"
-    check_room(recipe, cluster, share, at_once * recipe.resources.most, lower)
+    check_resources(recipe, cluster, share, at_once * recipe.resources.most, lower)
     return at_once, share
 
 
@@ -232,14 +232,14 @@ def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> 
     asked, judged = Asked(sweep, children, share, line), Judged(sweep, children, line)
     with tempfile.TemporaryDirectory(prefix="raysde-tune-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(trainable(open_mailbox()), WAITING),
+            tune.with_resources(make_trainable(open_mailbox()), WAITING),
             tune_config=tune.TuneConfig(
                 num_samples=sweep.left,
                 max_concurrent_trials=at_once,
                 search_alg=asked,
                 scheduler=judged,
-                trial_name_creator=named,
-                trial_dirname_creator=named,
+                trial_name_creator=trial_name,
+                trial_dirname_creator=trial_name,
             ),
             run_config=tune.RunConfig(
                 name=recipe.name,
@@ -262,7 +262,7 @@ def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> 
         raise Interrupted("the sweep was interrupted; the same command goes on with it")
 
 
-def named(trial: TuneTrial) -> str:
+def trial_name(trial: TuneTrial) -> str:
     """What Tune calls a trial."""
     return f"{trial.config['number']:03d}"
 
@@ -272,38 +272,38 @@ def close_children(sweep: Sweep, children: Children) -> None:
     begun = [trial for trial in sweep.trials if trial.run_id]
     known = [trial for trial in begun if tracking.has_run(children.client, trial.run_id)]
     for trial in known:
-        children.delivered(trial)
-        children.closed(trial)
+        children.deliver_leftovers(trial)
+        children.close_run(trial)
     if elsewhere := ", ".join(f"{trial.number:03d}" for trial in begun if trial not in known):
         print(
             f"MLflow at {children.uri} does not know the runs of trials {elsewhere}: they stay as they are", flush=True
         )
 
 
-def conclude(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> SweepResult:
+def conclude_sweep(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> SweepResult:
     """Writes the ranking and the best recipe beside the trials and into MLflow, and closes the MLflow runs.
 
     Raises:
         RuntimeError: if no trial has a value.
     """
-    from raysde.tuning.training.plots import pictures
+    from raysde.tuning.training.plots import draw_plots
 
     trials, space, metric = sweep.trials, sweep.space, sweep.metric
-    top, name = best(trials, metric), children.recipe.name
-    folder, found = sweep.ledger.folder, table(trials, space, metric)
-    files = {"ranking.csv": as_csv(trials, space, metric).encode(), **pictures(trials, space, metric)}
+    top, name = best_trial(trials, metric), children.recipe.name
+    folder, found = sweep.ledger.folder, format_ranking(trials, space, metric)
+    files = {"ranking.csv": format_csv(trials, space, metric).encode(), **draw_plots(trials, space, metric)}
     tags = {}
     if top is not None:
         files["best.yaml"] = best_recipe(tree, space, top, f"{name}-best", metric).encode()
         tags = {"raysde.best.trial": children.name(top.number), "raysde.best.value": str(top.value(metric))}
     for file, content in files.items():
-        write_bytes(child(folder, file), content)
+        write_bytes(child_path(folder, file), content)
     close_children(sweep, children)
-    tracking.keep_files(children.client, children.parent, files, tags)
+    tracking.log_files(children.client, children.parent, files, tags)
     if top is None:
         tracking.fail_run(children.client, children.parent)
         raise RuntimeError(f"no trial of sweep {name!r} has a value of {metric}:\n{found}")
     tracking.finish_run(children.client, children.parent)
-    last = storage.newest_checkpoint(folder, children.name(top.number))
-    places = {file: child(folder, file) for file in files}
+    last = storage.fetch_newest_checkpoint(folder, children.name(top.number))
+    places = {file: child_path(folder, file) for file in files}
     return SweepResult(found, top, places["best.yaml"], last, places["ranking.csv"], children.parent, children.uri)

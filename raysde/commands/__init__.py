@@ -13,12 +13,12 @@ SOURCES = (
 )
 
 
-def tracking_option(command: argparse.ArgumentParser) -> None:
+def add_tracking_option(command: argparse.ArgumentParser) -> None:
     """Adds --tracking-uri."""
     command.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in ~/raysde)")
 
 
-def size_option(text: str | None) -> Size | None:
+def parse_size_option(text: str | None) -> Size | None:
     """Return the (height, width) that ``--size`` means, None without.
 
     Raises:

@@ -3,7 +3,7 @@
 import argparse
 
 
-def config_options(command: argparse.ArgumentParser) -> None:
+def add_config_options(command: argparse.ArgumentParser) -> None:
     """Describe the command's options."""
     command.add_argument(
         "recipe", nargs="?", help="print this recipe, complete and checked, instead of the explanation"
@@ -17,7 +17,7 @@ def run_config(args: argparse.Namespace) -> None:
     from raysde.config import loading, reference
 
     if args.recipe is None:
-        print(reference.reference())
+        print(reference.format_reference())
         return
-    for key, value in loading.load(args.recipe, args.overrides).flat().items():
+    for key, value in loading.load_recipe(args.recipe, args.overrides).flat().items():
         print(f"{key}={loading.written(value)}")

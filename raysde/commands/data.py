@@ -6,7 +6,7 @@ from pathlib import Path
 from raysde.io.amounts import amount
 
 
-def inspect_options(command: argparse.ArgumentParser) -> None:
+def add_inspect_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde inspect`."""
     command.description = "Prints what a data set holds, checks its shards, and writes a contact sheet of some images."
     command.add_argument("shards", help="folder or URI with a manifest.json")
@@ -17,7 +17,7 @@ def inspect_options(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=run_inspect)
 
 
-def plan_options(command: argparse.ArgumentParser) -> None:
+def add_plan_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde plan`."""
     command.description = "Lists the rows that a step of a recipe is trained on: before, during or after the run."
     command.add_argument("recipe", help="YAML file, see jobs/configs")
@@ -28,20 +28,20 @@ def plan_options(command: argparse.ArgumentParser) -> None:
 
 def run_inspect(args: argparse.Namespace) -> None:
     """raysde inspect."""
-    from raysde.data.dataset.contact_sheet import contact_sheet, describe
+    from raysde.data.dataset.contact_sheet import describe_manifest, draw_contact_sheet
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.reader import Reader
-    from raysde.data.dataset.shards import verify
+    from raysde.data.dataset.shards import verify_shards
     from raysde.images.tensors import save_picture
 
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
     manifest = read_manifest(args.shards)
-    print("\n".join(describe(manifest)))
-    verify(manifest, hashes=not args.fast)
+    print("\n".join(describe_manifest(manifest)))
+    verify_shards(manifest, hashes=not args.fast)
     print(f"checked        {'sizes and columns' if args.fast else 'sizes, columns and hashes'} of all shards")
     target = Path(args.sheet).expanduser()
-    save_picture(contact_sheet(Reader(manifest), args.n, args.seed), target)
+    save_picture(draw_contact_sheet(Reader(manifest), args.n, args.seed), target)
     print(f"contact sheet  {target}")
 
 
@@ -51,7 +51,7 @@ def run_plan(args: argparse.Namespace) -> None:
     from raysde.data.dataset.reader import Reader
     from raysde.runs.run import open_run
 
-    run = open_run(loading.load(args.recipe, args.overrides))
+    run = open_run(loading.load_recipe(args.recipe, args.overrides))
     if not 0 <= args.step < run.steps:
         raise ValueError(f"--step must be from 0 to {run.steps - 1}, got {args.step}")
     reader = Reader(run.manifest)

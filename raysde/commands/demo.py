@@ -6,7 +6,7 @@ from pathlib import Path
 from raysde.commands import STARTED
 
 
-def demo_options(command: argparse.ArgumentParser) -> None:
+def add_demo_options(command: argparse.ArgumentParser) -> None:
     """Describe the command's options."""
     command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="(default %(default)s)")
     command.add_argument(
@@ -20,6 +20,6 @@ def demo_options(command: argparse.ArgumentParser) -> None:
 
 def run_demo(args: argparse.Namespace) -> None:
     """raysde demo."""
-    from raysde.cluster.demo import demo
+    from raysde.cluster.demo import demo_job
 
-    demo(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)
+    demo_job(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysde.commands.model_options import (
-    check_drawing,
+    add_model_options,
+    add_prompt_options,
+    add_solver_options,
+    check_drawing_options,
     drawing_arguments,
-    loader,
-    model_options,
-    prompt_options,
-    solver_options,
-    warn_of_older,
+    make_loader,
+    warn_of_older_pictures,
 )
 from raysde.io.amounts import amount
 
@@ -35,7 +35,7 @@ says what each does, and where it comes from.
 """
 
 
-def edit_options(command: argparse.ArgumentParser) -> None:
+def add_edit_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Changes images: fills them in, colours them, enlarges them, or draws them anew with a likeness. Writes "
@@ -44,7 +44,7 @@ def edit_options(command: argparse.ArgumentParser) -> None:
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    model_options(command)
+    add_model_options(command)
     image = (
         "images of the model's size (smaller for --upscale), of any kind that raysde ingest reads; transparent ones "
         "are laid on white"
@@ -62,7 +62,7 @@ def edit_options(command: argparse.ArgumentParser) -> None:
         "--strength", type=float, metavar="S", help="from 0, the image itself, to 1, a new one: how much is redrawn"
     )
     command.add_argument("-n", type=int, default=1, help="results for each image (default %(default)s)")
-    prompt_options(command)
+    add_prompt_options(command)
     restoring = command.add_argument_group("for --mask, --colorise and --upscale")
     restoring.add_argument(
         "--method",
@@ -75,33 +75,33 @@ def edit_options(command: argparse.ArgumentParser) -> None:
         "--iterations", type=int, help="of moment_matching; more fit better and cost a gradient each"
     )
     restoring.add_argument("--resample", type=int, help="of replacement: how often each step is repeated (default 0)")
-    solver_options(command)
+    add_solver_options(command)
     command.add_argument("--out", default="edited", help="folder for the images (default %(default)s)")
     command.set_defaults(run=run_edit)
 
 
 def run_edit(args: argparse.Namespace) -> None:
     """raysde edit."""
-    from raysde.images.tensors import grid, save_picture, save_png
-    from raysde.inference.edit_files import edit_files, side_by_side
+    from raysde.images.tensors import make_grid, save_picture, save_png
+    from raysde.inference.edit_files import arrange_side_by_side, edit_files
 
-    check_drawing(args)
-    restoring = checked_restoring(args)
-    files = [(path, image) for path, image in opened(args.image) for _ in range(args.n)]
-    load = loader(args)
+    check_drawing_options(args)
+    restoring = check_restoring_options(args)
+    files = [(path, image) for path, image in open_images(args.image) for _ in range(args.n)]
+    load = make_loader(args)
     model = load(args.model)
-    warn_of_older(args.out, len(files))
+    warn_of_older_pictures(args.out, len(files))
     with drawing_arguments(args, model, len(files), load, own=args.strength is not None) as drawing:
         wanted = {name: getattr(args, name) for name in ("mask", "colorise", "upscale", "strength")}
         shown, drawn = edit_files(model, files, **wanted, **drawing, **restoring)
     out = Path(args.out)
     save_png(drawn.images, out, [f"image-{index:03d}" for index in range(len(files))])
-    sheet = side_by_side(shown, drawn.images, args.n)
-    save_picture(grid(sheet, columns=args.n + 1), out / "sheet.png")
+    sheet = arrange_side_by_side(shown, drawn.images, args.n)
+    save_picture(make_grid(sheet, columns=args.n + 1), out / "sheet.png")
     print(f"{amount(len(files), 'image')} and {out / 'sheet.png'} ({amount(drawn.nfe, 'network evaluation')} each)")
 
 
-def checked_restoring(args: argparse.Namespace) -> dict[str, Any]:
+def check_restoring_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of restoring that are given.
 
     Raises:
@@ -118,7 +118,7 @@ def checked_restoring(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def opened(paths: list[str]) -> "list[tuple[str, Tensor]]":
+def open_images(paths: list[str]) -> "list[tuple[str, Tensor]]":
     """Read image files as an ingest does, and print what had to be changed; return each name with uint8 [C, H, W].
 
     Raises:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 
-def ema_options(command: argparse.ArgumentParser) -> None:
+def add_ema_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Writes a checkpoint to sample from whose weights are averaged over a length chosen now, put together from "
@@ -24,5 +24,5 @@ def run_ema(args: argparse.Namespace) -> None:
     from raysde.checkpoints import ema_snapshots
 
     out = Path(args.out).expanduser()
-    step = ema_snapshots.export(args.source, out, args.std, args.step)
+    step = ema_snapshots.export_average(args.source, out, args.std, args.step)
     print(f"checkpoint {out}, averaged with std {args.std} up to step {step}")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from raysde.commands.model_options import (
     Options,
-    check_drawing,
-    chosen_method,
-    loader,
-    model_options,
-    solver_options,
-    workers_option,
+    add_model_options,
+    add_solver_options,
+    add_workers_option,
+    check_drawing_options,
+    make_loader,
+    parse_method,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ Every figure has its interval of 95%; two models differ where their intervals li
 """
 
 
-def evaluate_options(command: argparse.ArgumentParser) -> None:
+def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Draws images, for each label or caption in turn, and measures them beside real ones. Prints a table and "
@@ -63,23 +63,23 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    model_options(command)
+    add_model_options(command)
     command.add_argument(
         "--metrics",
         default="fid,kid,precision,recall",
         help="of those below, with commas between (default %(default)s)",
     )
     command.add_argument("--output", default="report.json", help="the report to write (default %(default)s)")
-    real_options(command.add_argument_group("real images"))
-    eyes_options(command.add_argument_group("the networks that look at images"))
+    add_real_options(command.add_argument_group("real images"))
+    add_network_options(command.add_argument_group("the networks that look at images"))
     drawing = command.add_argument_group("drawn images")
-    drawn_options(drawing)
-    solver_options(drawing)
-    workers_option(command)
+    add_drawing_options(drawing)
+    add_solver_options(drawing)
+    add_workers_option(command)
     command.set_defaults(run=run_evaluate)
 
 
-def real_options(group: Options) -> None:
+def add_real_options(group: Options) -> None:
     """Describes the images that drawn ones are compared with."""
     group.add_argument("--data", required=True, metavar="SHARDS", help="folder or URI of real images, as ingested")
     group.add_argument(
@@ -95,7 +95,7 @@ def real_options(group: Options) -> None:
     group.add_argument("--t", type=float, default=0.5, help="time of the denoised ones (default %(default)s)")
 
 
-def eyes_options(group: Options) -> None:
+def add_network_options(group: Options) -> None:
     """Describes in whose eyes images are compared, and where that is kept."""
     group.add_argument(
         "--features",
@@ -115,7 +115,7 @@ def eyes_options(group: Options) -> None:
     )
 
 
-def drawn_options(group: Options) -> None:
+def add_drawing_options(group: Options) -> None:
     """Describes which images are drawn."""
     group.add_argument("--samples", type=int, default=2048, help="images to draw (default %(default)s)")
     group.add_argument("--seed", type=int, default=0, help="of the images and of random choices (default %(default)s)")
@@ -136,15 +136,15 @@ def drawn_options(group: Options) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """raysde evaluate."""
-    from raysde.evaluation.evaluate import Question, evaluate, table
-    from raysde.io.filesystems import check_writable, location, write_json
-    from raysde.registry import identified
+    from raysde.evaluation.evaluate import Question, evaluate, format_figures
+    from raysde.io.filesystems import absolute_location, check_writable, write_json
+    from raysde.registry import resolve_with_subject
 
-    started, target = time.monotonic(), location(args.output)
+    started, target = time.monotonic(), absolute_location(args.output)
     check_writable(target, "--output")
-    check_drawing(args)
+    check_drawing_options(args)
     given = {} if args.guidance is None else {"guidance": args.guidance}
-    settings = {**given, "batch_size": args.batch_size, **chosen_method(args)}
+    settings = {**given, "batch_size": args.batch_size, **parse_method(args)}
     question = Question(
         metrics=tuple(name.strip() for name in args.metrics.split(",") if name.strip()),
         samples=args.samples,
@@ -159,14 +159,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
         rtol=args.bpd_rtol,
         atol=args.bpd_atol,
     )
-    folder, subject = identified(args.model, args.tracking_uri)
-    load, cache = loader(args, args.workers), Path(args.cache).expanduser()
+    folder, subject = resolve_with_subject(args.model, args.tracking_uri)
+    load, cache = make_loader(args, args.workers), Path(args.cache).expanduser()
     model, guide = load(str(folder)), None if args.autoguide is None else load(args.autoguide)
-    with bars() as told, measurer(args, told) as measure:
+    with show_progress_bars() as told, open_measurer(args, told) as measure:
         opener = network_opener(args, model, cache, told)
         answer = evaluate(
             model,
-            location(args.data),
+            absolute_location(args.data),
             question,
             open_features=opener,
             cache=cache,
@@ -176,7 +176,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
             autoguidance=args.autoguidance,
         )
     report = {"model": asdict(subject), **answer.dump(), "seconds": round(time.monotonic() - started, 1)}
-    print(table(answer.figures))
+    print(format_figures(answer.figures))
     write_json(target, report)
     print(f"report {target}")
     if subject.run_id is not None:
@@ -193,22 +193,22 @@ def log_report(run_id: str, step: int, report: dict[str, Any], target: str, trac
     Raises:
         RuntimeError: if MLflow does not answer.
     """
-    from raysde.evaluation.report import evaluated
-    from raysde.registry.promotion import log
-    from raysde.tracking import answering, client_for, default_uri
+    from raysde.evaluation.report import parse_figures
+    from raysde.registry.promotion import log_to_run
+    from raysde.tracking import connect_client, default_uri, report_server_errors
 
     uri = tracking_uri or default_uri()
-    with answering(uri):
-        log(client_for(uri), run_id, step, {each.name: each for each in evaluated(report, target)})
+    with report_server_errors(uri):
+        log_to_run(connect_client(uri), run_id, step, {each.name: each for each in parse_figures(report, target)})
 
 
 @contextmanager
-def measurer(args: argparse.Namespace, told: Callable[[str, float, float], None]) -> Iterator["Measure"]:
+def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], None]) -> Iterator["Measure"]:
     """Who measures: this process, or workers on Ray, which end with the context."""
-    from raysde.evaluation.workload import here
+    from raysde.evaluation.workload import measure_here
 
     if not args.workers:
-        yield here
+        yield measure_here
         return
     from raysde.cluster.evaluate import Workers
 
@@ -220,22 +220,22 @@ def network_opener(
     args: argparse.Namespace, model: Any, cache: Path, told: Callable[[str, float, float], None]
 ) -> Callable[["Reader"], "FeatureNetwork"]:
     """Opens the feature network that the options name, once the data is known."""
-    from raysde.evaluation.evaluate import network_for
+    from raysde.evaluation.evaluate import choose_network
 
     def opener(reader: "Reader") -> "FeatureNetwork":
-        return network_for(reader, model, args.features, cache, allow_code=args.allow_code, told=told)
+        return choose_network(reader, model, args.features, cache, allow_code=args.allow_code, told=told)
 
     return opener
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, float, float], None]]:
+def show_progress_bars() -> Iterator[Callable[[str, float, float], None]]:
     """A progress bar with the time left for each thing that is done in turn."""
     from tqdm import tqdm
 
     shown: dict[str, Any] = {}
 
-    def told(what: str, done: float, total: float) -> None:
+    def show_stage(what: str, done: float, total: float) -> None:
         if what not in shown:
             for bar in shown.values():
                 bar.close()
@@ -245,7 +245,7 @@ def bars() -> Iterator[Callable[[str, float, float], None]]:
         shown[what].update(done - shown[what].n)
 
     try:
-        yield told
+        yield show_stage
     finally:
         for bar in shown.values():
             bar.close()

@@ -3,16 +3,16 @@
 import argparse
 from pathlib import Path
 
-from raysde.commands import size_option
+from raysde.commands import parse_size_option
 from raysde.images.choices import ENCODINGS, FITS
-from raysde.images.sizes import Size, shown_size
+from raysde.images.sizes import Size, format_size
 from raysde.io.amounts import amount
 
 DIGITS = "sklearn:digits"
 EMOJI = ("emoji", "all-emoji")
 
 
-def ingest_options(command: argparse.ArgumentParser) -> None:
+def add_ingest_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.description = """Reads images with their captions and labels, and writes Parquet shards and manifest.json.
@@ -30,7 +30,7 @@ A source is a path or a URI (s3://, gs://, hdfs://) of
 Repeated with the same arguments after an interruption, it goes on where it stopped."""
     command.add_argument("source", help="see above")
     command.add_argument("out", help="folder or URI of the shards")
-    image_options(command.add_argument_group("images"))
+    add_image_options(command.add_argument_group("images"))
     said = command.add_argument_group("captions and labels")
     template = "caption of images that have none, such as 'a photo of a {label}'"
     said.add_argument("--caption-template", metavar="TEXT", help=template)
@@ -40,27 +40,27 @@ Repeated with the same arguments after an interruption, it goes on where it stop
     column = "column or JSON key of the labels; default: label, class or labels"
     said.add_argument("--label-column", metavar="NAME", help=column)
     said.add_argument("--images", metavar="ROOT", help="folder that image paths in Parquet are relative to")
-    shard_options(command.add_argument_group("shards"))
+    add_shard_options(command.add_argument_group("shards"))
     command.set_defaults(run=run_ingest)
 
 
-def image_options(group: argparse._ArgumentGroup) -> None:
+def add_image_options(group: argparse._ArgumentGroup) -> None:
     """What images become."""
     size = "both sides, or height and width; default: as the first images, or the short side of unlike ones"
     group.add_argument("--size", metavar="N|HxW", help=size)
-    group.add_argument("--fit", choices=FITS, default="crop", help=listed(FITS))
+    group.add_argument("--fit", choices=FITS, default="crop", help=list_choices(FITS))
     buckets = "keep proportions: about SIZE x SIZE pixels in the nearest of 11 aspect ratios, sides multiples of this"
     group.add_argument("--buckets", type=int, default=0, metavar="MULTIPLE", help=buckets)
     group.add_argument(
         "--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: 1 if all those looked at are grey"
     )
-    group.add_argument("--encode", choices=ENCODINGS, default="auto", help=listed(ENCODINGS))
+    group.add_argument("--encode", choices=ENCODINGS, default="auto", help=list_choices(ENCODINGS))
     group.add_argument("--quality", type=int, default=95, help="of JPEG (default %(default)s)")
     background = "grey level under transparent images and beside padded ones (default %(default)s)"
     group.add_argument("--background", type=int, default=255, help=background)
 
 
-def shard_options(group: argparse._ArgumentGroup) -> None:
+def add_shard_options(group: argparse._ArgumentGroup) -> None:
     """How rows are shared out."""
     validation = "share of the images, by a hash of their content, kept for validation"
     group.add_argument("--validation", type=float, default=0.0, metavar="SHARE", help=validation)
@@ -73,7 +73,7 @@ def shard_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--skip-bad", action="store_true", help=skip)
 
 
-def listed(meanings: dict[str, str]) -> str:
+def list_choices(meanings: dict[str, str]) -> str:
     """Choices with their meanings."""
     return "; ".join(f"{name}: {text}" for name, text in meanings.items())
 
@@ -81,12 +81,12 @@ def listed(meanings: dict[str, str]) -> str:
 def run_ingest(args: argparse.Namespace) -> None:
     """raysde ingest."""
     from raysde.cluster.ingest import ingest
-    from raysde.data.ingest.probe import rules_for
+    from raysde.data.ingest.probe import choose_rules
     from raysde.data.ingest.sources import open_source
 
-    size = check(args)
+    size = check_options(args)
     found = open_source(
-        made(args.source, Path(args.out).expanduser(), size),
+        prepare_source(args.source, Path(args.out).expanduser(), size),
         part_rows=args.shard_rows,
         order=args.order,
         images=args.images,
@@ -98,7 +98,7 @@ def run_ingest(args: argparse.Namespace) -> None:
     )
     for note in found.notes:
         print(note)
-    rules = rules_for(
+    rules = choose_rules(
         found,
         size=size,
         channels=args.channels,
@@ -113,13 +113,14 @@ def run_ingest(args: argparse.Namespace) -> None:
     )
     if size is None and rules.shape is not None and not rules.bucket_multiple:
         print(
-            f"images become {shown_size(rules.shape)} (height x width), taken from the first ones; see --size and --fit"
+            f"images become {format_size(rules.shape)} (height x width), taken from the first ones; see --size and "
+            "--fit"
         )
     manifest = ingest(found, args.out, rules, name=args.source, licence=args.licence, skip_bad=args.skip_bad)
-    summary(manifest, args.out)
+    print_summary(manifest, args.out)
 
 
-def made(source: str, out: Path, size: Size | None) -> str:
+def prepare_source(source: str, out: Path, size: Size | None) -> str:
     """The folder of images beside ``out`` of a source that is drawn or bundled; other sources as they are.
 
     Raises:
@@ -140,7 +141,7 @@ def made(source: str, out: Path, size: Size | None) -> str:
     return str(folder)
 
 
-def check(args: argparse.Namespace) -> Size | None:
+def check_options(args: argparse.Namespace) -> Size | None:
     """Return the size that is asked for, after checking the numbers of all options.
 
     Raises:
@@ -154,20 +155,20 @@ def check(args: argparse.Namespace) -> Size | None:
     for name, low, high in (("validation", 0.0, 0.999), ("quality", 1, 100), ("background", 0, 255)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f"--{name} must be from {low} to {high}, got {getattr(args, name)}")
-    return size_option(args.size)
+    return parse_size_option(args.size)
 
 
-def summary(manifest: "object", out: str) -> None:
+def print_summary(manifest: "object", out: str) -> None:
     """Prints what was made, and what a person should look at."""
     import json
 
-    from raysde.data.classes import listed as listed_names
+    from raysde.data.classes import join_names as listed_names
     from raysde.data.dataset.manifest import Manifest
     from raysde.images.remarks import Remarks
-    from raysde.io.filesystems import child, read_bytes
+    from raysde.io.filesystems import child_path, read_bytes
 
     assert isinstance(manifest, Manifest)
-    shape = shown_size(manifest.size) if manifest.size else "many sizes"
+    shape = format_size(manifest.size) if manifest.size else "many sizes"
     colour = "grey" if manifest.channels == 1 else "RGB"
     print(
         f"{amount(manifest.rows, f'{colour} image')} of {shape}, {amount(manifest.captions, 'caption')}, "
@@ -181,7 +182,7 @@ def summary(manifest: "object", out: str) -> None:
         )
     if held := manifest.rows_in("validation"):
         print(f"{held} of them are kept for validation")
-    report = json.loads(read_bytes(child(manifest.path, "report.json")))
+    report = json.loads(read_bytes(child_path(manifest.path, "report.json")))
     if report["skipped"]:
         more = " ..." if len(report["skipped"]) > 1 else ""
         print(f"{len(report['skipped'])} skipped: {report['skipped'][0]['reason']}{more}")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raysde.commands import SOURCES, tracking_option
+from raysde.commands import SOURCES, add_tracking_option
 from raysde.io.amounts import amount
 from raysde.io.progress import say
 from raysde.sampling.method import SETTINGS, Method, Setting, no_setting
@@ -24,7 +24,7 @@ SOLVER_HELP = (
 )
 
 
-def model_options(command: argparse.ArgumentParser) -> None:
+def add_model_options(command: argparse.ArgumentParser) -> None:
     """Describes the model."""
     command.add_argument("model", help=SOURCES)
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
@@ -33,10 +33,10 @@ def model_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import the network, process or text encoder of your own that the checkpoint names",
     )
-    tracking_option(command)
+    add_tracking_option(command)
 
 
-def prompt_options(command: argparse.ArgumentParser) -> None:
+def add_prompt_options(command: argparse.ArgumentParser) -> None:
     """Describes what is drawn, and how it is guided."""
     command.add_argument(
         "--prompt", action="append", default=[], help="caption to draw; repeat it for several prompts, taken in turn"
@@ -77,7 +77,7 @@ def prompt_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def solver_options(command: Options) -> None:
+def add_solver_options(command: Options) -> None:
     """Add an option for each setting of a method.
 
     They have no defaults of their own: a setting that is not given is the model's, if it has any, otherwise the
@@ -110,7 +110,7 @@ def typed(setting: Setting, text: str) -> Any:
         raise argparse.ArgumentTypeError(setting.refused(text)) from None
 
 
-def workers_option(command: argparse.ArgumentParser) -> None:
+def add_workers_option(command: argparse.ArgumentParser) -> None:
     """Describes who does the work."""
     command.add_argument(
         "--workers",
@@ -123,7 +123,7 @@ def workers_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def check_drawing(args: argparse.Namespace) -> None:
+def check_drawing_options(args: argparse.Namespace) -> None:
     """Find what is wrong with the solver and the scales of guidance before a model is loaded.
 
     Raises:
@@ -131,23 +131,23 @@ def check_drawing(args: argparse.Namespace) -> None:
     """
     from raysde.models.sampling_defaults import check_scale
 
-    Method(**chosen_method(args))
+    Method(**parse_method(args))
     check_scale(args.guidance, "--guidance")
     check_scale(args.autoguidance, "--autoguidance")
 
 
-def chosen_method(args: argparse.Namespace) -> dict[str, Any]:
+def parse_method(args: argparse.Namespace) -> dict[str, Any]:
     """The solver and its settings, those that are given, as keyword arguments of a sampler."""
     named = {name: getattr(args, name) for name in SETTINGS}
     given = {name: value for name, value in named.items() if value is not None}
-    further = solver_settings(args.set)
+    further = parse_solver_settings(args.set)
     for name in further:
         if name in given:
             raise ValueError(f"--{name.replace('_', '-')} and --set {name} are both given; keep one of them")
     return given | further
 
 
-def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
+def make_loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
     """Loads models by name, as the options say.
 
     Args:
@@ -169,7 +169,7 @@ def loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
 
 
 @contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def show_progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of the units done and to be done, which shows them on stderr if they take half a second."""
     from tqdm import tqdm
 
@@ -195,10 +195,10 @@ def drawing_arguments(
         ValueError: naming the option that has no effect, or a label that is no class of the model.
     """
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
-    asked = labels_of(args.label, model.spec)
+    asked = parse_labels(args.label, model.spec)
     labels = [asked[i % len(asked)] for i in range(count)] if asked else None
     guided = guidance_arguments(args, model.spec, load, conditional=bool(prompts or labels), own=own)
-    with progress_bar("drawing", "step") as progress:
+    with show_progress_bar("drawing", "step") as progress:
         yield {
             "prompts": prompts,
             "labels": labels,
@@ -206,11 +206,11 @@ def drawing_arguments(
             "batch_size": args.batch_size,
             "progress": progress,
             **guided,
-            **chosen_method(args),
+            **parse_method(args),
         }
 
 
-def warn_of_older(out: str, count: int) -> None:
+def warn_of_older_pictures(out: str, count: int) -> None:
     """Say that a folder for ``count`` images holds pictures of an earlier drawing, and which of them will stay."""
     older = sorted(path.name for path in Path(out).expanduser().glob("image-*.png"))
     if not older:
@@ -225,16 +225,16 @@ def warn_of_older(out: str, count: int) -> None:
     say(f"{out} holds {amount(len(older), 'picture')} of an earlier drawing{kept}")
 
 
-def labels_of(texts: Sequence[str], spec: Any) -> list[Any]:
+def parse_labels(texts: Sequence[str], spec: Any) -> list[Any]:
     """Return ``--label`` as a model has them: class names if it stores them, otherwise class numbers.
 
     Raises:
         ValueError: naming a label that is no class of the model.
     """
-    from raysde.data.classes import from_text
+    from raysde.data.classes import label_from_text
 
     try:
-        return [from_text(text, spec.classes, spec.class_names) for text in texts]
+        return [label_from_text(text, spec.classes, spec.class_names) for text in texts]
     except ValueError as error:
         raise ValueError(f"--label {error}") from None
 
@@ -251,7 +251,7 @@ def guidance_arguments(
     Raises:
         ValueError: naming the option that has no effect.
     """
-    from raysde.models.sampling_defaults import GUIDED, resolve
+    from raysde.models.sampling_defaults import GUIDED, resolve_settings
 
     apart = args.autoguidance is not None
     if apart and args.autoguide is None:
@@ -262,7 +262,7 @@ def guidance_arguments(
     given = {"guidance": args.guidance, "negative": args.negative, "autoguide": guide}
     given |= {"autoguidance": args.autoguidance} if apart else {}
     generation = spec.generation if own else {}
-    found = resolve(generation, given, conditional, usual=spec.default_solver, scale=GUIDED)
+    found = resolve_settings(generation, given, conditional, usual=spec.default_solver, scale=GUIDED)
     for name in ("negative",) if apart else ("guidance_interval", "negative", "autoguide"):
         if found["guidance"] == 1.0 and getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect at guidance 1: give --guidance 2 or so")
@@ -272,7 +272,7 @@ def guidance_arguments(
     return {**given, "guidance": found["guidance"], "guidance_interval": interval}
 
 
-def solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """``--set KEY=VALUE`` as keyword arguments of a sampler.
 
     Raises:

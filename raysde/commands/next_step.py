@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 
-def draw_command(source: str, folder: Path, *options: str) -> str:
+def suggest_sample_command(source: str, folder: Path, *options: str) -> str:
     """Return the command that draws from a model, with a prompt or a label that it was trained on.
 
     Args:
@@ -16,14 +16,14 @@ def draw_command(source: str, folder: Path, *options: str) -> str:
     from raysde.checkpoints import checkpoint
     from raysde.io.own_code import External
 
-    found = checkpoint.read(folder)
+    found = checkpoint.read_description(folder)
     parts = (found.spec.sde, found.spec.network, found.spec.text)
     allowed = ["--allow-code"] if any(isinstance(part, External) for part in parts) else []
-    asked = condition(found.spec, found.recipe, found.data)
+    asked = suggest_condition(found.spec, found.recipe, found.data)
     return shlex.join(["raysde", "sample", source, *allowed, *options, *asked, "-n", "16"])
 
 
-def condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -> list[str]:
+def suggest_condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -> list[str]:
     """Return the option that asks a model for something: of its recipe's sample grid, otherwise of its data."""
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.shards import distinct_captions

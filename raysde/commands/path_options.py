@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysde.commands.model_options import chosen_method
+from raysde.commands.model_options import parse_method
 from raysde.sampling.method import check_timed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def walk_options(group: argparse._ArgumentGroup) -> None:
+def add_path_options(group: argparse._ArgumentGroup) -> None:
     """Describes the options."""
     group.add_argument(
         "--path",
@@ -33,7 +33,7 @@ def walk_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def walk_arguments(args: argparse.Namespace) -> dict[str, Any]:
+def path_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of a model's ``sample`` that the options give.
 
     Raises:
@@ -41,10 +41,10 @@ def walk_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if args.times is not None:
-        check_timed(chosen_method(args), lambda name: f"--{name}")
-        found["times"] = times_of(args.times)
+        check_timed(parse_method(args), lambda name: f"--{name}")
+        found["times"] = parse_times(args.times)
     if args.start is not None:
-        found["start"] = array_of(args.start)
+        found["start"] = read_array(args.start)
         if args.n is not None and args.n != len(found["start"]):
             raise ValueError(f"-n {args.n}, but --start {args.start} holds {len(found['start'])}")
     if args.path is not None and args.path < 2:
@@ -52,7 +52,7 @@ def walk_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def times_of(text: str) -> "Tensor":
+def parse_times(text: str) -> "Tensor":
     """Return the times of ``--times``, float64.
 
     Raises:
@@ -66,7 +66,7 @@ def times_of(text: str) -> "Tensor":
         raise ValueError(f"--times {text!r} must be numbers with commas between, such as 1,0.5,0.1,0.001") from None
 
 
-def array_of(path: str) -> "Tensor":
+def read_array(path: str) -> "Tensor":
     """Return the one array in a file.
 
     Raises:

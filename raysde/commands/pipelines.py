@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from raysde.commands import SOURCES, tracking_option
+from raysde.commands import SOURCES, add_tracking_option
 
 
-def import_options(command: argparse.ArgumentParser) -> None:
+def add_import_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde import`."""
     command.description = (
         "Makes a checkpoint to sample from of a diffusers pipeline's folder: ScoreSdeVePipeline, DDPMPipeline or "
@@ -17,7 +17,7 @@ def import_options(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=run_import)
 
 
-def export_options(command: argparse.ArgumentParser) -> None:
+def add_export_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde export`."""
     command.description = (
         "Makes a folder for DiffusionPipeline.from_pretrained of a model whose network is of kind diffusers; "
@@ -33,7 +33,7 @@ def export_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--target-snr", type=float, help="of pc's corrector (default: that of the imported folder, otherwise 0.16)"
     )
-    tracking_option(command)
+    add_tracking_option(command)
     command.set_defaults(run=run_export)
 
 

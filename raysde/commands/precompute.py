@@ -5,7 +5,7 @@ import argparse
 from raysde.io.amounts import amount
 
 
-def precompute_options(command: argparse.ArgumentParser) -> None:
+def add_precompute_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Runs a frozen text encoder over all captions of a data set, or an autoencoder over all images, on Ray, and "
@@ -25,14 +25,14 @@ def run_precompute(args: argparse.Namespace) -> None:
     """raysde precompute."""
     from raysde.cluster.precompute import precompute
     from raysde.data.dataset.manifest import read_manifest
-    from raysde.io.filesystems import location
+    from raysde.io.filesystems import absolute_location
     from raysde.precompute.jobs import Job, LatentsJob, TextJob
 
     if args.text is None and args.vae is None:
         raise ValueError("give --text, --vae or both")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
-    manifest = read_manifest(location(args.shards))
+    manifest = read_manifest(absolute_location(args.shards))
     how, jobs = {"dtype": args.dtype, "batch_size": args.batch_size}, list[Job]()
     if args.text is not None:
         jobs.append(TextJob.of(manifest, args.text, max_tokens=args.max_tokens, **how))

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from raysde.commands import SOURCES, tracking_option
+from raysde.commands import SOURCES, add_tracking_option
 
 if TYPE_CHECKING:
     from raysde.registry import ModelVersion
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 REPORT = "figures that an evaluation of this model wrote, or a JSON list of figures"
 
 
-def register_options(command: argparse.ArgumentParser) -> None:
+def add_register_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde register`."""
     command.description = "Registers a checkpoint as a new version, or gives a registered version an alias or figures."
     command.add_argument("model", help=SOURCES)
     command.add_argument("--name", help="name to register it under (default: the one of its recipe)")
     command.add_argument("--alias", help="alias to move to it (default: candidate for a new version)")
     command.add_argument("--report", help=f"{REPORT}, to keep with the version")
-    tracking_option(command)
+    add_tracking_option(command)
     command.set_defaults(run=run_register)
 
 
-def promote_options(command: argparse.ArgumentParser) -> None:
+def add_promote_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde promote`."""
     command.description = (
         "Moves the alias champion to a version whose figure is better than the champion's, beyond both intervals; the "
@@ -36,37 +36,37 @@ def promote_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--alias", default="champion", help="alias to move (default %(default)s)")
     command.add_argument("--force", action="store_true", help="promote it whatever the figures say")
     command.add_argument("--reason", help="why it is forced, kept as a tag")
-    tracking_option(command)
+    add_tracking_option(command)
     command.set_defaults(run=run_promote)
 
 
-def models_options(command: argparse.ArgumentParser) -> None:
+def add_models_options(command: argparse.ArgumentParser) -> None:
     """Describes the options of `raysde models`."""
     command.description = (
         "Lists registered models: names, versions, aliases, figures with their intervals, and what they draw by."
     )
     command.add_argument("name", nargs="?", help="a registered model (default: all)")
-    tracking_option(command)
+    add_tracking_option(command)
     command.set_defaults(run=run_models)
 
 
 def run_register(args: argparse.Namespace) -> None:
     """raysde register."""
     from raysde.evaluation.report import read_report, read_subject
-    from raysde.registry import register
-    from raysde.registry.promotion import record
-    from raysde.tracking import answering, client_for, default_uri
+    from raysde.registry import register_model
+    from raysde.registry.promotion import record_figures
+    from raysde.tracking import connect_client, default_uri, report_server_errors
 
     if args.alias == "champion":
         raise ValueError("--alias champion: raysde promote moves it, after comparing figures")
     uri = args.tracking_uri or default_uri()
     figures = {} if args.report is None else read_report(args.report)
     subject = None if args.report is None else read_subject(args.report)
-    client = client_for(uri)
+    client = connect_client(uri)
     alias = args.alias or (None if args.model.startswith("models:") else "candidate")
-    with answering(uri):
-        version = register(client, args.model, name=args.name, alias=alias, subject=subject)
-        record(client, version, figures)
+    with report_server_errors(uri):
+        version = register_model(client, args.model, name=args.name, alias=alias, subject=subject)
+        record_figures(client, version, figures)
     print(f"models:/{version.name}/{version.version}{f' is {alias}' if alias else ''}")
     for figure in figures.values():
         print(figure)
@@ -75,8 +75,8 @@ def run_register(args: argparse.Namespace) -> None:
 def run_promote(args: argparse.Namespace) -> None:
     """raysde promote."""
     from raysde.evaluation.report import read_report, read_subject
-    from raysde.registry.promotion import promote
-    from raysde.tracking import answering, client_for, default_uri
+    from raysde.registry.promotion import promote_version
+    from raysde.tracking import connect_client, default_uri, report_server_errors
 
     reason = (args.reason or "").strip()
     if args.force != bool(reason):
@@ -84,9 +84,9 @@ def run_promote(args: argparse.Namespace) -> None:
     uri = args.tracking_uri or default_uri()
     figures = None if args.report is None else read_report(args.report)
     subject = None if args.report is None else read_subject(args.report)
-    client = client_for(uri)
-    with answering(uri):
-        done = promote(
+    client = connect_client(uri)
+    with report_server_errors(uri):
+        done = promote_version(
             client,
             args.model,
             found=figures,
@@ -105,33 +105,33 @@ def run_promote(args: argparse.Namespace) -> None:
 
 def run_models(args: argparse.Namespace) -> None:
     """raysde models."""
-    from raysde.registry import aliases_of, registered_models, versions
-    from raysde.tracking import answering, client_for, default_uri
+    from raysde.registry import list_aliases, list_registered_models, list_versions
+    from raysde.tracking import connect_client, default_uri, report_server_errors
 
     uri = args.tracking_uri or default_uri()
-    client = client_for(uri)
-    with answering(uri):
-        names = [args.name] if args.name else [model.name for model in registered_models(client)]
-        aliases = {name: aliases_of(client, name) for name in names}
-        rows = [_row(version, aliases[name]) for name in names for version in versions(client, name)]
+    client = connect_client(uri)
+    with report_server_errors(uri):
+        names = [args.name] if args.name else [model.name for model in list_registered_models(client)]
+        aliases = {name: list_aliases(client, name) for name in names}
+        rows = [_version_row(version, aliases[name]) for name in names for version in list_versions(client, name)]
     if not rows:
         print(f"nothing is registered at {uri}")
         return
-    print(columns([("name", "version", "aliases", "step", "figures", "draws by"), *rows]))
+    print(align_columns([("name", "version", "aliases", "step", "figures", "draws by"), *rows]))
 
 
-def _row(version: "ModelVersion", aliases: dict[str, str]) -> tuple[str, ...]:
-    from raysde.models.sampling_defaults import sentence
+def _version_row(version: "ModelVersion", aliases: dict[str, str]) -> tuple[str, ...]:
+    from raysde.models.sampling_defaults import describe_settings
     from raysde.registry import generation_of
-    from raysde.registry.promotion import recorded
+    from raysde.registry.promotion import recorded_figures
 
     own = sorted(alias for alias, number in aliases.items() if number == str(version.version))
-    figures = ", ".join(str(figure) for figure in recorded(version).values())
-    step, draws = version.tags.get("raysde.step", ""), sentence(generation_of(version))
+    figures = ", ".join(str(figure) for figure in recorded_figures(version).values())
+    step, draws = version.tags.get("raysde.step", ""), describe_settings(generation_of(version))
     return (version.name, str(version.version), " ".join(own), step, figures, draws)
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells under each other; an empty cell shows as -."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return "\n".join(

@@ -4,21 +4,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from raysde.commands import size_option
+from raysde.commands import parse_size_option
 from raysde.commands.model_options import (
-    check_drawing,
-    chosen_method,
+    add_model_options,
+    add_prompt_options,
+    add_solver_options,
+    add_workers_option,
+    check_drawing_options,
     drawing_arguments,
     guidance_arguments,
-    loader,
-    model_options,
-    progress_bar,
-    prompt_options,
-    solver_options,
-    warn_of_older,
-    workers_option,
+    make_loader,
+    parse_method,
+    show_progress_bar,
+    warn_of_older_pictures,
 )
-from raysde.commands.path_options import walk_arguments, walk_options
+from raysde.commands.path_options import add_path_options, path_arguments
 from raysde.io.amounts import amount
 from raysde.io.progress import say
 
@@ -33,7 +33,7 @@ EXAMPLES = """\
 """
 
 
-def sample_options(command: argparse.ArgumentParser) -> None:
+def add_sample_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Draws images and writes image-000.png, ... and grid.png, or, for a file of prompts, part after part of a "
@@ -41,8 +41,8 @@ def sample_options(command: argparse.ArgumentParser) -> None:
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    model_options(command)
-    prompt_options(command)
+    add_model_options(command)
+    add_prompt_options(command)
     command.add_argument("-n", type=int, help="number of images (default: one for each prompt or label, otherwise 16)")
     command.add_argument(
         "--size",
@@ -63,34 +63,34 @@ def sample_options(command: argparse.ArgumentParser) -> None:
         help="of what is drawn for a --prompts-file: Parquet with a column of images, or folders of PNG files with "
         "metadata.jsonl (default %(default)s)",
     )
-    solver_options(command)
-    walk_options(command.add_argument_group("the walk from noise to data"))
-    workers_option(command)
+    add_solver_options(command)
+    add_path_options(command.add_argument_group("the walk from noise to data"))
+    add_workers_option(command)
     command.add_argument("--out", default="samples", help="folder, or URI for a --prompts-file (default %(default)s)")
     command.set_defaults(run=run_sample)
 
 
 def run_sample(args: argparse.Namespace) -> None:
     """raysde sample."""
-    check_drawing(args)
-    size = size_option(args.size)
+    check_drawing_options(args)
+    size = parse_size_option(args.size)
     if args.prompts_file is not None:
         run_bulk(args)
         return
     if args.workers:
         raise ValueError("--workers is for a --prompts-file")
-    walk = walk_arguments(args)
+    walk = path_arguments(args)
     told = max(len(args.prompt), len(args.label)) or 16
     count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else told
-    load = loader(args)
+    load = make_loader(args)
     model = load(args.model)
-    warn_of_older(args.out, count)
+    warn_of_older_pictures(args.out, count)
     if count > args.batch_size:
         say(f"drawing {count} images, {args.batch_size} at a time; with --prompts-file each part is kept once drawn")
     with drawing_arguments(args, model, count, load) as drawing:
         asked = {"n": count, "size": size, **walk, **drawing}
         drawn = model.sample(**asked) if args.path is None else model.sample_path(args.path, **asked)
-    with progress_bar("writing", "image") as progress:
+    with show_progress_bar("writing", "image") as progress:
         paths = drawn.save(args.out, progress)
     strip = "" if args.path is None else f", their paths in {Path(args.out) / 'path.png'}"
     print(f"{amount(len(paths) - 1, 'image')} and {paths[-1]} ({amount(drawn.nfe, 'network evaluation')} each){strip}")
@@ -98,36 +98,36 @@ def run_sample(args: argparse.Namespace) -> None:
 
 def run_bulk(args: argparse.Namespace) -> None:
     """raysde sample --prompts-file."""
-    from raysde.commands.evaluate import bars
-    from raysde.inference.bulk import Bulk, Draw, draw_all, here
+    from raysde.commands.evaluate import show_progress_bars
+    from raysde.inference.bulk import Bulk, Draw, draw_all, draw_here
     from raysde.inference.prompt_file import read_requests
-    from raysde.io.filesystems import location
-    from raysde.models.sampling_defaults import resolve
-    from raysde.sampling.method import method_of
+    from raysde.io.filesystems import absolute_location
+    from raysde.models.sampling_defaults import resolve_settings
+    from raysde.sampling.method import make_method
 
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():
         if given:
             raise ValueError(f"{option} cannot be given with --prompts-file, which says what to draw")
-    draw: Draw = here
+    draw: Draw = draw_here
     if args.workers:
-        from raysde.cluster.sample import spread
+        from raysde.cluster.sample import draw_on_actors
 
-        draw = spread(args.workers, args.device)
+        draw = draw_on_actors(args.workers, args.device)
     requests = read_requests(args.prompts_file)
     if requests.unread:
         print(f"{requests.file}: columns {', '.join(requests.unread)} are not read", file=sys.stderr)
-    load = loader(args, args.workers)
+    load = make_loader(args, args.workers)
     model = load(args.model)
     spec = model.spec
     guided = guidance_arguments(args, spec, load, conditional=True)
-    found = resolve(spec.generation, chosen_method(args) | guided, True, usual=spec.default_solver)
-    negative, settings = guided.pop("negative"), {"batch_size": args.batch_size, **method_of(found), **guided}
-    if (size := size_option(args.size)) is not None:
+    found = resolve_settings(spec.generation, parse_method(args) | guided, True, usual=spec.default_solver)
+    negative, settings = guided.pop("negative"), {"batch_size": args.batch_size, **make_method(found), **guided}
+    if (size := parse_size_option(args.size)) is not None:
         settings["size"] = size
     requests = requests.labelled(spec.classes, spec.class_names)
-    bulk = Bulk(model, requests, location(args.out), args.form, args.seed, negative, settings)
-    with bars() as told:
+    bulk = Bulk(model, requests, absolute_location(args.out), args.form, args.seed, negative, settings)
+    with show_progress_bars() as told:
         kept = draw_all(bulk, draw, lambda done, total: told("drawing images", done, total))
     drawn = f"{amount(requests.count, 'image')} in {amount(len(bulk.parts), 'part')}"
     print(f"{drawn} in {bulk.out} ({kept} of them were there already)")

@@ -15,13 +15,13 @@ INTERRUPTED, SIGTERMED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 
 """Exit statuses, as shells give them for programs that a signal ended."""
 
 
-def orderly(command: Callable[[], int]) -> int:
+def run_command(command: Callable[[], int]) -> int:
     """Run a command, and return its exit status.
 
     Raises:
         SystemExit: as the command, unless a signal made it.
     """
-    with ended_by_sigterm():
+    with exit_on_sigterm():
         try:
             try:
                 return command()
@@ -38,7 +38,7 @@ def orderly(command: Callable[[], int]) -> int:
             print(f"raysde: {said}", file=sys.stderr)
             return SIGTERMED if isinstance(error, SystemExit) else INTERRUPTED
         except BrokenPipeError:
-            if not (unread(sys.stdout) or unread(sys.stderr)):
+            if not (lost_reader(sys.stdout) or lost_reader(sys.stderr)):
                 raise
             # Python would try to write the rest at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,7 +46,7 @@ def orderly(command: Callable[[], int]) -> int:
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """While this lasts, SIGTERM ends the main thread as ``sys.exit`` does, so that runs can be marked."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -62,7 +62,7 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def unread(stream: TextIO) -> bool:
+def lost_reader(stream: TextIO) -> bool:
     """Return True if a stream is a pipe whose reader has gone."""
     try:
         number = stream.fileno()

@@ -5,13 +5,13 @@ import os
 from typing import TYPE_CHECKING
 
 from raysde.commands import STARTED
-from raysde.commands.next_step import draw_command
+from raysde.commands.next_step import suggest_sample_command
 
 if TYPE_CHECKING:
     from raysde.config.recipe import RunConfig
 
 
-def train_options(command: argparse.ArgumentParser) -> None:
+def add_train_options(command: argparse.ArgumentParser) -> None:
     """Describe the command's options."""
     command.description = (
         "Trains on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine."
@@ -33,7 +33,7 @@ def run_train(args: argparse.Namespace) -> None:
     """raysde train."""
     from raysde.config import loading
 
-    recipe = loading.load(args.recipe, args.overrides)
+    recipe = loading.load_recipe(args.recipe, args.overrides)
     if args.no_ray:
         train_without_ray(recipe)
         return
@@ -43,7 +43,7 @@ def run_train(args: argparse.Namespace) -> None:
     print(f"checkpoint {done.checkpoint}")
     print(f"registered {done.model}, alias {recipe.tracking.alias}, in {done.tracking_uri} (run {done.run_id})")
     source, store = f"models:/{recipe.model_name}@{recipe.tracking.alias}", ("--tracking-uri", done.tracking_uri)
-    print(f"draw from it:  {draw_command(source, done.checkpoint, *store)}")
+    print(f"draw from it:  {suggest_sample_command(source, done.checkpoint, *store)}")
 
 
 def train_without_ray(recipe: "RunConfig") -> None:
@@ -53,33 +53,33 @@ def train_without_ray(recipe: "RunConfig") -> None:
         Interrupted: at Ctrl-C or SIGTERM, with how to go on.
     """
     from raysde.checkpoints import storage
-    from raysde.config.places import absolute
+    from raysde.config.places import resolve_places
     from raysde.distributed.world import current_world
-    from raysde.io.filesystems import child
+    from raysde.io.filesystems import child_path
     from raysde.io.progress import say
-    from raysde.runs.history import recorded
-    from raysde.runs.identity import interrupted
+    from raysde.runs.history import record_history
+    from raysde.runs.identity import describe_interruption
     from raysde.runs.local import check_place, train_here
-    from raysde.runs.run import check, open_run, remarks
+    from raysde.runs.run import check_run, list_remarks, open_run
 
-    run = open_run(absolute(recipe))
+    run = open_run(resolve_places(recipe))
     check_place(run)
-    check(run)
+    check_run(run)
     if os.environ.get("RANK", "0") == "0":
-        for remark in remarks(run):
+        for remark in list_remarks(run):
             say(remark)
     line = PrintedMetrics(run.steps, run.plan.batch)
     try:
-        with recorded(run, line) as sink:
+        with record_history(run, line) as sink:
             train_here(run, sink)
     except (KeyboardInterrupt, SystemExit) as error:
-        raise interrupted(child(run.config.storage, run.config.name)) from error
+        raise describe_interruption(child_path(run.config.storage, run.config.name)) from error
     finally:
         line.line.close()
-    last = storage.newest_checkpoint(recipe.storage, recipe.name)
+    last = storage.fetch_newest_checkpoint(recipe.storage, recipe.name)
     if current_world().is_first and last is not None:
         print(f"checkpoint {last}")
-        print(f"draw from it:  {draw_command(str(last), last)}")
+        print(f"draw from it:  {suggest_sample_command(str(last), last)}")
 
 
 class PrintedMetrics:

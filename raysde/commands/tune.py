@@ -17,7 +17,7 @@ docs/tuning.md says more.
 """
 
 
-def tune_options(command: argparse.ArgumentParser) -> None:
+def add_tune_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Trains a recipe many times with some keys varied, stops what falls behind, and ranks the trials by an error "

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysde.commands import tracking_option
+from raysde.commands import add_tracking_option
 from raysde.io.amounts import amount
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ the interval of that and takes the fewest network evaluations wins.
 """
 
 
-def tune_sampler_options(command: argparse.ArgumentParser) -> None:
+def add_tune_sampler_options(command: argparse.ArgumentParser) -> None:
     """Describes the command's options."""
     command.description = (
         "Finds the average and the sampler settings that suit a trained model, without training: on Ray, on the "
@@ -74,28 +74,28 @@ def tune_sampler_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--allow-code", action="store_true", help="import the classes that the checkpoint or --features name"
     )
-    tracking_option(command)
+    add_tracking_option(command)
     command.set_defaults(run=run_tune_sampler)
 
 
 def run_tune_sampler(args: argparse.Namespace) -> None:
     """raysde tune-sampler."""
-    from raysde.commands.evaluate import bars
-    from raysde.commands.model_options import loader
-    from raysde.io.filesystems import location
+    from raysde.commands.evaluate import show_progress_bars
+    from raysde.commands.model_options import make_loader
+    from raysde.io.filesystems import absolute_location
     from raysde.registry import resolve_checkpoint
-    from raysde.tuning.sampler.search import sampler_search
+    from raysde.tuning.sampler.search import prepare_search
     from raysde.tuning.sampler.study import Study
 
-    loader(args)  # says what is wrong with the device
+    make_loader(args)  # says what is wrong with the device
     check_registry(args)
     out = Path(args.out).expanduser().absolute()
     cache = Path(args.cache or out / "cache").expanduser().absolute()
     shared = {name: getattr(args, name) for name in SHARED}
-    study = Study({}, location(args.data), cache=str(cache), **shared)
+    study = Study({}, absolute_location(args.data), cache=str(cache), **shared)
     source = resolve_checkpoint(args.model, args.tracking_uri)
-    search = sampler_search(source, out, args.overrides, study, run=args.model, samples=args.samples, count=args.rounds)
-    with bars() as told:
+    search = prepare_search(source, out, args.overrides, study, run=args.model, samples=args.samples, count=args.rounds)
+    with show_progress_bars() as told:
         search.study.rehearse(search.candidates[0], search.images[0], told)
     from raysde.cluster.tune_sampler import measure_on_ray  # loads Ray
 
@@ -103,19 +103,19 @@ def run_tune_sampler(args: argparse.Namespace) -> None:
         f"{amount(len(search.candidates), 'setting')}, on {', '.join(str(samples) for samples in search.images)} images"
     )
     found, drawing = search.run(measure_on_ray(search.study, out))
-    report(found, out, drawing)
+    print_report(found, out, drawing)
     if args.name:
-        registered(args, out / "model")
+        register_result(args, out / "model")
 
 
 SHOWN = 12
 """Settings on the terminal."""
 
 
-def report(found: "Settled", out: Path, drawing: dict[str, Any]) -> None:
+def print_report(found: "Settled", out: Path, drawing: dict[str, Any]) -> None:
     """Says what came out: a model that draws by ``drawing``."""
-    from raysde.commands.registry import columns
-    from raysde.models.sampling_defaults import sentence
+    from raysde.commands.registry import align_columns
+    from raysde.models.sampling_defaults import describe_settings
 
     rows = [("", "setting", "evaluations", "figure", "behind the first", "images")]
     for each in found.outcomes[:SHOWN]:
@@ -123,12 +123,12 @@ def report(found: "Settled", out: Path, drawing: dict[str, Any]) -> None:
         evaluations = f"{each.candidate.evaluations:g}"
         behind = str(found.behind(each) or "")
         rows.append((marks, str(each.candidate), evaluations, str(each.figure), behind, str(each.figure.samples)))
-    print(columns(rows))
+    print(align_columns(rows))
     if len(found.outcomes) > SHOWN:
         print(f"and {len(found.outcomes) - SHOWN} more in {out / 'settings.csv'}")
     if found.winner is not found.best:
         print("the first is not ahead beyond the interval, image by image, and takes more network evaluations")
-    print(f"model {out / 'model'} draws by {sentence({**found.winner.candidate.values, **drawing})}")
+    print(f"model {out / 'model'} draws by {describe_settings({**found.winner.candidate.values, **drawing})}")
 
 
 def check_registry(args: argparse.Namespace) -> None:
@@ -138,23 +138,23 @@ def check_registry(args: argparse.Namespace) -> None:
         ValueError: if --name can be none, or there is no such store.
         RuntimeError: if the store fails.
     """
-    from raysde.config.names import checked_name
-    from raysde.registry import check_name
-    from raysde.tracking import answering, client_for, default_uri
+    from raysde.config.names import check_name
+    from raysde.registry import check_model_name
+    from raysde.tracking import connect_client, default_uri, report_server_errors
 
     if args.name:
         uri = args.tracking_uri or default_uri()
-        client = client_for(uri)
-        with answering(uri):
-            check_name(client, checked_name(args.name, "--name"))
+        client = connect_client(uri)
+        with report_server_errors(uri):
+            check_model_name(client, check_name(args.name, "--name"))
 
 
-def registered(args: argparse.Namespace, folder: Path) -> None:
+def register_result(args: argparse.Namespace, folder: Path) -> None:
     """Registers the result."""
-    from raysde.registry import register
-    from raysde.tracking import answering, client_for, default_uri
+    from raysde.registry import register_model
+    from raysde.tracking import connect_client, default_uri, report_server_errors
 
     uri = args.tracking_uri or default_uri()
-    with answering(uri):
-        version = register(client_for(uri), str(folder), name=args.name, alias="candidate")
+    with report_server_errors(uri):
+        version = register_model(connect_client(uri), str(folder), name=args.name, alias="candidate")
     print(f"models:/{version.name}/{version.version} is candidate")

@@ -14,8 +14,8 @@ import webbrowser
 from collections.abc import Iterator, Mapping
 from typing import IO
 
-from raysde.commands import tracking_option
-from raysde.io.progress import talkative
+from raysde.commands import add_tracking_option
+from raysde.io.progress import is_verbose
 
 VIEW = "workflowType=machine_learning"
 """MLflow 3 opens its pages for language models otherwise, which hide training runs and the registry."""
@@ -26,30 +26,30 @@ ENDING = 10.0
 """Seconds that it may take to end when it is told to."""
 
 
-def ui_options(command: argparse.ArgumentParser) -> None:
+def add_ui_options(command: argparse.ArgumentParser) -> None:
     """Describe the command's options."""
     command.description = "Serves MLflow's pages on the tracking store, until Ctrl-C, and opens them in a browser."
     command.add_argument("--port", type=int, default=5000, help="(default %(default)s)")
     command.add_argument("--no-browser", action="store_true", help="print the links and open none")
-    tracking_option(command)
+    add_tracking_option(command)
     command.set_defaults(run=run_ui)
 
 
 def run_ui(args: argparse.Namespace) -> None:
     """raysde ui."""
-    from raysde.tracking import answering, client_for, default_uri, experiments
+    from raysde.tracking import connect_client, default_uri, list_experiments, report_server_errors
 
     uri = args.tracking_uri or default_uri()
-    client = client_for(uri)
-    with answering(uri):
-        known = experiments(client)
+    client = connect_client(uri)
+    with report_server_errors(uri):
+        known = list_experiments(client)
     if uri.startswith("http"):
-        show(uri.rstrip("/"), known, browse=not args.no_browser)
+        show_links(uri.rstrip("/"), known, browse=not args.no_browser)
         return
-    serve(uri, args.port, known, browse=not args.no_browser)
+    serve_store(uri, args.port, known, browse=not args.no_browser)
 
 
-def serve(uri: str, port: int, experiments: Mapping[str, str], *, browse: bool) -> None:
+def serve_store(uri: str, port: int, experiments: Mapping[str, str], *, browse: bool) -> None:
     """Serve a store at a port of this machine, and show the links, until the program is told to end.
 
     Raises:
@@ -57,17 +57,17 @@ def serve(uri: str, port: int, experiments: Mapping[str, str], *, browse: bool) 
         RuntimeError: if another program listens there, or the server ends by itself.
     """
     check_port(port)
-    with told_to_end(), tempfile.TemporaryFile() as said, serving(uri, port, said) as server:
+    with end_on_signal(), tempfile.TemporaryFile() as said, run_server(uri, port, said) as server:
         address = f"http://{HOST}:{port}"
-        if answers(server, address):
-            show(address, experiments, browse=browse)
+        if wait_for_server(server, address):
+            show_links(address, experiments, browse=browse)
         status = server.wait()
         said.seek(0)
         sys.stderr.write(said.read().decode(errors="replace"))
     raise RuntimeError(f"the MLflow UI ended by itself, with status {status}; what it said is above")
 
 
-def links(address: str, experiments: Mapping[str, str]) -> list[tuple[str, str]]:
+def list_links(address: str, experiments: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return what there is to see at a server, and where: the runs of each experiment, and the registered models.
 
     Args:
@@ -79,9 +79,9 @@ def links(address: str, experiments: Mapping[str, str]) -> list[tuple[str, str]]
     return [*(runs or [("runs", f"{address}/#/experiments?{VIEW}")]), ("models", f"{address}/#/models?{VIEW}")]
 
 
-def show(address: str, experiments: Mapping[str, str], *, browse: bool) -> None:
+def show_links(address: str, experiments: Mapping[str, str], *, browse: bool) -> None:
     """Print the links, and open the first in a browser where there is a screen."""
-    found = links(address, experiments)
+    found = list_links(address, experiments)
     width = max(len(what) for what, _ in found)
     for what, where in found:
         print(f"{what.ljust(width)}  {where}", flush=True)
@@ -110,7 +110,7 @@ def check_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def serving(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def run_server(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Run MLflow's server on a store; when this ends, the server and all processes that it started end too.
 
     Args:
@@ -131,7 +131,7 @@ def serving(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Popen[b
     command += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     # its jobs are for language models, and would be further processes
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    out = sys.stderr if talkative() else said
+    out = sys.stderr if is_verbose() else said
     server = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     try:
         yield server
@@ -146,7 +146,7 @@ def serving(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Popen[b
 
 
 @contextlib.contextmanager
-def told_to_end() -> Iterator[None]:
+def end_on_signal() -> Iterator[None]:
     """While this lasts, SIGTERM and Ctrl-C leave it, and the program ends with status 0."""
 
     def leave(*_: object) -> None:
@@ -160,7 +160,7 @@ def told_to_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def answers(server: subprocess.Popen[bytes], address: str) -> bool:
+def wait_for_server(server: subprocess.Popen[bytes], address: str) -> bool:
     """Wait until a server answers; return False if it ends before.
 
     Raises:

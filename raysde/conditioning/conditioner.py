@@ -45,19 +45,19 @@ class Condition:
     def is_empty(self) -> bool:
         return self.ids is None and self.labels is None and self.context is None
 
-    def dropped(self, drop: Tensor, null: Self) -> "Condition":
+    def drop_rows(self, drop: Tensor, null: Self) -> "Condition":
         """Rows where ``drop`` [B] is True become the row of ``null``, a condition of batch size 1."""
         result = self
         if self.mask is not None:
             assert null.mask is not None
-            mask = _fit(null.mask, self.mask.shape[1])
+            mask = _fit_width(null.mask, self.mask.shape[1])
             result = replace(result, mask=torch.where(drop[:, None], mask, self.mask))
         if self.ids is not None:
             assert null.ids is not None
-            result = replace(result, ids=torch.where(drop[:, None], _fit(null.ids, self.ids.shape[1]), self.ids))
+            result = replace(result, ids=torch.where(drop[:, None], _fit_width(null.ids, self.ids.shape[1]), self.ids))
         if self.context is not None:
             assert null.context is not None
-            nothing = _fit(null.context[0].T, self.context.shape[1]).T
+            nothing = _fit_width(null.context[0].T, self.context.shape[1]).T
             result = replace(result, context=torch.where(drop[:, None, None], nothing, self.context))
         if self.labels is not None:
             assert null.labels is not None
@@ -65,7 +65,7 @@ class Condition:
         return result
 
 
-def _fit(row: Tensor, width: int) -> Tensor:
+def _fit_width(row: Tensor, width: int) -> Tensor:
     """Cuts or zero-pads [N, L] to [N, width]; what is cut or added is padding, masked out."""
     return F.pad(row, (0, max(0, width - row.shape[1])))[:, :width]
 
@@ -83,17 +83,17 @@ class Encoded:
         values = (self.pooled, self.context, self.mask)
         return Encoded(*(None if value is None else value[index] for value in values))
 
-    def padded(self, length: int) -> "Encoded":
+    def pad_tokens(self, length: int) -> "Encoded":
         """With ``length`` tokens, those that are added masked out."""
         if self.context is None or self.mask is None:
             return self
         more = (0, length - self.mask.shape[1])
         return Encoded(self.pooled, F.pad(self.context, (0, 0, *more)), F.pad(self.mask, more))
 
-    def joined(self, other: "Encoded") -> "Encoded":
+    def join_rows(self, other: "Encoded") -> "Encoded":
         """Those of ``self`` and below them those of ``other``."""
         length = max(0 if mask is None else mask.shape[1] for mask in (self.mask, other.mask))
-        first, second = self.padded(length), other.padded(length)
+        first, second = self.pad_tokens(length), other.pad_tokens(length)
         pairs = ((first.pooled, second.pooled), (first.context, second.context), (first.mask, second.mask))
         return Encoded(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
@@ -180,7 +180,7 @@ class Conditioner(nn.Module):
         if self.encoder is not None:
             assert condition.mask is not None
             context = self._context(self.encoder, condition)
-            pooled = self.encoder.pooled(context, condition.mask)
+            pooled = self.encoder.pool_tokens(context, condition.mask)
         if self.class_embedding is not None:
             assert condition.labels is not None
             classes = self.class_embedding(condition.labels % (self.classes + 1))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from raysde.conditioning.text import PretrainedText, Tokenizer
-from raysde.io.hashing import hash_of
+from raysde.io.hashing import hash_pretrained
 
 
 def encoder_hash(path: str) -> str:
@@ -15,7 +15,7 @@ def encoder_hash(path: str) -> str:
     Raises:
         ValueError: if there is no such encoder.
     """
-    return hash_of(path, tokenizer=True, key="text.path")
+    return hash_pretrained(path, tokenizer=True, key="text.path")
 
 
 class Embedder:
@@ -49,11 +49,11 @@ class Embedder:
         known: dict[str, np.ndarray] = {}
         for start in range(0, len(different), self.batch_size):
             part = different[start : start + self.batch_size]
-            known.update(zip(part, self._encoded(part), strict=True))
+            known.update(zip(part, self._encode_captions(part), strict=True))
         return [known[caption] for caption in captions]
 
     @torch.no_grad()
-    def _encoded(self, captions: Sequence[str]) -> list[np.ndarray]:
+    def _encode_captions(self, captions: Sequence[str]) -> list[np.ndarray]:
         ids, mask = self.tokenizer(captions)
         hidden = self.encoder(ids.to(self.device), mask.to(self.device)).float().cpu().numpy()
         return [vectors[:count] for vectors, count in zip(hidden, mask.sum(dim=1).tolist(), strict=True)]

@@ -32,7 +32,7 @@ class ExternalText(External):
         Raises:
             ValueError: if the name cannot be imported, or what it makes is no such module.
         """
-        module = self.made()
+        module = self.make_object()
         made = f"{self.name} made a {type(module).__name__}"
         if not isinstance(module, nn.Module):
             raise OwnCodeError(f"{made}, not an nn.Module")

@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from raysde.conditioning.text import PretrainedText, TextEncoder
-from raysde.io.errors import UNFIT, line_of
+from raysde.io.errors import UNFIT, error_line
 from raysde.io.hashing import weight_files
 
 REFUSED = {
@@ -36,7 +36,7 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
     config = check_pretrained(text)
     _check_weights(text.path)
     try:
-        encoder, found = _auto(config).from_pretrained(
+        encoder, found = _choose_auto_class(config).from_pretrained(
             text.path,
             config=config,
             dtype=torch.float32,
@@ -46,8 +46,8 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
             output_loading_info=True,
         )
     except UNREADABLE as error:
-        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {line_of(error)}") from error
-    _check_whole(text.path, encoder, found)
+        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {error_line(error)}") from error
+    _check_complete(text.path, encoder, found)
     return TextEncoder(encoder, trainable=text.trainable)
 
 
@@ -62,14 +62,14 @@ def check_pretrained(text: PretrainedText) -> Any:
     pretrained_tokenizer(text.path)
     try:
         config = _text_config(transformers.AutoConfig.from_pretrained(text.path, trust_remote_code=False))
-        encoder = _weightless(config)
+        encoder = _build_without_weights(config)
     except UNREADABLE as error:
-        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {line_of(error)}") from error
+        raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {error_line(error)}") from error
     if lacks := [name for name in INPUTS if name not in inspect.signature(encoder.forward).parameters]:
         raise ValueError(f"text.path {text.path!r} is no text encoder: {type(encoder).__name__} takes no {lacks[0]}")
     if os.path.isdir(text.path):  # of a model on the hub, a look would fetch the weights
         _check_weights(text.path)
-    positions = _positions(encoder)
+    positions = _count_positions(encoder)
     if positions is not None and text.max_tokens > positions:
         raise ValueError(f"text.max_tokens={text.max_tokens} exceeds the {positions} positions of {text.path!r}")
     return config
@@ -84,16 +84,16 @@ def pretrained_tokenizer(path: str) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except UNREADABLE as error:
-        raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {line_of(error)}") from error
+        raise ValueError(f"text.path {path!r}: no tokenizer can be loaded: {error_line(error)}") from error
 
 
-def restored_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
+def build_empty_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
     """An encoder with the architecture in ``folder/config.json`` and no weights yet."""
     config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    return TextEncoder(_auto(config).from_config(config, trust_remote_code=False), trainable=trainable)
+    return TextEncoder(_choose_auto_class(config).from_config(config, trust_remote_code=False), trainable=trainable)
 
 
-def _auto(config: Any) -> Any:
+def _choose_auto_class(config: Any) -> Any:
     """The class that builds an encoder: transformers' own choice for text, or the plain model of other kinds."""
     known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
     return transformers.AutoModelForTextEncoding if known else transformers.AutoModel
@@ -104,12 +104,12 @@ def _text_config(config: Any) -> Any:
     return getattr(config, "text_config", config)
 
 
-def _weightless(config: Any) -> Any:
+def _build_without_weights(config: Any) -> Any:
     with torch.device("meta"):
-        return _auto(config).from_config(config, trust_remote_code=False)
+        return _choose_auto_class(config).from_config(config, trust_remote_code=False)
 
 
-def _positions(encoder: nn.Module) -> int | None:
+def _count_positions(encoder: nn.Module) -> int | None:
     """The most tokens that an encoder takes, None if its positions are relative."""
     tables = [
         module
@@ -133,7 +133,7 @@ def _check_code(path: str) -> None:
             content = read(path)
             named = [key for key in REFUSED if content.get(key)]
         except UNREADABLE as error:
-            raise ValueError(f"text.path {path!r}: its {file} cannot be read: {line_of(error)}") from error
+            raise ValueError(f"text.path {path!r}: its {file} cannot be read: {error_line(error)}") from error
         if named:
             raise ValueError(f"text.path {path!r}: {file} names {REFUSED[named[0]]} ({named[0]})")
 
@@ -146,7 +146,7 @@ def _check_weights(path: str) -> None:
         )
 
 
-def _check_whole(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> None:
+def _check_complete(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> None:
     """Refuses weights that are not those of the configuration beside them.
 
     transformers draws at random what a file lacks, and passes over layers beyond those that are configured. The pooler
@@ -160,13 +160,13 @@ def _check_whole(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> Non
             f"text.path {path!r}: {len(others)} weights of {kind} have other shapes than its config.json says: "
             f"{others[0]}"
         )
-    own = {_unnumbered(name) for name in encoder.state_dict()}
-    if over := sorted(name for name in found["unexpected_keys"] if _unnumbered(name) in own):
+    own = {_strip_layer_number(name) for name in encoder.state_dict()}
+    if over := sorted(name for name in found["unexpected_keys"] if _strip_layer_number(name) in own):
         raise ValueError(
             f"text.path {path!r} has {len(over)} weights of layers that its config.json does not count: {over[0]}"
         )
 
 
-def _unnumbered(name: str) -> str:
+def _strip_layer_number(name: str) -> str:
     """A weight's name without the number of its layer."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "#", name)

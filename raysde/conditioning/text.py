@@ -45,7 +45,7 @@ class _SmallBert:
     max_tokens: int = setting(77, CUT)
 
     def __post_init__(self) -> None:
-        _positive(self, "width", "layers", "heads", "vocabulary", "max_tokens")
+        _check_positive(self, "width", "layers", "heads", "vocabulary", "max_tokens")
         if self.vocabulary < 2 * len(SPECIAL):
             raise ValueError(f"vocabulary must be at least {2 * len(SPECIAL)}, got {self.vocabulary}")
         if self.width % self.heads:
@@ -81,10 +81,10 @@ class PretrainedText:
     max_tokens: int = setting(77, CUT)
 
     def __post_init__(self) -> None:
-        _positive(self, "max_tokens")
+        _check_positive(self, "max_tokens")
 
 
-def _positive(config: Any, *names: str) -> None:
+def _check_positive(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
@@ -140,7 +140,7 @@ class Tokenizer:
             self.named.clear()
         self.named.add(prompt)
         warnings.warn(
-            f"the prompt {shortened(prompt)!r} has {length} tokens, the model reads the first {self.max_tokens}",
+            f"the prompt {shorten_text(prompt)!r} has {length} tokens, the model reads the first {self.max_tokens}",
             stacklevel=2,
         )
 
@@ -164,7 +164,7 @@ class Tokenizer:
         self.tokenizer.save_pretrained(str(folder))
 
 
-def shortened(text: str, most: int = 40) -> str:
+def shorten_text(text: str, most: int = 40) -> str:
     """The beginning of a text, for a message."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
@@ -220,7 +220,7 @@ class TextEncoder(nn.Module):
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             return self.encoder(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
 
-    def pooled(self, vectors: Tensor, mask: Tensor) -> Tensor:
+    def pool_tokens(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """One vector for each caption, [B, width], from its tokens' [B, L, width]: CLIP's end token, else the mean.
 
         CLIP reads from left to right and is trained on the end token alone, the only one that has read the whole

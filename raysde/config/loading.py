@@ -17,19 +17,19 @@ from raysde.io.near import did_you_mean
 
 __all__ = [
     "RunConfig",
-    "as_yaml",
-    "assign",
-    "assignment",
+    "assign_paths",
+    "dump_yaml",
     "flatten",
-    "load",
-    "override",
-    "parse",
-    "place",
+    "load_recipe",
+    "merge_overrides",
+    "parse_assignment",
+    "parse_recipe",
     "read_mapping",
+    "set_path",
 ]
 
 
-def parse(tree: Any) -> RunConfig:
+def parse_recipe(tree: Any) -> RunConfig:
     """Validates a nested mapping.
 
     Raises:
@@ -38,39 +38,39 @@ def parse(tree: Any) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(_sentence(error)) from None
+        raise ValueError(_describe_error(error)) from None
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a YAML recipe and applies ``a.b=value`` overrides, whose values are YAML.
 
     Raises:
         ValueError: if the file cannot be read, is not a mapping, or the result is no valid recipe.
     """
     tree = read_mapping(path, "recipe")
-    override(tree, overrides)
-    return parse(tree)
+    merge_overrides(tree, overrides)
+    return parse_recipe(tree)
 
 
-def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+def merge_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set the dotted paths of ``a.b=value``, in any order.
 
     Raises:
         ValueError: if one does not read so, or is lost to another: two of the same key, or of a node and a key in it.
     """
-    given = [assignment(text) for text in overrides]
+    given = [parse_assignment(text) for text in overrides]
     paths = [keys for keys, _ in given]
     for number, (text, keys) in enumerate(zip(overrides, paths, strict=True)):
         if keys in paths[:number]:
             first = overrides[paths.index(keys)]
             raise ValueError(f"{'.'.join(keys)} is given twice, as {first!r} and {text!r}; keep one of them")
-    assign(tree, given)
+    assign_paths(tree, given)
     for text, (keys, value) in zip(overrides, given, strict=True):
-        if not _stands(tree, keys, value):
+        if not _has_value(tree, keys, value):
             raise ValueError(f"override {text!r} is undone by another override; keep one of them")
 
 
-def _stands(tree: Any, path: Sequence[str], value: Any) -> bool:
+def _has_value(tree: Any, path: Sequence[str], value: Any) -> bool:
     """Return True if a path of a tree has the value that it was given."""
     for key in path:
         if not isinstance(tree, dict) or key not in tree:
@@ -100,16 +100,16 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
     return tree
 
 
-def as_yaml(tree: Mapping[str, Any]) -> str:
-    """A recipe as :func:`load` reads it."""
+def dump_yaml(tree: Mapping[str, Any]) -> str:
+    """A recipe as :func:`load_recipe` reads it."""
     return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120)
 
 
-def assign(tree: dict[str, Any], assignments: Sequence[tuple[list[str], Any]]) -> None:
+def assign_paths(tree: dict[str, Any], assignments: Sequence[tuple[list[str], Any]]) -> None:
     """Sets dotted paths of a recipe, in any order."""
     # a new kind or preset clears its node, so it goes before the keys of that node
-    for keys, value in sorted(assignments, key=lambda given: _rank(given[0])):
-        place(tree, keys, value)
+    for keys, value in sorted(assignments, key=lambda given: _assignment_rank(given[0])):
+        set_path(tree, keys, value)
     for keys, value in assignments:
         # a preset that cleared a kind given beside it must still agree with it
         if keys == ["network", "kind"] and isinstance(tree["network"], dict):
@@ -120,7 +120,7 @@ def assign(tree: dict[str, Any], assignments: Sequence[tuple[list[str], Any]]) -
             tree[node].setdefault("kind", default)
 
 
-def assignment(override: str) -> tuple[list[str], Any]:
+def parse_assignment(override: str) -> tuple[list[str], Any]:
     """The path and the value of ``a.b=value``.
 
     Raises:
@@ -142,12 +142,12 @@ def written(value: Any) -> str:
     return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
 
 
-def _rank(path: Sequence[str]) -> int:
+def _assignment_rank(path: Sequence[str]) -> int:
     """0 for a kind, 1 for a preset, which both say what the other keys of their node mean; 2 for those."""
     return 0 if path[-1] == "kind" else 1 if list(path) == ["network", "preset"] else 2
 
 
-def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def set_path(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Sets a dotted path.
 
     A new ``kind`` replaces its whole node, since the old kind's keys mean nothing to it, and so does a new ``preset``;
@@ -158,15 +158,15 @@ def place(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
         if not isinstance(node, dict):
             node = tree[key] = {}
         tree = node
-    if _rank(path) < 2 and tree.get(path[-1]) != value:
+    if _assignment_rank(path) < 2 and tree.get(path[-1]) != value:
         tree.clear()
     if list(path[:-1]) == ["train", "length"] and value is not None:
         tree.update(dict.fromkeys(tree))
     tree[path[-1]] = value
 
 
-def _sentence(error: ValidationError) -> str:
-    first, meanings = error.errors()[0], reference.meanings()
+def _describe_error(error: ValidationError) -> str:
+    first, meanings = error.errors()[0], reference.list_meanings()
     is_unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
     path: list[str] = []
     for number, part in enumerate(first["loc"], 1):

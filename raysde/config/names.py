@@ -14,7 +14,7 @@ RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
 """Aliases that MLflow keeps for itself."""
 
 
-def checked_name(name: str, what: str) -> str:
+def check_name(name: str, what: str) -> str:
     """Return a name that folders, object stores, databases and the MLflow registry take.
 
     Raises:
@@ -26,11 +26,11 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
-def checked_sweep(name: str, what: str) -> str:
+def check_sweep_name(name: str, what: str) -> str:
     """Return a name of a sweep, which its trials and its best recipe can be called after.
 
     Raises:
-        ValueError: as :func:`checked_name`, or if the name is too long for what is added to it.
+        ValueError: as :func:`check_name`, or if the name is too long for what is added to it.
     """
     _check_letters(name, what)
     if len(name) > LONGEST - ADDED:
@@ -51,7 +51,7 @@ def _check_letters(name: str, what: str) -> None:
         raise ValueError(f"{what} {name!r} ends with a dot, which some file stores drop; choose another{advice}")
 
 
-def checked_alias(alias: str, what: str = "alias") -> str:
+def check_alias(alias: str, what: str = "alias") -> str:
     """An alias of a registered version, if it may be one.
 
     Raises:

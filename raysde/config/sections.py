@@ -16,12 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-from raysde.config.names import checked_alias, checked_name
-from raysde.data.classes import written
+from raysde.config.names import check_alias, check_name
+from raysde.data.classes import class_name
 from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
 from raysde.io.own_code import External
-from raysde.models.method_fields import key_of
+from raysde.models.method_fields import make_key
 from raysde.models.sampling_defaults import Scale
 from raysde.sampling.method import SETTINGS, Settings
 from raysde.training.external import ExternalLoss, ExternalOptimizer, ExternalSchedule
@@ -36,44 +36,44 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
-Name = Annotated[str, AfterValidator(partial(checked_name, what="the name"))]
-Alias = Annotated[str, AfterValidator(checked_alias)]
+Name = Annotated[str, AfterValidator(partial(check_name, what="the name"))]
+Alias = Annotated[str, AfterValidator(check_alias)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-LabelName = Annotated[str, BeforeValidator(written)]
+LabelName = Annotated[str, BeforeValidator(class_name)]
 
 
-def _sides(given: Any) -> Any:
+def _join_equal_sides(given: Any) -> Any:
     """One number where both sides are equal, so that a recipe has one way to say a size; else (height, width)."""
     height, width = read_size(given)
     return height if height == width else (height, width)
 
 
-def _off(given: Any) -> Any:
+def _read_off(given: Any) -> Any:
     """The word ``off``, which YAML reads as False."""
     return "off" if given is False else given
 
 
-def explained(table: Mapping[str, Weight] | Mapping[str, Reduce]) -> str:
+def explain_choices(table: Mapping[str, Weight] | Mapping[str, Reduce]) -> str:
     """Return the choices of a table with their meanings: ``mean (mean over its values), half_sum (half their sum)``."""
     return ", ".join(f"{name} ({choice.meaning})" for name, choice in table.items())
 
 
-ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_sides)]
+ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValidator(_join_equal_sides)]
 
 
-def _spelled(given: Any) -> str:
+def _union_tag(given: Any) -> str:
     """The tag of a value in a union of names and code of the user's own."""
     return "external" if isinstance(given, Mapping | External) else "name"
 
 
 WeightingField = Annotated[
-    Annotated[Weighting, Tag("name")] | Annotated[ExternalLoss, Tag("external")], Discriminator(_spelled)
+    Annotated[Weighting, Tag("name")] | Annotated[ExternalLoss, Tag("external")], Discriminator(_union_tag)
 ]
 OptimizerField = Annotated[
-    Annotated[Optimizer, Tag("name")] | Annotated[ExternalOptimizer, Tag("external")], Discriminator(_spelled)
+    Annotated[Optimizer, Tag("name")] | Annotated[ExternalOptimizer, Tag("external")], Discriminator(_union_tag)
 ]
 DecayField = Annotated[
-    Annotated[Decay, Tag("name")] | Annotated[ExternalSchedule, Tag("external")], Discriminator(_spelled)
+    Annotated[Decay, Tag("name")] | Annotated[ExternalSchedule, Tag("external")], Discriminator(_union_tag)
 ]
 TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(discriminator="kind")]
 
@@ -105,7 +105,7 @@ class Data(Node):
         0, description="take VE's sigma_max from the largest distance between this many images; 0 keeps sde.sigma_max"
     )
     flip: bool = Field(False, description="mirror images at random")
-    precomputed: Annotated[Literal["auto", "off", "require"], BeforeValidator(_off)] = Field(
+    precomputed: Annotated[Literal["auto", "off", "require"], BeforeValidator(_read_off)] = Field(
         "auto",
         description="embeddings of captions that `raysde precompute` made for a frozen text encoder: used if they are "
         "there, never, or always",
@@ -224,10 +224,10 @@ class Train(Node):
     )
     weighting: WeightingField = Field(
         "sigma2",
-        description=f"of the loss over t: {explained(WEIGHTINGS)}, or external for a loss of yours",
+        description=f"of the loss over t: {explain_choices(WEIGHTINGS)}, or external for a loss of yours",
     )
     min_snr_gamma: Positive = Field(5.0, description="gamma of the min_snr weighting")
-    reduction: Reduction = Field("mean", description=f"of an image's loss: {explained(REDUCTIONS)}")
+    reduction: Reduction = Field("mean", description=f"of an image's loss: {explain_choices(REDUCTIONS)}")
     uncertainty: Literal["none", "learned"] = Field(
         "none", description="learned: divide the loss by its variance at each noise level, learned on the way"
     )
@@ -288,7 +288,7 @@ else:
         __base__=Grids,
         __module__=__name__,
         __doc__=Grids.__doc__,
-        **{name: key_of(setting) for name, setting in SETTINGS.items()},
+        **{name: make_key(setting) for name, setting in SETTINGS.items()},
     )
 
 

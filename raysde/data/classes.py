@@ -11,7 +11,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from raysde.io.near import near
+from raysde.io.near import find_nearest
 
 Label = int | str
 """The name of a class, or its number."""
@@ -21,7 +21,7 @@ SHOWN = 20
 """Class names in a message at most."""
 
 
-def label_order(labels: Iterable[str]) -> tuple[str, ...]:
+def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the classes in the order of their numbers, one for each label.
 
     Numbers come first, by their values; words follow, by their letters and the numbers in them (``class2``,
@@ -38,10 +38,10 @@ def label_order(labels: Iterable[str]) -> tuple[str, ...]:
             if other != label:
                 raise ValueError(f"labels {other[:40]!r} and {label[:40]!r} are the same number; spell it one way")
     numbers = [spellings[value] for value in sorted(spellings)]
-    return (*numbers, *sorted((label for label in distinct if not NUMBER.fullmatch(label)), key=_natural))
+    return (*numbers, *sorted((label for label in distinct if not NUMBER.fullmatch(label)), key=_natural_key))
 
 
-def _natural(label: str) -> tuple[list[Any], str]:
+def _natural_key(label: str) -> tuple[list[Any], str]:
     """Return a key by which ``class2`` sorts before ``class10``: letters and numbers alternate, letters first."""
     parts: list[Any] = DIGITS.split(label)
     return [Decimal(part) if place % 2 else part for place, part in enumerate(parts)], label
@@ -65,7 +65,7 @@ def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> 
     for label in labels:
         if isinstance(label, str):
             if label not in places:
-                raise ValueError(f"label {unknown(label, classes, names)}")
+                raise ValueError(f"label {describe_unknown(label, classes, names)}")
             found.append(places[label])
             continue
         number: Any = None if isinstance(label, bool) else label
@@ -76,7 +76,7 @@ def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> 
     return found
 
 
-def from_text(text: str, classes: int, names: Sequence[str]) -> Label:
+def label_from_text(text: str, classes: int, names: Sequence[str]) -> Label:
     """Return the label that a person writes: a class name where a model stores names, otherwise a class number.
 
     Raises:
@@ -85,11 +85,11 @@ def from_text(text: str, classes: int, names: Sequence[str]) -> Label:
     if text in names:
         return text
     if names or not classes or not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
-        raise ValueError(unknown(text, classes, names))
+        raise ValueError(describe_unknown(text, classes, names))
     return int(text)
 
 
-def written(value: Any) -> Any:
+def class_name(value: Any) -> Any:
     """Return the name of a class, which YAML may have read as a whole number.
 
     Raises:
@@ -100,24 +100,24 @@ def written(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
-def unknown(label: str, classes: int, names: Sequence[str]) -> str:
+def describe_unknown(label: str, classes: int, names: Sequence[str]) -> str:
     """Return a sentence that says that a label is no class, and which classes there are."""
     if not classes:
         return f"{label!r} is no class: the model has no classes"
     if not names:
         return f"{label!r} is no class number: the model stores no class names; give a number from 0 to {classes - 1}"
-    found = near(label, names)
+    found = find_nearest(label, names)
     hint = f"did you mean {' or '.join(map(repr, found))}? " if found else ""
-    return f"{label!r} is no class; {hint}there are {listed(names)}"
+    return f"{label!r} is no class; {hint}there are {join_names(names)}"
 
 
-def listed(names: Collection[str]) -> str:
+def join_names(names: Collection[str]) -> str:
     """Return names with commas between, of many the first alone."""
     shown = ", ".join(list(names)[:SHOWN])
     return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
-def matching(data: Sequence[str], where: str, classes: int, names: Sequence[str]) -> tuple[int, ...]:
+def match_classes(data: Sequence[str], where: str, classes: int, names: Sequence[str]) -> tuple[int, ...]:
     """Return the model's class number for each class of a data set, matched by their names.
 
     Args:
@@ -137,12 +137,13 @@ def matching(data: Sequence[str], where: str, classes: int, names: Sequence[str]
     for name in data:
         if name not in places:
             raise ValueError(
-                f"the data at {where} has a class that the model does not know: {unknown(name, classes, names)}"
+                f"the data at {where} has a class that the model does not know: "
+                f"{describe_unknown(name, classes, names)}"
             )
     return tuple(places[name] for name in data)
 
 
-def difference(before: Sequence[str], now: Sequence[str]) -> str | None:
+def describe_difference(before: Sequence[str], now: Sequence[str]) -> str | None:
     """Return what tells two orders of classes apart, such as ``class 2 was 'cat', now 'dog'``; None if they agree."""
     for number, (old, new) in enumerate(zip(before, now, strict=False)):
         if old != new:

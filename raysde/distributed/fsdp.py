@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def shard(model: ScoreModel, world: World, dtype: torch.dtype = torch.float32) -> None:
+def shard_model(model: ScoreModel, world: World, dtype: torch.dtype = torch.float32) -> None:
     """Shards the parameters of ``model`` over the ranks, in place, and moves it to the rank's device unit by unit.
 
     Every rank comes with the same weights, which stay float32; gradients are averaged in float32.
@@ -35,8 +35,8 @@ def shard(model: ScoreModel, world: World, dtype: torch.dtype = torch.float32) -
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    parts = units(model)
-    check(model, parts)
+    parts = list_units(model)
+    check_units(model, parts)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)  # where fully_shard moves what it shards
     mesh = init_device_mesh(world.device.type, (world.size,))
@@ -48,7 +48,7 @@ def shard(model: ScoreModel, world: World, dtype: torch.dtype = torch.float32) -
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
-def units(model: ScoreModel) -> list[nn.Module]:
+def list_units(model: ScoreModel) -> list[nn.Module]:
     """What is gathered at a time, inner modules first: everything that is called by itself is one, and the model."""
     network = model.network
     blocks = network.blocks() if isinstance(network, Repeating) else []
@@ -56,7 +56,7 @@ def units(model: ScoreModel) -> list[nn.Module]:
     return [*(block for block in blocks if block is not network), network, *others, model]
 
 
-def check(model: ScoreModel, parts: list[nn.Module]) -> None:
+def check_units(model: ScoreModel, parts: list[nn.Module]) -> None:
     """Raises ValueError for a parameter without rows, or one that two units share."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     owners: dict[nn.Parameter, nn.Module] = {}
@@ -83,7 +83,7 @@ def has_shards(module: nn.Module) -> bool:
     return first is not None and is_sharded(first)
 
 
-def rows_of(tensor: "DTensor") -> tuple[int, int]:
+def local_rows(tensor: "DTensor") -> tuple[int, int]:
     """The rows [start, stop) of a sharded tensor that this rank holds: equal shares, the last ones shorter or empty."""
     mesh, rows = tensor.device_mesh, tensor.shape[0]
     each = -(-rows // mesh.size())
@@ -91,12 +91,12 @@ def rows_of(tensor: "DTensor") -> tuple[int, int]:
     return start, start + tensor.to_local().shape[0]
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_tensor(tensor: Tensor) -> Tensor:
     """The whole of a tensor on every rank; called by all of them if it is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def exchange(forward: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+def exchange_gradients(forward: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
     """Within the context, a backward pass averages gradients over ranks if it is the ``last`` of a step."""
     if isinstance(forward, DistributedDataParallel):
         return contextlib.nullcontext() if last else forward.no_sync()
@@ -105,7 +105,7 @@ def exchange(forward: nn.Module, last: bool) -> contextlib.AbstractContextManage
     return contextlib.nullcontext()
 
 
-def evaluating(model: nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
+def autocast_evaluation(model: nn.Module, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
     """Autocast to ``dtype`` around the evaluation of a model whose weights are gathered in it; else nothing."""
     if dtype == torch.float32 or not has_shards(model):
         return contextlib.nullcontext()

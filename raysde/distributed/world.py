@@ -53,7 +53,7 @@ def current_world() -> World:
     return World(rank, size)
 
 
-def wrap(module: nn.Module, world: World) -> nn.Module:
+def wrap_module(module: nn.Module, world: World) -> nn.Module:
     """DistributedDataParallel when there are several ranks, otherwise the module itself."""
     if world.size == 1:
         return module

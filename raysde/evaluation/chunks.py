@@ -19,7 +19,7 @@ class MeasuredRange:
         return len(next(iter(self.values.values())))
 
 
-def merged(parts: Iterable[MeasuredRange]) -> dict[str, Tensor]:
+def merge_parts(parts: Iterable[MeasuredRange]) -> dict[str, Tensor]:
     """The values of all images in the order of their numbers; the parts must cover them once from 0."""
     found = sorted(parts, key=lambda part: part.first)
     ends = [part.first + part.count for part in found]

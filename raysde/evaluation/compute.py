@@ -11,10 +11,10 @@ from raysde.evaluation.features.classifier import Judge
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics import frechet
 from raysde.evaluation.metrics.inception_score import SPLITS, inception_score
-from raysde.evaluation.metrics.intervals import normal, wilson
+from raysde.evaluation.metrics.intervals import normal_interval, wilson_interval
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.metrics.kernel import discrepancy
-from raysde.evaluation.metrics.precision_recall import NEIGHBOURS, covered
+from raysde.evaluation.metrics.kernel import kernel_discrepancy
+from raysde.evaluation.metrics.precision_recall import NEIGHBOURS, find_covered
 from raysde.evaluation.real import KEPT, Reference
 
 
@@ -47,66 +47,68 @@ def fid(found: Measured, *, allow_few: bool = False) -> Metric:
         ValueError: if there are too few images, unless that is allowed.
     """
     drawn, real = frechet.Moments.of(found.features), found.reference.moments
-    frechet.enough(drawn.count, "drawn images", allow_few)
-    frechet.enough(real.count, "real images", allow_few)
-    distance = frechet.distance(real, drawn)
-    influence = frechet.influences(distance, real, drawn, found.reference.features, found.features)
+    frechet.check_count(drawn.count, "drawn images", allow_few)
+    frechet.check_count(real.count, "real images", allow_few)
+    distance = frechet.frechet_distance(real, drawn)
+    influence = frechet.frechet_influences(distance, real, drawn, found.reference.features, found.features)
     method = "as torchmetrics; interval by the infinitesimal jackknife (Rippl et al. 2016), without the bias in 1/N"
-    low, high = normal(distance.value, influence.error)
+    low, high = normal_interval(distance.value, influence.error)
     low = min(distance.value, max(0.0, low))  # rounding may leave the distance of equal images below 0
-    return _metric(found, "fid", distance.value, (low, high), method=method, influence=influence, reference=real.count)
+    return _make_metric(
+        found, "fid", distance.value, (low, high), method=method, influence=influence, reference=real.count
+    )
 
 
 def kid(found: Measured) -> Metric:
     """The kernel inception distance."""
     real, drawn = found.reference.features, found.features[:KEPT]
-    given = discrepancy(real, drawn, found.generator(2))
+    given = kernel_discrepancy(real, drawn, found.generator(2))
     method = f"as torchmetrics, 100 subsets of {given.size}; interval by the jackknife over images, and over subsets"
-    interval = normal(given.value, given.influence.error)
+    interval = normal_interval(given.value, given.influence.error)
     about = {"method": method, "influence": given.influence, "reference": len(real)}
-    return _metric(found, "kid", given.value, interval, samples=len(drawn), **about)
+    return _make_metric(found, "kid", given.value, interval, samples=len(drawn), **about)
 
 
-def score(found: Measured) -> Metric:
+def compute_inception_score(found: Measured) -> Metric:
     """The inception score, of a network with logits."""
     assert found.logits is not None
     value, own = inception_score(found.logits, found.generator(3))
     influence = Influence({"drawn": own}, {"drawn": len(own)})
     method = f"as torchmetrics, {SPLITS} parts; interval by the infinitesimal jackknife"
-    return _metric(found, "is", value, normal(value, influence.error), method=method, influence=influence)
+    return _make_metric(found, "is", value, normal_interval(value, influence.error), method=method, influence=influence)
 
 
 def precision(found: Measured) -> Metric:
     """The share of drawn images that lie among real ones."""
-    drawn, real = _alike(found)
-    return _share(found, "precision", covered(real, drawn), "drawn", len(real))
+    drawn, real = _equal_counts(found)
+    return _make_proportion(found, "precision", find_covered(real, drawn), "drawn", len(real))
 
 
 def recall(found: Measured) -> Metric:
     """The share of real images that lie among drawn ones."""
-    drawn, real = _alike(found)
-    return _share(found, "recall", covered(drawn, real), "real", len(real))
+    drawn, real = _equal_counts(found)
+    return _make_proportion(found, "recall", find_covered(drawn, real), "real", len(real))
 
 
-FEATURE_METRICS = {"kid": kid, "is": score, "precision": precision, "recall": recall}
+FEATURE_METRICS = {"kid": kid, "is": compute_inception_score, "precision": precision, "recall": recall}
 
 
-def _alike(found: Measured) -> tuple[Tensor, Tensor]:
+def _equal_counts(found: Measured) -> tuple[Tensor, Tensor]:
     """As many drawn as real features: the balls shrink with their number."""
     count = min(len(found.features), len(found.reference.features))
     return found.features[:count], found.reference.features[:count]
 
 
-def _share(found: Measured, name: str, hits: Tensor, of: str, reference: int) -> Metric:
+def _make_proportion(found: Measured, name: str, hits: Tensor, of: str, reference: int) -> Metric:
     count = len(hits)
     method = f"k = {NEIGHBOURS} (Kynkäänniemi et al. 2019) on {count} of each; Wilson interval given the neighbourhoods"
     share, influence = int(hits.sum()), Influence({of: hits.double()}, {of: count})
-    interval = wilson(share, count)
+    interval = wilson_interval(share, count)
     about = {"method": method, "influence": influence, "reference": reference}
-    return _metric(found, name, share / count, interval, samples=count, **about)
+    return _make_metric(found, name, share / count, interval, samples=count, **about)
 
 
-def _metric(
+def _make_metric(
     found: Measured, name: str, value: float, interval: tuple[float, float], *, samples: int | None = None, **about: Any
 ) -> Metric:
     count = len(found.features) if samples is None else samples
@@ -118,10 +120,10 @@ def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Metric:
     right = read == asked
     hits, count = int(right.sum()), len(read)
     influence = Influence({"drawn": right.double()}, {"drawn": count})
-    low, high = wilson(judge.right, judge.asked)
+    low, high = wilson_interval(judge.right, judge.asked)
     method = (
         f"a classifier of real images, right on {judge.right / judge.asked:.4f} [{low:.4f}, {high:.4f}] of "
         f"{judge.asked} held-out real ones; Wilson interval"
     )
-    interval = wilson(hits, count)
+    interval = wilson_interval(hits, count)
     return Metric("accuracy", hits / count, *interval, count, seed, judge.hash, method=method, influence=influence)

@@ -13,23 +13,23 @@ from torch import Tensor
 from raysde.data.dataset.manifest import Split, read_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.evaluation import compute, held_out
-from raysde.evaluation.chunks import merged
+from raysde.evaluation.chunks import merge_parts
 from raysde.evaluation.features.classifier import Judge, open_judge
-from raysde.evaluation.features.networks import FeatureNetwork, of_module, open_network
-from raysde.evaluation.generated import Drawer, led_away
+from raysde.evaluation.features.networks import FeatureNetwork, open_network, wrap_as_network
+from raysde.evaluation.generated import Drawer, describe_guide
 from raysde.evaluation.held_out import HeldOut
-from raysde.evaluation.metric import Metric, direction
+from raysde.evaluation.metric import Metric, choose_direction
 from raysde.evaluation.metrics import frechet
 from raysde.evaluation.metrics.inception_score import SPLITS
 from raysde.evaluation.metrics.lpips import Perceptual, open_lpips
-from raysde.evaluation.real import Real, RealImages, Reference, reference_for
-from raysde.evaluation.selection import ImageConditions, conditions_for, selected
-from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, here
+from raysde.evaluation.real import Real, RealImages, Reference, open_reference
+from raysde.evaluation.selection import ImageConditions, draw_conditions, select_rows
+from raysde.evaluation.workload import DRAWN, REAL, Bench, Measure, measure_here
 from raysde.inference.model import Model
-from raysde.inference.ranges import stretches
+from raysde.inference.ranges import split_range
 from raysde.io.near import did_you_mean
 from raysde.io.progress import StageProgress
-from raysde.models.sampling_defaults import GUIDED, overrides, resolve
+from raysde.models.sampling_defaults import GUIDED, describe_overrides, resolve_settings
 from raysde.sampling.likelihood import TOLERANCE
 
 FEATURES = ("fid", *compute.FEATURE_METRICS)
@@ -100,7 +100,7 @@ class Question:
             if count < LEAST.get(name, 1):
                 raise ValueError(f"{name}: {count} {what} are too few, it needs at least {LEAST.get(name, 1)}")
         if "fid" in self.metrics:
-            frechet.enough(count, what, self.allow_few)
+            frechet.check_count(count, what, self.allow_few)
 
     @property
     def compares(self) -> bool:
@@ -130,7 +130,7 @@ def shape_of(model: Model) -> tuple[int, int, int]:
     return model.spec.image if model.spec.latent is None else model.spec.latent.pixels
 
 
-def network_for(
+def choose_network(
     reader: Reader, model: Model, features: str, cache: Path, *, allow_code: bool, told: StageProgress | None = None
 ) -> FeatureNetwork:
     """The feature network called ``features``: the judge of the data, or as :func:`open_network` knows it.
@@ -140,9 +140,9 @@ def network_for(
     """
     if features != "judge":
         return open_network(features, allow_code=allow_code, device=model.device)
-    training = _named(told, "training the judge")
+    training = _name_stage(told, "training the judge")
     judge = open_judge(reader, shape_of(model)[1:], cache, device=model.device, told=training)
-    return of_module("judge", judge.classifier, model.device)
+    return wrap_as_network("judge", judge.classifier, model.device)
 
 
 def evaluate(
@@ -153,7 +153,7 @@ def evaluate(
     open_features: Callable[[Reader], FeatureNetwork] | None = None,
     cache: Path,
     told: StageProgress | None = None,
-    measure: Measure = here,
+    measure: Measure = measure_here,
     guide: Model | None = None,
     autoguidance: float | None = None,
 ) -> Answer:
@@ -174,38 +174,40 @@ def evaluate(
     reader, shape = Reader(read_manifest(data)), shape_of(model)[1:]
     spec, given = model.spec, question.settings
     guides = {} if guide is None else {"autoguide": guide, "autoguidance": autoguidance}
-    settings = resolve(spec.generation, given | guides, spec.conditional, usual=spec.default_solver, scale=GUIDED)
+    settings = resolve_settings(
+        spec.generation, given | guides, spec.conditional, usual=spec.default_solver, scale=GUIDED
+    )
     question = replace(question, settings={name: settings[name] for name in settings if name not in guides})
     if guide is not None and set(question.metrics) <= {"bpd"}:
         raise ValueError("autoguide has no effect: none of the metrics is of drawn images")
-    away = led_away(model, guide, autoguidance, question.settings)
-    conditions = fitting(model, reader, question)
+    away = describe_guide(model, guide, autoguidance, question.settings)
+    conditions = choose_conditions(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
     judge, network, real, drawer, reference, found = None, None, None, None, None, {}
     if question.compares:
         assert open_features is not None
         network = open_features(reader)
-        probed(network, shape_of(model), question)
+        probe_network(network, shape_of(model), question)
         source = RealImages(reader.manifest.fingerprint, question.split, question.reference, shape, network.hash)
         real = Real(reader, source, network)
     if "accuracy" in question.metrics:
-        judge = open_judge(reader, shape, cache, device=model.device, told=_named(told, "training the judge"))
+        judge = open_judge(reader, shape, cache, device=model.device, told=_name_stage(told, "training the judge"))
     if judge is not None or network is not None:
         drawer = Drawer(model, conditions, question.seed, settings, network, judge)
-    bench = Bench(real, drawer, held_for(model, reader, question, settings, lpips))
+    bench = Bench(real, drawer, open_held_out(model, reader, question, settings, lpips))
     if real is not None:
-        parts = measure(bench, REAL, stretches(len(real.rows)), _named(told, "reading real images"))
-        reference = reference_for(real.source, cache, parts)
+        parts = measure(bench, REAL, split_range(len(real.rows)), _name_stage(told, "reading real images"))
+        reference = open_reference(real.source, cache, parts)
     if drawer is not None:
-        found = merged(measure(bench, DRAWN, stretches(question.samples), _named(told, "drawing images")))
-    found |= of_held_out(bench, question, measure, told)
-    about = asked(data, reader.manifest.fingerprint, shape, question, network)
+        found = merge_parts(measure(bench, DRAWN, split_range(question.samples), _name_stage(told, "drawing images")))
+    found |= measure_held_out(bench, question, measure, told)
+    about = describe_question(data, reader.manifest.fingerprint, shape, question, network)
     about["sampling"] |= {**question.settings, **away}
-    about["overrides"] = overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)
-    return Answer(answers(question, found, reference, network, judge, lpips), about)
+    about["overrides"] = describe_overrides(spec.generation, given | away, spec.conditional, usual=spec.default_solver)
+    return Answer(compute_figures(question, found, reference, network, judge, lpips), about)
 
 
-def asked(
+def describe_question(
     data: str, fingerprint: str, shape: tuple[int, int], question: Question, network: FeatureNetwork | None
 ) -> dict[str, Any]:
     """Return what an answer says of its question: data, images, features and the versions that measured."""
@@ -219,7 +221,7 @@ def asked(
     }
 
 
-def fitting(model: Model, reader: Reader, question: Question) -> ImageConditions:
+def choose_conditions(model: Model, reader: Reader, question: Question) -> ImageConditions:
     """The conditions of the images to draw, once it is sure that model, data and metrics go together.
 
     Raises:
@@ -228,7 +230,7 @@ def fitting(model: Model, reader: Reader, question: Question) -> ImageConditions
     channels, manifest, taken = shape_of(model)[0], reader.manifest, model.score_model.conditioner
     if manifest.channels != channels:
         raise ValueError(f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}")
-    conditions = conditions_for(
+    conditions = draw_conditions(
         reader,
         question.split,
         classes=taken.classes,
@@ -238,13 +240,13 @@ def fitting(model: Model, reader: Reader, question: Question) -> ImageConditions
     if "accuracy" in question.metrics and not conditions.labels:
         raise ValueError("accuracy: the model is told neither labels nor captions of labelled images")
     if question.compares:
-        question.enough("real images", len(selected(manifest, question.split, question.reference)))
+        question.enough("real images", len(select_rows(manifest, question.split, question.reference)))
     if any(name in held_out.METRICS for name in question.metrics):
-        held_out.fits(model, reader, question.metrics, question.t)
+        held_out.check_measurable(model, reader, question.metrics, question.t)
     return conditions
 
 
-def probed(network: FeatureNetwork, image: tuple[int, int, int], question: Question) -> None:
+def probe_network(network: FeatureNetwork, image: tuple[int, int, int], question: Question) -> None:
     """Shows the network two black images, so that what does not fit is found before any is drawn.
 
     Raises:
@@ -259,31 +261,33 @@ def probed(network: FeatureNetwork, image: tuple[int, int, int], question: Quest
         raise ValueError(f"is: {network.name} gives features alone, and the inception score needs logits of classes")
 
 
-def held_for(
+def open_held_out(
     model: Model, reader: Reader, question: Question, settings: dict[str, Any], lpips: Perceptual | None
 ) -> HeldOut | None:
     """The held-out rows, if a metric is of them."""
     if not any(name in held_out.METRICS for name in question.metrics):
         return None
-    rows, shape = held_out.unseen(reader, question.rows), shape_of(model)[1:]
+    rows, shape = held_out.choose_unseen_rows(reader, question.rows), shape_of(model)[1:]
     tolerances = {"rtol": question.rtol, "atol": question.atol}
     return HeldOut(
         model, reader, rows, shape, question.seed, question.t, question.metrics, settings, lpips, **tolerances
     )
 
 
-def of_held_out(bench: Bench, question: Question, measure: Measure, told: StageProgress | None) -> dict[str, Tensor]:
+def measure_held_out(
+    bench: Bench, question: Question, measure: Measure, told: StageProgress | None
+) -> dict[str, Tensor]:
     """What the metrics of held-out rows measure, of each row."""
     if bench.held is None:
         return {}
     found: dict[str, Tensor] = {}
     for work in dict.fromkeys(held_out.METRICS[name] for name in question.metrics if name in held_out.METRICS):
-        places = stretches(len(bench.held.rows), held_out.PART)
-        found |= merged(measure(bench, work, places, _named(told, f"measuring {work}")))
+        places = split_range(len(bench.held.rows), held_out.PART)
+        found |= merge_parts(measure(bench, work, places, _name_stage(told, f"measuring {work}")))
     return found
 
 
-def answers(
+def compute_figures(
     question: Question,
     found: dict[str, Tensor],
     reference: Reference | None,
@@ -301,7 +305,7 @@ def answers(
             seen_by = lpips.hash if lpips is not None and name.endswith("lpips") else ""
             asked = (question.rtol, question.atol)
             told = None if asked == (TOLERANCE, TOLERANCE) else asked
-            made.append(held_out.figure(name, found[name], seed, question.t, seen_by, told))
+            made.append(held_out.average_metric(name, found[name], seed, question.t, seen_by, told))
         else:
             assert reference is not None
             assert network is not None
@@ -311,17 +315,17 @@ def answers(
     return made
 
 
-def _named(told: StageProgress | None, what: str) -> Callable[[float, float], None] | None:
+def _name_stage(told: StageProgress | None, what: str) -> Callable[[float, float], None] | None:
     return None if told is None else partial(told, what)
 
 
-def table(found: Sequence[Metric]) -> str:
+def format_figures(found: Sequence[Metric]) -> str:
     """Figures as lines for people."""
     lines = [f"{'':15} {'value':>10}   {'95% interval':23} {'better':7} {'images':>7} {'real':>7}  seed  network"]
     for each in found:
         interval = f"[{each.low:.5g}, {each.high:.5g}]"
         lines.append(
-            f"{each.name:15} {each.value:10.5g}   {interval:23} {direction(each.name):7} {each.samples:7d} "
+            f"{each.name:15} {each.value:10.5g}   {interval:23} {choose_direction(each.name):7} {each.samples:7d} "
             f"{each.reference or '-':>7}  {each.seed:<4}  {each.features or '-'}"
         )
     return "\n".join(lines)

@@ -51,7 +51,7 @@ class Drawer:
         return MeasuredRange(first, values)
 
 
-def led_away(
+def describe_guide(
     model: Model, guide: Model | None, autoguidance: float | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a report says of a guide: its hash, and how far images are led away from it if conditions lead them too.

@@ -10,13 +10,13 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from raysde import rng
-from raysde.data.classes import matching
+from raysde.data.classes import match_classes
 from raysde.data.dataset.reader import Columns, Reader
 from raysde.evaluation.chunks import MeasuredRange
 from raysde.evaluation.metric import Metric
-from raysde.evaluation.metrics.intervals import mean_error, normal
+from raysde.evaluation.metrics.intervals import mean_and_error, normal_interval
 from raysde.evaluation.metrics.lpips import SMALLEST, Perceptual
-from raysde.evaluation.selection import images_of, read, selected
+from raysde.evaluation.selection import read_images, select_rows, to_image_tensor
 from raysde.inference.model import Model
 from raysde.rng import noise_from
 from raysde.sampling.likelihood import TOLERANCE
@@ -60,21 +60,21 @@ class HeldOut:
 
     def part(self, measure: str, first: int, count: int) -> MeasuredRange:
         """One of MEASURES of the rows ``first`` and on."""
-        columns = read(self.reader, self.rows[first : first + count], self.shape)
+        columns = read_images(self.reader, self.rows[first : first + count], self.shape)
         return MeasuredRange(first, MEASURES[measure](self, columns, first))
 
-    def told(self, columns: Columns) -> dict[str, Any]:
+    def model_arguments(self, columns: Columns) -> dict[str, Any]:
         """What the model is told of rows: their captions, their labels, or nothing."""
         taken, manifest = self.model.score_model.conditioner, self.reader.manifest
         prompts = columns.captions if taken.tokenizer is not None else None
         if not taken.classes:
             return {"prompts": prompts, "labels": None}
-        numbers = matching(manifest.labels, manifest.path, taken.classes, self.model.spec.class_names)
+        numbers = match_classes(manifest.labels, manifest.path, taken.classes, self.model.spec.class_names)
         # the last entry is of rows without a label, whose number is -1
         return {"prompts": prompts, "labels": np.append(numbers, -1)[columns.labels].tolist()}
 
 
-def fits(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
+def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
     """Finds what cannot be measured, before anything is.
 
     Raises:
@@ -82,7 +82,7 @@ def fits(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> No
     """
     sde, wanted = model.sde, [name for name in metrics if name in METRICS]
     model.need_pixels(wanted[0])
-    unseen(reader, 1)
+    choose_unseen_rows(reader, 1)
     small = min(model.spec.image[1:])
     for name in wanted:
         if name.endswith("ssim") and small < WINDOW:
@@ -93,7 +93,7 @@ def fits(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> No
         raise ValueError(f"t must lie above {sde.sample_floor} and not above {sde.ceiling}, got {t}")
 
 
-def unseen(reader: Reader, count: int) -> np.ndarray:
+def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
     """Row numbers of up to ``count`` rows that training never saw, chosen at random.
 
     Raises:
@@ -101,20 +101,20 @@ def unseen(reader: Reader, count: int) -> np.ndarray:
     """
     if not reader.manifest.rows_in("validation"):
         raise ValueError(f"the data at {reader.manifest.path} has no validation split, whose rows this metric needs")
-    return selected(reader.manifest, "validation", count)
+    return select_rows(reader.manifest, "validation", count)
 
 
-def likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
+def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
     """Upper bounds on -log2 P / D, each with one dequantisation and one probe."""
     seed = rng.key(held.seed, rng.EVALUATION, 4, first)
-    images, told = images_of(columns), held.told(columns)
+    images, told = to_image_tensor(columns), held.model_arguments(columns)
     found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **told)
     return {"bpd": found.value.double().cpu()}
 
 
-def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
+def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
     """PSNR, MSE, SSIM and LPIPS of images that were noised to ``t`` and drawn back by the solver."""
-    model, images = held.model, images_of(columns)
+    model, images = held.model, to_image_tensor(columns)
     sde = model.sde
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
     x0 = model.floats(images)
@@ -129,22 +129,26 @@ def denoised(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
             given["churn"] = method.churn_of(len(times) - 1)
         return sample(score, sde, start.shape, times=times, start=start, **given)
 
-    drawn = model.drawn(run, len(images), seed=held.seed, first=first, **held.told(columns), **held.settings)  # type: ignore[arg-type]
-    return compared(held, "denoised", drawn.images, images, (...,))
+    drawn = model.drawn(run, len(images), seed=held.seed, first=first, **held.model_arguments(columns), **held.settings)  # type: ignore[arg-type]
+    return compare_images(held, "denoised", drawn.images, images, (...,))
 
 
-def inpainted(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
+def measure_inpainting(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
     """PSNR and MSE in the hole, SSIM and LPIPS of images whose middle quarter was taken away and drawn anew."""
-    images = images_of(columns)
+    images = to_image_tensor(columns)
     known = torch.ones(held.shape, dtype=torch.bool)
     top, left = held.shape[0] // 4, held.shape[1] // 4
     hole = (..., slice(top, top + held.shape[0] // 2), slice(left, left + held.shape[1] // 2))
     known[hole] = False
-    drawn = held.model.inpaint(images, known, seed=held.seed, first=first, **held.told(columns), **held.settings)
-    return compared(held, "inpainted", drawn.images, images, hole)
+    drawn = held.model.inpaint(
+        images, known, seed=held.seed, first=first, **held.model_arguments(columns), **held.settings
+    )
+    return compare_images(held, "inpainted", drawn.images, images, hole)
 
 
-def compared(held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tuple[Any, ...]) -> dict[str, Tensor]:
+def compare_images(
+    held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tuple[Any, ...]
+) -> dict[str, Tensor]:
     """Metrics of pairs of images: PSNR and MSE in a region, SSIM and LPIPS of the whole image."""
     found = {}
     if f"{task}_mse" in held.metrics:
@@ -160,9 +164,9 @@ def compared(held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tup
 
 
 MEASURES: dict[str, Callable[[HeldOut, Columns, int], dict[str, Tensor]]] = {
-    "bpd": likelihoods,
-    "denoised": denoised,
-    "inpainted": inpainted,
+    "bpd": measure_likelihoods,
+    "denoised": measure_denoising,
+    "inpainted": measure_inpainting,
 }
 METRICS = {
     "bpd": "bpd",
@@ -199,7 +203,7 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     return found.reshape(len(images))
 
 
-def figure(
+def average_metric(
     name: str, values: Tensor, seed: int, t: float, network: str = "", tolerances: tuple[float, float] | None = None
 ) -> Metric:
     """The mean over rows [N], of a ``network`` of that hash if one looked at them.
@@ -213,6 +217,6 @@ def figure(
         "denoised": f"rows noised to t = {t:g} and drawn back",
         "inpainted": "rows whose middle quarter was drawn anew",
     }[METRICS[name]]
-    value, error = mean_error(values)
-    interval = normal(value, error)
+    value, error = mean_and_error(values)
+    interval = normal_interval(value, error)
     return Metric(name, value, *interval, len(values), seed, network or None, method=f"{method}; normal interval")

@@ -67,13 +67,13 @@ class Metric:
         """Return the metric as an entry of a report of `raysde evaluate`, which says beside it what was compared."""
         return {
             **{key: getattr(self, key) for key in ("name", "value", "low", "high", "samples", "method")},
-            "best": direction(self.name),
+            "best": choose_direction(self.name),
             "reference": self.reference,
             "seed": self.seed,
             "network": self.features or "",
         }
 
-    def kept(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the metric as it is kept alone, in a tag of MLflow or a list of metrics; see :func:`parse_metric`."""
         return {"metric": self.name, **{key: getattr(self, key) for key in KEPT}}
 
@@ -82,7 +82,7 @@ KEPT = ("value", "low", "high", "samples", "seed", "features", "data", "override
 
 
 def parse_metric(content: Any, where: str) -> Metric:
-    """Return the metric that :meth:`Metric.kept` made JSON values of.
+    """Return the metric that :meth:`Metric.to_json` made JSON values of.
 
     Raises:
         ValueError: naming ``where`` and the field that is missing, unknown or out of range.
@@ -109,7 +109,7 @@ class Margin:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def direction(metric: str, given: Better | None = None) -> Better:
+def choose_direction(metric: str, given: Better | None = None) -> Better:
     """Return which of two values of a metric is the better one, the lower or the higher.
 
     Args:
@@ -126,7 +126,7 @@ def direction(metric: str, given: Better | None = None) -> Better:
     return known or given  # type: ignore[return-value]
 
 
-def difference(one: Metric, other: Metric) -> str | None:
+def describe_mismatch(one: Metric, other: Metric) -> str | None:
     """Return what forbids to compare two metrics, None if nothing does.
 
     FID and its kin depend on the number of samples, the feature network and the data. A model that drew by its own
@@ -141,7 +141,7 @@ def difference(one: Metric, other: Metric) -> str | None:
     return None
 
 
-def margin(one: Metric, other: Metric, better: Better) -> Margin:
+def compute_margin(one: Metric, other: Metric, better: Better) -> Margin:
     """Return by how much ``one`` is better than ``other``.
 
     The interval of a difference from the two intervals (Zou and Donner 2008, doi:10.1002/sim.3095, section 2), which
@@ -151,7 +151,7 @@ def margin(one: Metric, other: Metric, better: Better) -> Margin:
     Raises:
         ValueError: if the two cannot be compared.
     """
-    if said := difference(one, other):
+    if said := describe_mismatch(one, other):
         raise ValueError(f"{one.name} of two versions cannot be compared: {said}")
     first, second = (other, one) if better == "lower" else (one, other)
     value = first.value - second.value

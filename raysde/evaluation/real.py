@@ -13,10 +13,10 @@ from torch import Tensor
 
 from raysde.data.dataset.manifest import Split
 from raysde.data.dataset.reader import Reader
-from raysde.evaluation.chunks import MeasuredRange, merged
+from raysde.evaluation.chunks import MeasuredRange, merge_parts
 from raysde.evaluation.features.networks import FeatureNetwork
 from raysde.evaluation.metrics.frechet import Moments
-from raysde.evaluation.selection import images_of, read, selected
+from raysde.evaluation.selection import read_images, select_rows, to_image_tensor
 from raysde.io.atomic import save_tensors
 from raysde.io.filesystems import write_json
 
@@ -69,18 +69,18 @@ class Real:
     @cached_property
     def rows(self) -> np.ndarray:
         """Their numbers, in an order that has nothing to do with theirs, so that the first of them stand for all."""
-        rows = selected(self.reader.manifest, self.source.split, self.source.count)
+        rows = select_rows(self.reader.manifest, self.source.split, self.source.count)
         return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
 
     def part(self, first: int, count: int) -> MeasuredRange:
         """The features of the images ``first`` and on."""
         rows = np.sort(self.rows[first : first + count])
         return MeasuredRange(
-            first, {"features": self.network(images_of(read(self.reader, rows, self.source.shape)))[0]}
+            first, {"features": self.network(to_image_tensor(read_images(self.reader, rows, self.source.shape)))[0]}
         )
 
 
-def collected(parts: Iterable[MeasuredRange]) -> Reference:
+def merge_reference(parts: Iterable[MeasuredRange]) -> Reference:
     """A reference of its parts; the last bits of the sums are those of the order in which they come."""
     moments: Moments | None = None
     kept: list[MeasuredRange] = []
@@ -91,10 +91,10 @@ def collected(parts: Iterable[MeasuredRange]) -> Reference:
         if part.first < KEPT:
             kept.append(MeasuredRange(part.first, {"features": features[: KEPT - part.first]}))
     assert moments is not None
-    return Reference(moments, merged(kept)["features"])
+    return Reference(moments, merge_parts(kept)["features"])
 
 
-def reference_for(source: RealImages, cache: Path, parts: Iterable[MeasuredRange]) -> Reference:
+def open_reference(source: RealImages, cache: Path, parts: Iterable[MeasuredRange]) -> Reference:
     """The reference, from the cache or collected now and left there (safetensors, and JSON that says what it is).
 
     Args:
@@ -102,7 +102,7 @@ def reference_for(source: RealImages, cache: Path, parts: Iterable[MeasuredRange
     """
     path = cache / f"{source.name}.safetensors"
     if not path.exists():
-        found = collected(parts)
+        found = merge_reference(parts)
         tensors = {"total": found.moments.total, "outer": found.moments.outer, "features": found.features}
         write_json(str(path.with_suffix(".json")), {**asdict(source), "images": found.moments.count})
         save_tensors(path, tensors, {"images": str(found.moments.count)})

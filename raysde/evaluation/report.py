@@ -45,29 +45,29 @@ class Subject:
             ValueError: naming both, if other weights were measured, or these with other settings of their own.
         """
         if self.weights is None or (self.weights, self.generation) != (weights, generation):
-            raise ValueError(f"the report is of {self}, not of {who} ({_known(weights, generation)})")
+            raise ValueError(f"the report is of {self}, not of {who} ({_describe_model(weights, generation)})")
 
     def __str__(self) -> str:
         registered = f"models:/{self.name}/{self.version}"
         called = f"{self.source}, which was {registered}" if self.name and self.source != registered else self.source
-        return f"{called} ({_known(self.weights, self.generation)})"
+        return f"{called} ({_describe_model(self.weights, self.generation)})"
 
 
-def _known(weights: str | None, generation: Mapping[str, Any]) -> str:
+def _describe_model(weights: str | None, generation: Mapping[str, Any]) -> str:
     """A model by its weights, and by its own settings where it has some."""
     settings = f", drawing by {json.dumps(generation)}" if generation else ""
     return f"weights {(weights or 'unknown')[:12]}{settings}"
 
 
 def read_report(path: str | Path) -> dict[str, Metric]:
-    """The figures of a report, by metric: what `raysde evaluate` wrote, or a list of :meth:`Metric.kept`.
+    """The figures of a report, by metric: what `raysde evaluate` wrote, or a list of :meth:`Metric.to_json`.
 
     Raises:
         ValueError: naming the file and what is wrong in it.
     """
-    content = _content(path)
+    content = _read_content(path)
     if isinstance(content, dict) and isinstance(content.get("figures"), list):
-        found = evaluated(content, path)
+        found = parse_figures(content, path)
     elif isinstance(content, list):
         found = [parse_metric(entry, f"figure {number} of report {path}") for number, entry in enumerate(content)]
     else:
@@ -88,7 +88,7 @@ def read_subject(path: str | Path) -> Subject | None:
     Raises:
         ValueError: naming the file, if it cannot be read or lacks the model's weights.
     """
-    content = _content(path)
+    content = _read_content(path)
     if not isinstance(content, dict):
         return None
     try:
@@ -97,7 +97,7 @@ def read_subject(path: str | Path) -> Subject | None:
         raise ValueError(f"report {path} does not say which model it is of: give one of raysde evaluate") from None
 
 
-def _content(path: str | Path) -> Any:
+def _read_content(path: str | Path) -> Any:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
@@ -107,7 +107,7 @@ def _content(path: str | Path) -> Any:
     return read_json(text, f"report {path}")
 
 
-def evaluated(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
+def parse_figures(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
     """Return the metrics in a report of `raysde evaluate`.
 
     Raises:
@@ -119,7 +119,7 @@ def evaluated(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
                 "metric": each["name"],
                 **{key: each[key] for key in ("value", "low", "high", "samples", "seed")},
                 "features": each["network"] or None,
-                "data": _beside(report, each),
+                "data": _comparison_settings(report, each),
                 "overrides": None if each["name"] == "bpd" else report["overrides"],
             }
             for each in report["figures"]
@@ -129,7 +129,7 @@ def evaluated(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
     return [parse_metric(content, f"figure {number} of report {path}") for number, content in enumerate(found)]
 
 
-def _beside(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
+def _comparison_settings(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
     """What a figure was measured beside: the data, the split, how many real images, their size, and the time to which
     they were noised, if they were."""
     data = report["data"]
@@ -138,7 +138,7 @@ def _beside(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
     return f"{data['fingerprint']} {data['split']} {figure['reference']} {size}{noised}"
 
 
-def chosen(figures: Mapping[str, Metric], metric: str | None) -> Metric:
+def choose_figure(figures: Mapping[str, Metric], metric: str | None) -> Metric:
     """The figure to judge by: that of ``metric``, or the only one.
 
     Raises:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysde.data.classes import matching
-from raysde.data.dataset.layout import Rows, chosen
+from raysde.data.classes import match_classes
+from raysde.data.dataset.layout import Rows, choose_positions
 from raysde.data.dataset.manifest import Manifest, Split
 from raysde.data.dataset.reader import Columns, Reader
 from raysde.data.dataset.view import View
@@ -17,7 +17,7 @@ CAPTIONED = 10_000
 """Rows whose captions are asked for at most."""
 
 
-def selected(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
+def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
     """Row numbers int64 of a split, a random ``count`` of them (all if None), in the order of their numbers.
 
     Raises:
@@ -26,15 +26,15 @@ def selected(manifest: Manifest, split: Split, count: int | None, seed: int = 0)
     rows = Rows(manifest.layouts(split), np.empty(0, dtype=np.int64))
     if not rows.count:
         raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
-    return np.sort(rows.numbered(chosen(rows, count or rows.count, seed)))
+    return np.sort(rows.number_positions(choose_positions(rows, count or rows.count, seed)))
 
 
-def read(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
+def read_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
     """Rows as images of (height, width) ``shape``, the largest box in the middle of each."""
     return reader.read(rows, View(shape))
 
 
-def images_of(columns: Columns) -> Tensor:
+def to_image_tensor(columns: Columns) -> Tensor:
     """uint8 [B, C, H, W]"""
     return torch.from_numpy(columns.images).permute(0, 3, 1, 2).contiguous()
 
@@ -75,7 +75,7 @@ class ImageConditions:
         return {"prompts": prompts, "labels": labels}
 
 
-def conditions_for(
+def draw_conditions(
     reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str] = ()
 ) -> ImageConditions:
     """Return the conditions of a model, from the rows of a split; classes that none of them has are left out.
@@ -89,7 +89,7 @@ def conditions_for(
         ValueError: if the data has other classes than the model, or no captions.
     """
     manifest = reader.manifest
-    numbers = matching(manifest.labels, manifest.path, classes, names) if classes else ()
+    numbers = match_classes(manifest.labels, manifest.path, classes, names) if classes else ()
     if not manifest.rows_in(split):
         raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
     present = reader.classes_in(split) if classes or captions else ()
@@ -97,7 +97,7 @@ def conditions_for(
         raise ValueError(f"the model takes labels, and no row of split {split} at {manifest.path} has one")
     if not captions:
         return ImageConditions(present, told=bool(classes), numbers=numbers)
-    found = captions_by_label(reader, selected(manifest, split, CAPTIONED))
+    found = captions_by_label(reader, select_rows(manifest, split, CAPTIONED))
     if not any(found.values()):
         raise ValueError(f"the model takes captions, and the data at {manifest.path} has none")
     if set(found) != set(present) or not all(found.values()) or not present:

@@ -49,18 +49,18 @@ Measure = Callable[[Bench, str, Sequence[tuple[int, int]], Progress | None], Ite
 ``told`` gets the images done and to be done."""
 
 
-def here(
+def measure_here(
     bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Progress | None = None
 ) -> Iterator[MeasuredRange]:
     """The parts of some work, one after another in this process: a :data:`Measure`."""
     total, before = sum(count for _, count in stretches), 0
     for first, count in stretches:
 
-        def partly(done: int, steps: int, before: int = before, count: int = count) -> None:
+        def tell_part(done: int, steps: int, before: int = before, count: int = count) -> None:
             if told is not None:
                 told(before + count * done / steps, total)
 
-        yield bench.part(work, first, count, partly)
+        yield bench.part(work, first, count, tell_part)
         before += count
         if told is not None:
             told(before, total)

@@ -48,7 +48,7 @@ def decode_image(data: Bytes, channels: int, out: np.ndarray | None = None) -> n
     try:
         array = imagecodecs.png_decode(data)  # type: ignore[arg-type]
     except (imagecodecs.PngError, ValueError) as error:
-        raise ValueError(f"it is damaged: {one_line(error)}") from error
+        raise ValueError(f"it is damaged: {shorten_message(error)}") from error
     if array.size != width * height * channels:
         raise ValueError(f"it has pixels of shape {array.shape}, expected {channels} channels")
     if out is None:
@@ -77,7 +77,7 @@ def check_pixels(width: int, height: int) -> None:
         raise ValueError(f"it has {height} x {width} pixels, more than {MAX_PIXELS} in all")
 
 
-def one_line(error: BaseException) -> str:
+def shorten_message(error: BaseException) -> str:
     """What a library said, short enough for a sentence."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 

@@ -43,28 +43,30 @@ class Profile:
 def find_profile(opened: Image.Image, data: bytes) -> Profile | None:
     """Return the profile of an opened image file, or None if it says nothing or says sRGB."""
     if data.startswith(PNG):
-        return _of_png(opened, data)
+        return _find_png_profile(opened, data)
     if "icc_profile" in opened.info:
         return Profile(opened.info["icc_profile"] or None)
     if opened.format == "AVIF" and (place := data.find(b"colrnclx", 0, 1 << 16)) >= 0:
-        return _of_cicp(*struct.unpack(">HH", data[place + 8 : place + 12]))
+        return _make_cicp_profile(*struct.unpack(">HH", data[place + 8 : place + 12]))
     if opened.format == "JPEG2000" and (place := data.find(b"colr", 0, 1 << 12)) >= 0 and data[place + 4] in (2, 3):
-        return _sized(data[place + 7 :])
+        return _cut_profile(data[place + 7 :])
     if data.startswith(b"BM") and data[70:74] == b"DEBM":  # a profile in a bitmap's fifth header
         start, size = struct.unpack("<II", data[126:134])
         return Profile(data[14 + start : 14 + start + size] or None)
     return None
 
 
-def _sized(data: bytes) -> Profile:
+def _cut_profile(data: bytes) -> Profile:
     return Profile(data[: int.from_bytes(data[:4], "big")] or None)
 
 
-def _of_png(opened: Image.Image, data: bytes) -> Profile | None:
+def _find_png_profile(opened: Image.Image, data: bytes) -> Profile | None:
     """The first of cICP, iCCP, sRGB, and gAMA with cHRM, as the PNG specification orders them."""
-    for kind, content in _chunks(data):
+    for kind, content in _read_chunks(data):
         if kind == b"cICP":
-            return _of_cicp(content[0], content[1]) if len(content) == 4 and content[3] == 1 else Profile(None)
+            return (
+                _make_cicp_profile(content[0], content[1]) if len(content) == 4 and content[3] == 1 else Profile(None)
+            )
     if "icc_profile" in opened.info:
         return Profile(opened.info["icc_profile"] or None)
     if "srgb" in opened.info or not {"gamma", "chromaticity"} & set(opened.info):
@@ -78,7 +80,7 @@ def _of_png(opened: Image.Image, data: bytes) -> Profile | None:
     return None if near and not gamma else Profile(matrix_profile(tuple(places), gamma))
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The chunks of a PNG before its pixels."""
     place = len(PNG)
     while place + 8 <= len(data):
@@ -89,7 +91,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += size + 12
 
 
-def _of_cicp(primaries: int, transfer: int) -> Profile | None:
+def _make_cicp_profile(primaries: int, transfer: int) -> Profile | None:
     """Code 2 is "unspecified", which is taken for sRGB."""
     primaries, transfer = (1 if primaries == 2 else primaries), (13 if transfer == 2 else transfer)
     if primaries not in PRIMARIES or transfer not in GAMMAS:
@@ -116,12 +118,14 @@ def matrix_profile(places: tuple[float, ...], gamma: float) -> bytes | None:
     if not np.abs(columns).max() < 32000:
         return None
     if gamma:
-        curve = b"para\0\0\0\0\0\0\0\0" + _fixed(gamma)
+        curve = b"para\0\0\0\0\0\0\0\0" + _pack_fixed_point(gamma)
     else:
-        curve = b"para\0\0\0\0\0\3\0\0" + _fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-    content = [(b"wtpt", b"XYZ \0\0\0\0" + _fixed(*d50))]
+        curve = b"para\0\0\0\0\0\3\0\0" + _pack_fixed_point(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    content = [(b"wtpt", b"XYZ \0\0\0\0" + _pack_fixed_point(*d50))]
     names = (b"rXYZ", b"gXYZ", b"bXYZ")
-    content += [(name, b"XYZ \0\0\0\0" + _fixed(*column)) for name, column in zip(names, columns, strict=True)]
+    content += [
+        (name, b"XYZ \0\0\0\0" + _pack_fixed_point(*column)) for name, column in zip(names, columns, strict=True)
+    ]
     content += [(name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")]
     start = 128 + 4 + 12 * len(content)
     table, body = struct.pack(">I", len(content)), b""
@@ -130,19 +134,19 @@ def matrix_profile(places: tuple[float, ...], gamma: float) -> bytes | None:
         body += value
     size = start + len(body)
     head = struct.pack(">I4sI", size, b"", 0x04200000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
-    return head + _fixed(*d50) + bytes(48) + table + body
+    return head + _pack_fixed_point(*d50) + bytes(48) + table + body
 
 
 def _xyz(x: float, y: float) -> tuple[float, float, float]:
     return (x / y, 1.0, (1 - x - y) / y) if y else (math.nan, math.nan, math.nan)
 
 
-def _fixed(*values: float) -> bytes:
+def _pack_fixed_point(*values: float) -> bytes:
     return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
 
 
 @lru_cache(maxsize=64)
-def transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from pixels of a mode to sRGB, or None if the profile is sRGB itself.
 
     Raises:
@@ -183,7 +187,7 @@ def to_srgb(picture: Image.Image, profile: Profile) -> Image.Image:
     """
     if profile.data is None:
         raise ValueError("its colour profile is damaged or of an unknown kind")
-    found = transform(profile.data, picture.mode)
+    found = build_transform(profile.data, picture.mode)
     if found is None:
         return picture
     given = picture.convert("RGB") if found.input_mode == "RGB" and picture.mode == "L" else picture
@@ -194,13 +198,13 @@ def to_srgb(picture: Image.Image, profile: Profile) -> Image.Image:
 
 def from_lab(picture: Image.Image) -> Image.Image:
     """Return a picture of mode LAB (CIE L*a*b* under D50) as sRGB; an embedded profile has no part in it."""
-    result = ImageCms.applyTransform(picture, _lab())
+    result = ImageCms.applyTransform(picture, _build_lab_transform())
     assert result is not None, "only a transform in place gives no picture"
     return result
 
 
 @lru_cache(maxsize=1)
-def _lab() -> ImageCms.ImageCmsTransform:
+def _build_lab_transform() -> ImageCms.ImageCmsTransform:
     space, flags = ImageCms.createProfile("LAB"), ImageCms.Flags.NOOPTIMIZE
     return ImageCms.buildTransform(space, SRGB, "LAB", "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
 
@@ -210,6 +214,6 @@ def is_srgb(profile: Profile | None, mode: str) -> bool:
     if profile is None:
         return True
     try:
-        return profile.data is not None and transform(profile.data, mode) is None
+        return profile.data is not None and build_transform(profile.data, mode) is None
     except ValueError:
         return False

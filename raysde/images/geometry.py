@@ -34,7 +34,7 @@ def placed_box(size: tuple[int, int], shape: tuple[int, int], scale: float, x: f
     return left, top, min(left + wide, width), min(top + high, height)
 
 
-def fitted(picture: Image.Image, fit: Fit, size: Size | None, background: int) -> Image.Image:
+def fit_picture(picture: Image.Image, fit: Fit, size: Size | None, background: int) -> Image.Image:
     """A picture brought to ``size`` as ``fit`` says.
 
     Args:
@@ -47,16 +47,16 @@ def fitted(picture: Image.Image, fit: Fit, size: Size | None, background: int) -
     if size is None or fit == "keep":
         return picture
     if fit == "crop":
-        return resized(picture, size, centred_box(picture.size, size))
+        return resize_box(picture, size, centred_box(picture.size, size))
     if fit == "stretch":
-        return resized(picture, size)
+        return resize_box(picture, size)
     rows, cols = size
     sides = ((cols, picture.width), (rows, picture.height))
     tightest = max if fit == "short" else min
     wanted, side = tightest(sides, key=lambda each: each[0] / each[1])
     width, height = (max(1, round(length * wanted / side)) for length in picture.size)
     check_pixels(width, height)
-    scaled = resized(picture, (height, width))
+    scaled = resize_box(picture, (height, width))
     if fit == "short" or (height, width) == size:
         return scaled
     padded = Image.new(picture.mode, (cols, rows), background if picture.mode == "L" else (background,) * 3)
@@ -64,7 +64,7 @@ def fitted(picture: Image.Image, fit: Fit, size: Size | None, background: int) -
     return padded
 
 
-def resized(picture: Image.Image, shape: tuple[int, int], box: Box | None = None) -> Image.Image:
+def resize_box(picture: Image.Image, shape: tuple[int, int], box: Box | None = None) -> Image.Image:
     """A box of a picture at (height, width) ``shape``."""
     whole = (0.0, 0.0, *map(float, picture.size))
     if (shape[1], shape[0]) == picture.size and box in (None, whole):

@@ -9,7 +9,7 @@ PHOTOMETRIC, BITS = 262, 258
 PNG_GREY, PNG_RGB = 0, 2
 
 
-def eight_bits(picture: Image.Image, opened: Image.Image, data: bytes) -> Image.Image:
+def convert_to_eight_bits(picture: Image.Image, opened: Image.Image, data: bytes) -> Image.Image:
     """Return a decoded picture with 8 bits a channel; 16 bits keep their upper 8, floats from 0 to 1 become 0 to 255.
 
     Args:
@@ -21,7 +21,7 @@ def eight_bits(picture: Image.Image, opened: Image.Image, data: bytes) -> Image.
         ValueError: if pixels are out of the range of their kind.
     """
     if opened.format == "PNG" and "transparency" in opened.info:
-        return _transparent_png(picture, data)
+        return _read_transparent_png(picture, data)
     if not picture.mode.startswith(("I", "F")):
         return picture
     tags = getattr(opened, "tag_v2", {})
@@ -37,7 +37,7 @@ def eight_bits(picture: Image.Image, opened: Image.Image, data: bytes) -> Image.
     return Image.fromarray((values.astype(np.uint16) >> (4 if largest == 4095 else 8)).astype(np.uint8))
 
 
-def _transparent_png(picture: Image.Image, data: bytes) -> Image.Image:
+def _read_transparent_png(picture: Image.Image, data: bytes) -> Image.Image:
     """A PNG whose transparent colour is compared at the file's own depth, where Pillow compares 8 bits."""
     depth, colour = data[24], data[25]
     clear = picture.info["transparency"]

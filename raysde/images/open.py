@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from raysde.images.codec import DAMAGE, check_pixels, one_line
+from raysde.images.codec import DAMAGE, check_pixels, shorten_message
 from raysde.images.colour import Profile, find_profile, from_lab, is_srgb, to_srgb
 from raysde.images.kinds import KINDS
-from raysde.images.levels import eight_bits, is_black
+from raysde.images.levels import convert_to_eight_bits, is_black
 from raysde.images.remarks import Change
 
 READING = 3
@@ -68,24 +68,24 @@ def read_picture(data: bytes, channels: int, *, background: int = 255) -> Read:
     """
     if not data:
         raise ValueError("the file is empty")
-    opened, picture = _decoded(data)
+    opened, picture = _decode_file(data)
     changes: set[Change] = set()
     if getattr(opened, "is_animated", False):
         changes.add("frames")
     if is_black(picture):
         changes.add("black")
-    picture, alpha = _split(eight_bits(picture, opened, data))
-    picture = _in_srgb(picture, find_profile(opened, data), changes)
-    picture = _flat(picture, alpha, background, changes)
-    picture = _with_channels(picture, channels, changes)
-    turn = TURNS.get(_orientation(opened))
+    picture, alpha = _split_transparency(convert_to_eight_bits(picture, opened, data))
+    picture = _convert_to_srgb(picture, find_profile(opened, data), changes)
+    picture = _flatten_transparency(picture, alpha, background, changes)
+    picture = _convert_channels(picture, channels, changes)
+    turn = TURNS.get(_read_orientation(opened))
     if turn is not None:
         picture = picture.transpose(turn)
     picture.info.clear()  # Pillow writes comments and profiles of the file that was opened into others
     return Read(picture, frozenset(changes))
 
 
-def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
+def _decode_file(data: bytes) -> tuple[Image.Image, Image.Image]:
     """The opened file and the pixels of its first frame, as Pillow decodes them.
 
     Raises:
@@ -103,10 +103,10 @@ def _decoded(data: bytes) -> tuple[Image.Image, Image.Image]:
     except UnidentifiedImageError:
         raise ValueError(UNKNOWN) from None
     except DAMAGE as error:
-        raise ValueError(f"it cannot be decoded: {one_line(error)}") from error
+        raise ValueError(f"it cannot be decoded: {shorten_message(error)}") from error
 
 
-def _orientation(opened: Image.Image) -> int:
+def _read_orientation(opened: Image.Image) -> int:
     """Return the value of the EXIF tag; damaged data say nothing, and neither do values of another type.
 
     Pillow passes over damage to the EXIF data of a JPEG and raises for that of a PNG or WebP.
@@ -120,7 +120,7 @@ def _orientation(opened: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split_transparency(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """A picture of mode L, RGB, CMYK or LAB without transparency, and its transparency; None if it has none."""
     if picture.has_transparency_data:
         straight = {"La": "LA", "1": "LA", "L": "LA"}.get(picture.mode, "RGBA")
@@ -131,7 +131,7 @@ def _split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return picture if picture.mode in ("L", "CMYK", "LAB") else picture.convert("RGB"), None
 
 
-def _in_srgb(picture: Image.Image, profile: Profile | None, changes: set[Change]) -> Image.Image:
+def _convert_to_srgb(picture: Image.Image, profile: Profile | None, changes: set[Change]) -> Image.Image:
     """A picture of mode L or RGB in sRGB; a profile that cannot be used is passed over with a remark."""
     if picture.mode == "LAB":
         return from_lab(picture)
@@ -149,7 +149,9 @@ def _in_srgb(picture: Image.Image, profile: Profile | None, changes: set[Change]
     return picture if picture.mode == "L" else picture.convert("RGB")
 
 
-def _flat(picture: Image.Image, alpha: Image.Image | None, background: int, changes: set[Change]) -> Image.Image:
+def _flatten_transparency(
+    picture: Image.Image, alpha: Image.Image | None, background: int, changes: set[Change]
+) -> Image.Image:
     """A picture laid on a grey, in sRGB as browsers lay it."""
     if alpha is None or alpha.getextrema() == (255, 255):
         return picture
@@ -157,8 +159,8 @@ def _flat(picture: Image.Image, alpha: Image.Image | None, background: int, chan
     return Image.composite(picture, Image.new(picture.mode, picture.size, (background,) * len(picture.mode)), alpha)
 
 
-def _with_channels(picture: Image.Image, channels: int, changes: set[Change]) -> Image.Image:
-    coloured = picture.mode == "RGB" and _tint(picture) > TINT
+def _convert_channels(picture: Image.Image, channels: int, changes: set[Change]) -> Image.Image:
+    coloured = picture.mode == "RGB" and _measure_tint(picture) > TINT
     if channels == 1 and coloured:
         changes.add("grey")
     if channels == 3 and not coloured:
@@ -166,7 +168,7 @@ def _with_channels(picture: Image.Image, channels: int, changes: set[Change]) ->
     return picture.convert("L" if channels == 1 else "RGB")
 
 
-def _tint(picture: Image.Image) -> int:
+def _measure_tint(picture: Image.Image) -> int:
     """The most that a pixel's channels differ by."""
     red, green, blue = picture.split()
     most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
@@ -196,7 +198,7 @@ def is_plain(data: bytes, picture: Image.Image) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=KINDS) as opened:
-            upright = _orientation(opened) not in TURNS
+            upright = _read_orientation(opened) not in TURNS
             same = opened.mode == picture.mode and opened.size == picture.size and not opened.has_transparency_data
             kind = opened.format == "JPEG" or (opened.format == "PNG" and data[24] == 8)  # bits of a channel
             srgb = is_srgb(find_profile(opened, data), opened.mode)

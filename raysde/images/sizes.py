@@ -23,15 +23,17 @@ def read_size(given: Any) -> Size:
         found = [int(side) for side in match.groups() if side is not None]
     sides = tuple(found) if isinstance(found, Sequence) and not isinstance(found, str) else (found,)
     if len(sides) not in (1, 2) or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(f"a size is a whole number or HEIGHTxWIDTH, such as 32 or 16x32, got {shown_any(given)}")
+        raise ValueError(
+            f"a size is a whole number or HEIGHTxWIDTH, such as 32 or 16x32, got {format_given_size(given)}"
+        )
     return sides[0], sides[-1]
 
 
-def shown_any(given: Any) -> str:
+def format_given_size(given: Any) -> str:
     """Return what was given for a size, for people."""
     return "x".join(map(str, given)) if isinstance(given, list | tuple) else repr(given)
 
 
-def shown_size(size: Size) -> str:
+def format_size(size: Size) -> str:
     """Return a size as it is written on the command line: ``16x32``."""
     return f"{size[0]}x{size[1]}"

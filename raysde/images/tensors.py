@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raysde.io.errors import writing
+from raysde.io.errors import name_place_of_write
 
 
 def to_float(images: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
@@ -29,7 +29,7 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if image.shape[0] == 1 else array)
 
 
-def grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell: int = 64) -> Image.Image:
+def make_grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell: int = 64) -> Image.Image:
     """Lays uint8 [B, C, H, W] out row by row, each enlarged by a whole factor to at least ``cell`` pixels."""
     if len(images) == 0:
         raise ValueError("a grid needs at least one image")
@@ -52,7 +52,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     Raises:
         OSError: naming the file, if it cannot be written.
     """
-    with writing("a picture", path):
+    with name_place_of_write("a picture", path):
         picture.save(path)
 
 
@@ -68,7 +68,7 @@ def save_png(
         OSError: naming the folder, if a file cannot be written.
     """
     paths = [folder / f"{name}.png" for name in names]
-    with writing("images", folder):
+    with name_place_of_write("images", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for done, (image, path) in enumerate(zip(images, paths, strict=True), 1):
             to_pil(image).save(path)

@@ -3,6 +3,6 @@
 from typing import TYPE_CHECKING
 
 if not TYPE_CHECKING:
-    from raysde.aliases import former_module
+    from raysde.aliases import find_in_former_module
 
-    __getattr__ = former_module(__name__)
+    __getattr__ = find_in_former_module(__name__)

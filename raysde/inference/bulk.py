@@ -18,13 +18,13 @@ from raysde.images.tensors import to_pil
 from raysde.inference.image_files import WHOLE, WRITERS, Form, part_name
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import Requests
-from raysde.inference.ranges import stretches
+from raysde.inference.ranges import split_range
 from raysde.io.atomic import is_partial
-from raysde.io.filesystems import child, exists, filesystem
+from raysde.io.filesystems import child_path, exists, open_filesystem
 from raysde.io.hashing import model_hash
 from raysde.io.journal import Journal
 from raysde.io.progress import Progress
-from raysde.sampling.method import Method, method_of
+from raysde.sampling.method import Method, make_method
 
 FORMAT = 1
 PART = 256
@@ -62,7 +62,7 @@ class Bulk:
     @property
     def parts(self) -> list[tuple[int, int]]:
         """(first, count) of the images of each part."""
-        return stretches(self.requests.count, self.batch * max(1, self.images_per_part // self.batch))
+        return split_range(self.requests.count, self.batch * max(1, self.images_per_part // self.batch))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Bulk:
         self.model.guidance(1, scale, interval, self.negatives(0, 1), settings["autoguide"], apart)
         if (size := settings.get("size")) is not None:
             self.model.spec.shape_of(size)
-        Method(**method_of(settings)).check(self.model.sde)
+        Method(**make_method(settings)).check(self.model.sde)
 
     def seeds(self, first: int, count: int) -> list[int]:
         """The seeds of the images ``first`` and on."""
@@ -150,7 +150,7 @@ class Bulk:
 
     def place(self, part: int) -> str:
         """The file or folder of a part."""
-        return child(self.out, part_name(self.form, part))
+        return child_path(self.out, part_name(self.form, part))
 
     def is_done(self, part: int) -> bool:
         """Whether a part is there and whole."""
@@ -162,18 +162,18 @@ Draw = Callable[[Bulk, Sequence[int], Callable[[int, float], None]], Iterator[in
 of one that is not, and how much of it is, from 0 to 1."""
 
 
-def here(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
+def draw_here(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
     """Draws one part after another in this process: a :data:`Draw`."""
     for part in parts:
 
-        def partly(done: int, steps: int, part: int = part) -> None:
+        def tell_part(done: int, steps: int, part: int = part) -> None:
             told(part, done / steps)
 
-        bulk.draw(part, partly)
+        bulk.draw(part, tell_part)
         yield part
 
 
-def draw_all(bulk: Bulk, draw: Draw = here, told: Progress | None = None) -> int:
+def draw_all(bulk: Bulk, draw: Draw = draw_here, told: Progress | None = None) -> int:
     """Draws what is not there yet; the number of images that were.
 
     Args:
@@ -183,31 +183,31 @@ def draw_all(bulk: Bulk, draw: Draw = here, told: Progress | None = None) -> int
         ValueError: if a row cannot be drawn, or the target holds anything but the beginning of the same.
     """
     bulk.check()
-    begin(bulk)
+    begin_bulk(bulk)
     sizes = [count for _, count in bulk.parts]
     done = {part for part in range(len(sizes)) if bulk.is_done(part)}
     before = sum(sizes[part] for part in done)
 
-    def partly(part: int, share: float) -> None:
+    def tell_part(part: int, share: float) -> None:
         if told is not None:
             told(sum(sizes[each] for each in done) + share * sizes[part], bulk.requests.count)
 
-    partly(0, 0.0)
-    for part in draw(bulk, [part for part in range(len(sizes)) if part not in done], partly):
+    tell_part(0, 0.0)
+    for part in draw(bulk, [part for part in range(len(sizes)) if part not in done], tell_part):
         done.add(part)
-        partly(part, 0.0)
+        tell_part(part, 0.0)
     return before
 
 
-def begin(bulk: Bulk) -> None:
+def begin_bulk(bulk: Bulk) -> None:
     """Makes the target ready, or finds that the same was begun there.
 
     Raises:
         ValueError: if anything else was, naming what differs.
     """
-    plan = child(bulk.out, PLAN)
+    plan = child_path(bulk.out, PLAN)
     if not exists(plan):
-        system, inside = filesystem(bulk.out)
+        system, inside = open_filesystem(bulk.out)
         found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
         if not all(is_partial(each.base_name) for each in found):
             raise ValueError(f"{bulk.out} holds other files; choose another folder or remove it")

@@ -20,17 +20,17 @@ from raysde.inference.pixels import (
     to_floats,
     to_pixels,
 )
-from raysde.inference.sample import Drawing, drawn, guidance_of, made, resolved
+from raysde.inference.sample import Drawing, draw_batches, make_guidance, make_samples, resolve_drawing
 from raysde.inference.samples import Drawn
 from raysde.io.keywords import own_keywords
 from raysde.models import autoencoder as latent_space
-from raysde.models.sampling_defaults import resolve
+from raysde.models.sampling_defaults import resolve_settings
 from raysde.sampling import likelihood
 from raysde.sampling.inverse import restore
 from raysde.sampling.inverse.operators import AveragePool, Grey, Mask, Projection
 from raysde.sampling.inverse.posterior import ITERATIONS
 from raysde.sampling.inverse.restore import Way
-from raysde.sampling.method import Settings, method_of
+from raysde.sampling.method import Settings, make_method
 from raysde.sampling.sampler import Samples, sample
 from raysde.sde import Score
 
@@ -65,11 +65,11 @@ def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Re
     if mask.shape not in (images.shape[2:], (len(images), 1, *images.shape[2:])):
         raise ValueError(f"the mask has shape {tuple(mask.shape)}, the images {tuple(images.shape)}")
 
-    def measured(rows: slice) -> tuple[Projection, Tensor]:
+    def measure_rows(rows: slice) -> tuple[Projection, Tensor]:
         projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(device_of(model)))
         return projection, projection.measure(to_floats(model, images[rows]))
 
-    return restored(model, len(images), measured, **options)
+    return draw_restored(model, len(images), measure_rows, **options)
 
 
 @own_keywords
@@ -79,7 +79,7 @@ def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Dr
     if channels == 1:
         raise ValueError("colorise: the model draws grey images")
     check_images(model, "colorise", grey, (1, height, width))
-    return restored(model, len(grey), lambda rows: (Grey(channels), to_floats(model, grey[rows])), **options)
+    return draw_restored(model, len(grey), lambda rows: (Grey(channels), to_floats(model, grey[rows])), **options)
 
 
 @own_keywords
@@ -90,7 +90,7 @@ def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Res
     if height % factor or width % factor:
         raise ValueError(f"upscale: factor {factor} does not divide the model's images of {height} x {width}")
     check_images(model, "upscale", images, (channels, height // factor, width // factor))
-    return restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
+    return draw_restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
 
 
 @own_keywords
@@ -115,7 +115,7 @@ def edit(model: ModelLike, images: Tensor, strength: float, **drawing: Unpack[Dr
         x0 = to_floats(model, part) if latent is None else latent_space.encode(latent, part.to(device_of(model)))
         return restore.sdedit(score, model.score_model.sde, x0, strength, **given)  # type: ignore[arg-type]
 
-    return drawn(model, run, len(images), share=strength, **resolved(model.spec, drawing))
+    return draw_batches(model, run, len(images), share=strength, **resolve_drawing(model.spec, drawing))
 
 
 @own_keywords
@@ -140,36 +140,36 @@ def interpolate_prompts(
     Args:
         weights: in [0, 1], for each image: 0 for the first prompt, 1 for the second.
         line: great circle or straight line between the prompts' vectors, see
-            :func:`between`.
+            :func:`interpolate_conditions`.
         dtype, size: of the images, as for :func:`raysde.inference.sample.sample`.
 
     Raises:
         ValueError: if there is no weight or one is outside [0, 1], or as :func:`raysde.inference.sample.sample`.
     """
-    check_weights(weights)
+    check_interpolation_weights(weights)
     check_dtype(dtype)
     spec, device = model.spec, device_of(model)
     shape = spec.shape_of(None if size is None else read_size(size))
 
     def encode(conditioner: Conditioner) -> Encoded:
         start, end = (conditioner.encode([prompt], None, 1) for prompt in (first, second))
-        return between(start, end, torch.tensor(weights, device=device), line)
+        return interpolate_conditions(start, end, torch.tensor(weights, device=device), line)
 
     asked = {"guidance": guidance, "guidance_interval": guidance_interval, **settings}
-    own = resolved(spec, {"prompts": [first, second], "negative": negative, **asked})
-    leading = guidance_of(model, len(weights), own["guidance"], own.get("guidance_interval"), negative, None)
+    own = resolve_drawing(spec, {"prompts": [first, second], "negative": negative, **asked})
+    leading = make_guidance(model, len(weights), own["guidance"], own.get("guidance_interval"), negative, None)
     found = sample(
         leading.score(model.score_model, encode, len(weights)).score,
         model.score_model.sde,
         (len(weights), *shape),
         generator=[rng.generator(seed, rng.IMAGE, 0) for _ in weights],
         device=device,
-        **method_of(own),  # type: ignore[arg-type]
+        **make_method(own),  # type: ignore[arg-type]
     )
-    return made(spec, to_pixels(model, found.x, dtype).cpu(), None, seed, found.nfe)
+    return make_samples(spec, to_pixels(model, found.x, dtype).cpu(), None, seed, found.nfe)
 
 
-def restored(
+def draw_restored(
     model: ModelLike,
     count: int,
     measured: Callable[[slice], tuple[Projection, Tensor]],
@@ -201,8 +201,8 @@ def restored(
             **given,  # type: ignore[arg-type]
         )
 
-    settings = resolve({}, drawing, False, usual=spec.default_solver, resample=resample)
-    return drawn(model, run, count, **settings)
+    settings = resolve_settings({}, drawing, False, usual=spec.default_solver, resample=resample)
+    return draw_batches(model, run, count, **settings)
 
 
 def check_images(
@@ -244,7 +244,7 @@ def check_range(what: str, images: Tensor, data_range: tuple[float, float]) -> N
         )
 
 
-def check_weights(weights: Sequence[float]) -> None:
+def check_interpolation_weights(weights: Sequence[float]) -> None:
     """Guards the places between two ends.
 
     Raises:
@@ -254,7 +254,7 @@ def check_weights(weights: Sequence[float]) -> None:
         raise ValueError(f"weights must lie between 0 and 1, at least one of them, got {list(weights)}")
 
 
-def between(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Encoded:
+def interpolate_conditions(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Encoded:
     """Conditions between two, each of one row, at weights [K].
 
     Tokens are paired by position. Between the ends each prompt's tokens are repeated, all of them equally often, to the
@@ -267,7 +267,7 @@ def between(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Enc
     if first.pooled is not None and second.pooled is not None:
         pooled = path(first.pooled, second.pooled, weights)[:, 0]
     if first.context is not None and second.context is not None:
-        a, b = _tokens(first), _tokens(second)
+        a, b = _real_tokens(first), _real_tokens(second)
         length = math.lcm(len(a), len(b))
         start, end = (tokens.repeat_interleave(length // len(tokens), dim=0) for tokens in (a, b))
         context = path(start, end, weights)
@@ -277,16 +277,16 @@ def between(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Enc
     return Encoded(pooled, context, mask)
 
 
-def _tokens(encoded: Encoded) -> Tensor:
+def _real_tokens(encoded: Encoded) -> Tensor:
     """The vectors [L, D] of the real tokens of one condition."""
     assert encoded.context is not None
     assert encoded.mask is not None
     return encoded.context[0, encoded.mask[0]]
 
 
-def _straight(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+def _interpolate_linearly(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     """[K, ...] on the straight line."""
     return torch.stack([torch.lerp(first, second, weight) for weight in weights])
 
 
-LINES = {"spherical": likelihood.interpolate, "linear": _straight}
+LINES = {"spherical": likelihood.interpolate, "linear": _interpolate_linearly}

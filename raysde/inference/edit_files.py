@@ -40,23 +40,23 @@ def edit_files(
     latent = model.spec.latent
     channels, height, width = model.spec.image if latent is None else latent.pixels
     if mask is not None:
-        images, known = stacked(files, channels, (height, width)), open_mask(mask, (height, width))
+        images, known = stack_images(files, channels, (height, width)), open_mask(mask, (height, width))
         return images.where(known, images.new_tensor(128)), model.inpaint(images, known, **options)
     if colorise:
-        grey = stacked([(path, means(image)) for path, image in files], 1, (height, width))
+        grey = stack_images([(path, average_channels(image)) for path, image in files], 1, (height, width))
         return grey, model.colorise(grey, **options)
     if upscale is not None:
         if upscale < 1 or height % upscale or width % upscale:
             raise ValueError(f"--upscale {upscale} does not divide the model's {height} x {width} images")
-        small = stacked(files, channels, (height // upscale, width // upscale))
+        small = stack_images(files, channels, (height // upscale, width // upscale))
         large = small.repeat_interleave(upscale, dim=2).repeat_interleave(upscale, dim=3)
         return large, model.upscale(small, upscale, **options)
     assert strength is not None
-    images = stacked(files, channels, (height, width))
+    images = stack_images(files, channels, (height, width))
     return images, model.edit(images, strength, **options)
 
 
-def stacked(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
+def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
     """uint8 [B, C, H, W].
 
     Raises:
@@ -64,23 +64,25 @@ def stacked(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int,
     """
     for path, image in files:
         if image.shape != (channels, *size):
-            raise ValueError(f"{path} is {described(*image.shape)}, the model takes {described(channels, *size)} here")
+            raise ValueError(
+                f"{path} is {describe_shape(*image.shape)}, the model takes {describe_shape(channels, *size)} here"
+            )
     return torch.stack([image for _, image in files])
 
 
-def described(channels: int, height: int, width: int) -> str:
+def describe_shape(channels: int, height: int, width: int) -> str:
     """A shape for people, height x width."""
     return (
         f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
     )
 
 
-def means(image: Tensor) -> Tensor:
+def average_channels(image: Tensor) -> Tensor:
     """uint8 [1, H, W]: the mean over channels, to the nearest level."""
     return image.float().mean(dim=0, keepdim=True).round().to(torch.uint8)
 
 
-def side_by_side(shown: Tensor, results: Tensor, n: int) -> Tensor:
+def arrange_side_by_side(shown: Tensor, results: Tensor, n: int) -> Tensor:
     """For each of the inputs, which come ``n`` times each, it and its results in turn: uint8 [B (n + 1), C, H, W]."""
     inputs = shown[::n].expand(-1, results.shape[1], -1, -1)
     rows = torch.cat([inputs[:, None], results.unflatten(0, (-1, n))], dim=1)

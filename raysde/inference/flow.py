@@ -8,9 +8,9 @@ from torch import Tensor
 
 from raysde import rng
 from raysde.data.classes import Label
-from raysde.inference.edit import check_images, check_weights
+from raysde.inference.edit import check_images, check_interpolation_weights
 from raysde.inference.pixels import ModelLike, check_dtype, device_of, need_pixels, to_floats, to_pixels
-from raysde.inference.sample import conditioned
+from raysde.inference.sample import conditional_score
 from raysde.io.keywords import own_keywords
 from raysde.sampling import likelihood
 from raysde.sampling.sampler import Samples
@@ -43,7 +43,7 @@ def log_prob(
     :func:`raysde.sampling.likelihood.log_prob`."""
     check_images(model, "log_prob", images, model.spec.image)
     return likelihood.log_prob(
-        conditioned(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
+        conditional_score(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
         to_floats(model, images),
         model.score_model.sde,
         divergence=divergence,
@@ -72,7 +72,7 @@ def bits_per_dim(
     :func:`raysde.sampling.likelihood.bits_per_dim`."""
     check_images(model, "bits_per_dim", images, model.spec.image, whole=True)
     return likelihood.bits_per_dim(
-        conditioned(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
+        conditional_score(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
         images.to(device_of(model)),
         model.score_model.sde,
         data_range=model.spec.data_range,
@@ -103,7 +103,7 @@ def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing])
         ValueError: if the images do not fit the model, or the score is guided.
     """
     check_images(model, "encode", images, model.spec.image)
-    score, tolerances = _flow(model, len(images), **options)
+    score, tolerances = _prepare_flow(model, len(images), **options)
     return Samples(*likelihood.encode_counted(score, to_floats(model, images), model.score_model.sde, **tolerances))
 
 
@@ -131,7 +131,7 @@ def decode_counted(
     """
     need_pixels(model, "decode")
     check_dtype(dtype)
-    score, tolerances = _flow(model, len(latents), **options)
+    score, tolerances = _prepare_flow(model, len(latents), **options)
     x0, nfe = likelihood.decode_counted(score, latents.to(device_of(model)), model.score_model.sde, **tolerances)
     return Samples(to_pixels(model, x0, dtype).cpu(), nfe)
 
@@ -156,7 +156,7 @@ def interpolate(
     Raises:
         ValueError: if the images do not fit the model or each other, or a weight is outside [0, 1].
     """
-    check_weights(weights)
+    check_interpolation_weights(weights)
     if len(first) != len(second):
         raise ValueError(f"interpolate: {len(first)} images and {len(second)}: give as many to go to as to go from")
     start, end = (encode(model, images, **options) for images in (first, second))
@@ -164,7 +164,7 @@ def interpolate(
     return torch.stack([decode(model, latents, dtype=dtype, **options) for latents in path])
 
 
-def _flow(
+def _prepare_flow(
     model: ModelLike,
     count: int,
     *,
@@ -175,4 +175,4 @@ def _flow(
     atol: float = likelihood.TOLERANCE,
 ) -> tuple[Any, dict[str, float]]:
     """Return the score of the probability flow of some images, and the solver's tolerances."""
-    return conditioned(model, prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}
+    return conditional_score(model, prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}

@@ -56,10 +56,10 @@ class Guided:
         if len(rows) == 0:
             plain = self.model.score(x_t, t, self.encoded)
             return plain, plain
-        both = self.encoded.joined(self.null.rows(rows))
+        both = self.encoded.join_rows(self.null.rows(rows))
         scores = self.model.score(torch.cat([x_t, x_t[rows]]), torch.cat([t, t[rows]]), both)
         strong = scores[: len(x_t)]
-        return strong, led(strong, scores[len(x_t) :], rows, self.scale)
+        return strong, extrapolate_rows(strong, scores[len(x_t) :], rows, self.scale)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Autoguided:
         if len(rows) == 0:
             return strong
         weak = self.weak.model.score(x_t[rows], t[rows], self.weak.encoded.rows(rows))
-        return led(strong, weak, rows, self.scale)
+        return extrapolate_rows(strong, weak, rows, self.scale)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def guided_rows(sde: SDE, t: Tensor, scale: float, interval: Interval | None) ->
     return ((noise > interval[0]) & (noise <= interval[1])).nonzero()[:, 0]
 
 
-def led(strong: Tensor, weak: Tensor, rows: Tensor, scale: float) -> Tensor:
+def extrapolate_rows(strong: Tensor, weak: Tensor, rows: Tensor, scale: float) -> Tensor:
     """``strong`` [B, ...] with its ``rows`` led away from ``weak`` [N, ...]."""
     guided = weak + scale * (strong[rows] - weak)
     return guided if len(rows) == len(strong) else strong.index_copy(0, rows, guided)

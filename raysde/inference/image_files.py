@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raysde.io.filesystems import child, filesystem, read_bytes, write_bytes
+from raysde.io.filesystems import child_path, open_filesystem, read_bytes, write_bytes
 
 Form = Literal["parquet", "png"]
 NUMBERS = {"number": "int64", "prompt": "string", "label": "int64", "seed": "int64", "negative": "string"}
@@ -25,7 +25,7 @@ def part_name(form: Form, part: int) -> str:
     return f"part-{part:05d}" + (".parquet" if form == "parquet" else "")
 
 
-def schema_of(rows: Sequence[Row]) -> pa.Schema:
+def image_schema(rows: Sequence[Row]) -> pa.Schema:
     """Return the columns of drawn images; labels are class names or class numbers."""
     named = any(isinstance(row["label"], str) for row in rows)
     kinds = {**NUMBERS, "label": "string"} if named else NUMBERS
@@ -48,7 +48,7 @@ def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> No
     table = [{"image": {"bytes": file, "path": None}, **row} for file, row in zip(files, rows, strict=True)]
     out = pa.BufferOutputStream()
     pq.write_table(
-        pa.Table.from_pylist(table, schema=schema_of(rows)),
+        pa.Table.from_pylist(table, schema=image_schema(rows)),
         out,
         compression={"image.bytes": "none", "image.path": "zstd", **dict.fromkeys(NUMBERS, "zstd")},
         write_page_checksum=True,
@@ -58,13 +58,13 @@ def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> No
 
 def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
     """Writes images as files of a folder, and last what is said of them."""
-    system, inside = filesystem(place)
+    system, inside = open_filesystem(place)
     system.create_dir(inside, recursive=True)
     for file, row in zip(files, rows, strict=True):
-        write_bytes(child(place, png_name(row["number"])), file)
+        write_bytes(child_path(place, png_name(row["number"])), file)
     said = [{"file_name": png_name(row["number"]), **{k: v for k, v in row.items() if v is not None}} for row in rows]
     lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in said)
-    write_bytes(child(place, "metadata.jsonl"), lines.encode())
+    write_bytes(child_path(place, "metadata.jsonl"), lines.encode())
 
 
 def png_name(number: int) -> str:
@@ -72,9 +72,9 @@ def png_name(number: int) -> str:
     return f"{number:08d}.png"
 
 
-def whole_parquet(place: str, count: int) -> bool:
+def is_complete_parquet(place: str, count: int) -> bool:
     """Whether a Parquet file is there with so many rows."""
-    system, inside = filesystem(place)
+    system, inside = open_filesystem(place)
     try:
         with system.open_input_file(inside) as source, pq.ParquetFile(source) as opened:
             return bool(opened.metadata.num_rows == count)
@@ -82,13 +82,13 @@ def whole_parquet(place: str, count: int) -> bool:
         return False
 
 
-def whole_png(place: str, count: int) -> bool:
+def is_complete_png(place: str, count: int) -> bool:
     """Whether a folder is there with what is said of so many images, and these."""
     try:
-        lines = read_bytes(child(place, "metadata.jsonl")).decode().removesuffix("\n").split("\n")
+        lines = read_bytes(child_path(place, "metadata.jsonl")).decode().removesuffix("\n").split("\n")
     except FileNotFoundError:
         return False
-    system, inside = filesystem(place)
+    system, inside = open_filesystem(place)
     there = {info.base_name for info in system.get_file_info(pafs.FileSelector(inside)) if info.size}
     return len(lines) == count and {json.loads(line)["file_name"] for line in lines} <= there
 
@@ -97,4 +97,4 @@ WRITERS: dict[Form, Callable[[str, Sequence[bytes], Sequence[Row]], None]] = {
     "parquet": write_parquet,
     "png": write_png,
 }
-WHOLE: dict[Form, Callable[[str, int], bool]] = {"parquet": whole_parquet, "png": whole_png}
+WHOLE: dict[Form, Callable[[str, int], bool]] = {"parquet": is_complete_parquet, "png": is_complete_png}

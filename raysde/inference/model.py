@@ -51,14 +51,14 @@ class Model:
 
     pixels = space.to_pixels
     floats = space.to_floats
-    frames = space.frames
+    frames = space.to_frames
     need_pixels = space.need_pixels
 
     sample = sampling.sample
     sample_path = sampling.sample_path
-    drawn = sampling.drawn
-    conditioned = sampling.conditioned
-    guidance = sampling.guidance_of
+    drawn = sampling.draw_batches
+    conditioned = sampling.conditional_score
+    guidance = sampling.make_guidance
 
     inpaint = editing.inpaint
     colorise = editing.colorise

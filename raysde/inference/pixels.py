@@ -45,7 +45,7 @@ def to_floats(model: ModelLike, images: Tensor) -> Tensor:
     return to_float(moved, *model.spec.data_range) if images.dtype == torch.uint8 else moved.to(torch.float32)
 
 
-def frames(model: ModelLike, x: Tensor, times: Tensor | None) -> Tensor:
+def to_frames(model: ModelLike, x: Tensor, times: Tensor | None) -> Tensor:
     """Return uint8 [N, K, C, H, W] to look at, of states [K, N, ...].
 
     Args:

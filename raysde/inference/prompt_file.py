@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysde.data.classes import Label, unknown
-from raysde.data.ingest.sources.columns import normal, spelled
-from raysde.data.ingest.sources.listing import utf8
+from raysde.data.classes import Label, describe_unknown
+from raysde.data.ingest.sources.columns import find_spellings, normalise_name
+from raysde.data.ingest.sources.listing import decode_utf8
 from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES, json_rows, table_rows
 from raysde.io.filesystems import read_bytes
 
@@ -69,7 +69,7 @@ class Requests:
                 continue
             number = None if names else NUMBER.fullmatch(label)
             if number is None:
-                raise ValueError(f"{self.file}, row {row}: label {unknown(label, classes, names)}")
+                raise ValueError(f"{self.file}, row {row}: label {describe_unknown(label, classes, names)}")
             found[row] = int(number[1])
         return replace(self, labels=found)
 
@@ -101,7 +101,7 @@ def read_requests(file: str) -> Requests:
         content = read_bytes(file)
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"there is no prompt file {file}") from None
-    names, columns = columns_of(content, kind, file)
+    names, columns = read_columns(content, kind, file)
     count = max(map(len, columns.values()), default=0)
     if not columns.keys() & {"prompt", "label"} and (names or not count):
         there = f"its columns are {', '.join(names)}" if names else "it is empty"
@@ -111,44 +111,44 @@ def read_requests(file: str) -> Requests:
     return Requests(
         file,
         count,
-        prompts=complete(columns, "prompt", text, file),
-        labels=complete(columns, "label", label_cell, file),
-        seeds=parsed(columns, "seed", whole, file),
-        negatives=parsed(columns, "negative", text, file),
-        unread=tuple(name for name in names if normal(name) not in COLUMNS),
+        prompts=parse_complete_column(columns, "prompt", parse_text, file),
+        labels=parse_complete_column(columns, "label", parse_label_cell, file),
+        seeds=parse_column(columns, "seed", parse_whole_number, file),
+        negatives=parse_column(columns, "negative", parse_text, file),
+        unread=tuple(name for name in names if normalise_name(name) not in COLUMNS),
     )
 
 
-def columns_of(content: bytes, kind: str, file: str) -> tuple[list[str], dict[str, list[Any]]]:
+def read_columns(content: bytes, kind: str, file: str) -> tuple[list[str], dict[str, list[Any]]]:
     """Return the names of all columns of a file, and the values of those that are read.
 
     Raises:
         ValueError: if the file is not of its kind, or has a column twice.
     """
     if kind == ".parquet":
-        return parquet_columns(content, file)
-    lines = utf8(content, file).replace("\r\n", "\n")
+        return read_parquet_columns(content, file)
+    lines = decode_utf8(content, file).replace("\r\n", "\n")
     if kind == ".txt":
         return ["prompt"], {"prompt": lines.removesuffix("\n").split("\n") if lines else []}
     rows = list(json_rows(lines, file) if kind in JSON_LINES else table_rows(lines, file, TABLES[kind]))
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return names, {key: [row.get(name) for row in rows] for key, name in wanted(names, file).items()}
+    return names, {key: [row.get(name) for row in rows] for key, name in choose_columns(names, file).items()}
 
 
-def wanted(names: list[str], file: str) -> dict[str, str]:
+def choose_columns(names: list[str], file: str) -> dict[str, str]:
     """Return the columns that are read, with their spelling.
 
     Raises:
         ValueError: naming the file and a column that is there twice, in one spelling or in two.
     """
     try:
-        return spelled(names, COLUMNS)
+        return find_spellings(names, COLUMNS)
     except ValueError as error:
         raise ValueError(f"prompt file {file}: {error}") from error
 
 
-def parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """As :func:`columns_of`, of a Parquet file.
+def read_parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, list[Any]]]:
+    """As :func:`read_columns`, of a Parquet file.
 
     Raises:
         ValueError: if it is none.
@@ -156,14 +156,14 @@ def parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, lis
     try:
         opened = pq.ParquetFile(pa.BufferReader(content))
         names = list(opened.schema_arrow.names)
-        asked = wanted(names, file)
+        asked = choose_columns(names, file)
         table = opened.read(columns=list(asked.values()))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompt file {file} is not whole Parquet: {' '.join(str(error).split())[:160]}") from error
     return names, {key: table.column(name).to_pylist() for key, name in asked.items()}
 
 
-def complete(
+def parse_complete_column(
     columns: Mapping[str, list[Any]], name: str, parse: Callable[[Any], Value | None], file: str
 ) -> list[Value] | None:
     """A column in which every row has a value.
@@ -171,7 +171,7 @@ def complete(
     Raises:
         ValueError: naming the first row that has none, or another kind of value.
     """
-    values = parsed(columns, name, parse, file)
+    values = parse_column(columns, name, parse, file)
     if values is None:
         return None
     found: list[Value] = []
@@ -182,7 +182,7 @@ def complete(
     return found
 
 
-def parsed(
+def parse_column(
     columns: Mapping[str, list[Any]], name: str, parse: Callable[[Any], Value | None], file: str
 ) -> list[Value | None] | None:
     """A column in which rows may have no value; None if there is no such column.
@@ -192,10 +192,12 @@ def parsed(
     """
     if name not in columns:
         return None
-    return list(each(columns[name], name, parse, file))
+    return list(parse_values(columns[name], name, parse, file))
 
 
-def each(values: Iterable[Any], name: str, parse: Callable[[Any], Value | None], file: str) -> Iterable[Value | None]:
+def parse_values(
+    values: Iterable[Any], name: str, parse: Callable[[Any], Value | None], file: str
+) -> Iterable[Value | None]:
     """The parsed values of a column, row by row."""
     for row, value in enumerate(values):
         try:
@@ -204,18 +206,18 @@ def each(values: Iterable[Any], name: str, parse: Callable[[Any], Value | None],
             raise ValueError(f"{file}, row {row} has the {name} {str(value)[:40]!r}, which is {error}") from None
 
 
-def absent(value: Any) -> bool:
+def is_absent(value: Any) -> bool:
     """Whether a cell is empty: null, blank, or the NaN that pandas writes for null."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
-def text(value: Any) -> str | None:
+def parse_text(value: Any) -> str | None:
     """A cell as text.
 
     Raises:
         ValueError: saying what it is instead.
     """
-    if absent(value):
+    if is_absent(value):
         return None
     if not isinstance(value, str):
         raise ValueError("no text")
@@ -224,25 +226,25 @@ def text(value: Any) -> str | None:
     return value
 
 
-def label_cell(value: Any) -> str | None:
+def parse_label_cell(value: Any) -> str | None:
     """Return a cell as the name of a class; a whole number is written in decimal.
 
     Raises:
         ValueError: saying what it is instead.
     """
-    if absent(value) or isinstance(value, str):
-        named = text(value)
+    if is_absent(value) or isinstance(value, str):
+        named = parse_text(value)
         return None if named is None else named.strip()
-    return str(whole(value))
+    return str(parse_whole_number(value))
 
 
-def whole(value: Any) -> int | None:
+def parse_whole_number(value: Any) -> int | None:
     """A cell as a whole number of 64 bits.
 
     Raises:
         ValueError: saying what it is instead.
     """
-    if absent(value):
+    if is_absent(value):
         return None
     if isinstance(value, str) and (found := NUMBER.fullmatch(value)):
         value = int(found[1])

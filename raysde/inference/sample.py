@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from raysde import rng
-from raysde.data.classes import Label, class_numbers, difference
+from raysde.data.classes import Label, class_numbers, describe_difference
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import EncodeConditions, Guidance, Interval, Led
-from raysde.inference.pixels import ModelLike, check_dtype, device_of, frames, pixel_range, to_pixels
+from raysde.inference.pixels import ModelLike, check_dtype, device_of, pixel_range, to_frames, to_pixels
 from raysde.inference.samples import Drawn, DrawnPath
 from raysde.io.keywords import own_keywords
-from raysde.models.sampling_defaults import resolve
+from raysde.models.sampling_defaults import resolve_settings
 from raysde.models.spec import ModelSpec
 from raysde.sampling import path, sampler
 from raysde.sampling.method import Method, Settings, check_timed, untimed
@@ -83,7 +83,7 @@ def sample(
         seed: of all images, or one for each.
         guidance, guidance_interval: scale of classifier-free guidance, 1 for none, and (low, high) of sigma / alpha
             where there is guidance. By default the model's own, see
-            :func:`raysde.models.sampling_defaults.resolve`; (0, math.inf) is everywhere.
+            :func:`raysde.models.sampling_defaults.resolve_settings`; (0, math.inf) is everywhere.
         negative: prompt to guide away from instead of the empty one, for all images or for each.
         autoguide, autoguidance: a smaller or younger model of the same SDE and images to guide away from, and how
             far, if ``guidance`` guides away from the empty or negative prompt as well; see
@@ -105,13 +105,13 @@ def sample(
         "guidance_interval": guidance_interval, "autoguidance": autoguidance, "seed": seed, "first": first,
         "batch_size": batch_size, "progress": progress, "dtype": dtype, **settings,
     }  # fmt: skip
-    shape = wanted(model.spec, drawing, n, size, start)
+    shape = requested_shape(model.spec, drawing, n, size, start)
 
     def run(score: Score, rows: slice, **given: object) -> Samples:
-        whole, own = begun(model, shape, start, rows)
+        whole, own = prepare_start(model, shape, start, rows)
         return sampler.sample(score, model.score_model.sde, whole, times=times, **own, **given)  # type: ignore[arg-type]
 
-    return drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing, times))
+    return draw_batches(model, run, shape[0], times=times, **resolve_drawing(model.spec, drawing, times))
 
 
 @own_keywords
@@ -134,14 +134,14 @@ def sample_path(
     Raises:
         ValueError: if there are fewer than two points; and as :func:`sample`.
     """
-    sde, shape, paths = model.score_model.sde, wanted(model.spec, drawing, n, size, start), []
+    sde, shape, paths = model.score_model.sde, requested_shape(model.spec, drawing, n, size, start), []
 
     def run(score: Score, rows: slice, **given: object) -> Samples:
-        whole, own = begun(model, shape, start, rows)
+        whole, own = prepare_start(model, shape, start, rows)
         paths.append(path.sample_path(score, sde, whole, points, times=times, **own, **given))  # type: ignore[arg-type]
         return paths[-1].end
 
-    found = drawn(model, run, shape[0], times=times, **resolved(model.spec, drawing, times))
+    found = draw_batches(model, run, shape[0], times=times, **resolve_drawing(model.spec, drawing, times))
     x, x0_hat = (torch.cat([getattr(each, name) for each in paths], dim=1).cpu() for name in ("x", "x0_hat"))
     return DrawnPath(
         **vars(found),
@@ -149,28 +149,29 @@ def sample_path(
         log_snr=sde.log_snr(paths[0].times),
         x=x.transpose(0, 1),
         x0_hat=x0_hat.transpose(0, 1),
-        frames=torch.stack([frames(model, x, paths[0].times), frames(model, x0_hat, None)], dim=1),
+        frames=torch.stack([to_frames(model, x, paths[0].times), to_frames(model, x0_hat, None)], dim=1),
     )
 
 
-def resolved(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor | None = None) -> dict[str, Any]:
-    """Return arguments of :func:`drawn`, with the model's own settings where they say nothing.
+def resolve_drawing(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor | None = None) -> dict[str, Any]:
+    """Return arguments of :func:`draw_batches`, with the model's own settings where they say nothing.
 
     Args:
         times: that are walked instead of a grid.
 
     Raises:
-        ValueError: as :func:`raysde.models.sampling_defaults.resolve`, or if there are times and settings of a grid.
+        ValueError: as :func:`raysde.models.sampling_defaults.resolve_settings`, or if there are times and settings of a
+        grid.
     """
     conditional = drawing.get("prompts") is not None or drawing.get("labels") is not None
     if times is None:
-        return resolve(spec.generation, drawing, conditional, usual=spec.default_solver)
+        return resolve_settings(spec.generation, drawing, conditional, usual=spec.default_solver)
     check_timed(drawing)
-    return untimed(resolve(spec.generation, drawing, conditional, usual=spec.default_solver))
+    return untimed(resolve_settings(spec.generation, drawing, conditional, usual=spec.default_solver))
 
 
 @torch.no_grad()
-def drawn(
+def draw_batches(
     model: ModelLike,
     run: DrawRows,
     count: int,
@@ -197,31 +198,31 @@ def drawn(
         share: of the time grid that ``run`` walks.
         times: that it walks instead.
     """
-    counted(prompts, labels, count)
-    numbers, sde = numbers_of(model.spec, labels), model.score_model.sde
+    count_images(prompts, labels, count)
+    numbers, sde = label_numbers(model.spec, labels), model.score_model.sde
     seeds = seed if isinstance(seed, Sequence) else [seed] * count
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds were given for {count} images")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    leading = guidance_of(model, count, guidance, guidance_interval, negative, autoguide, autoguidance)
+    leading = make_guidance(model, count, guidance, guidance_interval, negative, autoguide, autoguidance)
     check_dtype(dtype)
     steps = len(Method(**settings).last_times(sde, share) if times is None else times) - 1
     parts, nfe, total = [], 0, steps * -(-count // batch_size)
     for done, start in enumerate(range(0, count, batch_size)):
         rows = slice(start, min(count, start + batch_size))
-        told = _told(_part(prompts, rows), _part(numbers, rows), rows.stop - start)
+        told = _row_conditions(_select_rows(prompts, rows), _select_rows(numbers, rows), rows.stop - start)
         score = leading.rows(rows).score(model.score_model, told, rows.stop - start)
         keys = zip(seeds[rows], range(first + start, first + rows.stop), strict=True)
         generators = [rng.generator(own, rng.IMAGE, number) for own, number in keys]
-        callback = _reported(progress, done * steps, total)
+        callback = _make_callback(progress, done * steps, total)
         one = run(score.score, rows, generator=generators, callback=callback, **settings)
         nfe = max(nfe, one.nfe)
         parts.append(to_pixels(model, one.x, dtype).cpu())
-    return made(model.spec, torch.cat(parts), prompts, seed, nfe)
+    return make_samples(model.spec, torch.cat(parts), prompts, seed, nfe)
 
 
-def wanted(
+def requested_shape(
     spec: ModelSpec, drawing: Mapping[str, Any], n: int | None, size: Size | int | str | None, start: Tensor | None
 ) -> tuple[int, int, int, int]:
     """Return the shape [N, C, H, W] of what is asked for, in the space that the model draws in.
@@ -230,7 +231,7 @@ def wanted(
         ValueError: if the counts differ, the network takes no such size, or ``start`` has another shape.
     """
     asked = len(start) if n is None and start is not None and start.ndim == 4 else n
-    count = counted(drawing.get("prompts"), drawing.get("labels"), asked)
+    count = count_images(drawing.get("prompts"), drawing.get("labels"), asked)
     shape = spec.shape_of(None if size is None else read_size(size))
     if start is not None and size is None and start.ndim == 4 and spec.latent is None:
         shape = spec.shape_of((start.shape[2], start.shape[3]))
@@ -241,7 +242,7 @@ def wanted(
     return (count, *shape)
 
 
-def begun(
+def prepare_start(
     model: ModelLike, shape: tuple[int, int, int, int], start: Tensor | None, rows: slice
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     """Return the shape of some rows, and what a sampler is told of where they begin."""
@@ -250,12 +251,14 @@ def begun(
     return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": device}
 
 
-def made(spec: ModelSpec, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int) -> Drawn:
+def make_samples(
+    spec: ModelSpec, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int
+) -> Drawn:
     """Return images with what they were drawn for."""
     return Drawn(images, None if prompts is None else list(prompts), seed, nfe, pixel_range(spec))
 
 
-def numbers_of(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:
+def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:
     """Return the class numbers of labels, None without.
 
     Raises:
@@ -264,15 +267,15 @@ def numbers_of(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | N
     return None if labels is None else class_numbers(labels, spec.classes, spec.class_names)
 
 
-def conditioned(
+def conditional_score(
     model: ModelLike, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
 ) -> Led:
     """Return the score under prompts and labels, in evaluation mode."""
-    encode = _told(prompts, numbers_of(model.spec, labels), count)
+    encode = _row_conditions(prompts, label_numbers(model.spec, labels), count)
     return Guidance(scale=guidance).score(model.score_model, encode, count)
 
 
-def guidance_of(
+def make_guidance(
     model: ModelLike,
     count: int,
     guidance: float,
@@ -302,7 +305,7 @@ def guidance_of(
     taken, its = model.score_model.conditioner, autoguide.score_model.conditioner
     if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
         raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
-    if own := difference(model.spec.class_names, autoguide.spec.class_names or model.spec.class_names):
+    if own := describe_difference(model.spec.class_names, autoguide.spec.class_names or model.spec.class_names):
         raise ValueError(f"autoguide: it knows other classes than the model: {own}")
     guide = autoguide.score_model.to(device_of(model))
     return Guidance(
@@ -313,15 +316,15 @@ def guidance_of(
 Value = TypeVar("Value")
 
 
-def _part(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None:
+def _select_rows(values: Sequence[Value] | None, rows: slice) -> Sequence[Value] | None:
     return None if values is None else values[rows]
 
 
-def _told(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> EncodeConditions:
+def _row_conditions(prompts: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> EncodeConditions:
     return lambda conditioner: conditioner.encode(prompts, labels, count)
 
 
-def counted(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: int | None) -> int:
+def count_images(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: int | None) -> int:
     """How many images are asked for.
 
     Raises:
@@ -337,7 +340,7 @@ def counted(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: in
     return count
 
 
-def _reported(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:
+def _make_callback(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:
     """The sampler's callback that tells ``progress`` the steps done, ``before`` of them for earlier batches."""
     if progress is None:
         return None

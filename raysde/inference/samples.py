@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raysde.images.tensors import grid as image_grid
+from raysde.images.tensors import make_grid as image_grid
 from raysde.images.tensors import save_picture, save_png, to_uint8
 
 WIDEST = 20

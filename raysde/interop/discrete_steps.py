@@ -44,13 +44,13 @@ def step_times(sde: SDE, time: TimeInput | None) -> Tensor:
     )
 
 
-def betas(sde: SDE, times: Tensor) -> Tensor:
+def discrete_betas(sde: SDE, times: Tensor) -> Tensor:
     """beta_i = 1 - alpha-bar_i / alpha-bar_(i - 1) of the process with steps at ``times``, starting from clean data."""
     log_alpha = sde.log_alpha(times)
     return -torch.expm1(2.0 * log_alpha.diff(prepend=log_alpha.new_zeros(1)))
 
 
-def process_of(scheduler: Any) -> tuple[VP, Target]:
+def process_of_scheduler(scheduler: Any) -> tuple[VP, Target]:
     """The SDE through the alpha-bar table of a discrete scheduler of diffusers, and what its network predicts.
 
     Raises:

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from raysde.inference.model import Model
-from raysde.interop.discrete_steps import DISCRETE, PREDICTIONS, betas, process_of, step_times
-from raysde.io.atomic import whole_folder
+from raysde.interop.discrete_steps import DISCRETE, PREDICTIONS, discrete_betas, process_of_scheduler, step_times
+from raysde.io.atomic import write_folder_atomically
 from raysde.models import autoencoder
 from raysde.networks import DiffusersConfig
-from raysde.networks.diffusers import PlainUNet, Transformer, library, made
+from raysde.networks.diffusers import PlainUNet, Transformer, import_diffusers, make_network
 from raysde.sde import VE, VP
 
 SOLVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -49,36 +49,36 @@ def export(model: Model, folder: Path, *, solver: str | None = None, target_snr:
     """
     if folder.exists():
         raise ValueError(f"{folder} exists already")
-    pipeline = pipeline_of(model, solver, target_snr)
-    with whole_folder(folder, "the pipeline") as partial:
+    pipeline = build_pipeline(model, solver, target_snr)
+    with write_folder_atomically(folder, "the pipeline") as partial:
         pipeline.save_pretrained(str(partial), safe_serialization=True)
     return type(pipeline).__name__
 
 
-def pipeline_of(model: Model, solver: str | None, target_snr: float | None) -> Any:
+def build_pipeline(model: Model, solver: str | None, target_snr: float | None) -> Any:
     """The pipeline that draws what the model draws."""
     spec = model.spec
     if not isinstance(spec.network, DiffusersConfig):
         raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")
     if spec.text is not None:
         raise ValueError("the pipelines of diffusers attend to the padding of captions, which this model never saw")
-    _need("a pipeline of diffusers", ("sde.ceiling", model.sde.ceiling, 1.0))
+    _require_all("a pipeline of diffusers", ("sde.ceiling", model.sde.ceiling, 1.0))
     if isinstance(spec.sde, VE):
-        return _score_sde_ve(model, solver, target_snr)
+        return _build_score_sde_ve(model, solver, target_snr)
     if isinstance(spec.sde, VP):
-        kept = _imported(model) if solver is None else None
-        return _discrete(model, solver or "ddim") if kept is None else kept
+        kept = _rebuild_imported(model) if solver is None else None
+        return _build_discrete(model, solver or "ddim") if kept is None else kept
     raise ValueError(f"sde.kind={spec.sde.kind}: diffusers has pipelines for vp and ve with such a network")
 
 
-def _score_sde_ve(model: Model, solver: str | None, target_snr: float | None) -> Any:
+def _build_score_sde_ve(model: Model, solver: str | None, target_snr: float | None) -> Any:
     """ScoreSdeVePipeline: three channels in [0, 1], a network that is told sigma and gives the score."""
     spec, outside = model.spec, model.score_model.preconditioning
-    unet = _unconditional(model, "ScoreSdeVePipeline")
+    unet = _require_unconditional(model, "ScoreSdeVePipeline")
     assert isinstance(spec.sde, VE)
     if solver not in (None, "pc"):
         raise ValueError(f"solver must be pc for sde.kind=ve, got {solver!r}")
-    _need(
+    _require_all(
         "ScoreSdeVePipeline of diffusers",
         ("latent", spec.latent and spec.latent.vae, None),
         ("channels", spec.image[0], 3),
@@ -90,44 +90,54 @@ def _score_sde_ve(model: Model, solver: str | None, target_snr: float | None) ->
     )
     came_with = {} if model.origin is None else model.origin.scheduler
     settings = {"snr": TARGET_SNR, **{name: came_with[name] for name in SAMPLING if name in came_with}}
-    scheduler = library("export").ScoreSdeVeScheduler(
+    scheduler = import_diffusers("export").ScoreSdeVeScheduler(
         **settings if target_snr is None else {**settings, "snr": target_snr},
         sigma_min=spec.sde.sigma_min,
         sigma_max=spec.sde.sigma_max,
         sampling_eps=spec.sde.sample_floor,
     )
-    return library("export").ScoreSdeVePipeline(unet=unet, scheduler=scheduler)
+    return import_diffusers("export").ScoreSdeVePipeline(unet=unet, scheduler=scheduler)
 
 
-def _imported(model: Model) -> Any:
+def _rebuild_imported(model: Model) -> Any:
     """The pipeline that a model of a discrete process was imported from; None if it was not, or is no longer known."""
     origin, spec = model.origin, model.spec
     if origin is None or origin.scheduler_class not in DISCRETE:
         return None
-    scheduler = getattr(library("export"), origin.scheduler_class).from_config(origin.scheduler)
-    if process_of(scheduler) != (spec.sde, spec.target):
+    scheduler = getattr(import_diffusers("export"), origin.scheduler_class).from_config(origin.scheduler)
+    if process_of_scheduler(scheduler) != (spec.sde, spec.target):
         return None
-    return getattr(library("export"), origin.pipeline)(unet=_unconditional(model, origin.pipeline), scheduler=scheduler)
+    return getattr(import_diffusers("export"), origin.pipeline)(
+        unet=_require_unconditional(model, origin.pipeline), scheduler=scheduler
+    )
 
 
-def _discrete(model: Model, solver: str) -> Any:
+def _build_discrete(model: Model, solver: str) -> Any:
     """A pipeline on a scheduler that has our process as its table."""
     spec, network = model.spec, model.score_model.network
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)} for sde.kind=vp, got {solver!r}")
     pipeline, name, settings = SOLVERS[solver]
-    scheduler = getattr(library("export"), name)(**_process(model), **settings)
+    scheduler = getattr(import_diffusers("export"), name)(**_scheduler_arguments(model), **settings)
     if spec.latent is None:
-        _need(f"{pipeline} of diffusers", ("data.range", tuple(spec.data_range), (-1.0, 1.0)))
-        return getattr(library("export"), pipeline)(unet=_unconditional(model, pipeline), scheduler=scheduler)
-    _need("a pipeline of diffusers for latents", ("the autoencoder's shift_factor", spec.latent.shift_factor, 0.0))
-    vae = autoencoder.opened(spec.latent.vae, spec.latent.sha256, model.device)
+        _require_all(f"{pipeline} of diffusers", ("data.range", tuple(spec.data_range), (-1.0, 1.0)))
+        return getattr(import_diffusers("export"), pipeline)(
+            unet=_require_unconditional(model, pipeline), scheduler=scheduler
+        )
+    _require_all(
+        "a pipeline of diffusers for latents", ("the autoencoder's shift_factor", spec.latent.shift_factor, 0.0)
+    )
+    vae = autoencoder.open_autoencoder(spec.latent.vae, spec.latent.sha256, model.device)
     if isinstance(network, Transformer):
-        return library("export").DiTPipeline(transformer=_labelled(model, network), vae=vae, scheduler=scheduler)
-    return library("export").LDMPipeline(vqvae=vae, unet=_unconditional(model, "LDMPipeline"), scheduler=scheduler)
+        return import_diffusers("export").DiTPipeline(
+            transformer=_build_labelled(model, network), vae=vae, scheduler=scheduler
+        )
+    return import_diffusers("export").LDMPipeline(
+        vqvae=vae, unet=_require_unconditional(model, "LDMPipeline"), scheduler=scheduler
+    )
 
 
-def _process(model: Model) -> dict[str, Any]:
+def _scheduler_arguments(model: Model) -> dict[str, Any]:
     """The arguments that give a discrete scheduler our process, our target, and steps that start at t = 1."""
     spec, outside = model.spec, model.score_model.preconditioning
     if spec.target not in PREDICTIONS:
@@ -140,13 +150,13 @@ def _process(model: Model) -> dict[str, Any]:
     times = step_times(model.sde, outside.time)
     return {
         "num_train_timesteps": len(times),
-        "trained_betas": betas(model.sde, times).tolist(),
+        "trained_betas": discrete_betas(model.sde, times).tolist(),
         "prediction_type": PREDICTIONS[spec.target],
         "timestep_spacing": "trailing",
     }
 
 
-def _unconditional(model: Model, pipeline: str) -> nn.Module:
+def _require_unconditional(model: Model, pipeline: str) -> nn.Module:
     """The model's UNet2DModel, if it draws without being told anything and gives the mean alone."""
     network = model.score_model.network
     if not isinstance(network, PlainUNet):
@@ -161,7 +171,7 @@ def _unconditional(model: Model, pipeline: str) -> nn.Module:
     return network.model
 
 
-def _labelled(model: Model, network: Transformer) -> nn.Module:
+def _build_labelled(model: Model, network: Transformer) -> nn.Module:
     """A DiTTransformer2DModel with the class embeddings in its own tables, none as their last row."""
     spec, table = model.spec, model.score_model.conditioner.class_embedding
     if table is None:
@@ -179,13 +189,13 @@ def _labelled(model: Model, network: Transformer) -> nn.Module:
         for name in embedder.state_dict():
             del weights[stem + name]
         weights[stem + "embedding_table.weight"] = torch.cat([rows[:-1], padding])
-    config = {**spec.network.settled(spec.image), "num_embeds_ada_norm": NULL_CLASS}
-    whole = made("DiTTransformer2DModel", config)
+    config = {**spec.network.complete_config(spec.image), "num_embeds_ada_norm": NULL_CLASS}
+    whole = make_network("DiTTransformer2DModel", config)
     whole.load_state_dict(weights)
     return whole.eval()
 
 
-def _need(who: str, *wanted: tuple[str, Any, Any]) -> None:
+def _require_all(who: str, *wanted: tuple[str, Any, Any]) -> None:
     """Raises ValueError for the first (name, present, needed) that differs."""
     for name, present, needed in wanted:
         if present != needed:

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 
 from raysde.checkpoints import checkpoint
 from raysde.inference.model import Model
-from raysde.interop.discrete_steps import DISCRETE, process_of
-from raysde.io.atomic import whole_folder
-from raysde.io.errors import UNFIT, check_weights_fit, line_of
+from raysde.interop.discrete_steps import DISCRETE, process_of_scheduler
+from raysde.io.atomic import write_folder_atomically
+from raysde.io.errors import UNFIT, check_weights_fit, error_line
 from raysde.models.origin import Origin
-from raysde.models.spec import ModelSpec, assemble
+from raysde.models.spec import ModelSpec, assemble_model
 from raysde.networks import DiffusersConfig
-from raysde.networks.diffusers import library, sides
+from raysde.networks.diffusers import import_diffusers, parse_sides
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE
 from raysde.sde.parameterisation import Preconditioning
@@ -62,18 +62,18 @@ def load(folder: Path) -> Imported:
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}{download_hint(str(folder))}")
-    index = _json(folder / INDEX, f"{folder} is no diffusers pipeline: it holds no {INDEX}")
+    index = _read_json(folder / INDEX, f"{folder} is no diffusers pipeline: it holds no {INDEX}")
     pipeline = str(index.get("_class_name"))
     if pipeline not in READERS:
         raise ValueError(f"{folder} holds a {pipeline}; known pipelines are {', '.join(READERS)}")
     read, known = READERS[pipeline]
-    kind = _class_of(index, "scheduler", folder, known)
-    scheduler = _scheduler(part_of(folder, "scheduler"), kind)
-    _class_of(index, "unet", folder, ("UNet2DModel",))
-    place = part_of(folder, "unet")
-    unet = _unet(place)
-    spec, settings = read(scheduler, _network(unet, place))
-    score_model = assemble(spec, None, None)
+    kind = _find_class(index, "scheduler", folder, known)
+    scheduler = _load_scheduler(part_folder(folder, "scheduler"), kind)
+    _find_class(index, "unet", folder, ("UNet2DModel",))
+    place = part_folder(folder, "unet")
+    unet = _load_unet(place)
+    spec, settings = read(scheduler, _describe_network(unet, place))
+    score_model = assemble_model(spec, None, None)
     score_model.network.model.load_state_dict(unet.state_dict())  # type: ignore[union-attr]
     config = {name: value for name, value in json.loads(scheduler.to_json_string()).items() if name[0] != "_"}
     origin = Origin(pipeline, config, kind)
@@ -95,13 +95,13 @@ def convert(folder: Path, target: Path) -> Imported:
     imported = load(folder)
     assert imported.model.origin is not None
     about = asdict(imported.model.origin)
-    with whole_folder(target, "the checkpoint") as partial:
+    with write_folder_atomically(target, "the checkpoint") as partial:
         save_file(checkpoint.complete_weights(imported.model.score_model), partial / "ema.safetensors")
         checkpoint.write_description(partial, imported.model.spec, {"step": 0, "num_images": 0}, {}, about)
     return imported
 
 
-def _ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
+def _read_ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
     """ScoreSdeVePipeline: data in [0, 1], a network that is told sigma and gives the score (Song et al. 2021)."""
     config = scheduler.config
     if network.config["in_channels"] != 3:
@@ -109,19 +109,19 @@ def _ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
     sde = VE(sigma_min=config.sigma_min, sigma_max=config.sigma_max, sample_floor=config.sampling_eps)
     preconditioning = Preconditioning(time="sigma", input="none", output="none")
     spec = ModelSpec(
-        image=_image(network), data_range=(0.0, 1.0), data_std=0.25, sde=sde, network=network, target="score",
+        image=_image_shape(network), data_range=(0.0, 1.0), data_std=0.25, sde=sde, network=network, target="score",
         text=None, classes=0, preconditioning=preconditioning, default_solver=DEFAULT,
     )  # fmt: skip
     corrector = f"--set target_snr={config.snr} --set corrector_steps={config.correct_steps}"
     return spec, f"--solver pc --steps {config.num_train_timesteps} {corrector}"
 
 
-def _discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
+def _read_discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
     """DDPMPipeline and DDIMPipeline: data in [-1, 1], a network that is told the number of a step (Ho et al. 2020)."""
-    sde, target = process_of(scheduler)
+    sde, target = process_of_scheduler(scheduler)
     preconditioning = Preconditioning(time="step", input="none", output="none")
     spec = ModelSpec(
-        image=_image(network), data_range=(-1.0, 1.0), data_std=0.5, sde=sde, network=network, target=target,
+        image=_image_shape(network), data_range=(-1.0, 1.0), data_std=0.5, sde=sde, network=network, target=target,
         text=None, classes=0, preconditioning=preconditioning, default_solver=DEFAULT,
     )  # fmt: skip
     return spec, "--solver ddim --grid time --steps 50 --set denoise=true"
@@ -129,14 +129,14 @@ def _discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]
 
 PipelineReader = Callable[[Any, DiffusersConfig], tuple[ModelSpec, str]]
 READERS: dict[str, tuple[PipelineReader, tuple[str, ...]]] = {
-    "ScoreSdeVePipeline": (_ve, ("ScoreSdeVeScheduler",)),
-    "DDPMPipeline": (_discrete, DISCRETE),
-    "DDIMPipeline": (_discrete, DISCRETE),
+    "ScoreSdeVePipeline": (_read_ve, ("ScoreSdeVeScheduler",)),
+    "DDPMPipeline": (_read_discrete, DISCRETE),
+    "DDIMPipeline": (_read_discrete, DISCRETE),
 }
 """The pipelines that are read, each with its schedulers."""
 
 
-def _class_of(index: dict[str, Any], part: str, folder: Path, known: tuple[str, ...]) -> str:
+def _find_class(index: dict[str, Any], part: str, folder: Path, known: tuple[str, ...]) -> str:
     """The class of a pipeline's part, one of diffusers' own."""
     found = index.get(part)
     if not isinstance(found, list) or len(found) != 2 or found[0] != "diffusers" or found[1] not in known:
@@ -144,7 +144,7 @@ def _class_of(index: dict[str, Any], part: str, folder: Path, known: tuple[str, 
     return str(found[1])
 
 
-def part_of(folder: Path, part: str) -> Path:
+def part_folder(folder: Path, part: str) -> Path:
     """Return the folder of a pipeline's part: its own, or the pipeline's where it has none, as diffusers falls back."""
     own = folder / part
     return own if own.is_dir() else folder
@@ -162,26 +162,26 @@ def download_hint(name: str) -> str:
     )
 
 
-def _scheduler(folder: Path, name: str) -> Any:
+def _load_scheduler(folder: Path, name: str) -> Any:
     path = folder / "scheduler_config.json"
-    config = _json(path, f"{folder} holds no scheduler_config.json")
+    config = _read_json(path, f"{folder} holds no scheduler_config.json")
     try:
-        return getattr(library("import"), name).from_config(config)
+        return getattr(import_diffusers("import"), name).from_config(config)
     except UNFIT as error:
-        raise ValueError(f"{path}: no {name} can be made of it: {line_of(error)}") from error
+        raise ValueError(f"{path}: no {name} can be made of it: {error_line(error)}") from error
 
 
-def _unet(folder: Path) -> Any:
+def _load_unet(folder: Path) -> Any:
     """The network with its weights, which all have to be there."""
     stem = "diffusion_pytorch_model"
-    _json(folder / "config.json", f"{folder} holds no config.json")
+    _read_json(folder / "config.json", f"{folder} holds no config.json")
     if not any((folder / f"{stem}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
         pickles = sorted(path.name for path in folder.glob("*.bin*"))
         found = f" but {pickles[0]}, a pickle, which is never read: convert it with diffusers" if pickles else ""
         raise ValueError(f"{folder} holds no {stem}.safetensors{found}")
     unet: Any
     try:
-        unet, info = library("import").UNet2DModel.from_pretrained(
+        unet, info = import_diffusers("import").UNet2DModel.from_pretrained(
             str(folder),
             use_safetensors=True,
             low_cpu_mem_usage=False,
@@ -189,26 +189,26 @@ def _unet(folder: Path) -> Any:
             output_loading_info=True,
         )
     except UNFIT as error:
-        raise ValueError(f"{folder}: no UNet2DModel can be loaded: {line_of(error)}") from error
+        raise ValueError(f"{folder}: no UNet2DModel can be loaded: {error_line(error)}") from error
     check_weights_fit(info, str(folder))
     return unet
 
 
-def _network(unet: Any, folder: Path) -> DiffusersConfig:
+def _describe_network(unet: Any, folder: Path) -> DiffusersConfig:
     """The network's description, complete with the defaults of diffusers."""
     config = json.loads(unet.to_json_string())
     if config["sample_size"] is None:
         raise ValueError(f"{folder}/config.json gives no sample_size, the size of the images")
-    sides(config["sample_size"], f"{folder}/config.json: sample_size")
+    parse_sides(config["sample_size"], f"{folder}/config.json: sample_size")
     own = {name: value for name, value in config.items() if not name.startswith("_")}
     return DiffusersConfig(architecture="UNet2DModel", config=own)
 
 
-def _image(network: DiffusersConfig) -> tuple[int, int, int]:
-    return network.config["in_channels"], *sides(network.config["sample_size"], "sample_size")
+def _image_shape(network: DiffusersConfig) -> tuple[int, int, int]:
+    return network.config["in_channels"], *parse_sides(network.config["sample_size"], "sample_size")
 
 
-def _json(path: Path, absent: str) -> dict[str, Any]:
+def _read_json(path: Path, absent: str) -> dict[str, Any]:
     """A JSON object; ``absent`` is said if there is no such file."""
     try:
         content = json.loads(path.read_text())

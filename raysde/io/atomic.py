@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from raysde.io.errors import writing
+from raysde.io.errors import name_place_of_write
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @contextmanager
-def whole_file(path: Path, what: str) -> Iterator[Path]:
+def write_atomically(path: Path, what: str) -> Iterator[Path]:
     """Yield where to write a file; it takes the place of ``path`` at the end, unless an error is raised.
 
     Args:
@@ -35,7 +35,7 @@ def whole_file(path: Path, what: str) -> Iterator[Path]:
     Raises:
         OSError: naming ``path``, if it cannot be written.
     """
-    with writing(what, path):
+    with name_place_of_write(what, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{uuid4().hex}.part")
         try:
@@ -47,12 +47,12 @@ def whole_file(path: Path, what: str) -> Iterator[Path]:
 
 
 def is_partial(name: str) -> bool:
-    """Return True for the name of a file that a killed :func:`whole_file` leaves."""
+    """Return True for the name of a file that a killed :func:`write_atomically` leaves."""
     return name.startswith(".") and name.endswith(".part")
 
 
 @contextmanager
-def whole_folder(folder: Path, what: str, *, replace: bool = False) -> Iterator[Path]:
+def write_folder_atomically(folder: Path, what: str, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; it takes the name ``folder`` at the end, unless an error is raised.
 
     Args:
@@ -63,8 +63,8 @@ def whole_folder(folder: Path, what: str, *, replace: bool = False) -> Iterator[
     Raises:
         OSError: naming ``folder``, if it cannot be written, or is there.
     """
-    with writing(what, folder):
-        partial = cleared(folder)
+    with name_place_of_write(what, folder):
+        partial = clear_partial(folder)
         partial.mkdir(parents=True)
         try:
             yield partial
@@ -72,24 +72,24 @@ def whole_folder(folder: Path, what: str, *, replace: bool = False) -> Iterator[
             shutil.rmtree(partial, ignore_errors=True)
             raise
         if replace:
-            put_in_place(partial, folder)
+            move_into_place(partial, folder)
         else:
             os.replace(partial, folder)
 
 
-def cleared(folder: Path) -> Path:
+def clear_partial(folder: Path) -> Path:
     """Return the name under which ``folder`` is written, without what a killed process left there."""
-    partial = partial_of(folder)
+    partial = partial_name(folder)
     shutil.rmtree(partial, ignore_errors=True)
     return partial
 
 
-def partial_of(place: Path) -> Path:
+def partial_name(place: Path) -> Path:
     """Return the name under which a folder is written that has one writer at a time."""
     return place.with_name(f".{place.name}.partial")
 
 
-def put_in_place(partial: Path, folder: Path) -> None:
+def move_into_place(partial: Path, folder: Path) -> None:
     """Rename a finished folder; one that was there gives way first, so that it is never there in part."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -107,5 +107,5 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) 
     """
     from safetensors.torch import save_file  # imports torch, which most files do without
 
-    with whole_file(path, "tensors") as partial:
+    with write_atomically(path, "tensors") as partial:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, about)

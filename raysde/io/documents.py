@@ -28,7 +28,7 @@ def read_yaml(text: str, what: str) -> Any:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         _check_bases(node, what)
-        twice = list(repeated(loader, node))
+        twice = list(find_repeated_keys(loader, node))
         value = None if node is None or twice else loader.construct_document(node)
     except OtherBase as error:
         raise ValueError(str(error)) from None
@@ -38,7 +38,7 @@ def read_yaml(text: str, what: str) -> Any:
     except RecursionError:
         raise ValueError(f"{what} is not valid YAML: it is nested too deeply") from None
     if twice:
-        raise ValueError(f"{what}: {_said(*twice[0])}; keep one of them")
+        raise ValueError(f"{what}: {_describe_repeat(*twice[0])}; keep one of them")
     return value
 
 
@@ -48,7 +48,7 @@ class OtherBase(ValueError):
 
 def _check_bases(root: yaml.Node | None, what: str) -> None:
     """Raise OtherBase for the first number that is spelled in base 8 or 60."""
-    for node in _scalars(root):
+    for node in _scalar_nodes(root):
         if node.tag in (INT, FLOAT) and OTHER_BASE.fullmatch(node.value):
             raise OtherBase(
                 f"{what}, line {node.start_mark.line + 1}: YAML reads {node.value} as a number in base "
@@ -56,7 +56,7 @@ def _check_bases(root: yaml.Node | None, what: str) -> None:
             )
 
 
-def _scalars(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+def _scalar_nodes(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
     """Yield the scalar nodes of a document in order, each once."""
     waiting, seen = [root] if root is not None else [], set()
     while waiting:
@@ -67,17 +67,17 @@ def _scalars(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
         if isinstance(node, yaml.ScalarNode):
             yield node
         else:
-            waiting += reversed(_children(node))
+            waiting += reversed(_child_nodes(node))
 
 
-def _children(node: yaml.Node) -> list[yaml.Node]:
+def _child_nodes(node: yaml.Node) -> list[yaml.Node]:
     """Return the nodes of a sequence's items, or of a mapping's keys and values."""
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     return [child for pair in node.value for child in pair]
 
 
-def repeated(loader: yaml.SafeLoader, root: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+def find_repeated_keys(loader: yaml.SafeLoader, root: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     """Yield the nodes of keys that are equal within one mapping.
 
     Merge keys (``<<``) are not resolved yet, since a key beside one may replace what it brings.
@@ -92,20 +92,20 @@ def repeated(loader: yaml.SafeLoader, root: yaml.Node | None) -> Iterator[tuple[
             first: dict[Any, yaml.Node] = {}
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode):
-                    before = first.setdefault(_value(loader, key), key)
+                    before = first.setdefault(_key_value(loader, key), key)
                     if before is not key:
                         yield before, key
-        waiting += reversed(_children(node))
+        waiting += reversed(_child_nodes(node))
 
 
-def _value(loader: yaml.SafeLoader, key: yaml.ScalarNode) -> Any:
+def _key_value(loader: yaml.SafeLoader, key: yaml.ScalarNode) -> Any:
     """Return what a key is in Python, where 1, 0x1 and true are equal; a merge key is equal to merge keys alone."""
     if key.tag == MERGE:
         return (MERGE,)
     return loader.construct_object(key)
 
 
-def _said(first: yaml.Node, second: yaml.Node) -> str:
+def _describe_repeat(first: yaml.Node, second: yaml.Node) -> str:
     one, other = (node.start_mark.line + 1 for node in (first, second))
     lines = f"in line {one}" if one == other else f"in lines {one} and {other}"
     if first.value == second.value:
@@ -123,7 +123,7 @@ def read_json(text: str, what: str) -> Any:
         ValueError: if the text is not JSON, or an object has a key twice, naming the key.
     """
 
-    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    def reject_repeated_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
@@ -132,7 +132,7 @@ def read_json(text: str, what: str) -> Any:
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=reject_repeated_keys)
     except KeyError as error:
         raise ValueError(f"{what}: key {error.args[0]!r} is given twice; keep one of them") from None
     except RecursionError:

@@ -23,14 +23,14 @@ UNFIT = (
 """What diffusers and transformers raise of a configuration or of weights that they can make nothing of."""
 
 
-def line_of(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """The beginning of a message, in one line; the error's name where the message says little without it."""
     name, message = type(error).__name__, " ".join(str(error).split())[:200]
     return (f"{name}: {message}" if isinstance(error, LookupError) else message) or name
 
 
 @contextmanager
-def writing(what: str, place: object) -> Iterator[None]:
+def name_place_of_write(what: str, place: object) -> Iterator[None]:
     """Name the place of what is written here in the error, which a full disk leaves out.
 
     Raises:
@@ -43,7 +43,7 @@ def writing(what: str, place: object) -> Iterator[None]:
     except shutil.Error as error:  # of a whole folder: its list of files, each with the reason at its end
         raise OSError(f"{what} cannot be written to {place}: {error.args[0][0][-1]}") from error
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{what} cannot be written to {place}: {line_of(error)}") from error
+        raise OSError(f"{what} cannot be written to {place}: {error_line(error)}") from error
 
 
 def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:

@@ -13,15 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raysde.io.atomic import partial_of, whole_file
-from raysde.io.errors import writing
+from raysde.io.atomic import partial_name, write_atomically
+from raysde.io.errors import name_place_of_write
 
 WHOLE_ON_CLOSE = ("s3", "gcs")
 """File systems on which an object appears whole or not at all; their rename is a copy, on S3 of at most 5 GB."""
 DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
 
 
-def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system and the path inside it, of a local path or a URI.
 
     Raises:
@@ -35,18 +35,18 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
         raise ValueError(f"{path!r} is not a place that can be read: {' '.join(str(error).split())}") from error
 
 
-def location(path: str) -> str:
+def absolute_location(path: str) -> str:
     """A local path made absolute, with ~ expanded; a URI without a slash at its end."""
     return path.rstrip("/") if "://" in path else str(Path(path).expanduser().absolute())
 
 
-def folder_or_name(path: str) -> str:
+def resolve_folder_or_name(path: str) -> str:
     """Return the absolute path of a local folder, and the name of anything else, such as a model on a hub, as it is."""
     folder = Path(path).expanduser()
     return str(folder.absolute()) if folder.is_dir() else path
 
 
-def child(path: str, *names: str) -> str:
+def child_path(path: str, *names: str) -> str:
     """A path below ``path``; the options of a URI stay at its end."""
     base, mark, options = path.partition("?") if "://" in path else (path, "", "")
     return "/".join([base.rstrip("/"), *names]) + mark + options
@@ -54,7 +54,7 @@ def child(path: str, *names: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is a file or a folder."""
-    system, inside = filesystem(path)
+    system, inside = open_filesystem(path)
     return bool(system.get_file_info(inside).type != pafs.FileType.NotFound)
 
 
@@ -64,28 +64,28 @@ def read_bytes(path: str) -> bytes:
     Raises:
         FileNotFoundError: if there is none.
     """
-    system, inside = filesystem(path)
+    system, inside = open_filesystem(path)
     with system.open_input_stream(inside) as source:
         return bytes(source.read())
 
 
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file whole or not at all: a local one under a name of its own first, a remote one by one upload."""
-    system, inside = filesystem(path)
+    system, inside = open_filesystem(path)
     if isinstance(system, pafs.LocalFileSystem):
-        with whole_file(Path(inside), "a file") as partial:
+        with write_atomically(Path(inside), "a file") as partial:
             partial.write_bytes(content)
         return
-    with writing("a file", path), system.open_output_stream(inside) as out:
+    with name_place_of_write("a file", path), system.open_output_stream(inside) as out:
         out.write(content)
 
 
-def copy_in(source: Path, path: str) -> None:
+def copy_into_place(source: Path, path: str) -> None:
     """Copy a local file, with one writer at a time, to a place where it appears whole, replacing what was there."""
-    system, inside = filesystem(path)
+    system, inside = open_filesystem(path)
     folder, _, name = inside.rpartition("/")
     system.create_dir(folder, recursive=True)
-    partial = inside if system.type_name in WHOLE_ON_CLOSE else f"{folder}/{partial_of(Path(name))}"
+    partial = inside if system.type_name in WHOLE_ON_CLOSE else f"{folder}/{partial_name(Path(name))}"
     pafs.copy_files(str(source), partial, pafs.LocalFileSystem(), system)
     if partial != inside:
         system.move(partial, inside)
@@ -97,7 +97,7 @@ def check_writable(path: str, what: str) -> None:
     Raises:
         ValueError: naming ``what`` it was given as, if it is a folder or cannot be written.
     """
-    system, inside = filesystem(path)
+    system, inside = open_filesystem(path)
     if system.get_file_info(inside).type == pafs.FileType.Directory:
         raise ValueError(f"{what} {path} is a folder: give the name of a file")
     if isinstance(system, pafs.LocalFileSystem):
@@ -117,7 +117,7 @@ def write_json(path: str, content: Any) -> None:
 
 def sha256_of(path: str) -> str:
     """The hash of a file's content."""
-    system, inside = filesystem(path)
+    system, inside = open_filesystem(path)
     digest = hashlib.sha256()
     with system.open_input_stream(inside) as source:
         while chunk := source.read(1 << 20):
@@ -125,9 +125,9 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def database(uri: str) -> str:
+def resolve_database(uri: str) -> str:
     """Return the URI of an MLflow store with the path of an SQLite file made absolute, and ``~`` expanded."""
     match = DATABASE.fullmatch(uri)
     if match is None or match[2] in ("", ":memory:"):
         return uri
-    return f"{match[1]}{location(match[2])}{match[3]}"
+    return f"{match[1]}{absolute_location(match[2])}{match[3]}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raysde.io.errors import UNFIT, line_of
+from raysde.io.errors import UNFIT, error_line
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 TOKENIZER = (
@@ -48,7 +48,7 @@ def model_hash(description: Mapping[str, Any], module: nn.Module) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def hash_of(path: str, *, tokenizer: bool, key: str) -> str:
+def hash_pretrained(path: str, *, tokenizer: bool, key: str) -> str:
     """sha256 over the configuration, the safetensors weights and, if asked, the tokenizer at a folder or hub name.
 
     Args:
@@ -57,12 +57,12 @@ def hash_of(path: str, *, tokenizer: bool, key: str) -> str:
     Raises:
         ValueError: if there is no configuration or there are no safetensors weights.
     """
-    config, weights = _found(path, "config.json"), weight_files(path)
+    config, weights = _find_file(path, "config.json"), weight_files(path)
     if config is None or not weights:
         lacks = "config.json" if config is None else "weights in safetensors format"
         raise ValueError(f"{key} {path!r}: found no {lacks}")
-    others = [_found(path, name) for name in TOKENIZER] if tokenizer else []
-    return _joined([config, *weights, *(name for name in others if name is not None)])
+    others = [_find_file(path, name) for name in TOKENIZER] if tokenizer else []
+    return _hash_files([config, *weights, *(name for name in others if name is not None)])
 
 
 def weight_files(path: str) -> list[str]:
@@ -73,24 +73,24 @@ def weight_files(path: str) -> list[str]:
         ValueError: if the index is none.
     """
     for name in WEIGHTS:
-        if whole := _found(path, name):
+        if whole := _find_file(path, name):
             return [whole]
-        if index := _found(path, f"{name}.index.json"):
-            found = [_found(path, part) if part.endswith(".safetensors") else None for part in _parts(index)]
+        if index := _find_file(path, f"{name}.index.json"):
+            found = [_find_file(path, part) if part.endswith(".safetensors") else None for part in _list_parts(index)]
             return [part for part in found if part is not None] if None not in found else []
     return []
 
 
-def _parts(index: str) -> list[str]:
+def _list_parts(index: str) -> list[str]:
     """The files that an index of weights lists."""
     try:
         with open(index) as source:
             return sorted(set(map(str, json.load(source)["weight_map"].values())))
     except UNFIT as error:
-        raise ValueError(f"{index} is no index of weights: {line_of(error)}") from error
+        raise ValueError(f"{index} is no index of weights: {error_line(error)}") from error
 
 
-def _found(path: str, name: str) -> str | None:
+def _find_file(path: str, name: str) -> str | None:
     """A file of a folder, or of a repository on the hub (fetched if it is not here yet)."""
     from transformers.utils import hub  # data tasks, which hash nothing, do without transformers
 
@@ -101,7 +101,7 @@ def _found(path: str, name: str) -> str | None:
         return None
 
 
-def _joined(files: Iterable[str]) -> str:
+def _hash_files(files: Iterable[str]) -> str:
     parts = [[os.path.basename(file), remembered_hash(file)] for file in files]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -109,10 +109,10 @@ def _joined(files: Iterable[str]) -> str:
 def remembered_hash(path: str | os.PathLike[str]) -> str:
     """As :func:`file_hash`, computed once in a process until the file is changed."""
     about = os.stat(path)
-    return _remembered(os.path.abspath(path), about.st_size, about.st_mtime_ns)
+    return _hash_unchanged_file(os.path.abspath(path), about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _remembered(file: str, size: int, changed: int) -> str:
+def _hash_unchanged_file(file: str, size: int, changed: int) -> str:
     """The hash of a file, until it is changed."""
     return file_hash(file)

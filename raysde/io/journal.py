@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from raysde.io.filesystems import child, exists, filesystem, read_bytes, write_json
+from raysde.io.filesystems import child_path, exists, open_filesystem, read_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Journal:
         """
         wanted = json.loads(json.dumps(identity))
         if exists(self.plan):
-            if said := other(read(self.plan), wanted):
+            if said := other(read_record(self.plan), wanted):
                 raise ValueError(said)
             return True
-        system, inside = filesystem(self.folder)
+        system, inside = open_filesystem(self.folder)
         system.create_dir(inside, recursive=True)
         write_json(self.plan, wanted)
         return False
 
     def place(self, unit: int | str) -> str:
         """Return the file of a unit's record."""
-        return child(self.folder, self.form.format(unit))
+        return child_path(self.folder, self.form.format(unit))
 
     def keep(self, unit: int | str, content: Any) -> None:
         """Record a unit as finished, or in a new state."""
@@ -68,19 +68,19 @@ class Journal:
         """
         before, after = re.fullmatch(r"(.*)\{.*\}(.*)", self.form).groups()  # type: ignore[union-attr]
         name = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
-        system, inside = filesystem(self.folder)
+        system, inside = open_filesystem(self.folder)
         found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
         numbers = {int(match[1]): entry.base_name for entry in found if (match := name.fullmatch(entry.base_name))}
         for number in sorted(numbers):
-            yield number, read(child(self.folder, numbers[number]))
+            yield number, read_record(child_path(self.folder, numbers[number]))
 
     def forget(self) -> None:
         """Delete the folder of the records once their job is done."""
-        system, inside = filesystem(self.folder)
+        system, inside = open_filesystem(self.folder)
         system.delete_dir(inside)
 
 
-def read(place: str) -> Any:
+def read_record(place: str) -> Any:
     """Return the content of a journal's file.
 
     Raises:
@@ -92,8 +92,8 @@ def read(place: str) -> Any:
         raise ValueError(f"{place} is damaged: {error}") from None
 
 
-def whole_files(folder: str, sizes: Mapping[str, int]) -> bool:
+def has_whole_files(folder: str, sizes: Mapping[str, int]) -> bool:
     """Return True if every file that a unit made is in a folder, with the size that its record says."""
-    system, inside = filesystem(folder)
+    system, inside = open_filesystem(folder)
     found = system.get_file_info([f"{inside}/{name}" for name in sizes])
     return [entry.size for entry in found] == list(sizes.values())

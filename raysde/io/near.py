@@ -11,7 +11,7 @@ WITHIN = 0.1
 SHOWN = 3
 
 
-def near(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> list[str]:
+def find_nearest(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> list[str]:
     """Return the known names most like a given one, the most like first, three at most.
 
     Args:
@@ -19,25 +19,25 @@ def near(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = 
             ``train.lr``, the learning rate.
     """
     told = meanings or {}
-    likeness = {name: _likeness(given, name, told.get(name, "")) for name in known}
+    likeness = {name: _measure_likeness(given, name, told.get(name, "")) for name in known}
     best = max(likeness.values(), default=0.0)
     found = [name for name, value in likeness.items() if value >= max(LEAST, best - WITHIN)]
     return sorted(found, key=lambda name: (-likeness[name], len(name), name))[:SHOWN]
 
 
 def did_you_mean(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> str:
-    """Return the part of a sentence that asks for one of the names of :func:`near`; empty if there is none."""
-    found = near(given, known, meanings)
+    """Return the part of a sentence that asks for one of the names of :func:`find_nearest`; empty if there is none."""
+    found = find_nearest(given, known, meanings)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def _likeness(given: str, name: str, meaning: str) -> float:
+def _measure_likeness(given: str, name: str, meaning: str) -> float:
     """Return how like a name is, from 0 to 1: by its letters, by those of its last part, or by what it means."""
     given, name = given.lower().replace("++", "pp"), name.lower()
     home, _, last = given.rpartition(".")
     other, _, own = name.rpartition(".")
     same = 0.05 * (home == other)
-    spelled = max(0.78 * _letters(given, name), 0.95 * _letters(last, own) + same)
+    spelled = max(0.78 * _letter_likeness(given, name), 0.95 * _letter_likeness(last, own) + same)
     if min(len(own), len(last)) > 3 and (own in last or last in own):
         spelled = max(spelled, 0.75 + same)
     words = re.sub(r"[_-]+", " ", last)
@@ -49,5 +49,5 @@ def _likeness(given: str, name: str, meaning: str) -> float:
     return spelled
 
 
-def _letters(one: str, other: str) -> float:
+def _letter_likeness(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()

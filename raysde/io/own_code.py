@@ -45,26 +45,26 @@ class External:
         """The name in messages."""
         return f"{self.key}.factory {self.factory!r}"
 
-    def made(self, **offered: Any) -> Any:
+    def make_object(self, **offered: Any) -> Any:
         """Import and call the factory.
 
         Args:
             offered: arguments that it is given if its signature has them.
 
         Raises:
-            ValueError: as :meth:`found`, or if it raises anything.
+            ValueError: as :meth:`find_factory`, or if it raises anything.
         """
-        make, call = self.found(**offered)
+        make, call = self.find_factory(**offered)
         with self.named():
             return make(*call.args, **call.kwargs)
 
-    def made_callable(self, **offered: Any) -> Callable[..., Any]:
+    def make_function(self, **offered: Any) -> Callable[..., Any]:
         """Import and call a factory of functions, and return one :meth:`guarded`.
 
         Raises:
-            ValueError: as :meth:`made`, or if what it makes cannot be called.
+            ValueError: as :meth:`make_object`, or if what it makes cannot be called.
         """
-        function = self.made(**offered)
+        function = self.make_object(**offered)
         if not callable(function):
             raise OwnCodeError(f"{self.name} made a {type(function).__name__}, which cannot be called")
         return self.guarded(function)
@@ -93,13 +93,13 @@ class External:
                 raise
             raise OwnCodeError(f"{self.name} raised {told(error)}") from error
 
-    def found(self, **offered: Any) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    def find_factory(self, **offered: Any) -> tuple[Callable[..., Any], inspect.BoundArguments]:
         """Return the factory, imported but not called, and its arguments.
 
         Raises:
             ValueError: if the name cannot be imported, or is nothing that takes these arguments.
         """
-        make = self._imported()
+        make = self._import_factory()
         if not callable(make):
             raise OwnCodeError(f"{self.name} is a {type(make).__name__}, which cannot be called")
         try:
@@ -112,7 +112,7 @@ class External:
         except TypeError as error:
             raise OwnCodeError(f"{self.name} cannot be called with these kwargs: {error}") from error
 
-    def _imported(self) -> Any:
+    def _import_factory(self) -> Any:
         module, _, attribute = self.factory.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)

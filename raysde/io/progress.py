@@ -12,7 +12,7 @@ StageProgress = Callable[[str, float, float], None]
 """``progress(stage, done, total)``: the same of work in several stages."""
 
 
-def talkative() -> bool:
+def is_verbose() -> bool:
     """Return True if RAYSDE_LOG=debug asks to hear also what Ray and MLflow say of themselves."""
     return os.environ.get("RAYSDE_LOG", "").lower() == "debug"
 
@@ -23,7 +23,7 @@ def say(sentence: str) -> None:
     print(f"{cleared}{sentence}", file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return seconds as 45s, 3m20s or 2h05m."""
     whole = round(seconds)
     if whole < 60:
@@ -83,7 +83,7 @@ class ProgressLine(LiveLine):
         share = step / self.total
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         rate = metrics.get("train/images_per_second", 0.0)
-        left = duration((self.total - step) * self.batch / rate) if rate > 0.0 else "?"
+        left = format_duration((self.total - step) * self.batch / rate) if rate > 0.0 else "?"
         # validation may come before the first report of the loss
         loss = f"  loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else ""
         line = f"training {bar} step {step}/{self.total}{loss}  {rate:.0f} images/s  {left} left"

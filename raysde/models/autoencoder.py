@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from raysde.images.tensors import to_float
-from raysde.io.errors import UNFIT, check_weights_fit, line_of
-from raysde.io.hashing import hash_of
+from raysde.io.errors import UNFIT, check_weights_fit, error_line
+from raysde.io.hashing import hash_pretrained
 
 PIXELS = (-1.0, 1.0)
 """The data range that such autoencoders are trained on."""
@@ -52,7 +52,7 @@ def vae_hash(path: str) -> str:
     Raises:
         ValueError: if there is none.
     """
-    return hash_of(path, tokenizer=False, key="vae")
+    return hash_pretrained(path, tokenizer=False, key="vae")
 
 
 def load_vae(path: str) -> nn.Module:
@@ -71,7 +71,7 @@ def load_vae(path: str) -> nn.Module:
             path, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32, output_loading_info=True
         )
     except UNFIT as error:
-        raise ValueError(f"vae {path!r}: no AutoencoderKL can be loaded: {line_of(error)}") from error
+        raise ValueError(f"vae {path!r}: no AutoencoderKL can be loaded: {error_line(error)}") from error
     check_weights_fit(loading, f"vae {path!r}")
     return vae.eval().requires_grad_(False)
 
@@ -96,14 +96,14 @@ def latent_spec(path: str, pixels: tuple[int, int, int]) -> LatentSpec:
     return LatentSpec(
         vae=path,
         sha256=sha256,
-        scaling_factor=_factor(path, "scaling_factor", config.scaling_factor, positive=True),
-        shift_factor=_factor(path, "shift_factor", 0.0 if config.shift_factor is None else config.shift_factor),
+        scaling_factor=_read_factor(path, "scaling_factor", config.scaling_factor, positive=True),
+        shift_factor=_read_factor(path, "shift_factor", 0.0 if config.shift_factor is None else config.shift_factor),
         shape=(int(config.latent_channels), height // factor, width // factor),
         pixels=pixels,
     )
 
 
-def _factor(path: str, key: str, value: Any, *, positive: bool = False) -> float:
+def _read_factor(path: str, key: str, value: Any, *, positive: bool = False) -> float:
     """A finite number from an autoencoder's configuration."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or (positive and value <= 0.0):
@@ -113,7 +113,7 @@ def _factor(path: str, key: str, value: Any, *, positive: bool = False) -> float
 
 
 @torch.no_grad()
-def moments(vae: nn.Module, images: Tensor) -> Tensor:
+def encode_moments(vae: nn.Module, images: Tensor) -> Tensor:
     """Mean and log-variance [B, 2 C, h, w] of the posteriors of images [B, C, H, W], uint8 or float in PIXELS."""
     shown = to_float(images, *PIXELS) if images.dtype == torch.uint8 else images
     posterior = vae.encode(shown).latent_dist  # type: ignore[operator]
@@ -127,8 +127,8 @@ def encode(spec: LatentSpec, images: Tensor) -> Tensor:
     Raises:
         ValueError: if the autoencoder is not the one that the model was trained with.
     """
-    vae = opened(spec.vae, spec.sha256, images.device)
-    found = torch.cat([moments(vae, image[None]) for image in images])
+    vae = open_autoencoder(spec.vae, spec.sha256, images.device)
+    found = torch.cat([encode_moments(vae, image[None]) for image in images])
     return spec.x0(found, torch.zeros(len(images), *spec.shape, device=images.device))
 
 
@@ -139,13 +139,13 @@ def decode(spec: LatentSpec, x0: Tensor) -> Tensor:
     Raises:
         ValueError: if the autoencoder is not the one that the model was trained with.
     """
-    vae = opened(spec.vae, spec.sha256, x0.device)
+    vae = open_autoencoder(spec.vae, spec.sha256, x0.device)
     decoded = [vae.decode(z[None]).sample for z in spec.latents(x0)]  # type: ignore[operator]
     return torch.cat(decoded)
 
 
 @lru_cache(maxsize=1)
-def opened(path: str, sha256: str, device: torch.device) -> nn.Module:
+def open_autoencoder(path: str, sha256: str, device: torch.device) -> nn.Module:
     """This process's autoencoder.
 
     Raises:

@@ -26,7 +26,7 @@ class ExternalSDE(External):
             ValueError: if the name cannot be imported, or what it makes is no SDE, or one whose quantities are no
                 tensors of the shape of t.
         """
-        sde = self.made()
+        sde = self.make_object()
         if not isinstance(sde, SDE):
             raise OwnCodeError(f"{self.name} made a {type(sde).__name__}, not a raysde.sde.SDE")
         t = torch.linspace(sde.sample_floor, sde.ceiling, 3)

@@ -76,7 +76,7 @@ KINDS: dict[str, Any] = {name: kind_of(each) for name, each in SETTINGS.items()}
 """The type of every setting of a method."""
 
 
-def key_of(setting: Setting) -> tuple[Any, Any]:
+def make_key(setting: Setting) -> tuple[Any, Any]:
     """Return a setting's type, with its bounds, and its default and meaning, as a key of a recipe.
 
     A recipe holds finite numbers, so a bound that is infinite by default is null there.

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from raysde.io.invalid import first_mistake
 from raysde.models import method_fields
-from raysde.sampling.method import SETTINGS, Method, method_of, no_setting, readable
+from raysde.sampling.method import SETTINGS, Method, make_method, no_setting, select_readable
 from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import default_solver
 
@@ -43,20 +43,20 @@ def check_interval(interval: Interval | None) -> None:
         raise ValueError(f"guidance_interval must be 0 <= low < high in sigma / alpha, got {interval}")
 
 
-def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with values of their types, which go together, in the order of KINDS.
 
     Raises:
         ValueError: naming the setting that is unknown, of another type, out of range or infinite.
     """
-    found = {name: valued(name, value) for name, value in settings.items()}
-    Method(**method_of(found))
+    found = {name: convert_value(name, value) for name, value in settings.items()}
+    Method(**make_method(found))
     check_interval(found.get("guidance_interval"))
     check_scale(found.get("guidance"))
     return {name: found[name] for name in KINDS if name in found}
 
 
-def valued(name: str, value: Any) -> Any:
+def convert_value(name: str, value: Any) -> Any:
     """A value of a setting in its type.
 
     Raises:
@@ -75,7 +75,7 @@ def valued(name: str, value: Any) -> Any:
     return found
 
 
-def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def complete_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What is given, and a model's own settings where nothing is.
 
     Who names another solver than the model's own gets that solver as it is: steps, grid and the rest were chosen for
@@ -87,11 +87,11 @@ def completed(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     foreign = "solver" in given and given["solver"] != own.get("solver")
     kept = {name: value for name, value in own.items() if not (foreign and name in SETTINGS)}
     merged = {**kept, **given}
-    read = readable(method_of(merged))
+    read = select_readable(make_method(merged))
     return {name: value for name, value in merged.items() if name in given or name in read or name not in SETTINGS}
 
 
-def solved(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> dict[str, Any]:
+def add_default_solver(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> dict[str, Any]:
     """Settings with a solver, where they name none the default of the model that draws.
 
     Args:
@@ -103,7 +103,7 @@ def solved(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> 
     return {**settings, "solver": default_solver(usual, corrector=settings.get("corrector"), resample=resample)}
 
 
-def resolve(
+def resolve_settings(
     own: Mapping[str, Any],
     given: Mapping[str, Any],
     conditional: bool,
@@ -138,35 +138,37 @@ def resolve(
     guided = conditional or any(given.get(name) is not None for name in ("negative", "autoguide"))
     kept = own if guided else {name: value for name, value in own.items() if name not in GUIDANCE}
     named = {name: value for name, value in given.items() if value is not None or name not in GUIDANCE}
-    found = solved(completed(kept, named), usual, resample=resample)
+    found = add_default_solver(complete_settings(kept, named), usual, resample=resample)
     apart = given.get("autoguidance") is not None
     away = given.get("negative") is not None or (given.get("autoguide") is not None and not apart)
     default = GUIDED if away else scale if conditional else 1.0
     if found.get("guidance_interval") is not None and default == 1.0 and "guidance" not in found and not apart:
         raise ValueError("guidance_interval has no effect at guidance 1: give guidance=2 or so")
-    method = Method(**method_of(found))
+    method = Method(**make_method(found))
     return {"guidance": default, "solver": method.solver, "steps": method.steps, **found}
 
 
-def overrides(own: Mapping[str, Any], given: Mapping[str, Any], conditional: bool, *, usual: Solver) -> str | None:
+def describe_overrides(
+    own: Mapping[str, Any], given: Mapping[str, Any], conditional: bool, *, usual: Solver
+) -> str | None:
     """Return what is given in place of a model's own settings, for people; None if it draws as it does without.
 
     Args:
-        conditional, usual: see :func:`resolve`.
+        conditional, usual: see :func:`resolve_settings`.
     """
     named = {name: value for name, value in sorted(given.items()) if name != "batch_size"}
-    drawn, alone = (resolve(own, each, conditional, usual=usual, scale=GUIDED) for each in (named, {}))
-    return None if drawn == alone else sentence(named)
+    drawn, alone = (resolve_settings(own, each, conditional, usual=usual, scale=GUIDED) for each in (named, {}))
+    return None if drawn == alone else describe_settings(named)
 
 
-def sentence(settings: Mapping[str, Any]) -> str:
+def describe_settings(settings: Mapping[str, Any]) -> str:
     """Settings for people: ``solver=unipc steps=10 guidance=2 guidance_interval=0.2:5``."""
-    return " ".join(f"{name}={_shown(value)}" for name, value in settings.items())
+    return " ".join(f"{name}={_format_value(value)}" for name, value in settings.items())
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ":".join(_shown(part) for part in value)
+        return ":".join(_format_value(part) for part in value)
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ from raysde.io.own_code import External
 from raysde.io.shapes import of_shape, place_of
 from raysde.networks.uncertainty import Uncertainty
 from raysde.sde import SDE
-from raysde.sde.parameterisation import Preconditioning, Target, convert, marginal_for
+from raysde.sde.parameterisation import Preconditioning, Target, convert_target, marginal_for
 
 
 class ScoreModel(nn.Module):
@@ -66,7 +66,7 @@ class ScoreModel(nn.Module):
         """The value of any ``target`` that the network's output implies."""
         alpha, sigma = marginal_for(self.sde, t, x_t)
         own = self.predict(x_t, t, encoded) * self.preconditioning.output_scale(self.target, alpha, sigma)
-        return convert(own, x_t, alpha, sigma, self.target, target, self.data_std)
+        return convert_target(own, x_t, alpha, sigma, self.target, target, self.data_std)
 
     def eps_hat(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """The predicted noise."""

@@ -18,17 +18,17 @@ from raysde.conditioning.text import (
     scratch_encoder,
     train_tokenizer,
 )
-from raysde.images.sizes import Size, shown_size
+from raysde.images.sizes import Size, format_size
 from raysde.io.invalid import first_mistake
 from raysde.io.own_code import External
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.external_sde import ExternalSDE
 from raysde.models.method_fields import SolverName
-from raysde.models.sampling_defaults import checked
+from raysde.models.sampling_defaults import check_settings
 from raysde.models.score import ScoreModel
 from raysde.networks import AnyNetwork, DiffusersConfig, NetworkConfig
-from raysde.networks.diffusers_contract import agreed
-from raysde.networks.presets import PRESET_SCHEMA, with_preset
+from raysde.networks.diffusers_contract import agree_preconditioning
+from raysde.networks.presets import PRESET_SCHEMA, fill_in_preset
 from raysde.networks.uncertainty import Uncertainty
 from raysde.rng import INITIAL, key
 from raysde.sampling.solvers.default import FIRST
@@ -39,9 +39,9 @@ SDEField = Annotated[AnySDE | ExternalSDE, Field(discriminator="kind")]
 NetworkField = Annotated[
     AnyNetwork,
     Field(discriminator="kind", json_schema_extra={"properties": {"preset": PRESET_SCHEMA}}),
-    BeforeValidator(lambda node: with_preset(node) if isinstance(node, Mapping) else node),
+    BeforeValidator(lambda node: fill_in_preset(node) if isinstance(node, Mapping) else node),
 ]
-GenerationField = Annotated[dict[str, Any], AfterValidator(checked)]
+GenerationField = Annotated[dict[str, Any], AfterValidator(check_settings)]
 ModelText = Annotated[ScratchText | PretrainedText | ExternalText, Field(discriminator="kind")]
 
 
@@ -107,7 +107,7 @@ class ModelSpec:
         except ValueError as error:
             if self.latent is None:
                 raise
-            raise ValueError(f"size {shown_size(size)} has latents of {height}x{width}; their {error}") from None
+            raise ValueError(f"size {format_size(size)} has latents of {height}x{width}; their {error}") from None
         return (self.image[0], height, width)
 
     @property
@@ -158,7 +158,7 @@ def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreMod
         encoder = pretrained_encoder(spec.text)
     elif isinstance(spec.text, ExternalText):
         tokenizer, encoder = spec.text.build()
-    return assemble(spec, tokenizer, encoder)
+    return assemble_model(spec, tokenizer, encoder)
 
 
 def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> ScoreModel:
@@ -172,15 +172,15 @@ def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> Scor
         ValueError: if it names code that is not allowed.
     """
     check_code(spec, allow_code=allow_code)
-    from raysde.conditioning.pretrained import pretrained_tokenizer, restored_encoder  # loads transformers
+    from raysde.conditioning.pretrained import build_empty_encoder, pretrained_tokenizer  # loads transformers
 
     if spec.text is None:
-        return assemble(spec, None, None)
+        return assemble_model(spec, None, None)
     if isinstance(spec.text, ExternalText):
-        return assemble(spec, *spec.text.build())
+        return assemble_model(spec, *spec.text.build())
     trainable = isinstance(spec.text, ScratchText) or spec.text.trainable
     tokenizer = Tokenizer(pretrained_tokenizer(str(text_folder)), spec.text.max_tokens)
-    return assemble(spec, tokenizer, restored_encoder(text_folder, trainable=trainable))
+    return assemble_model(spec, tokenizer, build_empty_encoder(text_folder, trainable=trainable))
 
 
 def check_code(spec: ModelSpec, *, allow_code: bool) -> None:
@@ -197,11 +197,11 @@ def check_code(spec: ModelSpec, *, allow_code: bool) -> None:
             )
 
 
-def assemble(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None) -> ScoreModel:
+def assemble_model(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None) -> ScoreModel:
     """Join network and conditioner."""
     conditioner = Conditioner(tokenizer, encoder, spec.classes)
     context = conditioner.width if spec.text is not None else None
-    outside = preconditioning_for(spec)
+    outside = complete_preconditioning(spec)
     config: NetworkConfig = spec.network
     network = config.build(spec.image, conditioner.width, context)
     uncertainty = Uncertainty() if spec.uncertainty else None
@@ -209,7 +209,7 @@ def assemble(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder 
     return ScoreModel(network, conditioner, spec.process, spec.target, spec.data_std, outside, uncertainty, own)
 
 
-def preconditioning_for(spec: ModelSpec) -> Preconditioning:
+def complete_preconditioning(spec: ModelSpec) -> Preconditioning:
     """The description's, completed by the network: by its contract where it has one, otherwise with its own choice of
     time where neither the description nor the SDE makes one.
 
@@ -217,7 +217,7 @@ def preconditioning_for(spec: ModelSpec) -> Preconditioning:
         ValueError: if the description asks for what that contract does not have.
     """
     if isinstance(spec.network, DiffusersConfig):
-        return agreed(
+        return agree_preconditioning(
             spec.network,
             spec.preconditioning,
             sde=spec.process,

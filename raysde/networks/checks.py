@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from raysde.images.sizes import shown_size
+from raysde.images.sizes import format_size
 
 
-def at_least_one(values: dict[str, int]) -> None:
+def check_at_least_one(values: dict[str, int]) -> None:
     """Refuses a count below 1, by its name.
 
     Raises:
@@ -52,12 +52,12 @@ def check_multiple(size: tuple[int, int], multiple: int, key: str) -> None:
     if size[0] % multiple or size[1] % multiple:
         height, width = (max(1, round(side / multiple)) * multiple for side in size)
         raise ValueError(
-            f"size {shown_size(size)}: the network takes sides that are multiples of {multiple} ({key}), such as "
+            f"size {format_size(size)}: the network takes sides that are multiples of {multiple} ({key}), such as "
             f"{height}x{width}"
         )
 
 
-def patched(image: tuple[int, int, int], patch: int) -> tuple[int, int, int]:
+def patched_shape(image: tuple[int, int, int], patch: int) -> tuple[int, int, int]:
     """The shape (channels, height, width) of an image whose squares of ``patch`` x ``patch`` pixels became channels.
 
     Raises:

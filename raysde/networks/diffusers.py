@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from raysde.io.errors import UNFIT, line_of
+from raysde.io.errors import UNFIT, error_line
 from raysde.networks.checks import check_multiple
 from raysde.networks.protocol import Image
 
@@ -43,7 +43,7 @@ class DiffusersConfig:
             raise ValueError(f"architecture must be one of {', '.join(ADAPTERS)}, got {self.architecture!r}")
 
     def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
-        return ADAPTERS[self.architecture](self.settled(image), image, condition)
+        return ADAPTERS[self.architecture](self.complete_config(image), image, condition)
 
     def check_size(self, height: int, width: int) -> None:
         if self.architecture == "UNet2DModel":
@@ -54,7 +54,7 @@ class DiffusersConfig:
                 raise ValueError(f"size {height}x{width}: DiTTransformer2DModel takes square images")
             check_multiple((height, width), self.config.get("patch_size", DEFAULT_PATCH), "network.config.patch_size")
 
-    def settled(self, image: Image) -> dict[str, Any]:
+    def complete_config(self, image: Image) -> dict[str, Any]:
         """``config`` with the channels and the size that follow from the images.
 
         Raises:
@@ -71,7 +71,7 @@ class DiffusersConfig:
                 f"network.config.out_channels={given['out_channels']}, but images of {channels} channels need "
                 f"{channels}, or {2 * channels} with a learned variance"
             )
-        if sides(asked, "network.config.sample_size") != (height, width):
+        if parse_sides(asked, "network.config.sample_size") != (height, width):
             raise ValueError(f"network.config.sample_size={asked}, but the images are {height}x{width}")
         blocks = [*block_types(given, "down_block_types"), *block_types(given, "up_block_types")]
         if channels != 3 and any("Skip" in block for block in blocks):
@@ -89,7 +89,7 @@ class PlainUNet(nn.Module):
                 raise ValueError(f"network.config.{key} cannot be set: raysde embeds classes and captions itself")
         own = {} if condition is None else {"class_embed_type": "identity"}
         self.channels = image[0]
-        self.model = made("UNet2DModel", {**config, **own})
+        self.model = make_network("UNet2DModel", {**config, **own})
         factor = 2 ** (len(self.model.config.block_out_channels) - 1)
         if image[1] % factor or image[2] % factor:
             raise ValueError(
@@ -109,7 +109,7 @@ class PlainUNet(nn.Module):
     ) -> Tensor:
         """x [B, C, H, W], t [B], pooled [B, D] -> [B, C, H, W]; context and mask are not read."""
         vector = None if self.pooled is None else self.pooled(pooled)
-        return mean(self.model(x, t, class_labels=vector, return_dict=False), self.channels)
+        return keep_mean(self.model(x, t, class_labels=vector, return_dict=False), self.channels)
 
 
 class ConditionedUNet(nn.Module):
@@ -129,7 +129,7 @@ class ConditionedUNet(nn.Module):
         if self.projects:
             own["projection_class_embeddings_input_dim"] = condition
         self.channels = image[0]
-        self.model = made("UNet2DConditionModel", {**config, **own})
+        self.model = make_network("UNet2DConditionModel", {**config, **own})
 
     def forward(
         self,
@@ -144,7 +144,7 @@ class ConditionedUNet(nn.Module):
         tokens, real = (pooled[:, None], None) if context is None else (context, mask)
         vector = pooled if self.projects else None
         output = self.model(x, t, tokens, class_labels=vector, encoder_attention_mask=real, return_dict=False)
-        return mean(output, self.channels)
+        return keep_mean(output, self.channels)
 
 
 class Transformer(nn.Module):
@@ -159,7 +159,7 @@ class Transformer(nn.Module):
             raise ValueError(f"DiTTransformer2DModel takes square images, these are {image[1]}x{image[2]}")
         self.channels, self.classes = image[0], config.get("num_embeds_ada_norm", 1)
         # a table for each block, which labels never reach
-        self.model = made("DiTTransformer2DModel", {**config, "num_embeds_ada_norm": self.classes})
+        self.model = make_network("DiTTransformer2DModel", {**config, "num_embeds_ada_norm": self.classes})
         if image[1] % self.model.config.patch_size:
             raise ValueError(
                 f"network.config.patch_size={self.model.config.patch_size} does not divide image size {image[1]}"
@@ -181,7 +181,7 @@ class Transformer(nn.Module):
         """x [B, C, H, W], t [B], pooled [B, D] -> [B, C, H, W]; context and mask are not read."""
         null = torch.full((len(x),), self.classes, device=x.device)
         output = self.model(x, t, class_labels=pooled if self.is_conditional else null, return_dict=False)
-        return mean(output, self.channels)
+        return keep_mean(output, self.channels)
 
 
 ADAPTERS: dict[str, type[PlainUNet] | type[ConditionedUNet] | type[Transformer]] = {
@@ -192,24 +192,24 @@ ADAPTERS: dict[str, type[PlainUNet] | type[ConditionedUNet] | type[Transformer]]
 assert tuple(ADAPTERS) == get_args(Architecture)
 
 
-def mean(output: tuple[Tensor, ...], channels: int) -> Tensor:
+def keep_mean(output: tuple[Tensor, ...], channels: int) -> Tensor:
     """The first ``channels`` channels: those after them are a learned variance (Nichol and Dhariwal 2021)."""
     return output[0][:, :channels]
 
 
-def made(architecture: Architecture, arguments: dict[str, Any]) -> Any:
+def make_network(architecture: Architecture, arguments: dict[str, Any]) -> Any:
     """A network of diffusers with fresh weights.
 
     Raises:
         ValueError: if diffusers is not installed, or makes nothing of the arguments.
     """
     try:
-        return getattr(library("network.kind=diffusers"), architecture)(**arguments)
+        return getattr(import_diffusers("network.kind=diffusers"), architecture)(**arguments)
     except UNFIT as error:
-        raise ValueError(f"network.config: no {architecture} can be made of it: {line_of(error)}") from error
+        raise ValueError(f"network.config: no {architecture} can be made of it: {error_line(error)}") from error
 
 
-def sides(size: Any, key: str) -> tuple[int, int]:
+def parse_sides(size: Any, key: str) -> tuple[int, int]:
     """Height and width that a ``sample_size`` of diffusers means, one number or two.
 
     Raises:
@@ -233,7 +233,7 @@ def block_types(config: Mapping[str, Any], key: str) -> list[str]:
     return list(names)
 
 
-def library(what: str) -> Any:
+def import_diffusers(what: str) -> Any:
     """diffusers itself, loaded on first use.
 
     Raises:

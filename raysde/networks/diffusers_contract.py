@@ -32,7 +32,7 @@ class Contract:
     divides: bool = False
     centres: bool = False
 
-    def suited(self, sde: SDE) -> TimeInput:
+    def choose_time_input(self, sde: SDE) -> TimeInput:
         """What it is told of t unless the recipe says otherwise."""
         return sde.network_time if sde.network_time in self.times else self.times[0]
 
@@ -46,7 +46,7 @@ def contract_of(network: DiffusersConfig) -> Contract:
     return CONTRACTS[network.architecture](network.config)
 
 
-def _unet(config: Mapping[str, Any]) -> Contract:
+def _unet_contract(config: Mapping[str, Any]) -> Contract:
     embedding, centres = config.get("time_embedding_type", "positional"), bool(config.get("center_input_sample"))
     anything: tuple[ConditionKinds, ...] = ("nothing", "labels", "captions", "captions and labels")
     if embedding == "positional":
@@ -59,7 +59,7 @@ def _unet(config: Mapping[str, Any]) -> Contract:
     )
 
 
-def _conditioned_unet(config: Mapping[str, Any]) -> Contract:
+def _conditioned_unet_contract(config: Mapping[str, Any]) -> Contract:
     for key in ("encoder_hid_dim_type", "encoder_hid_dim", "addition_embed_type", "num_class_embeds"):
         if config.get(key) is not None:
             raise ValueError(f"network.config.{key}: raysde gives UNet2DConditionModel no such condition")
@@ -79,18 +79,18 @@ def _conditioned_unet(config: Mapping[str, Any]) -> Contract:
     return Contract(times=times, conditions=conditions, centres=bool(config.get("center_input_sample")))
 
 
-def _transformer(config: Mapping[str, Any]) -> Contract:
+def _transformer_contract(config: Mapping[str, Any]) -> Contract:
     return Contract(times=SINUSOIDS, conditions=("nothing", "labels"))
 
 
 CONTRACTS: dict[str, Callable[[Mapping[str, Any]], Contract]] = {
-    "UNet2DModel": _unet,
-    "UNet2DConditionModel": _conditioned_unet,
-    "DiTTransformer2DModel": _transformer,
+    "UNet2DModel": _unet_contract,
+    "UNet2DConditionModel": _conditioned_unet_contract,
+    "DiTTransformer2DModel": _transformer_contract,
 }
 
 
-def agreed(
+def agree_preconditioning(
     network: DiffusersConfig,
     preconditioning: Preconditioning,
     *,
@@ -111,7 +111,7 @@ def agreed(
         both = name == "UNet2DConditionModel" and captions and labels
         hint = ", and both with network.config.class_embed_type=simple_projection" if both else ""
         raise ValueError(f"{name} is told {' or '.join(contract.conditions)}{hint}; the model has {given} to tell")
-    time = preconditioning.time or contract.suited(sde)
+    time = preconditioning.time or contract.choose_time_input(sde)
     if time not in contract.times:
         raise ValueError(f"preconditioning.time={time}: this {name} is told {' or '.join(contract.times)}")
     if contract.divides:

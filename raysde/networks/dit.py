@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one, check_multiple, check_patch
+from raysde.networks.checks import check_at_least_one, check_multiple, check_patch
 from raysde.networks.layers import (
     Positional,
-    attended,
-    direct,
-    initial,
-    recomputed,
-    zeroed,
+    attend_in_heads,
+    init_layer,
+    recompute_block,
+    run_block,
+    zero_parameters,
 )
 from raysde.networks.protocol import Image
 from raysde.sde.setting import setting
@@ -49,7 +49,7 @@ class DiTConfig:
     time_input: ClassVar[Literal["999t"]] = "999t"
 
     def __post_init__(self) -> None:
-        at_least_one({"channels": self.channels, "blocks": self.blocks, "heads": self.heads, "patch": self.patch})
+        check_at_least_one({"channels": self.channels, "blocks": self.blocks, "heads": self.heads, "patch": self.patch})
         if self.channels % self.heads:
             raise ValueError(f"heads must divide channels={self.channels}, got {self.heads}")
         if self.channels % 4:
@@ -62,7 +62,7 @@ class DiTConfig:
         check_multiple((height, width), self.patch, "network.patch")
 
 
-def positions(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:
+def position_embedding(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:
     """Sines and cosines of each token's column, then of its row: [rows * columns, channels], row by row."""
     quarter = channels // 4
     frequencies = 10_000.0 ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
@@ -71,9 +71,9 @@ def positions(rows: int, columns: int, channels: int, device: torch.device) -> T
     return torch.cat([column.repeat(rows, 1), row.repeat_interleave(columns, dim=0)], dim=1)
 
 
-def faint(inside: int, outside: int) -> nn.Linear:
+def init_embedding_layer(inside: int, outside: int) -> nn.Linear:
     """A layer of the embedding: normal weights of deviation 0.02 (Peebles and Xie, code)."""
-    layer = zeroed(nn.Linear(inside, outside))
+    layer = zero_parameters(nn.Linear(inside, outside))
     nn.init.normal_(layer.weight, std=0.02)
     return layer
 
@@ -84,12 +84,12 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = initial(nn.Linear(channels, 3 * channels))
-        self.out = initial(nn.Linear(channels, channels))
+        self.query_key_value = init_layer(nn.Linear(channels, 3 * channels))
+        self.out = init_layer(nn.Linear(channels, channels))
 
     def forward(self, tokens: Tensor) -> Tensor:
         query, key, value = self.query_key_value(tokens).chunk(3, dim=-1)
-        return self.out(attended(query, key, value, self.heads))
+        return self.out(attend_in_heads(query, key, value, self.heads))
 
 
 class CrossAttention(nn.Module):
@@ -98,12 +98,12 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, heads: int, context: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.out = initial(nn.Linear(channels, channels)), zeroed(nn.Linear(channels, channels))
-        self.key_value = initial(nn.Linear(context, 2 * channels))
+        self.query, self.out = init_layer(nn.Linear(channels, channels)), zero_parameters(nn.Linear(channels, channels))
+        self.key_value = init_layer(nn.Linear(context, 2 * channels))
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         key, value = self.key_value(context).chunk(2, dim=-1)
-        return self.out(attended(self.query(tokens), key, value, self.heads, mask))
+        return self.out(attend_in_heads(self.query(tokens), key, value, self.heads, mask))
 
 
 class Block(nn.Module):
@@ -116,11 +116,11 @@ class Block(nn.Module):
     def __init__(self, channels: int, heads: int, context: int | None) -> None:
         super().__init__()
         self.norm1, self.norm2 = (nn.LayerNorm(channels, eps=1e-6, elementwise_affine=False) for _ in range(2))
-        self.modulation = zeroed(nn.Linear(channels, 6 * channels))
+        self.modulation = zero_parameters(nn.Linear(channels, 6 * channels))
         self.attention = SelfAttention(channels, heads)
         self.cross = None if context is None else CrossAttention(channels, heads, context)
-        self.widen = initial(nn.Linear(channels, EXPANSION * channels))
-        self.narrow = initial(nn.Linear(EXPANSION * channels, channels))
+        self.widen = init_layer(nn.Linear(channels, EXPANSION * channels))
+        self.narrow = init_layer(nn.Linear(EXPANSION * channels, channels))
 
     def forward(self, tokens: Tensor, embedding: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
@@ -150,15 +150,17 @@ class DiT(nn.Module):
         super().__init__()
         check_patch(size.patch, image[1], image[2])
         self.size, width = size, size.channels
-        self.enter = zeroed(nn.Conv2d(image[0], width, size.patch, stride=size.patch))
+        self.enter = zero_parameters(nn.Conv2d(image[0], width, size.patch, stride=size.patch))
         nn.init.xavier_uniform_(self.enter.weight.detach().flatten(1))
         self.features = Positional(TIME_FEATURES)
-        self.time = nn.Sequential(faint(self.features.width, width), nn.SiLU(), faint(width, width))
-        self.pooled = None if condition is None else faint(condition, width)
+        self.time = nn.Sequential(
+            init_embedding_layer(self.features.width, width), nn.SiLU(), init_embedding_layer(width, width)
+        )
+        self.pooled = None if condition is None else init_embedding_layer(condition, width)
         self.transformer = nn.ModuleList([Block(width, size.heads, context) for _ in range(size.blocks)])
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.leave = zeroed(nn.Linear(width, size.patch**2 * image[0]))
+        self.modulation = zero_parameters(nn.Linear(width, 2 * width))
+        self.leave = zero_parameters(nn.Linear(width, size.patch**2 * image[0]))
 
     def blocks(self) -> list[nn.Module]:
         """What repeats, in the order of the forward pass."""
@@ -182,12 +184,12 @@ class DiT(nn.Module):
         rows, columns = x.shape[2] // patch, x.shape[3] // patch
         tokens = self.enter(x).flatten(2).transpose(1, 2)
         # under autocast this is where the sum over blocks becomes float32, and stays it
-        tokens = tokens + positions(rows, columns, self.size.channels, x.device)
+        tokens = tokens + position_embedding(rows, columns, self.size.channels, x.device)
         embedding = self.time(self.features(t))
         if self.pooled is not None and pooled is not None:
             embedding = embedding + self.pooled(pooled)
         embedding = F.silu(embedding)
-        run = recomputed if self.size.checkpointing else direct
+        run = recompute_block if self.size.checkpointing else run_block
         for block in self.transformer:
             tokens = run(block, tokens, embedding, context, mask)
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=2)

@@ -27,7 +27,7 @@ class ExternalConfig(External):
         Raises:
             ValueError: if the name cannot be imported, or what it makes is no nn.Module.
         """
-        network = self.made(image=image, condition=condition)
+        network = self.make_object(image=image, condition=condition)
         if not isinstance(network, nn.Module):
             raise OwnCodeError(f"{self.name} made a {type(network).__name__}, not an nn.Module")
         return network

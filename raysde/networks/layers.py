@@ -20,7 +20,7 @@ for many. Forward and backward in bfloat16 took 5 ms instead of 29 for 64 tokens
 88 for 256, the same for 1,024; in float32 118 instead of 83 for 256."""
 
 
-def norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with 32 groups, or as many as leave four channels in a group."""
     return nn.GroupNorm(math.gcd(min(32, max(1, channels // 4)), channels), channels, eps=1e-6)
 
@@ -28,7 +28,7 @@ def norm(channels: int) -> nn.GroupNorm:
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def zeroed(module: Module) -> Module:
+def zero_parameters(module: Module) -> Module:
     """Sets all parameters to zero, so that the branch that ends in ``module`` starts as nothing."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -38,7 +38,7 @@ def zeroed(module: Module) -> Module:
 Weighted = TypeVar("Weighted", bound=nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
 
 
-def initial(layer: Weighted, scale: float = 1.0) -> Weighted:
+def init_layer(layer: Weighted, scale: float = 1.0) -> Weighted:
     """Uniform weights of variance ``2 scale / (fan in + fan out)`` and zero biases (Ho et al. 2020, code)."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
     if layer.bias is not None:
@@ -46,19 +46,19 @@ def initial(layer: Weighted, scale: float = 1.0) -> Weighted:
     return layer
 
 
-def direct(block: nn.Module, *inputs: Tensor | None) -> Any:
+def run_block(block: nn.Module, *inputs: Tensor | None) -> Any:
     """``block(*inputs)``."""
     return block(*inputs)
 
 
-def recomputed(block: nn.Module, *inputs: Tensor | None) -> Any:
+def recompute_block(block: nn.Module, *inputs: Tensor | None) -> Any:
     """``block(*inputs)``, of whose activations only the inputs are kept: the backward pass computes the rest again."""
     if not torch.is_grad_enabled():
         return block(*inputs)
     return checkpoint(block, *inputs, use_reentrant=False)
 
 
-def in_full(told: Tensor, frequencies: Tensor) -> Tensor:
+def to_full_precision(told: Tensor, frequencies: Tensor) -> Tensor:
     """Return times [B] in float32, or in float64 in a network of float64: autocast must not cut the digits of 999 t."""
     return told.to(torch.promote_types(torch.float32, frequencies.dtype))
 
@@ -76,7 +76,7 @@ class Positional(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) * exponents), persistent=False)
 
     def forward(self, told: Tensor) -> Tensor:
-        angles = in_full(told, self.frequencies)[:, None] * self.frequencies
+        angles = to_full_precision(told, self.frequencies)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -94,7 +94,7 @@ class Fourier(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(features))
 
     def forward(self, told: Tensor) -> Tensor:
-        angles = 2.0 * math.pi * in_full(told, self.frequencies)[:, None] * self.frequencies
+        angles = 2.0 * math.pi * to_full_precision(told, self.frequencies)[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -107,7 +107,7 @@ class TimeEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(self.features.width, out), nn.SiLU(), nn.Linear(out, out))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.layers(self.features(999.0 * in_full(t, self.features.frequencies)))
+        return self.layers(self.features(999.0 * to_full_precision(t, self.features.frequencies)))
 
 
 class ResidualBlock(nn.Module):
@@ -120,9 +120,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, inside: int, outside: int, embedding: int, *, dropout: float, scale: float = 1.0) -> None:
         super().__init__()
         self.scale = scale
-        self.norm1, self.norm2 = norm(inside), norm(outside)
+        self.norm1, self.norm2 = group_norm(inside), group_norm(outside)
         self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
-        self.conv2 = zeroed(nn.Conv2d(outside, outside, 3, padding=1))
+        self.conv2 = zero_parameters(nn.Conv2d(outside, outside, 3, padding=1))
         self.embed = nn.Linear(embedding, outside)
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
@@ -137,17 +137,17 @@ class ResidualBlock(nn.Module):
         return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.scale > 1.0 else x
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def attend_in_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """softmax(q k / sqrt(d)) v in each head: query [B, N, D], key and value [B, L, D], mask [B, L] -> [B, N, D]."""
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     chosen = None if mask is None else mask[:, None, None, :]
     limit = FEW if query.dtype == torch.float32 else FEW_HALF
     few = query.device.type == "cpu" and max(query.shape[2], key.shape[2]) <= limit
-    attend = spelled_out if few else F.scaled_dot_product_attention
+    attend = attend_step_by_step if few else F.scaled_dot_product_attention
     return attend(query, key, value, attn_mask=chosen).transpose(1, 2).flatten(2)
 
 
-def spelled_out(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+def attend_step_by_step(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """What ``scaled_dot_product_attention`` computes, product by product; torch's softmax sums in float32 on a CPU."""
     logits = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
     if attn_mask is not None:
@@ -173,16 +173,16 @@ class Attention(nn.Module):
         if channels % head:
             raise ValueError(f"attention needs channels divisible by network.head_channels={head}, got {channels}")
         self.heads, self.rescale = channels // head, rescale
-        self.norm = norm(channels)
+        self.norm = group_norm(channels)
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels if context is None else context, 2 * channels)
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.out = zero_parameters(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, C, H, W]; context [B, L, D]; mask [B, L], True where a token is real."""
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         key, value = self.key_value(pixels if context is None else context).chunk(2, dim=-1)
-        h = self.out(attended(self.query(pixels), key, value, self.heads, mask))
+        h = self.out(attend_in_heads(self.query(pixels), key, value, self.heads, mask))
         return (x + h.transpose(1, 2).unflatten(2, x.shape[2:])) * self.rescale
 
 

@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one, check_levels, check_multiple, level_heights
+from raysde.networks.checks import check_at_least_one, check_levels, check_multiple, level_heights
 from raysde.networks.layers import (
     SKIP_SCALE,
     Attention,
     Fourier,
     Positional,
     Stage,
-    direct,
-    initial,
-    norm,
-    recomputed,
+    group_norm,
+    init_layer,
+    recompute_block,
+    run_block,
 )
 from raysde.networks.protocol import Image
 from raysde.networks.pyramids import Head, InputResidual, InputSkip, OutputResidual, OutputSkip
-from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
+from raysde.networks.resampling import make_doubling, make_doubling_conv, make_halving, make_halving_conv
 from raysde.sde.setting import setting
 
 # of the projections to queries, keys and values, and of the 1 x 1 skips of DDPM's blocks (Song et al., code)
@@ -73,7 +73,7 @@ class NCSNppConfig:
 
     def __post_init__(self) -> None:
         heads = {} if self.head_channels is None else {"head_channels": self.head_channels}
-        at_least_one({"channels": self.channels, "blocks": self.blocks, **heads})
+        check_at_least_one({"channels": self.channels, "blocks": self.blocks, **heads})
         check_levels(self.multipliers, self.dropout)
         if self.fourier_scale <= 0.0:
             raise ValueError(f"fourier_scale must be positive, got {self.fourier_scale}")
@@ -102,14 +102,14 @@ class ResnetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.rescale, self.resample = size.rescale, resample or nn.Identity()
-        self.norm1, self.norm2 = norm(inside), norm(outside)
-        self.conv1 = initial(nn.Conv2d(inside, outside, 3, padding=1))
-        self.conv2 = initial(nn.Conv2d(outside, outside, 3, padding=1), scale=0.0)
-        self.embed = initial(nn.Linear(embedding, outside))
+        self.norm1, self.norm2 = group_norm(inside), group_norm(outside)
+        self.conv1 = init_layer(nn.Conv2d(inside, outside, 3, padding=1))
+        self.conv2 = init_layer(nn.Conv2d(outside, outside, 3, padding=1), scale=0.0)
+        self.embed = init_layer(nn.Linear(embedding, outside))
         self.dropout = nn.Dropout(size.dropout)
         plain = inside == outside and resample is None
         scale = QUIET if size.resblock == "ddpm" else 1.0
-        self.skip = nn.Identity() if plain else initial(nn.Conv2d(inside, outside, 1), scale)
+        self.skip = nn.Identity() if plain else init_layer(nn.Conv2d(inside, outside, 1), scale)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
@@ -181,9 +181,9 @@ class NCSNpp(nn.Module):
         fourier = size.embedding == "fourier"
         self.features = Fourier(size.channels, size.fourier_scale) if fourier else Positional(size.channels)
         first, second = nn.Linear(self.features.width, self.embedding), nn.Linear(self.embedding, self.embedding)
-        self.time = nn.Sequential(initial(first), nn.SiLU(), initial(second))
-        self.pooled = None if condition is None else initial(nn.Linear(condition, self.embedding))
-        self.enter = initial(nn.Conv2d(image[0], size.channels, 3, padding=1))
+        self.time = nn.Sequential(init_layer(first), nn.SiLU(), init_layer(second))
+        self.pooled = None if condition is None else init_layer(nn.Linear(condition, self.embedding))
+        self.enter = init_layer(nn.Conv2d(image[0], size.channels, 3, padding=1))
         widths = [size.channels * multiplier for multiplier in size.multipliers]
         skips = self.build_down(widths, heights, image[0])
         bottom = widths[-1]
@@ -221,19 +221,19 @@ class NCSNpp(nn.Module):
                 skips.append(width := out)
             shrink, shown = None, None
             if level + 1 < len(widths):
-                shrink, shown = self.halved(width), self.shown(pyramid, width)
+                shrink, shown = self.make_halving_block(width), self.make_input_pyramid(pyramid, width)
                 doubled = size.progressive_input == "input_skip" and size.progressive_combine == "cat"
                 pyramid = width if size.progressive_input == "residual" else image
                 skips.append(width := 2 * width if doubled else width)
             self.down.append(Down(stages, shrink, shown))
         return skips
 
-    def halved(self, width: int) -> nn.Module:
+    def make_halving_block(self, width: int) -> nn.Module:
         if self.size.resblock == "ddpm":
-            return halving_conv(width, width, self.size.fir)
-        return ResnetBlock(width, width, self.embedding, self.size, halving(self.size.fir))
+            return make_halving_conv(width, width, self.size.fir)
+        return ResnetBlock(width, width, self.embedding, self.size, make_halving(self.size.fir))
 
-    def shown(self, pyramid: int, width: int) -> nn.Module | None:
+    def make_input_pyramid(self, pyramid: int, width: int) -> nn.Module | None:
         if self.size.progressive_input == "input_skip":
             return InputSkip(pyramid, width, self.size.fir, self.size.progressive_combine)
         if self.size.progressive_input == "residual":
@@ -250,14 +250,16 @@ class NCSNpp(nn.Module):
                 attends = block == self.size.blocks and heights[level] in self.size.attention
                 stages.append(self.stage(width + remaining.pop(), out, attends))
                 width = out
-            self.up.append(Up(stages, self.part(below, width, image), self.doubled(width) if level else None))
+            self.up.append(
+                Up(stages, self.part(below, width, image), self.make_doubling_block(width) if level else None)
+            )
             below = width
         assert not remaining
 
-    def doubled(self, width: int) -> nn.Module:
+    def make_doubling_block(self, width: int) -> nn.Module:
         if self.size.resblock == "ddpm":
-            return doubling_conv(width, width, self.size.fir)
-        return ResnetBlock(width, width, self.embedding, self.size, doubling(self.size.fir))
+            return make_doubling_conv(width, width, self.size.fir)
+        return ResnetBlock(width, width, self.embedding, self.size, make_doubling(self.size.fir))
 
     def part(self, below: int | None, width: int, image: int) -> nn.Module | None:
         if self.size.progressive == "output_skip":
@@ -285,7 +287,7 @@ class NCSNpp(nn.Module):
         if self.pooled is not None and pooled is not None:
             embedding = embedding + self.pooled(pooled)
         told = (F.silu(embedding), context, mask)
-        run = recomputed if self.size.checkpointing else direct
+        run = recompute_block if self.size.checkpointing else run_block
         h, pyramid = self.enter(x), x
         skips = [h]
         for level in self.down:

@@ -39,7 +39,7 @@ PRESET_SCHEMA: dict[str, Any] = {
 """JSON schema of the key that names a preset, which no network has itself."""
 
 
-def with_preset(keys: Mapping[str, Any]) -> dict[str, Any]:
+def fill_in_preset(keys: Mapping[str, Any]) -> dict[str, Any]:
     """A network's keys, filled in from the preset that they name; without a ``preset`` as they are.
 
     Raises:

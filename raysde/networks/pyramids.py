@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.layers import initial, norm
-from raysde.networks.resampling import doubling, doubling_conv, halving, halving_conv
+from raysde.networks.layers import group_norm, init_layer
+from raysde.networks.resampling import make_doubling, make_doubling_conv, make_halving, make_halving_conv
 
 
 class Head(nn.Module):
@@ -16,8 +16,8 @@ class Head(nn.Module):
 
     def __init__(self, inside: int, outside: int, scale: float) -> None:
         super().__init__()
-        self.norm = norm(inside)
-        self.conv = initial(nn.Conv2d(inside, outside, 3, padding=1), scale)
+        self.norm = group_norm(inside)
+        self.conv = init_layer(nn.Conv2d(inside, outside, 3, padding=1), scale)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.conv(F.silu(self.norm(h)))
@@ -28,8 +28,8 @@ class InputSkip(nn.Module):
 
     def __init__(self, image: int, width: int, fir: bool, combine: str) -> None:
         super().__init__()
-        self.shrink, self.cat = halving(fir), combine == "cat"
-        self.conv = initial(nn.Conv2d(image, width, 1))
+        self.shrink, self.cat = make_halving(fir), combine == "cat"
+        self.conv = init_layer(nn.Conv2d(image, width, 1))
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """h [B, width, H, W] and the image at [2 H, 2 W] to h that has seen it, and the image at [H, W]."""
@@ -43,7 +43,7 @@ class InputResidual(nn.Module):
 
     def __init__(self, before: int, width: int, fir: bool, rescale: float) -> None:
         super().__init__()
-        self.shrink, self.rescale = halving_conv(before, width, fir), rescale
+        self.shrink, self.rescale = make_halving_conv(before, width, fir), rescale
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         """h [B, width, H, W] and the sum at [2 H, 2 W] to the new sum, twice."""
@@ -57,7 +57,7 @@ class OutputSkip(nn.Module):
     def __init__(self, width: int, image: int, fir: bool, lowest: bool) -> None:
         super().__init__()
         self.head = Head(width, image, scale=0.0)
-        self.grow = None if lowest else doubling(fir)
+        self.grow = None if lowest else make_doubling(fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
         """h [B, width, H, W] and the image at [H / 2, W / 2] to h itself, and the image at [H, W]."""
@@ -73,7 +73,7 @@ class OutputResidual(nn.Module):
         super().__init__()
         self.rescale = rescale
         self.head = Head(width, width, scale=1.0) if below is None else None
-        self.grow = None if below is None else doubling_conv(below, width, fir)
+        self.grow = None if below is None else make_doubling_conv(below, width, fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
         """h [B, width, H, W] and the sum at [H / 2, W / 2] to the new sum, twice; the lowest level only begins one."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.layers import initial
+from raysde.networks.layers import init_layer
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -49,12 +49,12 @@ class FirDouble(Fir):
         return F.conv_transpose2d(x, self.depthwise(x), stride=2, padding=1, groups=x.shape[1])
 
 
-def halving(fir: bool) -> nn.Module:
+def make_halving(fir: bool) -> nn.Module:
     """Half the resolution without weights: filtered, or averages of 2 x 2 pixels."""
     return FirHalf() if fir else nn.AvgPool2d(2)
 
 
-def doubling(fir: bool) -> nn.Module:
+def make_doubling(fir: bool) -> nn.Module:
     """Twice the resolution without weights: filtered, or each pixel four times."""
     return FirDouble() if fir else nn.Upsample(scale_factor=2.0, mode="nearest")
 
@@ -64,7 +64,7 @@ class FirConvHalf(Fir):
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__(gain=1.0)
-        self.conv = initial(nn.Conv2d(inside, outside, 3, stride=2))
+        self.conv = init_layer(nn.Conv2d(inside, outside, 3, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.conv2d(x, self.depthwise(x), padding=2, groups=x.shape[1]))
@@ -75,7 +75,7 @@ class FirConvDouble(Fir):
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__(gain=4.0)
-        self.conv = initial(nn.ConvTranspose2d(inside, outside, 3, stride=2, bias=False))
+        self.conv = init_layer(nn.ConvTranspose2d(inside, outside, 3, stride=2, bias=False))
         # behind the filter, whose zero border would eat into a constant
         self.bias = nn.Parameter(torch.zeros(outside))
 
@@ -89,7 +89,7 @@ class ConvHalf(nn.Module):
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
-        self.conv = initial(nn.Conv2d(inside, outside, 3, stride=2))
+        self.conv = init_layer(nn.Conv2d(inside, outside, 3, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
@@ -100,17 +100,17 @@ class ConvDouble(nn.Module):
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
-        self.conv = initial(nn.Conv2d(inside, outside, 3, padding=1))
+        self.conv = init_layer(nn.Conv2d(inside, outside, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def halving_conv(inside: int, outside: int, fir: bool) -> nn.Module:
+def make_halving_conv(inside: int, outside: int, fir: bool) -> nn.Module:
     """Half the resolution with a learned 3 x 3 convolution."""
     return FirConvHalf(inside, outside) if fir else ConvHalf(inside, outside)
 
 
-def doubling_conv(inside: int, outside: int, fir: bool) -> nn.Module:
+def make_doubling_conv(inside: int, outside: int, fir: bool) -> nn.Module:
     """Twice the resolution with a learned 3 x 3 convolution."""
     return FirConvDouble(inside, outside) if fir else ConvDouble(inside, outside)

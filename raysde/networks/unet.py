@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raysde.networks.checks import at_least_one, check_levels, check_multiple, level_heights, patched
+from raysde.networks.checks import check_at_least_one, check_levels, check_multiple, level_heights, patched_shape
 from raysde.networks.layers import (
     Attention,
     ResidualBlock,
     Stage,
     TimeEmbedding,
-    direct,
-    norm,
-    recomputed,
-    zeroed,
+    group_norm,
+    recompute_block,
+    run_block,
+    zero_parameters,
 )
 from raysde.networks.protocol import Image
 from raysde.sde.setting import setting
@@ -63,7 +63,7 @@ class UNetConfig:
             levels = len(self.multipliers)
             raise ValueError(f"blocks must be a number or one for each of the {levels} levels, got {self.blocks}")
         counts = {"channels": self.channels, "blocks": min(self.depths), "head_channels": self.head_channels}
-        at_least_one({**counts, "patch": self.patch})
+        check_at_least_one({**counts, "patch": self.patch})
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ class UNet(nn.Module):
         self, size: UNetConfig, image: tuple[int, int, int], condition: int | None, context: int | None = None
     ) -> None:
         super().__init__()
-        image = patched(image, size.patch)
+        image = patched_shape(image, size.patch)
         heights = level_heights(image, size.multipliers, size.attention)
         self.size, self.context, self.embedding = size, context, 4 * size.channels
         self.time = TimeEmbedding(size.channels, self.embedding)
@@ -108,8 +108,8 @@ class UNet(nn.Module):
             [self.residual(widths[-1], widths[-1]), self.stage(widths[-1], widths[-1], bool(size.attention))]
         )
         self.build_up(widths, heights, skips)
-        self.leave_norm = norm(widths[0])
-        self.leave = zeroed(nn.Conv2d(widths[0], image[0], 3, padding=1))
+        self.leave_norm = group_norm(widths[0])
+        self.leave = zero_parameters(nn.Conv2d(widths[0], image[0], 3, padding=1))
 
     def residual(self, inside: int, outside: int, scale: float = 1.0) -> ResidualBlock:
         return ResidualBlock(inside, outside, self.embedding, dropout=self.size.dropout, scale=scale)
@@ -161,7 +161,7 @@ class UNet(nn.Module):
         if self.pooled is not None and pooled is not None:
             embedding = embedding + self.pooled(pooled)
         embedding = F.silu(embedding)
-        run = recomputed if self.size.checkpointing else direct
+        run = recompute_block if self.size.checkpointing else run_block
         h = self.enter(F.pixel_unshuffle(x, self.size.patch))
         skips = [h]
         for stage in self.down:

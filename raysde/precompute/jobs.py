@@ -23,14 +23,14 @@ from raysde.data.dataset.precomputed import (
     PrecomputedFile,
     PrecomputedKind,
     TextEmbeddings,
-    folder_of,
-    identity_of,
+    derived_folder,
+    hash_identity,
     write_column,
     write_empty,
 )
 from raysde.data.dataset.reader import Reader
-from raysde.io.filesystems import filesystem, folder_or_name
-from raysde.models.autoencoder import LatentSpec, latent_spec, load_vae, moments, vae_hash
+from raysde.io.filesystems import open_filesystem, resolve_folder_or_name
+from raysde.models.autoencoder import LatentSpec, encode_moments, latent_spec, load_vae, vae_hash
 
 Work = Callable[[int], PrecomputedFile]
 
@@ -94,7 +94,7 @@ class TextJob:
 
         if not manifest.captions:
             raise ValueError(f"the shards at {manifest.path} hold no captions for --text")
-        encoder = folder_or_name(encoder)
+        encoder = resolve_folder_or_name(encoder)
         width = width_of(check_pretrained(PretrainedText(path=encoder, max_tokens=max_tokens)))
         return cls(
             shards=manifest.path,
@@ -113,7 +113,7 @@ class TextJob:
 
     @property
     def out(self) -> str:
-        return folder_of("text", self.shards, identity_of(self.sha256, self.max_tokens, self.dtype))
+        return derived_folder("text", self.shards, hash_identity(self.sha256, self.max_tokens, self.dtype))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -123,21 +123,21 @@ class TextJob:
         return len(manifest.shards) + 1
 
     def work(self, manifest: Manifest) -> Work:
-        check_same(self.encoder, self.sha256, encoder_hash(self.encoder))
-        embed = Embedder(self.encoder, self.max_tokens, self.batch_size, device())
+        check_same_encoder(self.encoder, self.sha256, encoder_hash(self.encoder))
+        embed = Embedder(self.encoder, self.max_tokens, self.batch_size, choose_device())
 
         def write(unit: int) -> PrecomputedFile:
             if unit == len(manifest.shards):
-                return write_empty(self.out, raw(embed([""])[0], self.dtype))
-            groups = (self._embedded(embed, captions) for captions in caption_groups(manifest, unit))
+                return write_empty(self.out, pack_numbers(embed([""])[0], self.dtype))
+            groups = (self._embed_captions(embed, captions) for captions in caption_groups(manifest, unit))
             return write_column(self.out, "text", manifest.shards[unit].file, groups)
 
         return write
 
-    def _embedded(self, embed: Embedder, rows: list[list[str]]) -> list[list[bytes]]:
+    def _embed_captions(self, embed: Embedder, rows: list[list[str]]) -> list[list[bytes]]:
         """The vectors of each row's captions."""
         vectors = iter(embed([caption for captions in rows for caption in captions]))
-        return [[raw(next(vectors), self.dtype) for _ in captions] for captions in rows]
+        return [[pack_numbers(next(vectors), self.dtype) for _ in captions] for captions in rows]
 
     def derived(self, files: list[PrecomputedFile]) -> TextEmbeddings:
         return TextEmbeddings(
@@ -179,7 +179,7 @@ class LatentsJob:
         """
         if len({shard.image for shard in manifest.shards}) > 1:
             raise ValueError(f"the shards at {manifest.path} hold images of several sizes; --vae takes one size")
-        latent = latent_spec(folder_or_name(vae), manifest.image)
+        latent = latent_spec(resolve_folder_or_name(vae), manifest.image)
         return cls(
             shards=manifest.path, fingerprint=manifest.fingerprint, latent=latent, dtype=dtype, batch_size=batch_size
         )
@@ -190,7 +190,7 @@ class LatentsJob:
 
     @property
     def out(self) -> str:
-        return folder_of("latents", self.shards, identity_of(self.latent.sha256, self.dtype))
+        return derived_folder("latents", self.shards, hash_identity(self.latent.sha256, self.dtype))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -205,20 +205,20 @@ class LatentsJob:
         return len(manifest.shards)
 
     def work(self, manifest: Manifest) -> Work:
-        path, place = self.latent.vae, device()
-        check_same(path, self.latent.sha256, vae_hash(path))
+        path, place = self.latent.vae, choose_device()
+        check_same_encoder(path, self.latent.sha256, vae_hash(path))
         vae, reader = load_vae(path).to(place), Reader(manifest)
 
-        def encoded(rows: range) -> list[bytes]:
+        def encode_rows(rows: range) -> list[bytes]:
             images = torch.from_numpy(reader.read(np.array(rows)).images).permute(0, 3, 1, 2).contiguous()
-            return [raw(each, self.dtype) for each in moments(vae, images.to(place)).cpu().numpy()]
+            return [pack_numbers(each, self.dtype) for each in encode_moments(vae, images.to(place)).cpu().numpy()]
 
         def groups(unit: int) -> Iterator[list[bytes]]:
             first, last = manifest.starts[unit : unit + 2]
             for start in range(first, last, manifest.row_group):
                 rows = range(start, min(start + manifest.row_group, last))
                 parts = (rows[place : place + self.batch_size] for place in range(0, len(rows), self.batch_size))
-                yield [each for part in parts for each in encoded(part)]
+                yield [each for part in parts for each in encode_rows(part)]
 
         return lambda unit: write_column(self.out, "latents", manifest.shards[unit].file, groups(unit))
 
@@ -237,12 +237,12 @@ class LatentsJob:
         )
 
 
-def device() -> torch.device:
+def choose_device() -> torch.device:
     """Where encoders run."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check_same(path: str, expected: str, found: str) -> None:
+def check_same_encoder(path: str, expected: str, found: str) -> None:
     """An encoder by path may be another one on another node.
 
     Raises:
@@ -252,7 +252,7 @@ def check_same(path: str, expected: str, found: str) -> None:
         raise ValueError(f"the encoder {path!r} has sha256 {found[:12]} here, but {expected[:12]} where the job began")
 
 
-def raw(values: np.ndarray, dtype: Dtype) -> bytes:
+def pack_numbers(values: np.ndarray, dtype: Dtype) -> bytes:
     """Numbers as they are stored.
 
     Raises:
@@ -272,7 +272,7 @@ def caption_groups(manifest: Manifest, shard: int) -> Iterator[list[list[str]]]:
     Raises:
         ValueError: if the shard is damaged.
     """
-    system, inside = filesystem(manifest.file(shard))
+    system, inside = open_filesystem(manifest.file(shard))
     try:
         with (
             system.open_input_file(inside) as source,

@@ -8,15 +8,15 @@ from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings, find_derived
-from raysde.images.sizes import shown_size
-from raysde.io.filesystems import folder_or_name
+from raysde.images.sizes import format_size
+from raysde.io.filesystems import resolve_folder_or_name
 from raysde.models.autoencoder import LatentSpec, vae_hash
 
 Mode = Literal["auto", "off", "require"]
 Chosen = ScratchText | PretrainedText | ExternalText | None
 
 
-def choose_text(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chosen:
+def choose_text_encoder(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chosen:
     """Return the caption encoder that a recipe means by ``text.kind=auto``; other encoders as they are.
 
     Args:
@@ -29,12 +29,13 @@ def choose_text(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chos
         return text
     if not manifest.captions:
         return None
-    folders = [] if mode == "off" else _embeddings(manifest)
+    folders = [] if mode == "off" else _list_embeddings(manifest)
     for each in folders:
         if each.fingerprint != manifest.fingerprint:
             raise ValueError(
                 f"{each.path} was made from data {each.fingerprint}, but data.path {manifest.path} has "
-                f"{manifest.fingerprint}; remove it, then run {_repeat(manifest, each.encoder, each.max_tokens)}, "
+                f"{manifest.fingerprint}; remove it, then run "
+                f"{_precompute_command(manifest, each.encoder, each.max_tokens)}, "
                 "or set data.precomputed=off"
             )
     encoders = {(each.sha256, each.max_tokens): each for each in folders}
@@ -51,7 +52,7 @@ def choose_text(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chos
     return text.scratch()
 
 
-def unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mode) -> list[str]:
+def describe_unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mode) -> list[str]:
     """Return a sentence for each kind of precomputed data that lies beside the shards and that a run does not use.
 
     Args:
@@ -60,7 +61,7 @@ def unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mode) -> li
     """
     kinds = {each.kind for each in used if each is not None}
     said = []
-    if "text" not in kinds and mode != "off" and (folders := _embeddings(manifest)):
+    if "text" not in kinds and mode != "off" and (folders := _list_embeddings(manifest)):
         said.append(
             f"{folders[0].path} is not used: text.kind=auto, or text.kind=pretrained text.path={folders[0].encoder} "
             f"text.max_tokens={folders[0].max_tokens}, trains on these embeddings, and data.precomputed=off on none"
@@ -70,15 +71,15 @@ def unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mode) -> li
     return said
 
 
-def _embeddings(manifest: Manifest) -> list[TextEmbeddings]:
+def _list_embeddings(manifest: Manifest) -> list[TextEmbeddings]:
     return [each for each in find_derived("text", manifest.path) if isinstance(each, TextEmbeddings)]
 
 
-def _repeat(manifest: Manifest, encoder: str, max_tokens: int) -> str:
+def _precompute_command(manifest: Manifest, encoder: str, max_tokens: int) -> str:
     return f"`raysde precompute {manifest.path} --text {encoder} --max-tokens {max_tokens}`"
 
 
-def find_text(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | None:
+def find_embeddings(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | None:
     """Embeddings of the data set's captions from a recipe's frozen encoder; the more precise ones if there are two.
 
     Args:
@@ -92,15 +93,15 @@ def find_text(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | 
         if mode == "require":
             raise ValueError("data.precomputed=require needs a frozen encoder: text.kind=pretrained, trainable false")
         return None
-    folders = _embeddings(manifest)
+    folders = _list_embeddings(manifest)
     sha256 = encoder_hash(text.path) if folders else ""
     same = [each for each in folders if (each.sha256, each.fingerprint) == (sha256, manifest.fingerprint)]
     fitting = sorted((each for each in same if each.max_tokens == text.max_tokens), key=lambda each: each.dtype)
     if fitting:
         return fitting[-1]
-    repeat = _repeat(manifest, text.path, text.max_tokens)
+    repeat = _precompute_command(manifest, text.path, text.max_tokens)
     for each in folders:
-        if folder_or_name(each.encoder) == folder_or_name(text.path) and each not in same:
+        if resolve_folder_or_name(each.encoder) == resolve_folder_or_name(text.path) and each not in same:
             raise ValueError(
                 f"{each.path} was made by an encoder with sha256 {each.sha256[:12]} from data {each.fingerprint}, but "
                 f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove it, then run "
@@ -133,12 +134,12 @@ def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) ->
         )
     found = max(same, key=lambda each: each.dtype)
     if shape is not None and shape != found.pixels[1:]:
-        asked = shape[0] if shape[0] == shape[1] else shown_size(shape)
+        asked = shape[0] if shape[0] == shape[1] else format_size(shape)
         raise ValueError(f"data.image_size={asked}, but the latents are of images of size {found.pixels[1:]}")
     return found
 
 
-def spec_of(latents: Latents, vae: str) -> LatentSpec:
+def latent_spec_of(latents: Latents, vae: str) -> LatentSpec:
     """The space that a model on these latents is trained in."""
     return LatentSpec(
         vae=vae,

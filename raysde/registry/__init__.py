@@ -2,30 +2,30 @@
 
 from raysde.registry.models import (
     ModelVersion,
-    aliases_of,
+    find_version,
     generation_of,
-    identified,
+    list_aliases,
+    list_registered_models,
+    list_versions,
     load,
-    registered,
-    registered_models,
-    resolve,
     resolve_checkpoint,
-    versions,
+    resolve_source,
+    resolve_with_subject,
 )
-from raysde.registry.publishing import check_name, publish, register
+from raysde.registry.publishing import check_model_name, publish_checkpoint, register_model
 
 __all__ = [
     "ModelVersion",
-    "aliases_of",
-    "check_name",
+    "check_model_name",
+    "find_version",
     "generation_of",
-    "identified",
+    "list_aliases",
+    "list_registered_models",
+    "list_versions",
     "load",
-    "publish",
-    "register",
-    "registered",
-    "registered_models",
-    "resolve",
+    "publish_checkpoint",
+    "register_model",
     "resolve_checkpoint",
-    "versions",
+    "resolve_source",
+    "resolve_with_subject",
 ]

@@ -12,7 +12,7 @@ SHOWN = ("sde.", "target", "network.", "text.", "class_conditional", "latent.", 
 """Keys of the recipe that are shown, by their beginnings; all of them are in ``checkpoint.json``."""
 
 
-def written(
+def describe_version(
     name: str, version: str, found: checkpoint.Description, *, run_id: str | None = None, picture: str | None = None
 ) -> str:
     """Return the description of a version, in Markdown.
@@ -25,16 +25,16 @@ def written(
     lines = [f"A score-based model ({found.spec.sde.kind}, {found.spec.target}) after {found.step} steps.", ""]
     if run_id is not None and picture is not None:
         lines += [f"![samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})", ""]
-    lines += ["Draw from it:", "", f"    {command(name, version, found)}", ""]
+    lines += ["Draw from it:", "", f"    {sample_command(name, version, found)}", ""]
     if data:
         rows = f", {data['rows']} rows" if "rows" in data else ""
         lines += [f"Data: `{data.get('path')}`{rows}, fingerprint `{data.get('fingerprint')}`.", ""]
     shown = [key for key in sorted(recipe) if key.startswith(SHOWN) and recipe[key] not in (None, [], {}, "")]
     keys = [f"    {key}={json.dumps(recipe[key])}" for key in shown]
-    return _cut([*lines, *(["Recipe:", "", *keys] if keys else [])])
+    return _cut_lines([*lines, *(["Recipe:", "", *keys] if keys else [])])
 
 
-def command(name: str, version: str, found: checkpoint.Description) -> str:
+def sample_command(name: str, version: str, found: checkpoint.Description) -> str:
     """Return the command that draws from a version, with a prompt or a label that it knows."""
     recipe, spec = found.recipe, found.spec
     words = ["raysde", "sample", f"models:/{name}/{version}", "-n", "16"]
@@ -42,16 +42,16 @@ def command(name: str, version: str, found: checkpoint.Description) -> str:
         words += ["--prompt", json.dumps(prompts[0], ensure_ascii=False)]
     if spec.classes and (labels := recipe.get("sampling.labels") or spec.class_names):
         words += ["--label", json.dumps(labels[0], ensure_ascii=False)]
-    if guidance := _other_than(recipe.get("sampling.guidance"), 1.0):
+    if guidance := _unless_usual(recipe.get("sampling.guidance"), 1.0):
         words += ["--guidance", str(guidance)]
     return " ".join(words)
 
 
-def _other_than(value: Any, usual: float) -> Any:
+def _unless_usual(value: Any, usual: float) -> Any:
     return None if value in (None, usual) else value
 
 
-def _cut(lines: list[str]) -> str:
+def _cut_lines(lines: list[str]) -> str:
     """Whole lines, as many as the database takes."""
     kept = "\n".join(lines)
     while len(kept) > LONGEST:

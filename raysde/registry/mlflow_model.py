@@ -20,13 +20,13 @@ TYPES = {bool: DataType.boolean, int: DataType.long, float: DataType.double, str
 PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in SETTINGS.items()}}
 
 
-def signature(spec: ModelSpec) -> ModelSignature:
+def make_signature(spec: ModelSpec) -> ModelSignature:
     """Return the columns and parameters that :class:`raysde.registry.serving.Served` takes and gives for a model."""
     kinds = {**COLUMNS, "label": LABELS[serving.label_kind(spec)]}
     inputs: list[ColSpec | TensorSpec] = [
-        ColSpec(kinds[name], name, required=must) for name, must in serving.columns(spec).items()
+        ColSpec(kinds[name], name, required=must) for name, must in serving.request_columns(spec).items()
     ]
-    params = [ParamSpec(name, TYPES[PARAMS[name]], value) for name, value in serving.defaults(spec).items()]
+    params = [ParamSpec(name, TYPES[PARAMS[name]], value) for name, value in serving.default_parameters(spec).items()]
     return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.binary, "image")]), ParamSchema(params))
 
 
@@ -36,7 +36,7 @@ def write_card(folder: Path, description: checkpoint.Description, *, run_id: str
         run_id=run_id,
         model_id=model_id,
         utc_time_created=str(datetime.now(UTC).replace(tzinfo=None)),
-        signature=signature(description.spec),
+        signature=make_signature(description.spec),
     )
     card.add_flavor("raysde", format=FORMAT, version=description.versions["raysde"])
     pyfunc.add_to_model(card, loader_module=serving.__name__, model_config={"allow_code": False})

@@ -19,7 +19,7 @@ from raysde.evaluation.report import Subject
 from raysde.inference.model import Model
 from raysde.io.near import did_you_mean
 from raysde.io.progress import say
-from raysde.tracking import answering, client_for, default_uri, has_run
+from raysde.tracking import connect_client, default_uri, has_run, report_server_errors
 
 STEP = "raysde.step"
 """Tag of a version: the step of its checkpoint."""
@@ -32,9 +32,9 @@ NAME = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version
 RUN = re.compile(r"(?:runs:/)?(?P<run>[0-9a-f]{32})")
 
 
-def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+def list_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """All versions of a registered model, the newest first; none if there is no such model."""
-    found = _all(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    found = _list_all_pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
     return sorted(found, key=lambda version: -int(version.version))
 
 
@@ -44,7 +44,7 @@ def generation_of(version: ModelVersion) -> dict[str, Any]:
     return found
 
 
-def _all(search: Callable[[str | None], PagedList]) -> list[Any]:
+def _list_all_pages(search: Callable[[str | None], PagedList]) -> list[Any]:
     """The entries of all pages."""
     page = search(None)
     found = list(page)
@@ -54,7 +54,7 @@ def _all(search: Callable[[str | None], PagedList]) -> list[Any]:
     return found
 
 
-def registered(client: MlflowClient, source: str) -> ModelVersion:
+def find_version(client: MlflowClient, source: str) -> ModelVersion:
     """The version that models:/NAME@ALIAS or models:/NAME/VERSION names.
 
     Raises:
@@ -62,12 +62,12 @@ def registered(client: MlflowClient, source: str) -> ModelVersion:
     """
     match = NAME.fullmatch(source)
     if match is None:
-        known = [f"models:/{model.name}@{alias}" for model in registered_models(client) for alias in model.aliases]
+        known = [f"models:/{model.name}@{alias}" for model in list_registered_models(client) for alias in model.aliases]
         raise ValueError(
             f"model {source!r} must read models:/NAME@ALIAS or models:/NAME/VERSION{did_you_mean(source, known)}"
         )
     name, alias, number = match["name"], match["alias"], match["version"]
-    aliases = aliases_of(client, name)
+    aliases = list_aliases(client, name)
     if alias and alias not in aliases:
         there = ", ".join(f"{alias} (version {version})" for alias, version in sorted(aliases.items()))
         raise ValueError(
@@ -78,11 +78,11 @@ def registered(client: MlflowClient, source: str) -> ModelVersion:
     except MlflowException as error:
         if error.error_code != ABSENT:
             raise
-        numbers = ", ".join(str(version.version) for version in reversed(versions(client, name)))
+        numbers = ", ".join(str(version.version) for version in reversed(list_versions(client, name)))
         raise ValueError(f"model {name!r} has no version {number}; it has {numbers or 'none at all'}") from None
 
 
-def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
+def list_aliases(client: MlflowClient, name: str) -> dict[str, str]:
     """The versions of a registered model that have an alias, by alias.
 
     Raises:
@@ -94,19 +94,19 @@ def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
     except MlflowException as error:
         if error.error_code != ABSENT:
             raise
-        names = sorted(model.name for model in registered_models(client))
+        names = sorted(model.name for model in list_registered_models(client))
         raise ValueError(
             f"no model named {name!r} is registered at {client.tracking_uri}; there are "
             f"{', '.join(names) or 'none at all'}{did_you_mean(name, names)}"
         ) from None
 
 
-def registered_models(client: MlflowClient) -> list[RegisteredModel]:
+def list_registered_models(client: MlflowClient) -> list[RegisteredModel]:
     """All registered models, by name."""
-    return _all(lambda token: client.search_registered_models(page_token=token))
+    return _list_all_pages(lambda token: client.search_registered_models(page_token=token))
 
 
-def resolve(source: str, tracking_uri: str | None = None) -> Path:
+def resolve_source(source: str, tracking_uri: str | None = None) -> Path:
     """The checkpoint folder that ``source`` means, downloaded if need be.
 
     Args:
@@ -121,9 +121,9 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
     match = RUN.fullmatch(source)
     if match or source.startswith("models:"):
         uri = tracking_uri or default_uri()
-        client = client_for(uri)
-        with answering(uri):
-            place = logged_by(client, match["run"]) if match else str(registered(client, source).source)
+        client = connect_client(uri)
+        with report_server_errors(uri):
+            place = find_logged_model(client, match["run"]) if match else str(find_version(client, source).source)
             return _download(place, client.tracking_uri)
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -131,13 +131,13 @@ def resolve(source: str, tracking_uri: str | None = None) -> Path:
         raise ValueError(f"{source!r} is neither a folder nor a registered model (models:/NAME@ALIAS){hint}")
     if (folder / "checkpoint.json").exists() or interop.is_pipeline(folder):
         return folder
-    found = checkpoint.newest(folder, say)
+    found = checkpoint.find_newest_checkpoint(folder, say)
     if found is None:
         raise ValueError(f"{folder} is not a checkpoint: it holds no checkpoint.json")
     return found
 
 
-def logged_by(client: MlflowClient, run_id: str) -> str:
+def find_logged_model(client: MlflowClient, run_id: str) -> str:
     """Where the last model of a run is.
 
     Raises:
@@ -153,29 +153,29 @@ def logged_by(client: MlflowClient, run_id: str) -> str:
 
 
 def resolve_checkpoint(source: str, tracking_uri: str | None = None) -> Path:
-    """As :func:`resolve`, of checkpoints alone.
+    """As :func:`resolve_source`, of checkpoints alone.
 
     Raises:
         ValueError: if there is no such thing, or it is a diffusers pipeline.
     """
-    folder = resolve(source, tracking_uri)
+    folder = resolve_source(source, tracking_uri)
     if not (folder / "checkpoint.json").exists():
         raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
     return folder
 
 
-def identified(source: str, tracking_uri: str | None = None) -> tuple[Path, Subject]:
-    """The folder of :func:`resolve`, and which model is in it."""
+def resolve_with_subject(source: str, tracking_uri: str | None = None) -> tuple[Path, Subject]:
+    """The folder of :func:`resolve_source`, and which model is in it."""
     version = None
     if source.startswith("models:"):
         uri = tracking_uri or default_uri()
-        client = client_for(uri)
-        with answering(uri):
-            version = registered(client, source)
-    folder = resolve(f"models:/{version.name}/{version.version}" if version else source, tracking_uri)
+        client = connect_client(uri)
+        with report_server_errors(uri):
+            version = find_version(client, source)
+    folder = resolve_source(f"models:/{version.name}/{version.version}" if version else source, tracking_uri)
     if not (folder / "checkpoint.json").exists():
         return folder, Subject(source)
-    description, run = checkpoint.read(folder), RUN.fullmatch(source)
+    description, run = checkpoint.read_description(folder), RUN.fullmatch(source)
     return folder, Subject(
         source=source,
         weights=description.files["ema.safetensors"],
@@ -198,7 +198,7 @@ def load(
     allow_code: bool = False,
     device: torch.device | str | None = None,
 ) -> Model:
-    """The model that ``source`` names (see :func:`resolve`), ready to sample.
+    """The model that ``source`` names (see :func:`resolve_source`), ready to sample.
 
     Args:
         allow_code: whether a network class that the checkpoint names may be imported.
@@ -208,7 +208,7 @@ def load(
         ValueError: if there is no such model, or its files are damaged.
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    folder = resolve(str(source), tracking_uri)
+    folder = resolve_source(str(source), tracking_uri)
     if interop.is_pipeline(folder):
         return interop.load(folder).model.to(place)
     return checkpoint.load_model(folder, allow_code=allow_code, device=place)

@@ -9,10 +9,18 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
 from raysde import tracking
-from raysde.config.names import checked_alias
-from raysde.evaluation.metric import Better, Margin, Metric, difference, direction, margin, parse_metric
-from raysde.evaluation.report import Subject, chosen
-from raysde.registry.models import STEP, WEIGHTS, generation_of, registered
+from raysde.config.names import check_alias
+from raysde.evaluation.metric import (
+    Better,
+    Margin,
+    Metric,
+    choose_direction,
+    compute_margin,
+    describe_mismatch,
+    parse_metric,
+)
+from raysde.evaluation.report import Subject, choose_figure
+from raysde.registry.models import STEP, WEIGHTS, find_version, generation_of
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
 STRANGE = re.compile(r"[^\w. -]")
@@ -37,24 +45,24 @@ class Promotion:
     margin: Margin | None
 
 
-def record(client: MlflowClient, version: ModelVersion, found: Mapping[str, Metric]) -> None:
+def record_figures(client: MlflowClient, version: ModelVersion, found: Mapping[str, Metric]) -> None:
     """Keeps figures as tags of a version, ``raysde.figure.METRIC``, and as metrics of the MLflow run it comes from."""
     for metric, figure in found.items():
-        client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(figure.kept()))
-    log(client, version.run_id, int(version.tags.get(STEP, 0)), found)
+        client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(figure.to_json()))
+    log_to_run(client, version.run_id, int(version.tags.get(STEP, 0)), found)
 
 
-def log(client: MlflowClient, run_id: str | None, step: int, found: Mapping[str, Metric]) -> None:
+def log_to_run(client: MlflowClient, run_id: str | None, step: int, found: Mapping[str, Metric]) -> None:
     """Logs figures as metrics of the MLflow run that a model comes from; a model that comes from none has none.
 
     Args:
         step: of the model's checkpoint.
     """
     if found and run_id:
-        tracking.log_figures(client, run_id, step, _metrics(found))
+        tracking.log_figures(client, run_id, step, _name_metrics(found))
 
 
-def _metrics(found: Mapping[str, Metric]) -> dict[str, float]:
+def _name_metrics(found: Mapping[str, Metric]) -> dict[str, float]:
     """The figures and the ends of their intervals, under names that MLflow takes."""
     metrics: dict[str, float] = {}
     for metric, figure in found.items():
@@ -63,13 +71,13 @@ def _metrics(found: Mapping[str, Metric]) -> dict[str, float]:
     return metrics
 
 
-def recorded(version: ModelVersion) -> dict[str, Metric]:
-    """The figures that :func:`record` kept."""
+def recorded_figures(version: ModelVersion) -> dict[str, Metric]:
+    """The figures that :func:`record_figures` kept."""
     tags = {key: value for key, value in sorted(version.tags.items()) if key.startswith(FIGURE)}
     return {key.removeprefix(FIGURE): parse_metric(json.loads(value), f"tag {key}") for key, value in tags.items()}
 
 
-def promote(
+def promote_version(
     client: MlflowClient,
     source: str,
     *,
@@ -82,7 +90,7 @@ def promote(
 ) -> Promotion:
     """Moves ``alias`` to the version that ``source`` names, if it is better than the one that has it.
 
-    Better means that the interval of the margin (see :func:`raysde.evaluation.metric.margin`) lies above 0. The
+    Better means that the interval of the margin (see :func:`raysde.evaluation.metric.compute_margin`) lies above 0. The
     figures and what was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal
     changes no version; the figures are logged as metrics of the version's MLflow run either way.
 
@@ -97,32 +105,32 @@ def promote(
         ValueError: if there is no such version, ``found`` is of another model, it has no such figure, the champion has
             none to compare with, the version is not better, or the alias can be none.
     """
-    checked_alias(alias, "--alias")
-    version = registered(client, source)
+    check_alias(alias, "--alias")
+    version = find_version(client, source)
     if subject is not None:
         who = f"version {version.version} of {version.name!r}"
         subject.check(version.tags.get(WEIGHTS), generation_of(version), who)
-    before = _holder(client, version.name, alias)
+    before = _find_holder(client, version.name, alias)
     if before is not None and before.version == version.version:
         raise ValueError(f"version {version.version} of {version.name!r} is the {alias} already")
-    figures = recorded(version) if found is None else dict(found)
-    log(client, version.run_id, int(version.tags.get(STEP, 0)), figures)
+    figures = recorded_figures(version) if found is None else dict(found)
+    log_to_run(client, version.run_id, int(version.tags.get(STEP, 0)), figures)
     if reason is None:
-        decided = _gated(version, before, figures, metric, better, alias)
+        decided = _decide_by_figures(version, before, figures, metric, better, alias)
     else:
-        decided = _forced(version, before, figures, metric, better)
-    record(client, version, figures)
-    _write(client, decided, alias, reason)
+        decided = _decide_by_force(version, before, figures, metric, better)
+    record_figures(client, version, figures)
+    _write_gate(client, decided, alias, reason)
     client.set_registered_model_alias(version.name, alias, version.version)
     return decided
 
 
-def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+def _find_holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     number = client.get_registered_model(name).aliases.get(alias)
     return None if number is None else client.get_model_version(name, number)
 
 
-def _gated(
+def _decide_by_figures(
     version: ModelVersion,
     before: ModelVersion | None,
     figures: Mapping[str, Metric],
@@ -132,17 +140,17 @@ def _gated(
 ) -> Promotion:
     if not figures:
         raise ValueError(f"version {version.version} of {version.name!r} has no figures: give --report")
-    figure = chosen(figures, metric)
-    way = direction(figure.name, better)
+    figure = choose_figure(figures, metric)
+    way = choose_direction(figure.name, better)
     if before is None:
         return Promotion(version, figure, way, None, None)
-    rival = recorded(before).get(figure.name)
+    rival = recorded_figures(before).get(figure.name)
     if rival is None:
         raise ValueError(
             f"the {alias}, version {before.version} of {version.name!r}, has no {figure.name} to compare with: give"
             f" it one with raysde register models:/{version.name}@{alias} --report"
         )
-    over = margin(figure, rival, way)
+    over = compute_margin(figure, rival, way)
     if over.low <= 0.0:
         raise ValueError(
             f"version {version.version} of {version.name!r} is not better than the {alias}: {figure} against {rival}, "
@@ -151,7 +159,7 @@ def _gated(
     return Promotion(version, figure, way, before, over)
 
 
-def _forced(
+def _decide_by_force(
     version: ModelVersion,
     before: ModelVersion | None,
     figures: Mapping[str, Metric],
@@ -161,14 +169,14 @@ def _forced(
     """What the figures say, as far as they say something."""
     if metric is None and len(figures) != 1:
         return Promotion(version, None, None, before, None)
-    figure = chosen(figures, metric)
-    way = direction(figure.name, better)
-    rival = None if before is None else recorded(before).get(figure.name)
-    over = None if rival is None or difference(figure, rival) else margin(figure, rival, way)
+    figure = choose_figure(figures, metric)
+    way = choose_direction(figure.name, better)
+    rival = None if before is None else recorded_figures(before).get(figure.name)
+    over = None if rival is None or describe_mismatch(figure, rival) else compute_margin(figure, rival, way)
     return Promotion(version, figure, way, before, over)
 
 
-def _write(client: MlflowClient, decided: Promotion, alias: str, reason: str | None) -> None:
+def _write_gate(client: MlflowClient, decided: Promotion, alias: str, reason: str | None) -> None:
     """The tags of the gate, in place of those of an earlier promotion."""
     version, figure, before, over = decided.version, decided.figure, decided.before, decided.margin
     tags: dict[str, object] = {"alias": alias}

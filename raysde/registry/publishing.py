@@ -11,10 +11,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from raysde.checkpoints import checkpoint
-from raysde.config.names import checked_alias, checked_name
+from raysde.config.names import check_alias, check_name
 from raysde.evaluation.report import Subject
-from raysde.io.errors import writing
-from raysde.registry.description import written
+from raysde.io.errors import name_place_of_write
+from raysde.registry.description import describe_version
 from raysde.registry.mlflow_model import write_card
 from raysde.registry.models import (
     ABSENT,
@@ -22,12 +22,12 @@ from raysde.registry.models import (
     RUN,
     STEP,
     WEIGHTS,
+    find_version,
     generation_of,
-    registered,
+    list_versions,
     resolve_checkpoint,
-    versions,
 )
-from raysde.tracking import artifact_place, experiment_id
+from raysde.tracking import default_artifact_root, find_or_create_experiment
 
 NAME_TAG = "raysde.name"
 """Tag of a logged model: the registered model that it was logged for."""
@@ -35,7 +35,7 @@ OWN_TAGS = (WEIGHTS, GENERATION, NAME_TAG)
 """Tags that tell the logged models of a run apart."""
 
 
-def publish(client: MlflowClient, folder: Path, *, run_id: str | None, name: str, alias: str | None) -> str:
+def publish_checkpoint(client: MlflowClient, folder: Path, *, run_id: str | None, name: str, alias: str | None) -> str:
     """Logs a checkpoint's averaged model, registers it as a new version of ``name``, and moves ``alias``.
 
     Weights that are already registered under that name, from that run, are not registered twice.
@@ -46,27 +46,27 @@ def publish(client: MlflowClient, folder: Path, *, run_id: str | None, name: str
     Returns:
         The version.
     """
-    description = checkpoint.read(folder)
+    description = checkpoint.read_description(folder)
     tags = {STEP: str(description.step), WEIGHTS: description.files["ema.safetensors"]}
     if description.spec.generation:
         tags[GENERATION] = json.dumps(description.spec.generation)
-    version = _published(client, name, run_id, tags)
+    version = _find_published(client, name, run_id, tags)
     if version is None:
         _ensure_name(client, name)
-        logged = _log(client, folder, description, run_id, name, tags)
+        logged = _log_model(client, folder, description, run_id, name, tags)
         # without a run, MLflow 3.17 looks a model_id up in whatever store is the process's own
         model_id = logged.model_id if run_id else None
         created = client.create_model_version(
             name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=model_id
         )
         version = str(created.version)
-    _describe(client, name, version, description, run_id)
+    _write_version_description(client, name, version, description, run_id)
     if alias:
         client.set_registered_model_alias(name, alias, version)
     return version
 
 
-def _log(
+def _log_model(
     client: MlflowClient,
     folder: Path,
     description: checkpoint.Description,
@@ -77,11 +77,11 @@ def _log(
     """Log a checkpoint's averaged model, or finish what a process did that was killed before it made the version."""
     spec, step = description.spec, str(description.step)
     params = {"sde": spec.sde.kind, "target": spec.target, "step": step}
-    place = client.get_run(run_id).info.experiment_id if run_id else _experiment(client, description)
+    place = client.get_run(run_id).info.experiment_id if run_id else _choose_experiment(client, description)
     # MLflow takes dots in the name of a registered model, and not in that of a logged one
     label = name.replace(".", "-")
     tags = {**tags, NAME_TAG: name}
-    logged = _logged(client, place, run_id, tags)
+    logged = _find_logged_model(client, place, run_id, tags)
     if logged is None:
         logged = client.create_logged_model(
             place, name=label, source_run_id=run_id, tags=tags, params=params, model_type="score-sde"
@@ -90,15 +90,17 @@ def _log(
         return logged
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
         exported = Path(scratch) / "model"
-        checkpoint.export(folder, exported)
-        with writing("the model's card", exported):
+        checkpoint.export_checkpoint(folder, exported)
+        with name_place_of_write("the model's card", exported):
             write_card(exported, description, run_id=run_id, model_id=logged.model_id)
-        with writing(f"the model {name}", logged.artifact_location):
+        with name_place_of_write(f"the model {name}", logged.artifact_location):
             client.log_model_artifacts(logged.model_id, str(exported))
     return client.finalize_logged_model(logged.model_id, "READY")
 
 
-def _logged(client: MlflowClient, experiment: str, run_id: str | None, tags: Mapping[str, str]) -> LoggedModel | None:
+def _find_logged_model(
+    client: MlflowClient, experiment: str, run_id: str | None, tags: Mapping[str, str]
+) -> LoggedModel | None:
     """Return the logged model of a run that has these tags, None if there is none."""
     found = client.search_logged_models([experiment], f"tags.`{WEIGHTS}` = '{tags[WEIGHTS]}'")
     own = {key: tags.get(key) for key in OWN_TAGS}
@@ -108,32 +110,35 @@ def _logged(client: MlflowClient, experiment: str, run_id: str | None, tags: Map
     return None
 
 
-def _describe(client: MlflowClient, name: str, version: str, found: checkpoint.Description, run_id: str | None) -> None:
+def _write_version_description(
+    client: MlflowClient, name: str, version: str, found: checkpoint.Description, run_id: str | None
+) -> None:
     """Write the description of a version that has none; one that somebody wrote stays."""
     if client.get_model_version(name, version).description:
         return
     pictures = [] if run_id is None else [item.path for item in client.list_artifacts(run_id, "samples")]
     picture = max((path for path in pictures if path.endswith(".png")), default=None)
-    client.update_model_version(name, version, written(name, version, found, run_id=run_id, picture=picture))
+    client.update_model_version(name, version, describe_version(name, version, found, run_id=run_id, picture=picture))
 
 
-def _experiment(client: MlflowClient, description: checkpoint.Description) -> str:
+def _choose_experiment(client: MlflowClient, description: checkpoint.Description) -> str:
     name = str(description.recipe.get("tracking.experiment") or "raysde")
-    return experiment_id(client, name, artifact_place(client.tracking_uri))
+    return find_or_create_experiment(client, name, default_artifact_root(client.tracking_uri))
 
 
-def _published(client: MlflowClient, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
-    for version in versions(client, name):
+def _find_published(client: MlflowClient, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
+    for version in list_versions(client, name):
         same = version.tags.get(GENERATION) == tags.get(GENERATION)
         if run_id in (None, version.run_id) and same and tags.items() <= version.tags.items():
             return str(version.version)
     return None
 
 
-def register(
+def register_model(
     client: MlflowClient, source: str, *, name: str | None, alias: str | None, subject: Subject | None = None
 ) -> ModelVersion:
-    """The registered version of ``source`` (see :func:`resolve`), which is registered if it is not yet.
+    """The registered version of ``source`` (see :func:`raysde.registry.models.resolve_source`), which is registered if
+    it is not yet.
 
     Args:
         name: to register it under; None for the name of its recipe.
@@ -145,9 +150,9 @@ def register(
             is unknown or no name, or the alias can be none.
     """
     if alias:
-        checked_alias(alias, "--alias")
+        check_alias(alias, "--alias")
     if source.startswith("models:"):
-        found = registered(client, source)
+        found = find_version(client, source)
         if name not in (None, found.name):
             raise ValueError(f"{source} is registered as {found.name!r} already, not as {name!r}")
         if subject is not None:
@@ -156,30 +161,30 @@ def register(
             client.set_registered_model_alias(found.name, alias, found.version)
         return found
     folder = resolve_checkpoint(source, client.tracking_uri)
-    description = checkpoint.verify(folder)
+    description = checkpoint.verify_checkpoint(folder)
     if subject is not None:
         subject.check(description.files["ema.safetensors"], description.spec.dump()["generation"], source)
     recipe = description.recipe
     name = name or recipe.get("tracking.register_as") or recipe.get("name")
     if name is None:
         raise ValueError(f"{folder} was made without a recipe that names it: give --name")
-    checked_name(name, "--name")
+    check_name(name, "--name")
     run = RUN.fullmatch(source)
-    version = publish(client, folder, run_id=run["run"] if run else None, name=name, alias=alias)
+    version = publish_checkpoint(client, folder, run_id=run["run"] if run else None, name=name, alias=alias)
     return client.get_model_version(name, version)
 
 
-def check_name(client: MlflowClient, name: str) -> None:
+def check_model_name(client: MlflowClient, name: str) -> None:
     """Find out before any work whether versions can be registered under a name.
 
     Raises:
         ValueError: if the registry has a prompt of that name, or a model whose name it does not tell apart from it.
     """
-    if _found(client, name) is None:
+    if _find_registered_model(client, name) is None:
         _ensure_free(client, name)
 
 
-def _found(client: MlflowClient, name: str) -> RegisteredModel | None:
+def _find_registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
     """Return the registered model of a name, None if there is none.
 
     Raises:
@@ -217,9 +222,9 @@ def _ensure_name(client: MlflowClient, name: str) -> None:
     """Make a registered model of a name unless there is one.
 
     Raises:
-        ValueError: as :func:`check_name`.
+        ValueError: as :func:`check_model_name`.
     """
-    check_name(client, name)
+    check_model_name(client, name)
     try:
         client.create_registered_model(name)
     except MlflowException as error:

@@ -13,28 +13,28 @@ import torch
 from raysde.checkpoints import checkpoint
 from raysde.images.tensors import to_pil
 from raysde.inference.model import Model
-from raysde.models.sampling_defaults import GUIDED, resolve
+from raysde.models.sampling_defaults import GUIDED, resolve_settings
 from raysde.models.spec import ModelSpec
-from raysde.sampling.method import SETTINGS, method_of
+from raysde.sampling.method import SETTINGS, make_method
 
 Value = TypeVar("Value")
 
 
-def defaults(spec: ModelSpec) -> dict[str, int | float | str | None]:
+def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
     """The parameters of a request and what they are if it gives none; those of `raysde sample`, so the model's own.
 
     Steps that were chosen for a model's own solver are none of another's, so where the model has settings of a sampler
     its steps are None: its own, or those of the solver that the request names, see
-    :func:`raysde.models.sampling_defaults.completed`.
+    :func:`raysde.models.sampling_defaults.complete_settings`.
     """
-    own = method_of(spec.generation)
-    found = resolve(spec.generation, {}, spec.conditional, usual=spec.default_solver, scale=GUIDED)
+    own = make_method(spec.generation)
+    found = resolve_settings(spec.generation, {}, spec.conditional, usual=spec.default_solver, scale=GUIDED)
     steps, solver = (None, own.get("solver")) if own else (found["steps"], found["solver"])
     named = {"seed": 0, "steps": steps, "solver": solver, "guidance": found["guidance"]}
     return {**named, **{name: None for name in SETTINGS if name not in named}}
 
 
-def columns(spec: ModelSpec) -> dict[str, bool]:
+def request_columns(spec: ModelSpec) -> dict[str, bool]:
     """The columns of a request, and whether it must have them.
 
     ``prompt`` and ``label`` are those that the model takes, one of which is enough; ``number`` is which image of the
@@ -61,9 +61,9 @@ class Served:
         """PNG files, as `raysde sample` writes them.
 
         Args:
-            data: a row for each image, see :func:`columns`.
-            params: seed, guidance and the settings of a method, see :func:`defaults`; None is as good as not given.
-                Rows without prompt and label are not guided: there is nothing to lead them to.
+            data: a row for each image, see :func:`request_columns`.
+            params: seed, guidance and the settings of a method, see :func:`default_parameters`; None is as good as not
+                given. Rows without prompt and label are not guided: there is nothing to lead them to.
 
         Returns:
             A table with the column ``image``, of bytes.
@@ -73,21 +73,25 @@ class Served:
         """
         if data.empty:
             raise ValueError("the table has no rows: give one for each image")
-        spec, usual = self.model.spec, defaults(self.model.spec)
+        spec, usual = self.model.spec, default_parameters(self.model.spec)
         # MLflow fills in the signature's defaults, which are then as good as not given
         asked = {name: value for name, value in (params or {}).items() if value not in (None, usual.get(name))}
         kind = label_kind(spec)
-        prompts, labels, given = column(data, "prompt", str), column(data, "label", kind), column(data, "number", int)
+        prompts, labels, given = (
+            read_column(data, "prompt", str),
+            read_column(data, "label", kind),
+            read_column(data, "number", int),
+        )
         conditional = prompts is not None or labels is not None
         if spec.conditional and not conditional:
             asked.pop("guidance", None)
-        settings = resolve(spec.generation, asked, conditional, usual=spec.default_solver, scale=GUIDED)
+        settings = resolve_settings(spec.generation, asked, conditional, usual=spec.default_solver, scale=GUIDED)
         numbers = range(len(data)) if given is None else given
         if min(numbers) < 0:
             raise ValueError(f"images are numbered from 0, a row asks for number {min(numbers)}")
         images: list[bytes] = []
         with self.lock:
-            for rows in stretches(numbers):
+            for rows in group_consecutive(numbers):
                 drawn = self.model.sample(
                     n=rows.stop - rows.start,
                     prompts=None if prompts is None else prompts[rows],
@@ -95,11 +99,11 @@ class Served:
                     first=numbers[rows.start],
                     **settings,  # type: ignore[arg-type]
                 )
-                images += [png(image) for image in drawn.images]
+                images += [image_to_png(image) for image in drawn.images]
         return pd.DataFrame({"image": images}, index=data.index)
 
 
-def column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value] | None:
+def read_column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value] | None:
     """A column of a request, or None if it has none of that name.
 
     Raises:
@@ -112,14 +116,14 @@ def column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value] | No
     return [kind(value) for value in data[name]]  # type: ignore[call-arg]
 
 
-def stretches(numbers: Sequence[int]) -> Iterator[slice]:
+def group_consecutive(numbers: Sequence[int]) -> Iterator[slice]:
     """The rows whose numbers count up by one, together."""
     breaks = [row for row, (before, after) in enumerate(pairwise(numbers), 1) if after != before + 1]
     for start, stop in pairwise([0, *breaks, len(numbers)]):
         yield slice(start, stop)
 
 
-def png(image: torch.Tensor) -> bytes:
+def image_to_png(image: torch.Tensor) -> bytes:
     """uint8 [C, H, W] as a PNG file."""
     file = BytesIO()
     to_pil(image).save(file, format="PNG")

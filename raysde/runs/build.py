@@ -8,9 +8,9 @@ import torch
 from raysde.config.sections import Train
 from raysde.data.batches.microbatch import held_out_batches
 from raysde.data.dataset.precomputed_rows import Contexts
-from raysde.data.dataset.reader import opened
+from raysde.data.dataset.reader import open_dataset_reader
 from raysde.data.dataset.shards import distinct_captions
-from raysde.distributed.fsdp import evaluating, has_shards, shard
+from raysde.distributed.fsdp import autocast_evaluation, has_shards, shard_model
 from raysde.distributed.world import World, current_world
 from raysde.models.score import ScoreModel
 from raysde.models.spec import fresh_model
@@ -23,7 +23,7 @@ from raysde.training.losses import Criterion
 from raysde.training.objective import DTYPES, Objective
 from raysde.training.posthoc_ema import PowerEma
 from raysde.training.state import TrainState
-from raysde.training.time_sampling import suited
+from raysde.training.time_sampling import default_time_sampling
 from raysde.training.validation import validation_loss
 
 CAPTION_SAMPLE = 200_000
@@ -36,7 +36,7 @@ def new_state(run: Run, device: torch.device) -> TrainState:
     model = fresh_model(run.spec, captions, run.config.seed)
     if model.conditioner.tokenizer is not None and current_world().is_first:
         model.conditioner.tokenizer.warn_of_cut(captions)
-    place(run, model, device)
+    place_model(run, model, device)
     optimizer = new_optimizer(train, model)
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
     ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
@@ -48,13 +48,13 @@ def new_optimizer(train: Train, model: ScoreModel) -> torch.optim.Optimizer:
     """Return the recipe's optimizer over the parameters that are trained."""
     if isinstance(train.optimizer, ExternalOptimizer):
         text = model.conditioner.text_parameters
-        groups = optimizers.groups(model.parameters(), text, train.lr, train.text_lr)
+        groups = optimizers.parameter_groups(model.parameters(), text, train.lr, train.text_lr)
         return train.optimizer.build(groups, lr=train.lr, weight_decay=train.weight_decay)
     make = optimizers.OPTIMIZERS[train.optimizer]
     return make(model, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, text_lr=train.text_lr)
 
 
-def criterion(train: Train) -> Criterion:
+def make_criterion(train: Train) -> Criterion:
     """Return the weighting and the reduction of the recipe's loss."""
     rest = Criterion(reduction=train.reduction, min_snr_gamma=train.min_snr_gamma)
     if isinstance(train.weighting, ExternalLoss):
@@ -62,7 +62,7 @@ def criterion(train: Train) -> Criterion:
     return replace(rest, weighting=train.weighting)
 
 
-def place(run: Run, model: ScoreModel, device: torch.device) -> None:
+def place_model(run: Run, model: ScoreModel, device: torch.device) -> None:
     """Brings a model to its device: whole, or this rank's rows of it.
 
     Raises:
@@ -80,24 +80,24 @@ def place(run: Run, model: ScoreModel, device: torch.device) -> None:
             f"resources.strategy=fsdp needs equal shares: train.batch={run.config.train.batch} makes "
             f"{run.plan.microbatches} microbatches of {run.plan.microbatch} for {world.size} workers"
         )
-    shard(model, world, gathered_type(run, device))
+    shard_model(model, world, gathered_dtype(run, device))
 
 
-def gathered_type(run: Run, device: torch.device) -> torch.dtype:
+def gathered_dtype(run: Run, device: torch.device) -> torch.dtype:
     """In which a sharded model's weights are gathered: the training's, where autocast casts back what it computes in
     float32; on CPUs it does not, and norms take no short weights beside float32 images."""
     return DTYPES[run.config.train.precision] if device.type == "cuda" else torch.float32
 
 
-def objective(run: Run) -> Objective:
+def make_objective(run: Run) -> Objective:
     """The loss of the recipe."""
     train = run.config.train
     return Objective(
         batch=train.batch,
         microbatch=run.plan.microbatch,
         seed=run.config.seed,
-        criterion=criterion(train),
-        times=train.times or suited(run.spec.process),
+        criterion=make_criterion(train),
+        times=train.times or default_time_sampling(run.spec.process),
         condition_dropout=train.condition_dropout,
         flip=run.config.data.flip,
         precision=train.precision,
@@ -107,7 +107,7 @@ def objective(run: Run) -> Objective:
     )
 
 
-def schedule(run: Run) -> Schedule:
+def make_schedule(run: Run) -> Schedule:
     """The lengths and frequencies of the recipe."""
     config, decay = run.config, run.config.train.decay
     return Schedule(
@@ -125,17 +125,17 @@ def schedule(run: Run) -> Schedule:
     )
 
 
-def validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]] | None:
+def make_validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]] | None:
     """The validation loss on the held-out rows, read anew each time; None without such rows."""
     if not len(run.held_out):
         return None
-    reader = opened(run.manifest.path, run.manifest.fingerprint, run.text, run.latents)
+    reader = open_dataset_reader(run.manifest.path, run.manifest.fingerprint, run.text, run.latents)
     size = run.plan.microbatch
 
     def validate(model: ScoreModel) -> dict[str, float]:
         batches = held_out_batches(reader, run.held_out, size, run.feed.view, world.rank, world.size)
         spare = next(held_out_batches(reader, run.held_out, size, run.feed.view, 0, 1)) if has_shards(model) else None
-        with evaluating(model, gathered_type(run, world.device)):
+        with autocast_evaluation(model, gathered_dtype(run, world.device)):
             return validation_loss(
                 model, batches, run.config.seed, run.config.data.range, world, run.spec.latent, spare
             )

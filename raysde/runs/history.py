@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from raysde.checkpoints import checkpoint, storage
-from raysde.io.atomic import whole_file
-from raysde.io.errors import writing
-from raysde.io.filesystems import child
+from raysde.io.atomic import write_atomically
+from raysde.io.errors import name_place_of_write
+from raysde.io.filesystems import child_path
 from raysde.runs import identity
 from raysde.runs.hooks import Sink
-from raysde.runs.run import Run, check_resumable, shape
-from raysde.tracking.spool import spool_of
+from raysde.runs.run import Run, check_resumable, identity_settings
+from raysde.tracking.spool import spool_folder
 
 if TYPE_CHECKING:
     from raysde.tracking import MlflowClient
@@ -47,13 +47,13 @@ class History:
         """Append a line with the metrics of a step; a value that is not finite becomes null."""
         self._open()
         told = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        with writing("metrics", self.file), self.file.open("a") as out:
+        with name_place_of_write("metrics", self.file), self.file.open("a") as out:
             out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Write a picture of a step, which is whole from the moment that it is there."""
         self._open()
-        with whole_file(self.pictures / f"{name}-{step:09d}.png", "a picture") as partial:
+        with write_atomically(self.pictures / f"{name}-{step:09d}.png", "a picture") as partial:
             image.save(partial, format="PNG")
 
     def _open(self) -> None:
@@ -61,8 +61,8 @@ class History:
         if self.is_open:
             return
         self.is_open = True
-        kept = [line for line in read(self.file) if line["step"] <= self.start]
-        with whole_file(self.file, "metrics") as partial:
+        kept = [line for line in read_metrics(self.file) if line["step"] <= self.start]
+        with write_atomically(self.file, "metrics") as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         for path in self.pictures.glob("*-*.png"):
             step = path.stem.rpartition("-")[2]
@@ -70,7 +70,7 @@ class History:
                 path.unlink()
 
 
-def read(file: Path) -> list[dict[str, Any]]:
+def read_metrics(file: Path) -> list[dict[str, Any]]:
     """Return the lines of a file of metrics, up to one that a kill cut short; none if there is no file."""
     lines: list[dict[str, Any]] = []
     for text in file.read_text().splitlines() if file.exists() else []:
@@ -97,7 +97,7 @@ class Both:
 
 
 @contextmanager
-def recorded(run: Run, shown: Sink) -> Iterator[Sink]:
+def record_history(run: Run, shown: Sink) -> Iterator[Sink]:
     """Yield a sink that keeps what it gets, and passes it on to ``shown``.
 
     Under torchrun the first rank alone keeps anything.
@@ -109,24 +109,24 @@ def recorded(run: Run, shown: Sink) -> Iterator[Sink]:
     if os.environ.get("RANK", "0") != "0":
         yield shown
         return
-    found = storage.newest_checkpoint(run.config.storage, run.config.name)
+    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
     start = 0
     if found is not None:
-        description = checkpoint.read(found)
+        description = checkpoint.read_description(found)
         check_resumable(run, description)  # before a run of MLflow is said to go on
         start = description.step
     # also without MLflow: if the run goes on with a store, it must not be taken for an older one of its name
-    word, folder = settled(run), folder_of(run)
+    word, folder = settle_run_word(run), run_folder(run)
     if run.config.tracking.uri is None:
         yield Both(History(Path(folder), start), shown)
     else:
-        with tracked(run, run.config.tracking.uri, word) as sink:
+        with track_run(run, run.config.tracking.uri, word) as sink:
             yield Both(sink, shown)
-    identity.ended(folder)
+    identity.note_end(folder)
 
 
 @contextmanager
-def tracked(run: Run, uri: str, word: str) -> Iterator[Sink]:
+def track_run(run: Run, uri: str, word: str) -> Iterator[Sink]:
     """Yield a sink into the run's MLflow run, which is marked as finished, failed or killed with the context.
 
     Args:
@@ -138,11 +138,11 @@ def tracked(run: Run, uri: str, word: str) -> Iterator[Sink]:
     """
     from raysde import tracking
 
-    config, client = run.config, tracking.client_for(uri)
-    run_id = opened(run, client, uri, word)
-    spool = spool_of(config.name, run_id)
+    config, client = run.config, tracking.connect_client(uri)
+    run_id = open_tracking_run(run, client, uri, word)
+    spool = spool_folder(config.name, run_id)
     sink = tracking.Tracker(uri, run_id, spool)
-    with tracking.marked(client, lambda: [run_id], lambda: identity.interrupted(folder_of(run))):
+    with tracking.mark_runs(client, lambda: [run_id], lambda: identity.describe_interruption(run_folder(run))):
         try:
             yield sink
         except BaseException:
@@ -150,26 +150,26 @@ def tracked(run: Run, uri: str, word: str) -> Iterator[Sink]:
             raise
     if not sink.close():
         print("MLflow did not take all metrics in time; they wait in", spool)
-    with tracking.answering(uri):
+    with tracking.report_server_errors(uri):
         tracking.finish_run(client, run_id)
 
 
-def settled(run: Run) -> str:
-    """Return the word of a run, see :func:`raysde.runs.identity.settled`.
+def settle_run_word(run: Run) -> str:
+    """Return the word of a run, see :func:`raysde.runs.identity.settle_word`.
 
     Raises:
         ValueError: if the file that keeps it is damaged.
     """
-    folder = folder_of(run)
-    return identity.settled(folder, shape(run), begun=bool(identity.steps(folder)))
+    folder = run_folder(run)
+    return identity.settle_word(folder, identity_settings(run), begun=bool(identity.list_steps(folder)))
 
 
-def folder_of(run: Run) -> str:
+def run_folder(run: Run) -> str:
     """Return the folder of a run, or its URI."""
-    return child(storage.location(run.config.storage), run.config.name)
+    return child_path(storage.absolute_location(run.config.storage), run.config.name)
 
 
-def opened(run: Run, client: "MlflowClient", uri: str, word: str) -> str:
+def open_tracking_run(run: Run, client: "MlflowClient", uri: str, word: str) -> str:
     """Return the id of the MLflow run that belongs to a run's word: its own one, otherwise a new one.
 
     Raises:
@@ -179,6 +179,8 @@ def opened(run: Run, client: "MlflowClient", uri: str, word: str) -> str:
 
     config, manifest = run.config, run.manifest
     data = tracking.Input(manifest.path, manifest.fingerprint, manifest.rows)
-    place = tracking.artifact_place(uri)
-    with tracking.answering(uri):
-        return tracking.open_run(client, config.tracking.experiment, config.name, config.flat(), place, data, word=word)
+    place = tracking.default_artifact_root(uri)
+    with tracking.report_server_errors(uri):
+        return tracking.open_mlflow_run(
+            client, config.tracking.experiment, config.name, config.flat(), place, data, word=word
+        )

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 from PIL import Image
 
 from raysde.checkpoints import checkpoint, ema_snapshots, sharded
-from raysde.distributed.fsdp import evaluating, has_shards
+from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
 from raysde.images import tensors
 from raysde.inference.model import Model
-from raysde.io.errors import writing
-from raysde.io.filesystems import child
+from raysde.io.errors import name_place_of_write
+from raysde.io.filesystems import child_path
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec
-from raysde.runs.build import gathered_type
+from raysde.runs.build import gathered_dtype
 from raysde.runs.run import Run
 from raysde.training.state import TrainState
 
@@ -47,16 +47,16 @@ class RunHooks:
         self.keep(state)
 
     def snapshot(self, state: TrainState) -> None:
-        folder = child(self.run.config.storage, self.run.config.name)
-        with writing(f"the averages of step {state.step}", folder):
-            ema_snapshots.write(folder, state)
+        folder = child_path(self.run.config.storage, self.run.config.name)
+        with name_place_of_write(f"the averages of step {state.step}", folder):
+            ema_snapshots.write_snapshot(folder, state)
 
     def sample(self, state: TrainState) -> None:
         if self.sink is None and not has_shards(state.model):
             return
         device = next(state.model.parameters()).device
-        with evaluating(state.model, gathered_type(self.run, device)):
-            picture = sample_grid(self.run, state.model)
+        with autocast_evaluation(state.model, gathered_dtype(self.run, device)):
+            picture = draw_sample_grid(self.run, state.model)
         if self.sink is not None:
             self.sink.image(state.step, "grid", picture)
         state.model.train()
@@ -65,7 +65,7 @@ class RunHooks:
         return self.stop()
 
 
-def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
+def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     """The recipe's sample grid."""
     sampling = run.config.sampling
     drawn = Model(model, run.spec).sample(
@@ -77,7 +77,7 @@ def sample_grid(run: Run, model: ScoreModel) -> Image.Image:
         **sampling.settings,
     )
     kinds = len(sampling.prompts) or len(sampling.labels) or 10
-    return tensors.grid(drawn.images, columns=min(sampling.count, kinds))
+    return tensors.make_grid(drawn.images, columns=min(sampling.count, kinds))
 
 
 def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> Path:
@@ -85,14 +85,14 @@ def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> 
 
     Called on the first rank alone, or on every rank where the model is sharded, for a folder that all of them reach.
     """
-    target = folder / checkpoint.name_of(state.step)
+    target = folder / checkpoint.checkpoint_name(state.step)
     if has_shards(state.model):
-        sharded.save(target, state, *described(run), world)
+        sharded.write_sharded_checkpoint(target, state, *describe_run(run), world)
     else:
-        checkpoint.save(target, state, *described(run))
+        checkpoint.write_checkpoint(target, state, *describe_run(run))
     return target
 
 
-def described(run: Run) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+def describe_run(run: Run) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
     """What a checkpoint says of its run: model, recipe and data."""
     return run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}

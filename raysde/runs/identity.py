@@ -16,10 +16,10 @@ import pyarrow.fs as pafs
 
 from raysde.io.errors import Interrupted
 from raysde.io.filesystems import (
-    child,
+    absolute_location,
+    child_path,
     exists,
-    filesystem,
-    location,
+    open_filesystem,
     read_bytes,
     write_json,
 )
@@ -29,7 +29,7 @@ BY_NAME = ""
 """The word of runs from before there were words: their MLflow run is found by its name alone."""
 
 
-def settled(folder: str, shape: Mapping[str, Any], *, begun: bool) -> str:
+def settle_word(folder: str, shape: Mapping[str, Any], *, begun: bool) -> str:
     """Return the word of the run in a folder, and keep it there; a run that starts anew gets a new one.
 
     A run that was killed before its first checkpoint is the same run, if its recipe is.
@@ -42,46 +42,46 @@ def settled(folder: str, shape: Mapping[str, Any], *, begun: bool) -> str:
     Raises:
         ValueError: if the file in the folder is damaged.
     """
-    found, digest = _read(folder), _digest(shape)
+    found, digest = _read_word(folder), _hash_shape(shape)
     if begun:
         word = BY_NAME if found is None else str(found["word"])
     elif found is not None and found["shape"] == digest and not found["ended"]:
         word = str(found["word"])
     else:
         word = uuid4().hex
-    _write(folder, {"word": word, "shape": digest, "ended": False})
+    _write_word(folder, {"word": word, "shape": digest, "ended": False})
     return word
 
 
-def ended(folder: str) -> None:
+def note_end(folder: str) -> None:
     """Note in a run's folder that the run has ended: without its checkpoints it would be trained anew."""
-    found = _read(folder)
+    found = _read_word(folder)
     if found is not None:
-        _write(folder, {**found, "ended": True})
+        _write_word(folder, {**found, "ended": True})
 
 
-def steps(folder: str) -> list[int]:
+def list_steps(folder: str) -> list[int]:
     """Return the steps whose checkpoints are in a run's folder, whole or torn, in their order."""
-    system, root = filesystem(location(folder))
+    system, root = open_filesystem(absolute_location(folder))
     names = [entry.base_name for entry in system.get_file_info(pafs.FileSelector(root, allow_not_found=True))]
     return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d+", name))
 
 
-def interrupted(folder: str) -> Interrupted:
+def describe_interruption(folder: str) -> Interrupted:
     """Return what is said of a run that was interrupted: how it goes on."""
-    found, name = steps(folder), folder.partition("?")[0].rpartition("/")[2]
+    found, name = list_steps(folder), folder.partition("?")[0].rpartition("/")[2]
     place = (
         f"from its checkpoint at step {found[-1]}" if found else "from its beginning, since it has no checkpoint yet"
     )
     return Interrupted(f"run {name!r} was interrupted; the same command goes on {place}")
 
 
-def _digest(shape: Mapping[str, Any]) -> str:
+def _hash_shape(shape: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 
 
-def _read(folder: str) -> dict[str, Any] | None:
-    place = child(location(folder), FILE)
+def _read_word(folder: str) -> dict[str, Any] | None:
+    place = child_path(absolute_location(folder), FILE)
     if not exists(place):
         return None
     try:
@@ -93,6 +93,6 @@ def _read(folder: str) -> dict[str, Any] | None:
     return found
 
 
-def _write(folder: str, content: Mapping[str, Any]) -> None:
-    if _read(folder) != content:
-        write_json(child(location(folder), FILE), content)
+def _write_word(folder: str, content: Mapping[str, Any]) -> None:
+    if _read_word(folder) != content:
+        write_json(child_path(absolute_location(folder), FILE), content)

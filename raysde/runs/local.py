@@ -8,14 +8,14 @@ import torch.distributed as dist
 
 from raysde.checkpoints import storage
 from raysde.data.batches.microbatch import read_batches
-from raysde.data.batches.prefetch import on_device
+from raysde.data.batches.prefetch import prefetch_to_device
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import current_world
 from raysde.io.progress import say
-from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, Sink, save_checkpoint
-from raysde.runs.resume import resume
+from raysde.runs.resume import resume_run
 from raysde.runs.run import Run
 from raysde.training.loop import fit
 from raysde.training.state import TrainState
@@ -33,11 +33,11 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     world = current_world()
-    folder = Path(storage.location(run.config.storage)) / run.config.name
+    folder = Path(storage.absolute_location(run.config.storage)) / run.config.name
     state = new_state(run, world.device)
     speak = say if world.is_first else None
-    if found := storage.newest_checkpoint(run.config.storage, run.config.name, speak):
-        run = resume(run, state, found)
+    if found := storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak):
+        run = resume_run(run, state, found)
         if speak is not None:
             speak(f"continuing from step {state.step} of {run.steps}")
 
@@ -45,20 +45,22 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
         if world.is_first or has_shards(state.model):
             save_checkpoint(run, state, folder, world)
         if world.is_first:
-            storage.prune(folder, run.config.keep_checkpoints, state.step)
+            storage.prune_checkpoints(folder, run.config.keep_checkpoints, state.step)
         world.barrier()
 
     reader = Reader(run.manifest, text=run.text, latents=run.latents)
-    batches = on_device(read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device)
+    batches = prefetch_to_device(
+        read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
+    )
     hooks = RunHooks(run, sink if world.is_first else None, keep)
     fit(
         state,
         batches,
-        objective(run),
-        schedule(run),
+        make_objective(run),
+        make_schedule(run),
         hooks,
         world,
-        validate=validator(run, world),
+        validate=make_validator(run, world),
         compile=run.config.train.compile,
     )
     return state

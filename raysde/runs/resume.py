@@ -4,11 +4,11 @@ from pathlib import Path
 
 from raysde.checkpoints import checkpoint
 from raysde.config.sections import Length
-from raysde.runs.run import Run, continued
+from raysde.runs.run import Run, continue_run
 from raysde.training.state import TrainState
 
 
-def is_over(run: Run, found: checkpoint.Description) -> bool:
+def is_run_over(run: Run, found: checkpoint.Description) -> bool:
     """Return True if a checkpoint is the end of its run: at the last step, or where early stopping ended it.
 
     An early-stopped run goes on if the recipe now asks for more patience, or for more steps, than it did then.
@@ -17,16 +17,16 @@ def is_over(run: Run, found: checkpoint.Description) -> bool:
     return found.step >= run.steps or (stopped and not (_is_longer(run, found) or _is_more_patient(run, found)))
 
 
-def resume(run: Run, state: TrainState, found: Path) -> Run:
+def resume_run(run: Run, state: TrainState, found: Path) -> Run:
     """Load a checkpoint of the run into its fresh state, and return the run that goes on from there.
 
     Raises:
-        ValueError: if the checkpoint is damaged, or as :func:`raysde.runs.run.continued`.
+        ValueError: if the checkpoint is damaged, or as :func:`raysde.runs.run.continue_run`.
     """
-    description = checkpoint.read(found)
-    run = continued(run, description)
-    checkpoint.restore(state, found)
-    if state.stopped and not is_over(run, description):
+    description = checkpoint.read_description(found)
+    run = continue_run(run, description)
+    checkpoint.restore_state(state, found)
+    if state.stopped and not is_run_over(run, description):
         state.stopped = False
         if _is_longer(run, description):
             state.stale = 0  # or the next validation would stop a run that is wanted longer

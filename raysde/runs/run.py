@@ -11,25 +11,25 @@ from raysde.checkpoints import checkpoint
 from raysde.conditioning.conditioner import CLASS_WIDTH
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import PretrainedText, ScratchText, width_of
-from raysde.config.loading import RunConfig, parse
-from raysde.config.places import settled
+from raysde.config.loading import RunConfig, parse_recipe
+from raysde.config.places import resolve_place
 from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import Plan
-from raysde.data.classes import difference, unknown
+from raysde.data.classes import describe_difference, describe_unknown
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings, verify_derived
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify
+from raysde.data.dataset.shards import verify_shards
 from raysde.data.dataset.split import shuffle_window, split_rows
 from raysde.data.dataset.view import View
 from raysde.images import tensors
-from raysde.images.sizes import read_size, shown_size
+from raysde.images.sizes import format_size, read_size
 from raysde.models.external_sde import ExternalSDE
-from raysde.models.sampling_defaults import solved
-from raysde.models.spec import ModelSpec, preconditioning_for
+from raysde.models.sampling_defaults import add_default_solver
+from raysde.models.spec import ModelSpec, complete_preconditioning
 from raysde.networks import ExternalConfig
-from raysde.precompute.lookup import choose_text, find_latents, find_text, spec_of, unused
+from raysde.precompute.lookup import choose_text_encoder, describe_unused, find_embeddings, find_latents, latent_spec_of
 from raysde.sampling.method import Method
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import VE, AnySDE
@@ -99,15 +99,15 @@ def open_run(config: RunConfig) -> Run:
         ValueError: naming the key that does not fit.
     """
     manifest = read_manifest(config.data.path, "data.path")
-    text = choose_text(manifest, config.text, config.data.precomputed)
+    text = choose_text_encoder(manifest, config.text, config.data.precomputed)
     if text is not config.text:
-        config = parse({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
+        config = parse_recipe({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
     if text is not None and manifest.captions == 0:
         raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
     if config.class_conditional and manifest.classes == 0:
         raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
     check_labels(config.sampling.labels, manifest)
-    view = view_of(config, manifest)
+    view = make_view(config, manifest)
     rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
     latents = None if config.latent is None else find_latents(manifest, config.latent.vae, view.shape)
     image = (manifest.channels, *view.shape) if view.shape is not None else manifest.image
@@ -115,7 +115,7 @@ def open_run(config: RunConfig) -> Run:
         image=image if latents is None else latents.shape,
         data_range=config.data.range,
         data_std=config.data.std,
-        sde=sde_for(config, manifest, rows, view),
+        sde=make_sde(config, manifest, rows, view),
         network=config.network,
         target=config.target,
         text=text,
@@ -123,19 +123,19 @@ def open_run(config: RunConfig) -> Run:
         class_names=manifest.labels if config.class_conditional else (),
         preconditioning=config.preconditioning,
         uncertainty=config.train.uncertainty == "learned",
-        latent=None if latents is None or config.latent is None else spec_of(latents, config.latent.vae),
+        latent=None if latents is None or config.latent is None else latent_spec_of(latents, config.latent.vae),
         default_solver=DEFAULT,
     )
     Method(**config.sampling.settings).check(spec.process)
     steps = config.train.length.in_steps(config.train.batch, rows.count)
-    feed = Feed(plan_for(config, manifest, rows), rows, view)
-    embeddings = find_text(manifest, text, config.data.precomputed)
+    feed = Feed(make_plan(config, manifest, rows), rows, view)
+    embeddings = find_embeddings(manifest, text, config.data.precomputed)
     return Run(config, manifest, spec, feed, held_out, steps, embeddings, latents)
 
 
-def remarks(run: Run) -> list[str]:
+def list_remarks(run: Run) -> list[str]:
     """Return what a user should know of a run before it starts, a sentence each."""
-    found = unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
+    found = describe_unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
     if run.plan.batch > run.plan.rows:
         found.append(
             f"train.batch={run.plan.batch} is more than the {run.plan.rows} rows to train on: "
@@ -153,12 +153,12 @@ def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
     counts = manifest.statistics.get("labels")
     for label in labels:
         if label not in manifest.labels:
-            raise ValueError(f"sampling.labels: {unknown(label, manifest.classes, manifest.labels)}")
+            raise ValueError(f"sampling.labels: {describe_unknown(label, manifest.classes, manifest.labels)}")
         if counts is not None and not counts.get(label):
             raise ValueError(f"sampling.labels: no row of {manifest.path} has the label {label!r}; leave it out")
 
 
-def view_of(config: RunConfig, manifest: Manifest) -> View:
+def make_view(config: RunConfig, manifest: Manifest) -> View:
     """How images are shown.
 
     Raises:
@@ -168,7 +168,9 @@ def view_of(config: RunConfig, manifest: Manifest) -> View:
     shape = None if size is None else read_size(size)
     square = manifest.size
     if square is not None and shape not in (None, square) and manifest.shapes - {None, square}:
-        wanted, again = (size, "") if isinstance(size, int) else (shown_size(shape or square), " and without --buckets")
+        wanted, again = (
+            (size, "") if isinstance(size, int) else (format_size(shape or square), " and without --buckets")
+        )
         raise ValueError(
             f"data.image_size={wanted}, but the shards at {config.data.path} hold buckets about {square[0]}; "
             f"ingest again with --size {wanted}{again}"
@@ -176,7 +178,7 @@ def view_of(config: RunConfig, manifest: Manifest) -> View:
     return View(shape, config.data.crop, config.data.scale)
 
 
-def plan_for(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
+def make_plan(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
     """The order of a run's rows."""
     return Plan(
         rows=rows.count,
@@ -189,7 +191,7 @@ def plan_for(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
     )
 
 
-def sde_for(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:
+def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:
     """The recipe's SDE, with VE's sigma_max taken from a sample of the training images where the recipe asks for it.
 
     Raises:
@@ -205,7 +207,7 @@ def sde_for(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> An
     return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)
 
 
-def check(run: Run) -> None:
+def check_run(run: Run) -> None:
     """What can be found wrong before a worker starts: shards unlike the manifest, a network that cannot be built,
     code of the user's own that is not there.
 
@@ -213,7 +215,7 @@ def check(run: Run) -> None:
         ValueError: naming the culprit.
     """
     hashes = run.config.data.verify == "hash"
-    verify(run.manifest, hashes=hashes)
+    verify_shards(run.manifest, hashes=hashes)
     for derived in (run.text, run.latents):
         if derived is not None:
             verify_derived(derived, run.manifest, hashes=hashes)
@@ -223,10 +225,10 @@ def check(run: Run) -> None:
         if isinstance(part, ExternalLoss | ExternalSchedule):
             part.build()
     if isinstance(train.optimizer, ExternalOptimizer):
-        train.optimizer.found(params=[], lr=train.lr, weight_decay=train.weight_decay)
+        train.optimizer.find_factory(params=[], lr=train.lr, weight_decay=train.weight_decay)
 
 
-def shape(run: Run) -> dict[str, Any]:
+def identity_settings(run: Run) -> dict[str, Any]:
     """Return the settings that determine the numbers of a run and its length, as JSON values."""
     flat = run.config.flat()
     kept = {key: flat[key] for key in flat if key.startswith("train.length.") or not key.startswith(MAY_CHANGE)}
@@ -239,10 +241,10 @@ def check_model(spec: ModelSpec) -> None:
     Raises:
         ValueError: naming what does not fit.
     """
-    preconditioning_for(spec)
+    complete_preconditioning(spec)
     width = condition_width(spec)
     if isinstance(spec.network, ExternalConfig):
-        spec.network.found(image=spec.image, condition=width)
+        spec.network.find_factory(image=spec.image, condition=width)
     else:
         with torch.device("meta"):
             spec.network.build(spec.image, width, None if spec.text is None else width)
@@ -263,7 +265,7 @@ def condition_width(spec: ModelSpec) -> int | None:
     return spec.text.width if isinstance(spec.text, ScratchText) else CLASS_WIDTH if spec.classes else None
 
 
-def continued(run: Run, found: checkpoint.Description) -> Run:
+def continue_run(run: Run, found: checkpoint.Description) -> Run:
     """Return the run that goes on from a checkpoint of its own, and draws by default as it did.
 
     Raises:
@@ -271,7 +273,7 @@ def continued(run: Run, found: checkpoint.Description) -> Run:
     """
     check_resumable(run, found)
     usual = found.spec.default_solver
-    Method(**solved(run.config.sampling.settings, usual))  # type: ignore[arg-type]
+    Method(**add_default_solver(run.config.sampling.settings, usual))  # type: ignore[arg-type]
     return replace(run, spec=replace(run.spec, default_solver=usual))
 
 
@@ -292,7 +294,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
     for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
-        if settled(key, old) != settled(key, new) and not key.startswith(MAY_CHANGE):
+        if resolve_place(key, old) != resolve_place(key, new) and not key.startswith(MAY_CHANGE):
             raise ValueError(f"run {name!r} has {key}={old}, the recipe says {new}; choose another name to start anew")
     if found.data["microbatch"] != run.plan.microbatch:
         raise ValueError(
@@ -306,7 +308,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
         )
     # a checkpoint from before names were stored can be compared by the number of its classes alone
     names = run.spec.class_names
-    other = difference(found.spec.class_names or names, names)
+    other = describe_difference(found.spec.class_names or names, names)
     if found.spec.classes != run.spec.classes:
         other = f"there were {found.spec.classes}, now {run.spec.classes}"
     if other is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from raysde.sampling.score import asked
-from raysde.sampling.solvers.adaptive import integrate, probability_flow
+from raysde.sampling.solvers.adaptive import integrate_ode, probability_flow
 from raysde.sde import SDE, Score
 
 Divergence = Literal["exact", "rademacher", "gaussian"]
@@ -41,7 +41,7 @@ class LogProb:
     nfe: int
 
 
-def checked_score(score: Score) -> Score:
+def check_score(score: Score) -> Score:
     """The callable behind a score, which has to be one of a density.
 
     Raises:
@@ -76,7 +76,7 @@ def log_prob(
     Raises:
         ValueError: for a guided score, fewer than one probe or an unknown divergence.
     """
-    score = checked_score(score)
+    score = check_score(score)
     jacobian = _jacobian(x0, divergence, probes, generator)
     size = x0[0].numel()
 
@@ -85,7 +85,7 @@ def log_prob(
         return torch.cat([velocity.reshape(len(velocity), -1), rates], dim=1)
 
     y = torch.cat([x0.reshape(len(x0), -1), x0.new_zeros(len(x0), jacobian.columns)], dim=1)
-    y, nfe = integrate(slope, y, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
+    y, nfe = integrate_ode(slope, y, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
     latent, gathered = y[:, :size].reshape(x0.shape), y[:, size:].double()
     value = sde.prior_log_prob(latent.double()) + gathered.mean(dim=1)
     error = torch.zeros_like(value) if divergence == "exact" else _standard_error(gathered)
@@ -182,13 +182,13 @@ def decode(score: Score, latent: Tensor, sde: SDE, *, rtol: float = TOLERANCE, a
 @torch.no_grad()
 def encode_counted(score: Score, x0: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
     """:func:`encode`, and the evaluations of the score."""
-    return probability_flow(checked_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
+    return probability_flow(check_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
 
 
 @torch.no_grad()
 def decode_counted(score: Score, latent: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
     """:func:`decode`, and the evaluations of the score."""
-    return probability_flow(checked_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)
+    return probability_flow(check_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)
 
 
 def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Setting:
     @property
     def kind(self) -> type:
         """bool, int, float or str: the type of a value that is written down."""
-        (found,) = [each for each in _options(self.type) if each is not type(None)]
+        (found,) = [each for each in _union_members(self.type) if each is not type(None)]
         return str if get_origin(found) is Literal else cast(type, found)
 
     @property
@@ -55,7 +55,9 @@ class Setting:
         """The values that a name can have; empty for a number."""
         if self.name == "solver":
             return tuple(SOLVERS)
-        return tuple(name for each in _options(self.type) if get_origin(each) is Literal for name in get_args(each))
+        return tuple(
+            name for each in _union_members(self.type) if get_origin(each) is Literal for name in get_args(each)
+        )
 
     def check(self, value: Any) -> None:
         """Raise ValueError if a value is none of the choices, of another type, or out of bounds."""
@@ -105,12 +107,12 @@ class Setting:
         return f"be {', '.join(others)} or {last}"
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def _union_members(hint: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def about(meaning: str, **bounds: float) -> dict[str, Any]:
+def describe_field(meaning: str, **bounds: float) -> dict[str, Any]:
     """Return what a field of :class:`Method` says of itself.
 
     Args:
@@ -133,43 +135,48 @@ class Method:
 
     solver: Solver = field(
         default=None,  # type: ignore[assignment]  # until __post_init__ fills it in
-        metadata=about(
+        metadata=describe_field(
             "name of the solver, see docs/choosing.md; by default unipc, or heun beside a corrector, and for models "
             "from before unipc was the default"
         ),
     )
-    steps: int = field(default=20, metadata=about("steps of the solver; rk45 chooses its own", least=1))
+    steps: int = field(default=20, metadata=describe_field("steps of the solver; rk45 chooses its own", least=1))
     grid: Grid | None = field(
-        default=None, metadata=about("times uniform in this; by default what suits the solver and the SDE")
+        default=None, metadata=describe_field("times uniform in this; by default what suits the solver and the SDE")
     )
-    rho: float = field(default=7.0, metadata=about("exponent of the edm grid", above=0))
+    rho: float = field(default=7.0, metadata=describe_field("exponent of the edm grid", above=0))
     corrector: Corrector | None = field(
         default=None,
-        metadata=about(
+        metadata=describe_field(
             "after each step but the last; by default the solver's own, langevin for pc and none for the others"
         ),
     )
-    corrector_steps: int = field(default=1, metadata=about("corrector steps at each time", least=0))
+    corrector_steps: int = field(default=1, metadata=describe_field("corrector steps at each time", least=0))
     target_snr: float = field(
         default=0.16,
-        metadata=about("step size of a corrector: 0.16 suits VE, 0.01 VP (Song et al. table 5)", above=0),
+        metadata=describe_field("step size of a corrector: 0.16 suits VE, 0.01 VP (Song et al. table 5)", above=0),
     )
-    eta: float = field(default=0.0, metadata=about("noise of ddim: 0 is deterministic, 1 ancestral", least=0, most=1))
-    order: int = field(default=3, metadata=about("order of deis and unipc", least=1, most=3))
+    eta: float = field(
+        default=0.0, metadata=describe_field("noise of ddim: 0 is deterministic, 1 ancestral", least=0, most=1)
+    )
+    order: int = field(default=3, metadata=describe_field("order of deis and unipc", least=1, most=3))
     churn: float = field(
-        default=0.0, metadata=about("fresh noise of edm, over all steps (S_churn of Karras et al. 2022)", least=0)
+        default=0.0,
+        metadata=describe_field("fresh noise of edm, over all steps (S_churn of Karras et al. 2022)", least=0),
     )
-    churn_low: float = field(default=0.0, metadata=about("sigma / alpha from which edm adds noise (S_tmin)", least=0))
+    churn_low: float = field(
+        default=0.0, metadata=describe_field("sigma / alpha from which edm adds noise (S_tmin)", least=0)
+    )
     churn_high: float = field(
-        default=float("inf"), metadata=about("sigma / alpha up to which edm adds noise (S_tmax)", least=0)
+        default=float("inf"), metadata=describe_field("sigma / alpha up to which edm adds noise (S_tmax)", least=0)
     )
     churn_noise: float = field(
-        default=1.0, metadata=about("standard deviation of edm's fresh noise (S_noise)", above=0)
+        default=1.0, metadata=describe_field("standard deviation of edm's fresh noise (S_noise)", above=0)
     )
-    rtol: float = field(default=1e-5, metadata=about("relative tolerance of rk45", above=0))
-    atol: float = field(default=1e-5, metadata=about("absolute tolerance of rk45", above=0))
+    rtol: float = field(default=1e-5, metadata=describe_field("relative tolerance of rk45", above=0))
+    atol: float = field(default=1e-5, metadata=describe_field("absolute tolerance of rk45", above=0))
     denoise: bool = field(
-        default=False, metadata=about("end with the predicted clean data, for one more evaluation (Tweedie)")
+        default=False, metadata=describe_field("end with the predicted clean data, for one more evaluation (Tweedie)")
     )
 
     def __post_init__(self) -> None:
@@ -185,7 +192,7 @@ class Method:
             raise ValueError("solver none moves nothing: give it a corrector")
         for name, each in SETTINGS.items():
             if (value := getattr(self, name)) != each.default and not self.reads(name):
-                raise ValueError(f"{name}={value} changes nothing with {self.solver}: {reader(name)}")
+                raise ValueError(f"{name}={value} changes nothing with {self.solver}: {describe_reader(name)}")
 
     @property
     def kind(self) -> Kind:
@@ -235,10 +242,10 @@ class Method:
 
     def last_times(self, sde: "SDE", share: float) -> "Tensor":
         """The last ``share`` of the grid in its own variable, float64; see
-        :func:`raysde.sampling.solvers.grids.last_part`."""
-        from raysde.sampling.solvers.grids import last_part
+        :func:`raysde.sampling.solvers.grids.last_grid_part`."""
+        from raysde.sampling.solvers.grids import last_grid_part
 
-        return last_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
+        return last_grid_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
 
     def churn_of(self, steps: int) -> float:
         """Return the churn of ``steps`` of this method's steps, each with as much noise as it adds in a whole walk."""
@@ -276,7 +283,7 @@ class Settings(TypedDict, total=False):
 assert typing.get_type_hints(Settings) == typing.get_type_hints(Method)
 
 
-def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+def make_method(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of some keyword arguments that choose a :class:`Method`."""
     return {name: value for name, value in settings.items() if name in SETTINGS}
 
@@ -305,7 +312,7 @@ def untimed(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in GRIDDED}
 
 
-def readable(settings: Mapping[str, Any]) -> dict[str, Any]:
+def select_readable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a method's settings that their solver, grid and corrector read.
 
     Raises:
@@ -320,7 +327,7 @@ def solvers_reading(name: str) -> list[Solver]:
     return [solver for solver, kind in SOLVERS.items() if name in kind.settings]
 
 
-def reader(name: str) -> str:
+def describe_reader(name: str) -> str:
     """Return who reads a setting that others do not, for people; empty if all do."""
     if name in CORRECTED:
         return "it is of correctors, such as solver=pc or corrector=langevin"

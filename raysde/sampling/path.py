@@ -17,7 +17,7 @@ from raysde.rng import RandomSource, noise_from
 from raysde.sampling.method import Method, Settings
 from raysde.sampling.sampler import Callback, Samples, sample
 from raysde.sampling.score import asked
-from raysde.sampling.solvers.grids import checked
+from raysde.sampling.solvers.grids import check_times
 from raysde.sampling.solvers.ode import heun
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import SDE, Score
@@ -59,7 +59,7 @@ def path_times(sde: SDE, grid: Tensor, points: int) -> Tensor:
     return times
 
 
-def between(sde: SDE, start: float, end: float) -> Tensor:
+def times_between(sde: SDE, start: float, end: float) -> Tensor:
     """Return falling times from one to another, at most ``STEP`` apart in lambda = log(alpha / sigma), float64."""
     ends = torch.tensor([start, end], dtype=torch.float64)
     first, last = (0.5 * sde.log_snr(ends)).tolist()
@@ -70,7 +70,7 @@ def between(sde: SDE, start: float, end: float) -> Tensor:
     return times
 
 
-def _stay(x: Tensor, t: float) -> Tensor:
+def _keep_state(x: Tensor, t: float) -> Tensor:
     """A projection that changes nothing, for which rk45 stops at each time of its grid."""
     return x
 
@@ -102,7 +102,7 @@ def sample_path(
         ValueError: if there are fewer than two points; and as :func:`raysde.sampling.sampler.sample`.
     """
     method = Method(**settings)
-    grid = method.times(sde) if times is None else checked(times, sde)
+    grid = method.times(sde) if times is None else check_times(times, sde)
     wanted = path_times(sde, grid, points)
     noise = noise_from(generator)
     if start is None:
@@ -110,20 +110,20 @@ def sample_path(
     places = [int((grid - t > -SAME * t).sum()) - 1 for t in wanted]
     states = {0: start}
 
-    def watched(step: int, x: Tensor) -> None:
+    def watch_step(step: int, x: Tensor) -> None:
         if step in places:
             states[step] = x
         if callback is not None:
             callback(step, x)
 
-    project = _stay if method.solver == "rk45" else None
+    project = _keep_state if method.solver == "rk45" else None
     end = sample(
         score, sde, shape, generator=generator, device=device, dtype=dtype, times=times, start=start, project=project,
-        callback=watched, **settings,
+        callback=watch_step, **settings,
     )  # fmt: skip
     xs, hats, nfe = [], [], end.nfe
     for t, place in zip(wanted.tolist(), places, strict=True):
-        aside = Walk(asked(score), sde, between(sde, grid[place].item(), t), noise)
+        aside = Walk(asked(score), sde, times_between(sde, grid[place].item(), t), noise)
         x = states[place]
         for index in range(len(aside.times) - 1):
             x = heun(aside, x, index)[0]

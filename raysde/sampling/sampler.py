@@ -20,7 +20,7 @@ from raysde.sampling.score import asked
 from raysde.sampling.solvers.adaptive import probability_flow
 from raysde.sampling.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
 from raysde.sampling.solvers.default import default_solver
-from raysde.sampling.solvers.grids import checked
+from raysde.sampling.solvers.grids import check_times
 from raysde.sampling.solvers.trajectory import Stepper, Walk
 from raysde.sde import SDE, Score
 
@@ -74,7 +74,7 @@ def sample(
     """
     if times is not None:
         check_timed(settings)
-        times = checked(times, sde)
+        times = check_times(times, sde)
         settings["steps"] = len(times) - 1
     if settings.get("solver") is None:
         settings["solver"] = default_solver(corrector=settings.get("corrector"), resample=resample)
@@ -91,9 +91,9 @@ def sample(
     if project is not None:
         x = project(x, walk.times[0])
     if method.solver == "rk45":
-        x = _adaptive(walk, x, method, project, callback)
+        x = _integrate_adaptively(walk, x, method, project, callback)
     else:
-        x = _walked(walk, _whole_step(walk, method, norms, project or _untouched), x, resample, callback)
+        x = _walk_grid(walk, _make_step(walk, method, norms, project or _keep_state), x, resample, callback)
     if method.denoise:
         x = walk.x0(x, len(walk.times) - 1)
     return Samples(x, walk.nfe)
@@ -111,11 +111,11 @@ def check_resample(resample: int, method: Method) -> None:
         raise ValueError(f"resample cannot repeat steps of {method.solver}: choose a solver without a memory")
 
 
-def _untouched(x: Tensor, t: float) -> Tensor:
+def _keep_state(x: Tensor, t: float) -> Tensor:
     return x
 
 
-def _whole_step(walk: Walk, method: Method, norms: Norms, project: Project) -> Stepper:
+def _make_step(walk: Walk, method: Method, norms: Norms, project: Project) -> Stepper:
     """The solver's step with what follows it at the new time: corrector steps, and the projection after each."""
     step = method.kind.start(walk, **{name: getattr(method, name) for name in method.kind.settings})
 
@@ -131,7 +131,7 @@ def _whole_step(walk: Walk, method: Method, norms: Norms, project: Project) -> S
     return whole
 
 
-def _walked(walk: Walk, step: Stepper, x: Tensor, resample: int, callback: Callback | None) -> Tensor:
+def _walk_grid(walk: Walk, step: Stepper, x: Tensor, resample: int, callback: Callback | None) -> Tensor:
     """The end of the walk, without the last step's noise, which would only blur it (Song et al. appendix G)."""
     steps = len(walk.times) - 1
     mean = x
@@ -145,7 +145,9 @@ def _walked(walk: Walk, step: Stepper, x: Tensor, resample: int, callback: Callb
     return mean
 
 
-def _adaptive(walk: Walk, x: Tensor, method: Method, project: Project | None, callback: Callback | None) -> Tensor:
+def _integrate_adaptively(
+    walk: Walk, x: Tensor, method: Method, project: Project | None, callback: Callback | None
+) -> Tensor:
     """The probability flow by rk45, each image with its own steps, in one piece unless something is projected."""
     stops = [walk.times[0], walk.times[-1]] if project is None else walk.times
     for left, (start, end) in zip(reversed(range(len(stops) - 1)), pairwise(stops), strict=True):

@@ -26,7 +26,7 @@ TARGETS: tuple[Target, ...] = ("noise", "score", "x0", "v", "flow", "edm")
 TimeInput = Literal["t", "999t", "step", "sigma", "log_sigma", "log_sigma/4"]
 
 
-def coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
+def target_coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
     """a and b of ``target = a x0 + b eps``, of the shape of sigma.
 
     Raises:
@@ -49,14 +49,14 @@ def coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) 
     raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
 
 
-def convert(
+def convert_target(
     value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Target, target: Target, data_std: float
 ) -> Tensor:
     """The value of ``target`` that belongs to x_t and the value of ``source``."""
     if source == target:
         return value
-    a, b = coefficients(source, alpha, sigma, data_std)
-    wanted_a, wanted_b = coefficients(target, alpha, sigma, data_std)
+    a, b = target_coefficients(source, alpha, sigma, data_std)
+    wanted_a, wanted_b = target_coefficients(target, alpha, sigma, data_std)
     from_x = wanted_a * b - wanted_b * a
     from_value = wanted_b * alpha - wanted_a * sigma
     return (from_x * x_t + from_value * value) / (alpha * b - sigma * a)
@@ -64,13 +64,13 @@ def convert(
 
 def target_of(target: Target, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
     """The value of ``target`` that belongs to clean images and noise."""
-    a, b = coefficients(target, alpha, sigma, data_std)
+    a, b = target_coefficients(target, alpha, sigma, data_std)
     return a * x0 + b * eps
 
 
 def noise_error_scale(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
     """The factor from an error of ``target``'s value to the error of the noise it implies."""
-    a, b = coefficients(target, alpha, sigma, data_std)
+    a, b = target_coefficients(target, alpha, sigma, data_std)
     return alpha / (alpha * b - sigma * a)
 
 

@@ -110,17 +110,17 @@ class TableBeta:
     def inverse_integral(self, integral: Tensor) -> Tensor:
         knots = self.knots.to(integral)
         cell = torch.searchsorted(knots, integral.detach().contiguous(), right=True).sub(1).clamp(0, self.steps - 1)
-        u = (integral - _entry(knots, cell)) / _entry(knots.diff(), cell)
+        u = (integral - _look_up(knots, cell)) / _look_up(knots.diff(), cell)
         for _ in range(8):
             u = (u - (self._value(u, cell) - integral) / self._rate(u, cell)).clamp(0.0, 1.0)
         return (cell + u) / self.steps
 
     def _value(self, u: Tensor, cell: Tensor) -> Tensor:
-        c0, c1, c2, c3 = (_entry(row, cell) for row in self.cubic.to(u))
+        c0, c1, c2, c3 = (_look_up(row, cell) for row in self.cubic.to(u))
         return c0 + u * (c1 + u * (c2 + u * c3))
 
     def _rate(self, u: Tensor, cell: Tensor) -> Tensor:
-        _, c1, c2, c3 = (_entry(row, cell) for row in self.cubic.to(u))
+        _, c1, c2, c3 = (_look_up(row, cell) for row in self.cubic.to(u))
         return c1 + u * (2.0 * c2 + u * 3.0 * c3)
 
     def _cell(self, t: Tensor) -> Tensor:
@@ -138,6 +138,6 @@ def _monotone_slopes(rises: Tensor) -> Tensor:
     return torch.cat([first[None], inside, last[None]])
 
 
-def _entry(table: Tensor, place: Tensor) -> Tensor:
+def _look_up(table: Tensor, place: Tensor) -> Tensor:
     """table[place] for places of any shape, also under vmap."""
     return table.index_select(0, place.reshape(-1)).reshape(place.shape)

@@ -2,95 +2,95 @@
 
 from typing import TYPE_CHECKING
 
-from raysde.aliases import on_first_use
+from raysde.aliases import import_on_first_use
 
 if TYPE_CHECKING:
-    from raysde.tracking.marking import marked
+    from raysde.tracking.marking import mark_runs
     from raysde.tracking.runs import (
         Ended,
         Input,
-        artifact_place,
         close_run,
-        experiment_id,
-        experiments,
+        default_artifact_root,
         fail_run,
+        find_or_create_experiment,
         finish_run,
         has_run,
         interrupt_run,
-        keep_files,
-        latest_metrics,
+        list_experiments,
+        list_logged_steps,
         log_figures,
-        logged_steps,
-        open_run,
+        log_files,
+        open_mlflow_run,
+        read_latest_metrics,
+        read_tags,
         set_tags,
-        tags_of,
     )
-    from raysde.tracking.store import MlflowClient, answering, client_for, default_uri, store_uri
-    from raysde.tracking.tracker import Tracker, deliver_left, is_refused
+    from raysde.tracking.store import MlflowClient, connect_client, default_uri, report_server_errors, store_uri
+    from raysde.tracking.tracker import Tracker, deliver_leftovers, is_refused
 
 __all__ = [
     "Ended",
     "Input",
     "MlflowClient",
     "Tracker",
-    "answering",
-    "artifact_place",
-    "client_for",
     "close_run",
+    "connect_client",
+    "default_artifact_root",
     "default_uri",
-    "deliver_left",
-    "experiment_id",
-    "experiments",
+    "deliver_leftovers",
     "fail_run",
+    "find_or_create_experiment",
     "finish_run",
     "has_run",
     "interrupt_run",
     "is_refused",
-    "keep_files",
-    "latest_metrics",
+    "list_experiments",
+    "list_logged_steps",
     "log_figures",
-    "logged_steps",
-    "marked",
-    "open_run",
+    "log_files",
+    "mark_runs",
+    "open_mlflow_run",
+    "read_latest_metrics",
+    "read_tags",
+    "report_server_errors",
     "set_tags",
     "store_uri",
-    "tags_of",
 ]
 
 # loaded on first use: importing MLflow takes a second, which most processes of a cluster can do without
-__getattr__ = on_first_use(
+__getattr__ = import_on_first_use(
     __name__,
     {
-        "raysde.tracking.marking": ("marked",),
+        "raysde.tracking.marking": ("mark_runs",),
         "raysde.tracking.runs": (
             "Ended",
             "Input",
-            "artifact_place",
+            "default_artifact_root",
             "close_run",
-            "experiment_id",
-            "experiments",
+            "find_or_create_experiment",
+            "list_experiments",
             "fail_run",
             "finish_run",
             "has_run",
             "interrupt_run",
-            "keep_files",
-            "latest_metrics",
+            "log_files",
+            "read_latest_metrics",
             "log_figures",
-            "logged_steps",
-            "open_run",
+            "list_logged_steps",
+            "open_mlflow_run",
             "set_tags",
-            "tags_of",
+            "read_tags",
         ),
         "raysde.tracking.store": (
             "MlflowClient",
-            "answering",
-            "client_for",
+            "report_server_errors",
+            "connect_client",
             "default_uri",
             "store_uri",
         ),
         "raysde.tracking.tracker": (
             "Tracker",
-            "deliver_left",
+            "deliver_leftovers",
             "is_refused",
         ),
     },

@@ -10,7 +10,7 @@ from raysde.tracking.runs import fail_run, interrupt_run
 
 
 @contextmanager
-def marked(
+def mark_runs(
     client: MlflowClient, running: Callable[[], list[str]], interrupted: Callable[[], Interrupted]
 ) -> Iterator[None]:
     """Mark runs as failed with what is done here, or as killed at Ctrl-C or SIGTERM.

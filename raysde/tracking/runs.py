@@ -13,7 +13,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from raysde.io.errors import writing
+from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import DATABASE
 
 RUN_TAG, WORD_TAG = "raysde.runs.run", "raysde.runs.identity"
@@ -44,13 +44,13 @@ class Input:
         )
 
 
-def artifact_place(uri: str) -> str | None:
+def default_artifact_root(uri: str) -> str | None:
     """Beside a SQLite file, its artifacts; a server knows its own place."""
     match = DATABASE.fullmatch(uri)
     return None if match is None else (Path(match[2]).absolute().parent / "artifacts").as_uri()
 
 
-def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+def find_or_create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     """The experiment called ``name``, created if there is none, also if several processes do so at once.
 
     Args:
@@ -67,13 +67,13 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
     return str(found.experiment_id)
 
 
-def experiments(client: MlflowClient) -> dict[str, str]:
+def list_experiments(client: MlflowClient) -> dict[str, str]:
     """Return the identifiers of experiments by name, the latest first, without the one that MLflow makes by itself."""
     found = client.search_experiments(order_by=["creation_time DESC"])
     return {each.name: str(each.experiment_id) for each in found if each.name != "Default"}
 
 
-def open_run(
+def open_mlflow_run(
     client: MlflowClient,
     experiment: str,
     name: str,
@@ -92,19 +92,19 @@ def open_run(
         parent: id of the run that it is shown below, such as that of a sweep.
         word: that tells it from others of the same name, see :mod:`raysde.runs.identity`.
     """
-    place = experiment_id(client, experiment, artifacts)
-    found = called(client, place, name, word)
+    place = find_or_create_experiment(client, experiment, artifacts)
+    found = find_run(client, place, name, word)
     if found is not None:
         client.update_run(found.info.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
     else:
         tags = {RUN_TAG: name, "mlflow.source.name": "raysde train"}
         tags |= {WORD_TAG: word} if word else {}
         found = client.create_run(place, run_name=name, tags=tags | ({"mlflow.parentRunId": parent} if parent else {}))
-    describe(client, found, params, data)
+    log_description(client, found, params, data)
     return str(found.info.run_id)
 
 
-def called(client: MlflowClient, experiment: str, name: str, word: str) -> MlflowRun | None:
+def find_run(client: MlflowClient, experiment: str, name: str, word: str) -> MlflowRun | None:
     """Return the newest run of an experiment that has a name and a word, None if there is none."""
     query = f"tags.`{RUN_TAG}` = '{name}'" + (f" AND tags.`{WORD_TAG}` = '{word}'" if word else "")
     token = None
@@ -119,7 +119,7 @@ def called(client: MlflowClient, experiment: str, name: str, word: str) -> Mlflo
             return None
 
 
-def describe(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], data: Input | None) -> None:
+def log_description(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], data: Input | None) -> None:
     """Logs a run's recipe, and its data last: what has its data, or all its params where there are none, has all."""
     missing = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items() if key not in run.data.params]
     if (run.inputs and run.inputs.dataset_inputs) or not (missing or data):
@@ -131,7 +131,7 @@ def describe(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], da
         client.log_inputs(run.info.run_id, datasets=[data.entity()])
 
 
-def logged_steps(client: MlflowClient, run_id: str) -> dict[str, set[int]]:
+def list_logged_steps(client: MlflowClient, run_id: str) -> dict[str, set[int]]:
     """The steps at which each metric of a run was logged."""
     keys = client.get_run(run_id).data.metrics
     return {key: {metric.step for metric in client.get_metric_history(run_id, key)} for key in keys}
@@ -186,22 +186,22 @@ def has_run(client: MlflowClient, run_id: str) -> bool:
     return True
 
 
-def keep_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
+def log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
     """Logs files by name, and tags, to a run; those of the same names are replaced."""
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
         for name, content in files.items():
             path = Path(folder) / name
-            with writing(name, folder):
+            with name_place_of_write(name, folder):
                 path.write_bytes(content)
             client.log_artifact(run_id, str(path))
     set_tags(client, run_id, tags)
 
 
-def tags_of(client: MlflowClient, run_id: str) -> dict[str, str]:
+def read_tags(client: MlflowClient, run_id: str) -> dict[str, str]:
     """The tags of a run."""
     return dict(client.get_run(run_id).data.tags)
 
 
-def latest_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
+def read_latest_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
     """The newest value of each metric."""
     return dict(client.get_run(run_id).data.metrics)

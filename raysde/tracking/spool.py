@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from raysde.io.atomic import whole_file
-from raysde.io.errors import writing
+from raysde.io.atomic import write_atomically
+from raysde.io.errors import name_place_of_write
 
 
-def spool_of(name: str, run_id: str) -> Path:
+def spool_folder(name: str, run_id: str) -> Path:
     """Where a run keeps what the server has not taken yet, on the machine of its first worker."""
     return Path(tempfile.gettempdir()) / f"raysde-{name}-{run_id}.jsonl"
 
@@ -44,7 +44,7 @@ class Spool:
             lines, pictures: what a process on another machine left, which comes first.
         """
         lines = [*lines, *(line for line in self._lines() if line not in lines)]
-        with whole_file(self.path, "metrics") as partial:
+        with write_atomically(self.path, "metrics") as partial:
             self.pictures.mkdir(parents=True, exist_ok=True)
             for name, content in (pictures or {}).items():
                 if not (self.pictures / name).exists():
@@ -70,14 +70,14 @@ class Spool:
         return self._add({"tags": dict(tags)})
 
     def _add(self, line: dict[str, Any]) -> dict[str, Any]:
-        with writing("metrics", self.path), self.path.open("a") as out:
+        with name_place_of_write("metrics", self.path), self.path.open("a") as out:
             out.write(json.dumps(line) + "\n")
         return line
 
     def add_picture(self, step: int, name: str, image: Image.Image) -> Path:
         """Writes a picture of a step; the file, which is whole from the moment it is there."""
         path = self.pictures / f"{name}-{step:07d}.png"
-        with whole_file(path, "a picture") as partial:
+        with write_atomically(path, "a picture") as partial:
             image.save(partial, format="PNG")
         return path
 

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from raysde.io.filesystems import DATABASE, database
+from raysde.io.filesystems import DATABASE, resolve_database
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
@@ -32,10 +32,10 @@ def default_uri() -> str:
 
 def store_uri(given: str | None) -> str:
     """Return the URI of the store that is asked for, or of the default one; the path of an SQLite file is absolute."""
-    return database(given or default_uri())
+    return resolve_database(given or default_uri())
 
 
-def client_for(uri: str) -> MlflowClient:
+def connect_client(uri: str) -> MlflowClient:
     """A client of a tracking store that answers.
 
     Raises:
@@ -45,24 +45,24 @@ def client_for(uri: str) -> MlflowClient:
         _check_file(uri)
     elif "://" not in uri or uri.startswith("file:"):
         raise ValueError(f"tracking.uri {uri!r} must be a server (http://...) or a database (sqlite:///...)")
-    short_timeouts(uri)
+    shorten_timeouts(uri)
     try:
-        with _alone(uri):
+        with _open_one_at_a_time(uri):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except ModuleNotFoundError as error:
         raise ValueError(f"tracking.uri {uri}: its database needs a driver that is not installed: {error}") from None
     except (MlflowException, SQLAlchemyError) as error:
-        raise ValueError(f"the MLflow {kind_of(uri)} {uri} does not answer: {sentence_of(error)}") from None
+        raise ValueError(f"the MLflow {store_kind(uri)} {uri} does not answer: {describe_error(error)}") from None
     return client
 
 
-def kind_of(uri: str) -> str:
+def store_kind(uri: str) -> str:
     """Return what a store is called."""
     return "server" if uri.startswith("http") else "database"
 
 
-def sentence_of(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return what MLflow or a database says of an error, in a line, without the query that met it."""
     said = " ".join(re.split(r"\n?\[SQL:|\n?\(Background on", str(error))[0].split())[:200]
     if "database is locked" in said:
@@ -94,7 +94,7 @@ def _check_file(uri: str) -> None:
 
 
 @contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _open_one_at_a_time(uri: str) -> Iterator[None]:
     """One process after the other opens a SQLite file: the first makes its tables, which two at once would break."""
     match = DATABASE.fullmatch(uri)
     if match is None:
@@ -105,7 +105,7 @@ def _alone(uri: str) -> Iterator[None]:
         yield
 
 
-def short_timeouts(uri: str) -> None:
+def shorten_timeouts(uri: str) -> None:
     """A server that is away is reported in seconds rather than after MLflow's default seven retries."""
     if uri.startswith("http"):
         for variable in (
@@ -117,7 +117,7 @@ def short_timeouts(uri: str) -> None:
 
 
 @contextmanager
-def answering(uri: str) -> Iterator[None]:
+def report_server_errors(uri: str) -> Iterator[None]:
     """Turns an error of the MLflow server into one sentence.
 
     Raises:
@@ -126,4 +126,4 @@ def answering(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise RuntimeError(f"MLflow at {uri}: {sentence_of(error)}") from error
+        raise RuntimeError(f"MLflow at {uri}: {describe_error(error)}") from error

@@ -12,9 +12,9 @@ from PIL import Image
 
 from raysde.tracking.backlog import Backlog
 from raysde.tracking.outbox import Outbox
-from raysde.tracking.runs import logged_steps, set_tags
+from raysde.tracking.runs import list_logged_steps, set_tags
 from raysde.tracking.spool import Spool
-from raysde.tracking.store import short_timeouts
+from raysde.tracking.store import shorten_timeouts
 
 LINES_AT_ONCE, METRICS_AT_ONCE = 200, 1000
 REFUSED = "INVALID_PARAMETER_VALUE"
@@ -34,7 +34,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, run_id: str, spool: Path, backlog: str | None = None) -> None:
-        short_timeouts(uri)
+        shorten_timeouts(uri)
         self.client, self.run_id = MlflowClient(tracking_uri=uri, registry_uri=uri), run_id
         self.spool = Spool(spool)
         self.backlog = None if backlog is None else Backlog(backlog)
@@ -102,7 +102,7 @@ class Tracker:
         """What the server does not have yet. Sent again after an answer that was lost, it is stored once: MLflow takes
         metrics that are equal in time, step and value for one."""
         if self.logged is None:
-            self.logged = logged_steps(self.client, self.run_id)
+            self.logged = list_logged_steps(self.client, self.run_id)
         new: dict[tuple[str, int], Metric] = {}
         for line in lines:
             for key, value in line.get("values", {}).items():
@@ -129,7 +129,7 @@ def is_refused(error: Exception) -> bool:
     return isinstance(error, MlflowException) and error.error_code == REFUSED
 
 
-def deliver_left(uri: str, run_id: str, spool: Path, backlog: str | None = None, timeout: float = 60.0) -> bool:
+def deliver_leftovers(uri: str, run_id: str, spool: Path, backlog: str | None = None, timeout: float = 60.0) -> bool:
     """Sends what an earlier process of a run left on disk, and beside its checkpoints; whether nothing is left."""
     if Spool(spool).is_empty and (backlog is None or Backlog(backlog).is_empty):
         return True

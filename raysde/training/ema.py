@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def decay(batch: int, num_images: int, half_life: float, rampup: float) -> float:
+def ema_decay(batch: int, num_images: int, half_life: float, rampup: float) -> float:
     """The factor kept of the average when ``batch`` more images have been seen.
 
     The half-life is at most ``rampup`` times the images seen so far, so that early averages forget the initial
@@ -31,17 +31,17 @@ class Average(ABC):
         self.average = {name: p.detach().clone() for name, p in self.live.items()}
 
     @abstractmethod
-    def kept(self, batch: int, num_images: int) -> float:
+    def decay_factor(self, batch: int, num_images: int) -> float:
         """The factor d kept of the average, after a step on ``batch`` images, ``num_images`` in all."""
 
     @torch.no_grad()
     def update(self, batch: int, num_images: int) -> None:
         """average <- d average + (1 - d) weights, after a step on ``batch`` images, ``num_images`` in all."""
-        weight = 1.0 - self.kept(batch, num_images)
+        weight = 1.0 - self.decay_factor(batch, num_images)
         torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), weight)
 
     @contextmanager
-    def swapped(self) -> Iterator[None]:
+    def swap_weights(self) -> Iterator[None]:
         """Within the context, the module holds the averaged weights."""
         self._swap()
         try:
@@ -74,12 +74,12 @@ class Ema(Average):
     Args:
         module: see :class:`Average`.
         half_life: images after which half of an old weight is forgotten.
-        rampup: see :func:`decay`.
+        rampup: see :func:`ema_decay`.
     """
 
     def __init__(self, module: nn.Module, *, half_life: float, rampup: float) -> None:
         super().__init__(module)
         self.half_life, self.rampup = half_life, rampup
 
-    def kept(self, batch: int, num_images: int) -> float:
-        return decay(batch, num_images, self.half_life, self.rampup)
+    def decay_factor(self, batch: int, num_images: int) -> float:
+        return ema_decay(batch, num_images, self.half_life, self.rampup)

@@ -27,7 +27,7 @@ class ExternalLoss(External):
 
     def build(self) -> ElementLoss:
         """Import and call the factory; ValueError if that fails, and from the loss if it raises anything."""
-        return self.made_callable()
+        return self.make_function()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class ExternalOptimizer(External):
             ValueError: if the name cannot be imported, or what it makes is no optimizer, or one whose step takes a
                 closure.
         """
-        optimizer = self.made(params=list(groups), lr=lr, weight_decay=weight_decay)
+        optimizer = self.make_object(params=list(groups), lr=lr, weight_decay=weight_decay)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise OwnCodeError(f"{self.name} made a {type(optimizer).__name__}, not a torch.optim.Optimizer")
         try:
@@ -78,7 +78,7 @@ class ExternalSchedule(External):
         Raises:
             ValueError: if that fails; and from the schedule, if it raises anything or gives no finite number.
         """
-        rule = self.made_callable()
+        rule = self.make_function()
 
         def factor(progress: float, updates: int) -> float:
             value = rule(progress, updates)

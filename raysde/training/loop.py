@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raysde.data.batches.microbatch import Microbatch
-from raysde.distributed.fsdp import exchange, has_shards
-from raysde.distributed.world import World, wrap
+from raysde.distributed.fsdp import exchange_gradients, has_shards
+from raysde.distributed.world import World, wrap_module
 from raysde.models.score import ScoreModel
 from raysde.networks.compile import compile_blocks
 from raysde.training import optimizers
@@ -85,16 +85,16 @@ def train_step(
     device, share = world.device, objective.batch / objective.microbatch / world.size
     total = torch.zeros((), device=device)
     for number, batch in enumerate(batches):
-        with exchange(forward, last=number + 1 == len(batches)):
+        with exchange_gradients(forward, last=number + 1 == len(batches)):
             loss = microbatch_loss(forward, state.model, batch, objective, device) / share
             state.scaler.scale(loss).backward()
         total += loss.detach()
-        state.saw(batch.rows)
+        state.note_rows(batch.rows)
     lr = optimizers.learning_rate(
         schedule.lr, state.updates, schedule.warmup, schedule.decay, state.step / schedule.steps
     )
     parameters = list(state.trained.values())
-    norm, stepped = optimizers.update(state.optimizer, state.scaler, parameters, schedule.clip, lr)
+    norm, stepped = optimizers.update_parameters(state.optimizer, state.scaler, parameters, schedule.clip, lr)
     state.step += 1
     state.num_images += objective.batch
     if stepped:
@@ -105,7 +105,7 @@ def train_step(
     state.pending.append((total, norm, lr))
 
 
-def flush(state: TrainState, world: World) -> list[tuple[float, float, float]]:
+def flush_losses(state: TrainState, world: World) -> list[tuple[float, float, float]]:
     """Brings the pending losses to the host, averaged over ranks; they stay pending.
 
     Raises:
@@ -130,12 +130,14 @@ def flush(state: TrainState, world: World) -> list[tuple[float, float, float]]:
     return state.pending
 
 
-def due(step: int, every: int, last: bool = False) -> bool:
+def is_due(step: int, every: int, last: bool = False) -> bool:
     """Whether something that happens every so many steps (0: never) happens after ``step``."""
     return every > 0 and (step % every == 0 or last)
 
 
-def prime(state: TrainState, forward: nn.Module, batch: Microbatch, objective: Objective, device: torch.device) -> None:
+def warm_up(
+    state: TrainState, forward: nn.Module, batch: Microbatch, objective: Objective, device: torch.device
+) -> None:
     """One forward and backward pass whose gradients are thrown away.
 
     DistributedDataParallel lays its buckets out anew after the first backward pass, and another layout is another
@@ -171,7 +173,7 @@ def fit(
     state.model.train()
     if compile:
         compile_blocks(state.model.network)
-    forward = state.model if has_shards(state.model) else wrap(state.model, world)
+    forward = state.model if has_shards(state.model) else wrap_module(state.model, world)
     clock, primed = Clock(state), False
     while state.step < schedule.steps and not state.stopped:
         with clock.waiting():
@@ -180,11 +182,11 @@ def fit(
             found = "no more data" if step_batches is None else f"data of step {step_batches[0].step}"
             raise ValueError(f"the data stream does not follow the plan: step {state.step} expected, {found} received")
         if not primed:
-            prime(state, forward, step_batches[0], objective, world.device)
+            warm_up(state, forward, step_batches[0], objective, world.device)
             primed = True
             clock.reset()  # the first batch belongs to the start-up, which is measured by itself
         train_step(state, forward, step_batches, objective, schedule, world)
-        boundary(state, schedule, hooks, world, validate, clock)
+        run_due_actions(state, schedule, hooks, world, validate, clock)
 
 
 class Clock:
@@ -218,45 +220,45 @@ class Clock:
         self.paused += time.perf_counter() - start
 
 
-def boundary(
+def run_due_actions(
     state: TrainState, schedule: Schedule, hooks: Hooks, world: World, validate: Validate | None, clock: Clock
 ) -> None:
     """What is due after a step: log, validate, draw, stop, save."""
     step, last = state.step, state.step == schedule.steps
     draws = world.is_first or has_shards(state.model)
-    if due(step, schedule.log_every, last):
-        report(state, hooks, world, clock)
+    if is_due(step, schedule.log_every, last):
+        log_pending_losses(state, hooks, world, clock)
         state.stopped = world.any(hooks.should_stop())
     with clock.pause():
-        if validate is not None and due(step, schedule.validate_every, last):
-            validated(state, schedule.patience, hooks, world, validate)
-        if draws and due(step, schedule.sample_every, last):
-            with state.ema.swapped():
+        if validate is not None and is_due(step, schedule.validate_every, last):
+            validate_average(state, schedule.patience, hooks, world, validate)
+        if draws and is_due(step, schedule.sample_every, last):
+            with state.ema.swap_weights():
                 hooks.sample(state)
-        keep(state, schedule, hooks, world)
+        keep_checkpoint(state, schedule, hooks, world)
 
 
-def keep(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> None:
+def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> None:
     """Keeps a checkpoint and the averages for post-hoc EMA where they are due, unless the run has gone wrong."""
-    save = due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
-    snapshot = bool(state.profiles) and (save or due(state.step, schedule.snapshot_every))
+    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
+    snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
-        flush(state, world)
+        flush_losses(state, world)
     if snapshot and (world.is_first or has_shards(state.model)):
         hooks.snapshot(state)  # first: a run that resumes from the checkpoint will not come by here again
     if save:
         hooks.save(state)
 
 
-def report(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
+def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
     """Logs the mean of the pending steps and empties them."""
-    done = flush(state, world)
+    done = flush_losses(state, world)
     state.pending = []
     if world.is_first:
         metrics = {
             "train/loss": sum(loss for loss, _, _ in done) / len(done),
             **grad_norm([norm for _, norm, _ in done]),
-            **optimizers.rates(state.optimizer, done[-1][2]),
+            **optimizers.rate_metrics(state.optimizer, done[-1][2]),
             "train/images_per_second": clock.rate(),
             "train/images": float(state.num_images),
             "train/data_wait": clock.waited / clock.elapsed(),
@@ -274,18 +276,18 @@ def grad_norm(norms: list[float]) -> dict[str, float]:
     return {"train/grad_norm": sum(taken) / len(taken)} if taken else {}
 
 
-def measured(state: TrainState, validate: Validate) -> dict[str, float]:
+def measure_average(state: TrainState, validate: Validate) -> dict[str, float]:
     """What a validation gives for the averaged weights."""
     state.model.eval()
-    with state.ema.swapped(), torch.no_grad():
+    with state.ema.swap_weights(), torch.no_grad():
         metrics = validate(state.model)
     state.model.train()
     return metrics
 
 
-def validated(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
+def validate_average(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
     """Measures the averaged weights on held-out rows; stops the run when it no longer helps."""
-    metrics = measured(state, validate)
+    metrics = measure_average(state, validate)
     if world.is_first:
         hooks.log(state.step, metrics)
     if metrics["val/loss"] < state.best:

@@ -144,6 +144,6 @@ def denoising_score_matching(
     return noise_weight(criterion.weighting, sde, t, data_std=data_std, min_snr_gamma=gamma) * noise_scale * error
 
 
-def with_uncertainty(loss: Tensor, log_variance: Tensor | None) -> Tensor:
+def weigh_by_uncertainty(loss: Tensor, log_variance: Tensor | None) -> Tensor:
     """loss / exp(u) + u with the learned log-variance u [B] (Karras et al. 2024, eq. 21); the loss itself without."""
     return loss if log_variance is None else loss / log_variance.exp() + log_variance

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysde.distributed.fsdp import is_sharded, rows_of, whole
+from raysde.distributed.fsdp import gather_tensor, is_sharded, local_rows
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic polynomial that drives singular values towards 1 (Jordan et al. 2024, below)."""
@@ -33,7 +33,7 @@ class Muon(torch.optim.AdamW):
     Matrices that are sharded in rows are gathered to be orthogonalised, on every rank alike.
 
     Args:
-        matrices: what steps so, see :func:`matrices`.
+        matrices: what steps so, see :func:`find_matrices`.
         groups: the parameter groups of everything else.
         lr, betas, weight_decay: AdamW's; the first and the last also the matrices'.
         momentum: of the matrices.
@@ -59,7 +59,7 @@ class Muon(torch.optim.AdamW):
         """One update; gradients of matrices are cleared on the way."""
         for group in self.param_groups:
             if "momentum" in group:
-                for alike in batches([p for p in group["params"] if p.grad is not None]):
+                for alike in batch_parameters([p for p in group["params"] if p.grad is not None]):
                     self.turn(alike, group["momentum"], group["lr"], group["weight_decay"])
         super().step()
 
@@ -67,10 +67,10 @@ class Muon(torch.optim.AdamW):
         """The update of matrices of one shape."""
         ahead = torch.stack([self.ahead(parameter, momentum).flatten(1) for parameter in alike])
         rate = lr * LIKE_ADAMW * math.sqrt(max(ahead.shape[1:]))
-        for parameter, direction in zip(alike, orthogonal(ahead), strict=True):
+        for parameter, direction in zip(alike, orthogonalise(ahead), strict=True):
             update, mine = direction.to(parameter.dtype).view(parameter.shape), parameter.detach()
             if is_sharded(parameter):
-                mine, update = parameter.to_local(), update[slice(*rows_of(parameter))]
+                mine, update = parameter.to_local(), update[slice(*local_rows(parameter))]
             mine.mul_(1.0 - lr * decay).add_(update, alpha=-rate)
             parameter.grad = None  # which is how AdamW knows to leave it alone
 
@@ -81,10 +81,10 @@ class Muon(torch.optim.AdamW):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
-        return whole(gradient.lerp(state["momentum_buffer"], momentum))
+        return gather_tensor(gradient.lerp(state["momentum_buffer"], momentum))
 
 
-def batches(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+def batch_parameters(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Parameters of one flattened shape together, as many as make ``TOGETHER`` elements: small products of matrices
     cost less in one call, and what is sharded is never gathered all at once."""
     result: list[list[nn.Parameter]] = []
@@ -98,7 +98,7 @@ def batches(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
     return result
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonalise(matrix: Tensor) -> Tensor:
     """About U V^T of each matrix U S V^T in [N, R, C], in bfloat16: singular values become 0.6 to 1.25, but
     for those below a five-hundredth of the norm, which grow up to 485-fold.
 
@@ -115,7 +115,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return wide if is_wide else wide.mT
 
 
-def matrices(network: nn.Module) -> list[nn.Parameter]:
+def find_matrices(network: nn.Module) -> list[nn.Parameter]:
     """The trained weights of a network that are matrices of some size, or convolutions over all channels.
 
     Embeddings and convolutions of channels apart map no vectors to vectors. First and last layers are among them where

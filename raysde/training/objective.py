@@ -16,8 +16,8 @@ from raysde.models.score import ScoreModel
 from raysde.rng import noise_from
 from raysde.sde import expand
 from raysde.sde.parameterisation import marginal_for
-from raysde.training.losses import Criterion, denoising_score_matching, with_uncertainty
-from raysde.training.time_sampling import Times, Uniform, stratified
+from raysde.training.losses import Criterion, denoising_score_matching, weigh_by_uncertainty
+from raysde.training.time_sampling import Times, Uniform, draw_stratified
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -69,7 +69,7 @@ class Objective:
         return self.times.correction(model.sde, t) * loss
 
 
-def draw(shape: tuple[int, ...], rng: torch.Generator, device: torch.device) -> Tensor:
+def draw_noise(shape: tuple[int, ...], rng: torch.Generator, device: torch.device) -> Tensor:
     """Standard normal noise from a stream on ``device``."""
     return torch.randn(shape, generator=rng, device=device)
 
@@ -98,15 +98,15 @@ def microbatch_loss(
     rng = randomness.generator(objective.seed, randomness.MICROBATCH, *place, device=device)
     seed_layers(randomness.key(objective.seed, randomness.DROPOUT, *place), device)
     count = len(batch.rows)
-    x0 = clean(batch, objective.data_range, objective.latent, rng, device)
+    x0 = draw_clean(batch, objective.data_range, objective.latent, rng, device)
     if objective.flip:
         coin = torch.rand(count, generator=rng, device=device) < 0.5
         x0 = torch.where(expand(coin, x0), x0.flip(-1), x0)
     shared = randomness.generator(objective.seed, randomness.TIMES, batch.step, device=device)
     offset = torch.rand((), generator=shared, device=device)
-    u = stratified(offset, batch.index * objective.microbatch, count, objective.batch)
+    u = draw_stratified(offset, batch.index * objective.microbatch, count, objective.batch)
     t = objective.times.quantile(model.sde, u).to(torch.float32)
-    eps = draw(tuple(x0.shape), rng, device)
+    eps = draw_noise(tuple(x0.shape), rng, device)
     conditioner = model.conditioner
     condition = conditioner.condition(
         batch.captions if conditioner.tokenizer is not None else None,
@@ -117,15 +117,15 @@ def microbatch_loss(
     ).to(device)
     if not condition.is_empty:
         drop = torch.rand(count, generator=rng, device=device) < objective.condition_dropout
-        condition = condition.dropped(drop, null_condition(model, objective).to(device))
+        condition = condition.drop_rows(drop, null_condition(model, objective).to(device))
     alpha, sigma = marginal_for(model.sde, t, x0)
     with torch.autocast(device.type, DTYPES[objective.precision], enabled=objective.precision != "fp32"):
         output, log_variance = forward(alpha * x0 + sigma * eps, t, condition)
     loss = objective.loss(model, output, x0, eps, t)
-    return with_uncertainty(loss, log_variance).mean()
+    return weigh_by_uncertainty(loss, log_variance).mean()
 
 
-def clean(
+def draw_clean(
     batch: Microbatch,
     data_range: tuple[float, float],
     latent: LatentSpec | None,

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from raysde.distributed.fsdp import whole
+from raysde.distributed.fsdp import gather_tensor
 from raysde.models.score import ScoreModel
-from raysde.training.muon import LEAST, Muon, matrices
+from raysde.training.muon import LEAST, Muon, find_matrices
 
 Decay = Literal["constant", "cosine"]
 Optimizer = Literal["adamw", "muon"]
@@ -17,14 +17,14 @@ Rule = Callable[[float, int], float]
 """A factor on the learning rate, given the share of the run that is done and the number of updates made."""
 
 
-def groups(
+def parameter_groups(
     parameters: Iterable[nn.Parameter], text: Iterable[nn.Parameter], lr: float, text_lr: float | None
 ) -> list[dict[str, Any]]:
     """The parameter groups of those that are trained.
 
     Args:
         text: those of a text encoder, among ``parameters``.
-        text_lr: their learning rate, None for ``lr``; :func:`update` keeps its ratio to ``lr``.
+        text_lr: their learning rate, None for ``lr``; :func:`update_parameters` keeps its ratio to ``lr``.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     apart = set() if text_lr is None else {id(parameter) for parameter in text}
@@ -38,7 +38,7 @@ def adamw(
     model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
 ) -> torch.optim.AdamW:
     """AdamW with its fused kernel over the parameters that are trained."""
-    parts = groups(model.parameters(), model.conditioner.text_parameters, lr, text_lr)
+    parts = parameter_groups(model.parameters(), model.conditioner.text_parameters, lr, text_lr)
     return torch.optim.AdamW(parts, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
 
@@ -50,14 +50,14 @@ def muon(
     Raises:
         ValueError: if the network has no matrices.
     """
-    chosen = matrices(model.network)
+    chosen = find_matrices(model.network)
     if not chosen:
         raise ValueError(
             f"train.optimizer=muon has no effect: the network has no matrix of {LEAST} x {LEAST} or more; take adamw"
         )
     known = {id(parameter) for parameter in chosen}
     others = (parameter for parameter in model.parameters() if id(parameter) not in known)
-    parts = groups(others, model.conditioner.text_parameters, lr, text_lr)
+    parts = parameter_groups(others, model.conditioner.text_parameters, lr, text_lr)
     return Muon(chosen, parts, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
@@ -76,13 +76,13 @@ def learning_rate(base: float, updates: int, warmup: int, decay: Decay | Rule, p
     return rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))) if decay == "cosine" else rate
 
 
-def rates(optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:
+def rate_metrics(optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:
     """The learning rates of an update at ``lr`` as metrics; train/text_lr only if a text encoder has its own."""
     ratio = next((group["ratio"] for group in optimizer.param_groups if "ratio" in group), None)
     return {"train/lr": lr} if ratio is None else {"train/lr": lr, "train/text_lr": lr * ratio}
 
 
-def update(
+def update_parameters(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     parameters: list[nn.Parameter],
@@ -99,7 +99,7 @@ def update(
         The gradient norm before clipping, and whether the optimiser stepped (False when fp16 gradients overflowed).
     """
     scaler.unscale_(optimizer)
-    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))
+    norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("ratio", 1.0)
     before = scaler.get_scale() if scaler.is_enabled() else 1.0

@@ -23,7 +23,7 @@ FIT_LIMIT = 0.1
 """Largest relative L2 distance from the wanted profile at which a combination still stands for it."""
 
 
-def exponent(std: float) -> float:
+def profile_exponent(std: float) -> float:
     """The exponent g of the profile with relative standard deviation ``std``; arXiv 2312.02696, section 3.1.
 
     std^2 = (g + 1) / ((g + 2)^2 (g + 3)). With y = std (g + 2) that is y^3 + std y^2 - y + std = 0, whose left side is
@@ -57,9 +57,9 @@ class PowerEma(Average):
 
     def __init__(self, module: nn.Module, *, std: float) -> None:
         super().__init__(module)
-        self.std, self.exponent = std, exponent(std)
+        self.std, self.exponent = std, profile_exponent(std)
 
-    def kept(self, batch: int, num_images: int) -> float:
+    def decay_factor(self, batch: int, num_images: int) -> float:
         """beta(t) = (1 - dt/t)^(g + 1) with dt = ``batch``; arXiv 2312.02696, section 3.1."""
         share: float = (1.0 - batch / num_images) ** (self.exponent + 1.0)
         return share
@@ -96,7 +96,7 @@ class ProfileFit:
     error: float
 
 
-def fit(stored: Sequence[tuple[float, float]], end: float, std: float) -> ProfileFit:
+def fit_profile(stored: Sequence[tuple[float, float]], end: float, std: float) -> ProfileFit:
     """The least-squares fit of the profile ``std`` at time ``end`` by stored profiles; arXiv 2312.02696, appendix C.
 
     Beyond the paper the weights sum to one, as the mass of every profile is one: otherwise the small error of a fit to
@@ -111,17 +111,17 @@ def fit(stored: Sequence[tuple[float, float]], end: float, std: float) -> Profil
     if not stored or min(end, *(time for time, _ in stored)) <= 0.0:
         raise ValueError(f"a fit needs stored averages at positive times, got {list(stored)} and time {end}")
     t = torch.tensor([time / end for time, _ in stored], dtype=torch.float64)
-    g = torch.tensor([exponent(each) for _, each in stored], dtype=torch.float64)
-    wanted, one = torch.tensor(exponent(std), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    g = torch.tensor([profile_exponent(each) for _, each in stored], dtype=torch.float64)
+    wanted, one = torch.tensor(profile_exponent(std), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     gram = inner_product(g[:, None], t[:, None], g, t)
     right = inner_product(g, t, wanted, one)
     norm2 = inner_product(wanted, one, wanted, one)
-    weights = constrained(gram, right)
+    weights = solve_constrained(gram, right)
     distance2 = weights @ gram @ weights - 2.0 * right @ weights + norm2
     return ProfileFit(weights, math.sqrt(max(0.0, (distance2 / norm2).item())))
 
 
-def constrained(gram: Tensor, right: Tensor) -> Tensor:
+def solve_constrained(gram: Tensor, right: Tensor) -> Tensor:
     """The x with sum 1 that minimises x gram x - 2 right x, from the equations of its Lagrange multiplier.
 
     The profiles are scaled to norm one first: early ones are much larger than late ones.
@@ -135,9 +135,9 @@ def constrained(gram: Tensor, right: Tensor) -> Tensor:
     return size * solution[:-1, 0]
 
 
-def weights(stored: Sequence[tuple[float, float]], end: float, std: float) -> Tensor:
-    """The factor of each stored average in the reconstruction, [K] float64; see :func:`fit`."""
-    return fit(stored, end, std).weights
+def reconstruction_weights(stored: Sequence[tuple[float, float]], end: float, std: float) -> Tensor:
+    """The factor of each stored average in the reconstruction, [K] float64; see :func:`fit_profile`."""
+    return fit_profile(stored, end, std).weights
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Snapshot:
     tensors: Mapping[str, Tensor]
 
 
-def reconstruct(snapshots: Sequence[Snapshot], end: float, std: float) -> dict[str, Tensor]:
+def reconstruct_average(snapshots: Sequence[Snapshot], end: float, std: float) -> dict[str, Tensor]:
     """The weights averaged with relative standard deviation ``std`` at time ``end``, from snapshots of other averages.
 
     One tensor of one snapshot is in memory at a time; sums are taken in float64.
@@ -169,7 +169,7 @@ def reconstruct(snapshots: Sequence[Snapshot], end: float, std: float) -> dict[s
     Raises:
         ValueError: if ``std`` is out of range or not reachable from the snapshots, or their names differ.
     """
-    found = fit([(snapshot.time, snapshot.std) for snapshot in snapshots], end, std)
+    found = fit_profile([(snapshot.time, snapshot.std) for snapshot in snapshots], end, std)
     if found.error > FIT_LIMIT:
         raise ValueError(
             f"std {std} at {end:.0f} images is not reachable from {len(snapshots)} snapshots: the best combination's "
@@ -178,10 +178,10 @@ def reconstruct(snapshots: Sequence[Snapshot], end: float, std: float) -> dict[s
     names = list(snapshots[0].tensors)
     if any(set(snapshot.tensors) != set(names) for snapshot in snapshots):
         raise ValueError("the snapshots are of different models: their weights have different names")
-    return {name: _combined(snapshots, found.weights, name) for name in names}
+    return {name: _combine_tensors(snapshots, found.weights, name) for name in names}
 
 
-def _combined(snapshots: Sequence[Snapshot], factors: Tensor, name: str) -> Tensor:
+def _combine_tensors(snapshots: Sequence[Snapshot], factors: Tensor, name: str) -> Tensor:
     kind = snapshots[0].tensors[name]
     total = torch.zeros_like(kind, dtype=torch.float64)
     for snapshot, factor in zip(snapshots, factors.tolist(), strict=True):

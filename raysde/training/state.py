@@ -52,7 +52,7 @@ class TrainState:
         """The parameters that are trained, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def saw(self, rows: np.ndarray) -> None:
+    def note_rows(self, rows: np.ndarray) -> None:
         """Takes the rows of a microbatch into the digest."""
         words = np.ascontiguousarray(rows, dtype="<i8").tobytes()
         self.rows_digest = hashlib.blake2b(self.rows_digest.encode() + words, digest_size=16).hexdigest()

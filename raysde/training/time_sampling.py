@@ -15,7 +15,7 @@ from raysde.sde import EDM, SDE
 from raysde.sde.setting import setting
 
 
-def stratified(offset: Tensor, index: int, count: int, batch: int) -> Tensor:
+def draw_stratified(offset: Tensor, index: int, count: int, batch: int) -> Tensor:
     """Uniform numbers in [0, 1) of rows ``index`` to ``index + count`` of a global batch: [count], float64.
 
     The global batch has one in each of ``batch`` equal intervals, all shifted by the same uniform ``offset`` in [0, 1)
@@ -94,6 +94,6 @@ def log_snr_range(sde: SDE) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def suited(sde: SDE) -> Uniform:
+def default_time_sampling(sde: SDE) -> Uniform:
     """The times that the SDE's authors train with: log-normal for EDM, otherwise uniform."""
     return LogNormal() if isinstance(sde, EDM) else Uniform()

@@ -30,7 +30,7 @@ from raysde.distributed.world import World
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.score import ScoreModel
 from raysde.sde import SDE, expand
-from raysde.training.objective import clean
+from raysde.training.objective import draw_clean
 
 EDGES = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)
 """Of the bins of log-SNR, for pixels in [-1, 1]."""
@@ -84,7 +84,7 @@ class Seen:
         return Seen(*(torch.cat([getattr(part, name) for part in (nothing, *parts)]) for name in vars(nothing)))
 
 
-def seen(
+def measure_bins(
     model: ScoreModel,
     batch: Microbatch,
     seed: int,
@@ -95,7 +95,7 @@ def seen(
     """Asks the network once for each bin."""
     scale = 1.0 if latent is not None else 2.0 / (data_range[1] - data_range[0])
     streams = [rng.generator(seed, rng.VALIDATION, int(row)) for row in batch.rows]
-    x0 = clean(batch, data_range, latent, streams, device)
+    x0 = draw_clean(batch, data_range, latent, streams, device)
     conditioner = model.conditioner
     captions = batch.captions if conditioner.tokenizer is not None else None
     labels = batch.labels if conditioner.classes else None
@@ -126,7 +126,9 @@ def seen(
     )
 
 
-def in_step(batches: Iterable[Microbatch], world: World, spare: Microbatch | None) -> Iterator[tuple[Microbatch, bool]]:
+def keep_in_step(
+    batches: Iterable[Microbatch], world: World, spare: Microbatch | None
+) -> Iterator[tuple[Microbatch, bool]]:
     """Each batch and that it counts; with a ``spare``, that one uncounted until all ranks have run out of theirs."""
     rest = iter(batches)
     while True:
@@ -159,33 +161,33 @@ def validation_loss(
             not run together.
     """
     parts = []
-    for batch, counted in in_step(batches, world, spare):
-        part = seen(model, batch, seed, data_range, world.device, latent)
+    for batch, counted in keep_in_step(batches, world, spare):
+        part = measure_bins(model, batch, seed, data_range, world.device, latent)
         parts += [part] if counted else []
     found = Seen.of(parts)
     count = torch.tensor([float(len(found.mean))], dtype=torch.float64)
     loss = found.loss.sum(dim=0)
-    total = summed(world, count, found.mean.sum()[None], found.power.sum()[None], loss)
+    total = sum_over_ranks(world, count, found.mean.sum()[None], found.power.sum()[None], loss)
     rows, mean, power = total[0], total[1] / total[0], total[2] / total[0]
     linear = linear_error(power - mean.square(), found.noise2)
     errors = torch.where(found.reached, found.denoising, linear)
-    sums = summed(world, errors.sum(dim=0), linear.sum(dim=0), found.reached.double().mean(dim=1).sum()[None])
+    sums = sum_over_ranks(world, errors.sum(dim=0), linear.sum(dim=0), found.reached.double().mean(dim=1).sum()[None])
     errors, linear, reach = sums[: len(BINS)], sums[len(BINS) : -1], sums[-1]
     return {
         "val/loss": (total[3:] / rows).mean().item(),
         "val/denoising": (errors / linear).mean().item(),
         "val/denoising_reach": (reach / rows).item(),
-        **named("val/loss", total[3:] / rows),
-        **named("val/denoising", errors / rows),
+        **name_bins("val/loss", total[3:] / rows),
+        **name_bins("val/denoising", errors / rows),
     }
 
 
-def summed(world: World, *values: Tensor) -> Tensor:
+def sum_over_ranks(world: World, *values: Tensor) -> Tensor:
     """Vectors one after another, summed over ranks."""
     return world.sum(torch.cat(values).to(world.device)).cpu()
 
 
-def named(name: str, bins: Tensor) -> dict[str, float]:
+def name_bins(name: str, bins: Tensor) -> dict[str, float]:
     """A value of each bin [bins] under the bin's name."""
     values = zip(BINS, bins.tolist(), strict=True)
     return {f"{name}_snr_{low:.0f}_to_{high:.0f}": value for (low, high), value in values}

@@ -24,8 +24,8 @@ def trained(digits, tmp_path_factory):
     """A run of three steps: its state and its last checkpoint."""
     storage = tmp_path_factory.mktemp("runs")
     tree = small_recipe(digits, storage, train__length__steps=3, train__lr=3e-2, checkpoint_every=1)
-    state = train_here(open_run(loading.parse(tree)), None)
-    return state, storage / "small" / checkpoint.name_of(3)
+    state = train_here(open_run(loading.parse_recipe(tree)), None)
+    return state, storage / "small" / checkpoint.checkpoint_name(3)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_folder_is_enough(trained, folder):
     model = checkpoint.load_model(folder)
     prompts = ["a handwritten zero", "the digit one", ""]
     x, t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.5, 0.9])
-    with torch.no_grad(), state.ema.swapped():
+    with torch.no_grad(), state.ema.swap_weights():
         live = state.model.eval()
         expected = live.score(x, t, live.conditioner(live.conditioner.condition(prompts, None, 3)))
         got = model.conditioned(prompts, None, 3, 1.0).score(x, t)
@@ -53,7 +53,7 @@ def test_a_loaded_model_neither_drops_nor_learns(folder):
 
 
 def test_an_export_samples_alike_and_cannot_be_resumed(trained, folder, tmp_path):
-    checkpoint.export(folder, tmp_path / "export")
+    checkpoint.export_checkpoint(folder, tmp_path / "export")
     one, two = (
         checkpoint.load_model(path).sample(prompts=["two"] * 2, steps=3).images
         for path in (folder, tmp_path / "export")
@@ -61,7 +61,7 @@ def test_an_export_samples_alike_and_cannot_be_resumed(trained, folder, tmp_path
     assert torch.equal(one, two)
     assert not (tmp_path / "export" / "optimizer.safetensors").exists()
     with pytest.raises(ValueError, match=r"without weights\.safetensors"):
-        checkpoint.restore(trained[0], tmp_path / "export")
+        checkpoint.restore_state(trained[0], tmp_path / "export")
 
 
 def test_only_safetensors_json_and_text(folder):
@@ -125,7 +125,7 @@ def test_damage_is_named(folder, harm, culprit):
     harm(folder)
     with pytest.raises(ValueError, match=culprit):
         checkpoint.load_model(folder)
-    assert checkpoint.is_whole(folder) == ("sha256" in culprit and "ema" in culprit)
+    assert checkpoint.is_complete_checkpoint(folder) == ("sha256" in culprit and "ema" in culprit)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -141,15 +141,15 @@ def test_no_change_of_the_description_passes(folder, seed):
             same = json.loads(harmed) == json.loads(text)
         except ValueError:
             same = False
-        assert checkpoint.is_whole(folder) == same
+        assert checkpoint.is_complete_checkpoint(folder) == same
 
 
 def test_only_what_is_read_is_compared(trained, folder):
     """To draw, the moments may be wrong; to go on, they may not."""
     flip_byte(folder / "optimizer.safetensors")
-    assert checkpoint.load_model(folder).spec == checkpoint.read(folder).spec
+    assert checkpoint.load_model(folder).spec == checkpoint.read_description(folder).spec
     with pytest.raises(ValueError, match=r"optimizer\.safetensors in checkpoint .* sha256"):
-        checkpoint.restore(trained[0], folder)
+        checkpoint.restore_state(trained[0], folder)
 
 
 def test_a_description_that_lists_sizes_has_a_hash_of_its_own(folder):
@@ -159,8 +159,8 @@ def test_a_description_that_lists_sizes_has_a_hash_of_its_own(folder):
     content["state"]["step"] = 4
     (folder / "checkpoint.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="lacks its own sha256"):
-        checkpoint.read(folder)
-    assert not checkpoint.is_whole(folder)
+        checkpoint.read_description(folder)
+    assert not checkpoint.is_complete_checkpoint(folder)
 
 
 @pytest.mark.parametrize("size", ["bytes", "nothing"])
@@ -170,10 +170,10 @@ def test_a_checkpoint_from_before_sizes_were_listed(folder, size):
     for key in ("bytes", "sha256"):
         del content[key]
     (folder / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
-    assert checkpoint.is_whole(folder)
+    assert checkpoint.is_complete_checkpoint(folder)
     assert checkpoint.load_model(folder).sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
     flip_byte(folder / "weights.safetensors") if size == "bytes" else os.truncate(folder / "weights.safetensors", 80)
-    assert not checkpoint.is_whole(folder)
+    assert not checkpoint.is_complete_checkpoint(folder)
 
 
 def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_step(trained, tmp_path):
@@ -181,8 +181,8 @@ def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_
     alone, and so is one whose name promises more than it holds."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
     for step in (999_999_999, 1_000_000_000):
-        shutil.copytree(trained[1], runs / checkpoint.name_of(step))
-        with description_of(runs / checkpoint.name_of(step)) as content:
+        shutil.copytree(trained[1], runs / checkpoint.checkpoint_name(step))
+        with description_of(runs / checkpoint.checkpoint_name(step)) as content:
             content["state"]["step"] = step
     shutil.copytree(trained[1], runs / "step_2000000000")
     shutil.copytree(runs / "step_1000000000", runs / "step_1000000000.copy")
@@ -191,7 +191,7 @@ def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_
     (runs / "step_4000000000").touch()
     (runs / "step_5000000000").symlink_to(runs / "nowhere")
     said = []
-    assert checkpoint.newest(runs, said.append).name == "step_1000000000"
+    assert checkpoint.find_newest_checkpoint(runs, said.append).name == "step_1000000000"
     assert len(said) == 1
     assert "step_3000000000" in said[0]
 
@@ -200,7 +200,7 @@ def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_
 def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monkeypatch, harm):
     """A folder or a broken link in its place, one that the disk or its owner does not give, and tensors alike."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
-    path = runs / checkpoint.name_of(3) / ("ema.safetensors" if harm == "tensors" else "checkpoint.json")
+    path = runs / checkpoint.checkpoint_name(3) / ("ema.safetensors" if harm == "tensors" else "checkpoint.json")
     if harm == "tensors":
         real_hash = description.remembered_hash
 
@@ -218,17 +218,20 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monk
         # reading a process's memory at address 0 fails as a bad disk does
         path.symlink_to({"nowhere": "nowhere", "itself": path}.get(harm, "/proc/self/mem"))
     if harm == "refused":
-        real = description.whole
+        real = description.read_complete_description
 
         def refusing(system, root):
             if root == str(path.parent):
                 raise PermissionError(13, "Permission denied")
             return real(system, root)
 
-        monkeypatch.setattr(description, "whole", refusing)
-    for find in (checkpoint.newest, lambda folder, say: storage.newest_checkpoint(str(tmp_path), "runs", say)):
+        monkeypatch.setattr(description, "read_complete_description", refusing)
+    for find in (
+        checkpoint.find_newest_checkpoint,
+        lambda folder, say: storage.fetch_newest_checkpoint(str(tmp_path), "runs", say),
+    ):
         said = []
-        assert find(runs, said.append) == runs / checkpoint.name_of(2)
+        assert find(runs, said.append) == runs / checkpoint.checkpoint_name(2)
         assert len(said) == 1
         assert said[0].startswith("passed over a damaged checkpoint: ")
         assert "step_000000003" in said[0]
@@ -237,8 +240,8 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monk
 def test_a_model_is_drawn_from_the_newest_checkpoint_whose_weights_are_right(trained, tmp_path, capsys):
     """`raysde sample RUN` says which one it passes over; the moments, which it does not read, may be wrong."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
-    flip_byte(runs / checkpoint.name_of(3) / "ema.safetensors")
-    flip_byte(runs / checkpoint.name_of(2) / "optimizer.safetensors")
+    flip_byte(runs / checkpoint.checkpoint_name(3) / "ema.safetensors")
+    flip_byte(runs / checkpoint.checkpoint_name(2) / "optimizer.safetensors")
     asked = ["sample", str(runs), "--prompt", "two", "-n", "1", "--steps", "2", "--out", str(tmp_path / "out")]
     assert main(asked) == 0
     said = capsys.readouterr().err
@@ -251,24 +254,27 @@ def test_nothing_whole_is_not_a_beginning(trained, tmp_path):
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
     for path in runs.glob("step_*"):
         os.truncate(path / "optimizer.safetensors", 40)
-    for find in (lambda: checkpoint.newest(runs), lambda: storage.newest_checkpoint(str(tmp_path), "small")):
+    for find in (
+        lambda: checkpoint.find_newest_checkpoint(runs),
+        lambda: storage.fetch_newest_checkpoint(str(tmp_path), "small"),
+    ):
         with pytest.raises(ValueError, match=r"no checkpoint in .*small is whole: .*has 40 bytes.* another name"):
             find()
-    assert checkpoint.newest(tmp_path) is None
-    assert storage.newest_checkpoint(str(tmp_path), "other") is None
+    assert checkpoint.find_newest_checkpoint(tmp_path) is None
+    assert storage.fetch_newest_checkpoint(str(tmp_path), "other") is None
 
 
 def test_a_run_goes_on_from_the_newest_checkpoint_whose_tensors_are_right(trained, digits, tmp_path, capsys):
     """The hash of one is wrong: said, and the run ends with the same weights as one that nothing happened to."""
     shutil.copytree(trained[1].parent, tmp_path / "small")
-    flip_byte(tmp_path / "small" / checkpoint.name_of(3) / "weights.safetensors")
+    flip_byte(tmp_path / "small" / checkpoint.checkpoint_name(3) / "weights.safetensors")
     changes = {"train__lr": 3e-2, "checkpoint_every": 1, "train__length__steps": 3}
-    state = train_here(open_run(loading.parse(small_recipe(digits, tmp_path, **changes))), None)
+    state = train_here(open_run(loading.parse_recipe(small_recipe(digits, tmp_path, **changes))), None)
     said = capsys.readouterr().err
     assert "passed over" in said
     assert "the newest whole one is step_000000002" in said
     assert same_tensors(state.model.state_dict(), trained[0].model.state_dict())
-    assert checkpoint.verify(tmp_path / "small" / checkpoint.name_of(3)).step == 3
+    assert checkpoint.verify_checkpoint(tmp_path / "small" / checkpoint.checkpoint_name(3)).step == 3
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
@@ -276,14 +282,14 @@ def test_only_the_newest_are_kept(tmp_path, keep):
     """Newest by step, whatever the order in which they were written or touched; nothing else in the folder is deleted."""
     steps = [1200, 7, 90, 1_000_000, 12]
     for age, step in enumerate(steps):
-        write_model(tmp_path / checkpoint.name_of(step), step, text=None)
-        os.utime(tmp_path / checkpoint.name_of(step), (1e9 + age, 1e9 + age))
+        write_model(tmp_path / checkpoint.checkpoint_name(step), step, text=None)
+        os.utime(tmp_path / checkpoint.checkpoint_name(step), (1e9 + age, 1e9 + age))
     others = {"profiles", "notes.txt", ".step_000000100.partial"}
     (tmp_path / "profiles").mkdir()
     (tmp_path / ".step_000000100.partial").mkdir()
     (tmp_path / "notes.txt").touch()
-    storage.prune(tmp_path, keep, max(steps))
-    kept = [checkpoint.name_of(step) for step in sorted(steps)[-keep:]]
+    storage.prune_checkpoints(tmp_path, keep, max(steps))
+    kept = [checkpoint.checkpoint_name(step) for step in sorted(steps)[-keep:]]
     assert {path.name for path in tmp_path.iterdir()} == {*kept, *others}
 
 
@@ -291,19 +297,19 @@ def test_the_newest_in_remote_storage_is_the_newest_whole_one(trained, tmp_path)
     """By a URI as by a path: by step, passing over torn ones and files, and a copy that is all there."""
     runs = tmp_path / "runs" / "small"
     for step in (5, 30, 200):
-        shutil.copytree(trained[1], runs / checkpoint.name_of(step))
-        (runs / checkpoint.name_of(step) / "text" / "step").write_text(str(step))
-        with description_of(runs / checkpoint.name_of(step)) as content:
+        shutil.copytree(trained[1], runs / checkpoint.checkpoint_name(step))
+        (runs / checkpoint.checkpoint_name(step) / "text" / "step").write_text(str(step))
+        with description_of(runs / checkpoint.checkpoint_name(step)) as content:
             content["state"]["step"] = step
-    (runs / checkpoint.name_of(200) / "ema.safetensors").unlink()
-    (runs / checkpoint.name_of(900)).touch()
+    (runs / checkpoint.checkpoint_name(200) / "ema.safetensors").unlink()
+    (runs / checkpoint.checkpoint_name(900)).touch()
     (runs / "profiles").mkdir()
     for place in (str(tmp_path / "runs"), f"file://{tmp_path}/runs"):
-        found = storage.newest_checkpoint(place, "small")
-        assert found.name == checkpoint.name_of(30)
+        found = storage.fetch_newest_checkpoint(place, "small")
+        assert found.name == checkpoint.checkpoint_name(30)
         assert (found / "text" / "step").read_text() == "30"
-        assert checkpoint.is_whole(found)
-        assert storage.newest_checkpoint(place, "other") is None
+        assert checkpoint.is_complete_checkpoint(found)
+        assert storage.fetch_newest_checkpoint(place, "other") is None
 
 
 @pytest.mark.parametrize("change", ["missing", "more"])
@@ -317,14 +323,14 @@ def test_weights_that_the_model_lacks_or_does_not_get_are_named(trained, change)
     else:
         tensors["network.further.weight"] = torch.zeros(2)
     with pytest.raises(ValueError, match="does not fit its model: 1 weights differ, such as network"):
-        checkpoint._fill(model, tensors, Path("step"))
+        checkpoint._load_weights(model, tensors, Path("step"))
 
 
 def test_code_is_not_imported_unasked(digits, tmp_path):
     network = {"kind": "external", "factory": "tests.support.models:Own"}
     tree = small_recipe(digits, tmp_path, train__length__steps=1, network=network, text=None)
-    train_here(open_run(loading.parse(tree)), None)
-    folder = checkpoint.newest(tmp_path / "small")
+    train_here(open_run(loading.parse_recipe(tree)), None)
+    folder = checkpoint.find_newest_checkpoint(tmp_path / "small")
     with pytest.raises(ValueError, match=r"tests\.support\.models:Own.*allow_code"):
         checkpoint.load_model(folder)
     assert checkpoint.load_model(folder, allow_code=True).sample(n=2, steps=2).images.shape == (2, 1, 8, 8)
@@ -337,10 +343,10 @@ def test_tied_weights_survive(digits, tmp_path):
     for name, lengths in (("whole", (4,)), ("parts", (2, 4))):
         for length in lengths:
             tree = small_recipe(digits, tmp_path / name, train__length__steps=length, text=text)
-            runs[name] = train_here(open_run(loading.parse(tree)), None)
+            runs[name] = train_here(open_run(loading.parse_recipe(tree)), None)
     first, second = (runs[name].model.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    model = checkpoint.load_model(checkpoint.newest(tmp_path / "whole" / "small"))
+    model = checkpoint.load_model(checkpoint.find_newest_checkpoint(tmp_path / "whole" / "small"))
     assert model.sample(prompts=["two"], steps=2).images.shape == (1, 1, 8, 8)
 
 
@@ -364,8 +370,8 @@ def test_what_a_model_cannot_do_is_named(folder, digits, tmp_path):
     with pytest.raises(ValueError, match="no classes"):
         model.sample(labels=[1])
     tree = small_recipe(digits, tmp_path, train__length__steps=1, text=None)
-    train_here(open_run(loading.parse(tree)), None)
-    bare = checkpoint.load_model(checkpoint.newest(tmp_path / "small"))
+    train_here(open_run(loading.parse_recipe(tree)), None)
+    bare = checkpoint.load_model(checkpoint.find_newest_checkpoint(tmp_path / "small"))
     with pytest.raises(ValueError, match="no text encoder"):
         bare.sample(prompts=["two"])
     with pytest.raises(ValueError, match="unconditional"):

@@ -7,7 +7,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from raysde.checkpoints import checkpoint, storage
-from raysde.io.filesystems import filesystem
+from raysde.io.filesystems import open_filesystem
 from tests.support.checkpoints import write_model
 
 
@@ -21,8 +21,8 @@ def run(tmp_path) -> Path:
     folder = tmp_path / "bucket" / "runs" / "digits"
     folder.mkdir(parents=True)
     for step in (9, 100, 10):
-        write_model(folder / checkpoint.name_of(step), step, text=None)
-    torn = folder / checkpoint.name_of(101)
+        write_model(folder / checkpoint.checkpoint_name(step), step, text=None)
+    torn = folder / checkpoint.checkpoint_name(101)
     torn.mkdir()
     (torn / "ema.safetensors").write_bytes(b"torn")
     (folder / "profiles").mkdir()
@@ -35,23 +35,23 @@ def remote(tmp_path, monkeypatch) -> str:
     system = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
 
     def reached(path: str):
-        return (system, path.removeprefix("fake://")) if path.startswith("fake://") else filesystem(path)
+        return (system, path.removeprefix("fake://")) if path.startswith("fake://") else open_filesystem(path)
 
-    monkeypatch.setattr(storage, "filesystem", reached)
+    monkeypatch.setattr(storage, "open_filesystem", reached)
     return "fake://runs"
 
 
 def test_the_newest_whole_checkpoint(run, remote):
     """9 < 10 < 100, and the torn one is passed over; from an object store comes a copy of the same files."""
-    near = storage.newest_checkpoint(str(run.parent), "digits")
-    far = storage.newest_checkpoint(remote, "digits")
-    assert near == run / checkpoint.name_of(100)
+    near = storage.fetch_newest_checkpoint(str(run.parent), "digits")
+    far = storage.fetch_newest_checkpoint(remote, "digits")
+    assert near == run / checkpoint.checkpoint_name(100)
     assert far.name == near.name
     assert run not in far.parents
     files = [{path.name: path.read_bytes() for path in place.rglob("*") if path.is_file()} for place in (near, far)]
     assert files[0] == files[1]
     for place in (str(run.parent), remote):
-        assert storage.newest_checkpoint(place, "letters") is None
+        assert storage.fetch_newest_checkpoint(place, "letters") is None
 
 
 @pytest.mark.parametrize("harm", ["tensor", "size", "description"])
@@ -60,9 +60,9 @@ def test_copies_of_damaged_checkpoints_do_not_stay(run, remote, tmp_path, monkey
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     for step in (10, 100):
-        damage(run / checkpoint.name_of(step), harm)
-    found = storage.newest_checkpoint(remote, "digits")
-    assert found.name == checkpoint.name_of(9)
+        damage(run / checkpoint.checkpoint_name(step), harm)
+    found = storage.fetch_newest_checkpoint(remote, "digits")
+    assert found.name == checkpoint.checkpoint_name(9)
     assert list((tmp_path / "temporary").iterdir()) == [found.parent]
 
 
@@ -70,42 +70,42 @@ def test_a_process_that_was_killed_while_it_saved_first_left_no_checkpoint(run, 
     """In an object store files come one by one, checkpoint.json last: without it the run begins, and with a part of it the
     run stops."""
     for step in (9, 10, 100):
-        shutil.rmtree(run / checkpoint.name_of(step))
-    assert storage.newest_checkpoint(remote, "digits") is None
-    (run / checkpoint.name_of(101) / "checkpoint.json").write_text("{")
+        shutil.rmtree(run / checkpoint.checkpoint_name(step))
+    assert storage.fetch_newest_checkpoint(remote, "digits") is None
+    (run / checkpoint.checkpoint_name(101) / "checkpoint.json").write_text("{")
     with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/digits is whole: .*step_000000101"):
-        storage.newest_checkpoint(remote, "digits")
+        storage.fetch_newest_checkpoint(remote, "digits")
 
 
 @pytest.mark.parametrize("lost", [(9, 10, 100), (10, 100), (100,)])
 def test_many_checkpoints_without_their_description_are_no_beginning(run, remote, lost):
     """A run saves again only after a whole checkpoint, so what is there was one: nothing starts at step 0 unasked."""
     for step in {9, 10, 100} - set(lost):
-        shutil.rmtree(run / checkpoint.name_of(step))
+        shutil.rmtree(run / checkpoint.checkpoint_name(step))
     for step in lost:
-        (run / checkpoint.name_of(step) / "checkpoint.json").unlink()
+        (run / checkpoint.checkpoint_name(step) / "checkpoint.json").unlink()
     with pytest.raises(ValueError, match=r"no checkpoint in fake://runs/digits is whole: .*another name to train from"):
-        storage.newest_checkpoint(remote, "digits")
+        storage.fetch_newest_checkpoint(remote, "digits")
 
 
 def test_what_is_sent_is_whole_with_its_description_and_not_before(run, remote):
     """Over what a killed process left there; the copy holds the same bytes, and leaves nothing when it is discarded."""
-    source, target = run / checkpoint.name_of(100), f"{remote}/letters/{checkpoint.name_of(7)}"
-    place = run.parent / "letters" / checkpoint.name_of(7)
+    source, target = run / checkpoint.checkpoint_name(100), f"{remote}/letters/{checkpoint.checkpoint_name(7)}"
+    place = run.parent / "letters" / checkpoint.checkpoint_name(7)
     (place / "text").mkdir(parents=True)
     (place / "checkpoint.json").write_text("{}")
-    storage.clear(target)
+    storage.clear_checkpoint(target)
     assert not place.exists()
-    storage.send(source, target)
-    assert storage.newest_checkpoint(remote, "letters") is None
+    storage.send_files(source, target)
+    assert storage.fetch_newest_checkpoint(remote, "letters") is None
     storage.send_description(source, target)
-    copy = storage.newest_checkpoint(remote, "letters")
+    copy = storage.fetch_newest_checkpoint(remote, "letters")
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
         path.name: path.read_bytes() for path in source.iterdir()
     }
-    storage.discard(copy)
+    storage.discard_copy(copy)
     assert not copy.parent.exists()
-    storage.discard(source)
+    storage.discard_copy(source)
     assert source.exists()
 
 
@@ -122,9 +122,9 @@ def test_a_folder_is_local_and_a_uri_is_not():
 @pytest.mark.parametrize("far", [False, True])
 def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
     """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and goes."""
-    (run / checkpoint.name_of(50)).mkdir()
-    (run / checkpoint.name_of(50) / "checkpoint.json").write_text("{")
-    storage.prune(f"{remote}/digits" if far else run, keep, 100)
+    (run / checkpoint.checkpoint_name(50)).mkdir()
+    (run / checkpoint.checkpoint_name(50) / "checkpoint.json").write_text("{")
+    storage.prune_checkpoints(f"{remote}/digits" if far else run, keep, 100)
     assert steps_in(run) == left
     assert (run / "profiles").is_dir()
 
@@ -134,10 +134,10 @@ def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
 def test_the_checkpoint_that_was_saved_just_now_is_kept(run, remote, keep, left, harm):
     """The run went on from step 9, since 100 was damaged, and saved at 10: 100 stands in nobody's place, also where its
     sizes are right."""
-    damage(run / checkpoint.name_of(100), harm)
-    storage.prune(f"{remote}/digits", keep, 10)
+    damage(run / checkpoint.checkpoint_name(100), harm)
+    storage.prune_checkpoints(f"{remote}/digits", keep, 10)
     assert steps_in(run) == left
-    assert storage.newest_checkpoint(remote, "digits").name == checkpoint.name_of(10)
+    assert storage.fetch_newest_checkpoint(remote, "digits").name == checkpoint.checkpoint_name(10)
 
 
 def damage(folder: Path, harm: str) -> None:

@@ -6,7 +6,7 @@ from typing import NoReturn
 import pytest
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
-from raysde.cluster.errors import attempted, packed, result_of, results, sentence_of
+from raysde.cluster.errors import attempt_work, describe_error, iterate_results, pack_error, unpack_result
 from raysde.cluster.precompute import STATE, Encoding
 from raysde.cluster.sample import SamplingActor
 from raysde.data.dataset.precomputed import PrecomputedFile
@@ -31,7 +31,7 @@ class Stream:
 )
 def test_an_error_is_raised_as_what_it_was(error, kind):
     """After the rows that came before it; a wrong input and a full disk end a command with statuses of their own."""
-    rows = results(Stream("", packed(error), ""))
+    rows = iterate_results(Stream("", pack_error(error), ""))
     assert next(rows) == (7, [1])
     with pytest.raises(kind, match=r"^a b$"):
         next(rows)
@@ -39,7 +39,7 @@ def test_an_error_is_raised_as_what_it_was(error, kind):
 
 def test_a_lost_worker_is_one_sentence():
     with pytest.raises(RuntimeError, match=r"^a worker failed: The worker died unexpectedly[^\n]*$"):
-        list(results(Stream("", lost=WorkerCrashedError())))
+        list(iterate_results(Stream("", lost=WorkerCrashedError())))
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_a_lost_worker_is_one_sentence():
 )
 def test_an_error_of_an_actor_loses_its_traceback(error, kind, said):
     """A trial's error takes the same way as a row's, and is the same error at its end."""
-    found = sentence_of(RayTaskError("part", "Traceback ...\nline 3", error))
+    found = describe_error(RayTaskError("part", "Traceback ...\nline 3", error))
     assert (type(found), str(found)) == (kind, said)
     if kind is not RuntimeError:
         with pytest.raises(kind) as caught:
-            result_of(attempted(lambda: fail(error)))
+            unpack_result(attempt_work(lambda: fail(error)))
         assert str(caught.value) == said
-    assert result_of(attempted(lambda: {"a": 1})) == {"a": 1}
+    assert unpack_result(attempt_work(lambda: {"a": 1})) == {"a": 1}
 
 
 @pytest.mark.parametrize("work", [lambda unit: fail(), lambda unit: PrecomputedFile("a", 1, 1, "")])
@@ -69,7 +69,7 @@ def test_a_full_disk_under_an_encoder_is_carried(tmp_path, work):
     encoding.work = work
     carried = encoding({"unit": [3]})["error"]
     with pytest.raises(OSError, match=r"No space left on device: '/data|a file cannot be written to .*\.precompute"):
-        list(results(Stream(*carried)))
+        list(iterate_results(Stream(*carried)))
 
 
 def test_a_full_disk_under_a_drawing_actor_is_carried():
@@ -77,7 +77,7 @@ def test_a_full_disk_under_a_drawing_actor_is_carried():
     drawing.bulk = SimpleNamespace(draw=lambda part: fail())
     carried = drawing({"part": [3]})["error"]
     with pytest.raises(OSError, match="No space left on device"):
-        list(results(Stream(*carried)))
+        list(iterate_results(Stream(*carried)))
 
 
 def fail(error: Exception = FULL) -> NoReturn:

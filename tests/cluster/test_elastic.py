@@ -11,8 +11,8 @@ import ray.data
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
-from raysde.cluster.stream import StreamSpec, read_stream, stream
-from raysde.cluster.train import launch
+from raysde.cluster.stream import StreamSpec, make_stream_dataset, read_stream
+from raysde.cluster.train import run_worker_group
 from raysde.config import loading
 from raysde.data.batches.microbatch import Feed
 from raysde.data.batches.plan import Plan
@@ -40,7 +40,7 @@ def run_group(digits, feed, start, stop, last, world):
     """A worker group that starts at ``start`` of a run of ``last`` steps and is killed after ``stop``."""
     spec = StreamSpec(path=digits.path, fingerprint=digits.fingerprint, feed=feed, start=start, stop=last,
                       block_steps=4, spare=4)  # fmt: skip
-    data = stream(spec)
+    data = make_stream_dataset(spec)
     data.context.execution_options.preserve_order = True
     splits = data.streaming_split(world, equal=True)
     shares = ray.get([until.remote(s, spec, r, world, stop) for r, s in enumerate(splits)], timeout=120)
@@ -89,10 +89,10 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     changes = {"network": network, "train__length__steps": 200, "checkpoint_every": 10, "train__microbatch": 4,
                "resources__cpus_per_worker": 2, "tracking__uri": uri}  # fmt: skip
     tree = small_recipe(manifest, tmp_path / "runs", **changes, resources__workers=[1, 2], resources__resize_every=5.0)
-    run = open_run(loading.parse(tree))
-    client = tracking.client_for(uri)
-    run_id = tracking.open_run(client, "e", "small", {}, None)
-    job = threading.Thread(target=lambda: launch(run, tracking_uri=uri, run_id=run_id, started=time.time()))
+    run = open_run(loading.parse_recipe(tree))
+    client = tracking.connect_client(uri)
+    run_id = tracking.open_mlflow_run(client, "e", "small", {}, None)
+    job = threading.Thread(target=lambda: run_worker_group(run, tracking_uri=uri, run_id=run_id, started=time.time()))
     job.start()
     reached(tmp_path, 20)
     second = nodes.add_node(num_cpus=2)
@@ -106,7 +106,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
     assert [metric.step for metric in history] == list(range(1, 201))
     alone = Recorded()
     bare = small_recipe(manifest, tmp_path / "bare", **changes)
-    train_here(open_run(loading.parse(bare)), alone)
+    train_here(open_run(loading.parse_recipe(bare)), alone)
     losses = alone.of("train/loss")
     assert [metric.value for metric in history] == pytest.approx([losses[step] for step in range(1, 201)], rel=1e-5)
 
@@ -119,7 +119,7 @@ def workers() -> int:
 
 
 def newest(folder) -> int:
-    found = checkpoint.newest(folder / "runs" / "small")
+    found = checkpoint.find_newest_checkpoint(folder / "runs" / "small")
     return 0 if found is None else json.loads((found / "checkpoint.json").read_text())["state"]["step"]
 
 

@@ -21,4 +21,4 @@ def test_a_shard_that_goes_during_training_ends_the_run_with_its_name(tmp_path, 
                  "kwargs": {"folder": manifest.path, "harm": harm}},
     )  # fmt: skip
     with pytest.raises(RuntimeError, match=r"shard train-000\d\d.parquet of .* (is missing|is damaged|cannot be read)"):
-        train_job(loading.parse(tree))
+        train_job(loading.parse_recipe(tree))

@@ -14,18 +14,18 @@ from ray.data._internal.execution import streaming_executor
 from raysde.cluster import backpressure
 from raysde.cluster.backpressure import PAUSE, set_up_data
 from raysde.cluster.ingest import ingest
-from raysde.cluster.stream import StreamSpec, put_together, read_stream, stream
+from raysde.cluster.stream import StreamSpec, group_by_step, make_stream_dataset, read_stream
 from raysde.data.batches.arrow import from_table
 from raysde.data.batches.microbatch import Feed, read_batches
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.manifest import INGESTING, read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify
+from raysde.data.dataset.shards import verify_shards
 from raysde.data.dataset.split import split_rows
 from raysde.data.dataset.view import View
 from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.digits import load_digits, write_digits
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
 from tests.support.pictures import rng_image
 
@@ -36,10 +36,10 @@ def test_every_image_is_in_the_shards_once(tmp_path):
     """All digits with their captions and labels, on one side of the split or the other."""
     write_digits(tmp_path / "images")
     source = open_source(str(tmp_path / "images"), part_rows=500)
-    rules = rules_for(source, validation=0.1, shard_rows=500)
+    rules = choose_rules(source, validation=0.1, shard_rows=500)
     assert (rules.channels, rules.size) == (1, 8)
     manifest = ingest(source, str(tmp_path / "shards"), rules, name="digits")
-    verify(manifest, hashes=True)
+    verify_shards(manifest, hashes=True)
     assert read_manifest(str(tmp_path / "shards")) == manifest
     assert not (tmp_path / "shards" / INGESTING).exists()
     assert (manifest.rows, manifest.image, manifest.classes, manifest.captions) == (1797, (1, 8, 8), 10, 1797)
@@ -125,14 +125,14 @@ def test_the_stream_is_the_plan(digits):
     """Dealt out in turn, its blocks give each rank its microbatches, step by step, as the bare loop reads them."""
     plan = Plan(rows=180, batch=24, microbatch=4, seed=1)
     spec = spec_of(digits, plan, View(shape=(6, 6), crop="random", scale=(0.5, 1.0)), start=3, stop=11, block_steps=3)
-    tables = list(ordered(stream(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
+    tables = list(ordered(make_stream_dataset(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
     assert {table.num_rows for table in tables} == {12}
     expected = [batch for step in read_batches(spec.feed, Reader(digits), 3, 11) for batch in step]
     for world in (1, 2, 3):
         whole = {(batch.step, batch.index): batch for batch in expected}
         for rank in range(world):
             blocks = (list(from_table(table, 1)) for table in tables[rank::world])
-            found = list(put_together(blocks, spec, rank, world))
+            found = list(group_by_step(blocks, spec, rank, world))
             assert [[(b.step, b.index) for b in step] for step in found] == [
                 [(step, index) for index in plan.of_rank(rank, world)] for step in range(3, 11)
             ]
@@ -155,7 +155,7 @@ def test_ray_deals_blocks_out_in_turn(digits, world, batch):
     microbatch of every step once, and each step's on the ranks together."""
     plan = Plan(rows=180, batch=batch, microbatch=4, seed=1)
     spec = spec_of(digits, plan, start=2, stop=20, block_steps=4, spare=world)
-    splits = ordered(stream(spec)).streaming_split(world, equal=True)
+    splits = ordered(make_stream_dataset(spec)).streaming_split(world, equal=True)
     shares = ray.get([consume.remote(split, spec, rank, world) for rank, split in enumerate(splits)], timeout=120)
     assert {len(share) for share in shares} == {18}
     for offset, step in enumerate(range(2, 20)):
@@ -168,25 +168,25 @@ def test_ray_deals_blocks_out_in_turn(digits, world, batch):
 def test_a_stream_that_is_at_its_end_is_empty(digits):
     """A worker group that restarts after the last checkpoint asks for no steps at all."""
     spec = spec_of(digits, Plan(rows=180, batch=24, microbatch=4, seed=1), start=11, stop=11, block_steps=3)
-    assert list(stream(spec).iter_batches(batch_size=None)) == []
+    assert list(make_stream_dataset(spec).iter_batches(batch_size=None)) == []
 
 
 def test_a_stream_of_another_rank_is_refused(digits):
     spec = spec_of(digits, Plan(rows=180, batch=8, microbatch=4, seed=1), start=0, stop=4, block_steps=4)
-    tables = list(ordered(stream(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
+    tables = list(ordered(make_stream_dataset(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
     with pytest.raises(ValueError, match="does not follow the plan: rank 0 expected microbatches"):
-        next(put_together((list(from_table(table, 1)) for table in tables[1:]), spec, 0, 2))
+        next(group_by_step((list(from_table(table, 1)) for table in tables[1:]), spec, 0, 2))
 
 
 def test_an_executor_that_may_read_nothing_rests(monkeypatch):
     """Its share of the object store is full and nobody reads on: it looks again once in a pause. Without the pause it
     does so hundreds of times a second, on half a core."""
     looks, limits = [], []
-    process, rested = streaming_executor.process_completed_tasks, backpressure.rested
+    process, rested = streaming_executor.process_completed_tasks, backpressure.pause_if_exhausted
     monkeypatch.setattr(
         streaming_executor, "process_completed_tasks", lambda *a, **b: looks.append(1) or process(*a, **b)
     )
-    monkeypatch.setattr(backpressure, "rested", lambda limit: limits.append(limit) or rested(limit))
+    monkeypatch.setattr(backpressure, "pause_if_exhausted", lambda limit: limits.append(limit) or rested(limit))
     set_up_data()
     stream = ray.data.range(40, override_num_blocks=40).map_batches(
         lambda _: {"x": np.zeros((1, 500_000))}, batch_size=None

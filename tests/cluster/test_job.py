@@ -82,8 +82,8 @@ def test_the_three_jobs(head, tmp_path):
     assert done.returncode == 0, done.stdout
     assert "registered models:/digits/1" in done.stdout
     assert done.stdout.splitlines().count("first batch") == 1
-    assert checkpoint.newest(tmp_path / "runs" / "digits").name == checkpoint.name_of(6)
-    client = tracking.client_for(uri)
+    assert checkpoint.find_newest_checkpoint(tmp_path / "runs" / "digits").name == checkpoint.checkpoint_name(6)
+    client = tracking.connect_client(uri)
     assert client.get_model_version_by_alias("digits", "candidate").version in (1, "1")
     sample = ["models:/digits@candidate", "--tracking-uri", uri, "--prompt", "seven", "-n", "2", "--steps", "2"]
     done = submit(head, "python", "jobs/sample.py", *sample, "--out", str(tmp_path / "drawn"))

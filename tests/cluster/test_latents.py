@@ -30,17 +30,17 @@ def test_a_job_on_latents_and_embeddings_is_the_bare_loop(tmp_path):
     latents = precompute(LatentsJob.of(manifest, vae, dtype="fp16", batch_size=8), manifest)
 
     def recipe(name):
-        return loading.parse(small_recipe(
+        return loading.parse_recipe(small_recipe(
             manifest, tmp_path / "runs", name=name, latent__vae=vae, text__kind="pretrained", text__path=encoder,
             text__max_tokens=32, network__multipliers=[1], train__microbatch=8, validation__rows=8,
             validation__every=5, tracking__uri=f"sqlite:///{tmp_path / 'mlflow.db'}", resources__cpus_per_worker=1,
         ))  # fmt: skip
 
     job = train_job(recipe("job"))
-    found = checkpoint.read(job.checkpoint)
+    found = checkpoint.read_description(job.checkpoint)
     assert (found.data["text"], found.data["latents"]) == (text.name, latents.name)
     bare = open_run(recipe("bare"))
     train_here(bare, None)
-    alone = checkpoint.newest(tmp_path / "runs" / "bare")
+    alone = checkpoint.find_newest_checkpoint(tmp_path / "runs" / "bare")
     for name in ("weights.safetensors", "ema.safetensors"):
         assert same_tensors(load_file(job.checkpoint / name), load_file(alone / name))

@@ -19,10 +19,10 @@ from tests.support.training import small_recipe
 # as Ray trains: in a thread, while the main thread waits and leaves at SIGTERM
 WORKER = """
 import os, signal, sys, threading, time, torch
-from raysde.cluster.worker import leaving_at_once
+from raysde.cluster.worker import exit_at_once_on_sigterm
 network = torch.nn.Sequential(*[torch.nn.Linear(16, 16) for _ in range(40)])
 def train():
-    with leaving_at_once():
+    with exit_at_once_on_sigterm():
         while True:
             network(torch.randn(4, 16)).sum().backward()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -47,7 +47,7 @@ def test_a_run_on_ray_that_is_ended_says_where_it_goes_on(digits, tmp_path, empt
         digits, tmp_path / "runs", tracking__uri=uri, resources__cpus_per_worker=1, train__length__steps=100_000,
         checkpoint_every=1, text=None, validation__rows=0, sampling__every=0, data__stream="worker",
     )  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     outside = ("RAY_ADDRESS", "RAYSDE_LOG")
     environment = {key: value for key, value in os.environ.items() if key not in outside}
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml")]
@@ -66,6 +66,6 @@ def test_a_run_on_ray_that_is_ended_says_where_it_goes_on(digits, tmp_path, empt
     assert lines[:-1] == ["starting Ray", "starting 1 worker", "first batch"]
     said = r"raysde: run 'small' was interrupted; the same command goes on from its checkpoint at step \d+"
     assert re.fullmatch(said, lines[-1])
-    client = tracking.client_for(uri)
+    client = tracking.connect_client(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("raysde").experiment_id])
     assert run.info.status == "KILLED"

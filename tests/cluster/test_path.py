@@ -9,8 +9,8 @@ import mlflow
 import pandas as pd
 import pytest
 
-from raysde.registry import aliases_of
-from raysde.tracking import client_for
+from raysde.registry import list_aliases
+from raysde.tracking import connect_client
 from tests.support.paths import ROOT
 from tests.support.real import real
 from tests.support.serving import ask, serving
@@ -52,8 +52,8 @@ def test_from_a_sweep_to_images_over_http(tmp_path, monkeypatch):
     drawing = ["--solver", "unipc", "--steps", "3", "--guidance", "1.5"]
     raysde(uri, "evaluate", "models:/clothes@candidate", "--data", shards, *figures, *drawing, "--output", str(report))
     raysde(uri, "promote", "models:/clothes@candidate", "--report", str(report), "--metric", "kid")
-    assert aliases_of(client_for(uri), "clothes") == {"candidate": "1", "champion": "1"}
-    gate = client_for(uri).get_model_version("clothes", "1").tags
+    assert list_aliases(connect_client(uri), "clothes") == {"candidate": "1", "champion": "1"}
+    gate = connect_client(uri).get_model_version("clothes", "1").tags
     assert float(gate["raysde.gate.value"]) == json.loads(report.read_text())["figures"][0]["value"]
     names = NAMES.read_text().split("\n")[:10]
     labels = [word for name in names for word in ("--label", name)]

@@ -8,8 +8,8 @@ import pytest
 import ray.data
 import torch
 
-from raysde.cluster.precompute import STATE, journal, precompute
-from raysde.cluster.stream import put_together, stream, stream_spec
+from raysde.cluster.precompute import STATE, precompute, precompute_journal
+from raysde.cluster.stream import group_by_step, make_stream_dataset, stream_spec
 from raysde.config import loading
 from raysde.data.batches.arrow import from_table
 from raysde.data.batches.microbatch import read_batches
@@ -44,7 +44,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
     assert not Path(job.out, "manifest.json").exists()
     last.write_bytes(whole)
     work = job.work(manifest)
-    Path(journal(job.out).place(0)).write_text(json.dumps(vars(work(0))))
+    Path(precompute_journal(job.out).place(0)).write_text(json.dumps(vars(work(0))))
     before = Path(job.out, "train-00000.parquet").stat().st_mtime_ns
     with pytest.raises(ValueError, match="another --batch-size"):
         precompute(TextJob.of(manifest, encoder, max_tokens=32, dtype="fp32", batch_size=4), manifest)
@@ -56,14 +56,16 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
     assert precompute(job, manifest) == derived
 
     run = open_run(
-        loading.parse(text_recipe(manifest, encoder, tmp_path / "runs", data__block_steps=2, train__length__steps=4))
+        loading.parse_recipe(
+            text_recipe(manifest, encoder, tmp_path / "runs", data__block_steps=2, train__length__steps=4)
+        )
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     spec = stream_spec(run, 0)
-    carried = stream(spec)
+    carried = make_stream_dataset(spec)
     carried.context.execution_options.preserve_order = True
     tables = list(carried.iter_batches(batch_size=None, batch_format="pyarrow"))
-    found = put_together((list(from_table(table, 1)) for table in tables), spec, 0, 1)
+    found = group_by_step((list(from_table(table, 1)) for table in tables), spec, 0, 1)
     expected_steps = read_batches(run.feed, Reader(manifest, text=derived), 0, run.steps)
     for got, wanted in zip(found, expected_steps, strict=True):
         for mine, twin in zip(got, wanted, strict=True):

@@ -19,11 +19,11 @@ from raysde.cluster.job import train_job
 from raysde.config import loading
 from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify
+from raysde.data.dataset.shards import verify_shards
 from raysde.data.ingest.digits import write_digits
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
-from raysde.io.filesystems import exists, filesystem
+from raysde.io.filesystems import exists, open_filesystem
 from tests.support.digits import write_digit_shards
 from tests.support.training import small_recipe
 
@@ -67,15 +67,15 @@ def copies() -> set[Path]:
 def test_an_object_store_is_a_source_and_a_target(place, tmp_path):
     """The shards are those that a local ingest makes of the same images."""
     write_digits(tmp_path / "images")
-    system, inside = filesystem(place("images"))
+    system, inside = open_filesystem(place("images"))
     pafs.copy_files(str(tmp_path / "images"), inside, destination_filesystem=system)
     source = open_source(place("images"), part_rows=600)
     assert source.count == 1797
-    manifest = ingest(source, place("shards"), rules_for(source, validation=0.1), name="digits")
+    manifest = ingest(source, place("shards"), choose_rules(source, validation=0.1), name="digits")
     assert read_manifest(place("shards")) == manifest
-    verify(manifest, hashes=True)
+    verify_shards(manifest, hashes=True)
     local = open_source(str(tmp_path / "images"), part_rows=600)
-    here = ingest(local, str(tmp_path / "shards"), rules_for(local, validation=0.1), name="digits")
+    here = ingest(local, str(tmp_path / "shards"), choose_rules(local, validation=0.1), name="digits")
     assert here.fingerprint == manifest.fingerprint
     rows = np.arange(0, 1797, 7)
     assert np.array_equal(Reader(here).read(rows).images, Reader(manifest).read(rows).images)
@@ -85,25 +85,25 @@ def test_an_object_store_is_a_source_and_a_target(place, tmp_path):
 def test_a_run_lives_on_an_object_store(place, tmp_path):
     """Shards, checkpoints and profiles by URI: trained, stopped, and continued from its checkpoint; averaged afterwards."""
     local = write_digit_shards(tmp_path / "shards")
-    system, inside = filesystem(place("digits"))
+    system, inside = open_filesystem(place("digits"))
     pafs.copy_files(local.path, inside, destination_filesystem=system)
     manifest = read_manifest(place("digits"))
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     profiles = {"train__ema__profiles": [0.05, 0.10]}
     changes = {**profiles, "storage": place("runs"), "tracking__uri": uri, "resources__cpus_per_worker": 1}
-    first = train_job(loading.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=5)))
-    assert checkpoint.read(first.checkpoint).step == 5
+    first = train_job(loading.parse_recipe(small_recipe(manifest, tmp_path, **changes, train__length__steps=5)))
+    assert checkpoint.read_description(first.checkpoint).step == 5
     before = copies()
-    second = train_job(loading.parse(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
+    second = train_job(loading.parse_recipe(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
     # the driver's copy is its answer; those from which it and the worker went on are gone
     assert copies() - before <= {second.checkpoint, second.checkpoint.parent}
-    found = checkpoint.read(second.checkpoint)
+    found = checkpoint.read_description(second.checkpoint)
     assert (found.step, found.state["num_images"]) == (10, 160)
-    assert storage.newest_checkpoint(place("runs"), "small").name == checkpoint.name_of(10)
+    assert storage.fetch_newest_checkpoint(place("runs"), "small").name == checkpoint.checkpoint_name(10)
     assert not (tmp_path / "runs").exists()
-    step = ema_snapshots.export(place("runs/small"), tmp_path / "averaged", 0.07)
+    step = ema_snapshots.export_average(place("runs/small"), tmp_path / "averaged", 0.07)
     assert step == 10
-    assert checkpoint.read(tmp_path / "averaged").state["ema_std"] == 0.07
+    assert checkpoint.read_description(tmp_path / "averaged").state["ema_std"] == 0.07
 
 
 def test_a_missing_place_is_named(place):

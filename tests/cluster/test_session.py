@@ -8,7 +8,7 @@ import sys
 import pytest
 import ray
 
-from raysde.cluster.connection import joins, of_processes
+from raysde.cluster.connection import joins_existing_cluster, worker_environment
 from tests.support.paths import ROOT
 
 OTHER = """
@@ -58,7 +58,7 @@ def test_processes_of_a_cluster_ask_their_own(neighbour):
     def asked() -> tuple[list[str], bool]:
         from ray.util.state import list_nodes
 
-        return [node.node_id for node in list_nodes()], joins()
+        return [node.node_id for node in list_nodes()], joins_existing_cluster()
 
     nodes, joined = ray.get(asked.remote(), timeout=120)
     assert nodes == [node["NodeID"] for node in ray.nodes()]
@@ -88,17 +88,17 @@ def test_processes_of_a_cluster_that_others_started_ask_it(neighbour):
 def test_what_processes_of_another_cluster_are_told(monkeypatch, address, job, given):
     """Its address, unless the job says it; Ray refuses to be told twice."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": job}))
-    assert of_processes(address) == given
+    assert worker_environment(address) == given
 
 
 def test_the_driver_forgets_the_address(cluster):
     """A later session of the same process starts a cluster of its own."""
-    assert not joins()
+    assert not joins_existing_cluster()
 
 
 def test_the_word_local_asks_for_a_cluster_of_ones_own(monkeypatch):
     """As Ray takes it."""
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    assert not joins()
+    assert not joins_existing_cluster()
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert joins()
+    assert joins_existing_cluster()

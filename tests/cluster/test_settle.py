@@ -32,7 +32,8 @@ def run(digits, tmp_path_factory):
         "checkpoint_every": 20,
     }
     train_here(
-        open_run(loading.parse(small_recipe(digits, storage, text=None, class_conditional=True, **changes))), None
+        open_run(loading.parse_recipe(small_recipe(digits, storage, text=None, class_conditional=True, **changes))),
+        None,
     )
     return storage / "small"
 

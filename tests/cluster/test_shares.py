@@ -2,7 +2,7 @@
 
 import pytest
 
-from raysde.cluster.resources import Cluster, Share, share_out
+from raysde.cluster.resources import Cluster, Share, assign_share
 from raysde.cluster.train import own_share
 from raysde.config import loading
 from raysde.runs.run import open_run
@@ -26,7 +26,7 @@ from raysde.runs.run import open_run
 )
 def test_resources_are_shared_out(recipe, found, changes, expected):
     """A CPU of each node is kept for Ray Data, if it reads."""
-    assert share_out(loading.parse(recipe(**{"data__stream": "ray", **changes})), found) == expected
+    assert assign_share(loading.parse_recipe(recipe(**{"data__stream": "ray", **changes})), found) == expected
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_resources_are_shared_out(recipe, found, changes, expected):
 def test_workers_that_would_wait_are_named(recipe, monkeypatch, capsys, found, changes, said):
     """What this machine lacks will not come; others' cluster may grow."""
     changes = {f"resources__{key}": value for key, value in changes.items()}
-    run = open_run(loading.parse(recipe(data__stream="ray", **changes)))
-    monkeypatch.setattr("raysde.cluster.train.survey", lambda: found)
+    run = open_run(loading.parse_recipe(recipe(data__stream="ray", **changes)))
+    monkeypatch.setattr("raysde.cluster.train.survey_cluster", lambda: found)
     if said is None or found.joined:
         own_share(run)
         assert (said or "") in (shown := capsys.readouterr().out)
@@ -56,4 +56,4 @@ def test_workers_that_would_wait_are_named(recipe, monkeypatch, capsys, found, c
 
 def test_too_few_gpus_are_named(recipe):
     with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
-        share_out(loading.parse(recipe(resources__gpu=True)), Cluster(4))
+        assign_share(loading.parse_recipe(recipe(resources__gpu=True)), Cluster(4))

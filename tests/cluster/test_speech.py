@@ -11,7 +11,7 @@ import pytest
 from ray.train.v2._internal.logging.patch_print import redirected_print
 
 from raysde.cluster import connection
-from raysde.cluster.connection import MARK, show_told
+from raysde.cluster.connection import MARK, show_told_lines
 from raysde.config import loading
 from tests.support.jobs import job_recipe, killed_network
 from tests.support.paths import ROOT
@@ -20,8 +20,8 @@ from tests.support.paths import ROOT
 def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):
     """Without the mark and without Ray's prefix; what Ray and libraries print is not."""
     lines = ["Loading weights: 100%", f"{MARK}first batch", "Traceback (most recent call last):", f"  {MARK}quoted"]
-    show_told({"pid": 7, "ip": "10.0.0.1", "is_err": True, "lines": lines})
-    show_told({"pid": "raylet", "is_err": True})
+    show_told_lines({"pid": 7, "ip": "10.0.0.1", "is_err": True, "lines": lines})
+    show_told_lines({"pid": "raylet", "is_err": True})
     assert capsys.readouterr() == ("", "first batch\n")
 
 
@@ -31,7 +31,7 @@ def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tree = job_recipe(digits, tmp_path, uri, "told", network=killed_network(tmp_path, "told", dies=True))
     tree["sampling"] = {**tree["sampling"], "every": 0}
-    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     quiet = ("RAY_ADDRESS", "RAYSDE_LOG")
     environment = {key: value for key, value in os.environ.items() if key not in quiet}
     done = subprocess.run(
@@ -65,7 +65,7 @@ def test_all_that_workers_print_is_shown_if_that_is_asked_for(monkeypatch, capsy
     listening.add_handler("ray_print_logs", lambda batch: print(batch, end="", file=sys.stderr))
     monkeypatch.setattr(connection, "printed_by_workers", listening)
     asked(monkeypatch, setting)
-    connection.listen()
+    connection.show_worker_messages()
     listening.emit(SAID)
     assert capsys.readouterr() == ("", shown)
 
@@ -78,7 +78,7 @@ def test_what_ray_says_of_itself_is_heard_if_that_is_asked_for(monkeypatch, sett
         logging.getLogger(name).manager._clear_cache()
     monkeypatch.delenv("RAY_DATA_LOG_LEVEL", raising=False)
     asked(monkeypatch, setting)
-    connection.quiet()
+    connection.quiet_ray()
     found = {logging.getLogger(name).isEnabledFor(logging.INFO) for name in names}
     assert (found, "RAY_DATA_LOG_LEVEL" in os.environ) == ({heard}, not heard)
 
@@ -95,5 +95,5 @@ def test_a_sentence_is_told_once(monkeypatch, capsys, caplog):
     """Ray Train puts a print of its own into its workers, which logs a line, and also writes it."""
     monkeypatch.setattr(builtins, "print", redirected_print)
     with caplog.at_level(logging.INFO):
-        connection.tell("first batch")
+        connection.tell_driver("first batch")
     assert (capsys.readouterr(), caplog.messages) == ((f"{MARK}first batch\n", ""), [])

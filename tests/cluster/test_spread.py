@@ -16,20 +16,20 @@ import torch
 from ray import cloudpickle
 
 from raysde.cli import main
-from raysde.cluster.evaluate import RETRIES, Workers, script_bytes, script_of
-from raysde.cluster.resources import Share, place_for, room
-from raysde.cluster.sample import spread
+from raysde.cluster.evaluate import RETRIES, Workers, pack_script, unpack_script
+from raysde.cluster.resources import Share, largest_share, worker_share
+from raysde.cluster.sample import draw_on_actors
 from raysde.conditioning.text import PretrainedText
 from raysde.data.dataset.manifest import write_manifest
 from raysde.data.dataset.reader import Reader
 from raysde.evaluation.evaluate import Question, evaluate
-from raysde.evaluation.features.networks import FeatureNetwork, of_module
+from raysde.evaluation.features.networks import FeatureNetwork, wrap_as_network
 from raysde.evaluation.generated import Drawer
 from raysde.evaluation.real import Real, RealImages
 from raysde.evaluation.selection import ImageConditions
-from raysde.evaluation.workload import DRAWN, REAL, Bench, here
+from raysde.evaluation.workload import DRAWN, REAL, Bench, measure_here
 from raysde.inference.bulk import draw_all
-from raysde.inference.ranges import stretches
+from raysde.inference.ranges import split_range
 from raysde.registry import load
 from tests.cluster.networks import Mortal
 from tests.support.bulk import bulk, files_of
@@ -70,7 +70,7 @@ def one_thread():
 
 def figures_of(labels, data, cache, measure, **settings):
     question = Question(METRICS, 600, rows=40, seed=3, allow_few=True, settings={**FAST, **settings})
-    opener = lambda reader: of_module("net", Network())  # noqa: E731
+    opener = lambda reader: wrap_as_network("net", Network())  # noqa: E731
     return evaluate(load(labels), data.path, question, open_features=opener, cache=cache, measure=measure).figures
 
 
@@ -81,9 +81,9 @@ def test_figures_do_not_depend_on_the_workers(labels, data, tmp_path):
     of another size, whose kernels round otherwise, to a few pixels' rounding. Real images are measured anew by each."""
     alone = {}
     for workers in (1, 2, 4):
-        torch.set_num_threads(threads := place_for(workers, None).threads)
+        torch.set_num_threads(threads := worker_share(workers, None).threads)
         if threads not in alone:
-            alone[threads] = figures_of(labels, data, tmp_path / f"alone-{threads}", here)
+            alone[threads] = figures_of(labels, data, tmp_path / f"alone-{threads}", measure_here)
         with Workers(workers) as measure:
             assert figures_of(labels, data, tmp_path / str(workers), measure) == alone[threads]
     assert [each.name for each in alone[1]] == list(METRICS)
@@ -94,7 +94,7 @@ def test_figures_do_not_depend_on_the_workers(labels, data, tmp_path):
 
 
 def bench_of(labels, data, network, rows=500) -> Bench:
-    named = of_module("net", network) if not isinstance(network, FeatureNetwork) else network
+    named = wrap_as_network("net", network) if not isinstance(network, FeatureNetwork) else network
     source = RealImages(data.fingerprint, "train", rows, (8, 8), named.hash)
     drawer = Drawer(load(labels), ImageConditions(tuple(range(10)), told=True), 5, FAST, named)
     return Bench(Real(Reader(data), source, named), drawer)
@@ -105,9 +105,9 @@ def test_a_lost_worker_is_replaced_and_its_stretch_measured_anew(labels, data, t
     """Two deaths by SIGKILL, in the middle of a stretch: every part comes once, in order, as one process measures it."""
     bench, said = bench_of(labels, data, Mortal(str(tmp_path), 2)), []
     with Workers(2) as measure:
-        for work, places in ((DRAWN, stretches(90, 20)), (REAL, stretches(500, 100))):
+        for work, places in ((DRAWN, split_range(90, 20)), (REAL, split_range(500, 100))):
             found = list(measure(bench, work, places, lambda done, total: said.append((done, total))))
-            for mine, twin in zip(found, here(bench, work, places), strict=True):
+            for mine, twin in zip(found, measure_here(bench, work, places), strict=True):
                 assert mine.first == twin.first
                 assert torch.equal(mine.values["features"], twin.values["features"])
     assert len(list(tmp_path.iterdir())) == 2
@@ -120,7 +120,7 @@ def test_a_lost_worker_is_replaced_and_its_stretch_measured_anew(labels, data, t
 def test_a_stretch_that_kills_every_worker_ends_the_evaluation(labels, data, tmp_path):
     bench = bench_of(labels, data, Mortal(str(tmp_path), None))
     with Workers(1) as measure, pytest.raises(RuntimeError, match=f"lost {RETRIES + 1} times at images 0 to 19"):
-        list(measure(bench, DRAWN, stretches(40, 20), None))
+        list(measure(bench, DRAWN, split_range(40, 20), None))
     assert len(list(tmp_path.iterdir())) == RETRIES + 1
 
 
@@ -135,7 +135,7 @@ def test_what_a_worker_finds_is_one_sentence(labels, tmp_path):
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     with Workers(1) as measure:
         (found,) = measure(bench, DRAWN, [(0, 10)], None)
-        (twin,) = here(bench, DRAWN, [(0, 10)])
+        (twin,) = measure_here(bench, DRAWN, [(0, 10)])
         torch.testing.assert_close(found.values["logits"], twin.values["logits"], rtol=0.0, atol=0.05)
         path.write_bytes(bytes(footer) + whole[footer:])
         with pytest.raises(ValueError, match=r"^shard train-00001.parquet of .* is damaged") as error:
@@ -157,7 +157,7 @@ def test_a_model_of_captions_travels(tmp_path, text):
 
 def test_torchscript_as_a_file():
     images = torch.arange(128, dtype=torch.uint8).reshape(2, 1, 8, 8)
-    again = script_of(script_bytes(torch.jit.script(Network())))
+    again = unpack_script(pack_script(torch.jit.script(Network())))
     assert torch.equal(again(images)[0], Network()(images)[0])
 
 
@@ -178,7 +178,7 @@ def test_torchscript_as_a_file():
     ],
 )
 def test_a_share_leaves_room_for_all(nodes, workers, expected):
-    found = room(nodes, workers)
+    found = largest_share(nodes, workers)
     assert found == expected
     if any(node >= 1 for node in nodes):
         assert sum(int(node / found + 1e-9) for node in nodes) >= workers
@@ -190,12 +190,12 @@ def test_workers_are_on_gpus_where_there_are_some(monkeypatch):
         {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}
     ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert place_for(1, None) == Share(0.0, 1.0, "cuda")
-    assert place_for(4, None) == Share(0.0, 0.5, "cuda")
-    assert place_for(3, "cpu") == Share(4.0, 0.0, "cpu")
+    assert worker_share(1, None) == Share(0.0, 1.0, "cuda")
+    assert worker_share(4, None) == Share(0.0, 0.5, "cuda")
+    assert worker_share(3, "cpu") == Share(4.0, 0.0, "cpu")
     monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
-    assert place_for(2, None) == Share(2.0, 0.0, "cpu")
-    assert place_for(2, "cuda") == Share(0.0, 1.0, "cuda")
+    assert worker_share(2, None) == Share(2.0, 0.0, "cpu")
+    assert worker_share(2, "cuda") == Share(0.0, 1.0, "cuda")
 
 
 class Spread:
@@ -232,7 +232,7 @@ def test_a_device_that_is_asked_for_is_the_actors(monkeypatch, device, expected)
         monkeypatch.setattr(f"raysde.cluster.{module}.ray", theirs)
         monkeypatch.setattr(f"raysde.cluster.{module}.connect", lambda: None)
     monkeypatch.setattr("raysde.cluster.evaluate.register_serializer", lambda *_, **__: None)
-    assert list(spread(2, device)(None, [0, 1, 2], lambda *_: None)) == []
+    assert list(draw_on_actors(2, device)(None, [0, 1, 2], lambda *_: None)) == []
     Workers(2, device=device)._start(Bench(None, None))
     assert asked.asked == [expected] * 3
 
@@ -268,7 +268,7 @@ def test_parts_of_prompts_are_the_same_files(labels, tmp_path):
         (tmp_path / "shared" / name).write_bytes(first[name])
     before = (tmp_path / "shared" / "part-00002.parquet").stat().st_mtime_ns
     said = []
-    assert draw_all(shared, spread(2), lambda done, total: said.append((done, total))) == 8
+    assert draw_all(shared, draw_on_actors(2), lambda done, total: said.append((done, total))) == 8
     assert files_of(tmp_path / "shared") == first
     assert (tmp_path / "shared" / "part-00002.parquet").stat().st_mtime_ns == before
     assert said[0] == (8, 33)

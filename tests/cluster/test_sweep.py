@@ -18,18 +18,18 @@ from ray.tune.error import TuneError
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
-from raysde.cluster.resources import Cluster, Share, survey
-from raysde.cluster.train import launch
+from raysde.cluster.resources import Cluster, Share, survey_cluster
+from raysde.cluster.train import run_worker_group
 from raysde.cluster.tune_callbacks import STOPPED, Children, Judged
-from raysde.cluster.tune_training import conclude, definition, run_trials, shares, tune_job
-from raysde.cluster.worker import reporting
+from raysde.cluster.tune_training import assign_shares, conclude_sweep, run_trials, sweep_definition, tune_job
+from raysde.cluster.worker import report_validation
 from raysde.config import loading
 from raysde.distributed.world import World
 from raysde.io.errors import Interrupted
 from raysde.runs.run import open_run
 from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.ledger import Ledger
-from raysde.tuning.training.search import planned
+from raysde.tuning.training.search import plan_trials
 from raysde.tuning.training.settings import read_settings
 from raysde.tuning.training.space import read_space
 from raysde.tuning.training.sweep import Sweep
@@ -50,7 +50,7 @@ def tree_of(digits, place: Path, **changes) -> dict:
 
 def children(place: Path, parent: str) -> dict:
     """The MLflow runs below a sweep's, by name."""
-    client = tracking.client_for(f"sqlite:///{place / 'mlflow.db'}")
+    client = tracking.connect_client(f"sqlite:///{place / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("raysde").experiment_id
     found = client.search_runs([experiment], filter_string=f"tags.mlflow.parentRunId = '{parent}'")
     assert len({run.info.run_name for run in found}) == len(found)
@@ -58,7 +58,7 @@ def children(place: Path, parent: str) -> dict:
 
 
 def history(place: Path, run_id: str, key: str) -> list[tuple[int, float]]:
-    metrics = tracking.client_for(f"sqlite:///{place / 'mlflow.db'}").get_metric_history(run_id, key)
+    metrics = tracking.connect_client(f"sqlite:///{place / 'mlflow.db'}").get_metric_history(run_id, key)
     return sorted((metric.step, metric.value) for metric in metrics)
 
 
@@ -90,7 +90,7 @@ def test_every_trial_is_a_run_below_the_sweeps(swept, place):
         "lrs-000": "FINISHED", "lrs-001": "FAILED", "lrs-002": "FINISHED",
     }  # fmt: skip
     assert [run.data.params["train.lr"] for _, run in sorted(runs.items())] == [str(lr) for lr in LRS]
-    client = tracking.client_for(done.tracking_uri)
+    client = tracking.connect_client(done.tracking_uri)
     assert client.get_run(done.run_id).info.status == "FINISHED"
     files = {item.path for item in client.list_artifacts(done.run_id)}
     assert {"best.yaml", "ranking.csv", "parallel-coordinates.png", "error-by-log-snr.png"} <= files
@@ -111,7 +111,7 @@ def test_the_ranking_holds_what_the_trials_logged(swept, place):
 
 def test_the_best_recipe_is_that_of_the_best_checkpoint(swept):
     done, *_ = swept
-    recipe, kept = loading.load(done.recipe), checkpoint.read(done.checkpoint)
+    recipe, kept = loading.load_recipe(done.recipe), checkpoint.read_description(done.checkpoint)
     differ = {key for key, value in recipe.flat().items() if kept.recipe.get(key) != value}
     assert differ <= {"name", "storage", "sampling.every", "resources.cpus_per_worker", "resources.gpu"}
     assert recipe.train.lr == LRS[done.best.number]
@@ -154,13 +154,13 @@ def test_a_metric_that_nobody_reports_ends_it_at_the_first_report(swept, digits,
     ],
 )
 def test_a_cluster_is_shared_out(digits, tmp_path, cluster, changes, trials, given, expected):
-    recipe = loading.parse(tree_of(digits, tmp_path, **changes))
-    assert shares(recipe, cluster, trials, given) == expected
+    recipe = loading.parse_recipe(tree_of(digits, tmp_path, **changes))
+    assert assign_shares(recipe, cluster, trials, given) == expected
 
 
 def test_too_few_gpus_are_named(digits, tmp_path):
     with pytest.raises(ValueError, match=r"resources\.gpu.*0 GPUs"):
-        shares(loading.parse(tree_of(digits, tmp_path, resources__gpu=True)), Cluster(4), 4, None)
+        assign_shares(loading.parse_recipe(tree_of(digits, tmp_path, resources__gpu=True)), Cluster(4), 4, None)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_too_few_gpus_are_named(digits, tmp_path):
 )
 def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, capsys, changes, given, said):
     """On this machine; a cluster that others started may grow, and people are told what is waited for."""
-    recipe = loading.parse(tree_of(digits, tmp_path, **changes))
+    recipe = loading.parse_recipe(tree_of(digits, tmp_path, **changes))
     with pytest.raises(ValueError, match=said):
-        shares(recipe, Cluster(3), 16, given)
-    assert shares(recipe, Cluster(2, joined=True), 16, given)[0] == (given or 1)
+        assign_shares(recipe, Cluster(3), 16, given)
+    assert assign_shares(recipe, Cluster(2, joined=True), 16, given)[0] == (given or 1)
     assert said in capsys.readouterr().out
 
 
@@ -187,8 +187,8 @@ def test_what_a_sweep_compares_by_must_not_change_on_another_cluster(digits, tmp
     other = write_digit_shards(tmp_path / "other", rows=150)
 
     def opened(folder: str, data, **changes) -> Ledger:
-        run = open_run(loading.parse(tree_of(data, tmp_path, **changes)))
-        return Ledger(str(tmp_path / folder), definition(run, settings))
+        run = open_run(loading.parse_recipe(tree_of(data, tmp_path, **changes)))
+        return Ledger(str(tmp_path / folder), sweep_definition(run, settings))
 
     for _ in range(2):
         opened("sweep", digits)
@@ -216,8 +216,8 @@ class Full(SimpleNamespace):
 def sweep_of(digits, place: Path, count: int, **changes) -> tuple[Sweep, Children]:
     """A sweep of learning rates, and its trials, over a store beside it."""
     tree, space = tree_of(digits, place, **changes), read_space({"train.lr": [1e-3, 2e-3, 3e-3, 4e-3]})
-    recipe, folder = loading.parse({**tree, "name": "lrs"}), str(place / "runs" / "lrs")
-    plan = planned(space, "grid", 0, count)
+    recipe, folder = loading.parse_recipe({**tree, "name": "lrs"}), str(place / "runs" / "lrs")
+    plan = plan_trials(space, "grid", 0, count)
     sweep = Sweep(space, Ledger(folder, {}), count=count, seed=0, metric="m", plan=plan, halving=None)
     return sweep, Children(None, "sqlite:///none", recipe, tree, space, "")
 
@@ -237,7 +237,7 @@ def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits,
         r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command goes on with it$"
     )
     with pytest.raises(RuntimeError, match=said):
-        run_trials(sweep, children, *shares(children.recipe, survey(), sweep.count, None))
+        run_trials(sweep, children, *assign_shares(children.recipe, survey_cluster(), sweep.count, None))
     assert (Full.asked.max_concurrent_trials, Full.asked.search_alg.share) == (4, Share(4, False))
 
 
@@ -252,7 +252,9 @@ def test_nodes_that_died_keep_no_cpu_for_data_tasks(monkeypatch, digits, tmp_pat
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
     monkeypatch.setattr("raysde.cluster.train.TorchTrainer", trainer)
     with pytest.raises(Asked, match=r"\{'CPU': 4\}"):
-        launch(open_run(loading.parse(tree_of(digits, tmp_path))), tracking_uri="", run_id="r", started=0.0)
+        run_worker_group(
+            open_run(loading.parse_recipe(tree_of(digits, tmp_path))), tracking_uri="", run_id="r", started=0.0
+        )
 
 
 @pytest.mark.parametrize(("checkpoints", "validations", "expected"), [(5, 5, 5), (6, 5, 10), (3, 5, 5), (0, 5, 0)])
@@ -266,7 +268,7 @@ def test_trials_keep_checkpoints_at_validations(digits, tmp_path, checkpoints, v
 def test_a_worker_says_which_validation_is_the_last():
     sent, state = [], SimpleNamespace(step=5, num_images=40)
     slot = SimpleNamespace(send=sent.append)
-    validate = reporting(lambda model: {"m": 1.0}, state, World(), slot, 10)
+    validate = report_validation(lambda model: {"m": 1.0}, state, World(), slot, 10)
     validate(None)
     state.step, state.num_images = 10, 80
     validate(None)
@@ -280,19 +282,19 @@ def test_a_sweep_that_goes_on_under_another_store_is_concluded(capsys, digits, t
     """Trial 0 ended when the first store was in use."""
     sweep, children = sweep_of(digits, tmp_path, 2)
     uris = [f"sqlite:///{tmp_path / name / 'mlflow.db'}" for name in ("first", "second")]
-    clients = [tracking.client_for(uri) for uri in uris]
+    clients = [tracking.connect_client(uri) for uri in uris]
     for client, uri in zip(clients, uris, strict=True):
         trial = sweep.next()
-        place = tracking.artifact_place(uri)
-        sweep.opened(trial.number, tracking.open_run(client, "e", children.name(trial.number), {}, place))
+        place = tracking.default_artifact_root(uri)
+        sweep.note_run(trial.number, tracking.open_mlflow_run(client, "e", children.name(trial.number), {}, place))
         sweep.report(trial.number, 10, 80, {"m": 1.0 + trial.number})
         sweep.end(trial.number, "finished")
-    parent = tracking.open_run(clients[1], "e", "lrs", {}, None)
+    parent = tracking.open_mlflow_run(clients[1], "e", "lrs", {}, None)
     children = replace(children, client=clients[1], uri=uris[1], parent=parent)
-    done = conclude(sweep, children, children.tree)
+    done = conclude_sweep(sweep, children, children.tree)
     assert done.best.number == 0
     assert Path(done.csv).exists()
-    assert loading.load(done.recipe).train.lr == 1e-3
+    assert loading.load_recipe(done.recipe).train.lr == 1e-3
     assert f"{uris[1]} does not know the runs of trials 000: " in capsys.readouterr().out
     assert [clients[1].get_run(run_id).info.status for run_id in (parent, sweep.trials[1].run_id)] == ["FINISHED"] * 2
 
@@ -313,19 +315,19 @@ def test_trials_under_way_end_with_their_sweep(monkeypatch, digits, tmp_path, er
         for number in range(3):
             trial = sweep.next()
             recipe = children.recipe_of(trial, share)
-            sweep.opened(number, children.opened(trial, recipe))
+            sweep.note_run(number, children.open_run(trial, recipe))
         sweep.report(1, 10, 80, {sweep.metric: 1.0})
         for number, state in ((0, "finished"), (1, "stopped")):
             sweep.end(number, state)
-            children.closed(sweep.trials[number])
+            children.close_run(sweep.trials[number])
         raise error
 
-    monkeypatch.setattr("raysde.cluster.tune_training.prepared", lambda *given: (1, Share(1, False)))
+    monkeypatch.setattr("raysde.cluster.tune_training.check_cluster", lambda *given: (1, Share(1, False)))
     monkeypatch.setattr("raysde.cluster.tune_training.run_trials", begun)
     settings = read_settings(None, ["train.lr=[1e-3,2e-3,3e-3]"], {"search": "grid", "scheduler": "fifo"})
     with pytest.raises(raised):
         tune_job(tree_of(digits, tmp_path), settings, "lrs")
-    client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = tracking.connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("raysde").experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
     found = {name: run.info.status for name, run in runs.items()}
@@ -339,10 +341,10 @@ def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digi
 
     def begun(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
         trial = sweep.next()
-        sweep.opened(trial.number, children.opened(trial, children.recipe_of(trial, share)))
+        sweep.note_run(trial.number, children.open_run(trial, children.recipe_of(trial, share)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raysde.cluster.tune_training.prepared", lambda *given: (1, Share(1, False)))
+    monkeypatch.setattr("raysde.cluster.tune_training.check_cluster", lambda *given: (1, Share(1, False)))
     monkeypatch.setattr("raysde.cluster.tune_training.run_trials", begun)
     settings, seen = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"}), []
     for removed in (False, False, True):
@@ -350,7 +352,7 @@ def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digi
             shutil.rmtree(tmp_path / "runs" / "lrs")
         with pytest.raises(Interrupted):
             tune_job(tree_of(digits, tmp_path), settings, "lrs")
-        client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        client = tracking.connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("raysde").experiment_id
         seen.append(sorted(run.info.run_name for run in client.search_runs([experiment])))
     assert seen == [["lrs", "lrs-000"], ["lrs", "lrs-000"], ["lrs", "lrs", "lrs-000", "lrs-000"]]
@@ -359,20 +361,20 @@ def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digi
 def test_a_sweep_that_cannot_begin_leaves_no_mlflow_run(monkeypatch, digits, tmp_path):
     """More workers than this machine has, found before anything is logged."""
     monkeypatch.setattr("raysde.cluster.tune_training.connect", lambda level: None)
-    monkeypatch.setattr("raysde.cluster.job.alive", lambda: [{}])
-    monkeypatch.setattr("raysde.cluster.tune_training.survey", lambda: Cluster(2))
+    monkeypatch.setattr("raysde.cluster.job.list_live_nodes", lambda: [{}])
+    monkeypatch.setattr("raysde.cluster.tune_training.survey_cluster", lambda: Cluster(2))
     settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
     tree = tree_of(digits, tmp_path, resources__cpus_per_worker=8)
     with pytest.raises(ValueError, match=r"resources\.cpus_per_worker"):
         tune_job(tree, settings, "lrs")
-    client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = tracking.connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert client.get_experiment_by_name("raysde") is None
 
 
 def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
     """Tune tells its scheduler of an error also when it starts the trial again."""
     space = read_space({"train.lr": [1e-3, 1e-2]})
-    plan, early = planned(space, "grid", 0, 2), Halving(4, 2, 16)
+    plan, early = plan_trials(space, "grid", 0, 2), Halving(4, 2, 16)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
     judged = Judged(sweep, SimpleNamespace(closed=lambda trial: None), SimpleNamespace(show=lambda: None))
     (tmp_path / "error.txt").write_text("Traceback\nActorDiedError: it was killed\n")
@@ -386,7 +388,7 @@ def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
 
 def test_tune_is_told_to_stop_what_falls_behind(tmp_path):
     space = read_space({"train.lr": [1e-3, 1e-2]})
-    plan, early = planned(space, "grid", 0, 2), Halving(4, 2, 16)
+    plan, early = plan_trials(space, "grid", 0, 2), Halving(4, 2, 16)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
     judged = Judged(sweep, SimpleNamespace(closed=lambda trial: None), SimpleNamespace(show=lambda: None))
 
@@ -411,7 +413,7 @@ STEPS = 40
 def command(digits, place: Path, name: str) -> list[str]:
     tree = tree_of(digits, place, train__length__steps=STEPS, validation__every=10, checkpoint_every=10, log_every=5)
     recipe = place / "recipe.yaml"
-    recipe.write_text(loading.as_yaml(tree))
+    recipe.write_text(loading.dump_yaml(tree))
     over = ["--over", "sde.kind=[vp,ve]", "--over", "train.lr=[1e-3,1e-2]"]
     return [sys.executable, "-m", "raysde.cli", "tune", str(recipe), "--name", name, *over, "--search", "grid",
             "--reduction", "2", "--concurrent", "1"]  # fmt: skip
@@ -458,7 +460,7 @@ def test_a_driver_killed_half_way(digits, tmp_path):
     assert [row.split()[:-1] for row in tables[0]] == [row.split()[:-1] for row in tables[1]]  # but for the seconds
     assert len(tables[0]) == 4
     for name in ("whole", "broken"):
-        client = tracking.client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        client = tracking.connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("raysde").experiment_id
         (parent,) = client.search_runs([experiment], filter_string=f"tags.`raysde.runs.run` = '{name}'")
         runs = children(tmp_path, parent.info.run_id)

@@ -40,7 +40,7 @@ def whole(digits, place, uri):
     """A run that nothing disturbs."""
     network = killed_network(place, "whole", dies=False)
     return train_job(
-        loading.parse(job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits"))
+        loading.parse_recipe(job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits"))
     )
 
 
@@ -48,7 +48,9 @@ def whole(digits, place, uri):
 def broken(digits, place, uri):
     """The same run, whose worker reads its own rows and is killed by SIGKILL in step 8, after the checkpoint at 5."""
     network = killed_network(place, "broken", dies=True)
-    done = train_job(loading.parse(job_recipe(digits, place, uri, "broken", network=network, data__stream="worker")))
+    done = train_job(
+        loading.parse_recipe(job_recipe(digits, place, uri, "broken", network=network, data__stream="worker"))
+    )
     assert (place / "broken-died").exists()
     return done
 
@@ -59,14 +61,14 @@ def tensors(folder: Path) -> dict:
 
 
 def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
-    metrics = tracking.client_for(uri).get_metric_history(run_id, key)
+    metrics = tracking.connect_client(uri).get_metric_history(run_id, key)
     return sorted((metric.step, metric.value) for metric in metrics)
 
 
 def test_a_killed_run_ends_with_the_same_weights(whole, broken):
     """Weights, EMA and optimiser bit for bit, the same counters, and the same rows in the same order."""
     assert same_tensors(tensors(whole.checkpoint), tensors(broken.checkpoint))
-    first, second = (checkpoint.read(done.checkpoint).state for done in (whole, broken))
+    first, second = (checkpoint.read_description(done.checkpoint).state for done in (whole, broken))
     assert first == second
     assert first["step"] == STEPS
 
@@ -74,17 +76,19 @@ def test_a_killed_run_ends_with_the_same_weights(whole, broken):
 def test_no_more_checkpoints_are_kept_than_asked_for(whole, broken):
     for done in (whole, broken):
         folder = done.checkpoint.parent
-        assert [path.name for path in folder.iterdir() if "step_" in path.name] == [checkpoint.name_of(STEPS)]
+        assert [path.name for path in folder.iterdir() if "step_" in path.name] == [checkpoint.checkpoint_name(STEPS)]
 
 
 def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
     run = open_run(
-        loading.parse(job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True)))
+        loading.parse_recipe(
+            job_recipe(digits, place, uri, "broken", network=killed_network(place, "broken", dies=True))
+        )
     )
     expected = new_state(run, torch.device("cpu"))
     for step in range(STEPS):
-        expected.saw(run.feed.rows[run.plan.rows_of(step, 0)])
-    assert checkpoint.read(broken.checkpoint).state["rows_digest"] == expected.rows_digest
+        expected.note_rows(run.feed.rows[run.plan.rows_of(step, 0)])
+    assert checkpoint.read_description(broken.checkpoint).state["rows_digest"] == expected.rows_digest
 
 
 @pytest.mark.parametrize("key", ["train/loss", "train/grad_norm", "train/lr", "val/loss", "val/loss_snr_-1_to_1"])
@@ -97,7 +101,7 @@ def test_every_metric_is_logged_once(whole, broken, uri, key):
 
 
 def test_a_run_is_one_mlflow_run(whole, broken, uri):
-    client = tracking.client_for(uri)
+    client = tracking.connect_client(uri)
     experiment = client.get_experiment_by_name("raysde").experiment_id
     runs = {
         run.info.run_id: run for run in client.search_runs([experiment]) if run.info.run_name in ("whole", "broken")
@@ -119,8 +123,10 @@ def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
     """The same recipe without Ray ends with the same bits."""
     network = killed_network(place, "whole", dies=False)
     tree = job_recipe(digits, place, uri, "whole", network=network, storage=str(place / "bare"))
-    train_here(open_run(loading.parse(tree)), None)
-    assert same_tensors(tensors(whole.checkpoint), tensors(place / "bare" / "whole" / checkpoint.name_of(STEPS)))
+    train_here(open_run(loading.parse_recipe(tree)), None)
+    assert same_tensors(
+        tensors(whole.checkpoint), tensors(place / "bare" / "whole" / checkpoint.checkpoint_name(STEPS))
+    )
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
@@ -132,20 +138,20 @@ def test_two_workers_and_a_kill(digits, place, uri, strategy):
     network = killed_network(place, name, dies=True)
     network["kwargs"]["at"] = 16  # two microbatches a step and one priming pass: in the middle of step 8
     tree = job_recipe(digits, place, uri, resources__strategy=strategy, **{**shared, "network": network})
-    done = train_job(loading.parse(tree))
+    done = train_job(loading.parse_recipe(tree))
     assert (place / f"{name}-died").exists()
     bare = {**tree, "storage": str(place / "bare")}
     on_ranks(2, train, bare)
-    twin = place / "bare" / name / checkpoint.name_of(STEPS)
+    twin = place / "bare" / name / checkpoint.checkpoint_name(STEPS)
     assert len(list(twin.glob("weights/*"))) == (2 if strategy == "fsdp" else 0)
     assert same_tensors(tensors(done.checkpoint), tensors(twin))
-    assert checkpoint.read(done.checkpoint).state == checkpoint.read(twin).state
+    assert checkpoint.read_description(done.checkpoint).state == checkpoint.read_description(twin).state
 
 
 def test_submitting_a_finished_run_again_changes_nothing(whole, digits, place, uri):
     network = killed_network(place, "whole", dies=False)
     tree = job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits")
-    again = train_job(loading.parse(tree))
+    again = train_job(loading.parse_recipe(tree))
     assert (again.run_id, again.checkpoint, again.model) == (whole.run_id, whole.checkpoint, whole.model)
     assert again.seconds == 0.0
     assert [step for step, _ in history(uri, whole.run_id, "train/loss")] == list(range(1, STEPS + 1))
@@ -157,8 +163,8 @@ def test_a_run_that_diverges_fails_at_once(digits, place, uri):
         digits, place, uri, "diverged", train__lr=1e30, train__clip=0.0, log_every=5, sampling={"every": 0}
     )
     with pytest.raises(RuntimeError, match=r"run 'diverged' failed: the loss is (nan|inf) at step \d"):
-        train_job(loading.parse(tree))
-    client = tracking.client_for(uri)
+        train_job(loading.parse_recipe(tree))
+    client = tracking.connect_client(uri)
     experiment = client.get_experiment_by_name("raysde").experiment_id
     (run,) = client.search_runs([experiment], filter_string="tags.`raysde.runs.run` = 'diverged'")
     assert run.info.status == "FAILED"
@@ -214,7 +220,7 @@ def test_python_loads_by_name(registered, uri, monkeypatch):
 
 
 def test_the_registered_files_hold_no_optimiser_and_no_pickle(registered, uri):
-    folder = registry.resolve("models:/digits/1", uri)
+    folder = registry.resolve_source("models:/digits/1", uri)
     names = {path.name for path in folder.rglob("*") if path.is_file()}
     assert {"MLmodel", "checkpoint.json", "ema.safetensors", "tokenizer.json"} <= names
     assert "optimizer.safetensors" not in names
@@ -224,7 +230,7 @@ def test_the_registered_files_hold_no_optimiser_and_no_pickle(registered, uri):
 def test_aliases_move(registered, uri):
     forced = ["--force", "--reason", "there is no other"]
     assert main(["promote", "models:/digits@candidate", *forced, "--tracking-uri", uri]) == 0
-    assert registry.resolve("models:/digits@champion", uri).exists()
+    assert registry.resolve_source("models:/digits@champion", uri).exists()
 
 
 @pytest.mark.parametrize(
@@ -240,12 +246,12 @@ def test_aliases_move(registered, uri):
 )
 def test_models_that_are_not_there_are_named(registered, uri, source, culprit):
     with pytest.raises(ValueError, match=culprit):
-        registry.resolve(source, uri)
+        registry.resolve_source(source, uri)
 
 
 def test_the_flat_recipe_is_the_same_everywhere(registered, uri):
     """MLflow's params, the checkpoint and the recipe's own dotted paths agree."""
-    recipe = checkpoint.read(registered.checkpoint).recipe
-    params = tracking.client_for(uri).get_run(registered.run_id).data.params
+    recipe = checkpoint.read_description(registered.checkpoint).recipe
+    params = tracking.connect_client(uri).get_run(registered.run_id).data.params
     assert params == {key: str(value) for key, value in recipe.items()}
     assert json.loads(json.dumps(recipe)) == recipe

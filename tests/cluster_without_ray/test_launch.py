@@ -20,24 +20,24 @@ from ray.data._internal.execution.backpressure_policy import (
 from raysde import tracking
 from raysde.checkpoints import checkpoint
 from raysde.cluster import connection, job, train
-from raysde.cluster.backpressure import PAUSE, rested, set_up_data
-from raysde.cluster.resources import Cluster, Share, one_for_each, runs_at_once, survey
+from raysde.cluster.backpressure import PAUSE, pause_if_exhausted, set_up_data
+from raysde.cluster.resources import Cluster, Share, count_concurrent_runs, count_workers, survey_cluster
 from raysde.cluster.stream import row_bytes, stream_spec
-from raysde.cluster.train import launch, root_cause
+from raysde.cluster.train import root_cause, run_worker_group
 from raysde.cluster.trial_reports import Mailbox
-from raysde.cluster.tune_training import definition
-from raysde.cluster.worker import timed_first
+from raysde.cluster.tune_training import sweep_definition
+from raysde.cluster.worker import time_first_batch
 from raysde.config import loading
 from raysde.distributed.world import World
 from raysde.io.errors import Interrupted
-from raysde.io.filesystems import child
+from raysde.io.filesystems import child_path
 from raysde.io.own_code import OwnCodeError
 from raysde.runs.build import new_state
 from raysde.runs.hooks import save_checkpoint
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from raysde.tracking.backlog import backlog_of
-from raysde.tracking.spool import spool_of
+from raysde.tracking.backlog import backlog_folder
+from raysde.tracking.spool import spool_folder
 from raysde.tuning.training.settings import read_settings
 
 RESOURCES = {
@@ -68,8 +68,8 @@ def launched(monkeypatch, recipe):
 
         monkeypatch.setattr(train, "TorchTrainer", Trainer)
         monkeypatch.setattr(train, "DataConfig", lambda execution_options: execution_options)
-        opened = open_run(loading.parse(recipe(**changes)))
-        launch(opened, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=share)
+        opened = open_run(loading.parse_recipe(recipe(**changes)))
+        run_worker_group(opened, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=share)
         return made, opened
 
     return run
@@ -87,9 +87,9 @@ def test_every_setting_reaches_ray_train(launched):
     assert set(made["datasets"]) == {"train"}
     assert made["dataset_config"].preserve_order
     told = made["train_loop_config"]
-    assert loading.parse(told["recipe"]) == run.config
+    assert loading.parse_recipe(told["recipe"]) == run.config
     assert (told["tracking_uri"], told["run_id"], told["threads"], told["started"]) == ("sqlite:///x", "abc", 3, 5.0)
-    assert (told["spool"], told["reports"]) == (str(spool_of("small", "abc")), None)
+    assert (told["spool"], told["reports"]) == (str(spool_folder("small", "abc")), None)
 
 
 def test_workers_on_gpus_talk_by_nccl_and_may_read_for_themselves(launched):
@@ -130,13 +130,13 @@ def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsy
             return SimpleNamespace(return_value={"step": 10, "failed": ""})
 
     monkeypatch.setattr(train, "TorchTrainer", Trainer)
-    run = open_run(loading.parse(recipe(resources__max_failures=most)))
+    run = open_run(loading.parse_recipe(recipe(resources__max_failures=most)))
     given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
     if deaths > most:
         with pytest.raises(RuntimeError, match=r"^run 'small' failed: .*died"):
-            launch(run, **given)
+            run_worker_group(run, **given)
     else:
-        launch(run, **given)
+        run_worker_group(run, **given)
     restarts = min(deaths, most)
     assert len(fits) == restarts + 1
     first, *said = capsys.readouterr().err.splitlines()
@@ -163,9 +163,9 @@ def test_what_is_no_death_is_not_tried_again(monkeypatch, recipe):
             raise KeyError("a mistake")
 
     monkeypatch.setattr(train, "TorchTrainer", Trainer)
-    run = open_run(loading.parse(recipe(resources__max_failures=3)))
+    run = open_run(loading.parse_recipe(recipe(resources__max_failures=3)))
     with pytest.raises(KeyError, match="a mistake"):
-        launch(run, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=Share(1, False))
+        run_worker_group(run, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=Share(1, False))
 
 
 HARMS = ["deleted", "truncated", "older", "unlisted", "empty", "not JSON", "another run's", "folder", "link"]
@@ -179,7 +179,7 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
     from ray.train.v2._internal.execution.training_report import _TrainingReport
 
     monkeypatch.setattr(CheckpointManager, "_notify", lambda self: None)
-    run = open_run(loading.parse(recipe()))
+    run = open_run(loading.parse_recipe(recipe()))
     place = tmp_path / "runs"
     context, state = StorageContext(str(place), "small"), new_state(run, World().device)
     manager = CheckpointManager(ray.train.CheckpointConfig(), context)
@@ -189,7 +189,7 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
         if (step, harm) != (9, "unlisted"):
             report = _TrainingReport(ray.train.Checkpoint.from_directory(str(folder)), {"step": step}, False)
             manager.register_checkpoint(report)
-    listing, newest = place / "small" / train.SNAPSHOT, place / "small" / checkpoint.name_of(9)
+    listing, newest = place / "small" / train.SNAPSHOT, place / "small" / checkpoint.checkpoint_name(9)
     if harm == "deleted":
         shutil.rmtree(newest)
     if harm == "truncated":
@@ -199,7 +199,7 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
     if harm == "not JSON":
         listing.write_bytes(b"\x00\xff step")
     if harm == "another run's":
-        listing.write_text(listing.read_text().replace(checkpoint.name_of(9), checkpoint.name_of(12)))
+        listing.write_text(listing.read_text().replace(checkpoint.checkpoint_name(9), checkpoint.checkpoint_name(12)))
     if harm == "folder":
         listing.unlink()
         (listing / "inside").mkdir(parents=True)
@@ -208,7 +208,7 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
         listing.symlink_to(tmp_path / "nowhere")
     if harm == "older":
         os.truncate(newest / "weights.safetensors", 50)
-    assert train.prepared(run, print) == (6 if harm in ("deleted", "older") else 9)
+    assert train.prepare_folder(run, print) == (6 if harm in ("deleted", "older") else 9)
     again = CheckpointManager(ray.train.CheckpointConfig(), context)
     assert again.best_checkpoint_results == []
 
@@ -217,7 +217,7 @@ def test_every_limit_of_ray_data_rests(monkeypatch):
     """Whatever policies this version of Ray has: those that limit what is read are replaced by their own kind."""
     pauses = []
     monkeypatch.setattr("raysde.cluster.backpressure.time.sleep", pauses.append)
-    assert [rested(limit) for limit in (0, None, 5, 0)] == [0, None, 5, 0]
+    assert [pause_if_exhausted(limit) for limit in (0, None, 5, 0)] == [0, None, 5, 0]
     assert pauses == [PAUSE, PAUSE]
     set_up_data()
     context = ray.data.DataContext.get_current()
@@ -267,8 +267,8 @@ def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, 
 def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
     """The stream is made anew for each group, from the step that is then the newest."""
     tree = recipe(**RESOURCES)
-    run, made = open_run(loading.parse(tree)), []
-    monkeypatch.setattr(train, "stream", made.append)
+    run, made = open_run(loading.parse_recipe(tree)), []
+    monkeypatch.setattr(train, "make_stream_dataset", made.append)
     make = train.data_factory(run.config.model_dump(mode="json"))
     make()
     state = new_state(run, World().device)
@@ -283,12 +283,14 @@ def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
 @pytest.mark.parametrize(("workers", "spare"), [(2, 0), ([1, 4], 4)])
 def test_the_stream_of_a_run(recipe, workers, spare):
     """Blank blocks are spared for as many workers as there may be; a block has as many steps as its bytes allow."""
-    run = open_run(loading.parse(recipe(resources__workers=workers, train__microbatch=4, data__block_steps=3)))
+    run = open_run(loading.parse_recipe(recipe(resources__workers=workers, train__microbatch=4, data__block_steps=3)))
     spec = stream_spec(run, 2)
     assert (spec.start, spec.stop, spec.spare, spec.block_steps) == (2, 10, spare, 3)
     assert (spec.path, spec.fingerprint, spec.feed) == (run.manifest.path, run.manifest.fingerprint, run.feed)
     assert row_bytes(run) == 64  # grey, 8 x 8
-    small = open_run(loading.parse(recipe(train__microbatch=4, data__block_steps=64, data__block_megabytes=0.0012)))
+    small = open_run(
+        loading.parse_recipe(recipe(train__microbatch=4, data__block_steps=64, data__block_megabytes=0.0012))
+    )
     assert stream_spec(small, 0).block_steps == 4  # of 4 rows of 64 bytes: 256 a step, 1200 in all
 
 
@@ -305,7 +307,10 @@ def test_the_stream_of_a_run(recipe, workers, spare):
     ],
 )
 def test_as_many_trials_run_at_once_as_fit(recipe, trials, cluster, changes, expected):
-    assert runs_at_once(loading.parse(recipe(**{"data__stream": "ray", **changes})), cluster, trials) == expected
+    assert (
+        count_concurrent_runs(loading.parse_recipe(recipe(**{"data__stream": "ray", **changes})), cluster, trials)
+        == expected
+    )
 
 
 @pytest.mark.parametrize(("address", "joined"), [(None, False), ("local", False), ("auto", True)])
@@ -315,7 +320,7 @@ def test_a_survey_counts_what_lives(monkeypatch, address, joined):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    assert survey() == Cluster(12, 3, 2, joined)
+    assert survey_cluster() == Cluster(12, 3, 2, joined)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +335,7 @@ def test_a_survey_counts_what_lives(monkeypatch, address, joined):
     ],
 )
 def test_encoders_are_shared_out(units, resources, expected):
-    workers, share = one_for_each(units, resources)
+    workers, share = count_workers(units, resources)
     assert (workers, share) == (expected[0], Share(1, expected[1]))
 
 
@@ -348,7 +353,7 @@ def test_the_first_batch_is_timed_once(monkeypatch):
     monkeypatch.setattr("raysde.cluster.worker.time.time", lambda: 107.5)
     logged, batches = [], iter([["a"], ["b"], ["c"]])
     tracker = SimpleNamespace(tags=logged.append)
-    assert list(timed_first(batches, 100.0, tracker)) == [["a"], ["b"], ["c"]]
+    assert list(time_first_batch(batches, 100.0, tracker)) == [["a"], ["b"], ["c"]]
     assert logged == [{"raysde.startup.first_batch": "7.5"}]
 
 
@@ -376,18 +381,18 @@ def test_the_first_batch_is_timed_once(monkeypatch):
 def test_what_a_sweep_may_go_on_with(recipe, changes, same):
     """What shapes no trial may change, everything else may not."""
     settings = read_settings(None, ["train.lr=[1e-3,1e-2]"], {})
-    one, two = (definition(open_run(loading.parse(recipe(**each))), settings) for each in ({}, changes))
+    one, two = (sweep_definition(open_run(loading.parse_recipe(recipe(**each))), settings) for each in ({}, changes))
     assert (one == two) == same
 
 
 @pytest.mark.parametrize("text", [["train.lr=[1e-3,2e-3]"], ["train.lr=[1e-2,1e-3]"]])
 def test_another_space_search_or_seed_is_another_sweep(recipe, text):
-    run = open_run(loading.parse(recipe()))
-    first = definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {}))
-    assert definition(run, read_settings(None, text, {})) != first
-    assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"seed": 1})) != first
-    assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"search": "grid"})) != first
-    assert definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"trials": 1, "concurrent": 1})) == first
+    run = open_run(loading.parse_recipe(recipe()))
+    first = sweep_definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {}))
+    assert sweep_definition(run, read_settings(None, text, {})) != first
+    assert sweep_definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"seed": 1})) != first
+    assert sweep_definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"search": "grid"})) != first
+    assert sweep_definition(run, read_settings(None, ["train.lr=[1e-3,1e-2]"], {"trials": 1, "concurrent": 1})) == first
 
 
 @pytest.mark.parametrize(
@@ -407,24 +412,24 @@ def test_another_space_search_or_seed_is_another_sweep(recipe, text):
 )
 def test_a_stopped_run_is_over_unless_more_is_asked_for(recipe, then, now, ended):
     """More patience, or more steps, in whatever unit; one that something else stopped waits for no validation."""
-    run = open_run(loading.parse(recipe(validation__rows=8, **then)))
+    run = open_run(loading.parse_recipe(recipe(validation__rows=8, **then)))
     state = new_state(run, World().device)
     state.step, state.stopped, state.stale = 4, True, 2
     save_checkpoint(run, state, Path(run.config.storage) / "small", World())
-    again = open_run(loading.parse(recipe(validation__rows=8, **{**then, **now})))
-    assert job.finished(again) == ended
+    again = open_run(loading.parse_recipe(recipe(validation__rows=8, **{**then, **now})))
+    assert job.is_run_finished(again) == ended
 
 
 @pytest.mark.parametrize(("step", "stopped", "ended"), [(9, False, False), (10, False, True), (4, True, True)])
 def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, stopped, ended):
-    run = open_run(loading.parse(recipe()))
-    assert not job.finished(run)
+    run = open_run(loading.parse_recipe(recipe()))
+    assert not job.is_run_finished(run)
     state = new_state(run, World().device)
     state.step, state.stopped = step, stopped
     save_checkpoint(run, state, Path(run.config.storage) / "small", World())
-    assert job.finished(run) == ended
+    assert job.is_run_finished(run) == ended
     with pytest.raises(ValueError, match=r"sde\.kind=vp, the recipe says ve"):
-        job.finished(open_run(loading.parse(recipe(sde={"kind": "ve"}))))
+        job.is_run_finished(open_run(loading.parse_recipe(recipe(sde={"kind": "ve"}))))
 
 
 # whole jobs, whose workers are replaced by the bare loop in this process
@@ -432,9 +437,9 @@ def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, st
 
 def bare(run, *, tracking_uri: str, run_id: str, started: float, share: Share) -> None:
     """Trains as the first worker of a group does."""
-    folder = child(run.config.storage, run.config.name)
-    spool = spool_of(run.config.name, run_id)
-    tracker = tracking.Tracker(tracking_uri, run_id, spool, backlog_of(folder, run_id))
+    folder = child_path(run.config.storage, run.config.name)
+    spool = spool_folder(run.config.name, run_id)
+    tracker = tracking.Tracker(tracking_uri, run_id, spool, backlog_folder(folder, run_id))
     train_here(run, tracker)
     assert tracker.close()
 
@@ -444,26 +449,26 @@ def jobs(monkeypatch, recipe, tmp_path, empty_store):
     """Runs jobs of the recipe in a store of their own; `surroundings` is what a job looks at before it logs anything."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.setattr(job, "launch", bare)
+    monkeypatch.setattr(job, "run_worker_group", bare)
     monkeypatch.setattr(job, "connect", lambda: None)
-    monkeypatch.setattr(job, "alive", lambda: [{}])
-    monkeypatch.setattr(train, "survey", lambda: Cluster(9))
+    monkeypatch.setattr(job, "list_live_nodes", lambda: [{}])
+    monkeypatch.setattr(train, "survey_cluster", lambda: Cluster(9))
 
     def run(**changes):
         settings = {"tracking__uri": "sqlite:///mlflow.db", "train__length__steps": 4, "checkpoint_every": 2}
         tree = recipe(**{**settings, **changes})
-        return job.train_job(loading.parse(tree))
+        return job.train_job(loading.parse_recipe(tree))
 
     return run
 
 
 def logged(run_id: str) -> list[int]:
-    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    client = tracking.connect_client(tracking.store_uri("sqlite:///mlflow.db"))
     return sorted(metric.step for metric in client.get_metric_history(run_id, "train/loss"))
 
 
 def runs_of(name: str) -> list:
-    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    client = tracking.connect_client(tracking.store_uri("sqlite:///mlflow.db"))
     place = client.get_experiment_by_name("raysde")
     return (
         [] if place is None else [run for run in client.search_runs([place.experiment_id]) if run.info.run_name == name]
@@ -477,7 +482,7 @@ def test_a_run_whose_folder_was_removed_is_another_mlflow_run(jobs, tmp_path):
     second = jobs(train__length__steps=3, train__lr=2e-3)
     assert second.run_id != first.run_id
     assert (logged(first.run_id), logged(second.run_id)) == ([1, 2, 3, 4], [1, 2, 3])
-    client = tracking.client_for(first.tracking_uri)
+    client = tracking.connect_client(first.tracking_uri)
     old, new = (client.get_run(run_id).data for run_id in (first.run_id, second.run_id))
     assert (old.params["train.lr"], new.params["train.lr"]) == ("0.001", "0.002")
     assert (old.params["train.length.steps"], new.params["train.length.steps"]) == ("4", "3")
@@ -496,17 +501,17 @@ def test_an_interrupted_job_says_how_to_go_on(jobs, monkeypatch, tmp_path, error
     def interrupted(run, **settings) -> None:
         tree = run.config.model_dump(mode="json")
         tree["train"]["length"] = {"steps": 3}
-        bare(open_run(loading.parse(tree)), **settings)
+        bare(open_run(loading.parse_recipe(tree)), **settings)
         shutil.rmtree(tmp_path / "runs/small/step_000000003")
         raise error
 
-    monkeypatch.setattr(job, "launch", interrupted)
+    monkeypatch.setattr(job, "run_worker_group", interrupted)
     with pytest.raises(Interrupted, match=r"run 'small' was interrupted; .* its checkpoint at step 2") as caught:
         jobs()
     assert caught.value.__cause__ is error
     (killed,) = runs_of("small")
     assert killed.info.status == "KILLED"
-    monkeypatch.setattr(job, "launch", bare)
+    monkeypatch.setattr(job, "run_worker_group", bare)
     done = jobs()
     assert done.run_id == killed.info.run_id
     assert logged(done.run_id) == [1, 2, 3, 4]
@@ -527,9 +532,9 @@ def test_an_interrupted_job_says_how_to_go_on(jobs, monkeypatch, tmp_path, error
 )
 def test_what_the_surroundings_lack_is_found_before_anything_is_logged(jobs, monkeypatch, changes, nodes, culprit):
     """No MLflow run, and no folder of the run, is left of a job that cannot begin."""
-    client = tracking.client_for(tracking.store_uri("sqlite:///mlflow.db"))
+    client = tracking.connect_client(tracking.store_uri("sqlite:///mlflow.db"))
     client.register_prompt(name="prompted", template="x")
-    monkeypatch.setattr(job, "alive", lambda: [{}] * nodes)
+    monkeypatch.setattr(job, "list_live_nodes", lambda: [{}] * nodes)
     with pytest.raises(ValueError, match=re.escape(culprit)):
         jobs(**changes)
     assert runs_of("small") == []
@@ -564,14 +569,14 @@ def test_relative_places_are_those_of_the_driver(jobs, monkeypatch, tmp_path, di
         given.update(uri=tracking_uri, run=run)
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
-        bare(open_run(loading.parse(run.config.model_dump(mode="json"))), tracking_uri=tracking_uri, **settings)
+        bare(open_run(loading.parse_recipe(run.config.model_dump(mode="json"))), tracking_uri=tracking_uri, **settings)
 
-    monkeypatch.setattr(job, "launch", elsewhere)
+    monkeypatch.setattr(job, "run_worker_group", elsewhere)
     done = jobs(storage="runs", data__path="shards")
     assert given["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
     assert (given["run"].config.storage, given["run"].config.data.path) == (f"{tmp_path}/runs", f"{tmp_path}/shards")
-    assert done.checkpoint == tmp_path / "runs/small" / checkpoint.name_of(4)
+    assert done.checkpoint == tmp_path / "runs/small" / checkpoint.checkpoint_name(4)
     assert list((tmp_path / "elsewhere").iterdir()) == []
     monkeypatch.chdir(tmp_path)
     assert logged(done.run_id) == [1, 2, 3, 4]
-    assert tracking.client_for(done.tracking_uri).get_run(done.run_id).data.params["storage"] == f"{tmp_path}/runs"
+    assert tracking.connect_client(done.tracking_uri).get_run(done.run_id).data.params["storage"] == f"{tmp_path}/runs"

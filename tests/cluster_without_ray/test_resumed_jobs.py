@@ -13,7 +13,7 @@ from raysde import tracking
 from raysde.checkpoints import checkpoint
 from raysde.cluster import ingest, job, precompute, tune_sampler, worker
 from raysde.config import loading
-from raysde.data.ingest.convert import Rules, convert
+from raysde.data.ingest.convert import Rules, convert_part
 from raysde.data.ingest.sources import open_source
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.metrics.jackknife import Influence
@@ -21,7 +21,7 @@ from raysde.precompute.jobs import TextJob
 from raysde.runs.hooks import save_checkpoint
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from raysde.tracking.spool import Spool, spool_of
+from raysde.tracking.spool import Spool, spool_folder
 from raysde.tuning.sampler.space import Candidate
 from tests.support.encoders import text_encoder
 from tests.support.pictures import rng_image
@@ -66,11 +66,11 @@ class Ingest(Task):
         self.source = open_source(str(folder / "images"), part_rows=2)
         self.rules = Rules(channels=3, size=8, shard_rows=1)
         monkeypatch.setattr(ingest, "connect", lambda: None)
-        monkeypatch.setattr(ingest, "_converted", lambda *given: self.done(given[3], self.one))
+        monkeypatch.setattr(ingest, "_convert_parts", lambda *given: self.done(given[3], self.one))
 
     def one(self, unit: int):
-        result = convert(self.source.parts[unit], unit, self.rules, str(self.out))
-        ingest.journal(str(self.out)).keep(unit, result.to_json())
+        result = convert_part(self.source.parts[unit], unit, self.rules, str(self.out))
+        ingest.ingest_journal(str(self.out)).keep(unit, result.to_json())
         return result
 
     def run(self):
@@ -87,11 +87,11 @@ class Precompute(Task):
         self.job = TextJob.of(self.manifest, encoder, max_tokens=32, dtype="fp32", batch_size=3)
         self.out, self.work = Path(self.job.out), self.job.work(self.manifest)
         monkeypatch.setattr(precompute, "connect", lambda: None)
-        monkeypatch.setattr(precompute, "made", lambda *given: self.done(given[2], self.one))
+        monkeypatch.setattr(precompute, "encode_units", lambda *given: self.done(given[2], self.one))
 
     def one(self, unit: int):
         file = self.work(unit)
-        precompute.journal(str(self.out)).keep(unit, vars(file))
+        precompute.precompute_journal(str(self.out)).keep(unit, vars(file))
         return file
 
     def run(self):
@@ -223,26 +223,28 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
     """The process that was told of it may have died with it; the figures are those of the first time, to the bit."""
     tree = recipe(train__length__steps=5, checkpoint_every=1, keep_checkpoints=9, validation__rows=24,
                   validation__every=2, sampling__every=0, data__stream="worker", text=None)  # fmt: skip
-    sent, run = [], open_run(loading.parse(tree))
+    sent, run = [], open_run(loading.parse_recipe(tree))
     place = Path(run.config.storage) / "small"
     place.mkdir(parents=True)  # as the driver does
-    monkeypatch.setattr(worker, "tracker_of", lambda settings: Silent())
-    monkeypatch.setattr(worker, "report", lambda run, state, world, tracker: save_checkpoint(run, state, place, world))
+    monkeypatch.setattr(worker, "open_tracker", lambda settings: Silent())
+    monkeypatch.setattr(
+        worker, "report_checkpoint", lambda run, state, world, tracker: save_checkpoint(run, state, place, world)
+    )
     settings = {
         "threads": torch.get_num_threads(),
         "recipe": tree,
         "started": 0.0,
         "reports": SimpleNamespace(send=sent.append),
     }
-    worker.work(settings)
+    worker.run_worker(settings)
     first = list(sent)
     assert [(each["step"], each["last"]) for each in first] == [(2, False), (4, False), (5, True)]
     for step, expected in ((5, [5]), (3, [4, 5]), (2, [2, 4, 5])):
         for path in place.glob("step_*"):
-            if path.name > checkpoint.name_of(step):
+            if path.name > checkpoint.checkpoint_name(step):
                 shutil.rmtree(path)
         sent.clear()
-        worker.work(settings)
+        worker.run_worker(settings)
         assert sent == [each for each in first if each["step"] in expected]
 
 
@@ -250,12 +252,12 @@ def test_metrics_that_a_worker_left_on_disk_are_delivered(recipe, empty_store, t
     """When the finished run is submitted again, also one whose model has another name than the run."""
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     tree = recipe(train__length__steps=1, tracking__uri=uri, tracking__register_as="digits", text=None)
-    run = open_run(loading.parse(tree))
+    run = open_run(loading.parse_recipe(tree))
     train_here(run, None)
-    client = tracking.client_for(uri)
-    given = (client, run.config.tracking.experiment, "small", run.config.flat(), tracking.artifact_place(uri))
-    run_id = tracking.open_run(*given, None)
-    spool = Spool(spool_of("small", run_id))
+    client = tracking.connect_client(uri)
+    given = (client, run.config.tracking.experiment, "small", run.config.flat(), tracking.default_artifact_root(uri))
+    run_id = tracking.open_mlflow_run(*given, None)
+    spool = Spool(spool_folder("small", run_id))
     spool.add_metrics(1, {"train/loss": 0.25})
     done = job.train_job(run.config)
     assert (done.run_id, done.model) == (run_id, "models:/digits/1")

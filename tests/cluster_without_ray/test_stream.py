@@ -5,7 +5,7 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 
-from raysde.cluster.stream import StreamSpec, make_block, put_together, steps_in_block
+from raysde.cluster.stream import StreamSpec, group_by_step, make_block, steps_in_block
 from raysde.data.batches.arrow import from_table
 from raysde.data.batches.microbatch import Feed, read_batches
 from raysde.data.batches.plan import Plan
@@ -51,7 +51,7 @@ def test_each_rank_gets_its_microbatches_step_by_step(digits, spec, blocks, worl
         (one.step, one.index): one for step in read_batches(spec.feed, Reader(digits), START, STOP) for one in step
     }
     for rank in range(world):
-        steps = list(put_together(dealt(blocks, rank, world), spec, rank, world))
+        steps = list(group_by_step(dealt(blocks, rank, world), spec, rank, world))
         assert len(steps) == STOP - START
         for step, found in enumerate(steps, START):
             places = [(one.step, one.index) for one in found]
@@ -82,7 +82,7 @@ def test_a_stream_that_is_not_the_plan_is_refused(spec, blocks, harm):
     """A block that is missing, another rank's, or holds other steps: no step is trained on what is not its own."""
     mine = list(dealt(blocks[: spec.blocks - spec.spare], 0, 2))
     with pytest.raises(ValueError, match=r"does not follow the plan: rank 0 expected microbatches \[0, 2, 4\] of step"):
-        list(put_together(iter(harm(mine)), spec, 0, 2))
+        list(group_by_step(iter(harm(mine)), spec, 0, 2))
 
 
 def test_blocks_hold_what_fits():

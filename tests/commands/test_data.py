@@ -79,8 +79,8 @@ def test_the_plan_of_a_step_is_what_it_is_trained_on(recipe, tmp_path, capsys):
     """Rows, keys, labels and captions of each microbatch, in order, also across the end of an epoch."""
     tree = recipe(train__microbatch=4, train__length__steps=30, validation__rows=24)
     path = tmp_path / "recipe.yaml"
-    path.write_text(loading.as_yaml(tree))
-    run = open_run(loading.parse(tree))
+    path.write_text(loading.dump_yaml(tree))
+    run = open_run(loading.parse_recipe(tree))
     reader = Reader(run.manifest)
     for step, epoch in ((0, "0.000"), (10, "0.909"), (11, "1.000"), (29, "2.636")):  # 16 of 176 rows a step
         assert main(["plan", str(path), "--step", str(step)]) == 0

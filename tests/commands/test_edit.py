@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from raysde.checkpoints import checkpoint
-from raysde.cli import main, parser
-from raysde.commands.edit import opened
+from raysde.cli import build_parser, main
+from raysde.commands.edit import open_images
 from raysde.images.files import open_file, open_mask
 from raysde.images.tensors import to_pil
-from raysde.inference.edit_files import means
+from raysde.inference.edit_files import average_channels
 from tests.support.checkpoints import write_model
 from tests.support.command_line import refused
 from tests.support.full_disk import small_files
@@ -112,8 +112,8 @@ def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatc
     def bar(what: str, unit: str):
         yield lambda done, total: counted.setdefault((what, unit), []).append((done, total))
 
-    monkeypatch.setattr("raysde.commands.model_options.progress_bar", bar)
-    monkeypatch.setattr("raysde.commands.sample.progress_bar", bar)
+    monkeypatch.setattr("raysde.commands.model_options.show_progress_bar", bar)
+    monkeypatch.setattr("raysde.commands.sample.show_progress_bar", bar)
     asked = ["sample", models["plain"], *FAST, "--batch-size", "2", "--out", str(tmp_path / "out"), "-n"]
     assert main([*asked, "2"]) == 0
     assert "drawing" not in capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_greys_are_means_to_the_nearest_level():
     """Sums of three channels from 0 to 765, each against exact division; halves do not occur among thirds."""
     sums = torch.arange(766)
     image = torch.stack([sums.clamp(max=255), (sums - 255).clamp(0, 255), (sums - 510).clamp(0, 255)])[:, None]
-    assert means(image.to(torch.uint8))[0, 0].tolist() == [(2 * each + 3) // 6 for each in range(766)]
+    assert average_channels(image.to(torch.uint8))[0, 0].tolist() == [(2 * each + 3) // 6 for each in range(766)]
 
 
 def test_sampling_is_guided_from_the_command_line(models, files, capsys):
@@ -216,7 +216,7 @@ def test_one_edit_at_a_time(capsys, models, files):
 
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
-        parser().parse_args(["edit", "--help"])
+        build_parser().parse_args(["edit", "--help"])
     said = capsys.readouterr().out
     for word in ("--mask", "--colorise", "--upscale", "--strength", "white", "moment_matching", "sheet.png"):
         assert word in said
@@ -254,7 +254,7 @@ def test_images_are_read_as_an_ingest_reads_them(tmp_path, capsys):
         saved(tmp_path / "moving.gif", red, save_all=True, append_images=[blue]),
         saved(tmp_path / "grey.png", Image.fromarray(clear[..., 3]).convert("LA")),
     ]
-    grey, flat, cyan, first, alone = (image.permute(1, 2, 0).numpy() for _, image in opened(paths))
+    grey, flat, cyan, first, alone = (image.permute(1, 2, 0).numpy() for _, image in open_images(paths))
     assert np.array_equal(grey[..., 0], deep >> 8)
     assert (flat[:, :4] == 255).all()
     assert (flat[:, 4:] == (10, 20, 30)).all()

@@ -5,8 +5,8 @@ import sys
 
 SCRIPT = """
 import contextlib, io, sys
-from raysde.cli import main, parser
-(commands,) = (action.choices for action in parser()._actions if action.dest == "command")
+from raysde.cli import main, build_parser
+(commands,) = (action.choices for action in build_parser()._actions if action.dest == "command")
 for words in ([], *([name] for name in commands)):
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
         main([*words, "--help"])

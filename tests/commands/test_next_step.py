@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raysde.cli import main
-from raysde.commands.next_step import draw_command
+from raysde.commands.next_step import suggest_sample_command
 from raysde.networks import ExternalConfig
 from tests.support.checkpoints import write_model
 
@@ -16,7 +16,7 @@ OWN = ExternalConfig(factory="tests.support.models:Own", kwargs={"gain": 0.5})
 @pytest.mark.parametrize("changes", [{}, {"network": OWN}], ids=["ours", "own"])
 def test_the_command_draws_also_with_code_of_the_users_own(tmp_path, changes):
     folder = write_model(tmp_path / "model", text=None, **changes)
-    words = shlex.split(draw_command(folder, Path(folder)))
+    words = shlex.split(suggest_sample_command(folder, Path(folder)))
     assert words[:3] == ["raysde", "sample", folder]
     assert ("--allow-code" in words) is bool(changes)
     assert main([*words[1:], "--steps", "1", "--out", str(tmp_path / "drawn")]) == 0

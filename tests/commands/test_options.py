@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
-from raysde.cli import FORMER, main, parser
+from raysde.cli import FORMER, build_parser, main
 from raysde.config import loading
 from tests.support.paths import ROOT
 from tests.support.pictures import rng_image
@@ -109,7 +109,7 @@ def for_sample(recorder: Recorder) -> None:
 def for_edit(recorder: Recorder) -> None:
     for_sample(recorder)
     recorder.replace("raysde.images.tensors.save_png", None)
-    recorder.replace("raysde.images.tensors.grid", SimpleNamespace(save=lambda place: None))
+    recorder.replace("raysde.images.tensors.make_grid", SimpleNamespace(save=lambda place: None))
 
 
 def for_bulk(recorder: Recorder) -> None:
@@ -119,17 +119,17 @@ def for_bulk(recorder: Recorder) -> None:
     recorder.replace("raysde.inference.prompt_file.read_requests", requests)
     recorder.replace("raysde.inference.bulk.Bulk", SimpleNamespace(parts=[], out=""))
     recorder.replace("raysde.inference.bulk.draw_all", 0)
-    recorder.replace("raysde.cluster.sample.spread", None)
+    recorder.replace("raysde.cluster.sample.draw_on_actors", None)
 
 
 def for_evaluate(recorder: Recorder) -> None:
     recorder.replace("raysde.registry.load", "a model")
     subject = recorder_subject()
-    recorder.replace("raysde.registry.identified", (Path("folder"), subject))
-    recorder.replace("raysde.evaluation.evaluate.network_for", None)
+    recorder.replace("raysde.registry.resolve_with_subject", (Path("folder"), subject))
+    recorder.replace("raysde.evaluation.evaluate.choose_network", None)
     answer = SimpleNamespace(figures=[], dump=dict)
     recorder.replace("raysde.evaluation.evaluate.evaluate", lambda *_, **how: (how["open_features"](None), answer)[1])
-    recorder.replace("raysde.evaluation.evaluate.table", "")
+    recorder.replace("raysde.evaluation.evaluate.format_figures", "")
     recorder.replace("raysde.io.filesystems.check_writable", None)
     recorder.replace("raysde.io.filesystems.write_json", None)
 
@@ -150,39 +150,43 @@ def for_settle(recorder: Recorder) -> None:
 
     spec = SimpleNamespace(conditional=True, generation={}, process=VP(), default_solver="heun")
     recorder.replace("raysde.registry.resolve_checkpoint", Path("checkpoint"))
-    recorder.replace("raysde.checkpoints.checkpoint.verify", SimpleNamespace(spec=spec))
-    recorder.replace("raysde.tuning.sampler.search.claim", None)
+    recorder.replace("raysde.checkpoints.checkpoint.verify_checkpoint", SimpleNamespace(spec=spec))
+    recorder.replace("raysde.tuning.sampler.search.claim_folder", None)
     recorder.replace("raysde.tuning.sampler.search.check_code", None)
-    recorder.replace("raysde.registry.check_name", None)
+    recorder.replace("raysde.registry.check_model_name", None)
     study = SimpleNamespace(
         metric="kid", models={None: "own"}, question=lambda *_: None, rehearse=lambda *_: None, allow_code=False
     )
     recorder.replace("raysde.tuning.sampler.study.Study", study)
     recorder.replace("raysde.tuning.sampler.search.replace", study)
-    recorder.replace("raysde.checkpoints.checkpoint.export", lambda source, folder: folder.mkdir(parents=True))
-    recorder.replace("raysde.checkpoints.ema_snapshots.export", None)
+    recorder.replace(
+        "raysde.checkpoints.checkpoint.export_checkpoint", lambda source, folder: folder.mkdir(parents=True)
+    )
+    recorder.replace("raysde.checkpoints.ema_snapshots.export_average", None)
     recorder.replace("raysde.cluster.tune_sampler.measure_on_ray", None)
     winner = SimpleNamespace(candidate=SimpleNamespace(average=None, drawing={}, values={}))
-    recorder.replace("raysde.tuning.sampler.search.settle", SimpleNamespace(winner=winner))
-    recorder.replace("raysde.checkpoints.checkpoint.settle", lambda source, folder, drawing: folder.mkdir())
+    recorder.replace("raysde.tuning.sampler.search.halve_successively", SimpleNamespace(winner=winner))
+    recorder.replace(
+        "raysde.checkpoints.checkpoint.export_with_settings", lambda source, folder, drawing: folder.mkdir()
+    )
     recorder.replace("raysde.tuning.sampler.search.write_table", None)
-    recorder.replace("raysde.commands.tune_sampler.report", None)
-    recorder.replace("raysde.tracking.client_for", None)
-    recorder.replace("raysde.registry.register", SimpleNamespace(name="m", version="1"))
+    recorder.replace("raysde.commands.tune_sampler.print_report", None)
+    recorder.replace("raysde.tracking.connect_client", None)
+    recorder.replace("raysde.registry.register_model", SimpleNamespace(name="m", version="1"))
 
 
 def for_registry(recorder: Recorder) -> None:
     version = SimpleNamespace(name="m", version="1", tags={})
-    recorder.replace("raysde.tracking.client_for", None)
+    recorder.replace("raysde.tracking.connect_client", None)
     recorder.replace("raysde.evaluation.report.read_report", {})
     recorder.replace("raysde.evaluation.report.read_subject", None)
-    recorder.replace("raysde.registry.register", version)
-    recorder.replace("raysde.registry.promotion.record", None)
+    recorder.replace("raysde.registry.register_model", version)
+    recorder.replace("raysde.registry.promotion.record_figures", None)
     done = SimpleNamespace(version=version, figure=None, before=None)
-    recorder.replace("raysde.registry.promotion.promote", done)
-    recorder.replace("raysde.registry.aliases_of", {})
-    recorder.replace("raysde.registry.versions", [])
-    recorder.replace("raysde.registry.registered_models", [])
+    recorder.replace("raysde.registry.promotion.promote_version", done)
+    recorder.replace("raysde.registry.list_aliases", {})
+    recorder.replace("raysde.registry.list_versions", [])
+    recorder.replace("raysde.registry.list_registered_models", [])
 
 
 def for_exchange(recorder: Recorder) -> None:
@@ -195,18 +199,20 @@ def for_exchange(recorder: Recorder) -> None:
 
 def for_ingest(recorder: Recorder) -> None:
     recorder.replace("raysde.data.ingest.sources.open_source", SimpleNamespace(notes=[]))
-    recorder.replace("raysde.data.ingest.probe.rules_for", SimpleNamespace(shape=(3, 5), bucket_multiple=0, fit="crop"))
+    recorder.replace(
+        "raysde.data.ingest.probe.choose_rules", SimpleNamespace(shape=(3, 5), bucket_multiple=0, fit="crop")
+    )
     recorder.replace("raysde.cluster.ingest.ingest", None)
-    recorder.replace("raysde.commands.ingest.summary", None)
+    recorder.replace("raysde.commands.ingest.print_summary", None)
 
 
 def for_looks(recorder: Recorder) -> None:
     recorder.replace("raysde.data.dataset.manifest.read_manifest", SimpleNamespace(rows=4))
-    recorder.replace("raysde.data.dataset.contact_sheet.describe", [])
-    recorder.replace("raysde.data.dataset.shards.verify", None)
+    recorder.replace("raysde.data.dataset.contact_sheet.describe_manifest", [])
+    recorder.replace("raysde.data.dataset.shards.verify_shards", None)
     recorder.replace("raysde.data.dataset.reader.Reader", None)
     save = recorder.stand_in("save", lambda path: None)
-    recorder.replace("raysde.data.dataset.contact_sheet.contact_sheet", SimpleNamespace(save=save))
+    recorder.replace("raysde.data.dataset.contact_sheet.draw_contact_sheet", SimpleNamespace(save=save))
     plan = SimpleNamespace(epoch=recorder.stand_in("epoch", lambda step: None, 0.5), batch=4, microbatches=0)
     recorder.replace("raysde.runs.run.open_run", SimpleNamespace(steps=10, plan=plan, manifest=None))
 
@@ -226,28 +232,28 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.cluster.job.train_job", done)
     run = lambda recipe: SimpleNamespace(steps=10, plan=SimpleNamespace(batch=4))  # noqa: E731
     recorder.replace("raysde.runs.run.open_run", run)
-    recorder.replace("raysde.runs.run.check", None)
-    recorder.replace("raysde.runs.run.remarks", [])
-    recorder.replace("raysde.checkpoints.storage.newest_checkpoint", None)
-    recorder.replace("raysde.commands.train.draw_command", "")
+    recorder.replace("raysde.runs.run.check_run", None)
+    recorder.replace("raysde.runs.run.list_remarks", [])
+    recorder.replace("raysde.checkpoints.storage.fetch_newest_checkpoint", None)
+    recorder.replace("raysde.commands.train.suggest_sample_command", "")
     recorder.replace("raysde.runs.local.check_place", None)
     recorder.replace("raysde.runs.local.train_here", None)
-    recorder.replace("raysde.runs.history.recorded", lambda run, shown: nullcontext(shown))
-    recorder.replace("raysde.cluster.demo.demo", None)
-    recorder.replace("raysde.config.loading.load", loading.load)
-    recorder.replace("raysde.config.reference.reference", "")
+    recorder.replace("raysde.runs.history.record_history", lambda run, shown: nullcontext(shown))
+    recorder.replace("raysde.cluster.demo.demo_job", None)
+    recorder.replace("raysde.config.loading.load_recipe", loading.load_recipe)
+    recorder.replace("raysde.config.reference.format_reference", "")
     swept = SimpleNamespace(table="", csv="", recipe="", checkpoint=None, run_id="", tracking_uri="")
     recorder.replace("raysde.cluster.tune_training.tune_job", swept)
 
 
 def for_ema(recorder: Recorder) -> None:
-    recorder.replace("raysde.checkpoints.ema_snapshots.export", 5)
+    recorder.replace("raysde.checkpoints.ema_snapshots.export_average", 5)
 
 
 def for_ui(recorder: Recorder) -> None:
-    recorder.replace("raysde.tracking.client_for", None)
-    recorder.replace("raysde.tracking.experiments", {})
-    recorder.replace("raysde.commands.ui.serve", None)
+    recorder.replace("raysde.tracking.connect_client", None)
+    recorder.replace("raysde.tracking.list_experiments", {})
+    recorder.replace("raysde.commands.ui.serve_store", None)
 
 
 # what is given, and what has to arrive: words of the command line, then (key, value)
@@ -502,7 +508,7 @@ CASES = [(mode, option) for mode, (_, _, options) in MODES.items() for option in
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (found,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (found,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
     return dict(found.choices)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raysde.commands import signals
-from raysde.commands.signals import INTERRUPTED, SIGTERMED, UNREAD, orderly
+from raysde.commands.signals import INTERRUPTED, SIGTERMED, UNREAD, run_command
 from raysde.config import loading
 from raysde.io.errors import Interrupted
 from tests.support.paths import ROOT
@@ -39,7 +39,7 @@ def raising(error: BaseException, cause: BaseException | None = None):
 )
 def test_an_interrupt_is_a_sentence_and_a_status(capsys, error, cause, status, said):
     """Whoever ends an ingest by SIGTERM needs to know as much of its rest as somebody who presses Ctrl-C."""
-    assert orderly(raising(error, cause)) == status
+    assert run_command(raising(error, cause)) == status
     err = capsys.readouterr().err
     assert (err.startswith(said), len(err.splitlines())) == (True, 1)
 
@@ -48,7 +48,7 @@ def test_an_interrupt_is_a_sentence_and_a_status(capsys, error, cause, status, s
 def test_what_no_signal_ended_is_passed_on(error):
     """A help text, a wrong option, and a pipe that is not the terminal's."""
     with pytest.raises(type(error)):
-        orderly(raising(error))
+        run_command(raising(error))
 
 
 def test_sigterm_ends_a_command_and_is_put_back(capsys):
@@ -60,7 +60,7 @@ def test_sigterm_ends_a_command_and_is_put_back(capsys):
         return 0
 
     begin = time.monotonic()
-    assert orderly(command) == SIGTERMED
+    assert run_command(command) == SIGTERMED
     assert capsys.readouterr().err.startswith("raysde: interrupted; the same command")
     assert time.monotonic() - begin < 20.0
     assert signal.getsignal(signal.SIGTERM) is before
@@ -72,7 +72,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path, digits, empty_
     reader, writer = os.pipe()
     os.close(reader)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(small_recipe(digits, tmp_path / "runs")))
+    (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(small_recipe(digits, tmp_path / "runs")))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "raysde.cli", *arguments.split()]
     ended = subprocess.run(
@@ -99,16 +99,16 @@ def test_a_reader_of_one_line_ends_a_command_quietly():
 def test_a_pipe_with_a_reader_is_read():
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stream:
-        assert not signals.unread(stream)
+        assert not signals.lost_reader(stream)
         os.close(reader)
-        assert signals.unread(stream)
+        assert signals.lost_reader(stream)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
 def test_a_bare_run_that_is_ended_says_where_it_goes_on(digits, tmp_path, number, status):
     """Its checkpoints say so, and nothing else is printed than progress and one sentence."""
     tree = small_recipe(digits, tmp_path / "runs", train__length__steps=100_000, checkpoint_every=1, text=None)
-    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml"), "--no-ray"]
     # tests that run in the background may have been started with Ctrl-C ignored, which processes inherit
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from raysde.cli import main
-from raysde.commands.ui import VIEW, links
-from raysde.tracking import client_for, open_run
+from raysde.commands.ui import VIEW, list_links
+from raysde.tracking import connect_client, open_mlflow_run
 from tests.support.paths import ROOT
 
 
@@ -45,18 +45,18 @@ def store(empty_store, tmp_path) -> str:
     """A store with a run."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    open_run(client_for(uri), "pictures", "one", {}, None, None)
+    open_mlflow_run(connect_client(uri), "pictures", "one", {}, None, None)
     return uri
 
 
 def test_links_lead_to_training_runs_and_to_the_registry():
     """In MLflow's view of training, which its pages take from the address alone."""
-    found = dict(links("http://h:1", {"pictures": "7"}))
+    found = dict(list_links("http://h:1", {"pictures": "7"}))
     assert found == {
         "runs of pictures": "http://h:1/#/experiments/7/runs?workflowType=machine_learning",
         "models": "http://h:1/#/models?workflowType=machine_learning",
     }
-    assert links("http://h:1", {})[0] == ("runs", "http://h:1/#/experiments?workflowType=machine_learning")
+    assert list_links("http://h:1", {})[0] == ("runs", "http://h:1/#/experiments?workflowType=machine_learning")
 
 
 def test_of_a_server_there_is_nothing_to_start(monkeypatch, capsys, store):
@@ -64,8 +64,8 @@ def test_of_a_server_there_is_nothing_to_start(monkeypatch, capsys, store):
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a server was started"))
-    client = client_for(store)
-    monkeypatch.setattr("raysde.tracking.client_for", lambda uri: client)
+    client = connect_client(store)
+    monkeypatch.setattr("raysde.tracking.connect_client", lambda uri: client)
     words = ["ui", "--tracking-uri", "https://mlflow.example.org/"]
     assert main(words) == 0
     first = capsys.readouterr().out.splitlines()[0].split()[-1]

@@ -11,10 +11,10 @@ from raysde.config import loading
 from raysde.data.dataset.manifest import SCHEMA, Manifest, write_manifest
 from raysde.data.dataset.shards import write_shard
 from raysde.images.codec import encode_image
-from raysde.images.tensors import grid
+from raysde.images.tensors import make_grid
 from raysde.inference.model import Model
 from raysde.runs.build import new_state
-from raysde.runs.hooks import sample_grid
+from raysde.runs.hooks import draw_sample_grid
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 
@@ -61,8 +61,8 @@ def test_class_and_caption_are_both_obeyed(data, tmp_path):
         "sampling": {"every": 200, "count": 4, "labels": ["night", "day"], "prompts": list(WORDS), "steps": 2},
         "log_every": 200, "checkpoint_every": 200,
     }  # fmt: skip
-    train_here(open_run(loading.parse(tree)), None)
-    model = checkpoint.load_model(tmp_path / "both" / checkpoint.name_of(200))
+    train_here(open_run(loading.parse_recipe(tree)), None)
+    model = checkpoint.load_model(tmp_path / "both" / checkpoint.checkpoint_name(200))
     labels, words = [0, 0, 1, 1] * 4, [0, 1, 0, 1] * 4
     settings = {"seed": 3, "solver": "heun", "steps": 8}
     for guidance in (1.0, 2.0):
@@ -90,7 +90,7 @@ def test_a_grids_classes_are_the_data_sets(data, tmp_path):
     with pytest.raises(
         ValueError, match=r"sampling\.labels: 'dya' is no class; did you mean 'day'\? there are night, day"
     ):
-        open_run(loading.parse(tree))
+        open_run(loading.parse_recipe(tree))
 
 
 def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
@@ -100,7 +100,7 @@ def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
         "text": {"kind": "scratch", "width": 16, "layers": 1, "heads": 2},
         "sampling": {"count": 5, "steps": 2, "labels": ["day", "night"], "prompts": [*WORDS, ""], "guidance": 2.0, "seed": 7},
     }  # fmt: skip
-    run = open_run(loading.parse(tree))
+    run = open_run(loading.parse_recipe(tree))
     state = new_state(run, torch.device("cpu"))
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
     asked = {"labels": [1, 0, 1, 0, 1], "prompts": [*WORDS, "", *WORDS]}
     drawn = Model(state.model, run.spec).sample(**asked, guidance=2.0, seed=7, solver=run.spec.default_solver, steps=2)
     columns = len(WORDS) + 1  # one for each prompt
-    assert sample_grid(run, state.model).tobytes() == grid(drawn.images, columns=columns).tobytes()
+    assert draw_sample_grid(run, state.model).tobytes() == make_grid(drawn.images, columns=columns).tobytes()
     other = Model(state.model, run.spec).sample(
         **{**asked, "labels": [0] * 5}, guidance=2.0, seed=7, solver=run.spec.default_solver, steps=2
     )

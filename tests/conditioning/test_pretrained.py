@@ -558,7 +558,7 @@ def test_a_run_says_how_many_captions_it_cuts(recipe, digits, limit):
     assert max(tokens) == 8
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        new_state(open_run(loading.parse(recipe(text__max_tokens=limit))), CPU)
+        new_state(open_run(loading.parse_recipe(recipe(text__max_tokens=limit))), CPU)
     said = [str(each.message) for each in caught if "captions" in str(each.message)]
     expected = f"text.max_tokens={limit} cuts the end off {share:.2g}% of the captions; the longest has 8 tokens"
     assert said == ([expected] if limit < 8 else [])

@@ -15,7 +15,7 @@ from raysde.config import loading
 )
 def test_a_key_of_another_kind_names_the_kind(overrides, culprit):
     tree = {"name": "here", "data": {"path": "shards"}}
-    loading.override(tree, overrides)
+    loading.merge_overrides(tree, overrides)
     with pytest.raises(ValueError, match=culprit) as refused:
-        loading.parse(tree)
+        loading.parse_recipe(tree)
     assert "did you mean sde.beta_min?" not in str(refused.value) or "beta_mim" in culprit

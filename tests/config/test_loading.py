@@ -19,48 +19,50 @@ DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_valid_and_survives_a_round_trip(path):
-    recipe = loading.load(path)
-    assert loading.parse(recipe.model_dump(mode="json")) == recipe
+    recipe = loading.load_recipe(path)
+    assert loading.parse_recipe(recipe.model_dump(mode="json")) == recipe
 
 
 @pytest.mark.parametrize("word", ["off", "Off", "false", "auto", "require"])
 def test_off_is_a_word_of_a_recipe(tmp_path, word):
     """YAML reads it as False, in a recipe and in an override."""
     meant = "off" if word in ("Off", "false") else word
-    assert loading.load(DIGITS, [f"data.precomputed={word}"]).data.precomputed == meant
+    assert loading.load_recipe(DIGITS, [f"data.precomputed={word}"]).data.precomputed == meant
     (tmp_path / "recipe.yaml").write_text(f"name: a\ndata:\n  path: shards\n  precomputed: {word}\n")
-    recipe = loading.load(tmp_path / "recipe.yaml")
+    recipe = loading.load_recipe(tmp_path / "recipe.yaml")
     assert recipe.data.precomputed == meant
-    assert loading.load(DIGITS, ["network.progressive=none", "network.kind=ncsnpp"]).network.progressive == "none"
-    (tmp_path / "again.yaml").write_text(loading.as_yaml(recipe.model_dump(mode="json")))
-    assert loading.load(tmp_path / "again.yaml") == recipe
+    assert (
+        loading.load_recipe(DIGITS, ["network.progressive=none", "network.kind=ncsnpp"]).network.progressive == "none"
+    )
+    (tmp_path / "again.yaml").write_text(loading.dump_yaml(recipe.model_dump(mode="json")))
+    assert loading.load_recipe(tmp_path / "again.yaml") == recipe
 
 
 @pytest.mark.parametrize("word", ["on", "yes", "1", "null"])
 def test_other_words_for_precomputed_data_are_refused(word):
     with pytest.raises(ValueError, match=r"data\.precomputed: .*'auto', 'off' or 'require'"):
-        loading.load(DIGITS, [f"data.precomputed={word}"])
+        loading.load_recipe(DIGITS, [f"data.precomputed={word}"])
 
 
 def test_the_node_is_the_object():
-    recipe = loading.load(DIGITS, ["sde.kind=ve", "sde.sigma_max=20"])
+    recipe = loading.load_recipe(DIGITS, ["sde.kind=ve", "sde.sigma_max=20"])
     assert recipe.sde == VE(sigma_max=20.0)
 
 
 def test_a_new_kind_replaces_its_node():
     tree = {"sde": {"kind": "vp", "beta_max": 10.0}}
-    loading.place(tree, ["sde", "kind"], "sub_vp")
+    loading.set_path(tree, ["sde", "kind"], "sub_vp")
     assert tree == {"sde": {"kind": "sub_vp"}}
 
 
 def test_the_order_of_overrides_does_not_matter():
     """A kind given after the keys of its node does not wipe them out."""
     for order in (["sde.kind=ve", "sde.sigma_max=20"], ["sde.sigma_max=20", "sde.kind=ve"]):
-        assert loading.load(DIGITS, order).sde == VE(sigma_max=20.0)
+        assert loading.load_recipe(DIGITS, order).sde == VE(sigma_max=20.0)
 
 
 def test_a_new_length_replaces_the_old():
-    assert loading.load(DIGITS, ["train.length.epochs=3"]).train.length.images is None
+    assert loading.load_recipe(DIGITS, ["train.length.epochs=3"]).train.length.images is None
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_length_in_steps(length, steps):
 )
 def test_mistakes_are_named(overrides, culprit):
     with pytest.raises(ValueError, match=culprit) as caught:
-        loading.load(DIGITS, overrides)
+        loading.load_recipe(DIGITS, overrides)
     assert "\n" not in str(caught.value)
 
 
@@ -127,19 +129,19 @@ def test_unreadable_recipes_are_named(tmp_path, text, culprit):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=culprit):
-        loading.load(path)
+        loading.load_recipe(path)
 
 
 def test_yaml_runs_no_code(tmp_path):
     (tmp_path / "r.yaml").write_text("name: !!python/object/apply:os.system ['true']")
     with pytest.raises(ValueError, match="not valid YAML"):
-        loading.load(tmp_path / "r.yaml")
+        loading.load_recipe(tmp_path / "r.yaml")
 
 
 def test_every_key_has_a_meaning():
     """Also those of each kind of a node, in words for readers of recipes, not of the code."""
-    assert [entry.path for entry in reference.entries() if not entry.meaning.strip()] == []
-    said = reference.reference()
+    assert [entry.path for entry in reference.list_entries() if not entry.meaning.strip()] == []
+    said = reference.format_reference()
     for markup in (":class:", ":func:", ":mod:", "``", "Class attributes", "Attributes:"):
         assert markup not in said
     text = re.sub(r"\s+", " ", said)
@@ -151,14 +153,14 @@ def test_a_mistake_in_any_kind_of_a_node_is_named_by_its_key():
     """Not by the member of a union that pydantic tried, which no recipe has."""
     for kind in ("vp", "sub_vp", "ve", "edm", "flow"):
         with pytest.raises(ValueError, match=r"^sde\.ceiling: .*number"):
-            loading.load(DIGITS, [f"sde.kind={kind}", "sde.ceiling=high"])
+            loading.load_recipe(DIGITS, [f"sde.kind={kind}", "sde.ceiling=high"])
     with pytest.raises(ValueError, match=r"^resources\.workers: "):
-        loading.load(DIGITS, ["resources.workers=many"])
+        loading.load_recipe(DIGITS, ["resources.workers=many"])
 
 
 def test_every_key_is_explained():
     """`raysde config` knows every dotted path that a recipe can have, for every kind."""
-    explained = reference.keys()
+    explained = reference.list_keys()
     kinds = [
         [],
         ["sde.kind=ve"],
@@ -171,7 +173,7 @@ def test_every_key_is_explained():
         ["network.kind=diffusers", "network.architecture=UNet2DModel"],
     ]
     for overrides in kinds:
-        missing = set(loading.load(DIGITS, overrides).flat()) - explained
+        missing = set(loading.load_recipe(DIGITS, overrides).flat()) - explained
         # nodes that may be null as a whole
         assert not missing - {"text", "latent", "train.times"}
 
@@ -193,11 +195,11 @@ def test_a_key_given_twice_is_named_with_its_lines(tmp_path, text, said):
     """Nothing of a file is lost to a later line, in a recipe, a sweep's file or the value of an override."""
     path = tmp_path / "r.yaml"
     path.write_text(text)
-    for reader, what in ((loading.load, "recipe"), (lambda file: read_settings(file, [], {}), "sweep")):
+    for reader, what in ((loading.load_recipe, "recipe"), (lambda file: read_settings(file, [], {}), "sweep")):
         with pytest.raises(ValueError, match=re.escape(f"{what} {path}: {said}; keep one of them")):
             reader(path)
     with pytest.raises(ValueError, match=re.escape(said)):
-        loading.assignment(f"train={text}")
+        loading.parse_assignment(f"train={text}")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_decimal_numbers_and_quoted_text_stay():
 def test_a_file_that_is_not_utf_8_is_named(tmp_path):
     (tmp_path / "r.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(ValueError, match=r"recipe .*r\.yaml is not UTF-8"):
-        loading.load(tmp_path / "r.yaml")
+        loading.load_recipe(tmp_path / "r.yaml")
 
 
 @pytest.mark.parametrize(
@@ -264,11 +266,11 @@ def test_a_file_that_is_not_utf_8_is_named(tmp_path):
 )
 def test_overrides_that_would_be_lost_are_refused(overrides, said):
     with pytest.raises(ValueError, match=said):
-        loading.load(DIGITS, overrides)
+        loading.load_recipe(DIGITS, overrides)
 
 
 def test_a_node_and_a_key_of_it_go_together():
-    assert loading.load(DIGITS, ["sde={kind: ve}", "sde.sigma_max=20"]).sde == VE(sigma_max=20.0)
+    assert loading.load_recipe(DIGITS, ["sde={kind: ve}", "sde.sigma_max=20"]).sde == VE(sigma_max=20.0)
 
 
 def test_an_axis_given_twice_is_refused():
@@ -285,16 +287,16 @@ def test_a_key_given_twice_in_a_report_is_named(tmp_path, text):
 
 def test_the_defaults_that_are_explained_are_those_of_a_recipe():
     """`raysde config` says of each key what a recipe that does not name it has."""
-    said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", reference.reference(), flags=re.MULTILINE))
-    required = re.findall(r"^([a-z_.0-9]+) +.*, required$", reference.reference(), flags=re.MULTILINE)
+    said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", reference.format_reference(), flags=re.MULTILINE))
+    required = re.findall(r"^([a-z_.0-9]+) +.*, required$", reference.format_reference(), flags=re.MULTILINE)
     assert {"name", "data.path"} <= set(required)
     told = {"name": "x", "data": {"path": "x"}, "sde": {"kind": "vp"}, "network": {"kind": "unet"}}
-    found = loading.parse(told).flat()
+    found = loading.parse_recipe(told).flat()
     compared = [key for key in found if key in said and not key.startswith(tuple(told))]
     assert len(compared) > 40
     for key in compared:
         value = yaml.safe_load(said[key].replace("(", "[").replace(")", "]").replace("'", "").replace(",]", "]"))
         assert value == found[key] or str(value) == str(found[key]), key
-    kinds = {entry.path: entry.type for entry in reference.entries() if entry.default == "the default"}
+    kinds = {entry.path: entry.type for entry in reference.list_entries() if entry.default == "the default"}
     assert kinds == {"sde.kind": "vp", "network.kind": "unet"}
     assert said["network.preset"] == "null"

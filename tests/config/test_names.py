@@ -2,26 +2,26 @@
 
 import pytest
 
-from raysde.config.names import checked_alias, checked_name
+from raysde.config.names import check_alias, check_name
 
 
 @pytest.mark.parametrize("name", ["a", "A9", "0", "a.b_c-d", "x" * 200])
 def test_names(name):
-    assert checked_name(name, "--name") == name
+    assert check_name(name, "--name") == name
 
 
 @pytest.mark.parametrize("name", ["", ".a", "-a", "_a", "a b", "a/b", "a:b", "a@b", "ä", "a\n"])
 def test_names_that_are_none(name):
     with pytest.raises(ValueError, match=r"--name .* must be of letters"):
-        checked_name(name, "--name")
+        check_name(name, "--name")
 
 
 @pytest.mark.parametrize("alias", ["a", "vx", "v1a", "1v", "latest2", "my-alias_2"])
 def test_aliases(alias):
-    assert checked_alias(alias) == alias
+    assert check_alias(alias) == alias
 
 
 @pytest.mark.parametrize(("alias", "why"), [("v1", "keeps"), ("V20", "keeps"), ("LATEST", "keeps"), ("a.b", "letters"), ("", "letters"), ("a\n", "letters")])  # fmt: skip
 def test_aliases_that_are_none(alias, why):
     with pytest.raises(ValueError, match=f"^alias .*{why}"):
-        checked_alias(alias)
+        check_alias(alias)

@@ -6,7 +6,7 @@ import pytest
 
 from raysde.checkpoints import checkpoint
 from raysde.config import loading, places, reference
-from raysde.io.filesystems import folder_or_name
+from raysde.io.filesystems import resolve_folder_or_name
 from raysde.runs.run import check_resumable, open_run
 from raysde.tuning.training.ledger import Ledger
 from tests.support.command_line import refused
@@ -14,7 +14,7 @@ from tests.support.command_line import refused
 
 def test_every_key_that_holds_a_place_is_known():
     """By the words of the reference: what is a folder, a URI or a path. A factory is a name of Python's."""
-    lines = reference.reference().splitlines()
+    lines = reference.format_reference().splitlines()
     said = {line.split()[0] for line in lines if line and not line.startswith(("#", " "))}
     named = {
         key for key in said if key.rpartition(".")[2] in ("path", "uri", "storage", "vae", "folder", "file", "cache")
@@ -38,18 +38,18 @@ def test_every_key_that_holds_a_place_is_known():
 )
 def test_a_database_is_a_file_below_the_working_folder(tmp_path, monkeypatch, uri, expected):
     monkeypatch.chdir(tmp_path)
-    assert places.database(uri) == expected.format(here=tmp_path, home=Path.home())
-    assert places.database(places.database(uri)) == places.database(uri)
+    assert places.resolve_database(uri) == expected.format(here=tmp_path, home=Path.home())
+    assert places.resolve_database(places.resolve_database(uri)) == places.resolve_database(uri)
 
 
 def test_a_model_is_a_folder_if_there_is_one(tmp_path, monkeypatch):
     """A name of the hub stays a name; a folder of that name comes first, as transformers and diffusers have it."""
     monkeypatch.chdir(tmp_path)
-    assert folder_or_name("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+    assert resolve_folder_or_name("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
     (tmp_path / "google-bert/bert-base-uncased").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("google-bert/bert-base-uncased", "./google-bert/bert-base-uncased", "~/google-bert/bert-base-uncased"):
-        assert folder_or_name(name) == f"{tmp_path}/google-bert/bert-base-uncased"
+        assert resolve_folder_or_name(name) == f"{tmp_path}/google-bert/bert-base-uncased"
 
 
 def test_an_absolute_recipe_is_the_same_from_every_folder(recipe, tmp_path, monkeypatch):
@@ -58,23 +58,23 @@ def test_an_absolute_recipe_is_the_same_from_every_folder(recipe, tmp_path, monk
     monkeypatch.chdir(tmp_path / "here")
     given = {"storage": "runs", "data__path": "shards", "tracking__uri": "sqlite:///m.db", "latent": {"vae": "vae"},
              "text": {"kind": "pretrained", "path": "encoder"}}  # fmt: skip
-    found = places.absolute(loading.parse(recipe(**given)))
+    found = places.resolve_places(loading.parse_recipe(recipe(**given)))
     flat = found.flat()
     here = f"{tmp_path}/here"
     assert {key: flat[key] for key in places.PLACES} == {
         "storage": f"{here}/runs", "data.path": f"{here}/shards", "text.path": f"{here}/encoder",
         "latent.vae": f"{here}/vae", "tracking.uri": f"sqlite:///{here}/m.db"}  # fmt: skip
     monkeypatch.chdir(tmp_path / "there")
-    assert places.absolute(found) == found
+    assert places.resolve_places(found) == found
     tree = {"data": {"path": "s3://bucket/shards"}, "text": None, "name": "a"}
-    assert places.absolute_tree(tree) == tree
+    assert places.resolve_places_in_tree(tree) == tree
 
 
 def test_a_run_from_before_places_were_absolute_goes_on(recipe, tmp_path, monkeypatch):
     """Its checkpoint says `encoder`, the recipe now says where that is; another encoder is another run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "encoder").mkdir()
-    run = open_run(loading.parse(recipe()))
+    run = open_run(loading.parse_recipe(recipe()))
     data = {**run.data_identity, "microbatch": run.plan.microbatch}
 
     def found(path: str) -> checkpoint.Description:
@@ -100,6 +100,6 @@ def test_a_factory_is_found_in_the_working_folder(capsys, digits, recipe, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path not in ("", str(tmp_path))])
     tree = recipe(network={"kind": "external", "factory": "nets_of_mine:Other"}, text=None)
-    (tmp_path / "recipe.yaml").write_text(loading.as_yaml(tree))
+    (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     said = refused(capsys, "train", "recipe.yaml", "--no-ray")
     assert "module 'nets_of_mine' has no attribute 'Other'" in said

@@ -17,22 +17,22 @@ from safetensors.torch import save_file
 
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.commands.ingest import summary
+from raysde.commands.ingest import print_summary
 from raysde.config import loading
-from raysde.data.classes import class_numbers, label_order
+from raysde.data.classes import class_numbers, order_labels
 from raysde.data.dataset.manifest import read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.ingest.collect import collect
-from raysde.data.ingest.convert import convert
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.collect import collect_parts
+from raysde.data.ingest.convert import convert_part
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
 from raysde.evaluation.features.classifier import open_judge
 from raysde.evaluation.held_out import HeldOut
-from raysde.evaluation.selection import conditions_for
+from raysde.evaluation.selection import draw_conditions
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import read_requests
 from raysde.models.spec import ModelSpec
-from raysde.registry.mlflow_model import signature
+from raysde.registry.mlflow_model import make_signature
 from raysde.registry.serving import Served
 from raysde.runs.run import check_resumable, open_run
 from tests.support.checkpoints import write_model
@@ -66,22 +66,22 @@ NUMERALS = ("5", "10", "15")
 )
 def test_label_order(labels, order):
     """Numbers by their values, then words, in which numbers count as such; nothing but what occurs."""
-    assert label_order(labels) == order
+    assert order_labels(labels) == order
 
 
 @pytest.mark.parametrize("labels", [{"3", "3.0"}, {"3", "03"}, {"-0", "0"}, {"0.50", "0.5", "cat"}])
 def test_one_number_in_two_spellings_is_refused(labels):
     with pytest.raises(ValueError, match=r"labels .* and .* are the same number; spell it one way"):
-        label_order(labels)
+        order_labels(labels)
 
 
 def ingested(folder: Path, out: Path, **options):
     """The data set of a folder, as `raysde ingest` makes it, without Ray."""
     source = open_source(str(folder), **options)
-    rules = rules_for(source, size=8, validation=0.2)
+    rules = choose_rules(source, size=8, validation=0.2)
     out.mkdir()
-    parts = [convert(part, number, rules, str(out)) for number, part in enumerate(source.parts)]
-    manifest = collect(parts, rules, str(out), source="s", licence="", labels=source.labels)
+    parts = [convert_part(part, number, rules, str(out)) for number, part in enumerate(source.parts)]
+    manifest = collect_parts(parts, rules, str(out), source="s", licence="", labels=source.labels)
     assert read_manifest(str(out)) == manifest
     return manifest
 
@@ -140,7 +140,7 @@ def test_a_file_of_names_numbers_the_classes(clothes, capsys):
     """Its lines are the numbers, also of those that no row has, which are named."""
     assert clothes.labels == ("shirt", "dress", "coat", "bag", "boot")
     assert set(Reader(clothes).read(np.arange(clothes.rows)).labels.tolist()) == {1, 3}
-    summary(clothes, clothes.path)
+    print_summary(clothes, clothes.path)
     assert (
         "3 of the 5 classes have no rows, so that nothing can be learned of them: shirt, coat, boot"
         in capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_a_file_of_names_may_hold_numerals(tmp_path, names, labels):
 
 def test_classes_without_rows_are_not_drawn(clothes, tmp_path):
     for split in ("train", "validation"):
-        found = conditions_for(Reader(clothes), split, classes=5, captions=False, names=clothes.labels)
+        found = draw_conditions(Reader(clothes), split, classes=5, captions=False, names=clothes.labels)
         assert found.labels == (1, 3)
         assert found.drawing(range(4)) == {"prompts": None, "labels": [1, 3, 1, 3]}
     (tmp_path / "names.txt").write_text("\n".join(clothes.labels))
@@ -177,7 +177,7 @@ def test_classes_without_rows_are_not_drawn(clothes, tmp_path):
 def test_a_data_set_in_an_other_order_is_matched_by_names(clothes):
     """Row by row and image by image, the model is told the number that it knows the class by."""
     names = ("bag", "boot", "coat", "dress", "hat", "shirt")
-    found = conditions_for(Reader(clothes), "train", classes=6, captions=False, names=names)
+    found = draw_conditions(Reader(clothes), "train", classes=6, captions=False, names=names)
     assert [found.label(number) for number in range(2)] == [1, 3]  # what a judge of the data's labels reads
     assert found.drawing(range(2))["labels"] == [names.index("dress"), names.index("bag")]
     spec = caption_spec(text=None, classes=6, class_names=names, image=(3, 8, 8))
@@ -186,20 +186,20 @@ def test_a_data_set_in_an_other_order_is_matched_by_names(clothes):
     held = HeldOut(model, Reader(clothes), rows, (8, 8), 0, 0.5, ())
     columns = Reader(clothes).read(rows)
     columns.labels[0] = -1
-    told = held.told(columns)["labels"]
+    told = held.model_arguments(columns)["labels"]
     assert told[0] == -1
     assert [names[number] for number in told[1:]] == [clothes.labels[number] for number in columns.labels[1:]]
 
 
 def test_other_classes_than_the_models_are_named(clothes):
     with pytest.raises(ValueError, match=r"class that the model does not know: 'shirt' is no class; .*skirt"):
-        conditions_for(Reader(clothes), "train", classes=2, captions=False, names=("skirt", "dress"))
+        draw_conditions(Reader(clothes), "train", classes=2, captions=False, names=("skirt", "dress"))
     with pytest.raises(ValueError, match=r"the model knows 4 classes, the data at .* has 5"):
-        conditions_for(Reader(clothes), "train", classes=4, captions=False)
+        draw_conditions(Reader(clothes), "train", classes=4, captions=False)
 
 
 def recipe(data, tmp_path, **sampling):
-    return loading.parse({
+    return loading.parse_recipe({
         "name": "clothes", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
         "network": {"kind": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []},
         "sampling": sampling, "train": {"length": {"steps": 1}, "batch": 4},
@@ -261,11 +261,11 @@ def test_an_old_manifest_keeps_its_numbers_and_its_identity(tmp_path):
     assert manifest.labels == tuple(map(str, range(12)))
     assert Reader(manifest).read(np.arange(60)).labels.tolist() == [int(label) for label in table]
     assert manifest.fingerprint == hashlib.sha256("".join(s.sha256 for s in shards).encode()).hexdigest()[:16]
-    found = conditions_for(Reader(manifest), "train", classes=12, captions=False)
+    found = draw_conditions(Reader(manifest), "train", classes=12, captions=False)
     assert found.labels == tuple(range(10))
     write_manifest(manifest)
     assert json.loads(file.read_text()) == old
-    again = dataclasses.replace(manifest, format=3, labels=label_order(table))
+    again = dataclasses.replace(manifest, format=3, labels=order_labels(table))
     assert again.fingerprint != manifest.fingerprint  # so that a run of 12 classes does not go on with 10
 
 
@@ -306,7 +306,7 @@ def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
     assert torch.equal(asked, new.sample(labels=["15", "5"], guidance=2.0, **FAST).images)
     with pytest.raises(ValueError, match="stores no class names; give a number from 0 to 2"):
         model.sample(labels=["2"], **FAST)
-    assert signature(model.spec).inputs.input_types() == [DataType.long, DataType.long]
+    assert make_signature(model.spec).inputs.input_types() == [DataType.long, DataType.long]
     (tmp_path / "rows.csv").write_text("label\n2\n0\n")
     assert read_requests(str(tmp_path / "rows.csv")).labelled(3, ()).labels == [2, 0]
     given = ["sample", str(folder), *QUICK, "--guidance", "2", "--device", "cpu"]
@@ -360,7 +360,7 @@ def test_numerals_are_names_wherever_a_class_is_asked_for(named, tmp_path, capsy
             assert np.array_equal(np.asarray(image), wanted[0, 0].numpy())
     served = Served(model).predict(pd.DataFrame({"label": ["10"]}), {"steps": 2, "solver": "ddim"})
     assert served["image"][0] == (tmp_path / "one" / "image-000.png").read_bytes()
-    assert signature(model.spec).inputs.input_types() == [DataType.string, DataType.long]
+    assert make_signature(model.spec).inputs.input_types() == [DataType.string, DataType.long]
 
 
 def test_unknown_names_are_refused_with_the_nearest(named, tmp_path, capsys):

@@ -26,24 +26,24 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.shards import write_shard
 from raysde.data.ingest.digits import TEMPLATES, WORDS, load_digits
 from raysde.evaluation import compute
-from raysde.evaluation.chunks import merged
+from raysde.evaluation.chunks import merge_parts
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.features import classifier as judging
-from raysde.evaluation.features.classifier import Classifier, Judge, moved, open_judge
-from raysde.evaluation.features.networks import of_module
+from raysde.evaluation.features.classifier import Classifier, Judge, open_judge, shift_images
+from raysde.evaluation.features.networks import wrap_as_network
 from raysde.evaluation.generated import Drawer
-from raysde.evaluation.metric import direction
+from raysde.evaluation.metric import choose_direction
 from raysde.evaluation.metrics import frechet
-from raysde.evaluation.real import Real, RealImages, Reference, collected, reference_for
+from raysde.evaluation.real import Real, RealImages, Reference, merge_reference, open_reference
 from raysde.evaluation.report import read_report
-from raysde.evaluation.selection import ImageConditions, conditions_for, images_of, read, selected
-from raysde.evaluation.workload import DRAWN, REAL, Bench, here
+from raysde.evaluation.selection import ImageConditions, draw_conditions, read_images, select_rows, to_image_tensor
+from raysde.evaluation.workload import DRAWN, REAL, Bench, measure_here
 from raysde.inference.model import Model
-from raysde.inference.ranges import stretches
+from raysde.inference.ranges import split_range
 from raysde.io import filesystems
 from raysde.io.atomic import save_tensors
 from raysde.registry import load
-from raysde.tracking import client_for, open_run
+from raysde.tracking import connect_client, open_mlflow_run
 from tests.support.checkpoints import description_of, write_model
 from tests.support.command_line import refused
 from tests.support.digits import write_digit_shards
@@ -93,7 +93,7 @@ def young(models, tmp_path_factory) -> str:
 
 def drawer(models, kind="labels", **settings):
     conditions = ImageConditions(tuple(range(10)), told=True) if kind == "labels" else ImageConditions()
-    return Drawer(load(models[kind]), conditions, 5, {**FAST, **settings}, of_module("net", Network()))
+    return Drawer(load(models[kind]), conditions, 5, {**FAST, **settings}, wrap_as_network("net", Network()))
 
 
 def source(digits, network, count=None):
@@ -103,7 +103,7 @@ def source(digits, network, count=None):
 def real_parts(digits, network, count=None, size=256):
     """The parts of a reference."""
     real = Real(Reader(digits), source(digits, network, count), network)
-    return here(Bench(real=real), REAL, stretches(len(real.rows), size))
+    return measure_here(Bench(real=real), REAL, split_range(len(real.rows), size))
 
 
 def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits, tmp_path, monkeypatch):
@@ -111,8 +111,8 @@ def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits,
     whole = drawer(models)
     images = whole.images(0, 120)
     reader, network = Reader(digits), whole.network
-    reference = reference_for(source(digits, network), tmp_path, real_parts(digits, network))
-    shown = images_of(read(reader, selected(digits, "train", None), SHAPE))
+    reference = open_reference(source(digits, network), tmp_path, real_parts(digits, network))
+    shown = to_image_tensor(read_images(reader, select_rows(digits, "train", None), SHAPE))
     fid, kid, score = (
         FrechetInceptionDistance(feature=One(0), input_img_size=(3, 8, 8)),
         KernelInceptionDistance(feature=One(0), subsets=100, subset_size=120),
@@ -125,12 +125,12 @@ def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits,
     fid.update(shown.expand(-1, 3, -1, -1), real=True)
     for stretch in ([(0, 120)], [(64, 56), (0, 64)], [(90, 30), (30, 30), (60, 30), (0, 30)]):
         parts = [drawer(models, batch_size=17).part(*each) for each in stretch]
-        found = merged(parts)
+        found = merge_parts(parts)
         given = compute.Measured(found["features"], found["logits"], reference, 5, network.hash)
         assert compute.fid(given, allow_few=True).value == pytest.approx(fid.compute().item(), abs=1e-6)
         monkeypatch.setattr(compute.Measured, "generator", lambda self, stream: torch.Generator().manual_seed(8))
         torch.manual_seed(8)
-        assert compute.score(given).value == pytest.approx(score.compute()[0].item(), abs=1e-6)
+        assert compute.compute_inception_score(given).value == pytest.approx(score.compute()[0].item(), abs=1e-6)
         kid.real_features = [reference.features.double()]
         torch.manual_seed(8)
         assert compute.kid(given).value == pytest.approx(kid.compute()[0].item(), abs=1e-6)
@@ -150,21 +150,21 @@ def test_image_i_is_the_same_image_however_it_is_drawn(models):
 
 
 def test_labels_and_captions_come_in_turn(digits):
-    found = conditions_for(Reader(digits), "train", classes=10, captions=False)
+    found = draw_conditions(Reader(digits), "train", classes=10, captions=False)
     assert [found.label(i) for i in (0, 9, 10, 25)] == [0, 9, 0, 5]
     assert found.drawing(range(9, 11)) == {"prompts": None, "labels": [9, 0]}
-    found = conditions_for(Reader(digits), "train", classes=0, captions=True)
+    found = draw_conditions(Reader(digits), "train", classes=0, captions=True)
     said = found.drawing(range(200))
     assert said["labels"] is None
     for number, prompt in enumerate(said["prompts"]):
         digit = found.label(number)
         assert prompt in {form.format(word=WORDS[digit], number=digit) for form in TEMPLATES}
     assert len(set(said["prompts"][7::10])) > 3
-    both = conditions_for(Reader(digits), "train", classes=10, captions=True).drawing(range(3))
+    both = draw_conditions(Reader(digits), "train", classes=10, captions=True).drawing(range(3))
     assert both["labels"] == [0, 1, 2]
     assert all(both["prompts"])
     with pytest.raises(ValueError, match="the model knows 7 classes"):
-        conditions_for(Reader(digits), "train", classes=7, captions=False)
+        draw_conditions(Reader(digits), "train", classes=7, captions=False)
 
 
 def test_captions_of_a_label_come_one_after_another():
@@ -188,11 +188,11 @@ def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_ro
         split = "validation" if number == 2 else "train"
         shards.append(write_shard(table, plain.path, plain.shards[number].file, row_group=4, split=split, image=(8, 8)))
     reader = Reader(replace(plain, shards=tuple(shards), labels=("0", "1", "2")))
-    assert conditions_for(reader, "train", classes=0, captions=True) == ImageConditions(captions=(("one of two",),))
-    assert conditions_for(reader, "validation", classes=0, captions=True) == ImageConditions((2,), (("held out",),))
+    assert draw_conditions(reader, "train", classes=0, captions=True) == ImageConditions(captions=(("one of two",),))
+    assert draw_conditions(reader, "validation", classes=0, captions=True) == ImageConditions((2,), (("held out",),))
     with pytest.raises(ValueError, match=r"not every class of the data at .* has a caption"):
-        conditions_for(reader, "train", classes=3, captions=True)
-    assert conditions_for(reader, "train", classes=3, captions=False) == ImageConditions(
+        draw_conditions(reader, "train", classes=3, captions=True)
+    assert draw_conditions(reader, "train", classes=3, captions=False) == ImageConditions(
         (0, 1), told=True, numbers=(0, 1, 2)
     )
 
@@ -238,7 +238,7 @@ def test_an_evaluation_is_of_the_split_and_the_rows_asked_for(models, tmp_path, 
     monkeypatch.setattr(Model, "sample", sample)
     monkeypatch.setattr(Reader, "read", shown)
     how = {"solver": "ddim", "steps": 2, "guidance": 1.5, "batch_size": 7, "eta": 0.5}
-    network = of_module("net", Network())
+    network = wrap_as_network("net", Network())
     for split, count, wanted in (
         ("validation", None, range(40, 60)),
         ("train", None, range(40)),
@@ -268,13 +268,13 @@ def test_a_judge_is_tested_on_rows_that_it_was_not_trained_on(tmp_path, monkeypa
     data = write_digit_shards(tmp_path / "shards", 70, 50)
     if apart:
         data = replace(data, shards=(data.shards[0], replace(data.shards[1], split="validation")))
-    taken, plain = [], judging.labelled
+    taken, plain = [], judging.read_labelled_images
 
     def watched(reader, rows, shape):
         taken.append(rows.tolist())
         return plain(reader, rows, shape)
 
-    monkeypatch.setattr(judging, "labelled", watched)
+    monkeypatch.setattr(judging, "read_labelled_images", watched)
     monkeypatch.setattr(judging, "MOST", 2)
     judge = open_judge(Reader(data), SHAPE, tmp_path / "cache")
     learned, held = taken
@@ -297,7 +297,7 @@ def test_a_judge_is_tested_on_rows_that_it_was_not_trained_on(tmp_path, monkeypa
 def test_networks_judge_as_in_use():
     """Without dropout and batch statistics, whatever mode they were left in."""
     noisy = nn.Sequential(nn.Flatten(), Floats(), nn.Dropout(0.5), nn.BatchNorm1d(64)).train()
-    network, images = of_module("noisy", noisy), torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)[:, :1]
+    network, images = wrap_as_network("noisy", noisy), torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)[:, :1]
     network = replace(network, channels=1)
     torch.testing.assert_close(network(images)[0], images.flatten(1) / (1.0 + 1e-5) ** 0.5)
 
@@ -308,19 +308,19 @@ class Floats(nn.Module):
 
 
 def test_real_rows_are_those_of_the_split_once_each(digits):
-    assert selected(digits, "train", None).tolist() == list(range(200))
-    few = selected(digits, "train", 50)
+    assert select_rows(digits, "train", None).tolist() == list(range(200))
+    few = select_rows(digits, "train", 50)
     assert len(set(few.tolist())) == 50
     assert few.max() > 120
     with pytest.raises(ValueError, match="no rows of split validation"):
-        selected(digits, "validation", None)
+        select_rows(digits, "validation", None)
 
 
 def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
-    network = of_module("net", Network())
+    network = wrap_as_network("net", Network())
     monkeypatch.setattr("raysde.evaluation.real.KEPT", 70)
     given = source(digits, network)
-    found = reference_for(given, tmp_path, real_parts(digits, network, size=30))
+    found = open_reference(given, tmp_path, real_parts(digits, network, size=30))
     features = network(torch.from_numpy(load_digits()[0][:200]).unsqueeze(1))[0].double()
     np.testing.assert_allclose(found.moments.mean, features.mean(dim=0), rtol=1e-6)
     np.testing.assert_allclose(found.moments.covariance, np.cov(features.numpy().T), rtol=1e-5, atol=1e-9)
@@ -338,7 +338,7 @@ def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
         raise AssertionError("measured twice")
 
     monkeypatch.setattr(network.module, "forward", forbidden)
-    again = reference_for(given, tmp_path, real_parts(digits, network))
+    again = open_reference(given, tmp_path, real_parts(digits, network))
     assert torch.equal(again.moments.outer, found.moments.outer)
     names = {source(digits, network, count).name for count in (None, 50)} | {given.name}
     assert len(names) == 2
@@ -372,8 +372,8 @@ def test_two_may_write_the_same_file_at_once(tmp_path, monkeypatch):
 
 
 def test_a_reference_does_not_depend_on_the_order_of_its_parts(digits):
-    parts = list(real_parts(digits, of_module("net", Network()), size=64))
-    first, again = collected(iter(parts)), collected(reversed(parts))
+    parts = list(real_parts(digits, wrap_as_network("net", Network()), size=64))
+    first, again = merge_reference(iter(parts)), merge_reference(reversed(parts))
     torch.testing.assert_close(first.moments.outer, again.moments.outer, rtol=1e-12, atol=0.0)
     assert torch.equal(first.features, again.features)
 
@@ -395,16 +395,16 @@ def test_a_judge_reads_digits_it_has_not_seen_and_is_kept(many, monkeypatch):
     read = judge.read(torch.from_numpy(images[1400:]).unsqueeze(1)).numpy()
     known = KNeighborsClassifier(1).fit(images[:1400].reshape(1400, -1), labels[:1400])
     assert (read == labels[1400:]).mean() > known.score(images[1400:].reshape(397, -1), labels[1400:]) - 0.04
-    monkeypatch.setattr("raysde.evaluation.features.classifier.trained", None)
+    monkeypatch.setattr("raysde.evaluation.features.classifier.train_classifier", None)
     again = open_judge(Reader(manifest), SHAPE, cache)
     assert (again.hash, again.right, again.asked) == (judge.hash, judge.right, judge.asked)
 
 
 def test_images_like_the_real_ones_have_a_figure(digits):
     """A distance that is 0 but for rounding, to either side, lies in its own interval."""
-    network = of_module("net", Network())
+    network = wrap_as_network("net", Network())
     for count in range(20, 60):
-        reference = collected(real_parts(digits, network, count))
+        reference = merge_reference(real_parts(digits, network, count))
         measured = compute.Measured(reference.features, None, reference, 0, network.hash)
         found = compute.fid(measured, allow_few=True)
         assert found.low <= found.value <= found.high
@@ -495,7 +495,7 @@ def test_accuracy_counts_what_is_read_as_asked():
 def test_shifts_stay_within_their_bounds_and_reach_them():
     image = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
     image[0, 0, 4, 4] = 9
-    found = moved(image.repeat(300, 1, 1, 1), 1, torch.Generator().manual_seed(0))
+    found = shift_images(image.repeat(300, 1, 1, 1), 1, torch.Generator().manual_seed(0))
     places = {tuple(each.nonzero()[0, 1:].tolist()) for each in found}
     assert places == {(y, x) for y in (3, 4, 5) for x in (3, 4, 5)}
 
@@ -527,12 +527,12 @@ def test_figures_of_a_registered_model_are_metrics_of_its_run(
     """With the ends of their intervals, at the step of the checkpoint; the version keeps the tags that it had."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client = client_for(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    client = connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     folder = Path(shutil.copytree(models["labels"], tmp_path / "model"))
     with description_of(folder) as told:
         told["state"]["step"] = 7
-    registry.publish(client, folder, run_id=run_id, name="digits", alias="candidate")
+    registry.publish_checkpoint(client, folder, run_id=run_id, name="digits", alias="candidate")
     before = client.get_model_version("digits", "1").tags
     given = command({"labels": named.format(run_id=run_id)}, digits, tmp_path, "--samples", "30", "--metrics", "kid")
     for _ in range(2):
@@ -569,7 +569,7 @@ def test_the_command_writes_a_report(models, digits, tmp_path, capsys):
         assert figure.features == each["network"]
         assert figure.data == f"{digits.fingerprint} {report['data']['split']} {each['reference']} 8x8"
         assert figure.overrides == "solver=ddim steps=2"
-        assert direction(each["name"], None) == each["best"]
+        assert choose_direction(each["name"], None) == each["best"]
     assert report["sampling"]["solver"] == "ddim"
     first = {each["name"]: each["value"] for each in report["figures"]}
     assert main(command(models, digits, tmp_path, *more, "--metrics", metrics, "--batch-size", "9")) == 0
@@ -700,7 +700,7 @@ def test_a_network_without_logits_has_no_inception_score(models, digits, tmp_pat
 
 def test_progress_counts_every_image(models):
     said, bench = [], Bench(drawer=drawer(models, batch_size=100))
-    list(here(bench, DRAWN, stretches(300), lambda done, total: said.append((done, total))))
+    list(measure_here(bench, DRAWN, split_range(300), lambda done, total: said.append((done, total))))
     assert said[-1] == (300, 300)
     assert [done for done, _ in said] == sorted(done for done, _ in said)
     assert len(set(said)) > 5

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from raysde.evaluation.features.inception import Inception, Mixed, filled
-from raysde.evaluation.features.networks import FeatureNetwork, of_module, open_network, read_weights
+from raysde.evaluation.features.inception import Inception, Mixed, network_of_arrays
+from raysde.evaluation.features.networks import FeatureNetwork, open_network, read_weights, wrap_as_network
 from raysde.io.hashing import weights_hash
 from tests.support.feature_networks import Grey
 from tests.support.real import real
@@ -39,11 +39,11 @@ def not_a_network():
 
 
 def test_grey_images_are_repeated_and_other_channels_refused():
-    features, logits = of_module("mean", Mean())(pictures(channels=1))
+    features, logits = wrap_as_network("mean", Mean())(pictures(channels=1))
     assert torch.equal(features, pictures(channels=1).float().mean(dim=(2, 3)).expand(-1, 3))
     assert torch.equal(logits, -features)
     with pytest.raises(ValueError, match="takes 1 channels, the images have 3"):
-        of_module("grey", Grey())(pictures())
+        wrap_as_network("grey", Grey())(pictures())
 
 
 def test_what_a_network_sees_does_not_depend_on_how_many_images_it_is_given(monkeypatch):
@@ -55,13 +55,13 @@ def test_what_a_network_sees_does_not_depend_on_how_many_images_it_is_given(monk
             return super().forward(images)
 
     images = pictures(150)
-    assert torch.equal(of_module("watched", Watched())(images)[0], images.float().mean(dim=(2, 3)))
+    assert torch.equal(wrap_as_network("watched", Watched())(images)[0], images.float().mean(dim=(2, 3)))
     assert sizes == [64, 64, 22]
 
 
 def test_features_that_are_no_matrix_are_refused():
     with pytest.raises(ValueError, match=r"gives features of shape \[3, 3, 12, 12\]"):
-        of_module("picture", Picture())(pictures())
+        wrap_as_network("picture", Picture())(pictures())
 
 
 def test_code_needs_permission(tmp_path):
@@ -197,7 +197,7 @@ def test_a_hash_is_of_the_weights():
     first, same, other = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
     same.load_state_dict(first.state_dict())
     assert weights_hash(first) == weights_hash(same) != weights_hash(other)
-    assert isinstance(of_module("x", first), FeatureNetwork)
+    assert isinstance(wrap_as_network("x", first), FeatureNetwork)
 
 
 OWN = """
@@ -254,7 +254,7 @@ def test_a_hash_of_code_is_of_what_it_does(tmp_path, monkeypatch, name, other):
 def test_the_inception_is_the_published_network(tmp_path):
     """Its weights in somebody else's implementation, a TorchScript file that takes images of 299 x 299 in [-1, 1]."""
     script = torch.jit.load(real("inception/fid_inception.torchscript.pt")).eval()
-    network = filled([value for _, value in script.state_dict().items()])
+    network = network_of_arrays([value for _, value in script.state_dict().items()])
     x = 2.0 * torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(0)) - 1.0
     with torch.no_grad():
         torch.testing.assert_close(network.features(x), script(x), rtol=1e-4, atol=1e-4)

@@ -18,20 +18,20 @@ from raysde.data.dataset.reader import Reader
 from raysde.data.dataset.view import View
 from raysde.data.ingest.digits import load_digits
 from raysde.evaluation import held_out
-from raysde.evaluation.chunks import merged
+from raysde.evaluation.chunks import merge_parts
 from raysde.evaluation.evaluate import Question, evaluate
 from raysde.evaluation.held_out import (
     ROUNDING,
     HeldOut,
+    choose_unseen_rows,
     mse,
     psnr,
     ssim,
-    unseen,
 )
-from raysde.evaluation.metric import direction
+from raysde.evaluation.metric import choose_direction
 from raysde.inference.guidance import Guidance
 from raysde.inference.model import Model
-from raysde.inference.ranges import stretches
+from raysde.inference.ranges import split_range
 from raysde.inference.sample import Drawn
 from raysde.registry import load
 from raysde.sampling import likelihood
@@ -109,12 +109,12 @@ def test_mse_is_of_pixels_from_black_to_white_and_psnr_is_its_logarithm():
 def test_mse_is_measured_where_psnr_is(model, data, tmp_path, task):
     """Of the same rows and pixels, as a figure of which less is better and with a normal interval."""
     names = (f"{task}_psnr", f"{task}_mse")
-    held = HeldOut(load(model[8]), Reader(data), unseen(Reader(data), 6), (8, 8), 0, 0.5, names, FAST)
+    held = HeldOut(load(model[8]), Reader(data), choose_unseen_rows(Reader(data), 6), (8, 8), 0, 0.5, names, FAST)
     values = held.part(task, 0, 6).values
     np.testing.assert_allclose(values[f"{task}_psnr"], -10.0 * np.log10(values[f"{task}_mse"]))
-    figure = held_out.figure(f"{task}_mse", values[f"{task}_mse"], 0, 0.5)
+    figure = held_out.average_metric(f"{task}_mse", values[f"{task}_mse"], 0, 0.5)
     assert figure.value == pytest.approx(values[f"{task}_mse"].mean().item())
-    assert figure.entry()["best"] == direction(f"{task}_mse") == "lower"
+    assert figure.entry()["best"] == choose_direction(f"{task}_mse") == "lower"
 
 
 def test_psnr_and_ssim_are_their_formulas():
@@ -130,7 +130,7 @@ def test_psnr_and_ssim_are_their_formulas():
 def test_an_exact_model_of_one_image_denoises_to_that_image(model, data, exact, t):
     """Whatever the noise, the score leads back to the image GREY, so the PSNR is that of digits with it."""
     reader = Reader(data)
-    rows = unseen(reader, 20)
+    rows = choose_unseen_rows(reader, 20)
     held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, t, ("denoised_psnr",), {**FAST, "denoise": True})
     found = held.part("denoised", 0, 20).values["denoised_psnr"]
     images = reader.read(rows).images.astype(np.float64)
@@ -142,7 +142,7 @@ def test_little_noise_leaves_the_image_and_more_takes_it_away(model, data):
     """An untrained model takes the noise of t off badly, the more the more there is."""
     reader, found = Reader(data), []
     for t in (0.002, 0.1, 0.5, 1.0):
-        held = HeldOut(load(model[8]), reader, unseen(reader, 30), (8, 8), 0, t, ("denoised_psnr",), FAST)
+        held = HeldOut(load(model[8]), reader, choose_unseen_rows(reader, 30), (8, 8), 0, t, ("denoised_psnr",), FAST)
         found.append(held.part("denoised", 0, 30).values["denoised_psnr"].mean().item())
     assert found[0] > 30.0
     assert found == sorted(found, reverse=True)
@@ -161,7 +161,9 @@ def test_each_step_has_the_churn_that_it_has_in_drawing(model, data, monkeypatch
     monkeypatch.setattr(EdmHeun, "__init__", watched)
     own, own_settings = load(model[8]), {"solver": "edm", "steps": steps, "churn": 2.0}
     own.sample(n=1, labels=[3], guidance=1.0, **own_settings)
-    held = HeldOut(own, Reader(data), unseen(Reader(data), 2), (8, 8), 0, t, ("denoised_psnr",), own_settings)
+    held = HeldOut(
+        own, Reader(data), choose_unseen_rows(Reader(data), 2), (8, 8), 0, t, ("denoised_psnr",), own_settings
+    )
     held.part("denoised", 0, 2)
     (whole, gamma), (part, found) = walks
     assert whole == steps
@@ -179,7 +181,7 @@ def test_the_noise_at_t_is_that_of_the_process(model, data, monkeypatch):
 
     monkeypatch.setattr("raysde.evaluation.held_out.sample", watched)
     reader, held_model = Reader(data), load(model[8])
-    rows = unseen(reader, 50)
+    rows = choose_unseen_rows(reader, 50)
     HeldOut(held_model, reader, rows, (8, 8), 0, 0.3, ("denoised_psnr",), FAST).part("denoised", 0, 50)
     ((start, times),) = starts
     alpha, sigma = (float(value) for value in held_model.sde.marginal(torch.tensor(0.3, dtype=torch.float64)))
@@ -194,7 +196,7 @@ def test_the_noise_at_t_is_that_of_the_process(model, data, monkeypatch):
 
 def test_what_is_known_stays_and_the_hole_is_drawn(model, data, exact):
     reader = Reader(data)
-    rows = unseen(reader, 10)
+    rows = choose_unseen_rows(reader, 10)
     metrics, settings = ("inpainted_psnr",), {**FAST, "steps": 50, "method": "replacement"}
     held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, 0.5, metrics, settings)
     found = held.part("inpainted", 0, 10).values["inpainted_psnr"]
@@ -205,9 +207,9 @@ def test_what_is_known_stays_and_the_hole_is_drawn(model, data, exact):
 def test_likelihoods_are_those_of_the_model(model, data):
     """With its own dequantisation: one repeat of each part's seed."""
     reader, held_model = Reader(data), load(model[8])
-    rows = unseen(reader, 20)
+    rows = choose_unseen_rows(reader, 20)
     held = HeldOut(held_model, reader, rows, (8, 8), 3, 0.5, ("bpd",))
-    found = merged(held.part("bpd", *each) for each in stretches(20, 16))["bpd"]
+    found = merge_parts(held.part("bpd", *each) for each in split_range(20, 16))["bpd"]
     columns = reader.read(rows[16:])
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
     seed = randomness.key(3, randomness.EVALUATION, 4, 16)
@@ -216,29 +218,29 @@ def test_likelihoods_are_those_of_the_model(model, data):
 
 
 def test_rows_are_held_out_ones(data, digits):
-    rows = unseen(Reader(data), 30)
+    rows = choose_unseen_rows(Reader(data), 30)
     assert len(set(rows.tolist())) == 30
     assert rows.min() >= 150
-    assert unseen(Reader(data), 500).tolist() == list(range(150, 200))
+    assert choose_unseen_rows(Reader(data), 500).tolist() == list(range(150, 200))
     with pytest.raises(ValueError, match="no validation split"):
-        unseen(Reader(digits), 5)
+        choose_unseen_rows(Reader(digits), 5)
 
 
 def test_results_do_not_depend_on_their_parts(model, data):
-    reader, rows = Reader(data), unseen(Reader(data), 24)
+    reader, rows = Reader(data), choose_unseen_rows(Reader(data), 24)
     held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, 0.4, ("denoised_psnr",), FAST)
     whole = held.part("denoised", 0, 24).values["denoised_psnr"]
-    parts = merged([held.part("denoised", *each) for each in ((20, 4), (0, 7), (7, 13))])["denoised_psnr"]
+    parts = merge_parts([held.part("denoised", *each) for each in ((20, 4), (0, 7), (7, 13))])["denoised_psnr"]
     torch.testing.assert_close(parts, whole, atol=0.05, rtol=0.0)
 
 
 def test_holes_are_filled_by_the_number_of_their_row(model, data):
     """From the same noise whatever the part, and so to the same image but for rounding; other rows from other noise."""
-    reader, rows = Reader(data), np.repeat(unseen(Reader(data), 1), 6)
+    reader, rows = Reader(data), np.repeat(choose_unseen_rows(Reader(data), 1), 6)
     settings = {**FAST, "method": "replacement", "denoise": True}
     held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, 0.4, ("inpainted_psnr",), settings)
     whole = held.part("inpainted", 0, 6).values["inpainted_psnr"]
-    parts = merged([held.part("inpainted", *each) for each in ((4, 2), (0, 1), (1, 3))])["inpainted_psnr"]
+    parts = merge_parts([held.part("inpainted", *each) for each in ((4, 2), (0, 1), (1, 3))])["inpainted_psnr"]
     torch.testing.assert_close(parts, whole, atol=0.05, rtol=0.0)
     assert len({round(value, 3) for value in whole.tolist()}) == 6
 
@@ -247,7 +249,7 @@ def test_every_setting_of_held_out_rows_reaches_the_model(data, monkeypatch):
     """Labels of the very rows, seed, number of the first, and settings; the hole is the middle of what is not square,
     and a figure is of it alone."""
     asked, reader = [], Reader(data)
-    rows = unseen(reader, 9)
+    rows = choose_unseen_rows(reader, 9)
 
     def inpaint(self, images, mask, **given):
         asked.append((mask, given))
@@ -296,7 +298,7 @@ def test_more_rows_than_a_part_are_measured_once_each(model, data, tmp_path, mon
     question = Question(("denoised_psnr",), 1, rows=37, seed=3, settings=FAST)
     (found,) = evaluate(load(model[8]), data.path, question, cache=tmp_path).figures
     assert seen == [(0, 16), (16, 16), (32, 5)]
-    values = load_digits()[0][unseen(Reader(data), 37)].mean(axis=(1, 2))
+    values = load_digits()[0][choose_unseen_rows(Reader(data), 37)].mean(axis=(1, 2))
     assert (found.samples, found.seed, found.entry()["best"]) == (37, 3, "higher")
     assert found.value == pytest.approx(values.mean(), rel=1e-9)
     assert found.high - found.value == pytest.approx(norm.ppf(0.975) * sem(values), rel=1e-5)
@@ -322,7 +324,7 @@ def test_the_command_measures_held_out_rows(model, data, tmp_path, capsys):
 def test_a_models_own_settings_count_here_too(model, data, tmp_path):
     """As `raysde evaluate` has it: the figures of a settled model are those of the plain one told its settings."""
     own = {"solver": "ddim", "steps": 3, "guidance": 1.5}
-    checkpoint.settle(Path(model[8]), tmp_path / "own", own)
+    checkpoint.export_with_settings(Path(model[8]), tmp_path / "own", own)
     found = {}
     for name, source, settings in (("own", tmp_path / "own", {}), ("told", model[8], own), ("plain", model[8], FAST)):
         question = Question(("denoised_psnr", "inpainted_psnr"), 1, rows=4, settings=settings)

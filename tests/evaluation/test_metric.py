@@ -18,17 +18,17 @@ def test_a_report_and_a_tag_are_written_as_before():
         '{"name": "kid", "value": 0.5, "low": 0.25, "high": 1.0, "samples": 300, "method": "subsets", "best": "lower", '
         '"reference": 90, "seed": 7, "network": "abc"}'
     )
-    assert json.dumps(MADE.kept()) == (
+    assert json.dumps(MADE.to_json()) == (
         '{"metric": "kid", "value": 0.5, "low": 0.25, "high": 1.0, "samples": 300, "seed": 7, "features": "abc", '
         '"data": null, "overrides": null}'
     )
     bare = Metric("accuracy", 1.0, 0.5, 1.0, 1, 0)
-    assert (bare.entry()["network"], bare.entry()["best"], bare.kept()["features"]) == ("", "higher", None)
+    assert (bare.entry()["network"], bare.entry()["best"], bare.to_json()["features"]) == ("", "higher", None)
     assert str(MADE) == "kid 0.5 [0.25, 1]"
 
 
 def test_what_is_kept_is_read_again():
-    again = parse_metric(json.loads(json.dumps(MADE.kept())), "a tag")
+    again = parse_metric(json.loads(json.dumps(MADE.to_json())), "a tag")
     assert again == Metric("kid", 0.5, 0.25, 1.0, 300, 7, "abc")
     assert again.influence is None
 
@@ -47,9 +47,9 @@ def test_what_is_kept_is_read_again():
 )
 def test_what_is_no_metric_is_refused_by_its_field(change, said):
     with pytest.raises(ValueError, match=said):
-        parse_metric({**MADE.kept(), **change}, "a tag")
+        parse_metric({**MADE.to_json(), **change}, "a tag")
 
 
 def test_a_metric_that_is_lacking_is_named():
     with pytest.raises(ValueError, match="a tag: metric: Field required"):
-        parse_metric({key: value for key, value in MADE.kept().items() if key != "metric"}, "a tag")
+        parse_metric({key: value for key, value in MADE.to_json().items() if key != "metric"}, "a tag")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raysde.evaluation.workload import DRAWN, here
+from raysde.evaluation.workload import DRAWN, measure_here
 
 
 class Four:
@@ -18,6 +18,6 @@ class Four:
 def test_progress_counts_images_and_their_share_of_steps(steps):
     """Of eight images after one of four steps, two are done; and each stretch's own are told once it is measured."""
     told = []
-    parts = list(here(Four(), DRAWN, steps, lambda done, total: told.append((done, total))))
+    parts = list(measure_here(Four(), DRAWN, steps, lambda done, total: told.append((done, total))))
     assert parts == [(DRAWN, *each) for each in steps]
     assert told == [(done, 12) for done in (2, 4, 6, 8, 8, 9, 10, 11, 12, 12)]

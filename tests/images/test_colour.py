@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms
 
-from raysde.data.ingest.convert import Rules, convert
+from raysde.data.ingest.convert import Rules, convert_part
 from raysde.data.ingest.samples import Sample
 from raysde.images.colour import PRIMARIES, matrix_profile
 from raysde.images.open import is_plain, open_picture, read_picture
@@ -300,5 +300,7 @@ def test_no_reader_applies_a_profile_twice(encode, tmp_path):
 
 
 def stored(data, folder, channels=3, encode="auto"):
-    result = convert(Given((Sample("a", data),)), 0, Rules(channels=channels, fit="keep", encode=encode), str(folder))
+    result = convert_part(
+        Given((Sample("a", data),)), 0, Rules(channels=channels, fit="keep", encode=encode), str(folder)
+    )
     return pq.read_table(folder / result.shards[0].file).to_pylist()[0]["image"]["bytes"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from raysde.data.dataset.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify, write_shard
+from raysde.data.dataset.shards import verify_shards, write_shard
 from raysde.images import codec
 from raysde.images.codec import decode_image, encode_image
 from raysde.images.colour import PRIMARIES, matrix_profile
@@ -265,8 +265,8 @@ def test_a_damaged_shard_gives_its_pixels_or_an_error(shards, edits, end):
 def check_shard(manifest, same):
     if not same:
         with pytest.raises(ValueError, match="train-00000"):
-            verify(manifest, hashes=True)
-    outcome(lambda: verify(manifest, hashes=False), culprit="train-00000")
+            verify_shards(manifest, hashes=True)
+    outcome(lambda: verify_shards(manifest, hashes=False), culprit="train-00000")
     outcome(check_rows, manifest, culprit="train-00000|row")
 
 

@@ -8,10 +8,10 @@ from raysde.images.geometry import (
     RATIOS,
     bucket_shapes,
     centred_box,
-    fitted,
+    fit_picture,
     nearest_bucket,
     placed_box,
-    resized,
+    resize_box,
 )
 from tests.support.pictures import PICTURE
 
@@ -36,7 +36,7 @@ def test_proportions_are_kept(size):
         ("stretch", (48, 48), (48 / size[0], 48 / size[1])),
         ("keep", size, (1, 1)),
     ]:
-        found = fitted(disc(*size), fit, (48, 48), 0)
+        found = fit_picture(disc(*size), fit, (48, 48), 0)
         assert found.size == shape
         bright = np.asarray(found) > 127
         widths = bright.any(axis=0).sum(), bright.any(axis=1).sum()
@@ -44,7 +44,7 @@ def test_proportions_are_kept(size):
 
 
 def test_padding_is_beside_the_picture():
-    found = np.asarray(fitted(Image.new("RGB", (30, 10)), "pad", (30, 30), 99))
+    found = np.asarray(fit_picture(Image.new("RGB", (30, 10)), "pad", (30, 30), 99))
     assert (found[10:20] == 0).all()
     assert (found[:10] == 99).all()
     assert (found[20:] == 99).all()
@@ -52,7 +52,7 @@ def test_padding_is_beside_the_picture():
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch", "short", "keep"])
 def test_a_picture_of_the_right_size_stays_the_same(fit):
-    assert fitted(PICTURE, fit, (16, 16), 0) is PICTURE
+    assert fit_picture(PICTURE, fit, (16, 16), 0) is PICTURE
 
 
 def test_boxes_stay_inside_and_keep_their_proportions():
@@ -69,7 +69,7 @@ def test_boxes_stay_inside_and_keep_their_proportions():
 
 @pytest.mark.parametrize(("size", "shape"), [((53, 100), (49, 49)), ((61, 49), (37, 111)), ((1, 300), (64, 64))])
 def test_boxes_at_the_border_can_be_cut_out(size, shape):
-    assert resized(Image.new("L", size), shape, centred_box(size, shape)).size == shape[::-1]
+    assert resize_box(Image.new("L", size), shape, centred_box(size, shape)).size == shape[::-1]
 
 
 @pytest.mark.parametrize(("size", "multiple"), [(64, 8), (256, 64), (512, 64), (32, 4), (100, 16)])

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from raysde.images.codec import decode_image
 from raysde.images.geometry import (
-    fitted,
+    fit_picture,
 )
 from raysde.images.open import is_grey, is_plain, open_picture, read_picture
 from tests.support.pictures import PICTURE, RGB, image_file, png_chunk, png_file, rng_image, smooth
@@ -330,9 +330,9 @@ def test_exif_data_that_cannot_be_written_again_costs_no_photograph():
 def test_a_very_long_picture_is_read():
     data = image_file(Image.fromarray(rng_image(0, 1, 1)[..., 0]).resize((200_000, 1)), "PNG")
     assert open_picture(data, 3).size == (200_000, 1)
-    assert fitted(open_picture(data, 1), "crop", (8, 8), 0).size == (8, 8)
+    assert fit_picture(open_picture(data, 1), "crop", (8, 8), 0).size == (8, 8)
     with pytest.raises(ValueError, match="pixels"):
-        fitted(open_picture(data, 1), "short", (64, 64), 0)
+        fit_picture(open_picture(data, 1), "short", (64, 64), 0)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -12,14 +12,14 @@ from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.config import loading
 from raysde.data.dataset.reader import Reader
-from raysde.data.ingest.collect import collect
-from raysde.data.ingest.convert import Rules, convert, shaped
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.collect import collect_parts
+from raysde.data.ingest.convert import Rules, convert_part, resize_picture
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.samples import Sample
 from raysde.data.ingest.sources import open_source
 from raysde.images.choices import FITS
-from raysde.images.geometry import fitted
-from raysde.images.sizes import read_size, shown_size
+from raysde.images.geometry import fit_picture
+from raysde.images.sizes import format_size, read_size
 from raysde.inference.model import Model
 from raysde.models.spec import fresh_model
 from raysde.networks import DiffusersConfig, DiTConfig, ExternalConfig, NCSNppConfig, UNetConfig
@@ -41,7 +41,7 @@ from tests.support.training import small_recipe
     [(32, (32, 32)), ("32", (32, 32)), ("16x32", (16, 32)), ([16, 32], (16, 32)), ((7, 1), (7, 1)), (" 8x9 ", (8, 9))],
 )
 def test_sizes_are_read_height_first(given, size):
-    assert read_size(given) == size == read_size(shown_size(size))
+    assert read_size(given) == size == read_size(format_size(size))
 
 
 @pytest.mark.parametrize("given", [0, -3, "0x4", "4x", "x4", "4x4x4", "a", (1, 2, 3), [], None, 2.5, (4, 2.0), True])
@@ -62,7 +62,7 @@ def test_pictures_are_brought_to_a_height_and_a_width(fit, found, size):
     rows, cols = found
     ramp = np.add.outer(np.arange(rows), np.zeros(cols))  # grey levels rise by one a row
     picture = Image.fromarray(ramp.astype(np.uint8))
-    result = fitted(picture, fit, size, 255)
+    result = fit_picture(picture, fit, size, 255)
     scale = {
         "crop": max(size[0] / rows, size[1] / cols), "short": max(size[0] / rows, size[1] / cols),
         "pad": min(size[0] / rows, size[1] / cols), "stretch": size[0] / rows,
@@ -82,7 +82,7 @@ def test_pictures_are_brought_to_a_height_and_a_width(fit, found, size):
 def test_a_pair_of_equal_sides_is_the_number(tmp_path):
     picture = Image.fromarray(rng_image(0, 90)[:50])
     for fit in FITS:
-        one, two = (shaped(picture, Rules(channels=3, size=size, fit=fit)) for size in (24, (24, 24)))
+        one, two = (resize_picture(picture, Rules(channels=3, size=size, fit=fit)) for size in (24, (24, 24)))
         assert np.array_equal(np.asarray(one), np.asarray(two))
 
 
@@ -96,10 +96,10 @@ def test_images_of_one_size_keep_it(tmp_path, shape, given, stored):
     values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.save(tmp_path / "images.npy", values)
     source = open_source(str(tmp_path / "images.npy"))
-    rules = rules_for(source, size=given)
+    rules = choose_rules(source, size=given)
     assert rules.stored == stored
     if given is None:
-        kept = [np.asarray(shaped(Image.fromarray(value), rules)) for value in values]
+        kept = [np.asarray(resize_picture(Image.fromarray(value), rules)) for value in values]
         assert np.array_equal(np.stack(kept), values)
 
 
@@ -107,10 +107,10 @@ def test_pictures_of_many_sizes_take_the_first_short_side(tmp_path):
     for number, (height, width) in enumerate([(20, 30), (30, 20)]):
         Image.fromarray(rng_image(number, 30)[:height, :width]).save(tmp_path / f"{number}.png")
     source = open_source(str(tmp_path), order="source")
-    assert rules_for(source).stored == (20, 20)
-    assert rules_for(source, fit="short").shape == (20, 20)
+    assert choose_rules(source).stored == (20, 20)
+    assert choose_rules(source, fit="short").shape == (20, 20)
     with pytest.raises(ValueError, match="16x32 does not go with buckets"):
-        rules_for(source, size=(16, 32), bucket_multiple=8)
+        choose_rules(source, size=(16, 32), bucket_multiple=8)
 
 
 def test_wrong_sizes_are_refused_by_commands(tmp_path, capsys):
@@ -126,12 +126,12 @@ def test_a_recipe_asks_for_a_height_and_a_width(tmp_path):
     whole = Reader(manifest).read(np.arange(3)).images
     for size in ([4, 8], "4x8"):
         tree = {**small_recipe(manifest, tmp_path), "data": {"path": manifest.path, "image_size": size}}
-        run = open_run(loading.parse(tree))
+        run = open_run(loading.parse_recipe(tree))
         assert run.spec.image == (1, 4, 8)
         assert run.config.flat()["data.image_size"] == [4, 8]
         assert np.array_equal(Reader(manifest).read(np.arange(3), run.feed.view).images, whole[:, 2:6])
     tree["data"]["image_size"] = [8, 8]
-    assert loading.parse(tree).flat()["data.image_size"] == 8
+    assert loading.parse_recipe(tree).flat()["data.image_size"] == 8
 
 
 NETWORKS = {
@@ -219,10 +219,10 @@ def test_a_model_of_buckets_draws_every_size_that_it_was_trained_on(tmp_path):
     shapes = [(20, 40), (40, 20), (30, 30)] * 4
     given = Given(tuple(Sample(f"{n}", array_file(rng_image(n, 40)[:h, :w])) for n, (h, w) in enumerate(shapes)))
     rules, place = Rules(channels=3, size=16, bucket_multiple=4), str(tmp_path)
-    manifest = collect([convert(given, 0, rules, place)], rules, place, source="s", licence="")
+    manifest = collect_parts([convert_part(given, 0, rules, place)], rules, place, source="s", licence="")
     changes = {"text": None, "network__attention": [8], "train__batch": 4, "train__length__steps": 1}
-    train_here(open_run(loading.parse(small_recipe(manifest, tmp_path / "runs", **changes))), None)
-    model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.name_of(1))
+    train_here(open_run(loading.parse_recipe(small_recipe(manifest, tmp_path / "runs", **changes))), None)
+    model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.checkpoint_name(1))
     buckets = {shard.image for shard in manifest.shards}
     assert len(buckets) == 3
     for shape in buckets:

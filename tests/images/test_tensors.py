@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raysde.images.tensors import grid, save_png, to_float, to_uint8
+from raysde.images.tensors import make_grid, save_png, to_float, to_uint8
 from raysde.inference.sample import Drawn
 from tests.support.pictures import open_image
 
@@ -53,10 +53,10 @@ def test_a_grid_has_each_image_in_its_cell_and_white_elsewhere(channels, count, 
         top, left = 2 + place // wide * (2 * scale + 2), 2 + place % wide * (3 * scale + 2)
         large = np.kron(images[place].permute(1, 2, 0).numpy(), np.ones((scale, scale, 1), np.uint8))
         expected[top : top + 2 * scale, left : left + 3 * scale] = large
-    found = np.asarray(grid(images, columns, gap=2, cell=cell)).reshape(expected.shape)
+    found = np.asarray(make_grid(images, columns, gap=2, cell=cell)).reshape(expected.shape)
     assert np.array_equal(found, expected)
     with pytest.raises(ValueError, match="at least one image"):
-        grid(images[:0])
+        make_grid(images[:0])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -79,4 +79,4 @@ def test_drawn_images_are_saved_by_number_beside_their_grid(tmp_path, kinds, col
     paths = Drawn(images, [f"prompt {number % kinds}" for number in range(12)], 0, 1).save(tmp_path)
     assert [path.name for path in paths] == [*(f"image-{number:03d}.png" for number in range(12)), "grid.png"]
     assert all(torch.equal(open_image(path), image) for path, image in zip(paths, images, strict=False))
-    assert np.array_equal(np.asarray(Image.open(paths[-1])), np.asarray(grid(images, columns)))
+    assert np.array_equal(np.asarray(Image.open(paths[-1])), np.asarray(make_grid(images, columns)))

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from raysde.cli import main
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
 from raysde.images.codec import decode_image
-from raysde.inference.bulk import PLAN, draw_all, here
-from raysde.inference.image_files import schema_of
+from raysde.inference.bulk import PLAN, draw_all, draw_here
+from raysde.inference.image_files import image_schema
 from raysde.inference.prompt_file import read_requests
 from raysde.registry import load
 from tests.support.bulk import bulk, files_of
@@ -65,7 +65,7 @@ def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):
     assert len(found) == count
     for number, image in enumerate(found):
         assert torch.equal(image, open_image(tmp_path / "one" / f"image-{number:03d}.png")), number
-    table = pq.read_table(sorted((tmp_path / "bulk").glob("*.parquet")), schema=schema_of(()))
+    table = pq.read_table(sorted((tmp_path / "bulk").glob("*.parquet")), schema=image_schema(()))
     assert table.column("prompt").to_pylist() == prompts
     assert set(table.column("seed").to_pylist()) == {4}
     assert set(table.column("negative").to_pylist()) == {"blue"}
@@ -100,7 +100,7 @@ def test_png_parts_are_image_folders(models, tmp_path):
     for form in ("parquet", "png"):
         samples = [each for part in open_source(str(tmp_path / form)).parts for each in part.read()]
         assert sorted(each.label for each in samples) == sorted(str(row % 10) for row in range(20))
-    assert rules_for(open_source(str(tmp_path / "parquet"))).size == 8
+    assert choose_rules(open_source(str(tmp_path / "parquet"))).size == 8
 
 
 @pytest.mark.parametrize("form", ["parquet", "png"])
@@ -119,7 +119,7 @@ def test_finished_parts_are_not_drawn_again(models, tmp_path, form, monkeypatch)
 
     def draw(bulk, parts, told):
         seen.extend(parts)
-        yield from here(bulk, parts, told)
+        yield from draw_here(bulk, parts, told)
 
     said = []
     assert draw_all(broken, draw, lambda done, total: said.append((done, total))) == 8

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raysde.conditioning.conditioner import Encoded
-from raysde.inference.edit import between
+from raysde.inference.edit import interpolate_conditions
 from raysde.inference.model import Model
 from raysde.models.autoencoder import LatentSpec
 from raysde.sampling.inverse.operators import Mask
@@ -168,23 +168,23 @@ def test_conditions_between_two():
     """Straight or round lines between tokens, all of a prompt's as often as each other; each end is its own prompt."""
     first = encoded([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]], 2)
     second = encoded([[0.0, 1.0], [1.0, 0.0], [0.0, 3.0], [2.0, 0.0]], 4)
-    line = between(first, second, torch.tensor([0.0, 0.25, 1.0]), "linear")
+    line = interpolate_conditions(first, second, torch.tensor([0.0, 0.25, 1.0]), "linear")
     expected = 0.75 * torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]) + 0.25 * second.context[0]
     torch.testing.assert_close(line.context[1], expected.double())
     assert line.mask.tolist() == [[True, False, True, False], [True] * 4, [True] * 4]
     torch.testing.assert_close(line.context[0, line.mask[0]], first.context[0, :2])
     torch.testing.assert_close(line.context[2], second.context[0])
     three = encoded([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], 3)
-    sixth = between(first, three, torch.tensor([0.0, 0.5, 1.0]), "linear")
+    sixth = interpolate_conditions(first, three, torch.tensor([0.0, 0.5, 1.0]), "linear")
     assert sixth.context.shape[1] == 6
     torch.testing.assert_close(sixth.context[2, sixth.mask[2]], three.context[0])
     torch.testing.assert_close(line.pooled[1], 0.75 * first.pooled[0] + 0.25 * second.pooled[0])
-    circle = between(first, second, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), "spherical")
+    circle = interpolate_conditions(first, second, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), "spherical")
     torch.testing.assert_close(circle.context[1, 0], torch.full((2,), math.sqrt(0.5), dtype=torch.float64))
     torch.testing.assert_close(circle.context[2], second.context[0])
     torch.testing.assert_close(circle.pooled[[0, 2]], torch.cat([first.pooled, second.pooled]))
     with pytest.raises(ValueError, match="line must be one of spherical, linear"):
-        between(first, second, torch.tensor([0.5]), "crooked")
+        interpolate_conditions(first, second, torch.tensor([0.5]), "crooked")
 
 
 @pytest.mark.parametrize("line", ["spherical", "linear"])
@@ -218,7 +218,9 @@ def test_images_between_prompts_of_unequal_length_begin_where_the_first_ends():
 
     def score(weight):
         encode = model.score_model.conditioner.encode
-        given = between(encode([short], None, 1), encode([long], None, 1), torch.tensor([weight]), "linear")
+        given = interpolate_conditions(
+            encode([short], None, 1), encode([long], None, 1), torch.tensor([weight]), "linear"
+        )
         return model.score_model.score(x, t, given)
 
     with torch.no_grad():

@@ -105,7 +105,7 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
     """Conditions and guidance, probes, repeats and divergence, the data range, and the stream of the seed."""
     asked, streams = [], []
     told = lambda self, *given: asked.append(given) or "score"  # noqa: E731
-    monkeypatch.setattr(flow, "conditioned", told)
+    monkeypatch.setattr(flow, "conditional_score", told)
 
     def remembered(*given, generator=None, **more):
         streams.append(None if generator is None else generator.initial_seed())
@@ -138,9 +138,9 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
 def test_images_on_the_way_are_told_the_same_at_both_ends(exact, images, monkeypatch):
     """Both ends are encoded and every image between them decoded under the prompts and labels that are given."""
     asked = []
-    plain = flow.conditioned
+    plain = flow.conditional_score
     monkeypatch.setattr(
-        flow, "conditioned", lambda self, *given: asked.append(given) or plain(self, None, None, *given[2:])
+        flow, "conditional_score", lambda self, *given: asked.append(given) or plain(self, None, None, *given[2:])
     )
     exact.interpolate(images[:1], images[1:2], [0.25, 0.75], prompts=["a"], labels=[3])
     assert asked == [(["a"], [3], 1, 1.0)] * 4

@@ -26,7 +26,7 @@ from torch.testing import assert_close
 import raysde
 from raysde import interop
 from raysde.checkpoints import checkpoint
-from raysde.cli import main, parser
+from raysde.cli import build_parser, main
 from raysde.inference.model import Model
 from raysde.interop.discrete_steps import DISCRETE
 from raysde.models.autoencoder import latent_spec
@@ -401,7 +401,7 @@ def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys)
     assert config_of(tmp_path / "told") == {**settings, "snr": 0.3}
     assert main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
     assert f"raysde sample {tmp_path / 'ours'} {imported.settings}" in capsys.readouterr().out
-    ours = checkpoint.read(tmp_path / "ours")
+    ours = checkpoint.read_description(tmp_path / "ours")
     assert (ours.data["pipeline"], ours.data["scheduler"]) == ("ScoreSdeVePipeline", settings)
     assert main(["export", str(tmp_path / "ours"), str(tmp_path / "again")]) == 0
     assert config_of(tmp_path / "again") == settings
@@ -470,7 +470,7 @@ def test_the_snr_of_an_exported_ve_model_is_the_command_s_default(tmp_path):
     model = model_of(network=FOURIER, sde=VE(), target="score", data_range=(0.0, 1.0))
     interop.export(model, tmp_path / "out")
     assert config_of(tmp_path / "out")["snr"] == 0.16
-    assert parser().parse_args(["export", "M", "OUT"]).target_snr is None
+    assert build_parser().parse_args(["export", "M", "OUT"]).target_snr is None
 
 
 @pytest.mark.parametrize("solver", ["ddim", "ancestral", "dpmpp_2m"])

@@ -9,20 +9,20 @@ import pyarrow.fs as pafs
 import pytest
 
 from raysde.io import filesystems
-from raysde.io.atomic import is_partial, whole_file, whole_folder
+from raysde.io.atomic import is_partial, write_atomically, write_folder_atomically
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from raysde.io.atomic import whole_file, whole_folder
+from raysde.io.atomic import write_atomically, write_folder_atomically
 
 place = Path(sys.argv[2])
 if sys.argv[1] == "file":
-    with whole_file(place, "a file") as partial:
+    with write_atomically(place, "a file") as partial:
         partial.write_text("new")
         os.kill(os.getpid(), signal.SIGKILL)
 else:
-    with whole_folder(place, "a folder", replace=True) as partial:
+    with write_folder_atomically(place, "a folder", replace=True) as partial:
         (partial / "torn").write_text("new")
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -46,7 +46,7 @@ def test_a_killed_writer_leaves_the_file_as_it_was(tmp_path):
     (left,) = names(tmp_path) - {"a.json"}
     assert is_partial(left)
     assert place.read_text() == "old"
-    with whole_file(place, "a file") as partial:
+    with write_atomically(place, "a file") as partial:
         partial.write_text("next")
         assert partial.name != left
         assert place.read_text() == "old"
@@ -61,7 +61,7 @@ def test_a_killed_writer_leaves_the_folder_as_it_was(tmp_path):
     killed("folder", place)
     assert names(tmp_path) == {"model", ".model.partial"}
     assert (names(place), (place / "weights").read_text()) == ({"weights"}, "old")
-    with whole_folder(place, "a folder", replace=True) as partial:
+    with write_folder_atomically(place, "a folder", replace=True) as partial:
         (partial / "other").write_text("next")
         assert names(place) == {"weights"}
     assert (names(tmp_path), names(place)) == ({"model"}, {"other"})
@@ -74,7 +74,7 @@ def test_a_folder_of_somebody_is_replaced_only_if_asked(tmp_path):
     (tmp_path / "other" / "weights").write_text("somebody's")
 
     def late() -> None:
-        with whole_folder(place, "the model"):
+        with write_folder_atomically(place, "the model"):
             (tmp_path / "other").rename(place)
 
     with pytest.raises(OSError, match=rf"the model cannot be written to {place}: "):
@@ -85,14 +85,14 @@ def test_a_folder_of_somebody_is_replaced_only_if_asked(tmp_path):
 @pytest.mark.parametrize(
     ("error", "raised"), [(OSError(28, "No space left on device"), OSError), (ValueError("x"), ValueError)]
 )
-@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+@pytest.mark.parametrize("whole", [write_atomically, write_folder_atomically])
 def test_an_error_leaves_nothing_and_a_full_disk_is_named(tmp_path, whole, error, raised):
     """Errors of another kind than of the disk keep their own words."""
     place = tmp_path / "new" / "a"
 
     def failing() -> None:
         with whole(place, "the thing") as partial:
-            (partial if whole is whole_file else partial / "b").write_text("new")
+            (partial if whole is write_atomically else partial / "b").write_text("new")
             raise error
 
     with pytest.raises(raised) as caught:
@@ -118,8 +118,8 @@ def test_a_copy_that_is_killed_leaves_what_was_there(tmp_path, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(filesystems.pafs, "copy_files", torn)
         with pytest.raises(KeyboardInterrupt):
-            filesystems.copy_in(tmp_path / "source", uri)
+            filesystems.copy_into_place(tmp_path / "source", uri)
     assert place.read_bytes() == b"old"
-    filesystems.copy_in(tmp_path / "source", uri)
+    filesystems.copy_into_place(tmp_path / "source", uri)
     assert place.read_bytes() == b"new and longer"
     assert names(place.parent) == {"a.bin"}

@@ -3,17 +3,17 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from raysde.io.errors import line_of
+from raysde.io.errors import error_line
 from raysde.io.invalid import first_mistake
 
 
 def test_errors_of_other_libraries_are_one_line():
     """A KeyError says only its key, so its name is told; an error without words is told by its name."""
-    assert line_of(ValueError("a\n  b")) == "a b"
-    assert line_of(KeyError("width")) == "KeyError: 'width'"
-    assert line_of(IndexError()) == "IndexError: "
-    assert line_of(AssertionError()) == "AssertionError"
-    assert len(line_of(OSError("x" * 999))) == 200
+    assert error_line(ValueError("a\n  b")) == "a b"
+    assert error_line(KeyError("width")) == "KeyError: 'width'"
+    assert error_line(IndexError()) == "IndexError: "
+    assert error_line(AssertionError()) == "AssertionError"
+    assert len(error_line(OSError("x" * 999))) == 200
 
 
 def test_the_first_mistake_is_named_by_its_path():

@@ -19,11 +19,11 @@ from raysde.images.tensors import save_png, to_pil
 from raysde.inference.samples import Drawn, DrawnPath
 from raysde.io.atomic import is_partial, save_tensors
 from raysde.io.filesystems import (
+    absolute_location,
     check_writable,
-    child,
+    child_path,
     exists,
-    filesystem,
-    location,
+    open_filesystem,
     read_bytes,
     sha256_of,
     write_bytes,
@@ -52,18 +52,18 @@ from tests.support.full_disk import small_files
     ],
 )
 def test_what_lies_below_keeps_the_options_at_its_end(path, names, wanted):
-    assert child(path, *names) == wanted
+    assert child_path(path, *names) == wanted
 
 
 def test_places_are_absolute_or_uris(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert location("a/b") == str(tmp_path / "a" / "b")
-    assert location("~/b") == "/home/somebody/b"
-    assert location("s3://bucket/b/") == "s3://bucket/b"
-    assert filesystem("a")[1] == str(tmp_path / "a")
+    assert absolute_location("a/b") == str(tmp_path / "a" / "b")
+    assert absolute_location("~/b") == "/home/somebody/b"
+    assert absolute_location("s3://bucket/b/") == "s3://bucket/b"
+    assert open_filesystem("a")[1] == str(tmp_path / "a")
     with pytest.raises(ValueError, match="'magic://x' is not a place that can be read"):
-        filesystem("magic://x")
+        open_filesystem("magic://x")
 
 
 def test_a_file_is_what_was_written_last(tmp_path):
@@ -120,14 +120,14 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
 
 
 def write_a_checkpoint(folder: Path, recipe) -> None:
-    run = open_run(loading.parse(recipe(text=None)))
+    run = open_run(loading.parse_recipe(recipe(text=None)))
     state = new_state(run, torch.device("cpu"))
     with small_files():
         save_checkpoint(run, state, folder, World())
 
 
 def write_averages(folder: Path, recipe) -> None:
-    run = open_run(loading.parse(recipe(text=None, storage=str(folder), train__ema__profiles=[0.1])))
+    run = open_run(loading.parse_recipe(recipe(text=None, storage=str(folder), train__ema__profiles=[0.1])))
     state = new_state(run, torch.device("cpu"))
     with small_files():
         RunHooks(run, None, lambda state: None).snapshot(state)
@@ -163,7 +163,7 @@ def take_metrics_over(folder: Path, recipe) -> None:
 def write_an_averaged_model(folder: Path, recipe) -> None:
     """The disk is full once the copy of the checkpoint is there."""
     tree = recipe(text=None, train__ema__profiles=[0.05, 0.1], train__length__steps=2)
-    train_here(open_run(loading.parse(tree)), None)
+    train_here(open_run(loading.parse_recipe(tree)), None)
     plain = ema_snapshots.save_file
 
     def limited(*given):
@@ -171,14 +171,14 @@ def write_an_averaged_model(folder: Path, recipe) -> None:
             plain(*given)
 
     with mock.patch.object(ema_snapshots, "save_file", limited):
-        ema_snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
+        ema_snapshots.export_average(f"{tree['storage']}/small", folder / "averaged", 0.1)
 
 
 def copy_a_model(folder: Path, recipe) -> None:
     tree = recipe(text=None, train__ema__profiles=[0.05, 0.1], train__length__steps=2)
-    train_here(open_run(loading.parse(tree)), None)
+    train_here(open_run(loading.parse_recipe(tree)), None)
     with small_files():
-        ema_snapshots.export(f"{tree['storage']}/small", folder / "averaged", 0.1)
+        ema_snapshots.export_average(f"{tree['storage']}/small", folder / "averaged", 0.1)
 
 
 def import_a_pipeline(folder: Path, recipe) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysde.io.hashing import file_hash, hash_of, model_hash, weights_hash
+from raysde.io.hashing import file_hash, hash_pretrained, model_hash, weights_hash
 
 WORDS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
@@ -69,7 +69,7 @@ def encoder(tmp_path) -> Path:
 
 def test_a_hash_of_files_sees_a_byte_of_each_and_of_no_other(encoder):
     """Also where size and name stay; a tokenizer only where it counts."""
-    whole, bare = (hash_of(str(encoder), tokenizer=counts, key="text.path") for counts in (True, False))
+    whole, bare = (hash_pretrained(str(encoder), tokenizer=counts, key="text.path") for counts in (True, False))
     assert whole != bare
     weights = sorted(path.name for path in encoder.glob("*.safetensors"))
     assert len(weights) == 2
@@ -78,14 +78,14 @@ def test_a_hash_of_files_sees_a_byte_of_each_and_of_no_other(encoder):
         before, about = path.read_bytes(), path.stat()
         path.write_bytes(bytes([before[0] ^ 1, *before[1:]]))
         os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1_000_000))
-        assert (hash_of(str(encoder), tokenizer=True, key="x") != whole) == (name != "README.md"), name
+        assert (hash_pretrained(str(encoder), tokenizer=True, key="x") != whole) == (name != "README.md"), name
         counts = name == "config.json" or name in weights
-        assert (hash_of(str(encoder), tokenizer=False, key="x") != bare) == counts, name
+        assert (hash_pretrained(str(encoder), tokenizer=False, key="x") != bare) == counts, name
         path.write_bytes(before)
         os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
-    assert hash_of(str(encoder), tokenizer=True, key="x") == whole
+    assert hash_pretrained(str(encoder), tokenizer=True, key="x") == whole
     (encoder / "vocab.txt").rename(encoder / "vocab.other")
-    assert hash_of(str(encoder), tokenizer=True, key="x") != whole
+    assert hash_pretrained(str(encoder), tokenizer=True, key="x") != whole
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_hash_of_files_sees_a_byte_of_each_and_of_no_other(encoder):
 def test_what_lacks_a_part_has_no_hash(encoder, name, said):
     (encoder / name).unlink()
     with pytest.raises(ValueError, match=f"text.path .*{said}"):
-        hash_of(str(encoder), tokenizer=True, key="text.path")
+        hash_pretrained(str(encoder), tokenizer=True, key="text.path")
 
 
 def test_a_files_hash_is_sha256(tmp_path):

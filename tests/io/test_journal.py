@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raysde.io.journal import Journal, whole_files
+from raysde.io.journal import Journal, has_whole_files
 
 KILLED = """
 import os, signal, sys
@@ -108,11 +108,11 @@ def test_a_unit_is_finished_while_all_its_files_are_whole(tmp_path):
     sizes = {"a": 3, "b": 0}
     for name, size in sizes.items():
         (tmp_path / name).write_bytes(bytes(size))
-    assert whole_files(str(tmp_path), sizes)
-    assert whole_files(f"file://{tmp_path}", sizes)
-    assert not whole_files(str(tmp_path), {**sizes, "c": 0})
+    assert has_whole_files(str(tmp_path), sizes)
+    assert has_whole_files(f"file://{tmp_path}", sizes)
+    assert not has_whole_files(str(tmp_path), {**sizes, "c": 0})
     (tmp_path / "b").write_bytes(b"1")
-    assert not whole_files(str(tmp_path), sizes)
+    assert not has_whole_files(str(tmp_path), sizes)
 
 
 def test_journals_of_earlier_versions_go_on(tmp_path):
@@ -124,15 +124,15 @@ def test_journals_of_earlier_versions_go_on(tmp_path):
     (tmp_path / ".ingest").mkdir()
     (tmp_path / ".ingest" / "plan.json").write_text('{\n "identity": "abc"\n}\n')
     (tmp_path / ".ingest" / "part-000002.json").write_text("{}")
-    assert ingest.journal(str(tmp_path)).begin({"identity": "abc"}, other)
-    assert list(ingest.journal(str(tmp_path)).records()) == [(2, {})]
+    assert ingest.ingest_journal(str(tmp_path)).begin({"identity": "abc"}, other)
+    assert list(ingest.ingest_journal(str(tmp_path)).records()) == [(2, {})]
     (tmp_path / ".precompute").mkdir()
     (tmp_path / ".precompute" / "plan.json").write_text('{"kind": "text"}')
     (tmp_path / ".precompute" / "unit-000011.json").write_text("{}")
-    assert precompute.journal(str(tmp_path)).begin({"kind": "text"}, other)
-    assert list(precompute.journal(str(tmp_path)).records()) == [(11, {})]
-    assert study.journal(tmp_path).plan == str(tmp_path / "study.json")
-    assert study.journal(tmp_path).place("0a1b") == str(tmp_path / "trials" / "0a1b.json")
+    assert precompute.precompute_journal(str(tmp_path)).begin({"kind": "text"}, other)
+    assert list(precompute.precompute_journal(str(tmp_path)).records()) == [(11, {})]
+    assert study.study_journal(tmp_path).plan == str(tmp_path / "study.json")
+    assert study.study_journal(tmp_path).place("0a1b") == str(tmp_path / "trials" / "0a1b.json")
     (tmp_path / "sweep.json").write_text('{"space": [["train.lr", [1, 2]]]}')
     (tmp_path / "ledger").mkdir()
     trial = {"number": 1, "values": {}, "run_id": "", "state": "finished", "error": "", "seconds": 1.0, "reports": []}

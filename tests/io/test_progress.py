@@ -6,7 +6,7 @@ import pytest
 
 from raysde.commands.train import PrintedMetrics
 from raysde.io import progress
-from raysde.io.progress import ProgressLine, duration
+from raysde.io.progress import ProgressLine, format_duration
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from raysde.io.progress import ProgressLine, duration
     ],
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_the_line_of_a_step():

@@ -27,7 +27,7 @@ from raysde.models.spec import ModelSpec
 from raysde.precompute.jobs import LatentsJob
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from raysde.training.objective import clean
+from raysde.training.objective import draw_clean
 from tests.support.digits import write_digit_shards
 from tests.support.encoders import autoencoder
 from tests.support.precomputed import encode
@@ -92,7 +92,7 @@ def test_x0_has_the_posteriors_moments():
 def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
     """Also through an Arrow table and back; pixels are not read, and each microbatch draws from its own stream."""
     manifest, vae, derived = made
-    run = open_run(loading.parse(recipe_for(manifest, vae, tmp_path)))
+    run = open_run(loading.parse_recipe(recipe_for(manifest, vae, tmp_path)))
     assert (run.latents, run.spec.image) == (derived, (2, 4, 4))
     batches = [batch for step in read_batches(run.feed, Reader(manifest, latents=derived), 0, 3) for batch in step]
     moments = LatentMoments(derived, manifest)
@@ -104,7 +104,7 @@ def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
         assert batch.images.numel() == twin.images.numel() == 0
         assert torch.equal(batch.labels, twin.labels)
     eps = torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(5))
-    found = clean(batches[0], (-1, 1), run.spec.latent, torch.Generator().manual_seed(5), torch.device("cpu"))
+    found = draw_clean(batches[0], (-1, 1), run.spec.latent, torch.Generator().manual_seed(5), torch.device("cpu"))
     assert torch.equal(found, run.spec.latent.x0(batches[0].moments, eps))
 
 
@@ -116,12 +116,14 @@ def test_a_latent_model_draws_pixels(made, tmp_path, sink):
     for name in ("a", "b"):
         tree = recipe_for(manifest, vae, tmp_path / name, **changes, sampling__steps=2)
         if name == "b":
-            train_here(open_run(loading.parse({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None)
-        ends.append(train_here(open_run(loading.parse(tree)), sink))
+            train_here(
+                open_run(loading.parse_recipe({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None
+            )
+        ends.append(train_here(open_run(loading.parse_recipe(tree)), sink))
     assert same_tensors(ends[0].model.state_dict(), ends[1].model.state_dict())
     assert sink.pictures
     assert all(math.isfinite(value) for value in sink.of("val/loss").values())
-    model = checkpoint.load_model(tmp_path / "a" / "small" / checkpoint.name_of(10))
+    model = checkpoint.load_model(tmp_path / "a" / "small" / checkpoint.checkpoint_name(10))
     assert ModelSpec.parse(model.spec.dump()) == model.spec
     drawn = model.sample(n=3, solver="euler", steps=3, seed=1).images
     assert (drawn.dtype, drawn.shape) == (torch.uint8, (3, 1, 8, 8))
@@ -148,15 +150,15 @@ def test_another_autoencoder_is_refused(own, tmp_path):
     for key in ("flip", "crop", "scale"):
         value = {"flip": True, "crop": "random", "scale": [0.5, 1.0]}[key]
         with pytest.raises(ValueError, match=rf"data\.{key} works on pixels"):
-            loading.parse({**tree, "data": {**tree["data"], key: value}})
+            loading.parse_recipe({**tree, "data": {**tree["data"], key: value}})
     with pytest.raises(ValueError, match=r"data\.image_size=4"):
-        open_run(loading.parse({**tree, "data": {**tree["data"], "image_size": 4}}))
-    train_here(open_run(loading.parse(tree)), None)
+        open_run(loading.parse_recipe({**tree, "data": {**tree["data"], "image_size": 4}}))
+    train_here(open_run(loading.parse_recipe(tree)), None)
     autoencoder(Path(vae), seed=1)
     with pytest.raises(ValueError, match=f"{derived.sha256[:12]}.*raysde precompute .* --vae"):
-        open_run(loading.parse(tree))
-    model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.name_of(1))
-    latents.opened.cache_clear()
+        open_run(loading.parse_recipe(tree))
+    model = checkpoint.load_model(tmp_path / "runs" / "small" / checkpoint.checkpoint_name(1))
+    latents.open_autoencoder.cache_clear()
     with pytest.raises(ValueError, match=f"trained with {derived.sha256[:12]}"):
         model.sample(solver="euler", steps=1)
 

@@ -6,7 +6,7 @@ import yaml
 import raysde
 from raysde.cli import main
 from raysde.config import loading
-from raysde.tuning.sampler.space import candidates, parse_space
+from raysde.tuning.sampler.space import list_candidates, parse_space
 
 SAID = {
     "steps=0": "steps must be at least 1, got 0",
@@ -40,10 +40,10 @@ def test_a_mistake_reads_the_same_everywhere(recipe, capsys, pair, said):
     value = yaml.safe_load(text)
     as_typed = {said, said.replace(f"got {text}", f"got {text}.0"), said.replace(f"got {text}", f"got {text!r}")}
     with pytest.raises(ValueError, match="must") as caught:
-        loading.parse(recipe(**{f"sampling__{name}": value}))
+        loading.parse_recipe(recipe(**{f"sampling__{name}": value}))
     assert str(caught.value) == f"sampling.{name}: {said}"
     with pytest.raises(ValueError, match="must") as caught:
-        candidates(parse_space([pair]), {}, raysde.VP(), conditional=False)
+        list_candidates(parse_space([pair]), {}, raysde.VP(), conditional=False)
     assert str(caught.value) == said
     with pytest.raises(ValueError, match="must") as caught:
         raysde.sample(lambda x, t: -x, raysde.VP(), (1, 2), **{name: value})
@@ -61,10 +61,10 @@ def test_a_scale_of_guidance_reads_the_same(recipe, capsys, text):
     value = yaml.safe_load(text)
     said = f"guidance must be a number from 0 on, got {value!r}; a negative prompt leads away from something"
     with pytest.raises(ValueError, match="guidance") as caught:
-        loading.parse(recipe(sampling__guidance=value))
+        loading.parse_recipe(recipe(sampling__guidance=value))
     assert str(caught.value) == f"sampling.guidance: {said}"
     with pytest.raises(ValueError, match="guidance") as caught:
-        candidates(parse_space([f"guidance={text}"]), {}, raysde.VP(), conditional=True)
+        list_candidates(parse_space([f"guidance={text}"]), {}, raysde.VP(), conditional=True)
     assert str(caught.value) == said
     if text == "-1":
         assert last_line(capsys, "--guidance", text) == f"raysde: --{said.replace('-1', '-1.0')}"

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from raysde.models.sampling_defaults import GUIDED, resolve
+from raysde.models.sampling_defaults import GUIDED, resolve_settings
 
 OWN = {"solver": "edm", "steps": 3, "churn": 20.0, "guidance": 3.0, "guidance_interval": (0.5, 30.0)}
 AWAY = {"negative": "a six"}
@@ -15,7 +15,7 @@ PYTHON, COMMANDS = 1.0, GUIDED
 
 
 def guidance(own, given, conditional, scale):
-    return resolve(own, given, conditional, usual="heun", scale=scale)["guidance"]
+    return resolve_settings(own, given, conditional, usual="heun", scale=scale)["guidance"]
 
 
 # own guidance, what guides away, prompts or labels, then the scale in Python and for commands
@@ -54,12 +54,12 @@ def test_the_guidance_of_each_case(own, given, conditional, python, commands):
 def test_an_interval_needs_a_guidance(scale):
     interval = {"guidance_interval": (0.2, 5.0)}
     with pytest.raises(ValueError, match="guidance_interval has no effect at guidance 1: give guidance=2 or so"):
-        resolve({}, interval, False, usual="heun", scale=scale)
+        resolve_settings({}, interval, False, usual="heun", scale=scale)
     if scale == PYTHON:
         with pytest.raises(ValueError, match="guidance_interval has no effect"):
-            resolve({}, interval, True, usual="heun")
+            resolve_settings({}, interval, True, usual="heun")
     for beside in (AWAY, GUIDE, APART, {"guidance": 1.0}):
-        assert resolve({}, interval | beside, False, usual="heun")["guidance_interval"] == (0.2, 5.0)
+        assert resolve_settings({}, interval | beside, False, usual="heun")["guidance_interval"] == (0.2, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_interval_needs_a_guidance(scale):
     ],
 )  # fmt: skip
 def test_what_is_given_wins_over_the_models_own(own, given, conditional, wanted):
-    found = resolve(own, given, conditional, usual="heun")
+    found = resolve_settings(own, given, conditional, usual="heun")
     assert found == {"guidance": 1.0, **wanted}
 
 
@@ -98,7 +98,7 @@ def test_what_is_given_wins_over_the_models_own(own, given, conditional, wanted)
     ],
 )
 def test_the_solver_of_each_case(usual, given, resample, solver):
-    assert resolve({}, given, False, usual=usual, resample=resample)["solver"] == solver
+    assert resolve_settings({}, given, False, usual=usual, resample=resample)["solver"] == solver
 
 
 def test_what_is_resolved_stays_so():
@@ -107,6 +107,6 @@ def test_what_is_resolved_stays_so():
         [{}, OWN, {"guidance": 3.0}], [{}, {"solver": "ddim"}, {"steps": 9}], [{}, AWAY, APART], [True, False]
     )
     for own, given, away, conditional in cases:
-        once = resolve(own, given | away, conditional, usual="unipc", scale=COMMANDS)
+        once = resolve_settings(own, given | away, conditional, usual="unipc", scale=COMMANDS)
         for scale in (PYTHON, COMMANDS):
-            assert resolve(own, once, conditional, usual="unipc", scale=scale) == once
+            assert resolve_settings(own, once, conditional, usual="unipc", scale=scale) == once

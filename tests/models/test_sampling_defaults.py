@@ -14,13 +14,19 @@ from raysde.cli import main
 from raysde.evaluation.metric import Metric
 from raysde.evaluation.report import read_subject
 from raysde.inference.model import Model
-from raysde.models.sampling_defaults import checked, completed, method_of, overrides, sentence
+from raysde.models.sampling_defaults import (
+    check_settings,
+    complete_settings,
+    describe_overrides,
+    describe_settings,
+    make_method,
+)
 from raysde.models.spec import ModelSpec
-from raysde.registry.mlflow_model import signature
-from raysde.registry.promotion import promote
-from raysde.registry.serving import Served, defaults, png
+from raysde.registry.mlflow_model import make_signature
+from raysde.registry.promotion import promote_version
+from raysde.registry.serving import Served, default_parameters, image_to_png
 from raysde.sampling.sampler import Method
-from raysde.tracking import client_for
+from raysde.tracking import connect_client
 from tests.support.checkpoints import description_of, write_model
 from tests.support.command_line import refused
 from tests.support.models import CAPTIONS, caption_spec, filled_model
@@ -36,7 +42,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("models")
     found = {"plain": write_model(folder / "plain"), "alone": write_model(folder / "alone", text=None)}
     for name, own in (("plain", OWN), ("alone", {"solver": "unipc", "steps": 2})):
-        checkpoint.settle(Path(found[name]), folder / f"{name}-settled", own)
+        checkpoint.export_with_settings(Path(found[name]), folder / f"{name}-settled", own)
         found[f"{name}-settled"] = str(folder / f"{name}-settled")
     return found
 
@@ -78,7 +84,7 @@ def test_labels_alone_are_guided_too():
     """As prompts are, by the model's own scale."""
     classes = {"text": None, "classes": 3}
     plain = Model(filled_model(**classes), caption_spec(**classes))
-    own = Model(plain.score_model, caption_spec(**classes, generation=checked(OWN)))
+    own = Model(plain.score_model, caption_spec(**classes, generation=check_settings(OWN)))
     found = own.sample(labels=[2, 0, 1], seed=4)
     assert torch.equal(found.images, plain.sample(labels=[2, 0, 1], seed=4, **OWN).images)
     assert not torch.equal(
@@ -98,7 +104,7 @@ def test_images_of_nothing_are_not_guided(folders):
 
 
 def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
-    spec = caption_spec(generation=checked(OWN))
+    spec = caption_spec(generation=check_settings(OWN))
     written = json.loads(json.dumps(spec.dump()))
     assert ModelSpec.parse(written) == spec
     del written["generation"]
@@ -125,7 +131,7 @@ def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
 )
 def test_a_description_with_what_cannot_be_is_refused(folders, tmp_path, settings, said):
     with pytest.raises(ValueError, match=said):
-        checkpoint.settle(Path(folders["plain"]), tmp_path / "settled", settings)
+        checkpoint.export_with_settings(Path(folders["plain"]), tmp_path / "settled", settings)
     assert not (tmp_path / "settled").exists()
     folder = Path(write_model(tmp_path / "broken"))
     with description_of(folder) as content:
@@ -135,10 +141,13 @@ def test_a_description_with_what_cannot_be_is_refused(folders, tmp_path, setting
 
 
 def test_a_settled_checkpoint_is_whole_and_stands_alone(folders):
-    description = checkpoint.verify(Path(folders["plain-settled"]))
+    description = checkpoint.verify_checkpoint(Path(folders["plain-settled"]))
     assert description.spec.generation == OWN
-    assert description.files["ema.safetensors"] == checkpoint.read(Path(folders["plain"])).files["ema.safetensors"]
-    assert replace(description.spec, generation={}) == checkpoint.read(Path(folders["plain"])).spec
+    assert (
+        description.files["ema.safetensors"]
+        == checkpoint.read_description(Path(folders["plain"])).files["ema.safetensors"]
+    )
+    assert replace(description.spec, generation={}) == checkpoint.read_description(Path(folders["plain"])).spec
 
 
 def stated(settings):
@@ -216,9 +225,9 @@ def test_a_model_keeps_the_default_of_its_time(folders, digits, tmp_path, capsys
         corrected = {"corrector": "langevin", "steps": 4}
         found = model.sample(n=2, **corrected)
         assert torch.equal(found.images, model.sample(n=2, solver="heun", **corrected).images)
-        assert stated(defaults(spec)) == {"seed": 0, "steps": 20, "solver": era, "guidance": 1.0}
+        assert stated(default_parameters(spec)) == {"seed": 0, "steps": 20, "solver": era, "guidance": 1.0}
     assert Served(model).predict(pd.DataFrame({"number": [0, 1]}))["image"].tolist() == [
-        png(image) for image in model.sample(n=2).images
+        image_to_png(image) for image in model.sample(n=2).images
     ]
 
 
@@ -267,11 +276,11 @@ def test_pyfunc_draws_by_them(folders):
     own = model_at(folders["plain-settled"])
     found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}))["image"].tolist()
     wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, seed=0, **OWN)
-    assert found == [png(image) for image in wanted.images]
+    assert found == [image_to_png(image) for image in wanted.images]
     # the steps are the solver's: a request that names another one must not get those of the model's own
-    assert stated(defaults(own.spec)) == {"seed": 0, "solver": "edm", "guidance": 3.0}
-    params = {each.name: each.default for each in signature(own.spec).params}
-    assert params == defaults(own.spec)
+    assert stated(default_parameters(own.spec)) == {"seed": 0, "solver": "edm", "guidance": 3.0}
+    params = {each.name: each.default for each in make_signature(own.spec).params}
+    assert params == default_parameters(own.spec)
 
 
 @pytest.mark.parametrize("folder", ["plain", "plain-settled"])
@@ -279,10 +288,10 @@ def test_pyfunc_guides_no_image_of_nothing(folders, folder):
     """Asked by number alone, as `raysde sample` without a prompt: no second evaluation for guidance."""
     model, sizes = model_at(folders[folder]), []
     model.score_model.network.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
-    filled = {each.name: each.default for each in signature(model.spec).params}
+    filled = {each.name: each.default for each in make_signature(model.spec).params}
     found = Served(model).predict(pd.DataFrame({"number": [0, 1]}), filled)["image"].tolist()
     assert set(sizes) == {2}
-    assert found == [png(image) for image in model.sample(n=2, seed=0).images]
+    assert found == [image_to_png(image) for image in model.sample(n=2, seed=0).images]
 
 
 @pytest.mark.parametrize(
@@ -291,33 +300,33 @@ def test_pyfunc_guides_no_image_of_nothing(folders, folder):
 def test_pyfunc_takes_another_solver_as_the_command_does(folders, given):
     """With its own steps, and MLflow filling in the defaults of the signature."""
     own = model_at(folders["plain-settled"])
-    filled = {each.name: each.default for each in signature(own.spec).params} | given
+    filled = {each.name: each.default for each in make_signature(own.spec).params} | given
     wanted = own.sample(prompts=PROMPTS, seed=0, **given)
     for params in (given, filled):
         found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}), params)["image"].tolist()
-        assert found == [png(image) for image in wanted.images]
+        assert found == [image_to_png(image) for image in wanted.images]
 
 
 def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, capsys):
     """Equal weights with other settings are another version, and each is registered once."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = client_for(uri)
+    client = connect_client(uri)
     versions = [
-        registry.register(client, folders[name], name="digits", alias=None).version
+        registry.register_model(client, folders[name], name="digits", alias=None).version
         for name in ("plain", "plain-settled", "plain", "plain-settled")
     ]
     assert [str(version) for version in versions] == ["1", "2", "1", "2"]
     assert main(["models", "--tracking-uri", uri]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert sentence(OWN) in next(line for line in shown if " 2 " in line)
-    assert sentence(OWN) not in next(line for line in shown if " 1 " in line)
+    assert describe_settings(OWN) in next(line for line in shown if " 2 " in line)
+    assert describe_settings(OWN) not in next(line for line in shown if " 1 " in line)
     again = registry.load("models:/digits/2", tracking_uri=uri)
     assert again.spec.generation == OWN
     # what comes from the registry is settled anew without the card of the version that it came from
-    folder = registry.resolve("models:/digits/2", uri)
-    checkpoint.settle(folder, tmp_path / "again", {"steps": 5})
+    folder = registry.resolve_source("models:/digits/2", uri)
+    checkpoint.export_with_settings(folder, tmp_path / "again", {"steps": 5})
     assert not (tmp_path / "again" / "MLmodel").exists()
-    third = registry.register(client, str(tmp_path / "again"), name="digits", alias=None)
+    third = registry.register_model(client, str(tmp_path / "again"), name="digits", alias=None)
     assert registry.load("models:/digits/3", tracking_uri=uri).spec.generation == {"steps": 5}
     assert str(third.version) == "3"
 
@@ -325,33 +334,33 @@ def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, cap
 def test_figures_are_of_weights_and_their_settings(folders, tmp_path):
     """A report of one version is none of another with the same weights, whatever way it is to be kept; its own is taken."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = client_for(uri)
+    client = connect_client(uri)
     for name in ("plain", "plain-settled"):
-        registry.register(client, folders[name], name="digits", alias=None)
+        registry.register_model(client, folders[name], name="digits", alias=None)
     figures = {"fid": Metric("fid", 1.0, 0.9, 1.1, 5000, 0)}
     path = tmp_path / "report.json"
     for measured, version in (("plain", 1), ("plain-settled", 2)):
         for source in (folders[measured], f"models:/digits/{version}"):
-            path.write_text(json.dumps({"model": asdict(registry.identified(source, uri)[1])}))
+            path.write_text(json.dumps({"model": asdict(registry.resolve_with_subject(source, uri)[1])}))
             subject, other = read_subject(path), f"models:/digits/{3 - version}"
             unlike = folders["plain" if measured == "plain-settled" else "plain-settled"]
             for target in (unlike, other):
                 with pytest.raises(ValueError, match=r'drawing by {"solver": "edm"'):
-                    registry.register(client, target, name="digits", alias=None, subject=subject)
+                    registry.register_model(client, target, name="digits", alias=None, subject=subject)
             with pytest.raises(ValueError, match=f"not of version {3 - version} "):
-                promote(client, other, found=figures, subject=subject)
-            registry.register(client, folders[measured], name="digits", alias=None, subject=subject)
-            registry.register(client, f"models:/digits/{version}", name=None, alias=None, subject=subject)
-    assert promote(client, "models:/digits/2", found=figures, subject=subject).before is None
+                promote_version(client, other, found=figures, subject=subject)
+            registry.register_model(client, folders[measured], name="digits", alias=None, subject=subject)
+            registry.register_model(client, f"models:/digits/{version}", name=None, alias=None, subject=subject)
+    assert promote_version(client, "models:/digits/2", found=figures, subject=subject).before is None
 
 
 def test_settings_are_completed_by_name():
     own = {"solver": "edm", "steps": 9, "churn": 4.0, "guidance": 2.0}
-    assert completed(own, {}) == own
-    assert completed({}, {"steps": 3}) == {"steps": 3}
-    assert completed(own, {"solver": "unipc"}) == {"solver": "unipc", "guidance": 2.0}
-    assert completed({"steps": 9}, {"solver": "heun"}) == {"solver": "heun"}
-    assert sentence({"solver": "edm", "guidance_interval": (0.2, 5.0), "denoise": True}) == (
+    assert complete_settings(own, {}) == own
+    assert complete_settings({}, {"steps": 3}) == {"steps": 3}
+    assert complete_settings(own, {"solver": "unipc"}) == {"solver": "unipc", "guidance": 2.0}
+    assert complete_settings({"steps": 9}, {"solver": "heun"}) == {"solver": "heun"}
+    assert describe_settings({"solver": "edm", "guidance_interval": (0.2, 5.0), "denoise": True}) == (
         "solver=edm guidance_interval=0.2:5 denoise=true"
     )
 
@@ -366,15 +375,17 @@ def test_settings_are_completed_by_name():
 )
 def test_own_settings_that_nothing_reads_any_more_are_left_out(own, given, kept):
     """What the model's makers set is no mistake of who asks for something else beside it."""
-    found = completed(own, given)
+    found = complete_settings(own, given)
     assert set(found) == kept | set(given) | ({"solver"} & set(own))
-    Method(**method_of(found))
+    Method(**make_method(found))
 
 
 def test_given_settings_that_nothing_reads_are_named():
     with pytest.raises(ValueError, match="target_snr"):
         Method(
-            **method_of(completed({"solver": "euler", "target_snr": 0.05}, {"target_snr": 0.2, "corrector": "none"}))
+            **make_method(
+                complete_settings({"solver": "euler", "target_snr": 0.05}, {"target_snr": 0.2, "corrector": "none"})
+            )
         )
 
 
@@ -397,7 +408,7 @@ def test_sample_refuses_guidance_of_a_model_without_conditions(folders, capsys, 
     ],
 )
 def test_what_takes_the_place_of_a_models_own_settings_is_said(given, said):
-    assert overrides(OWN, given, True, usual="heun") == said
+    assert describe_overrides(OWN, given, True, usual="heun") == said
 
 
 @pytest.mark.parametrize(("told", "usual"), [(True, 2.0), (False, 1.0)])
@@ -405,6 +416,6 @@ def test_the_usual_settings_take_no_ones_place(told, usual):
     """A figure drawn by other guidance than a model's with nothing of its own is no match for it."""
     for solver in ("heun", "unipc"):
         given = {"solver": solver, "steps": 20, "guidance": usual}
-        assert overrides({}, given, told, usual=solver) is None
-        assert overrides({}, given, told, usual="rk4") == f"guidance={usual:g} solver={solver} steps=20"
-    assert overrides({}, {"guidance": 3.0 - usual}, told, usual="unipc") == f"guidance={3.0 - usual:g}"
+        assert describe_overrides({}, given, told, usual=solver) is None
+        assert describe_overrides({}, given, told, usual="rk4") == f"guidance={usual:g} solver={solver} steps=20"
+    assert describe_overrides({}, {"guidance": 3.0 - usual}, told, usual="unipc") == f"guidance={3.0 - usual:g}"

@@ -15,7 +15,7 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import current_world
-from raysde.runs.build import new_state, objective, schedule
+from raysde.runs.build import make_objective, make_schedule, new_state
 from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
@@ -40,7 +40,7 @@ class Losses:
 
 
 def train_and_note(rank: int, tree: dict, path: str) -> None:
-    train_here(open_run(loading.parse(tree)), Losses(path) if rank == 0 else None)
+    train_here(open_run(loading.parse_recipe(tree)), Losses(path) if rank == 0 else None)
 
 
 def train_and_crash(rank: int, tree: dict, at: int) -> None:
@@ -54,11 +54,11 @@ def train_and_crash(rank: int, tree: dict, at: int) -> None:
         def image(self, *_) -> None:
             pass
 
-    train_here(open_run(loading.parse(tree)), Dying() if rank == 0 else None)
+    train_here(open_run(loading.parse_recipe(tree)), Dying() if rank == 0 else None)
 
 
 def tensors_at(tree: dict, step: int) -> dict:
-    folder = Path(tree["storage"]) / "small" / checkpoint.name_of(step)
+    folder = Path(tree["storage"]) / "small" / checkpoint.checkpoint_name(step)
     return {
         f"{path.name}/{key}": value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()
     }
@@ -69,14 +69,16 @@ def test_two_ranks_are_one_process_on_the_joined_batch(recipe, tmp_path):
     shared = {"train__microbatch": 4, "train__length__steps": 3, "validation__rows": 24, "validation__every": 3}
     one = recipe(**shared, storage=str(tmp_path / "one"))
     two = recipe(**shared, storage=str(tmp_path / "two"), resources__workers=2)
-    train_here(open_run(loading.parse(one)), None)
+    train_here(open_run(loading.parse_recipe(one)), None)
     on_ranks(2, train, two)
     first, second = tensors_at(one, 3), tensors_at(two, 3)
     assert first.keys() == second.keys()
     for key in first:
         torch.testing.assert_close(second[key], first[key], rtol=1e-4, atol=2e-6, msg=key)
     states = [
-        json.loads((Path(t["storage"]) / "small" / checkpoint.name_of(3) / "checkpoint.json").read_text())["state"]
+        json.loads((Path(t["storage"]) / "small" / checkpoint.checkpoint_name(3) / "checkpoint.json").read_text())[
+            "state"
+        ]
         for t in (one, two)
     ]
     assert states[0]["best"] == pytest.approx(states[1]["best"], rel=1e-5)
@@ -90,20 +92,20 @@ def test_three_ranks_resume_to_the_bit(recipe, tmp_path):
     on_ranks(3, train, whole)
     with pytest.raises(mp.ProcessExitedException):
         on_ranks(3, train_and_crash, broken, 5)
-    assert checkpoint.newest(tmp_path / "broken" / "small").name == checkpoint.name_of(3)
+    assert checkpoint.find_newest_checkpoint(tmp_path / "broken" / "small").name == checkpoint.checkpoint_name(3)
     on_ranks(3, train, broken)
     assert same_tensors(tensors_at(whole, 6), tensors_at(broken, 6))
 
 
 def stop_on_one(rank: int, tree: dict, out: str) -> None:
     """Only rank 1 is asked to stop."""
-    run = open_run(loading.parse(tree))
+    run = open_run(loading.parse_recipe(tree))
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)
     batches = read_batches(run.feed, Reader(run.manifest), 0, run.steps, world.rank, world.size)
     hooks = RunHooks(run, None, lambda state: None, lambda: rank == 1 and state.step >= 2)
-    fit(state, batches, objective(run), schedule(run), hooks, world)
+    fit(state, batches, make_objective(run), make_schedule(run), hooks, world)
     Path(out, f"{rank}").write_text(str(state.step))
 
 
@@ -114,7 +116,7 @@ def test_all_ranks_stop_together(recipe, tmp_path):
 
 def fail_on_one(rank: int, tree: dict, out: str) -> None:
     """Rank 1's images of step 1 are spoiled; the error of both ranks is written down."""
-    run = open_run(loading.parse(tree))
+    run = open_run(loading.parse_recipe(tree))
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)
@@ -123,7 +125,7 @@ def fail_on_one(rank: int, tree: dict, out: str) -> None:
         object.__setattr__(batches[1][0], "images", torch.full((8, 1, 8, 8), float("nan")))
     hooks = RunHooks(run, None, lambda state: None)
     try:
-        fit(state, iter(batches), objective(run), schedule(run), hooks, world)
+        fit(state, iter(batches), make_objective(run), make_schedule(run), hooks, world)
     except FloatingPointError as error:
         Path(out, f"{rank}").write_text(str(error))
 
@@ -139,14 +141,14 @@ def count_exchanges(rank: int, tree: dict, out: str) -> None:
     """Counts the gradient all-reduces of one step with four microbatches a rank."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-    from raysde.distributed.world import wrap
+    from raysde.distributed.world import wrap_module
     from raysde.training.loop import train_step
 
-    run = open_run(loading.parse(tree))
+    run = open_run(loading.parse_recipe(tree))
     dist.init_process_group("gloo")
     world = current_world()
     state = new_state(run, world.device)
-    forward = wrap(state.model, world)
+    forward = wrap_module(state.model, world)
     calls = []
 
     def counting(group, bucket):
@@ -155,7 +157,7 @@ def count_exchanges(rank: int, tree: dict, out: str) -> None:
 
     forward.register_comm_hook(None, counting)
     batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1, world.rank, world.size))
-    train_step(state, forward, batches, objective(run), schedule(run), world)
+    train_step(state, forward, batches, make_objective(run), make_schedule(run), world)
     Path(out, f"{rank}").write_text(f"{len(batches)} {calls.count(0)}")
 
 

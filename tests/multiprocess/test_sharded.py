@@ -15,15 +15,15 @@ from torch import nn
 
 from raysde.checkpoints import checkpoint
 from raysde.checkpoints import sharded as distributed_checkpoint
-from raysde.checkpoints.sharded_tensors import Stored, write_whole
+from raysde.checkpoints.sharded_tensors import Stored, write_whole_tensors
 from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed import fsdp
 from raysde.distributed.world import current_world
 from raysde.runs import build
-from raysde.runs.build import new_state, objective, schedule, validator
-from raysde.runs.hooks import described
+from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
+from raysde.runs.hooks import describe_run
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.training import optimizers
@@ -37,12 +37,12 @@ KINDS = (checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.PROFILES)
 
 
 def at(tree: dict, step: int) -> Path:
-    return Path(tree["storage"]) / "small" / checkpoint.name_of(step)
+    return Path(tree["storage"]) / "small" / checkpoint.checkpoint_name(step)
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint, whole, whoever wrote it."""
-    files = checkpoint.verify(folder).files
+    files = checkpoint.verify_checkpoint(folder).files
     found = {f"ema/{name}": value for name, value in load_file(folder / "ema.safetensors").items()}
     for kind in KINDS:
         parts = Stored(folder / name for name in files if name.startswith(kind))
@@ -51,7 +51,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def state_of(folder: Path) -> dict:
-    return checkpoint.read(folder).state
+    return checkpoint.read_description(folder).state
 
 
 class Noted(Recorded):
@@ -75,18 +75,18 @@ def noted(path: Path, key: str) -> dict[int, float]:
 
 
 def train(tree: dict, path: str) -> None:
-    train_here(open_run(loading.parse(tree)), Noted(path) if current_world().is_first else None)
+    train_here(open_run(loading.parse_recipe(tree)), Noted(path) if current_world().is_first else None)
 
 
 def steps(tree: dict, count: int) -> dict:
     changed = json.loads(json.dumps(tree))
-    loading.place(changed, ["train", "length", "steps"], count)
+    loading.set_path(changed, ["train", "length", "steps"], count)
     return changed
 
 
 def sharded(tree: dict, workers: int = 2) -> dict:
     changed = json.loads(json.dumps(tree))
-    loading.place(changed, ["resources"], {"workers": workers, "strategy": "fsdp"})
+    loading.set_path(changed, ["resources"], {"workers": workers, "strategy": "fsdp"})
     return changed
 
 
@@ -107,7 +107,7 @@ def two_ranks(rank: int, tree: dict, out: str) -> None:
 
 def share(tree: dict) -> dict:
     """How often a step of two microbatches exchanges gradients, and how many numbers the rank holds of each kind."""
-    run, world = open_run(loading.parse(tree)), current_world()
+    run, world = open_run(loading.parse_recipe(tree)), current_world()
     state, calls, plain = new_state(run, world.device), [], dist.reduce_scatter_single
 
     def counting(*args, **kwargs):
@@ -117,7 +117,7 @@ def share(tree: dict) -> dict:
     batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1, world.rank, world.size))
     dist.reduce_scatter_single = counting
     try:
-        train_step(state, state.model, batches, objective(run), schedule(run), world)
+        train_step(state, state.model, batches, make_objective(run), make_schedule(run), world)
     finally:
         dist.reduce_scatter_single = plain
     tensors = {"weights": state.trained, "moments": state.optimizer_tensors(), "ema": state.ema.state()}
@@ -125,15 +125,15 @@ def share(tree: dict) -> dict:
         kind: sum(value.detach().to_local().numel() for value in found.values() if fsdp.is_sharded(value))
         for kind, found in tensors.items()
     }
-    units = [unit for unit in fsdp.units(state.model) if unit is not state.model]
+    units = [unit for unit in fsdp.list_units(state.model) if unit is not state.model]
     return {"microbatches": len(batches), "exchanges": len(calls), "units": len(units), **held}
 
 
 def overflow(tree: dict) -> list[bool]:
     """Whether the optimiser steps when a gradient that the second rank holds is infinite, and when none is."""
-    loading.place(tree, ["train", "precision"], "fp16")
+    loading.set_path(tree, ["train", "precision"], "fp16")
     world = current_world()
-    state, stepped = new_state(open_run(loading.parse(tree)), world.device), []
+    state, stepped = new_state(open_run(loading.parse_recipe(tree)), world.device), []
     parameters = list(state.trained.values())
     for spoiled in (True, False):
         state.scaler.scale(torch.ones(()))
@@ -141,7 +141,7 @@ def overflow(tree: dict) -> list[bool]:
             parameter.grad = torch.ones_like(parameter)
         if spoiled and world.rank == 1:
             parameters[0].grad.to_local().fill_(float("inf"))
-        stepped.append(optimizers.update(state.optimizer, state.scaler, parameters, 1.0, 1e-3)[1])
+        stepped.append(optimizers.update_parameters(state.optimizer, state.scaler, parameters, 1.0, 1e-3)[1])
     return stepped
 
 
@@ -155,14 +155,14 @@ def orthogonalised(tree: dict) -> dict:
     ends, begins = [], {}
     for strategy in ("ddp", "fsdp"):
         tree["resources"]["strategy"] = strategy
-        state = new_state(open_run(loading.parse(with_muon(tree))), current_world().device)
-        begins = {name: fsdp.whole(p.detach()).clone() for name, p in state.trained.items()}
+        state = new_state(open_run(loading.parse_recipe(with_muon(tree))), current_world().device)
+        begins = {name: fsdp.gather_tensor(p.detach()).clone() for name, p in state.trained.items()}
         for seed in (0, 1):
             for parameter in state.trained.values():
                 parameter.grad = torch.zeros_like(parameter)
                 add_noise(parameter.grad.detach(), 1.0, seed)
-            optimizers.update(state.optimizer, state.scaler, list(state.trained.values()), 0.0, 1e-2)
-        ends.append({name: fsdp.whole(p.detach()) for name, p in state.trained.items()})
+            optimizers.update_parameters(state.optimizer, state.scaler, list(state.trained.values()), 0.0, 1e-2)
+        ends.append({name: fsdp.gather_tensor(p.detach()) for name, p in state.trained.items()})
     held = sum(value.to_local().numel() for key, value in state.optimizer_tensors().items() if "momentum" in key)
     return {
         "momentum": held,
@@ -175,23 +175,23 @@ def gathered_in_bf16(tree: dict) -> dict:
     """The loss of a microbatch and the validation loss, in bf16: weights gathered in it, and the unsharded model."""
     network = {"kind": "dit", "channels": 32, "blocks": 2, "heads": 2, "patch": 2}
     tree = {**tree, "network": network, "text": None}
-    loading.place(tree, ["train", "precision"], "bf16")
-    build.gathered_type = lambda run, device: torch.bfloat16  # as on a GPU
+    loading.set_path(tree, ["train", "precision"], "bf16")
+    build.gathered_dtype = lambda run, device: torch.bfloat16  # as on a GPU
     found: dict = {}
     for strategy in ("ddp", "fsdp"):
-        loading.place(tree, ["resources", "strategy"], strategy)
-        run, world = open_run(loading.parse(tree)), current_world()
+        loading.set_path(tree, ["resources", "strategy"], strategy)
+        run, world = open_run(loading.parse_recipe(tree)), current_world()
         batch = next(read_batches(run.feed, Reader(run.manifest), 0, 1))[0]
         model = stirred(new_state(run, world.device).model)
         seen = []
         model.network.blocks()[0].widen.register_forward_pre_hook(
             lambda module, _, seen=seen: seen.append(str(module.weight.dtype))
         )
-        loss = microbatch_loss(model, model, batch, objective(run), world.device)
+        loss = microbatch_loss(model, model, batch, make_objective(run), world.device)
         loss.backward()
-        norm = fsdp.whole(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
+        norm = fsdp.gather_tensor(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
         with torch.no_grad():
-            validated = validator(run, world)(model)["val/loss"]
+            validated = make_validator(run, world)(model)["val/loss"]
         found[strategy] = {"loss": loss.item(), "norm": norm.item(), "val": validated, "type": seen[0]}
     return {"bf16": found}
 
@@ -206,7 +206,7 @@ def stirred(model: nn.Module) -> nn.Module:
 def add_noise(tensor: torch.Tensor, scale: float, seed: int) -> None:
     """The same noise for a tensor, sharded or not."""
     noise = scale * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
-    held = slice(*fsdp.rows_of(tensor)) if fsdp.is_sharded(tensor) else slice(None)
+    held = slice(*fsdp.local_rows(tensor)) if fsdp.is_sharded(tensor) else slice(None)
     local = tensor.to_local() if fsdp.is_sharded(tensor) else tensor
     local.add_(noise[held])
 
@@ -334,10 +334,10 @@ def test_weights_are_gathered_in_bf16(runs):
 def reshard(rank: int, tree: dict, folder: str, out: str) -> None:
     """Reads a checkpoint and writes it again."""
     dist.init_process_group("gloo")
-    run, world = open_run(loading.parse(tree)), current_world()
+    run, world = open_run(loading.parse_recipe(tree)), current_world()
     state = new_state(run, world.device)
-    checkpoint.restore(state, Path(folder))
-    distributed_checkpoint.save(Path(out) / "again", state, *described(run), world)
+    checkpoint.restore_state(state, Path(folder))
+    distributed_checkpoint.write_sharded_checkpoint(Path(out) / "again", state, *describe_run(run), world)
 
 
 def test_any_number_of_ranks_reads_what_any_wrote(runs, tmp_path):
@@ -370,9 +370,9 @@ def test_a_sharded_checkpoint_is_a_model(runs, tmp_path):
     tree, folder = runs
     source = at(named(tree, folder / "two"), STEPS)
     assert {path.suffix for path in source.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".txt"}
-    checkpoint.export(source, tmp_path / "export")
+    checkpoint.export_checkpoint(source, tmp_path / "export")
     assert not {path.name for path in (tmp_path / "export").iterdir()} & set(KINDS)
-    checkpoint.verify(tmp_path / "export")
+    checkpoint.verify_checkpoint(tmp_path / "export")
     drawn = [
         checkpoint.load_model(path)
         .sample(prompts=["a handwritten seven", "the digit one"], steps=3, seed=1)
@@ -386,7 +386,7 @@ def test_a_sharded_checkpoint_is_a_model(runs, tmp_path):
 def test_snapshots_for_posthoc_ema_are_whole(runs):
     _, folder = runs
     one, two = (
-        load_file(folder / name / "small" / "profiles" / f"{checkpoint.name_of(STEPS)}.safetensors")
+        load_file(folder / name / "small" / "profiles" / f"{checkpoint.checkpoint_name(STEPS)}.safetensors")
         for name in ("one", "two")
     )
     assert one.keys() == two.keys()
@@ -398,13 +398,13 @@ def test_snapshots_for_posthoc_ema_are_whole(runs):
 def test_a_torn_or_damaged_piece_is_found(runs, tmp_path, kind):
     tree, folder = runs
     for harm, message in ((Path.unlink, "lacks"), (lambda path: path.write_bytes(b"\0" * 99), "sha256")):
-        copy = tmp_path / message / checkpoint.name_of(STEPS)
+        copy = tmp_path / message / checkpoint.checkpoint_name(STEPS)
         shutil.copytree(at(named(tree, folder / "two"), STEPS), copy)
         harm(copy / kind / "00002-of-00002.safetensors")
         with pytest.raises(ValueError, match=f"{message}.*{kind}/00002|{kind}/00002.*{message}"):
-            checkpoint.verify(copy)
+            checkpoint.verify_checkpoint(copy)
         with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
-            checkpoint.newest(copy.parent)
+            checkpoint.find_newest_checkpoint(copy.parent)
 
 
 def test_rows_that_no_file_holds_are_named(runs):
@@ -426,7 +426,7 @@ def test_whole_tensors_are_written_as_safetensors_has_them(tmp_path):
     }
     tensors["strided"] = torch.arange(6.0).reshape(2, 3).T
     path = tmp_path / "whole.safetensors"
-    write_whole(path, tensors, {"key": "value"})
+    write_whole_tensors(path, tensors, {"key": "value"})
     assert same_tensors(load_file(path), tensors)
     with safe_open(path, "pt") as source:
         assert source.metadata() == {"key": "value"}
@@ -454,10 +454,10 @@ class Tied(nn.Module):
 
 @pytest.mark.parametrize(("network", "culprit"), [(Scalar, "network.gain: it is a scalar"), (Tied, "share it")])
 def test_what_cannot_be_sharded_is_named(recipe, network, culprit):
-    model = new_state(open_run(loading.parse(recipe())), torch.device("cpu")).model
+    model = new_state(open_run(loading.parse_recipe(recipe())), torch.device("cpu")).model
     model.network = network()
     with pytest.raises(ValueError, match=f"resources.strategy=fsdp cannot shard .*{culprit}"):
-        fsdp.check(model, fsdp.units(model))
+        fsdp.check_units(model, fsdp.list_units(model))
 
 
 @pytest.mark.parametrize("workers", [[2, 4], [3, 4], [2, 3]])
@@ -469,12 +469,12 @@ def test_unequal_shares_are_refused(recipe, workers):
         ValueError,
         match=r"train\.batch=16 makes 4 microbatches of 4, which 3 workers cannot share equally",
     ):
-        loading.parse(uneven)
-    assert loading.parse({**uneven, "resources": {"workers": workers}}).resources.strategy == "ddp"
+        loading.parse_recipe(uneven)
+    assert loading.parse_recipe({**uneven, "resources": {"workers": workers}}).resources.strategy == "ddp"
 
 
 def test_compiled_blocks_are_refused(recipe):
     tree = recipe(train__compile=True)
-    assert loading.parse(tree).train.compile
+    assert loading.parse_recipe(tree).train.compile
     with pytest.raises(ValueError, match=r"train\.compile=true does not go with resources\.strategy=fsdp"):
-        loading.parse({**tree, "resources": {"workers": 2, "strategy": "fsdp"}})
+        loading.parse_recipe({**tree, "resources": {"workers": 2, "strategy": "fsdp"}})

@@ -13,7 +13,7 @@ from raysde.networks import DiffusersConfig
 from raysde.networks.diffusers import ADAPTERS
 from raysde.networks.diffusers_contract import CONTRACTS, contract_of
 from raysde.runs.local import train_here
-from raysde.runs.run import check, open_run
+from raysde.runs.run import check_run, open_run
 from raysde.sde import EDM, VE, VP, Flow
 from raysde.sde.parameterisation import Preconditioning
 from tests.support.diffusers_models import DIT, FOURIER, RAW, TEXT, UNET, diffusers_spec
@@ -224,16 +224,16 @@ def test_training_lowers_the_loss_and_the_checkpoint_holds_the_model(name, digit
     tree = small_recipe(
         digits, tmp_path, **{"network": node, **changes_}, train__length__steps=60, train__lr=3e-3, checkpoint_every=0
     )
-    run = open_run(loading.parse(tree))
-    check(run)
+    run = open_run(loading.parse_recipe(tree))
+    check_run(run)
     state = train_here(run, sink)
     loss = list(sink.of("train/loss").values())
     assert sum(loss[-10:]) < 0.8 * sum(loss[:10])
-    folder = tmp_path / "small" / checkpoint.name_of(60)
+    folder = tmp_path / "small" / checkpoint.checkpoint_name(60)
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".txt"}
     loaded = checkpoint.load_model(folder)
     x, t = inputs()
-    with torch.no_grad(), state.ema.swapped():
+    with torch.no_grad(), state.ema.swap_weights():
         live = state.model.eval()
         prompts, labels = (
             CAPTIONS if live.conditioner.tokenizer else None,
@@ -338,15 +338,15 @@ def test_what_a_network_cannot_do_is_named(spec, culprit):
 )
 def test_a_recipe_is_refused_before_a_worker_starts(overrides, culprit, digits, tmp_path):
     network = {"kind": "diffusers", "architecture": "UNet2DModel", "config": dict(UNET)}
-    run = open_run(loading.parse(small_recipe(digits, tmp_path, network=network, **overrides)))
+    run = open_run(loading.parse_recipe(small_recipe(digits, tmp_path, network=network, **overrides)))
     with pytest.raises(ValueError, match=culprit):
-        check(run)
+        check_run(run)
 
 
 def test_an_unknown_class_in_a_recipe_is_named(digits, tmp_path):
     network = {"kind": "diffusers", "architecture": "UVit2DModel"}
     with pytest.raises(ValueError, match=r"network\.architecture: .*UVit2DModel"):
-        loading.parse(small_recipe(digits, tmp_path, network=network))
+        loading.parse_recipe(small_recipe(digits, tmp_path, network=network))
 
 
 def test_diffusers_is_asked_for_when_it_is_missing(monkeypatch):

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raysde.checkpoints.checkpoint import load_model, newest
+from raysde.checkpoints.checkpoint import find_newest_checkpoint, load_model
 from raysde.config import loading, reference
 from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
 from raysde.networks.compile import compile_blocks
 from raysde.runs.local import train_here
-from raysde.runs.run import check, open_run
+from raysde.runs.run import check_run, open_run
 from tests.support.paths import ROOT
 from tests.support.training import same_tensors
 
@@ -167,7 +167,7 @@ def test_convolutions_keep_channels_last(name):
 
 
 def loaded(*overrides):
-    return loading.load(ROOT / "jobs/configs/digits.yaml", overrides).network
+    return loading.load_recipe(ROOT / "jobs/configs/digits.yaml", overrides).network
 
 
 def test_a_recipe_names_a_preset_and_changes_it():
@@ -177,23 +177,23 @@ def test_a_recipe_names_a_preset_and_changes_it():
     assert loaded("network.preset=ncsnpp_cifar10", *changes) == expected
     assert loaded(*changes, "network.preset=ncsnpp_cifar10", "network.kind=ncsnpp") == expected
     tree = {"name": "a", "data": {"path": "b"}, "network": {"preset": "ncsnpp_cifar10", "dropout": 0.2}}
-    assert loading.parse(tree).network == replace(expected, attention=(16,))
-    assert loading.parse(loading.parse(tree).model_dump(mode="json")) == loading.parse(tree)
+    assert loading.parse_recipe(tree).network == replace(expected, attention=(16,))
+    assert loading.parse_recipe(loading.parse_recipe(tree).model_dump(mode="json")) == loading.parse_recipe(tree)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_named(name):
     assert loaded(f"network.preset={name}") == PRESETS[name]
-    assert name in reference.reference()
+    assert name in reference.format_reference()
 
 
 def test_a_kind_replaces_a_preset(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("{name: a, data: {path: b}, network: {preset: dit_s_2, patch: 4}}")
-    assert loading.load(path).network == DiTConfig(patch=4)
-    assert loading.load(path, ["network.kind=unet"]).network == UNetConfig()
-    assert loading.load(path, ["network.preset=dit_b_2"]).network == PRESETS["dit_b_2"]
-    assert loading.load(path, ["network.preset=null"]).network == UNetConfig()
+    assert loading.load_recipe(path).network == DiTConfig(patch=4)
+    assert loading.load_recipe(path, ["network.kind=unet"]).network == UNetConfig()
+    assert loading.load_recipe(path, ["network.preset=dit_b_2"]).network == PRESETS["dit_b_2"]
+    assert loading.load_recipe(path, ["network.preset=null"]).network == UNetConfig()
 
 
 def test_a_network_of_ones_own_may_have_a_preset(tmp_path):
@@ -244,9 +244,9 @@ def test_mistakes_in_a_network_are_named(overrides, culprit):
     ],
 )
 def test_networks_that_do_not_fit_are_found_before_a_worker_starts(recipe, network, culprit):
-    run = open_run(loading.parse(recipe(network=network)))
+    run = open_run(loading.parse_recipe(recipe(network=network)))
     with pytest.raises(ValueError, match=culprit):
-        check(run)
+        check_run(run)
 
 
 @pytest.mark.parametrize("name", [*SIZES, "patched"])
@@ -281,17 +281,17 @@ def test_families_train_resume_and_load(recipe, tmp_path, name):
             # the recipe may turn checkpointing on when it continues
             network = {**tree, "checkpointing": length == 4}
             settings = {"network": network, "sde": sde, "train__length": {"steps": length}, "train__decay": "constant"}
-            run = open_run(loading.parse(recipe(**settings, storage=str(tmp_path / folder))))
-            check(run)
+            run = open_run(loading.parse_recipe(recipe(**settings, storage=str(tmp_path / folder))))
+            check_run(run)
             state = train_here(run, None)
         states.append(state)
     assert same_tensors(*(state.model.state_dict() for state in states))
-    model = load_model(newest(tmp_path / "whole" / "small")).score_model
-    with states[0].ema.swapped():
+    model = load_model(find_newest_checkpoint(tmp_path / "whole" / "small")).score_model
+    with states[0].ema.swap_weights():
         assert same_tensors(model.state_dict(), states[0].model.state_dict())
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 0.6])
     condition = model.conditioner.condition(["a zero", "two"], None, 2)
-    with states[0].ema.swapped(), torch.no_grad():
+    with states[0].ema.swap_weights(), torch.no_grad():
         assert torch.equal(model(x, t, condition)[0], states[0].model.eval()(x, t, condition)[0])
 
 
@@ -303,7 +303,10 @@ def test_training_compiles_the_blocks(recipe, monkeypatch):
     monkeypatch.setattr(raysde.training.loop, "compile_blocks", lambda network: compile_blocks(network, counting))
     states = [
         train_here(
-            open_run(loading.parse(recipe(name=f"c{compiled}", train__compile=compiled, train__length__steps=2))), None
+            open_run(
+                loading.parse_recipe(recipe(name=f"c{compiled}", train__compile=compiled, train__length__steps=2))
+            ),
+            None,
         )
         for compiled in (False, True)
     ]

@@ -14,7 +14,7 @@ from raysde.conditioning.conditioner import Condition, Conditioner, Encoded
 from raysde.models.score import ScoreModel
 from raysde.models.spec import fresh_model
 from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
-from raysde.networks.dit import CrossAttention, positions
+from raysde.networks.dit import CrossAttention, position_embedding
 from raysde.networks.resampling import FirConvDouble, FirConvHalf, FirDouble, FirHalf
 from raysde.sde import EDM, VE, VP, Flow, SubVP
 from raysde.sde.parameterisation import Preconditioning
@@ -348,7 +348,7 @@ def test_dit_is_diffusers_with_the_same_weights(patch):
 
 def test_positions_are_those_of_an_image_that_is_not_square():
     """Row by row; the first half of the channels is the column's, the second the row's."""
-    found = positions(2, 3, 8, torch.device("cpu"))
+    found = position_embedding(2, 3, 8, torch.device("cpu"))
     for row in range(2):
         for column in range(3):
             angles = [place / 10_000**power for place in (column, row) for power in (0.0, 0.5)]

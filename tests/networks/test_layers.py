@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raysde.networks.layers import Attention, ResidualBlock, spelled_out
+from raysde.networks.layers import Attention, ResidualBlock, attend_step_by_step
 
 
 def test_cross_attention_follows_the_formula():
@@ -55,7 +55,7 @@ def test_attention_spelled_out_is_torchs(masked):
     parts = [torch.randn(2, 3, n, 5, generator=g, dtype=torch.float64, requires_grad=True) for n in (7, 4, 4)]
     mask = torch.tensor([[True, True, False, True], [True, False, False, False]])[:, None, None] if masked else None
     results = []
-    for attend in (spelled_out, torch.nn.functional.scaled_dot_product_attention):
+    for attend in (attend_step_by_step, torch.nn.functional.scaled_dot_product_attention):
         out = attend(*parts, attn_mask=mask)
         results.append([out, *torch.autograd.grad(out.square().sum(), parts)])
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)

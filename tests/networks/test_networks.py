@@ -92,7 +92,7 @@ def test_dropped_conditions_are_the_null_condition(network):
     model = filled_model(classes=3, network=network)
     conditioner = model.conditioner
     condition = conditioner.condition(CAPTIONS, [0, 1, 2, 1], 4)
-    dropped = condition.dropped(torch.tensor([False, True, False, True]), conditioner.null())
+    dropped = condition.drop_rows(torch.tensor([False, True, False, True]), conditioner.null())
     x, t = inputs()
     expected = model(x, t, condition)[0]
     null = model(x, t, conditioner.condition(None, None, 4))[0]
@@ -122,7 +122,7 @@ def test_guidance_mixes_the_two_scores(scale):
     x, t = inputs()
     conditioner = model.conditioner
     condition = conditioner.condition(CAPTIONS, None, 4)
-    null = condition.dropped(torch.ones(4, dtype=torch.bool), conditioner.null())
+    null = condition.drop_rows(torch.ones(4, dtype=torch.bool), conditioner.null())
     with torch.no_grad():
         with_caption = Conditioned(model, conditioner(condition)).score(x, t)
         without = Conditioned(model, conditioner(conditioner.condition(None, None, 4))).score(x, t)

@@ -17,15 +17,15 @@ from raysde.conditioning.text import PretrainedText, Tokenizer
 from raysde.config import loading
 from raysde.data.batches.arrow import from_table, to_table
 from raysde.data.batches.microbatch import read_batches
-from raysde.data.dataset.precomputed import NUMBERS, find_derived, name_of, read_derived, verify_derived
+from raysde.data.dataset.precomputed import NUMBERS, find_derived, folder_name, read_derived, verify_derived
 from raysde.data.dataset.precomputed_rows import Contexts
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.view import CAPTION, draws
+from raysde.data.dataset.view import CAPTION, draw_uniforms
 from raysde.distributed.world import World
 from raysde.precompute.jobs import TextJob
-from raysde.runs.build import new_state, objective, validator
+from raysde.runs.build import make_objective, make_validator, new_state
 from raysde.runs.local import train_here
-from raysde.runs.run import check, check_resumable, open_run
+from raysde.runs.run import check_resumable, check_run, open_run
 from raysde.training.objective import microbatch_loss
 from tests.support.encoders import CAPTIONS, text_encoder
 from tests.support.precomputed import embed, many_captions, text_recipe
@@ -87,14 +87,14 @@ def test_half_precision_is_rounding(own):
 def test_the_rows_of_a_microbatch_carry_their_captions_vectors(made, tmp_path):
     """The caption that the microbatch's draw chooses is the one whose vectors come along, tokens and mask alike."""
     manifest, encoder, derived = made
-    run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path)))
+    run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path)))
     assert run.text == derived
     text = PretrainedText(path=encoder, max_tokens=32)
     model, tokenizer = pretrained_encoder(text).eval(), Tokenizer(pretrained_tokenizer(encoder), 32)
     seen = set()
     for batches in read_batches(run.feed, Reader(manifest, text=derived), 0, 6):
         for batch in batches:
-            draw = draws(run.config.seed, batch.step, batch.index, len(batch.rows))[:, CAPTION]
+            draw = draw_uniforms(run.config.seed, batch.step, batch.index, len(batch.rows))[:, CAPTION]
             own = [Reader(manifest).about(int(row))["captions"] for row in batch.rows]
             chosen = [each[int(d * len(each))] if each else "" for each, d in zip(own, draw, strict=True)]
             assert batch.captions == chosen
@@ -122,15 +122,15 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
     losses, gradients, validations = [], [], []
     for mode in ("require", "off"):
         changes = {"data__precomputed": mode, "validation__rows": 12}
-        run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path, **changes)))
-        state, task = stirred(run), objective(run)
+        run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path, **changes)))
+        state, task = stirred(run), make_objective(run)
         calls = []
         state.model.conditioner.encoder.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         (batches,) = read_batches(run.feed, Reader(manifest, text=run.text), 0, 1)
         losses.append([microbatch_loss(state.model, state.model, batch, task, CPU) for batch in batches])
         gradients.append(torch.autograd.grad(sum(losses[-1]), [p for p in state.model.network.parameters()]))
         with torch.no_grad():
-            validations.append(validator(run, World())(state.model)["val/loss"])
+            validations.append(make_validator(run, World())(state.model)["val/loss"])
         assert bool(calls) == (mode == "off")
     assert len(losses[0]) == 2
     torch.testing.assert_close(torch.stack(losses[0]), torch.stack(losses[1]), rtol=1e-5, atol=0)
@@ -142,8 +142,8 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
 def test_dropped_rows_see_the_empty_caption(made, tmp_path):
     """With every condition dropped, the loss does not depend on the captions' vectors."""
     manifest, encoder, _ = made
-    run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
-    state, task = stirred(run), objective(run)
+    run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
+    state, task = stirred(run), make_objective(run)
     ((batch, _),) = read_batches(run.feed, Reader(manifest, text=run.text), 0, 1)
     other = dataclasses.replace(batch, context=batch.context + 1.0)
     losses = [microbatch_loss(state.model, state.model, each, task, CPU) for each in (batch, other)]
@@ -162,10 +162,12 @@ def test_runs_with_embeddings_repeat_to_the_bit(tmp_path, dtype):
     for name in ("a", "b"):
         tree = text_recipe(manifest, encoder, tmp_path / name, data__precomputed="require")
         if name == "b":
-            train_here(open_run(loading.parse({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None)
-        ends.append(train_here(open_run(loading.parse(tree)), None))
+            train_here(
+                open_run(loading.parse_recipe({**tree, "train": {**tree["train"], "length": {"steps": 5}}})), None
+            )
+        ends.append(train_here(open_run(loading.parse_recipe(tree)), None))
     assert same_tensors(ends[0].model.state_dict(), ends[1].model.state_dict())
-    found = checkpoint.load_model(tmp_path / "a" / "small" / checkpoint.name_of(10))
+    found = checkpoint.load_model(tmp_path / "a" / "small" / checkpoint.checkpoint_name(10))
     images = found.sample(prompts=["the digit 7"], solver="euler", steps=2, guidance=2.0).images
     assert images.shape == (1, 1, 8, 8)
 
@@ -174,13 +176,13 @@ def test_a_resumed_run_keeps_its_way(own, tmp_path):
     """Embeddings that appear or vanish between two parts of a run would change its numbers a little: refused."""
     manifest, encoder, _ = own
     tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=2, checkpoint_every=2)
-    run = open_run(loading.parse(tree))
+    run = open_run(loading.parse_recipe(tree))
     train_here(run, None)
-    found = checkpoint.read(tmp_path / "runs" / "small" / checkpoint.name_of(2))
+    found = checkpoint.read_description(tmp_path / "runs" / "small" / checkpoint.checkpoint_name(2))
     check_resumable(run, found)
     tree["data"]["precomputed"] = "off"
     with pytest.raises(ValueError, match=r"trained with text-[0-9a-f]{12} precomputed text"):
-        check_resumable(open_run(loading.parse(tree)), found)
+        check_resumable(open_run(loading.parse_recipe(tree)), found)
 
 
 def test_stale_embeddings_are_refused(own, tmp_path):
@@ -190,7 +192,7 @@ def test_stale_embeddings_are_refused(own, tmp_path):
     def opened(mode="auto", **text):
         tree = text_recipe(manifest, encoder, tmp_path / "runs", data__precomputed=mode)
         tree["text"].update(text)
-        return open_run(loading.parse(tree))
+        return open_run(loading.parse_recipe(tree))
 
     assert opened().text == derived
     assert opened("off").text is None
@@ -202,7 +204,7 @@ def test_stale_embeddings_are_refused(own, tmp_path):
         opened("require", trainable=True)
     Path(derived.path, "empty.bin").write_bytes(b"\0" * derived.empty.bytes)
     with pytest.raises(ValueError, match=r"empty\.bin is not the file"):
-        check(opened())
+        check_run(opened())
     text_encoder(Path(encoder), seed=1)
     with pytest.raises(ValueError, match=f"{derived.sha256[:12]}.*remove it"):
         opened()
@@ -244,7 +246,7 @@ def test_an_unfinished_folder_is_passed_over(own, tmp_path):
     manifest, encoder, derived = own
     Path(derived.path, "manifest.json").unlink()
     assert find_derived("text", manifest.path) == []
-    assert open_run(loading.parse(text_recipe(manifest, encoder, tmp_path / "runs"))).text is None
+    assert open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path / "runs"))).text is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -252,7 +254,7 @@ def test_blocks_carry_vectors(tmp_path, dtype):
     """To an Arrow table and back: the same vectors and masks, also where lengths differ and rows are blank."""
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     embed(manifest, encoder, dtype)
-    run = open_run(loading.parse(text_recipe(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
+    run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
     reader, numbers = Reader(manifest, text=run.text), {"context": NUMBERS[dtype]}
     batches = [batch for step in read_batches(run.feed, reader, 0, 2) for batch in step]
     assert len({batch.context.shape[1] for batch in batches}) > 1
@@ -271,11 +273,11 @@ def test_an_encoder_kept_in_half_precision_trains_and_draws(tmp_path):
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     BertModel.from_pretrained(encoder).half().save_pretrained(encoder)
     tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=1)
-    train_here(open_run(loading.parse({**tree, "name": "plain"})), None)
+    train_here(open_run(loading.parse_recipe({**tree, "name": "plain"})), None)
     embed(manifest, encoder, "fp16")
-    train_here(open_run(loading.parse(tree)), None)
+    train_here(open_run(loading.parse_recipe(tree)), None)
     for name in ("plain", "small"):
-        model = checkpoint.load_model(tmp_path / "runs" / name / checkpoint.name_of(1))
+        model = checkpoint.load_model(tmp_path / "runs" / name / checkpoint.checkpoint_name(1))
         assert {p.dtype for p in model.score_model.parameters()} == {torch.float32}
         assert model.sample(prompts=["the digit 7"], solver="euler", steps=1).images.shape == (1, 1, 8, 8)
 
@@ -300,4 +302,4 @@ def test_the_command_names_what_is_wrong(made, capsys, options, culprit):
 )
 def test_folders_are_known_by_their_last_name(path):
     """A question mark begins options in a URI alone."""
-    assert name_of(path) == "text-1"
+    assert folder_name(path) == "text-1"

@@ -13,8 +13,8 @@ from raysde.config import loading
 from raysde.data.dataset.manifest import read_manifest, write_manifest
 from raysde.data.dataset.precomputed import verify_derived
 from raysde.precompute.jobs import LatentsJob, TextJob
-from raysde.precompute.lookup import choose_text, find_latents, find_text, spec_of
-from raysde.runs.run import open_run, remarks
+from raysde.precompute.lookup import choose_text_encoder, find_embeddings, find_latents, latent_spec_of
+from raysde.runs.run import list_remarks, open_run
 from raysde.tuning.training.settings import read_settings
 from tests.support.digits import write_digit_shards
 from tests.support.encoders import autoencoder, text_encoder
@@ -44,7 +44,7 @@ def test_latents_are_of_this_autoencoder_and_this_data(tmp_path):
     assert find_latents(manifest, vae, None) == half
     fine = encode(manifest, vae, "fp32")
     assert find_latents(manifest, vae, None) == find_latents(manifest, vae, (8, 8)) == fine
-    spec = spec_of(fine, vae)
+    spec = latent_spec_of(fine, vae)
     assert spec == LatentsJob.of(manifest, vae, dtype="fp32", batch_size=1).latent
     with pytest.raises(ValueError, match=r"data\.image_size=4x8, but the latents are of images of size \(8, 8\)"):
         find_latents(manifest, vae, (4, 8))
@@ -61,50 +61,50 @@ def test_embeddings_are_of_this_encoder_and_this_data(tmp_path):
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     encoder = text_encoder(tmp_path / "bert")
     text = PretrainedText(path=encoder, max_tokens=32)
-    assert find_text(manifest, text, "auto") is None
+    assert find_embeddings(manifest, text, "auto") is None
     half = embed(manifest, encoder, "fp16")
-    assert find_text(manifest, text, "require") == half
+    assert find_embeddings(manifest, text, "require") == half
     fine = embed(manifest, encoder, "fp32")
-    assert find_text(manifest, text, "auto") == find_text(manifest, text, "require") == fine
+    assert find_embeddings(manifest, text, "auto") == find_embeddings(manifest, text, "require") == fine
     short = embed(manifest, encoder, "fp32", max_tokens=8)
-    assert find_text(manifest, dataclasses.replace(text, max_tokens=8), "auto") == short
+    assert find_embeddings(manifest, dataclasses.replace(text, max_tokens=8), "auto") == short
     other = changed_data(manifest)
     for mode in ("auto", "require"):
         with pytest.raises(ValueError, match=f"from data {manifest.fingerprint}.* and data.path {other.fingerprint}"):
-            find_text(other, text, mode)
-    assert find_text(other, text, "off") is None
+            find_embeddings(other, text, mode)
+    assert find_embeddings(other, text, "off") is None
     write_manifest(manifest)
     nudged(encoder, "model.safetensors")
     for mode in ("auto", "require"):
         with pytest.raises(ValueError, match=f"sha256 {fine.sha256[:12]} .*remove it"):
-            find_text(manifest, text, mode)
+            find_embeddings(manifest, text, mode)
 
 
 def test_the_encoder_that_ran_over_the_data_is_the_one_that_is_meant(tmp_path):
     """text.kind=auto: a small one before; after `raysde precompute` that one; of two, of other data, or off, as said."""
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     auto, small = AutoText(width=32, layers=1), ScratchText(width=32, layers=1)
-    assert choose_text(manifest, auto, "auto") == choose_text(manifest, auto, "off") == small
+    assert choose_text_encoder(manifest, auto, "auto") == choose_text_encoder(manifest, auto, "off") == small
     with pytest.raises(ValueError, match=r"data\.precomputed=require, but .* holds no embeddings"):
-        choose_text(manifest, auto, "require")
+        choose_text_encoder(manifest, auto, "require")
     first = embed(manifest, text_encoder(tmp_path / "bert"), "fp16")
     chosen = PretrainedText(path=first.encoder, max_tokens=32)
-    assert choose_text(manifest, auto, "auto") == choose_text(manifest, auto, "require") == chosen
-    assert find_text(manifest, chosen, "auto") == first
+    assert choose_text_encoder(manifest, auto, "auto") == choose_text_encoder(manifest, auto, "require") == chosen
+    assert find_embeddings(manifest, chosen, "auto") == first
     embed(manifest, text_encoder(tmp_path / "bert"), "fp32")
-    assert choose_text(manifest, auto, "auto") == chosen
-    assert choose_text(manifest, auto, "off") == small
-    assert choose_text(manifest, small, "auto") == small
-    assert choose_text(manifest, None, "auto") is None
-    assert choose_text(dataclasses.replace(manifest, captions=0), auto, "auto") is None
+    assert choose_text_encoder(manifest, auto, "auto") == chosen
+    assert choose_text_encoder(manifest, auto, "off") == small
+    assert choose_text_encoder(manifest, small, "auto") == small
+    assert choose_text_encoder(manifest, None, "auto") is None
+    assert choose_text_encoder(dataclasses.replace(manifest, captions=0), auto, "auto") is None
     other = changed_data(manifest)
     with pytest.raises(ValueError, match=f"from data {manifest.fingerprint}, but data.path .* has {other.fingerprint}"):
-        choose_text(other, auto, "auto")
+        choose_text_encoder(other, auto, "auto")
     write_manifest(manifest)
     second = embed(manifest, text_encoder(tmp_path / "other", seed=1))
     third = embed(manifest, text_encoder(tmp_path / "third", seed=2))
     with pytest.raises(ValueError, match="embeddings of 3 encoders") as caught:
-        choose_text(manifest, auto, "auto")
+        choose_text_encoder(manifest, auto, "auto")
     for each in (first, second, third):
         assert str(caught.value).count(each.encoder) == 1
 
@@ -114,8 +114,8 @@ def test_a_run_with_the_encoder_that_is_meant_is_the_run_that_names_it(tmp_path)
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     tree = text_recipe(manifest, text_encoder(tmp_path / "bert"), tmp_path / "runs")
     embed(manifest, tree["text"]["path"])
-    named = open_run(loading.parse(tree))
-    meant = open_run(loading.parse({**tree, "text": {"kind": "auto", "width": 32}}))
+    named = open_run(loading.parse_recipe(tree))
+    meant = open_run(loading.parse_recipe({**tree, "text": {"kind": "auto", "width": 32}}))
     assert meant.config == named.config
     assert (meant.spec, meant.text) == (named.spec, named.text)
     assert meant.text is not None
@@ -126,14 +126,16 @@ def test_what_was_precomputed_in_vain_is_said(tmp_path):
     encoder, vae = text_encoder(tmp_path / "bert"), autoencoder(tmp_path / "vae")
     tree = text_recipe(manifest, encoder, tmp_path / "runs", train__batch=8)
     small = {**tree, "text": {"kind": "scratch", "width": 16, "heads": 2}}
-    assert remarks(open_run(loading.parse(small))) == []
+    assert list_remarks(open_run(loading.parse_recipe(small))) == []
     embed(manifest, encoder)
-    assert remarks(open_run(loading.parse(tree))) == []
-    (said,) = remarks(open_run(loading.parse(small)))
+    assert list_remarks(open_run(loading.parse_recipe(tree))) == []
+    (said,) = list_remarks(open_run(loading.parse_recipe(small)))
     assert f"text.path={encoder}" in said
-    assert remarks(open_run(loading.parse({**small, "data": {**small["data"], "precomputed": "off"}}))) == []
+    assert (
+        list_remarks(open_run(loading.parse_recipe({**small, "data": {**small["data"], "precomputed": "off"}}))) == []
+    )
     encode(manifest, vae)
-    (said,) = remarks(open_run(loading.parse(tree)))
+    (said,) = list_remarks(open_run(loading.parse_recipe(tree)))
     assert f"latent.vae={vae}" in said
 
 
@@ -151,7 +153,7 @@ def test_a_sweep_says_what_was_precomputed_in_vain(tmp_path, monkeypatch, capsys
         "text": {"kind": "scratch", "width": 16, "heads": 2},
         "tracking": {"uri": f"sqlite:///{tmp_path / 'x.db'}"},
     }
-    monkeypatch.setattr("raysde.cluster.tune_training.prepared", stopped)
+    monkeypatch.setattr("raysde.cluster.tune_training.check_cluster", stopped)
     settings = read_settings(None, ["train.lr=[1e-3,2e-3]"], {"search": "grid", "scheduler": "fifo"})
     with pytest.raises(RuntimeError, match="stopped"):
         tune_job(tree, settings, "lrs")

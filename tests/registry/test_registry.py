@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 
 from raysde import registry
 from raysde.checkpoints import checkpoint
-from raysde.cli import main, parser
+from raysde.cli import build_parser, main
 from raysde.config import loading
-from raysde.config.names import checked_name, checked_sweep
-from raysde.evaluation.metric import Metric, difference, margin, parse_metric
-from raysde.evaluation.report import Subject, chosen, read_report
-from raysde.registry.description import written
-from raysde.registry.promotion import recorded
-from raysde.tracking import Input, client_for, experiment_id, open_run
+from raysde.config.names import check_name, check_sweep_name
+from raysde.evaluation.metric import Metric, compute_margin, describe_mismatch, parse_metric
+from raysde.evaluation.report import Subject, choose_figure, read_report
+from raysde.registry.description import describe_version
+from raysde.registry.promotion import recorded_figures
+from raysde.tracking import Input, connect_client, find_or_create_experiment, open_mlflow_run
 from tests.support.command_line import refused
 from tests.support.full_disk import small_files
 from tests.support.models import caption_spec, filled_model
@@ -62,7 +62,7 @@ def uri(tmp_path, monkeypatch, empty_store) -> str:
 
 @pytest.fixture
 def client(uri):
-    return client_for(uri)
+    return connect_client(uri)
 
 
 def report(tmp_path, *entries: dict) -> str:
@@ -105,32 +105,32 @@ def test_a_checkpoint_is_registered_once(client, folders, capsys):
     aliases = client.get_registered_model("digits").aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"candidate": 2}
     assert main(["register", "models:/digits/1", "--alias", "old"]) == 0
-    assert registry.aliases_of(client, "digits") == {"candidate": "2", "old": "1"}
+    assert registry.list_aliases(client, "digits") == {"candidate": "2", "old": "1"}
 
 
 def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_path):
     """models:/NAME@ALIAS, models:/NAME/VERSION, the run's id and the folder hold the same weights."""
     first, second = folders[:2]
-    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
-    registry.publish(client, Path(first), run_id=run_id, name="digits", alias="old")
-    registry.publish(client, Path(second), run_id=None, name="digits", alias="new")
+    run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    registry.publish_checkpoint(client, Path(first), run_id=run_id, name="digits", alias="old")
+    registry.publish_checkpoint(client, Path(second), run_id=None, name="digits", alias="new")
     for source, folder in [("models:/digits@old", first), ("models:/digits/1", first), (run_id, first), (first, first),
                            ("models:/digits@new", second), ("models:/digits/2", second)]:  # fmt: skip
-        found = checkpoint.read(registry.resolve(source, uri)).files
-        assert found == checkpoint.read(Path(folder)).files
-    assert int(registry.register(client, run_id, name="digits", alias=None).version) == 1
-    one, two = (checkpoint.read(Path(folder)).files["ema.safetensors"] for folder in (first, second))
+        found = checkpoint.read_description(registry.resolve_source(source, uri)).files
+        assert found == checkpoint.read_description(Path(folder)).files
+    assert int(registry.register_model(client, run_id, name="digits", alias=None).version) == 1
+    one, two = (checkpoint.read_description(Path(folder)).files["ema.safetensors"] for folder in (first, second))
     for source, subject in [
         ("models:/digits@old", Subject("models:/digits@old", one, 0, "digits", "1", run_id)),
         ("models:/digits/2", Subject("models:/digits/2", two, 10, "digits", "2")),
         (run_id, Subject(run_id, one, 0, run_id=run_id)),
         (second, Subject(second, two, 10)),
     ]:
-        assert registry.identified(source, uri)[1] == subject
+        assert registry.resolve_with_subject(source, uri)[1] == subject
     assert registry.load("models:/digits@old", tracking_uri=uri).sample(n=1, steps=1).images.shape == (1, 1, 8, 8)
 
 
-@pytest.mark.parametrize(("whose", "work"), [(checkpoint, "export"), (MlflowClient, "log_model_artifacts")])
+@pytest.mark.parametrize(("whose", "work"), [(checkpoint, "export_checkpoint"), (MlflowClient, "log_model_artifacts")])
 def test_a_full_disk_under_a_model_is_named(client, folders, tmp_path, monkeypatch, whose, work):
     """There is no room for the copy that is made first, or for that of the store; the database has some."""
     plain = getattr(whose, work)
@@ -141,27 +141,27 @@ def test_a_full_disk_under_a_model_is_named(client, folders, tmp_path, monkeypat
 
     monkeypatch.setattr(whose, work, limited)
     with pytest.raises(OSError, match=r"^the model( digits)? cannot be written to (/|file://)\S+: .*File too large"):
-        registry.publish(client, Path(folders[0]), run_id=None, name="digits", alias=None)
+        registry.publish_checkpoint(client, Path(folders[0]), run_id=None, name="digits", alias=None)
 
 
 @pytest.mark.parametrize("name", ["digits.v2", "a.b-c_1", "2026.10.17", "a..b", "x" * 200])
 def test_every_name_that_a_run_may_have_can_be_registered(client, uri, folders, name):
     """What MLflow refuses is refused before training, so nothing that passes there fails after it."""
     assert (
-        checked_name(name, "name")
-        == loading.parse({"name": name, "data": {"path": "x"}, "train": {"length": {"steps": 1}}}).model_name
+        check_name(name, "name")
+        == loading.parse_recipe({"name": name, "data": {"path": "x"}, "train": {"length": {"steps": 1}}}).model_name
     )
-    assert registry.publish(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
-    assert registry.publish(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
-    found = checkpoint.read(registry.resolve(f"models:/{name}@new", uri)).files
-    assert found == checkpoint.read(Path(folders[0])).files
+    assert registry.publish_checkpoint(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
+    assert registry.publish_checkpoint(client, Path(folders[0]), run_id=None, name=name, alias="new") == "1"
+    found = checkpoint.read_description(registry.resolve_source(f"models:/{name}@new", uri)).files
+    assert found == checkpoint.read_description(Path(folders[0])).files
 
 
 @pytest.mark.parametrize("name", ["a:b", "a/b", "models:/x", "a\nb", "..", "", "my digits", "100%"])
 def test_names_that_mlflow_refuses_are_refused_first(client, name):
     """MLflow's own check says which those are."""
     with pytest.raises(ValueError, match="must be of letters"):
-        checked_name(name, "name")
+        check_name(name, "name")
     if set(name) & set("/:"):
         with pytest.raises(MlflowException):
             client.create_registered_model(name)
@@ -176,26 +176,26 @@ def test_a_name_that_is_refused_comes_with_one_near_it(name, near):
     tree = {"name": "fine", "data": {"path": "x"}, "train": {"length": {"steps": 1}}}
     for changed in ({"name": name}, {"tracking": {"register_as": name}}):
         with pytest.raises(ValueError, match=f"{re.escape(repr(name))}.*such as '{near}'"):
-            loading.parse({**tree, **changed})
-    assert loading.parse({**tree, "name": near}).name == near
+            loading.parse_recipe({**tree, **changed})
+    assert loading.parse_recipe({**tree, "name": near}).name == near
 
 
 @pytest.mark.parametrize("name", ["foo.", "my digits", "a/b", "x" * 201])
 def test_a_name_of_the_command_line_is_refused_before_anything_is_logged(client, folders, name, capsys):
     assert "--name" in refused(capsys, "register", folders[0], "--name", name)
     assert client.search_logged_models([each.experiment_id for each in client.search_experiments()]) == []
-    assert registry.registered_models(client) == []
+    assert registry.list_registered_models(client) == []
 
 
 def test_a_sweep_is_called_so_that_its_trials_can_be(recipe):
     """The longest name that passes makes trials and a best recipe with names that pass; a longer one is refused."""
     name = "x" * 193
-    assert checked_sweep(name, "--name") == name
+    assert check_sweep_name(name, "--name") == name
     for made in (f"{name}-000", f"{name}-999999", f"{name}-best"):
-        assert loading.parse(recipe(name=made)).name == made
+        assert loading.parse_recipe(recipe(name=made)).name == made
     for bad in ("x" * 194, "foo.", "a b"):
         with pytest.raises(ValueError, match=r"^--name"):
-            checked_sweep(bad, "--name")
+            check_sweep_name(bad, "--name")
 
 
 def test_the_name_of_a_prompt_is_no_models(client, folders, capsys):
@@ -203,8 +203,8 @@ def test_the_name_of_a_prompt_is_no_models(client, folders, capsys):
     client.register_prompt(name="digits", template="draw {{digit}}")
     assert "has a prompt named 'digits'" in refused(capsys, "register", folders[0], "--name", "digits")
     with pytest.raises(ValueError, match="prompt named 'digits'"):
-        registry.check_name(client, "digits")
-    registry.check_name(client, "letters")
+        registry.check_model_name(client, "digits")
+    registry.check_model_name(client, "letters")
     assert client.get_prompt_version("digits", "1").template == "draw {{digit}}"
     assert client.search_model_versions("name = 'digits'") == []
 
@@ -215,18 +215,18 @@ def test_a_store_that_tells_no_capitals_apart_is_explained(client, folders, monk
     asked = type(client).get_registered_model
     monkeypatch.setattr(type(client), "get_registered_model", lambda self, name: asked(self, name.lower()))
     with pytest.raises(ValueError, match="holds a model 'digits' and takes 'Digits' for the same name"):
-        registry.publish(client, Path(folders[0]), run_id=None, name="Digits", alias=None)
+        registry.publish_checkpoint(client, Path(folders[0]), run_id=None, name="Digits", alias=None)
     assert client.search_logged_models([each.experiment_id for each in client.search_experiments()]) == []
-    registry.check_name(client, "digits")
+    registry.check_model_name(client, "digits")
 
 
 def test_an_alias_too_long_for_the_database_is_refused_first(client, folders, capsys):
     with pytest.raises(MlflowException):
         client.set_registered_model_alias("digits", "x" * 256, "1")
     assert "256 characters" in refused(capsys, "register", folders[0], "--name", "digits", "--alias", "x" * 256)
-    assert registry.registered_models(client) == []
+    assert registry.list_registered_models(client) == []
     with pytest.raises(ValueError, match="experiment"):
-        loading.parse({"name": "a", "data": {"path": "x"}, "tracking": {"experiment": "x" * 501}})
+        loading.parse_recipe({"name": "a", "data": {"path": "x"}, "tracking": {"experiment": "x" * 501}})
 
 
 @pytest.mark.parametrize("killed", ["log_model_artifacts", "finalize_logged_model", "create_model_version"])
@@ -235,7 +235,7 @@ def test_a_kill_while_a_version_is_made_leaves_one_logged_model(
     client, uri, folders, tmp_path, monkeypatch, killed, of_a_run
 ):
     """Before its files are there, before it is marked as whole, or before the version: the next process finishes it."""
-    run_id = open_run(client, "raysde", "r", {}, (tmp_path / "artifacts").as_uri()) if of_a_run else None
+    run_id = open_mlflow_run(client, "raysde", "r", {}, (tmp_path / "artifacts").as_uri()) if of_a_run else None
     real = getattr(type(client), killed)
 
     def dies(self, *arguments, **settings):
@@ -243,16 +243,18 @@ def test_a_kill_while_a_version_is_made_leaves_one_logged_model(
 
     monkeypatch.setattr(type(client), killed, dies)
     with pytest.raises(KeyboardInterrupt):
-        registry.publish(client, Path(folders[0]), run_id=run_id, name="digits.v2", alias="new")
+        registry.publish_checkpoint(client, Path(folders[0]), run_id=run_id, name="digits.v2", alias="new")
     monkeypatch.setattr(type(client), killed, real)
     for _ in range(2):
-        assert registry.publish(client, Path(folders[0]), run_id=run_id, name="digits.v2", alias="new") == "1"
+        assert (
+            registry.publish_checkpoint(client, Path(folders[0]), run_id=run_id, name="digits.v2", alias="new") == "1"
+        )
     (logged,) = client.search_logged_models([client.get_experiment_by_name("raysde").experiment_id])
     assert (str(logged.status), logged.source_run_id or None) == ("READY", run_id)
     found = registry.load("models:/digits.v2@new", tracking_uri=uri)
-    assert found.spec == checkpoint.read(Path(folders[0])).spec
-    registry.publish(client, Path(folders[1]), run_id=run_id, name="digits.v2", alias="new")
-    registry.publish(client, Path(folders[0]), run_id=run_id, name="letters", alias="new")
+    assert found.spec == checkpoint.read_description(Path(folders[0])).spec
+    registry.publish_checkpoint(client, Path(folders[1]), run_id=run_id, name="digits.v2", alias="new")
+    registry.publish_checkpoint(client, Path(folders[0]), run_id=run_id, name="letters", alias="new")
     assert len(client.search_logged_models([logged.experiment_id])) == 3
 
 
@@ -261,7 +263,7 @@ RECIPE_KEYS = {"train.lr": 0.001, "sde.kind": "vp", "storage": "/secret/runs", "
 
 def test_a_version_says_what_it_is(client, uri, tmp_path):
     """Its data, its recipe, its newest grid and a command that draws; the command is one that raysde takes."""
-    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     for step in (5, 40):
         client.log_image(run_id, np.zeros((2, 2), np.uint8), artifact_file=f"samples/grid-{step:07d}.png")
     folder = tmp_path / "model"
@@ -269,7 +271,7 @@ def test_a_version_says_what_it_is(client, uri, tmp_path):
     save_file(checkpoint.complete_weights(filled_model(text=None)), folder / "ema.safetensors")
     data = {"path": "s3://bucket/photos", "fingerprint": "0123456789abcdef", "rows": 61}
     checkpoint.write_description(folder, caption_spec(text=None), {"step": 40}, RECIPE_KEYS, data)
-    registry.publish(client, folder, run_id=run_id, name="digits", alias=None)
+    registry.publish_checkpoint(client, folder, run_id=run_id, name="digits", alias=None)
     said = client.get_model_version("digits", "1").description
     for part in ("s3://bucket/photos", "61 rows", "0123456789abcdef", "train.lr=0.001", "after 40 steps"):
         assert part in said
@@ -277,10 +279,10 @@ def test_a_version_says_what_it_is(client, uri, tmp_path):
     (link,) = re.findall(r"!\[samples\]\(get-artifact\?(.*)\)", said)
     assert parse_qs(link) == {"path": ["samples/grid-0000040.png"], "run_uuid": [run_id]}
     (line,) = [line for line in said.splitlines() if "raysde sample" in line]
-    asked = parser().parse_args(shlex.split(line)[1:])
+    asked = build_parser().parse_args(shlex.split(line)[1:])
     assert (asked.model, asked.n) == ("models:/digits/1", 16)
     client.update_model_version("digits", "1", "ours")
-    registry.publish(client, folder, run_id=run_id, name="digits", alias=None)
+    registry.publish_checkpoint(client, folder, run_id=run_id, name="digits", alias=None)
     assert client.get_model_version("digits", "1").description == "ours"
 
 
@@ -296,17 +298,17 @@ def test_a_version_says_what_it_is(client, uri, tmp_path):
 def test_the_command_of_a_version_asks_for_what_its_model_knows(changes, recipe, expected):
     """It is cut where a database would cut it, in whole lines and after the command."""
     found = checkpoint.Description(caption_spec(**changes), {"step": 1}, recipe, {}, {}, {})
-    said = written("digits", "3", found)
+    said = describe_version("digits", "3", found)
     (line,) = [line for line in said.splitlines() if "raysde sample" in line]
     assert shlex.split(line) == ["raysde", "sample", "models:/digits/3", "-n", "16", *expected]
     assert len(said) <= 5000
-    parser().parse_args(shlex.split(line)[1:])
+    build_parser().parse_args(shlex.split(line)[1:])
 
 
 def test_figures_are_metrics_of_the_run(client, folders, tmp_path):
     """At the step of the checkpoint, once, with the ends of their intervals, also under names that MLflow refuses."""
-    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
-    registry.publish(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
+    run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    registry.publish_checkpoint(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
     odd = {**FID, "metric": "fid:5k ours/x", "value": 3.0, "low": 2.0, "high": 4.0}
     for _ in range(2):
         assert main(["register", "models:/digits/1", "--report", report(tmp_path, fid(12.0), odd)]) == 0
@@ -329,7 +331,7 @@ def test_a_figure_that_no_tag_can_hold_is_refused_before_anything_is_registered(
         capsys, "register", folders[0], "--name", "digits", "--report", report(tmp_path, {**FID, "metric": metric})
     )
     assert "metric" in said
-    assert registry.registered_models(client) == []
+    assert registry.list_registered_models(client) == []
 
 
 def test_versions_are_in_the_order_of_their_numbers(client, tmp_path, capsys):
@@ -337,37 +339,37 @@ def test_versions_are_in_the_order_of_their_numbers(client, tmp_path, capsys):
     client.create_registered_model("digits")
     for number in range(12):
         client.create_model_version("digits", source=f"{tmp_path}/{number}", tags={"raysde.step": str(number)})
-    assert [int(version.version) for version in registry.versions(client, "digits")] == list(range(12, 0, -1))
+    assert [int(version.version) for version in registry.list_versions(client, "digits")] == list(range(12, 0, -1))
     assert main(["models", "digits"]) == 0
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == [
         str(number) for number in range(12, 0, -1)
     ]
-    assert registry.registered(client, "models:/digits/10").tags["raysde.step"] == "9"
+    assert registry.find_version(client, "models:/digits/10").tags["raysde.step"] == "9"
     with pytest.raises(ValueError, match=r"no version 13; it has 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12$"):
-        registry.registered(client, "models:/digits/13")
-    assert registry.versions(client, "letters") == []
+        registry.find_version(client, "models:/digits/13")
+    assert registry.list_versions(client, "letters") == []
 
 
 def test_registering_again_moves_the_alias_back(client, folders):
     """To the version that these weights have."""
     for folder in (folders[0], folders[1], folders[0]):
         assert main(["register", folder, "--name", "digits"]) == 0
-    assert registry.aliases_of(client, "digits") == {"candidate": "1"}
-    assert registry.register(client, folders[0], name="digits", alias=None).version in (1, "1")
-    assert len(registry.versions(client, "digits")) == 2
+    assert registry.list_aliases(client, "digits") == {"candidate": "1"}
+    assert registry.register_model(client, folders[0], name="digits", alias=None).version in (1, "1")
+    assert len(registry.list_versions(client, "digits")) == 2
 
 
 def test_a_run_is_its_newest_model(client, uri, folders, tmp_path):
     """Of three models that one run logged, its id means the last; another run in the experiment is not asked."""
-    run, other = (open_run(client, "e", name, {}, (tmp_path / "artifacts").as_uri()) for name in ("r", "other"))
+    run, other = (open_mlflow_run(client, "e", name, {}, (tmp_path / "artifacts").as_uri()) for name in ("r", "other"))
     for number, folder in enumerate(folders):
-        registry.publish(client, Path(folder), run_id=run, name="digits", alias=None)
-        assert checkpoint.read(registry.resolve(run, uri)).step == 10 * number
-    registry.publish(client, Path(folders[0]), run_id=other, name="digits", alias=None)
-    assert checkpoint.read(registry.resolve(f"runs:/{run}", uri)).step == 20
-    third = open_run(client, "e", "third", {}, None)
+        registry.publish_checkpoint(client, Path(folder), run_id=run, name="digits", alias=None)
+        assert checkpoint.read_description(registry.resolve_source(run, uri)).step == 10 * number
+    registry.publish_checkpoint(client, Path(folders[0]), run_id=other, name="digits", alias=None)
+    assert checkpoint.read_description(registry.resolve_source(f"runs:/{run}", uri)).step == 20
+    third = open_mlflow_run(client, "e", "third", {}, None)
     with pytest.raises(ValueError, match=f"run {third} has logged no model"):
-        registry.resolve(third, uri)
+        registry.resolve_source(third, uri)
 
 
 @pytest.mark.parametrize(
@@ -382,14 +384,14 @@ def test_a_run_is_its_newest_model(client, uri, folders, tmp_path):
 def test_a_checkpoint_is_called_what_its_recipe_says(client, folders, tmp_path, recipe, given, expected):
     folder = shutil.copytree(folders[0], tmp_path / "named")
     checkpoint.write_description(folder, caption_spec(text=None), {"step": 5}, recipe, {})
-    assert registry.register(client, str(folder), name=given, alias="best").name == expected
-    assert registry.aliases_of(client, expected) == {"best": "1"}
+    assert registry.register_model(client, str(folder), name=given, alias="best").name == expected
+    assert registry.list_aliases(client, expected) == {"best": "1"}
 
 
 def test_a_model_of_a_recipe_without_a_run_is_in_its_experiment(client, folders, tmp_path):
     folder = shutil.copytree(folders[0], tmp_path / "named")
     checkpoint.write_description(folder, caption_spec(text=None), {"step": 5}, {"tracking.experiment": "own"}, {})
-    registry.register(client, str(folder), name="digits", alias=None)
+    registry.register_model(client, str(folder), name="digits", alias=None)
     experiment = client.get_experiment_by_name("own").experiment_id
     (logged,) = client.search_logged_models([experiment])
     assert (logged.name, logged.params["step"], logged.params["sde"]) == ("digits", "5", "vp")
@@ -398,9 +400,9 @@ def test_a_model_of_a_recipe_without_a_run_is_in_its_experiment(client, folders,
 
 def test_versions_that_draw_otherwise_are_others(client, folders, tmp_path):
     """The same weights with settings of a sampler are a version of their own, once."""
-    checkpoint.settle(Path(folders[0]), tmp_path / "settled", {"solver": "unipc", "steps": 4})
+    checkpoint.export_with_settings(Path(folders[0]), tmp_path / "settled", {"solver": "unipc", "steps": 4})
     found = [
-        registry.register(client, str(folder), name="digits", alias=None)
+        registry.register_model(client, str(folder), name="digits", alias=None)
         for folder in (folders[0], tmp_path / "settled", folders[0], tmp_path / "settled")
     ]
     assert [int(version.version) for version in found] == [1, 2, 1, 2]
@@ -409,8 +411,10 @@ def test_versions_that_draw_otherwise_are_others(client, folders, tmp_path):
 
 
 def test_the_same_weights_of_two_runs_are_two_versions(client, folders, tmp_path):
-    runs = [open_run(client, "e", name, {}, (tmp_path / "artifacts").as_uri()) for name in ("a", "b", "a")]
-    found = [registry.publish(client, Path(folders[0]), run_id=run, name="digits", alias=None) for run in runs]
+    runs = [open_mlflow_run(client, "e", name, {}, (tmp_path / "artifacts").as_uri()) for name in ("a", "b", "a")]
+    found = [
+        registry.publish_checkpoint(client, Path(folders[0]), run_id=run, name="digits", alias=None) for run in runs
+    ]
     assert found == ["1", "2", "1"]
 
 
@@ -452,7 +456,7 @@ def test_what_is_not_there_is_named(two, client, folders, capsys, arguments, cul
     assert culprit in refused(capsys, *(argument.format(folder=folders[2]) for argument in arguments))
     assert champion(client) == "1"
     assert tags(client, 2) == {}
-    assert len(registry.versions(client, "digits")) == 2
+    assert len(registry.list_versions(client, "digits")) == 2
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
@@ -481,9 +485,9 @@ def test_a_run_whose_beginning_was_cut_short_gets_the_rest(client, tmp_path, mon
         with monkeypatch.context() as context:
             context.setattr(type(client), method, lambda *given, **more: gone())
             with pytest.raises(ConnectionError):
-                open_run(*asked, data=data)
-    run = client.get_run(open_run(*asked, data=data))
-    assert open_run(*asked, data=data) == run.info.run_id
+                open_mlflow_run(*asked, data=data)
+    run = client.get_run(open_mlflow_run(*asked, data=data))
+    assert open_mlflow_run(*asked, data=data) == run.info.run_id
     assert run.data.params == {f"key{number}": str(number) for number in range(150)}
     assert [each.dataset.digest for each in client.get_run(run.info.run_id).inputs.dataset_inputs] == ["abc"]
     assert [each.path for each in client.list_artifacts(run.info.run_id)] == ["recipe.json"]
@@ -499,7 +503,7 @@ def gone():
 def test_the_first_promotion_needs_no_rival(two, client):
     """Of the metric, its interval and its direction; there was nothing before it."""
     assert tags(client, 1) == {"alias": "champion", "metric": "fid", "better": "lower", "value": "12.0", "low": "11.5", "high": "12.5"}  # fmt: skip
-    assert recorded(client.get_model_version("digits", "1")) == {"fid": parse_metric(FID, "the figure")}
+    assert recorded_figures(client.get_model_version("digits", "1")) == {"fid": parse_metric(FID, "the figure")}
 
 
 def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
@@ -512,16 +516,16 @@ def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
     assert float(found["margin"]) == 1.0
     assert float(found["margin_low"]) == pytest.approx(1.0 - math.sqrt(0.5))
     assert float(found["margin_high"]) == pytest.approx(1.0 + math.sqrt(0.5))
-    assert set(recorded(client.get_model_version("digits", "2"))) == {"fid", "accuracy"}
+    assert set(recorded_figures(client.get_model_version("digits", "2"))) == {"fid", "accuracy"}
 
 
 def test_each_alias_has_a_gate_of_its_own(two, client, tmp_path):
     """The holder of the alias that moves is the rival, not the champion: the first one has none."""
     assert main(["promote", "models:/digits/2", "--report", report(tmp_path, fid(50.0)), "--alias", "cheap"]) == 0
-    assert registry.aliases_of(client, "digits") == {"candidate": "2", "champion": "1", "cheap": "2"}
+    assert registry.list_aliases(client, "digits") == {"candidate": "2", "champion": "1", "cheap": "2"}
     assert "before" not in tags(client, 2)
     assert main(["promote", "models:/digits/1", "--alias", "cheap"]) == 0  # 12.0 against 50.0
-    assert registry.aliases_of(client, "digits") == {"candidate": "2", "champion": "1", "cheap": "1"}
+    assert registry.list_aliases(client, "digits") == {"candidate": "2", "champion": "1", "cheap": "1"}
     assert (tags(client, 1)["before"], tags(client, 1)["alias"], tags(client, 1)["margin"]) == ("2", "cheap", "38.0")
 
 
@@ -561,7 +565,7 @@ def test_a_metric_that_the_report_or_the_champion_lacks_is_named(two, client, tm
     said = refused(capsys, "promote", two, "--report", path, "--metric", "accuracy")
     assert "the champion, version 1 of 'digits', has no accuracy to compare with" in said
     assert "accuracy, fid" in refused(capsys, "promote", two, "--report", path)
-    assert (champion(client), recorded(client.get_model_version("digits", "2"))) == ("1", {})
+    assert (champion(client), recorded_figures(client.get_model_version("digits", "2"))) == ("1", {})
 
 
 @pytest.mark.parametrize(
@@ -580,9 +584,9 @@ def test_a_candidate_that_is_not_better_is_refused(two, client, tmp_path, capsys
 
 def test_figures_of_a_refused_promotion_are_logged(client, folders, tmp_path, capsys):
     """As metrics of the MLflow run, once, whatever the gate says of them; the version keeps the tags that it had."""
-    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
-    registry.publish(client, Path(folders[1]), run_id=None, name="digits", alias=None)
-    registry.publish(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
+    run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    registry.publish_checkpoint(client, Path(folders[1]), run_id=None, name="digits", alias=None)
+    registry.publish_checkpoint(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
     assert main(["promote", "models:/digits/1", "--report", report(tmp_path, fid(12.0))]) == 0
     before = client.get_model_version("digits", "2").tags
     capsys.readouterr()
@@ -689,7 +693,7 @@ def evaluated(tmp_path, source: str, **changes) -> str:
         "network": "f",
         "reference": 9,
     }
-    subject = dataclasses.asdict(registry.identified(source)[1])
+    subject = dataclasses.asdict(registry.resolve_with_subject(source)[1])
     data = {"fingerprint": "d", "split": "train", "shape": [8, 8]}
     content = {
         "model": subject,
@@ -708,7 +712,7 @@ def test_a_report_of_another_model_is_refused(two, client, folders, tmp_path, ca
     """Both are named, forced or not; a report of the same weights is taken, whatever they were called."""
     order = ["promote", "--alias", "best"] if command != "register" else ["register", "--alias", "best"]
     order += ["--force", "--reason", "x"] if command == "force" else []
-    hashes = [checkpoint.read(Path(folder)).files["ema.safetensors"][:12] for folder in folders]
+    hashes = [checkpoint.read_description(Path(folder)).files["ema.safetensors"][:12] for folder in folders]
     capsys.readouterr()
     for source, called in [
         ("models:/digits@champion", "models:/digits@champion, which was models:/digits/1"),
@@ -718,11 +722,11 @@ def test_a_report_of_another_model_is_refused(two, client, folders, tmp_path, ca
         assert f"the report is of {called} (weights {hashes[0]}), not of" in said
         assert f"(weights {hashes[1]})" in said
         assert "digits" in said.partition("not of")[2]
-    assert "best" not in registry.aliases_of(client, "digits")
-    assert "kid" not in recorded(client.get_model_version("digits", "2"))
+    assert "best" not in registry.list_aliases(client, "digits")
+    assert "kid" not in recorded_figures(client.get_model_version("digits", "2"))
     assert main([*order, "models:/digits/2", "--report", evaluated(tmp_path, folders[1])]) == 0
-    assert registry.aliases_of(client, "digits")["best"] == "2"
-    assert recorded(client.get_model_version("digits", "2"))["kid"].value == 0.5
+    assert registry.list_aliases(client, "digits")["best"] == "2"
+    assert recorded_figures(client.get_model_version("digits", "2"))["kid"].value == 0.5
 
 
 def test_a_report_of_another_checkpoint_is_not_registered(client, folders, tmp_path, capsys):
@@ -730,7 +734,7 @@ def test_a_report_of_another_checkpoint_is_not_registered(client, folders, tmp_p
     assert f"the report is of {folders[0]}" in refused(
         capsys, "register", folders[1], "--name", "digits", "--report", path
     )
-    assert not registry.registered_models(client)
+    assert not registry.list_registered_models(client)
     assert main(["register", folders[0], "--name", "digits", "--report", path]) == 0
 
 
@@ -802,22 +806,22 @@ def test_a_figure_says_beside_what_it_was_measured(folders, tmp_path):
         path = evaluated(tmp_path, folders[0], data=data, held_out={"t": t}, overrides=overrides, figures=[figure])
         return read_report(path)[name]
 
-    assert difference(found("fid"), found("fid", t=0.25)) is None
-    assert "d train 9 8x8 for the one and d train 9 16x16" in difference(found("fid"), found("fid", (16, 16)))
+    assert describe_mismatch(found("fid"), found("fid", t=0.25)) is None
+    assert "d train 9 8x8 for the one and d train 9 16x16" in describe_mismatch(found("fid"), found("fid", (16, 16)))
     for name in ("denoised_psnr", "denoised_lpips"):
-        assert "8x8 t=0.5 for the one and" in difference(found(name), found(name, t=0.25))
-    assert difference(found("inpainted_psnr"), found("inpainted_psnr", t=0.25)) is None
-    assert "steps=50" in difference(found("inpainted_psnr"), found("inpainted_psnr", overrides=None))
-    assert difference(found("bpd"), found("bpd", overrides=None)) is None
+        assert "8x8 t=0.5 for the one and" in describe_mismatch(found(name), found(name, t=0.25))
+    assert describe_mismatch(found("inpainted_psnr"), found("inpainted_psnr", t=0.25)) is None
+    assert "steps=50" in describe_mismatch(found("inpainted_psnr"), found("inpainted_psnr", overrides=None))
+    assert describe_mismatch(found("bpd"), found("bpd", overrides=None)) is None
 
 
 def test_several_figures_need_a_name(tmp_path):
     found = read_report(report(tmp_path, FID, ACCURACY))
-    assert chosen(found, "accuracy").value == 0.9
+    assert choose_figure(found, "accuracy").value == 0.9
     with pytest.raises(ValueError, match="accuracy, fid"):
-        chosen(found, None)
+        choose_figure(found, None)
     with pytest.raises(ValueError, match="'kid'; there are accuracy, fid"):
-        chosen(found, "kid")
+        choose_figure(found, "kid")
 
 
 def test_two_equal_models_pass_the_gate_as_rarely_as_the_interval_says():
@@ -831,7 +835,7 @@ def test_two_equal_models_pass_the_gate_as_rarely_as_the_interval_says():
     passed = 0
     for one, two in drawn.tolist():
         pair = [Metric("fid", value, value - half, value + half, 5000, 0) for value in (one, two)]
-        passed += margin(pair[0], pair[1], "lower").low > 0.0
+        passed += compute_margin(pair[0], pair[1], "lower").low > 0.0
     assert abs(passed / count - 0.025) < 4.0 * math.sqrt(0.025 * 0.975 / count)
 
 
@@ -839,21 +843,21 @@ def test_each_end_of_a_margin_comes_from_its_own_sides():
     """Zou and Donner's limits of a difference of two estimates with unequal sides, written out."""
     one = Metric("accuracy", 0.9, 0.8, 0.93, 100, 0)
     two = Metric("accuracy", 0.6, 0.56, 0.8, 100, 0)
-    found = margin(one, two, "higher")
+    found = compute_margin(one, two, "higher")
     assert found.value == pytest.approx(0.3)
     assert found.low == pytest.approx(0.3 - math.sqrt(0.1**2 + 0.2**2))
     assert found.high == pytest.approx(0.3 + math.sqrt(0.03**2 + 0.04**2))
-    turned = margin(two, one, "lower")
+    turned = compute_margin(two, one, "lower")
     assert (turned.value, turned.low, turned.high) == (found.value, found.low, found.high)
 
 
 def test_an_experiment_is_made_once_by_many(client, uri):
     """What a second process asks for between the look and the creation is the first one's."""
-    first = experiment_id(client, "e", None)
+    first = find_or_create_experiment(client, "e", None)
     look = client.get_experiment_by_name
     answers = iter([None])
     client.get_experiment_by_name = lambda name: next(answers, look(name))
-    assert experiment_id(client, "e", None) == first
+    assert find_or_create_experiment(client, "e", None) == first
 
 
 def test_all_pages_are_read(client, monkeypatch):
@@ -864,11 +868,11 @@ def test_all_pages_are_read(client, monkeypatch):
     monkeypatch.setattr(
         client, "search_registered_models", lambda page_token: whole(max_results=2, page_token=page_token)
     )
-    assert [model.name for model in registry.registered_models(client)] == [f"m{number}" for number in range(5)]
+    assert [model.name for model in registry.list_registered_models(client)] == [f"m{number}" for number in range(5)]
     for number in range(5):
         client.create_model_version("m0", source=str(number))
     some = client.search_model_versions
     monkeypatch.setattr(
         client, "search_model_versions", lambda asked, page_token: some(asked, 2, page_token=page_token)
     )
-    assert [int(version.version) for version in registry.versions(client, "m0")] == [5, 4, 3, 2, 1]
+    assert [int(version.version) for version in registry.list_versions(client, "m0")] == [5, 4, 3, 2, 1]

@@ -18,8 +18,8 @@ from raysde import registry
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.models.spec import ModelSpec, fresh_model
-from raysde.registry.serving import Served, stretches
-from raysde.tracking import client_for
+from raysde.registry.serving import Served, group_consecutive
+from raysde.tracking import connect_client
 from tests.support.checkpoints import write_model
 from tests.support.models import CAPTIONS, spec_with
 from tests.support.serving import ask, serving
@@ -34,13 +34,13 @@ def uri(tmp_path_factory, empty_store):
     not yet the process's own."""
     place = tmp_path_factory.mktemp("registry")
     found = f"sqlite:///{shutil.copy(empty_store, place)}"
-    client = client_for(found)
+    client = connect_client(found)
     write_model(place / "captions")
     write_model(place / "classes", text=None, classes=10)
     write_model(place / "neither", text=None)
     write_model(place / "both", classes=10)
     for name in ("captions", "classes", "neither", "both"):
-        registry.register(client, str(place / name), name=name, alias="champion")
+        registry.register_model(client, str(place / name), name=name, alias="champion")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", found)
         yield found
@@ -75,9 +75,9 @@ def test_pyfunc_draws_what_the_command_draws(uri, tmp_path):
 
 def test_a_settled_model_lends_its_steps_to_no_other_solver(uri, tmp_path):
     """MLflow fills in what a request leaves out; the files are those of the command all the same."""
-    source = registry.resolve("models:/captions/1", uri)
-    checkpoint.settle(source, tmp_path / "settled", {"solver": "unipc", "steps": 2, "guidance": 1.5})
-    version = registry.register(client_for(uri), str(tmp_path / "settled"), name="settled", alias="champion")
+    source = registry.resolve_source("models:/captions/1", uri)
+    checkpoint.export_with_settings(source, tmp_path / "settled", {"solver": "unipc", "steps": 2, "guidance": 1.5})
+    version = registry.register_model(connect_client(uri), str(tmp_path / "settled"), name="settled", alias="champion")
     model = mlflow.pyfunc.load_model(f"models:/settled/{version.version}")
     for params in ({}, {"solver": "ddim"}, {"steps": 3}):
         drawn = model.predict(pd.DataFrame({"prompt": PROMPTS}), params=params)["image"].tolist()
@@ -142,7 +142,7 @@ def test_rows_without_conditions_are_not_guided(uri, tmp_path):
     [([4], [[4]]), ([0, 1, 2], [[0, 1, 2]]), ([5, 6, 2, 3, 3], [[5, 6], [2, 3], [3]]), ([2, 1, 0], [[2], [1], [0]])],
 )
 def test_numbers_that_count_up_are_drawn_together(numbers, expected):
-    assert [numbers[rows] for rows in stretches(numbers)] == expected
+    assert [numbers[rows] for rows in group_consecutive(numbers)] == expected
 
 
 @pytest.mark.parametrize(
@@ -190,12 +190,12 @@ def test_code_is_imported_only_if_it_is_allowed(uri, tmp_path):
     folder.mkdir()
     save_file(checkpoint.complete_weights(fresh_model(spec, [], 0)), folder / "ema.safetensors")
     checkpoint.write_description(folder, spec, {"step": 0}, {}, {})
-    registry.register(client_for(uri), str(folder), name="own", alias=None)
+    registry.register_model(connect_client(uri), str(folder), name="own", alias=None)
     with pytest.raises(ValueError, match=r"tests\.cluster\.networks"):
         mlflow.pyfunc.load_model("models:/own/1")
     model = mlflow.pyfunc.load_model("models:/own/1", model_config={"allow_code": True})
     assert len(model.predict(pd.DataFrame({"number": [0]}), params={"steps": 1})) == 1
-    names = {path.name for path in registry.resolve("models:/own/1", uri).rglob("*") if path.is_file()}
+    names = {path.name for path in registry.resolve_source("models:/own/1", uri).rglob("*") if path.is_file()}
     # MLflow itself adds registered_model_meta, which is YAML, when it downloads
     assert names - {"registered_model_meta"} == {"MLmodel", "checkpoint.json", "ema.safetensors"}
 

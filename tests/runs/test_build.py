@@ -13,9 +13,9 @@ import torch
 from raysde.config import loading
 from raysde.data.dataset.view import View
 from raysde.runs import hooks
-from raysde.runs.build import new_state, objective, schedule, validator
-from raysde.runs.hooks import described
-from raysde.runs.run import Run, check_resumable, open_run, remarks
+from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
+from raysde.runs.hooks import describe_run
+from raysde.runs.run import Run, check_resumable, list_remarks, open_run
 from raysde.sde import Flow
 from raysde.training.time_sampling import LogNormal
 from tests.support.digits import write_digit_shards
@@ -36,11 +36,11 @@ class Built:
 
     @cached_property
     def objective(self):
-        return objective(self.run)
+        return make_objective(self.run)
 
     @cached_property
     def schedule(self):
-        return schedule(self.run)
+        return make_schedule(self.run)
 
     @cached_property
     def network(self):
@@ -70,7 +70,7 @@ class Built:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(hooks, "Model", Asked)
             with pytest.raises(StopIteration):
-                hooks.sample_grid(self.run, self.state.model)
+                hooks.draw_sample_grid(self.run, self.state.model)
         return asked
 
 
@@ -254,8 +254,8 @@ OF_THE_CLUSTER = ("resources.", "tracking.")
 def built(recipe, changes: dict[str, Any]) -> Built:
     base = {"class_conditional": True, "sampling.count": 4, "sampling.labels": [1], "validation.rows": 24}
     tree = recipe()
-    loading.assign(tree, [(key.split("."), value) for key, value in {**base, **changes}.items()])
-    return Built(open_run(loading.parse(tree)))
+    loading.assign_paths(tree, [(key.split("."), value) for key, value in {**base, **changes}.items()])
+    return Built(open_run(loading.parse_recipe(tree)))
 
 
 @pytest.mark.parametrize("key", KEPT)
@@ -301,7 +301,7 @@ def test_what_shapes_the_numbers_cannot_change_under_a_run(recipe, key):
     others = {} if key in ("sde.alphas_cumprod", "network.kind") or not beside else beside[0]
     before = built(recipe, others)
     after = built(recipe, {**(beside[0] if beside else {}), key: value})
-    spec, flat, data = described(before.run)
+    spec, flat, data = describe_run(before.run)
     found = type("Found", (), {"spec": spec, "recipe": flat, "data": data})()
     check_resumable(before.run, found)
     if key == "train.microbatch":
@@ -325,7 +325,7 @@ def test_what_shapes_the_numbers_cannot_change_under_a_run(recipe, key):
 )  # fmt: skip
 def test_what_is_around_the_numbers_may_change_under_a_run(recipe, key, value):
     """Where things lie, how they are read and reported, and by how many workers."""
-    spec, flat, data = described(built(recipe, {"train.microbatch": 8}).run)
+    spec, flat, data = describe_run(built(recipe, {"train.microbatch": 8}).run)
     found = type("Found", (), {"spec": spec, "recipe": flat, "data": data})()
     check_resumable(built(recipe, {"train.microbatch": 8, key: value}).run, found)
 
@@ -333,7 +333,7 @@ def test_what_is_around_the_numbers_may_change_under_a_run(recipe, key, value):
 def test_other_data_cannot_continue_a_run(recipe, monkeypatch):
     """Of another fingerprint, or of captions and latents that were precomputed otherwise."""
     run = built(recipe, {}).run
-    spec, flat, data = described(run)
+    spec, flat, data = describe_run(run)
     for change, culprit in (
         ({"fingerprint": "x"}, "fingerprint x"), ({"text": "t"}, "precomputed text"), ({"latents": "l"}, "latents"),
     ):  # fmt: skip
@@ -367,7 +367,7 @@ def test_validation_is_of_the_recipe(recipe, monkeypatch):
     monkeypatch.setattr("raysde.runs.build.held_out_batches", lambda reader, *given: given)
     monkeypatch.setattr("raysde.runs.build.validation_loss", lambda *given: asked.update(enumerate(given)) or {})
     world = hooks.World(1, 3)
-    assert validator(found.run, world)(found.state.model) == {}
+    assert make_validator(found.run, world)(found.state.model) == {}
     model, batches, seed, data_range, where, latent, spare = asked.values()
     assert model is found.state.model
     rows, *others = batches
@@ -379,7 +379,7 @@ def test_validation_is_of_the_recipe(recipe, monkeypatch):
 def test_without_held_out_rows_nothing_is_validated(recipe):
     found = built(recipe, {"validation.rows": 0, "validation.every": 5})
     assert found.schedule.validate_every == 0
-    assert validator(found.run, hooks.World()) is None
+    assert make_validator(found.run, hooks.World()) is None
 
 
 def test_a_grid_without_prompts_and_classes_has_none(recipe):
@@ -396,12 +396,12 @@ def test_a_batch_of_more_rows_than_there_are_is_said_and_trained_on(tmp_path):
 
     def run_of(batch: int) -> Run:
         changes = {"train__batch": batch, "train__microbatch": 4, "validation__rows": 4}
-        return open_run(loading.parse(small_recipe(manifest, tmp_path / "runs", **changes)))
+        return open_run(loading.parse_recipe(small_recipe(manifest, tmp_path / "runs", **changes)))
 
     enough, more = run_of(12), run_of(16)
     assert enough.plan.rows == 12
     assert sorted(np.concatenate([enough.plan.rows_of(0, index) for index in range(3)])) == list(range(12))
-    assert remarks(enough) == []
-    (said,) = remarks(more)
+    assert list_remarks(enough) == []
+    (said,) = list_remarks(more)
     assert "train.batch=16" in said
     assert "12 rows" in said

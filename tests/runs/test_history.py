@@ -15,10 +15,10 @@ from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.commands.signals import INTERRUPTED, SIGTERMED
 from raysde.config import loading
-from raysde.runs.history import History, opened, recorded, settled
+from raysde.runs.history import History, open_tracking_run, record_history, settle_run_word
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
-from raysde.tracking import client_for
+from raysde.tracking import connect_client
 from tests.support.training import Recorded
 
 SAMPLED = {"sampling__every": 2, "sampling__count": 2, "sampling__steps": 2, "validation__every": 3,
@@ -47,7 +47,7 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
     """All that the loop says, in its order, also over an end of the process that lost steps; and the grids it drew."""
     tree = recipe(train__length__steps=8, checkpoint_every=3, **SAMPLED)
     sink = Recorded()
-    train_here(open_run(loading.parse({**tree, "storage": str(tmp_path / "other")})), sink)
+    train_here(open_run(loading.parse_recipe({**tree, "storage": str(tmp_path / "other")})), sink)
     wanted = told([{"step": step, **values} for step, values in sink.values])
     by_command(tree, tmp_path)
     folder = tmp_path / "runs" / "small"
@@ -55,7 +55,7 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
     grids = {path.name: path.read_bytes() for path in (folder / "samples").iterdir()}
     assert sorted(grids) == [f"grid-{step:09d}.png" for step in (2, 4, 6, 8)]
     picture = np.asarray(Image.open(folder / "samples" / "grid-000000008.png").convert("L"))
-    images = checkpoint.load_model(checkpoint.newest(folder)).sample(n=2, steps=2).images
+    images = checkpoint.load_model(checkpoint.find_newest_checkpoint(folder)).sample(n=2, steps=2).images
     assert np.array_equal(picture[1:65:8, 1:65:8], images[0, 0].numpy())
     # killed after step 7 of which nothing but the checkpoint of step 6, a torn line and a late grid are left
     shutil.rmtree(folder / "step_000000008")
@@ -76,8 +76,8 @@ def test_a_value_that_is_no_number_leaves_the_file_readable(tmp_path):
 
 def test_only_the_first_process_of_torchrun_keeps_anything(recipe, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    run, shown = open_run(loading.parse(recipe())), Recorded()
-    with recorded(run, shown) as sink:
+    run, shown = open_run(loading.parse_recipe(recipe())), Recorded()
+    with record_history(run, shown) as sink:
         assert sink is shown
 
 
@@ -87,7 +87,7 @@ def test_a_run_without_ray_goes_to_the_store_that_is_named(recipe, tmp_path, emp
     uri = f"sqlite:///{tmp_path / 'store.db'}"
     tree = recipe(train__length__steps=4, checkpoint_every=2, **SAMPLED)
     by_command(tree, tmp_path, f"tracking.uri={uri}")
-    client = client_for(uri)
+    client = connect_client(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("raysde").experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["train.batch"] == "16"
@@ -116,7 +116,7 @@ def uri(tmp_path, empty_store) -> str:
 
 def runs_of(uri: str) -> list:
     """The MLflow runs of the experiment, the oldest first."""
-    client = client_for(uri)
+    client = connect_client(uri)
     return client.search_runs([client.get_experiment_by_name("raysde").experiment_id], order_by=["start_time ASC"])
 
 
@@ -143,8 +143,8 @@ def test_a_run_whose_folder_was_removed_is_another_in_mlflow(recipe, tmp_path, u
 def test_a_run_of_ray_goes_on_without_ray_as_the_same(recipe, tmp_path, uri):
     """Its word was given by the driver, in the words of :mod:`raysde.cluster.job`."""
     tree = recipe(**SHORT)
-    run = open_run(loading.parse({**tree, "tracking": {"uri": uri}}))
-    run_id = opened(run, client_for(uri), uri, settled(run))
+    run = open_run(loading.parse_recipe({**tree, "tracking": {"uri": uri}}))
+    run_id = open_tracking_run(run, connect_client(uri), uri, settle_run_word(run))
     by_command(tree, tmp_path, f"tracking.uri={uri}")
     by_command(tree, tmp_path, f"tracking.uri={uri}", "train.length.steps=4")
     (found,) = runs_of(uri)
@@ -154,8 +154,8 @@ def test_a_run_of_ray_goes_on_without_ray_as_the_same(recipe, tmp_path, uri):
 def test_a_run_that_begins_without_a_store_is_no_older_one_of_its_name(recipe, tmp_path, uri):
     """An MLflow run from before there were words is found by the name alone; a folder that has a word is not its own."""
     tree = recipe(**SHORT)
-    run = open_run(loading.parse(tree))
-    old = opened(run, client_for(uri), uri, "")
+    run = open_run(loading.parse_recipe(tree))
+    old = open_tracking_run(run, connect_client(uri), uri, "")
     by_command(tree, tmp_path)
     by_command(tree, tmp_path, f"tracking.uri={uri}", "train.length.steps=4")
     assert [(each.info.run_id == old, each.data.metrics.get("train/images")) for each in runs_of(uri)] == [

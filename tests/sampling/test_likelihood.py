@@ -247,8 +247,8 @@ def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
         seen.append((start, end, rtol, atol))
         return y, 6
 
-    monkeypatch.setattr("raysde.sampling.likelihood.integrate", noted)
-    monkeypatch.setattr("raysde.sampling.solvers.adaptive.integrate", noted)
+    monkeypatch.setattr("raysde.sampling.likelihood.integrate_ode", noted)
+    monkeypatch.setattr("raysde.sampling.solvers.adaptive.integrate_ode", noted)
     sde, x = SDES["flow"], torch.zeros(2, 3)
     tolerances = {"rtol": 1e-2, "atol": 1e-7}
     log_prob(gaussian_score(0.0, 0.5, sde), x, sde, **tolerances)

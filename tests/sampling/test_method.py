@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from raysde.cli import parser
-from raysde.commands.model_options import check_drawing, chosen_method
+from raysde.cli import build_parser
+from raysde.commands.model_options import check_drawing_options, parse_method
 from raysde.config import loading, reference
 from raysde.config.recipe import RunConfig
 from raysde.inference.model import Model
-from raysde.models.sampling_defaults import checked
+from raysde.models.sampling_defaults import check_settings
 from raysde.models.spec import ModelSpec, fresh_model
-from raysde.registry.mlflow_model import signature
+from raysde.registry.mlflow_model import make_signature
 from raysde.registry.serving import Served
 from raysde.sampling import sampler
 from raysde.sampling.method import SETTINGS, Method
@@ -88,9 +88,9 @@ def test_a_recipe_reaches_the_method(tmp_path, name):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{name: here, data: {path: shards}}")
     overrides = [f"sampling.{key}={str(value).lower()}" for key, value in GIVEN[name].items()]
-    sampling = loading.load(recipe, overrides).sampling
+    sampling = loading.load_recipe(recipe, overrides).sampling
     assert getattr(Method(**sampling.settings), name) == GIVEN[name][name]
-    known = reference.keys()
+    known = reference.list_keys()
     assert f"sampling.{name}" in known
     # and what a recipe holds is read again as it was written
     assert type(sampling).model_validate(sampling.model_dump(mode="json")) == sampling
@@ -116,20 +116,20 @@ COMMANDS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_reaches_the_method(command, name):
     given = GIVEN[name]
-    args = parser().parse_args([*COMMANDS[command], *words(given)])
-    check_drawing(args)
-    assert chosen_method(args) == given
+    args = build_parser().parse_args([*COMMANDS[command], *words(given)])
+    check_drawing_options(args)
+    assert parse_method(args) == given
     if name not in ("solver", "steps", "grid"):
         beside = {key: value for key, value in given.items() if key != name}
         pair = f"{name}={str(given[name]).lower()}"
-        args = parser().parse_args([*COMMANDS[command], *words(beside), "--set", pair])
-        assert chosen_method(args) == given
+        args = build_parser().parse_args([*COMMANDS[command], *words(beside), "--set", pair])
+        assert parse_method(args) == given
 
 
 def test_a_setting_that_is_given_twice_is_refused():
-    args = parser().parse_args(["sample", "M", "--eta", "1", "--set", "eta=0"])
+    args = build_parser().parse_args(["sample", "M", "--eta", "1", "--set", "eta=0"])
     with pytest.raises(ValueError, match="--eta and --set eta are both given"):
-        chosen_method(args)
+        parse_method(args)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,7 +146,7 @@ def test_a_request_reaches_the_method(model, made, name):
     with pytest.raises(Stop):
         Served(model).predict(pd.DataFrame({"number": [0]}), GIVEN[name])
     assert getattr(made[0], name) == GIVEN[name][name]
-    (declared,) = (each for each in signature(model.spec).params if each.name == name)
+    (declared,) = (each for each in make_signature(model.spec).params if each.name == name)
     kinds = {bool: "boolean", int: "long", float: "double", str: "string"}
     assert declared.dtype.name == kinds[type(GIVEN[name][name])]
 
@@ -168,9 +168,9 @@ def test_what_is_out_of_bounds_is_refused_everywhere(tmp_path, name):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{name: here, data: {path: shards}}")
     with pytest.raises(ValueError, match=name):
-        loading.load(recipe, [f"sampling.{key}={value}" for key, value in given.items()])
+        loading.load_recipe(recipe, [f"sampling.{key}={value}" for key, value in given.items()])
     with pytest.raises(ValueError, match=name):
-        checked(given)
+        check_settings(given)
 
 
 def moved(walk, x, index, eta):
@@ -185,16 +185,16 @@ def test_a_solver_is_accepted_everywhere_by_its_registration(tmp_path, monkeypat
     assert Method(**given).nfe == 20
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{name: here, data: {path: shards}, sampling: {solver: straight, eta: 0.5}}")
-    assert loading.load(recipe).sampling.settings.items() >= given.items()
-    monkeypatch.setattr(reference, "entries", reference.entries.__wrapped__)  # the kept one is from before
-    assert " | straight or null" in reference.reference()
+    assert loading.load_recipe(recipe).sampling.settings.items() >= given.items()
+    monkeypatch.setattr(reference, "list_entries", reference.list_entries.__wrapped__)  # the kept one is from before
+    assert " | straight or null" in reference.format_reference()
     assert "straight" in RunConfig.model_json_schema()["$defs"]["Sampling"]["properties"]["solver"]["anyOf"][0]["enum"]
     spec = spec_with(generation=given, default_solver="straight")
     assert ModelSpec.parse(spec.dump()) == spec
-    args = parser().parse_args(["sample", "M", "--solver", "straight", "--eta", "0.5"])
-    assert chosen_method(args) == given
+    args = build_parser().parse_args(["sample", "M", "--solver", "straight", "--eta", "0.5"])
+    assert parse_method(args) == given
     with pytest.raises(SystemExit):
-        parser().parse_args(["sample", "--help"])
+        build_parser().parse_args(["sample", "--help"])
     assert "straight" in capsys.readouterr().out
     assert parse_space(["solver=straight", "eta=0.5"]) == {"solver": ["straight"], "eta": [0.5]}
     with pytest.raises(Stop):

@@ -10,7 +10,7 @@ from raysde import rng
 from raysde.sampling.sampler import Method, sample
 from raysde.sampling.solvers import SOLVERS
 from raysde.sampling.solvers.correctors import CORRECTORS, annealed_langevin, langevin, mean_norm, own_norms
-from raysde.sampling.solvers.grids import GRIDS, checked, time_grid
+from raysde.sampling.solvers.grids import GRIDS, check_times, time_grid
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import SDE, VE
 from tests.support.oracles import (
@@ -383,12 +383,12 @@ def test_each_solver_walks_the_grid_it_was_published_with(name, solver):
 def test_a_grid_of_ones_own_lies_within_the_process(name):
     """It may begin at the ceiling, whose noise the prior has, and not above; time 0 is without noise but for VE."""
     sde = SDES[name]
-    assert checked(torch.tensor([sde.ceiling, 0.5 * sde.ceiling], dtype=torch.float64), sde)[0] == sde.ceiling
+    assert check_times(torch.tensor([sde.ceiling, 0.5 * sde.ceiling], dtype=torch.float64), sde)[0] == sde.ceiling
     for times in ([sde.ceiling * 1.0001, 0.5], [2.0, 0.5], [sde.ceiling, 0.0], [sde.ceiling, -0.1]):
         if times[-1] == 0.0 and isinstance(sde, VE):
             continue
         with pytest.raises(ValueError, match=f"at or below the SDE's ceiling {sde.ceiling}"):
-            checked(torch.tensor(times, dtype=torch.float64), sde)
+            check_times(torch.tensor(times, dtype=torch.float64), sde)
 
 
 def test_the_edm_grid_is_karras():

@@ -9,9 +9,9 @@ from raysde.sde import VE, VP
 from raysde.sde.parameterisation import (
     TARGETS,
     Preconditioning,
-    coefficients,
-    convert,
+    convert_target,
     noise_error_scale,
+    target_coefficients,
     target_of,
 )
 from tests.support.oracles import SDES
@@ -60,11 +60,11 @@ def test_every_target_gives_every_other(name, source, target):
     x0, eps, _, alpha, sigma = case(name)
     x_t = alpha * x0 + sigma * eps
     value = published(source, x0, eps, alpha, sigma)
-    other = convert(value, x_t, alpha, sigma, source, target, STD)
+    other = convert_target(value, x_t, alpha, sigma, source, target, STD)
     expected = published(target, x0, eps, alpha, sigma)
     size = expected.abs().mean()
     assert ((other - expected) / size).abs().max() < 1e-8
-    back = convert(other, x_t, alpha, sigma, target, source, STD)
+    back = convert_target(other, x_t, alpha, sigma, target, source, STD)
     assert ((back - value) / value.abs().mean()).abs().max() < 1e-8
 
 
@@ -74,13 +74,13 @@ def test_an_error_of_the_target_is_an_error_of_the_noise(target):
     x0, eps, _, alpha, sigma = case("sub_vp")
     x_t = alpha * x0 + sigma * eps
     value = published(target, x0, eps, alpha, sigma)
-    moved = convert(value + 0.1, x_t, alpha, sigma, target, "noise", STD)
+    moved = convert_target(value + 0.1, x_t, alpha, sigma, target, "noise", STD)
     torch.testing.assert_close(moved - eps, 0.1 * noise_error_scale(target, alpha, sigma, STD).expand(eps.shape))
 
 
 def test_an_unknown_target_is_named():
     with pytest.raises(ValueError, match="magic"):
-        coefficients("magic", torch.ones(1), torch.ones(1), STD)
+        target_coefficients("magic", torch.ones(1), torch.ones(1), STD)
 
 
 @pytest.mark.parametrize("name", SDES)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from raysde.data.dataset.manifest import SCHEMA, Manifest, write_manifest
 from raysde.data.dataset.shards import write_shard
-from raysde.data.ingest.digits import caption, load_digits
+from raysde.data.ingest.digits import load_digits, make_caption
 from raysde.images.codec import encode_image
 
 
@@ -19,7 +19,7 @@ def write_digit_shards(folder: Path, rows: int = 200, shard_rows: int = 120, row
     table = [
         {
             "image": {"bytes": encode_image(Image.fromarray(images[i]), quality=None), "path": None},
-            "captions": [caption(int(labels[i]), i)],
+            "captions": [make_caption(int(labels[i]), i)],
             "label": str(labels[i]),
             "key": f"{i:04d}.png",
             "width": 8,

@@ -38,4 +38,4 @@ def on_ranks(world: int, work, *arguments) -> None:
 
 
 def train(rank: int, tree: dict) -> None:
-    train_here(open_run(loading.parse(tree)), None)
+    train_here(open_run(loading.parse_recipe(tree)), None)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
-from raysde.data.ingest.sources.arrays import png
+from raysde.data.ingest.sources.arrays import array_to_png
 from tests.support.pictures import rng_image
 
 COUNT = 7
 NAMES = [f"{number:02d}" for number in range(COUNT)]
 IMAGES = [rng_image(number) for number in range(COUNT)]
-FILES = [png(image) for image in IMAGES]
+FILES = [array_to_png(image) for image in IMAGES]
 
 
 def rows_of(source):

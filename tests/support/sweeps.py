@@ -5,7 +5,7 @@ import math
 from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.ledger import Ledger, Report, Trial
 from raysde.tuning.training.search import (
-    planned,
+    plan_trials,
 )
 from raysde.tuning.training.space import read_space
 from raysde.tuning.training.sweep import DEFAULT_METRIC, Sweep
@@ -32,7 +32,7 @@ def run_sweep(folder, *, at: int | None = None, search="random", halving=True, m
     A trial that goes on starts from its last checkpoint, two reports back, so some steps are reported again.
     """
     space, events = read_space(SPACE), 0
-    plan = planned(space, search, 0, 6)
+    plan = plan_trials(space, search, 0, 6)
     early = Halving(8, 2, 128) if halving else None
     sweep = Sweep(space, Ledger(str(folder), {"space": SPACE}), count=6, seed=0, metric=metric, plan=plan, halving=early)  # fmt: skip
     while trial := sweep.next():

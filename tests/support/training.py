@@ -33,7 +33,7 @@ def small_recipe(data: Manifest, runs: Path, /, **changes) -> dict:
         "checkpoint_every": 5,
     }
     for path, value in changes.items():
-        loading.place(tree, path.split("__"), value)
+        loading.set_path(tree, path.split("__"), value)
     return tree
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from raysde.tracking import outbox
-from raysde.tracking.backlog import Backlog, backlog_of
+from raysde.tracking.backlog import Backlog, backlog_folder
 from raysde.tracking.outbox import LONGEST_PAUSE, Outbox
-from raysde.tracking.spool import Spool, spool_of
+from raysde.tracking.spool import Spool, spool_folder
 
 # on disk
 
@@ -23,9 +23,9 @@ def line(step: int) -> dict:
 
 def test_each_run_has_a_spool_of_its_own():
     """Runs of one name in two stores, and runs that were resubmitted: the same run finds what it left."""
-    places = {spool_of(name, run_id) for name in ("a", "b") for run_id in ("0", "1")}
+    places = {spool_folder(name, run_id) for name in ("a", "b") for run_id in ("0", "1")}
     assert len(places) == 4
-    assert spool_of("a", "0") == spool_of("a", "0")
+    assert spool_folder("a", "0") == spool_folder("a", "0")
     assert len({Spool(place).pictures for place in places}) == 4
 
 
@@ -62,7 +62,7 @@ def test_pictures_are_taken_over_in_the_order_of_their_making(tmp_path):
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_backlog_holds_what_waits_and_nothing_else(tmp_path, scheme):
     """Lines are replaced as a whole, pictures are added; what is torn there is not read."""
-    found = Backlog(backlog_of(f"{scheme}{tmp_path}/run", "abc"))
+    found = Backlog(backlog_folder(f"{scheme}{tmp_path}/run", "abc"))
     assert found.is_empty
     assert found.take() == ([], {})
     pictures = [tmp_path / f"grid-000000{number}.png" for number in (1, 2)]

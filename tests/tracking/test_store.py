@@ -2,7 +2,7 @@
 
 import pytest
 
-from raysde.tracking.store import client_for
+from raysde.tracking.store import connect_client
 
 
 @pytest.mark.parametrize("made", [True, False], ids=["empty", "absent"])
@@ -11,7 +11,7 @@ def test_a_file_without_tables_becomes_a_store(tmp_path, made):
     path = tmp_path / "m.db"
     if made:
         path.touch()
-    client = client_for(f"sqlite:///{path}")
+    client = connect_client(f"sqlite:///{path}")
     client.create_experiment("e")
     assert path.read_bytes().startswith(b"SQLite format 3")
-    assert [each.name for each in client_for(f"sqlite:///{path}").search_experiments()] == ["e", "Default"]
+    assert [each.name for each in connect_client(f"sqlite:///{path}").search_experiments()] == ["e", "Default"]

@@ -29,17 +29,17 @@ from raysde.runs.run import open_run as run_of
 from raysde.tracking import (
     Input,
     Tracker,
-    client_for,
     close_run,
-    deliver_left,
+    connect_client,
+    deliver_leftovers,
     fail_run,
     finish_run,
     has_run,
     is_refused,
-    open_run,
+    open_mlflow_run,
 )
 from raysde.tracking.outbox import Outbox
-from raysde.tracking.store import short_timeouts
+from raysde.tracking.store import shorten_timeouts
 from tests.support.paths import ROOT
 from tests.support.training import Recorded
 
@@ -56,15 +56,15 @@ def own_folder(tmp_path, monkeypatch):
 
 
 def steps(uri, run_id, key="loss"):
-    return [metric.step for metric in client_for(uri).get_metric_history(run_id, key)]
+    return [metric.step for metric in connect_client(uri).get_metric_history(run_id, key)]
 
 
 def test_a_name_is_one_run(uri, tmp_path):
-    client = client_for(uri)
-    first = open_run(client, "e", "digits", {"a.b": 1, "long": "x" * 10_000}, (tmp_path / "artifacts").as_uri())
-    assert open_run(client, "e", "digits", {"a.b": 1}, None) == first
+    client = connect_client(uri)
+    first = open_mlflow_run(client, "e", "digits", {"a.b": 1, "long": "x" * 10_000}, (tmp_path / "artifacts").as_uri())
+    assert open_mlflow_run(client, "e", "digits", {"a.b": 1}, None) == first
     data = Input("s3://bucket/shards", "0123456789abcdef", 60)
-    other = open_run(client, "e", "letters", {}, None, data)
+    other = open_mlflow_run(client, "e", "letters", {}, None, data)
     assert other != first
     (seen,) = client.get_run(other).inputs.dataset_inputs
     assert (seen.dataset.name, seen.dataset.digest, seen.dataset.source_type) == ("shards", data.fingerprint, "s3")
@@ -88,9 +88,9 @@ def strict(monkeypatch) -> list[int]:
 
 def test_a_run_holds_its_whole_recipe(uri, tmp_path, strict):
     """MLflow takes 100 params at a time and 6000 characters of each; recipe.json has everything in full."""
-    client, long = client_for(uri), "x" * 7000
+    client, long = connect_client(uri), "x" * 7000
     params = {f"key{number}": number for number in range(250)} | {"long": long, "none": None}
-    run_id = open_run(client, "e", "r", params, (tmp_path / "artifacts").as_uri(), Input("/a/shards/", "abc", 7))
+    run_id = open_mlflow_run(client, "e", "r", params, (tmp_path / "artifacts").as_uri(), Input("/a/shards/", "abc", 7))
     assert sum(strict) == 252
     found = client.get_run(run_id)
     assert found.data.params == {**{key: str(value) for key, value in params.items()}, "long": long[:6000]}
@@ -106,24 +106,24 @@ def test_a_run_holds_its_whole_recipe(uri, tmp_path, strict):
 
 def test_a_run_that_goes_on_is_running_again_and_keeps_what_it_was(uri):
     """Its recipe stays as it was first logged; each experiment and each name has a run of its own."""
-    client = client_for(uri)
-    parent = open_run(client, "e", "sweep", {}, None)
-    first = open_run(client, "e", "r", {"lr": 1}, None, parent=parent)
+    client = connect_client(uri)
+    parent = open_mlflow_run(client, "e", "sweep", {}, None)
+    first = open_mlflow_run(client, "e", "r", {"lr": 1}, None, parent=parent)
     fail_run(client, first)
     assert client.get_run(first).info.status == "FAILED"
-    assert open_run(client, "e", "r", {"lr": 2, "more": 3}, None) == first
+    assert open_mlflow_run(client, "e", "r", {"lr": 2, "more": 3}, None) == first
     found = client.get_run(first)
     assert (found.info.status, found.info.run_name, found.data.params) == ("RUNNING", "r", {"lr": "1", "more": "3"})
     assert found.data.tags["mlflow.parentRunId"] == parent
-    assert open_run(client, "other", "r", {}, None) != first
+    assert open_mlflow_run(client, "other", "r", {}, None) != first
     assert "mlflow.parentRunId" not in client.get_run(parent).data.tags
     finish_run(client, first)
     assert client.get_run(first).info.status == "FINISHED"
 
 
 def test_a_run_that_has_ended_keeps_the_time_of_its_end(uri):
-    client = client_for(uri)
-    run_id = open_run(client, "e", "r", {}, None)
+    client = connect_client(uri)
+    run_id = open_mlflow_run(client, "e", "r", {}, None)
     close_run(client, run_id, "KILLED")
     ended = client.get_run(run_id).info
     time.sleep(0.02)
@@ -148,7 +148,7 @@ def test_a_server_that_is_away_is_no_store_without_the_run():
 
 def test_a_metric_keeps_its_step_and_its_time(uri, tmp_path):
     """Also one that a dead process left; the newest value is that of the last step, however late it was sent."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     times = {1: 1_700_000_001_000, 2: 1_700_000_003_000}
     lines = [json.dumps({"step": step, "time": stamp, "values": {"loss": 1.0 / step}}) for step, stamp in times.items()]
     (tmp_path / "spool").write_text("\n".join(lines) + "\n")
@@ -156,30 +156,30 @@ def test_a_metric_keeps_its_step_and_its_time(uri, tmp_path):
     tracker = Tracker(uri, run_id, tmp_path / "spool")
     tracker.metrics(3, {"loss": 0.25})
     assert tracker.close()
-    history = client_for(uri).get_metric_history(run_id, "loss")
+    history = connect_client(uri).get_metric_history(run_id, "loss")
     assert [(each.step, each.value) for each in history] == [(1, 1.0), (2, 0.5), (3, 0.25)]
     assert [each.timestamp for each in history[:2]] == [times[1], times[2]]
     assert begin <= history[2].timestamp <= int(time.time() * 1000)
-    assert tracking.latest_metrics(client_for(uri), run_id) == {"loss": 0.25}
+    assert tracking.read_latest_metrics(connect_client(uri), run_id) == {"loss": 0.25}
 
 
 def test_more_metrics_than_the_server_takes_at_once(uri, tmp_path, strict):
     """MLflow refuses more than 1000 in a batch: those of one step, and those of many steps that waited together."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     wide = {f"m{number}": float(number) for number in range(1, 1502)}
     lines = [{"step": step, "time": step, "values": {"a": 1.0, "b": -step, "c": 0.5 * step}} for step in range(1, 401)]
     lines.append({"step": 401, "time": 401, "values": wide})
     (tmp_path / "spool").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert deliver_left(uri, run_id, tmp_path / "spool")
+    assert deliver_leftovers(uri, run_id, tmp_path / "spool")
     assert sum(strict) == 1200 + 1501
     assert steps(uri, run_id, "c") == list(range(1, 401))
-    metrics = client_for(uri).get_run(run_id).data.metrics
+    metrics = connect_client(uri).get_run(run_id).data.metrics
     assert {key: value for key, value in metrics.items() if key.startswith("m")} == wide
 
 
 def test_steps_that_wait_twice_are_logged_once(uri, tmp_path):
     """A dead process left steps 1 to 3; the next one computes 2 and 3 again before the first are sent."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     lines = [json.dumps({"step": step, "time": 0, "values": {"loss": float(step)}}) for step in (1, 2, 3)]
     (tmp_path / "spool").write_text("\n".join(lines) + "\n")
     tracker = Tracker(uri, run_id, tmp_path / "spool")
@@ -191,7 +191,7 @@ def test_steps_that_wait_twice_are_logged_once(uri, tmp_path):
 
 def test_steps_are_never_logged_twice(uri, tmp_path):
     """The start-up, which is of step 0, is one of them."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     tracker = Tracker(uri, run_id, tmp_path / "spool")
     for step in (0, 1, 2, 3):
         tracker.metrics(step, {"loss": float(step)})
@@ -213,7 +213,7 @@ def test_steps_are_never_logged_twice(uri, tmp_path):
 
 def test_what_a_dead_process_left_arrives(uri, tmp_path):
     """Lines on disk that were never sent are sent by the next process; a torn last line is dropped."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     lines = [json.dumps({"step": step, "time": 0, "values": {"loss": 0.5}}) for step in (1, 2)]
     (tmp_path / "spool").write_text("\n".join(lines) + '\n{"step": 3, "ti')
     tracker = Tracker(uri, run_id, tmp_path / "spool")
@@ -224,7 +224,7 @@ def test_what_a_dead_process_left_arrives(uri, tmp_path):
 
 def test_what_is_not_sent_in_time_is_sent_by_the_next_process(uri, tmp_path, monkeypatch):
     """A tracker that is closed while the server is away leaves its metrics on disk."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     spool, log = tmp_path / "spool.jsonl", MlflowClient.log_batch
 
     def away(self, *arguments, **settings):
@@ -236,7 +236,7 @@ def test_what_is_not_sent_in_time_is_sent_by_the_next_process(uri, tmp_path, mon
     assert not tracker.close(0.5)
     assert len(spool.read_text().splitlines()) == 1
     monkeypatch.setattr(MlflowClient, "log_batch", log)
-    assert deliver_left(uri, run_id, spool)
+    assert deliver_leftovers(uri, run_id, spool)
     assert steps(uri, run_id) == [1]
 
 
@@ -263,8 +263,8 @@ def dead(batch: list) -> None:
 def test_a_first_worker_that_moves_takes_along_what_waits(uri, tmp_path, away):
     """The server goes away after step 2; at the checkpoint of step 5 the worker is moved to another machine, whose disk
     knows nothing; it computes steps from 6 on. In the end every step and every picture is there once, with its time."""
-    client, backlog = client_for(uri), str(tmp_path / "run" / "unsent")
-    run_id = open_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    client, backlog = connect_client(uri), str(tmp_path / "run" / "unsent")
+    run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     first = Tracker(uri, run_id, tmp_path / "one.jsonl", backlog)
     for step in (1, 2):
         first.metrics(step, {"loss": float(step)})
@@ -287,41 +287,41 @@ def test_a_first_worker_that_moves_takes_along_what_waits(uri, tmp_path, away):
     assert [item.path for item in client.list_artifacts(run_id, "samples")] == ["samples/grid-0000005.png"]
     assert client.get_run(run_id).data.tags["moved"] == "yes"
     assert not Path(backlog).exists()
-    assert deliver_left(uri, run_id, tmp_path / "one.jsonl")  # the first machine comes back
+    assert deliver_leftovers(uri, run_id, tmp_path / "one.jsonl")  # the first machine comes back
     assert steps(uri, run_id) == list(range(1, 8))
     assert [value.value for value in client.get_metric_history(run_id, "loss")] == [float(step) for step in range(1, 8)]
 
 
 def test_steps_that_come_late_are_logged(uri, tmp_path):
     """Steps 5 and 10 lie on one disk while 15 and 20 are logged from another; each arrives once, in any order."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     lines = [json.dumps({"step": step, "time": step, "values": {"loss": float(step)}}) for step in (10, 5, 15)]
     (tmp_path / "one").write_text("\n".join(lines) + "\n")
     tracker = Tracker(uri, run_id, tmp_path / "two")
     for step in (15, 20):
         tracker.metrics(step, {"loss": float(step)})
     assert tracker.close()
-    assert deliver_left(uri, run_id, tmp_path / "one")
+    assert deliver_leftovers(uri, run_id, tmp_path / "one")
     assert sorted(steps(uri, run_id)) == [5, 10, 15, 20]
-    assert tracking.latest_metrics(client_for(uri), run_id) == {"loss": 20.0}
+    assert tracking.read_latest_metrics(connect_client(uri), run_id) == {"loss": 20.0}
 
 
 def test_a_run_that_ends_while_the_server_is_away_leaves_its_backlog_to_the_driver(uri, tmp_path, away):
     """The driver is on another machine than the worker, and delivers what lies beside the checkpoints."""
-    run_id, backlog = open_run(client_for(uri), "e", "r", {}, None), str(tmp_path / "unsent")
+    run_id, backlog = open_mlflow_run(connect_client(uri), "e", "r", {}, None), str(tmp_path / "unsent")
     away.set()
     tracker = Tracker(uri, run_id, tmp_path / "one", backlog)
     tracker.metrics(1, {"loss": 1.0})
     assert not tracker.close(0.2)
-    assert not deliver_left(uri, run_id, tmp_path / "driver", backlog, timeout=0.2)
+    assert not deliver_leftovers(uri, run_id, tmp_path / "driver", backlog, timeout=0.2)
     away.clear()
-    assert deliver_left(uri, run_id, tmp_path / "driver", backlog)
+    assert deliver_leftovers(uri, run_id, tmp_path / "driver", backlog)
     assert steps(uri, run_id) == [1]
     assert not Path(backlog).exists()
 
 
 def test_a_refused_entry_does_not_block_the_others(uri, tmp_path, capsys):
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     tracker = Tracker(uri, run_id, tmp_path / "spool")
     tracker.metrics(1, {"no+such+name": 1.0})
     tracker.metrics(2, {"loss": 1.0})
@@ -333,7 +333,7 @@ def test_a_refused_entry_does_not_block_the_others(uri, tmp_path, capsys):
 @pytest.mark.parametrize("bad", ["http://127.0.0.1:9", "./mlruns", "file:///tmp/mlruns"])
 def test_stores_that_do_not_answer_are_named(bad):
     with pytest.raises(ValueError, match=bad.replace(".", r"\.")):
-        client_for(bad)
+        connect_client(bad)
 
 
 def unusable(tmp_path) -> dict[str, tuple[str, str]]:
@@ -358,7 +358,7 @@ def test_a_store_that_is_no_database_is_named_at_once(tmp_path, kind):
     uri, said = unusable(tmp_path)[kind]
     begin = time.monotonic()
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
-        client_for(uri)
+        connect_client(uri)
     assert uri in str(caught.value)
     assert "SQL:" not in str(caught.value)
     assert time.monotonic() - begin < 60.0
@@ -368,12 +368,15 @@ def test_a_locked_database_is_explained(tmp_path, empty_store, caplog):
     """Another process writes and does not end."""
     path = shutil.copy(empty_store, tmp_path)
     uri = f"sqlite:///{path}?timeout=0.1"
-    client = client_for(uri)
+    client = connect_client(uri)
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(ValueError, match="another process holds the database locked"):
-            client_for(uri)
-        with pytest.raises(RuntimeError, match="another process holds the database locked"), tracking.answering(uri):
+            connect_client(uri)
+        with (
+            pytest.raises(RuntimeError, match="another process holds the database locked"),
+            tracking.report_server_errors(uri),
+        ):
             client.create_experiment("e")
     assert "Traceback" not in caplog.text
     client.create_experiment("e")
@@ -509,11 +512,11 @@ def test_a_run_goes_on_while_its_server_is_away(server, recipe, tmp_path):
     value."""
     tree = recipe(train__length__steps=24, validation__rows=24, validation__every=8)
     tree["sampling"] = {"every": 8, "count": 1, "steps": 1, "prompts": ["two"]}
-    client = client_for(server.uri)
-    run_id = open_run(client, "e", "r", {}, None)
+    client = connect_client(server.uri)
+    run_id = open_mlflow_run(client, "e", "r", {}, None)
     tracker = Tracker(server.uri, run_id, tmp_path / "spool.jsonl")
     sink = Disturbed(server, tracker, away=5, back=20)
-    train_here(run_of(loading.parse(tree)), sink)
+    train_here(run_of(loading.parse_recipe(tree)), sink)
     assert sink.longest < 2.0
     assert sink.queued >= 5
     sink.starting.join(150.0)
@@ -532,13 +535,13 @@ def test_a_run_goes_on_while_its_server_is_away(server, recipe, tmp_path):
 WRITER = """
 import sys, threading
 from pathlib import Path
-from raysde.tracking import Tracker, artifact_place, client_for, open_run
+from raysde.tracking import Tracker, default_artifact_root, connect_client, open_mlflow_run
 
 uri, folder, first, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-client = client_for(uri)
+client = connect_client(uri)
 trackers = []
 for number in (first, first + 1):
-    run_id = open_run(client, "sweep", f"trial-{number}", {"number": number}, artifact_place(uri))
+    run_id = open_mlflow_run(client, "sweep", f"trial-{number}", {"number": number}, default_artifact_root(uri))
     trackers.append((number, Tracker(uri, run_id, folder / f"trial-{number}.jsonl")))
 
 def write(number, tracker):
@@ -563,7 +566,7 @@ def test_many_writers_of_one_database_lose_nothing(tmp_path):
     writers = [subprocess.Popen([*command, str(first), str(steps)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for first in (0, 2, 4, 6)]  # fmt: skip
     ended = [writer.communicate(timeout=240)[1] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 4, "\n".join(ended)
-    client = client_for(uri)
+    client = connect_client(uri)
     (experiment,) = [found for found in client.search_experiments() if found.name == "sweep"]
     runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
     assert sorted(runs) == [f"trial-{number}" for number in range(8)]
@@ -576,7 +579,7 @@ def test_many_writers_of_one_database_lose_nothing(tmp_path):
 
 def test_pictures_wait_on_disk_and_do_not_hold_up_metrics(uri, tmp_path, monkeypatch, capsys):
     """With an artifact store that fails, metrics arrive; the pictures arrive from the next process."""
-    run_id = open_run(client_for(uri), "e", "r", {}, (tmp_path / "artifacts").as_uri())
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, (tmp_path / "artifacts").as_uri())
     spool, log = tmp_path / "spool.jsonl", MlflowClient.log_artifact
 
     def fails(self, *arguments, **settings):
@@ -593,17 +596,17 @@ def test_pictures_wait_on_disk_and_do_not_hold_up_metrics(uri, tmp_path, monkeyp
     assert steps(uri, run_id) == [1, 2]
     assert "the bucket is not ours" in capsys.readouterr().out
     monkeypatch.setattr(MlflowClient, "log_artifact", log)
-    assert deliver_left(uri, run_id, spool)
+    assert deliver_leftovers(uri, run_id, spool)
     for step, picture in enumerate(pictures, 1):
         with Image.open(tmp_path / f"artifacts/{run_id}/artifacts/samples/grid-{step:07d}.png") as found:
             assert found.tobytes() == picture.tobytes()
     assert not list(tmp_path.glob("spool*"))
-    assert deliver_left(uri, run_id, spool)
+    assert deliver_leftovers(uri, run_id, spool)
 
 
 def test_an_answer_that_is_lost_is_not_a_second_metric(uri, tmp_path, monkeypatch):
     """The server took the batch, the answer did not arrive: what is sent again is stored once."""
-    run_id = open_run(client_for(uri), "e", "r", {}, None)
+    run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     log, lost = MlflowClient.log_batch, []
 
     def loses(self, *arguments, **settings):
@@ -685,5 +688,5 @@ def test_time_outs_that_the_user_set_stay(monkeypatch, uri, given, expected):
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    short_timeouts(uri)
+    shorten_timeouts(uri)
     assert tuple(os.environ.get(name) for name in names) == expected

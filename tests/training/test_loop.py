@@ -13,7 +13,7 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World
-from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
@@ -22,11 +22,11 @@ from raysde.training.ema import Ema
 from raysde.training.loop import (
     Clock,
     Schedule,
-    boundary,
     fit,
-    flush,
+    flush_losses,
+    run_due_actions,
     train_step,
-    validated,
+    validate_average,
 )
 from raysde.training.objective import microbatch_loss
 from raysde.training.posthoc_ema import PowerEma
@@ -45,7 +45,7 @@ def gradients_of(monkeypatch) -> list[list[torch.Tensor]]:
         optimizer.zero_grad()
         return torch.zeros(()), True
 
-    monkeypatch.setattr("raysde.training.loop.optimizers.update", spy)
+    monkeypatch.setattr("raysde.training.loop.optimizers.update_parameters", spy)
     return seen
 
 
@@ -54,8 +54,8 @@ def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, wo
     """Of five microbatches one rank has one more than the other; averaged over ranks, gradients and losses are those of
     the global batch, in which every row counts alike."""
     elastic = {"train__batch": 20, "train__microbatch": 4, "resources__workers": [1, workers]}
-    run = open_run(loading.parse(recipe(**elastic)))
-    state, task, plan = stirred(run), objective(run), schedule(run)
+    run = open_run(loading.parse_recipe(recipe(**elastic)))
+    state, task, plan = stirred(run), make_objective(run), make_schedule(run)
     batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     losses = [microbatch_loss(state.model, state.model, batch, task, CPU) for batch in batches]
     wanted = torch.autograd.grad(torch.stack(losses).mean(), list(state.trained.values()))
@@ -76,8 +76,8 @@ def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, wo
 def test_averages_follow_the_weights_of_each_step(recipe):
     """By their recursions, with the images of all ranks seen after the step; the rate's progress is over steps."""
     changes = {"train__ema__half_life": 40.0, "train__ema__rampup": 0.7, "train__ema__profiles": [0.1, 0.2]}
-    run = open_run(loading.parse(recipe(**changes, train__decay="cosine", train__warmup=2, train__microbatch=4)))
-    state, task, plan = new_state(run, CPU), objective(run), schedule(run)
+    run = open_run(loading.parse_recipe(recipe(**changes, train__decay="cosine", train__warmup=2, train__microbatch=4)))
+    state, task, plan = new_state(run, CPU), make_objective(run), make_schedule(run)
     name = next(iter(state.trained))
     means = {key: state.trained[name].detach().double() for key in ("ema", 0.1, 0.2)}
     for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 4, 0, 2), 1):
@@ -99,8 +99,8 @@ def test_averages_follow_the_weights_of_each_step(recipe):
 
 
 def test_a_skipped_step_advances_the_decay_but_not_the_warmup(recipe):
-    run = open_run(loading.parse(recipe(train__precision="fp16", train__decay="cosine", train__warmup=4)))
-    state, task, plan = new_state(run, CPU), objective(run), schedule(run)
+    run = open_run(loading.parse_recipe(recipe(train__precision="fp16", train__decay="cosine", train__warmup=4)))
+    state, task, plan = new_state(run, CPU), make_objective(run), make_schedule(run)
     for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 3)):
         scale = 2.0**126 if step == 1 else 1024.0
         state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
@@ -176,7 +176,7 @@ def walked(plan: Schedule, stop_at: int | None = None, world: World | None = Non
         state.step += 1
         state.num_images += 16
         state.pending.append((torch.tensor(0.5), torch.tensor(1.0), 1e-3))
-        boundary(state, plan, noted, world or World(), noted.validate, clock)
+        run_due_actions(state, plan, noted, world or World(), noted.validate, clock)
         assert state.model.training
         assert state.model.weight.item() == 1.0
         assert state.ema.average["weight"].item() == 10.0
@@ -233,7 +233,7 @@ def test_a_validation_without_a_number_is_no_improvement(bad):
     state, hooks, seen = tiny_state(), Recorded(), []
     hooks.log = hooks.metrics
     for loss in (bad, 1.0, bad, 1.0, 0.9, 0.95, bad, bad):
-        validated(state, 3, hooks, World(), lambda _, loss=loss: {"val/loss": loss})
+        validate_average(state, 3, hooks, World(), lambda _, loss=loss: {"val/loss": loss})
         seen.append((state.best, state.stale, state.stopped))
     inf = math.inf
     assert seen == [
@@ -246,10 +246,10 @@ def test_a_validation_without_a_number_is_no_improvement(bad):
 def test_without_patience_nothing_stops_and_a_stop_stays():
     state, hooks = tiny_state(), SimpleNamespace(log=lambda *_: None)
     for _ in range(5):
-        validated(state, 0, hooks, World(), lambda _: {"val/loss": 1.0})
+        validate_average(state, 0, hooks, World(), lambda _: {"val/loss": 1.0})
     assert (state.stale, state.stopped) == (4, False)
     state.stopped = True
-    validated(state, 10, hooks, World(), lambda _: {"val/loss": 0.5})
+    validate_average(state, 10, hooks, World(), lambda _: {"val/loss": 0.5})
     assert (state.stale, state.stopped) == (0, True)
 
 
@@ -260,7 +260,7 @@ def test_validation_that_fails_puts_the_weights_back():
         raise RuntimeError("no data")
 
     with pytest.raises(RuntimeError):
-        validated(state, 0, None, World(), fails)
+        validate_average(state, 0, None, World(), fails)
     assert state.model.weight.item() == 1.0
     assert state.ema.average["weight"].item() == 10.0
 
@@ -281,7 +281,7 @@ def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
         now[0] += 50.0
     state.step, state.num_images = 22, 352
     state.pending = [(torch.tensor(1.0), torch.tensor(3.0), 0.1), (torch.tensor(2.0), torch.tensor(5.0), 0.2)]
-    loop.report(state, sink, World(), clock)
+    loop.log_pending_losses(state, sink, World(), clock)
     ((step, metrics),) = sink.values
     assert step == 22
     assert metrics == pytest.approx({
@@ -302,7 +302,7 @@ def test_steps_that_the_scaler_skipped_are_not_in_the_mean_gradient(norms, logge
     state.scaler = torch.amp.GradScaler("cpu")
     sink.log, sink.should_stop = sink.metrics, lambda: False
     state.step, state.pending = len(norms), [(torch.tensor(1.0), torch.tensor(norm), 0.1) for norm in norms]
-    loop.report(state, sink, World(), Clock(state))
+    loop.log_pending_losses(state, sink, World(), Clock(state))
     ((_, metrics),) = sink.values
     assert metrics.get("train/grad_norm") == logged
 
@@ -317,7 +317,7 @@ def test_flushed_losses_stay_pending_as_the_average_over_ranks():
     state = tiny_state()
     state.step = 2
     state.pending = [(torch.tensor(1.0), torch.tensor(3.0), 0.1), (torch.tensor(2.0), torch.tensor(5.0), 0.2)]
-    assert flush(state, OfTwo()) == [(2.0, 3.0, 0.1), (2.5, 5.0, 0.2)]
+    assert flush_losses(state, OfTwo()) == [(2.0, 3.0, 0.1), (2.5, 5.0, 0.2)]
     assert state.values()["pending"] == [[2.0, 3.0, 0.1], [2.5, 5.0, 0.2]]
 
 
@@ -329,7 +329,7 @@ def test_the_first_bad_loss_is_named(losses, culprit):
     state.step = 10
     state.pending = [(torch.tensor(loss), torch.tensor(1.0), 0.1) for loss in losses]
     with pytest.raises(FloatingPointError, match=f"at {culprit}"):
-        flush(state, World())
+        flush_losses(state, World())
 
 
 def test_an_overflow_that_the_scaler_skipped_ends_nothing():
@@ -337,9 +337,9 @@ def test_an_overflow_that_the_scaler_skipped_ends_nothing():
     state = tiny_state()
     state.step, state.pending = 1, [(torch.tensor(1.0), torch.tensor(math.inf), 0.1)]
     with pytest.raises(FloatingPointError, match="norm is inf at step 1"):
-        flush(state, World())
+        flush_losses(state, World())
     state.scaler = torch.amp.GradScaler("cpu")
-    assert flush(state, World()) == [(1.0, math.inf, 0.1)]
+    assert flush_losses(state, World()) == [(1.0, math.inf, 0.1)]
 
 
 @pytest.mark.parametrize(("step", "profiles"), [(6, True), (6, False), (2, True), (13, False)])
@@ -349,7 +349,7 @@ def test_weights_that_are_spoiled_are_neither_saved_nor_kept(step, profiles):
     state.step, state.pending = step, [(torch.tensor(math.nan), torch.tensor(1.0), 0.1)]
     noted = Noted(state)
     with pytest.raises(FloatingPointError):
-        loop.keep(state, PLAN, noted, World())
+        loop.keep_checkpoint(state, PLAN, noted, World())
     assert noted.events == []
 
 
@@ -364,17 +364,17 @@ def test_a_checkpoint_holds_the_losses_of_all_ranks(profiles):
     state, saved = tiny_state(profiles=profiles), []
     state.step, state.pending = 6, [(torch.tensor(1.0), torch.tensor(3.0), 0.1)]
     hooks = SimpleNamespace(save=lambda state: saved.append(list(state.pending)), snapshot=lambda state: None)
-    loop.keep(state, PLAN, hooks, OfTwo())
+    loop.keep_checkpoint(state, PLAN, hooks, OfTwo())
     assert saved == [[(2.0, 3.0, 0.1)]]
 
 
 def test_the_loop_refuses_steps_that_do_not_follow(recipe):
-    run = open_run(loading.parse(recipe(train__length__steps=3)))
+    run = open_run(loading.parse_recipe(recipe(train__length__steps=3)))
     for start, found in ((1, "data of step 1"), (3, "no more data")):
         state = new_state(run, CPU)
         batches = read_batches(run.feed, Reader(run.manifest), start, 3)
         with pytest.raises(ValueError, match=f"step 0 expected, {found}"):
-            fit(state, batches, objective(run), schedule(run), Noted(state), World())
+            fit(state, batches, make_objective(run), make_schedule(run), Noted(state), World())
         assert state.step == 0
 
 
@@ -382,7 +382,7 @@ def test_the_loop_refuses_steps_that_do_not_follow(recipe):
 def test_blocks_are_compiled_only_if_asked(recipe, monkeypatch, compiled):
     seen = []
     monkeypatch.setattr("raysde.training.loop.compile_blocks", seen.append)
-    state = train_here(open_run(loading.parse(recipe(train__compile=compiled, train__length__steps=1))), None)
+    state = train_here(open_run(loading.parse_recipe(recipe(train__compile=compiled, train__length__steps=1))), None)
     assert seen == ([state.model.network] if compiled else [])
 
 
@@ -393,7 +393,7 @@ def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weight
     """Whenever the network is asked outside a step, it evaluates the averaged weights, and trains on afterwards."""
     changes = {"network__dropout": 0.5, "validation__rows": 24, "validation__every": 2, "sampling__every": 2}
     changes |= {"sampling__count": 2, "sampling__steps": 1, "train__length__steps": 4, "train__lr": 1e-2}
-    run = open_run(loading.parse(recipe(**changes)))
+    run = open_run(loading.parse_recipe(recipe(**changes)))
     state = stirred(run)
     name, parameter = next(iter(state.trained.items()))
     last, asked = [], set()
@@ -420,7 +420,7 @@ def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weight
     batches = read_batches(run.feed, Reader(run.manifest), 0, 4)
     hooks = RunHooks(run, sink, lambda state: None)
     state.model.eval()  # as after somebody looked at it
-    fit(state, batches, objective(run), schedule(run), hooks, World(), validate=validator(run, World()))
+    fit(state, batches, make_objective(run), make_schedule(run), hooks, World(), validate=make_validator(run, World()))
     assert sink.pictures == [2, 4]
     assert sorted(sink.of("val/loss")) == [2, 4]
     assert asked == {2, 4}
@@ -428,7 +428,7 @@ def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weight
 
 
 def test_without_a_sink_nothing_is_drawn(recipe):
-    run = open_run(loading.parse(recipe(sampling__every=1)))
+    run = open_run(loading.parse_recipe(recipe(sampling__every=1)))
     state = new_state(run, CPU)
     calls = []
     state.model.network.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -438,7 +438,7 @@ def test_without_a_sink_nothing_is_drawn(recipe):
 
 def test_a_run_keeps_its_newest_checkpoints(recipe):
     """As many as asked; at every step one is written, and the older go."""
-    run = open_run(loading.parse(recipe(train__length__steps=4, checkpoint_every=1, keep_checkpoints=2)))
+    run = open_run(loading.parse_recipe(recipe(train__length__steps=4, checkpoint_every=1, keep_checkpoints=2)))
     train_here(run, None)
     found = sorted(path.name for path in (Path(run.config.storage) / "small").glob("step_*"))
-    assert found == [checkpoint.name_of(3), checkpoint.name_of(4)]
+    assert found == [checkpoint.checkpoint_name(3), checkpoint.checkpoint_name(4)]

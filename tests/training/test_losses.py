@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from raysde.networks.uncertainty import Uncertainty
-from raysde.sde.parameterisation import TARGETS, Preconditioning, convert, target_of
-from raysde.training.losses import WEIGHTINGS, Criterion, denoising_score_matching, noise_weight, with_uncertainty
+from raysde.sde.parameterisation import TARGETS, Preconditioning, convert_target, target_of
+from raysde.training.losses import WEIGHTINGS, Criterion, denoising_score_matching, noise_weight, weigh_by_uncertainty
 from tests.support.oracles import SDES, gaussian_score
 
 MEAN, STD = 0.3, 0.5
@@ -27,7 +27,7 @@ def noised(sde, time, seed=0):
 
 def output_for(target, score, x_t, alpha, sigma):
     """What a network whose score is ``score`` gives."""
-    value = convert(score, x_t, alpha, sigma, "score", target, STD)
+    value = convert_target(score, x_t, alpha, sigma, "score", target, STD)
     return value / Preconditioning().output_scale(target, alpha, sigma)
 
 
@@ -157,11 +157,11 @@ def test_uncertainty_starts_as_nothing_and_learns_the_log_of_the_loss():
     head = Uncertainty()
     log_snr = torch.linspace(-10.0, 10.0, 256)
     loss = torch.exp(0.2 * log_snr - 1.0)
-    assert torch.equal(with_uncertainty(loss, head(log_snr)), loss)
+    assert torch.equal(weigh_by_uncertainty(loss, head(log_snr)), loss)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     for _ in range(600):
         optimizer.zero_grad()
-        with_uncertainty(loss, head(log_snr)).mean().backward()
+        weigh_by_uncertainty(loss, head(log_snr)).mean().backward()
         optimizer.step()
     assert (head(log_snr) - loss.log()).abs().max() < 0.1
-    assert with_uncertainty(torch.tensor([math.e]), torch.tensor([1.0])).item() == pytest.approx(2.0)
+    assert weigh_by_uncertainty(torch.tensor([math.e]), torch.tensor([1.0])).item() == pytest.approx(2.0)

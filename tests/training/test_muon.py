@@ -8,11 +8,11 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World
-from raysde.runs.build import new_state, objective, schedule
+from raysde.runs.build import make_objective, make_schedule, new_state
 from raysde.runs.run import open_run
 from raysde.training import muon
 from raysde.training.loop import train_step
-from raysde.training.muon import Muon, matrices, orthogonal
+from raysde.training.muon import Muon, find_matrices, orthogonalise
 
 CPU = torch.device("cpu")
 SETTINGS = {"lr": 0.02, "weight_decay": 0.1}
@@ -56,7 +56,7 @@ def test_orthogonal_keeps_the_singular_vectors(shape):
     u, _, v = torch.linalg.svd(normal(*shape), full_matrices=False)
     values = torch.logspace(0.0, -1.5, min(shape))
     stacked = torch.stack([normal(*shape, seed=1), 1e3 * (u * values) @ v])
-    found = u.T @ orthogonal(stacked)[1].float() @ v.T
+    found = u.T @ orthogonalise(stacked)[1].float() @ v.T
     diagonal = found.diagonal()
     assert diagonal.min() > 0.6
     assert diagonal.max() < 1.25
@@ -69,7 +69,7 @@ def test_matrices_that_step_together_step_as_each_alone(monkeypatch):
     for together in (1 << 24, 2 * 32 * 36, 1):
         monkeypatch.setattr(muon, "TOGETHER", together)
         parameters = [nn.Parameter(normal(*shape, seed=place)) for place, shape in enumerate(shapes)]
-        calls = [len(alike) for alike in muon.batches(parameters)]
+        calls = [len(alike) for alike in muon.batch_parameters(parameters)]
         assert calls == {1 << 24: [4, 1, 1], 2 * 32 * 36: [2, 1, 2, 1], 1: [1] * 6}[together]
         after(Muon(parameters, [{"params": []}], betas=(0.9, 0.99), **SETTINGS), *parameters)
         ends.append([parameter.detach().clone() for parameter in parameters])
@@ -118,7 +118,7 @@ def test_which_weights_are_matrices():
         *taken, nn.Embedding(64, 64), nn.Conv2d(64, 64, 3, groups=2), nn.Conv2d(64, 3, 3), nn.Conv2d(3, 64, 3),
         nn.Linear(64, 31), nn.GroupNorm(8, 64), frozen, taken[0],
     )  # fmt: skip
-    assert [id(found) for found in matrices(network)] == [id(module.weight) for module in taken]
+    assert [id(found) for found in find_matrices(network)] == [id(module.weight) for module in taken]
 
 
 def muon_recipe(recipe, **changes):
@@ -127,12 +127,12 @@ def muon_recipe(recipe, **changes):
 
 def test_a_recipe_trains_the_networks_matrices_so(recipe):
     """The rest of the network, conditions and captions have AdamW's moments, the text encoder its own rate."""
-    run = open_run(loading.parse(muon_recipe(recipe, train__text_lr=1e-4)))
+    run = open_run(loading.parse_recipe(muon_recipe(recipe, train__text_lr=1e-4)))
     state = new_state(run, CPU)
     (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
-    train_step(state, state.model, batches, objective(run), schedule(run), World())
+    train_step(state, state.model, batches, make_objective(run), make_schedule(run), World())
     moments = state.optimizer_tensors()
-    chosen = {id(p) for p in matrices(state.model.network)}
+    chosen = {id(p) for p in find_matrices(state.model.network)}
     for name, parameter in state.trained.items():
         kinds = {"momentum_buffer"} if id(parameter) in chosen else {"exp_avg", "exp_avg_sq", "step"}
         assert {moment.split("/")[0] for moment in moments if moment.split("/", 1)[1] == name} == kinds, name
@@ -144,12 +144,12 @@ def test_a_recipe_trains_the_networks_matrices_so(recipe):
 
 def test_overflown_gradients_skip_matrices_too(recipe):
     """fp16: neither weights nor momentum know of the step that the scaler left out."""
-    run = open_run(loading.parse(muon_recipe(recipe, train__precision="fp16")))
+    run = open_run(loading.parse_recipe(muon_recipe(recipe, train__precision="fp16")))
     state = new_state(run, CPU)
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
     before = {name: value.detach().clone() for name, value in state.trained.items()}
     (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
-    train_step(state, state.model, batches, objective(run), schedule(run), World())
+    train_step(state, state.model, batches, make_objective(run), make_schedule(run), World())
     assert (state.step, state.updates) == (1, 0)
     assert all(torch.equal(value, before[name]) for name, value in state.trained.items())
     assert not state.optimizer_tensors()
@@ -158,5 +158,8 @@ def test_overflown_gradients_skip_matrices_too(recipe):
 def test_a_network_without_matrices_is_refused(recipe):
     with pytest.raises(ValueError, match=r"train\.optimizer=muon has no effect: .* 32 x 32"):
         new_state(
-            open_run(loading.parse(recipe(train__optimizer="muon", network__channels=4, network__head_channels=4))), CPU
+            open_run(
+                loading.parse_recipe(recipe(train__optimizer="muon", network__channels=4, network__head_channels=4))
+            ),
+            CPU,
         )

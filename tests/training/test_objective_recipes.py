@@ -8,7 +8,7 @@ from raysde.checkpoints import checkpoint
 from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
-from raysde.runs.build import new_state, objective
+from raysde.runs.build import make_objective, new_state
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 from raysde.sde.parameterisation import TARGETS
@@ -29,8 +29,8 @@ def test_a_network_of_zeros_costs_what_its_zeros_mean(recipe, kind, target):
     Under the target weighting that is the mean square of the scaled target, here worked out from the SDE alone.
     """
     tree = recipe(sde__kind=kind, target=target, train__weighting="target", train__times__kind="uniform")
-    run = open_run(loading.parse(tree))
-    state, task = new_state(run, CPU), objective(run)
+    run = open_run(loading.parse_recipe(tree))
+    state, task = new_state(run, CPU), make_objective(run)
     batch = next(read_batches(run.feed, Reader(run.manifest), 0, 1))[0]
     seen = {}
 
@@ -57,18 +57,20 @@ def test_a_network_of_zeros_costs_what_its_zeros_mean(recipe, kind, target):
 def test_times_and_weights_reach_the_loop(recipe):
     """The recipe's nodes are the objects, and EDM trains at its authors' noise levels unless told otherwise."""
     run = open_run(
-        loading.parse(recipe(train__times__kind="importance", train__weighting="min_snr", train__min_snr_gamma=3.0))
+        loading.parse_recipe(
+            recipe(train__times__kind="importance", train__weighting="min_snr", train__min_snr_gamma=3.0)
+        )
     )
-    task = objective(run)
+    task = make_objective(run)
     assert (task.times, task.criterion) == (Importance(), Criterion(weighting="min_snr", min_snr_gamma=3.0))
-    assert objective(open_run(loading.parse(recipe(sde__kind="edm")))).times == LogNormal()
-    assert objective(open_run(loading.parse(recipe()))).times == Uniform()
+    assert make_objective(open_run(loading.parse_recipe(recipe(sde__kind="edm")))).times == LogNormal()
+    assert make_objective(open_run(loading.parse_recipe(recipe()))).times == Uniform()
 
 
 def test_learned_uncertainty_trains_resumes_and_samples(recipe, tmp_path):
     """Its weights move, are kept in the checkpoint, and a resumed run ends with the same bits."""
     settings = {"train__uncertainty": "learned", "sde__kind": "edm", "target": "edm", "train__weighting": "edm"}
-    whole = train_here(open_run(loading.parse(recipe(**settings, storage=str(tmp_path / "a")))), None)
+    whole = train_here(open_run(loading.parse_recipe(recipe(**settings, storage=str(tmp_path / "a")))), None)
     assert whole.model.uncertainty.out.weight.abs().max() > 0.0
 
     class Stop:
@@ -80,10 +82,10 @@ def test_learned_uncertainty_trains_resumes_and_samples(recipe, tmp_path):
 
     tree = recipe(**settings, storage=str(tmp_path / "b"))
     with pytest.raises(KeyboardInterrupt):
-        train_here(open_run(loading.parse(tree)), Stop())
-    resumed = train_here(open_run(loading.parse(tree)), None)
+        train_here(open_run(loading.parse_recipe(tree)), Stop())
+    resumed = train_here(open_run(loading.parse_recipe(tree)), None)
     assert same_tensors(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
-    model = checkpoint.load_model(checkpoint.newest(tmp_path / "b" / "small"))
+    model = checkpoint.load_model(checkpoint.find_newest_checkpoint(tmp_path / "b" / "small"))
     assert model.score_model.uncertainty is not None
     assert model.sample(n=2, steps=2).images.shape == (2, 1, 8, 8)
 
@@ -93,23 +95,25 @@ def test_sigma_max_is_taken_from_the_images(recipe, digits):
     tree = recipe(**SIGMA)
     x = Reader(digits).read(np.arange(200)).images.astype(np.float64).reshape(200, -1) / 127.5 - 1.0
     largest = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1)).max()
-    assert open_run(loading.parse(tree)).spec.sde.sigma_max == pytest.approx(largest, rel=1e-6)
+    assert open_run(loading.parse_recipe(tree)).spec.sde.sigma_max == pytest.approx(largest, rel=1e-6)
     # half the range, half the distances
-    found = open_run(loading.parse(recipe(**{**SIGMA, "data__range": [0.0, 1.0]}))).spec.sde.sigma_max
+    found = open_run(loading.parse_recipe(recipe(**{**SIGMA, "data__range": [0.0, 1.0]}))).spec.sde.sigma_max
     assert found == pytest.approx(0.5 * largest, rel=1e-6)
     # of a few images, another few for another seed
-    few = [open_run(loading.parse(recipe(**{**SIGMA, "data__sigma_max_rows": 10}, seed=seed))) for seed in (0, 0, 1)]
+    few = [
+        open_run(loading.parse_recipe(recipe(**{**SIGMA, "data__sigma_max_rows": 10}, seed=seed))) for seed in (0, 0, 1)
+    ]
     first, again, other = (run.spec.sde.sigma_max for run in few)
     assert first == again != other
     assert max(first, other) < largest
     with pytest.raises(ValueError, match=r"sde\.kind=ve"):
-        open_run(loading.parse(recipe(data__sigma_max_rows=10)))
+        open_run(loading.parse_recipe(recipe(data__sigma_max_rows=10)))
 
 
 def test_sigma_max_is_not_taken_from_rows_that_are_held_out(recipe, digits):
     """Of 150 rows to train on and 50 at random that are validated on."""
     run = open_run(
-        loading.parse(recipe(**{**SIGMA, "data__sigma_max_rows": 150}, validation__rows=50, validation__every=2))
+        loading.parse_recipe(recipe(**{**SIGMA, "data__sigma_max_rows": 150}, validation__rows=50, validation__every=2))
     )
     held = set(run.held_out.tolist())
     kept = np.array([row for row in range(200) if row not in held])
@@ -132,4 +136,4 @@ def test_sigma_max_is_not_taken_from_rows_that_are_held_out(recipe, digits):
 )
 def test_impossible_recipes_are_named(recipe, changes, culprit):
     with pytest.raises(ValueError, match=culprit):
-        loading.parse(recipe(**changes))
+        loading.parse_recipe(recipe(**changes))

@@ -35,7 +35,7 @@ def test_gradients_are_unscaled_then_clipped_together(enabled, clip, factor):
     parameters = pair([[3.0, 4.0], [12.0]], 2.0**10 if enabled else 1.0)
     groups = [{"params": parameters[:1]}, {"params": parameters[1:], "ratio": 0.25}]
     optimizer = torch.optim.SGD(groups, lr=7.0)
-    norm, stepped = optimizers.update(optimizer, scaler() if enabled else OFF, parameters, clip, 0.5)
+    norm, stepped = optimizers.update_parameters(optimizer, scaler() if enabled else OFF, parameters, clip, 0.5)
     assert stepped
     assert norm.item() == pytest.approx(13.0)
     torch.testing.assert_close(parameters[0].data, -0.5 * factor * torch.tensor([3.0, 4.0]), rtol=1e-5, atol=0.0)
@@ -46,7 +46,7 @@ def test_gradients_are_unscaled_then_clipped_together(enabled, clip, factor):
 def test_an_overflow_leaves_the_weights_and_halves_the_scale():
     parameters = pair([[3.0, math.inf], [12.0]])
     loss_scale = scaler()
-    norm, stepped = optimizers.update(torch.optim.SGD(parameters, lr=1.0), loss_scale, parameters, 1.0, 0.5)
+    norm, stepped = optimizers.update_parameters(torch.optim.SGD(parameters, lr=1.0), loss_scale, parameters, 1.0, 0.5)
     assert not stepped
     assert not math.isfinite(norm)
     assert loss_scale.get_scale() == 2.0**9
@@ -56,7 +56,7 @@ def test_an_overflow_leaves_the_weights_and_halves_the_scale():
 
 def test_a_step_after_which_the_scale_grows_was_made():
     parameters, loss_scale = pair([[1.0]], 2.0**10), scaler(growth_interval=1)
-    _, stepped = optimizers.update(torch.optim.SGD(parameters, lr=1.0), loss_scale, parameters, 0.0, 0.5)
+    _, stepped = optimizers.update_parameters(torch.optim.SGD(parameters, lr=1.0), loss_scale, parameters, 0.0, 0.5)
     assert stepped
     assert loss_scale.get_scale() == 2.0**11
     assert parameters[0].item() == -0.5
@@ -78,7 +78,7 @@ def test_adamw_follows_loshchilov_and_hutter():
     for step in range(1, 5):
         gradient = torch.tensor([1e-8 * step, -float(step)], dtype=torch.float64)
         parameter.grad, rate = gradient.clone(), 0.01 * step
-        optimizers.update(optimizer, OFF, [parameter], 0.0, rate)
+        optimizers.update_parameters(optimizer, OFF, [parameter], 0.0, rate)
         m, v = 0.7 * m + 0.3 * gradient, 0.8 * v + 0.2 * gradient**2
         w = w - rate * 0.3 * w - rate * (m / (1.0 - 0.7**step)) / ((v / (1.0 - 0.8**step)).sqrt() + 1e-8)
         torch.testing.assert_close(parameter.detach(), w, rtol=1e-12, atol=0.0)
@@ -90,7 +90,7 @@ def test_every_trained_parameter_is_in_one_group(text_lr):
     """That of the text encoder's own rate, if it has one, or that of everything."""
     first, text, frozen = (nn.Parameter(torch.zeros(1)) for _ in range(3))
     frozen.requires_grad_(False)
-    groups = optimizers.groups([first, frozen, text], [text], 1e-3, text_lr)
+    groups = optimizers.parameter_groups([first, frozen, text], [text], 1e-3, text_lr)
     held = [[id(p) for p in group["params"]] for group in groups]
     assert held == ([[id(first), id(text)]] if text_lr is None else [[id(first)], [id(text)]])
     assert [group.get("ratio") for group in groups] == ([None] if text_lr is None else [None, 0.5])

@@ -12,9 +12,9 @@ from raysde.checkpoints import checkpoint
 from raysde.config import loading, reference
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
-from raysde.runs.build import new_state, objective, schedule
+from raysde.runs.build import make_objective, make_schedule, new_state
 from raysde.runs.local import train_here
-from raysde.runs.run import check, open_run
+from raysde.runs.run import check_run, open_run
 from raysde.sde.parameterisation import TARGETS
 from raysde.training.losses import Criterion, denoising_score_matching
 from raysde.training.objective import microbatch_loss
@@ -73,19 +73,19 @@ class Stop:
 def tree_of(recipe, keys, **changes):
     tree = recipe(**{"train__length__steps": 5, "checkpoint_every": 2, **changes})
     for key, value in keys.items():
-        loading.place(tree, key.split("."), value)
+        loading.set_path(tree, key.split("."), value)
     return tree
 
 
 def started(tree) -> TrainState:
-    run = open_run(loading.parse(tree))
-    check(run)
+    run = open_run(loading.parse_recipe(tree))
+    check_run(run)
     return train_here(run, None)
 
 
 def test_each_part_has_an_example():
     assert tuple(EXAMPLES) == PARTS
-    explained = reference.meanings()
+    explained = reference.list_meanings()
     for key in PARTS:
         assert "of your own" in explained[f"{key}.kind"]
         assert explained[f"{key}.factory"]
@@ -97,9 +97,9 @@ def test_an_example_trains_resumes_and_loads(recipe, written, tmp_path, key):
     """Five steps in one go and in two are equal to the bit, and differ from those without the user's code."""
     name, code, keys = EXAMPLES[key]
     written(name, code)
-    plain = train_here(open_run(loading.parse(tree_of(recipe, {}, storage=str(tmp_path / "plain")))), None)
-    run = open_run(loading.parse(tree_of(recipe, keys, storage=str(tmp_path / "whole"))))
-    check(run)
+    plain = train_here(open_run(loading.parse_recipe(tree_of(recipe, {}, storage=str(tmp_path / "plain")))), None)
+    run = open_run(loading.parse_recipe(tree_of(recipe, keys, storage=str(tmp_path / "whole"))))
+    check_run(run)
     whole = train_here(run, None)
     own = dict(whole.model.state_dict())
     assert not same_tensors(own, dict(plain.model.state_dict()))
@@ -107,13 +107,13 @@ def test_an_example_trains_resumes_and_loads(recipe, written, tmp_path, key):
 
     tree = tree_of(recipe, keys, storage=str(tmp_path / "parts"))
     with pytest.raises(KeyboardInterrupt):
-        train_here(open_run(loading.parse(tree)), Stop())
-    resumed = train_here(open_run(loading.parse(tree)), None)
+        train_here(open_run(loading.parse_recipe(tree)), Stop())
+    resumed = train_here(open_run(loading.parse_recipe(tree)), None)
     assert same_tensors(own, dict(resumed.model.state_dict()))
     assert same_tensors(whole.optimizer_tensors(), resumed.optimizer_tensors())
     assert same_tensors(whole.ema.state(), resumed.ema.state())
 
-    folder = checkpoint.newest(tmp_path / "parts" / "small")
+    folder = checkpoint.find_newest_checkpoint(tmp_path / "parts" / "small")
     sys.modules.pop(name)
     if key in IN_THE_MODEL:
         with pytest.raises(ValueError, match=rf"names code to import, '{name}:.*allow_code"):
@@ -130,20 +130,20 @@ def test_an_example_trains_resumes_and_loads(recipe, written, tmp_path, key):
 def test_a_run_does_not_go_on_with_other_code(recipe, written, key):
     name, code, keys = EXAMPLES[key]
     written(name, code)
-    train_here(open_run(loading.parse(tree_of(recipe, keys, train__length__steps=2))), None)
+    train_here(open_run(loading.parse_recipe(tree_of(recipe, keys, train__length__steps=2))), None)
     other = {**keys, key: {**keys[key], "kwargs": {**keys[key]["kwargs"], "more": 1}}}
     written(name, code.replace("):\n", ", more=0):\n", 1) if "def __init__" in code else code)
     sys.modules.pop(name, None)
-    from raysde.checkpoints.description import read
+    from raysde.checkpoints.description import read_description
     from raysde.runs.run import check_resumable
 
-    folder = checkpoint.newest(recipe()["storage"] + "/small")
+    folder = checkpoint.find_newest_checkpoint(recipe()["storage"] + "/small")
     if key == "sde":  # a field more is not taken, so the value of the one that it has is changed
         other = {**keys, key: {**keys[key], "kwargs": {"ceiling": 0.98}}}
     with pytest.raises(ValueError, match=rf"has {key}\.kwargs\."):
-        check_resumable(open_run(loading.parse(tree_of(recipe, other))), read(folder))
+        check_resumable(open_run(loading.parse_recipe(tree_of(recipe, other))), read_description(folder))
     with pytest.raises(ValueError, match=key.removesuffix(".kind").replace(".", r"\.")):
-        check_resumable(open_run(loading.parse(tree_of(recipe, {}))), read(folder))
+        check_resumable(open_run(loading.parse_recipe(tree_of(recipe, {}))), read_description(folder))
 
 
 def test_the_process_is_the_one_of_its_closed_form(written):
@@ -194,8 +194,8 @@ def test_a_huber_loss_reaches_the_loop(recipe, written):
     name, code, keys = EXAMPLES["train.weighting"]
     written(name, code)
     tree = tree_of(recipe, {**keys, "target": "noise"})
-    run = open_run(loading.parse(tree))
-    state, task = new_state(run, CPU), objective(run)
+    run = open_run(loading.parse_recipe(tree))
+    state, task = new_state(run, CPU), make_objective(run)
     batch = next(read_batches(run.feed, Reader(run.manifest), 0, 1))[0]
     seen = {}
 
@@ -215,7 +215,7 @@ def test_a_loss_of_ones_own_is_reduced_as_the_recipe_says(recipe, written, reduc
     """Half the sum over an image's 64 values, or their mean."""
     name, code, keys = EXAMPLES["train.weighting"]
     written(name, code)
-    task = objective(open_run(loading.parse(tree_of(recipe, {**keys, "train.reduction": reduction}))))
+    task = make_objective(open_run(loading.parse_recipe(tree_of(recipe, {**keys, "train.reduction": reduction}))))
     x = torch.linspace(-1.0, 1.0, 64, dtype=torch.float64).reshape(1, 1, 8, 8)
     given = (torch.zeros_like(x), x, x, torch.full((1,), 0.5, dtype=torch.float64), raysde.VP(), "noise")
     loss = denoising_score_matching(*given, task.criterion)
@@ -227,7 +227,7 @@ def test_a_loss_of_ones_own_is_reduced_as_the_recipe_says(recipe, written, reduc
 def test_a_schedule_follows_the_warm_up(recipe, written, sink):
     name, code, keys = EXAMPLES["train.decay"]
     written(name, code)
-    train_here(open_run(loading.parse(tree_of(recipe, keys))), sink)
+    train_here(open_run(loading.parse_recipe(tree_of(recipe, keys))), sink)
     rates = [1e-3 * min(1.0, (step + 1) / 3) * max(1.0, step / 2) ** -0.5 for step in range(5)]
     assert list(sink.of("train/lr").values()) == pytest.approx(rates, rel=1e-12)
 
@@ -268,11 +268,11 @@ class Listing(torch.optim.SGD):
 def test_what_an_optimizer_keeps_is_resumed(recipe, written, tmp_path, optimizer):
     written("counting", COUNTING)
     keys = {"train.optimizer": {"kind": "external", **optimizer}}
-    whole = train_here(open_run(loading.parse(tree_of(recipe, keys, storage=str(tmp_path / "whole")))), None)
+    whole = train_here(open_run(loading.parse_recipe(tree_of(recipe, keys, storage=str(tmp_path / "whole")))), None)
     tree = tree_of(recipe, keys, storage=str(tmp_path / "parts"))
     with pytest.raises(KeyboardInterrupt):
-        train_here(open_run(loading.parse(tree)), Stop())
-    resumed = train_here(open_run(loading.parse(tree)), None)
+        train_here(open_run(loading.parse_recipe(tree)), Stop())
+    resumed = train_here(open_run(loading.parse_recipe(tree)), None)
     assert same_tensors(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
     assert whole.group_numbers() == resumed.group_numbers()
     for one, other in zip(whole.trained.values(), resumed.trained.values(), strict=True):
@@ -285,12 +285,12 @@ def test_state_that_no_checkpoint_keeps_is_named(recipe, written):
     written("counting", COUNTING)
     keys = {"train.optimizer": {"kind": "external", "factory": "counting:Listing"}}
     with pytest.raises(ValueError, match=r"train\.optimizer: its state 'seen' is a list"):
-        train_here(open_run(loading.parse(tree_of(recipe, keys))), None)
+        train_here(open_run(loading.parse_recipe(tree_of(recipe, keys))), None)
 
 
 def test_an_optimizer_is_given_the_recipes_settings(recipe):
     keys = {"train.optimizer": {"kind": "external", "factory": "torch.optim:SGD"}, "train.weight_decay": 0.25}
-    run = open_run(loading.parse(tree_of(recipe, {**keys, "train.text_lr": 5e-4})))
+    run = open_run(loading.parse_recipe(tree_of(recipe, {**keys, "train.text_lr": 5e-4})))
     state: TrainState = new_state(run, CPU)
     assert [(group["lr"], group["weight_decay"]) for group in state.optimizer.param_groups] == [(1e-3, 0.25)] * 2
     assert [group.get("ratio") for group in state.optimizer.param_groups] == [None, 0.5]
@@ -479,19 +479,19 @@ def test_a_machine_that_fails_is_not_the_users_mistake(recipe, written):
 def test_a_misspelt_name_leads_to_ours(recipe, name):
     said = {"weighting": "sigma", "optimizer": "adam", "decay": "cosin"}[name]
     with pytest.raises(ValueError, match=rf"^train\.{name}: .*did you mean {said}"):
-        loading.parse(recipe(**{f"train__{name}": said}))
+        loading.parse_recipe(recipe(**{f"train__{name}": said}))
 
 
 def test_a_recipe_is_read_without_its_code(recipe, written):
     """`raysde config RECIPE` and the description of a checkpoint name code, and run none of it."""
     written("fatal", "raise SystemExit")
     keys = {key: {"kind": "external", "factory": "fatal:x"} for key in PARTS}
-    found = loading.parse(tree_of(recipe, keys))
-    assert loading.parse(found.model_dump(mode="json")) == found
+    found = loading.parse_recipe(tree_of(recipe, keys))
+    assert loading.parse_recipe(found.model_dump(mode="json")) == found
     assert "fatal" not in sys.modules
 
 
 def test_the_schedule_of_a_recipe_is_the_loops(recipe, written):
     name, code, keys = EXAMPLES["train.decay"]
     written(name, code)
-    assert schedule(open_run(loading.parse(tree_of(recipe, keys)))).decay(0.5, 8) == 0.5
+    assert make_schedule(open_run(loading.parse_recipe(tree_of(recipe, keys)))).decay(0.5, 8) == 0.5

@@ -66,17 +66,17 @@ def test_every_field_survives_a_checkpoint(recipe, tmp_path, optimizer):
     """Of all fields that the class has, so that a new one that is lost fails here."""
     network = {"network__channels": 32, "network__multipliers": [1, 1]} if optimizer == "muon" else {}
     settings = {"train__precision": "fp16", "train__ema__profiles": [0.05, 0.1], "train__text_lr": 1e-4}
-    run = open_run(loading.parse(recipe(**settings, **network, train__optimizer=optimizer)))
+    run = open_run(loading.parse_recipe(recipe(**settings, **network, train__optimizer=optimizer)))
     fields = {field.name for field in dataclasses.fields(TrainState)}
     assert fields == TENSORS | VALUES.keys()
     state, fresh = moved(stirred(run)), new_state(run, CPU)
     for name, value in VALUES.items():
         assert getattr(fresh, name) != value, name
     wanted = contents(state)
-    checkpoint.save(tmp_path / "step_7", state, run.spec, {}, {})
+    checkpoint.write_checkpoint(tmp_path / "step_7", state, run.spec, {}, {})
     for name, value in contents(state).items():  # saving changes nothing
         assert same_tensors(value, wanted[name]) if name in TENSORS - {"scaler"} else value == wanted[name], name
-    found = checkpoint.restore(fresh, tmp_path / "step_7")
+    found = checkpoint.restore_state(fresh, tmp_path / "step_7")
     assert found.step == 7
     for name, value in contents(fresh).items():
         if name in TENSORS - {"scaler"}:
@@ -89,7 +89,7 @@ def test_every_field_survives_a_checkpoint(recipe, tmp_path, optimizer):
 
 def test_no_two_counters_are_kept_in_one_place(recipe):
     """Each counter alone changes what is written."""
-    state = new_state(open_run(loading.parse(recipe(train__precision="fp16"))), CPU)
+    state = new_state(open_run(loading.parse_recipe(recipe(train__precision="fp16"))), CPU)
     before = json.dumps(state.values())
     for name, value in VALUES.items():
         kept = getattr(state, name)
@@ -101,7 +101,7 @@ def test_no_two_counters_are_kept_in_one_place(recipe):
 
 def test_a_state_without_a_validation_has_none(recipe):
     """JSON knows no infinity: the best of no validation is written as null and read as infinity again."""
-    state = new_state(open_run(loading.parse(recipe())), CPU)
+    state = new_state(open_run(loading.parse_recipe(recipe())), CPU)
     values = json.loads(json.dumps(state.values(), allow_nan=False))
     state.best = 0.0
     state.load_values(values)
@@ -114,7 +114,7 @@ def test_the_digest_tells_rows_their_order_and_their_cuts(recipe):
     def digest(*parts: list[int]) -> str:
         state = TrainState(None, None, optimizer, None)
         for part in parts:
-            state.saw(np.array(part))
+            state.note_rows(np.array(part))
         return state.rows_digest
 
     found = [
@@ -128,12 +128,12 @@ def test_the_digest_tells_rows_their_order_and_their_cuts(recipe):
     ]
     assert len(set(found)) == len(found)
     state = TrainState(None, None, optimizer, None)
-    state.saw(np.array([1, 2, 3], dtype=np.int32))
+    state.note_rows(np.array([1, 2, 3], dtype=np.int32))
     assert state.rows_digest == found[0]
 
 
 def test_an_average_of_another_model_is_refused(recipe):
-    state = new_state(open_run(loading.parse(recipe())), CPU)
+    state = new_state(open_run(loading.parse_recipe(recipe())), CPU)
     tensors = dict(state.ema.state())
     tensors["strange"] = tensors.pop(next(iter(tensors)))
     with pytest.raises(ValueError, match="do not fit"):

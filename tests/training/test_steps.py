@@ -13,16 +13,16 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World
-from raysde.runs.build import new_state, objective, schedule, validator
+from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.local import train_here
 from raysde.runs.run import check_resumable, open_run
 from raysde.sde import VE
 from raysde.training import optimizers
-from raysde.training.ema import Ema, decay
-from raysde.training.loop import flush, train_step
+from raysde.training.ema import Ema, ema_decay
+from raysde.training.loop import flush_losses, train_step
 from raysde.training.objective import DTYPES, microbatch_loss
 from raysde.training.state import TrainState
-from raysde.training.time_sampling import stratified
+from raysde.training.time_sampling import draw_stratified
 from tests.support.checkpoints import description_of
 from tests.support.training import Recorded, same_tensors, stirred
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def trained(recipe: dict, sink=None) -> TrainState:
-    return train_here(open_run(loading.parse(recipe)), sink)
+    return train_here(open_run(loading.parse_recipe(recipe)), sink)
 
 
 def everything(state: TrainState) -> dict:
@@ -84,7 +84,7 @@ def test_resume_is_bitwise(recipe, tmp_path, sink, precision, text_lr, optimizer
 def saved(folder: Path) -> dict:
     from safetensors.torch import load_file
 
-    last = folder / "small" / checkpoint.name_of(10)
+    last = folder / "small" / checkpoint.checkpoint_name(10)
     return {
         f"{path.name}/{key}": value for path in last.glob("*.safetensors") for key, value in load_file(path).items()
     }
@@ -92,13 +92,13 @@ def saved(folder: Path) -> dict:
 
 def test_each_row_is_seen_as_planned(recipe):
     """The digest of the rows trained on is that of the plan, written down independently."""
-    run = open_run(loading.parse(recipe(train__length__steps=4)))
+    run = open_run(loading.parse_recipe(recipe(train__length__steps=4)))
     state = train_here(run, None)
     expected = new_state(run, CPU)
     for step in range(4):
-        expected.saw(run.feed.rows[run.plan.rows_of(step, 0)])
+        expected.note_rows(run.feed.rows[run.plan.rows_of(step, 0)])
     assert state.rows_digest == expected.rows_digest
-    expected.saw(run.feed.rows[run.plan.rows_of(4, 0)])
+    expected.note_rows(run.feed.rows[run.plan.rows_of(4, 0)])
     assert state.rows_digest != expected.rows_digest
 
 
@@ -112,13 +112,13 @@ def test_every_precision_learns(recipe, sink, precision):
 
 def test_precisions_agree_on_the_first_loss(recipe):
     """The autocast types round, by at most their epsilon times the depth of the network."""
-    run = open_run(loading.parse(recipe()))
+    run = open_run(loading.parse_recipe(recipe()))
     state = new_state(run, CPU)
     (batch,) = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     torch.nn.init.normal_(state.model.network.leave.weight, std=0.05)
     losses = {}
     for precision, dtype in DTYPES.items():
-        task = objective(open_run(loading.parse(recipe(train__precision=precision))))
+        task = make_objective(open_run(loading.parse_recipe(recipe(train__precision=precision))))
         seen = []
         hook = state.model.network.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out.dtype))
         losses[precision] = microbatch_loss(state.model, state.model, batch, task, CPU).item()
@@ -132,15 +132,15 @@ def test_precisions_agree_on_the_first_loss(recipe):
 @pytest.mark.parametrize("microbatch", [16, 8, 4])
 def test_accumulation_is_the_whole_batch(recipe, microbatch):
     """The gradient of a step is the mean over its microbatches' losses, each with its own stream."""
-    run = open_run(loading.parse(recipe(train__microbatch=microbatch)))
-    state, task = new_state(run, CPU), objective(run)
+    run = open_run(loading.parse_recipe(recipe(train__microbatch=microbatch)))
+    state, task = new_state(run, CPU), make_objective(run)
     batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
     assert len(batches) == 16 // microbatch
     losses = torch.stack([microbatch_loss(state.model, state.model, batch, task, CPU) for batch in batches])
     parameters = list(state.trained.values())
     gradients = torch.autograd.grad(losses.mean(), parameters)
     norm = torch.stack([g.norm() for g in gradients]).norm()
-    train_step(state, state.model, batches, task, schedule(run), World())
+    train_step(state, state.model, batches, task, make_schedule(run), World())
     loss, got_norm, _ = state.pending[0]
     torch.testing.assert_close(loss, losses.mean().detach())
     torch.testing.assert_close(got_norm, norm)
@@ -151,33 +151,33 @@ def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
     seen = []
 
     def spy(*args):
-        seen.append(stratified(*args))
+        seen.append(draw_stratified(*args))
         return seen[-1]
 
-    monkeypatch.setattr("raysde.training.objective.stratified", spy)
+    monkeypatch.setattr("raysde.training.objective.draw_stratified", spy)
     for microbatch in (16, 4):
-        run = open_run(loading.parse(recipe(train__microbatch=microbatch)))
+        run = open_run(loading.parse_recipe(recipe(train__microbatch=microbatch)))
         state = new_state(run, CPU)
         batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
-        train_step(state, state.model, batches, objective(run), schedule(run), World())
+        train_step(state, state.model, batches, make_objective(run), make_schedule(run), World())
     assert torch.equal(seen[0], torch.cat(seen[1:]))
 
 
 def test_non_finite_losses_are_named_with_their_step(recipe):
     """Weights that overflow at step 3 are reported as step 3, though losses are looked at every 5 steps."""
-    run = open_run(loading.parse(recipe(log_every=5)))
-    state, task = new_state(run, CPU), objective(run)
+    run = open_run(loading.parse_recipe(recipe(log_every=5)))
+    state, task = new_state(run, CPU), make_objective(run)
     for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 5)):
         if step == 2:
             next(iter(state.trained.values())).data.fill_(float("nan"))
-        train_step(state, state.model, batches, task, schedule(run), World())
+        train_step(state, state.model, batches, task, make_schedule(run), World())
     with pytest.raises(FloatingPointError, match="at step 3"):
-        flush(state, World())
+        flush_losses(state, World())
 
 
 def test_non_finite_gradients_end_the_run_before_a_checkpoint(recipe):
     """A finite loss with an infinite gradient has spoiled the weights already: nothing of it may be saved."""
-    run = open_run(loading.parse(recipe()))
+    run = open_run(loading.parse_recipe(recipe()))
     state = new_state(run, CPU)
     state.step = 7
     state.pending = [
@@ -185,24 +185,24 @@ def test_non_finite_gradients_end_the_run_before_a_checkpoint(recipe):
         (torch.tensor(0.5), torch.tensor(float("inf")), 1e-3),
     ]
     with pytest.raises(FloatingPointError, match="norm is inf at step 7"):
-        flush(state, World())
+        flush_losses(state, World())
 
 
 def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
     """fp16 gradients that overflow: no update, no EMA, no progress of the warm-up, and a smaller scale."""
-    run = open_run(loading.parse(recipe(train__precision="fp16")))
-    state, task = new_state(run, CPU), objective(run)
+    run = open_run(loading.parse_recipe(recipe(train__precision="fp16")))
+    state, task = new_state(run, CPU), make_objective(run)
     batches = list(read_batches(run.feed, Reader(run.manifest), 0, 2))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
     before = {key: value.clone() for key, value in everything(state).items()}  # no moments yet
-    train_step(state, state.model, batches[0], task, schedule(run), World())
+    train_step(state, state.model, batches[0], task, make_schedule(run), World())
     assert (state.step, state.updates, state.num_images) == (1, 0, 16)
     after = everything(state)
     assert same_tensors(before, {key: after[key] for key in before})
     assert not any(value.any() for key, value in after.items() if key not in before)
     assert state.scaler.get_scale() < 2.0**126
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 1024.0})
-    train_step(state, state.model, batches[1], task, schedule(run), World())
+    train_step(state, state.model, batches[1], task, make_schedule(run), World())
     assert state.updates == 1
     assert state.pending[1][2] == pytest.approx(1e-3 / 3)
 
@@ -231,11 +231,11 @@ def test_the_text_encoder_takes_its_own_learning_rate(recipe, precision, clip):
             "precision": precision,
             "clip": clip,
         }
-        run = open_run(loading.parse(recipe(**{f"train__{key}": value for key, value in settings.items()})))
+        run = open_run(loading.parse_recipe(recipe(**{f"train__{key}": value for key, value in settings.items()})))
         state = stirred(run)
         before = {name: p.detach().clone() for name, p in state.trained.items()}
         (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
-        train_step(state, state.model, batches, objective(run), schedule(run), World())
+        train_step(state, state.model, batches, make_objective(run), make_schedule(run), World())
         assert state.updates == 1
         moved[text_lr] = {name: p.detach() - before[name] for name, p in state.trained.items()}
     text = [name for name in moved[None] if name.startswith("conditioner.encoder.")]
@@ -271,7 +271,9 @@ def test_clipping_bounds_the_norm():
     weight = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     weight.grad = torch.tensor([3.0, 0.0, 4.0])
-    norm, stepped = optimizers.update(optimizer, torch.amp.GradScaler("cpu", enabled=False), [weight], 1.0, 1.0)
+    norm, stepped = optimizers.update_parameters(
+        optimizer, torch.amp.GradScaler("cpu", enabled=False), [weight], 1.0, 1.0
+    )
     assert (norm.item(), stepped) == (5.0, True)
     torch.testing.assert_close(weight.data, torch.tensor([-0.6, 0.0, -0.8]))
 
@@ -288,14 +290,14 @@ def test_ema_is_the_geometric_sum():
     d = 0.5 ** (16 / 64)
     expected = d**8 * history[0] + (1 - d) * sum(d ** (8 - k) * history[k] for k in range(1, 9))
     torch.testing.assert_close(ema.average["weight"], expected)
-    with ema.swapped():
+    with ema.swap_weights():
         torch.testing.assert_close(module.weight.data, expected)
     assert torch.equal(module.weight.data, history[8])
 
 
 def test_ema_rampup_limits_the_half_life():
-    assert decay(10, 1000, half_life=1e9, rampup=0.05) == pytest.approx(0.5 ** (10 / 50))
-    assert decay(10, 10**9, half_life=500.0, rampup=0.05) == pytest.approx(0.5 ** (10 / 500))
+    assert ema_decay(10, 1000, half_life=1e9, rampup=0.05) == pytest.approx(0.5 ** (10 / 50))
+    assert ema_decay(10, 10**9, half_life=500.0, rampup=0.05) == pytest.approx(0.5 ** (10 / 500))
 
 
 def test_training_stops_early_when_validation_stalls(recipe, sink):
@@ -307,7 +309,9 @@ def test_training_stops_early_when_validation_stalls(recipe, sink):
     assert state.stopped
     assert state.stale == 2
     assert state.step < 50
-    assert checkpoint.newest(Path(recipe()["storage"]) / "small").name == checkpoint.name_of(state.step)
+    assert checkpoint.find_newest_checkpoint(Path(recipe()["storage"]) / "small").name == checkpoint.checkpoint_name(
+        state.step
+    )
 
 
 STALLING = {
@@ -342,10 +346,10 @@ def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink)
 
 def test_validation_bins_are_the_error_at_their_noise(recipe):
     """An untrained v network answers 0: the error of eps_hat = sigma x_t is known in closed form in each bin."""
-    run = open_run(loading.parse(recipe(validation__rows=150, text=None)))
+    run = open_run(loading.parse_recipe(recipe(validation__rows=150, text=None)))
     state = new_state(run, CPU)
     with torch.no_grad():
-        metrics = validator(run, World())(state.model.eval())
+        metrics = make_validator(run, World())(state.model.eval())
     pixels = torch.from_numpy(Reader(run.manifest).read(run.held_out).images).double() / 127.5 - 1
     power = pixels.square().flatten(1).mean(dim=1)[:, None]
     for low, high in ((-8, -5), (-1, 1), (5, 8)):
@@ -364,8 +368,8 @@ def test_validation_bins_are_the_error_at_their_noise(recipe):
 def test_dropout_layers_are_part_of_the_stream(recipe):
     """Of one key they drop the same whatever was drawn before, of another they do not; flips, dropped conditions and
     noise are looked at one by one in test_objective.py."""
-    run = open_run(loading.parse(recipe(train__condition_dropout=0.0, network__dropout=0.5)))
-    state, task, masks = stirred(run), objective(run), []
+    run = open_run(loading.parse_recipe(recipe(train__condition_dropout=0.0, network__dropout=0.5)))
+    state, task, masks = stirred(run), make_objective(run), []
     state.model.train()
 
     def note(module, inputs, output) -> None:
@@ -397,8 +401,8 @@ def test_dropout_layers_are_part_of_the_stream(recipe):
 def test_the_condition_of_each_image_is_dropped_by_itself(recipe):
     """As often as asked, and no oftener together: each microbatch's count is binomial."""
     share, steps = 0.25, 20
-    run = open_run(loading.parse(recipe(train__condition_dropout=share)))
-    state, task, dropped = new_state(run, CPU), objective(run), []
+    run = open_run(loading.parse_recipe(recipe(train__condition_dropout=share)))
+    state, task, dropped = new_state(run, CPU), make_objective(run), []
 
     def forward(x, t, condition):
         dropped.append(int((condition.mask.sum(dim=1) == 2).sum()))  # the ends alone
@@ -438,23 +442,23 @@ def test_a_longer_run_continues(recipe, sink):
 
 
 def test_a_checkpoint_of_another_sde_is_refused(recipe):
-    run = open_run(loading.parse(recipe(train__length__steps=1)))
+    run = open_run(loading.parse_recipe(recipe(train__length__steps=1)))
     train_here(run, None)
-    folder = checkpoint.newest(Path(run.config.storage) / "small")
+    folder = checkpoint.find_newest_checkpoint(Path(run.config.storage) / "small")
     state = new_state(run, CPU)
     state.model.sde = VE()
     with pytest.raises(ValueError, match=r"trained with VP.*asks for VE"):
-        checkpoint.restore(state, folder)
-    check_resumable(run, checkpoint.read(folder))
+        checkpoint.restore_state(state, folder)
+    check_resumable(run, checkpoint.read_description(folder))
 
 
 def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
-    run = open_run(loading.parse(recipe(train__length__steps=1)))
+    run = open_run(loading.parse_recipe(recipe(train__length__steps=1)))
     train_here(run, None)
-    found = checkpoint.read(checkpoint.newest(Path(run.config.storage) / "small"))
+    found = checkpoint.read_description(checkpoint.find_newest_checkpoint(Path(run.config.storage) / "small"))
     older = {key: value for key, value in found.recipe.items() if key not in ("train.optimizer", "train.text_lr")}
     check_resumable(run, dataclasses.replace(found, recipe=older))
-    changed = open_run(loading.parse(recipe(train__length__steps=1, train__optimizer="muon")))
+    changed = open_run(loading.parse_recipe(recipe(train__length__steps=1, train__optimizer="muon")))
     with pytest.raises(ValueError, match=r"train\.optimizer=adamw, the recipe says muon"):
         check_resumable(changed, dataclasses.replace(found, recipe=older))
     without = {key: value for key, value in older.items() if key != "network.channels"}
@@ -465,25 +469,25 @@ def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
 def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypatch):
     """Its grids and its models; a new run has the new default, which its checkpoint names."""
     pictures = []
-    monkeypatch.setattr("raysde.runs.hooks.tensors.grid", lambda images, columns: pictures.append(images))
+    monkeypatch.setattr("raysde.runs.hooks.tensors.make_grid", lambda images, columns: pictures.append(images))
     sampled = {"sampling__every": 2, "sampling__count": 2, "sampling__prompts": ["the digit 3"], "text": None}
     tree = recipe(train__length__steps=2, **{**sampled, "sampling__prompts": []})
-    train_here(open_run(loading.parse(tree)), Recorded())
-    folder = checkpoint.newest(Path(tree["storage"]) / "small")
-    assert checkpoint.read(folder).spec.default_solver == "unipc"
+    train_here(open_run(loading.parse_recipe(tree)), Recorded())
+    folder = checkpoint.find_newest_checkpoint(Path(tree["storage"]) / "small")
+    assert checkpoint.read_description(folder).spec.default_solver == "unipc"
     with description_of(folder) as content:
         del content["model"]["default_solver"]
     longer = {**tree, "train": {**tree["train"], "length": {"steps": 4}}}
-    run = open_run(loading.parse(longer))
+    run = open_run(loading.parse_recipe(longer))
     train_here(run, Recorded())
-    last = checkpoint.newest(Path(tree["storage"]) / "small")
-    assert checkpoint.read(last).step == 4
-    assert checkpoint.read(last).spec.default_solver == "heun"
+    last = checkpoint.find_newest_checkpoint(Path(tree["storage"]) / "small")
+    assert checkpoint.read_description(last).step == 4
+    assert checkpoint.read_description(last).spec.default_solver == "heun"
     model = checkpoint.load_model(last)
     for solver, images in zip(("unipc", "heun"), pictures, strict=True):
         found = checkpoint.load_model(folder if solver == "unipc" else last).sample(n=2, solver=solver, steps=20)
         assert torch.equal(images, found.images)
     assert torch.equal(model.sample(n=2).images, pictures[1])
-    refused = open_run(loading.parse({**longer, "sampling": {**longer["sampling"], "order": 2}}))
+    refused = open_run(loading.parse_recipe({**longer, "sampling": {**longer["sampling"], "order": 2}}))
     with pytest.raises(ValueError, match="order=2 changes nothing with heun"):
         train_here(refused, Recorded())

@@ -13,9 +13,9 @@ from raysde.training.time_sampling import (
     LogNormal,
     Uniform,
     UniformLogSnr,
+    default_time_sampling,
+    draw_stratified,
     log_snr_range,
-    stratified,
-    suited,
 )
 from tests.support.oracles import SDES
 
@@ -26,8 +26,8 @@ def test_strata_cover_the_global_batch():
     """Each of the batch's equal intervals holds one number, however it is cut into microbatches."""
     batch = 64
     offset = torch.rand((), generator=rng.generator(0, rng.TIMES, 3))
-    whole = stratified(offset, 0, batch, batch)
-    parts = torch.cat([stratified(offset, start, 16, batch) for start in range(0, batch, 16)])
+    whole = draw_stratified(offset, 0, batch, batch)
+    parts = torch.cat([draw_stratified(offset, start, 16, batch) for start in range(0, batch, 16)])
     assert torch.equal(whole, parts)
     assert torch.equal((whole * batch).long(), torch.arange(batch))
     assert 0.0 <= whole.min() < whole.max() < 1.0
@@ -36,7 +36,7 @@ def test_strata_cover_the_global_batch():
 def test_strata_are_uniform_over_steps():
     """Mean 1/2 and variance 1/12 of one place's position in its interval, to four standard errors."""
     offsets = [torch.rand((), generator=rng.generator(0, rng.TIMES, step)) for step in range(4000)]
-    drawn = torch.stack([stratified(offset, 5, 1, 64)[0] for offset in offsets]) * 64 - 5
+    drawn = torch.stack([draw_stratified(offset, 5, 1, 64)[0] for offset in offsets]) * 64 - 5
     assert abs(drawn.mean() - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
     assert abs(drawn.var() - 1 / 12) < 4 * (1 / 180 / 4000) ** 0.5
 
@@ -66,8 +66,8 @@ def test_lognormal_noise_levels():
     assert log_sigma.mean().item() == pytest.approx(-1.2, abs=1e-4)
     assert log_sigma.std().item() == pytest.approx(1.2, abs=1e-3)
     assert (log_sigma < -1.2 + 1.2).double().mean().item() == pytest.approx(0.841345, abs=1e-4)
-    assert isinstance(suited(sde), LogNormal)
-    assert suited(SDES["vp"]) == Uniform()
+    assert isinstance(default_time_sampling(sde), LogNormal)
+    assert default_time_sampling(SDES["vp"]) == Uniform()
 
 
 @pytest.mark.parametrize("name", SDES)

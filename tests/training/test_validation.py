@@ -16,11 +16,11 @@ from raysde.distributed.world import World
 from raysde.io.progress import ProgressLine
 from raysde.models.autoencoder import LatentSpec
 from raysde.models.score import ScoreModel
-from raysde.runs.build import new_state, validator
+from raysde.runs.build import make_validator, new_state
 from raysde.runs.run import open_run
 from raysde.sde import EDM, VE, VP, Flow, SubVP
-from raysde.sde.parameterisation import Preconditioning, convert, marginal_for
-from raysde.training.validation import BINS, Seen, seen, validation_loss
+from raysde.sde.parameterisation import Preconditioning, convert_target, marginal_for
+from raysde.training.validation import BINS, Seen, measure_bins, validation_loss
 
 CPU = torch.device("cpu")
 SHAPE, ROWS = (1, 4, 4), 1500
@@ -48,7 +48,7 @@ class Gaussian(nn.Module):
         alpha, sigma = marginal_for(self.sde, t, x)
         gain = alpha * self.variances / ((alpha * self.variances.sqrt()).square() + sigma.square())
         x0_hat = self.mean + gain * (x - alpha * self.mean)
-        return convert(x0_hat, x, alpha, sigma, "x0", self.target, 0.5)
+        return convert_target(x0_hat, x, alpha, sigma, "x0", self.target, 0.5)
 
 
 def exact(sde, target="noise", mean=0.0, variances=VARIANCES):
@@ -160,14 +160,14 @@ def test_the_data_range_does_not_matter(digits):
 
 def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
     """However the rows are cut into microbatches, and whoever has which, to the last bits of the network's sums."""
-    run = open_run(loading.parse(recipe(validation__rows=24)))
+    run = open_run(loading.parse_recipe(recipe(validation__rows=24)))
     model, reader = new_state(run, CPU).model.eval(), Reader(run.manifest)
     torch.nn.init.normal_(model.network.leave.weight)
 
     def by_row(size, order=1, seed=run.config.seed):
         batches = list(held_out_batches(reader, run.held_out, size, View(), 0, 1))[::order]
         with torch.no_grad():
-            parts = [seen(model, batch, seed, (-1.0, 1.0), CPU, None) for batch in batches]
+            parts = [measure_bins(model, batch, seed, (-1.0, 1.0), CPU, None) for batch in batches]
         rows = np.concatenate([batch.rows for batch in batches])
         return Seen.of(parts), torch.from_numpy(rows.argsort())
 
@@ -188,11 +188,13 @@ def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
 
 def test_each_row_is_validated_under_its_own_condition(recipe, digits):
     """Its caption and its class, none of them dropped; the encoded conditions serve all bins."""
-    run = open_run(loading.parse(recipe(validation__rows=24, class_conditional=True, train__condition_dropout=1.0)))
+    run = open_run(
+        loading.parse_recipe(recipe(validation__rows=24, class_conditional=True, train__condition_dropout=1.0))
+    )
     model, told = new_state(run, CPU).model.eval(), []
     model.conditioner.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0]))
     with torch.no_grad():
-        validator(run, World())(model)
+        make_validator(run, World())(model)
     rows = Reader(digits).read(run.held_out)
     ids, mask = model.conditioner.tokenizer(rows.captions)
     assert torch.equal(torch.cat([each.labels for each in told]), torch.from_numpy(rows.labels))
@@ -206,9 +208,9 @@ def test_the_recipes_microbatch_does_not_move_it(recipe):
     """The run's own validation, with microbatches of 4 and of 16."""
     found = []
     for size in (4, 16):
-        run = open_run(loading.parse(recipe(validation__rows=24, train__microbatch=size)))
+        run = open_run(loading.parse_recipe(recipe(validation__rows=24, train__microbatch=size)))
         with torch.no_grad():
-            found.append(validator(run, World())(new_state(run, CPU).model.eval()))
+            found.append(make_validator(run, World())(new_state(run, CPU).model.eval()))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 

@@ -3,13 +3,13 @@
 from tools.mutants.mutant import Mutant
 
 MUTANTS = [
-    Mutant("older edits overwritten in silence", "raysde.commands.edit:run_edit", "    warn_of_older(args.out, len(files))\n", "", "tests/commands/test_edit.py -k 'older'"),
+    Mutant("older edits overwritten in silence", "raysde.commands.edit:run_edit", '    warn_of_older_pictures(args.out, len(files))\n', "", "tests/commands/test_edit.py -k 'older'"),
     Mutant("a report's place found bad at the end", "raysde.commands.evaluate:run_evaluate", '    check_writable(target, "--output")\n', "", "tests/evaluation/test_evaluate.py -k 'cannot_be_written'"),
     Mutant("figures that stay in the report", "raysde.commands.evaluate:run_evaluate", "if subject.run_id is not None:", "if False:", "tests/evaluation/test_evaluate.py -k 'registered_model'"),
     Mutant("an option that goes nowhere", "raysde.commands.registry:run_promote", "metric=args.metric,", "metric=None,", "tests/commands/test_options.py"),
     Mutant("the size left out of a plan", "raysde.commands.sample:run_bulk", 'settings["size"] = size', "pass", "tests/images/test_sizes.py -k 'command'"),
     Mutant("many images out of sight", "raysde.commands.sample:run_sample", "if count > args.batch_size:", "if False:", "tests/commands/test_edit.py -k 'in_sight'"),
-    Mutant("nothing said at SIGTERM", "raysde.commands.signals:orderly", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/commands/test_signals.py -k 'status or put_back'"),
-    Mutant("a winner guided by everybody's default", "raysde.tuning.sampler.search:drawn_by", '({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})', "{}", "tests/tuning/sampler/test_command.py -k 'without_it'"),
-    Mutant("a winner with the settings before", "raysde.tuning.sampler.search:drawn_by", "return won.drawing | (", "return spec.generation | won.drawing | (", "tests/tuning/sampler/test_command.py -k 'before'"),
+    Mutant("nothing said at SIGTERM", "raysde.commands.signals:run_command", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/commands/test_signals.py -k 'status or put_back'"),
+    Mutant("a winner guided by everybody's default", "raysde.tuning.sampler.search:winning_settings", '({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})', "{}", "tests/tuning/sampler/test_command.py -k 'without_it'"),
+    Mutant("a winner with the settings before", "raysde.tuning.sampler.search:winning_settings", "return won.drawing | (", "return spec.generation | won.drawing | (", "tests/tuning/sampler/test_command.py -k 'before'"),
 ]  # fmt: skip

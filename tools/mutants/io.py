@@ -5,12 +5,12 @@ from tools.mutants.mutant import Mutant
 FILESYSTEMS = "tests/io/test_filesystems.py"
 
 MUTANTS = [
-    Mutant("a folder without its place", "raysde.io.atomic:whole_folder", "with writing(what, folder):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
-    Mutant("one temporary name for all", "raysde.io.atomic:whole_file", ".{uuid4().hex}.part", ".part", "tests/evaluation/test_evaluate.py -k 'at_once'"),
-    Mutant("a file without its place", "raysde.io.atomic:whole_file", "with writing(what, path):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
-    Mutant("the second of two equal keys counts", "raysde.io.documents:repeated", "if before is not key:", "if False:", "tests/config/test_loading.py -k 'twice'"),
-    Mutant("a list of files for a reason", "raysde.io.errors:writing", "except shutil.Error as error:", "except KeyError as error:", FILESYSTEMS + " -k 'full_disk'"),
-    Mutant("pickles behind an index", "raysde.io.hashing:weight_files", '_found(path, part) if part.endswith(".safetensors") else None', "_found(path, part)", "tests/conditioning/test_pretrained.py -k 'pickles_and_code'"),
+    Mutant("a folder without its place", "raysde.io.atomic:write_folder_atomically", "with name_place_of_write(what, folder):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
+    Mutant("one temporary name for all", "raysde.io.atomic:write_atomically", ".{uuid4().hex}.part", ".part", "tests/evaluation/test_evaluate.py -k 'at_once'"),
+    Mutant("a file without its place", "raysde.io.atomic:write_atomically", "with name_place_of_write(what, path):", "if True:", FILESYSTEMS + " -k 'full_disk'"),
+    Mutant("the second of two equal keys counts", "raysde.io.documents:find_repeated_keys", "if before is not key:", "if False:", "tests/config/test_loading.py -k 'twice'"),
+    Mutant("a list of files for a reason", "raysde.io.errors:name_place_of_write", "except shutil.Error as error:", "except KeyError as error:", FILESYSTEMS + " -k 'full_disk'"),
+    Mutant("pickles behind an index", "raysde.io.hashing:weight_files", '_find_file(path, part) if part.endswith(".safetensors") else None', "_find_file(path, part)", "tests/conditioning/test_pretrained.py -k 'pickles_and_code'"),
     Mutant("a hash of names alone", "raysde.io.hashing:weights_hash", "        digest.update(value.detach()", "        digest.copy().update(value.detach()", "tests/evaluation/test_features.py -k 'hash'"),
     Mutant("weights of no account", "raysde.io.hashing:model_hash", " + weights_hash(module)", "", "tests/inference/test_bulk.py -k 'weights'"),
     Mutant("values of another shape pass", "raysde.io.shapes:of_shape", "if value.shape != shape:", "if False:", "tests/sampling/test_score.py -k 'another_shape'"),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raysde.data.batches.microbatch import Microbatch, first_of
+from raysde.data.batches.microbatch import Microbatch, mask_first
 
 BLANK = -1
 """The step of blank rows."""
@@ -58,7 +58,7 @@ def to_table(
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     images = pa.LargeBinaryArray.from_buffers(pa.large_binary(), rows, buffers)
 
-    def filled(values: list[np.ndarray], otherwise: int) -> np.ndarray:
+    def fill_column(values: list[np.ndarray], otherwise: int) -> np.ndarray:
         return np.concatenate([*values, np.full(blank, otherwise)]).astype(np.int64)
 
     def each(name: str) -> list[np.ndarray]:
@@ -68,12 +68,12 @@ def to_table(
     return pa.table(
         {
             "image": images,
-            "height": filled(heights, 0),
+            "height": fill_column(heights, 0),
             "caption": [*(caption for batch in batches for caption in batch.captions), *[""] * blank],
-            "label": filled([batch.labels.numpy() for batch in batches], -1),
-            "row": filled([batch.rows for batch in batches], -1),
-            "step": filled(each("step"), BLANK),
-            "index": filled(each("index"), 0),
+            "label": fill_column([batch.labels.numpy() for batch in batches], -1),
+            "row": fill_column([batch.rows for batch in batches], -1),
+            "step": fill_column(each("step"), BLANK),
+            "index": fill_column(each("index"), 0),
             **_numbers_columns(batches, blank, numbers or {}),
         }
     )
@@ -112,25 +112,25 @@ def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
             int(step[begin]),
             int(index[begin]),
             row[begin:end].copy(),
-            pixels_of(images, begin, end, int(height[begin]), channels),
+            read_pixels(images, begin, end, int(height[begin]), channels),
             table.column("caption").slice(begin, end - begin).to_pylist(),
             torch.from_numpy(label[begin:end].copy()),
-            *_contexts_of(table, begin, end),
-            numbers_of(table, "moments", begin, end),
+            *_read_contexts(table, begin, end),
+            read_numbers(table, "moments", begin, end),
         )
         begin = end
 
 
-def _contexts_of(table: pa.Table, begin: int, end: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _read_contexts(table: pa.Table, begin: int, end: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The captions' vectors of neighbouring rows and which are real, where the block carries them."""
-    context = numbers_of(table, "context", begin, end)
+    context = read_numbers(table, "context", begin, end)
     if context is None:
         return None, None
     tokens = torch.from_numpy(table.column("tokens").to_numpy()[begin:end].copy())
-    return context, first_of(tokens, context.shape[1])
+    return context, mask_first(tokens, context.shape[1])
 
 
-def numbers_of(table: pa.Table, name: str, begin: int, end: int) -> torch.Tensor | None:
+def read_numbers(table: pa.Table, name: str, begin: int, end: int) -> torch.Tensor | None:
     """The numbers [B, ...] of neighbouring rows of one shape, over the memory of the block; None without them."""
     if name not in table.column_names:
         return None
@@ -139,7 +139,7 @@ def numbers_of(table: pa.Table, name: str, begin: int, end: int) -> torch.Tensor
     return torch.from_numpy(flat.to_numpy().reshape(end - begin, *shape))
 
 
-def pixels_of(images: pa.LargeBinaryArray, begin: int, end: int, height: int, channels: int) -> torch.Tensor:
+def read_pixels(images: pa.LargeBinaryArray, begin: int, end: int, height: int, channels: int) -> torch.Tensor:
     """uint8 [B, C, H, W] over the bytes of neighbouring rows; empty where these carry latents instead."""
     if not height:
         return torch.empty(end - begin, channels, 0, 0, dtype=torch.uint8)

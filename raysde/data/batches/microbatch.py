@@ -10,8 +10,8 @@ from torch import Tensor
 
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import Rows
-from raysde.data.dataset.reader import Columns, Reader, fresh
-from raysde.data.dataset.view import View, draws
+from raysde.data.dataset.reader import Columns, Reader, allocate_images
+from raysde.data.dataset.view import View, draw_uniforms
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Microbatch:
     context_mask: Tensor | None = None
     moments: Tensor | None = None
 
-    def moved(self, move: Callable[[Tensor], Tensor]) -> "Microbatch":
+    def map_tensors(self, move: Callable[[Tensor], Tensor]) -> "Microbatch":
         """The same with ``move`` applied to each of its tensors."""
         found: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **found)
 
 
-def microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
+def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
     """A microbatch of decoded rows; the images stay in memory as they were decoded, channels last."""
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
     moments = None if columns.moments is None else torch.from_numpy(columns.moments)
@@ -50,10 +50,10 @@ def microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Mic
     if columns.context is None or columns.tokens is None:
         return found
     context = torch.from_numpy(columns.context)
-    return replace(found, context=context, context_mask=first_of(torch.from_numpy(columns.tokens), context.shape[1]))
+    return replace(found, context=context, context_mask=mask_first(torch.from_numpy(columns.tokens), context.shape[1]))
 
 
-def first_of(tokens: Tensor, length: int) -> Tensor:
+def mask_first(tokens: Tensor, length: int) -> Tensor:
     """bool [B, length], True for the first ``tokens`` [B] of each row."""
     return torch.arange(length)[None, :] < tokens[:, None]
 
@@ -73,11 +73,11 @@ class Feed:
     view: View = field(default_factory=View)
 
     def read(
-        self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = fresh
+        self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images
     ) -> tuple[np.ndarray, Columns]:
         """Row numbers and content of a microbatch, whose images lie in memory from ``take``."""
         chosen = self.rows[self.plan.rows_of(step, index)]
-        return chosen, reader.read(chosen, self.view, draws(self.plan.seed, step, index, len(chosen)), take)
+        return chosen, reader.read(chosen, self.view, draw_uniforms(self.plan.seed, step, index, len(chosen)), take)
 
 
 def read_batches(
@@ -86,7 +86,7 @@ def read_batches(
     """The microbatches of one rank, step by step over [start, stop), read in this process."""
     mine = feed.plan.of_rank(rank, world)
     for step in range(start, stop):
-        yield [microbatch(step, index, *feed.read(reader, step, index)) for index in mine]
+        yield [make_microbatch(step, index, *feed.read(reader, step, index)) for index in mine]
 
 
 def held_out_batches(
@@ -100,5 +100,5 @@ def held_out_batches(
         for start in range(0, len(alike), size):
             if index % world == rank:
                 part = alike[start : start + size]
-                yield microbatch(0, index, part, reader.read(part, view))
+                yield make_microbatch(0, index, part, reader.read(part, view))
             index += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysde.data.dataset.permutation import permuted
+from raysde.data.dataset.permutation import permute_numbers
 from raysde.rng import BUCKETS, CHUNKS, ORDER, key
 
 
@@ -82,16 +82,16 @@ class Plan:
         another without a gap; their order among the other buckets' is random.
         """
         epoch = number * self.microbatch // self.rows
-        while sum(self._begun(epoch + 1)) <= number:
+        while sum(self._count_before(epoch + 1)) <= number:
             epoch += 1
-        before = self._begun(epoch)
-        ends = np.cumsum([after - start for start, after in zip(before, self._begun(epoch + 1), strict=True)])
+        before = self._count_before(epoch)
+        ends = np.cumsum([after - start for start, after in zip(before, self._count_before(epoch + 1), strict=True)])
         slot = np.array([number - sum(before)])
-        place = int(permuted(slot, int(ends[-1]), key(self.seed, BUCKETS, epoch))[0])
+        place = int(permute_numbers(slot, int(ends[-1]), key(self.seed, BUCKETS, epoch))[0])
         bucket = int(np.searchsorted(ends, place, side="right"))
         return bucket, before[bucket] + place - (int(ends[bucket - 1]) if bucket else 0)
 
-    def _begun(self, epoch: int) -> list[int]:
+    def _count_before(self, epoch: int) -> list[int]:
         """Microbatches of each bucket before ``epoch``."""
         return [epoch * rows // self.microbatch for rows in self.buckets]
 
@@ -123,18 +123,18 @@ def epoch_order(places: np.ndarray, rows: int, window: int, chunk: int, seed: in
         seed: the key of this epoch.
     """
     if window >= rows:
-        return permuted(places, rows, seed)
+        return permute_numbers(places, rows, seed)
     result = np.empty_like(places)
     numbers = places // window
     for number in np.unique(numbers):
         here = numbers == number
         start = int(number) * window
         length = min(window, rows - start)
-        result[here] = start + permuted(places[here] - start, length, key(seed, int(number)))
-    return _chunks_in_order(result, rows, chunk, seed)
+        result[here] = start + permute_numbers(places[here] - start, length, key(seed, int(number)))
+    return _shuffle_chunks(result, rows, chunk, seed)
 
 
-def _chunks_in_order(places: np.ndarray, rows: int, chunk: int, seed: int) -> np.ndarray:
+def _shuffle_chunks(places: np.ndarray, rows: int, chunk: int, seed: int) -> np.ndarray:
     """Shuffles whole chunks; the last, shorter one gets a place of its own."""
     full, rest = divmod(rows, chunk)
     border = key(seed, CHUNKS, 0) % (full + 1) * chunk  # where the short chunk begins
@@ -143,12 +143,12 @@ def _chunks_in_order(places: np.ndarray, rows: int, chunk: int, seed: int) -> np
     short = (places >= border) & ~beyond
     result = full * chunk + places - border
     if full:
-        moved = permuted(slots[~short], full, key(seed, CHUNKS, 1))
+        moved = permute_numbers(slots[~short], full, key(seed, CHUNKS, 1))
         result[~short] = moved * chunk + (np.where(beyond, places - rest, places) % chunk)[~short]
     return result
 
 
-def steps_of_blocks(start: int, stop: int, steps: int) -> Iterator[tuple[int, int]]:
+def split_steps(start: int, stop: int, steps: int) -> Iterator[tuple[int, int]]:
     """Cuts [start, stop) into runs of ``steps`` steps; the last may be shorter."""
     for first in range(start, stop, steps):
         yield first, min(first + steps, stop)

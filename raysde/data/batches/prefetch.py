@@ -11,62 +11,64 @@ from raysde.data.batches.microbatch import Microbatch
 Item = TypeVar("Item")
 
 
-def fetched_ahead(items: Iterator[Item]) -> Iterator[Item]:
+def fetch_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The same items; a thread fetches the first at once and each next one when its predecessor is handed out.
 
     An error in ``items`` is raised in the place of the item that it prevented.
     """
     pool = ThreadPoolExecutor(1, "fetch")
-    upcoming = pool.submit(_next, items)
+    upcoming = pool.submit(_next_item, items)
 
-    def handed_out() -> Iterator[Item]:
+    def hand_out() -> Iterator[Item]:
         nonlocal upcoming
         try:
             while found := upcoming.result():
-                upcoming = pool.submit(_next, items)
+                upcoming = pool.submit(_next_item, items)
                 yield found[0]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    return handed_out()
+    return hand_out()
 
 
-def _next(items: Iterator[Item]) -> tuple[Item] | None:
+def _next_item(items: Iterator[Item]) -> tuple[Item] | None:
     for item in items:
         return (item,)
     return None
 
 
-def on_device(batches: Iterator[list[Microbatch]], device: torch.device) -> Iterator[list[Microbatch]]:
+def prefetch_to_device(batches: Iterator[list[Microbatch]], device: torch.device) -> Iterator[list[Microbatch]]:
     """The same microbatches a step ahead; with their tensors on ``device`` where that is a CUDA device.
 
     There they are copied from page-locked memory on a stream of its own, which the training stream waits for.
     """
     if device.type != "cuda":
-        return fetched_ahead(batches)
+        return fetch_ahead(batches)
     copies = torch.cuda.Stream(device)
-    return _after_copies(fetched_ahead(_copied(batches, device, copies)), device)
+    return _wait_for_copies(fetch_ahead(_start_copies(batches, device, copies)), device)
 
 
 Moved = tuple[list[Microbatch], torch.cuda.Event]
 
 
-def _copied(batches: Iterator[list[Microbatch]], device: torch.device, copies: "torch.cuda.Stream") -> Iterator[Moved]:
+def _start_copies(
+    batches: Iterator[list[Microbatch]], device: torch.device, copies: "torch.cuda.Stream"
+) -> Iterator[Moved]:
     """Each step's microbatches with copies to the device under way, and the event that ends these."""
     for step in batches:
         with torch.cuda.stream(copies):
-            moved = [batch.moved(lambda x: x.pin_memory().to(device, non_blocking=True)) for batch in step]
+            moved = [batch.map_tensors(lambda x: x.pin_memory().to(device, non_blocking=True)) for batch in step]
         yield moved, copies.record_event()
 
 
-def _after_copies(steps: Iterator[Moved], device: torch.device) -> Iterator[list[Microbatch]]:
+def _wait_for_copies(steps: Iterator[Moved], device: torch.device) -> Iterator[list[Microbatch]]:
     """The microbatches, safe to use on the present stream."""
     for batches, copied in steps:
         training = torch.cuda.current_stream(device)
         training.wait_event(copied)
 
-        def used(x: torch.Tensor, stream: torch.cuda.Stream = training) -> torch.Tensor:
+        def record_use(x: torch.Tensor, stream: torch.cuda.Stream = training) -> torch.Tensor:
             x.record_stream(stream)  # its memory is not given to a later copy before the step is done
             return x
 
-        yield [batch.moved(used) for batch in batches]
+        yield [batch.map_tensors(record_use) for batch in batches]

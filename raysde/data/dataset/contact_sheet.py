@@ -8,12 +8,12 @@ from PIL import Image, ImageDraw
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.reader import Reader
 from raysde.images.codec import decode_image
-from raysde.images.geometry import resized
+from raysde.images.geometry import resize_box
 
 CELL, WIDE, LINE, LETTERS = 112, 8, 13, 18
 
 
-def describe(manifest: Manifest) -> list[str]:
+def describe_manifest(manifest: Manifest) -> list[str]:
     """Lines of what the manifest says, for people."""
     told = manifest.statistics
     size = f"{manifest.size[0]} x {manifest.size[1]}" if manifest.size else "as they were found"
@@ -31,13 +31,13 @@ def describe(manifest: Manifest) -> list[str]:
     ]
     buckets = sorted({shard.image for shard in manifest.shards if shard.image})
     if len(buckets) > 1:
-        lines += [f"  {h:>4} x {w:<4}  {_rows(manifest, (h, w))} rows" for h, w in buckets]
+        lines += [f"  {h:>4} x {w:<4}  {_count_rows(manifest, (h, w))} rows" for h, w in buckets]
     if told:
         images, captions = told["images"], told["captions"]
         lines += [
             f"found          {images['height'][0]} to {images['height'][1]} high, "
             f"{images['width'][0]} to {images['width'][1]} wide",
-            f"pixels         mean {_list(images['mean'])}, deviation {_list(images['std'])} of 1",
+            f"pixels         mean {_format_numbers(images['mean'])}, deviation {_format_numbers(images['std'])} of 1",
             f"captions       {captions['in_all']} for {manifest.captions} rows, {captions['mean_characters']} "
             f"characters on average, at most {captions['longest']}",
         ]
@@ -47,15 +47,15 @@ def describe(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _rows(manifest: Manifest, image: tuple[int, int]) -> int:
+def _count_rows(manifest: Manifest, image: tuple[int, int]) -> int:
     return sum(shard.rows for shard in manifest.shards if shard.image == image)
 
 
-def _list(values: list[float]) -> str:
+def _format_numbers(values: list[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
-def contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
+def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
     """Randomly chosen images with the beginning of their captions, or their labels, below them."""
     total = reader.manifest.rows
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
@@ -65,7 +65,7 @@ def contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
     pen = ImageDraw.Draw(sheet)
     for place, row in enumerate(rows.tolist()):
         left, top = 4 + place % columns * (CELL + 4), 4 + place // columns * (CELL + 2 * LINE + 4)
-        picture = thumbnail(decode_image(reader.encoded(row), reader.manifest.channels))
+        picture = make_thumbnail(decode_image(reader.image_file(row), reader.manifest.channels))
         sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
         about = reader.about(row)
         said = about["captions"][0] if about["captions"] else about["label"] or ""  # type: ignore[index]
@@ -74,7 +74,7 @@ def contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
     return sheet
 
 
-def thumbnail(image: np.ndarray) -> Image.Image:
+def make_thumbnail(image: np.ndarray) -> Image.Image:
     """An image whose longer side fills a cell; small ones are enlarged by whole pixels."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
     if max(picture.size) <= CELL:
@@ -82,4 +82,4 @@ def thumbnail(image: np.ndarray) -> Image.Image:
         return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     scale = CELL / max(picture.size)
     shape = (max(1, round(picture.height * scale)), max(1, round(picture.width * scale)))
-    return resized(picture, shape)
+    return resize_box(picture, shape)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysde.data.dataset.permutation import permuted
+from raysde.data.dataset.permutation import permute_numbers
 from raysde.rng import SPLIT, key
 
 
@@ -71,9 +71,9 @@ class Rows:
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """Row numbers, int64, of positions in 0..count-1."""
         skipped = np.searchsorted(self.held - np.arange(len(self.held)), positions, side="right")
-        return self.numbered(positions + skipped)
+        return self.number_positions(positions + skipped)
 
-    def numbered(self, positions: np.ndarray) -> np.ndarray:
+    def number_positions(self, positions: np.ndarray) -> np.ndarray:
         """Row numbers of positions that count held-out rows too."""
         borders = self._borders()
         result = np.empty(len(positions), dtype=np.int64)
@@ -84,28 +84,28 @@ class Rows:
         return result
 
 
-def hold_out(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[Rows, np.ndarray]:
+def hold_out_rows(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[Rows, np.ndarray]:
     """Splits rows into those to train on and ``count`` randomly chosen others, whose sorted numbers are returned.
 
     Raises:
         ValueError: if no row would be left to train on.
     """
     everything = Rows(layouts, np.empty(0, dtype=np.int64))
-    held = chosen(everything, count, seed)
+    held = choose_positions(everything, count, seed)
     if count >= everything.count > 0:
         raise ValueError(f"validation.rows={count} leaves nothing of {everything.count} rows to train on")
-    return Rows(layouts, held), np.sort(everything.numbered(held))
+    return Rows(layouts, held), np.sort(everything.number_positions(held))
 
 
-def chosen(rows: Rows, count: int, seed: int) -> np.ndarray:
+def choose_positions(rows: Rows, count: int, seed: int) -> np.ndarray:
     """Up to ``count`` random positions, sorted."""
     if not rows.count:
         return np.empty(0, dtype=np.int64)
     first = np.arange(min(count, rows.count), dtype=np.int64)
-    return np.sort(permuted(first, rows.count, key(seed, SPLIT)))
+    return np.sort(permute_numbers(first, rows.count, key(seed, SPLIT)))
 
 
-def located(starts: np.ndarray, group: int, rows: np.ndarray) -> list[tuple[int, int, int, int]]:
+def locate_rows(starts: np.ndarray, group: int, rows: np.ndarray) -> list[tuple[int, int, int, int]]:
     """For each of ``rows`` its place among them, its shard, its row group and its place in that; group by group.
 
     Args:

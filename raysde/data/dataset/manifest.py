@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysde.data.dataset.layout import Layout
-from raysde.io.filesystems import child, filesystem, location, read_bytes, write_json
+from raysde.io.filesystems import absolute_location, child_path, open_filesystem, read_bytes, write_json
 
 Split = Literal["train", "validation"]
 FORMAT = 3
@@ -91,7 +91,7 @@ class Manifest:
     source: str = ""
     licence: str = ""
     skipped: int = 0
-    columns: dict[str, str] = field(default_factory=lambda: columns(SCHEMA), hash=False)
+    columns: dict[str, str] = field(default_factory=lambda: list_columns(SCHEMA), hash=False)
     format: int = FORMAT
 
     @property
@@ -140,7 +140,7 @@ class Manifest:
 
     def file(self, number: int) -> str:
         """Path or URI of a shard."""
-        return child(self.path, self.shards[number].file)
+        return child_path(self.path, self.shards[number].file)
 
     def layouts(self, split: Split) -> tuple[Layout, ...]:
         """The rows of a split: a layout for each bucket of image sizes, in the order of their shapes."""
@@ -152,7 +152,7 @@ class Manifest:
         return Layout([self.starts[n] for n in numbers], [self.shards[n].rows for n in numbers], self.row_group)
 
 
-def columns(schema: pa.Schema) -> dict[str, str]:
+def list_columns(schema: pa.Schema) -> dict[str, str]:
     """Name and type of each column, as the manifest keeps them."""
     return {field.name: str(field.type) for field in schema}
 
@@ -161,7 +161,7 @@ def write_manifest(manifest: Manifest) -> None:
     """Writes ``manifest.json`` last, so that a folder with a manifest is whole."""
     content = {"format": manifest.format, "rows": manifest.rows, **asdict(manifest)}
     del content["path"]
-    write_json(child(manifest.path, "manifest.json"), content)
+    write_json(child_path(manifest.path, "manifest.json"), content)
 
 
 def read_manifest(path: str, what: str = "the folder") -> Manifest:
@@ -174,9 +174,9 @@ def read_manifest(path: str, what: str = "the folder") -> Manifest:
         ValueError: if there is none, it is not one, or a newer version wrote it.
     """
     try:
-        content = json.loads(read_bytes(child(location(path), "manifest.json")))
+        content = json.loads(read_bytes(child_path(absolute_location(path), "manifest.json")))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{what} {path!r} holds no manifest.json; {_remedy(path)}") from None
+        raise ValueError(f"{what} {path!r} holds no manifest.json; {_suggest_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}/manifest.json is not valid JSON: {error}") from None
     try:
@@ -185,9 +185,9 @@ def read_manifest(path: str, what: str = "the folder") -> Manifest:
         raise ValueError(f"{path}/manifest.json is not a manifest: {error}") from error
 
 
-def _remedy(path: str) -> str:
+def _suggest_remedy(path: str) -> str:
     """Return what to do about a folder without a manifest: most often it is the source and not the shards."""
-    system, inside = filesystem(location(path))
+    system, inside = open_filesystem(absolute_location(path))
     about = system.get_file_info(inside)
     if about.type == pafs.FileType.File:
         return f"it is a file, and training reads shards: make them with `raysde ingest {path} SHARDS`"

@@ -11,7 +11,7 @@ ROUNDS = 8
 Numbers = np.ndarray
 
 
-def permuted(numbers: Numbers, count: int, key: int) -> Numbers:
+def permute_numbers(numbers: Numbers, count: int, key: int) -> Numbers:
     """The images of ``numbers`` (int64, each in 0..count-1) under the permutation ``key`` of 0..count-1.
 
     Large ones are an alternating Feistel network over the next power of two; a number that leaves the range is sent
@@ -21,7 +21,7 @@ def permuted(numbers: Numbers, count: int, key: int) -> Numbers:
     assert count > 0
     assert len(numbers) == 0 or (numbers.min() >= 0 and numbers.max() < count)
     if count <= EXACT:
-        return _drawn(count, key)[numbers]
+        return _draw_permutation(count, key)[numbers]
     bits = (count - 1).bit_length()
     result = _feistel(numbers.astype(np.uint64), bits, key)
     while (outside := result >= count).any():
@@ -30,7 +30,7 @@ def permuted(numbers: Numbers, count: int, key: int) -> Numbers:
 
 
 @lru_cache(maxsize=64)
-def _drawn(count: int, key: int) -> Numbers:
+def _draw_permutation(count: int, key: int) -> Numbers:
     """A permutation from raw Philox words, which numpy promises to keep."""
     result = np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
     result.flags.writeable = False
@@ -50,13 +50,13 @@ def _feistel(numbers: Numbers, bits: int, key: int) -> Numbers:
     high, low = numbers >> low_bits, numbers & low_mask
     for number, word in enumerate(_round_keys(key)):
         if number % 2:
-            low = low ^ (_mixed(high + word) & low_mask)
+            low = low ^ (_mix_words(high + word) & low_mask)
         else:
-            high = high ^ (_mixed(low + word) & high_mask)
+            high = high ^ (_mix_words(low + word) & high_mask)
     return (high << low_bits) | low
 
 
-def _mixed(words: Numbers) -> Numbers:
+def _mix_words(words: Numbers) -> Numbers:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), modulo 2**64."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

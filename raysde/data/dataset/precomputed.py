@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 
 from raysde.data.dataset.manifest import Manifest
-from raysde.io.errors import writing
+from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import (
-    child,
+    child_path,
     exists,
-    filesystem,
+    open_filesystem,
     read_bytes,
     sha256_of,
     write_bytes,
@@ -83,7 +83,7 @@ class TextEmbeddings:
     @property
     def name(self) -> str:
         """Of the folder."""
-        return name_of(self.path)
+        return folder_name(self.path)
 
     @property
     def all_files(self) -> tuple[PrecomputedFile, ...]:
@@ -116,14 +116,14 @@ class Latents:
     @property
     def name(self) -> str:
         """Of the folder."""
-        return name_of(self.path)
+        return folder_name(self.path)
 
     @property
     def all_files(self) -> tuple[PrecomputedFile, ...]:
         return self.files
 
 
-def name_of(path: str) -> str:
+def folder_name(path: str) -> str:
     """The last part of a path, or of a URI without its options."""
     return (path.partition("?")[0] if "://" in path else path).rpartition("/")[2]
 
@@ -132,21 +132,21 @@ Derived = TextEmbeddings | Latents
 ADAPTER: TypeAdapter[Derived] = TypeAdapter(Annotated[Derived, Field(discriminator="kind")])
 
 
-def identity_of(sha256: str, *settings: object) -> str:
+def hash_identity(sha256: str, *settings: object) -> str:
     """The ID in a folder's name: 12 hexadecimal digits of a hash over the encoder's hash and the settings."""
     return hashlib.sha256(json.dumps([sha256, *settings]).encode()).hexdigest()[:12]
 
 
-def folder_of(kind: PrecomputedKind, shards: str, identity: str) -> str:
+def derived_folder(kind: PrecomputedKind, shards: str, identity: str) -> str:
     """The folder beside the shards."""
-    return child(shards, f"{kind}-{identity}")
+    return child_path(shards, f"{kind}-{identity}")
 
 
 def write_derived(derived: Derived) -> None:
     """Writes the folder's manifest last, so that a folder with one is whole."""
     content = {"format": FORMAT, **asdict(derived)}
     del content["path"]
-    write_json(child(derived.path, "manifest.json"), content)
+    write_json(child_path(derived.path, "manifest.json"), content)
 
 
 def read_derived(path: str) -> Derived:
@@ -155,7 +155,7 @@ def read_derived(path: str) -> Derived:
     Raises:
         ValueError: if it is not one.
     """
-    where = child(path, "manifest.json")
+    where = child_path(path, "manifest.json")
     try:
         content = json.loads(read_bytes(where))
         if content["format"] != FORMAT:
@@ -171,15 +171,15 @@ def read_derived(path: str) -> Derived:
 
 def find_derived(kind: PrecomputedKind, shards: str) -> list[Derived]:
     """The whole folders of a kind beside the shards, by name; what an interrupted job left is passed over."""
-    system, inside = filesystem(shards)
+    system, inside = open_filesystem(shards)
     listed = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
     names = sorted(
         info.base_name
         for info in listed
         if info.type == pafs.FileType.Directory and info.base_name.startswith(f"{kind}-")
     )
-    paths = [child(shards, name) for name in names]
-    return [read_derived(path) for path in paths if exists(child(path, "manifest.json"))]
+    paths = [child_path(shards, name) for name in names]
+    return [read_derived(path) for path in paths if exists(child_path(path, "manifest.json"))]
 
 
 def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> None:
@@ -193,8 +193,8 @@ def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> Non
     if found != wanted:
         raise ValueError(f"{derived.path}/manifest.json does not list the files and rows of the shards beside it")
     for file in derived.all_files:
-        where = child(derived.path, file.file)
-        system, inside = filesystem(where)
+        where = child_path(derived.path, file.file)
+        system, inside = open_filesystem(where)
         info = system.get_file_info(inside)
         if info.type != pafs.FileType.File:
             raise ValueError(f"{where} is missing")
@@ -205,9 +205,9 @@ def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> Non
 def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[list[Any]]) -> PrecomputedFile:
     """Writes the Parquet file of a shard, a row group at a time; the same values give the same bytes."""
     schema, rows = pa.schema([COLUMN[kind]]), 0
-    system, inside = filesystem(child(path, name))
+    system, inside = open_filesystem(child_path(path, name))
     with (
-        writing(f"file {name}", path),
+        name_place_of_write(f"file {name}", path),
         system.open_output_stream(inside) as out,
         pq.ParquetWriter(
             out, schema, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False
@@ -217,16 +217,16 @@ def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[l
             table = pa.table([pa.array(values, COLUMN[kind].type)], schema=schema)
             writer.write_table(table, row_group_size=len(values))
             rows += len(values)
-    return described(path, name, rows)
+    return describe_file(path, name, rows)
 
 
 def write_empty(path: str, content: bytes) -> PrecomputedFile:
     """Writes what stands for the empty caption."""
-    write_bytes(child(path, EMPTY), content)
-    return described(path, EMPTY, 1)
+    write_bytes(child_path(path, EMPTY), content)
+    return describe_file(path, EMPTY, 1)
 
 
-def described(path: str, name: str, rows: int) -> PrecomputedFile:
+def describe_file(path: str, name: str, rows: int) -> PrecomputedFile:
     """The manifest's entry of a file that was written."""
-    system, inside = filesystem(child(path, name))
-    return PrecomputedFile(name, rows, system.get_file_info(inside).size, sha256_of(child(path, name)))
+    system, inside = open_filesystem(child_path(path, name))
+    return PrecomputedFile(name, rows, system.get_file_info(inside).size, sha256_of(child_path(path, name)))

@@ -16,7 +16,7 @@ from raysde.data.dataset.precomputed import (
     TextEmbeddings,
 )
 from raysde.data.dataset.row_groups import RowGroups
-from raysde.io.filesystems import child, read_bytes
+from raysde.io.filesystems import child_path, read_bytes
 
 CACHE = 1 << 30
 
@@ -40,7 +40,7 @@ class Vectors:
             budget=cache_bytes,
         )
 
-    def stored(self, rows: np.ndarray) -> list[Any]:
+    def read_stored(self, rows: np.ndarray) -> list[Any]:
         """The values of rows, in the order given.
 
         Raises:
@@ -63,20 +63,20 @@ class Contexts(Vectors):
         Args:
             draws: numbers in [0, 1) that choose the captions, as they do for the reader of the rows.
         """
-        found = [self._vectors(each, draw) for each, draw in zip(self.stored(rows), draws.tolist(), strict=True)]
+        found = [self._vectors(each, draw) for each, draw in zip(self.read_stored(rows), draws.tolist(), strict=True)]
         tokens = np.array([len(each) for each in found], dtype=np.int64)
-        return padded(found, padded_length(int(tokens.max()), self.derived.max_tokens)), tokens
+        return pad_vectors(found, padded_length(int(tokens.max()), self.derived.max_tokens)), tokens
 
     @cached_property
     def empty(self) -> np.ndarray:
         """Vectors [tokens, width] of the empty caption."""
-        return self._numbers(read_bytes(child(self.derived.path, EMPTY)))
+        return self._numbers(read_bytes(child_path(self.derived.path, EMPTY)))
 
     def _vectors(self, stored: Any, draw: float) -> np.ndarray:
         captions = stored.values
         if not len(captions):
             return self.empty
-        return self._numbers(captions[place_of(len(captions), draw)].as_buffer())
+        return self._numbers(captions[choose_caption(len(captions), draw)].as_buffer())
 
     def _numbers(self, content: Any) -> np.ndarray:
         return np.frombuffer(content, NUMBERS[self.derived.dtype]).reshape(-1, self.derived.width)
@@ -91,12 +91,12 @@ class LatentMoments(Vectors):
         """Mean and log-variance of each row's latent, [B, 2 C, height, width]."""
         channels, height, width = self.derived.shape
         result = np.empty((len(rows), 2 * channels, height, width), NUMBERS[self.derived.dtype])
-        for place, each in enumerate(self.stored(rows)):
+        for place, each in enumerate(self.read_stored(rows)):
             result[place] = np.frombuffer(each.as_buffer(), result.dtype).reshape(result.shape[1:])
         return result
 
 
-def place_of(count: int, draw: float) -> int:
+def choose_caption(count: int, draw: float) -> int:
     """Which of ``count`` captions a draw in [0, 1) chooses."""
     return int(draw * count)
 
@@ -106,7 +106,7 @@ def padded_length(tokens: int, most: int) -> int:
     return min(most, -(-tokens // 8) * 8)
 
 
-def padded(found: list[np.ndarray], length: int) -> np.ndarray:
+def pad_vectors(found: list[np.ndarray], length: int) -> np.ndarray:
     """Vectors [tokens, width] of several captions as [B, length, width], with zeros after the real ones."""
     result = np.zeros((len(found), length, found[0].shape[1]), found[0].dtype)
     for place, each in enumerate(found):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raysde.data.dataset.manifest import SCHEMA, Manifest, Split, read_manifest
 from raysde.data.dataset.precomputed import Latents, TextEmbeddings
-from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, place_of
+from raysde.data.dataset.precomputed_rows import Contexts, LatentMoments, choose_caption
 from raysde.data.dataset.row_groups import RowGroups
 from raysde.data.dataset.view import CAPTION, STILL, View
 from raysde.images.codec import decode_image
@@ -52,7 +52,7 @@ class RowGroup:
         return cls(table.column("image").combine_chunks().field("bytes"), captions, labels)
 
 
-def fresh(shape: tuple[int, ...]) -> np.ndarray:
+def allocate_images(shape: tuple[int, ...]) -> np.ndarray:
     """New memory for images."""
     return np.empty(shape, dtype=np.uint8)
 
@@ -86,7 +86,7 @@ class Reader:
         rows: np.ndarray,
         view: View | None = None,
         draws: np.ndarray | None = None,
-        take: Callable[[tuple[int, ...]], np.ndarray] = fresh,
+        take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images,
     ) -> Columns:
         """The rows with the given numbers, in the order given; all of one shape.
 
@@ -110,7 +110,7 @@ class Reader:
             draw = draws[place]
             if moments is None:
                 self._show(group, inside, int(rows[place]), view, draw, images[place])
-            captions[place] = _chosen(group.captions[inside].as_py(), draw[CAPTION])
+            captions[place] = _choose_captions(group.captions[inside].as_py(), draw[CAPTION])
             labels[place] = self._number(group.labels[inside].as_py(), int(rows[place]))
         context, tokens = (None, None) if self.contexts is None else self.contexts.read(rows, draws[:, CAPTION])
         return Columns(images, captions, labels, context, tokens, moments)
@@ -146,7 +146,7 @@ class Reader:
         table = self.groups.read(shard, group, names)
         return {"row": row, "shard": self.manifest.shards[shard].file, **table.slice(place, 1).to_pylist()[0]}
 
-    def encoded(self, row: int) -> bytes:
+    def image_file(self, row: int) -> bytes:
         """The image file of a row."""
         ((_, group, inside),) = self.groups.holding(np.array([row]))
         return bytes(group.images[inside].as_py())
@@ -191,12 +191,14 @@ class Reader:
             raise ValueError(f"the image of row {row} ({self.about(row)['key']}) cannot be read: {error}") from error
 
 
-def _chosen(captions: list[str], draw: float) -> str:
-    return captions[place_of(len(captions), draw)] if captions else ""
+def _choose_captions(captions: list[str], draw: float) -> str:
+    return captions[choose_caption(len(captions), draw)] if captions else ""
 
 
 @lru_cache(maxsize=2)
-def opened(path: str, fingerprint: str, text: TextEmbeddings | None = None, latents: Latents | None = None) -> Reader:
+def open_dataset_reader(
+    path: str, fingerprint: str, text: TextEmbeddings | None = None, latents: Latents | None = None
+) -> Reader:
     """This process's reader of a data set.
 
     Raises:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysde.data.dataset.layout import located
+from raysde.data.dataset.layout import locate_rows
 from raysde.data.dataset.manifest import Manifest
-from raysde.data.dataset.shards import fits
-from raysde.io.filesystems import child, filesystem
+from raysde.data.dataset.shards import fits_schema
+from raysde.io.filesystems import child_path, open_filesystem
 
 Group = TypeVar("Group")
 LEAST = 2
@@ -57,7 +57,7 @@ class RowGroups(Generic[Group]):
         Raises:
             ValueError: naming the file that is missing, damaged or another.
         """
-        for place, shard, number, inside in located(self.starts, self.manifest.row_group, rows):
+        for place, shard, number, inside in locate_rows(self.starts, self.manifest.row_group, rows):
             yield place, self.group(shard, number), inside
 
     def group(self, shard: int, number: int) -> Group:
@@ -81,20 +81,20 @@ class RowGroups(Generic[Group]):
         Raises:
             ValueError: naming the file that is missing, damaged or another.
         """
-        opened = self._opened(shard)
+        opened = self._open_file(shard)
         try:
             return opened.read_row_group(number, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}") from error
 
-    def _opened(self, shard: int) -> pq.ParquetFile:
+    def _open_file(self, shard: int) -> pq.ParquetFile:
         """A shard's file, whose footer is remembered."""
         known, wanted = self.footers.get(shard), self.manifest.shards[shard]
-        system, inside = filesystem(child(self.folder, wanted.file))
+        system, inside = open_filesystem(child_path(self.folder, wanted.file))
         try:
             source = system.open_input_file(inside)
             found = pq.ParquetFile(source, metadata=known, page_checksum_verification=True, pre_buffer=True)
-            same = known is not None or fits(found, self.schema, wanted.rows, self.manifest.row_group)
+            same = known is not None or fits_schema(found, self.schema, wanted.rows, self.manifest.row_group)
         except FileNotFoundError:
             raise ValueError(f"{self._name(shard)} is missing") from None
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, Split, columns
-from raysde.io.errors import writing
-from raysde.io.filesystems import child, filesystem, sha256_of
+from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, Split, list_columns
+from raysde.io.errors import name_place_of_write
+from raysde.io.filesystems import child_path, open_filesystem, sha256_of
 
 COMPRESSED = ("image.path", "captions.list.element", "label", "key", "width", "height", "hash")
 
@@ -34,23 +34,25 @@ def write_shard(
         write_statistics=False,
     )
     content = out.getvalue()
-    system, inside = filesystem(child(path, file))
-    with writing(f"shard {file}", path), system.open_output_stream(inside) as target:
+    system, inside = open_filesystem(child_path(path, file))
+    with name_place_of_write(f"shard {file}", path), system.open_output_stream(inside) as target:
         target.write(content)
     return Shard(file, table.num_rows, content.size, hashlib.sha256(content).hexdigest(), split, image)
 
 
-def verify(manifest: Manifest, *, hashes: bool) -> None:
+def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
     """Compares the shards with the manifest: presence, size, columns and row groups, and the content's hash if asked.
 
     Raises:
         ValueError: naming the first shard that differs and how.
     """
-    if manifest.columns != columns(SCHEMA):
-        raise ValueError(f"{manifest.path}/manifest.json lists columns {manifest.columns}, expected {columns(SCHEMA)}")
+    if manifest.columns != list_columns(SCHEMA):
+        raise ValueError(
+            f"{manifest.path}/manifest.json lists columns {manifest.columns}, expected {list_columns(SCHEMA)}"
+        )
     for number, shard in enumerate(manifest.shards):
         where = f"shard {shard.file} of {manifest.path}"
-        system, inside = filesystem(manifest.file(number))
+        system, inside = open_filesystem(manifest.file(number))
         info = system.get_file_info(inside)
         if info.type != pafs.FileType.File:
             raise ValueError(f"{where} is missing")
@@ -60,16 +62,16 @@ def verify(manifest: Manifest, *, hashes: bool) -> None:
             raise ValueError(f"{where} has {info.size} bytes, its manifest says {shard.bytes}")
         try:
             with pq.ParquetFile(system.open_input_file(inside)) as opened:
-                same = fits(opened, SCHEMA, shard.rows, manifest.row_group)
+                same = fits_schema(opened, SCHEMA, shard.rows, manifest.row_group)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}") from error
         if not same:
             raise ValueError(f"{where} does not have the manifest's columns and rows")
 
 
-def fits(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group: int) -> bool:
+def fits_schema(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group: int) -> bool:
     """Whether a Parquet file has the columns of a schema, and so many rows in full row groups and what is left."""
-    if columns(opened.schema_arrow) != columns(schema):
+    if list_columns(opened.schema_arrow) != list_columns(schema):
         return False
     footer = opened.metadata
     found = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
@@ -83,7 +85,7 @@ def distinct_captions(manifest: Manifest, limit: int) -> list[str]:
     for number, shard in enumerate(manifest.shards):
         if shard.split != "train":
             continue
-        system, inside = filesystem(manifest.file(number))
+        system, inside = open_filesystem(manifest.file(number))
         with system.open_input_file(inside) as source:
             lists = pq.read_table(source, columns=["captions"]).column("captions")
         for chunk in lists.chunks:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from raysde.data.dataset.layout import Rows, chosen, hold_out
+from raysde.data.dataset.layout import Rows, choose_positions, hold_out_rows
 from raysde.data.dataset.manifest import Manifest
 
 VALIDATION_ROWS = 2048
@@ -22,11 +22,11 @@ def split_rows(manifest: Manifest, validation: int | None, seed: int) -> tuple[R
     """
     own = manifest.rows_in("validation")
     if not own:
-        return hold_out(manifest.layouts("train"), validation or 0, seed)
-    rows, _ = hold_out(manifest.layouts("train"), 0, seed)
-    apart, _ = hold_out(manifest.layouts("validation"), 0, seed)
+        return hold_out_rows(manifest.layouts("train"), validation or 0, seed)
+    rows, _ = hold_out_rows(manifest.layouts("train"), 0, seed)
+    apart, _ = hold_out_rows(manifest.layouts("validation"), 0, seed)
     count = min(VALIDATION_ROWS if validation is None else validation, own)
-    return rows, np.sort(apart[chosen(apart, count, seed)])
+    return rows, np.sort(apart[choose_positions(apart, count, seed)])
 
 
 def shuffle_window(manifest: Manifest, wanted: int | None) -> int:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from raysde.images.geometry import Box, placed_box, resized
+from raysde.images.geometry import Box, placed_box, resize_box
 from raysde.rng import AUGMENT, key
 
 Crop = Literal["center", "random"]
@@ -44,7 +44,7 @@ class View:
         if image.shape[:2] == shape and not self.changes:
             return image
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        found = np.asarray(resized(picture, shape, self.box(picture.size, shape, draw)))
+        found = np.asarray(resize_box(picture, shape, self.box(picture.size, shape, draw)))
         return found.reshape(*shape, image.shape[2])
 
 
@@ -52,7 +52,7 @@ STILL = np.array([0.0, 1.0, 0.5, 0.5])
 """The draw of validation: first caption, largest box in the middle."""
 
 
-def draws(seed: int, step: int, index: int, count: int) -> np.ndarray:
+def draw_uniforms(seed: int, step: int, index: int, count: int) -> np.ndarray:
     """Uniform numbers float64 [count, 4] for the rows of a microbatch: caption, scale, left, top."""
     words = np.random.Philox(key=key(seed, AUGMENT, step, index)).random_raw(4 * count)
     return (words >> np.uint64(11)).astype(np.float64).reshape(count, 4) * 2.0**-53

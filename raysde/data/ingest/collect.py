@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysde.data.classes import label_order
+from raysde.data.classes import order_labels
 from raysde.data.dataset.manifest import Manifest, Shard, write_manifest
 from raysde.data.ingest.convert import Converted, Rules
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.statistics import Statistics
 from raysde.images.remarks import Remarks
-from raysde.io.filesystems import child, filesystem, write_json
+from raysde.io.filesystems import child_path, open_filesystem, write_json
 
 MOST_NAMED = 1000
 
 
-def collect(
+def collect_parts(
     parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
 ) -> Manifest:
     """Writes report.json and manifest.json for converted parts, given in their order.
@@ -50,24 +50,24 @@ def collect(
         size=rules.shape if rules.bucket_multiple else rules.stored,
         row_group=rules.row_group,
         shards=tuple(shards),
-        labels=labels or label_order(statistics.labels),
+        labels=labels or order_labels(statistics.labels),
         captions=statistics.captioned,
         statistics=statistics.summary(rules.channels),
         source=source,
         licence=licence,
         skipped=len(bad),
     )
-    write_json(child(out, "report.json"), report(manifest, bad, unread, remarks))
+    write_json(child_path(out, "report.json"), build_report(manifest, bad, unread, remarks))
     write_manifest(manifest)
     return manifest
 
 
-def report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
+def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
     """Return what a person may want to look at.
 
     Samples left out or changed, files and keys that nothing reads, and rows with the same content or the same key.
     """
-    same, repeated = repetitions(manifest, "hash"), repetitions(manifest, "key")
+    same, repeated = find_repetitions(manifest, "hash"), find_repetitions(manifest, "key")
     return {
         "skipped": [{"key": one.key, "reason": one.reason} for one in bad],
         "unread": dict(sorted(unread.items(), key=lambda kind: (-kind[1], kind[0]))),
@@ -77,28 +77,28 @@ def report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remark
     }
 
 
-def repetitions(manifest: Manifest, column: str) -> list[list[str]]:
+def find_repetitions(manifest: Manifest, column: str) -> list[list[str]]:
     """The keys of rows that agree in a column, group by group; 8 bytes of memory for each row of the data set."""
-    hashes = [_numbers(_column(manifest, number, column)) for number in range(len(manifest.shards))]
+    hashes = [_hash_strings(_read_column(manifest, number, column)) for number in range(len(manifest.shards))]
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     often = values[counts > 1]
     groups: dict[str, list[str]] = {}
     for number, found in enumerate(hashes):
         places = np.flatnonzero(np.isin(found, often))
         if len(places):
-            said, keys = _column(manifest, number, column), _column(manifest, number, "key")
+            said, keys = _read_column(manifest, number, column), _read_column(manifest, number, "key")
             for place in places.tolist():
                 groups.setdefault(said[place].as_py(), []).append(keys[place].as_py())
     return [keys for _, keys in sorted(groups.items()) if len(keys) > 1]
 
 
-def _column(manifest: Manifest, number: int, name: str) -> pa.ChunkedArray:
-    system, inside = filesystem(manifest.file(number))
+def _read_column(manifest: Manifest, number: int, name: str) -> pa.ChunkedArray:
+    system, inside = open_filesystem(manifest.file(number))
     with system.open_input_file(inside) as source:
         return pq.read_table(source, columns=[name]).column(name)
 
 
-def _numbers(strings: pa.ChunkedArray) -> np.ndarray:
+def _hash_strings(strings: pa.ChunkedArray) -> np.ndarray:
     """A 64-bit hash of each string, the same in every process."""
     import pandas as pd
 

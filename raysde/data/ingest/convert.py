@@ -15,10 +15,10 @@ from raysde.data.ingest.samples import Bad, Sample, SourcePart
 from raysde.data.ingest.statistics import Statistics
 from raysde.images.choices import Encode, Fit
 from raysde.images.codec import JPEG, decode_image, encode_image
-from raysde.images.geometry import bucket_shapes, centred_box, fitted, nearest_bucket, resized
+from raysde.images.geometry import bucket_shapes, centred_box, fit_picture, nearest_bucket, resize_box
 from raysde.images.open import is_plain, read_picture
 from raysde.images.remarks import Remarks
-from raysde.images.sizes import Size, read_size, shown_size
+from raysde.images.sizes import Size, format_size, read_size
 
 SMALL = 64
 SHARD_BYTES = 256 << 20
@@ -55,7 +55,8 @@ class Rules:
         shape = self.shape
         if self.bucket_multiple and shape is not None and shape[0] != shape[1]:
             raise ValueError(
-                f"the size {shown_size(shape)} does not go with buckets, which have proportions of their own: give one "
+                f"the size {format_size(shape)} does not go with buckets, which have proportions of their own: give "
+                "one "
                 "number, whose square has about as many pixels as they will have"
             )
 
@@ -99,7 +100,7 @@ class Converted:
         return cls(shards, bad, statistics, Counter(values["unread"]), Remarks.from_json(values["remarks"]))
 
 
-def convert(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
+def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
     """Writes the shards of a part: rows of one split and one shape in each; the same part gives the same bytes.
 
     Raises:
@@ -112,13 +113,13 @@ def convert(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
     def write(kind: tuple[Split, tuple[int, int] | None]) -> None:
         split, shape = kind
         table = pa.Table.from_pylist(waiting.pop(kind), schema=SCHEMA)
-        file = file_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
+        file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
         taken[kind] += 1
         result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
         sizes.pop(kind)
 
     taken: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
-    for kind, row in rows_of(part, rules, result):
+    for kind, row in convert_rows(part, rules, result):
         waiting[kind].append(row)
         sizes[kind] += len(row["image"]["bytes"])
         if len(waiting[kind]) == rules.shard_rows or sizes[kind] >= SHARD_BYTES:
@@ -128,13 +129,13 @@ def convert(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
     return result
 
 
-def file_name(split: Split, shape: tuple[int, int] | None, number: int, again: int) -> str:
+def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: int) -> str:
     """Such as train-00012.parquet; with the bucket's (height, width), and a count if the part has several."""
     bucket = f"-{shape[0]}x{shape[1]}" if shape else ""
     return f"{split}{bucket}-{number:05d}{f'-{again}' if again else ''}.parquet"
 
 
-def rows_of(
+def convert_rows(
     part: SourcePart, rules: Rules, result: Converted
 ) -> Iterator[tuple[tuple[Split, tuple[int, int] | None], dict[str, Any]]]:
     """The rows of a part with their split and shape; what is bad is noted in ``result``, and counted what is good."""
@@ -145,8 +146,8 @@ def rows_of(
         try:
             read = read_picture(sample.data, rules.channels, background=rules.background)
             picture = read.picture
-            stored = shaped(picture, rules)
-            data = encoded(sample.data, picture, stored, rules)
+            stored = resize_picture(picture, rules)
+            data = encode_stored(sample.data, picture, stored, rules)
         except ValueError as error:
             result.bad.append(Bad(sample.key, f"image {sample.key} cannot be read: {error}"))
             continue
@@ -154,19 +155,19 @@ def rows_of(
         result.remarks.count(sample.key, read.changes)
         result.statistics.count(stored, picture.size, sample.captions, sample.label)
         fixed = rules.stored or ((stored.height, stored.width) if rules.bucket_multiple else None)
-        row = row_of(sample, stored, data)
-        yield (split_of(row["hash"], rules.validation), fixed), row
+        row = make_row(sample, stored, data)
+        yield (choose_split(row["hash"], rules.validation), fixed), row
 
 
-def shaped(picture: Image.Image, rules: Rules) -> Image.Image:
+def resize_picture(picture: Image.Image, rules: Rules) -> Image.Image:
     """A picture at the size at which it is stored."""
     if not rules.bucket_multiple or rules.shape is None:
-        return fitted(picture, rules.fit, rules.shape, rules.background)
+        return fit_picture(picture, rules.fit, rules.shape, rules.background)
     shape = nearest_bucket(picture.size, bucket_shapes(rules.shape[0], rules.bucket_multiple))
-    return resized(picture, shape, centred_box(picture.size, shape))
+    return resize_box(picture, shape, centred_box(picture.size, shape))
 
 
-def encoded(data: bytes, found: Image.Image, stored: Image.Image, rules: Rules) -> bytes:
+def encode_stored(data: bytes, found: Image.Image, stored: Image.Image, rules: Rules) -> bytes:
     """The file that is stored.
 
     Raises:
@@ -189,7 +190,7 @@ def is_readable(data: bytes, stored: Image.Image) -> bool:
     return True
 
 
-def row_of(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]:
+def make_row(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]:
     """A row of the shards."""
     return {
         "image": {"bytes": data, "path": None},
@@ -202,6 +203,6 @@ def row_of(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]:
     }
 
 
-def split_of(content_hash: str, validation: float) -> Split:
+def choose_split(content_hash: str, validation: float) -> Split:
     """The split of a row, from its content alone: copies are never on both sides."""
     return "validation" if int(content_hash, 16) < validation * 2**64 else "train"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from raysde.io.errors import writing
+from raysde.io.errors import name_place_of_write
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
@@ -29,7 +29,7 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     return np.rint(images * (255.0 / 16.0)).astype(np.uint8).reshape(-1, 8, 8), labels.astype(np.int64)
 
 
-def caption(label: int, variant: int) -> str:
+def make_caption(label: int, variant: int) -> str:
     """One of several ways to ask for a digit."""
     return TEMPLATES[variant % len(TEMPLATES)].format(word=WORDS[label], number=label)
 
@@ -38,12 +38,12 @@ def write_digits(folder: Path) -> int:
     """Writes PNG files and ``metadata.jsonl`` (file_name, text, label) and returns the number of images."""
     images, labels = load_digits()
     lines = []
-    with writing("images", folder):
+    with name_place_of_write("images", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             name = f"{index:04d}.png"
             Image.fromarray(image).save(folder / name)
-            lines.append(json.dumps({"file_name": name, "text": caption(label, index), "label": label}))
+            lines.append(json.dumps({"file_name": name, "text": make_caption(label, index), "label": label}))
         (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return len(images)
 
@@ -71,17 +71,17 @@ class DigitJudge:
         """The share of uint8 images [B, 8, 8] that it reads as ``labels``."""
         return float(self.machine.score(images.reshape(len(images), -1) / 255.0, labels))
 
-    def memorised(self, images: np.ndarray, *, percentile: float = 1.0) -> float:
+    def memorised_share(self, images: np.ndarray, *, percentile: float = 1.0) -> float:
         """The share closer to some real digit than the given percentile of real nearest-neighbour distances."""
         real = self.images.reshape(len(self.images), -1).astype(np.float64)
         drawn = images.reshape(len(images), -1).astype(np.float64)
-        between = distances(real, real)
+        between = pairwise_distances(real, real)
         np.fill_diagonal(between, np.inf)
         threshold = np.percentile(between.min(axis=1), percentile)
-        return float((distances(drawn, real).min(axis=1) < threshold).mean())
+        return float((pairwise_distances(drawn, real).min(axis=1) < threshold).mean())
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def pairwise_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Euclidean distances between the rows of two matrices: [len(a), len(b)]."""
     squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
     return np.sqrt(np.maximum(squared, 0.0))

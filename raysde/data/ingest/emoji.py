@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from raysde.io.errors import writing
+from raysde.io.errors import name_place_of_write
 
 BITMAP = 109
 """The only size at which Noto Color Emoji has its bitmaps, 136 x 128 pixels."""
@@ -55,7 +55,7 @@ class Emoji:
         return picture.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def captions(character: str) -> tuple[str, ...]:
+def list_captions(character: str) -> tuple[str, ...]:
     """Ways to ask for an emoji: those of the twelve, or its Unicode name in lower case."""
     return CHOSEN.get(character, (unicodedata.name(character).lower(),))
 
@@ -79,9 +79,9 @@ def write_emoji(folder: Path, font: str | Path, *, size: int = 32, only: Sequenc
     folder.mkdir(parents=True, exist_ok=True)
     if others := sorted({path.name for path in folder.glob("*.png")} - set(names.values())):
         raise ValueError(f"{folder} holds {others[0]}, which is not of these emoji; remove the folder")
-    with writing("images", folder), (folder / "metadata.jsonl").open("w") as listing:
+    with name_place_of_write("images", folder), (folder / "metadata.jsonl").open("w") as listing:
         for character, name in names.items():
             emoji.draw(character, size).save(folder / name)
-            said = captions(character)
+            said = list_captions(character)
             listing.write(json.dumps({"file_name": name, "text": said, "label": said[0]}) + "\n")
     return len(names)

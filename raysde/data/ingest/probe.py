@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from raysde.data.ingest.convert import Rules, encoded, shaped
+from raysde.data.ingest.convert import Rules, encode_stored, resize_picture
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources import Source
 from raysde.images.choices import Encode, Fit
@@ -20,7 +20,7 @@ FURTHER = 256
 GROUP_BYTES = 4 << 20
 
 
-def first_readable(source: Source) -> list[Sample]:
+def read_first_samples(source: Source) -> list[Sample]:
     """Up to 16 samples from the beginning whose images can be read.
 
     Raises:
@@ -44,7 +44,7 @@ def first_readable(source: Source) -> list[Sample]:
     return found
 
 
-def rules_for(
+def choose_rules(
     source: Source,
     *,
     size: Size | int | None = None,
@@ -61,18 +61,18 @@ def rules_for(
     """Rules for a source; what is None is taken from its first images.
 
     Args:
-        size: see :func:`usual_size`.
+        size: see :func:`choose_size`.
         channels: 1 if the files of all images that are looked at are grey, the first ones of up to 16 parts.
         row_group: a power of two from 16 to 1024 that makes about 4 MB.
 
     Raises:
         ValueError: if no image can be read.
     """
-    samples = first_readable(source)
+    samples = read_first_samples(source)
     pictures = [open_picture(sample.data, 3) for sample in samples]
     rules = Rules(
-        channels=channels or (1 if all(is_grey(sample.data) for sample in samples) and all_grey(source) else 3),
-        size=None if fit == "keep" else size or usual_size(pictures, keeps=fit != "short" and not bucket_multiple),
+        channels=channels or (1 if all(is_grey(sample.data) for sample in samples) and is_all_grey(source) else 3),
+        size=None if fit == "keep" else size or choose_size(pictures, keeps=fit != "short" and not bucket_multiple),
         fit=fit,
         bucket_multiple=bucket_multiple,
         encode=encode,
@@ -81,10 +81,10 @@ def rules_for(
         validation=validation,
         shard_rows=shard_rows,
     )
-    return replace(rules, row_group=row_group or fitting_group(samples, rules))
+    return replace(rules, row_group=row_group or choose_row_group(samples, rules))
 
 
-def usual_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
+def choose_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
     """Return the size of the first pictures if it is the same, so that nothing of them is cut; else the first's short
     side.
 
@@ -96,7 +96,7 @@ def usual_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
     return (height, width) if keeps and len(sizes) == 1 and width != height else min(width, height)
 
 
-def all_grey(source: Source) -> bool:
+def is_all_grey(source: Source) -> bool:
     """Return True if the first files of parts spread over the source hold no colour by their kind."""
     count = min(LOOKED_AT, len(source.parts))
     parts = [source.parts[number * len(source.parts) // count] for number in range(count)]
@@ -110,12 +110,12 @@ def all_grey(source: Source) -> bool:
     return True
 
 
-def fitting_group(samples: list[Sample], rules: Rules) -> int:
+def choose_row_group(samples: list[Sample], rules: Rules) -> int:
     """Rows of a row group of about 4 MB."""
     sizes = []
     for sample in samples:
         picture = open_picture(sample.data, rules.channels, background=rules.background)
         with contextlib.suppress(ValueError):  # the conversion leaves out what cannot be brought to the size, by name
-            sizes.append(len(encoded(sample.data, picture, shaped(picture, rules), rules)))
+            sizes.append(len(encode_stored(sample.data, picture, resize_picture(picture, rules), rules)))
     wanted = max(16, min(1024, GROUP_BYTES * len(sizes) // max(1, sum(sizes))))
     return 1 << (wanted.bit_length() - 1)

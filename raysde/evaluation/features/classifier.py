@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raysde import rng
 from raysde.data.dataset.reader import Reader
-from raysde.evaluation.selection import images_of, read, selected
+from raysde.evaluation.selection import read_images, select_rows, to_image_tensor
 from raysde.io.atomic import save_tensors
 from raysde.io.hashing import weights_hash
 from raysde.io.progress import Progress
@@ -35,9 +35,9 @@ class Classifier(nn.Module):
         stages = max(1, (min(shape) // 4).bit_length() - 1)
         widths = [min(16 << stage, 128) for stage in range(stages + 1)]
         self.channels = channels
-        layers: list[nn.Module] = [*unit(channels, widths[0], 1)]
+        layers: list[nn.Module] = [*conv_unit(channels, widths[0], 1)]
         for before, after in pairwise(widths):
-            layers += [*unit(before, after, 2), *unit(after, after, 1)]
+            layers += [*conv_unit(before, after, 2), *conv_unit(after, after, 1)]
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
         self.inner = nn.Linear(16 * widths[-1], 128)
         self.outer = nn.Linear(128, classes)
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         return features, self.outer(features)
 
 
-def unit(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
+def conv_unit(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
     """Convolution, batch normalisation and ReLU."""
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
@@ -95,9 +95,9 @@ def open_judge(
     if len(reader.classes_in("train")) < 2:
         raise ValueError(f"the data at {manifest.path} has no labels to judge by")
     name = f"judge-{manifest.fingerprint}-{shape[0]}x{shape[1]}-seed{seed}-v{VERSION}.safetensors"
-    classifier = initial(manifest.channels, shape, manifest.classes, seed)
+    classifier = new_classifier(manifest.channels, shape, manifest.classes, seed)
     if not (cache / name).exists():
-        right, asked = trained(classifier.to(device), reader, shape, seed, told)
+        right, asked = train_classifier(classifier.to(device), reader, shape, seed, told)
         save_tensors(cache / name, classifier.state_dict(), {"right": str(right), "asked": str(asked)})
     with safe_open(cache / name, "pt") as file:
         kept, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
@@ -106,25 +106,25 @@ def open_judge(
     return Judge(classifier, weights_hash(classifier), int(about["right"]), int(about["asked"]))
 
 
-def initial(channels: int, shape: tuple[int, int], classes: int, seed: int) -> Classifier:
+def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: int) -> Classifier:
     """A classifier with weights drawn from the seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(seed, rng.EVALUATION, 0))
         return Classifier(channels, shape, classes)
 
 
-def trained(
+def train_classifier(
     classifier: Classifier, reader: Reader, shape: tuple[int, int], seed: int, told: Progress | None
 ) -> tuple[int, int]:
     """Trains in place; how many held-out images it then reads right, and how many there were."""
     manifest = reader.manifest
-    train = selected(manifest, "train", None)
+    train = select_rows(manifest, "train", None)
     if manifest.rows_in("validation"):
-        held = selected(manifest, "validation", None)
+        held = select_rows(manifest, "validation", None)
     else:
         held, train = train[::HELD_OUT], train[[row % HELD_OUT != 0 for row in range(len(train))]]
     device = next(classifier.parameters()).device
-    images, labels = labelled(reader, train, shape)
+    images, labels = read_labelled_images(reader, train, shape)
     steps = -(-len(images) // BATCH) * min(MOST, max(LEAST, IMAGES // len(images)))
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
@@ -135,7 +135,7 @@ def trained(
         if len(order) == 0:
             order = torch.randperm(len(images), generator=generator)
         chosen, order = order[:BATCH], order[BATCH:]
-        batch = moved(images[chosen], min(shape) // 14, generator).to(device)
+        batch = shift_images(images[chosen], min(shape) // 14, generator).to(device)
         loss = F.cross_entropy(classifier(batch)[1], labels[chosen].to(device), label_smoothing=0.05)
         optimiser.zero_grad()
         loss.backward()
@@ -144,10 +144,10 @@ def trained(
         if told is not None:
             told(step + 1, steps)
     classifier.eval()
-    return count_right(classifier, *labelled(reader, held, shape))
+    return count_right(classifier, *read_labelled_images(reader, held, shape))
 
 
-def moved(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+def shift_images(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     """Each image shifted by up to ``most`` pixels both ways, its edge repeated."""
     height, width = images.shape[2:]
     padded = F.pad(images.float(), (most,) * 4, mode="replicate").to(torch.uint8)
@@ -155,16 +155,16 @@ def moved(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return torch.stack([each[:, y : y + height, x : x + width] for each, (y, x) in zip(padded, places, strict=True)])
 
 
-def labelled(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def read_labelled_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, C, H, W] and class numbers int64 [N].
 
     Raises:
         ValueError: if a row has no label.
     """
-    columns = read(reader, rows, shape)
+    columns = read_images(reader, rows, shape)
     if (columns.labels < 0).any():
         raise ValueError(f"not every row of {reader.manifest.path} has a label to judge by")
-    return images_of(columns), torch.from_numpy(columns.labels)
+    return to_image_tensor(columns), torch.from_numpy(columns.labels)
 
 
 @torch.no_grad()

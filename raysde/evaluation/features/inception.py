@@ -81,7 +81,9 @@ def block_a(inputs: int, pooled: int) -> Mixed:
         "branch3x3dbl_3": Unit(96, 96, 3),
         "branch_pool": Unit(inputs, pooled),
     }
-    return Mixed(units, [["branch1x1"], chain("branch5x5", 2), chain("branch3x3dbl", 3), ["branch_pool"]], "average")
+    return Mixed(
+        units, [["branch1x1"], list_chain("branch5x5", 2), list_chain("branch3x3dbl", 3), ["branch_pool"]], "average"
+    )
 
 
 def block_b(inputs: int) -> Mixed:
@@ -92,7 +94,7 @@ def block_b(inputs: int) -> Mixed:
         "branch3x3dbl_2": Unit(64, 96, 3),
         "branch3x3dbl_3": Unit(96, 96, 3, 2),
     }
-    return Mixed(units, [["branch3x3"], chain("branch3x3dbl", 3), []], "halving")
+    return Mixed(units, [["branch3x3"], list_chain("branch3x3dbl", 3), []], "halving")
 
 
 def block_c(inputs: int, inner: int) -> Mixed:
@@ -109,7 +111,9 @@ def block_c(inputs: int, inner: int) -> Mixed:
         "branch7x7dbl_5": Unit(inner, 192, (1, 7)),
         "branch_pool": Unit(inputs, 192),
     }
-    return Mixed(units, [["branch1x1"], chain("branch7x7", 3), chain("branch7x7dbl", 5), ["branch_pool"]], "average")
+    return Mixed(
+        units, [["branch1x1"], list_chain("branch7x7", 3), list_chain("branch7x7dbl", 5), ["branch_pool"]], "average"
+    )
 
 
 def block_d(inputs: int) -> Mixed:
@@ -122,7 +126,7 @@ def block_d(inputs: int) -> Mixed:
         "branch7x7x3_3": Unit(192, 192, (7, 1)),
         "branch7x7x3_4": Unit(192, 192, 3, 2),
     }
-    return Mixed(units, [chain("branch3x3", 2), chain("branch7x7x3", 4), []], "halving")
+    return Mixed(units, [list_chain("branch3x3", 2), list_chain("branch7x7x3", 4), []], "halving")
 
 
 def block_e(inputs: int, pool: str) -> Mixed:
@@ -139,11 +143,11 @@ def block_e(inputs: int, pool: str) -> Mixed:
         "branch_pool": Unit(inputs, 192),
     }
     three: list[Link] = ["branch3x3_1", ("branch3x3_2a", "branch3x3_2b")]
-    double: list[Link] = [*chain("branch3x3dbl", 2), ("branch3x3dbl_3a", "branch3x3dbl_3b")]
+    double: list[Link] = [*list_chain("branch3x3dbl", 2), ("branch3x3dbl_3a", "branch3x3dbl_3b")]
     return Mixed(units, [["branch1x1"], three, double, ["branch_pool"]], pool)
 
 
-def chain(name: str, count: int) -> list[str]:
+def list_chain(name: str, count: int) -> list[str]:
     """The names of units that follow one another."""
     return [f"{name}_{number}" for number in range(1, count + 1)]
 
@@ -188,7 +192,7 @@ class Inception(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def with_weights(weights: dict[str, Tensor], source: str) -> Inception:
+def network_with_weights(weights: dict[str, Tensor], source: str) -> Inception:
     """The network of published weights, with a classifier if they have one.
 
     Raises:
@@ -205,7 +209,7 @@ def with_weights(weights: dict[str, Tensor], source: str) -> Inception:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def filled(values: Sequence[Tensor]) -> Inception:
+def network_of_arrays(values: Sequence[Tensor]) -> Inception:
     """The network without a classifier, of the weight, beta, mean and variance of each unit in turn.
 
     Raises:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from raysde.evaluation.features.inception import URL, Inception, with_weights
+from raysde.evaluation.features.inception import URL, Inception, network_with_weights
 from raysde.io.hashing import file_hash, weights_hash
 
 SOURCES = (
@@ -49,7 +49,7 @@ class FeatureNetwork:
         Raises:
             ValueError: if the images' channels do not fit the network, or what it gives is no matrix of features.
         """
-        parts = [self._batch(batch) for batch in fitted(images, self.channels, self.name).split(BATCH)]
+        parts = [self._batch(batch) for batch in fit_channels(images, self.channels, self.name).split(BATCH)]
         features, logits = zip(*parts, strict=True)
         return torch.cat(features), None if logits[0] is None else torch.cat(logits)
 
@@ -65,7 +65,7 @@ class FeatureNetwork:
         return features.float().cpu(), None if logits is None else logits.float().cpu()
 
 
-def fitted(images: Tensor, channels: int, name: str) -> Tensor:
+def fit_channels(images: Tensor, channels: int, name: str) -> Tensor:
     """uint8 [B, C, H, W] with the channels that a network takes; grey ones are repeated.
 
     Raises:
@@ -85,7 +85,7 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
     """
     file = Path(source).expanduser()
     if source == "inception":
-        return of_module("inception", with_weights(fetched(URL, "--features"), source), device)
+        return wrap_as_network("inception", network_with_weights(fetch_weights(URL, "--features"), source), device)
     if file.is_file():
         if is_torchscript(file):
             if holds_inception(file):
@@ -94,18 +94,18 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
                     f"things: convert it with `python benchmarks/inception_weights.py {source} inception.safetensors`, "
                     "and give --features inception.safetensors"
                 )
-            allowed(allow_code, f"{source} is TorchScript, which runs code")
+            check_code_allowed(allow_code, f"{source} is TorchScript, which runs code")
             found = torch.jit.load(str(file), map_location=device).eval()
             return FeatureNetwork(source, f"torchscript-{file_hash(file)[:16]}", found, channels_of(found))
-        return of_module(source, with_weights(read_weights(file), source), device)
+        return wrap_as_network(source, network_with_weights(read_weights(file), source), device)
     if ":" in source and "/" not in source:
-        allowed(allow_code, f"{source} names code")
-        found = of_module(source, imported(source), device)
+        check_code_allowed(allow_code, f"{source} names code")
+        found = wrap_as_network(source, import_network(source), device)
         return replace(found, hash=code_hash(found))
     raise ValueError(f"there is no feature network {source!r}: give {SOURCES}")
 
 
-def of_module(name: str, module: nn.Module, device: torch.device | str = "cpu") -> FeatureNetwork:
+def wrap_as_network(name: str, module: nn.Module, device: torch.device | str = "cpu") -> FeatureNetwork:
     """A module as a feature network; its attribute ``channels`` says how many it takes, 3 if it has none."""
     module = module.to(device).eval().requires_grad_(False)
     return FeatureNetwork(name, weights_hash(module), module, channels_of(module))
@@ -116,7 +116,7 @@ def channels_of(module: nn.Module) -> int:
     return int(getattr(module, "channels", 3))
 
 
-def allowed(allow_code: bool, what: str) -> None:
+def check_code_allowed(allow_code: bool, what: str) -> None:
     """Guards what runs code.
 
     Raises:
@@ -126,7 +126,7 @@ def allowed(allow_code: bool, what: str) -> None:
         raise ValueError(f"--features {what}: add --allow-code if you trust it")
 
 
-def imported(name: str) -> nn.Module:
+def import_network(name: str) -> nn.Module:
     """The module that ``package.module:name`` is, or makes when called.
 
     Raises:
@@ -164,7 +164,7 @@ def holds_inception(file: Path) -> bool:
     return any(Counter({size * count: times for size, times in numbers.items()}) <= stored for count in (2, 4))
 
 
-def fetched(url: str, option: str) -> dict[str, Tensor]:
+def fetch_weights(url: str, option: str) -> dict[str, Tensor]:
     """Published weights, which torch.hub downloads once and checks by the hash in their name.
 
     Raises:

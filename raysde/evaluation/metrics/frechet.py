@@ -53,7 +53,7 @@ class Moments:
         return (self.outer - self.count * torch.outer(self.mean, self.mean)) / (self.count - 1)
 
 
-def enough(count: int, what: str, allow_few: bool) -> None:
+def check_count(count: int, what: str, allow_few: bool) -> None:
     """Guards the number of images.
 
     Raises:
@@ -82,17 +82,17 @@ class Distance:
     to_drawn: Tensor
 
 
-def distance(real: Moments, drawn: Moments) -> Distance:
+def frechet_distance(real: Moments, drawn: Moments) -> Distance:
     """The Fréchet distance of two sets of features."""
     shift, first, second = drawn.mean - real.mean, real.covariance, drawn.covariance
-    root, inverse = powers(first, 0.5, -0.5)
+    root, inverse = matrix_powers(first, 0.5, -0.5)
     middle = root @ second @ root
-    quarter, less_quarter = powers(middle, 0.25, -0.25)
+    quarter, less_quarter = matrix_powers(middle, 0.25, -0.25)
     trace = first.trace() + second.trace() - 2.0 * quarter.square().sum()
     return Distance((shift @ shift + trace).item(), shift, less_quarter @ root, quarter @ inverse)
 
 
-def powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
+def matrix_powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
     """Powers of a symmetric positive matrix on its range."""
     values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
     floor = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
@@ -101,18 +101,20 @@ def powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
     return [(vectors * torch.where(kept, safe**exponent, 0.0)) @ vectors.T for exponent in exponents]
 
 
-def influences(found: Distance, real: Moments, drawn: Moments, real_features: Tensor, features: Tensor) -> Influence:
+def frechet_influences(
+    found: Distance, real: Moments, drawn: Moments, real_features: Tensor, features: Tensor
+) -> Influence:
     """Those of the images on the distance, by the infinitesimal jackknife.
 
     Args:
         real_features: those of a random part of the real images at least, [M, D].
         features: of the drawn images, [N, D].
     """
-    own = influence(features.double() - drawn.mean, found.shift, found.to_real)
-    other = influence(real_features.double() - real.mean, -found.shift, found.to_drawn)
+    own = influence_of_rows(features.double() - drawn.mean, found.shift, found.to_real)
+    other = influence_of_rows(real_features.double() - real.mean, -found.shift, found.to_drawn)
     return Influence({"drawn": own, "real": other}, {"drawn": drawn.count, "real": real.count})
 
 
-def influence(centred: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
+def influence_of_rows(centred: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
     """How an image moves the distance, [N], up to a constant: 2 shift.z + z^T (1 - T) z of its centred features z."""
     return 2.0 * centred @ shift + centred.square().sum(dim=1) - (centred @ factor.T).square().sum(dim=1)

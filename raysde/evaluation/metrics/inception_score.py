@@ -18,7 +18,7 @@ def inception_score(logits: Tensor, generator: torch.Generator, splits: int = SP
     """
     order = torch.randperm(len(logits), generator=generator)
     log_p = logits[order].double().log_softmax(dim=1)
-    parts = [divergences(part) for part in log_p.chunk(splits)]
+    parts = [kl_divergences(part) for part in log_p.chunk(splits)]
     scores = torch.stack([part.mean().exp() for part in parts])
     # a part's mean has len(part) images, the whole mean N of them
     weights = [len(logits) / (len(parts) * len(part)) for part in parts]
@@ -26,7 +26,7 @@ def inception_score(logits: Tensor, generator: torch.Generator, splits: int = SP
     return scores.mean().item(), torch.cat(own)[order.argsort()]
 
 
-def divergences(log_p: Tensor) -> Tensor:
+def kl_divergences(log_p: Tensor) -> Tensor:
     """KL(p(class | image) || p(class)) of each image, [N], p(class) being the mean over these images."""
     p = log_p.exp()
     return (p * (log_p - p.mean(dim=0).log())).sum(dim=1)

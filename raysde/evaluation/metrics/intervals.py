@@ -8,19 +8,19 @@ Z = 1.959964
 """The normal distribution's quantile of 97.5%."""
 
 
-def normal(value: float, error: float) -> tuple[float, float]:
+def normal_interval(value: float, error: float) -> tuple[float, float]:
     """value -+ z standard errors."""
     return value - Z * error, value + Z * error
 
 
-def mean_error(values: Tensor) -> tuple[float, float]:
+def mean_and_error(values: Tensor) -> tuple[float, float]:
     """Mean of [N] and its standard error, in float64; the error is NaN for one value."""
     found = values.double()
     error = (found.std() / math.sqrt(len(found))).item() if len(found) > 1 else math.nan
     return found.mean().item(), error
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     """The interval of a proportion (Wilson 1927), which stays in [0, 1] and holds for small counts."""
     assert 0 <= hits <= count
     share, z2 = hits / count, Z**2

@@ -22,21 +22,22 @@ class Discrepancy:
     size: int
 
 
-def kernel(first: Tensor, second: Tensor) -> Tensor:
+def polynomial_kernel(first: Tensor, second: Tensor) -> Tensor:
     """(x.y / D + 1)^3 of the rows of two matrices, float64 [N, M]."""
     return ((first @ second.T).double() / first.shape[1] + 1.0) ** 3
 
 
-def unbiased(first: Tensor, second: Tensor) -> Tensor:
+def unbiased_discrepancy(first: Tensor, second: Tensor) -> Tensor:
     """The unbiased estimate of the squared discrepancy between two equally large sets of features."""
     n = len(first)
     own = sum(
-        (each.sum() - each.diagonal().sum()) / (n * (n - 1)) for each in map(kernel, (first, second), (first, second))
+        (each.sum() - each.diagonal().sum()) / (n * (n - 1))
+        for each in map(polynomial_kernel, (first, second), (first, second))
     )
-    return own - 2.0 * kernel(first, second).mean()
+    return own - 2.0 * polynomial_kernel(first, second).mean()
 
 
-def discrepancy(
+def kernel_discrepancy(
     real: Tensor, drawn: Tensor, generator: torch.Generator, *, subsets: int = SUBSETS, size: int = SIZE
 ) -> Discrepancy:
     """As torchmetrics: the mean of the unbiased estimate over random subsets of features [M, D] and [N, D].
@@ -49,26 +50,30 @@ def discrepancy(
     for _ in range(subsets):
         first = real[torch.randperm(len(real), generator=generator)[:size]]
         second = drawn[torch.randperm(len(drawn), generator=generator)[:size]]
-        values.append(unbiased(first, second))
+        values.append(unbiased_discrepancy(first, second))
     found = torch.stack(values)
     spread = found.std(correction=0).item()
-    own = jackknife(real, drawn)
+    own = jackknife_influences(real, drawn)
     influence = Influence({**own.values, "subsets": found}, {**own.counts, "subsets": subsets})
     return Discrepancy(found.mean().item(), spread, influence, size)
 
 
-def jackknife(real: Tensor, drawn: Tensor) -> Influence:
+def jackknife_influences(real: Tensor, drawn: Tensor) -> Influence:
     """Influences of the images on the unbiased estimate from all of them, leaving out one at a time."""
     return Influence(
         {
-            "drawn": left_out(sums(drawn, drawn) - diagonal(drawn), sums(drawn, real), len(real)),
-            "real": left_out(sums(real, real) - diagonal(real), sums(real, drawn), len(drawn)),
+            "drawn": leave_one_out(
+                kernel_sums(drawn, drawn) - kernel_diagonal(drawn), kernel_sums(drawn, real), len(real)
+            ),
+            "real": leave_one_out(
+                kernel_sums(real, real) - kernel_diagonal(real), kernel_sums(real, drawn), len(drawn)
+            ),
         },
         {"drawn": len(drawn), "real": len(real)},
     )
 
 
-def left_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
+def leave_one_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
     """The jackknife's influences of one set, [N]: n - 1 times what leaving out each one takes away.
 
     Args:
@@ -81,12 +86,14 @@ def left_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
     return (n - 1) * (without.mean() - without)
 
 
-def sums(first: Tensor, second: Tensor) -> Tensor:
+def kernel_sums(first: Tensor, second: Tensor) -> Tensor:
     """Of each row of the first, the sum of its kernels with all of the second, [N]."""
-    parts = [[kernel(block, other).sum(dim=1) for other in second.split(BLOCK)] for block in first.split(BLOCK)]
+    parts = [
+        [polynomial_kernel(block, other).sum(dim=1) for other in second.split(BLOCK)] for block in first.split(BLOCK)
+    ]
     return torch.cat([torch.stack(part).sum(dim=0) for part in parts])
 
 
-def diagonal(features: Tensor) -> Tensor:
+def kernel_diagonal(features: Tensor) -> Tensor:
     """Kernels of rows with themselves, [N]."""
     return (features.double().square().sum(dim=1) / features.shape[1] + 1.0) ** 3

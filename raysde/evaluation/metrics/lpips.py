@@ -6,7 +6,7 @@ import torch
 import torchmetrics.functional.image.lpips as torchmetrics_lpips
 from torch import Tensor, nn
 
-from raysde.evaluation.features.networks import fetched, fitted, read_weights
+from raysde.evaluation.features.networks import fetch_weights, fit_channels, read_weights
 from raysde.io.hashing import weights_hash
 
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
@@ -20,7 +20,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 """Mean and deviation of ImageNet's colours, in [-1, 1]."""
 
 
-def convolutions() -> nn.Sequential:
+def build_convolutions() -> nn.Sequential:
     """The convolutions of AlexNet as torchvision has them ("one weird trick", Krizhevsky 2014), up to the last seen."""
     return nn.Sequential(
         nn.Conv2d(3, 64, 11, stride=4, padding=2),
@@ -90,7 +90,7 @@ class Perceptual:
             ValueError: if they are neither.
         """
         device = self.module.shift.device
-        one, two = (fitted(images, 3, "of LPIPS").to(device) for images in (first, second))
+        one, two = (fit_channels(images, 3, "of LPIPS").to(device) for images in (first, second))
         found: Tensor = self.module(one, two)
         return found.cpu()
 
@@ -107,8 +107,8 @@ def open_lpips(source: str, device: torch.device | str = "cpu") -> Perceptual:
     file = Path(source).expanduser()
     if source != "alexnet" and not file.is_file():
         raise ValueError(f"there is no file {source!r} of weights for LPIPS: give alexnet or a file of them")
-    weights = fetched(URL, "--lpips") if source == "alexnet" else read_weights(file)
-    network = convolutions()
+    weights = fetch_weights(URL, "--lpips") if source == "alexnet" else read_weights(file)
+    network = build_convolutions()
     kept = {name.removeprefix("features."): value for name, value in weights.items() if name.startswith("features.")}
     wanted = {name: value.shape for name, value in network.state_dict().items()}
     if wanted != {name: value.shape for name, value in kept.items()}:

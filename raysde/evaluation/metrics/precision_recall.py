@@ -7,7 +7,7 @@ NEIGHBOURS = 3
 BLOCK = 1024
 
 
-def covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+def find_covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """Which rows of ``others`` lie in the balls around the rows of ``features`` that reach to the k-th neighbour, [M].
 
     Precision is the share of drawn images in the balls of real ones, recall that of real images in the balls of drawn
@@ -19,10 +19,12 @@ def covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> T
     if len(features) <= neighbours:
         raise ValueError(f"precision and recall need more than {neighbours} images, got {len(features)}")
     features, others = features.double(), others.double()
-    radii = torch.cat([apart(block, features).kthvalue(neighbours + 1).values for block in features.split(BLOCK)])
-    return torch.cat([(apart(block, features) <= radii).any(dim=1) for block in others.split(BLOCK)])
+    radii = torch.cat(
+        [row_distances(block, features).kthvalue(neighbours + 1).values for block in features.split(BLOCK)]
+    )
+    return torch.cat([(row_distances(block, features) <= radii).any(dim=1) for block in others.split(BLOCK)])
 
 
-def apart(first: Tensor, second: Tensor) -> Tensor:
+def row_distances(first: Tensor, second: Tensor) -> Tensor:
     """Distances of rows, [N, M], by matrix products."""
     return torch.cdist(first, second, compute_mode="use_mm_for_euclid_dist")

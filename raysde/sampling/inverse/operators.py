@@ -127,7 +127,7 @@ class Chain:
         return self.first.transpose(self.then.transpose(y))
 
 
-def replaced(x: Tensor, y: Tensor, projection: Projection) -> Tensor:
+def replace_measurement(x: Tensor, y: Tensor, projection: Projection) -> Tensor:
     """x with its measurement replaced by y.
 
     In this order of operations a mask's known values become those of y to the last bit, and the others stay.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raysde.io.keywords import own_keywords
 from raysde.rng import Noise, RandomSource, noise_from
-from raysde.sampling.inverse.operators import Projection, replaced
+from raysde.sampling.inverse.operators import Projection, replace_measurement
 from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
 from raysde.sampling.method import Method, Settings, untimed
 from raysde.sampling.sampler import Callback, Samples, sample
@@ -43,7 +43,9 @@ class Replacement:
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         alpha, sigma = (value.item() for value in self.sde.marginal(torch.tensor(t, dtype=torch.float64)))
-        return replaced(x, alpha * self.known + sigma * self.projection.measure(self.noise(x)), self.projection)
+        return replace_measurement(
+            x, alpha * self.known + sigma * self.projection.measure(self.noise(x)), self.projection
+        )
 
 
 @own_keywords
@@ -104,7 +106,7 @@ def edit(
         callback=callback,
         **settings,
     )
-    return Samples(drawn.x if noise else replaced(drawn.x, known, projection), drawn.nfe)
+    return Samples(drawn.x if noise else replace_measurement(drawn.x, known, projection), drawn.nfe)
 
 
 @own_keywords

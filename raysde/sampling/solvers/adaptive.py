@@ -39,7 +39,7 @@ def rms(x: Tensor) -> Tensor:
     return x.square().mean(dim=1).sqrt()
 
 
-def combine(slopes: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+def combine_slopes(slopes: list[Tensor], weights: tuple[float, ...]) -> Tensor:
     """The weighted sum of slopes."""
     total = weights[0] * slopes[0]
     for slope, weight in zip(slopes[1:], weights[1:], strict=True):
@@ -66,7 +66,7 @@ def first_step(f: Slope, t: Tensor, y: Tensor, slope: Tensor, span: float, rtol:
     return torch.minimum(100.0 * trial, next_size).clamp(max=abs(span)).to(t)
 
 
-def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, atol: float) -> tuple[Tensor, int]:
+def integrate_ode(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, atol: float) -> tuple[Tensor, int]:
     """y at ``end`` for dy/dt = f from y at ``start``, and the number of evaluations of f (each of the whole batch).
 
     Args:
@@ -92,7 +92,7 @@ def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, ato
         # a comparison that NaN fails too
         if ((left > 0.0) & ~(step >= torch.minimum(left, 10.0 * EPS * t.abs()))).any() or not y.isfinite().all():
             raise FloatingPointError(f"rk45 found no step small enough near t={t[left > 0][0].item():.3g}")
-        new, last, error = attempt(f, t, y, slope, direction * step, rtol, atol)
+        new, last, error = attempt_step(f, t, y, slope, direction * step, rtol, atol)
         nfe += 6
         # a trial step that left the finite numbers is rejected as the worst of errors
         error = torch.where(error.isfinite(), error, torch.full_like(error, math.inf))
@@ -109,18 +109,18 @@ def integrate(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, ato
     raise FloatingPointError(f"rk45 did not arrive in {MOST_STEPS} steps: loosen rtol and atol")
 
 
-def attempt(
+def attempt_step(
     f: Slope, t: Tensor, y: Tensor, slope: Tensor, h: Tensor, rtol: float, atol: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of size h [B]: the new y, the slope there, and the error of each row as a share of the tolerance."""
     width = h.to(y.dtype)[:, None]
     slopes = [slope]
     for node, weights in zip(NODES[1:], STAGES[1:], strict=True):
-        slopes.append(f(t + node * h, y + width * combine(slopes, weights)))
-    new = y + width * combine(slopes, FIFTH)
+        slopes.append(f(t + node * h, y + width * combine_slopes(slopes, weights)))
+    new = y + width * combine_slopes(slopes, FIFTH)
     slopes.append(f(t + h, new))
     scale = atol + rtol * torch.maximum(y.abs(), new.abs())
-    return new, slopes[-1], rms(width * combine(slopes, ERROR) / scale).double()
+    return new, slopes[-1], rms(width * combine_slopes(slopes, ERROR) / scale).double()
 
 
 def probability_flow(
@@ -132,5 +132,5 @@ def probability_flow(
         value, time = y.view_as(x), t.to(y.dtype)
         return sde.probability_flow(value, time, score(value, time)).reshape(len(x), -1)
 
-    y, nfe = integrate(slope, x.reshape(len(x), -1), start, end, rtol=rtol, atol=atol)
+    y, nfe = integrate_ode(slope, x.reshape(len(x), -1), start, end, rtol=rtol, atol=atol)
     return y.view_as(x), nfe

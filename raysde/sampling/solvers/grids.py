@@ -14,7 +14,7 @@ GRIDS: tuple[Grid, ...] = get_args(Grid)
 TimeMap = Callable[[Tensor], Tensor]
 
 
-def variable(sde: SDE, grid: Grid, rho: float) -> tuple[TimeMap, TimeMap]:
+def grid_variable(sde: SDE, grid: Grid, rho: float) -> tuple[TimeMap, TimeMap]:
     """What a grid is uniform in, as a function of t, and its inverse."""
     if grid == "time":
         return (lambda t: t), (lambda u: u)
@@ -42,7 +42,7 @@ def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
         raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {grid!r}")
     if rho <= 0.0:
         raise ValueError(f"rho must be positive, got {rho}")
-    there, back = variable(sde, grid, rho)
+    there, back = grid_variable(sde, grid, rho)
     ends = torch.tensor([sde.ceiling, sde.sample_floor], dtype=torch.float64)
     first, last = there(ends).tolist()
     times = back(torch.linspace(first, last, steps + 1, dtype=torch.float64))
@@ -50,7 +50,7 @@ def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
     return times
 
 
-def last_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float) -> Tensor:
+def last_grid_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float) -> Tensor:
     """The end of a :func:`time_grid`, ``share`` of its length in the grid's own variable.
 
     Its first step is what is left of one of the grid's; a share of 0 leaves the last time alone, 1 the whole grid.
@@ -60,12 +60,12 @@ def last_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float) -> 
     index = math.floor(place)
     if place == index:
         return times[index:]
-    there, back = variable(sde, grid, rho)
+    there, back = grid_variable(sde, grid, rho)
     start = torch.lerp(there(times[index]), there(times[index + 1]), place - index)
     return torch.cat([back(start)[None], times[index + 1 :]])
 
 
-def checked(times: Tensor, sde: SDE) -> Tensor:
+def check_times(times: Tensor, sde: SDE) -> Tensor:
     """A grid of the caller's own, float64.
 
     Raises:

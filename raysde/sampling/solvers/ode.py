@@ -13,11 +13,11 @@ from raysde.sampling.solvers.trajectory import Walk
 
 def euler(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """Euler's step, which is DDIM's with eta = 0 (Song, Meng and Ermon 2021, section 4.3)."""
-    step = ratios(walk, x, index, walk.eps(x, index))
+    step = step_ratios(walk, x, index, walk.eps(x, index))
     return step, step
 
 
-def ratios(walk: Walk, x: Tensor, index: int, slope: Tensor) -> Tensor:
+def step_ratios(walk: Walk, x: Tensor, index: int, slope: Tensor) -> Tensor:
     """x at the next time when d(x / alpha) / d(sigma / alpha) = slope all the way."""
     (alpha, sigma), (alpha_s, sigma_s) = [(walk.alpha[i], walk.sigma[i]) for i in (index, index + 1)]
     return alpha_s / alpha * x + (sigma_s - alpha_s * sigma / alpha) * slope
@@ -26,8 +26,8 @@ def ratios(walk: Walk, x: Tensor, index: int, slope: Tensor) -> Tensor:
 def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """Heun's step (Karras et al. 2022, algorithm 1)."""
     first = walk.eps(x, index)
-    second = walk.eps(ratios(walk, x, index, first), index + 1)
-    step = ratios(walk, x, index, 0.5 * (first + second))
+    second = walk.eps(step_ratios(walk, x, index, first), index + 1)
+    step = step_ratios(walk, x, index, 0.5 * (first + second))
     return step, step
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from raysde.checkpoints import checkpoint, ema_snapshots
-from raysde.evaluation.metric import direction
-from raysde.io.atomic import whole_file
+from raysde.evaluation.metric import choose_direction
+from raysde.io.atomic import write_atomically
 from raysde.models.spec import ModelSpec, check_code
-from raysde.tuning.sampler.space import Candidate, candidates, parse_space, usual
-from raysde.tuning.sampler.study import Study, journal
-from raysde.tuning.sampler.successive_halving import MeasureCandidates, Settled, rounds, settle
+from raysde.tuning.sampler.space import Candidate, default_space, list_candidates, parse_space
+from raysde.tuning.sampler.study import Study, study_journal
+from raysde.tuning.sampler.successive_halving import MeasureCandidates, Settled, halve_successively, round_sizes
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,17 @@ class SamplerSearch:
         Raises:
             ValueError: if a candidate cannot be measured.
         """
-        found = settle(self.candidates, self.images, direction(self.study.metric), measure)
+        found = halve_successively(self.candidates, self.images, choose_direction(self.study.metric), measure)
         won = found.winner.candidate
-        drawing = drawn_by(won, self.spec)
+        drawing = winning_settings(won, self.spec)
         write_table(self.out / "settings.csv", found)
-        checkpoint.settle(Path(self.study.models[won.average]), self.out / "model", drawing)  # ends the search
+        checkpoint.export_with_settings(
+            Path(self.study.models[won.average]), self.out / "model", drawing
+        )  # ends the search
         return found, drawing
 
 
-def sampler_search(
+def prepare_search(
     source: Path, out: Path, settings: Sequence[str], study: Study, *, run: str, samples: int, count: int
 ) -> SamplerSearch:
     """Prepare a search: the candidates, and in ``out`` each model that they need.
@@ -71,30 +73,32 @@ def sampler_search(
         ValueError: if ``out`` holds a result or the search of another model, a setting cannot be read or has no effect,
             the images are too few, or an average cannot be made.
     """
-    wanted, images = parse_space(settings), rounds(samples, count)
+    wanted, images = parse_space(settings), round_sizes(samples, count)
     if (out / "model").exists():
         raise ValueError(
             f"{out / 'model'} exists already: register it with raysde register {out / 'model'} --name NAME, or give "
             "another --out"
         )
-    spec = checkpoint.verify(source).spec
+    spec = checkpoint.verify_checkpoint(source).spec
     check_code(spec, allow_code=study.allow_code)
-    wanted = wanted or usual(conditional=spec.conditional)
-    tried = candidates(wanted, spec.generation, spec.process, conditional=spec.conditional, usual=spec.default_solver)
-    claim(source, out)
+    wanted = wanted or default_space(conditional=spec.conditional)
+    tried = list_candidates(
+        wanted, spec.generation, spec.process, conditional=spec.conditional, usual=spec.default_solver
+    )
+    claim_folder(source, out)
     averages = list(dict.fromkeys(each.average for each in tried))
-    study = replace(study, models={average: averaged(source, out, average, run) for average in averages})
+    study = replace(study, models={average: make_averaged_model(source, out, average, run) for average in averages})
     for each in tried:
         study.question(each, images[0])
     return SamplerSearch(spec, out, study, tried, images)
 
 
-def drawn_by(won: Candidate, spec: ModelSpec) -> dict[str, Any]:
+def winning_settings(won: Candidate, spec: ModelSpec) -> dict[str, Any]:
     """Return a winner's settings with the guidance that it was measured at, which is not everybody's default."""
     return won.drawing | ({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})
 
 
-def averaged(source: Path, out: Path, average: float | None, run: str) -> str:
+def make_averaged_model(source: Path, out: Path, average: float | None, run: str) -> str:
     """Return the folder in ``out`` of the model with an average of some length, which is made if it is not there.
 
     Raises:
@@ -104,30 +108,30 @@ def averaged(source: Path, out: Path, average: float | None, run: str) -> str:
     if target.exists():
         return str(target)
     if average is None:
-        checkpoint.export(source, target)
+        checkpoint.export_checkpoint(source, target)
     elif Path(run).expanduser().is_dir():
-        ema_snapshots.export(run, target, average)
+        ema_snapshots.export_average(run, target, average)
     else:
         raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {run!r} is none")
     return str(target)
 
 
-def claim(source: Path, out: Path) -> None:
+def claim_folder(source: Path, out: Path) -> None:
     """Make ``out`` the folder of this model, or find that it is.
 
     Raises:
         ValueError: if it is that of another.
     """
-    description = checkpoint.read(source)
+    description = checkpoint.read_description(source)
     own = {"weights": description.files["ema.safetensors"], "generation": description.spec.dump()["generation"]}
     refused = f"{out} holds the study of another model: give another --out"
-    journal(out).begin(own, lambda found, wanted: None if found == wanted else refused)
+    study_journal(out).begin(own, lambda found, wanted: None if found == wanted else refused)
 
 
 def write_table(path: Path, found: Settled) -> None:
     """Write all settings with their figures as CSV, the best first."""
     keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
-    with whole_file(path, "the table") as partial, partial.open("w", newline="") as file:
+    with write_atomically(path, "the table") as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)
         figures = ["metric", "value", "low", "high", "samples", "behind", "behind_low", "behind_high"]
         table.writerow(["place", *keys, "evaluations", *figures, "won"])

@@ -9,13 +9,21 @@ from typing import Any
 from raysde.inference.guidance import guided_rows
 from raysde.models.sampling_defaults import (
     KINDS,
-    checked,
-    completed,
-    sentence,
-    solved,
-    valued,
+    add_default_solver,
+    check_settings,
+    complete_settings,
+    convert_value,
+    describe_settings,
 )
-from raysde.sampling.method import CORRECTED, SETTINGS, Method, method_of, no_setting, readable, reader
+from raysde.sampling.method import (
+    CORRECTED,
+    SETTINGS,
+    Method,
+    describe_reader,
+    make_method,
+    no_setting,
+    select_readable,
+)
 from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import DEFAULT
 from raysde.sde import SDE
@@ -42,7 +50,7 @@ class Candidate:
     evaluations: float
 
     def __str__(self) -> str:
-        return sentence(self.values)
+        return describe_settings(self.values)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -65,11 +73,11 @@ def parse_space(pairs: Sequence[str]) -> dict[str, list[Any]]:
             raise ValueError(f"{pair!r}: {no_setting(key, NAMES)}")
         if key in space:
             raise ValueError(f"{key} is given twice; put its values in one list")
-        space[key] = [_value(key, word) for word in text.split(",")]
+        space[key] = [_parse_value(key, word) for word in text.split(",")]
     return space
 
 
-def _value(key: str, word: str) -> Any:
+def _parse_value(key: str, word: str) -> Any:
     """A value of a setting.
 
     Raises:
@@ -77,10 +85,10 @@ def _value(key: str, word: str) -> Any:
     """
     found: Any = word if key == "corrector" else WORDS.get(word, word)
     if isinstance(found, str):
-        numbers = [_number(part) for part in word.split(":")]
+        numbers = [_parse_number(part) for part in word.split(":")]
         found = numbers[0] if len(numbers) == 1 else tuple(numbers)
     if key != AVERAGE:
-        return valued(key, found)
+        return convert_value(key, found)
     if found is not None:
         if not isinstance(found, int | float):
             raise ValueError(f"{AVERAGE} must be a number or none, got {word!r}")
@@ -88,7 +96,7 @@ def _value(key: str, word: str) -> Any:
     return found
 
 
-def _number(word: str) -> Any:
+def _parse_number(word: str) -> Any:
     """A number, or the word itself."""
     try:
         return json.loads(word)
@@ -96,13 +104,13 @@ def _number(word: str) -> Any:
         return word
 
 
-def usual(*, conditional: bool) -> dict[str, list[Any]]:
+def default_space(*, conditional: bool) -> dict[str, list[Any]]:
     """The space of who names none."""
     found: dict[str, list[Any]] = {"solver": ["unipc", "dpmpp_2m", "heun"], "steps": [5, 10, 20]}
     return found | ({"guidance": [1.0, 1.5, 2.0, 3.0]} if conditional else {})
 
 
-def candidates(
+def list_candidates(
     space: Mapping[str, Sequence[Any]],
     own: Mapping[str, Any],
     sde: SDE,
@@ -125,24 +133,28 @@ def candidates(
     for values in product(*space.values()):
         given = dict(zip(space, values, strict=True))
         average = given.pop(AVERAGE, None)
-        drawing = effective(solved(completed(own, given), usual), sde, conditional=conditional)
-        candidate = Candidate(average, drawing, evaluations(drawing, sde))
+        drawing = effective_settings(
+            add_default_solver(complete_settings(own, given), usual), sde, conditional=conditional
+        )
+        candidate = Candidate(average, drawing, count_evaluations(drawing, sde))
         found.setdefault(json.dumps(candidate.values, sort_keys=True), candidate)
     for key in space:
         if key != AVERAGE and not any(key in each.drawing for each in found.values()):
-            raise ValueError(f"{key} changes nothing here: {_reader(key)}")
+            raise ValueError(f"{key} changes nothing here: {_describe_setting_reader(key)}")
     return list(found.values())
 
 
-def effective(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[str, Any]:
+def effective_settings(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[str, Any]:
     """Settings without those that nothing reads, and with solver and steps.
 
     Raises:
         ValueError: if they cannot be, or not for this model, or their cost is not known beforehand.
     """
-    typed = {name: valued(name, value) for name, value in given.items()}
-    settings = checked(readable(method_of(typed)) | {name: typed[name] for name in typed if name not in SETTINGS})
-    method = Method(**method_of(settings))
+    typed = {name: convert_value(name, value) for name, value in given.items()}
+    settings = check_settings(
+        select_readable(make_method(typed)) | {name: typed[name] for name in typed if name not in SETTINGS}
+    )
+    method = Method(**make_method(settings))
     method.check(sde)
     if method.nfe is None:
         raise ValueError(f"solver {method.solver} chooses its own steps, so what it costs is not known beforehand")
@@ -157,17 +169,17 @@ def effective(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[
     return {name: chosen[name] for name in KINDS if name in chosen and name in read and chosen[name] is not None}
 
 
-def evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
+def count_evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
     """Network evaluations for each image: one more for each that is guided, by the share of times where that is so."""
-    method = Method(**method_of(drawing))
+    method = Method(**make_method(drawing))
     assert method.nfe is not None
     times = method.times(sde)[:-1]
     guided = guided_rows(sde, times, drawing.get("guidance", 1.0), drawing.get("guidance_interval"))
     return method.nfe * (1.0 + len(guided) / len(times))
 
 
-def _reader(key: str) -> str:
+def _describe_setting_reader(key: str) -> str:
     """Who reads a setting."""
     if key == "guidance_interval":
         return "it is of a guidance other than 1"
-    return (reader(key) if key in SETTINGS else "") or "every value of it is none"
+    return (describe_reader(key) if key in SETTINGS else "") or "every value of it is none"

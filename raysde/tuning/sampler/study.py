@@ -17,12 +17,12 @@ from raysde.evaluation.evaluate import (
     FEATURES,
     LEAST,
     Question,
+    choose_conditions,
+    choose_network,
     evaluate,
-    fitting,
-    network_for,
 )
 from raysde.evaluation.features.networks import FeatureNetwork
-from raysde.evaluation.report import evaluated
+from raysde.evaluation.report import parse_figures
 from raysde.inference.model import Model
 from raysde.io.journal import Journal
 from raysde.io.progress import StageProgress
@@ -103,10 +103,10 @@ class Study:
             ValueError: if model, data, metric and the number of images do not go together.
         """
         question = self.question(candidate, samples)
-        model = opened(self.models[candidate.average], self.allow_code, self.place)
-        fitting(model, Reader(read_manifest(self.data)), question)
+        model = open_model(self.models[candidate.average], self.allow_code, self.place)
+        choose_conditions(model, Reader(read_manifest(self.data)), question)
         few = max(FEWEST, LEAST.get(self.metric, 1))
-        self._evaluated(candidate, replace(question, samples=few, allow_few=True), told)
+        self._evaluate_candidate(candidate, replace(question, samples=few, allow_few=True), told)
 
     def outcome(self, candidate: Candidate, samples: int, told: StageProgress | None = None) -> CandidateOutcome:
         """On the images 0 to samples - 1.
@@ -114,13 +114,15 @@ class Study:
         Raises:
             ValueError: if model, data and metric do not go together.
         """
-        return self._evaluated(candidate, self.question(candidate, samples), told)
+        return self._evaluate_candidate(candidate, self.question(candidate, samples), told)
 
-    def _evaluated(self, candidate: Candidate, question: Question, told: StageProgress | None) -> CandidateOutcome:
-        model = opened(self.models[candidate.average], self.allow_code, self.place)
+    def _evaluate_candidate(
+        self, candidate: Candidate, question: Question, told: StageProgress | None
+    ) -> CandidateOutcome:
+        model = open_model(self.models[candidate.average], self.allow_code, self.place)
         cache = Path(self.cache)
         answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
-        (found,), influence = evaluated(answer.dump(), f"of {candidate}"), answer.figures[0].influence
+        (found,), influence = parse_figures(answer.dump(), f"of {candidate}"), answer.figures[0].influence
         assert influence is not None
         # of a model that draws by the candidate's settings as its own
         return CandidateOutcome(candidate, replace(found, overrides=None), influence)
@@ -129,35 +131,35 @@ class Study:
         """Opens the feature network, once the data is known."""
 
         def opener(reader: Reader) -> FeatureNetwork:
-            return network_for(reader, model, self.features, Path(self.cache), allow_code=self.allow_code)
+            return choose_network(reader, model, self.features, Path(self.cache), allow_code=self.allow_code)
 
         return opener
 
     @cached_property
     def network(self) -> str:
         """Hash of the network that looks at the images."""
-        model = opened(next(iter(self.models.values())), self.allow_code, self.place)
+        model = open_model(next(iter(self.models.values())), self.allow_code, self.place)
         features = "judge" if self.metric == "accuracy" else self.features
         reader, cache = Reader(read_manifest(self.data)), Path(self.cache)
-        return network_for(reader, model, features, cache, allow_code=self.allow_code).hash
+        return choose_network(reader, model, features, cache, allow_code=self.allow_code).hash
 
     def key(self, candidate: Candidate, samples: int) -> str:
         """What tells this measurement from any other: a name for the file that keeps it."""
         folder = Path(self.models[candidate.average])
-        weights = checkpoint.read(folder).files["ema.safetensors"]
+        weights = checkpoint.read_description(folder).files["ema.safetensors"]
         fingerprint = read_manifest(self.data).fingerprint
         asked: list[Any] = [self.metric, self.network, self.seed, self.split, self.reference, samples]
         words = json.dumps([weights, fingerprint, *asked, candidate.drawing], sort_keys=True)
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
-def journal(out: Path) -> Journal:
+def study_journal(out: Path) -> Journal:
     """Return the journal of a study, whose units are measurements by their keys."""
     return Journal(str(out / "study.json"), str(out / "trials"))
 
 
 @lru_cache(maxsize=1)
-def opened(folder: str, allow_code: bool, device: str) -> Model:
+def open_model(folder: str, allow_code: bool, device: str) -> Model:
     """This process's model, without settings of its own: a candidate's are all that there are."""
     model = checkpoint.load_model(Path(folder), allow_code=allow_code, device=device)
     return replace(model, spec=replace(model.spec, generation={}))

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from raysde.evaluation.metric import Better, Margin, Metric, difference
-from raysde.evaluation.metrics.intervals import normal
+from raysde.evaluation.metric import Better, Margin, Metric, describe_mismatch
+from raysde.evaluation.metrics.intervals import normal_interval
 from raysde.evaluation.metrics.jackknife import Influence
 from raysde.tuning.sampler.space import Candidate
 
@@ -37,7 +37,7 @@ class Settled:
     """What came out.
 
     Attributes:
-        winner: the cheapest of those that the best is not ahead of beyond the interval of :func:`ahead`.
+        winner: the cheapest of those that the best is not ahead of beyond the interval of :func:`compare_paired`.
         best: the one with the best figure.
         outcomes: of all candidates, those measured on the most images first, and the better ones before the worse.
         better: the better direction of the figures.
@@ -52,10 +52,10 @@ class Settled:
         """By how much the best is ahead of one of the others; None of itself, and of who left in an earlier round."""
         if outcome is self.best or outcome.figure.samples != self.best.figure.samples:
             return None
-        return ahead(self.best, outcome, self.better)
+        return compare_paired(self.best, outcome, self.better)
 
 
-def rounds(samples: int, count: int) -> list[int]:
+def round_sizes(samples: int, count: int) -> list[int]:
     """The images of each of ``count`` rounds, the last with ``samples``.
 
     Raises:
@@ -69,13 +69,13 @@ def rounds(samples: int, count: int) -> list[int]:
     return found
 
 
-def settle(
+def halve_successively(
     candidates: Sequence[Candidate], images: Sequence[int], better: Better, measure: MeasureCandidates
 ) -> Settled:
     """Measures candidates round by round.
 
     Args:
-        images: of each round, see :func:`rounds`.
+        images: of each round, see :func:`round_sizes`.
         better: the better direction of the figures.
 
     Raises:
@@ -84,10 +84,10 @@ def settle(
     left = list(candidates)
     done: list[list[CandidateOutcome]] = []
     for number, samples in enumerate(images, start=1):
-        outcomes = ranked(measure(left, samples), better)
+        outcomes = rank_outcomes(measure(left, samples), better)
         if number == len(images):
-            return Settled(winner(outcomes, better), outcomes[0], [*outcomes, *reversed_rounds(done)], better)
-        kept = survivors(outcomes, better)
+            return Settled(choose_winner(outcomes, better), outcomes[0], [*outcomes, *reversed_rounds(done)], better)
+        kept = choose_survivors(outcomes, better)
         done.append([each for each in outcomes if each not in kept])
         left = [each.candidate for each in kept]
     raise AssertionError("there is a last round")
@@ -98,34 +98,34 @@ def reversed_rounds(done: Sequence[Sequence[CandidateOutcome]]) -> list[Candidat
     return [each for outcomes in reversed(done) for each in outcomes]
 
 
-def ranked(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
+def rank_outcomes(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
     """The best first; of equal figures the cheaper."""
     sign = 1.0 if better == "lower" else -1.0
     return sorted(outcomes, key=lambda each: (sign * each.figure.value, each.candidate.evaluations))
 
 
-def ahead(first: CandidateOutcome, second: CandidateOutcome, better: Better) -> Margin:
+def compare_paired(first: CandidateOutcome, second: CandidateOutcome, better: Better) -> Margin:
     """By how much the first is better than the second, with the interval of 95% of a paired comparison.
 
     Raises:
         ValueError: if the two cannot be compared.
     """
-    if said := difference(first.figure, second.figure):
+    if said := describe_mismatch(first.figure, second.figure):
         raise ValueError(f"{first.candidate} and {second.candidate} cannot be compared: {said}")
     sign = 1.0 if better == "higher" else -1.0
     value = sign * (first.figure.value - second.figure.value)
-    return Margin(value, *normal(value, (first.influence - second.influence).error))
+    return Margin(value, *normal_interval(value, (first.influence - second.influence).error))
 
 
-def winner(outcomes: Sequence[CandidateOutcome], better: Better) -> CandidateOutcome:
-    """The cheapest of the ``ranked`` outcomes among those that the first is not ahead of beyond the interval; of
+def choose_winner(outcomes: Sequence[CandidateOutcome], better: Better) -> CandidateOutcome:
+    """The cheapest of the ranked outcomes among those that the first is not ahead of beyond the interval; of
     equally cheap ones the better."""
-    tied = [outcomes[0], *(each for each in outcomes[1:] if ahead(outcomes[0], each, better).low <= 0.0)]
+    tied = [outcomes[0], *(each for each in outcomes[1:] if compare_paired(outcomes[0], each, better).low <= 0.0)]
     return min(tied, key=lambda each: each.candidate.evaluations)
 
 
-def survivors(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
-    """One in FACTOR of the ``ranked`` outcomes, at least two; who would win now is one of them."""
+def choose_survivors(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
+    """One in FACTOR of the ranked outcomes, at least two; who would win now is one of them."""
     kept = list(outcomes[: max(2, math.ceil(len(outcomes) / FACTOR))])
-    now = winner(outcomes, better)
+    now = choose_winner(outcomes, better)
     return kept if now in kept else [*kept[:-1], now]

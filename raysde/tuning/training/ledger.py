@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from raysde.config.places import settled
-from raysde.io.filesystems import child
+from raysde.config.places import resolve_place
+from raysde.io.filesystems import child_path
 from raysde.io.journal import Journal
 from raysde.tuning.training.space import Values
 
@@ -80,8 +80,8 @@ class Ledger:
         self, folder: str, definition: Mapping[str, Any], default: Callable[[str], Any] = lambda key: None
     ) -> None:
         self.folder = folder
-        self.journal = Journal(child(folder, "sweep.json"), child(folder, "ledger"), "trial-{:05d}.json")
-        self.journal.begin(definition, lambda before, now: _difference(folder, before, now, default))
+        self.journal = Journal(child_path(folder, "sweep.json"), child_path(folder, "ledger"), "trial-{:05d}.json")
+        self.journal.begin(definition, lambda before, now: _describe_difference(folder, before, now, default))
         self.trials = {number: self._trial(number, content) for number, content in self.journal.records()}
 
     def _trial(self, number: int, content: Any) -> Trial:
@@ -102,7 +102,7 @@ class Ledger:
         return sorted(every, key=lambda each: each[1].order)
 
 
-def _difference(
+def _describe_difference(
     folder: str, before: Mapping[str, Any], now: Mapping[str, Any], default: Callable[[str], Any]
 ) -> str | None:
     for part in sorted(set(before) | set(now)):
@@ -112,7 +112,9 @@ def _difference(
             keys = dict.fromkeys([*old, *new])
             pairs = [(f"{part} {key}", old[key] if key in old else default(key), new.get(key)) for key in keys]
         for where, was, wanted in pairs:
-            if settled(where.removeprefix("recipe "), was) != settled(where.removeprefix("recipe "), wanted):
+            if resolve_place(where.removeprefix("recipe "), was) != resolve_place(
+                where.removeprefix("recipe "), wanted
+            ):
                 return (
                     f"the sweep in {folder} was started with {where}={json.dumps(was)}, now it is "
                     f"{json.dumps(wanted)}; choose another --name to start anew"

@@ -11,31 +11,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from raysde.tuning.training.ledger import Trial
-from raysde.tuning.training.ranking import measured, ranked
-from raysde.tuning.training.space import Range, Space, shown
+from raysde.tuning.training.ranking import has_finite_value, rank_trials
+from raysde.tuning.training.space import Range, Space, format_value
 
 Places = tuple[list[float], list[tuple[float, str]]]
 """Where trials lie on an axis from 0 to 1, and its labels."""
 
 
-def pictures(trials: Sequence[Trial], space: Space, metric: str) -> dict[str, bytes]:
+def draw_plots(trials: Sequence[Trial], space: Space, metric: str) -> dict[str, bytes]:
     """PNG files by name; none without a trial that has a value."""
-    known = [trial for trial in ranked(trials, metric) if measured(trial, metric)]
+    known = [trial for trial in rank_trials(trials, metric) if has_finite_value(trial, metric)]
     if not known:
         return {}
-    found = {"parallel-coordinates.png": parallel(known, space, metric)}
+    found = {"parallel-coordinates.png": plot_parallel(known, space, metric)}
     if bins_of(known[0], metric):
-        found["error-by-log-snr.png"] = by_log_snr(known, metric)
-    return {name: png(figure) for name, figure in found.items()}
+        found["error-by-log-snr.png"] = plot_by_log_snr(known, metric)
+    return {name: figure_to_png(figure) for name, figure in found.items()}
 
 
-def parallel(trials: Sequence[Trial], space: Space, metric: str) -> Figure:
+def plot_parallel(trials: Sequence[Trial], space: Space, metric: str) -> Figure:
     """A line for each trial across the axes and the metric; the best is drawn on top, stopped ones dashed."""
     figure, columns = Figure(figsize=(2.2 + 2.0 * len(space.axes), 4.5)), list[Places]()
     for axis in space.axes:
-        columns.append(places([trial.values[axis.name] for trial in trials], _is_log(axis.values)))
+        columns.append(axis_places([trial.values[axis.name] for trial in trials], _is_log(axis.values)))
     values = [trial.value(metric) for trial in trials]
-    columns.append(places(values, False))
+    columns.append(axis_places(values, False))
     axes = figure.add_subplot()
     for number, (trial, *line) in enumerate(zip(trials, *(column for column, _ in columns), strict=True)):
         best = number == 0
@@ -61,17 +61,17 @@ def _is_log(values: Any) -> bool:
     return numeric and max(values) / min(values) >= 10.0
 
 
-def places(values: Sequence[Any], log: bool) -> Places:
+def axis_places(values: Sequence[Any], log: bool) -> Places:
     """Numbers lie by their size, anything else by its order of appearance."""
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if not numeric:
-        names = sorted({shown(value) for value in values})
+        names = sorted({format_value(value) for value in values})
         at = {name: index / max(1, len(names) - 1) for index, name in enumerate(names)}
-        return [at[shown(value)] for value in values], [(at[name], name) for name in names]
+        return [at[format_value(value)] for value in values], [(at[name], name) for name in names]
     numbers = np.log(np.array(values, float)) if log else np.array(values, float)
     low, high = float(numbers.min()), float(numbers.max())
     scaled = (numbers - low) / ((high - low) or 1.0)
-    ends = {0.0: shown(float(np.min(values))), 1.0: shown(float(np.max(values)))}
+    ends = {0.0: format_value(float(np.min(values))), 1.0: format_value(float(np.max(values)))}
     return [float(value) for value in scaled], list(ends.items())
 
 
@@ -83,7 +83,7 @@ def bins_of(trial: Trial, metric: str) -> list[tuple[float, float, float]]:
     return sorted((float(match[1]), float(match[2]), value) for match, value in found if match)
 
 
-def by_log_snr(trials: Sequence[Trial], metric: str) -> Figure:
+def plot_by_log_snr(trials: Sequence[Trial], metric: str) -> Figure:
     """Each trial's error in each bin of log-SNR; the best is drawn on top, stopped ones dashed."""
     figure = Figure(figsize=(7.0, 4.5))
     axes: Axes = figure.add_subplot()
@@ -103,7 +103,7 @@ def by_log_snr(trials: Sequence[Trial], metric: str) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
+def figure_to_png(figure: Figure) -> bytes:
     """The file of a figure."""
     out = BytesIO()
     FigureCanvasAgg(figure).print_png(out)

@@ -3,9 +3,9 @@
 import time
 from typing import TextIO
 
-from raysde.io.progress import LiveLine, duration
-from raysde.tuning.training.ranking import best
-from raysde.tuning.training.space import described
+from raysde.io.progress import LiveLine, format_duration
+from raysde.tuning.training.ranking import best_trial
+from raysde.tuning.training.space import describe_values
 from raysde.tuning.training.sweep import Sweep
 
 
@@ -33,10 +33,10 @@ class SweepLine(LiveLine):
         said = [f"{count} {state}" for state, count in counts.items() if count]
         done = sum(counts.values())
         line = f"sweep {done}/{self.sweep.count} trials ({', '.join([*said, f'{running} running'])})"
-        top = best([trial for trial in self.sweep.trials if trial.state != "running"], self.sweep.metric)
+        top = best_trial([trial for trial in self.sweep.trials if trial.state != "running"], self.sweep.metric)
         if top is not None:
             value = top.value(self.sweep.metric)
-            line += f"  best {value:.4f} by trial {top.number:03d}: {described(top.values)}"
+            line += f"  best {value:.4f} by trial {top.number:03d}: {describe_values(top.values)}"
         return f"{line}  {self._left(done, running)} left"
 
     def _left(self, done: int, running: int) -> str:
@@ -45,7 +45,7 @@ class SweepLine(LiveLine):
         if ended == 0:
             return "?"
         pace = (time.monotonic() - self.begun) / (ended + running / 2.0)
-        return duration(pace * (self.sweep.count - done - running / 2.0))
+        return format_duration(pace * (self.sweep.count - done - running / 2.0))
 
     def show(self) -> None:
         """Show the line, if it has changed and the last one is old enough."""

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysde.config import loading
-from raysde.config.places import absolute_tree
+from raysde.config.places import resolve_places_in_tree
 from raysde.tuning.training.ledger import Trial
-from raysde.tuning.training.space import Space, described, shown, varied
+from raysde.tuning.training.space import Space, describe_values, format_value, vary_recipe
 
 ORDER = {"finished": 0, "stopped": 1, "running": 2, "failed": 3}
 
 
-def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
+def rank_trials(trials: Sequence[Trial], metric: str) -> list[Trial]:
     """Whole trials by their last value; then those that were stopped, those that saw most first; failed ones last.
 
     Values at other budgets cannot be compared, so a stopped trial never ranks above a whole one.
@@ -30,16 +30,16 @@ def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
     return sorted(trials, key=key)
 
 
-def rows(trials: Sequence[Trial], space: Space, metric: str) -> list[dict[str, str]]:
+def ranking_rows(trials: Sequence[Trial], space: Space, metric: str) -> list[dict[str, str]]:
     """The ranking as a table's rows, by the names of its columns."""
     found = []
-    for rank, trial in enumerate(ranked(trials, metric), 1):
+    for rank, trial in enumerate(rank_trials(trials, metric), 1):
         value, last = trial.value(metric), trial.last
         found.append(
             {
                 "rank": str(rank) if value is not None and trial.state != "failed" else "-",
                 "trial": f"{trial.number:03d}",
-                **{axis.name: shown(trial.values[axis.name]) for axis in space.axes},
+                **{axis.name: format_value(trial.values[axis.name]) for axis in space.axes},
                 metric: "-" if value is None else f"{value:.5f}",
                 "step": "0" if last is None else str(last.step),
                 "images": "0" if last is None else str(last.images),
@@ -50,9 +50,9 @@ def rows(trials: Sequence[Trial], space: Space, metric: str) -> list[dict[str, s
     return found
 
 
-def table(trials: Sequence[Trial], space: Space, metric: str) -> str:
+def format_ranking(trials: Sequence[Trial], space: Space, metric: str) -> str:
     """The ranking for a terminal, and below it the errors of the trials that failed."""
-    content = rows(trials, space, metric)
+    content = ranking_rows(trials, space, metric)
     names = list(content[0]) if content else []
     widths = [max(len(name), *(len(row[name]) for row in content)) for name in names]
     lines = [
@@ -63,32 +63,34 @@ def table(trials: Sequence[Trial], space: Space, metric: str) -> str:
     return "\n".join([*lines, *(f"trial {trial.number:03d} failed: {trial.error}" for trial in failed)])
 
 
-def as_csv(trials: Sequence[Trial], space: Space, metric: str) -> str:
+def format_csv(trials: Sequence[Trial], space: Space, metric: str) -> str:
     """The ranking with all metrics of each trial's last validation, in full precision."""
     names = sorted({name for trial in trials if trial.last for name in trial.last.metrics} | {metric})
     out = io.StringIO()
     head = ["rank", "trial", "state", *(axis.name for axis in space.axes), *names]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*head, "step", "images", "seconds", "run_id", "error"])
-    for row, trial in zip(rows(trials, space, metric), ranked(trials, metric), strict=True):
-        values = [_plain(trial.values[axis.name]) for axis in space.axes]
+    for row, trial in zip(ranking_rows(trials, space, metric), rank_trials(trials, metric), strict=True):
+        values = [_plain_value(trial.values[axis.name]) for axis in space.axes]
         metrics = [repr(trial.value(name)) if trial.value(name) is not None else "" for name in names]
         ended = [row["step"], row["images"], trial.seconds, trial.run_id, trial.error]
         writer.writerow([row["rank"], trial.number, trial.state, *values, *metrics, *ended])
     return out.getvalue()
 
 
-def _plain(value: Any) -> str:
+def _plain_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def best(trials: Sequence[Trial], metric: str) -> Trial | None:
+def best_trial(trials: Sequence[Trial], metric: str) -> Trial | None:
     """Return the first trial of the ranking that has a finite value, None if there is none."""
-    known = (trial for trial in ranked(trials, metric) if trial.state != "failed" and measured(trial, metric))
+    known = (
+        trial for trial in rank_trials(trials, metric) if trial.state != "failed" and has_finite_value(trial, metric)
+    )
     return next(known, None)
 
 
-def measured(trial: Trial, metric: str) -> bool:
+def has_finite_value(trial: Trial, metric: str) -> bool:
     """Return True if the newest value of a metric is a finite number."""
     value = trial.value(metric)
     return value is not None and math.isfinite(value)
@@ -96,7 +98,9 @@ def measured(trial: Trial, metric: str) -> bool:
 
 def best_recipe(tree: Mapping[str, Any], space: Space, trial: Trial, name: str, metric: str) -> str:
     """The recipe of a trial as YAML that `raysde train` takes, under a name of its own and with absolute paths."""
-    changed = {**varied(tree, space, trial.values), "name": name}
-    changed = absolute_tree({**changed, "storage": loading.parse(changed).storage})
-    head = f"# The best of a sweep: trial {trial.number}, {described(trial.values)}; {metric} {trial.value(metric)}"
-    return f"{head}\n{loading.as_yaml(changed)}"
+    changed = {**vary_recipe(tree, space, trial.values), "name": name}
+    changed = resolve_places_in_tree({**changed, "storage": loading.parse_recipe(changed).storage})
+    head = (
+        f"# The best of a sweep: trial {trial.number}, {describe_values(trial.values)}; {metric} {trial.value(metric)}"
+    )
+    return f"{head}\n{loading.dump_yaml(changed)}"

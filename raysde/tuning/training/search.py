@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Search = Literal["grid", "random", "optuna"]
 
 
-def count_of(space: Space, search: Search, trials: int | None) -> int:
+def count_trials(space: Space, search: Search, trials: int | None) -> int:
     """How many trials a sweep has.
 
     Raises:
@@ -36,7 +36,7 @@ def count_of(space: Space, search: Search, trials: int | None) -> int:
     return trials if trials is not None else size  # type: ignore[return-value]
 
 
-def planned(space: Space, search: Search, seed: int, count: int) -> list[Values] | None:
+def plan_trials(space: Space, search: Search, seed: int, count: int) -> list[Values] | None:
     """What all trials try, None if it depends on what comes out.
 
     A random search among lists alone takes no combination twice.
@@ -48,10 +48,10 @@ def planned(space: Space, search: Search, seed: int, count: int) -> list[Values]
     if space.size is not None:
         order = np.random.default_rng(seed).permutation(space.size)
         return [space.combination(int(order[number])) for number in range(count)]
-    return [drawn(space, seed, number) for number in range(count)]
+    return [draw_trial(space, seed, number) for number in range(count)]
 
 
-def drawn(space: Space, seed: int, number: int) -> Values:
+def draw_trial(space: Space, seed: int, number: int) -> Values:
     """Trial ``number`` of a random search: each axis has a stream of its own."""
     found: Values = {}
     for axis in space.axes:
@@ -63,7 +63,7 @@ def drawn(space: Space, seed: int, number: int) -> Values:
     return found
 
 
-def suggested(space: Space, seed: int, number: int, past: Iterable[Trial], metric: str) -> Values:
+def suggest_trial(space: Space, seed: int, number: int, past: Iterable[Trial], metric: str) -> Values:
     """Trial ``number`` of Optuna's tree-structured Parzen estimator, given the trials so far.
 
     The study is made anew each time, so that a sweep that was killed asks the same question when it goes on.
@@ -73,9 +73,9 @@ def suggested(space: Space, seed: int, number: int, past: Iterable[Trial], metri
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=int(np.random.default_rng([seed, number]).integers(2**31)))
     study = optuna.create_study(direction="minimize", sampler=sampler)
-    distributions = {axis.name: _distribution(axis.values) for axis in space.axes}
+    distributions = {axis.name: _make_distribution(axis.values) for axis in space.axes}
     for trial in sorted(past, key=lambda trial: trial.number):
-        study.add_trial(_told(space, trial, metric, distributions))
+        study.add_trial(_make_optuna_trial(space, trial, metric, distributions))
     asked = study.ask(distributions).params
     return {
         axis.name: asked[axis.name] if isinstance(axis.values, Range) else axis.values[asked[axis.name]]
@@ -83,7 +83,7 @@ def suggested(space: Space, seed: int, number: int, past: Iterable[Trial], metri
     }
 
 
-def _distribution(values: tuple | Range) -> "optuna.distributions.BaseDistribution":
+def _make_distribution(values: tuple | Range) -> "optuna.distributions.BaseDistribution":
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not isinstance(values, Range):
@@ -93,7 +93,7 @@ def _distribution(values: tuple | Range) -> "optuna.distributions.BaseDistributi
     return FloatDistribution(values.low, values.high, log=values.kind == "log")
 
 
-def _told(space: Space, trial: Trial, metric: str, distributions: dict) -> "optuna.trial.FrozenTrial":
+def _make_optuna_trial(space: Space, trial: Trial, metric: str, distributions: dict) -> "optuna.trial.FrozenTrial":
     """A trial as Optuna wants to be told: what was stopped early is pruned; what runs, Optuna takes for a poor one."""
     import optuna
 

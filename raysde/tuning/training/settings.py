@@ -71,7 +71,7 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
     axes = dict(space)
     given_over: set[str] = set()
     for text in over:
-        name, value = axis(text)
+        name, value = parse_axis(text)
         if name in given_over:
             raise ValueError(f"--over {name} is given twice; keep one of them")
         given_over.add(name)
@@ -88,13 +88,13 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
         raise ValueError(said if where == "scheduler" else f"sweep setting {where}: {said}") from None
 
 
-def axis(text: str) -> tuple[str, Any]:
+def parse_axis(text: str) -> tuple[str, Any]:
     """The name and the values of ``key=space``.
 
     Raises:
         ValueError: if it does not read so.
     """
-    keys, value = loading.assignment(text)
+    keys, value = loading.parse_assignment(text)
     return ".".join(keys), value
 
 
@@ -105,9 +105,9 @@ def base_tree(path: str | Path, settings: SweepSettings, overrides: Sequence[str
         ValueError: if that is no recipe.
     """
     tree = loading.read_mapping(path, "recipe")
-    loading.assign(tree, [(key.split("."), value) for key, value in settings.recipe.items()])
-    loading.override(tree, overrides)
-    loading.parse(tree)
+    loading.assign_paths(tree, [(key.split("."), value) for key, value in settings.recipe.items()])
+    loading.merge_overrides(tree, overrides)
+    loading.parse_recipe(tree)
     return tree
 
 

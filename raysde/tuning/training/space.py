@@ -117,7 +117,7 @@ def read_space(given: Mapping[str, Any]) -> Space:
     """
     if not given:
         raise ValueError("the space of the sweep is empty: give keys and their values, such as train.lr=log(1e-4,1e-2)")
-    axes = tuple(_axis(name, values) for name, values in given.items())
+    axes = tuple(_read_axis(name, values) for name, values in given.items())
     paths = [path for axis in axes for path in axis.paths]
     for one, other in itertools.permutations(range(len(paths)), 2):
         if f"{paths[one]}.".startswith(f"{paths[other]}."):
@@ -125,25 +125,25 @@ def read_space(given: Mapping[str, Any]) -> Space:
     return Space(axes)
 
 
-def _axis(name: str, values: Any) -> Axis:
+def _read_axis(name: str, values: Any) -> Axis:
     paths = tuple(path.strip() for path in name.split(","))
     for path in paths:
         _check_path(path)
     if isinstance(values, str):
-        return Axis(paths, _range(paths, values))
+        return Axis(paths, _parse_range(paths, values))
     if not isinstance(values, list) or not values:
         raise ValueError(f"the space of {name!r} must be a list or a range such as log(1e-4, 1e-2), got {values!r}")
     for value in values if len(paths) > 1 else ():
         if not isinstance(value, list) or len(value) != len(paths):
             raise ValueError(f"the space of {name!r} needs lists of {len(paths)} values, got {value!r}")
-    choices = tuple(_numbers(value) for value in values)
+    choices = tuple(_to_numbers(value) for value in values)
     if len({json.dumps(value, sort_keys=True) for value in choices}) < len(choices):
         raise ValueError(f"the space of {name!r} has a value twice")
     return Axis(paths, choices)
 
 
 def _check_path(path: str) -> None:
-    meanings = reference.meanings()
+    meanings = reference.list_meanings()
     if path not in meanings:
         hint = did_you_mean(path, meanings, meanings)
         raise ValueError(f"the space names {path!r}, which no recipe has{hint}; `raysde config` lists all keys")
@@ -152,7 +152,7 @@ def _check_path(path: str) -> None:
             raise ValueError(f"the space names {path!r}, but {fixed} {reason}")
 
 
-def _range(paths: tuple[str, ...], text: str) -> tuple[Any, ...] | Range:
+def _parse_range(paths: tuple[str, ...], text: str) -> tuple[Any, ...] | Range:
     name, match = ",".join(paths), RANGE.fullmatch(text.strip())
     if match is None or len(paths) > 1:
         raise ValueError(f"the space of {name!r} must be a list, uniform(a,b), log(a,b) or int(a,b), got {text!r}")
@@ -170,10 +170,10 @@ def _range(paths: tuple[str, ...], text: str) -> tuple[Any, ...] | Range:
         return Range(kind, low, high)  # type: ignore[arg-type]
     if points < 2:
         raise ValueError(f"the space of {name!r} needs at least 2 points, got {text!r}")
-    return _points(kind, low, high, points)
+    return _space_points(kind, low, high, points)
 
 
-def _points(kind: str, low: float, high: float, count: int) -> tuple[float | int, ...]:
+def _space_points(kind: str, low: float, high: float, count: int) -> tuple[float | int, ...]:
     places = [number / (count - 1) for number in range(count)]
     if kind == "log":
         inner = [float(f"{low * (high / low) ** place:.6g}") for place in places]
@@ -182,17 +182,17 @@ def _points(kind: str, low: float, high: float, count: int) -> tuple[float | int
     return tuple(dict.fromkeys(round(value) for value in even)) if kind == "int" else tuple(even)
 
 
-def _numbers(value: Any) -> Any:
+def _to_numbers(value: Any) -> Any:
     """YAML takes 1e-4 for a word."""
     if isinstance(value, list):
-        return [_numbers(one) for one in value]
+        return [_to_numbers(one) for one in value]
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
-def varied(tree: Mapping[str, Any], space: Space, values: Values) -> dict[str, Any]:
+def vary_recipe(tree: Mapping[str, Any], space: Space, values: Values) -> dict[str, Any]:
     """A recipe's tree with a trial's values set."""
     changed = copy.deepcopy(dict(tree))
-    loading.assign(changed, [pair for axis in space.axes for pair in axis.assignments(values[axis.name])])
+    loading.assign_paths(changed, [pair for axis in space.axes for pair in axis.assignments(values[axis.name])])
     return changed
 
 
@@ -204,24 +204,24 @@ def check_recipes(tree: Mapping[str, Any], space: Space, combinations: Sequence[
     """
     for values in combinations:
         try:
-            loading.parse(varied(tree, space, values))
+            loading.parse_recipe(vary_recipe(tree, space, values))
         except ValueError as error:
-            raise ValueError(f"the space holds {described(values)}, which makes no recipe: {error}") from None
+            raise ValueError(f"the space holds {describe_values(values)}, which makes no recipe: {error}") from None
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in a few characters: ``vp schedule=cosine`` for a node."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
         rest = {key: one for key, one in value.items() if key != "kind"}
-        words = [f"{key}={shown(one)}" for key, one in rest.items()]
+        words = [f"{key}={format_value(one)}" for key, one in rest.items()]
         return " ".join([str(value["kind"]), *words] if "kind" in value else words)
     if isinstance(value, list):
-        return "/".join(shown(one) for one in value)
+        return "/".join(format_value(one) for one in value)
     return "null" if value is None else str(value)
 
 
-def described(values: Values) -> str:
+def describe_values(values: Values) -> str:
     """A trial's values in a line."""
-    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
+    return ", ".join(f"{name}={format_value(value)}" for name, value in values.items())

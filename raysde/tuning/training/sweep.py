@@ -12,7 +12,7 @@ from typing import Any
 
 from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.ledger import Ledger, Report, State, Trial
-from raysde.tuning.training.search import suggested
+from raysde.tuning.training.search import suggest_trial
 from raysde.tuning.training.space import Space, Values
 
 DEFAULT_METRIC = "val/denoising"
@@ -73,7 +73,7 @@ class Sweep:
         self.begun[trial.number] = time.monotonic()
         return trial
 
-    def opened(self, number: int, run_id: str) -> None:
+    def note_run(self, number: int, run_id: str) -> None:
         """Takes the MLflow run of a trial."""
         trial = self.ledger.trials[number]
         trial.run_id = run_id
@@ -113,7 +113,7 @@ class Sweep:
     def _values(self, number: int) -> Values:
         if self.plan is not None:
             return self.plan[number]
-        return suggested(self.space, self.seed, number, self.trials, self.metric)
+        return suggest_trial(self.space, self.seed, number, self.trials, self.metric)
 
     def _value(self, metrics: Mapping[str, Any]) -> float:
         if self.metric not in metrics:

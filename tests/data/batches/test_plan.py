@@ -6,9 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from raysde.data.batches.plan import Plan, epoch_order, steps_of_blocks
-from raysde.data.dataset.layout import Layout, hold_out
-from raysde.data.dataset.permutation import permuted
+from raysde.data.batches.plan import Plan, epoch_order, split_steps
+from raysde.data.dataset.layout import Layout, hold_out_rows
+from raysde.data.dataset.permutation import permute_numbers
 
 
 def rows_of_steps(plan, start, stop):
@@ -21,21 +21,23 @@ def rows_of_steps(plan, start, stop):
 def test_a_permutation_has_every_number_once(count):
     """On both sides of the size from which it is a cipher, and at powers of two, where no number is sent twice."""
     for key in (0, 7):
-        assert np.array_equal(np.sort(permuted(np.arange(count), count, key)), np.arange(count))
-    assert count < 4 or not np.array_equal(permuted(np.arange(count), count, 0), permuted(np.arange(count), count, 7))
+        assert np.array_equal(np.sort(permute_numbers(np.arange(count), count, key)), np.arange(count))
+    assert count < 4 or not np.array_equal(
+        permute_numbers(np.arange(count), count, 0), permute_numbers(np.arange(count), count, 7)
+    )
 
 
 def test_a_permutation_can_be_asked_for_any_part():
-    whole = permuted(np.arange(10_000), 10_000, 3)
+    whole = permute_numbers(np.arange(10_000), 10_000, 3)
     some = np.array([9_999, 5, 5, 1234])
-    assert np.array_equal(permuted(some, 10_000, 3), whole[some])
-    assert len(permuted(np.empty(0, dtype=np.int64), 10_000, 3)) == 0
+    assert np.array_equal(permute_numbers(some, 10_000, 3), whole[some])
+    assert len(permute_numbers(np.empty(0, dtype=np.int64), 10_000, 3)) == 0
 
 
 @pytest.mark.parametrize("count", [10, 5000])
 def test_permutations_are_uniform(count):
     """The image of the first number falls in each tenth equally often: chi-square over 5,000 keys, 9 degrees of freedom."""
-    first = np.array([permuted(np.zeros(1, dtype=np.int64), count, key)[0] for key in range(5000)])
+    first = np.array([permute_numbers(np.zeros(1, dtype=np.int64), count, key)[0] for key in range(5000)])
     counts = np.bincount(first * 10 // count, minlength=10)
     assert ((counts - 500) ** 2 / 500).sum() < 9 + 4 * np.sqrt(18)
 
@@ -43,7 +45,7 @@ def test_permutations_are_uniform(count):
 def test_permutations_are_independent_of_the_place():
     """Over 2^17 numbers: fixed points are Poisson(1), neighbours go apart uniformly, and nothing is correlated."""
     count = 1 << 17
-    found = permuted(np.arange(count), count, 11)
+    found = permute_numbers(np.arange(count), count, 11)
     assert (found == np.arange(count)).sum() <= 5
     apart = np.diff(found) % count
     counts = np.bincount(apart * 16 // count, minlength=16)
@@ -133,7 +135,7 @@ def test_a_billion_rows_need_no_list(capsys):
     lengths = np.random.default_rng(0).integers(9_000, 11_001, 100_000)
     lengths[-1] += 1_000_000_000 - lengths.sum()
     layout = Layout(np.cumsum(lengths) - lengths, lengths, 1024)
-    rows, _ = hold_out((layout,), 2048, 0)
+    rows, _ = hold_out_rows((layout,), 2048, 0)
     plan = Plan(rows=rows.count, batch=256, microbatch=256, seed=0, window=1 << 20, chunk=1024)
     rows[plan.rows_of(0, 0)]
     spent = []
@@ -162,13 +164,13 @@ def test_a_layout_goes_through_every_row():
 
 def test_held_out_rows_are_never_trained_on():
     layouts = (Layout([0, 60], [30, 25], 10), Layout([30], [30], 10))
-    training, held_out = hold_out(layouts, 20, 5)
+    training, held_out = hold_out_rows(layouts, 20, 5)
     assert len(held_out) == 20
     assert training.count == 65
     rows = training[np.arange(65)]
     assert sorted([*rows, *held_out]) == list(range(85))
     assert training.sizes == tuple(np.bincount(np.isin(rows, np.arange(30, 60)), minlength=2))
-    assert not np.array_equal(held_out, hold_out(layouts, 20, 6)[1])
+    assert not np.array_equal(held_out, hold_out_rows(layouts, 20, 6)[1])
 
 
 @pytest.mark.parametrize("sizes", [(40, 60), (7, 3, 90), (1, 200), (50,)])
@@ -199,8 +201,8 @@ def test_buckets_are_mixed():
 
 
 def test_blocks_cover_the_steps():
-    assert list(steps_of_blocks(3, 12, 4)) == [(3, 7), (7, 11), (11, 12)]
-    assert list(steps_of_blocks(5, 5, 4)) == []
+    assert list(split_steps(3, 12, 4)) == [(3, 7), (7, 11), (11, 12)]
+    assert list(split_steps(5, 5, 4)) == []
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_blocks_cover_the_steps():
         (lambda: Plan(rows=0, batch=4, microbatch=4, seed=0), "no rows"),
         (lambda: Plan(rows=9, batch=10, microbatch=4, seed=0), "microbatch"),
         (lambda: Plan(rows=9, batch=12, microbatch=4, seed=0).of_rank(0, 4), "4 workers"),
-        (lambda: hold_out((Layout([0], [10], 4),), 10, 0), "validation.rows"),
+        (lambda: hold_out_rows((Layout([0], [10], 4),), 10, 0), "validation.rows"),
     ],
 )
 def test_impossible_plans_are_refused(make, culprit):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raysde.data.batches.microbatch import Microbatch
-from raysde.data.batches.prefetch import fetched_ahead, on_device
+from raysde.data.batches.prefetch import fetch_ahead, prefetch_to_device
 
 WAIT = 10.0
 
@@ -33,13 +33,13 @@ class Recorded:
 
 
 def test_items_come_in_order_and_to_the_end():
-    assert list(fetched_ahead(iter(Recorded(50)))) == list(range(50))
-    assert list(fetched_ahead(iter([]))) == []
+    assert list(fetch_ahead(iter(Recorded(50)))) == list(range(50))
+    assert list(fetch_ahead(iter([]))) == []
 
 
 def test_the_first_is_fetched_before_anybody_asks_and_each_next_one_while_its_predecessor_is_used():
     source = Recorded(5)
-    items = fetched_ahead(iter(source))
+    items = fetch_ahead(iter(source))
     assert source.reached[0].wait(WAIT)
     assert next(items) == 0
     assert source.reached[1].wait(WAIT)  # nobody asked for it
@@ -50,7 +50,7 @@ def test_the_first_is_fetched_before_anybody_asks_and_each_next_one_while_its_pr
 
 
 def test_an_error_is_raised_in_its_place():
-    items = fetched_ahead(iter(Recorded(5, error_at=2)))
+    items = fetch_ahead(iter(Recorded(5, error_at=2)))
     assert [next(items), next(items)] == [0, 1]
     with pytest.raises(RuntimeError, match="item 2 is broken"):
         next(items)
@@ -58,7 +58,7 @@ def test_an_error_is_raised_in_its_place():
 
 def test_nothing_is_fetched_after_the_reader_has_gone():
     source = Recorded(5)
-    items = fetched_ahead(iter(source))
+    items = fetch_ahead(iter(source))
     next(items)
     assert source.reached[1].wait(WAIT)
     items.close()
@@ -75,7 +75,7 @@ def steps(count: int) -> list[list[Microbatch]]:
 
 def test_every_tensor_of_a_microbatch_is_moved_and_nothing_else():
     ((batch,),) = steps(1)
-    moved = batch.moved(lambda x: x + 1)
+    moved = batch.map_tensors(lambda x: x + 1)
     assert torch.equal(moved.images, batch.images + 1)
     assert torch.equal(moved.labels, batch.labels + 1)
     assert moved.context is None
@@ -85,7 +85,7 @@ def test_every_tensor_of_a_microbatch_is_moved_and_nothing_else():
 @pytest.mark.gpu
 def test_a_device_gets_the_same_pixels():
     device, expected = torch.device("cuda"), steps(20)
-    for found, (batch,) in zip(on_device(iter(steps(20)), device), expected, strict=True):
+    for found, (batch,) in zip(prefetch_to_device(iter(steps(20)), device), expected, strict=True):
         assert found[0].images.device.type == "cuda"
         torch.cuda._sleep(10_000_000)  # the copies of the next step have to wait for nobody
         assert torch.equal(found[0].images.cpu(), batch.images)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raysde.data.dataset.contact_sheet import CELL, LINE, contact_sheet, describe, thumbnail
+from raysde.data.dataset.contact_sheet import CELL, LINE, describe_manifest, draw_contact_sheet, make_thumbnail
 from raysde.data.dataset.reader import Reader
 from raysde.data.ingest.digits import load_digits
 from tests.support.digits import write_digit_shards
@@ -15,7 +15,7 @@ from tests.support.digits import write_digit_shards
 def test_a_sheet_shows_different_rows_row_by_row(tmp_path, count, columns):
     """Each enlarged by whole pixels in its cell, in the order of the data set, with nothing where no image is."""
     reader = Reader(write_digit_shards(tmp_path, 20, 12, 5))
-    sheet = np.asarray(contact_sheet(reader, count, 1).convert("L"))
+    sheet = np.asarray(draw_contact_sheet(reader, count, 1).convert("L"))
     shown, images = min(count, 20), load_digits()[0]
     lines = -(-shown // columns)
     assert sheet.shape == (lines * (CELL + 2 * LINE + 4) + 4, columns * (CELL + 4) + 4)
@@ -29,8 +29,8 @@ def test_a_sheet_shows_different_rows_row_by_row(tmp_path, count, columns):
     assert found == sorted(set(found))
     if shown == 20:
         assert (sheet[-CELL:, 4 + 4 * (CELL + 4) :] == 255).all()
-    assert np.array_equal(sheet, np.asarray(contact_sheet(reader, count, 1).convert("L")))
-    assert shown == 20 or not np.array_equal(sheet, np.asarray(contact_sheet(reader, count, 2).convert("L")))
+    assert np.array_equal(sheet, np.asarray(draw_contact_sheet(reader, count, 1).convert("L")))
+    assert shown == 20 or not np.array_equal(sheet, np.asarray(draw_contact_sheet(reader, count, 2).convert("L")))
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_a_sheet_shows_different_rows_row_by_row(tmp_path, count, columns):
 )
 def test_thumbnails_fill_a_cell_with_their_longer_side(shape, size):
     """(width, height): whole factors for small ones, proportions kept for large ones."""
-    assert thumbnail(np.zeros((*shape, 1), np.uint8)).size == size
-    assert thumbnail(np.zeros((*shape, 3), np.uint8)).size == size
+    assert make_thumbnail(np.zeros((*shape, 1), np.uint8)).size == size
+    assert make_thumbnail(np.zeros((*shape, 3), np.uint8)).size == size
 
 
 def test_a_description_counts_what_the_manifest_says(tmp_path):
@@ -51,7 +51,7 @@ def test_a_description_counts_what_the_manifest_says(tmp_path):
         replace(plain.shards[1], split="validation", bytes=1_000_000, image=(4, 16)),
     )
     manifest = replace(plain, shards=shards, statistics=told, skipped=3, captions=19, source="here", licence="free")
-    lines = "\n".join(describe(manifest))
+    lines = "\n".join(describe_manifest(manifest))
     for said in (
         manifest.fingerprint, "12 for training, 8 for validation, 3 skipped", "2 of 3.5 MB in all, row groups of 5 rows",
         "images         8 x 8, grey", "   4 x 16    8 rows", "   8 x 8     12 rows", "4 to 7 high, 3 to 9 wide",
@@ -59,4 +59,4 @@ def test_a_description_counts_what_the_manifest_says(tmp_path):
         "  3            8 rows", "  5            12 rows", "  4            0 rows", "source         here", "licence        free",
     ):  # fmt: skip
         assert said in lines, said
-    assert "RGB" in "\n".join(describe(replace(manifest, channels=3)))
+    assert "RGB" in "\n".join(describe_manifest(replace(manifest, channels=3)))

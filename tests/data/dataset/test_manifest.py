@@ -61,7 +61,7 @@ def test_each_row_is_told_of_by_itself(tmp_path):
         about = reader.about(row)
         assert (about["row"], about["key"], about["label"]) == (row, f"{row:04d}.png", str(labels[row]))
         assert about["shard"] == f"train-{row // 20:05d}.parquet"
-        assert np.array_equal(decode_image(reader.encoded(row), 1)[..., 0], images[row])
+        assert np.array_equal(decode_image(reader.image_file(row), 1)[..., 0], images[row])
 
 
 def inside(**changes):
@@ -128,7 +128,7 @@ def test_all_that_a_manifest_says_is_read_again(tmp_path):
 
 def test_a_run_does_not_go_on_with_other_data(digits, tmp_path):
     """Nor with other precomputed folders or microbatches; the same data in another place is the same."""
-    run = open_run(loading.parse(small_recipe(digits, tmp_path)))
+    run = open_run(loading.parse_recipe(small_recipe(digits, tmp_path)))
     told = {**run.data_identity, "microbatch": run.plan.microbatch}
 
     def found(**changes):

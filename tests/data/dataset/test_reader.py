@@ -14,15 +14,15 @@ from raysde.config import loading
 from raysde.data.batches.arrow import from_table, to_table
 from raysde.data.batches.microbatch import Feed, held_out_batches, read_batches
 from raysde.data.batches.plan import Plan
-from raysde.data.dataset.layout import hold_out
+from raysde.data.dataset.layout import hold_out_rows
 from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, read_manifest, write_manifest
-from raysde.data.dataset.reader import Reader, opened
-from raysde.data.dataset.shards import distinct_captions, verify, write_shard
+from raysde.data.dataset.reader import Reader, open_dataset_reader
+from raysde.data.dataset.shards import distinct_captions, verify_shards, write_shard
 from raysde.data.dataset.split import shuffle_window, split_rows
-from raysde.data.dataset.view import CAPTION, STILL, View, draws
+from raysde.data.dataset.view import CAPTION, STILL, View, draw_uniforms
 from raysde.data.ingest.digits import DigitJudge, load_digits
 from raysde.images.codec import encode_image
-from raysde.runs.run import view_of
+from raysde.runs.run import make_view
 from tests.support.digits import write_digit_shards
 from tests.support.pictures import rng_image
 from tests.support.training import small_recipe
@@ -145,8 +145,8 @@ def test_augmentation_is_keyed_by_the_microbatch(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     late = next(read_batches(feed, Reader(manifest), 5, 6))
     assert all(torch.equal(a, b.images) for a, b in zip(first[10:12], late, strict=True))
-    assert not np.array_equal(draws(1, 0, 0, 4), draws(1, 0, 1, 4))
-    assert not np.array_equal(draws(1, 0, 0, 4), draws(2, 0, 0, 4))
+    assert not np.array_equal(draw_uniforms(1, 0, 0, 4), draw_uniforms(1, 0, 1, 4))
+    assert not np.array_equal(draw_uniforms(1, 0, 0, 4), draw_uniforms(2, 0, 0, 4))
 
 
 def test_every_microbatch_has_draws_of_its_own(tmp_path):
@@ -187,7 +187,7 @@ def test_without_draws_the_largest_box_in_the_middle_is_shown(tmp_path):
 
 def test_draws_are_uniform():
     """Mean and variance of 40,000 numbers within four standard errors of 1/2 and 1/12."""
-    found = draws(0, 3, 1, 10_000).reshape(-1)
+    found = draw_uniforms(0, 3, 1, 10_000).reshape(-1)
     assert abs(found.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 40_000)
     assert abs(found.var() - 1 / 12) < 4 * np.sqrt(1 / 180 / 40_000)
     assert found.min() >= 0.0
@@ -197,7 +197,7 @@ def test_draws_are_uniform():
 def test_crops_cover_the_picture_evenly():
     """The area of boxes is uniform between its bounds, their places between the edges, and all lie inside."""
     view = View(shape=(8, 8), crop="random", scale=(0.5, 1.0))
-    boxes = np.array([view.box((40, 20), (8, 8), draw) for draw in draws(0, 0, 0, 5000)])
+    boxes = np.array([view.box((40, 20), (8, 8), draw) for draw in draw_uniforms(0, 0, 0, 5000)])
     left, top, right, bottom = boxes.T
     assert (boxes >= -1e-9).all()
     assert (right <= 40 + 1e-9).all()
@@ -215,7 +215,7 @@ def test_crops_cover_the_picture_evenly():
     assert corner.box((40, 20), (8, 8), np.array([0.3, 0.3, 0.0, 1.0])) == pytest.approx((0.0, 10.0, 10.0, 20.0))
     assert corner.box((40, 20), (8, 8), np.array([0.9, 0.3, 1.0, 0.0])) == pytest.approx((30.0, 0.0, 40.0, 10.0))
     middle = View(shape=(8, 8), scale=(0.5, 0.5))
-    assert {middle.box((40, 20), (8, 8), draw) for draw in draws(0, 0, 0, 9)} == {(15.0, 5.0, 25.0, 15.0)}
+    assert {middle.box((40, 20), (8, 8), draw) for draw in draw_uniforms(0, 0, 0, 9)} == {(15.0, 5.0, 25.0, 15.0)}
 
 
 def test_a_part_of_an_image_is_shown_at_the_size_stored(tmp_path):
@@ -231,7 +231,7 @@ def test_a_part_of_an_image_is_shown_at_the_size_stored(tmp_path):
 def test_each_caption_is_chosen_as_often(tmp_path):
     manifest, _ = colour_set(tmp_path, [(6, 6, 4)], captions=("a", "b", "c"))
     reader = Reader(manifest)
-    chosen = [reader.read(np.arange(4), None, draws(0, step, 0, 4)).captions for step in range(300)]
+    chosen = [reader.read(np.arange(4), None, draw_uniforms(0, step, 0, 4)).captions for step in range(300)]
     counts = np.array([sum(said.count(word) for said in chosen) for word in "abc"])
     assert ((counts - 400) ** 2 / 400).sum() < 2 + 4 * 2
     assert reader.read(np.arange(4)).captions == ["a"] * 4
@@ -241,7 +241,7 @@ def test_each_caption_is_chosen_as_often(tmp_path):
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_held_out_rows_are_validated_once(tmp_path, world):
     manifest, _ = colour_set(tmp_path, [(8, 18, 7), (12, 12, 9)])
-    _, held = hold_out(manifest.layouts("train"), 11, 0)
+    _, held = hold_out_rows(manifest.layouts("train"), 11, 0)
     shares = [list(held_out_batches(Reader(manifest), held, 4, View(), rank, world)) for rank in range(world)]
     assert sorted(row for share in shares for batch in share for row in batch.rows) == list(held)
     alone = {batch.index: batch for batch in held_out_batches(Reader(manifest), held, 4, View(), 0, 1)}
@@ -285,11 +285,11 @@ def test_a_window_holds_256_megabytes(each, group, window):
 def test_the_manifest_survives_and_guards(tmp_path):
     manifest = write_digit_shards(tmp_path / "s")
     assert read_manifest(manifest.path) == manifest
-    verify(manifest, hashes=True)
+    verify_shards(manifest, hashes=True)
     assert manifest.fingerprint != write_digit_shards(tmp_path / "t", rows=199).fingerprint
-    assert opened(manifest.path, manifest.fingerprint).manifest == manifest
+    assert open_dataset_reader(manifest.path, manifest.fingerprint).manifest == manifest
     with pytest.raises(ValueError, match="was changed"):
-        opened(manifest.path, "0" * 16)
+        open_dataset_reader(manifest.path, "0" * 16)
 
 
 def test_captions_for_a_tokenizer_are_those_to_train_on(tmp_path):
@@ -307,7 +307,7 @@ def test_a_shard_written_anew_is_told_by_its_size(tmp_path):
     path = tmp_path / "s" / "train-00001.parquet"
     pq.write_table(pq.read_table(path), path, compression="none", row_group_size=1024)
     with pytest.raises(ValueError, match=r"train-00001\.parquet .* bytes, its manifest says"):
-        verify(manifest, hashes=False)
+        verify_shards(manifest, hashes=False)
 
 
 def damage_hash(folder):
@@ -364,7 +364,7 @@ def test_damaged_data_sets_are_named(tmp_path, harm, culprit):
     write_digit_shards(tmp_path / "s")
     harm(tmp_path / "s")
     with pytest.raises(ValueError, match=culprit):
-        verify(read_manifest(str(tmp_path / "s")), hashes=True)
+        verify_shards(read_manifest(str(tmp_path / "s")), hashes=True)
 
 
 @pytest.mark.parametrize("harm", [damage_hash, cut, lambda folder: (folder / "train-00001.parquet").unlink()])
@@ -385,7 +385,7 @@ def test_a_damaged_shard_is_named_by_what_shows_rows(tmp_path):
     whole = path.read_bytes()
     footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     path.write_bytes(bytes(footer) + whole[footer:])
-    for show in (reader.about, Reader(reader.manifest).about, Reader(reader.manifest).encoded):
+    for show in (reader.about, Reader(reader.manifest).about, Reader(reader.manifest).image_file):
         with pytest.raises(ValueError, match=r"train-00001\.parquet .* is damaged"):
             show(199)
 
@@ -431,10 +431,10 @@ def test_buckets_are_not_brought_to_another_size(tmp_path):
     for manifest, size, fits in [(alone, 6, False), (alone, 12, True), (square, 6, True)]:
         tree = {**small_recipe(manifest, tmp_path), "data": {"path": manifest.path, "image_size": size}}
         if fits:
-            assert view_of(loading.parse(tree), manifest).shape == (size, size)
+            assert make_view(loading.parse_recipe(tree), manifest).shape == (size, size)
         else:
             with pytest.raises(ValueError, match=rf"data\.image_size={size}.*buckets about 12"):
-                view_of(loading.parse(tree), manifest)
+                make_view(loading.parse_recipe(tree), manifest)
 
 
 def test_the_judge_reads_real_digits():
@@ -442,8 +442,8 @@ def test_the_judge_reads_real_digits():
     assert judge.held_out >= 0.985
     images, labels = load_digits()
     # real images are their own nearest neighbours, noise is nobody's
-    assert judge.memorised(images[:50]) == 1.0
-    assert judge.memorised(np.random.default_rng(0).integers(0, 256, (50, 8, 8))) == 0.0
+    assert judge.memorised_share(images[:50]) == 1.0
+    assert judge.memorised_share(np.random.default_rng(0).integers(0, 256, (50, 8, 8))) == 0.0
     assert judge.accuracy(images[:50], (labels[:50] + 1) % 10) < 0.1
 
 

@@ -100,9 +100,9 @@ def test_only_the_columns_asked_for_are_read_and_counted(manifest):
 def test_footers_are_read_once(manifest, monkeypatch):
     """Those of the files opened last; the oldest is forgotten and checked again."""
     checked = []
-    real = row_groups.fits
+    real = row_groups.fits_schema
     monkeypatch.setattr(
-        row_groups, "fits", lambda opened, *rest: checked.append(opened.metadata.num_rows) or real(opened, *rest)
+        row_groups, "fits_schema", lambda opened, *rest: checked.append(opened.metadata.num_rows) or real(opened, *rest)
     )
     monkeypatch.setattr(row_groups, "FOOTERS", 2)
     kept = Counted(manifest, budget=1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raysde.data.dataset.layout import Layout, Rows, chosen, hold_out, located
+from raysde.data.dataset.layout import Layout, Rows, choose_positions, hold_out_rows, locate_rows
 from raysde.data.dataset.manifest import Manifest, Shard
 from raysde.data.dataset.split import VALIDATION_ROWS, split_rows
 
@@ -21,7 +21,7 @@ def test_each_row_is_held_out_as_often_as_another():
     """Over 2,000 seeds, 15 of 75 rows: chi-square with 74 degrees of freedom, its variance less by 1 - 15/75."""
     counts = np.zeros(75)
     for seed in range(2000):
-        training, held = hold_out(LAYOUTS, 15, seed)
+        training, held = hold_out_rows(LAYOUTS, 15, seed)
         assert training.count == 60
         counts[held] += 1
     assert counts.sum() == 15 * 2000
@@ -34,11 +34,11 @@ def test_each_row_is_held_out_as_often_as_another():
 def test_rows_are_trained_on_or_held_out(count):
     """Each once, also where the held-out rows lie at either end or beside each other."""
     for seed in range(30):
-        training, held = hold_out(LAYOUTS, count, seed)
+        training, held = hold_out_rows(LAYOUTS, count, seed)
         assert list(held) == sorted(set(held))
         assert sorted([*training[np.arange(training.count)], *held]) == list(range(75))
     with pytest.raises(ValueError, match=r"validation\.rows=75 leaves nothing of 75 rows"):
-        hold_out(LAYOUTS, 75, 0)
+        hold_out_rows(LAYOUTS, 75, 0)
 
 
 @pytest.mark.parametrize("held", [[], [0], [74], [0, 1, 2], [72, 73, 74], [10, 11, 40, 41], [39, 40]])
@@ -48,17 +48,17 @@ def test_positions_pass_over_what_is_held(held):
     everything = np.concatenate([layout.rows_at(np.arange(layout.count)) for layout in LAYOUTS])
     assert rows[np.arange(rows.count)].tolist() == np.delete(everything, held).tolist()
     assert rows.sizes == (40 - sum(each < 40 for each in held), 35 - sum(each >= 40 for each in held))
-    assert rows.numbered(np.arange(75)).tolist() == everything.tolist()
+    assert rows.number_positions(np.arange(75)).tolist() == everything.tolist()
 
 
 def test_a_larger_choice_holds_a_smaller_one():
     """Random positions of one seed, of which few are a part of many; never more than there are."""
     rows = Rows(LAYOUTS, np.empty(0, dtype=np.int64))
-    few, many = chosen(rows, 10, 3), chosen(rows, 30, 3)
+    few, many = choose_positions(rows, 10, 3), choose_positions(rows, 30, 3)
     assert (len(few), len(many)) == (10, 30)
     assert set(few) < set(many)
-    assert chosen(rows, 500, 3).tolist() == list(range(75))
-    assert few.tolist() != chosen(rows, 10, 4).tolist()
+    assert choose_positions(rows, 500, 3).tolist() == list(range(75))
+    assert few.tolist() != choose_positions(rows, 10, 4).tolist()
 
 
 def test_the_data_sets_split_gives_at_most_what_it_has():
@@ -91,7 +91,7 @@ def test_rows_are_found_in_their_shard_and_row_group():
     starts = np.concatenate([[0], np.cumsum(lengths)])
     known = [(shard, place // 10, place % 10) for shard, rows in enumerate(lengths) for place in range(rows)]
     asked = np.random.default_rng(0).integers(0, 43, 200)
-    found = located(starts, 10, asked)
+    found = locate_rows(starts, 10, asked)
     assert sorted(place for place, *_ in found) == list(range(200))
     assert all(known[asked[place]] == tuple(where) for place, *where in found)
     groups = [(shard, number) for _, shard, number, _ in found]

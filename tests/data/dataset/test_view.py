@@ -11,14 +11,14 @@ from raysde.data.dataset.view import (
     STILL,
     TOP,
     View,
-    draws,
+    draw_uniforms,
 )
-from raysde.images.geometry import fitted
+from raysde.images.geometry import fit_picture
 
 
 def test_a_box_is_where_its_draw_says():
     """Its area is linear in the draw of the scale, its place in those of left and top, each in a column of its own."""
-    for number, draw in enumerate(draws(0, 0, 0, 50)):
+    for number, draw in enumerate(draw_uniforms(0, 0, 0, 50)):
         low, high = ((0.5, 1.0), (0.2, 0.7))[number % 2]
         side = 20.0 * np.sqrt(low**2 + draw[SCALE] * (high**2 - low**2))
         left, top = draw[LEFT] * (40.0 - 2.0 * side), draw[TOP] * (20.0 - side)
@@ -34,12 +34,12 @@ def test_a_box_is_where_its_draw_says():
 
 def test_draws_of_a_row_depend_on_its_place_alone_and_on_no_other():
     """Four columns without correlation, within a row and with the next, to four standard errors of 1 / sqrt(n)."""
-    found = draws(3, 5, 7, 4000)
-    assert np.array_equal(draws(3, 5, 7, 9), found[:9])
+    found = draw_uniforms(3, 5, 7, 4000)
+    assert np.array_equal(draw_uniforms(3, 5, 7, 9), found[:9])
     both = np.concatenate([found[:-1], found[1:]], axis=1)
     apart = np.abs(np.corrcoef(both.T) - np.eye(8))
     assert apart.max() < 4.0 / np.sqrt(len(both))
-    others = [draws(*where, 4000) for where in ((4, 5, 7), (3, 6, 7), (3, 5, 8), (3, 7, 5), (5, 3, 7))]
+    others = [draw_uniforms(*where, 4000) for where in ((4, 5, 7), (3, 6, 7), (3, 5, 8), (3, 7, 5), (5, 3, 7))]
     for other in others:
         assert np.abs(np.corrcoef(found.T, other.T)[:4, 4:]).max() < 4.0 / np.sqrt(4000)
 
@@ -59,7 +59,7 @@ def shown(start: float, length: float, count: int) -> np.ndarray:
 def test_what_is_shown_is_what_lies_in_the_box(axis):
     """A symmetric filter leaves a ramp as it is but for rounding; away from the picture's border, where it is cut."""
     image, inside = ramp(60, 100, axis), 0
-    for draw in draws(1, 0, 0, 40):
+    for draw in draw_uniforms(1, 0, 0, 40):
         view = View((8, 10), "random", (0.3, 0.6))
         box = view.box((100, 60), (8, 10), draw)
         found = view.show(image, (8, 10), draw)[..., 0].astype(float)
@@ -76,7 +76,7 @@ def test_what_is_shown_is_what_lies_in_the_box(axis):
 
 @pytest.mark.parametrize(("size", "axis"), [((60, 100), 1), ((61, 100), 1), ((100, 60), 0)])
 def test_a_square_is_cut_from_the_middle(size, axis):
-    found = np.asarray(fitted(Image.fromarray(ramp(*size, axis)[..., 0]), "crop", (12, 12), 0)).astype(float)
+    found = np.asarray(fit_picture(Image.fromarray(ramp(*size, axis)[..., 0]), "crop", (12, 12), 0)).astype(float)
     short = min(size)
     expected = shown((size[axis] - short) / 2.0, short, 12)
     assert np.abs((found if axis else found.T) - expected[None, :])[:, 2:-2].max() <= 1.0
@@ -87,6 +87,6 @@ def test_channels_stay_apart(channels):
     """A constant colour is that colour wherever it is cut."""
     image = np.empty((20, 30, channels), np.uint8)
     image[...] = np.array([10, 120, 250])[:channels]
-    found = View((6, 8), "random", (0.5, 1.0)).show(image, (6, 8), draws(0, 0, 0, 1)[0])
+    found = View((6, 8), "random", (0.5, 1.0)).show(image, (6, 8), draw_uniforms(0, 0, 0, 1)[0])
     assert found.shape == (6, 8, channels)
     assert (found == image[0, 0]).all()

@@ -15,10 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify
+from raysde.data.dataset.shards import verify_shards
 from raysde.data.dataset.view import STILL
-from raysde.data.ingest.collect import collect
-from raysde.data.ingest.convert import Converted, Rules, convert, split_of
+from raysde.data.ingest.collect import collect_parts
+from raysde.data.ingest.convert import Converted, Rules, choose_split, convert_part
 from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.statistics import Statistics
 from raysde.images.codec import decode_image
@@ -52,7 +52,7 @@ def test_rows_are_conserved(tmp_path):
         Sample("cut.png", samples(1)[0].data[:60]),
         Sample("empty.png", b""),
     )
-    result = convert(Given(given), 0, Rules(channels=3, size=8), str(tmp_path))
+    result = convert_part(Given(given), 0, Rules(channels=3, size=8), str(tmp_path))
     rows = rows_in(result, tmp_path)
     assert [row["key"] for row in rows] == [sample.key for sample in given[:10]]
     assert [bad.key for bad in result.bad] == ["x", "cut.png", "empty.png"]
@@ -67,12 +67,12 @@ def test_rows_are_conserved(tmp_path):
 def test_every_proportion_can_be_cut(tmp_path, size):
     pixels = rng_image(0, 100)[: size[1], : size[0]]
     for rules in (Rules(channels=3, size=49), Rules(channels=3, size=64, bucket_multiple=8)):
-        assert not convert(Given((Sample("a", array_file(pixels)),)), 0, rules, str(tmp_path)).bad
+        assert not convert_part(Given((Sample("a", array_file(pixels)),)), 0, rules, str(tmp_path)).bad
 
 
 def test_a_picture_too_long_for_its_size_is_bad_and_alone(tmp_path):
     given = (Sample("long.png", array_file(np.zeros((1, 200_000), dtype=np.uint8))), *samples(2, channels=1))
-    result = convert(Given(given), 0, Rules(channels=1, size=64, fit="short"), str(tmp_path))
+    result = convert_part(Given(given), 0, Rules(channels=1, size=64, fit="short"), str(tmp_path))
     assert [bad.key for bad in result.bad] == ["long.png"]
     assert result.statistics.rows == 2
 
@@ -85,7 +85,7 @@ def test_a_picture_too_long_for_jpeg_is_bad_and_alone(tmp_path):
     for given, rules in [
         (long, Rules(channels=1, fit="keep", encode="jpeg")), (grows, Rules(channels=1, size=10, fit="short")),
     ]:  # fmt: skip
-        result = convert(Given((given, fits)), 0, rules, str(tmp_path))
+        result = convert_part(Given((given, fits)), 0, rules, str(tmp_path))
         assert [bad.key for bad in result.bad] == [given.key]
         assert "too long for JPEG" in result.bad[0].reason
         assert result.statistics.rows == sum(shard.rows for shard in result.shards) == 1
@@ -110,7 +110,9 @@ def test_a_comment_does_not_follow_the_pixels(tmp_path, kind):
 def test_the_same_part_gives_the_same_bytes(tmp_path, changes):
     rules = replace(Rules(channels=3, size=12), **changes)
     results = [
-        convert(Given(samples(30)), 4, rules, str(tmp_path / name)) for name in "ab" if not (tmp_path / name).mkdir()
+        convert_part(Given(samples(30)), 4, rules, str(tmp_path / name))
+        for name in "ab"
+        if not (tmp_path / name).mkdir()
     ]
     assert results[0].shards == results[1].shards
     for shard in results[0].shards:
@@ -123,14 +125,14 @@ def test_the_validation_share_is_binomial():
     """Within four standard errors, whatever the share."""
     hashes = [hashlib.blake2b(str(n).encode(), digest_size=8).hexdigest() for n in range(20_000)]
     for share in (0.0, 0.01, 0.2, 0.5, 1.0):
-        found = sum(split_of(one, share) == "validation" for one in hashes)
+        found = sum(choose_split(one, share) == "validation" for one in hashes)
         assert abs(found - share * 20_000) <= 4 * np.sqrt(20_000 * share * (1 - share))
 
 
 def test_copies_are_on_one_side(tmp_path):
     once = samples(40)
     copies = tuple(replace(sample, key=f"copy/{sample.key}") for sample in once)
-    result = convert(Given(once + copies), 0, Rules(channels=3, size=8, validation=0.5), str(tmp_path))
+    result = convert_part(Given(once + copies), 0, Rules(channels=3, size=8, validation=0.5), str(tmp_path))
     sides = {}
     for shard in result.shards:
         for row in pq.read_table(tmp_path / shard.file).to_pylist():
@@ -140,7 +142,7 @@ def test_copies_are_on_one_side(tmp_path):
 
 
 def test_shards_are_cut_at_their_rows(tmp_path):
-    result = convert(Given(samples(23)), 7, Rules(channels=3, size=8, shard_rows=10, row_group=4), str(tmp_path))
+    result = convert_part(Given(samples(23)), 7, Rules(channels=3, size=8, shard_rows=10, row_group=4), str(tmp_path))
     assert [(shard.file, shard.rows) for shard in result.shards] == [
         ("train-00007.parquet", 10), ("train-00007-1.parquet", 10), ("train-00007-2.parquet", 3),
     ]  # fmt: skip
@@ -152,7 +154,7 @@ def test_shards_are_cut_at_their_bytes(tmp_path, monkeypatch):
     """As soon as the images in one reach the limit, each with an end of its own."""
     monkeypatch.setattr("raysde.data.ingest.convert.SHARD_BYTES", 3000)
     given = samples(20, size=16)
-    result = convert(Given(given), 0, Rules(channels=3, size=16), str(tmp_path))
+    result = convert_part(Given(given), 0, Rules(channels=3, size=16), str(tmp_path))
     assert [row["key"] for row in rows_in(result, tmp_path)] == [sample.key for sample in given]
     ends = np.cumsum([shard.rows for shard in result.shards])
     for start, stop in zip([0, *ends], ends, strict=False):
@@ -164,7 +166,7 @@ def test_shards_are_cut_at_their_bytes(tmp_path, monkeypatch):
 def test_a_row_tells_what_is_stored_and_where_it_comes_from(tmp_path):
     """Width and height are those stored, the hash is that of the source's file, and the statistics count what was found."""
     data = array_file(rng_image(0, 30)[:20], "JPEG")
-    result = convert(Given((Sample("a", data),)), 0, Rules(channels=3, size=10, fit="short"), str(tmp_path))
+    result = convert_part(Given((Sample("a", data),)), 0, Rules(channels=3, size=10, fit="short"), str(tmp_path))
     (row,) = rows_in(result, tmp_path)
     assert (row["width"], row["height"]) == Image.open(io.BytesIO(row["image"]["bytes"])).size == (15, 10)
     assert (
@@ -177,7 +179,7 @@ def test_a_row_tells_what_is_stored_and_where_it_comes_from(tmp_path):
 
 
 def stored(tmp_path, data, **rules):
-    result = convert(Given((Sample("a", data),)), 0, Rules(channels=3, **rules), str(tmp_path))
+    result = convert_part(Given((Sample("a", data),)), 0, Rules(channels=3, **rules), str(tmp_path))
     ((row,),) = (rows_in(result, tmp_path),)
     return row["image"]["bytes"]
 
@@ -220,7 +222,9 @@ def test_buckets_have_shards_of_their_own(tmp_path):
         Sample(f"{n}", array_file(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))) for n, shape in enumerate(shapes)
     )
     rules = Rules(channels=3, size=32, bucket_multiple=8)
-    manifest = collect([convert(Given(given), 0, rules, str(tmp_path))], rules, str(tmp_path), source="s", licence="")
+    manifest = collect_parts(
+        [convert_part(Given(given), 0, rules, str(tmp_path))], rules, str(tmp_path), source="s", licence=""
+    )
     assert len(manifest.shards) == 3
     assert manifest.size == (32, 32)
     assert {shard.image for shard in manifest.shards} <= set(bucket_shapes(32, 8))
@@ -233,7 +237,7 @@ def test_buckets_have_shards_of_their_own(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_statistics_are_numpys(tmp_path, channels):
     given = samples(20, channels=channels)
-    result = convert(Given(given), 0, Rules(channels=channels, size=8, encode="png"), str(tmp_path))
+    result = convert_part(Given(given), 0, Rules(channels=channels, size=8, encode="png"), str(tmp_path))
     pixels = np.stack([rng_image(n, 8, channels) for n in range(20)]) / 255.0
     summary = result.statistics.summary(channels)
     assert np.allclose(summary["images"]["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-6)
@@ -249,10 +253,10 @@ def test_statistics_are_numpys(tmp_path, channels):
 
 def test_the_statistics_of_parts_add_up(tmp_path):
     given, rules = samples(20), Rules(channels=3, size=8)
-    whole = convert(Given(given), 0, rules, str(tmp_path)).statistics.to_json()
+    whole = convert_part(Given(given), 0, rules, str(tmp_path)).statistics.to_json()
     added = Statistics()
     for number, part in enumerate((given[8:], given[7:8], (), given[:7])):
-        added.add(convert(Given(part), number, rules, str(tmp_path)).statistics)
+        added.add(convert_part(Given(part), number, rules, str(tmp_path)).statistics)
     found = added.to_json()
     for name in ("total", "squares"):
         assert np.allclose(found.pop(name), whole.pop(name), rtol=1e-12)
@@ -263,7 +267,7 @@ def test_results_survive_json(tmp_path):
     given = (*samples(9), Bad("x", "x is missing"))
     for changes in ({}, {"fit": "keep", "size": None}, {"bucket_multiple": 4}):
         rules = replace(Rules(channels=3, size=8, validation=0.3), **changes)
-        result = convert(Given(given), 0, rules, str(tmp_path))
+        result = convert_part(Given(given), 0, rules, str(tmp_path))
         again = Converted.from_json(json.loads(json.dumps(result.to_json())))
         assert (again.shards, again.bad) == (result.shards, result.bad)
         assert again.statistics.to_json() == result.statistics.to_json()
@@ -275,8 +279,8 @@ def test_the_report_names_copies_and_repeated_keys(tmp_path):
     given = samples(6)
     parts = [given, (replace(given[2], key="copy"), replace(given[4], key="0001.png"), Bad("x", "x is missing"))]
     rules = Rules(channels=3, size=8)
-    results = [convert(Given(part), number, rules, str(tmp_path)) for number, part in enumerate(parts)]
-    collect(results, rules, str(tmp_path), source="s", licence="l")
+    results = [convert_part(Given(part), number, rules, str(tmp_path)) for number, part in enumerate(parts)]
+    collect_parts(results, rules, str(tmp_path), source="s", licence="l")
     found = json.loads((tmp_path / "report.json").read_text())
     assert sorted(found["duplicates"]["groups"]) == [["0002.png", "copy"], ["0004.png", "0001.png"]]
     assert found["repeated_keys"] == {"rows": 1, "groups": [["0001.png", "0001.png"]]}
@@ -287,15 +291,15 @@ def test_reading_back(tmp_path):
     """Pixels, captions and labels, in any order, and each caption as often as the others."""
     given, rules = samples(24), Rules(channels=3, size=8, validation=0.25, shard_rows=6, row_group=4)
     parts = [given[:11], (Bad("x", "x is missing"), *given[11:])]
-    results = [convert(Given(part), number, rules, str(tmp_path)) for number, part in enumerate(parts)]
-    manifest = collect(results, rules, str(tmp_path), source="s", licence="l")
+    results = [convert_part(Given(part), number, rules, str(tmp_path)) for number, part in enumerate(parts)]
+    manifest = collect_parts(results, rules, str(tmp_path), source="s", licence="l")
     assert read_manifest(str(tmp_path)) == manifest
     assert (manifest.captions, manifest.skipped) == (sum(bool(sample.captions) for sample in given), 1)
     splits = [shard.split for shard in manifest.shards]
     assert splits == sorted(splits)
     assert len(set(splits)) == 2
     assert max(Counter((shard.file[:11], shard.split) for shard in manifest.shards).values()) > 1
-    verify(manifest, hashes=True)
+    verify_shards(manifest, hashes=True)
     reader = Reader(manifest)
     keys = [int(str(reader.about(row)["key"])[:4]) for row in range(24)]
     assert sorted(keys) == list(range(24))
@@ -317,7 +321,7 @@ def test_reading_back(tmp_path):
 
 def test_other_programs_read_the_shards(tmp_path):
     given = samples(5)
-    result = convert(Given(given), 0, Rules(channels=3, size=8), str(tmp_path))
+    result = convert_part(Given(given), 0, Rules(channels=3, size=8), str(tmp_path))
     path = tmp_path / result.shards[0].file
     frame = pd.read_parquet(path)
     assert [image["bytes"] for image in frame["image"]] == [sample.data for sample in given]
@@ -327,7 +331,7 @@ def test_other_programs_read_the_shards(tmp_path):
 
 def test_datasets_reads_the_shards(tmp_path):
     datasets = pytest.importorskip("datasets")
-    result = convert(Given(samples(5)), 0, Rules(channels=3, size=8), str(tmp_path))
+    result = convert_part(Given(samples(5)), 0, Rules(channels=3, size=8), str(tmp_path))
     found = datasets.Dataset.from_parquet(str(tmp_path / result.shards[0].file), cache_dir=str(tmp_path / "cache"))
     assert [np.array_equal(row["image"], rng_image(n)) for n, row in enumerate(found)] == [True] * 5
 
@@ -347,5 +351,7 @@ def test_a_data_set_has_a_size_where_its_images_have_one(tmp_path, rules, size):
     """Images of 20 x 40 and 40 x 20, of which only their short side becomes 10."""
     given = tuple(Sample(str(high), array_file(np.zeros((high, 60 - high, 3), np.uint8))) for high in (20, 40))
     made = Rules(channels=3, size=10, validation=0.0, **rules)
-    manifest = collect([convert(Given(given), 0, made, str(tmp_path))], made, str(tmp_path), source="s", licence="")
+    manifest = collect_parts(
+        [convert_part(Given(given), 0, made, str(tmp_path))], made, str(tmp_path), source="s", licence=""
+    )
     assert manifest.size == size

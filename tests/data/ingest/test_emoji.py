@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from raysde.cli import main
-from raysde.commands.ingest import made
-from raysde.data.ingest.emoji import CHOSEN, Emoji, captions, write_emoji
+from raysde.commands.ingest import prepare_source
+from raysde.data.ingest.emoji import CHOSEN, Emoji, list_captions, write_emoji
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
 from tests.support.paths import ROOT
@@ -81,7 +81,7 @@ def test_all_that_the_font_has_by_name(font, tmp_path):
     characters = Emoji(font).characters()
     assert len(characters) == len(set(characters)) > 1000
     assert set(CHOSEN) <= set(characters)
-    assert captions("\N{OWL}") == ("owl",)
+    assert list_captions("\N{OWL}") == ("owl",)
     assert write_emoji(tmp_path, font, size=8, only=()) == len(characters)
     found = samples(tmp_path)
     assert len(found) == len(characters)
@@ -105,8 +105,8 @@ def test_a_character_that_the_font_lacks_is_named(font, tmp_path):
 
 def test_other_sources_are_left_alone(tmp_path):
     for source in ("photos", "s3://bucket/photos", "data/train-*.tar", "."):
-        assert made(source, tmp_path / "..", None) == source
-        assert made(source, type(tmp_path)("."), None) == source
+        assert prepare_source(source, tmp_path / "..", None) == source
+        assert prepare_source(source, type(tmp_path)("."), None) == source
 
 
 def test_fashion_mnist_is_read_with_its_names():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raysde.data.ingest.convert import Converted, convert
-from raysde.data.ingest.probe import rules_for
+from raysde.data.ingest.convert import Converted, convert_part
+from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
 from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
 from raysde.images.remarks import SENTENCES, Remarks
@@ -55,8 +55,8 @@ def test_every_suffix_of_a_kind_is_read_in_folders_and_archives(tmp_path):
     source = open_source(str(tmp_path / "folder"))
     assert keys(source) == sorted(name for name, _ in members)
     assert not any("not read" in note for note in source.notes)
-    result = convert(Given(tuple(itertools.chain.from_iterable(part.read() for part in source.parts))), 0,
-                     rules_for(source), str(tmp_path))  # fmt: skip
+    result = convert_part(Given(tuple(itertools.chain.from_iterable(part.read() for part in source.parts))), 0,
+                     choose_rules(source), str(tmp_path))  # fmt: skip
     assert (result.statistics.rows, result.bad) == (len(members), [])
     (tmp_path / "tars").mkdir()
     write_tar(tmp_path / "tars" / "a.tar", members)
@@ -89,7 +89,7 @@ def test_files_that_nothing_reads_are_counted_by_suffix(tmp_path):
 def test_a_wrong_suffix_is_read_by_its_content(tmp_path, kind):
     write(tmp_path, "a.png", image_file(Image.fromarray(rng_image(0, 16)), kind))
     source = open_source(str(tmp_path))
-    assert rules_for(source).size == 16
+    assert choose_rules(source).size == 16
 
 
 @pytest.mark.parametrize(("width", "height"), [(12, 10), (10, 12), (12, 12)])
@@ -97,9 +97,9 @@ def test_the_size_is_the_first_images_short_side(tmp_path, width, height):
     for name, pixels in (("a.png", rng_image(0, 16)[:height, :width]), ("b.png", rng_image(1, 8))):
         write(tmp_path, name, image_file(Image.fromarray(pixels), "PNG"))
     source = open_source(str(tmp_path), order="source")
-    assert rules_for(source).size == min(width, height)
-    assert rules_for(source, size=9).size == 9
-    assert rules_for(source, fit="keep").size is None
+    assert choose_rules(source).size == min(width, height)
+    assert choose_rules(source, size=9).size == 9
+    assert choose_rules(source, fit="keep").size is None
 
 
 # --- grey and colour ----------------------------------------------------------------------------------------------
@@ -119,8 +119,8 @@ def mixed(folder, count, colour, kind="PNG"):
 def test_channels_come_from_images_beyond_the_first(tmp_path, colour, channels):
     mixed(tmp_path, 300, colour)
     source = open_source(str(tmp_path), order="source")
-    assert rules_for(source).channels == channels
-    assert rules_for(source) == rules_for(open_source(str(tmp_path), order="source"))  # as when an ingest goes on
+    assert choose_rules(source).channels == channels
+    assert choose_rules(source) == choose_rules(open_source(str(tmp_path), order="source"))  # as when an ingest goes on
 
 
 def test_channels_come_from_parts_all_over_the_source(tmp_path):
@@ -128,7 +128,7 @@ def test_channels_come_from_parts_all_over_the_source(tmp_path):
     for place, channels in ((395, 1), (250, 3)):
         folder = tmp_path / str(place)
         mixed(folder, 400, set(range(place, place + 5)))
-        assert rules_for(open_source(str(folder), order="source", part_rows=10)).channels == channels
+        assert choose_rules(open_source(str(folder), order="source", part_rows=10)).channels == channels
 
 
 def test_colour_that_is_made_grey_is_counted_and_named(tmp_path):
@@ -141,13 +141,13 @@ def test_colour_that_is_made_grey_is_counted_and_named(tmp_path):
     write(tmp_path, "y2.png", image_file(grey.convert("RGB"), "JPEG", quality=70))
     source = open_source(str(tmp_path), order="source")
     (tmp_path / "out").mkdir()
-    rules = replace(rules_for(source), size=8)
+    rules = replace(choose_rules(source), size=8)
     assert rules.channels == 1
-    result = convert(source.parts[0], 0, rules, str(tmp_path / "out"))
+    result = convert_part(source.parts[0], 0, rules, str(tmp_path / "out"))
     assert result.remarks.counts == {"grey": 3}
     (sentence,) = Converted.from_json(result.to_json()).remarks.sentences(305)
     assert sentence.startswith("3 of 305 images are in colour and were made grey; --channels 3 keeps colours: x1.png")
-    colours = convert(source.parts[0], 0, replace(rules, channels=3), str(tmp_path / "out")).remarks
+    colours = convert_part(source.parts[0], 0, replace(rules, channels=3), str(tmp_path / "out")).remarks
     assert colours.counts == {"colourless": 302}
 
 
@@ -175,10 +175,10 @@ def test_an_ingest_under_other_rules_of_reading_is_another(tmp_path, monkeypatch
 
     mixed(tmp_path, 3, {1})
     source = open_source(str(tmp_path))
-    before = ingest.identity(source, rules_for(source))
-    assert ingest.identity(open_source(str(tmp_path)), rules_for(source)) == before
+    before = ingest.ingest_identity(source, choose_rules(source))
+    assert ingest.ingest_identity(open_source(str(tmp_path)), choose_rules(source)) == before
     monkeypatch.setattr(ingest, "READING", ingest.READING + 1)
-    assert ingest.identity(source, rules_for(source)) != before
+    assert ingest.ingest_identity(source, choose_rules(source)) != before
 
 
 # --- what cannot be read ------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_images_that_cannot_be_read_are_refused_by_name(tmp_path):
     for name, data in {"good.jpg": whole, **broken}.items():
         write(tmp_path / "in", name, data)
     source = open_source(str(tmp_path / "in"))
-    result = convert(source.parts[0], 0, rules_for(source), str(tmp_path))
+    result = convert_part(source.parts[0], 0, choose_rules(source), str(tmp_path))
     assert sorted(bad.key for bad in result.bad) == sorted(broken)
     for bad in result.bad:
         assert bad.key in bad.reason

@@ -429,8 +429,8 @@ def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, fi
 
 def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     """Without Ray: a part to shards, and the report that the command prints from."""
-    from raysde.data.ingest.collect import collect
-    from raysde.data.ingest.convert import Converted, Rules, convert
+    from raysde.data.ingest.collect import collect_parts
+    from raysde.data.ingest.convert import Converted, Rules, convert_part
     from raysde.io.filesystems import read_bytes
 
     folder = write_images(tmp_path / "f", ["a", "b"])
@@ -440,8 +440,8 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     (part,) = open_source(str(folder), missing="bad").parts
     rules, out = Rules(channels=1, size=8), str(tmp_path / "out")
     (tmp_path / "out").mkdir()
-    result = Converted.from_json(json.loads(json.dumps(convert(part, 0, rules, out).to_json())))
-    collect([result], rules, out, source="f", licence="")
+    result = Converted.from_json(json.loads(json.dumps(convert_part(part, 0, rules, out).to_json())))
+    collect_parts([result], rules, out, source="f", licence="")
     report = json.loads(read_bytes(f"{out}/report.json"))
     assert [entry["key"] for entry in report["skipped"]] == ["gone.png"]
     assert report["unread"] == {"key 'url' of .json": 2}

@@ -7,7 +7,7 @@ import pytest
 
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
-from raysde.data.ingest.sources.members import place
+from raysde.data.ingest.sources.members import locate_member
 from tests.support.sources import FILES, read, reasons, said, write_tar
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_told_apart_is_named(tmp_path, members, culprit):
     ],
 )
 def test_where_a_name_is_cut(path, key, extension):
-    assert (place(path).key, place(path).extension) == (key, extension)
+    assert (locate_member(path).key, locate_member(path).extension) == (key, extension)
 
 
 def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):

@@ -12,14 +12,14 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from raysde.evaluation.chunks import MeasuredRange, merged
+from raysde.evaluation.chunks import MeasuredRange, merge_parts
 from raysde.evaluation.metrics import frechet, kernel
 from raysde.evaluation.metrics.frechet import Moments
-from raysde.evaluation.metrics.inception_score import divergences, inception_score
-from raysde.evaluation.metrics.intervals import mean_error, wilson
+from raysde.evaluation.metrics.inception_score import inception_score, kl_divergences
+from raysde.evaluation.metrics.intervals import mean_and_error, wilson_interval
 from raysde.evaluation.metrics.jackknife import Influence
-from raysde.evaluation.metrics.precision_recall import covered
-from raysde.inference.ranges import stretches
+from raysde.evaluation.metrics.precision_recall import find_covered
+from raysde.inference.ranges import split_range
 
 
 class Small(nn.Module):
@@ -71,22 +71,22 @@ def test_fid_is_torchmetrics_for_any_batch_size(batch):
     theirs.update(REAL, real=True)
     theirs.update(DRAWN, real=False)
     parts = [Moments.of(network(part)) for part in DRAWN.split(batch)]
-    ours = frechet.distance(Moments.of(network(REAL)), sum(parts[1:], parts[0])).value
+    ours = frechet.frechet_distance(Moments.of(network(REAL)), sum(parts[1:], parts[0])).value
     assert ours == pytest.approx(theirs.compute().item(), abs=1e-6)
 
 
 def test_fid_of_two_gaussians_is_the_closed_form():
-    found = frechet.distance(exact(torch.zeros(2).double(), FIRST), exact(SHIFT, SECOND))
+    found = frechet.frechet_distance(exact(torch.zeros(2).double(), FIRST), exact(SHIFT, SECOND))
     assert found.value == pytest.approx(closed_form(SHIFT, FIRST, SECOND), abs=1e-8)
     spread = torch.arange(1.0, 30.0, dtype=torch.float64)
-    found = frechet.distance(exact(spread, spread.diag()), exact(2.0 * spread, (4.0 * spread).diag()))
+    found = frechet.frechet_distance(exact(spread, spread.diag()), exact(2.0 * spread, (4.0 * spread).diag()))
     assert found.value == pytest.approx((spread.square() + spread).sum().item(), rel=1e-9)
 
 
 def test_fid_of_a_set_with_itself_is_nothing_also_where_features_outnumber_images():
     features = torch.randn(20, 50, generator=torch.Generator().manual_seed(0))
     moments = Moments.of(features)
-    assert frechet.distance(moments, moments).value == pytest.approx(0.0, abs=1e-5)
+    assert frechet.frechet_distance(moments, moments).value == pytest.approx(0.0, abs=1e-5)
 
 
 def test_moments_are_those_of_numpy_in_any_order_and_partition():
@@ -106,20 +106,20 @@ def test_the_error_of_fid_is_that_of_repeated_draws(reals, drawns, shift):
     for _ in range(400):
         real, drawn = gaussian(0 * SHIFT, FIRST, reals, g), gaussian(shift * SHIFT, SECOND, drawns, g)
         moments = Moments.of(real), Moments.of(drawn)
-        distance = frechet.distance(*moments)
+        distance = frechet.frechet_distance(*moments)
         found.append(distance.value)
-        errors.append(frechet.influences(distance, *moments, real[: reals // 2], drawn).error)
+        errors.append(frechet.frechet_influences(distance, *moments, real[: reals // 2], drawn).error)
     assert np.mean(errors) == pytest.approx(np.std(found), rel=4.0 / math.sqrt(800.0))
 
 
 def fid_of(real, drawn):
     moments = Moments.of(real), Moments.of(drawn)
-    distance = frechet.distance(*moments)
-    return distance.value, frechet.influences(distance, *moments, real, drawn)
+    distance = frechet.frechet_distance(*moments)
+    return distance.value, frechet.frechet_influences(distance, *moments, real, drawn)
 
 
 def kid_of(real, drawn):
-    return kernel.unbiased(real, drawn).item(), kernel.jackknife(real, drawn)
+    return kernel.unbiased_discrepancy(real, drawn).item(), kernel.jackknife_influences(real, drawn)
 
 
 @pytest.mark.parametrize("figure", [fid_of, kid_of])
@@ -156,9 +156,9 @@ def test_influences_on_fid_are_the_derivatives_by_each_images_weight():
     expected = (other - mean) @ (other - mean) + first.trace() + second.trace() - 2.0 * root
     slopes = torch.autograd.grad(expected, weights)
     moments = Moments.of(real), Moments.of(drawn)
-    distance = frechet.distance(*moments)
+    distance = frechet.frechet_distance(*moments)
     assert distance.value == pytest.approx(expected.item(), rel=1e-9)
-    found = frechet.influences(distance, *moments, real, drawn)
+    found = frechet.frechet_influences(distance, *moments, real, drawn)
     assert found.counts == {"real": 900, "drawn": 400}
     for name, slope in zip(("real", "drawn"), slopes, strict=True):
         wanted, own = slope * len(slope), found.values[name]
@@ -204,9 +204,9 @@ def test_influences_are_kept_bit_for_bit(tmp_path):
 
 def test_few_images_are_refused_for_fid():
     with pytest.raises(ValueError, match="FID of 2047 drawn images"):
-        frechet.enough(2047, "drawn images", False)
-    frechet.enough(2047, "drawn images", True)
-    frechet.enough(2048, "drawn images", False)
+        frechet.check_count(2047, "drawn images", False)
+    frechet.check_count(2047, "drawn images", True)
+    frechet.check_count(2048, "drawn images", False)
 
 
 def test_kid_is_torchmetrics_for_the_same_seed():
@@ -217,7 +217,7 @@ def test_kid_is_torchmetrics_for_the_same_seed():
     torch.manual_seed(11)
     mean, spread = theirs.compute()
     g = torch.Generator().manual_seed(11)
-    ours = kernel.discrepancy(network(REAL).float(), network(DRAWN).float(), g, subsets=7, size=60)
+    ours = kernel.kernel_discrepancy(network(REAL).float(), network(DRAWN).float(), g, subsets=7, size=60)
     assert ours.value == pytest.approx(mean.item(), abs=1e-6)
     assert ours.spread == pytest.approx(spread.item(), abs=1e-6)
 
@@ -230,17 +230,17 @@ def test_kid_is_its_definition_pair_by_pair(block, monkeypatch):
     g = torch.Generator().manual_seed(4)
     real = torch.randn(11, 3, generator=g, dtype=torch.float64)
     drawn = 1.3 * torch.randn(7, 3, generator=g, dtype=torch.float64) + 0.5
-    assert kernel.unbiased(real[:7], drawn).item() == pytest.approx(whole(real[:7], drawn), rel=1e-12)
-    assert kernel.unbiased(drawn, real[:7]).item() == pytest.approx(whole(real[:7], drawn), rel=1e-12)
-    found = kernel.discrepancy(real, drawn, g, subsets=200, size=6)
+    assert kernel.unbiased_discrepancy(real[:7], drawn).item() == pytest.approx(whole(real[:7], drawn), rel=1e-12)
+    assert kernel.unbiased_discrepancy(drawn, real[:7]).item() == pytest.approx(whole(real[:7], drawn), rel=1e-12)
+    found = kernel.kernel_discrepancy(real, drawn, g, subsets=200, size=6)
     assert abs(found.value - whole(real, drawn)) < 4.0 * found.spread / math.sqrt(200)
-    alike = kernel.discrepancy(real, real, g, subsets=200, size=6)
+    alike = kernel.kernel_discrepancy(real, real, g, subsets=200, size=6)
     assert alike.value < found.value
 
 
 def test_kid_of_few_images_takes_them_all():
     g = torch.Generator().manual_seed(0)
-    ours = kernel.discrepancy(torch.randn(40, 3), torch.randn(30, 3), g, subsets=2)
+    ours = kernel.kernel_discrepancy(torch.randn(40, 3), torch.randn(30, 3), g, subsets=2)
     assert ours.size == 30
 
 
@@ -261,19 +261,19 @@ def test_the_error_of_kid_is_the_jackknife_by_brute_force():
         values = np.array([whole(*without(i)) for i in range(n)])
         variance += (n - 1) / n * ((values - values.mean()) ** 2).sum()
         values = (n - 1) * (values.mean() - values)
-        own = kernel.jackknife(real, drawn).values["real" if n == 9 else "drawn"]
+        own = kernel.jackknife_influences(real, drawn).values["real" if n == 9 else "drawn"]
         np.testing.assert_allclose(own, values, rtol=1e-4, atol=1e-4 * np.abs(values).max())
-    assert kernel.jackknife(real, drawn).counts == {"real": 9, "drawn": 7}
-    assert kernel.jackknife(real, drawn).error ** 2 == pytest.approx(variance, rel=1e-5)
-    ours = kernel.discrepancy(real, drawn, g, subsets=5, size=6)
+    assert kernel.jackknife_influences(real, drawn).counts == {"real": 9, "drawn": 7}
+    assert kernel.jackknife_influences(real, drawn).error ** 2 == pytest.approx(variance, rel=1e-5)
+    ours = kernel.kernel_discrepancy(real, drawn, g, subsets=5, size=6)
     assert ours.influence.error == pytest.approx(math.sqrt(variance + ours.spread**2 / 4), rel=1e-5)
 
 
 def test_the_sums_of_kernels_do_not_depend_on_their_blocks(monkeypatch):
     first, second = torch.randn(10, 4), torch.randn(9, 4)
-    expected = kernel.kernel(first, second).sum(dim=1)
+    expected = kernel.polynomial_kernel(first, second).sum(dim=1)
     monkeypatch.setattr(kernel, "BLOCK", 4)
-    torch.testing.assert_close(kernel.sums(first, second), expected)
+    torch.testing.assert_close(kernel.kernel_sums(first, second), expected)
 
 
 def test_the_inception_score_is_torchmetrics_for_the_same_seed():
@@ -294,7 +294,7 @@ def test_the_inception_score_of_known_classes():
     assert value == pytest.approx(1.0)
     assert own.abs().max() == pytest.approx(0.0)
     torch.testing.assert_close(
-        divergences(torch.eye(3).add(1e-30).log().double()), torch.full((3,), math.log(3.0)).double()
+        kl_divergences(torch.eye(3).add(1e-30).log().double()), torch.full((3,), math.log(3.0)).double()
     )
 
 
@@ -319,7 +319,7 @@ def test_precision_is_that_of_scikit_learns_neighbours(neighbours, monkeypatch):
         apart = np.linalg.norm(second.double().numpy()[:, None] - first.double().numpy()[None], axis=2)
         expected = int((apart <= radii).any(axis=1).sum())
         assert 0 < expected < len(second)
-        assert covered(first, second, neighbours).sum() == expected
+        assert find_covered(first, second, neighbours).sum() == expected
 
 
 def test_precision_and_recall_see_different_things():
@@ -327,34 +327,34 @@ def test_precision_and_recall_see_different_things():
     g = torch.Generator().manual_seed(7)
     one, other, drawn = (torch.randn(200, 2, generator=g) for _ in range(3))
     real = torch.cat([one, other + 100.0])
-    assert covered(real, drawn).sum() >= 190
-    assert 180 <= covered(drawn, real).sum() <= 200
+    assert find_covered(real, drawn).sum() >= 190
+    assert 180 <= find_covered(drawn, real).sum() <= 200
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (3, 10), (10, 10), (970, 1000)])
 def test_wilson_is_scipys(hits, count):
     expected = binomtest(hits, count).proportion_ci(method="wilson")
-    assert wilson(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson_interval(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_wilson_holds_the_share_itself():
     """Of any count, also where nobody or everybody hits, whose own end is 0 or 1 to the bit."""
     for count in range(1, 6000):
-        assert wilson(0, count)[0] == 0.0 < wilson(0, count)[1]
-        assert wilson(count, count)[0] < 1.0 == wilson(count, count)[1]
+        assert wilson_interval(0, count)[0] == 0.0 < wilson_interval(0, count)[1]
+        assert wilson_interval(count, count)[0] < 1.0 == wilson_interval(count, count)[1]
 
 
 def test_the_error_of_a_mean_is_scipys():
     values = torch.rand(30, generator=torch.Generator().manual_seed(0))
-    assert mean_error(values) == pytest.approx((values.double().mean().item(), sem(values.double().numpy())))
+    assert mean_and_error(values) == pytest.approx((values.double().mean().item(), sem(values.double().numpy())))
 
 
 def test_parts_are_the_whole_in_any_order_and_missing_ones_are_noticed():
     values = torch.randn(1000, 2)
-    parts = [MeasuredRange(first, {"x": values[first : first + count]}) for first, count in stretches(1000, 300)]
+    parts = [MeasuredRange(first, {"x": values[first : first + count]}) for first, count in split_range(1000, 300)]
     assert [part.count for part in parts] == [300, 300, 300, 100]
-    assert torch.equal(merged(reversed(parts))["x"], values)
+    assert torch.equal(merge_parts(reversed(parts))["x"], values)
     with pytest.raises(AssertionError):
-        merged([parts[0], parts[2], parts[3]])
+        merge_parts([parts[0], parts[2], parts[3]])
     with pytest.raises(AssertionError):
-        merged([*parts, parts[1]])
+        merge_parts([*parts, parts[1]])

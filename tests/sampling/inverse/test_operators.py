@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from raysde.sampling.inverse.operators import AveragePool, Chain, Grey, Mask, replaced
+from raysde.sampling.inverse.operators import AveragePool, Chain, Grey, Mask, replace_measurement
 from tests.support.gaussian_images import HOLE, PROJECTIONS, SHAPE, SIZE, matrix
 
 
@@ -17,7 +17,7 @@ def test_projections_are_what_they_say(name):
     torch.testing.assert_close(y.flatten(1), other.flatten(1) @ h.T)
     torch.testing.assert_close(projection.transpose(y).flatten(1), y.flatten(1) @ h)
     torch.testing.assert_close(y.flatten(1) @ h @ h.T, projection.scale * y.flatten(1))
-    made = replaced(x, y, projection)
+    made = replace_measurement(x, y, projection)
     torch.testing.assert_close(projection.measure(made), y)
     unknown = torch.eye(SIZE, dtype=torch.float64) - h.T @ h / projection.scale
     torch.testing.assert_close(made.flatten(1) @ unknown, x.flatten(1) @ unknown)
@@ -27,7 +27,7 @@ def test_projections_are_what_they_say(name):
 def test_masked_values_are_replaced_to_the_last_bit(known):
     x, other = torch.randn(5, *SHAPE), torch.randn(5, *SHAPE)
     projection = Mask(known)
-    assert torch.equal(replaced(x, projection.measure(other), projection), torch.where(known, other, x))
+    assert torch.equal(replace_measurement(x, projection.measure(other), projection), torch.where(known, other, x))
 
 
 def test_projections_that_are_none():

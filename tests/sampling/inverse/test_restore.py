@@ -10,7 +10,7 @@ from raysde.rng import noise_from
 from raysde.sampling.inverse.operators import Grey, Mask
 from raysde.sampling.inverse.restore import Replacement, edit, sdedit
 from raysde.sampling.sampler import Method, sample
-from raysde.sampling.solvers.grids import GRIDS, time_grid, variable
+from raysde.sampling.solvers.grids import GRIDS, grid_variable, time_grid
 from raysde.sampling.solvers.ode import EdmHeun
 from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import VP
@@ -252,7 +252,7 @@ def test_sdedit_keeps_what_its_noise_leaves(name, strength):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_strength_is_a_share_of_the_grids_own_variable(name, grid):
     """The start lies there in what the grid is uniform in; then come the grid's own times."""
-    sde, there = SDES[name], variable(SDES[name], grid, 7.0)[0]
+    sde, there = SDES[name], grid_variable(SDES[name], grid, 7.0)[0]
     method = Method(solver="heun", steps=10, grid=grid)
     times = method.times(sde)
     noisy, clean = there(times[[0, -1]])

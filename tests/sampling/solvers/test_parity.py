@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepS
 from scipy.integrate import solve_ivp
 
 from raysde.sampling.sampler import sample
-from raysde.sampling.solvers.adaptive import integrate
+from raysde.sampling.solvers.adaptive import integrate_ode
 from raysde.sampling.solvers.multistep import Ddim, DpmPlusPlus
 from raysde.sampling.solvers.trajectory import Walk
 from tests.support.oracles import DDPM_TABLE, SDES, gaussian_score, mixture
@@ -159,7 +159,7 @@ def test_rk45_takes_scipys_steps(name, tolerance):
             lambda t, y: slope(torch.tensor([t], dtype=torch.float64), torch.from_numpy(y)[None])[0].numpy(),
             (1.0, sde.sample_floor), row.numpy(), method="RK45", rtol=tolerance, atol=tolerance,
         )  # fmt: skip
-        ours, nfe = integrate(slope, row[None], 1.0, sde.sample_floor, rtol=tolerance, atol=tolerance)
+        ours, nfe = integrate_ode(slope, row[None], 1.0, sde.sample_floor, rtol=tolerance, atol=tolerance)
         assert nfe == theirs.nfev
         np.testing.assert_allclose(ours[0].numpy(), theirs.y[:, -1], rtol=1e-9, atol=1e-9)
 
@@ -169,9 +169,9 @@ def test_each_sample_has_its_own_steps():
     sde = SDES["vp"]
     slope = flow_of(sde)
     start = torch.tensor([[0.1, 0.2], [30.0, -20.0], [1.0, -1.0]], dtype=torch.float64)
-    together, _ = integrate(slope, start, 1.0, 1e-3, rtol=1e-6, atol=1e-6)
+    together, _ = integrate_ode(slope, start, 1.0, 1e-3, rtol=1e-6, atol=1e-6)
     for row in range(3):
-        alone, _ = integrate(slope, start[row : row + 1], 1.0, 1e-3, rtol=1e-6, atol=1e-6)
+        alone, _ = integrate_ode(slope, start[row : row + 1], 1.0, 1e-3, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(together[row], alone[0], rtol=1e-12, atol=1e-12)
 
 
@@ -199,4 +199,4 @@ def test_rk45_says_where_it_is_stuck():
         return torch.where(t[:, None] < 0.5, torch.full_like(y, float("nan")), -y)
 
     with pytest.raises(FloatingPointError, match=r"near t=0\.5"):
-        integrate(cliff, torch.ones(2, 3, dtype=torch.float64), 1.0, 1e-3, rtol=1e-5, atol=1e-5)
+        integrate_ode(cliff, torch.ones(2, 3, dtype=torch.float64), 1.0, 1e-3, rtol=1e-5, atol=1e-5)

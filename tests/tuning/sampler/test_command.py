@@ -10,7 +10,7 @@ import torch
 
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
-from raysde.models.sampling_defaults import sentence
+from raysde.models.sampling_defaults import describe_settings
 from raysde.registry import load
 from tests.support.command_line import refused
 from tests.support.outcomes import outcome_of
@@ -140,7 +140,7 @@ def test_a_winner_without_guidance_draws_without_it(labels, digits, tmp_path, mo
         labels, digits, tmp_path / "out", monkeypatch, "solver=unipc", "steps=2,5", best={"steps": 5}
     )
     assert model.spec.generation == {"solver": "unipc", "steps": 5, "guidance": 1.0}
-    assert capsys.readouterr().out.splitlines()[-1].endswith(f"draws by {sentence(model.spec.generation)}")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"draws by {describe_settings(model.spec.generation)}")
     plain = load(labels).sample(labels=[3, 4], seed=2, solver="unipc", steps=5, guidance=1.0)
     assert torch.equal(drawn_by_command(tmp_path / "out" / "model", tmp_path / "drawn"), plain.images)
     assert study.cache == str(tmp_path / "out" / "cache")
@@ -154,7 +154,7 @@ def test_a_winner_without_guidance_draws_without_it(labels, digits, tmp_path, mo
 def test_a_winner_takes_nothing_from_the_settings_before(labels, digits, tmp_path, monkeypatch):
     """At guidance 1 the interval that the model had means nothing, and `raysde sample` refuses it."""
     own = {"solver": "unipc", "steps": 4, "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
-    checkpoint.settle(Path(labels), tmp_path / "own", own)
+    checkpoint.export_with_settings(Path(labels), tmp_path / "own", own)
     source, best = str(tmp_path / "own"), {"guidance": 1.0}
     model, _ = settled(source, digits, tmp_path / "out", monkeypatch, "guidance=1,2", best=best)
     assert model.spec.generation == {"solver": "unipc", "steps": 4, "guidance": 1.0}

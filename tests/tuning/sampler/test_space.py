@@ -4,12 +4,12 @@ import pytest
 
 from raysde.inference.model import Model
 from raysde.sde import EDM, VE, VP, Flow
-from raysde.tuning.sampler.space import candidates, evaluations, parse_space, usual
+from raysde.tuning.sampler.space import count_evaluations, default_space, list_candidates, parse_space
 from tests.support.models import caption_spec, filled_model
 
 
 def listed(pairs, own=None, sde=None, conditional=True):
-    found = candidates(parse_space(pairs), own or {}, sde or VP(), conditional=conditional)
+    found = list_candidates(parse_space(pairs), own or {}, sde or VP(), conditional=conditional)
     return [str(each) for each in found]
 
 
@@ -34,11 +34,11 @@ def test_every_combination_is_tried_once():
         "solver=unipc steps=9 corrector=none", "solver=heun steps=9 corrector=langevin",
     ]  # fmt: skip
     # a model from before there was another default
-    found = candidates(
+    found = list_candidates(
         parse_space(["steps=5", "order=1,2"]), {"solver": "unipc"}, VP(), conditional=False, usual="heun"
     )
     assert [str(each) for each in found] == ["solver=unipc steps=5 order=1", "solver=unipc steps=5 order=2"]
-    found = candidates(parse_space(["steps=5"]), {}, VP(), conditional=False, usual="heun")
+    found = list_candidates(parse_space(["steps=5"]), {}, VP(), conditional=False, usual="heun")
     assert [str(each) for each in found] == ["solver=heun steps=5"]
 
 
@@ -82,8 +82,8 @@ def test_a_space_that_the_model_cannot_take_is_refused():
         listed(["guidance=1,2"], conditional=False)
     with pytest.raises(ValueError, match="undefined on Flow"):
         listed(["corrector=langevin"], sde=Flow())
-    assert "guidance" not in usual(conditional=False)
-    assert len(candidates(usual(conditional=True), {}, VP(), conditional=True)) == 36
+    assert "guidance" not in default_space(conditional=False)
+    assert len(list_candidates(default_space(conditional=True), {}, VP(), conditional=True)) == 36
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_space_that_the_model_cannot_take_is_refused():
     ],
 )
 def test_evaluations_count_guidance_twice(drawing, wanted):
-    assert evaluations(drawing, VP()) == wanted
+    assert count_evaluations(drawing, VP()) == wanted
 
 
 @pytest.mark.parametrize("sde", [VP(), EDM()])
@@ -108,7 +108,7 @@ def test_guidance_costs_where_it_is_and_as_the_sampler_pays(sde):
     model, rows = counted(sde)
     model.sample(labels=[3], seed=0, **drawing)
     assert 20 < sum(rows) < 40
-    assert evaluations(drawing, sde) == sum(rows)
+    assert count_evaluations(drawing, sde) == sum(rows)
 
 
 def counted(sde):

@@ -52,7 +52,7 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
     """Its own grid and interval are none of a candidate's that leaves them out; the figure is that of the plain model,
     and as good as one of the model that the candidate becomes."""
     own = {"solver": "ddim", "steps": 4, "grid": "quadratic", "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
-    checkpoint.settle(Path(labels), tmp_path / "own", own)
+    checkpoint.export_with_settings(Path(labels), tmp_path / "own", own)
     candidate = Candidate(None, {"solver": "ddim", "steps": 3, "guidance": 2.0}, 6.0)
     usual, found = (
         study_of(folder, digits, tmp_path).outcome(candidate, 12).figure for folder in (labels, str(tmp_path / "own"))
@@ -63,7 +63,7 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
 
 def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_path):
     """Weights, data, metric, seed, split, real images, number and settings: the smallest change is another one."""
-    checkpoint.settle(Path(labels), tmp_path / "other", {"solver": "ddim"})
+    checkpoint.export_with_settings(Path(labels), tmp_path / "other", {"solver": "ddim"})
     with description_of(tmp_path / "other") as told:
         told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
     again = write_digit_shards(tmp_path / "again", 200, 120)
@@ -103,7 +103,7 @@ def test_a_model_with_settings_of_its_own_is_another_study(labels, digits, tmp_p
     """What is tried beside a candidate's settings are those of the model: the same weights with others are refused."""
     out = tmp_path / "out"
     out.mkdir()
-    description = checkpoint.read(Path(labels))
+    description = checkpoint.read_description(Path(labels))
     own = {"weights": description.files["ema.safetensors"], "generation": {"solver": "ddim"}}
     (out / "study.json").write_text(json.dumps(own))
     given = ["--data", digits.path, "--cache", str(tmp_path), "--out", str(out), "--features", "judge"]
@@ -130,7 +130,7 @@ def test_a_rehearsal_finds_what_does_not_fit_and_leaves_what_all_need(labels, di
     candidate = Candidate(None, {"solver": "ddim", "steps": 2}, 2.0)
     study_of(labels, digits, tmp_path).rehearse(candidate, 50, lambda *what: told.append(what))
     assert {path.name.split("-")[0] for path in tmp_path.glob("*.safetensors")} == {"judge", "reference"}
-    monkeypatch.setattr("raysde.evaluation.features.classifier.trained", None)
+    monkeypatch.setattr("raysde.evaluation.features.classifier.train_classifier", None)
     study_of(labels, digits, tmp_path).outcome(candidate, 6)
     with pytest.raises(ValueError, match="FID of 200 real images says little"):
         study_of(labels, digits, tmp_path, metric="fid").rehearse(candidate, 3000, lambda *what: None)

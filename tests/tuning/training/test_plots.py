@@ -9,9 +9,9 @@ from tests.support.sweeps import SPACE, trials_of
 
 
 def test_values_lie_on_an_axis_by_their_size():
-    assert plots.places([1.0, 10.0, 100.0], True)[0] == pytest.approx([0.0, 0.5, 1.0])
-    assert plots.places([1.0, 2.0, 5.0], False)[0] == [0.0, 0.25, 1.0]
-    assert plots.places(["ve", "vp", "ve"], False) == ([0.0, 1.0, 0.0], [(0.0, "ve"), (1.0, "vp")])
+    assert plots.axis_places([1.0, 10.0, 100.0], True)[0] == pytest.approx([0.0, 0.5, 1.0])
+    assert plots.axis_places([1.0, 2.0, 5.0], False)[0] == [0.0, 0.25, 1.0]
+    assert plots.axis_places(["ve", "vp", "ve"], False) == ([0.0, 1.0, 0.0], [(0.0, "ve"), (1.0, "vp")])
 
 
 def test_bins_of_log_snr_come_in_order():
@@ -23,9 +23,9 @@ def test_bins_of_log_snr_come_in_order():
 def test_the_pictures_show_every_trial(tmp_path):
     trials = trials_of(("finished", 0.5, 128), ("stopped", 0.7, 32), ("failed", None, 0))
     space = read_space(SPACE)
-    assert set(plots.pictures(trials, space, "m")) == {"parallel-coordinates.png", "error-by-log-snr.png"}
-    assert len(plots.parallel(trials[:2], space, "m").axes[0].lines) == 2 + 3  # trials and axes
-    best_line = plots.by_log_snr(trials[:2], "m").axes[0].lines[-1]
+    assert set(plots.draw_plots(trials, space, "m")) == {"parallel-coordinates.png", "error-by-log-snr.png"}
+    assert len(plots.plot_parallel(trials[:2], space, "m").axes[0].lines) == 2 + 3  # trials and axes
+    best_line = plots.plot_by_log_snr(trials[:2], "m").axes[0].lines[-1]
     assert list(best_line.get_xdata()) == [-6.5]
     assert best_line.get_label() == "trial 000, the best"
-    assert plots.pictures(trials[2:], space, "m") == {}
+    assert plots.draw_plots(trials[2:], space, "m") == {}

@@ -4,9 +4,9 @@ import io
 
 from raysde.tuning.training.ledger import Ledger
 from raysde.tuning.training.progress import SweepLine
-from raysde.tuning.training.ranking import best
+from raysde.tuning.training.ranking import best_trial
 from raysde.tuning.training.search import (
-    planned,
+    plan_trials,
 )
 from raysde.tuning.training.space import read_space
 from raysde.tuning.training.sweep import DEFAULT_METRIC, Sweep
@@ -22,13 +22,13 @@ def test_the_line_counts_trials_and_names_the_best(tmp_path):
         f"sweep 6/6 trials ({states.count('finished')} finished, {states.count('stopped')} stopped, 0 running)"
         in out.getvalue()
     )
-    assert f"by trial {best(sweep.trials, DEFAULT_METRIC).number:03d}" in out.getvalue()
+    assert f"by trial {best_trial(sweep.trials, DEFAULT_METRIC).number:03d}" in out.getvalue()
 
 
 def test_the_line_tells_the_time_that_is_left(tmp_path):
     """Of ten trials three ended in 70 s beside one that counts as half done: 20 s each, so 5.5 more take 110 s."""
     space = read_space({"train.lr": "log(1e-4,1e-1)"})
-    plan = planned(space, "random", 0, 10)
+    plan = plan_trials(space, "random", 0, 10)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=10, seed=0, metric="m", plan=plan, halving=None)
     sweep.report(sweep.next().number, 1, 8, {"m": 0.25})
     assert "best" not in SweepLine(sweep, 1, out=io.StringIO()).text()  # nothing has ended

@@ -9,11 +9,11 @@ import pytest
 from raysde.config import loading
 from raysde.tuning.training import plots
 from raysde.tuning.training.ledger import Ledger, Report, Trial
-from raysde.tuning.training.ranking import as_csv, best, best_recipe, ranked, table
+from raysde.tuning.training.ranking import best_recipe, best_trial, format_csv, format_ranking, rank_trials
 from raysde.tuning.training.search import (
-    planned,
+    plan_trials,
 )
-from raysde.tuning.training.space import read_space, varied
+from raysde.tuning.training.space import read_space, vary_recipe
 from raysde.tuning.training.sweep import Sweep
 from tests.support.sweeps import DIGITS, SPACE, trials_of
 
@@ -24,9 +24,9 @@ def test_whole_trials_rank_by_value_and_before_those_that_were_stopped():
     trials = trials_of(
         ("stopped", 0.1, 32), ("finished", 0.5, 128), ("failed", None, 0), ("finished", 0.4, 128), ("stopped", 0.2, 64), ("finished", math.nan, 128)
     )  # fmt: skip
-    assert [trial.number for trial in ranked(trials, "m")] == [3, 1, 5, 4, 0, 2]
-    assert best(trials, "m").number == 3
-    assert best(trials_of(("failed", 0.1, 8), ("finished", math.inf, 8)), "m") is None
+    assert [trial.number for trial in rank_trials(trials, "m")] == [3, 1, 5, 4, 0, 2]
+    assert best_trial(trials, "m").number == 3
+    assert best_trial(trials_of(("failed", 0.1, 8), ("finished", math.inf, 8)), "m") is None
 
 
 def test_equal_trials_rank_by_number_and_stopped_ones_by_what_they_saw():
@@ -34,13 +34,13 @@ def test_equal_trials_rank_by_number_and_stopped_ones_by_what_they_saw():
         ("stopped", 0.3, 64), ("finished", 0.5, 128), ("stopped", 0.2, 64), ("stopped", 0.1, 32), ("running", 0.0, 256),
         ("finished", 0.5, 64), ("stopped", 0.2, 64), ("failed", 0.0, 256),
     )  # fmt: skip
-    assert [trial.number for trial in ranked(list(reversed(trials)), "m")] == [1, 5, 2, 6, 0, 3, 4, 7]
+    assert [trial.number for trial in rank_trials(list(reversed(trials)), "m")] == [1, 5, 2, 6, 0, 3, 4, 7]
 
 
 def test_more_than_ten_trials_are_in_the_order_of_their_numbers(tmp_path):
     """On disk, in the sweep that goes on, and in the ranking."""
     space, count = read_space({"train.lr": "log(1e-4,1e-1)"}), 13
-    plan = planned(space, "random", 0, count)
+    plan = plan_trials(space, "random", 0, count)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=count, seed=0, metric="m", plan=plan, halving=None)
     for number in reversed([sweep.next().number for _ in range(count)]):
         sweep.report(number, 1, 8, {"m": 1.0})
@@ -52,24 +52,24 @@ def test_more_than_ten_trials_are_in_the_order_of_their_numbers(tmp_path):
         again.report(number, 2, 16, {"m": 1.0})
         again.end(number, "finished")
     assert [report.order for _, report in again.ledger.reports] == list(range(2 * count))
-    assert [trial.number for trial in ranked(again.trials, "m")] == list(range(count))
+    assert [trial.number for trial in rank_trials(again.trials, "m")] == list(range(count))
 
 
 @pytest.mark.parametrize(("values", "expected"), [((0.0, 0.1), 0), ((-1.0, 0.0), 0), ((math.nan, 0.0), 1)])
 def test_zero_is_a_value_like_any_other(values, expected):
     """A figure that is 0 wins where nothing is lower, and is drawn."""
     trials = trials_of(*(("finished", value, 128) for value in values))
-    assert best(trials, "m").number == expected
-    assert plots.pictures(trials[expected : expected + 1], read_space(SPACE), "m")
+    assert best_trial(trials, "m").number == expected
+    assert plots.draw_plots(trials[expected : expected + 1], read_space(SPACE), "m")
 
 
 def test_a_trial_that_was_stopped_is_the_best_where_no_whole_one_has_a_value():
     trials = trials_of(("finished", math.nan, 128), ("stopped", 0.4, 64), ("stopped", 0.3, 64), ("failed", 0.1, 64))
-    assert best(trials, "m").number == 2
+    assert best_trial(trials, "m").number == 2
 
 
 def test_the_table_lists_failures_with_their_errors():
-    lines = table(trials_of(("finished", 0.5, 128), ("failed", None, 0)), read_space(SPACE), "m").splitlines()
+    lines = format_ranking(trials_of(("finished", 0.5, 128), ("failed", None, 0)), read_space(SPACE), "m").splitlines()
     assert lines[0].split() == ["rank", "trial", "sde.kind", "train.lr", "m", "step", "images", "state", "seconds"]
     assert lines[1].split() == ["1", "000", "vp", "0.001", "0.50000", "64", "128", "finished", "1"]
     assert lines[2].split()[:2] == ["-", "001"]
@@ -78,7 +78,7 @@ def test_the_table_lists_failures_with_their_errors():
 
 def test_the_csv_has_every_metric_in_full():
     trials = trials_of(("finished", 0.1234567890123, 128), ("failed", None, 0))
-    found = list(csv.DictReader(io.StringIO(as_csv(trials, read_space(SPACE), "m"))))
+    found = list(csv.DictReader(io.StringIO(format_csv(trials, read_space(SPACE), "m"))))
     assert float(found[0]["m"]) == 0.1234567890123
     assert float(found[0]["m_snr_-8_to_-5"]) == 2.0
     assert (found[0]["sde.kind"], float(found[0]["train.lr"])) == ("vp", 1e-3)
@@ -93,7 +93,10 @@ def test_the_best_recipe_trains_what_the_trial_trained(tmp_path, monkeypatch):
     tree = {**loading.read_mapping(DIGITS, "recipe"), "storage": "runs", "data": {"path": "shards"}}
     (tmp_path / "best.yaml").write_text(best_recipe(tree, space, trial, "won", "m"))
     monkeypatch.chdir("/")
-    again, expected = loading.load(tmp_path / "best.yaml"), loading.parse(varied(tree, space, trial.values))
+    again, expected = (
+        loading.load_recipe(tmp_path / "best.yaml"),
+        loading.parse_recipe(vary_recipe(tree, space, trial.values)),
+    )
     differ = {key for key, value in again.flat().items() if expected.flat()[key] != value}
     assert differ == {"name", "storage", "data.path"}
     assert (again.name, again.storage, again.data.path) == ("won", f"{tmp_path}/runs", f"{tmp_path}/shards")

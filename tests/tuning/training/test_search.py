@@ -7,9 +7,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from raysde.tuning.training.ledger import Report, Trial
 from raysde.tuning.training.search import (
-    _distribution,
-    _told,
-    suggested,
+    _make_distribution,
+    _make_optuna_trial,
+    suggest_trial,
 )
 from raysde.tuning.training.space import read_space
 from tests.support.sweeps import SPACE, trials_of
@@ -20,9 +20,9 @@ def test_optuna_asks_the_same_after_a_kill_and_learns():
     space = read_space({"train.lr": "log(1e-6, 1)", "sde.kind": ["vp", "ve"], "train.warmup": "int(1, 9)"})
     past: list[Trial] = []
     for number in range(120):
-        values = suggested(space, 0, number, past, "m")
+        values = suggest_trial(space, 0, number, past, "m")
         if number < 40:
-            assert values == suggested(space, 0, number, list(reversed(past)), "m")
+            assert values == suggest_trial(space, 0, number, list(reversed(past)), "m")
         assert 1e-6 <= values["train.lr"] <= 1.0
         assert values["sde.kind"] in ("vp", "ve")
         assert values["train.warmup"] in range(1, 10)
@@ -38,7 +38,7 @@ def test_optuna_asks_the_same_after_a_kill_and_learns():
 def test_optuna_searches_between_the_ends_in_the_space_s_own_sense():
     """Ends of whole numbers belong to them; a log range is one; choices go by their index."""
     given = {"train.lr": "log(1e-6, 1)", "train.clip": "uniform(0.5, 2)", "train.warmup": "int(2, 9)", "sde.kind": ["vp", "ve", "edm"]}  # fmt: skip
-    lr, clip, warmup, kinds = (_distribution(axis.values) for axis in read_space(given).axes)
+    lr, clip, warmup, kinds = (_make_distribution(axis.values) for axis in read_space(given).axes)
     assert (lr, clip) == (FloatDistribution(1e-6, 1.0, log=True), FloatDistribution(0.5, 2.0))
     assert warmup == IntDistribution(2, 9)
     assert kinds == CategoricalDistribution((0, 1, 2))
@@ -47,19 +47,19 @@ def test_optuna_searches_between_the_ends_in_the_space_s_own_sense():
 def test_questions_of_optuna_differ_by_seed_and_number():
     """Before anything came out, they are draws of their own."""
     space = read_space({"train.lr": "log(1e-6, 1)"})
-    asked = [suggested(space, seed, number, [], "m")["train.lr"] for seed in (0, 1) for number in range(4)]
+    asked = [suggest_trial(space, seed, number, [], "m")["train.lr"] for seed in (0, 1) for number in range(4)]
     assert len(set(asked)) == 8
 
 
 def test_optuna_hears_how_each_trial_ended():
     """Values of whole trials, the course of those that were stopped, and nothing of those that failed or run."""
     space = read_space({"train.lr": "log(1e-4, 1)", "sde.kind": ["vp", "ve"]})
-    distributions = {axis.name: _distribution(axis.values) for axis in space.axes}
+    distributions = {axis.name: _make_distribution(axis.values) for axis in space.axes}
 
     def told(state: str, *values: float):
         reports = [Report(n, n + 1, 8 * (n + 1), {"m": value, "other": 9.0}) for n, value in enumerate(values)]
         trial = Trial(0, {"train.lr": 0.01, "sde.kind": "ve"}, "", state, "", 0.0, reports)
-        found = _told(space, trial, "m", distributions)
+        found = _make_optuna_trial(space, trial, "m", distributions)
         assert found.params == {"train.lr": 0.01, "sde.kind": 1}
         return found.state.name, found.value, found.intermediate_values
 
@@ -77,4 +77,4 @@ def test_optuna_is_told_of_what_failed_and_what_runs():
     past = trials_of(
         ("failed", None, 0), ("failed", 1.0, 4), ("running", 2.0, 4), ("running", None, 0), ("finished", math.inf, 8)
     )
-    assert suggested(space, 0, 5, past, "m").keys() == SPACE.keys()
+    assert suggest_trial(space, 0, 5, past, "m").keys() == SPACE.keys()

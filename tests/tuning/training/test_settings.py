@@ -5,8 +5,8 @@ import pytest
 from raysde.cli import main
 from raysde.config import loading
 from raysde.tuning.training.search import (
-    count_of,
-    planned,
+    count_trials,
+    plan_trials,
 )
 from raysde.tuning.training.settings import base_tree, halving_for, read_settings
 from raysde.tuning.training.space import Range, check_recipes, read_space
@@ -26,9 +26,9 @@ def test_every_sweep_can_be_typed(path):
     assert command[1:] == ["--sweep", f"jobs/sweeps/{path.name}"]
     settings = read_settings(path, [], {})
     tree, space = base_tree(ROOT / command[0], settings, []), read_space(settings.space)
-    count = count_of(space, settings.search, settings.trials)
-    check_recipes(tree, space, planned(space, settings.search, settings.seed, count))
-    recipe = loading.parse(tree)
+    count = count_trials(space, settings.search, settings.trials)
+    check_recipes(tree, space, plan_trials(space, settings.search, settings.seed, count))
+    recipe = loading.parse_recipe(tree)
     assert count >= 16
     assert halving_for(settings, recipe.train.length.steps, recipe.validation.every, recipe.train.batch).rungs
 

@@ -8,12 +8,12 @@ import pytest
 
 from raysde.config import loading
 from raysde.tuning.training.search import (
-    count_of,
-    drawn,
-    planned,
+    count_trials,
+    draw_trial,
+    plan_trials,
 )
 from raysde.tuning.training.settings import read_settings
-from raysde.tuning.training.space import check_recipes, read_space, shown, varied
+from raysde.tuning.training.space import check_recipes, format_value, read_space, vary_recipe
 from tests.support.command_line import refused
 from tests.support.sweeps import DIGITS, SPACE
 
@@ -35,7 +35,7 @@ def test_ranges_in_their_own_sense():
 @pytest.mark.parametrize(("text", "transform"), [("log(1e-5, 1e-1)", np.log), ("uniform(0.1, 0.9)", np.asarray)])
 def test_draws_are_uniform_in_their_own_sense(text, transform):
     space = read_space({"train.lr": text})
-    values = transform([drawn(space, 0, number)["train.lr"] for number in range(2000)])
+    values = transform([draw_trial(space, 0, number)["train.lr"] for number in range(2000)])
     low, high = (float(transform(end)) for end in (space.axes[0].values.low, space.axes[0].values.high))
     places = (values - low) / (high - low)
     assert places.min() >= 0.0
@@ -52,7 +52,7 @@ def test_a_space_that_is_no_mapping_is_named(tmp_path, capsys, space):
 
 def test_whole_numbers_reach_both_ends():
     space = read_space({"train.warmup": "int(3, 6)"})
-    values = [drawn(space, 1, number)["train.warmup"] for number in range(200)]
+    values = [draw_trial(space, 1, number)["train.warmup"] for number in range(200)]
     assert set(values) == {3, 4, 5, 6}
 
 
@@ -101,7 +101,7 @@ def test_a_setting_that_does_not_exist_leads_to_the_one_that_was_meant(tmp_path)
 
 def test_a_grid_is_every_combination_once():
     space = read_space(SPACE)
-    found = planned(space, "grid", 0, count_of(space, "grid", None))
+    found = plan_trials(space, "grid", 0, count_trials(space, "grid", None))
     assert [(each["sde.kind"], each["train.lr"]) for each in found] == [
         (kind, lr) for kind in ("vp", "ve") for lr in (1e-3, 1e-2, 1e-1)
     ]
@@ -109,10 +109,10 @@ def test_a_grid_is_every_combination_once():
 
 def test_a_random_search_of_lists_takes_nothing_twice():
     space = read_space(SPACE)
-    found = planned(space, "random", 3, 6)
-    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, planned(space, "grid", 0, 6)))
-    assert found != planned(space, "random", 4, 6)
-    assert planned(space, "random", 3, 4) == found[:4]
+    found = plan_trials(space, "random", 3, 6)
+    assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, plan_trials(space, "grid", 0, 6)))
+    assert found != plan_trials(space, "random", 4, 6)
+    assert plan_trials(space, "random", 3, 4) == found[:4]
 
 
 def test_a_trial_is_decided_by_seed_and_number():
@@ -121,14 +121,16 @@ def test_a_trial_is_decided_by_seed_and_number():
         read_space({"train.lr": "log(1e-4,1e-2)"}),
         read_space({"sde.kind": ["vp", "ve"], "train.lr": "log(1e-4,1e-2)"}),
     )
-    assert [drawn(one, 5, n)["train.lr"] for n in range(5)] == [drawn(two, 5, n)["train.lr"] for n in range(5)]
-    assert planned(one, "random", 5, 9)[:5] == planned(one, "random", 5, 5)
+    assert [draw_trial(one, 5, n)["train.lr"] for n in range(5)] == [
+        draw_trial(two, 5, n)["train.lr"] for n in range(5)
+    ]
+    assert plan_trials(one, "random", 5, 9)[:5] == plan_trials(one, "random", 5, 5)
 
 
 def test_axes_are_drawn_independently():
     """A search whose axes share their numbers walks along a diagonal; the standard error of a correlation is 1/sqrt(n)."""
     space = read_space({"train.lr": "uniform(0.1,0.9)", "train.ema.half_life": "uniform(1,9)"})
-    values = np.array([[drawn(space, 5, n)[axis.name] for axis in space.axes] for n in range(400)])
+    values = np.array([[draw_trial(space, 5, n)[axis.name] for axis in space.axes] for n in range(400)])
     assert abs(np.corrcoef(values.T)[0, 1]) < 4.0 / math.sqrt(400)
 
 
@@ -144,7 +146,7 @@ def test_axes_are_drawn_independently():
 )
 def test_counts_that_do_not_fit(given, search, trials, culprit):
     with pytest.raises(ValueError, match=culprit):
-        count_of(read_space(given), search, trials)
+        count_trials(read_space(given), search, trials)
 
 
 def test_whole_nodes_and_keys_that_vary_together():
@@ -152,7 +154,9 @@ def test_whole_nodes_and_keys_that_vary_together():
         {"sde,train.weighting": [[{"kind": "ve", "sigma_max": 20}, "target"], [{"kind": "sub_vp"}, "sigma2"]]}
     )
     tree = {**TREE, "sde": {"kind": "vp", "beta_max": 10.0}}
-    first, second = (loading.parse(varied(tree, space, values)) for values in planned(space, "grid", 0, 2))
+    first, second = (
+        loading.parse_recipe(vary_recipe(tree, space, values)) for values in plan_trials(space, "grid", 0, 2)
+    )
     assert (first.sde.kind, first.sde.sigma_max, first.train.weighting) == ("ve", 20.0, "target")
     assert (second.sde.kind, second.sde.beta_max, second.train.weighting) == ("sub_vp", 20.0, "sigma2")
     assert tree["sde"] == {"kind": "vp", "beta_max": 10.0}
@@ -160,20 +164,20 @@ def test_whole_nodes_and_keys_that_vary_together():
 
 def test_a_kind_that_does_not_accept_another_key_is_named_before_anything_starts():
     space = read_space({"sde.kind": ["vp", "ve"], "sde.beta_max": [10, 20]})
-    check_recipes(TREE, space, planned(space, "grid", 0, 2))
+    check_recipes(TREE, space, plan_trials(space, "grid", 0, 2))
     with pytest.raises(
         ValueError, match=r"sde\.kind=ve, sde\.beta_max=10.*key 'sde\.beta_max' is none of sde\.kind=ve"
     ):
-        check_recipes(TREE, space, planned(space, "grid", 0, 4))
+        check_recipes(TREE, space, plan_trials(space, "grid", 0, 4))
 
 
 def test_the_order_of_axes_does_not_matter_to_a_recipe():
     one, two = {"sde.kind": ["ve"], "sde.sigma_max": [20.0]}, {"sde.sigma_max": [20.0], "sde.kind": ["ve"]}
     for given in (one, two):
         space = read_space(given)
-        assert loading.parse(varied(TREE, space, space.combination(0))).sde.sigma_max == 20.0
+        assert loading.parse_recipe(vary_recipe(TREE, space, space.combination(0))).sde.sigma_max == 20.0
 
 
 @pytest.mark.parametrize(("value", "text"), [({"kind": "vp", "schedule": "cosine"}, "vp schedule=cosine"), (1e-5, "1e-05"), (["a", 2], "a/2"), (None, "null")])  # fmt: skip
 def test_values_in_a_few_characters(value, text):
-    assert shown(value) == text
+    assert format_value(value) == text

@@ -6,9 +6,9 @@ import pytest
 
 from raysde.tuning.training.asha import Halving
 from raysde.tuning.training.ledger import Ledger
-from raysde.tuning.training.ranking import best
+from raysde.tuning.training.ranking import best_trial
 from raysde.tuning.training.search import (
-    planned,
+    plan_trials,
 )
 from raysde.tuning.training.space import read_space
 from raysde.tuning.training.sweep import Sweep
@@ -36,7 +36,7 @@ def test_a_restart_judges_reports_in_their_order(tmp_path):
     space = read_space(SPACE)
 
     def opened() -> Sweep:
-        plan, early = planned(space, "grid", 0, 2), Halving(8, 2, 128)
+        plan, early = plan_trials(space, "grid", 0, 2), Halving(8, 2, 128)
         return Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
 
     sweep = opened()
@@ -57,7 +57,7 @@ def test_ended_trials_are_not_run_again(tmp_path):
 
 def test_a_sweep_grows_when_more_trials_are_wanted(tmp_path):
     space = read_space(SPACE)
-    plan, ledger = planned(space, "random", 0, 6), str(tmp_path)
+    plan, ledger = plan_trials(space, "random", 0, 6), str(tmp_path)
     for count in (2, 5):
         sweep = Sweep(space, Ledger(ledger, {}), count=count, seed=0, metric="m", plan=plan, halving=None)
         begun = []
@@ -106,7 +106,7 @@ def test_a_trial_is_not_stopped_at_its_own_end(tmp_path):
     space = read_space(SPACE)
 
     def opened() -> Sweep:
-        plan, early = planned(space, "grid", 0, 3), Halving(8, 2, 128)
+        plan, early = plan_trials(space, "grid", 0, 3), Halving(8, 2, 128)
         return Sweep(space, Ledger(str(tmp_path), {}), count=3, seed=0, metric="m", plan=plan, halving=early)
 
     sweep = opened()
@@ -131,7 +131,7 @@ def test_a_ledger_that_does_not_say_whether_a_report_was_the_last(tmp_path):
 
 
 def test_the_first_end_counts(tmp_path):
-    sweep = Sweep(read_space(SPACE), Ledger(str(tmp_path), {}), count=1, seed=0, metric="m", plan=planned(read_space(SPACE), "grid", 0, 1), halving=None)  # fmt: skip
+    sweep = Sweep(read_space(SPACE), Ledger(str(tmp_path), {}), count=1, seed=0, metric="m", plan=plan_trials(read_space(SPACE), "grid", 0, 1), halving=None)  # fmt: skip
     trial = sweep.next()
     sweep.end(trial.number, "failed", "it diverged")
     sweep.end(trial.number, "finished")
@@ -148,7 +148,7 @@ def test_a_metric_that_nobody_reports_is_refused_at_the_first_report(tmp_path):
 
 def test_another_metric_ranks_what_was_reported(tmp_path):
     run_sweep(tmp_path)
-    assert best(run_sweep(tmp_path, metric="val/other").trials, "val/other").value("val/other") == 0.5
+    assert best_trial(run_sweep(tmp_path, metric="val/other").trials, "val/other").value("val/other") == 0.5
     with pytest.raises(ValueError, match="val/fid"):
         run_sweep(tmp_path, metric="val/fid")
 

@@ -11,7 +11,7 @@ from raysde.data.ingest.sources.folder import open_folder
 from raysde.data.ingest.sources.listing import Contents, Listing, folder_root, list_files
 from raysde.data.ingest.sources.ndarray import ARRAY_SUFFIXES
 from raysde.data.ingest.sources.parquet import open_parquet
-from raysde.data.ingest.sources.records import is_record, pieces
+from raysde.data.ingest.sources.records import find_pieces, is_record
 from raysde.data.ingest.sources.webdataset import TAR_SUFFIXES, open_webdataset
 from raysde.images.kinds import IMAGE_SUFFIXES
 
@@ -78,9 +78,9 @@ def open_source(
         ValueError: naming the path or file, if it is missing, empty, mixed or nothing that is known here, if its
             metadata is wrong, or an option does not fit.
     """
-    _check(part_rows, order, caption_template)
+    _check_options(part_rows, order, caption_template)
     listing = list_files(path)
-    kind = recognise(listing)
+    kind = recognise_kind(listing)
     words = Vocabulary(caption_column, label_column)
     if words != Vocabulary() and kind == "arrays":
         raise ValueError(
@@ -89,7 +89,7 @@ def open_source(
     if images is not None and kind != "parquet":
         raise ValueError(f"images {images} is given, but source {path} is not of Parquet files with paths")
     images = None if images is None else folder_root(images)
-    contents = _contents(listing, kind, part_rows, order, images, words)
+    contents = _open_contents(listing, kind, part_rows, order, images, words)
     if contents.missing and missing == "refuse":
         more = f" (and {len(contents.missing) - 1} more)" if len(contents.missing) > 1 else ""
         raise ValueError(f"{contents.missing[0]}{more}; --skip-bad leaves such entries out")
@@ -98,11 +98,11 @@ def open_source(
     if names or caption_template is not None:
         parts = [Named(part, names, caption_template) for part in parts]
     options = (kind, part_rows, order, images, names, caption_template, words)
-    identity = _identity(listing, contents, options)
+    identity = _hash_contents(listing, contents, options)
     return Source(kind, tuple(parts), identity, contents.count, contents.notes, tuple(names))
 
 
-def _check(part_rows: int, order: Order, caption_template: str | None) -> None:
+def _check_options(part_rows: int, order: Order, caption_template: str | None) -> None:
     """Raise ValueError for an option that no source could follow."""
     if part_rows < 1:
         raise ValueError(f"part_rows is {part_rows}, expected at least 1")
@@ -112,14 +112,14 @@ def _check(part_rows: int, order: Order, caption_template: str | None) -> None:
         raise ValueError(f"caption_template {caption_template!r} does not hold {{label}}")
 
 
-def recognise(listing: Listing) -> SourceKind:
+def recognise_kind(listing: Listing) -> SourceKind:
     """Return the kind of source that the files make. Tables that a download left beside its images do not count.
 
     Raises:
         ValueError: naming the path, if there are no files, none of a known kind, or such of several kinds.
     """
     found = {kind: names for kind, suffixes in SUFFIXES.items() if (names := listing.names(*suffixes))}
-    downloaded = pieces(listing) if len(found) > 1 and "parquet" in found else frozenset()
+    downloaded = find_pieces(listing) if len(found) > 1 and "parquet" in found else frozenset()
     if downloaded and all(is_record(name, downloaded) for name in found["parquet"]):
         del found["parquet"]
     if not found:
@@ -133,7 +133,7 @@ def recognise(listing: Listing) -> SourceKind:
     return next(iter(found))
 
 
-def _contents(
+def _open_contents(
     listing: Listing, kind: SourceKind, part_rows: int, order: Order, images: str | None, words: Vocabulary
 ) -> Contents:
     match kind:
@@ -147,6 +147,6 @@ def _contents(
             return open_arrays(listing, part_rows)
 
 
-def _identity(listing: Listing, contents: Contents, options: tuple[object, ...]) -> str:
+def _hash_contents(listing: Listing, contents: Contents, options: tuple[object, ...]) -> str:
     files = [(file.name, file.size) for file in listing.files]
     return hashlib.sha256(repr((files, contents.identity, options)).encode()).hexdigest()[:16]

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from raysde.data.ingest.samples import Bad, Sample
-from raysde.data.ingest.sources.descriptions import label_of
-from raysde.data.ingest.sources.listing import Contents, Listing, list_beside, shown
-from raysde.data.ingest.sources.ndarray import ARRAY_SUFFIXES, Array, open_array, titles, tokens
+from raysde.data.ingest.sources.descriptions import parse_label
+from raysde.data.ingest.sources.listing import Contents, Listing, list_root_files, summarise_names
+from raysde.data.ingest.sources.ndarray import ARRAY_SUFFIXES, Array, list_arrays, open_array, split_name
 
 IMAGE_TOKENS = ("images", "image", "imgs", "x", "data")
 LABEL_TOKENS = ("labels", "label", "y", "targets", "target")
@@ -36,21 +36,21 @@ class ArrayPart:
         for row, (image, label) in enumerate(zip(rows, labels, strict=True), start=self.first):
             key = f"{self.images.file}#{row}"
             try:
-                yield Sample(key, png(image), (), None if label is None else _label(label))
+                yield Sample(key, array_to_png(image), (), None if label is None else _format_label(label))
             except ValueError as error:
                 yield Bad(key, f"{key}: {error}")
 
 
-def png(image: np.ndarray) -> bytes:
+def array_to_png(image: np.ndarray) -> bytes:
     """A PNG file of a uint8 array [H, W] or [H, W, C], compressed fast and without loss."""
     out = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image).save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
-def _label(value: np.ndarray) -> str | None:
+def _format_label(value: np.ndarray) -> str | None:
     item = value.reshape(()).item()
-    return label_of(item.decode("utf-8") if isinstance(item, bytes) else item)
+    return parse_label(item.decode("utf-8") if isinstance(item, bytes) else item)
 
 
 def open_arrays(listing: Listing, part_rows: int) -> Contents:
@@ -60,8 +60,8 @@ def open_arrays(listing: Listing, part_rows: int) -> Contents:
         ValueError: naming the file, if it is damaged or of another type or shape, if there are more labels than images
             or fewer, or if there is no array of images or several.
     """
-    images, notes = _choose(listing)
-    labels = _labels_of(listing, images)
+    images, notes = _choose_array(listing)
+    labels = _find_labels(listing, images)
     if labels is None:
         notes.append(f"{images.title} has no labels beside it")
     elif labels.shape[0] != images.shape[0] or np.prod(labels.shape[1:]) != 1:
@@ -74,37 +74,39 @@ def open_arrays(listing: Listing, part_rows: int) -> Contents:
         ArrayPart(images, labels, start, f"{images.file}#{start}", min(part_rows, rows - start))
         for start in range(0, rows, part_rows)
     ]
-    return Contents(parts, rows, tuple(notes), _identity(images, labels))
+    return Contents(parts, rows, tuple(notes), _describe_arrays(images, labels))
 
 
-def _identity(*arrays: Array | None) -> tuple[str, ...]:
+def _describe_arrays(*arrays: Array | None) -> tuple[str, ...]:
     return tuple(f"{array.title} {array.shape} {array.dtype}" for array in arrays if array is not None)
 
 
-def _choose(listing: Listing) -> tuple[Array, list[str]]:
+def _choose_array(listing: Listing) -> tuple[Array, list[str]]:
     """The array of images that is read, and a remark about those that are not."""
-    arrays = [open_array(listing, title) for file in listing.names(*ARRAY_SUFFIXES) for title in titles(listing, file)]
+    arrays = [
+        open_array(listing, title) for file in listing.names(*ARRAY_SUFFIXES) for title in list_arrays(listing, file)
+    ]
     found = [array for array in arrays if len(array.shape) >= 3]
     train = [array for array in found if TRAIN_TOKENS & set(array.tokens)]
     others = [array for array in found if OTHER_TOKENS & set(array.tokens) and array not in train]
     notes = []
     if len(found) > 1 and len(train) == 1 and len(train) + len(others) == len(found):
-        notes.append(f"{train[0].title} is read; {_how_to_read(listing, others)}")
+        notes.append(f"{train[0].title} is read; {_suggest_source(listing, others)}")
         found = train
     if len(found) != 1:
         what = "several arrays of images: give one of them" if found else "no array of images [N, H, W] or [N, H, W, C]"
-        named = shown([f"{array.title} {list(array.shape)}" for array in found or arrays])
+        named = summarise_names([f"{array.title} {list(array.shape)}" for array in found or arrays])
         raise ValueError(f"source {listing.given} holds {what} ({named})")
-    return _checked(found[0], listing), notes
+    return _check_array(found[0], listing), notes
 
 
-def _how_to_read(listing: Listing, others: list[Array]) -> str:
+def _suggest_source(listing: Listing, others: list[Array]) -> str:
     if others[0].member is not None:
-        return f"{shown([array.title for array in others])} of the same file is not"
-    return f"give {shown([listing.path(array.file) for array in others])} as the source to read the other"
+        return f"{summarise_names([array.title for array in others])} of the same file is not"
+    return f"give {summarise_names([listing.path(array.file) for array in others])} as the source to read the other"
 
 
-def _checked(array: Array, listing: Listing) -> Array:
+def _check_array(array: Array, listing: Listing) -> Array:
     """The array, if it can be images."""
     colours = array.shape[3:]
     fits = len(array.shape) == 3 or (len(array.shape) == 4 and colours[0] in (1, 3, 4))
@@ -122,21 +124,21 @@ def _checked(array: Array, listing: Listing) -> Array:
     return array
 
 
-def _labels_of(listing: Listing, images: Array) -> Array | None:
+def _find_labels(listing: Listing, images: Array) -> Array | None:
     """The array whose name is that of the images with the word for images replaced by one for labels."""
-    wanted = {_renamed(images.tokens, text) for text in LABEL_TOKENS} - {images.tokens}
+    wanted = {_replace_word(images.tokens, text) for text in LABEL_TOKENS} - {images.tokens}
     files = [images.file] if images.member else []
     folder = images.file.rpartition("/")[0]
-    beside = listing.names(*ARRAY_SUFFIXES) if listing.folder else [file.name for file in list_beside(listing)]
-    files += [name for name in beside if name.rpartition("/")[0] == folder and tokens(name) in wanted]
-    found = [title for file in dict.fromkeys(files) for title in titles(listing, file) if title.tokens in wanted]
+    beside = listing.names(*ARRAY_SUFFIXES) if listing.folder else [file.name for file in list_root_files(listing)]
+    files += [name for name in beside if name.rpartition("/")[0] == folder and split_name(name) in wanted]
+    found = [title for file in dict.fromkeys(files) for title in list_arrays(listing, file) if title.tokens in wanted]
     exact = [title for title in found if title.file.endswith(".gz") == images.file.endswith(".gz")]
     if len(exact or found) > 1:
         raise ValueError(
-            f"source {listing.given}: several labels for {images.title}: {shown([t.title for t in found])}"
+            f"source {listing.given}: several labels for {images.title}: {summarise_names([t.title for t in found])}"
         )
     return open_array(listing, (exact or found)[0]) if found else None
 
 
-def _renamed(words: tuple[str, ...], text: str) -> tuple[str, ...]:
+def _replace_word(words: tuple[str, ...], text: str) -> tuple[str, ...]:
     return tuple(text if word in IMAGE_TOKENS else "idx1" if word == "idx3" else word for word in words)

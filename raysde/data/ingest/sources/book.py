@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
-from raysde.data.ingest.sources.listing import inside, shown
+from raysde.data.ingest.sources.listing import normalise_path, summarise_names
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class Book:
         Raises:
             ValueError: if the path leaves the folder, or several images have the name.
         """
-        path = inside(given.strip())
+        path = normalise_path(given.strip())
         for name in (str(folder / path), path):
             if name in self.names:
                 return name
         base = PurePosixPath(path)
         found = self._bases.get(base.name) or self._stems.get(base.name, [])
         if len(found) > 1:
-            raise ValueError(f"image {given!r} may be any of {shown(found)}; write its path")
+            raise ValueError(f"image {given!r} may be any of {summarise_names(found)}; write its path")
         return found[0] if found else None
 
     @cached_property

@@ -11,10 +11,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raysde.data.ingest.sources.book import Book
-from raysde.data.ingest.sources.columns import normal
-from raysde.data.ingest.sources.descriptions import FILE_KEYS, captions_of, describe, label_of
-from raysde.data.ingest.sources.listing import Listing, shown, utf8
-from raysde.data.ingest.sources.metadata import column_notes, image_of
+from raysde.data.ingest.sources.columns import normalise_name
+from raysde.data.ingest.sources.descriptions import FILE_KEYS, parse_captions, parse_label, read_entry
+from raysde.data.ingest.sources.listing import Listing, decode_utf8, summarise_names
+from raysde.data.ingest.sources.metadata import column_notes, find_image
 from raysde.io.documents import read_json
 
 LARGEST = 1 << 30
@@ -30,21 +30,23 @@ def read_catalogue(listing: Listing, file: str, book: Book) -> bytes | None:
         return None
     data = listing.read(file)
     where = listing.path(file)
-    document = read_json(utf8(data, where), where)
-    reader = _reader(document, PurePosixPath(file), book)
+    document = read_json(decode_utf8(data, where), where)
+    reader = _choose_reader(document, PurePosixPath(file), book)
     if reader is None:
         return None
     reader(document, where, PurePosixPath(file), book)
     return data
 
 
-def _reader(document: Any, file: PurePosixPath, book: Book) -> Callable[[Any, str, PurePosixPath, Book], None] | None:
+def _choose_reader(
+    document: Any, file: PurePosixPath, book: Book
+) -> Callable[[Any, str, PurePosixPath, Book], None] | None:
     if isinstance(document, list):
         rows = document and all(isinstance(row, dict) for row in document)
-        return _read_rows if rows and any(normal(key) in FILE_KEYS for key in document[0]) else None
+        return _read_rows if rows and any(normalise_name(key) in FILE_KEYS for key in document[0]) else None
     if not isinstance(document, dict):
         return None
-    if "labels" in document and (document["labels"] is None or _pairs(document["labels"])):
+    if "labels" in document and (document["labels"] is None or _list_pairs(document["labels"])):
         return _read_labels
     if isinstance(document.get("images"), list) and isinstance(notes := document.get("annotations"), list):
         captions = any(isinstance(note, dict) and "caption" in note for note in notes)
@@ -54,7 +56,7 @@ def _reader(document: Any, file: PurePosixPath, book: Book) -> Callable[[Any, st
     return _read_names if _names_images(document, file, book) else None
 
 
-def _pairs(value: Any) -> bool:
+def _list_pairs(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
@@ -77,7 +79,9 @@ def _is_image(key: str, file: PurePosixPath, book: Book) -> bool:
         return False
 
 
-def _add(book: Book, given: str, file: PurePosixPath, where: str, captions: tuple[str, ...], label: str | None) -> None:
+def _add_entry(
+    book: Book, given: str, file: PurePosixPath, where: str, captions: tuple[str, ...], label: str | None
+) -> None:
     name = book.find(given, file.parent)
     if name is None:
         book.miss(given, f"{where}: image {given!r} is not among the images of the source")
@@ -92,12 +96,12 @@ def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> 
         try:
             if isinstance(label, list):
                 raise ValueError(f"its label {str(label)[:40]} is a list, expected one class number")
-            _add(book, name, file, f"{where}, label {number}", (), label_of(label))
+            _add_entry(book, name, file, f"{where}, label {number}", (), parse_label(label))
         except ValueError as error:
             raise ValueError(f"{where}, label {number} ({name}): {error}") from error
     others = [key for key in document if key != "labels"]
     if others:
-        book.notes.append(f"{file}: {shown(others)} {'is' if len(others) == 1 else 'are'} not read")
+        book.notes.append(f"{file}: {summarise_names(others)} {'is' if len(others) == 1 else 'are'} not read")
 
 
 def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
@@ -116,8 +120,8 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
                 other = next((known for known in files if str(known) == str(key)), None)
                 remedy = "" if other is None else f", only one with {other!r}; write ids the same way in both lists"
                 raise ValueError(f"there is no image with the id {key!r}{remedy}")
-            captions = captions_of(note.get("caption"))
-            _add(book, files[key], file, f"{where}, annotation {number}", captions, None)
+            captions = parse_captions(note.get("caption"))
+            _add_entry(book, files[key], file, f"{where}, annotation {number}", captions, None)
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{where}, annotation {number}: {error}") from error
 
@@ -128,8 +132,8 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
     for number, row in enumerate(document, start=1):
         columns.update(dict.fromkeys(row))
         try:
-            given = image_of(row, PurePosixPath(), book)
-            _add(book, given, file, f"{where}, entry {number}", *describe(row, book.words))
+            given = find_image(row, PurePosixPath(), book)
+            _add_entry(book, given, file, f"{where}, entry {number}", *read_entry(row, book.words))
         except ValueError as error:
             raise ValueError(f"{where}, entry {number}: {error}") from error
     book.require(columns, where)
@@ -139,19 +143,21 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
 def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
     """Read captions, or in a file named after labels labels, by the images' names."""
     columns: dict[str, None] = {}
-    of_labels = any(word in normal(file.stem) for word in ("label", "class")) and "caption" not in normal(file.stem)
+    of_labels = any(
+        word in normalise_name(file.stem) for word in ("label", "class")
+    ) and "caption" not in normalise_name(file.stem)
     for name, value in document.items():
         captions: tuple[str, ...] = ()
         label = None
         try:
             if isinstance(value, dict):
                 columns.update(dict.fromkeys(value))
-                captions, label = describe(value, book.words)
+                captions, label = read_entry(value, book.words)
             elif of_labels or isinstance(value, (int, float)):
-                label = label_of(value)
+                label = parse_label(value)
             else:
-                captions = captions_of(value)
-            _add(book, name, file, f"{where}, key {name!r}", captions, label)
+                captions = parse_captions(value)
+            _add_entry(book, name, file, f"{where}, key {name!r}", captions, label)
         except ValueError as error:
             raise ValueError(f"{where}, key {name!r}: {error}") from error
     if columns:

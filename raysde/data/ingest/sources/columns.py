@@ -7,12 +7,12 @@ from typing import Any
 
 
 @lru_cache(maxsize=4096)
-def normal(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Return the form in which names are compared: ``file_name`` for ``File Name`` and `` FILE-NAME ``."""
     return re.sub(r"[\s\-]+", "_", name.strip()).casefold()
 
 
-def spelled(names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:
+def find_spellings(names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:
     """Return the wanted names that are there, in the order of ``wanted``, with their spelling.
 
     Raises:
@@ -20,7 +20,7 @@ def spelled(names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names:
-        key = normal(name)
+        key = normalise_name(name)
         if key in wanted:
             if key in found:
                 raise ValueError(f"columns {found[key]!r} and {name!r} have one name; rename or remove one of the two")
@@ -28,17 +28,17 @@ def spelled(names: Iterable[str], wanted: Collection[str]) -> dict[str, str]:
     return {key: found[key] for key in wanted if key in found}
 
 
-def given(row: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+def nonempty_values(row: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
     """Return the values that a row has for the wanted names, by their spelling; without empty ones.
 
     Raises:
         ValueError: if one of the names is there in two spellings.
     """
-    names = spelled(row, wanted).values()
+    names = find_spellings(row, wanted).values()
     return {name: row[name] for name in names if row[name] not in (None, "", [])}
 
 
-def shown_names(names: Iterable[str], limit: int = 12) -> str:
+def summarise_columns(names: Iterable[str], limit: int = 12) -> str:
     """Return some names of columns for a message, and how many more there are."""
     there = list(names)
     more = len(there) - limit

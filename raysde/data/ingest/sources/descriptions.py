@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysde.data.ingest.samples import MAX_CAPTION, Bad, Sample, SourcePart
-from raysde.data.ingest.sources.columns import given, normal, shown_names
-from raysde.data.ingest.sources.listing import list_files, utf8
+from raysde.data.ingest.sources.columns import nonempty_values, normalise_name, summarise_columns
+from raysde.data.ingest.sources.listing import decode_utf8, list_files
 
 FILE_KEYS = (
     "file_name",
@@ -29,8 +29,8 @@ LABEL_KEYS = ("label", "class", "labels")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names under which columns and keys are read, as :func:`raysde.data.ingest.sources.columns.normal` writes
-    them.
+    """The names under which columns and keys are read, as :func:`raysde.data.ingest.sources.columns.normalise_name`
+    writes them.
 
     Attributes:
         captions, labels: names for each; the only one if it was chosen.
@@ -42,15 +42,15 @@ class Vocabulary:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        return TEXT_KEYS if self.caption is None else (normal(self.caption),)
+        return TEXT_KEYS if self.caption is None else (normalise_name(self.caption),)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return LABEL_KEYS if self.label is None else (normal(self.label),)
+        return LABEL_KEYS if self.label is None else (normalise_name(self.label),)
 
     def reads(self, name: str) -> bool:
         """Return True for the name of a column that is read."""
-        return normal(name) in self.captions or normal(name) in self.labels
+        return normalise_name(name) in self.captions or normalise_name(name) in self.labels
 
     def require(self, names: Iterable[str], where: str) -> None:
         """Compare the chosen names with those that are there.
@@ -60,16 +60,16 @@ class Vocabulary:
         """
         there = list(names)
         for option, name in (("--caption-column", self.caption), ("--label-column", self.label)):
-            if name is not None and normal(name) not in map(normal, there):
+            if name is not None and normalise_name(name) not in map(normalise_name, there):
                 raise ValueError(
-                    f"{where} has no column {name!r}, which {option} asks for; it has {shown_names(there)}"
+                    f"{where} has no column {name!r}, which {option} asks for; it has {summarise_columns(there)}"
                 )
 
 
 ANY = Vocabulary()
 
 
-def clean(captions: Iterable[str]) -> tuple[str, ...]:
+def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
     """Captions without white space at both ends, none of them blank, cut to ``MAX_CAPTION`` characters.
 
     Raises:
@@ -82,7 +82,7 @@ def clean(captions: Iterable[str]) -> tuple[str, ...]:
     return result
 
 
-def captions_of(value: Any) -> tuple[str, ...]:
+def parse_captions(value: Any) -> tuple[str, ...]:
     """The captions in a string, a list of strings, or nothing.
 
     Raises:
@@ -92,10 +92,10 @@ def captions_of(value: Any) -> tuple[str, ...]:
     captions = [caption for caption in values if caption is not None]
     if not all(isinstance(caption, str) for caption in captions):
         raise ValueError(f"caption {str(value)[:40]!r} is not a string or a list of strings")
-    return clean(captions)
+    return clean_captions(captions)
 
 
-def label_of(value: Any) -> str | None:
+def parse_label(value: Any) -> str | None:
     """Return a label as text: a word, or a whole number in decimal; a list of one label is that label.
 
     Raises:
@@ -104,23 +104,23 @@ def label_of(value: Any) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, list) and len(value) == 1:
-        return label_of(value[0])
+        return parse_label(value[0])
     if isinstance(value, str):
-        return next(iter(clean([value])), None)
+        return next(iter(clean_captions([value])), None)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
         raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number")
     return str(int(value))
 
 
-def describe(row: Mapping[str, Any], words: Vocabulary = ANY) -> tuple[tuple[str, ...], str | None]:
+def read_entry(row: Mapping[str, Any], words: Vocabulary = ANY) -> tuple[tuple[str, ...], str | None]:
     """Return captions and label of one entry of metadata.
 
     Raises:
         ValueError: if their values are neither text nor numbers, or two columns that mean the same differ.
     """
-    captions = {name: captions_of(value) for name, value in given(row, words.captions).items()}
-    labels = {name: label_of(value) for name, value in given(row, words.labels).items()}
+    captions = {name: parse_captions(value) for name, value in nonempty_values(row, words.captions).items()}
+    labels = {name: parse_label(value) for name, value in nonempty_values(row, words.labels).items()}
     said = max(captions.values(), key=len, default=())
     for name, others in captions.items():
         if not set(others) <= set(said):
@@ -156,15 +156,15 @@ class Named:
         """The part's samples; a label that has no name is Bad."""
         for sample in self.part.read():
             try:
-                yield sample if isinstance(sample, Bad) else self._named(sample)
+                yield sample if isinstance(sample, Bad) else self._name_sample(sample)
             except ValueError as error:
                 yield Bad(sample.key, f"{sample.key}: {error}")
 
-    def _named(self, sample: Sample) -> Sample:
+    def _name_sample(self, sample: Sample) -> Sample:
         label = self._name(sample.label)
         captions = sample.captions
         if self.template is not None and label is not None and not captions:
-            captions = clean([self.template.replace("{label}", label)])
+            captions = clean_captions([self.template.replace("{label}", label)])
         return replace(sample, captions=captions, label=label)
 
     def _name(self, label: str | None) -> str | None:
@@ -184,7 +184,7 @@ def read_names(path: str) -> tuple[str, ...]:
     listing = list_files(path)
     if listing.folder or len(listing.files) != 1:
         raise ValueError(f"label_names {path} is not one text file")
-    text = utf8(listing.read(listing.files[0].name), path)
+    text = decode_utf8(listing.read(listing.files[0].name), path)
     names = tuple(line.strip() for line in text.rstrip().split("\n"))
     for number, name in enumerate(names, start=1):
         if not name or name in names[: number - 1]:

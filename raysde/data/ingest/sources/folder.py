@@ -10,10 +10,10 @@ from raysde.data.ingest.samples import Bad, Sample
 from raysde.data.ingest.sources.book import Book, Said
 from raysde.data.ingest.sources.catalogues import read_catalogue
 from raysde.data.ingest.sources.descriptions import ANY, Vocabulary
-from raysde.data.ingest.sources.listing import Contents, FileReader, Listing, shown
+from raysde.data.ingest.sources.listing import Contents, FileReader, Listing, summarise_names
 from raysde.data.ingest.sources.metadata import metadata_files, read_metadata
-from raysde.data.ingest.sources.records import is_record, pieces
-from raysde.data.ingest.sources.sidecars import CAPTIONS, JSON, SidecarText, paired, read_sidecars
+from raysde.data.ingest.sources.records import find_pieces, is_record
+from raysde.data.ingest.sources.sidecars import CAPTIONS, JSON, SidecarText, pair_files, read_sidecars
 from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES
 from raysde.images.kinds import IMAGE_SUFFIXES, unread_note
 
@@ -64,7 +64,8 @@ class FolderPart:
         told = read_sidecars(item.files, self.words, reader) if item.files else SidecarText()
         if None not in (item.label, told.label) and item.label != told.label:
             raise ValueError(
-                f"image {item.name} has the label {told.label!r} in {shown(item.files)} and {item.label!r} by its "
+                f"image {item.name} has the label {told.label!r} in {summarise_names(item.files)} and {item.label!r} "
+                "by its "
                 "folder or in the metadata; make them equal or remove one"
             )
         label = told.label if item.label is None else item.label
@@ -82,18 +83,18 @@ def open_folder(
     if not listing.folder:
         raise ValueError(f"source {listing.given} is made of single images, expected the folder that holds them")
     images = listing.names(*IMAGE_SUFFIXES)
-    beside = paired(listing, images)
+    beside = pair_files(listing, images)
     pairs = {file for files in beside.values() for file in files}
     book = Book(frozenset(images), words)
-    described, identity = _describe(listing, book, pairs)
+    described, identity = _read_descriptions(listing, book, pairs)
     if words != ANY and not book.columns and not any(file.lower().endswith(JSON) for file in pairs):
         raise ValueError(
             f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
         )
     labels, notes = _folder_labels(listing, images, book)
-    items = [_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
+    items = [_make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
     items += [FolderImage(name, problem=reason) for name, reason in book.missing.items()]
-    notes += book.notes + _remarks(listing, items, described, beside)
+    notes += book.notes + _list_remarks(listing, items, described, beside)
     read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
     notes += unread_note((file.name for file in listing.files), read)
     if order == "random":
@@ -106,22 +107,22 @@ def open_folder(
     return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.missing.values()))
 
 
-def _describe(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str], list[str]]:
+def _read_descriptions(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str], list[str]]:
     """Read the tables that describe the images, or else the JSON documents; return their names, and their hashes."""
     read: dict[str, bytes] = {file: read_metadata(listing, file, book) for file in metadata_files(listing)}
     if not read:
-        records = pieces(listing)
+        records = find_pieces(listing)
         for file in listing.names(JSON):
             if file not in beside and not is_record(file, records):
                 data = read_catalogue(listing, file, book)
                 if data is not None:
                     read[file] = data
         if read:
-            book.notes.append(f"captions and labels are read from {shown(list(read))}")
+            book.notes.append(f"captions and labels are read from {summarise_names(list(read))}")
     return list(read), [hashlib.sha256(data).hexdigest() for data in read.values()]
 
 
-def _item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> FolderImage:
+def _make_item(name: str, said: Said, label: str | None, beside: tuple[str, ...]) -> FolderImage:
     return FolderImage(name, said.captions, said.label if label is None else label, () if said.captions else beside)
 
 
@@ -133,53 +134,57 @@ def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dic
     if labelled or not names:
         return {}, []
     if len(names) == 1 or len(folders) < len(images):
-        return {}, _without_labels(listing, folders, len(images), book)
+        return {}, _remark_on_folders(listing, folders, len(images), book)
     if book.labelled is not None:
         return {}, [f"{book.labelled} gives no labels, and none are taken from the {len(names)} subfolders"]
-    if set(names) <= pieces(listing):
-        return {}, [f"the subfolders ({shown(names)}) are pieces of a download, so no label is taken from them"]
+    if set(names) <= find_pieces(listing):
+        return {}, [
+            f"the subfolders ({summarise_names(names)}) are pieces of a download, so no label is taken from them"
+        ]
     if all(SPLIT.fullmatch(name.lower()) for name in names):
         return {}, [
-            f"the subfolders ({shown(names)}) are named like splits, so no label is taken from them and all are read; "
+            f"the subfolders ({summarise_names(names)}) are named like splits, so no label is taken from them and all "
+            "are read; "
             f"give {listing.path(names[0])} to read one"
         ]
-    return folders, [f"labels are the names of the {len(names)} subfolders: {shown(names, 10)}"]
+    return folders, [f"labels are the names of the {len(names)} subfolders: {summarise_names(names, 10)}"]
 
 
-def _without_labels(listing: Listing, folders: dict[str, str], images: int, book: Book) -> list[str]:
+def _remark_on_folders(listing: Listing, folders: dict[str, str], images: int, book: Book) -> list[str]:
     """Return a remark on subfolders that may be classes and are not taken for such."""
     if book.labelled is not None:
         return []
     names = sorted(set(folders.values()))
     if len(names) > 1:
         return [
-            f"no label is taken from the subfolders ({shown(names)}), since {images - len(folders)} images lie beside "
+            f"no label is taken from the subfolders ({summarise_names(names)}), since {images - len(folders)} images "
+            "lie beside "
             "them; move those to make classes of the subfolders"
         ]
     below = sorted({name.split("/")[1] for name in folders if name.count("/") > 1})
     if len(folders) < images or len(below) < 2:
         return []
     return [
-        f"no label is taken from folders in folders ({shown([f'{names[0]}/{name}' for name in below])}); "
+        f"no label is taken from folders in folders ({summarise_names([f'{names[0]}/{name}' for name in below])}); "
         f"give {listing.path(names[0])} to make classes of them"
     ]
 
 
-def _remarks(
+def _list_remarks(
     listing: Listing, items: list[FolderImage], described: list[str], beside: dict[str, tuple[str, ...]]
 ) -> list[str]:
     notes = []
     pairs = {file for files in beside.values() for file in files}
     unread = [name for name in listing.names(*DESCRIPTIVE) if name not in pairs and name not in described]
-    downloaded = pieces(listing)
+    downloaded = find_pieces(listing)
     records = [name for name in unread if is_record(name, downloaded)]
     if records:
-        notes.append(f"records of a download are not read: {shown(records)}")
+        notes.append(f"records of a download are not read: {summarise_names(records)}")
     if others := [name for name in unread if name not in records]:
         reason = (
             f"since there is {described[0]}" if described else "since they are neither metadata nor beside an image"
         )
-        notes.append(f"not read, {reason}: {shown(others, 10)}")
+        notes.append(f"not read, {reason}: {summarise_names(others, 10)}")
     if passed := sum(1 for item in items if item.captions and item.name in beside):
         notes.append(f"files beside {passed} images are not read, since {described[0]} has their captions")
     silent = sum(not item.captions and not item.files and item.problem is None for item in items)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raysde.data.ingest.samples import SourcePart
-from raysde.io.filesystems import child, filesystem
+from raysde.io.filesystems import child_path, open_filesystem
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Listing:
 
     def path(self, name: str) -> str:
         """A file's path as a person would write it."""
-        return child(self.given if self.folder else self.root, name)
+        return child_path(self.given if self.folder else self.root, name)
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
@@ -69,9 +69,9 @@ class Contents:
     missing: tuple[str, ...] = ()
 
 
-def reach(root: str) -> tuple[pafs.FileSystem, str]:
+def open_root(root: str) -> tuple[pafs.FileSystem, str]:
     """The file system and the folder in it, without a slash at the end, of a listing's root."""
-    system, folder = filesystem(root)
+    system, folder = open_filesystem(root)
     return system, folder.rstrip("/")
 
 
@@ -79,7 +79,7 @@ class FileReader:
     """Reads whole files under a root, or a folder in it."""
 
     def __init__(self, root: str, below: str = ".") -> None:
-        self.system, folder = reach(root)
+        self.system, folder = open_root(root)
         self.folder = folder if below == "." else f"{folder}/{below}"
 
     def __call__(self, name: str) -> bytes:
@@ -101,7 +101,7 @@ class FileReader:
             raise ValueError(f"file {name} is missing") from error
 
 
-def inside(name: str) -> str:
+def normalise_path(name: str) -> str:
     """A relative path without ``./`` and doubled slashes.
 
     Raises:
@@ -113,7 +113,7 @@ def inside(name: str) -> str:
     return str(path)
 
 
-def utf8(data: bytes, what: str) -> str:
+def decode_utf8(data: bytes, what: str) -> str:
     """Text of UTF-8 bytes, with or without a byte order mark.
 
     Raises:
@@ -134,15 +134,15 @@ def list_files(path: str) -> Listing:
     Raises:
         ValueError: naming the path, if nothing is there, or a name in it is not UTF-8.
     """
-    system, inner = _reach_given(path)
+    system, inner = _open_given(path)
     info = system.get_file_info(inner)
     if info.type == pafs.FileType.Directory:
         root = path if "://" in path else inner
-        return Listing(path, root, _below(system, inner, path, recursive=True), True)
-    root, folder = _parent(path), str(PurePosixPath(inner).parent)
+        return Listing(path, root, _list_below(system, inner, path, recursive=True), True)
+    root, folder = _parent_path(path), str(PurePosixPath(inner).parent)
     if info.type == pafs.FileType.File:
         return Listing(path, root, (ListedFile(info.base_name, info.size),), False)
-    files = _matching(system, folder, path, PurePosixPath(inner).name)
+    files = _match_pattern(system, folder, path, PurePosixPath(inner).name)
     return Listing(path, root, files, False)
 
 
@@ -152,56 +152,56 @@ def folder_root(path: str) -> str:
     Raises:
         ValueError: naming the path, if it is not one.
     """
-    system, inner = _reach_given(path)
+    system, inner = _open_given(path)
     if system.get_file_info(inner).type != pafs.FileType.Directory:
         raise ValueError(f"{path} is not a folder")
     return path if "://" in path else inner
 
 
-def list_beside(listing: Listing) -> tuple[ListedFile, ...]:
+def list_root_files(listing: Listing) -> tuple[ListedFile, ...]:
     """The files in the root itself, also those that were not chosen."""
-    system, folder = reach(listing.root)
-    return _below(system, folder, listing.given, recursive=False)
+    system, folder = open_root(listing.root)
+    return _list_below(system, folder, listing.given, recursive=False)
 
 
-def _reach_given(path: str) -> tuple[pafs.FileSystem, str]:
-    system, inner = filesystem(path)
+def _open_given(path: str) -> tuple[pafs.FileSystem, str]:
+    system, inner = open_filesystem(path)
     return system, inner.rstrip("/") or "/"
 
 
-def _parent(path: str) -> str:
+def _parent_path(path: str) -> str:
     if "://" not in path:
         return str(Path(path).expanduser().absolute().parent)
     place, mark, options = path.partition("?")
     return place.rstrip("/").rpartition("/")[0] + "/" + mark + options
 
 
-def _matching(system: Any, folder: str, path: str, pattern: str) -> tuple[ListedFile, ...]:
+def _match_pattern(system: Any, folder: str, path: str, pattern: str) -> tuple[ListedFile, ...]:
     is_folder = system.get_file_info(folder).type == pafs.FileType.Directory
     if not is_folder or not any(mark in pattern for mark in "*?["):
         raise ValueError(f"source {path} is missing: no file, folder or glob (in the last part of the path) is there")
-    found = _below(system, folder, path, recursive=False)
+    found = _list_below(system, folder, path, recursive=False)
     files = tuple(file for file in found if fnmatch.fnmatchcase(file.name, pattern))
     if not files:
         raise ValueError(f"source {path} matches no file")
     return files
 
 
-def _below(system: Any, folder: str, given: str, *, recursive: bool) -> tuple[ListedFile, ...]:
+def _list_below(system: Any, folder: str, given: str, *, recursive: bool) -> tuple[ListedFile, ...]:
     try:
         infos = system.get_file_info(pafs.FileSelector(folder, recursive=recursive))
     except UnicodeDecodeError as error:
         raise ValueError(f"source {given} holds a name that is not UTF-8: {error.object!r}") from None
     start = len(folder.rstrip("/")) + 1
     files = [ListedFile(info.path[start:], info.size) for info in infos if info.type == pafs.FileType.File]
-    return tuple(sorted((file for file in files if not _hidden(file.name)), key=lambda file: file.name))
+    return tuple(sorted((file for file in files if not _is_hidden(file.name)), key=lambda file: file.name))
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return any(piece.startswith(".") for piece in name.split("/"))
 
 
-def runs(sizes: Sequence[int], least: int) -> list[tuple[int, int]]:
+def group_by_size(sizes: Sequence[int], least: int) -> list[tuple[int, int]]:
     """Neighbours put together until each run holds about ``least``: (start, stop) of each."""
     result: list[tuple[int, int]] = []
     start = held = 0
@@ -221,7 +221,7 @@ def split_note(names: Sequence[str]) -> tuple[str, ...]:
     return ("files of train and test are read alike; give a glob such as train-* to read some of them",)
 
 
-def shown(names: Sequence[str], limit: int = 5) -> str:
+def summarise_names(names: Sequence[str], limit: int = 5) -> str:
     """Some names for a message, and how many more there are."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

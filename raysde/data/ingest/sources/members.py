@@ -50,19 +50,19 @@ class MemberPlace:
         return f"{self.key}.{self.extension}"[len(key) + 1 :].lower()
 
 
-def place(path: str) -> MemberPlace:
+def locate_member(path: str) -> MemberPlace:
     """Return where a file belongs."""
     folder, slash, base = path.rpartition("/")
     first, *pieces = base.split(".")
     stem = folder + slash + first
     if not pieces:
         return MemberPlace(stem, stem, "")
-    names = [number for number, piece in enumerate(pieces[:-1], start=1) if not _says_what(piece)]
+    names = [number for number, piece in enumerate(pieces[:-1], start=1) if not _is_kind_word(piece)]
     cut = names[-1] if names else 0
     return MemberPlace(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower())
 
 
-def _says_what(piece: str) -> bool:
+def _is_kind_word(piece: str) -> bool:
     counted = NUMBERED.fullmatch(piece)
     return WORD.fullmatch(piece) is not None or (counted is not None and counted[1].lower() in COUNTED)
 
@@ -74,7 +74,7 @@ def is_about(extension: str, image: str, words: set[str]) -> bool:
     return own in ("", image.rpartition(".")[0], image) or own.rstrip("0123456789_-") in words
 
 
-def kind_of(extension: str) -> str:
+def extension_label(extension: str) -> str:
     """Return how files of an extension are named in a report."""
     return f".{re.sub('[0-9]+', 'N', extension)} files" if extension else "files without a suffix"
 

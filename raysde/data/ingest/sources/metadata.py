@@ -4,9 +4,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raysde.data.ingest.sources.book import Book
-from raysde.data.ingest.sources.columns import given, normal, shown_names
-from raysde.data.ingest.sources.descriptions import FILE_KEYS, describe
-from raysde.data.ingest.sources.listing import Listing, inside, shown, utf8
+from raysde.data.ingest.sources.columns import nonempty_values, normalise_name, summarise_columns
+from raysde.data.ingest.sources.descriptions import FILE_KEYS, read_entry
+from raysde.data.ingest.sources.listing import Listing, decode_utf8, normalise_path, summarise_names
 from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES, json_rows, table_rows
 
 
@@ -23,7 +23,7 @@ def metadata_files(listing: Listing) -> list[str]:
     if len(tables) > 1 and not named:
         raise ValueError(
             f"source {listing.given} holds {len(tables)} tables (JSON lines, CSV or TSV), expected one: "
-            f"{shown(tables)}; name those that describe the images metadata.jsonl or metadata.csv"
+            f"{summarise_names(tables)}; name those that describe the images metadata.jsonl or metadata.csv"
         )
     return lines or named or tables
 
@@ -37,7 +37,7 @@ def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
     """
     data = listing.read(file)
     where = listing.path(file)
-    text = utf8(data, where)
+    text = decode_utf8(data, where)
     delimiter = TABLES.get(PurePosixPath(file).suffix.lower())
     rows = json_rows(text, where) if delimiter is None else table_rows(text, where, delimiter)
     columns: dict[str, None] = {}
@@ -56,8 +56,8 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
         ValueError: naming ``where``, if it names no image, or is wrong about it.
     """
     try:
-        name = image_of(row, folder, book)
-        captions, label = describe(row, book.words)
+        name = find_image(row, folder, book)
+        captions, label = read_entry(row, book.words)
         if name in book.names:
             book.add(name, captions, label)
         else:
@@ -66,22 +66,23 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
         raise ValueError(f"{where}: {error}") from error
 
 
-def image_of(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
+def find_image(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
     """Return the image that a row is about, there or not.
 
     Raises:
         ValueError: if no column names one, or two columns name two images that are there.
     """
-    values = given(row, [key for key in FILE_KEYS if key not in book.words.captions + book.words.labels])
+    values = nonempty_values(row, [key for key in FILE_KEYS if key not in book.words.captions + book.words.labels])
     paths = {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
     if not paths:
         raise ValueError(
-            f"no image is named (one of the keys {', '.join(FILE_KEYS)}; there are {shown_names(row)}); move the file "
+            f"no image is named (one of the keys {', '.join(FILE_KEYS)}; there are {summarise_columns(row)}); move "
+            "the file "
             "out of the source if it does not describe the images"
         )
-    first = str(folder / inside(next(iter(paths.values()))))
+    first = str(folder / normalise_path(next(iter(paths.values()))))
     if first not in book.names:
-        first = str(folder / inside(next(iter(paths.values())).strip()))
+        first = str(folder / normalise_path(next(iter(paths.values())).strip()))
     others = {column: str(folder / PurePosixPath(path.strip())) for column, path in list(paths.items())[1:]}
     for column, other in others.items():
         if other != first and other in book.names and first in book.names:
@@ -91,12 +92,12 @@ def image_of(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
 
 def column_notes(file: str, columns: dict[str, None], book: Book) -> list[str]:
     """Return remarks about the columns that are not read, and about those that are looked for and not there."""
-    unread = [name for name in columns if normal(name) not in FILE_KEYS and not book.words.reads(name)]
-    notes = [f"{file}: columns {shown_names(unread)} are not read"] if unread else []
-    there = {normal(name) for name in columns}
+    unread = [name for name in columns if normalise_name(name) not in FILE_KEYS and not book.words.reads(name)]
+    notes = [f"{file}: columns {summarise_columns(unread)} are not read"] if unread else []
+    there = {normalise_name(name) for name in columns}
     if columns and not there & set(book.words.captions):
         notes.append(
             f"{file} has no column of captions ({', '.join(book.words.captions)}); its columns are "
-            f"{shown_names(columns)}; --caption-column NAME reads another"
+            f"{summarise_columns(columns)}; --caption-column NAME reads another"
         )
     return notes

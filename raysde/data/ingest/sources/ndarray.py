@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from raysde.data.ingest.sources.listing import Listing, reach
+from raysde.data.ingest.sources.listing import Listing, open_root
 
 ARRAY_SUFFIXES = (".npy", ".npz", "ubyte", "ubyte.gz")
 IDX_TYPES = {0x08: "|u1", 0x09: "|i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -42,12 +42,12 @@ class Title:
     def tokens(self) -> tuple[str, ...]:
         """The words of its name; those of the file's for NumPy's ``arr_0``."""
         unnamed = self.member is None or self.member.startswith("arr_")
-        return tokens(self.file if unnamed or self.member is None else self.member)
+        return split_name(self.file if unnamed or self.member is None else self.member)
 
     @contextmanager
     def stream(self) -> Iterator[tuple[Any, int]]:
         """The array's bytes with their header, and their number, -1 if that takes reading them."""
-        system, folder = reach(self.root)
+        system, folder = open_root(self.root)
         with ExitStack() as stack:
             raw = stack.enter_context(system.open_input_file(f"{folder}/{self.file}"))
             if self.member is not None:
@@ -84,13 +84,13 @@ class Array(Title):
             raise ValueError(f"array {self.title} is damaged: {error}") from error
 
 
-def tokens(name: str) -> tuple[str, ...]:
+def split_name(name: str) -> tuple[str, ...]:
     """The words of a file's or array's name, without what says how it is stored."""
     words = re.split(r"[-_.]", PurePosixPath(name).name.lower())
     return tuple(word for word in words if word not in ("npy", "npz", "gz"))
 
 
-def titles(listing: Listing, file: str) -> list[Title]:
+def list_arrays(listing: Listing, file: str) -> list[Title]:
     """The arrays in a file.
 
     Raises:
@@ -98,7 +98,7 @@ def titles(listing: Listing, file: str) -> list[Title]:
     """
     if not file.lower().endswith(".npz"):
         return [Title(listing.root, file, None)]
-    system, folder = reach(listing.root)
+    system, folder = open_root(listing.root)
     try:
         with system.open_input_file(f"{folder}/{file}") as source, zipfile.ZipFile(source) as archive:
             return [Title(listing.root, file, name) for name in sorted(archive.namelist()) if name.endswith(".npy")]
@@ -115,9 +115,9 @@ def open_array(listing: Listing, title: Title) -> Array:
     try:
         with title.stream() as (source, size):
             is_numpy = title.member is not None or title.file.lower().endswith(".npy")
-            shape, dtype, offset = (_numpy_header if is_numpy else _idx_header)(source)
+            shape, dtype, offset = (_read_numpy_header if is_numpy else _read_idx_header)(source)
             expected = offset + math.prod(shape) * dtype.itemsize
-            found = size if size >= 0 else _length(source, offset)
+            found = size if size >= 0 else _measure_length(source, offset)
     except DAMAGED as error:
         raise ValueError(f"{listing.path(title.title)} cannot be read as an array: {error}") from error
     if found != expected:
@@ -125,14 +125,14 @@ def open_array(listing: Listing, title: Title) -> Array:
     return Array(title.root, title.file, title.member, shape, dtype.str, offset)
 
 
-def _length(source: Any, read: int) -> int:
+def _measure_length(source: Any, read: int) -> int:
     """Bytes of a stream of which ``read`` have been read."""
     while chunk := source.read(1 << 20):
         read += len(chunk)
     return read
 
 
-def _idx_header(source: Any) -> tuple[tuple[int, ...], np.dtype, int]:
+def _read_idx_header(source: Any) -> tuple[tuple[int, ...], np.dtype, int]:
     # http://yann.lecun.com/exdb/mnist: two zeros, type, number of dimensions, then each as big-endian uint32
     zeros, kind, dimensions = struct.unpack(">HBB", source.read(4))
     if zeros != 0 or kind not in IDX_TYPES or dimensions == 0:
@@ -141,7 +141,7 @@ def _idx_header(source: Any) -> tuple[tuple[int, ...], np.dtype, int]:
     return shape, np.dtype(IDX_TYPES[kind]), 4 + 4 * dimensions
 
 
-def _numpy_header(source: Any) -> tuple[tuple[int, ...], np.dtype, int]:
+def _read_numpy_header(source: Any) -> tuple[tuple[int, ...], np.dtype, int]:
     version = np.lib.format.read_magic(source)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its format {version} is not 1.0 or 2.0")

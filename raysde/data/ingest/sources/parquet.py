@@ -20,17 +20,17 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from raysde.data.ingest.samples import Bad, Sample
-from raysde.data.ingest.sources.columns import shown_names, spelled
-from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, captions_of, label_of
+from raysde.data.ingest.sources.columns import find_spellings, summarise_columns
+from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, parse_captions, parse_label
 from raysde.data.ingest.sources.listing import (
     Contents,
     FileReader,
     Listing,
-    inside,
-    reach,
-    runs,
-    shown,
+    group_by_size,
+    normalise_path,
+    open_root,
     split_note,
+    summarise_names,
 )
 
 IMAGE_COLUMNS = tuple(
@@ -50,13 +50,13 @@ class ParquetColumns:
     classes: tuple[str, ...] = ()
     unread: tuple[str, ...] = field(default=(), compare=False)
 
-    def described(self) -> str:
+    def describe_columns(self) -> str:
         """Return what tells files apart, for a message."""
         named = (("captions", self.caption), ("labels", self.label))
         parts = [f"images of column {self.image!r} ({self.form})"]
         parts += [f"{what} of {name!r}" if name is not None else f"no {what}" for what, name in named]
         if self.classes:
-            parts.append(f"{len(self.classes)} class names ({shown(self.classes)})")
+            parts.append(f"{len(self.classes)} class names ({summarise_names(self.classes)})")
         return ", ".join(parts)
 
 
@@ -88,7 +88,7 @@ class ParquetPart:
         Raises:
             OSError: naming file and row group, if a remote file system fails: another attempt may succeed.
         """
-        system, folder = reach(self.root)
+        system, folder = open_root(self.root)
         reader = (
             FileReader(self.root, str(PurePosixPath(self.file).parent))
             if self.images is None
@@ -123,17 +123,17 @@ class ParquetPart:
     def _sample(self, batch: pa.RecordBatch, index: int, row: int, reader: FileReader) -> Sample | Bad:
         key = f"{self.file}#{row}"
         try:
-            image = _image(batch.column(self.columns.image)[index].as_py(), self.columns.form, reader)
+            image = _read_image(batch.column(self.columns.image)[index].as_py(), self.columns.form, reader)
             caption = self.columns.caption and batch.column(self.columns.caption)[index].as_py()
             label = self.columns.label and batch.column(self.columns.label)[index].as_py()
-            return Sample(key, image, captions_of(caption), self._label(label))
+            return Sample(key, image, parse_captions(caption), self._label(label))
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
 
     def _label(self, value: Any) -> str | None:
         classes = self.columns.classes
         if not classes or not isinstance(value, int):
-            return label_of(value)
+            return parse_label(value)
         if value == -1:  # Hugging Face's mark for no label
             return None
         if not 0 <= value < len(classes):
@@ -141,14 +141,14 @@ class ParquetPart:
         return classes[value]
 
 
-def _image(value: Any, form: str, reader: FileReader) -> bytes:
+def _read_image(value: Any, form: str, reader: FileReader) -> bytes:
     fields = value if form == "struct" and value is not None else {form: value}
     data, path = fields.get("bytes"), fields.get("path")
     if data is not None:
         return data
     if path is None:
         raise ValueError("the image is null")
-    return reader(inside(path))
+    return reader(normalise_path(path))
 
 
 def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vocabulary = ANY) -> Contents:
@@ -166,16 +166,16 @@ def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vo
     parts: list[ParquetPart] = []
     columns: ParquetColumns | None = None
     for file in listing.names(".parquet"):
-        metadata, schema = _footer(listing, file)
+        metadata, schema = _read_footer(listing, file)
         found = find_columns(schema, file, words)
         if columns is not None and found != columns:
             raise ValueError(
-                f"source {listing.given}: {file} is read as {found.described()}, the files before it as "
-                f"{columns.described()}; give files of one kind, or make their columns equal"
+                f"source {listing.given}: {file} is read as {found.describe_columns()}, the files before it as "
+                f"{columns.describe_columns()}; give files of one kind, or make their columns equal"
             )
         columns = found
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        for start, stop in runs(sizes, part_rows):
+        for start, stop in group_by_size(sizes, part_rows):
             first, count = sum(sizes[:start]), sum(sizes[start:stop])
             name = f"{file}#{first}"
             parts.append(ParquetPart(listing.root, file, (start, stop), first, found, images, name, count))
@@ -184,11 +184,11 @@ def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vo
         raise ValueError(f"source {listing.given} holds no row")
     if images is not None and columns.form == "bytes":
         raise ValueError(f"images {images} is given, but column {columns.image!r} holds the images themselves")
-    return Contents(parts, rows, tuple(_remarks(listing, columns)))
+    return Contents(parts, rows, tuple(_list_remarks(listing, columns)))
 
 
-def _footer(listing: Listing, file: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    system, folder = reach(listing.root)
+def _read_footer(listing: Listing, file: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    system, folder = open_root(listing.root)
     with system.open_input_file(f"{folder}/{file}") as source:
         try:
             table = pq.ParquetFile(source)
@@ -197,13 +197,13 @@ def _footer(listing: Listing, file: str) -> tuple[pq.FileMetaData, pa.Schema]:
             raise ValueError(f"{listing.path(file)} is not a whole Parquet file: {error}") from error
 
 
-def _remarks(listing: Listing, columns: ParquetColumns) -> Iterator[str]:
+def _list_remarks(listing: Listing, columns: ParquetColumns) -> Iterator[str]:
     said = {"captions": columns.caption, "labels": columns.label}
     there = [f"{what} from {name!r}" for what, name in {"images": columns.image, **said}.items() if name is not None]
     missing = [what for what, name in said.items() if name is None]
     yield f"read {', '.join(there)}" + (f"; there are no {' and no '.join(missing)}" if missing else "")
     if columns.unread:
-        yield f"columns {shown_names(columns.unread)} are not read"
+        yield f"columns {summarise_columns(columns.unread)} are not read"
     yield from split_note(listing.names(".parquet"))
 
 
@@ -218,16 +218,20 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
     if twice is not None:
         raise ValueError(f"{file} has the column {twice!r} twice; rename or remove one of the two")
     words.require(schema.names, file)
-    types = {name: _plain(schema.field(name).type) for name in schema.names}
-    features = _features(schema, file)
+    types = {name: _plain_type(schema.field(name).type) for name in schema.names}
+    features = _read_features(schema, file)
     try:
-        image = _image_column(types, features, words)
+        image = _find_image_column(types, features, words)
         others = {name: kind for name, kind in types.items() if name != image}
-        caption = _one(spelled([name for name, kind in others.items() if _is_text(kind)], words.captions), "caption")
-        label = _one(spelled([name for name, kind in others.items() if _is_label(kind)], words.labels), "label")
+        caption = _choose_one(
+            find_spellings([name for name, kind in others.items() if _is_text(kind)], words.captions), "caption"
+        )
+        label = _choose_one(
+            find_spellings([name for name, kind in others.items() if _is_label(kind)], words.labels), "label"
+        )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    form = _form(types[image]) if image is not None else None
+    form = _image_form(types[image]) if image is not None else None
     if image is None or form is None:
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
@@ -239,16 +243,18 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
     return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), unread)
 
 
-def _image_column(types: dict[str, pa.DataType], features: dict[str, dict[str, Any]], words: Vocabulary) -> str | None:
-    forms = {name: form for name, kind in types.items() if (form := _form(kind)) is not None}
+def _find_image_column(
+    types: dict[str, pa.DataType], features: dict[str, dict[str, Any]], words: Vocabulary
+) -> str | None:
+    forms = {name: form for name, kind in types.items() if (form := _image_form(kind)) is not None}
     free = [name for name in forms if words == ANY or not words.reads(name)]
-    names = spelled(free, IMAGE_COLUMNS)
+    names = find_spellings(free, IMAGE_COLUMNS)
     declared = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     structs = [name for name, form in forms.items() if form == "struct"]
     return next((name for name in [*names.values(), *declared, *structs] if name in forms), None)
 
 
-def _one(found: dict[str, str], what: str) -> str | None:
+def _choose_one(found: dict[str, str], what: str) -> str | None:
     """Return the one column of several names that mean the same.
 
     Raises:
@@ -260,7 +266,7 @@ def _one(found: dict[str, str], what: str) -> str | None:
     return names[0] if names else None
 
 
-def _features(schema: pa.Schema, file: str) -> dict[str, dict[str, Any]]:
+def _read_features(schema: pa.Schema, file: str) -> dict[str, dict[str, Any]]:
     """The columns' types as Hugging Face's datasets writes them into the schema."""
     written = (schema.metadata or {}).get(b"huggingface")
     if written is None:
@@ -272,7 +278,7 @@ def _features(schema: pa.Schema, file: str) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{file}: the schema's huggingface metadata cannot be read: {error!r}") from error
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _plain_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pat.is_dictionary(kind) else kind
 
 
@@ -280,7 +286,7 @@ def _is_string(kind: pa.DataType) -> bool:
     return pat.is_string(kind) or pat.is_large_string(kind) or pat.is_string_view(kind)
 
 
-def _form(kind: pa.DataType) -> Literal["bytes", "struct", "path"] | None:
+def _image_form(kind: pa.DataType) -> Literal["bytes", "struct", "path"] | None:
     if pat.is_struct(kind) and {"bytes", "path"} <= {kind.field(number).name for number in range(kind.num_fields)}:
         return "struct"
     if pat.is_binary(kind) or pat.is_large_binary(kind) or pat.is_binary_view(kind):
@@ -290,7 +296,7 @@ def _form(kind: pa.DataType) -> Literal["bytes", "struct", "path"] | None:
 
 def _is_text(kind: pa.DataType) -> bool:
     is_list = pat.is_list(kind) or pat.is_large_list(kind)
-    return _is_string(_plain(kind.value_type) if is_list else kind)
+    return _is_string(_plain_type(kind.value_type) if is_list else kind)
 
 
 def _is_label(kind: pa.DataType) -> bool:

@@ -8,7 +8,7 @@ from raysde.data.ingest.sources.listing import Listing
 STATS = re.compile(r"(.*/)?(\d+)_stats\.json")
 
 
-def pieces(listing: Listing) -> frozenset[str]:
+def find_pieces(listing: Listing) -> frozenset[str]:
     """Return the pieces of a download, as paths without a suffix: those that have statistics, and those that have a
     table beside a folder or an archive of the same number."""
     names = [file.name for file in listing.files]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from raysde.data.ingest.sources.descriptions import Vocabulary, clean, describe
-from raysde.data.ingest.sources.listing import FileReader, Listing, utf8
+from raysde.data.ingest.sources.descriptions import Vocabulary, clean_captions, read_entry
+from raysde.data.ingest.sources.listing import FileReader, Listing, decode_utf8
 from raysde.io.documents import read_json
 
 CAPTIONS = (".txt", ".text", ".caption")
@@ -22,7 +22,7 @@ class SidecarText:
     unread: tuple[str, ...] = ()
 
 
-def paired(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]]:
+def pair_files(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the files beside each image: of its name with another suffix, or with one more; in any case of letters.
 
     A file whose name differs in case alone belongs to an image if no other image or file differs so.
@@ -61,7 +61,7 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader)
     label: str | None = None
     unread: list[str] = []
     for file in files:
-        text = utf8(reader(file), file)
+        text = decode_utf8(reader(file), file)
         if not file.lower().endswith(JSON):
             captions.update(dict.fromkeys(text_captions(text)))
             continue
@@ -86,7 +86,7 @@ def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tup
     """
     words.require(row, where)
     try:
-        captions, label = describe(row, words)
+        captions, label = read_entry(row, words)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return captions, label, [f"key {key!r} of .json" for key in row if not words.reads(key)]
@@ -94,4 +94,4 @@ def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tup
 
 def text_captions(text: str) -> tuple[str, ...]:
     """Return the captions of a text file, one a line."""
-    return clean(text.split("\n"))
+    return clean_captions(text.split("\n"))

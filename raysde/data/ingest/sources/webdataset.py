@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Self
 
 from raysde.data.ingest.samples import Bad, Sample
-from raysde.data.ingest.sources.descriptions import ANY, Vocabulary, clean, label_of
+from raysde.data.ingest.sources.descriptions import ANY, Vocabulary, clean_captions, parse_label
 from raysde.data.ingest.sources.listing import (
     Contents,
     Listing,
-    inside,
-    reach,
-    shown,
+    decode_utf8,
+    normalise_path,
+    open_root,
     split_note,
-    utf8,
+    summarise_names,
 )
 from raysde.data.ingest.sources.members import (
     CAPTION_WORDS,
@@ -34,11 +34,11 @@ from raysde.data.ingest.sources.members import (
     READ,
     MemberPlace,
     base_name,
+    extension_label,
     is_about,
-    kind_of,
-    place,
+    locate_member,
 )
-from raysde.data.ingest.sources.records import is_record, pieces
+from raysde.data.ingest.sources.records import find_pieces, is_record
 from raysde.data.ingest.sources.sidecars import read_object
 from raysde.data.ingest.sources.text_rows import parse_object
 
@@ -85,7 +85,7 @@ class TarSample:
 
     def _refusal(self, member: tarfile.TarInfo, extension: str) -> str | None:
         try:
-            inside(member.name)
+            normalise_path(member.name)
         except ValueError as error:
             return str(error)
         if member.islnk() or member.issym():
@@ -108,7 +108,7 @@ class TarSample:
             if self.problem is not None:
                 raise ValueError(self.problem)
             image = self._image()
-            captions, label, unread = self._described(image)
+            captions, label, unread = self._read_descriptions(image)
             return Sample(key, self.files[image], captions, label, tuple(unread))
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
@@ -119,14 +119,14 @@ class TarSample:
         if not found:
             raise ValueError("it holds no image, expected one")
         if len(found) > 1:
-            names = shown([base_name(self.key, extension) for extension in found])
+            names = summarise_names([base_name(self.key, extension) for extension in found])
             raise ValueError(
                 f"it holds {len(found)} images ({names}), expected one; where they are samples of their own, unpack "
                 "the archive and ingest the folder, or rename them without a dot in the name"
             )
         return found[0]
 
-    def _described(self, image: str) -> tuple[tuple[str, ...], str | None, list[str]]:
+    def _read_descriptions(self, image: str) -> tuple[tuple[str, ...], str | None, list[str]]:
         captions: dict[str, None] = {}
         labels: dict[str, str] = {}
         unread: list[str] = []
@@ -134,19 +134,19 @@ class TarSample:
             own, _, suffix = extension.rpartition(".")
             name = base_name(self.key, extension)
             if suffix in JSON and is_about(extension, image, JSON_WORDS):
-                row = parse_object(utf8(self.files[extension], name), name)
+                row = parse_object(decode_utf8(self.files[extension], name), name)
                 more, label, keys = read_object(row, self.words, name)
                 captions.update(dict.fromkeys(more))
                 unread += keys
             elif is_about(extension, image, LABEL_WORDS) and (
                 suffix in LABELS or (suffix == "txt" and own in LABEL_WORDS)
             ):
-                label = label_of(utf8(self.files[extension], name))
+                label = parse_label(decode_utf8(self.files[extension], name))
             elif suffix in CAPTIONS and is_about(extension, image, CAPTION_WORDS):
-                captions.update(dict.fromkeys(clean([utf8(self.files[extension], name)])))
+                captions.update(dict.fromkeys(clean_captions([decode_utf8(self.files[extension], name)])))
                 label = None
             else:
-                unread += [kind_of(extension)] if extension != image else []
+                unread += [extension_label(extension)] if extension != image else []
                 continue
             if label is not None:
                 labels.setdefault(label, extension)
@@ -177,7 +177,7 @@ class TarPart:
             with self._stream() as stream:
                 return any(
                     extension.rpartition(".")[2] in JSON
-                    for group in _groups(stream, self.words)
+                    for group in _group_members(stream, self.words)
                     for extension in group.files
                 )
         except DAMAGE:
@@ -185,7 +185,7 @@ class TarPart:
 
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:
-        system, folder = reach(self.root)
+        system, folder = open_root(self.root)
         with system.open_input_stream(f"{folder}/{self.name}", compression=None) as stream:
             # tarfile alone does not compare gzip's checksums
             zipped = self.name.lower().endswith((".gz", ".tgz"))
@@ -197,14 +197,14 @@ def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[
     """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages."""
     last = "the start"
     try:
-        for group in _groups(stream, words):
+        for group in _group_members(stream, words):
             last = group.key
             yield group.sample(name)
     except DAMAGE as error:
         yield Bad(name, f"archive {name} is damaged or cut short after {last}: {error}")
 
 
-def _groups(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
+def _group_members(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
     """Yield groups of neighbours, each when it is complete; one whose key was there before has that as its problem."""
     grouping = Grouping(words)
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header, errors="backslashreplace") as archive:
@@ -214,7 +214,7 @@ def _groups(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
             hidden = path.rpartition("/")[2].startswith(".")
             if hidden or not (member.isreg() or member.islnk() or member.issym()):
                 continue
-            complete, extension = grouping.put(place(path))
+            complete, extension = grouping.put(locate_member(path))
             if complete is not None:
                 yield complete
             assert grouping.group is not None, "a member has a group"
@@ -250,7 +250,7 @@ class Grouping:
             extension = where.under(group.key)
             if where.suffix not in IMAGES or not self._own_image(group):
                 return None, extension
-            group.problem = group.problem or _doubtful(group.key, extension)
+            group.problem = group.problem or _describe_doubt(group.key, extension)
             return None, extension
         if group is not None and self._adopts(group, where):
             group.files = {f"{group.key}.{old}"[len(where.key) + 1 :].lower(): b for old, b in group.files.items()}
@@ -276,11 +276,11 @@ class Grouping:
         if where.key in self.seen:
             return f"files of {where.key!r} appear again, not beside the others"
         if where.key == where.stem and (others := self.dotted.get(where.key)):
-            return _doubtful(where.key, others[0][len(where.key) + 1 :])
+            return _describe_doubt(where.key, others[0][len(where.key) + 1 :])
         return None
 
 
-def _doubtful(key: str, other: str) -> str:
+def _describe_doubt(key: str, other: str) -> str:
     return (
         f"files of {base_name(key, other)!r} may be of this sample or of one of their own; rename them without a dot "
         "in the name, or unpack the archive and ingest the folder"
@@ -299,10 +299,10 @@ def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
             f"archive {names[0]} has no JSON with keys to choose from; leave --caption-column, --label-column out"
         )
     notes = list(split_note(names))
-    downloaded = pieces(listing)
+    downloaded = find_pieces(listing)
     if records := [file.name for file in listing.files if is_record(file.name, downloaded)]:
-        notes.append(f"records of a download are not read: {shown(records)}")
+        notes.append(f"records of a download are not read: {summarise_names(records)}")
     known = {*names, *records}
     if others := [file.name for file in listing.files if file.name not in known]:
-        notes.append(f"beside the archives, not read: {shown(others)}")
+        notes.append(f"beside the archives, not read: {summarise_names(others)}")
     return Contents([TarPart(listing.root, name, words) for name in names], None, tuple(notes))
