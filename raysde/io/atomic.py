@@ -90,12 +90,20 @@ def partial_name(place: Path) -> Path:
 
 
 def move_into_place(partial: Path, folder: Path) -> None:
-    """Rename a finished folder; one that was there gives way first, so that it is never there in part."""
+    """Rename a finished folder; one that was there gives way first, so that it is never there in part.
+
+    It comes back if the rename fails; after a kill between the two it is ``.NAME.old``.
+    """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(partial, folder)
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,5 +1,7 @@
 """Files and folders that appear whole or not at all, whoever is killed or fails while they are written."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -100,6 +102,29 @@ def test_an_error_leaves_nothing_and_a_full_disk_is_named(tmp_path, whole, error
     assert names(tmp_path / "new") == set()
     named = f"the thing cannot be written to {place}: [Errno 28] No space left on device"
     assert str(caught.value) == (named if raised is OSError else "x")
+
+
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch):
+    """The old one gives way, and is back after the error; until then nothing of it is deleted."""
+    folder, seen = tmp_path / "data", []
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    rename = os.replace
+
+    def fail(source, target):
+        if Path(source).name == ".data.partial":
+            seen.append([path.read_text() for path in tmp_path.rglob("a") if path.parent.name != ".data.partial"])
+            raise OSError(errno.EIO, "the disk is gone")
+        rename(source, target)
+
+    monkeypatch.setattr("os.replace", fail)
+    with (
+        pytest.raises(OSError, match="the disk is gone"),
+        write_folder_atomically(folder, "shards", replace=True) as new,
+    ):
+        (new / "a").write_text("new")
+    assert seen == [["old"]]
+    assert (folder / "a").read_text() == "old"
 
 
 def test_a_copy_that_is_killed_leaves_what_was_there(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raysde.data.batches.microbatch import Microbatch
-from raysde.data.batches.prefetch import fetch_ahead, prefetch_to_device
+from raysde.data.batches.prefetch import _wait_for_copies, fetch_ahead, prefetch_to_device
 
 WAIT = 10.0
 
@@ -80,6 +80,23 @@ def test_every_tensor_of_a_microbatch_is_moved_and_nothing_else():
     assert torch.equal(moved.labels, batch.labels + 1)
     assert moved.context is None
     assert (moved.step, moved.captions) == (batch.step, batch.captions)
+
+
+def test_a_step_waits_for_its_copies(monkeypatch):
+    """With streams and events that write down what is asked of them, since no GPU shows this race reliably."""
+    said = []
+
+    class Stream:
+        def wait_event(self, event):
+            said.append(f"wait for {event}")
+
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: said.append("use"), raising=False)
+    for number, (batch,) in enumerate(_wait_for_copies(zip(steps(2), "ab", strict=True), torch.device("cuda"))):
+        assert isinstance(batch, Microbatch)
+        said.append(f"step {number}")
+    tensors = sum(isinstance(value, torch.Tensor) for value in vars(batch).values())
+    assert said == ["wait for a", *["use"] * tensors, "step 0", "wait for b", *["use"] * tensors, "step 1"]
 
 
 @pytest.mark.gpu
