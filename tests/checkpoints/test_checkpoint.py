@@ -64,6 +64,17 @@ def test_an_export_samples_alike_and_cannot_be_resumed(trained, folder, tmp_path
         checkpoint.restore_state(trained[0], tmp_path / "export")
 
 
+def test_an_export_leaves_out_what_a_registry_wrote_beside_the_model(folder, tmp_path):
+    """MLflow's MLmodel and registered_model_meta speak of the version that was downloaded, not of its copy."""
+    shutil.copytree(folder, tmp_path / "downloaded")
+    for name in ("MLmodel", "registered_model_meta"):
+        (tmp_path / "downloaded" / name).write_text("model_name: digits")
+    for name in ("downloaded", "plain"):
+        checkpoint.export_checkpoint(folder if name == "plain" else tmp_path / name, tmp_path / f"{name}-export")
+    one, other = ({path.name for path in (tmp_path / f"{name}-export").iterdir()} for name in ("downloaded", "plain"))
+    assert one == other
+
+
 def test_only_safetensors_json_and_text(folder):
     kinds = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert kinds <= {".safetensors", ".json", ".txt"}
