@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysde.conditioning.external import OwnEncoder
+from raysde.conditioning.external import ExternalText, OwnEncoder
 
 
 class Frozen(nn.Module):
@@ -25,7 +25,7 @@ class Frozen(nn.Module):
 def test_what_requires_a_gradient_learns_beside_what_is_frozen(trained):
     """Without a part that learns, no graph is kept."""
     module = Frozen(trained)
-    encoder = OwnEncoder(module)
+    encoder = OwnEncoder(module, ExternalText(factory="mine:Frozen"))
     vectors = encoder(torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool))
     assert encoder.trainable is trained
     assert vectors.requires_grad is trained
