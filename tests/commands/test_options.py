@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,12 +17,20 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
+import raysde
 from raysde.cli import FORMER, build_parser, main
 from raysde.config import loading
 from tests.support.paths import ROOT
 from tests.support.pictures import rng_image
 
 RECIPE = str(ROOT / "jobs" / "configs" / "digits.yaml")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def everything() -> None:
+    """Every module, so that none is imported while a stand-in is in place, and keeps it."""
+    for module in pkgutil.walk_packages(raysde.__path__, "raysde."):
+        importlib.import_module(module.name)
 
 
 class Recorder:
