@@ -376,7 +376,7 @@ def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
     space = read_space({"train.lr": [1e-3, 1e-2]})
     plan, early = plan_trials(space, "grid", 0, 2), Halving(4, 2, 16)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
-    judged = Judged(sweep, SimpleNamespace(closed=lambda trial: None), SimpleNamespace(show=lambda: None))
+    judged = Judged(sweep, SimpleNamespace(close_run=lambda trial: None), SimpleNamespace(show=lambda: None))
     (tmp_path / "error.txt").write_text("Traceback\nActorDiedError: it was killed\n")
     trial, states = sweep.next(), []
     for again in (True, False):
@@ -390,7 +390,7 @@ def test_tune_is_told_to_stop_what_falls_behind(tmp_path):
     space = read_space({"train.lr": [1e-3, 1e-2]})
     plan, early = plan_trials(space, "grid", 0, 2), Halving(4, 2, 16)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
-    judged = Judged(sweep, SimpleNamespace(closed=lambda trial: None), SimpleNamespace(show=lambda: None))
+    judged = Judged(sweep, SimpleNamespace(close_run=lambda trial: None), SimpleNamespace(show=lambda: None))
 
     def told(number: int, **message) -> str:
         result = {key: json.dumps(value) for key, value in message.items()}
