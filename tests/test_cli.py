@@ -231,6 +231,8 @@ def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, place
     assert "--guidance must be a number from 0 on" in refused(capsys, *command[1:], "--guidance", "-1")
     assert main(["train", RECIPE, "--no-ray", *places, *small[1:], *own, "train.length.steps=3"]) == 0
     assert "continuing from step 2 of 3" in capsys.readouterr().err
+    assert main(["train", RECIPE, "--no-ray", *places, *small[1:], *own, "train.length.steps=1"]) == 0
+    assert "the run is at step 3, beyond the 1 of the recipe's length: nothing is left" in capsys.readouterr().err
 
 
 def test_a_class_is_what_is_asked_for_of_a_model_of_classes(tmp_path):

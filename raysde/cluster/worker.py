@@ -32,7 +32,7 @@ from raysde.io.filesystems import child_path, open_filesystem
 from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, describe_run, save_checkpoint
-from raysde.runs.resume import resume_run
+from raysde.runs.resume import describe_start, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.tracking.backlog import backlog_folder
 from raysde.training.loop import Validate, fit, is_due, measure_average
@@ -66,7 +66,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         if alone:
             batches = tell_first_batch(batches)
             if found:
-                tell_driver(f"continuing from step {start}")
+                tell_driver(describe_start(start, run.steps))
     hooks = RunHooks(run, tracker, lambda state: report_checkpoint(run, state, world, tracker))
     validate = make_validator(run, world)
     if settings["reports"] is not None and validate is not None:

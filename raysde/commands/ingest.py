@@ -85,6 +85,7 @@ def run_ingest(args: argparse.Namespace) -> None:
     from raysde.data.ingest.sources import open_source
 
     size = check_options(args)
+    check_apart(args.source, args.out)
     found = open_source(
         prepare_source(args.source, Path(args.out).expanduser(), size),
         part_rows=args.shard_rows,
@@ -118,6 +119,19 @@ def run_ingest(args: argparse.Namespace) -> None:
         )
     manifest = ingest(found, args.out, rules, name=args.source, licence=args.licence, skip_bad=args.skip_bad)
     print_summary(manifest, args.out)
+
+
+def check_apart(source: str, out: str) -> None:
+    """Guard a folder of images against shards among its files, with which it is no source any more.
+
+    Raises:
+        ValueError: if the shards would lie in the source.
+    """
+    folder, target = Path(source).expanduser().resolve(), Path(out).expanduser().resolve()
+    if folder.is_dir() and target.is_relative_to(folder):
+        raise ValueError(
+            f"{out} lies in the source {source}, where shards would be among the images: name another folder"
+        )
 
 
 def prepare_source(source: str, out: Path, size: Size | None) -> str:

@@ -57,11 +57,12 @@ def edit_files(
 
 
 def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
-    """uint8 [B, C, H, W].
+    """uint8 [B, C, H, W]; a grey image has three equal channels where the model has three, as when it is ingested.
 
     Raises:
         ValueError: naming an image of another size or number of channels, and both.
     """
+    files = [(path, image.expand(3, -1, -1) if (len(image), channels) == (1, 3) else image) for path, image in files]
     for path, image in files:
         if image.shape != (channels, *size):
             raise ValueError(

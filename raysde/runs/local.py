@@ -15,7 +15,7 @@ from raysde.distributed.world import current_world
 from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, Sink, save_checkpoint
-from raysde.runs.resume import resume_run
+from raysde.runs.resume import describe_start, resume_run
 from raysde.runs.run import Run
 from raysde.training.loop import fit
 from raysde.training.state import TrainState
@@ -39,7 +39,7 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     if found := storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak):
         run = resume_run(run, state, found)
         if speak is not None:
-            speak(f"continuing from step {state.step} of {run.steps}")
+            speak(describe_start(state.step, run.steps))
 
     def keep(state: TrainState) -> None:
         if world.is_first or has_shards(state.model):

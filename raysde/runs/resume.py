@@ -17,6 +17,13 @@ def is_run_over(run: Run, found: checkpoint.Description) -> bool:
     return found.step >= run.steps or (stopped and not (_is_longer(run, found) or _is_more_patient(run, found)))
 
 
+def describe_start(step: int, steps: int) -> str:
+    """Return where a resumed run begins, as its user is told."""
+    if step > steps:
+        return f"the run is at step {step}, beyond the {steps} of the recipe's length: nothing is left to train"
+    return f"continuing from step {step} of {steps}"
+
+
 def resume_run(run: Run, state: TrainState, found: Path) -> Run:
     """Load a checkpoint of the run into its fresh state, and return the run that goes on from there.
 

@@ -42,7 +42,7 @@ def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
     lines = [line for line in done.stderr.splitlines() if not line.startswith("training ")]
     lost = [line for line in lines if line.endswith("; starting again from step 5 (1 of 3 times)")]
     assert [line for line in lines if line not in lost] == [
-        "starting Ray", "starting 1 worker", "first batch", "continuing from step 5", "first batch",
+        "starting Ray", "starting 1 worker", "first batch", "continuing from step 5 of 10", "first batch",
     ]  # fmt: skip
     assert len(lost) == 1
     assert lines.index(lost[0]) == 3

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from raysde.cli import main
@@ -12,6 +13,7 @@ from raysde.data.dataset.reader import Reader
 from raysde.runs.run import open_run
 from tests.support.command_line import refused
 from tests.support.digits import write_digit_shards
+from tests.support.sources import write_images
 
 CELL, HIGH, GAP = 112, 112 + 26, 4
 
@@ -99,3 +101,14 @@ def test_the_plan_of_a_step_is_what_it_is_trained_on(recipe, tmp_path, capsys):
             assert (shard, key, label) == (about["shard"], about["key"], about["label"])
     for step in ("-1", "30"):
         assert f"--step must be from 0 to 29, got {step}" in refused(capsys, "plan", str(path), f"--step={step}")
+
+
+@pytest.mark.parametrize("out", [".", "shards", "a/b"])
+def test_shards_among_the_images_are_refused(tmp_path, capsys, out):
+    """With them the folder would hold files of several kinds, and be no source any more."""
+    folder = write_images(tmp_path / "photos")
+    before = sorted(folder.rglob("*"))
+    assert "shards would be among the images: name another folder" in refused(
+        capsys, "ingest", str(folder), str(folder / out)
+    )
+    assert sorted(folder.rglob("*")) == before

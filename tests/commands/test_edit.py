@@ -137,6 +137,18 @@ def test_there_is_an_image_for_each_prompt_and_label(tmp_path):
         assert len(list(out.glob("image-*.png"))) == count, asked
 
 
+def test_a_grey_image_is_one_of_three_equal_channels_to_a_colour_model(models, files, tmp_path):
+    """As when it is ingested: the result is that of the same picture saved as RGB."""
+    Image.open(files["grey"]).convert("RGB").save(tmp_path / "equal.png")
+    found = []
+    for name, path in (("grey", files["grey"]), ("rgb", str(tmp_path / "equal.png"))):
+        out = tmp_path / name
+        assert main(["edit", models["colour"], "--image", path, "--strength", "0.5", "--out", str(out), *FAST]) == 0
+        found.append(open_image(out / "image-000.png"))
+    assert found[0].shape == (3, 8, 8)
+    assert torch.equal(*found)
+
+
 def test_greys_are_means_to_the_nearest_level():
     """Sums of three channels from 0 to 765, each against exact division; halves do not occur among thirds."""
     sums = torch.arange(766)

@@ -492,3 +492,20 @@ def test_a_name_means_the_image_beside_its_description_first(tmp_path, place):
     write_json(folder, f"{place}/captions.json", {"00.png": "mine", "01.png": "above"})
     captions = {key: said for key, (said, _) in found(folder).items()}
     assert captions == {"00.png": (), "01.png": ("above",), f"{place}/00.png": ("mine",)}
+
+
+@pytest.mark.parametrize("link", ["loop", "cat/deep/loop"])
+@pytest.mark.parametrize("up", [".", "..", "../.."])
+def test_a_link_to_a_folder_around_it_is_named(tmp_path, link, up):
+    """Through it every image would be there forty times."""
+    folder = write_images(tmp_path / "a" / "f", ["cat/deep/1", "dog/2"])
+    (folder / link).symlink_to(up, target_is_directory=True)
+    with pytest.raises(ValueError, match=rf"{link} is a link to a folder that it lies in: remove it"):
+        open_source(str(folder))
+
+
+def test_a_link_to_another_folder_is_followed(tmp_path):
+    folder = write_images(tmp_path / "f", ["dog/2"])
+    write_images(tmp_path / "elsewhere", ["1"])
+    (folder / "cat").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert [label for _, label in found(folder).values()] == ["cat", "dog"]

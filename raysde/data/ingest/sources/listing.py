@@ -1,6 +1,7 @@
 """The files of a source through pyarrow's file systems, and what each kind of source makes of them."""
 
 import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,6 +139,8 @@ def list_files(path: str) -> Listing:
     info = system.get_file_info(inner)
     if info.type == pafs.FileType.Directory:
         root = path if "://" in path else inner
+        if root == inner:
+            _check_links(Path(inner))
         return Listing(path, root, _list_below(system, inner, path, recursive=True), True)
     root, folder = _parent_path(path), str(PurePosixPath(inner).parent)
     if info.type == pafs.FileType.File:
@@ -195,6 +198,19 @@ def _list_below(system: Any, folder: str, given: str, *, recursive: bool) -> tup
     start = len(folder.rstrip("/")) + 1
     files = [ListedFile(info.path[start:], info.size) for info in infos if info.type == pafs.FileType.File]
     return tuple(sorted((file for file in files if not _is_hidden(file.name)), key=lambda file: file.name))
+
+
+def _check_links(root: Path) -> None:
+    """Guard against a link below ``root`` to a folder that it lies in, through which all is listed many times.
+
+    Raises:
+        ValueError: naming the link.
+    """
+    for folder, below, _ in os.walk(root, followlinks=False):
+        for name in below:
+            link = Path(folder, name)
+            if link.is_symlink() and not _is_hidden(name) and link.parent.resolve().is_relative_to(link.resolve()):
+                raise ValueError(f"source {root}: {link} is a link to a folder that it lies in: remove it")
 
 
 def _is_hidden(name: str) -> bool:
