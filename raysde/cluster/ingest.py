@@ -78,8 +78,8 @@ def begin_ingest(out: str, wanted: str) -> dict[int, Converted]:
     if exists(child_path(out, "manifest.json")):
         raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
     refused = (
-        f"{out} holds an unfinished ingest of another source or with other options, or of another version of "
-        "raysde; remove it or repeat those"
+        f"{out} holds an unfinished ingest of another source or with other options, of the same source before it was "
+        "changed, or of another version of raysde: remove it to begin anew, or repeat that one"
     )
     ingest_journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
     recorded = {number: Converted.from_json(content) for number, content in ingest_journal(out).records()}

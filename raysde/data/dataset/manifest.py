@@ -193,7 +193,7 @@ def _suggest_remedy(path: str) -> str:
         return f"it is a file, and training reads shards: make them with `raysde ingest {path} SHARDS`"
     names = [each.base_name for each in system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))]
     if INGESTING in names:
-        return "`raysde ingest` was interrupted there: repeat its command"
+        return "`raysde ingest` was interrupted there: repeat its command, or remove the folder"
     if not names:
         return f"make one with `raysde ingest SOURCE {path}`"
     more = ", ..." if len(names) > 1 else ""

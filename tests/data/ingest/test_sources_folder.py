@@ -494,6 +494,22 @@ def test_a_name_means_the_image_beside_its_description_first(tmp_path, place):
     assert captions == {"00.png": (), "01.png": ("above",), f"{place}/00.png": ("mine",)}
 
 
+@pytest.mark.parametrize("key", ["labels", "Labels", "LABELS"])
+@pytest.mark.parametrize("form", [list, dict])
+def test_labels_of_a_dataset_json_are_found_in_any_spelling(tmp_path, key, form):
+    """A list of pairs, as EDM writes it, or a map; under a folder's name they go before its own."""
+    pairs = [["cat/a.png", 7], ["dog/b.png", 3]]
+    value = dict(pairs) if form is dict else pairs
+    folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "dataset.json", {key: value})
+    assert {name: label for name, (_, label) in found(folder).items()} == {"cat/a.png": "7", "dog/b.png": "3"}
+
+
+@pytest.mark.parametrize("value", [None, []])
+def test_a_dataset_json_without_labels_says_that_there_are_none(tmp_path, value):
+    folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "dataset.json", {"labels": value})
+    assert {label for _, label in found(folder).values()} == {None}
+
+
 @pytest.mark.parametrize("link", ["loop", "cat/deep/loop"])
 @pytest.mark.parametrize("up", [".", "..", "../.."])
 def test_a_link_to_a_folder_around_it_is_named(tmp_path, link, up):

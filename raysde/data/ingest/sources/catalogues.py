@@ -1,6 +1,7 @@
 """JSON documents that describe many images of a folder.
 
-EDM and StyleGAN   {"labels": [["00000/img00000000.png", 3], ...]}, or null for no labels
+EDM and StyleGAN   {"labels": [["00000/img00000000.png", 3], ...]}, or a map {"00000/img00000000.png": 3, ...}
+                   in place of the pairs, or null for no labels
 COCO captions      {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "..."}]}
 rows               [{"file_name": "1.jpg", "text": "...", "label": 3}, ...]
 by name            {"1.jpg": "a caption", "2.jpg": ["one", "another"], "3.jpg": {"caption": "...", "label": 3}}
@@ -46,7 +47,7 @@ def _choose_reader(
         return _read_rows if rows and any(normalise_name(key) in FILE_KEYS for key in document[0]) else None
     if not isinstance(document, dict):
         return None
-    if "labels" in document and (document["labels"] is None or _list_pairs(document["labels"])):
+    if _find_labels(document, file, book) is not None:
         return _read_labels
     if isinstance(document.get("images"), list) and isinstance(notes := document.get("annotations"), list):
         captions = any(isinstance(note, dict) and "caption" in note for note in notes)
@@ -56,12 +57,20 @@ def _choose_reader(
     return _read_names if _names_images(document, file, book) else None
 
 
-def _list_pairs(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in value)
-    )
+def _find_labels(document: dict[str, Any], file: PurePosixPath, book: Book) -> tuple[str, list[Any]] | None:
+    """Return the key of labels and its pairs (name, label), if the document has such: an empty list for no labels."""
+    for key in document:
+        if normalise_name(key) == "labels":
+            value = document[key] or []
+            if isinstance(value, dict) and _names_images(value, file, book):
+                value = [[*pair] for pair in value.items()]
+            if isinstance(value, list) and all(map(_is_pair, value)):
+                return key, value
+    return None
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _names_images(document: dict[str, Any], file: PurePosixPath, book: Book) -> bool:
@@ -91,15 +100,17 @@ def _add_entry(
 
 def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
     """Read the dataset.json of EDM and StyleGAN."""
+    found = _find_labels(document, file, book)
+    assert found is not None
     book.labelled = str(file)
-    for number, (name, label) in enumerate(document["labels"] or (), start=1):
+    for number, (name, label) in enumerate(found[1], start=1):
         try:
             if isinstance(label, list):
                 raise ValueError(f"its label {str(label)[:40]} is a list, expected one class number")
             _add_entry(book, name, file, f"{where}, label {number}", (), parse_label(label))
         except ValueError as error:
             raise ValueError(f"{where}, label {number} ({name}): {error}") from error
-    others = [key for key in document if key != "labels"]
+    others = [key for key in document if key != found[0]]
     if others:
         book.notes.append(f"{file}: {summarise_names(others)} {'is' if len(others) == 1 else 'are'} not read")
 
