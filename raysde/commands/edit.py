@@ -87,6 +87,7 @@ def run_edit(args: argparse.Namespace) -> None:
 
     check_drawing_options(args)
     restoring = check_restoring_options(args)
+    check_inputs_stay(args)
     files = [(path, image) for path, image in open_images(args.image) for _ in range(args.n)]
     load = make_loader(args)
     model = load(args.model)
@@ -99,6 +100,19 @@ def run_edit(args: argparse.Namespace) -> None:
     sheet = arrange_side_by_side(shown, drawn.images, args.n)
     save_picture(make_grid(sheet, columns=args.n + 1), out / "sheet.png")
     print(f"{amount(len(files), 'image')} and {out / 'sheet.png'} ({amount(drawn.nfe, 'network evaluation')} each)")
+
+
+def check_inputs_stay(args: argparse.Namespace) -> None:
+    """Guard the images that are given against the results, which have names of their own in the folder ``--out``.
+
+    Raises:
+        ValueError: naming one that would be overwritten.
+    """
+    out = Path(args.out).resolve()
+    written = {out / f"image-{number:03d}.png" for number in range(len(args.image) * args.n)} | {out / "sheet.png"}
+    for given in (*args.image, *([args.mask] if args.mask else [])):
+        if Path(given).resolve() in written:
+            raise ValueError(f"--out {args.out}: a result would be written over {given}; name another folder")
 
 
 def check_restoring_options(args: argparse.Namespace) -> dict[str, Any]:

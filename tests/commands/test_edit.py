@@ -149,6 +149,21 @@ def test_a_grey_image_is_one_of_three_equal_channels_to_a_colour_model(models, f
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize(
+    ("name", "role"), [("image-001.png", "--image"), ("sheet.png", "--image"), ("image-000.png", "--mask")]
+)
+def test_an_input_is_not_written_over(models, files, tmp_path, capsys, name, role):
+    mine = tmp_path / "mine" / name
+    mine.parent.mkdir()
+    mine.write_bytes(Path(files["mask"]).read_bytes())
+    given = ["--image", files["grey"], str(mine)] if role == "--image" else ["--image", files["grey"]]
+    task = ["--mask", str(mine)] if role == "--mask" else ["--strength", "0.5"]
+    said = refused(capsys, "edit", models["captions"], *given, *task, "--out", str(mine.parent), *FAST)
+    assert f"a result would be written over {mine}; name another folder" in said
+    assert mine.read_bytes() == Path(files["mask"]).read_bytes()
+    assert [path.name for path in mine.parent.iterdir()] == [name]
+
+
 def test_greys_are_means_to_the_nearest_level():
     """Sums of three channels from 0 to 765, each against exact division; halves do not occur among thirds."""
     sums = torch.arange(766)
