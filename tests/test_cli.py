@@ -219,9 +219,12 @@ def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, place
     for more, known in (([], load_recipe(RECIPE).sampling.prompts), (own, captions)):
         assert main(["train", RECIPE, "--no-ray", *places, *small, *more]) == 0
         lines = capsys.readouterr().out.splitlines()
-        folder, command = lines[-2].split()[1], shlex.split(lines[-1].removeprefix("draw from it:"))
+        folder, command = lines[-3].split()[1], shlex.split(lines[-1].removeprefix("draw from it:"))
         assert (Path(folder).name, command[:3]) == ("step_000000002", ["raysde", "sample", folder])
         assert command[command.index("--prompt") + 1] in known
+    register = shlex.split(lines[-2].removeprefix("register it:"))
+    assert main([*register[1:], "--tracking-uri", f"sqlite:///{tmp_path / 'm.db'}"]) == 0
+    assert "own" in capsys.readouterr().out
     assert main([*command[1:], "-n", "2", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
     assert len(list((tmp_path / "drawn").glob("image-*.png"))) == 2
     capsys.readouterr()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 from raysde.commands import STARTED
@@ -78,7 +79,10 @@ def train_without_ray(recipe: "RunConfig") -> None:
         line.line.close()
     last = storage.fetch_newest_checkpoint(recipe.storage, recipe.name)
     if current_world().is_first and last is not None:
+        store = [] if recipe.tracking.uri is None else ["--tracking-uri", recipe.tracking.uri]
+        register = shlex.join(["raysde", "register", str(last), "--name", recipe.model_name, *store])
         print(f"checkpoint {last}")
+        print(f"register it:   {register}")
         print(f"draw from it:  {suggest_sample_command(str(last), last)}")
 
 
