@@ -78,8 +78,8 @@ def schedule(count: int, seed: int) -> list[Case]:
     cases = []
     for number in range(count):
         random = Random(f"{seed}-{number}")
-        workers = 2 if (number + number // len(KINDS)) % 3 == 2 else 1
-        kind = KINDS[number % len(KINDS)]
+        turn, kind = number // len(KINDS), KINDS[number % len(KINDS)]
+        workers = 2 if (turn + number % len(KINDS)) % 3 == 2 else 1  # every kind at every third turn
         cases.append(Case(number, kind, workers, random.random(), random.random(), random.randrange(workers)))
     return cases
 

@@ -55,3 +55,11 @@ def test_what_is_left_behind_is_of_another_kind_than_the_twins(tmp_path):
     (one.folder / "tmp" / "raysde-small-0123456789abcdef").mkdir()
     assert sorted((kills.run_files(one) - kills.run_files(twin)).elements()) == ["step_#", "unsent-#"]
     assert list(kills.temporary_files(one) - kills.temporary_files(twin)) == ["raysde-small-#"]
+
+
+def test_a_third_of_the_cases_of_every_kind_has_two_workers():
+    """Of 24 cases in a row each kind has three, one of them with two workers."""
+    cases = kills.schedule(96, 0)
+    for start in range(0, 96, 24):
+        block = [case for case in cases[start : start + 24] if case.workers == 2]
+        assert sorted(case.kind for case in block) == sorted(kills.KINDS)
