@@ -32,7 +32,7 @@ FORMER = {"settle": "tune-sampler"}
 """Commands by the name that they had; it goes on working."""
 
 
-def called(former: str) -> str:
+def describe_former_command(former: str) -> str:
     """Return the sentence that says what a former command is called."""
     return f"raysde {former} is called raysde {FORMER[former]} now"
 
@@ -90,7 +90,7 @@ def build_parser() -> Parser:
     add_tune_sampler_options(commands.add_parser("tune-sampler", help="find the sampler settings that suit a model"))
     for former, name in FORMER.items():
         renamed = commands.choices[former] = copy.copy(commands.choices[name])
-        renamed.description = f"{called(former)}. {renamed.description}"
+        renamed.description = f"{describe_former_command(former)}. {renamed.description}"
     add_import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
     add_export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
     add_register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
@@ -136,7 +136,7 @@ def run_and_report_errors(argv: Sequence[str] | None) -> int:
     if rest:
         args.overrides = [*args.overrides, *rest]  # argparse does not take key=value after an option
     if args.command in FORMER:
-        print(called(args.command), file=sys.stderr)
+        print(describe_former_command(args.command), file=sys.stderr)
     try:
         args.run(args)
     except BrokenPipeError:

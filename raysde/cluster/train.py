@@ -191,11 +191,11 @@ def root_cause(error: Exception) -> str:
     if isinstance(error, ray.exceptions.RayActorError):
         return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    told = [_told(rank, failure) for rank, failure in sorted(failures.items())]
+    told = [_describe_failure(rank, failure) for rank, failure in sorted(failures.items())]
     return next(filter(OWN.search, told), told[0])
 
 
-def _told(rank: int, failure: object) -> str:
+def _describe_failure(rank: int, failure: object) -> str:
     """Return the error of one worker in a line."""
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
     if raised:

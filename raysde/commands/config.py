@@ -20,4 +20,4 @@ def run_config(args: argparse.Namespace) -> None:
         print(reference.format_reference())
         return
     for key, value in loading.load_recipe(args.recipe, args.overrides).flat().items():
-        print(f"{key}={loading.written(value)}")
+        print(f"{key}={loading.format_override(value)}")

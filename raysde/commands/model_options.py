@@ -88,7 +88,7 @@ def add_solver_options(command: Options) -> None:
         said = f"{each.meaning} ({values})"
         if name == "solver":
             said = SOLVER_HELP.format(", ".join(other for other in each.choices if other != "none"))
-        how: dict[str, Any] = {"type": partial(typed, each)}
+        how: dict[str, Any] = {"type": partial(parse_setting, each)}
         if each.kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
         command.add_argument(f"--{name.replace('_', '-')}", help=said, **how)
@@ -102,12 +102,12 @@ def add_solver_options(command: Options) -> None:
     command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
 
 
-def typed(setting: Setting, text: str) -> Any:
+def parse_setting(setting: Setting, text: str) -> Any:
     """Return the value of a setting's option; argparse refuses what is of another type with the setting's sentence."""
     try:
         return setting.kind(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(setting.refused(text)) from None
+        raise argparse.ArgumentTypeError(setting.describe_refusal(text)) from None
 
 
 def add_workers_option(command: argparse.ArgumentParser) -> None:
@@ -289,8 +289,8 @@ def parse_solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             settings[key] = text if SETTINGS[key].kind is str else json.loads(text)
         except json.JSONDecodeError:
-            raise ValueError(f"--set {pair!r}: {SETTINGS[key].refused(text)}") from None
+            raise ValueError(f"--set {pair!r}: {SETTINGS[key].describe_refusal(text)}") from None
         wanted, given = SETTINGS[key].kind, type(settings[key])
         if given is not wanted and not (given is int and wanted is float):
-            raise ValueError(f"--set {pair!r}: {SETTINGS[key].refused(text)}")
+            raise ValueError(f"--set {pair!r}: {SETTINGS[key].describe_refusal(text)}")
     return settings

@@ -41,7 +41,7 @@ class ExternalText(External):
             raise OwnCodeError(f"{made} without a whole number width and a method tokenize; see docs/own-code.md")
         if next(module.parameters(), None) is None:
             raise OwnCodeError(f"{made} without parameters; give it at least one")
-        return OwnTokenizer(self.guarded(tokenize), self.name), OwnEncoder(module, self)
+        return OwnTokenizer(self.guard(tokenize), self.name), OwnEncoder(module, self)
 
 
 class OwnTokenizer(Tokenizer):
@@ -90,6 +90,6 @@ class OwnEncoder(TextEncoder):
         Raises:
             ValueError: if they have another shape, or the user's module raises anything.
         """
-        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()), self.own.named():
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()), self.own.name_errors():
             vectors = self.encoder(ids, mask)
         return of_shape(vectors, (*ids.shape, self.width), f"{self.own.name}: {place_of(self.encoder)}")

@@ -132,12 +132,12 @@ def parse_assignment(override: str) -> tuple[list[str], Any]:
     return key.split("."), read_yaml(text, f"the value of override {override!r}")
 
 
-def written(value: Any) -> str:
+def format_override(value: Any) -> str:
     """Return a value of JSON as an override takes it, in a line; YAML has its own form of 1e-05."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{written(key)}: {written(one)}' for key, one in value.items())}}}"
+        return f"{{{', '.join(f'{format_override(key)}: {format_override(one)}' for key, one in value.items())}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(written, value))}]"
+        return f"[{', '.join(map(format_override, value))}]"
     text = json.dumps(value, ensure_ascii=False)
     return text.replace("e", ".0e") if isinstance(value, float) and "." not in text else text
 

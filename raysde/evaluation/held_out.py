@@ -20,7 +20,7 @@ from raysde.evaluation.selection import read_images, select_rows, to_image_tenso
 from raysde.inference.model import Model
 from raysde.rng import noise_from
 from raysde.sampling.likelihood import TOLERANCE
-from raysde.sampling.method import Method, untimed
+from raysde.sampling.method import Method, drop_grid_settings
 from raysde.sampling.sampler import Samples, sample
 from raysde.sde import Score
 
@@ -124,7 +124,7 @@ def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, 
         method = Method(**given)
         grid = method.times(sde)
         times = torch.cat([grid.new_tensor([held.t]), grid[grid < held.t]])
-        given = untimed(given) | {"generator": generator, "device": model.device}
+        given = drop_grid_settings(given) | {"generator": generator, "device": model.device}
         if method.churn:
             given["churn"] = method.churn_of(len(times) - 1)
         return sample(score, sde, start.shape, times=times, start=start, **given)

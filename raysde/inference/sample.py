@@ -16,7 +16,7 @@ from raysde.io.keywords import own_keywords
 from raysde.models.sampling_defaults import resolve_settings
 from raysde.models.spec import ModelSpec
 from raysde.sampling import path, sampler
-from raysde.sampling.method import Method, Settings, check_timed, untimed
+from raysde.sampling.method import Method, Settings, check_timed, drop_grid_settings
 from raysde.sampling.sampler import Callback, Samples
 from raysde.sde import Score
 
@@ -167,7 +167,7 @@ def resolve_drawing(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor |
     if times is None:
         return resolve_settings(spec.generation, drawing, conditional, usual=spec.default_solver)
     check_timed(drawing)
-    return untimed(resolve_settings(spec.generation, drawing, conditional, usual=spec.default_solver))
+    return drop_grid_settings(resolve_settings(spec.generation, drawing, conditional, usual=spec.default_solver))
 
 
 @torch.no_grad()

@@ -55,11 +55,11 @@ class External:
             ValueError: as :meth:`find_factory`, or if it raises anything.
         """
         make, call = self.find_factory(**offered)
-        with self.named():
+        with self.name_errors():
             return make(*call.args, **call.kwargs)
 
     def make_function(self, **offered: Any) -> Callable[..., Any]:
-        """Import and call a factory of functions, and return one :meth:`guarded`.
+        """Import and call a factory of functions, and return one under :meth:`guard`.
 
         Raises:
             ValueError: as :meth:`make_object`, or if what it makes cannot be called.
@@ -67,20 +67,20 @@ class External:
         function = self.make_object(**offered)
         if not callable(function):
             raise OwnCodeError(f"{self.name} made a {type(function).__name__}, which cannot be called")
-        return self.guarded(function)
+        return self.guard(function)
 
-    def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of the user's own whose errors are :meth:`named`."""
+    def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function of the user's own whose errors :meth:`name_errors` names."""
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self.named():
+            with self.name_errors():
                 return function(*args, **kwargs)
 
         return call
 
     @contextmanager
-    def named(self) -> Iterator[None]:
+    def name_errors(self) -> Iterator[None]:
         """Name the user's code, and the place in it, in what it raises here.
 
         Raises:
@@ -91,7 +91,7 @@ class External:
         except Exception as error:
             if is_of_machine(error):
                 raise
-            raise OwnCodeError(f"{self.name} raised {told(error)}") from error
+            raise OwnCodeError(f"{self.name} raised {describe_own_error(error)}") from error
 
     def find_factory(self, **offered: Any) -> tuple[Callable[..., Any], inspect.BoundArguments]:
         """Return the factory, imported but not called, and its arguments.
@@ -117,10 +117,10 @@ class External:
         try:
             return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:  # whatever the user's module raises
-            raise OwnCodeError(f"{self.name} cannot be imported: {told(error)}") from error
+            raise OwnCodeError(f"{self.name} cannot be imported: {describe_own_error(error)}") from error
 
 
-def told(error: BaseException) -> str:
+def describe_own_error(error: BaseException) -> str:
     """Return an error's name and message, and the last line of the user's own that it passed, in one line."""
     said = " ".join(f"{type(error).__name__}: {error}".split())[:200].removesuffix(":")
     lines = traceback.extract_tb(error.__traceback__)

@@ -30,7 +30,7 @@ class ExternalSDE(External):
         if not isinstance(sde, SDE):
             raise OwnCodeError(f"{self.name} made a {type(sde).__name__}, not a raysde.sde.SDE")
         t = torch.linspace(sde.sample_floor, sde.ceiling, 3)
-        with self.named():
+        with self.name_errors():
             found = {name: getattr(sde, name)(t) for name in QUANTITIES} | {"time_at": sde.time_at(sde.log_snr(t))}
         for name, value in found.items():
             if getattr(value, "ndim", 1):  # a constant may be one number for all times

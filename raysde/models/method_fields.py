@@ -51,7 +51,7 @@ class Registered:
 SolverName = Annotated[str, Registered()]
 
 
-def told(refused: Callable[[Any], str]) -> WrapValidator:
+def reword_mistakes(refused: Callable[[Any], str]) -> WrapValidator:
     """Return a validator that gives the sentence of ``refused`` for whatever pydantic finds wrong with a value."""
 
     def worded(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -69,7 +69,7 @@ def kind_of(setting: Setting) -> Any:
         kind = SolverName if setting.name == "solver" else setting.type
     else:
         kind = Annotated[setting.kind, Field(ge=setting.least, le=setting.most, gt=setting.above)]
-    return Annotated[kind, told(setting.refused)]
+    return Annotated[kind, reword_mistakes(setting.describe_refusal)]
 
 
 KINDS: dict[str, Any] = {name: kind_of(each) for name, each in SETTINGS.items()}

@@ -31,7 +31,7 @@ def check_scale(scale: float | None, name: str = "guidance") -> None:
         raise ValueError(scale_refused(scale, name))
 
 
-Scale = Annotated[float, Field(ge=0.0, allow_inf_nan=False), method_fields.told(scale_refused)]
+Scale = Annotated[float, Field(ge=0.0, allow_inf_nan=False), method_fields.reword_mistakes(scale_refused)]
 """A guidance scale in a recipe, and in a model's description."""
 KINDS: dict[str, Any] = {**method_fields.KINDS, "guidance": Scale, "guidance_interval": Interval | None}
 """Every setting that a model's description may hold, and its type."""

@@ -53,7 +53,7 @@ class ScoreModel(nn.Module):
         seen = self.preconditioning.network_input(x_t, alpha, sigma, self.data_std)
         time = self.preconditioning.network_time(self.sde, t)
         told = () if self.conditioner.width is None else (encoded.pooled, encoded.context, encoded.mask)
-        with nullcontext() if self.own is None else self.own.named():
+        with nullcontext() if self.own is None else self.own.name_errors():
             output = self.network(seen, time, *told)
         return of_shape(output, x_t.shape, f"network {place_of(self.network)}").to(x_t.dtype)
 

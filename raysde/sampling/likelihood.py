@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raysde.sampling.score import asked
+from raysde.sampling.score import check_score_values
 from raysde.sampling.solvers.adaptive import integrate_ode, probability_flow
 from raysde.sde import SDE, Score
 
@@ -49,7 +49,7 @@ def check_score(score: Score) -> Score:
     """
     if getattr(score, "is_guided", False):
         raise ValueError("a guided score belongs to no density: ask for likelihoods and latents with guidance=1")
-    return asked(score)
+    return check_score_values(score)
 
 
 def log_prob(

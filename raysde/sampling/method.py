@@ -64,7 +64,7 @@ class Setting:
         if value is None and self.default is None:
             return
         if value not in (self.choices or (True, False)) if self.kind in (str, bool) else not self._holds(value):
-            raise ValueError(self.refused(value))
+            raise ValueError(self.describe_refusal(value))
 
     def _holds(self, value: Any) -> bool:
         """Return True if a value is a number within the bounds."""
@@ -74,7 +74,7 @@ class Setting:
             return False
         return bool(low <= value <= high) and (self.above is None or bool(value > self.above))
 
-    def refused(self, value: Any) -> str:
+    def describe_refusal(self, value: Any) -> str:
         """Return the sentence for a value that the setting cannot have, wherever it was given."""
         shown, near = repr(value) if isinstance(value, str) else value, ""
         try:
@@ -307,7 +307,7 @@ def check_timed(settings: Mapping[str, Any], shown: Callable[[str], str] = str) 
         raise ValueError(f"{shown('times')} says which steps are taken: leave out {' and '.join(given)}")
 
 
-def untimed(settings: Mapping[str, Any]) -> dict[str, Any]:
+def drop_grid_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings without those of a grid, for a walk of other times."""
     return {name: value for name, value in settings.items() if name not in GRIDDED}
 

@@ -16,7 +16,7 @@ from raysde.io.keywords import own_keywords
 from raysde.rng import RandomSource, noise_from
 from raysde.sampling.method import Method, Settings
 from raysde.sampling.sampler import Callback, Samples, sample
-from raysde.sampling.score import asked
+from raysde.sampling.score import check_score_values
 from raysde.sampling.solvers.grids import check_times
 from raysde.sampling.solvers.ode import heun
 from raysde.sampling.solvers.trajectory import Walk
@@ -123,7 +123,7 @@ def sample_path(
     )  # fmt: skip
     xs, hats, nfe = [], [], end.nfe
     for t, place in zip(wanted.tolist(), places, strict=True):
-        aside = Walk(asked(score), sde, times_between(sde, grid[place].item(), t), noise)
+        aside = Walk(check_score_values(score), sde, times_between(sde, grid[place].item(), t), noise)
         x = states[place]
         for index in range(len(aside.times) - 1):
             x = heun(aside, x, index)[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 from raysde.io.keywords import own_keywords
 from raysde.rng import RandomSource, noise_from
 from raysde.sampling.method import Method, Settings, check_timed
-from raysde.sampling.score import asked
+from raysde.sampling.score import check_score_values
 from raysde.sampling.solvers.adaptive import probability_flow
 from raysde.sampling.solvers.correctors import CORRECTORS, Norms, mean_norm, own_norms
 from raysde.sampling.solvers.default import default_solver
@@ -82,7 +82,7 @@ def sample(
     method.check(sde)
     check_resample(resample, method)
     noise = noise_from(generator)
-    walk = Walk(asked(score), sde, method.times(sde) if times is None else times, noise)
+    walk = Walk(check_score_values(score), sde, method.times(sde) if times is None else times, noise)
     x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype)) if start is None else start
     if x.shape != torch.Size(shape):
         raise ValueError(f"start has shape {tuple(x.shape)}, not {tuple(shape)}")

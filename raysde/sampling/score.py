@@ -6,7 +6,7 @@ from raysde.io.shapes import of_shape, place_of
 from raysde.sde import Score
 
 
-def asked(score: Any) -> Score:
+def check_score_values(score: Any) -> Score:
     """Return ``score`` itself, or its method of that name, with a look at the shape of its values.
 
     Its calls raise ValueError if the values have another shape than x.

@@ -58,7 +58,7 @@ class ExternalOptimizer(External):
                 f"{self.name} made a {type(optimizer).__name__} whose step cannot be called without arguments "
                 f"({error}); choose an optimizer that needs no closure"
             ) from error
-        optimizer.step = self.guarded(optimizer.step)  # type: ignore[method-assign]
+        optimizer.step = self.guard(optimizer.step)  # type: ignore[method-assign]
         return optimizer
 
 

@@ -10,7 +10,7 @@ import raysde
 from raysde.conditioning.conditioner import Condition, Conditioner, Encoded
 from raysde.models.score import ScoreModel
 from raysde.sampling.inverse.operators import Mask
-from raysde.sampling.score import asked
+from raysde.sampling.score import check_score_values
 
 VP, SHAPE = raysde.VP(), (2, 3, 4, 4)
 X = torch.zeros(SHAPE)
@@ -78,5 +78,5 @@ def test_a_network_of_another_shape_is_named_in_training_and_drawing(wrong):
 
 
 def test_the_look_at_a_shape_breaks_no_graph():
-    score = torch.compile(asked(lambda x, t: -x), backend="eager", fullgraph=True)
+    score = torch.compile(check_score_values(lambda x, t: -x), backend="eager", fullgraph=True)
     assert torch.equal(score(X + 1.0, torch.ones(2)), -X - 1.0)

@@ -3,7 +3,7 @@
 from tools.mutants.mutant import Mutant
 
 MUTANTS = [
-    Mutant("a number that YAML reads as text", "raysde.config.loading:written", 'text.replace("e", ".0e")', "text", "tests/test_recipes.py -k 'prints'"),
+    Mutant("a number that YAML reads as text", "raysde.config.loading:format_override", 'text.replace("e", ".0e")', "text", "tests/test_recipes.py -k 'prints'"),
     Mutant("a length that null takes away", "raysde.config.loading:set_path", " and value is not None:", ":", "tests/test_recipes.py -k 'prints'"),
     Mutant("an alias that MLflow keeps", "raysde.config.names:check_alias", "if RESERVED.fullmatch(alias):", "if False:", "tests/registry/test_registry.py -k 'alias or named'"),
     Mutant("only the ends of a range of workers looked at", "raysde.config.recipe:RunConfig._fits", "for workers in range(least, most + 1) if made % workers", "for workers in {least, most} if made % workers", "tests/multiprocess/test_sharded.py -k 'unequal'"),

@@ -15,6 +15,6 @@ MUTANTS = [
     Mutant("weights of no account", "raysde.io.hashing:model_hash", " + weights_hash(module)", "", "tests/inference/test_bulk.py -k 'weights'"),
     Mutant("values of another shape pass", "raysde.io.shapes:of_shape", "if value.shape != shape:", "if False:", "tests/sampling/test_score.py -k 'another_shape'"),
     Mutant("a full memory as the user's mistake", "raysde.io.own_code:is_of_machine", "kinds = (torch.OutOfMemoryError, torch.AcceleratorError) if torch else ()", "kinds = ()", "tests/training/test_own_code.py -k 'machine'"),
-    Mutant("a mistake without its place", "raysde.io.own_code:told", 'return said + "".join(own[-1:])', "return said", "tests/training/test_own_code.py -k 'its_place'"),
+    Mutant("a mistake without its place", "raysde.io.own_code:describe_own_error", 'return said + "".join(own[-1:])', "return said", "tests/training/test_own_code.py -k 'its_place'"),
     Mutant("a misspelt keyword passed on", "raysde.io.keywords:own_keywords.call", "if name not in known:", "if False:", "tests/io/test_keywords.py"),
 ]  # fmt: skip

@@ -22,9 +22,9 @@ from raysde.io.keywords import own_keywords
 from raysde.rng import Noise, RandomSource, noise_from
 from raysde.sampling.inverse.operators import Projection, replace_measurement
 from raysde.sampling.inverse.posterior import ITERATIONS, MomentMatching
-from raysde.sampling.method import Method, Settings, untimed
+from raysde.sampling.method import Method, Settings, drop_grid_settings
 from raysde.sampling.sampler import Callback, Samples, sample
-from raysde.sampling.score import asked
+from raysde.sampling.score import check_score_values
 from raysde.sde import SDE, Score
 
 Way = Literal["moment_matching", "replacement"]
@@ -93,7 +93,7 @@ def edit(
     if method == "replacement":
         project = Replacement(sde, known, projection, noise_from(generator))
     else:
-        score = MomentMatching(asked(score), sde, known, projection, noise, iterations).score
+        score = MomentMatching(check_score_values(score), sde, known, projection, noise, iterations).score
     drawn = sample(
         score,
         sde,
@@ -154,5 +154,5 @@ def sdedit(
         times=times,
         start=start,
         callback=callback,
-        **untimed(settings),
+        **drop_grid_settings(settings),
     )
