@@ -5,6 +5,7 @@ import pytest
 from tools.mutants.check import Found, by_names, wrong_places
 from tools.mutants.lists import all_mutants, chosen
 from tools.mutants.mutant import Mutant
+from tools.mutants.plant import COPIED, plant_each
 
 SOURCE = """\
 LIMIT = 3
@@ -89,3 +90,38 @@ def test_mistakes_are_chosen_by_name_module_and_package():
     assert [mutant.what for mutant in chosen("flow reversed")] == ["flow reversed"]
     with pytest.raises(ValueError, match="--only nothing of the kind"):
         chosen("nothing of the kind")
+
+
+def test_a_mistake_is_killed_by_a_test_that_fails_and_by_no_other_end(tmp_path, monkeypatch):
+    for name in COPIED:
+        (tmp_path / name).mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "raysde/__init__.py").write_text("")
+    (tmp_path / "raysde/half.py").write_text("def half(x):\n    return x / 2\n")
+    (tmp_path / "tests/test_half.py").write_text(
+        "from raysde.half import half\n\ndef test_half():\n    assert half(4) == 2\n"
+    )
+    monkeypatch.setattr("tools.mutants.mutant.ROOT", tmp_path)
+    monkeypatch.setattr("tools.mutants.plant.ROOT", tmp_path)
+    monkeypatch.setattr("tools.mutants.plant.LIBRARIES", ())
+
+    def mistake(new: str, options: str = "") -> Mutant:
+        return Mutant(new, "raysde.half:half", "return x / 2", new, f"tests/test_half.py {options}")
+
+    found = {
+        mutant.what: (dead, line)
+        for mutant, dead, line in plant_each(
+            [
+                mistake("return x / 3"),
+                mistake("return x * 0.5"),
+                mistake("return ("),  # the module cannot be imported: no test has failed
+                mistake("return 0", "-k no_such_test"),
+                Mutant("gone", "raysde.half:third", "x", "y", "tests/test_half.py"),
+            ],
+            jobs=2,
+        )
+    }
+    assert [what for what, (dead, _) in found.items() if dead] == ["return x / 3"]
+    assert found["return x / 3"][1].startswith("FAILED tests/test_half.py::test_half")
+    assert "does not exist" in found["gone"][1]
+    assert len(found) == 5

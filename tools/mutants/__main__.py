@@ -11,12 +11,11 @@ and its tests are collected.
 import argparse
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 from tools.mutants.check import without_tests, wrong_places
 from tools.mutants.lists import chosen
 from tools.mutants.mutant import Mutant
-from tools.mutants.plant import killed
+from tools.mutants.plant import plant_each
 
 
 def check(mutants: list[Mutant]) -> int:
@@ -31,10 +30,9 @@ def check(mutants: list[Mutant]) -> int:
 def plant(mutants: list[Mutant], jobs: int) -> int:
     """Plant the mistakes, print what becomes of each, and return the number of survivors."""
     survivors = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        for mutant, (dead, line) in zip(mutants, pool.map(killed, mutants), strict=True):
-            survivors += not dead
-            print(f"{'killed  ' if dead else 'SURVIVED'}  {mutant.where:44} {mutant.what:44} {line[:110]}", flush=True)
+    for mutant, dead, line in plant_each(mutants, jobs):
+        survivors += not dead
+        print(f"{'killed  ' if dead else 'SURVIVED'}  {mutant.where:44} {mutant.what:44} {line[:110]}", flush=True)
     print(f"{len(mutants)} planted, {len(mutants) - survivors} killed, {survivors} survived")
     return survivors
 
