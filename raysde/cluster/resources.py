@@ -13,6 +13,10 @@ from typing import Any
 
 import ray
 import torch
+from ray._private.state import state
+from ray._raylet import ActorID, PlacementGroupID
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysde.cluster.connection import joins_existing_cluster
 from raysde.config.loading import RunConfig
@@ -174,3 +178,19 @@ def largest_share(nodes: Sequence[float], workers: int) -> float:
     if sum(units) < workers:
         return 1.0 / -(-workers // sum(units))
     return float(next(each for each in range(max(units), 0, -1) if sum(unit // each for unit in units) >= workers))
+
+
+def release_orphaned_placement_groups() -> None:
+    """Remove this job's placement groups that were created by an actor which is dead.
+
+    Ray keeps them until the job ends. Ray Train removes those of a dead controller, but not of one that dies while its
+    worker group starts (Ray 2.60; see also ray-project/ray#62753): on a cluster without CPUs to spare the next
+    controller would wait forever.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for listed in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(listed)
+        by_actor = group.creator_actor_id not in (b"", ActorID.nil().binary())  # the driver's groups count as dead too
+        orphaned = by_actor and group.creator_actor_dead and not group.is_detached
+        if orphaned and group.creator_job_id.hex() == job and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))

@@ -16,7 +16,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raysde.checkpoints import checkpoint, storage
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import tell_driver
-from raysde.cluster.resources import Share, assign_share, check_resources, survey_cluster
+from raysde.cluster.resources import (
+    Share,
+    assign_share,
+    check_resources,
+    release_orphaned_placement_groups,
+    survey_cluster,
+)
 from raysde.cluster.stream import make_stream_dataset, stream_spec
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
@@ -119,6 +125,7 @@ def run_worker_group(
     for failures in itertools.count():
         step = prepare_folder(run, speak)
         if failures:
+            release_orphaned_placement_groups()
             speak(f"{said}; starting again from step {step} ({failures} of {most} times)")
         try:
             result = make_trainer(run, settings, share).fit()

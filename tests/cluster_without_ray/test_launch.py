@@ -116,8 +116,10 @@ DEATHS = [
 @pytest.mark.parametrize("death", DEATHS, ids=["worker", "worker that starts", "controller"])
 @pytest.mark.parametrize(("deaths", "most"), [(0, 0), (1, 0), (1, 1), (3, 3), (4, 3), (2, 7)])
 def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsys, death, deaths, most):
-    """A new trainer each time, until the failures are more than the recipe allows."""
-    fits = []
+    """A new trainer each time, until the failures are more than the recipe allows; first what the dead one reserved is
+    released."""
+    fits, releases = [], []
+    monkeypatch.setattr(train, "release_orphaned_placement_groups", lambda: releases.append(len(fits)))
 
     class Trainer:
         def __init__(self, worker, **given) -> None:
@@ -139,6 +141,7 @@ def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsy
         run_worker_group(run, **given)
     restarts = min(deaths, most)
     assert len(fits) == restarts + 1
+    assert releases == list(range(1, restarts + 1))
     first, *said = capsys.readouterr().err.splitlines()
     assert first == "starting 1 worker"
     assert [line.partition("starting again ")[2] for line in said] == [
