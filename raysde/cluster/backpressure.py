@@ -20,8 +20,8 @@ from ray.data._internal.execution.backpressure_policy import (
 if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import PhysicalOperator
 
-PAUSE = 0.05
-"""Seconds; of a full share of blocks, training reads a small part in that time."""
+PAUSE = 0.2
+"""Seconds. Workers go on reading the blocks that fill the share meanwhile; every look at all tasks costs 2.5 ms."""
 
 
 def pause_if_exhausted(limit: int | None) -> int | None:
