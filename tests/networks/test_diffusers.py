@@ -185,11 +185,12 @@ def test_captions_and_labels_both_reach_a_projection():
 
 
 def test_a_transformer_without_classes_has_one_class_in_training_and_sampling():
-    """diffusers drops labels at random in training; the null class stays itself."""
+    """diffusers drops a tenth of the labels at random in training, 6 of 64 here; the null class stays itself."""
     model = model_with("DiTTransformer2DModel", {**DIT, "dropout": 0.0})
-    x, t = inputs()
+    (x, t), none = inputs(64), encoded(model, count=64)
+    torch.manual_seed(0)
     with torch.no_grad():
-        assert torch.equal(model.train().predict(x, t, encoded(model)), model.eval().predict(x, t, encoded(model)))
+        assert torch.equal(model.train().predict(x, t, none), model.eval().predict(x, t, none))
 
 
 @pytest.mark.parametrize("architecture", CASES)

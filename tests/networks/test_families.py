@@ -15,6 +15,7 @@ from raysde.models.score import ScoreModel
 from raysde.models.spec import fresh_model
 from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
 from raysde.networks.dit import CrossAttention, position_embedding
+from raysde.networks.pyramids import InputResidual, OutputResidual
 from raysde.networks.resampling import FirConvDouble, FirConvHalf, FirDouble, FirHalf
 from raysde.sde import EDM, VE, VP, Flow, SubVP
 from raysde.sde.parameterisation import Preconditioning
@@ -177,6 +178,20 @@ def test_the_network_is_that_of_appendix_h(changes):
     with torch.no_grad():
         # what a network is told becomes features in float32: at frequencies of 16 a whole turn is rounded to 1e-5
         torch.testing.assert_close(network(x, t), appendix_h(network, x, t), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescale", [2**-0.5, 1.0])
+def test_pyramids_rescale_the_sum_that_goes_on(rescale):
+    """A branch of zeros leaves the features alone, times the scale, in both of their outputs."""
+    h = randn(2, 6, 4, 4, dtype=torch.float64)
+    for part, pyramid in (
+        (OutputResidual(4, 6, False, rescale), randn(2, 4, 2, 2, dtype=torch.float64)),
+        (InputResidual(4, 6, False, rescale), randn(2, 4, 8, 8, dtype=torch.float64)),
+    ):
+        for parameter in part.double().parameters():
+            parameter.data.zero_()
+        for found in part(h, pyramid):
+            torch.testing.assert_close(found, h * rescale)
 
 
 @pytest.mark.parametrize(("skip_rescale", "expected"), [(True, 2**-0.5), (False, 1.0)])
