@@ -4,8 +4,7 @@ Along dx/dt = v(x, t), log p_0(x_0) = log p_T(x_T) + int_0^T div v dt (eq. 39). 
 vector-Jacobian product per dimension, or Hutchinson's unbiased estimate, with one product per random probe. Either way
 the network runs forward once per evaluation. Every sample has its own step sizes.
 
-Likelihoods integrate from the SDE's training floor: they are those of the data at that noise level, which for VE is
-sigma_min (Karras et al. 2022, appendix C).
+Likelihoods are those of the data at the SDE's training floor; on VE that is noise sigma_min (Karras et al. 2022).
 """
 
 import math
@@ -30,8 +29,7 @@ class LogProb:
 
     Attributes:
         value: log p(x0) of each sample, [B], float64.
-        standard_error: standard error of each value over its probes, [B]; 0 for the exact divergence, NaN for one
-            probe.
+        standard_error: standard error over probes, [B]; 0 for the exact divergence, NaN for one probe.
         latent: x at the prior's end, with the shape of the data.
         nfe: number of network evaluations, each of the whole batch.
     """
@@ -69,8 +67,7 @@ def log_prob(
     Args:
         score: ``score(x_t, t)`` or an object with such a method; differentiable in x_t.
         x0: data, [B, ...].
-        divergence: exact, or an estimate by random probes with entries +-1 (rademacher, lower variance) or normal
-            entries (gaussian).
+        divergence: exact, or estimated by probes with entries +-1 (rademacher, lower variance) or normal (gaussian).
         probes: number of probes; their spread gives the standard error. All probes share one integration.
         generator: random generator of the probes.
         rtol, atol: tolerances of the solver.
@@ -122,8 +119,7 @@ def bits_per_dim(
     rtol: float = TOLERANCE,
     atol: float = TOLERANCE,
 ) -> BitsPerDim:
-    """Return an upper bound on -log2 P(image) / D of uint8 images [B, ...], by uniform dequantisation (Theis et al.
-    2016).
+    """Bound -log2 P(image) / D of uint8 images [B, ...] from above by uniform dequantisation (Theis et al. 2016).
 
     Args:
         data_range: float values of black and white in the model's training data.
@@ -166,8 +162,7 @@ def _standard_error(estimates: Tensor) -> Tensor:
 
 
 def encode(score: Score, x0: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol: float = TOLERANCE) -> Tensor:
-    """Map data x0 [B, ...] to latents of the same shape, by the probability flow from the training floor to the
-    ceiling.
+    """Map data x0 [B, ...] to latents of the same shape by the probability flow, from training floor to ceiling.
 
     Raises:
         ValueError: if the score is guided.
@@ -199,8 +194,7 @@ def decode_counted(score: Score, latent: Tensor, sde: SDE, *, rtol: float, atol:
 def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     """Interpolate between two latents [B, ...] on their great circle, at weights [K] in [0, 1]: [K, B, ...].
 
-    Straight lines between Gaussian latents have too small a norm in the middle (Shoemake 1985; White 2016, arXiv
-    1609.04468).
+    Straight lines between Gaussian latents have too small norms (Shoemake 1985; White 2016, arXiv 1609.04468).
 
     Raises:
         ValueError: if the shapes differ.

@@ -1,8 +1,7 @@
 """A sampling method: its settings, each defined once with type, default, description and bounds.
 
 The recipe's section ``sampling``, the options of the commands, the parameters of a served model and the search space of
-``raysde tune-sampler`` are derived from the fields of :class:`Method`. torch is imported only when a method first meets
-an SDE, so that the command line starts fast.
+``raysde tune-sampler`` are derived from the fields of :class:`Method`. torch is imported only when an SDE is given.
 """
 
 import math

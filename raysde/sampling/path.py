@@ -1,8 +1,7 @@
 """Sampling paths: x_t and the clean data that the score predicts from it, at times evenly spaced in log-SNR.
 
 The solver takes the same steps as :func:`raysde.sampling.sampler.sample`, with the same result. A time between two
-times of the grid is reached from the earlier step by Heun steps along the probability flow, which do not affect the
-sample.
+times of the grid is reached from the earlier one by Heun steps beside the sample.
 """
 
 import math
@@ -97,8 +96,7 @@ def sample_path(
     Args:
         points: number of states, including the draw from the prior and the end at the sample floor.
         score, sde, shape, generator, device, dtype, times, start, callback, settings: as for
-            :func:`raysde.sampling.sampler.sample`. rk45 stops at each time of its grid, so its samples differ from
-            plain ones by its tolerance.
+            :func:`raysde.sampling.sampler.sample`. rk45 stops at each grid time, so samples differ by its tolerance.
 
     Raises:
         ValueError: if ``points`` is below 2; and as :func:`raysde.sampling.sampler.sample`.

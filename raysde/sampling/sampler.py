@@ -1,7 +1,6 @@
 """Sampling: a time grid, a solver, a corrector, and a count of network evaluations.
 
-``sample(score, sde, shape)`` takes any callable ``score(x_t, t)``, or an object with a method of that name; it needs no
-network of this package.
+``sample(score, sde, shape)`` takes any callable ``score(x_t, t)``, or an object with such a method.
 """
 
 import math
@@ -65,8 +64,7 @@ def sample(
         project: called on x at the first time and after every step and corrector step, with the new time; not on the
             noise-free end. rk45 then stops at each time of the grid.
         resample: number of times that each step but the last is undone by the forward process and repeated, which
-            harmonises the part replaced by ``project`` with the rest (Lugmayr et al. 2022, arXiv 2201.09865, algorithm
-            1).
+            harmonises what ``project`` replaced with the rest (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1).
         callback: called after each step with the number of steps done and the current x.
         settings: fields of :class:`raysde.sampling.method.Method`.
 
@@ -109,7 +107,7 @@ def check_resample(resample: int, method: Method) -> None:
     if resample < 0:
         raise ValueError(f"resample must not be negative, got {resample}")
     if resample and (method.kind.remembers or method.solver == "none"):
-        raise ValueError(f"resample cannot repeat steps of {method.solver}: choose a single-step solver")
+        raise ValueError(f"resample cannot repeat steps of {method.solver}: choose a single-step solver of fixed steps")
 
 
 def _keep_state(x: Tensor, t: float) -> Tensor:
@@ -133,8 +131,7 @@ def _make_step(walk: Walk, method: Method, norms: Norms, project: Project) -> St
 
 
 def _walk_grid(walk: Walk, step: Stepper, x: Tensor, resample: int, callback: Callback | None) -> Tensor:
-    """Walk the grid and return the end without the last step's noise, which would only blur it (Song et al. appendix
-    G)."""
+    """Walk the grid and return the end without the last step's noise, which only blurs (Song et al. appendix G)."""
     steps = len(walk.times) - 1
     mean = x
     for index in range(steps):

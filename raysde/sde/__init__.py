@@ -1,8 +1,7 @@
 """Forward SDEs  dx = f(t) x dt + g(t) dw  on t in [0, 1]: t = 0 is data, t = 1 is noise.
 
 Every process is linear and Gaussian, so one pair of numbers describes it: ``x_t = alpha * x0 + sigma * eps`` with
-``alpha, sigma = sde.marginal(t)``. Losses, parameterisations, solvers and likelihoods ask the SDE for these quantities
-and never look at its class.
+``alpha, sigma = sde.marginal(t)``. No loss, solver or likelihood looks at the SDE's class.
 
 Times are tensors of any shape; ``x`` may have any shape whose leading dimension is the batch. :func:`expand` broadcasts
 a time of shape [B] against x of shape [B, ...].

@@ -15,8 +15,7 @@ class Flow(SDE):
     """Flow matching's linear path, alpha = 1 - t and sigma = t (Lipman et al. 2023, arXiv 2210.02747).
 
     Lipman's own t is 1 - t here. The velocity of the path is E[eps - x0]. Drift and diffusion are those of the SDE with
-    the same marginals, f = -1 / (1 - t) and g^2 = 2 t / (1 - t). Both diverge at t = 1, so solvers and likelihoods
-    start at ``ceiling``, where alpha is 0.001.
+    the same marginals, f = -1 / (1 - t) and g^2 = 2 t / (1 - t). Both diverge at t = 1; times end at ``ceiling``.
     """
 
     kind: Literal["flow"] = "flow"

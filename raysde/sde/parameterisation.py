@@ -120,8 +120,7 @@ class Preconditioning:
     def output_scale(self, target: Target, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return the factor from the network's output to the target, with the shape of sigma.
 
-        With ``output="unit"`` it is 1 / sigma for the score and sqrt(alpha^2 + sigma^2) for v, which is 1 on VP;
-        otherwise 1.
+        For ``output="unit"`` it is 1 / sigma for the score and sqrt(alpha^2 + sigma^2) for v (1 on VP); otherwise 1.
         """
         if self.output == "unit" and target == "score":
             return 1.0 / sigma

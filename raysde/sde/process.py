@@ -26,10 +26,7 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 class SDE(ABC):
     """A linear forward SDE. A subclass defines six abstract quantities; the others follow from them.
 
-    Unless stated otherwise, t has any shape and the result has the shape of t.
-
-    Raises:
-        ValueError: if a floor or the ceiling is out of range.
+    Results have the shape of t unless stated otherwise. A floor or ceiling out of range raises ValueError.
     """
 
     train_floor: float = setting(
@@ -122,8 +119,7 @@ class SDE(ABC):
         return torch.sqrt(self.diffusion2(t))
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Return the drift of the reverse-time SDE, f x - g^2 score, of the shape of x (Anderson 1982; Song et al. eq.
-        6)."""
+        """Return the reverse-time SDE's drift f x - g^2 score, like x (Anderson 1982; Song et al. eq. 6)."""
         return self.drift(x, t) - expand(self.diffusion2(t), x) * score
 
     def probability_flow(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:

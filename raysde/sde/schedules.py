@@ -36,9 +36,8 @@ class LinearBeta:
 class CosineBeta:
     """The schedule alpha(t) = cos u / cos u0 with u = (end t + s) / (1 + s) pi / 2 (Nichol and Dhariwal eq. 17).
 
-    Its beta diverges where alpha reaches 0. Time therefore runs to ``end`` slightly below 1, instead of clipping beta
-    (DPM-Solver, Lu et al. 2022, appendix D: 0.9946, a log-SNR of -9.5). Beta, its integral and alpha stay exactly
-    consistent.
+    Its beta diverges where alpha reaches 0. So time runs to ``end`` < 1 instead of clipping beta (Lu et al. 2022,
+    DPM-Solver, appendix D: 0.9946, log-SNR -9.5), which keeps beta, its integral and alpha consistent.
     """
 
     s: float
@@ -83,8 +82,7 @@ class TableBeta:
     """A discrete process made continuous: alpha^2 at t = i / N is the table's i-th entry, and 1 at t = 0.
 
     A monotone cubic (Fritsch and Carlson 1980) interpolates B = -log alpha-bar, so beta = -d log alpha-bar / dt is
-    positive and continuous. Linear interpolation would make beta jump, which adaptive solvers resolve only with tiny
-    steps.
+    positive and continuous. Linear interpolation would make beta jump, which slows adaptive solvers.
 
     Raises:
         ValueError: if the table does not fall strictly between 1 and 0.
@@ -134,8 +132,7 @@ class TableBeta:
 def _monotone_slopes(rises: Tensor) -> Tensor:
     """Return the slopes [N + 1] at equidistant knots whose values rise by ``rises`` [N].
 
-    Inner slopes are harmonic means. End slopes come from parabolas, clamped so that the cubic neither falls nor
-    overshoots.
+    Inner slopes are harmonic means, end slopes those of parabolas, clamped so that the cubic does not fall.
     """
     if len(rises) == 1:
         return rises.expand(2)

@@ -32,8 +32,7 @@ class Mask:
     """Inpainting: some values are known. A measurement has the image's shape and is zero elsewhere.
 
     Attributes:
-        known: bool, True where known, of a shape that broadcasts against images: [H, W], [B, 1, H, W] or the images'
-            own.
+        known: bool, True where known, broadcast against images: [H, W], [B, 1, H, W] or the images' own shape.
 
     Raises:
         ValueError: if ``known`` is not bool.
@@ -60,8 +59,7 @@ class Mask:
 class Grey:
     """Colorisation: the mean over channels is known, [B, 1, H, W].
 
-    The mean is 1 / sqrt(channels) times the first coordinate of an orthonormal basis of the channels; the other
-    coordinates are unknown.
+    The mean is 1 / sqrt(channels) times one coordinate of an orthonormal basis; the others are unknown.
     """
 
     channels: int
@@ -105,8 +103,7 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class Chain:
-    """The composition of two measurements, ``then`` after ``first``: block means of a grey image, or pixels of a small
-    one.
+    """Two measurements, ``then`` after ``first``: block means of a grey image, or pixels of a small one.
 
     Raises:
         ValueError: if ``first`` is a mask, since the composition's H H^T is then no multiple of the identity.

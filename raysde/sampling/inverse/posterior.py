@@ -2,8 +2,7 @@
 
 grad log p_t(x_t | y) = grad log p_t(x_t) + grad log p_t(y | x_t). If p(x0 | x_t) is approximated by the Gaussian with
 Tweedie's mean m and covariance V = sigma^2 / alpha dm/dx_t, the second term is (dm/dx_t)^T H^T (noise^2 + H V H^T)^-1
-(y - H m): "moment matching posterior sampling" (Rozet et al. 2024, arXiv 2405.13712, section 4.2). It is exact for
-Gaussian data.
+(y - H m): "moment matching posterior sampling" (Rozet et al. 2024, arXiv 2405.13712, section 4.2), exact for Gaussians.
 """
 
 from collections.abc import Callable
@@ -75,8 +74,7 @@ class MomentMatching:
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
     """Solve ``apply(y)`` = target [B, ...] for y, where ``apply`` is linear and positive definite on each row.
 
-    A row stops early once its residual is at rounding level or its curvature is not positive (Hestenes and Stiefel
-    1952).
+    A row stops early at a residual of rounding size or a curvature <= 0 (Hestenes and Stiefel 1952).
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -32,8 +32,7 @@ WAYS: tuple[Way, ...] = ("moment_matching", "replacement")
 
 @dataclass(frozen=True)
 class Replacement:
-    """The projection ``project(x, t)`` that sets H x to alpha y + sigma H eps, with new noise eps at each call (Song et
-    al. 2021, appendix I.2)."""
+    """A ``project`` that sets H x to alpha y + sigma H eps with new noise eps (Song et al. 2021, appendix I.2)."""
 
     sde: SDE
     known: Tensor
@@ -77,8 +76,7 @@ def edit(
         callback, settings: as for :func:`raysde.sampling.sampler.sample`.
 
     Raises:
-        ValueError: if there is no such method, or it does not support ``noise``, ``iterations`` or ``resample``; and as
-            :func:`raysde.sampling.sampler.sample`.
+        ValueError: if there is no such method, or it does not support a given argument; and as :func:`sample`.
     """
     if method not in WAYS:
         raise ValueError(f"method must be one of {', '.join(WAYS)}, got {method!r}")
@@ -125,8 +123,7 @@ def sdedit(
     Args:
         x0: images, [B, ...].
         strength: fraction of the time grid that is walked, measured from its end in the grid's own variable. On a
-            log-SNR grid 0.5 starts half-way in log-SNR and takes half of the steps. 0 returns x0; 1 is plain sampling,
-            which ignores x0.
+            log-SNR grid 0.5 starts half-way in log-SNR and takes half of the steps. 0 returns x0; 1 ignores x0.
         callback: called after each step with the number of steps done and the current x.
         score, sde, generator, settings: as for :func:`raysde.sampling.sampler.sample`.
 

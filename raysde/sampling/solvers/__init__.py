@@ -24,8 +24,7 @@ class Kind:
     """The properties of a solver.
 
     Attributes:
-        place: ``module:name`` of a class made from a walk and called with (x, index), or of a function called with
-            (walk, x, index).
+        place: ``module:name`` of a class made from a walk, with steps (x, index), or of a function (walk, x, index).
         calls: network evaluations per step.
         grid: default time grid; None for the SDE's own.
         remembers: True if a step uses earlier ones, so that correctors and resampling must not move x in between.

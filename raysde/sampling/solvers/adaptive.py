@@ -49,10 +49,10 @@ def combine_slopes(slopes: list[Tensor], weights: tuple[float, ...]) -> Tensor:
 
 
 def first_step(f: Slope, t: Tensor, y: Tensor, slope: Tensor, span: float, rtol: float, atol: float) -> Tensor:
-    """Return a first step size [B] whose Euler step is small (Hairer et al., II.4), at most |span|; costs one
-    evaluation.
+    """Return a first step size [B] of a small Euler step (Hairer et al., II.4), at most |span|, for one evaluation.
 
     Args:
+        y, slope: state and dy/dt at times t [B], both [B, N].
         span: end - start; the slope may be undefined beyond it.
     """
     direction = math.copysign(1.0, span)
@@ -76,8 +76,7 @@ def integrate_ode(f: Slope, y: Tensor, start: float, end: float, *, rtol: float,
 
     Raises:
         ValueError: if a tolerance is not positive.
-        FloatingPointError: if a step size falls below the resolution of t, y is not finite, or MOST_STEPS are not
-            enough.
+        FloatingPointError: if a step is below the resolution of t, y is not finite, or MOST_STEPS do not suffice.
     """
     if rtol <= 0.0 or atol <= 0.0:
         raise ValueError(f"rtol and atol must be positive, got rtol={rtol}, atol={atol}")
@@ -128,8 +127,7 @@ def attempt_step(
 def probability_flow(
     score: Score, sde: SDE, x: Tensor, start: float, end: float, *, rtol: float, atol: float
 ) -> tuple[Tensor, int]:
-    """Move x [B, ...] along the probability flow from ``start`` to ``end``; return it and the number of score
-    evaluations."""
+    """Move x [B, ...] along the probability flow; return it and the number of score evaluations."""
 
     def slope(t: Tensor, y: Tensor) -> Tensor:
         value, time = y.view_as(x), t.to(y.dtype)

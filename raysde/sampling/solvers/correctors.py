@@ -26,22 +26,19 @@ def own_norms(x: Tensor) -> Tensor:
 
 
 def mean_norm(x: Tensor) -> Tensor:
-    """Return the batch mean of the norms, repeated to [B], as Song et al. do; a single norm is too noisy in two
-    dimensions."""
+    """Return the batch mean of the norms, [B], as Song et al. do; a single norm is too noisy in two dimensions."""
     return own_norms(x).mean().expand(len(x))
 
 
 def damping(walk: Walk, index: int) -> float:
-    """Return a^2 = alpha^2(t - dt -> t), which is 1 for VE: Song's factor 1 - beta_i, independent of the number of
-    steps."""
+    """Return a^2 = alpha^2(t - dt -> t), 1 for VE: Song's factor 1 - beta_i for any number of steps."""
     return walk.transition(max(index - 1, 0))[0] ** 2
 
 
 def langevin(walk: Walk, x: Tensor, index: int, target_snr: float, norms: Norms) -> tuple[Tensor, Tensor]:
-    """Take x + eta score + sqrt(2 eta) z with eta = 2 a^2 (target_snr |z| / |score|)^2 (Song et al. algorithms 4 and
-    5).
+    """Return x + eta score + sqrt(2 eta) z, of the shape of x, and its mean (Song et al. algorithms 4 and 5).
 
-    |z| is the expected norm sqrt(d) of d unit normals; the norm of the drawn z would bias the step.
+    eta = 2 a^2 (target_snr |z| / |score|)^2 with |z| = sqrt(d) for d pixels; the norm of the drawn z would bias it.
     """
     gradient, z = walk.score(x, walk.times[index]), walk.noise(x)
     size = math.sqrt(x[0].numel())
@@ -51,7 +48,7 @@ def langevin(walk: Walk, x: Tensor, index: int, target_snr: float, norms: Norms)
 
 
 def annealed_langevin(walk: Walk, x: Tensor, index: int, target_snr: float, norms: Norms) -> tuple[Tensor, Tensor]:
-    """Take the Langevin step with eta = 2 a^2 (target_snr sigma)^2, independent of the score (Song and Ermon 2019)."""
+    """Return a Langevin step with eta = 2 a^2 (target_snr sigma)^2, like x, and its mean (Song and Ermon 2019)."""
     eta = 2.0 * damping(walk, index) * (target_snr * walk.sigma[index]) ** 2
     mean = x + eta * walk.score(x, walk.times[index])
     return mean + math.sqrt(2.0 * eta) * walk.noise(x), mean

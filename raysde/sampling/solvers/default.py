@@ -5,8 +5,7 @@ from raysde.sampling.solvers import SOLVERS, Solver
 DEFAULT: Solver = "unipc"
 """The default solver: the most accurate within 20 evaluations on every SDE, see the table in docs/choosing.md."""
 FIRST: Solver = "heun"
-"""The former default, which models of that time keep. It also replaces a multistep default where a corrector or
-resampling excludes one."""
+"""The former default, for models of that time, and where a corrector or resampling excludes multistep solvers."""
 
 
 def default_solver(usual: Solver | None = None, *, corrector: str | None = None, resample: int = 0) -> Solver:

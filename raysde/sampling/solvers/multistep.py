@@ -63,7 +63,7 @@ class DpmPlusPlus(Multistep):
     Order 2 is their midpoint form; order 3 integrates the parabola through the last three predictions.
 
     Args:
-        stochastic: True to solve the SDE, whose noise is exact and whose linear part is smaller by e^(-h).
+        stochastic: True to solve the SDE, whose noise is exact and whose linear part has a further factor e^(-h).
     """
 
     def __init__(self, walk: Walk, order: int, stochastic: bool) -> None:
@@ -95,8 +95,7 @@ class DpmPlusPlus(Multistep):
         return math.expm1(-z) / z + 1.0, 1.0 - 2.0 * (math.expm1(-z) + z) / z**2
 
     def differences(self, h: float, order: int) -> list[Tensor]:
-        """Return the coefficients of v and v^2 of the polynomial through the last predictions; v = 0 to 1 over the
-        step."""
+        """Return the coefficients of v and v^2 of the polynomial through the last predictions; v runs from 0 to 1."""
         if order == 1:
             return []
         (now, m0), (before, m1) = self.past[0], self.past[1]
@@ -144,8 +143,7 @@ def exponential_moments(end: float, count: int) -> list[float]:
 class UniPC(Multistep):
     """UniPC of order 3 or lower with B(h) = e^h - 1, in terms of x0 (Zhao et al. 2023, arXiv 2302.04867).
 
-    The network's prediction at the start of a step first corrects the previous step. This gives one more order at no
-    further evaluation.
+    The prediction at the start of a step first corrects the previous step: one more order at no evaluation.
     """
 
     def __init__(self, walk: Walk, order: int) -> None:
@@ -164,8 +162,7 @@ class UniPC(Multistep):
         return step, step
 
     def move(self, x: Tensor, index: int, order: int, arrived: Tensor | None) -> Tensor:
-        """Step from x at ``index`` to ``index + 1``; correct with the prediction ``arrived`` there, or predict if it is
-        None."""
+        """Step from x at ``index`` to ``index + 1``, with the prediction ``arrived`` there if it is known."""
         walk, (now, m0) = self.walk, self.past[0]
         h = walk.half_log_snr[index + 1] - walk.half_log_snr[index]
         places = [(self.past[k][0] - now) / h for k in range(1, order)] + [1.0]

@@ -13,7 +13,7 @@ from raysde.sampling.solvers.trajectory import Walk
 
 
 def euler(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Take Euler's step, which is DDIM's with eta = 0 (Song, Meng and Ermon 2021, section 4.3)."""
+    """Return x after Euler's step, twice; it equals DDIM's with eta = 0 (Song, Meng and Ermon 2021, section 4.3)."""
     step = step_ratios(walk, x, index, walk.eps(x, index))
     return step, step
 
@@ -25,7 +25,7 @@ def step_ratios(walk: Walk, x: Tensor, index: int, slope: Tensor) -> Tensor:
 
 
 def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Take Heun's step (Karras et al. 2022, algorithm 1)."""
+    """Return x after Heun's step (Karras et al. 2022, algorithm 1), twice."""
     first = walk.eps(x, index)
     second = walk.eps(step_ratios(walk, x, index, first), index + 1)
     step = step_ratios(walk, x, index, 0.5 * (first + second))
@@ -33,7 +33,7 @@ def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 
 def rk4(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Take the classical Runge-Kutta step of order 4."""
+    """Return x after the classical Runge-Kutta step of order 4, twice."""
     noise_to_signal = [walk.sigma[i] / walk.alpha[i] for i in (index, index + 1)]
     width, middle = noise_to_signal[1] - noise_to_signal[0], 0.5 * (noise_to_signal[0] + noise_to_signal[1])
     t = walk.quantity(walk.sde.time_at, -2.0 * math.log(middle))

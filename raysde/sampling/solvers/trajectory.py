@@ -55,7 +55,6 @@ class Walk:
         return function(torch.tensor(t, dtype=torch.float64)).item()
 
     def transition(self, index: int) -> tuple[float, float]:
-        """Return a and b^2 of the exact forward step x_t = a x_s + b z between times ``index`` (t) and ``index + 1``
-        (s)."""
+        """Return a and b^2 of the exact forward step x_t = a x_s + b z from time ``index + 1`` to ``index``."""
         a = self.alpha[index] / self.alpha[index + 1]
         return a, self.sigma[index] ** 2 - (a * self.sigma[index + 1]) ** 2
