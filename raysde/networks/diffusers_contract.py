@@ -110,7 +110,7 @@ def agree_preconditioning(
     if given not in contract.conditions:
         both = name == "UNet2DConditionModel" and captions and labels
         hint = ", and both with network.config.class_embed_type=simple_projection" if both else ""
-        raise ValueError(f"{name} accepts {' or '.join(contract.conditions)}{hint}; the model gives it {given}")
+        raise ValueError(f"{name} accepts {' or '.join(contract.conditions)}{hint}; the model has {given}")
     time = preconditioning.time or contract.choose_time_input(sde)
     if time not in contract.times:
         raise ValueError(f"preconditioning.time={time}: this {name} accepts {' or '.join(contract.times)}")
