@@ -200,7 +200,7 @@ def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
         ValueError: if the shapes differ.
     """
     if first.shape != second.shape:
-        raise ValueError(f"latents of shapes {tuple(first.shape)} and {tuple(second.shape)} have no path between them")
+        raise ValueError(f"latents must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     a, b = first.reshape(len(first), -1), second.reshape(len(second), -1)
     cosine = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
     angle = torch.acos(cosine.clamp(-1.0, 1.0))[None, :, None]

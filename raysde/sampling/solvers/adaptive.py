@@ -107,7 +107,7 @@ def integrate_ode(f: Slope, y: Tensor, start: float, end: float, *, rtol: float,
         y = torch.where(good[:, None], new, y)
         slope = torch.where(good[:, None], last, slope)
         t = torch.where(good, torch.where(step >= left, torch.full_like(t, end), t + direction * step), t)
-    raise FloatingPointError(f"rk45 did not arrive in {MOST_STEPS} steps: loosen rtol and atol")
+    raise FloatingPointError(f"rk45 needs more than {MOST_STEPS} steps: increase rtol and atol")
 
 
 def attempt_step(
