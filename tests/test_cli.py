@@ -231,7 +231,7 @@ def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, place
     for count, said in ((2, "which are replaced"), (1, "of which 1 stays beside the new ones (image-001.png, ...)")):
         assert main([*command[1:], "-n", str(count), "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
         assert f"drawn holds 2 pictures of an earlier drawing, {said}" in capsys.readouterr().err
-    assert "--guidance must be a number from 0 on" in refused(capsys, *command[1:], "--guidance", "-1")
+    assert "--guidance must be a number of at least 0" in refused(capsys, *command[1:], "--guidance", "-1")
     assert main(["train", RECIPE, "--no-ray", *places, *small[1:], *own, "train.length.steps=3"]) == 0
     assert "continuing from step 2 of 3" in capsys.readouterr().err
     assert main(["train", RECIPE, "--no-ray", *places, *small[1:], *own, "train.length.steps=1"]) == 0

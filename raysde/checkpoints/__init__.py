@@ -1,1 +1,1 @@
-"""Checkpoints: self-describing folders of safetensors, whole or not there, also in shards and object stores."""
+"""Checkpoints: self-describing folders of safetensors, written atomically, also sharded and in object stores."""

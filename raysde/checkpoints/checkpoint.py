@@ -1,10 +1,10 @@
-"""The checkpoint directory: safetensors and JSON, described by itself, checked by hash. No pickle is read or written.
+"""The checkpoint folder: safetensors and JSON, self-describing and checked by hash. No pickle is read or written.
 
 checkpoint.json        format, the model's description, counters, versions, sha256 and size of each file, own sha256
-ema.safetensors        the averaged weights, complete: what is sampled from
+ema.safetensors        the averaged weights, complete, from which models sample
 text/                  tokenizer and text encoder architecture, if the model takes captions
-weights.safetensors    the trained weights as the optimiser left them        } absent from an exported model,
-optimizer.safetensors  its moments                                           } which cannot be resumed; folders with
+weights.safetensors    the trained weights after the last update             } absent from an exported model,
+optimizer.safetensors  the optimizer's state                                 } which cannot be resumed; folders with
 profiles.safetensors   the averages for post-hoc EMA, if the recipe has them } a file a rank for a sharded model
 """
 
@@ -33,7 +33,7 @@ from raysde.checkpoints.description import (
 )
 from raysde.checkpoints.description import (
     checkpoint_name as checkpoint_name,
-)  # the name of a checkpoint's folder, beside what is in it
+)  # re-exported for callers that read and write checkpoints
 from raysde.checkpoints.sharded_tensors import Stored
 from raysde.inference.model import Model
 from raysde.io.atomic import write_folder_atomically
@@ -46,22 +46,22 @@ from raysde.training.state import TrainState
 
 WEIGHTS, OPTIMIZER, PROFILES = "weights", "optimizer", "profiles"
 CARDS = ("MLmodel", "registered_model_meta")
-"""What MLflow puts beside a registered checkpoint; it says whose weights they are, so a copy has its own."""
+"""Files that MLflow adds to a registered checkpoint; they describe that version, so copies leave them out."""
 
 
 def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """:func:`own_weights`, contiguous and on the CPU."""
+    """Return the tensors of :func:`own_weights`, contiguous and on the CPU."""
     return {name: value.cpu().contiguous() for name, value in own_weights(model).items()}
 
 
 def own_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer; a tied weight under its first name alone."""
+    """Return every parameter and persistent buffer by name; a tied weight only under its first name."""
     tied = tied_names(model)
     return {name: value for name, value in model.state_dict().items() if name not in tied}
 
 
 def tied_names(model: ScoreModel) -> set[str]:
-    """Further names of parameters that have one already, such as T5's embedding."""
+    """Return the second and further names of tied parameters, such as T5's embedding."""
     seen: set[int] = set()
     tied: set[str] = set()
     for name, value in model.state_dict(keep_vars=True).items():
@@ -74,7 +74,7 @@ def tied_names(model: ScoreModel) -> set[str]:
 def write_checkpoint(
     folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]
 ) -> None:
-    """Write a checkpoint; ``folder`` appears whole or not at all, replacing what was there.
+    """Write a checkpoint atomically; an existing ``folder`` is replaced.
 
     Raises:
         OSError: naming ``folder``, if it cannot be written.
@@ -94,21 +94,23 @@ def write_checkpoint(
 
 
 def export_checkpoint(source: Path, target: Path) -> None:
-    """Copy what sampling needs, without the optimiser; ``target`` must not exist, and appears whole or not at all.
+    """Copy the files needed for sampling, without the optimizer, atomically to ``target``, which must not exist.
 
     Raises:
-        ValueError: if a file that is copied is damaged.
+        ValueError: if a file to copy is damaged.
         OSError: naming ``target``, if it cannot be written.
     """
     export_with_settings(source, target, read_description(source).spec.generation)
 
 
 def export_with_settings(source: Path, target: Path, generation: dict[str, Any]) -> None:
-    """As :func:`export_checkpoint`, of a model that draws by ``generation`` when nobody says, see
-    :mod:`raysde.models.sampling_defaults`.
+    """Export a checkpoint as :func:`export_checkpoint`, with other default sampling settings.
+
+    Args:
+        generation: settings of the exported model, see :mod:`raysde.models.sampling_defaults`.
 
     Raises:
-        ValueError: if a setting is not one of a model, or a file that is copied is damaged.
+        ValueError: if a setting is invalid, or a file to copy is damaged.
         OSError: naming ``target``, if it cannot be written.
     """
     description, spec = (
@@ -121,7 +123,7 @@ def export_with_settings(source: Path, target: Path, generation: dict[str, Any])
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy the files that sampling needs, without the description.
+    """Copy the files needed for sampling, without the description.
 
     Raises:
         ValueError: if one of them is damaged.
@@ -132,7 +134,7 @@ def copy_model(source: Path, target: Path) -> None:
 
 
 def is_complete_checkpoint(folder: Path) -> bool:
-    """Return True if ``folder`` holds a sound description and every file that it lists, of the listed size."""
+    """Return True if ``folder`` has a valid description and every listed file has the listed size."""
     try:
         read_complete_description(pafs.LocalFileSystem(), str(folder))
     except ValueError:
@@ -141,13 +143,13 @@ def is_complete_checkpoint(folder: Path) -> bool:
 
 
 def find_newest_checkpoint(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:
-    """The newest checkpoint in a local run folder that can be sampled from: whole, its averaged weights as written.
+    """Return the newest checkpoint in a local run folder whose description, averaged weights and text files are intact.
 
     Args:
-        say: is told of each newer checkpoint that is passed over.
+        say: callback that receives a message for each newer checkpoint passed over.
 
     Returns:
-        None if there are no checkpoints.
+        The checkpoint's folder, None if there are no checkpoints.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
@@ -163,7 +165,7 @@ def find_newest_checkpoint(folder: Path, say: Callable[[str], None] | None = Non
 
 
 def verify_model(folder: Path) -> Description:
-    """As :func:`raysde.checkpoints.description.verify_checkpoint`, of the files that sampling reads.
+    """Verify the files that sampling reads, as :func:`raysde.checkpoints.description.verify_checkpoint`.
 
     Raises:
         ValueError: naming the first file that is missing or differs.
@@ -180,10 +182,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_model(folder: Path, *, allow_code: bool = False, device: torch.device | str = "cpu") -> Model:
-    """The averaged model in a checkpoint, checked and ready to sample.
+    """Load the model with averaged weights from a checkpoint, verified and ready to sample.
 
     Raises:
-        ValueError: if the checkpoint is torn, does not fit its own description, or names code that is not allowed.
+        ValueError: if the checkpoint is damaged, does not fit its own description, or names code that is not allowed.
     """
     description = verify_model(folder)
     model = empty_model(description.spec, folder / "text", allow_code=allow_code)
@@ -192,17 +194,17 @@ def load_model(folder: Path, *, allow_code: bool = False, device: torch.device |
 
 
 def restore_state(state: TrainState, folder: Path) -> Description:
-    """Loads a checkpoint into a state of the same shape, sharded or not, whatever wrote it.
+    """Load a checkpoint into a state of the same architecture, whether either of them is sharded or not.
 
     Raises:
-        ValueError: if it is torn, holds another model or SDE, or was saved without its optimiser or profiles.
+        ValueError: if the checkpoint is damaged, holds another model or SDE, or lacks optimizer or profiles.
     """
     description = read_description(folder)
     needed = (WEIGHTS, OPTIMIZER, PROFILES) if state.profiles else (WEIGHTS, OPTIMIZER)
     names = {kind: _list_tensor_files(folder, description, kind) for kind in needed}
     verify_checkpoint(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
     stored = {kind: Stored(folder / name for name in each) for kind, each in names.items()}
-    # processes of the user's own need not compare: their recipes do, before this
+    # user-written SDEs may not define equality; the caller has compared their recipes
     if not isinstance(description.spec.sde, ExternalSDE) and description.spec.sde != state.model.sde:
         raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
     parameters = dict(state.model.named_parameters())
@@ -223,7 +225,7 @@ def restore_state(state: TrainState, folder: Path) -> Description:
 
 
 def _list_tensor_files(folder: Path, description: Description, kind: str) -> list[str]:
-    """The files that hold ``kind``, whole or in pieces."""
+    """Return the files that hold tensors of ``kind``, as one file or one per rank."""
     whole = f"{kind}.safetensors"
     names = [name for name in sorted(description.files) if name == whole or name.startswith(f"{kind}/")]
     if not names:

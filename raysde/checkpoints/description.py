@@ -1,7 +1,7 @@
-"""The file that describes a checkpoint, checkpoint.json, and whether all that it lists is there.
+"""The description of a checkpoint, checkpoint.json, and the check for completeness.
 
-checkpoint.json is written last and holds the hash of its own content. A checkpoint is whole if that file is sound and
-every file that it lists is there with the listed size. Hashes of other files are compared when the files are loaded.
+checkpoint.json is written last and holds the hash of its own content. A checkpoint is whole if that file is valid and
+every file that it lists exists with the listed size. Hashes of other files are compared when the files are loaded.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from raysde.models.spec import ModelSpec
 FORMAT = 2
 FILE = "checkpoint.json"
 OWN = "sha256"
-"""Key of the hash of all other keys, which came with ``bytes``; older checkpoints lack both."""
+"""Key of the hash over all other keys, introduced with ``bytes``; older checkpoints lack both."""
 PARTS = ("state", "recipe", "data", "files", "versions")
 STEP = re.compile(r"step_([0-9]+)")
 
 
 class Listed(NamedTuple):
-    """A file as checkpoint.json lists it."""
+    """A file's entry in checkpoint.json: sha256, and size in bytes."""
 
     sha256: str
     bytes: int
@@ -41,13 +41,13 @@ class Description:
     """The content of ``checkpoint.json``.
 
     Attributes:
-        spec: the model.
-        state: the training state's counters.
-        recipe: flat configuration of the run, for people and for comparing runs.
+        spec: the model's description.
+        state: counters of the training state.
+        recipe: flat configuration of the run, for display and comparison.
         data: path and fingerprint of the data set.
         files: sha256 of each other file, by relative path.
-        versions: of raysde and the libraries that wrote it.
-        sizes: bytes of each of ``files``; empty in a checkpoint from before they were listed.
+        versions: versions of raysde and its libraries at the time of writing.
+        sizes: size of each of ``files`` in bytes; empty in checkpoints that predate this field.
     """
 
     spec: ModelSpec
@@ -65,13 +65,13 @@ class Description:
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder for a checkpoint of a run.
+    """A checkpoint folder of a run.
 
     Attributes:
-        path: in its file system.
-        description: None if the checkpoint is not whole.
-        fault: why it is not.
-        begun: whether it has a checkpoint.json, sound or not.
+        path: path in its file system.
+        description: the checkpoint's description; None if it is not whole.
+        fault: the reason why it is not whole.
+        begun: True if it has a checkpoint.json, valid or not.
     """
 
     path: str
@@ -85,14 +85,14 @@ class Kept:
 
     @property
     def step(self) -> int:
-        """The checkpoint's step; of one that is not whole, the step in the folder's name."""
+        """Step of the checkpoint; if it is not whole, the step in the folder's name."""
         if self.description is not None:
             return self.description.step
         return int(self.name.removeprefix("step_"))
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder name of a checkpoint; names sort by step."""
+    """Return the folder name of a checkpoint; names sort by step."""
     return f"step_{step:09d}"
 
 
@@ -104,7 +104,11 @@ def write_description(
     data: dict[str, Any],
     others: Mapping[str, Listed] | None = None,
 ) -> None:
-    """Write ``checkpoint.json`` for the files in ``folder``, and for ``others``, which other processes wrote."""
+    """Write ``checkpoint.json`` for the files in ``folder``, and for files that other processes wrote.
+
+    Args:
+        others: entries of the other processes' files, by relative path.
+    """
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     here = {name: path for name, path in sorted(found.items()) if name != FILE and name not in (others or {})}
     listed = {name: Listed(file_hash(path), path.stat().st_size) for name, path in here.items()} | dict(others or {})
@@ -128,16 +132,16 @@ def _library_versions() -> dict[str, str]:
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
-    """sha256 of a description's JSON values, in whatever order and layout they are written."""
+    """Return the sha256 of a description's JSON values, independent of key order and layout."""
     values = json.loads(json.dumps({key: value for key, value in content.items() if key != OWN}))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_description(folder: Path) -> Description:
-    """Read and check ``checkpoint.json``.
+    """Read and validate ``checkpoint.json``.
 
     Raises:
-        ValueError: if it is missing or not one.
+        ValueError: if it is missing or invalid.
     """
     path = folder / FILE
     try:
@@ -150,13 +154,13 @@ def read_description(folder: Path) -> Description:
 
 
 def parse_description(content: bytes, path: str) -> Description:
-    """Return the description that the bytes of a ``checkpoint.json`` hold.
+    """Return the description in the bytes of a ``checkpoint.json``.
 
     Args:
-        path: of the file, for the message.
+        path: path of the file, for the message.
 
     Raises:
-        ValueError: naming what is wrong with it.
+        ValueError: if the content is invalid, naming the fault.
     """
     try:
         text = content.decode()
@@ -165,15 +169,13 @@ def parse_description(content: bytes, path: str) -> Description:
     values = read_json(text, path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else None
-        raise ValueError(
-            f"{path} has format {found!r}; this version of raysde reads format {FORMAT} alone, train again"
-        )
+        raise ValueError(f"{path} has format {found!r}; this version of raysde reads only format {FORMAT}: train again")
     if missing := {"model", *PARTS} - set(values):
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
     if "bytes" in values and OWN not in values:
         raise ValueError(f"{path} lacks its own sha256: it was damaged or edited")
     if OWN in values and values[OWN] != content_hash(values):
-        raise ValueError(f"{path} does not have the sha256 that it gives: it was damaged or edited")
+        raise ValueError(f"{path} does not match its own sha256: it was damaged or edited")
     parts = {name: values[name] for name in PARTS} | {"sizes": values.get("bytes", {})}
     for name, part in parts.items():
         if not isinstance(part, dict):
@@ -181,9 +183,9 @@ def parse_description(content: bytes, path: str) -> Description:
     if not _is_count(parts["state"].get("step")):
         raise ValueError(f"{path}: state.step is not a number of steps")
     if not all(isinstance(each, str) for each in parts["files"].values()):
-        raise ValueError(f"{path}: files holds what is not a hash")
+        raise ValueError(f"{path}: a value of files is not a hash")
     if not all(map(_is_count, parts["sizes"].values())):
-        raise ValueError(f"{path}: bytes holds what is not a size")
+        raise ValueError(f"{path}: a value of bytes is not a size")
     return Description(spec=_parse_spec(values["model"], path), **parts)
 
 
@@ -225,17 +227,17 @@ def read_complete_description(system: pafs.FileSystem, root: str) -> Description
 
 
 def list_file_sizes(system: pafs.FileSystem, root: str) -> dict[str, int]:
-    """Bytes of each file below ``root``, by relative path; empty if there is no such folder."""
+    """Return the size in bytes of each file below ``root``, by relative path; empty if there is no such folder."""
     entries = system.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
     start = len(root.strip("/")) + 1
     return {entry.path.strip("/")[start:]: int(entry.size) for entry in entries if entry.is_file}
 
 
 def verify_checkpoint(folder: Path, names: Collection[str] | None = None) -> Description:
-    """Return the description of a whole checkpoint, after comparing its files with their hashes.
+    """Return the description of a whole checkpoint after comparing its files with their hashes.
 
     Args:
-        names: the files to compare, all if None.
+        names: files to compare; None for all.
 
     Raises:
         ValueError: naming the first file that is missing or differs.
@@ -252,11 +254,11 @@ def _compare_hashes(folder: Path, description: Description, names: Collection[st
         except OSError as error:
             raise ValueError(f"{name} in checkpoint {folder} cannot be read: {error.strerror}") from error
         if found != description.files[name]:
-            raise ValueError(f"{name} in checkpoint {folder} does not have the sha256 that {FILE} gives")
+            raise ValueError(f"{name} in checkpoint {folder} does not match its sha256 in {FILE}")
 
 
 def list_checkpoints(system: pafs.FileSystem, root: str) -> list[Kept]:
-    """Return the checkpoints of a run, by descending step; whatever else lies in its folder is left out."""
+    """Return the checkpoint folders of a run by descending step, ignoring other content of the run's folder."""
     entries = system.get_file_info(pafs.FileSelector(root, allow_not_found=True))
     folders = [entry.path for entry in entries if not entry.is_file and STEP.fullmatch(entry.base_name)]
     found = [_judge_checkpoint(system, path) for path in folders]
@@ -268,24 +270,24 @@ def _judge_checkpoint(system: pafs.FileSystem, path: str) -> Kept:
         return Kept(path, read_complete_description(system, path))
     except ValueError as error:
         return Kept(path, None, str(error), begun=FILE in list_file_sizes(system, path))
-    except FileNotFoundError as error:  # deleted meanwhile
+    except FileNotFoundError as error:  # deleted since the listing
         return Kept(path, None, str(error), begun=False)
     except OSError as error:
         if not isinstance(system, pafs.LocalFileSystem):
-            raise  # an outage of the storage says nothing of the checkpoint
+            raise  # a storage outage does not mean a damaged checkpoint
         return Kept(path, None, f"checkpoint {path} cannot be read: {error_line(error)}")
 
 
 def choose_newest_checkpoint(
     found: list[Kept], usable: Callable[[Kept], Path], where: str, say: Callable[[str], None] | None
 ) -> Path | None:
-    """Return the newest whole checkpoint as a local folder.
+    """Return the newest whole checkpoint as a local folder, None if there are no checkpoints.
 
     Args:
-        found: of a run, by descending step.
-        usable: makes a local folder of a whole checkpoint, or raises a ValueError.
+        found: checkpoints of a run, by descending step.
+        usable: returns a local folder for a whole checkpoint, or raises ValueError.
         where: the run's folder, for the message.
-        say: is told of each newer checkpoint that is passed over.
+        say: callback that receives a message for each newer checkpoint passed over.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
@@ -305,7 +307,7 @@ def choose_newest_checkpoint(
         return folder
     if faults:
         raise ValueError(
-            f"no checkpoint in {where} is whole: {faults[0]}; put it back from a copy, or remove the folder or choose "
+            f"no checkpoint in {where} is whole: {faults[0]}; restore it from a copy, or remove the folder or choose "
             "another name to train from the beginning"
         )
     return None

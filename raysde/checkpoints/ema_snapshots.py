@@ -1,8 +1,8 @@
-"""Snapshots of a run's averages for post-hoc EMA, which outlive its checkpoints; and the model made of them.
+"""Snapshots of a run's averages for post-hoc EMA, which outlive its checkpoints, and models reconstructed from them.
 
-RUN/profiles/step_000000500.safetensors   each kept average as STD/NAME; the header says step, images seen and stds
+RUN/profiles/step_000000500.safetensors   each average as STD/NAME; the header holds step, images seen and stds
 
-RUN is a local folder, or a URI that pyarrow reaches.
+RUN is a local folder, or a URI that pyarrow supports.
 """
 
 import json
@@ -32,9 +32,9 @@ HEADER = "raysde"
 
 
 def write_snapshot(run: str, state: TrainState) -> None:
-    """Writes the averages of ``state`` into the run's folder; the file appears whole, replacing what was there.
+    """Write the averages of ``state`` into the run's folder atomically, replacing an older file.
 
-    Called on the first rank alone, or on every rank where they are sharded.
+    Call it on rank 0 only, or on every rank if the averages are sharded.
 
     Args:
         run: folder or URI of the run.
@@ -52,7 +52,7 @@ def write_snapshot(run: str, state: TrainState) -> None:
 
 @dataclass(frozen=True)
 class StoredAverage(Mapping[str, Tensor]):
-    """One average in a snapshot's open file, whose tensors are read when they are asked for."""
+    """One average in a snapshot's open file, whose tensors are read on access."""
 
     source: Any
     std: float
@@ -71,11 +71,11 @@ class StoredAverage(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class SnapshotFile:
-    """A snapshot's file.
+    """The content of a snapshot file.
 
     Attributes:
-        step, images: when it was taken.
-        averages: the averages in it.
+        step, images: training step and number of images seen when it was taken.
+        averages: the stored averages.
     """
 
     step: int
@@ -84,17 +84,17 @@ class SnapshotFile:
 
 
 def read_snapshots(folder: Path) -> list[SnapshotFile]:
-    """The snapshots in a local folder, by step.
+    """Return the snapshots in a local folder, by step.
 
     Raises:
-        ValueError: naming a file that is not one.
+        ValueError: naming a file that is not a snapshot.
     """
     return [_read_snapshot(path) for path in sorted(folder.glob("step_*.safetensors"))]
 
 
 def _read_snapshot(path: Path) -> SnapshotFile:
     try:
-        source: Any = safe_open(path, "pt")  # maps the file; opening it for each tensor would take a millisecond
+        source: Any = safe_open(path, "pt")  # memory-mapped: reopening it per tensor takes a millisecond
         header: dict[str, Any] = json.loads(source.metadata()[HEADER])
         names = [name.partition("/") for name in source.keys()]  # noqa: SIM118
         stds, images = [float(std) for std in header["stds"]], int(header["images"])
@@ -106,22 +106,20 @@ def _read_snapshot(path: Path) -> SnapshotFile:
 
 
 def export_average(run: str, target: Path, std: float, step: int | None = None) -> int:
-    """Writes a checkpoint to sample from, whose weights are the average of relative standard deviation ``std``.
+    """Write a checkpoint for sampling whose weights are the average of relative standard deviation ``std``.
 
-    Everything but the averaged weights comes from the run's newest whole checkpoint; a newer one that is damaged is
-    passed over, which is said on stderr.
+    All else comes from the run's newest whole checkpoint. A message on stderr names each newer, damaged one.
 
     Args:
         run: folder or URI of the run.
-        target: the checkpoint's folder, which must not exist; it appears whole or not at all.
-        step: of the snapshot at whose time the average ends; the last if None.
+        target: folder of the new checkpoint, which must not exist; it is written atomically.
+        step: step of the snapshot at whose time the average ends; None for the last.
 
     Returns:
-        The step.
+        The step of that snapshot.
 
     Raises:
-        ValueError: if the run has no snapshot, none of ``step``, or no checkpoint; if ``target`` exists; or if
-            ``std`` is not reachable.
+        ValueError: if a snapshot or checkpoint is missing, ``target`` exists, or ``std`` is not reachable.
         OSError: naming ``target``, if it cannot be written.
     """
     run = absolute_location(run)
@@ -142,7 +140,7 @@ def export_average(run: str, target: Path, std: float, step: int | None = None) 
 
 
 def _fetch_snapshots(run: str, scratch: Path) -> Path:
-    """The run's folder of snapshots, copied to ``scratch`` if it is remote."""
+    """Return the run's folder of snapshots, copied to ``scratch`` if it is remote."""
     system, root = open_filesystem(child_path(absolute_location(run), FOLDER))
     if isinstance(system, pafs.LocalFileSystem):
         return Path(root)
@@ -155,7 +153,7 @@ def _write_model(run: str, target: Path, averaged: dict[str, Tensor], state: dic
     storage, _, name = run.rpartition("/")
     base = fetch_newest_checkpoint(storage, name, say)
     if base is None:
-        raise ValueError(f"{run} holds no whole checkpoint, which tells how the model is built")
+        raise ValueError(f"{run} holds no whole checkpoint, which is needed to build the model")
     weights = load_file(base / "ema.safetensors")
     strange = sorted(name for name in averaged if name not in weights or averaged[name].shape != weights[name].shape)
     if strange:

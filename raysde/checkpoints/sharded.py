@@ -1,8 +1,7 @@
-"""Checkpoints of a sharded model: each rank writes what it holds, and any number of ranks goes on from it.
+"""Checkpoints of a sharded model: each rank writes its own rows, and any number of ranks can resume.
 
-The folder is that of :mod:`raysde.checkpoints.checkpoint`, with each of weights, optimizer and profiles in one file a
-rank (:mod:`raysde.checkpoints.sharded_tensors`). The averaged weights, from which models are loaded, are one file of
-whole tensors.
+The folder is that of :mod:`raysde.checkpoints.checkpoint`, with one file per rank for weights, optimizer and profiles
+(:mod:`raysde.checkpoints.sharded_tensors`). The averaged weights are one file of whole tensors.
 """
 
 from collections.abc import Mapping
@@ -26,10 +25,10 @@ from raysde.training.state import TrainState
 def write_sharded_checkpoint(
     folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any], world: World
 ) -> None:
-    """Writes a checkpoint into a folder that all ranks reach, where it appears whole or not at all.
+    """Write a checkpoint atomically into a folder that all ranks share.
 
     Raises:
-        ValueError: on every rank, if it is not the same folder on all of them.
+        ValueError: on every rank, if the ranks do not share the folder.
         OSError: naming ``folder``, if it cannot be written.
     """
     with name_place_of_write(f"the checkpoint of step {state.step}", folder):
@@ -38,7 +37,7 @@ def write_sharded_checkpoint(
         write_rank_part(partial, state, spec, recipe, data, world)
         world.barrier()
         if world.any(world.is_first and not checkpoint.is_complete_checkpoint(partial)):
-            raise ValueError(f"{folder.parent} is not one folder for all workers, which resources.strategy=fsdp needs")
+            raise ValueError(f"{folder.parent} is not shared by all workers, which resources.strategy=fsdp needs")
         if world.is_first:
             atomic.move_into_place(partial, folder)
         world.barrier()
@@ -47,10 +46,10 @@ def write_sharded_checkpoint(
 def write_rank_part(
     folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any], world: World
 ) -> None:
-    """Writes this rank's part of a checkpoint; called on every rank.
+    """Write this rank's part of a checkpoint. Every rank must call it.
 
     Args:
-        folder: of all ranks or of this one alone; what is in those of all ranks, laid together, is the checkpoint.
+        folder: folder of all ranks, or of this one alone; the folders of all ranks together make up the checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with state.ema.swap_weights():
@@ -73,12 +72,12 @@ def write_rank_part(
 
 
 def rank_file(kind: str, rank: int, size: int) -> str:
-    """The path, in the checkpoint, of the pieces that rank ``rank`` of ``size`` holds."""
+    """Return the path, relative to the checkpoint, of the pieces of rank ``rank`` of ``size``."""
     return f"{kind}/{rank + 1:05d}-of-{size:05d}.safetensors"
 
 
 def gather_hashes(folder: Path, kinds: list[str], world: World) -> dict[str, Listed]:
-    """sha256 and size of the files of pieces of every rank, each computed where the file was written."""
+    """Return sha256 and bytes of all ranks' files of pieces, by path; each rank computes those of its own files."""
     digests = torch.zeros(world.size, len(kinds), 32, dtype=torch.int32, device=world.device)
     sizes = torch.zeros(world.size, len(kinds), dtype=torch.int64, device=world.device)
     for number, kind in enumerate(kinds):

@@ -1,10 +1,10 @@
-"""Tensors that several ranks hold in rows, in safetensors files: written in pieces or whole, read by any number.
+"""safetensors files of tensors sharded in rows over ranks: written in pieces or whole, read by any number of ranks.
 
 weights.safetensors                   whole tensors
 weights/00001-of-00002.safetensors    the rows of the first of two ranks, and so on
 
-The header of a file of pieces says at which row each begins, as safetensors files of torch.distributed.checkpoint do,
-whose HuggingFaceStorageReader reads a folder of them too. Its other formats keep their index as a pickle.
+The header of a file of pieces gives each piece's first row, as in safetensors files of torch.distributed.checkpoint, so
+its HuggingFaceStorageReader can read such a folder too. Its other formats keep their index as a pickle.
 """
 
 import json
@@ -36,7 +36,7 @@ TYPES = {
 
 
 def write_pieces(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
-    """Writes the rows that this rank holds; what every rank holds whole is written by the first."""
+    """Write the rows that this rank holds; rank 0 also writes the tensors that are not sharded."""
     mine: dict[str, Tensor] = {}
     starts: dict[str, dict[str, list[int]]] = {}
     for name, tensor in tensors.items():
@@ -51,13 +51,13 @@ def write_pieces(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
 def write_whole_tensors(
     path: Path | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes whole tensors, one in memory at a time; called on every rank if they are sharded.
+    """Write whole tensors, one in memory at a time. Every rank must call it if they are sharded.
 
     Args:
-        path: the file, None on ranks that only send their rows.
-        metadata: kept in the file's header.
+        path: path of the file; None on ranks that only send their rows.
+        metadata: text values for the file's header.
     """
-    # wide types first keeps each tensor aligned to its type
+    # descending element size keeps each tensor aligned to its dtype
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     if path is None:
         for name in names:
@@ -71,7 +71,7 @@ def write_whole_tensors(
 
 
 def build_header(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:
-    """The beginning of a safetensors file: a length of 8 bytes and, padded to a multiple of 8, JSON."""
+    """Return the header of a safetensors file: a length of 8 bytes, and JSON padded to a multiple of 8 bytes."""
     content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name, tensor in tensors:
@@ -94,7 +94,7 @@ class Piece:
 
 
 class Stored:
-    """The tensors in some safetensors files; bytes are read when they are asked for.
+    """The tensors in safetensors files, read on access.
 
     Args:
         paths: one file of whole tensors, or all files of pieces that were written together.
@@ -120,15 +120,15 @@ class Stored:
             pieces.sort(key=lambda piece: piece.start)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of the whole tensor."""
+        """Return the shape of the whole tensor."""
         pieces = self.pieces[name]
         return (pieces[-1].stop, *pieces[0].shape[1:]) if pieces[0].shape else ()
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows [start, stop) of a tensor.
+        """Return rows [start, stop) of a tensor.
 
         Raises:
-            ValueError: if the files lack one of them.
+            ValueError: if the files lack one of the rows.
         """
         found, place = [], start
         for piece in self.pieces[name]:
@@ -144,7 +144,7 @@ class Stored:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def tensor(self, name: str) -> Tensor:
-        """A whole tensor."""
+        """Return a whole tensor."""
         shape = self.shape(name)
         if not shape:
             scalar: Tensor = self.pieces[name][0].source.get_tensor(name)
@@ -152,7 +152,7 @@ class Stored:
         return self.rows(name, 0, shape[0])
 
     def like(self, name: str, target: Tensor | None) -> Tensor:
-        """A tensor as ``target`` is held: of a sharded one, of the same shape, this rank's rows alone are read."""
+        """Return a tensor sharded as ``target``; if both have the same shape, only this rank's rows are read."""
         if target is None or not is_sharded(target) or self.shape(name) != tuple(target.shape):
             return self.tensor(name)
         from torch.distributed.tensor import DTensor
@@ -162,5 +162,5 @@ class Stored:
         return DTensor.from_local(local, *place, run_check=False, shape=target.shape, stride=target.stride())
 
     def all_like(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every tensor, held as the target whose name its own ends with, after a slash or from the beginning."""
+        """Return every tensor, sharded as the target of its name, or of the part of its name after the last slash."""
         return {name: self.like(name, targets.get(name.rpartition("/")[2])) for name in self.pieces}

@@ -1,4 +1,4 @@
-"""Where runs keep their checkpoints: a local folder, or a URI that pyarrow reaches (s3://, gs://).
+"""Storage of checkpoints: a local folder, or a URI that pyarrow supports (s3://, gs://).
 
 STORAGE/NAME/step_000000100/   one folder for each checkpoint
 """
@@ -23,23 +23,23 @@ from raysde.io.filesystems import absolute_location, child_path, open_filesystem
 
 COPIES = "raysde-copy-"
 ATTEMPTS = 3
-"""Attempts to send a file to remote storage, after which the run fails."""
+"""Number of attempts to send a file to remote storage before the run fails."""
 
 
 def is_local(storage: str) -> bool:
-    """Whether ``storage`` is a folder rather than a URI."""
+    """Return True if ``storage`` is a folder, False if it is a URI."""
     return "://" not in storage
 
 
 def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] | None = None) -> Path | None:
-    """The newest checkpoint of a run from which it can go on: whole, and every file as it was written.
+    """Return the newest checkpoint from which a run can resume, verified completely; None if there is none.
 
-    One in remote storage is copied to a temporary folder first, see :func:`discard_copy`. A folder in remote storage
-    without a checkpoint.json, which is sent last, is of a process that was killed while it saved. If that was the
-    first save of the run, the folder is the only one, and the run has no checkpoint yet.
+    A remote checkpoint is copied to a temporary folder, see :func:`discard_copy`. A remote folder without
+    checkpoint.json, which is sent last, was left by a process killed while saving. If it is the only folder, it is the
+    run's first save, and the run has no checkpoint yet.
 
     Args:
-        say: is told of each newer checkpoint that is passed over.
+        say: callback that receives a message for each newer checkpoint passed over.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
@@ -60,7 +60,7 @@ def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] 
         found = list_checkpoints(system, root)
         begun = [each for each in found if each.begun or is_local(storage)]
         if not begun and len(found) > 1:
-            begun = found  # a run saves again only after a whole checkpoint, so some of these were whole
+            begun = found  # a run saves again only after a whole checkpoint, so one of these was whole
         return choose_newest_checkpoint(begun, fetch_if_intact, child_path(storage, name), say)
     except OSError as error:
         raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
@@ -74,16 +74,16 @@ def _copy_checkpoint(system: pafs.FileSystem, each: Kept) -> Path:
 
 
 def discard_copy(folder: Path | None) -> None:
-    """Deletes the copy that :func:`fetch_newest_checkpoint` made of a remote checkpoint; a local checkpoint stays."""
+    """Delete a remote checkpoint's copy made by :func:`fetch_newest_checkpoint`, but never a local checkpoint."""
     if folder is not None and folder.parent.name.startswith(COPIES):
         shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def send_files(source: Path, target: str) -> None:
-    """Copies the files of a checkpoint, or one rank's part of them, into remote storage, without checkpoint.json.
+    """Copy the files of a checkpoint, or one rank's part of them, to remote storage, without checkpoint.json.
 
     Raises:
-        OSError: if the storage does not take a file.
+        OSError: if a file cannot be written there.
     """
     system, root = open_filesystem(target)
     for path in sorted(source.rglob("*")):
@@ -92,10 +92,10 @@ def send_files(source: Path, target: str) -> None:
 
 
 def send_description(source: Path, target: str) -> None:
-    """Copies checkpoint.json, with which the checkpoint is whole.
+    """Copy checkpoint.json to remote storage, which makes the checkpoint whole.
 
     Raises:
-        OSError: if the storage does not take it.
+        OSError: if the file cannot be written there.
     """
     system, root = open_filesystem(target)
     _send_file(source / FILE, system, f"{root}/{FILE}")
@@ -113,7 +113,7 @@ def _send_file(path: Path, system: pafs.FileSystem, target: str) -> None:
 
 
 def clear_checkpoint(target: str) -> None:
-    """Deletes what a killed process left in a checkpoint's folder in remote storage, checkpoint.json first."""
+    """Delete the remote checkpoint folder left by a killed process, checkpoint.json first."""
     system, root = open_filesystem(target)
     if system.get_file_info(f"{root}/{FILE}").is_file:
         system.delete_file(f"{root}/{FILE}")
@@ -122,13 +122,13 @@ def clear_checkpoint(target: str) -> None:
 
 
 def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
-    """Deletes all but the ``keep`` newest whole checkpoints of a run.
+    """Delete all but the ``keep`` newest whole checkpoints of a run.
 
-    Whatever is not whole goes too, and so do checkpoints after the one that was saved just now: the run went on from
-    an older one since these were damaged, perhaps in tensors whose hashes are not compared here.
+    Checkpoints that are not whole are deleted too, and so are checkpoints after step ``saved``. The run resumed from
+    before them because they are damaged, perhaps in tensors whose hashes are not compared here.
 
     Args:
-        folder: of the run, or its URI.
+        folder: folder or URI of the run.
         keep: 1 or more; the checkpoint of step ``saved`` is the first of them.
         saved: step of the checkpoint that the run has just written.
     """

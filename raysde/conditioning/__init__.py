@@ -1,4 +1,4 @@
-"""Captions, prompts and classes, made into the vectors that a network is conditioned on."""
+"""Conditioning: captions, prompts and classes as vectors for the score network."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""What the score network is told beside x and t: captions and class labels, dropped at random in training.
+"""Conditions of the score network: captions and class labels, dropped at random in training.
 
-A dropped condition is the empty caption and the class "none", so that one network learns the conditional and the
-unconditional score and classifier-free guidance can mix them (Ho and Salimans 2022, arXiv 2207.12598).
+A dropped condition is the empty caption and the class "none". One network therefore learns the conditional and the
+unconditional score, which classifier-free guidance combines (Ho and Salimans 2022, arXiv 2207.12598).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ class Condition:
     """A batch of conditions.
 
     Attributes:
-        ids, mask: tokens [B, L] and which are real, or None without captions.
-        labels: class numbers [B], -1 for none, or None without classes.
-        context: vectors [B, L, D] of the captions where they were precomputed; tokens are then absent.
+        ids, mask: tokens, int64 [B, L], and bool [B, L], True where a token is real; None without captions.
+        labels: class numbers, int64 [B], -1 for none; None without classes.
+        context: precomputed caption vectors [B, L, D], which replace ``ids``.
     """
 
     ids: Tensor | None = None
@@ -37,7 +37,7 @@ class Condition:
         return self.map(lambda value: value.to(device, non_blocking=True))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
-        """Applies ``function`` to each tensor that is present."""
+        """Return the condition with ``function`` applied to each tensor that is present."""
         values = (self.ids, self.mask, self.labels, self.context)
         return Condition(*(None if value is None else function(value) for value in values))
 
@@ -46,7 +46,7 @@ class Condition:
         return self.ids is None and self.labels is None and self.context is None
 
     def drop_rows(self, drop: Tensor, null: Self) -> "Condition":
-        """Rows where ``drop`` [B] is True become the row of ``null``, a condition of batch size 1."""
+        """Replace the rows where ``drop`` (bool [B]) is True by ``null``, of batch size 1."""
         result = self
         if self.mask is not None:
             assert null.mask is not None
@@ -66,7 +66,7 @@ class Condition:
 
 
 def _fit_width(row: Tensor, width: int) -> Tensor:
-    """Cuts or zero-pads [N, L] to [N, width]; what is cut or added is padding, masked out."""
+    """Cut or zero-pad [N, L] to [N, width]; only padding, which the mask hides, is cut or added."""
     return F.pad(row, (0, max(0, width - row.shape[1])))[:, :width]
 
 
@@ -79,19 +79,19 @@ class Encoded:
     mask: Tensor | None = None
 
     def rows(self, index: Tensor) -> "Encoded":
-        """Those of the rows ``index`` [N]."""
+        """Return the rows ``index`` [N] of each tensor."""
         values = (self.pooled, self.context, self.mask)
         return Encoded(*(None if value is None else value[index] for value in values))
 
     def pad_tokens(self, length: int) -> "Encoded":
-        """With ``length`` tokens, those that are added masked out."""
+        """Return the vectors padded to ``length`` tokens; the mask hides the added ones."""
         if self.context is None or self.mask is None:
             return self
         more = (0, length - self.mask.shape[1])
         return Encoded(self.pooled, F.pad(self.context, (0, 0, *more)), F.pad(self.mask, more))
 
     def join_rows(self, other: "Encoded") -> "Encoded":
-        """Those of ``self`` and below them those of ``other``."""
+        """Concatenate two batches of conditioning vectors along the batch dimension."""
         length = max(0 if mask is None else mask.shape[1] for mask in (self.mask, other.mask))
         first, second = self.pad_tokens(length), other.pad_tokens(length)
         pairs = ((first.pooled, second.pooled), (first.context, second.context), (first.mask, second.mask))
@@ -99,12 +99,12 @@ class Encoded:
 
 
 class Conditioner(nn.Module):
-    """Makes conditions from captions and labels, and conditioning vectors from conditions.
+    """A module that turns captions and labels into conditions, and conditions into conditioning vectors.
 
     Args:
-        tokenizer, encoder: for captions, or both None.
+        tokenizer, encoder: tokenizer and text encoder of captions, or both None.
         classes: number of class labels, 0 for none.
-        class_width: width of the class embedding when there is no text encoder.
+        class_width: width of the class embedding if there is no text encoder.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Conditioner(nn.Module):
 
     @property
     def text_parameters(self) -> list[nn.Parameter]:
-        """The text encoder's parameters; none without one."""
+        """Parameters of the text encoder; empty without one."""
         return [] if self.encoder is None else list(self.encoder.parameters())
 
     def condition(
@@ -132,13 +132,14 @@ class Conditioner(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Condition:
-        """A condition of batch size ``count``; what is not given is null.
+        """Return a condition of batch size ``count``; missing captions or labels are null.
 
         Args:
-            context, mask: vectors of the captions, which are then not needed, and which of them are real.
+            captions, labels: ``count`` captions and class numbers (-1 for none), or None.
+            context, mask: precomputed caption vectors [B, L, D], which replace ``captions``, and their mask [B, L].
 
         Raises:
-            ValueError: if captions or labels are given that the model cannot take, or a label is out of range.
+            ValueError: if the model takes no captions or no labels but some are given, or a label is out of range.
         """
         if captions is not None and self.tokenizer is None:
             raise ValueError("a prompt was given, but the model has no text encoder")
@@ -158,8 +159,9 @@ class Conditioner(nn.Module):
         return condition
 
     def encode(self, captions: Sequence[str] | None, labels: Sequence[int] | None, count: int) -> Encoded:
-        """The conditioning vectors of :meth:`condition`, where the weights are, for sampling: each caption is encoded
-        once for as long as the weights are the same, and one that is too long is warned of.
+        """Encode captions and labels for sampling, on the device of the weights.
+
+        Each caption is encoded once while the weights stay the same. A caption that is too long causes a warning.
 
         Raises:
             ValueError: as :meth:`condition`.
@@ -172,7 +174,7 @@ class Conditioner(nn.Module):
         return Encoded() if self.width is None else self(condition.to(next(self.parameters()).device))
 
     def null(self) -> Condition:
-        """The empty condition, of batch size 1."""
+        """Return the null condition, of batch size 1: the empty caption and the class "none"."""
         return self.condition(None, None, 1)
 
     def forward(self, condition: Condition) -> Encoded:
@@ -189,7 +191,7 @@ class Conditioner(nn.Module):
 
     @staticmethod
     def _context(encoder: TextEncoder, condition: Condition) -> Tensor:
-        """The captions' vectors: those precomputed, in the type that the encoder would give, or the encoder's."""
+        """Return the precomputed caption vectors in the encoder's dtype, or the encoder's output: [B, L, D]."""
         if condition.context is not None:
             return condition.context.to(next(encoder.parameters()).dtype)
         assert condition.ids is not None

@@ -1,4 +1,4 @@
-"""Captions' vectors from a frozen encoder, computed once instead of at every step."""
+"""Precomputed caption vectors of a frozen encoder, which save its forward pass at every step."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from raysde.io.hashing import hash_pretrained
 
 
 def encoder_hash(path: str) -> str:
-    """What tells text encoders apart: sha256 over configuration, weights and tokenizer.
+    """Return the sha256 over an encoder's configuration, weights and tokenizer, as a hexadecimal string.
 
     Raises:
         ValueError: if there is no such encoder.
@@ -22,8 +22,8 @@ class Embedder:
     """A frozen text encoder on a device.
 
     Args:
-        path, max_tokens: of the encoder.
-        batch_size: captions of one forward pass.
+        path, max_tokens: see :class:`raysde.conditioning.text.PretrainedText`.
+        batch_size: number of captions per forward pass.
     """
 
     def __init__(self, path: str, max_tokens: int, batch_size: int, device: torch.device | str = "cpu") -> None:
@@ -39,10 +39,9 @@ class Embedder:
         return self.encoder.width
 
     def __call__(self, captions: Sequence[str]) -> list[np.ndarray]:
-        """float32 [tokens, width] of each caption's real tokens.
+        """Return the vectors of each caption's real tokens, float32 [tokens, width].
 
-        A caption that occurs again is encoded once; those of like length go together, in an order that depends on the
-        captions alone.
+        A repeated caption is encoded once. Captions of similar length share a batch, in any order of ``captions``.
         """
         lengths = {caption: len(self.tokenizer.encode(caption)) for caption in captions}
         different = sorted(lengths, key=lambda caption: (lengths[caption], caption))

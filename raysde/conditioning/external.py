@@ -1,4 +1,4 @@
-"""A text encoder that the user wrote: any nn.Module named in the recipe that tokenizes and encodes captions."""
+"""User-written text encoders: any nn.Module named in the recipe that tokenizes and encodes captions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ Tokenize = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalText(External):
-    """A text encoder of your own: an nn.Module class, or a function that makes one.
+    """A text encoder of your own: an nn.Module class, or a function that returns one.
 
-    The module has parameters, of which those that require a gradient are trained, and the attribute ``width``. Its
-    ``tokenize(captions)`` gives ids, int64 [B, L], and a mask, bool [B, L], True where a token is real: at least one of
-    every caption, and of the empty caption no more than of any other. Its ``forward(ids, mask)`` gives [B, L, width].
+    The module has parameters, of which those that require a gradient are trained, and an integer attribute ``width``.
+    Its ``tokenize(captions)`` returns ids, int64 [B, L], and a mask, bool [B, L], True where a token is real. Every
+    caption has at least one token, the empty one no more than others. ``forward(ids, mask)`` returns [B, L, width].
     """
 
     key: ClassVar[str] = "text"
 
     def build(self) -> tuple[Tokenizer, TextEncoder]:
-        """Import and call the factory.
+        """Import and call the factory; return tokenizer and encoder.
 
         Raises:
-            ValueError: if the name cannot be imported, or what it makes is no such module.
+            ValueError: if the name cannot be imported, or the factory returns no such module.
         """
         module = self.make_object()
         made = f"{self.name} made a {type(module).__name__}"
@@ -45,7 +45,7 @@ class ExternalText(External):
 
 
 class OwnTokenizer(Tokenizer):
-    """The user's tokens; the length of captions is the user's own business."""
+    """The user's tokenizer, which decides itself how captions are cut."""
 
     def __init__(self, tokenize: Tokenize, name: str) -> None:
         self.tokenize, self.name = tokenize, name
@@ -54,16 +54,16 @@ class OwnTokenizer(Tokenizer):
         """Return ids int64 [B, L] and mask bool [B, L], True where a token is real.
 
         Raises:
-            ValueError: if they are something else, or a caption has no token.
+            ValueError: if ids or mask have another shape or dtype, or a caption has no token.
         """
         ids, mask = self.tokenize(captions)
         if ids.shape != mask.shape or ids.ndim != 2 or len(ids) != len(captions) or mask.dtype != torch.bool:
             raise OwnCodeError(
-                f"{self.name}: tokenize must give ids and a bool mask of shape [{len(captions)}, tokens], got "
+                f"{self.name}: tokenize must return ids and a bool mask of shape [{len(captions)}, tokens], got "
                 f"{list(ids.shape)} and {mask.dtype} {list(mask.shape)}"
             )
         if not bool(mask.any(dim=1).all()):
-            raise OwnCodeError(f"{self.name}: tokenize gives a caption no token; give the empty one a token too")
+            raise OwnCodeError(f"{self.name}: tokenize returns no token for a caption; the empty caption needs one too")
         return ids, mask
 
     def padded_length(self, tokens: int) -> int:
@@ -77,7 +77,7 @@ class OwnTokenizer(Tokenizer):
 
 
 class OwnEncoder(TextEncoder):
-    """The user's module; captions are summed up by the mean of their tokens' vectors."""
+    """The user's module; the pooled vector of a caption is the mean over its tokens."""
 
     def __init__(self, encoder: Any, own: External) -> None:
         nn.Module.__init__(self)
@@ -88,7 +88,7 @@ class OwnEncoder(TextEncoder):
         """Return the tokens' vectors [B, L, width].
 
         Raises:
-            ValueError: if they have another shape, or the user's module raises anything.
+            ValueError: if the result has another shape, or the user's module raises an exception.
         """
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()), self.own.name_errors():
             vectors = self.encoder(ids, mask)

@@ -1,4 +1,4 @@
-"""Text encoders that transformers knows, from a folder or by name: safetensors and JSON, no code and no pickle."""
+"""Pretrained text encoders of transformers, from a folder or by name: safetensors and JSON, no code and no pickle."""
 
 import inspect
 import os
@@ -20,18 +20,18 @@ REFUSED = {
     "auto_map": "code of its own, which is never run",
     "transformers_weights": "a weights file of its own, which is never read",
 }
-"""What a config.json may not name."""
+"""Keys that a config.json must not have."""
 UNREADABLE = (*UNFIT, StrictDataclassError)
-"""What transformers raises of folders that it can make nothing of."""
+"""Exceptions that transformers raises for folders that it cannot load."""
 INPUTS = ("input_ids", "attention_mask")
-"""What an encoder is told."""
+"""Arguments that an encoder must accept."""
 
 
 def pretrained_encoder(text: PretrainedText) -> TextEncoder:
-    """The encoder at ``text.path``, safetensors weights only.
+    """Load the encoder at ``text.path``, from safetensors weights only.
 
     Raises:
-        ValueError: if it cannot be loaded whole, or has fewer positions than ``max_tokens``.
+        ValueError: if it cannot be loaded completely, or has fewer positions than ``max_tokens``.
     """
     config = check_pretrained(text)
     _check_weights(text.path)
@@ -52,11 +52,11 @@ def pretrained_encoder(text: PretrainedText) -> TextEncoder:
 
 
 def check_pretrained(text: PretrainedText) -> Any:
-    """The configuration of the encoder at ``text.path``, after looking for its tokenizer too; no weights are read.
+    """Check the encoder and tokenizer at ``text.path`` without reading weights; return the encoder's configuration.
 
     Raises:
-        ValueError: if there is none, it names code to run, it reads no tokens, a folder has no weights in safetensors
-            format, or it has fewer positions than ``max_tokens``.
+        ValueError: if there is no encoder, its configuration names code to run, it reads no tokens, a folder has no
+            weights in safetensors format, or it has fewer positions than ``max_tokens``.
     """
     _check_code(text.path)
     pretrained_tokenizer(text.path)
@@ -66,8 +66,8 @@ def check_pretrained(text: PretrainedText) -> Any:
     except UNREADABLE as error:
         raise ValueError(f"text.path {text.path!r}: no text encoder can be loaded: {error_line(error)}") from error
     if lacks := [name for name in INPUTS if name not in inspect.signature(encoder.forward).parameters]:
-        raise ValueError(f"text.path {text.path!r} is no text encoder: {type(encoder).__name__} takes no {lacks[0]}")
-    if os.path.isdir(text.path):  # of a model on the hub, a look would fetch the weights
+        raise ValueError(f"text.path {text.path!r} is not a text encoder: {type(encoder).__name__} takes no {lacks[0]}")
+    if os.path.isdir(text.path):  # for a model on the hub this would download the weights
         _check_weights(text.path)
     positions = _count_positions(encoder)
     if positions is not None and text.max_tokens > positions:
@@ -76,7 +76,7 @@ def check_pretrained(text: PretrainedText) -> Any:
 
 
 def pretrained_tokenizer(path: str) -> Any:
-    """The tokenizer beside a pretrained encoder; no code from its folder is run.
+    """Load the tokenizer beside a pretrained encoder, without running code from its folder.
 
     Raises:
         ValueError: if there is none.
@@ -88,19 +88,19 @@ def pretrained_tokenizer(path: str) -> Any:
 
 
 def build_empty_encoder(folder: Path, *, trainable: bool) -> TextEncoder:
-    """An encoder with the architecture in ``folder/config.json`` and no weights yet."""
+    """Return an encoder with the architecture of ``folder/config.json`` and untrained weights."""
     config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     return TextEncoder(_choose_auto_class(config).from_config(config, trust_remote_code=False), trainable=trainable)
 
 
 def _choose_auto_class(config: Any) -> Any:
-    """The class that builds an encoder: transformers' own choice for text, or the plain model of other kinds."""
+    """Return the class that loads an encoder: transformers' choice for text, or the plain model of other kinds."""
     known = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
     return transformers.AutoModelForTextEncoding if known else transformers.AutoModel
 
 
 def _text_config(config: Any) -> Any:
-    """The text half of an image-and-text model such as CLIP."""
+    """Return the text configuration of an image-and-text model such as CLIP, or the configuration itself."""
     return getattr(config, "text_config", config)
 
 
@@ -110,19 +110,22 @@ def _build_without_weights(config: Any) -> Any:
 
 
 def _count_positions(encoder: nn.Module) -> int | None:
-    """The most tokens that an encoder takes, None if its positions are relative."""
+    """Return the largest number of tokens that an encoder takes, None if its positions are relative."""
     tables = [
         module
         for name, module in encoder.named_modules()
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2].startswith("position_embedding")
     ]
-    # RoBERTa and its like count from the padding token's number on
+    # RoBERTa and similar models start positions after the padding token's number
     sizes = (table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables)
     return min(sizes, default=None)
 
 
 def _check_code(path: str) -> None:
-    """Refuses what would need code or files other than transformers' own; a missing folder is named by the loaders."""
+    """Raise ValueError if a folder's configuration needs code or files other than transformers' own.
+
+    A missing folder is left to the loaders, whose message names it.
+    """
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     def config_dict(path: str) -> dict[str, Any]:
@@ -141,16 +144,16 @@ def _check_code(path: str) -> None:
 def _check_weights(path: str) -> None:
     if not weight_files(path):
         raise ValueError(
-            f"text.path {path!r} holds no weights in safetensors format; a pytorch_model.bin is a pickle, which is "
-            "never loaded: save it again with transformers' save_pretrained"
+            f"text.path {path!r} holds no weights in safetensors format; pytorch_model.bin is a pickle, which is "
+            "never loaded: convert it with transformers' save_pretrained"
         )
 
 
 def _check_complete(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> None:
-    """Refuses weights that are not those of the configuration beside them.
+    """Raise ValueError unless the weights are those of the configuration beside them.
 
-    transformers draws at random what a file lacks, and passes over layers beyond those that are configured. The pooler
-    is not used, and what a file holds besides the encoder may be there: a task's head, a decoder, the half for images.
+    transformers initialises missing weights at random and ignores layers beyond the configured ones. The pooler is not
+    used. Weights outside the encoder are allowed: a task's head, a decoder, the image half of CLIP.
     """
     kind = type(encoder).__name__
     if lost := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
@@ -163,10 +166,10 @@ def _check_complete(path: str, encoder: nn.Module, found: Mapping[str, Any]) -> 
     own = {_strip_layer_number(name) for name in encoder.state_dict()}
     if over := sorted(name for name in found["unexpected_keys"] if _strip_layer_number(name) in own):
         raise ValueError(
-            f"text.path {path!r} has {len(over)} weights of layers that its config.json does not count: {over[0]}"
+            f"text.path {path!r} has {len(over)} weights of more layers than its config.json says: {over[0]}"
         )
 
 
 def _strip_layer_number(name: str) -> str:
-    """A weight's name without the number of its layer."""
+    """Return a weight's name with the number of its layer replaced by #."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "#", name)

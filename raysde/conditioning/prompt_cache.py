@@ -1,4 +1,4 @@
-"""Prompts at sampling: each is encoded once, however many images and batches ask for it."""
+"""A cache of prompt vectors for sampling: each prompt is encoded once, whatever the number of images and batches."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from raysde.conditioning.text import TextEncoder, Tokenizer
 
 
 class Prompts:
-    """Vectors of prompts under a text encoder, with those used last kept.
+    """A cache of prompt vectors under a text encoder, which evicts the least recently used.
 
-    A prompt is encoded alone, so that its vectors depend on nothing that was asked for beside it or before it. They
-    are computed anew when the encoder's weights have changed or moved, and in each call while it is being trained.
+    A prompt is encoded alone, so that its vectors do not depend on other prompts. The cache is emptied when the
+    encoder's weights have changed or moved, and in each call while the encoder is being trained.
     """
 
     REMEMBERED = 1000
@@ -25,10 +25,10 @@ class Prompts:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Vectors [B, L, width] and mask [B, L], True where a token is real, on the encoder's device."""
+        """Return vectors [B, L, width] and mask bool [B, L], True where a token is real, on the encoder's device."""
         parameters = list(self.encoder.parameters())
         weights = [(each.device, each.dtype, each._version) for each in parameters]
-        # a fused optimiser changes parameters without a new version
+        # a fused optimizer changes parameters without a new version
         if weights != self.weights or any(each.requires_grad for each in parameters):
             self.known, self.weights = {}, weights
         found = {prompt: self._vectors(prompt) for prompt in dict.fromkeys(prompts)}
@@ -38,7 +38,7 @@ class Prompts:
         return context, torch.arange(length, device=context.device)[None, :] < tokens[:, None]
 
     def _vectors(self, prompt: str) -> Tensor:
-        """[tokens, width]"""
+        """Return the vectors of a prompt's real tokens, [tokens, width]."""
         vectors = self.known.pop(prompt, None)
         if vectors is None:
             self.tokenizer.warn_if_cut(prompt)
@@ -46,5 +46,5 @@ class Prompts:
             vectors = self.encoder(ids, mask)[mask]
         if len(self.known) >= self.REMEMBERED:
             del self.known[next(iter(self.known))]
-        self.known[prompt] = vectors  # last, so that the first is the one not used for longest
+        self.known[prompt] = vectors  # at the end: the first is the least recently used
         return vectors

@@ -1,9 +1,8 @@
 """Captions to tokens and tokens to vectors, through transformers.
 
-Two kinds of encoder: ``pretrained`` loads any Hugging Face text encoder by name or folder
-(:mod:`raysde.conditioning.pretrained`); ``scratch`` trains a small BERT, and its tokenizer from the data set's own
-captions, jointly with the score network, so nothing is downloaded. A mask is True where a token is real, at training
-and at sampling alike.
+There are two kinds of encoder. ``pretrained`` loads any Hugging Face text encoder by name or folder
+(:mod:`raysde.conditioning.pretrained`). ``scratch`` trains a small BERT jointly with the score network, and its
+tokenizer from the data set's captions, so nothing is downloaded. A mask is True where a token is real.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ENDS = ("clip_text_model",)
-"""Encoders, by transformers' ``model_type``, whose last real token stands for the caption."""
-CUT = "captions are cut to this many tokens, special tokens included"
+"""Encoders, by transformers' ``model_type``, whose last real token represents the caption."""
+CUT = "maximum number of tokens in a caption, including special tokens; longer captions are cut"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class _SmallBert:
 
     width: int = setting(64, "width of the encoder's vectors, a multiple of heads")
     layers: int = setting(2, "transformer layers of the encoder")
-    heads: int = setting(4, "attention heads of a layer")
+    heads: int = setting(4, "attention heads in each layer")
     vocabulary: int = setting(4096, "largest number of word pieces")
     max_tokens: int = setting(77, CUT)
 
@@ -61,23 +60,23 @@ class ScratchText(_SmallBert):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoText(_SmallBert):
-    """The frozen encoder whose embeddings lie beside the data, else a small BERT, or nothing without captions."""
+    """The frozen encoder whose vectors are stored with the data, else a small BERT, or none without captions."""
 
     kind: Literal["auto"] = "auto"
 
     def scratch(self) -> ScratchText:
-        """Return the small BERT of this size."""
+        """Return the settings of a small BERT of this size."""
         sizes = {each.name: getattr(self, each.name) for each in fields(_SmallBert)}
         return ScratchText(**sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedText:
-    """Any text encoder that transformers loads."""
+    """A pretrained text encoder that transformers loads."""
 
     kind: Literal["pretrained"] = "pretrained"
-    path: str = field(metadata={"description": "a model name or a folder"})
-    trainable: bool = setting(False, "train its weights too; frozen by default")
+    path: str = field(metadata={"description": "model name on the Hugging Face hub, or folder"})
+    trainable: bool = setting(False, "train the encoder's weights too; frozen by default")
     max_tokens: int = setting(77, CUT)
 
     def __post_init__(self) -> None:
@@ -91,9 +90,9 @@ def _check_positive(config: Any, *names: str) -> None:
 
 
 class Tokenizer:
-    """Captions to (ids, mask), remembering captions it has seen.
+    """A tokenizer that maps captions to (ids, mask) and caches them.
 
-    Rows are padded to the longest caption rounded up to a multiple of 8, so that lengths repeat.
+    Rows are padded to the longest caption, rounded up to a multiple of 8, so that few different lengths occur.
     """
 
     REMEMBERED = 100_000
@@ -109,14 +108,14 @@ class Tokenizer:
         if ids is None:
             if len(self.seen) >= self.REMEMBERED:
                 self.seen.clear()
-            # A tokenizer without special tokens makes nothing of "": one padding token stands for it,
-            # because attention over no token at all is undefined.
+            # a tokenizer without special tokens returns no token for "": one padding token replaces it,
+            # because attention over no tokens is undefined
             ids = self.tokenizer(caption, truncation=True, max_length=self.max_tokens)["input_ids"] or [self.pad]
             self.seen[caption] = ids
         return ids
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids int64 [B, L] and mask bool [B, L], True where a token is real."""
+        """Return ids int64 [B, L] and mask bool [B, L], True where a token is real."""
         rows = [self.encode(caption) for caption in captions]
         length = self.padded_length(max(map(len, rows)))
         ids = torch.tensor([row + [self.pad] * (length - len(row)) for row in rows], dtype=torch.int64)
@@ -125,15 +124,15 @@ class Tokenizer:
         return ids, mask
 
     def padded_length(self, tokens: int) -> int:
-        """The length of rows of which the longest has so many tokens."""
+        """Return the row length L of a batch whose longest caption has ``tokens`` tokens."""
         return min(self.max_tokens, -(-tokens // 8) * 8)
 
     def length(self, caption: str) -> int:
-        """Tokens of a caption before any is cut off, special ones included."""
+        """Return the number of tokens of a caption before cutting, including special tokens."""
         return len(self.tokenizer(caption, verbose=False)["input_ids"])
 
     def warn_if_cut(self, prompt: str) -> None:
-        """Warns of a prompt with more tokens than are read, once for each prompt."""
+        """Warn, once per prompt, if a prompt has more tokens than the encoder reads."""
         if prompt in self.named or (length := self.length(prompt)) <= self.max_tokens:
             return
         if len(self.named) >= self.REMEMBERED:
@@ -145,10 +144,10 @@ class Tokenizer:
         )
 
     def warn_of_cut(self, captions: Sequence[str]) -> None:
-        """Warns if some captions of a data set have more tokens than are read, from up to 5,000 of them.
+        """Warn if captions of a data set have more tokens than the encoder reads, based on up to 5,000 of them.
 
         Args:
-            captions: different captions, in any order.
+            captions: distinct captions, in any order.
         """
         lengths = [self.length(caption) for caption in captions[:: 1 + len(captions) // 5000]]
         if longer := sum(length > self.max_tokens for length in lengths):
@@ -160,20 +159,19 @@ class Tokenizer:
             )
 
     def save(self, folder: Path) -> None:
-        """Writes the tokenizer as JSON and text files."""
+        """Write the tokenizer as JSON and text files."""
         self.tokenizer.save_pretrained(str(folder))
 
 
 def shorten_text(text: str, most: int = 40) -> str:
-    """The beginning of a text, for a message."""
+    """Return the beginning of a text, at most ``most`` characters, for a message."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def word_pieces(captions: Iterable[str], size: int) -> list[str]:
-    """The special tokens, every character (also as a continuation), then words by falling frequency.
+    """Return the special tokens, every character (also as a continuation), then words by falling frequency.
 
-    The same captions give the same list in any order and in any process; the trainers of the tokenizers library break
-    ties by hash order and do not.
+    The same captions give the same list in any order and process; the tokenizers library breaks ties by hash order.
     """
     normaliser, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     words: Counter[str] = Counter()
@@ -186,7 +184,7 @@ def word_pieces(captions: Iterable[str], size: int) -> list[str]:
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> transformers.PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer with BERT's special tokens, its words taken from ``captions``."""
+    """Return a lower-casing WordPiece tokenizer with BERT's special tokens and the words of ``captions``."""
     import transformers  # takes most of a second, and only models of captions need it
 
     ids = {piece: number for number, piece in enumerate(word_pieces(captions, vocabulary))}
@@ -200,7 +198,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> transformers.Pr
 
 
 class TextEncoder(nn.Module):
-    """Tokens to vectors: ids [B, L], mask [B, L] -> [B, L, width]."""
+    """A text encoder that maps ids [B, L] and mask [B, L] to vectors [B, L, width]."""
 
     def __init__(self, encoder: nn.Module, *, trainable: bool) -> None:
         super().__init__()
@@ -221,11 +219,11 @@ class TextEncoder(nn.Module):
             return self.encoder(input_ids=ids, attention_mask=mask.to(torch.int64)).last_hidden_state
 
     def pool_tokens(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """One vector for each caption, [B, width], from its tokens' [B, L, width]: CLIP's end token, else the mean.
+        """Return one vector per caption, [B, width], from token vectors [B, L, width]: CLIP's end token, else the mean.
 
-        CLIP reads from left to right and is trained on the end token alone, the only one that has read the whole
-        caption (Radford et al. 2021, arXiv 2103.00020, section 2.4). Encoders that read both ways are averaged over
-        their real tokens, as MiniLM and its like are trained (Reimers and Gurevych 2019, arXiv 1908.10084).
+        CLIP reads from left to right and is trained on the end token alone, the only one that attends to the whole
+        caption (Radford et al. 2021, arXiv 2103.00020, section 2.4). Bidirectional encoders are averaged over their
+        real tokens, as MiniLM and similar models are trained (Reimers and Gurevych 2019, arXiv 1908.10084).
         """
         if self.ends:
             last = mask.sum(dim=1) - 1
@@ -235,12 +233,12 @@ class TextEncoder(nn.Module):
 
 
 def width_of(config: Any) -> int:
-    """The width of an encoder's vectors."""
+    """Return the width of an encoder's vectors."""
     return int(getattr(config, "hidden_size", None) or config.d_model)
 
 
 def scratch_encoder(text: ScratchText, tokens: int) -> TextEncoder:
-    """An untrained BERT for a vocabulary of ``tokens``."""
+    """Return an untrained BERT for a vocabulary of ``tokens``."""
     import transformers  # takes most of a second, and only models of captions need it
 
     config = transformers.BertConfig(

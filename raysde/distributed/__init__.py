@@ -1,4 +1,4 @@
-"""Ranks of a training run, and FSDP2."""
+"""Distributed training: ranks, and FSDP2."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What the loop knows of other processes: its rank, and ways to agree. Works bare, under torchrun and under Ray."""
+"""The process group as the training loop sees it: rank, size and reductions, bare, under torchrun and under Ray."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among the workers."""
+    """This process's rank among the workers, their number and this rank's device."""
 
     rank: int = 0
     size: int = 1
@@ -22,18 +22,18 @@ class World:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The average over ranks, equal on all of them."""
+        """Return the mean over ranks, equal on all of them and of the shape of ``values``."""
         return self.sum(values) / self.size
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks, equal on all of them."""
+        """Return the sum over ranks, equal on all of them and of the shape of ``values``."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` holds on any rank: what all ranks must decide alike."""
+        """Return True on all ranks if ``flag`` is True on any rank."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0.0)
 
     def barrier(self) -> None:
@@ -42,7 +42,7 @@ class World:
 
 
 def current_world() -> World:
-    """The world of an initialised process group, or the only process; CUDA when there is one."""
+    """Return the world of the initialised process group, or of a single process; on CUDA where available."""
     if dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
     else:
@@ -54,7 +54,7 @@ def current_world() -> World:
 
 
 def wrap_module(module: nn.Module, world: World) -> nn.Module:
-    """DistributedDataParallel when there are several ranks, otherwise the module itself."""
+    """Wrap a module in DistributedDataParallel; with a single rank return it unchanged."""
     if world.size == 1:
         return module
     ids = [world.device.index] if world.device.type == "cuda" else None

@@ -1,1 +1,1 @@
-"""A network with its SDE, its target and its conditions, and the description that rebuilds it."""
+"""Score models: a network with its SDE, target and conditions, and the description that rebuilds it."""

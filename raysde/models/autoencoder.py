@@ -1,4 +1,4 @@
-"""Images to the latents of an autoencoder and back, through diffusers' AutoencoderKL."""
+"""Conversion between images and the latents of an autoencoder, diffusers' AutoencoderKL."""
 
 import math
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from raysde.io.errors import UNFIT, check_weights_fit, error_line
 from raysde.io.hashing import hash_pretrained
 
 PIXELS = (-1.0, 1.0)
-"""The data range that such autoencoders are trained on."""
+"""The data range on which such autoencoders are trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec:
-    """The space that a latent model is trained in.
+    """The latent space of a latent model.
 
     Attributes:
         vae: path or name of the autoencoder.
-        sha256: of its configuration and weights.
-        scaling_factor, shift_factor: the model sees ``(z - shift_factor) * scaling_factor`` of a latent z.
-        shape: (channels, height, width) of a latent.
-        pixels: the same of an image.
+        sha256: hash of its configuration and weights.
+        scaling_factor, shift_factor: the model's data are ``(z - shift_factor) * scaling_factor`` of latents z.
+        shape: shape (channels, height, width) of a latent.
+        pixels: shape (channels, height, width) of an image.
     """
 
     vae: str
@@ -36,30 +36,30 @@ class LatentSpec:
     pixels: tuple[int, int, int]
 
     def x0(self, moments: Tensor, eps: Tensor) -> Tensor:
-        """What the model sees of posteriors [B, 2 C, H, W], drawn with standard normal ``eps`` [B, C, H, W]."""
+        """Return the model's data, sampled from posteriors [B, 2 C, H, W] with standard normal ``eps`` [B, C, H, W]."""
         mean, log_variance = moments.to(eps.dtype).chunk(2, dim=1)
         z = mean + torch.exp(0.5 * log_variance) * eps
         return (z - self.shift_factor) * self.scaling_factor
 
     def latents(self, x0: Tensor) -> Tensor:
-        """The latents that the model sees as ``x0``."""
+        """Return the latents z of the model's data ``x0``, both [B, C, H, W]."""
         return x0 / self.scaling_factor + self.shift_factor
 
 
 def vae_hash(path: str) -> str:
-    """What tells autoencoders apart: sha256 over configuration and weights.
+    """Return the sha256 over an autoencoder's configuration and weights, as a hexadecimal string.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no autoencoder at ``path``.
     """
     return hash_pretrained(path, tokenizer=False, key="vae")
 
 
 def load_vae(path: str) -> nn.Module:
-    """The frozen autoencoder at ``path``, safetensors weights only.
+    """Load the frozen autoencoder at ``path``, from safetensors weights only.
 
     Raises:
-        ValueError: if diffusers is not installed, or there is no AutoencoderKL whose weights are all there.
+        ValueError: if diffusers is not installed, or there is no AutoencoderKL with all of its weights.
     """
     try:
         from diffusers import AutoencoderKL
@@ -77,11 +77,11 @@ def load_vae(path: str) -> nn.Module:
 
 
 def latent_spec(path: str, pixels: tuple[int, int, int]) -> LatentSpec:
-    """The latent space of an autoencoder for images of shape ``pixels``.
+    """Return the latent space of an autoencoder for images of shape ``pixels`` (channels, height, width).
 
     Raises:
-        ValueError: if it takes other channels, cannot halve such a size as often as it does, scales each channel, or
-            scales or shifts by what is no number.
+        ValueError: if the autoencoder takes other channels, its downsampling does not divide the size, it scales
+            latents per channel, or its scaling or shift factor is not a number.
     """
     sha256 = vae_hash(path)
     vae: Any = load_vae(path)
@@ -92,7 +92,7 @@ def latent_spec(path: str, pixels: tuple[int, int, int]) -> LatentSpec:
     if height % factor or width % factor:
         raise ValueError(f"vae {path!r} takes sides that are multiples of {factor}, the images are {height}x{width}")
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
-        raise ValueError(f"vae {path!r} scales each channel of its latents, which is not supported")
+        raise ValueError(f"vae {path!r} scales its latents per channel, which is not supported")
     return LatentSpec(
         vae=path,
         sha256=sha256,
@@ -104,7 +104,7 @@ def latent_spec(path: str, pixels: tuple[int, int, int]) -> LatentSpec:
 
 
 def _read_factor(path: str, key: str, value: Any, *, positive: bool = False) -> float:
-    """A finite number from an autoencoder's configuration."""
+    """Return a finite number from an autoencoder's configuration."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or (positive and value <= 0.0):
         kind = "positive" if positive else "finite"
@@ -114,7 +114,7 @@ def _read_factor(path: str, key: str, value: Any, *, positive: bool = False) -> 
 
 @torch.no_grad()
 def encode_moments(vae: nn.Module, images: Tensor) -> Tensor:
-    """Mean and log-variance [B, 2 C, h, w] of the posteriors of images [B, C, H, W], uint8 or float in PIXELS."""
+    """Return posterior means and log-variances [B, 2 C, h, w] of images [B, C, H, W], uint8 or float in PIXELS."""
     shown = to_float(images, *PIXELS) if images.dtype == torch.uint8 else images
     posterior = vae.encode(shown).latent_dist  # type: ignore[operator]
     return torch.cat([posterior.mean, posterior.logvar], dim=1)
@@ -122,7 +122,7 @@ def encode_moments(vae: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(spec: LatentSpec, images: Tensor) -> Tensor:
-    """Encode images, uint8 or float in PIXELS, as the means of their posteriors, one image at a time.
+    """Encode images [B, C, H, W], uint8 or float in PIXELS, as their posterior means, one image at a time.
 
     Raises:
         ValueError: if the autoencoder is not the one that the model was trained with.
@@ -134,7 +134,7 @@ def encode(spec: LatentSpec, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(spec: LatentSpec, x0: Tensor) -> Tensor:
-    """Images of what a latent model drew, float in PIXELS, one at a time: pixels take many times the memory of latents.
+    """Decode latent data [B, C, h, w] into images [B, C, H, W], float in PIXELS, one at a time to save memory.
 
     Raises:
         ValueError: if the autoencoder is not the one that the model was trained with.
@@ -146,10 +146,10 @@ def decode(spec: LatentSpec, x0: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def open_autoencoder(path: str, sha256: str, device: torch.device) -> nn.Module:
-    """This process's autoencoder.
+    """Load an autoencoder, cached in this process.
 
     Raises:
-        ValueError: if its hash is another.
+        ValueError: if its hash differs from ``sha256``.
     """
     if (found := vae_hash(path)) != sha256:
         raise ValueError(f"vae {path!r} has sha256 {found[:12]}, the model was trained with {sha256[:12]}")

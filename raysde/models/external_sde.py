@@ -1,4 +1,4 @@
-"""A process that the user wrote: any subclass of SDE named in the recipe."""
+"""User-written SDEs: any subclass of SDE named in the recipe."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +15,7 @@ QUANTITIES = ("log_alpha", "sigma2", "drift_rate", "diffusion2", "log_snr")
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalSDE(External):
-    """A process of your own: a subclass of raysde.sde.SDE, or a function that makes one."""
+    """A process of your own: a subclass of raysde.sde.SDE, or a function that returns one."""
 
     key: ClassVar[str] = "sde"
 
@@ -23,8 +23,7 @@ class ExternalSDE(External):
         """Import and call the factory.
 
         Raises:
-            ValueError: if the name cannot be imported, or what it makes is no SDE, or one whose quantities are no
-                tensors of the shape of t.
+            ValueError: if the name cannot be imported, or the result is not an SDE with tensors of the shape of t.
         """
         sde = self.make_object()
         if not isinstance(sde, SDE):

@@ -1,4 +1,4 @@
-"""A method's settings as pydantic checks them: in a recipe, in a model's description, and in a space of settings."""
+"""pydantic types of the sampling settings, for recipes, model descriptions and search spaces."""
 
 import math
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from raysde.sampling.solvers import SOLVERS
 
 
 class Registered:
-    """Mark a text as the name of a solver that is registered when the text is read."""
+    """A pydantic annotation that accepts the names of solvers registered at validation time."""
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The names that there are."""
+        """Names of the registered solvers."""
         return tuple(SOLVERS)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -35,10 +35,10 @@ class Registered:
         return {**handler(schema), "enum": list(self.choices)}
 
     def known(self, name: str) -> str:
-        """Return the name of a solver.
+        """Return ``name`` if it is a registered solver.
 
         Raises:
-            PydanticCustomError: as of a Literal, if there is no such solver.
+            PydanticCustomError: if there is no such solver, with the message of a Literal.
         """
         if name in SOLVERS:
             return name
@@ -52,7 +52,7 @@ SolverName = Annotated[str, Registered()]
 
 
 def reword_mistakes(refused: Callable[[Any], str]) -> WrapValidator:
-    """Return a validator that gives the sentence of ``refused`` for whatever pydantic finds wrong with a value."""
+    """Return a validator that replaces pydantic's message for a value by ``refused(value)``."""
 
     def worded(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -64,7 +64,7 @@ def reword_mistakes(refused: Callable[[Any], str]) -> WrapValidator:
 
 
 def kind_of(setting: Setting) -> Any:
-    """Return a setting's type, with its bounds."""
+    """Return the pydantic type of a setting, with its bounds."""
     if setting.choices:
         kind = SolverName if setting.name == "solver" else setting.type
     else:
@@ -73,13 +73,13 @@ def kind_of(setting: Setting) -> Any:
 
 
 KINDS: dict[str, Any] = {name: kind_of(each) for name, each in SETTINGS.items()}
-"""The type of every setting of a method."""
+"""The pydantic type of every sampling setting."""
 
 
 def make_key(setting: Setting) -> tuple[Any, Any]:
-    """Return a setting's type, with its bounds, and its default and meaning, as a key of a recipe.
+    """Return the type and the pydantic field of a setting, as a key of a recipe.
 
-    A recipe holds finite numbers, so a bound that is infinite by default is null there.
+    Recipes hold finite numbers, so null replaces a bound that is infinite by default.
     """
     kind = KINDS[setting.name]
     if setting.kind is float and math.isinf(setting.default):
@@ -88,5 +88,5 @@ def make_key(setting: Setting) -> tuple[Any, Any]:
 
 
 def _bound(value: Any) -> Any:
-    """Return None for infinity, however it is spelled."""
+    """Return None for infinity, given as a number or as "inf", and any other value unchanged."""
     return None if value in (math.inf, "inf") else value

@@ -10,9 +10,9 @@ class Origin:
     """The diffusers pipeline that a model was imported from.
 
     Attributes:
-        pipeline: its class.
-        scheduler: its scheduler's configuration.
-        scheduler_class: the scheduler's class; None for an import from before it was stored.
+        pipeline: class name of the pipeline.
+        scheduler: configuration of its scheduler.
+        scheduler_class: class name of the scheduler; None for imports that predate this field.
     """
 
     pipeline: str
@@ -21,6 +21,6 @@ class Origin:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self | None:
-        """Return the origin that a checkpoint names beside its data set, None if the model was trained here."""
+        """Return the origin stored with a checkpoint's data set, or None if the model was trained here."""
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         return cls(**known) if {"pipeline", "scheduler"} <= set(known) else None

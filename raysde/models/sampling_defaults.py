@@ -1,4 +1,4 @@
-"""How a model draws when nobody says: a solver, its settings and guidance, kept in the model's description."""
+"""A model's default sampling settings: solver, its settings and guidance, stored in the model's description."""
 
 import math
 from collections.abc import Mapping
@@ -13,41 +13,41 @@ from raysde.sampling.solvers import Solver
 from raysde.sampling.solvers.default import default_solver
 
 Interval = tuple[float, float]
-"""The sigma / alpha above which and up to which a score is guided (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
+"""The range of sigma / alpha, lower bound excluded, with guidance (Kynkaanniemi et al. 2024, arXiv 2404.07724)."""
 GUIDANCE = ("guidance", "guidance_interval")
 GUIDED = 2.0
-"""The guidance scale where there is something to guide away from and nobody names another."""
+"""Default guidance scale if there is a negative prompt or guide model."""
 
 
 def scale_refused(value: Any, name: str = "guidance") -> str:
-    """Return the sentence for what is no guidance scale."""
+    """Return the error message for an invalid guidance scale."""
     shown = repr(value) if isinstance(value, str) else value
-    return f"{name} must be a number from 0 on, got {shown}; a negative prompt leads away from something"
+    return f"{name} must be a number of at least 0, got {shown}; use a negative prompt to guide away from something"
 
 
 def check_scale(scale: float | None, name: str = "guidance") -> None:
-    """Raise ValueError unless a guidance scale is a number from 0 on."""
+    """Raise ValueError unless a guidance scale is None or a finite number of at least 0."""
     if scale is not None and not 0.0 <= scale < math.inf:
         raise ValueError(scale_refused(scale, name))
 
 
 Scale = Annotated[float, Field(ge=0.0, allow_inf_nan=False), method_fields.reword_mistakes(scale_refused)]
-"""A guidance scale in a recipe, and in a model's description."""
+"""The pydantic type of a guidance scale, in recipes and model descriptions."""
 KINDS: dict[str, Any] = {**method_fields.KINDS, "guidance": Scale, "guidance_interval": Interval | None}
-"""Every setting that a model's description may hold, and its type."""
+"""Every setting that a model's description may hold, and its pydantic type."""
 
 
 def check_interval(interval: Interval | None) -> None:
-    """Raises ValueError unless the interval of guidance rises."""
+    """Raise ValueError unless a guidance interval is None or satisfies 0 <= low < high."""
     if interval is not None and not 0.0 <= interval[0] < interval[1]:
         raise ValueError(f"guidance_interval must be 0 <= low < high in sigma / alpha, got {interval}")
 
 
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with values of their types, which go together, in the order of KINDS.
+    """Return the settings with values converted to their types, in the order of KINDS.
 
     Raises:
-        ValueError: naming the setting that is unknown, of another type, out of range or infinite.
+        ValueError: naming the setting that is unknown, out of range, infinite or of the wrong type, or has no effect.
     """
     found = {name: convert_value(name, value) for name, value in settings.items()}
     Method(**make_method(found))
@@ -57,10 +57,10 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convert_value(name: str, value: Any) -> Any:
-    """A value of a setting in its type.
+    """Return a setting's value converted to its type.
 
     Raises:
-        ValueError: if there is no such setting, or the value is of another type or infinite.
+        ValueError: if there is no such setting, or the value has the wrong type or is infinite.
     """
     if name not in KINDS:
         raise ValueError(no_setting(name, KINDS))
@@ -76,13 +76,13 @@ def convert_value(name: str, value: Any) -> Any:
 
 
 def complete_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, and a model's own settings where nothing is.
+    """Return the given settings, completed from the model's own settings.
 
-    Who names another solver than the model's own gets that solver as it is: steps, grid and the rest were chosen for
-    the own one. Own settings that nothing reads beside what is given are left out: target_snr beside corrector=none.
+    If the caller selects a different solver, the model's tuned settings for its own solver are not applied. Settings of
+    the model that have no effect beside the given ones are left out, such as target_snr beside corrector=none.
 
     Raises:
-        ValueError: if solver, grid and corrector do not go together.
+        ValueError: if solver, grid and corrector are incompatible.
     """
     foreign = "solver" in given and given["solver"] != own.get("solver")
     kept = {name: value for name, value in own.items() if not (foreign and name in SETTINGS)}
@@ -92,11 +92,11 @@ def complete_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
 
 
 def add_default_solver(settings: Mapping[str, Any], usual: Solver, *, resample: int = 0) -> dict[str, Any]:
-    """Settings with a solver, where they name none the default of the model that draws.
+    """Return the settings with a solver, the model's default if they name none.
 
     Args:
-        usual: that default, see :class:`raysde.models.spec.ModelSpec`.
-        resample: times that each step is taken again.
+        usual: the model's default solver, see :class:`raysde.models.spec.ModelSpec`.
+        resample: number of times that each step is repeated.
     """
     if settings.get("solver") is not None:
         return dict(settings)
@@ -112,28 +112,26 @@ def resolve_settings(
     scale: float = 1.0,
     resample: int = 0,
 ) -> dict[str, Any]:
-    """Return the settings that images are drawn by: those given, then the model's own, then everybody's defaults.
+    """Return the settings to sample with: the given ones, then the model's own, then the package's defaults.
 
-    The guidance scale is the first of these that there is:
+    The guidance scale is the first that applies:
 
-    - the one given;
-    - the model's own, if the images have prompts or labels, or something that they are guided away from;
-    - :data:`GUIDED`, if they are guided away from a negative prompt, or from a guide model without a scale of its own;
-    - ``scale``, if they have prompts or labels;
+    - the given one;
+    - the model's own, if the images have prompts or labels, a negative prompt or a guide model;
+    - :data:`GUIDED`, if there is a negative prompt, or a guide model without a scale of its own;
+    - ``scale``, if the images have prompts or labels;
     - 1, no guidance.
 
     Args:
         own: settings of the model's description.
-        given: keyword arguments of a model's ``sample``; a guidance that is None is not given. Arguments other than
-            settings are returned as they are.
+        given: keyword arguments of a model's ``sample``; a guidance of None counts as not given. Others pass through.
         conditional: True if the images have prompts or labels.
         usual: the model's default solver.
-        scale: guidance scale of images with prompts or labels where nobody names one: 1 in Python, :data:`GUIDED` for
-            commands, served models and evaluations.
-        resample: times that each step is taken again.
+        scale: default guidance scale with prompts or labels: 1 in Python, otherwise :data:`GUIDED`.
+        resample: number of times that each step is repeated.
 
     Raises:
-        ValueError: if an interval of guidance is given without a guidance, or settings do not go together.
+        ValueError: if a guidance interval is given without guidance, or settings are incompatible.
     """
     guided = conditional or any(given.get(name) is not None for name in ("negative", "autoguide"))
     kept = own if guided else {name: value for name, value in own.items() if name not in GUIDANCE}
@@ -143,7 +141,7 @@ def resolve_settings(
     away = given.get("negative") is not None or (given.get("autoguide") is not None and not apart)
     default = GUIDED if away else scale if conditional else 1.0
     if found.get("guidance_interval") is not None and default == 1.0 and "guidance" not in found and not apart:
-        raise ValueError("guidance_interval has no effect at guidance 1: give guidance=2 or so")
+        raise ValueError("guidance_interval has no effect at guidance 1: set a larger scale, such as guidance=2")
     method = Method(**make_method(found))
     return {"guidance": default, "solver": method.solver, "steps": method.steps, **found}
 
@@ -151,7 +149,7 @@ def resolve_settings(
 def describe_overrides(
     own: Mapping[str, Any], given: Mapping[str, Any], conditional: bool, *, usual: Solver
 ) -> str | None:
-    """Return what is given in place of a model's own settings, for people; None if it draws as it does without.
+    """Return the given settings as text; None if they do not change how the model samples.
 
     Args:
         conditional, usual: see :func:`resolve_settings`.
@@ -162,7 +160,7 @@ def describe_overrides(
 
 
 def describe_settings(settings: Mapping[str, Any]) -> str:
-    """Settings for people: ``solver=unipc steps=10 guidance=2 guidance_interval=0.2:5``."""
+    """Return settings as text: ``solver=unipc steps=10 guidance=2 guidance_interval=0.2:5``."""
     return " ".join(f"{name}={_format_value(value)}" for name, value in settings.items())
 
 

@@ -1,4 +1,4 @@
-"""A score network with everything that gives its output a meaning."""
+"""A score network with the SDE, target and conditions that define its output."""
 
 from contextlib import nullcontext
 
@@ -13,17 +13,17 @@ from raysde.sde.parameterisation import Preconditioning, Target, convert_target,
 
 
 class ScoreModel(nn.Module):
-    """A network, its conditions, its SDE and its target.
+    """A score network, its conditioner, its SDE and its target.
 
     Args:
         network: called as ``network(x, t, pooled, context, mask)`` (x and t alone when unconditional).
-        conditioner: captions and labels to vectors.
+        conditioner: module that maps captions and labels to vectors.
         sde: the forward process.
-        target: what the network predicts.
-        data_std: standard deviation of a pixel.
-        preconditioning: what stands between x_t, t, the network and the target.
-        uncertainty: the log-variance of the loss over t, learned beside the network, if any.
-        own: the recipe's or checkpoint's node that names the network, if that is code of the user's own.
+        target: the quantity that the network predicts.
+        data_std: standard deviation of a pixel in the data range.
+        preconditioning: scaling of the network's inputs and output.
+        uncertainty: learned log-variance of the loss over log-SNR, if any.
+        own: the recipe's or checkpoint's node that names the network, if it is user-written.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class ScoreModel(nn.Module):
         self.uncertainty, self.own = uncertainty, own
 
     def predict(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """Return the network's output in the type of x_t.
+        """Return the network's output for x_t [B, C, H, W] at t [B], with the shape and dtype of x_t.
 
         Raises:
-            ValueError: if it has another shape than x_t, or a network of the user's own raises anything.
+            ValueError: if the output has another shape, or a user-written network raises an exception.
         """
         alpha, sigma = marginal_for(self.sde, t, x_t)
         seen = self.preconditioning.network_input(x_t, alpha, sigma, self.data_std)
@@ -58,24 +58,24 @@ class ScoreModel(nn.Module):
         return of_shape(output, x_t.shape, f"network {place_of(self.network)}").to(x_t.dtype)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """The network's output for x_t [B, C, H, W] at t [B] under ``condition``, and the learned log-variance [B]."""
+        """Return the network's output for x_t [B, C, H, W] at t [B], and the learned log-variance [B] or None."""
         log_variance = None if self.uncertainty is None else self.uncertainty(self.sde.log_snr(t))
         return self.predict(x_t, t, self.conditioner(condition)), log_variance
 
     def value(self, x_t: Tensor, t: Tensor, encoded: Encoded, target: Target) -> Tensor:
-        """The value of any ``target`` that the network's output implies."""
+        """Return the value of ``target`` that the network's output implies, with the shape of x_t."""
         alpha, sigma = marginal_for(self.sde, t, x_t)
         own = self.predict(x_t, t, encoded) * self.preconditioning.output_scale(self.target, alpha, sigma)
         return convert_target(own, x_t, alpha, sigma, self.target, target, self.data_std)
 
     def eps_hat(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """The predicted noise."""
+        """Return the predicted noise, with the shape of x_t."""
         return self.value(x_t, t, encoded, "noise")
 
     def x0_hat(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """The predicted clean image."""
+        """Return the predicted clean image, with the shape of x_t."""
         return self.value(x_t, t, encoded, "x0")
 
     def score(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """grad log p_t(x_t), the score."""
+        """Return the score grad log p_t(x_t), with the shape of x_t."""
         return self.value(x_t, t, encoded, "score")

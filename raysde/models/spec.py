@@ -1,4 +1,4 @@
-"""What makes a score model: a small description that JSON can hold, and building the model from it."""
+"""The JSON description of a score model, and building the model from it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -47,23 +47,21 @@ ModelText = Annotated[ScratchText | PretrainedText | ExternalText, Field(discrim
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Everything needed to rebuild a model around its weights.
+    """The description of a model: everything except its weights.
 
     Attributes:
-        image: shape (channels, height, width).
+        image: shape (channels, height, width) of the model's data.
         data_range: the float values of black and white.
         data_std: standard deviation of a pixel in that range.
-        sde, network, target, text: see their modules; text None for a model without captions.
+        sde, network, target, text: see their modules; text is None for a model without captions.
         classes: number of class labels, 0 for none.
-        class_names: the labels in the order of their numbers; empty if they are not known.
-        preconditioning: what stands between x_t, t, the network and the target.
-        uncertainty: whether the loss's log-variance over t is learned beside the network.
-        latent: the space of the latents that the model draws, None for pixels; ``image`` is then a latent's shape.
-        generation: how it draws when nobody says, see :mod:`raysde.models.sampling_defaults`; empty for everybody's
-            defaults.
-        default_solver: solver where neither ``generation`` nor a call names one. A description without it is from
-            before there was a choice, and such a model goes on drawing by the solver of that time; new models are
-            described with :data:`raysde.sampling.solvers.default.DEFAULT`.
+        class_names: names of the labels in the order of their numbers; empty if unknown.
+        preconditioning: scaling of the network's inputs and output.
+        uncertainty: True if the loss's log-variance over log-SNR is learned beside the network.
+        latent: latent space of a latent model, whose latents have shape ``image``; None for a pixel model.
+        generation: the model's default sampling settings, see :mod:`raysde.models.sampling_defaults`; may be empty.
+        default_solver: solver if neither ``generation`` nor a call names one. Descriptions that predate this field keep
+            the solver of that time; new ones store :data:`raysde.sampling.solvers.default.DEFAULT`.
     """
 
     image: tuple[int, int, int]
@@ -86,13 +84,13 @@ class ModelSpec:
             raise ValueError(f"class_names must be {self.classes} different names, got {len(self.class_names)}")
 
     def shape_of(self, size: Size | None) -> tuple[int, int, int]:
-        """Return the shape (channels, height, width) of what the model draws for images of a size.
+        """Return the shape (channels, height, width) of the model's data for images of a size.
 
         Args:
-            size: (height, width) of the images; None for that of ``image``.
+            size: (height, width) of the images in pixels; None for the model's own.
 
         Raises:
-            ValueError: if the network, or the autoencoder of a latent model, takes no such images.
+            ValueError: if the network, or the autoencoder of a latent model, does not take such images.
         """
         if size is None:
             return self.image
@@ -112,25 +110,25 @@ class ModelSpec:
 
     @property
     def process(self) -> SDE:
-        """The SDE itself; the code of one of the user's own is imported."""
+        """The SDE; a user-written one is imported."""
         return self.sde.build() if isinstance(self.sde, ExternalSDE) else self.sde
 
     @property
     def conditional(self) -> bool:
-        """Whether the model takes captions or labels."""
+        """True if the model takes captions or labels."""
         return self.text is not None or self.classes > 0
 
     def dump(self) -> dict[str, Any]:
         """Return JSON values from which :meth:`parse` makes an equal object."""
         content: dict[str, Any] = TypeAdapter(ModelSpec).dump_python(self, mode="json")
         for name, first in (("class_names", ()), ("default_solver", FIRST)):
-            if getattr(self, name) == first:  # a model from before it was stored keeps its hash
+            if getattr(self, name) == first:  # models that predate the field keep their hash
                 del content[name]
         return content
 
     @classmethod
     def parse(cls, content: Any) -> Self:
-        """The inverse of :meth:`dump`.
+        """Return the description that :meth:`dump` wrote.
 
         Raises:
             ValueError: if the content does not describe a model.
@@ -143,7 +141,7 @@ class ModelSpec:
 
 
 def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreModel:
-    """A model with initial weights drawn from ``seed``; ``captions`` train the tokenizer of a scratch encoder."""
+    """Return a model with weights drawn from ``seed``; ``captions`` train a scratch encoder's tokenizer."""
     from raysde.conditioning.pretrained import pretrained_encoder, pretrained_tokenizer  # loads transformers
 
     torch.manual_seed(key(seed, INITIAL))
@@ -162,10 +160,10 @@ def fresh_model(spec: ModelSpec, captions: Iterable[str], seed: int) -> ScoreMod
 
 
 def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> ScoreModel:
-    """A model of the right shape whose weights are still to be loaded.
+    """Return a model with the described architecture, whose weights are still to be loaded.
 
     Args:
-        text_folder: holds the tokenizer and the text encoder's architecture, as :func:`save_text` wrote them.
+        text_folder: folder of the tokenizer and the text encoder's architecture, written by :func:`save_text`.
         allow_code: True to import code that the description names.
 
     Raises:
@@ -184,11 +182,7 @@ def empty_model(spec: ModelSpec, text_folder: Path, *, allow_code: bool) -> Scor
 
 
 def check_code(spec: ModelSpec, *, allow_code: bool) -> None:
-    """Check that a description from a checkpoint names no code, unless that is allowed.
-
-    Raises:
-        ValueError: naming the code.
-    """
+    """Raise ValueError if a checkpoint's description names code to import and ``allow_code`` is False."""
     for part in (spec.sde, spec.network, spec.text):
         if isinstance(part, External) and not allow_code:
             raise ValueError(
@@ -198,7 +192,7 @@ def check_code(spec: ModelSpec, *, allow_code: bool) -> None:
 
 
 def assemble_model(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEncoder | None) -> ScoreModel:
-    """Join network and conditioner."""
+    """Return the model of a description with the given tokenizer and text encoder."""
     conditioner = Conditioner(tokenizer, encoder, spec.classes)
     context = conditioner.width if spec.text is not None else None
     outside = complete_preconditioning(spec)
@@ -210,11 +204,12 @@ def assemble_model(spec: ModelSpec, tokenizer: Tokenizer | None, encoder: TextEn
 
 
 def complete_preconditioning(spec: ModelSpec) -> Preconditioning:
-    """The description's, completed by the network: by its contract where it has one, otherwise with its own choice of
-    time where neither the description nor the SDE makes one.
+    """Return the description's preconditioning with the time input filled in.
+
+    A network of diffusers chooses it by its contract, any other network where neither the description nor the SDE does.
 
     Raises:
-        ValueError: if the description asks for what that contract does not have.
+        ValueError: if the description violates the contract of a network of diffusers.
     """
     if isinstance(spec.network, DiffusersConfig):
         return agree_preconditioning(
@@ -232,8 +227,10 @@ def complete_preconditioning(spec: ModelSpec) -> Preconditioning:
 
 
 def save_text(model: ScoreModel, folder: Path) -> None:
-    """Writes the tokenizer and the text encoder's architecture, as JSON and text, if the model takes captions; the
-    architecture of an encoder of the user's own is its code."""
+    """Write the tokenizer and the text encoder's architecture as JSON and text, if the model takes captions.
+
+    Nothing is written for a user-written encoder, whose architecture is its code.
+    """
     conditioner = model.conditioner
     if conditioner.tokenizer is None or conditioner.encoder is None or isinstance(conditioner.encoder, OwnEncoder):
         return

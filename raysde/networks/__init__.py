@@ -1,4 +1,4 @@
-"""Score networks: ``network(x, t, pooled, context, mask)`` with x of shape [B, C, H, W]."""
+"""Score networks, called as ``network(x, t, pooled, context, mask)`` with x of shape [B, C, H, W]."""
 
 from raysde.networks.diffusers import DiffusersConfig
 from raysde.networks.dit import DiT, DiTConfig
@@ -9,7 +9,7 @@ from raysde.networks.protocol import NetworkConfig
 from raysde.networks.unet import UNet, UNetConfig
 
 AnyNetwork = UNetConfig | NCSNppConfig | DiTConfig | DiffusersConfig | ExternalConfig
-"""Every :class:`NetworkConfig` that a recipe can name by its kind."""
+"""Every :class:`NetworkConfig` that a recipe can select by its ``kind``."""
 
 __all__ = [
     "PRESETS",

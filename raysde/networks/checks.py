@@ -1,4 +1,4 @@
-"""What every network's size is checked for; the messages name keys of the recipe."""
+"""Checks of network sizes; the messages name keys of the recipe."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,17 @@ from raysde.images.sizes import format_size
 
 
 def check_at_least_one(values: dict[str, int]) -> None:
-    """Refuses a count below 1, by its name.
-
-    Raises:
-        ValueError: naming the first such count.
-    """
+    """Raise ValueError if a count is below 1, naming the first such count."""
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def check_levels(multipliers: Sequence[int], dropout: float) -> None:
-    """What the levels of a U-Net must obey whatever the image.
+    """Check the levels of a U-Net, independently of the image size.
 
     Raises:
-        ValueError: if a multiplier is not positive or the dropout is no probability below 1.
+        ValueError: if a multiplier is not positive or ``dropout`` is outside [0, 1).
     """
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"multipliers must be positive, got {multipliers}")
@@ -29,25 +25,21 @@ def check_levels(multipliers: Sequence[int], dropout: float) -> None:
 
 
 def check_patch(patch: int, height: int, width: int) -> None:
-    """Refuses images that are no whole number of patches.
-
-    Raises:
-        ValueError: if they are not.
-    """
+    """Raise ValueError unless the patch size divides the image's height and width, both in pixels."""
     if height % patch or width % patch:
         raise ValueError(f"network.patch={patch} does not divide the image size {(height, width)}")
 
 
 def check_multiple(size: tuple[int, int], multiple: int, key: str) -> None:
-    """Refuses sizes of images that a network cannot be shown, whatever the size that it was built for.
+    """Check that a network accepts images of a size other than its own.
 
     Args:
-        size: (height, width) in what the network is shown.
-        multiple: number that both sides must be multiples of.
-        key: of the recipe, that asks for it.
+        size: (height, width) of the network's input.
+        multiple: number that must divide height and width.
+        key: key of the recipe that determines ``multiple``.
 
     Raises:
-        ValueError: naming the nearest size that it can be shown.
+        ValueError: if it does not divide them, naming the nearest accepted size.
     """
     if size[0] % multiple or size[1] % multiple:
         height, width = (max(1, round(side / multiple)) * multiple for side in size)
@@ -58,10 +50,10 @@ def check_multiple(size: tuple[int, int], multiple: int, key: str) -> None:
 
 
 def patched_shape(image: tuple[int, int, int], patch: int) -> tuple[int, int, int]:
-    """The shape (channels, height, width) of an image whose squares of ``patch`` x ``patch`` pixels became channels.
+    """Return the shape (channels, height, width) after each ``patch`` x ``patch`` square of pixels became channels.
 
     Raises:
-        ValueError: if the squares do not fill the image.
+        ValueError: if ``patch`` does not divide the height and width.
     """
     channels, height, width = image
     check_patch(patch, height, width)
@@ -69,7 +61,7 @@ def patched_shape(image: tuple[int, int, int], patch: int) -> tuple[int, int, in
 
 
 def level_heights(image: tuple[int, int, int], multipliers: Sequence[int], attention: Sequence[int]) -> list[int]:
-    """The height at each level for images of shape (channels, height, width).
+    """Return the height in pixels at each level, for images of shape (channels, height, width).
 
     Raises:
         ValueError: if the image cannot be halved at every level, or an attention resolution never occurs.

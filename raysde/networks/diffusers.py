@@ -1,5 +1,4 @@
-"""Score networks of diffusers behind our interface; :mod:`raysde.networks.diffusers_contract` says what each is told
-and gives."""
+"""Adapters for networks of diffusers; :mod:`raysde.networks.diffusers_contract` describes their inputs and outputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from raysde.networks.protocol import Image
 
 Architecture = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
 DEFAULT_LEVELS, DEFAULT_PATCH = range(4), 2
-"""Levels of a UNet2DModel and patch of a DiTTransformer2DModel whose ``config`` does not say (diffusers 0.42)."""
+"""diffusers 0.42's default levels of a UNet2DModel and default patch size of a DiTTransformer2DModel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +23,19 @@ class DiffusersConfig:
     kind: Literal["diffusers"] = "diffusers"
     architecture: Architecture = field(
         metadata={
-            "description": "UNet2DModel, UNet2DConditionModel (captions or labels by cross-attention) or "
-            "DiTTransformer2DModel (class labels)"
+            "description": "class of diffusers: UNet2DModel, UNet2DConditionModel (cross-attention to captions or "
+            "labels) or DiTTransformer2DModel (class labels)"
         }
     )
     config: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "description": "its arguments, named as in the config.json that diffusers writes; channels, size and "
-            "widths of the conditions follow from the data"
+            "description": "arguments of the class, named as in the config.json that diffusers writes; the data "
+            "determine channels, size and widths of the conditions"
         },
     )
 
-    time_input: ClassVar[Literal["999t"]] = "999t"  # of sinusoids; its contract has the last word
+    time_input: ClassVar[Literal["999t"]] = "999t"  # for sinusoidal times; the contract overrides it
 
     def __post_init__(self) -> None:
         if self.architecture not in ADAPTERS:
@@ -55,10 +54,10 @@ class DiffusersConfig:
             check_multiple((height, width), self.config.get("patch_size", DEFAULT_PATCH), "network.config.patch_size")
 
     def complete_config(self, image: Image) -> dict[str, Any]:
-        """``config`` with the channels and the size that follow from the images.
+        """Return ``config`` with the channels and the size of the images filled in.
 
         Raises:
-            ValueError: if it gives others, or a size or blocks that are none, or blocks that take other channels.
+            ValueError: if ``config`` has other channels, another or an invalid size, or blocks that do not fit.
         """
         channels, height, width = image
         size = height if height == width else [height, width]
@@ -80,7 +79,7 @@ class DiffusersConfig:
 
 
 class PlainUNet(nn.Module):
-    """UNet2DModel. A condition reaches it as its pooled vector, projected and added to the embedded time."""
+    """UNet2DModel; the pooled condition is projected and added to the time embedding."""
 
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
         super().__init__()
@@ -107,15 +106,15 @@ class PlainUNet(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, H, W], t [B], pooled [B, D] -> [B, C, H, W]; context and mask are not read."""
+        """Map x [B, C, H, W], t [B], pooled [B, D] to [B, C, H, W]; context and mask are ignored."""
         vector = None if self.pooled is None else self.pooled(pooled)
         return keep_mean(self.model(x, t, class_labels=vector, return_dict=False), self.channels)
 
 
 class ConditionedUNet(nn.Module):
-    """UNet2DConditionModel. It attends to the captions' vectors; without captions, to the pooled vector alone.
+    """UNet2DConditionModel; it attends to the captions' tokens, or without captions to the pooled vector.
 
-    With class_embed_type projection or simple_projection the pooled vector is also added to the embedded time.
+    With class_embed_type projection or simple_projection the pooled vector is also added to the time embedding.
     """
 
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
@@ -139,7 +138,7 @@ class ConditionedUNet(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True = real token) -> [B, C, H, W]."""
+        """Map x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True if real) to [B, C, H, W]."""
         assert pooled is not None
         tokens, real = (pooled[:, None], None) if context is None else (context, mask)
         vector = pooled if self.projects else None
@@ -148,9 +147,9 @@ class ConditionedUNet(nn.Module):
 
 
 class Transformer(nn.Module):
-    """DiTTransformer2DModel. Its tables of class embeddings give way to projections of the pooled vector.
+    """DiTTransformer2DModel; projections of the pooled vector replace its class embeddings.
 
-    Without a condition every image has the null class, the tables' last row.
+    Without a condition every image has the null class, which is the last row of the embeddings.
     """
 
     def __init__(self, config: dict[str, Any], image: Image, condition: int | None) -> None:
@@ -158,7 +157,7 @@ class Transformer(nn.Module):
         if image[1] != image[2]:
             raise ValueError(f"DiTTransformer2DModel takes square images, these are {image[1]}x{image[2]}")
         self.channels, self.classes = image[0], config.get("num_embeds_ada_norm", 1)
-        # a table for each block, which labels never reach
+        # each block has its own table of class embeddings, which labels never index
         self.model = make_network("DiTTransformer2DModel", {**config, "num_embeds_ada_norm": self.classes})
         if image[1] % self.model.config.patch_size:
             raise ValueError(
@@ -178,7 +177,7 @@ class Transformer(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, H, W], t [B], pooled [B, D] -> [B, C, H, W]; context and mask are not read."""
+        """Map x [B, C, H, W], t [B], pooled [B, D] to [B, C, H, W]; context and mask are ignored."""
         null = torch.full((len(x),), self.classes, device=x.device)
         output = self.model(x, t, class_labels=pooled if self.is_conditional else null, return_dict=False)
         return keep_mean(output, self.channels)
@@ -193,27 +192,27 @@ assert tuple(ADAPTERS) == get_args(Architecture)
 
 
 def keep_mean(output: tuple[Tensor, ...], channels: int) -> Tensor:
-    """The first ``channels`` channels: those after them are a learned variance (Nichol and Dhariwal 2021)."""
+    """Return the first ``channels`` channels; further ones are a learned variance (Nichol and Dhariwal 2021)."""
     return output[0][:, :channels]
 
 
 def make_network(architecture: Architecture, arguments: dict[str, Any]) -> Any:
-    """A network of diffusers with fresh weights.
+    """Return a network of diffusers with fresh weights.
 
     Raises:
-        ValueError: if diffusers is not installed, or makes nothing of the arguments.
+        ValueError: if diffusers is not installed or rejects the arguments.
     """
     try:
         return getattr(import_diffusers("network.kind=diffusers"), architecture)(**arguments)
     except UNFIT as error:
-        raise ValueError(f"network.config: no {architecture} can be made of it: {error_line(error)}") from error
+        raise ValueError(f"network.config: {architecture} rejects it: {error_line(error)}") from error
 
 
 def parse_sides(size: Any, key: str) -> tuple[int, int]:
-    """Height and width that a ``sample_size`` of diffusers means, one number or two.
+    """Return (height, width) of a ``sample_size`` of diffusers, which is one number or two.
 
     Raises:
-        ValueError: naming ``key``, if it is something else.
+        ValueError: if it is anything else, naming ``key``.
     """
     pair = size if isinstance(size, list | tuple) else (size, size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
@@ -222,10 +221,10 @@ def parse_sides(size: Any, key: str) -> tuple[int, int]:
 
 
 def block_types(config: Mapping[str, Any], key: str) -> list[str]:
-    """The names under a key of ``network.config``, none if it is absent.
+    """Return the block names under a key of ``network.config``; empty if the key is absent.
 
     Raises:
-        ValueError: naming the key, if they are no names.
+        ValueError: if the value is not a list of names, naming the key.
     """
     names = config.get(key, ())
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -234,10 +233,10 @@ def block_types(config: Mapping[str, Any], key: str) -> list[str]:
 
 
 def import_diffusers(what: str) -> Any:
-    """diffusers itself, loaded on first use.
+    """Import and return diffusers.
 
     Raises:
-        ValueError: if it is not installed, saying ``what`` needs it.
+        ValueError: if it is not installed, saying that ``what`` needs it.
     """
     try:
         import diffusers

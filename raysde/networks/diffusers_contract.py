@@ -1,4 +1,4 @@
-"""What a network of diffusers is told, what it does to its input and output by itself, and which models agree with it.
+"""Contracts of the networks of diffusers: the inputs they take, their built-in scaling, and the models that fit.
 
 Facts about diffusers 0.42: models/unets/unet_2d.py, models/unets/unet_2d_condition.py, models/embeddings.py.
 """
@@ -13,18 +13,18 @@ from raysde.sde.parameterisation import Preconditioning, Target, TimeInput
 
 ConditionKinds = Literal["nothing", "labels", "captions", "captions and labels"]
 SINUSOIDS: tuple[TimeInput, ...] = ("999t", "step", "sigma", "log_sigma", "log_sigma/4")
-"""What a sinusoidal embedding with frequencies from 1 down to 1e-4 can tell apart; t itself it cannot."""
+"""Time inputs that a sinusoidal embedding with frequencies from 1 to 1e-4 resolves; t itself in [0, 1] is too small."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What a network expects and gives.
+    """The inputs that a network accepts and the scaling that it applies itself.
 
     Attributes:
-        times: the numbers that it can be told for t, as ``preconditioning.time`` names them.
-        conditions: what it can be told beside them.
-        divides: whether it divides its own output by the sigma that it is told, and so gives the score.
-        centres: whether it makes 2 x - 1 of its input itself, for data in [0, 1].
+        times: accepted time inputs, as values of ``preconditioning.time``.
+        conditions: accepted conditions.
+        divides: True if the network divides its output by its time input sigma, and so returns the score.
+        centres: True if the network maps its input x to 2 x - 1, for data in [0, 1].
     """
 
     times: tuple[TimeInput, ...]
@@ -33,15 +33,15 @@ class Contract:
     centres: bool = False
 
     def choose_time_input(self, sde: SDE) -> TimeInput:
-        """What it is told of t unless the recipe says otherwise."""
+        """Return the time input to use unless the recipe sets one."""
         return sde.network_time if sde.network_time in self.times else self.times[0]
 
 
 def contract_of(network: DiffusersConfig) -> Contract:
-    """The contract of a network.
+    """Return the contract of a network.
 
     Raises:
-        ValueError: naming a key of its configuration for which there is none.
+        ValueError: if no contract covers its configuration, naming the key.
     """
     return CONTRACTS[network.architecture](network.config)
 
@@ -62,7 +62,7 @@ def _unet_contract(config: Mapping[str, Any]) -> Contract:
 def _conditioned_unet_contract(config: Mapping[str, Any]) -> Contract:
     for key in ("encoder_hid_dim_type", "encoder_hid_dim", "addition_embed_type", "num_class_embeds"):
         if config.get(key) is not None:
-            raise ValueError(f"network.config.{key}: raysde gives UNet2DConditionModel no such condition")
+            raise ValueError(f"network.config.{key}: raysde does not support this condition of UNet2DConditionModel")
     embedding, projection = config.get("time_embedding_type", "positional"), config.get("class_embed_type")
     if projection not in (None, "projection", "simple_projection"):
         raise ValueError(
@@ -72,7 +72,7 @@ def _conditioned_unet_contract(config: Mapping[str, Any]) -> Contract:
         raise ValueError(
             f"network.config.time_embedding_type={embedding}: UNet2DConditionModel takes positional or fourier"
         )
-    # its Fourier features have frequencies about 1, unlike UNet2DModel's take no logarithm, and it never divides
+    # unlike UNet2DModel it takes no logarithm before its Fourier features and never divides by sigma
     times: tuple[TimeInput, ...] = SINUSOIDS if embedding == "positional" else ("t", "log_sigma", "log_sigma/4")
     both: tuple[ConditionKinds, ...] = () if projection is None else ("captions and labels",)
     conditions: tuple[ConditionKinds, ...] = ("labels", "captions", *both)
@@ -100,20 +100,20 @@ def agree_preconditioning(
     captions: bool,
     labels: bool,
 ) -> Preconditioning:
-    """The preconditioning with the time that suits the network, where it names none.
+    """Return the preconditioning with the network's time input where it sets none.
 
     Raises:
-        ValueError: if the network would be told or asked for something that its contract does not have.
+        ValueError: if the SDE, the target, the conditions or the preconditioning violate the network's contract.
     """
     contract, name = contract_of(network), network.architecture
     given = ("nothing", "labels", "captions", "captions and labels")[2 * captions + labels]
     if given not in contract.conditions:
         both = name == "UNet2DConditionModel" and captions and labels
         hint = ", and both with network.config.class_embed_type=simple_projection" if both else ""
-        raise ValueError(f"{name} is told {' or '.join(contract.conditions)}{hint}; the model has {given} to tell")
+        raise ValueError(f"{name} accepts {' or '.join(contract.conditions)}{hint}; the model has {given}")
     time = preconditioning.time or contract.choose_time_input(sde)
     if time not in contract.times:
-        raise ValueError(f"preconditioning.time={time}: this {name} is told {' or '.join(contract.times)}")
+        raise ValueError(f"preconditioning.time={time}: this {name} accepts {' or '.join(contract.times)}")
     if contract.divides:
         _check_divides(name, preconditioning, sde, target)
     if contract.centres and (preconditioning.input != "none" or tuple(data_range) != (0.0, 1.0)):

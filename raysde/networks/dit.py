@@ -1,7 +1,7 @@
-"""The diffusion transformer of Peebles and Xie 2023 (arXiv 2212.09748), and captions by cross-attention.
+"""The diffusion transformer DiT of Peebles and Xie 2023 (arXiv 2212.09748), with captions by cross-attention.
 
-Blocks are modulated by the time and the pooled condition (adaLN-Zero); captions are attended to between self-attention
-and the two-layer network, as in PixArt-alpha (Chen et al. 2024, arXiv 2310.00426, section 2.3).
+The time and the pooled condition modulate each block (adaLN-Zero). Cross-attention to captions stands between
+self-attention and the MLP, as in PixArt-alpha (Chen et al. 2024, arXiv 2310.00426, section 2.3).
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from raysde.sde.setting import setting
 
 TIME_FEATURES = 256
 EXPANSION = 4
-"""Width of a block's two-layer network as a multiple of a token's."""
+"""Width of a block's MLP as a multiple of the token width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +36,14 @@ class DiTConfig:
     channels: int = setting(384, "channels of a token, a multiple of 4")
     blocks: int = setting(12, "transformer blocks")
     heads: int = setting(6, "attention heads, a divisor of channels")
-    patch: int = setting(2, "pixels of a token's side, a divisor of the image's height and width")
+    patch: int = setting(2, "side of a token's patch in pixels, a divisor of the image's height and width")
     cross_attention: bool = setting(
-        True, "let each block attend to the caption's tokens, beside being modulated by their mean"
+        True, "let each block attend to the caption's tokens, in addition to modulation by their mean"
     )
     checkpointing: bool = setting(
         False,
-        "compute each block's activations again in the backward pass instead of keeping them: less memory for about a "
-        "third more time, and the same gradients",
+        "recompute each block's activations in the backward pass: less memory, about a third more time, and the same "
+        "gradients",
     )
 
     time_input: ClassVar[Literal["999t"]] = "999t"
@@ -63,7 +63,7 @@ class DiTConfig:
 
 
 def position_embedding(rows: int, columns: int, channels: int, device: torch.device) -> Tensor:
-    """Sines and cosines of each token's column, then of its row: [rows * columns, channels], row by row."""
+    """Return sines and cosines of each token's column, then of its row: [rows * columns, channels], row by row."""
     quarter = channels // 4
     frequencies = 10_000.0 ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
     axes = [torch.arange(count, device=device, dtype=torch.float32)[:, None] * frequencies for count in (columns, rows)]
@@ -72,14 +72,14 @@ def position_embedding(rows: int, columns: int, channels: int, device: torch.dev
 
 
 def init_embedding_layer(inside: int, outside: int) -> nn.Linear:
-    """A layer of the embedding: normal weights of deviation 0.02 (Peebles and Xie, code)."""
+    """Return a linear layer with weights from N(0, 0.02^2) and zero biases (Peebles and Xie, code)."""
     layer = zero_parameters(nn.Linear(inside, outside))
     nn.init.normal_(layer.weight, std=0.02)
     return layer
 
 
 class SelfAttention(nn.Module):
-    """Attention of tokens [B, N, D] to each other."""
+    """Multi-head self-attention over tokens [B, N, D]."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of tokens [B, N, D] to those of a caption [B, L, C]; starts as nothing."""
+    """Multi-head attention of tokens [B, N, D] to caption tokens [B, L, C]; its initial output is zero."""
 
     def __init__(self, channels: int, heads: int, context: int) -> None:
         super().__init__()
@@ -107,10 +107,10 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention if there are captions, and a two-layer network, all added to the tokens.
+    """Self-attention, cross-attention where there are captions, and an MLP, each with a residual connection.
 
-    What goes into the first and the last is normalised, then shifted and scaled by the embedding, which also says how
-    much of each is added: at first nothing (adaLN-Zero).
+    The embedding shifts and scales the normalised input of self-attention and MLP, and gates their output. The gates
+    start at zero, so that a new block is the identity (adaLN-Zero).
     """
 
     def __init__(self, channels: int, heads: int, context: int | None) -> None:
@@ -132,16 +132,16 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """Noisy images and what is told of their times to one output per pixel; see :class:`DiTConfig`.
+    """The network of :class:`DiTConfig`, from noisy images and time inputs to images.
 
     Args:
         size: depth, width and patches.
         image: shape (channels, height, width) of the images.
         condition: width of the pooled conditioning vectors, None for an unconditional network.
-        context: width of the caption's tokens, None where they are not attended to.
+        context: width of the caption's tokens, None without cross-attention.
 
     Raises:
-        ValueError: if the patches do not fit the image.
+        ValueError: if the patches do not divide the image.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class DiT(nn.Module):
         self.leave = zero_parameters(nn.Linear(width, size.patch**2 * image[0]))
 
     def blocks(self) -> list[nn.Module]:
-        """What repeats, in the order of the forward pass."""
+        """Return the transformer blocks in the order of the forward pass."""
         return list(self.transformer)
 
     def forward(
@@ -174,16 +174,16 @@ class DiT(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True = real token) -> [B, C, H, W].
+        """Map x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True if real) to [B, C, H, W].
 
         Raises:
-            ValueError: if the patches do not fit these images.
+            ValueError: if the patches do not divide the images.
         """
         patch = self.size.patch
         check_patch(patch, x.shape[2], x.shape[3])
         rows, columns = x.shape[2] // patch, x.shape[3] // patch
         tokens = self.enter(x).flatten(2).transpose(1, 2)
-        # under autocast this is where the sum over blocks becomes float32, and stays it
+        # float32 positions keep the residual stream in float32 under autocast
         tokens = tokens + position_embedding(rows, columns, self.size.channels, x.device)
         embedding = self.time(self.features(t))
         if self.pooled is not None and pooled is not None:

@@ -1,4 +1,4 @@
-"""A network that the user wrote: any nn.Module named in the recipe."""
+"""User-written networks: any nn.Module named in the recipe."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -11,21 +11,21 @@ from raysde.networks.protocol import Image
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalConfig(External):
-    """A network of your own: an nn.Module class, or a function that makes one.
+    """A network of your own: an nn.Module class, or a function that returns one.
 
     It is called with ``kwargs`` and, where its signature has them, ``image`` (channels, height, width) and
-    ``condition`` (width of the conditioning vectors or None). Its ``forward`` takes what the U-Net's takes:
-    ``(x, t, pooled, context, mask)``, or ``(x, t)`` for an unconditional network.
+    ``condition`` (width of the conditioning vectors or None). The module's ``forward`` takes the arguments of the
+    U-Net's, ``(x, t, pooled, context, mask)``, or ``(x, t)`` for an unconditional network.
     """
 
     key: ClassVar[str] = "network"
     time_input: ClassVar[Literal["t"]] = "t"
 
     def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
-        """Import and call the factory; tokens of a caption are as wide as ``condition``, so ``context`` is not told.
+        """Import and call the factory, without ``context``: caption tokens are as wide as ``condition``.
 
         Raises:
-            ValueError: if the name cannot be imported, or what it makes is no nn.Module.
+            ValueError: if the name cannot be imported, or the factory does not return an nn.Module.
         """
         network = self.make_object(image=image, condition=condition)
         if not isinstance(network, nn.Module):
@@ -33,4 +33,4 @@ class ExternalConfig(External):
         return network
 
     def check_size(self, height: int, width: int) -> None:
-        """The user's network says itself which sizes it takes, when it is shown one."""
+        """Accept any size, since only the user's network knows the sizes it takes."""

@@ -1,8 +1,8 @@
 """Building blocks that the networks share: time features, residual block, self- and cross-attention, checkpointing.
 
 Sources: Song et al. 2021 appendix H (BigGAN-style residual blocks that resample, sums divided by sqrt(2), random
-Fourier features of log sigma), Ho et al. 2020 (sinusoidal time features, initial weights, last layers that start at
-zero), Chen et al. 2016, arXiv 1604.06174 (activations computed again in the backward pass).
+Fourier features of log sigma); Ho et al. 2020 (sinusoidal time features, initial weights, last layers that start at
+zero); Chen et al. 2016, arXiv 1604.06174 (activations recomputed in the backward pass).
 """
 
 import math
@@ -15,13 +15,15 @@ from torch.utils.checkpoint import checkpoint
 
 SKIP_SCALE = 1.0 / math.sqrt(2.0)
 FEW, FEW_HALF = 128, 512
-"""Tokens up to which attention on a CPU is spelled out, in float32 and in half precision: torch's tiled kernel is made
-for many. Forward and backward in bfloat16 took 5 ms instead of 29 for 64 tokens (64 heads of 64 in all), 37 instead of
-88 for 256, the same for 1,024; in float32 118 instead of 83 for 256."""
+"""Largest numbers of tokens for explicit attention on a CPU, in float32 and in half precision.
+
+torch's tiled kernel is made for many tokens. Forward and backward in bfloat16 took 5 ms instead of 29 for 64 tokens (64
+heads of 64 in all), 37 instead of 88 for 256, the same for 1,024; in float32 118 instead of 83 for 256.
+"""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, or as many as leave four channels in a group."""
+    """Return a GroupNorm with at most 32 groups of at least four channels."""
     return nn.GroupNorm(math.gcd(min(32, max(1, channels // 4)), channels), channels, eps=1e-6)
 
 
@@ -29,7 +31,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def zero_parameters(module: Module) -> Module:
-    """Sets all parameters to zero, so that the branch that ends in ``module`` starts as nothing."""
+    """Set all parameters to zero, so that a branch that ends in ``module`` starts with zero output."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -39,7 +41,7 @@ Weighted = TypeVar("Weighted", bound=nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
 
 
 def init_layer(layer: Weighted, scale: float = 1.0) -> Weighted:
-    """Uniform weights of variance ``2 scale / (fan in + fan out)`` and zero biases (Ho et al. 2020, code)."""
+    """Set uniform weights of variance ``2 scale / (fan in + fan out)`` and zero biases (Ho et al. 2020, code)."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -47,24 +49,24 @@ def init_layer(layer: Weighted, scale: float = 1.0) -> Weighted:
 
 
 def run_block(block: nn.Module, *inputs: Tensor | None) -> Any:
-    """``block(*inputs)``."""
+    """Return ``block(*inputs)``."""
     return block(*inputs)
 
 
 def recompute_block(block: nn.Module, *inputs: Tensor | None) -> Any:
-    """``block(*inputs)``, of whose activations only the inputs are kept: the backward pass computes the rest again."""
+    """Return ``block(*inputs)``; only the inputs are kept, and the backward pass recomputes the activations."""
     if not torch.is_grad_enabled():
         return block(*inputs)
     return checkpoint(block, *inputs, use_reentrant=False)
 
 
 def to_full_precision(told: Tensor, frequencies: Tensor) -> Tensor:
-    """Return times [B] in float32, or in float64 in a network of float64: autocast must not cut the digits of 999 t."""
+    """Return times [B] in float32, or in float64 for a float64 network, since autocast would round 999 t."""
     return told.to(torch.promote_types(torch.float32, frequencies.dtype))
 
 
 class Positional(nn.Module):
-    """Sines, then cosines, of what a network is told at ``features / 2`` frequencies: [B] -> [B, features]."""
+    """Sines, then cosines, of a network's time input at ``features / 2`` frequencies: [B] -> [B, features]."""
 
     frequencies: Tensor
 
@@ -81,9 +83,9 @@ class Positional(nn.Module):
 
 
 class Fourier(nn.Module):
-    """Sines, then cosines, of what a network is told at fixed random frequencies: [B] -> [B, 2 features].
+    """Sines, then cosines, of a network's time input at fixed random frequencies: [B] -> [B, 2 features].
 
-    The frequencies are normal of deviation ``scale``, in turns for each unit (Tancik et al. 2020, arXiv 2006.10739).
+    Frequencies are normal with standard deviation ``scale``, in cycles per unit (Tancik et al. 2020, arXiv 2006.10739).
     """
 
     frequencies: Tensor
@@ -99,7 +101,7 @@ class Fourier(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features of 999 t through two layers: [B] -> [B, out] (Song et al. feed 999 t to VP networks)."""
+    """A two-layer MLP on sinusoidal features of 999 t: [B] -> [B, out] (Song et al. feed 999 t to VP networks)."""
 
     def __init__(self, features: int, out: int) -> None:
         super().__init__()
@@ -111,10 +113,10 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """(skip(x) + h(x, embedding)) / sqrt(2), after halving the resolution, or before doubling it.
+    """The block (skip(x) + h(x, embedding)) / sqrt(2), after halving the resolution or before doubling it.
 
-    All of a block's work is done at the lower resolution: Song et al.'s block, which doubles before its first
-    convolution, costs four times as much there, and is found in :mod:`raysde.networks.ncsnpp`.
+    x is [B, inside, H, W], embedding [B, embedding]. All convolutions run at the lower resolution. Song et al.'s block,
+    in :mod:`raysde.networks.ncsnpp`, doubles before its first convolution, which costs four times as much there.
     """
 
     def __init__(self, inside: int, outside: int, embedding: int, *, dropout: float, scale: float = 1.0) -> None:
@@ -138,7 +140,7 @@ class ResidualBlock(nn.Module):
 
 
 def attend_in_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k / sqrt(d)) v in each head: query [B, N, D], key and value [B, L, D], mask [B, L] -> [B, N, D]."""
+    """Return softmax(q k / sqrt(d)) v per head: query [B, N, D], key and value [B, L, D], mask [B, L] -> [B, N, D]."""
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     chosen = None if mask is None else mask[:, None, None, :]
     limit = FEW if query.dtype == torch.float32 else FEW_HALF
@@ -148,7 +150,7 @@ def attend_in_heads(query: Tensor, key: Tensor, value: Tensor, heads: int, mask:
 
 
 def attend_step_by_step(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """What ``scaled_dot_product_attention`` computes, product by product; torch's softmax sums in float32 on a CPU."""
+    """Compute ``scaled_dot_product_attention`` by explicit products; torch's softmax sums in float32 on a CPU."""
     logits = (query / math.sqrt(query.shape[-1])) @ key.transpose(-1, -2)
     if attn_mask is not None:
         logits = logits.masked_fill(~attn_mask, -math.inf)
@@ -156,13 +158,13 @@ def attend_step_by_step(query: Tensor, key: Tensor, value: Tensor, attn_mask: Te
 
 
 class Attention(nn.Module):
-    """(x + attention(x)) ``rescale`` over the pixels of x, or from its pixels to the tokens of a context.
+    """Attention (x + attention(x)) ``rescale`` among the pixels of x, or from its pixels to context tokens.
 
     Args:
-        channels: of x, a multiple of ``head``.
+        channels: channels of x, a multiple of ``head``.
         head: channels of one attention head.
         context: width of the context tokens; None for self-attention.
-        rescale: 1 / sqrt(2) keeps the size of the sum, 1 leaves it.
+        rescale: factor of the sum; 1 / sqrt(2) preserves its variance.
 
     Raises:
         ValueError: if ``head`` does not divide ``channels``.
@@ -179,7 +181,7 @@ class Attention(nn.Module):
         self.out = zero_parameters(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W]; context [B, L, D]; mask [B, L], True where a token is real."""
+        """Map x [B, C, H, W] to the same shape, with context [B, L, D] and mask [B, L], True where a token is real."""
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         key, value = self.key_value(pixels if context is None else context).chunk(2, dim=-1)
         h = self.out(attend_in_heads(self.query(pixels), key, value, self.heads, mask))
@@ -187,7 +189,7 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, then self-attention and cross-attention where a level has them."""
+    """A residual block, followed by self-attention and cross-attention at levels that have them."""
 
     def __init__(self, residual: nn.Module, attention: Attention | None, cross: Attention | None) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """DDPM++ and NCSN++, the networks of Song et al. 2021 (arXiv 2011.13456, appendix H), conditioned like the U-Net.
 
-What they are told of t, what their input and output are divided by, is not theirs: see
+The scaling of time, input and output is not part of the network: see
 :class:`raysde.sde.parameterisation.Preconditioning`.
 """
 
@@ -28,7 +28,7 @@ from raysde.networks.pyramids import Head, InputResidual, InputSkip, OutputResid
 from raysde.networks.resampling import make_doubling, make_doubling_conv, make_halving, make_halving_conv
 from raysde.sde.setting import setting
 
-# of the projections to queries, keys and values, and of the 1 x 1 skips of DDPM's blocks (Song et al., code)
+# initial scale of query, key and value projections and of the 1 x 1 skips of DDPM's blocks (Song et al., code)
 QUIET = 0.1
 
 
@@ -44,31 +44,31 @@ class NCSNppConfig:
     blocks: int = setting(4, "residual blocks in a level")
     attention: tuple[int, ...] = setting(
         (16,),
-        "resolutions (image heights) at which pixels attend to each other and to the caption, as they always do at the "
-        "lowest",
+        "resolutions (image heights) at which pixels attend to each other and to the caption, beside the lowest, which "
+        "always does",
     )
     head_channels: int | None = setting(None, "channels of one attention head; null for one head, as published")
     dropout: float = setting(0.1, "dropout probability inside residual blocks")
     resblock: Literal["biggan", "ddpm"] = setting(
-        "biggan", "how the resolution changes; biggan in a residual block, ddpm by a convolution alone"
+        "biggan", "resampling layer: biggan uses a residual block, ddpm a convolution alone"
     )
-    fir: bool = setting(False, "filter when resampling; otherwise pixels are averaged, and repeated")
+    fir: bool = setting(False, "resample with a FIR filter instead of averaging and repeating pixels")
     progressive: Literal["none", "output_skip", "residual"] = setting(
-        "none", "the output; output_skip sums an image of each level, residual sums features"
+        "none", "progressive output: output_skip sums an image of each level, residual sums features"
     )
     progressive_input: Literal["none", "input_skip", "residual"] = setting(
-        "none", "the input; input_skip shows the image to each level, residual sums features"
+        "none", "progressive input: input_skip feeds the image to each level, residual sums features"
     )
-    progressive_combine: Literal["sum", "cat"] = setting("sum", "how input_skip joins the image to the features")
+    progressive_combine: Literal["sum", "cat"] = setting("sum", "operation that joins input_skip's image to features")
     skip_rescale: bool = setting(True, "divide sums of two branches by sqrt(2)")
     embedding: Literal["positional", "fourier"] = setting(
-        "positional", "of the time; positional at fixed frequencies for 999 t, fourier at random ones for log sigma"
+        "positional", "time embedding: positional at fixed frequencies of 999 t, fourier at random ones of log sigma"
     )
-    fourier_scale: float = setting(16.0, "standard deviation of the random frequencies")
+    fourier_scale: float = setting(16.0, "standard deviation of the random frequencies of embedding=fourier")
     checkpointing: bool = setting(
         False,
-        "compute each block's activations again in the backward pass instead of keeping them: less memory for about a "
-        "third more time, and the same gradients",
+        "recompute each block's activations in the backward pass: less memory, about a third more time, and the same "
+        "gradients",
     )
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class NCSNppConfig:
 
     @property
     def time_input(self) -> Literal["999t", "log_sigma"]:
-        """What it is told where the SDE names no better: 999 t, or log sigma for random frequencies."""
+        """Default time input: 999 t, or log sigma for random frequencies."""
         return "log_sigma" if self.embedding == "fourier" else "999t"
 
     @property
@@ -95,7 +95,7 @@ class NCSNppConfig:
 
 
 class ResnetBlock(nn.Module):
-    """(skip(x) + h(x, embedding)) ``rescale``, with both branches resampled by ``resample`` if it is given."""
+    """The block (skip(x) + h(x, embedding)) ``rescale`` of x [B, inside, H, W]; ``resample`` resamples both."""
 
     def __init__(
         self, inside: int, outside: int, embedding: int, size: NCSNppConfig, resample: nn.Module | None = None
@@ -119,7 +119,7 @@ class ResnetBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """A level on the way down: its stages, then half the resolution and the image, unless it is the lowest."""
+    """A level of the downward path: its stages, then, unless it is the lowest, halving and progressive input."""
 
     def __init__(self, stages: list[Stage], shrink: nn.Module | None, shown: nn.Module | None) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """A level on the way up: its stages, which read the skips, then its part of the output and double resolution."""
+    """A level of the upward path: its stages, which read the skips, its progressive output and doubled resolution."""
 
     def __init__(self, stages: list[Stage], part: nn.Module | None, grow: nn.Module | None) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Up(nn.Module):
 
 
 class NCSNpp(nn.Module):
-    """Noisy images and what is told of their times to one output per pixel; see :class:`NCSNppConfig`.
+    """The network of :class:`NCSNppConfig`, from noisy images and time inputs to images.
 
     Args:
         size: depth, width and kind of its parts.
@@ -210,7 +210,7 @@ class NCSNpp(nn.Module):
         return made
 
     def build_down(self, widths: list[int], heights: list[int], image: int) -> list[int]:
-        """Fills ``self.down`` and returns the widths of the skip connections."""
+        """Fill ``self.down`` from the highest resolution to the lowest; return the widths of the skip connections."""
         self.down = nn.ModuleList()
         size, width, pyramid = self.size, self.size.channels, image
         skips = [width]
@@ -241,7 +241,7 @@ class NCSNpp(nn.Module):
         return None
 
     def build_up(self, widths: list[int], heights: list[int], skips: list[int], image: int) -> None:
-        """Fills ``self.up``, consuming the skip connections from the last to the first."""
+        """Fill ``self.up`` from the lowest resolution to the highest, consuming the skips' widths from the end."""
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
         below: int | None = None
         for level, out in reversed(list(enumerate(widths))):
@@ -269,7 +269,7 @@ class NCSNpp(nn.Module):
         return None
 
     def blocks(self) -> list[nn.Module]:
-        """What repeats: the stages, and the blocks that change the resolution."""
+        """Return the repeated modules: the stages, and the blocks that change the resolution."""
         stages = [module for module in self.modules() if isinstance(module, Stage)]
         between = [*(level.shrink for level in self.down), *(level.grow for level in self.up)]
         return [*stages, *(module for module in between if isinstance(module, ResnetBlock))]
@@ -282,7 +282,7 @@ class NCSNpp(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True = real token) -> [B, C, H, W]."""
+        """Map x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True if real) to [B, C, H, W]."""
         embedding = self.time(self.features(t))
         if self.pooled is not None and pooled is not None:
             embedding = embedding + self.pooled(pooled)

@@ -1,7 +1,6 @@
-"""Published sizes by name. A recipe says the name, and every other key of the network overrides it.
+"""Published network sizes by name; other keys of the recipe override those of the preset.
 
-Sources: score_sde's configurations for CIFAR-10 and FFHQ at 256 pixels (Song et al. 2021, appendix H); Peebles and Xie
-2023 (arXiv 2212.09748) table 1.
+Sources: score_sde's configurations (Song et al. 2021, appendix H); Peebles and Xie 2023, arXiv 2212.09748, table 1.
 """
 
 from collections.abc import Mapping
@@ -34,16 +33,16 @@ PRESETS: dict[str, NCSNppConfig | DiTConfig] = {
 PRESET_SCHEMA: dict[str, Any] = {
     "enum": [*PRESETS],
     "default": None,
-    "description": "a published size by name; it says the kind, and other keys of the network override its own",
+    "description": "name of a published size, which sets kind and all keys; other keys of the network override it",
 }
-"""JSON schema of the key that names a preset, which no network has itself."""
+"""JSON schema of the key ``preset``, which is not a field of any network."""
 
 
 def fill_in_preset(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's keys, filled in from the preset that they name; without a ``preset`` as they are.
+    """Return a network's keys, completed from its ``preset`` if it names one.
 
     Raises:
-        ValueError: if there is no such preset, or it is of another ``kind`` than the keys say.
+        ValueError: if there is no such preset, or the keys have another ``kind``.
     """
     own = {key: value for key, value in keys.items() if key != "preset"}
     name = keys.get("preset")

@@ -1,4 +1,4 @@
-"""The duties of a network and of its settings, whatever the architecture."""
+"""The interface of networks and of their settings."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,13 +7,13 @@ from torch import nn
 from raysde.sde.parameterisation import TimeInput
 
 Image = tuple[int, int, int]
-"""(channels, height, width)"""
+"""The shape (channels, height, width) of an image."""
 
 
 class NetworkConfig(Protocol):
     """Settings of a network: a frozen dataclass of JSON values, one member of ``raysde.networks.AnyNetwork``.
 
-    Its docstring and the descriptions of its fields are what `raysde config` prints.
+    `raysde config` prints the docstring of the class and the descriptions of its fields.
     """
 
     @property
@@ -22,7 +22,7 @@ class NetworkConfig(Protocol):
 
     @property
     def time_input(self) -> TimeInput:
-        """Form of t that the network is told where neither the recipe nor the SDE asks for something else."""
+        """Default time input, which the recipe or the SDE can override."""
 
     def build(self, image: Image, condition: int | None, context: int | None = None) -> nn.Module:
         """Return the network with fresh weights, called as ``network(x, t, pooled, context, mask)``.
@@ -37,12 +37,12 @@ class NetworkConfig(Protocol):
         """
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError unless the network takes images of this size too, whatever size it was built for."""
+        """Raise ValueError unless the network takes images of this height and width in pixels, beside its own."""
 
 
 @runtime_checkable
 class Repeating(Protocol):
-    """A network that names its repeated modules, which are compiled and sharded one by one."""
+    """A network that lists its repeated modules, which are compiled and sharded one by one."""
 
     def blocks(self) -> list[nn.Module]:
-        """Return the modules in the order of the forward pass."""
+        """Return the repeated modules in the order of the forward pass."""

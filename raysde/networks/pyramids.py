@@ -1,4 +1,4 @@
-"""The progressive input and output of NCSN++: the image at each resolution on the way down, and again on the way up.
+"""Progressive input and output of NCSN++: the image at each resolution of the downward and the upward path.
 
 Sources: Song et al. 2021 appendix H; Karras et al. 2020 (arXiv 1912.04958) section 4 for skips and residuals.
 """
@@ -24,7 +24,7 @@ class Head(nn.Module):
 
 
 class InputSkip(nn.Module):
-    """Shows the image, halved once more, to the features of ``width`` channels: their sum, or side by side."""
+    """A module that adds or concatenates the halved image to the features of ``width`` channels."""
 
     def __init__(self, image: int, width: int, fir: bool, combine: str) -> None:
         super().__init__()
@@ -32,27 +32,27 @@ class InputSkip(nn.Module):
         self.conv = init_layer(nn.Conv2d(image, width, 1))
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """h [B, width, H, W] and the image at [2 H, 2 W] to h that has seen it, and the image at [H, W]."""
+        """Map h [B, width, H, W] and the image at [2 H, 2 W] to the joined features and the image at [H, W]."""
         pyramid = self.shrink(pyramid)
         shown = self.conv(pyramid)
         return torch.cat([shown, h], dim=1) if self.cat else shown + h, pyramid
 
 
 class InputResidual(nn.Module):
-    """Adds a learned halving of all that came before to the features, and goes on with the sum."""
+    """A module that adds a learned halving of the previous sum to the features and passes the new sum on."""
 
     def __init__(self, before: int, width: int, fir: bool, rescale: float) -> None:
         super().__init__()
         self.shrink, self.rescale = make_halving_conv(before, width, fir), rescale
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """h [B, width, H, W] and the sum at [2 H, 2 W] to the new sum, twice."""
+        """Map h [B, width, H, W] and the sum at [2 H, 2 W] to the new sum, as features and as pyramid."""
         h = (self.shrink(pyramid) + h) * self.rescale
         return h, h
 
 
 class OutputSkip(nn.Module):
-    """Adds this level's image to the doubled image of the levels below it."""
+    """A module that adds this level's image to the doubled image of the lower levels."""
 
     def __init__(self, width: int, image: int, fir: bool, lowest: bool) -> None:
         super().__init__()
@@ -60,14 +60,14 @@ class OutputSkip(nn.Module):
         self.grow = None if lowest else make_doubling(fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """h [B, width, H, W] and the image at [H / 2, W / 2] to h itself, and the image at [H, W]."""
+        """Map h [B, width, H, W] and the image at [H / 2, W / 2] to h itself and the image at [H, W]."""
         if self.grow is None or pyramid is None:
             return h, self.head(h)
         return h, self.grow(pyramid) + self.head(h)
 
 
 class OutputResidual(nn.Module):
-    """Adds a learned doubling of the levels below to the features, and goes on with the sum."""
+    """A module that adds a learned doubling of the lower levels to the features and passes the new sum on."""
 
     def __init__(self, below: int | None, width: int, fir: bool, rescale: float) -> None:
         super().__init__()
@@ -76,7 +76,10 @@ class OutputResidual(nn.Module):
         self.grow = None if below is None else make_doubling_conv(below, width, fir)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """h [B, width, H, W] and the sum at [H / 2, W / 2] to the new sum, twice; the lowest level only begins one."""
+        """Map h [B, width, H, W] and the sum at [H / 2, W / 2] to the new sum, as features and as pyramid.
+
+        The lowest level has no sum yet: it returns h and the start of the sum.
+        """
         if self.head is not None:
             return h, self.head(h)
         assert self.grow is not None

@@ -1,8 +1,8 @@
-"""Halving and doubling of resolution as NCSN++ does it: finite impulse response (FIR) filters, or pixels alone.
+"""Halving and doubling of resolution in NCSN++, with finite impulse response (FIR) filters or without.
 
 The filter is the outer product of [1, 3, 3, 1] with itself (Zhang 2019, arXiv 1904.11486; Song et al. 2021 appendix H),
 normalised and zero beyond the border: a depthwise convolution of stride 2, and its transpose. A learned convolution
-that resamples is put before the filter when it doubles and behind it when it halves, with no border between the two
+that resamples comes before the filter when it doubles and after it when it halves, with no border between the two
 (Karras et al. 2020, arXiv 1912.04958, appendix B).
 """
 
@@ -16,7 +16,7 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 class Fir(nn.Module):
-    """Holds the filter [1, 1, 4, 4], which sums to ``gain``."""
+    """The base class of filters, which holds the kernel [1, 1, 4, 4] with sum ``gain``."""
 
     kernel: Tensor
 
@@ -30,7 +30,7 @@ class Fir(nn.Module):
 
 
 class FirHalf(Fir):
-    """Filters and takes every second pixel: [B, C, H, W] -> [B, C, H / 2, W / 2]."""
+    """Filtering and subsampling of every second pixel: [B, C, H, W] -> [B, C, H / 2, W / 2]."""
 
     def __init__(self) -> None:
         super().__init__(gain=1.0)
@@ -40,7 +40,7 @@ class FirHalf(Fir):
 
 
 class FirDouble(Fir):
-    """Puts zeros between pixels and filters, four times as strongly: [B, C, H, W] -> [B, C, 2 H, 2 W]."""
+    """Zeros between pixels, filtered with a gain of four: [B, C, H, W] -> [B, C, 2 H, 2 W]."""
 
     def __init__(self) -> None:
         super().__init__(gain=4.0)
@@ -50,17 +50,17 @@ class FirDouble(Fir):
 
 
 def make_halving(fir: bool) -> nn.Module:
-    """Half the resolution without weights: filtered, or averages of 2 x 2 pixels."""
+    """Return a layer without weights that halves the resolution, by filter or by the mean of 2 x 2 pixels."""
     return FirHalf() if fir else nn.AvgPool2d(2)
 
 
 def make_doubling(fir: bool) -> nn.Module:
-    """Twice the resolution without weights: filtered, or each pixel four times."""
+    """Return a layer without weights that doubles the resolution, by filter or by repeating pixels."""
     return FirDouble() if fir else nn.Upsample(scale_factor=2.0, mode="nearest")
 
 
 class FirConvHalf(Fir):
-    """Filters, then a 3 x 3 convolution of stride 2: [B, inside, H, W] -> [B, outside, H / 2, W / 2]."""
+    """A filter and a 3 x 3 convolution of stride 2: [B, inside, H, W] -> [B, outside, H / 2, W / 2]."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__(gain=1.0)
@@ -71,12 +71,12 @@ class FirConvHalf(Fir):
 
 
 class FirConvDouble(Fir):
-    """A transposed 3 x 3 convolution of stride 2, then filters: [B, inside, H, W] -> [B, outside, 2 H, 2 W]."""
+    """A transposed 3 x 3 convolution of stride 2 and a filter: [B, inside, H, W] -> [B, outside, 2 H, 2 W]."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__(gain=4.0)
         self.conv = init_layer(nn.ConvTranspose2d(inside, outside, 3, stride=2, bias=False))
-        # behind the filter, whose zero border would eat into a constant
+        # added after the filter, whose zero border would attenuate a constant
         self.bias = nn.Parameter(torch.zeros(outside))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class FirConvDouble(Fir):
 
 
 class ConvHalf(nn.Module):
-    """A 3 x 3 convolution of stride 2, padded below and on the right (Ho et al. 2020)."""
+    """A 3 x 3 convolution of stride 2, padded below and right (Ho et al. 2020): [B, C, H, W] to half H and W."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class ConvHalf(nn.Module):
 
 
 class ConvDouble(nn.Module):
-    """Each pixel four times, then a 3 x 3 convolution (Ho et al. 2020)."""
+    """Repeated pixels and a 3 x 3 convolution (Ho et al. 2020): [B, C, H, W] to twice H and W."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -107,10 +107,10 @@ class ConvDouble(nn.Module):
 
 
 def make_halving_conv(inside: int, outside: int, fir: bool) -> nn.Module:
-    """Half the resolution with a learned 3 x 3 convolution."""
+    """Return a learned 3 x 3 convolution that halves the resolution."""
     return FirConvHalf(inside, outside) if fir else ConvHalf(inside, outside)
 
 
 def make_doubling_conv(inside: int, outside: int, fir: bool) -> nn.Module:
-    """Twice the resolution with a learned 3 x 3 convolution."""
+    """Return a learned 3 x 3 convolution that doubles the resolution."""
     return FirConvDouble(inside, outside) if fir else ConvDouble(inside, outside)

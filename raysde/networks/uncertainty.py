@@ -1,4 +1,4 @@
-"""How hard each noise level is, learned beside the network (Karras et al. 2024, arXiv 2312.02696, eq. 21)."""
+"""Learned uncertainty: the difficulty of each noise level (Karras et al. 2024, arXiv 2312.02696, eq. 21)."""
 
 import math
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Uncertainty(nn.Module):
-    """log-SNR [B] to the log-variance u [B] of the loss there, which becomes ``loss / exp(u) + u``.
+    """A map from log-SNR [B] to the log-variance u [B] of the loss there, which becomes ``loss / exp(u) + u``.
 
-    Random Fourier features and one linear layer that starts at zero: u = 0, the plain loss.
+    It has random Fourier features and one linear layer, which starts at zero: u = 0 gives the plain loss.
     """
 
     frequencies: Tensor

@@ -1,6 +1,6 @@
 """A lean U-Net after DDPM++ (Song et al. 2021, appendix H), with caption and class conditioning.
 
-It changes resolution at lower cost than the published network, which is :mod:`raysde.networks.ncsnpp`.
+It changes resolution at lower cost than the published network in :mod:`raysde.networks.ncsnpp`.
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class UNetConfig:
     )
     blocks: int | tuple[int, ...] = setting(
         2,
-        "residual blocks in each level, or of each level: [1, 2, 3] has most of its weights where an image is small "
-        "and a convolution cheap (Saharia et al. 2022, arXiv 2205.11487, appendix B: Efficient U-Net)",
+        "residual blocks in every level, or a list with one number per level: [1, 2, 3] puts most weights at low "
+        "resolution, where convolutions are cheap (Efficient U-Net: Saharia et al. 2022, arXiv 2205.11487, appendix B)",
     )
     attention: tuple[int, ...] = setting(
         (16,), "resolutions (heights, in patches) at which pixels attend to each other and to the caption"
@@ -45,14 +45,14 @@ class UNetConfig:
     head_channels: int = setting(32, "channels of one attention head")
     patch: int = setting(
         1,
-        "side of the squares of pixels that become channels before the first level, whose resolution is lower by as "
-        "much: 2 costs about a quarter of the time (Luhman and Luhman 2022, arXiv 2207.04316)",
+        "side of the pixel squares that become channels before the first level, which divides its resolution: 2 costs "
+        "about a quarter of the time (Luhman and Luhman 2022, arXiv 2207.04316)",
     )
     dropout: float = setting(0.0, "dropout probability inside residual blocks")
     checkpointing: bool = setting(
         False,
-        "compute each block's activations again in the backward pass instead of keeping them: less memory for about a "
-        "third more time, and the same gradients",
+        "recompute each block's activations in the backward pass: less memory, about a third more time, and the same "
+        "gradients",
     )
 
     time_input: ClassVar[Literal["t"]] = "t"
@@ -67,7 +67,7 @@ class UNetConfig:
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Residual blocks of each level."""
+        """Number of residual blocks in each level."""
         return (self.blocks,) * len(self.multipliers) if isinstance(self.blocks, int) else self.blocks
 
     def build(self, image: Image, condition: int | None, context: int | None = None) -> "UNet":
@@ -79,7 +79,7 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Noisy images and times to one output per pixel; see :class:`UNetConfig`.
+    """The network of :class:`UNetConfig`, from noisy images and times to images.
 
     Args:
         size: depth, width and attention.
@@ -88,8 +88,7 @@ class UNet(nn.Module):
         context: width of the tokens that pixels attend to, None without them.
 
     Raises:
-        ValueError: if the image cannot be cut into patches or halved at every level, or an attention resolution never
-            occurs.
+        ValueError: if patches or levels do not divide the image, or an attention resolution never occurs.
     """
 
     def __init__(
@@ -121,11 +120,11 @@ class UNet(nn.Module):
         return Stage(residual, attention, Attention(outside, head=head, context=self.context) if crosses else None)
 
     def blocks(self) -> list[nn.Module]:
-        """What repeats, in the order of the forward pass."""
+        """Return the repeated modules in the order of the forward pass."""
         return [*self.down, *self.middle, *self.up]
 
     def build_down(self, widths: list[int], heights: list[int]) -> list[int]:
-        """Fills ``self.down`` and returns the widths of the skip connections."""
+        """Fill ``self.down`` from the highest resolution to the lowest; return the widths of the skip connections."""
         self.down = nn.ModuleList()
         skips, width = [self.size.channels], self.size.channels
         for level, out in enumerate(widths):
@@ -138,7 +137,7 @@ class UNet(nn.Module):
         return skips
 
     def build_up(self, widths: list[int], heights: list[int], skips: list[int]) -> None:
-        """Fills ``self.up``, consuming the skip connections from the last to the first."""
+        """Fill ``self.up`` from the lowest resolution to the highest, consuming the skips' widths from the end."""
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
         for level, out in reversed(list(enumerate(widths))):
             for _ in range(self.size.depths[level] + 1):
@@ -156,7 +155,7 @@ class UNet(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True = real token) -> [B, C, H, W]."""
+        """Map x [B, C, H, W], t [B], pooled [B, D], context [B, L, D], mask [B, L] (True if real) to [B, C, H, W]."""
         embedding = self.time(t)
         if self.pooled is not None and pooled is not None:
             embedding = embedding + self.pooled(pooled)

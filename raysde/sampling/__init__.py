@@ -1,1 +1,1 @@
-"""From a score to samples and likelihoods, for any SDE; imports torch alone."""
+"""Samples and likelihoods from a score, for any SDE; imports torch alone."""

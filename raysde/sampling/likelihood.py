@@ -1,11 +1,10 @@
 """Exact likelihoods and latents by the probability-flow ODE (Song et al. 2021, section 4.3 and appendix D.2).
 
-Along dx/dt = v(x, t), log p_0(x_0) = log p_T(x_T) + int_0^T div v dt (eq. 39). The divergence is either exact, one
-vector-Jacobian product a dimension, or Hutchinson's unbiased estimate with random probes, one product a probe; the
-network is run forward once for each evaluation in either case. Every sample has its own step sizes.
+Along dx/dt = v(x, t), log p_0(x_0) = log p_T(x_T) + int_0^T div v dt (eq. 39). The divergence is either exact, with one
+vector-Jacobian product per dimension, or Hutchinson's unbiased estimate, with one product per random probe. Either way
+the network runs forward once per evaluation. Every sample has its own step sizes.
 
-Likelihoods integrate from the SDE's training floor: they are those of the data at that noise level, which for VE is
-sigma_min (Karras et al. 2022, appendix C).
+Likelihoods are those of the data at the SDE's training floor; on VE that is noise sigma_min (Karras et al. 2022).
 """
 
 import math
@@ -21,18 +20,18 @@ from raysde.sde import SDE, Score
 
 Divergence = Literal["exact", "rademacher", "gaussian"]
 TOLERANCE = 1e-5
-"""Relative and absolute tolerance of the solver (Song et al. 2021, appendix D.4)."""
+"""Default relative and absolute tolerance of the solver (Song et al. 2021, appendix D.4)."""
 
 
 @dataclass(frozen=True)
 class LogProb:
-    """Log-densities in nats.
+    """Log densities in nats.
 
     Attributes:
-        value: [B].
-        standard_error: of each value over its probes, [B]; zero for the exact divergence, NaN for a single probe.
-        latent: x at the prior's end, of the shape of the data.
-        nfe: evaluations of the network (each of the whole batch, forward once).
+        value: log p(x0) of each sample, [B], float64.
+        standard_error: standard error over probes, [B]; 0 for the exact divergence, NaN for one probe.
+        latent: x at the prior's end, with the shape of the data.
+        nfe: number of network evaluations, each of the whole batch.
     """
 
     value: Tensor
@@ -42,10 +41,10 @@ class LogProb:
 
 
 def check_score(score: Score) -> Score:
-    """The callable behind a score, which has to be one of a density.
+    """Return the callable ``score(x_t, t)`` of an unguided score, with its output shapes checked.
 
     Raises:
-        ValueError: if it is guided.
+        ValueError: if the score is guided, since it then belongs to no density.
     """
     if getattr(score, "is_guided", False):
         raise ValueError("a guided score belongs to no density: ask for likelihoods and latents with guidance=1")
@@ -63,18 +62,18 @@ def log_prob(
     rtol: float = TOLERANCE,
     atol: float = TOLERANCE,
 ) -> LogProb:
-    """log p(x0) of the model whose score is given.
+    """Return log p(x0) under the model with the given score.
 
     Args:
         score: ``score(x_t, t)`` or an object with such a method; differentiable in x_t.
         x0: data, [B, ...].
-        divergence: exact, or by probes with entries +-1 (rademacher, the smaller variance) or normal ones.
-        probes: of the estimate; their spread gives the standard error. One flow serves them all.
-        generator: draws the probes.
-        rtol, atol: of the solver.
+        divergence: exact, or estimated by probes with entries +-1 (rademacher, lower variance) or normal (gaussian).
+        probes: number of probes; their spread gives the standard error. All probes share one integration.
+        generator: random generator of the probes.
+        rtol, atol: tolerances of the solver.
 
     Raises:
-        ValueError: for a guided score, fewer than one probe or an unknown divergence.
+        ValueError: if the score is guided, ``probes`` is below 1, or the divergence is unknown.
     """
     score = check_score(score)
     jacobian = _jacobian(x0, divergence, probes, generator)
@@ -97,9 +96,9 @@ class BitsPerDim:
     """Bits per dimension of 8-bit images.
 
     Attributes:
-        value: of each image, [B], mean over dequantisations.
-        standard_error: of each value over dequantisations and probes, [B]; NaN for a single repeat.
-        nfe: evaluations of the network, each of the whole batch.
+        value: mean over dequantisations for each image, [B], float64.
+        standard_error: standard error of each value over dequantisations and probes, [B]; NaN for a single repeat.
+        nfe: number of network evaluations, each of the whole batch.
     """
 
     value: Tensor
@@ -120,17 +119,18 @@ def bits_per_dim(
     rtol: float = TOLERANCE,
     atol: float = TOLERANCE,
 ) -> BitsPerDim:
-    """An upper bound on -log2 P(image) / D of uint8 images [B, ...], by uniform dequantisation (Theis et al. 2016).
+    """Bound -log2 P(image) / D of uint8 images [B, ...] from above by uniform dequantisation (Theis et al. 2016).
 
     Args:
-        data_range: float values of black and white that the model was trained with.
-        repeats: dequantisations, each with probes of its own (Song et al. take 5 on test sets).
+        data_range: float values of black and white in the model's training data.
+        repeats: number of dequantisations, each with its own probes (Song et al. use 5 on test sets).
+        score, sde, divergence, probes, generator, rtol, atol: as for :func:`log_prob`.
 
     Raises:
         ValueError: if images are not uint8 or ``repeats`` is below 1; and as :func:`log_prob`.
     """
     if images.dtype != torch.uint8:
-        raise ValueError(f"bits per dimension are those of uint8 images, got {images.dtype}")
+        raise ValueError(f"bits per dimension need uint8 images, got {images.dtype}")
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     low, high = data_range
@@ -155,58 +155,57 @@ def bits_per_dim(
 
 
 def _standard_error(estimates: Tensor) -> Tensor:
-    """That of the mean of each row of [B, N]; NaN for a single estimate."""
+    """Return the standard error of the mean of each row of [B, N]: [B]; NaN if N is 1."""
     if estimates.shape[1] == 1:
         return torch.full_like(estimates[:, 0], math.nan)
     return estimates.std(dim=1) / math.sqrt(estimates.shape[1])
 
 
 def encode(score: Score, x0: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol: float = TOLERANCE) -> Tensor:
-    """The latent of x0: where the probability flow carries it, from the training floor to the ceiling.
+    """Map data x0 [B, ...] to latents of the same shape by the probability flow, from training floor to ceiling.
 
     Raises:
-        ValueError: for a guided score.
+        ValueError: if the score is guided.
     """
     return encode_counted(score, x0, sde, rtol=rtol, atol=atol)[0]
 
 
 def decode(score: Score, latent: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol: float = TOLERANCE) -> Tensor:
-    """The inverse of :func:`encode`.
+    """Map latents [B, ...] to data of the same shape, the inverse of :func:`encode`.
 
     Raises:
-        ValueError: for a guided score.
+        ValueError: if the score is guided.
     """
     return decode_counted(score, latent, sde, rtol=rtol, atol=atol)[0]
 
 
 @torch.no_grad()
 def encode_counted(score: Score, x0: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
-    """:func:`encode`, and the evaluations of the score."""
+    """Return the result of :func:`encode` and the number of score evaluations."""
     return probability_flow(check_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
 
 
 @torch.no_grad()
 def decode_counted(score: Score, latent: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
-    """:func:`decode`, and the evaluations of the score."""
+    """Return the result of :func:`decode` and the number of score evaluations."""
     return probability_flow(check_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)
 
 
 def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Latents on the great circle between two latents [B, ...], at weights [K] in [0, 1]: [K, B, ...].
+    """Interpolate between two latents [B, ...] on their great circle, at weights [K] in [0, 1]: [K, B, ...].
 
-    Straight lines between Gaussian latents have too small a norm in the middle (Shoemake 1985; White 2016,
-    arXiv 1609.04468).
+    Straight lines between Gaussian latents have too small norms (Shoemake 1985; White 2016, arXiv 1609.04468).
 
     Raises:
         ValueError: if the shapes differ.
     """
     if first.shape != second.shape:
-        raise ValueError(f"latents of shapes {tuple(first.shape)} and {tuple(second.shape)} have no path between them")
+        raise ValueError(f"latents must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     a, b = first.reshape(len(first), -1), second.reshape(len(second), -1)
     cosine = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
     angle = torch.acos(cosine.clamp(-1.0, 1.0))[None, :, None]
     weight = weights.to(first)[:, None, None]
-    # two latents in the same direction are joined by the straight line, the limit of the circle
+    # parallel latents are interpolated linearly, which is the limit of the great circle
     near = angle < 1e-4
     safe = torch.where(near, torch.ones_like(angle), angle)
     left = torch.where(near, 1.0 - weight, torch.sin((1.0 - weight) * safe) / torch.sin(safe))
@@ -216,14 +215,14 @@ def interpolate(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Jacobian:
-    """Vectors d whose products d^T J d, summed in ``columns`` equal groups, give traces of J."""
+    """Directions d whose products d^T J d, summed in ``columns`` equal groups, give traces of the Jacobian J."""
 
     directions: list[Tensor]
     columns: int
 
 
 def _jacobian(x0: Tensor, divergence: Divergence, probes: int, generator: torch.Generator | None) -> _Jacobian:
-    """Unit vectors, which together give the trace, or probes, each of which estimates it."""
+    """Return the unit vectors, which together give the trace, or random probes, each of which estimates it."""
     if divergence == "exact":
         basis = torch.eye(x0[0].numel(), device=x0.device, dtype=x0.dtype)
         return _Jacobian([row.reshape(x0[0].shape).expand(x0.shape) for row in basis], 1)
@@ -242,7 +241,7 @@ def _jacobian(x0: Tensor, divergence: Divergence, probes: int, generator: torch.
 def _velocity_and_divergence(
     score: Score, sde: SDE, x: Tensor, t: Tensor, jacobian: _Jacobian
 ) -> tuple[Tensor, Tensor]:
-    """v(x, t) and its divergence [B, columns], by one forward pass and one backward pass a direction."""
+    """Return v(x, t) and its divergence [B, columns], by one forward pass and one backward pass per direction."""
     x, time = x.detach().requires_grad_(), t.to(x.dtype)
     velocity = sde.probability_flow(x, time, score(x, time))
     rates = []

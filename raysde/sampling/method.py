@@ -1,8 +1,7 @@
-"""A method of sampling: its settings, each written down once with its type, default, meaning and bounds.
+"""A sampling method: its settings, each defined once with type, default, description and bounds.
 
-The recipe's section ``sampling``, the options of the commands, the parameters of a served model and the space of
-``raysde tune-sampler`` are made from the fields of :class:`Method`. torch is imported when a method first meets an
-SDE and not before, so that the command line can describe every setting at once.
+The recipe's section ``sampling``, the options of the commands, the parameters of a served model and the search space of
+``raysde tune-sampler`` are derived from the fields of :class:`Method`. torch is imported only when an SDE is given.
 """
 
 import math
@@ -22,18 +21,18 @@ if TYPE_CHECKING:
     from raysde.sde import SDE
 
 CORRECTED = ("target_snr", "corrector_steps")
-"""Settings of correctors."""
+"""Settings that only correctors read."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a method, as others describe and check it.
+    """One setting of a method: its description and its check.
 
     Attributes:
-        name, default, meaning: of the field of :class:`Method`.
-        type: the field's, with None where None leaves the choice to the solver.
-        least, most: bounds that the value may reach.
-        above: a bound that it may not.
+        name, default, meaning: name, default and description of the field of :class:`Method`.
+        type: type of the field; it includes None where the solver supplies the default.
+        least, most: inclusive bounds.
+        above: exclusive lower bound.
     """
 
     name: str
@@ -46,13 +45,13 @@ class Setting:
 
     @property
     def kind(self) -> type:
-        """bool, int, float or str: the type of a value that is written down."""
+        """Type of a given value: bool, int, float or str."""
         (found,) = [each for each in _union_members(self.type) if each is not type(None)]
         return str if get_origin(found) is Literal else cast(type, found)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that a name can have; empty for a number."""
+        """Allowed values of a named setting; empty for a number."""
         if self.name == "solver":
             return tuple(SOLVERS)
         return tuple(
@@ -60,7 +59,7 @@ class Setting:
         )
 
     def check(self, value: Any) -> None:
-        """Raise ValueError if a value is none of the choices, of another type, or out of bounds."""
+        """Raise ValueError if a value is not among the choices, has another type, or is out of bounds."""
         if value is None and self.default is None:
             return
         if value not in (self.choices or (True, False)) if self.kind in (str, bool) else not self._holds(value):
@@ -75,7 +74,7 @@ class Setting:
         return bool(low <= value <= high) and (self.above is None or bool(value > self.above))
 
     def describe_refusal(self, value: Any) -> str:
-        """Return the sentence for a value that the setting cannot have, wherever it was given."""
+        """Return the error message for an invalid value."""
         shown, near = repr(value) if isinstance(value, str) else value, ""
         try:
             number = float(value)
@@ -95,7 +94,7 @@ class Setting:
 
     @property
     def range(self) -> str:
-        """The bounds, as they go on after "must"."""
+        """Bounds in words that follow "must"."""
         if self.above is not None:
             return "be positive" if self.above == 0 else f"be above {self.above:g}"
         if self.most is None:
@@ -108,75 +107,75 @@ class Setting:
 
 
 def _union_members(hint: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the type itself."""
+    """Return the members of a union type, or the type itself."""
     return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def describe_field(meaning: str, **bounds: float) -> dict[str, Any]:
-    """Return what a field of :class:`Method` says of itself.
+    """Return the metadata of a field of :class:`Method`.
 
     Args:
-        meaning: in one line.
-        bounds: ``least``, ``most`` and ``above`` of a :class:`Setting`.
+        meaning: one-line description for the user.
+        bounds: ``least``, ``most`` and ``above`` of :class:`Setting`.
     """
     return {"meaning": meaning, **bounds}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to sample: a solver with its settings, a time grid and a corrector.
+    """A sampling method: a solver with its settings, a time grid and a corrector.
 
-    The fields say what each setting means; see also :data:`SETTINGS`. ``solver`` is a name of ``SOLVERS``, chosen by
-    :func:`raysde.sampling.solvers.default.default_solver` where none is given.
+    Each field's metadata describes it; see also :data:`SETTINGS`. ``solver`` is a key of ``SOLVERS`` and defaults to
+    :func:`raysde.sampling.solvers.default.default_solver`.
 
     Raises:
-        ValueError: naming the setting that is out of range, or that its solver would not read.
+        ValueError: naming a setting that is out of range, or that the solver does not read.
     """
 
     solver: Solver = field(
         default=None,  # type: ignore[assignment]  # until __post_init__ fills it in
         metadata=describe_field(
-            "name of the solver, see docs/choosing.md; by default unipc, or heun beside a corrector, and for models "
-            "from before unipc was the default"
+            "solver, see docs/choosing.md; the default is unipc, or heun with a corrector and for models that predate "
+            "unipc"
         ),
     )
-    steps: int = field(default=20, metadata=describe_field("steps of the solver; rk45 chooses its own", least=1))
+    steps: int = field(default=20, metadata=describe_field("number of solver steps; rk45 chooses its own", least=1))
     grid: Grid | None = field(
-        default=None, metadata=describe_field("times uniform in this; by default what suits the solver and the SDE")
+        default=None, metadata=describe_field("variable in which times are uniform; default: by solver and SDE")
     )
     rho: float = field(default=7.0, metadata=describe_field("exponent of the edm grid", above=0))
     corrector: Corrector | None = field(
         default=None,
         metadata=describe_field(
-            "after each step but the last; by default the solver's own, langevin for pc and none for the others"
+            "corrector after each step but the last; the default is langevin for solver pc, none for the others"
         ),
     )
-    corrector_steps: int = field(default=1, metadata=describe_field("corrector steps at each time", least=0))
+    corrector_steps: int = field(default=1, metadata=describe_field("number of corrector steps at each time", least=0))
     target_snr: float = field(
         default=0.16,
-        metadata=describe_field("step size of a corrector: 0.16 suits VE, 0.01 VP (Song et al. table 5)", above=0),
+        metadata=describe_field("corrector step size: 0.16 suits VE, 0.01 suits VP (Song et al. table 5)", above=0),
     )
     eta: float = field(
-        default=0.0, metadata=describe_field("noise of ddim: 0 is deterministic, 1 ancestral", least=0, most=1)
+        default=0.0, metadata=describe_field("noise scale of ddim: 0 is deterministic, 1 ancestral", least=0, most=1)
     )
     order: int = field(default=3, metadata=describe_field("order of deis and unipc", least=1, most=3))
     churn: float = field(
         default=0.0,
-        metadata=describe_field("fresh noise of edm, over all steps (S_churn of Karras et al. 2022)", least=0),
+        metadata=describe_field("noise that edm adds, over all steps (S_churn of Karras et al. 2022)", least=0),
     )
     churn_low: float = field(
-        default=0.0, metadata=describe_field("sigma / alpha from which edm adds noise (S_tmin)", least=0)
+        default=0.0, metadata=describe_field("lowest sigma / alpha at which edm adds noise (S_tmin)", least=0)
     )
     churn_high: float = field(
-        default=float("inf"), metadata=describe_field("sigma / alpha up to which edm adds noise (S_tmax)", least=0)
+        default=float("inf"), metadata=describe_field("highest sigma / alpha at which edm adds noise (S_tmax)", least=0)
     )
     churn_noise: float = field(
-        default=1.0, metadata=describe_field("standard deviation of edm's fresh noise (S_noise)", above=0)
+        default=1.0, metadata=describe_field("standard deviation of the noise that edm adds (S_noise)", above=0)
     )
     rtol: float = field(default=1e-5, metadata=describe_field("relative tolerance of rk45", above=0))
     atol: float = field(default=1e-5, metadata=describe_field("absolute tolerance of rk45", above=0))
     denoise: bool = field(
-        default=False, metadata=describe_field("end with the predicted clean data, for one more evaluation (Tweedie)")
+        default=False, metadata=describe_field("return the predicted clean data, for one more evaluation (Tweedie)")
     )
 
     def __post_init__(self) -> None:
@@ -187,19 +186,19 @@ class Method:
         if self.churn_low > self.churn_high:
             raise ValueError(f"churn_low={self.churn_low} must not be above churn_high={self.churn_high}")
         if self.correction is not None and self.kind.remembers:
-            raise ValueError(f"corrector {self.correction} cannot follow {self.solver}, whose steps use earlier ones")
+            raise ValueError(f"corrector {self.correction} cannot follow {self.solver}, a multistep or adaptive solver")
         if self.solver == "none" and self.correction is None:
-            raise ValueError("solver none moves nothing: give it a corrector")
+            raise ValueError("solver none takes no steps: choose a corrector")
         for name, each in SETTINGS.items():
             if (value := getattr(self, name)) != each.default and not self.reads(name):
-                raise ValueError(f"{name}={value} changes nothing with {self.solver}: {describe_reader(name)}")
+                raise ValueError(f"{name}={value} has no effect with {self.solver}: {describe_reader(name)}")
 
     @property
     def kind(self) -> Kind:
         return SOLVERS[self.solver]
 
     def reads(self, name: str) -> bool:
-        """Whether a setting changes anything, with some SDE at least."""
+        """Return True if a setting affects the result, at least on some SDE."""
         if name in CORRECTED:
             return self.solver == "pc" or self.corrector not in (None, "none")
         if name == "rho":
@@ -208,14 +207,14 @@ class Method:
 
     @property
     def correction(self) -> str | None:
-        """The corrector's name, if there is one."""
+        """Name of the corrector; None without one."""
         if self.corrector is None:
             return "langevin" if self.solver == "pc" else None
         return None if self.corrector == "none" or self.corrector_steps == 0 else self.corrector
 
     @property
     def nfe(self) -> int | None:
-        """Network evaluations for each image; None for rk45, which decides as it goes."""
+        """Number of network evaluations per image; None for rk45, whose number depends on the image."""
         if self.solver == "rk45":
             return None
         corrected = self.steps if self.solver == "none" else self.steps - 1
@@ -223,7 +222,7 @@ class Method:
         return self.steps * self.kind.calls + corrections + int(self.denoise)
 
     def check(self, sde: "SDE") -> None:
-        """Raises ValueError if the method is undefined for ``sde``."""
+        """Raise ValueError if the method is undefined on ``sde``."""
         if self.correction is not None and not sde.diffuses:
             raise ValueError(
                 f"corrector {self.correction} is undefined on {type(sde).__name__}, a path between data and noise "
@@ -231,24 +230,24 @@ class Method:
             )
 
     def grid_for(self, sde: "SDE") -> Grid:
-        """What the times are uniform in."""
+        """Return the variable in which the grid's times are uniform."""
         return self.grid or self.kind.grid or cast(Grid, sde.grid)
 
     def times(self, sde: "SDE") -> "Tensor":
-        """The grid, float64."""
+        """Return the time grid [steps + 1], falling, float64."""
         from raysde.sampling.solvers.grids import time_grid
 
         return time_grid(sde, self.steps, self.grid_for(sde), self.rho)
 
     def last_times(self, sde: "SDE", share: float) -> "Tensor":
-        """The last ``share`` of the grid in its own variable, float64; see
+        """Return the last ``share`` of the time grid in its own variable, float64; see
         :func:`raysde.sampling.solvers.grids.last_grid_part`."""
         from raysde.sampling.solvers.grids import last_grid_part
 
         return last_grid_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)
 
     def churn_of(self, steps: int) -> float:
-        """Return the churn of ``steps`` of this method's steps, each with as much noise as it adds in a whole walk."""
+        """Return the total churn of ``steps`` steps that each add as much noise as in a full run of this method."""
         return self.churn * steps / self.steps
 
 
@@ -260,7 +259,7 @@ SETTINGS: dict[str, Setting] = {
 
 
 class Settings(TypedDict, total=False):
-    """The keyword arguments that choose a :class:`Method`, for type checkers, which cannot derive them."""
+    """The keyword arguments of :class:`Method`, for type checkers, which cannot derive them."""
 
     solver: Solver
     steps: int
@@ -284,54 +283,54 @@ assert typing.get_type_hints(Settings) == typing.get_type_hints(Method)
 
 
 def make_method(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of some keyword arguments that choose a :class:`Method`."""
+    """Return the keyword arguments that are fields of :class:`Method`."""
     return {name: value for name, value in settings.items() if name in SETTINGS}
 
 
 def no_setting(name: str, known: Iterable[str]) -> str:
-    """Return the sentence for a name that is none of the settings known where it was given."""
-    return f"{name} is no setting; there are {', '.join(known)}{did_you_mean(name, known)}"
+    """Return the error message for an unknown setting, with the known ones and the nearest name."""
+    return f"{name} is not a setting; the settings are {', '.join(known)}{did_you_mean(name, known)}"
 
 
 GRIDDED = ("steps", "grid", "rho")
-"""Settings of a grid of times."""
+"""Settings of a time grid."""
 
 
 def check_timed(settings: Mapping[str, Any], shown: Callable[[str], str] = str) -> None:
-    """Raise ValueError if settings of a grid are given beside times of the caller's own.
+    """Raise ValueError if settings of a time grid are combined with explicit times.
 
     Args:
-        shown: gives a setting's name in the message.
+        shown: returns a setting's name as the user typed it.
     """
     if given := [shown(name) for name in GRIDDED if settings.get(name) is not None]:
-        raise ValueError(f"{shown('times')} says which steps are taken: leave out {' and '.join(given)}")
+        raise ValueError(f"{shown('times')} already fixes the steps: leave out {' and '.join(given)}")
 
 
 def drop_grid_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings without those of a grid, for a walk of other times."""
+    """Return the settings without those of a time grid, for explicit times."""
     return {name: value for name, value in settings.items() if name not in GRIDDED}
 
 
 def select_readable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a method's settings that their solver, grid and corrector read.
+    """Return the settings that the chosen solver, grid and corrector read.
 
     Raises:
-        ValueError: if these three do not go together.
+        ValueError: if solver, grid and corrector are incompatible.
     """
     method = Method(**{name: settings[name] for name in ("solver", "grid", "corrector") if name in settings})
     return {name: value for name, value in settings.items() if method.reads(name)}
 
 
 def solvers_reading(name: str) -> list[Solver]:
-    """Return the solvers that a setting belongs to; empty for a setting of all."""
+    """Return the solvers that read a setting; empty if all do."""
     return [solver for solver, kind in SOLVERS.items() if name in kind.settings]
 
 
 def describe_reader(name: str) -> str:
-    """Return who reads a setting that others do not, for people; empty if all do."""
+    """Return a clause that names the methods which read a setting; empty if all do."""
     if name in CORRECTED:
-        return "it is of correctors, such as solver=pc or corrector=langevin"
+        return "only correctors read it, such as solver=pc or corrector=langevin"
     if name == "rho":
-        return "it is of grid=edm"
+        return "only grid=edm reads it"
     solvers = solvers_reading(name)
-    return f"it is of solver={' or '.join(solvers)}" if solvers else ""
+    return f"only solver={' or '.join(solvers)} reads it" if solvers else ""

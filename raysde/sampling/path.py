@@ -1,7 +1,7 @@
-"""The path of a sample: x_t and the clean data that the score predicts from it, at levels evenly spaced in log-SNR.
+"""Sampling paths: x_t and the clean data that the score predicts from it, at times evenly spaced in log-SNR.
 
-The solver's walk is that of :func:`raysde.sampling.sampler.sample`, and so is its end. A noise level that lies between
-two times of its grid is reached from the time before, by a step of Heun's along the probability flow beside the walk.
+The solver takes the same steps as :func:`raysde.sampling.sampler.sample`, with the same result. A time between two
+times of the grid is reached from the earlier one by Heun steps beside the sample.
 """
 
 import math
@@ -23,20 +23,20 @@ from raysde.sampling.solvers.trajectory import Walk
 from raysde.sde import SDE, Score
 
 SAME = 1e-9
-"""Relative distance below which two times, and distance in log-SNR below which two noise levels, are one."""
+"""Tolerance for equality: relative for two times, absolute for two log-SNRs."""
 STEP = 0.5
-"""Longest step beside the walk; 20 steps of a log-SNR grid are about as long."""
+"""Longest Heun step beside the grid, in lambda = log(alpha / sigma); about that of a 20-step log-SNR grid."""
 
 
 @dataclass(frozen=True)
 class Path:
-    """States on the way from noise to data.
+    """States between noise and data.
 
     Attributes:
-        times: [K], falling, float64.
+        times: times of the states, [K], falling, float64.
         x: x_t at each time, [K, B, ...].
-        x0_hat: the clean data that the score predicts from each, [K, B, ...].
-        end: what the sampler made; its nfe counts the evaluations for the path too.
+        x0_hat: clean data predicted from each x_t, [K, B, ...].
+        end: the sample; its nfe includes the evaluations for the path.
     """
 
     times: Tensor
@@ -46,13 +46,13 @@ class Path:
 
 
 def path_times(sde: SDE, grid: Tensor, points: int) -> Tensor:
-    """Return ``points`` falling times, evenly spaced in log-SNR over a grid of times, float64.
+    """Return ``points`` falling times, evenly spaced in log-SNR between the ends of a time grid, float64.
 
     Raises:
-        ValueError: if there are fewer than two points.
+        ValueError: if ``points`` is below 2.
     """
     if points < 2:
-        raise ValueError(f"a path has at least 2 points, its beginning and its end, got {points}")
+        raise ValueError(f"a path needs at least 2 points, its start and its end, got {points}")
     first, last = sde.log_snr(grid[[0, -1]]).tolist()
     times = sde.time_at(torch.linspace(first, last, points, dtype=torch.float64))
     times[0], times[-1] = grid[0], grid[-1]
@@ -60,7 +60,7 @@ def path_times(sde: SDE, grid: Tensor, points: int) -> Tensor:
 
 
 def times_between(sde: SDE, start: float, end: float) -> Tensor:
-    """Return falling times from one to another, at most ``STEP`` apart in lambda = log(alpha / sigma), float64."""
+    """Return falling times from ``start`` to ``end``, at most ``STEP`` apart in log(alpha / sigma), float64."""
     ends = torch.tensor([start, end], dtype=torch.float64)
     first, last = (0.5 * sde.log_snr(ends)).tolist()
     if last - first < SAME:
@@ -71,7 +71,7 @@ def times_between(sde: SDE, start: float, end: float) -> Tensor:
 
 
 def _keep_state(x: Tensor, t: float) -> Tensor:
-    """A projection that changes nothing, for which rk45 stops at each time of its grid."""
+    """Return x unchanged; as a projection it makes rk45 stop at each time of its grid."""
     return x
 
 
@@ -91,15 +91,15 @@ def sample_path(
     callback: Callback | None = None,
     **settings: Unpack[Settings],
 ) -> Path:
-    """Draw a sample and keep ``points`` states of its path, for about three evaluations each.
+    """Draw samples and keep ``points`` states of their paths, for about three evaluations per state.
 
     Args:
-        points: number of states, the prior's draw and the end at the sample floor among them.
-        generator, device, dtype, times, start, callback, settings: as for :func:`raysde.sampling.sampler.sample`. rk45
-            stops at each time of its grid, so that its samples differ from plain ones by its tolerance.
+        points: number of states, including the draw from the prior and the end at the sample floor.
+        score, sde, shape, generator, device, dtype, times, start, callback, settings: as for
+            :func:`raysde.sampling.sampler.sample`. rk45 stops at each grid time, so samples differ by its tolerance.
 
     Raises:
-        ValueError: if there are fewer than two points; and as :func:`raysde.sampling.sampler.sample`.
+        ValueError: if ``points`` is below 2; and as :func:`raysde.sampling.sampler.sample`.
     """
     method = Method(**settings)
     grid = method.times(sde) if times is None else check_times(times, sde)

@@ -1,7 +1,6 @@
-"""From noise to data: a time grid, a solver, a corrector, and a count of network evaluations.
+"""Sampling: a time grid, a solver, a corrector, and a count of network evaluations.
 
-Needs no network of ours: ``sample(score, sde, shape)`` takes any callable ``score(x_t, t)``, or an object with a method
-of that name.
+``sample(score, sde, shape)`` takes any callable ``score(x_t, t)``, or an object with such a method.
 """
 
 import math
@@ -25,13 +24,13 @@ from raysde.sampling.solvers.trajectory import Stepper, Walk
 from raysde.sde import SDE, Score
 
 Project = Callable[[Tensor, float], Tensor]
-"""``project(x, t)``: x at time t with a part of it replaced, of the same shape."""
+"""A callable ``project(x, t)`` that replaces a part of x [B, ...] at time t and returns the same shape."""
 Callback = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a sampler made: x of the shape asked for, and nfe, the evaluations of the score for each image."""
+    """The result of a sampler: x of the requested shape, and nfe, the number of score evaluations per image."""
 
     x: Tensor
     nfe: int
@@ -54,19 +53,19 @@ def sample(
     callback: Callback | None = None,
     **settings: Unpack[Settings],
 ) -> Samples:
-    """Draws from the model whose score is given.
+    """Draw samples from the model with the given score.
 
     Args:
         score: ``score(x_t, t)`` with x_t of ``shape`` and t of shape [B]; or an object with such a method.
-        shape: of the result, batch first.
+        shape: shape of the result, batch first.
         generator: one for the batch or one for each image.
-        times: a falling grid of your own, instead of ``steps``, ``grid`` and ``rho``.
+        times: explicit falling times, instead of ``steps``, ``grid`` and ``rho``.
         start: x at the first time, instead of a draw from the prior.
-        project: applied to x at the first time and after every step and corrector step, at the time it has come to; but
-            not to the noise-free end. rk45 then goes from time to time of the grid.
-        resample: how often each step but the last is undone by the forward process and taken again, which brings what
-            ``project`` replaced and the rest together (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1).
-        callback: called with the number of steps done and the current x.
+        project: called on x at the first time and after every step and corrector step, with the new time; not on the
+            noise-free end. rk45 then stops at each time of the grid.
+        resample: number of times that each step but the last is undone by the forward process and repeated, which
+            harmonises what ``project`` replaced with the rest (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1).
+        callback: called after each step with the number of steps done and the current x.
         settings: fields of :class:`raysde.sampling.method.Method`.
 
     Raises:
@@ -86,7 +85,7 @@ def sample(
     x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype)) if start is None else start
     if x.shape != torch.Size(shape):
         raise ValueError(f"start has shape {tuple(x.shape)}, not {tuple(shape)}")
-    # images with streams of their own must not meet in a batch mean
+    # a batch mean would make images with their own random streams depend on each other
     norms = mean_norm if generator is None or isinstance(generator, torch.Generator) else own_norms
     if project is not None:
         x = project(x, walk.times[0])
@@ -100,15 +99,15 @@ def sample(
 
 
 def check_resample(resample: int, method: Method) -> None:
-    """Guards the number of times that a step is taken again.
+    """Check that the solver can repeat steps ``resample`` times.
 
     Raises:
-        ValueError: if it is negative, or the solver cannot take a step again.
+        ValueError: if ``resample`` is negative, or the solver cannot repeat a step.
     """
     if resample < 0:
         raise ValueError(f"resample must not be negative, got {resample}")
     if resample and (method.kind.remembers or method.solver == "none"):
-        raise ValueError(f"resample cannot repeat steps of {method.solver}: choose a solver without a memory")
+        raise ValueError(f"resample cannot repeat steps of {method.solver}: choose a single-step solver of fixed steps")
 
 
 def _keep_state(x: Tensor, t: float) -> Tensor:
@@ -116,7 +115,7 @@ def _keep_state(x: Tensor, t: float) -> Tensor:
 
 
 def _make_step(walk: Walk, method: Method, norms: Norms, project: Project) -> Stepper:
-    """The solver's step with what follows it at the new time: corrector steps, and the projection after each."""
+    """Return the solver's step, followed by projection and corrector steps at the new time."""
     step = method.kind.start(walk, **{name: getattr(method, name) for name in method.kind.settings})
 
     def whole(x: Tensor, index: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +131,7 @@ def _make_step(walk: Walk, method: Method, norms: Norms, project: Project) -> St
 
 
 def _walk_grid(walk: Walk, step: Stepper, x: Tensor, resample: int, callback: Callback | None) -> Tensor:
-    """The end of the walk, without the last step's noise, which would only blur it (Song et al. appendix G)."""
+    """Walk the grid and return the end without the last step's noise, which only blurs (Song et al. appendix G)."""
     steps = len(walk.times) - 1
     mean = x
     for index in range(steps):
@@ -148,7 +147,7 @@ def _walk_grid(walk: Walk, step: Stepper, x: Tensor, resample: int, callback: Ca
 def _integrate_adaptively(
     walk: Walk, x: Tensor, method: Method, project: Project | None, callback: Callback | None
 ) -> Tensor:
-    """The probability flow by rk45, each image with its own steps, in one piece unless something is projected."""
+    """Integrate the probability flow by rk45 with step sizes per image, in one piece unless ``project`` is given."""
     stops = [walk.times[0], walk.times[-1]] if project is None else walk.times
     for left, (start, end) in zip(reversed(range(len(stops) - 1)), pairwise(stops), strict=True):
         x, nfe = probability_flow(walk.ask, walk.sde, x, start, end, rtol=method.rtol, atol=method.atol)

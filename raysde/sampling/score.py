@@ -1,4 +1,4 @@
-"""The score that a caller gives, as samplers and likelihoods ask it."""
+"""The shape check that samplers and likelihoods apply to a caller's score."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from raysde.sde import Score
 
 
 def check_score_values(score: Any) -> Score:
-    """Return ``score`` itself, or its method of that name, with a look at the shape of its values.
+    """Return ``score`` itself, or its method ``score``, with a check of its output shape.
 
-    Its calls raise ValueError if the values have another shape than x.
+    Raises:
+        ValueError: at a call, if the result does not have the shape of x_t.
     """
     call, giver = getattr(score, "score", score), f"score {place_of(score)}"
     return lambda x_t, t: of_shape(call(x_t, t), x_t.shape, giver)

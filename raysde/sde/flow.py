@@ -1,4 +1,4 @@
-"""The straight path between data and noise."""
+"""The straight path between data and noise (Lipman et al. 2023)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,11 +12,10 @@ from raysde.sde.setting import setting
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(SDE):
-    """alpha = 1 - t, sigma = t: flow matching's linear path (Lipman et al. 2023, arXiv 2210.02747), t = 0 is data.
+    """Flow matching's linear path, alpha = 1 - t and sigma = t (Lipman et al. 2023, arXiv 2210.02747).
 
-    The velocity of a path is E[eps - x0]. Drift and diffusion are those of the SDE that has the path's marginals,
-    f = -1 / (1 - t) and g^2 = 2 t / (1 - t); both diverge at t = 1, so solvers and likelihoods start at ``ceiling``,
-    where alpha is 0.001. Lipman's own t is 1 - t here.
+    Lipman's own t is 1 - t here. The velocity of the path is E[eps - x0]. Drift and diffusion are those of the SDE with
+    the same marginals, f = -1 / (1 - t) and g^2 = 2 t / (1 - t). Both diverge at t = 1; times end at ``ceiling``.
     """
 
     kind: Literal["flow"] = "flow"

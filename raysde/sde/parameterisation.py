@@ -1,4 +1,4 @@
-"""The things a network can be asked for, each of which determines the others.
+"""Prediction targets of a score network, each of which determines the others.
 
 With ``x_t = alpha x0 + sigma eps``, every target is a fixed mix ``a x0 + b eps``:
 
@@ -9,7 +9,8 @@ With ``x_t = alpha x0 + sigma eps``, every target is a fixed mix ``a x0 + b eps`
     flow    eps - x0, the velocity of the straight path (Lipman et al. 2023, arXiv 2210.02747)
     edm     F of Karras et al. 2022 eq. 7, x0 = c_skip x_t / alpha + c_out F, here for any alpha and sigma
 
-so x_t and the value of one target give that of any other. Tensors alpha and sigma broadcast against x_t.
+Therefore x_t and the value of one target give the value of any other. In every function x_t, x0 and eps have shape [B,
+...], and alpha and sigma broadcast against them. ``data_std`` is the standard deviation of the data.
 """
 
 from dataclasses import dataclass
@@ -27,10 +28,10 @@ TimeInput = Literal["t", "999t", "step", "sigma", "log_sigma", "log_sigma/4"]
 
 
 def target_coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
-    """a and b of ``target = a x0 + b eps``, of the shape of sigma.
+    """Return a and b of ``target = a x0 + b eps``, each with the shape of sigma.
 
     Raises:
-        ValueError: if there is no such target.
+        ValueError: if ``target`` is not one of TARGETS.
     """
     zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
     if target == "noise":
@@ -52,7 +53,7 @@ def target_coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: 
 def convert_target(
     value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Target, target: Target, data_std: float
 ) -> Tensor:
-    """The value of ``target`` that belongs to x_t and the value of ``source``."""
+    """Convert a prediction of ``source`` at x_t into the equivalent value of ``target``, [B, ...]."""
     if source == target:
         return value
     a, b = target_coefficients(source, alpha, sigma, data_std)
@@ -63,41 +64,41 @@ def convert_target(
 
 
 def target_of(target: Target, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
-    """The value of ``target`` that belongs to clean images and noise."""
+    """Return the value of ``target`` for clean images x0 and noise eps, [B, ...]."""
     a, b = target_coefficients(target, alpha, sigma, data_std)
     return a * x0 + b * eps
 
 
 def noise_error_scale(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
-    """The factor from an error of ``target``'s value to the error of the noise it implies."""
+    """Return d eps_hat / d value, the factor from an error in the target to the error in the implied noise."""
     a, b = target_coefficients(target, alpha, sigma, data_std)
     return alpha / (alpha * b - sigma * a)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preconditioning:
-    """The network's view of t and x_t, and the scale between its output and the target."""
+    """The scaling of a network's inputs t and x_t, and of its output (Karras et al. 2022, section 5)."""
 
     time: TimeInput | None = setting(
         None,
-        "what the network is told of t: t itself (our U-Net multiplies it by 999), 999t (Song et al.'s VP networks), "
-        "step (N t - 1, the number of a discrete model's step, where N is the table's length, otherwise 1000), sigma, "
-        "log_sigma (their VE networks; of sigma / alpha) or log_sigma/4 (Karras et al.'s c_noise); null takes what "
-        "suits the SDE and the network",
+        "time input of the network: t (our U-Net multiplies it by 999), 999t (Song et al.'s VP networks), step "
+        "(N t - 1, the step number of a discrete model; N is the length of its table, or 1000), sigma, log_sigma "
+        "(their VE networks) or log_sigma/4 (Karras et al.'s c_noise), where sigma means sigma / alpha; null selects "
+        "the form that suits the SDE and the network",
     )
     input: Literal["unit", "none", "centred"] = setting(
         "unit",
-        "unit divides x_t by its standard deviation (c_in of Karras et al.), none leaves it, centred gives 2 x_t - 1 "
-        "(Song et al.'s VE networks, for data in [0, 1])",
+        "scaling of x_t: unit divides it by its standard deviation (c_in of Karras et al.), none keeps it, centred "
+        "computes 2 x_t - 1 (Song et al.'s VE networks, for data in [0, 1])",
     )
     output: Literal["unit", "none"] = setting(
         "unit",
-        "unit takes the output times the target's own size, so that score = output / sigma (Song et al.); none takes "
-        "the output as the target's value",
+        "scaling of the output: unit multiplies it by the target's magnitude, so that score = output / sigma (Song et "
+        "al.); none uses the output as the target",
     )
 
     def network_time(self, sde: SDE, t: Tensor) -> Tensor:
-        """What the network is told of t: [B]."""
+        """Return the time that is passed to the network for t: both [B]."""
         kind = self.time or sde.network_time
         if kind == "t":
             return t
@@ -111,14 +112,16 @@ class Preconditioning:
         return log_sigma if kind == "log_sigma" else torch.exp(log_sigma)
 
     def network_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
-        """What the network sees of x_t."""
+        """Return the scaled x_t that is passed to the network, [B, ...]."""
         if self.input == "unit":
             return x_t / torch.sqrt((alpha * data_std).square() + sigma.square())
         return x_t if self.input == "none" else 2.0 * x_t - 1.0
 
     def output_scale(self, target: Target, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network's output is multiplied by to give the target: 1 / sigma for the score, |(alpha, sigma)|
-        for v, which is 1 for VP, and 1 for the others."""
+        """Return the factor from the network's output to the target, with the shape of sigma.
+
+        For ``output="unit"`` it is 1 / sigma for the score and sqrt(alpha^2 + sigma^2) for v (1 on VP); otherwise 1.
+        """
         if self.output == "unit" and target == "score":
             return 1.0 / sigma
         if self.output == "unit" and target == "v":
@@ -127,6 +130,6 @@ class Preconditioning:
 
 
 def marginal_for(sde: SDE, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at t [B], shaped to broadcast against x [B, ...]."""
+    """Return alpha and sigma at t [B], shaped to broadcast against x [B, ...]."""
     alpha, sigma = sde.marginal(t)
     return expand(alpha, x), expand(sigma, x)

@@ -1,4 +1,4 @@
-"""What a forward SDE is, and what follows from its six quantities."""
+"""The base class of forward SDEs: six abstract quantities, and everything that follows from them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,11 +12,11 @@ from torch import Tensor
 from raysde.sde.setting import setting
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""``score(x_t, t)``: x_t of shape [B, ...], t of shape [B], returns grad log p_t(x_t) of the shape of x_t."""
+"""A callable ``score(x_t, t)`` that maps x_t [B, ...] and t [B] to grad log p_t(x_t), of the shape of x_t."""
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """Appends singleton dimensions to ``t`` ([B] or scalar) until it broadcasts against ``x`` ([B, ...])."""
+    """Append singleton dimensions to ``t`` ([B] or scalar) until it broadcasts against ``x`` ([B, ...])."""
     if t.ndim == 0:
         return t
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
@@ -24,27 +24,30 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SDE(ABC):
-    """A linear forward SDE. A new process gives the six abstract quantities; everything else follows from them."""
+    """A linear forward SDE. A subclass defines six abstract quantities; the others follow from them.
+
+    Results have the shape of t unless stated otherwise. A floor or ceiling out of range raises ValueError.
+    """
 
     train_floor: float = setting(
         1e-5,
-        "smallest t drawn in training and the end of a likelihood's integration (Song et al.: 1e-5); 0 where data at "
-        "t = 0 have noise, as those of VE do",
+        "smallest t drawn in training and the end of a likelihood's integration (Song et al.: 1e-5); 0 is allowed "
+        "where sigma(0) > 0, as for VE",
     )
     sample_floor: float = setting(
-        1e-3, "smallest t that a sampler integrates to (Song et al.: 1e-3 for VP, 1e-5 for VE); 0 as for train_floor"
+        1e-3, "smallest t that a sampler integrates to (Song et al.: 1e-3 for VP, 1e-5 for VE); 0 where sigma(0) > 0"
     )
     ceiling: float = setting(
         1.0, "largest t of training, sampling and likelihoods; below 1 where drift and diffusion diverge at 1"
     )
 
     grid: ClassVar[Literal["time", "edm"]] = "time"
-    """The time grid that suits its stochastic samplers."""
+    """Default time grid of stochastic samplers."""
     network_time: ClassVar[Literal["t", "log_sigma/4"]] = "t"
-    """The network's time unless it asks for another, see :class:`raysde.sde.parameterisation.Preconditioning`."""
+    """Default time input of the network, see :class:`raysde.sde.parameterisation.Preconditioning`."""
     diffuses: ClassVar[bool] = True
-    """True for a process that is defined by a forward SDE, so that Langevin correctors have a step size; a path between
-    data and noise (Flow) has the SDE of its marginals only."""
+    """True if a forward SDE defines the process, so that Langevin correctors have a step size. False for a path between
+    data and noise (Flow), which has only the SDE of its marginals."""
     noisy_at_zero: ClassVar[bool] = False
     """True if sigma(0) > 0, so that t = 0 has a finite log-SNR."""
 
@@ -58,36 +61,36 @@ class SDE(ABC):
 
     @abstractmethod
     def log_alpha(self, t: Tensor) -> Tensor:
-        """log of the signal's coefficient, so that E[x_t | x0] = exp(log_alpha) x0."""
+        """Return log alpha(t), the log of the signal coefficient: E[x_t | x0] = alpha x0."""
 
     @abstractmethod
     def sigma2(self, t: Tensor) -> Tensor:
-        """Variance of x_t given x0, accurate to rounding also where it is tiny."""
+        """Return sigma(t)^2, the variance of x_t given x0, accurate to rounding also where it is tiny."""
 
     @abstractmethod
     def drift_rate(self, t: Tensor) -> Tensor:
-        """f(t) of the drift f(t) x."""
+        """Return f(t) of the drift f(t) x."""
 
     @abstractmethod
     def diffusion2(self, t: Tensor) -> Tensor:
-        """g(t)^2, the rate at which variance enters."""
+        """Return g(t)^2, the rate at which variance is added."""
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha^2 / sigma^2), strictly decreasing in t."""
+        """Return log(alpha^2 / sigma^2), strictly decreasing in t."""
 
     @abstractmethod
     def time_at(self, log_snr: Tensor) -> Tensor:
-        """The inverse of :meth:`log_snr`."""
+        """Return the time t with the given log-SNR, the inverse of :meth:`log_snr`."""
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of the Gaussian that sampling starts from."""
+        """Standard deviation of the Gaussian prior, in units of the data."""
         return 1.0
 
     @property
     def discrete_steps(self) -> int:
-        """N of the discrete process whose step i, counted from 0, is t = (i + 1) / N."""
+        """Number of steps N of the discrete process whose step i (from 0) is t = (i + 1) / N."""
         return 1000
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -100,27 +103,27 @@ class SDE(ABC):
         return torch.sqrt(self.sigma2(t))
 
     def snr(self, t: Tensor) -> Tensor:
-        """alpha^2 / sigma^2."""
+        """Return the signal-to-noise ratio alpha^2 / sigma^2."""
         return torch.exp(self.log_snr(t))
 
     def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma of ``x_t = alpha x0 + sigma eps``, each of the shape of t."""
+        """Return alpha and sigma of ``x_t = alpha x0 + sigma eps``."""
         return self.alpha(t), self.sigma(t)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(t) x, of the shape of x."""
+        """Return the drift f(t) x for x [B, ...] and t [B], of the shape of x."""
         return expand(self.drift_rate(t), x) * x
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), of the shape of t."""
+        """Return the diffusion coefficient g(t)."""
         return torch.sqrt(self.diffusion2(t))
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. eq. 6)."""
+        """Return the reverse-time SDE's drift f x - g^2 score, like x (Anderson 1982; Song et al. eq. 6)."""
         return self.drift(x, t) - expand(self.diffusion2(t), x) * score
 
     def probability_flow(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """dx/dt of the ODE with the same marginals, f x - g^2 score / 2 (Song et al. eq. 13)."""
+        """Return dx/dt of the probability-flow ODE, f x - g^2 score / 2, of the shape of x (Song et al. eq. 13)."""
         return self.drift(x, t) - 0.5 * expand(self.diffusion2(t), x) * score
 
     def prior(
@@ -131,11 +134,11 @@ class SDE(ABC):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draws x at the ceiling, of the given shape, from N(0, prior_std^2)."""
+        """Draw x at the ceiling from N(0, prior_std^2), of the given shape."""
         return self.prior_std * torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, prior_std^2) in nats, summed over all but the first dimension: [B]."""
+        """Return log N(x; 0, prior_std^2) in nats, summed over all but the first dimension: [B]."""
         flat = x.reshape(len(x), -1)
         constant = flat.shape[1] * (0.5 * math.log(2.0 * math.pi) + math.log(self.prior_std))
         return -0.5 * (flat / self.prior_std).square().sum(dim=1) - constant

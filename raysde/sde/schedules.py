@@ -1,4 +1,4 @@
-"""Schedules of beta(t): the rate, its integral B(t) from 0 to t, and the time at which B has a given value."""
+"""Schedules of beta(t): the rate, its integral B(t) from 0 to t, and the inverse of B."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LinearBeta:
-    """beta(t) = beta_min + t (beta_max - beta_min) (Song et al. eq. 32)."""
+    """The schedule beta(t) = beta_min + t (beta_max - beta_min) (Song et al. eq. 32)."""
 
     beta_min: float
     beta_max: float
@@ -34,11 +34,10 @@ class LinearBeta:
 
 @dataclass(frozen=True)
 class CosineBeta:
-    """alpha(t) = cos u / cos u0 with u = (end t + s) / (1 + s) pi / 2 (Nichol and Dhariwal eq. 17).
+    """The schedule alpha(t) = cos u / cos u0 with u = (end t + s) / (1 + s) pi / 2 (Nichol and Dhariwal eq. 17).
 
-    Their beta diverges where alpha reaches 0, so time runs to ``end`` slightly below 1 instead of beta being cut
-    (DPM-Solver, Lu et al. 2022, appendix D: 0.9946, that is log-SNR -9.5): beta, its integral and alpha stay
-    exactly consistent.
+    Its beta diverges where alpha reaches 0. So time runs to ``end`` < 1 instead of clipping beta (Lu et al. 2022,
+    DPM-Solver, appendix D: 0.9946, log-SNR -9.5), which keeps beta, its integral and alpha consistent.
     """
 
     s: float
@@ -52,26 +51,26 @@ class CosineBeta:
 
     @property
     def rate(self) -> float:
-        """du/dt."""
+        """The derivative du/dt."""
         return self.end / (1.0 + self.s) * math.pi / 2.0
 
     @property
     def start(self) -> float:
-        """u at t = 0."""
+        """The angle u at t = 0, in radians."""
         return self.s / (1.0 + self.s) * math.pi / 2.0
 
     def beta(self, t: Tensor) -> Tensor:
         return 2.0 * self.rate * torch.tan(self.start + self.rate * t)
 
     def integral(self, t: Tensor) -> Tensor:
-        # cos u0 - cos u as a product, so that nothing cancels at small t.
+        # cos u0 - cos u written as a product avoids cancellation at small t
         half = 0.5 * self.rate * t
         lost = 2.0 * torch.sin(self.start + half) * torch.sin(half) / math.cos(self.start)
         return -2.0 * torch.log1p(-lost)
 
     def inverse_integral(self, integral: Tensor) -> Tensor:
         sin_start, cos_start = math.sin(self.start), math.cos(self.start)
-        # sin^2 u - sin^2 u0 = cos^2 u0 (1 - exp(-B)); then sin u - sin u0, then u - u0, each without cancellation.
+        # sin^2 u - sin^2 u0 = cos^2 u0 (1 - exp(-B)), then sin u - sin u0, then u - u0, each without cancellation
         gained = cos_start**2 * -torch.expm1(-integral)
         sin_u = torch.sqrt(sin_start**2 + gained)
         u = torch.atan2(sin_u, cos_start * torch.exp(-0.5 * integral))
@@ -80,10 +79,13 @@ class CosineBeta:
 
 
 class TableBeta:
-    """A discrete process as a continuous one: alpha^2 at t = i / N is the table's i-th entry, 1 at t = 0.
+    """A discrete process made continuous: alpha^2 at t = i / N is the table's i-th entry, and 1 at t = 0.
 
-    B = -log alpha-bar is interpolated by a monotone cubic (Fritsch and Carlson 1980), so beta, -d log alpha-bar / dt,
-    is positive and continuous: solvers with an adaptive step stumble over the jumps that straight lines would make.
+    A monotone cubic (Fritsch and Carlson 1980) interpolates B = -log alpha-bar, so beta = -d log alpha-bar / dt is
+    positive and continuous. Linear interpolation would make beta jump, which slows adaptive solvers.
+
+    Raises:
+        ValueError: if the table does not fall strictly between 1 and 0.
     """
 
     def __init__(self, alphas_cumprod: tuple[float, ...]) -> None:
@@ -128,8 +130,10 @@ class TableBeta:
 
 
 def _monotone_slopes(rises: Tensor) -> Tensor:
-    """Slopes at the knots of equal steps that rise by ``rises``: harmonic means inside, and parabolas at the ends that
-    neither fall nor overshoot."""
+    """Return the slopes [N + 1] at equidistant knots whose values rise by ``rises`` [N].
+
+    Inner slopes are harmonic means, end slopes those of parabolas, clamped so that the cubic does not fall.
+    """
     if len(rises) == 1:
         return rises.expand(2)
     inside = 2.0 / (1.0 / rises[:-1] + 1.0 / rises[1:])
@@ -139,5 +143,5 @@ def _monotone_slopes(rises: Tensor) -> Tensor:
 
 
 def _look_up(table: Tensor, place: Tensor) -> Tensor:
-    """table[place] for places of any shape, also under vmap."""
+    """Return table[place] for integer places of any shape, also under vmap."""
     return table.index_select(0, place.reshape(-1)).reshape(place.shape)

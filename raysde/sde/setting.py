@@ -1,4 +1,4 @@
-"""A setting of a dataclass that a recipe holds: its default, and the explanation that `raysde config` prints."""
+"""Settings of a recipe's dataclasses: a default and the description that `raysde config` prints."""
 
 from dataclasses import field
 from typing import TypeVar
@@ -7,5 +7,5 @@ T = TypeVar("T")
 
 
 def setting(default: T, description: str) -> T:
-    """Return a dataclass field with a default and an explanation, in the form that pydantic's JSON schema takes."""
+    """Return a dataclass field with a default and a description, which pydantic copies into the JSON schema."""
     return field(default=default, metadata={"description": description})

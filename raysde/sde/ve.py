@@ -1,4 +1,4 @@
-"""The variance-exploding family: alpha = 1, noise is only added (Song et al. 2021; Karras et al. 2022)."""
+"""The variance-exploding family: alpha = 1, so noise is added and the signal is not scaled (Song et al. 2021)."""
 
 import math
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from raysde.sde.setting import setting
 class VE(SDE):
     """Variance exploding: dx = g dw with sigma(t) = sigma_min (sigma_max / sigma_min)^t (Song et al. eq. 30).
 
-    sigma(0) = sigma_min, as in Song's code: the kernel of the SDE alone would be sigma(t)^2 - sigma_min^2, and the
-    difference means that a likelihood is that of p at noise level sigma_min (Karras et al. 2022, appendix C).
-    Rule of Song and Ermon 2020: sigma_max is the largest distance between two data points.
+    sigma(0) = sigma_min, as in Song's code; the kernel of the SDE alone would have variance sigma(t)^2 - sigma_min^2. A
+    likelihood is therefore that of p at noise level sigma_min (Karras et al. 2022, appendix C). Song and Ermon 2020
+    recommend the largest distance between two data points as sigma_max.
     """
 
     kind: Literal["ve"] = "ve"
     sigma_min: float = setting(
-        0.01, "standard deviation of the noise at t = 0, in the units of the data range; too small to be seen"
+        0.01, "standard deviation of the noise at t = 0, in units of the data range; invisible in images"
     )
     sigma_max: float = setting(
         50.0,
-        "standard deviation of the noise at t = 1; near the largest distance between two images, which "
-        "data.sigma_max_rows measures",
+        "standard deviation of the noise at t = 1, in units of the data range; about the largest distance between two "
+        "images, which data.sigma_max_rows measures",
     )
     sample_floor: float = setting(1e-5, "smallest t that a sampler integrates to; 0 is allowed, since sigma(0) > 0")
 
@@ -43,10 +43,10 @@ class VE(SDE):
 
     @classmethod
     def for_data(cls, x0: Tensor, sigma_min: float = 0.01) -> Self:
-        """VE whose sigma_max is the largest distance between two of the data points x0 [B, ...].
+        """Return a VE process whose sigma_max is the largest distance between two of the data points x0 [B, ...].
 
         Raises:
-            ValueError: if there are fewer than two, or all are closer than sigma_min.
+            ValueError: if there are fewer than two data points, or all are closer than sigma_min.
         """
         if len(x0) < 2:
             raise ValueError(f"sigma_max needs at least two data points, got {len(x0)}")
@@ -85,15 +85,15 @@ class VE(SDE):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(SDE):
-    """sigma(t) = sigma_max t, the sigma-space of Karras et al. 2022 (arXiv 2206.00364) with time running to 1.
+    """The process of Karras et al. 2022 (arXiv 2206.00364): sigma(t) = sigma_max t, alpha = 1.
 
-    There sigma is the time itself and dx = sqrt(2 sigma) dw; the floors are their sigma_min = 0.002 at sigma_max = 80.
-    Unlike VE, sigma(0) = 0: a likelihood is that of the data.
+    Karras et al. use sigma itself as the time, dx = sqrt(2 sigma) dw. The default floors correspond to their sigma_min
+    = 0.002 with sigma_max = 80. Unlike VE, sigma(0) = 0: a likelihood is that of the data.
     """
 
     kind: Literal["edm"] = "edm"
     sigma_max: float = setting(
-        80.0, "standard deviation of the noise at t = 1, in the units of the data range (Karras et al.: 80)"
+        80.0, "standard deviation of the noise at t = 1, in units of the data range (Karras et al.: 80)"
     )
     train_floor: float = setting(2.5e-5, "smallest t drawn in training and the end of a likelihood's integration")
     sample_floor: float = setting(2.5e-5, "smallest t that a sampler integrates to")

@@ -23,17 +23,21 @@ SCHEDULE_KEYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class BetaSDE(SDE):
-    """The drift -beta x / 2 and the schedule of beta, which VP and sub-VP share."""
+    """A process with drift -beta x / 2 and a schedule of beta: the common base of VP and sub-VP.
+
+    Raises:
+        ValueError: if a key of another schedule is set, or a key is out of range.
+    """
 
     schedule: Literal["linear", "cosine", "table"] = setting(
-        "linear", "linear in beta, cosine in alpha, or a table of a discrete process"
+        "linear", "noise schedule: linear in beta, cosine in alpha, or the table of a discrete process"
     )
     beta_min: float = setting(0.1, "beta at t = 0 of the linear schedule")
     beta_max: float = setting(20.0, "beta at t = 1 of the linear schedule")
     cosine_s: float = setting(0.008, "offset s of the cosine schedule (Nichol and Dhariwal 2021)")
-    cosine_end: float = setting(0.9946, "share of the cosine that t = 1 reaches, below 1 so that beta stays finite")
+    cosine_end: float = setting(0.9946, "fraction of the cosine schedule reached at t = 1, below 1 to keep beta finite")
     alphas_cumprod: tuple[float, ...] = setting(
-        (), "the table: alpha^2 after each step of a discrete process (DDPM's alpha-bar)"
+        (), "table of alpha^2 after each step of a discrete process (DDPM's alpha-bar)"
     )
 
     def __post_init__(self) -> None:
@@ -62,7 +66,7 @@ class BetaSDE(SDE):
         return self.betas.beta(t)
 
     def beta_integral(self, t: Tensor) -> Tensor:
-        """B(t), the integral of beta from 0 to t."""
+        """Return B(t), the integral of beta from 0 to t."""
         return self.betas.integral(t)
 
     def log_alpha(self, t: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Objective, loop, optimizers, averages and validation."""
+"""Training: objective, loop, optimizers, averages and validation."""

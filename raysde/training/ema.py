@@ -1,4 +1,4 @@
-"""Moving averages of the weights, their length counted in images."""
+"""Moving averages of the weights, with lengths counted in images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 def ema_decay(batch: int, num_images: int, half_life: float, rampup: float) -> float:
-    """The factor kept of the average when ``batch`` more images have been seen.
+    """Return the factor on the old average in the update after ``batch`` more images.
 
-    The half-life is at most ``rampup`` times the images seen so far, so that early averages forget the initial
-    weights (Karras et al. 2022, training loop, rampup 0.05).
+    The half-life is at most ``rampup`` times the images seen so far, so that early averages forget the initial weights
+    (Karras et al. 2022, training loop, rampup 0.05).
     """
     length = min(half_life, rampup * num_images) if rampup > 0.0 else half_life
     share: float = 0.5 ** (batch / max(length, 1e-8))
@@ -20,10 +20,10 @@ def ema_decay(batch: int, num_images: int, half_life: float, rampup: float) -> f
 
 
 class Average(ABC):
-    """Keeps an average beside the trainable weights of a module; a subclass says how fast it forgets.
+    """The base class of moving averages of a module's trainable weights; a subclass defines the decay factor.
 
     Args:
-        module: whose trainable parameters are averaged, each in its own shape and type.
+        module: module whose trainable parameters are averaged, each in its own shape and dtype.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -32,17 +32,17 @@ class Average(ABC):
 
     @abstractmethod
     def decay_factor(self, batch: int, num_images: int) -> float:
-        """The factor d kept of the average, after a step on ``batch`` images, ``num_images`` in all."""
+        """Return the factor d on the old average after a step on ``batch`` images, ``num_images`` in all."""
 
     @torch.no_grad()
     def update(self, batch: int, num_images: int) -> None:
-        """average <- d average + (1 - d) weights, after a step on ``batch`` images, ``num_images`` in all."""
+        """Set average <- d average + (1 - d) weights after a step on ``batch`` images, ``num_images`` in all."""
         weight = 1.0 - self.decay_factor(batch, num_images)
         torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), weight)
 
     @contextmanager
     def swap_weights(self) -> Iterator[None]:
-        """Within the context, the module holds the averaged weights."""
+        """Return a context in which the module holds the averaged weights."""
         self._swap()
         try:
             yield
@@ -61,7 +61,7 @@ class Average(ABC):
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what :meth:`state` gave; names and shapes must agree."""
+        """Restore the result of :meth:`state`, or raise ValueError if the tensors' names differ."""
         if set(tensors) != set(self.average):
             raise ValueError(f"EMA weights do not fit the model: {sorted(set(tensors) ^ set(self.average))[:3]} ...")
         for name, value in tensors.items():
@@ -73,7 +73,7 @@ class Ema(Average):
 
     Args:
         module: see :class:`Average`.
-        half_life: images after which half of an old weight is forgotten.
+        half_life: number of images after which an old weight's contribution has halved.
         rampup: see :func:`ema_decay`.
     """
 

@@ -1,4 +1,4 @@
-"""Losses, optimizers and learning-rate schedules that the user wrote, named in the recipe."""
+"""User-written losses, optimizers and learning-rate schedules, named in the recipe."""
 
 import inspect
 import math
@@ -16,27 +16,26 @@ from raysde.training.optimizers import Rule
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalLoss(External):
-    """A loss of your own: a function that makes loss(error, log_snr), the loss of each value.
+    """A loss of your own: a function that returns loss(error, log_snr), the loss of each value.
 
-    ``error`` [B, C, H, W] is that of the predicted noise, eps_hat - eps, and ``log_snr`` [B, 1, 1, 1] the log-SNR of
-    each image. The result is the loss of each value, [B, C, H, W], to which ``train.reduction`` and the correction of
+    ``error`` [B, C, H, W] is the error of the predicted noise, eps_hat - eps, and ``log_snr`` [B, 1, 1, 1] the log-SNR
+    of each image. The result [B, C, H, W] is the loss of each value, to which ``train.reduction`` and the correction of
     ``train.times`` apply.
     """
 
     key: ClassVar[str] = "train.weighting"
 
     def build(self) -> ElementLoss:
-        """Import and call the factory; ValueError if that fails, and from the loss if it raises anything."""
+        """Import and call the factory; raise ValueError if that fails, or later if the loss raises an exception."""
         return self.make_function()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalOptimizer(External):
-    """An optimizer of your own: a torch.optim.Optimizer class, or a function that makes one.
+    """An optimizer of your own: a torch.optim.Optimizer class, or a function that returns one.
 
     It is called with ``kwargs`` and, where its signature has them, ``params`` (the parameter groups), ``lr`` and
-    ``weight_decay``. A checkpoint keeps the tensors and numbers of its state for each parameter, and the numbers of its
-    groups.
+    ``weight_decay``. Checkpoints keep tensors and numbers of its state, and numbers of its groups.
     """
 
     key: ClassVar[str] = "train.optimizer"
@@ -45,8 +44,7 @@ class ExternalOptimizer(External):
         """Import and call the factory.
 
         Raises:
-            ValueError: if the name cannot be imported, or what it makes is no optimizer, or one whose step takes a
-                closure.
+            ValueError: if the name cannot be imported, or the result is not an optimizer whose step needs no closure.
         """
         optimizer = self.make_object(params=list(groups), lr=lr, weight_decay=weight_decay)
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -64,10 +62,10 @@ class ExternalOptimizer(External):
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalSchedule(External):
-    """A learning-rate schedule of your own: a function that makes factor(progress, updates).
+    """A learning-rate schedule of your own: a function that returns factor(progress, updates).
 
-    ``progress`` is the share of the run that is done, from 0 to 1, and ``updates`` the number of updates before this
-    one; the learning rate after its warm-up is multiplied by the result.
+    ``progress`` is the finished fraction of the run, from 0 to 1, and ``updates`` the number of updates so far. The
+    factor multiplies the learning rate after its warm-up.
     """
 
     key: ClassVar[str] = "train.decay"
@@ -76,7 +74,7 @@ class ExternalSchedule(External):
         """Import and call the factory.
 
         Raises:
-            ValueError: if that fails; and from the schedule, if it raises anything or gives no finite number.
+            ValueError: if that fails; and from the schedule, if it raises an exception or returns no finite number.
         """
         rule = self.make_function()
 

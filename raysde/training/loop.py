@@ -1,4 +1,4 @@
-"""The training loop. It runs bare, under torchrun and under Ray Train; it meets the outside only through ``Hooks``."""
+"""The training loop, run bare, under torchrun and under Ray Train; ``Hooks`` is its only interface to the outside."""
 
 import contextlib
 import math
@@ -24,36 +24,35 @@ Validate = Callable[[ScoreModel], dict[str, float]]
 
 
 class Hooks(Protocol):
-    """The outside world, as the loop sees it."""
+    """Callbacks of the training loop."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes metrics of a step; called on the first rank alone."""
+        """Log metrics of a step; called on rank 0 only."""
 
     def save(self, state: TrainState) -> None:
-        """Keeps the state; called on every rank, at the same step."""
+        """Write a checkpoint of the state; called on every rank, at the same step."""
 
     def snapshot(self, state: TrainState) -> None:
-        """Keeps the averages for post-hoc EMA for good, before ``save``; called as ``sample`` is."""
+        """Store the averages for post-hoc EMA permanently, before ``save``; called on the same ranks as ``sample``."""
 
     def sample(self, state: TrainState) -> None:
-        """Makes pictures of progress; called with the averaged weights in the model, on the first rank alone, or on
-        every rank where the model is sharded."""
+        """Draw a sample grid with the averaged weights in the model; called on rank 0, or on all if it is sharded."""
 
     def should_stop(self) -> bool:
-        """Whether to end early, with a checkpoint; asked on every rank, and any yes counts for all."""
+        """Return True to end the run early, with a checkpoint; called on every rank, and one True stops all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how often; every count is in steps, and 0 means never.
+    """Length of a run and frequencies of its actions; every count is in steps, and 0 means never.
 
     Attributes:
         steps: length of the run.
         lr, warmup, decay: see :func:`raysde.training.optimizers.learning_rate`.
-        clip: largest gradient norm, 0 for none.
-        log_every, validate_every, sample_every, save_every: frequencies.
-        snapshot_every: of averages kept for post-hoc EMA, which are also kept whenever a checkpoint is.
-        patience: validations without improvement after which the run stops, 0 for never.
+        clip: maximum gradient norm, 0 for no clipping.
+        log_every, validate_every, sample_every, save_every: intervals of the actions.
+        snapshot_every: interval of snapshots for post-hoc EMA; every checkpoint has one too.
+        patience: number of validations without improvement after which the run stops, 0 for never.
     """
 
     steps: int
@@ -77,10 +76,10 @@ def train_step(
     schedule: Schedule,
     world: World,
 ) -> None:
-    """One optimiser step on this rank's microbatches of a global batch.
+    """Take one optimizer step on this rank's microbatches of a global batch.
 
-    Losses are divided by the microbatches that a rank has on average, since gradients are averaged over ranks: so the
-    update is that of the global batch also where ranks have unequal shares.
+    Losses are divided by the mean number of microbatches per rank, because gradients are averaged over ranks. The
+    update is therefore that of the global batch even if ranks have unequal shares.
     """
     device, share = world.device, objective.batch / objective.microbatch / world.size
     total = torch.zeros((), device=device)
@@ -100,17 +99,20 @@ def train_step(
     if stepped:
         state.updates += 1
         state.ema.update(objective.batch, state.num_images)
-    for profile in state.profiles:  # their profile is over images seen, so a step without an update counts
+    for profile in state.profiles:  # profiles are over images seen, so a step without an update counts
         profile.update(objective.batch, state.num_images)
     state.pending.append((total, norm, lr))
 
 
 def flush_losses(state: TrainState, world: World) -> list[tuple[float, float, float]]:
-    """Brings the pending losses to the host, averaged over ranks; they stay pending.
+    """Copy the pending losses to the host, averaged over ranks, and return them; they stay pending.
+
+    Returns:
+        (loss, gradient norm, learning rate) of each pending step.
 
     Raises:
         FloatingPointError: on every rank, naming the first step whose loss is not finite, or whose gradient is not
-            although no gradient scaler would have skipped it.
+            finite without a gradient scaler that would have skipped the step.
     """
     losses = torch.stack(
         [torch.as_tensor(loss, dtype=torch.float64, device=world.device) for loss, _, _ in state.pending]
@@ -125,23 +127,23 @@ def flush_losses(state: TrainState, world: World) -> list[tuple[float, float, fl
         if not math.isfinite(norm) and not state.scaler.is_enabled():
             raise FloatingPointError(f"the gradient's norm is {norm} {where}")
     rates = [lr for _, _, lr in state.pending]
-    # the averages replace this rank's own losses, so that a resumed run logs what this one would
+    # means over ranks replace this rank's losses, so that a resumed run logs the same values
     state.pending = list(zip(losses.tolist(), norms, rates, strict=True))
     return state.pending
 
 
 def is_due(step: int, every: int, last: bool = False) -> bool:
-    """Whether something that happens every so many steps (0: never) happens after ``step``."""
+    """Return True if an action with interval ``every`` (0: never) follows ``step``, or the run's ``last`` one."""
     return every > 0 and (step % every == 0 or last)
 
 
 def warm_up(
     state: TrainState, forward: nn.Module, batch: Microbatch, objective: Objective, device: torch.device
 ) -> None:
-    """One forward and backward pass whose gradients are thrown away.
+    """Run one forward and backward pass and discard the gradients.
 
-    DistributedDataParallel lays its buckets out anew after the first backward pass, and another layout is another
-    summation order; after this, a fresh and a resumed process sum alike.
+    DistributedDataParallel rebuilds its buckets after the first backward pass, which changes the summation order. After
+    this pass, a fresh and a resumed process sum alike.
     """
     if isinstance(forward, DistributedDataParallel):
         microbatch_loss(forward, state.model, batch, objective, device).backward()
@@ -159,12 +161,12 @@ def fit(
     validate: Validate | None = None,
     compile: bool = False,
 ) -> None:
-    """Trains ``state`` from its step to ``schedule.steps``.
+    """Train ``state`` from its step to ``schedule.steps``.
 
     Args:
-        batches: this rank's microbatches, one list a step, from ``state.step`` on.
-        validate: loss of a model on held-out rows, equal on all ranks.
-        compile: whether the network's blocks are compiled, in place.
+        batches: this rank's microbatches, one list per step, from ``state.step`` on.
+        validate: returns validation metrics of a model, equal on all ranks.
+        compile: True to compile the network's blocks in place.
 
     Raises:
         ValueError: if the batches do not begin at ``state.step`` or skip a step.
@@ -184,14 +186,13 @@ def fit(
         if not primed:
             warm_up(state, forward, step_batches[0], objective, world.device)
             primed = True
-            clock.reset()  # the first batch belongs to the start-up, which is measured by itself
+            clock.reset()  # the first batch counts as start-up time, which is measured separately
         train_step(state, forward, step_batches, objective, schedule, world)
         run_due_actions(state, schedule, hooks, world, validate, clock)
 
 
 class Clock:
-    """Images per second between two logs, without the time that validation, pictures and checkpoints take; and the
-    time spent waiting for data."""
+    """A clock of images per second without validation, sampling and checkpoints, and of seconds waiting for data."""
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
@@ -223,7 +224,7 @@ class Clock:
 def run_due_actions(
     state: TrainState, schedule: Schedule, hooks: Hooks, world: World, validate: Validate | None, clock: Clock
 ) -> None:
-    """What is due after a step: log, validate, draw, stop, save."""
+    """Run the actions due after a step: log, validate, sample, stop, save."""
     step, last = state.step, state.step == schedule.steps
     draws = world.is_first or has_shards(state.model)
     if is_due(step, schedule.log_every, last):
@@ -239,19 +240,19 @@ def run_due_actions(
 
 
 def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> None:
-    """Keeps a checkpoint and the averages for post-hoc EMA where they are due, unless the run has gone wrong."""
+    """Write a checkpoint and the averages for post-hoc EMA if due; FloatingPointError if losses are not finite."""
     save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
     snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush_losses(state, world)
     if snapshot and (world.is_first or has_shards(state.model)):
-        hooks.snapshot(state)  # first: a run that resumes from the checkpoint will not come by here again
+        hooks.snapshot(state)  # before the checkpoint: a run resumed from it would skip this snapshot
     if save:
         hooks.save(state)
 
 
 def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clock) -> None:
-    """Logs the mean of the pending steps and empties them."""
+    """Log the means of the pending steps and clear them."""
     done = flush_losses(state, world)
     state.pending = []
     if world.is_first:
@@ -268,16 +269,16 @@ def log_pending_losses(state: TrainState, hooks: Hooks, world: World, clock: Clo
 
 
 def grad_norm(norms: list[float]) -> dict[str, float]:
-    """Return the mean gradient norm as a metric, without steps that the gradient scaler skipped; empty without others.
+    """Return the mean gradient norm as a metric, over steps that were not skipped; empty if all were.
 
-    The scaler of fp16 tries large factors and skips the steps at which gradients overflow, with a norm of inf or nan.
+    The scaler of fp16 tries large factors and skips the steps whose gradients overflow, with a norm of inf or nan.
     """
     taken = [norm for norm in norms if math.isfinite(norm)]
     return {"train/grad_norm": sum(taken) / len(taken)} if taken else {}
 
 
 def measure_average(state: TrainState, validate: Validate) -> dict[str, float]:
-    """What a validation gives for the averaged weights."""
+    """Return the validation metrics of the averaged weights."""
     state.model.eval()
     with state.ema.swap_weights(), torch.no_grad():
         metrics = validate(state.model)
@@ -286,7 +287,7 @@ def measure_average(state: TrainState, validate: Validate) -> dict[str, float]:
 
 
 def validate_average(state: TrainState, patience: int, hooks: Hooks, world: World, validate: Validate) -> None:
-    """Measures the averaged weights on held-out rows; stops the run when it no longer helps."""
+    """Validate the averaged weights on held-out rows, log the metrics, and stop the run once patience is exhausted."""
     metrics = measure_average(state, validate)
     if world.is_first:
         hooks.log(state.step, metrics)

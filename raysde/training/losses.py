@@ -1,8 +1,8 @@
 """Denoising score matching: weightings, reductions and the loss.
 
-With lambda(t) the weight of the squared score error (Song et al. eq. 7), the noise form of the loss is
-``lambda(t) / sigma^2 * (eps_hat - eps)^2``; a weighting here is that factor on the squared error of the noise. A new
-weighting or reduction is a line in its table, from which the recipe's choices and their explanations follow.
+With lambda(t) the weight of the squared score error (Song et al. eq. 7), the noise form of the loss is ``lambda(t) /
+sigma^2 * (eps_hat - eps)^2``; a weighting here is that factor on the squared error of the noise. A new weighting or
+reduction is one line in its table, from which the recipe's choices and their descriptions follow.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from raysde.sde.parameterisation import Preconditioning, Target, marginal_for, n
 
 
 class Weight(NamedTuple):
-    """A weighting.
+    """A weighting of the loss.
 
     Attributes:
-        meaning: the explanation in a recipe's reference.
-        factor: of an SDE, times [B], the data's standard deviation and min-SNR's gamma: the factor on the squared error
-            of the noise, [B]; None for the plain error of the network's own output.
+        meaning: description in the reference of recipe keys.
+        factor: function of the SDE, times [B], data_std and min-SNR's gamma that returns the factor on the squared
+            error of the noise, [B]; None for the plain error of the network's own output.
     """
 
     meaning: str
@@ -31,14 +31,14 @@ class Weight(NamedTuple):
 
 
 class Reduce(NamedTuple):
-    """A reduction: its explanation, and the loss [B] of an image from those of its values, [B, D]."""
+    """A reduction of the loss: its description, and the function from values [B, D] to the loss [B] of each image."""
 
     meaning: str
     over: Callable[[Tensor], Tensor]
 
 
 def min_snr(sde: SDE, t: Tensor, data_std: float, gamma: float) -> Tensor:
-    """Return min(SNR, gamma) / SNR: [B]."""
+    """Return min(SNR, gamma) / SNR at times t, both [B] (Hang et al. 2023, arXiv 2303.09556)."""
     snr = sde.snr(t)
     return snr.clamp(max=gamma) / snr
 
@@ -61,9 +61,9 @@ WEIGHTINGS: dict[str, Weight] = {
     ),
 }
 REDUCTIONS: dict[str, Reduce] = {
-    "mean": Reduce("mean over its values", lambda error: error.mean(dim=1)),
+    "mean": Reduce("mean over values", lambda error: error.mean(dim=1)),
     # Song et al. for VE; D / 2 times the mean
-    "half_sum": Reduce("half their sum", lambda error: 0.5 * error.sum(dim=1)),
+    "half_sum": Reduce("half the sum", lambda error: 0.5 * error.sum(dim=1)),
 }
 if TYPE_CHECKING:
     Weighting: TypeAlias = str
@@ -77,13 +77,13 @@ ElementLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """The loss of an image, given the error of its prediction.
+    """The loss of an image as a function of its prediction error.
 
     Attributes:
-        weighting: see ``WEIGHTINGS``.
-        reduction: see ``REDUCTIONS``.
+        weighting: key of ``WEIGHTINGS``.
+        reduction: key of ``REDUCTIONS``.
         min_snr_gamma: gamma of the weighting min_snr.
-        own: loss of each value in place of the weighting's, see :class:`raysde.training.external.ExternalLoss`.
+        own: user-written loss of each value instead, see :class:`raysde.training.external.ExternalLoss`.
     """
 
     weighting: Weighting = "sigma2"
@@ -93,7 +93,7 @@ class Criterion:
 
 
 def noise_weight(weighting: Weighting, sde: SDE, t: Tensor, *, data_std: float, min_snr_gamma: float) -> Tensor:
-    """Return the factor on the squared error of the predicted noise at t: [B].
+    """Return the factor on the squared error of the predicted noise at times t, both [B].
 
     Raises:
         ValueError: if there is no such weighting of the noise.
@@ -119,14 +119,14 @@ def denoising_score_matching(
     """Return the loss of each image, [B], given the network's output at ``alpha x0 + sigma eps``.
 
     Args:
-        output: what the network gave, [B, ...].
+        output: output of the network, [B, ...].
         x0, eps: clean images and noise, [B, ...].
         t: times, [B].
         data_std: standard deviation of a pixel.
-        preconditioning: what the output was scaled by.
+        preconditioning: scaling of the network's output.
 
     Raises:
-        ValueError: if a loss of the user's own has another shape than the error.
+        ValueError: if a user-written loss has another shape than the error.
     """
     alpha, sigma = marginal_for(sde, t, x0)
     scale = (preconditioning or Preconditioning()).output_scale(target, alpha, sigma)
@@ -145,5 +145,5 @@ def denoising_score_matching(
 
 
 def weigh_by_uncertainty(loss: Tensor, log_variance: Tensor | None) -> Tensor:
-    """loss / exp(u) + u with the learned log-variance u [B] (Karras et al. 2024, eq. 21); the loss itself without."""
+    """Return loss / exp(u) + u with the learned log-variance u [B] (Karras et al. 2024, eq. 21), or the loss."""
     return loss if log_variance is None else loss / log_variance.exp() + log_variance

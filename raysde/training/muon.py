@@ -1,4 +1,4 @@
-"""Muon: the matrices of a network step along their orthogonalised momentum, all other parameters as AdamW's."""
+"""The optimizer Muon: matrices of the network move along orthogonalised momentum, all other parameters by AdamW."""
 
 import math
 from collections.abc import Iterable
@@ -10,33 +10,33 @@ from torch import Tensor, nn
 from raysde.distributed.fsdp import gather_tensor, is_sharded, local_rows
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic polynomial that drives singular values towards 1 (Jordan et al. 2024, below)."""
+"""Coefficients of the quintic polynomial that drives singular values towards 1 (Jordan et al. 2024, see below)."""
 ITERATIONS = 5
 MOMENTUM = 0.95
 LEAST = 32
-"""Rows and columns that a matrix has at least; steps of smaller ones cost more than they gain."""
+"""Smallest number of rows and columns of a matrix; smaller ones gain less than the step costs."""
 TOGETHER = 1 << 24
-"""Elements of matrices that are orthogonalised in one call."""
+"""Maximum number of matrix elements orthogonalised in one call."""
 LIKE_ADAMW = 0.2
-"""The root mean square of the elements of an update of AdamW, in units of its learning rate (Liu et al. 2025)."""
+"""Root mean square of an AdamW update's elements, in units of its learning rate (Liu et al. 2025)."""
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for matrices W [R, C], to which convolutions [R, ...] are flattened:
+    """AdamW with a different update of matrices W [R, C], to which convolutions [R, ...] are flattened.
 
         M <- momentum M + (1 - momentum) G,    W <- (1 - lr decay) W - 0.2 lr sqrt(max(R, C)) orthogonal(N)
 
-    where G is the gradient and N = momentum M + (1 - momentum) G looks one step ahead (Nesterov). Orthogonalised by
-    Jordan et al. 2024 (kellerjordan.github.io/posts/muon), and scaled after Liu et al. 2025 (arXiv 2502.16982, eq. 4),
-    so that a learning rate and a decay that suit AdamW suit these steps too.
+    G is the gradient and N = momentum M + (1 - momentum) G looks one step ahead (Nesterov). The orthogonalisation is
+    that of Jordan et al. 2024 (kellerjordan.github.io/posts/muon). The scale follows Liu et al. 2025 (arXiv 2502.16982,
+    eq. 4), so that AdamW's learning rate and weight decay suit these steps too.
 
-    Matrices that are sharded in rows are gathered to be orthogonalised, on every rank alike.
+    Matrices sharded in rows are gathered for the orthogonalisation, which every rank repeats.
 
     Args:
-        matrices: what steps so, see :func:`find_matrices`.
-        groups: the parameter groups of everything else.
-        lr, betas, weight_decay: AdamW's; the first and the last also the matrices'.
-        momentum: of the matrices.
+        matrices: parameters with Muon's update, see :func:`find_matrices`.
+        groups: parameter groups of all other parameters.
+        lr, betas, weight_decay: settings of AdamW; ``lr`` and ``weight_decay`` apply to matrices too.
+        momentum: momentum of the matrices.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Muon(torch.optim.AdamW):
     ) -> None:
         chosen: dict[str, Any] = {"params": list(matrices), "momentum": momentum}
         super().__init__([chosen, *groups], lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
-        # fused kernels leave out a step of overflown gradients by themselves, and matrices have none
+        # fused kernels skip steps with overflowing gradients themselves, which the matrices' update does not
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One update; gradients of matrices are cleared on the way."""
+        """Update all parameters; gradients of matrices are cleared on the way."""
         for group in self.param_groups:
             if "momentum" in group:
                 for alike in batch_parameters([p for p in group["params"] if p.grad is not None]):
@@ -64,7 +64,7 @@ class Muon(torch.optim.AdamW):
         super().step()
 
     def turn(self, alike: list[nn.Parameter], momentum: float, lr: float, decay: float) -> None:
-        """The update of matrices of one shape."""
+        """Update matrices of one shape."""
         ahead = torch.stack([self.ahead(parameter, momentum).flatten(1) for parameter in alike])
         rate = lr * LIKE_ADAMW * math.sqrt(max(ahead.shape[1:]))
         for parameter, direction in zip(alike, orthogonalise(ahead), strict=True):
@@ -72,10 +72,10 @@ class Muon(torch.optim.AdamW):
             if is_sharded(parameter):
                 mine, update = parameter.to_local(), update[slice(*local_rows(parameter))]
             mine.mul_(1.0 - lr * decay).add_(update, alpha=-rate)
-            parameter.grad = None  # which is how AdamW knows to leave it alone
+            parameter.grad = None  # makes AdamW skip the parameter
 
     def ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """The whole of a matrix's gradient, averaged up to one step ahead."""
+        """Update a matrix's momentum and return N, gathered from all ranks, in the parameter's shape."""
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if "momentum_buffer" not in state:
@@ -85,8 +85,10 @@ class Muon(torch.optim.AdamW):
 
 
 def batch_parameters(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Parameters of one flattened shape together, as many as make ``TOGETHER`` elements: small products of matrices
-    cost less in one call, and what is sharded is never gathered all at once."""
+    """Group parameters of equal flattened shape, at most ``TOGETHER`` elements per group.
+
+    One call for many small matrices is cheaper, and sharded parameters are never gathered all at once.
+    """
     result: list[list[nn.Parameter]] = []
     last: dict[tuple[int, int], list[nn.Parameter]] = {}
     for parameter in parameters:
@@ -99,11 +101,11 @@ def batch_parameters(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """About U V^T of each matrix U S V^T in [N, R, C], in bfloat16: singular values become 0.6 to 1.25, but
-    for those below a five-hundredth of the norm, which grow up to 485-fold.
+    """Return about U V^T of each matrix U S V^T in [N, R, C], in bfloat16.
 
-    The iteration of Newton and Schulz with a polynomial that is steep at 0: exact ones are not worth more steps
-    (Jordan et al. 2024). A matrix of zeros stays one.
+    Singular values become 0.6 to 1.25, except for those below a five-hundredth of the norm, which grow up to 485-fold.
+    The Newton-Schulz iteration uses a polynomial that is steep at 0, since exact singular values are not worth more
+    steps (Jordan et al. 2024). A zero matrix stays zero.
     """
     a, b, c = COEFFICIENTS
     is_wide = matrix.shape[1] <= matrix.shape[2]
@@ -116,10 +118,10 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 def find_matrices(network: nn.Module) -> list[nn.Parameter]:
-    """The trained weights of a network that are matrices of some size, or convolutions over all channels.
+    """Return the trained weights of a network that are large matrices, or convolutions over all channels.
 
-    Embeddings and convolutions of channels apart map no vectors to vectors. First and last layers are among them where
-    they are large enough: those of RGB pixels are not, those of patches may be.
+    Embeddings and grouped convolutions are excluded, since they do not map vectors to vectors. First and last layers
+    are included if they are large enough: those of patches may be, those of RGB pixels are not.
     """
     found: dict[nn.Parameter, None] = {}
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""What a microbatch costs: its noise, times and conditions, all drawn from its own key, and the loss."""
+"""The loss of a microbatch: its noise, times and conditions, all drawn from its own key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,20 +25,20 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is minimised on a microbatch.
+    """The training objective on a microbatch.
 
     Attributes:
-        batch: images of a global batch.
-        microbatch: images of a microbatch.
-        seed: of noise, times, condition dropout and flips.
+        batch: number of images in a global batch.
+        microbatch: number of images in a microbatch.
+        seed: seed of noise, times, condition dropout and flips.
         criterion: weighting and reduction of the loss.
-        times: the distribution of t.
+        times: distribution of t.
         condition_dropout: probability that an image's condition is dropped.
-        flip: whether images are mirrored with probability 1/2.
-        precision: autocast type of the forward pass.
+        flip: True to mirror images with probability 1/2.
+        precision: autocast dtype of the forward pass.
         data_range: float values of black and white.
-        latent: the space that the model is trained in, None for pixels.
-        empty: vectors [1, L, D] of the empty caption, where those of the captions are precomputed.
+        latent: latent space of a latent model, None for pixels.
+        empty: vectors [1, L, D] of the empty caption, if caption vectors are precomputed.
     """
 
     batch: int
@@ -54,7 +54,7 @@ class Objective:
     empty: Tensor | None = field(default=None, compare=False)
 
     def loss(self, model: ScoreModel, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """The loss of each image, [B]."""
+        """Return the loss of each image, [B], given the network's output, x0 and eps [B, ...] and t [B]."""
         loss = denoising_score_matching(
             output,
             x0,
@@ -70,12 +70,12 @@ class Objective:
 
 
 def draw_noise(shape: tuple[int, ...], rng: torch.Generator, device: torch.device) -> Tensor:
-    """Standard normal noise from a stream on ``device``."""
+    """Return standard normal noise of the given shape, drawn from a random stream on ``device``."""
     return torch.randn(shape, generator=rng, device=device)
 
 
 def seed_layers(seed: int, device: torch.device) -> None:
-    """Seeds the generators that dropout layers use, since these take none of their own."""
+    """Seed torch's default generators, which dropout layers use because they take no generator."""
     # torch.manual_seed would format a stack trace for each accelerator that is absent: 1.3 ms
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -83,7 +83,7 @@ def seed_layers(seed: int, device: torch.device) -> None:
 
 
 def null_condition(model: ScoreModel, objective: Objective) -> Condition:
-    """What a dropped condition becomes."""
+    """Return the condition that replaces dropped ones, of batch size 1."""
     if objective.empty is None:
         return model.conditioner.null()
     mask = torch.ones(objective.empty.shape[:2], dtype=torch.bool)
@@ -93,7 +93,7 @@ def null_condition(model: ScoreModel, objective: Objective) -> Condition:
 def microbatch_loss(
     forward: nn.Module, model: ScoreModel, batch: Microbatch, objective: Objective, device: torch.device
 ) -> Tensor:
-    """The mean loss of a microbatch; all its randomness comes from its key (seed, step, index)."""
+    """Return the mean loss of a microbatch, a scalar; all randomness comes from its key (seed, step, index)."""
     place = (batch.step, batch.index)
     rng = randomness.generator(objective.seed, randomness.MICROBATCH, *place, device=device)
     seed_layers(randomness.key(objective.seed, randomness.DROPOUT, *place), device)
@@ -132,10 +132,10 @@ def draw_clean(
     rng: torch.Generator | Sequence[torch.Generator],
     device: torch.device,
 ) -> Tensor:
-    """x0 of a microbatch: its images in the data range, or latents drawn from their posteriors.
+    """Return x0 of a microbatch, [B, C, H, W]: its images in the data range, or latents drawn from their posteriors.
 
     Args:
-        rng: one stream for the batch, or one for each row.
+        rng: one random stream for the batch, or one per row.
     """
     if latent is None:
         return to_float(batch.images.to(device, non_blocking=True).contiguous(), *data_range)

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate, and one guarded update."""
+"""Optimizers, the learning rate, and one guarded update."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -14,17 +14,17 @@ from raysde.training.muon import LEAST, Muon, find_matrices
 Decay = Literal["constant", "cosine"]
 Optimizer = Literal["adamw", "muon"]
 Rule = Callable[[float, int], float]
-"""A factor on the learning rate, given the share of the run that is done and the number of updates made."""
+"""A learning-rate schedule: the factor as a function of the finished fraction of the run and the number of updates."""
 
 
 def parameter_groups(
     parameters: Iterable[nn.Parameter], text: Iterable[nn.Parameter], lr: float, text_lr: float | None
 ) -> list[dict[str, Any]]:
-    """The parameter groups of those that are trained.
+    """Return the parameter groups of the trainable parameters.
 
     Args:
-        text: those of a text encoder, among ``parameters``.
-        text_lr: their learning rate, None for ``lr``; :func:`update_parameters` keeps its ratio to ``lr``.
+        text: parameters of the text encoder, among ``parameters``.
+        text_lr: the text encoder's learning rate, None for ``lr``; :func:`update_parameters` keeps the ratio of both.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     apart = set() if text_lr is None else {id(parameter) for parameter in text}
@@ -37,7 +37,7 @@ def parameter_groups(
 def adamw(
     model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
 ) -> torch.optim.AdamW:
-    """AdamW with its fused kernel over the parameters that are trained."""
+    """Return AdamW with its fused kernel over the trainable parameters."""
     parts = parameter_groups(model.parameters(), model.conditioner.text_parameters, lr, text_lr)
     return torch.optim.AdamW(parts, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
@@ -45,7 +45,7 @@ def adamw(
 def muon(
     model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
 ) -> Muon:
-    """Muon for the matrices of the network, AdamW for the conditions and the rest of it.
+    """Return Muon for the matrices of the network, with AdamW for all other parameters.
 
     Raises:
         ValueError: if the network has no matrices.
@@ -53,7 +53,7 @@ def muon(
     chosen = find_matrices(model.network)
     if not chosen:
         raise ValueError(
-            f"train.optimizer=muon has no effect: the network has no matrix of {LEAST} x {LEAST} or more; take adamw"
+            f"train.optimizer=muon has no effect: the network has no matrix of {LEAST} x {LEAST} or more; use adamw"
         )
     known = {id(parameter) for parameter in chosen}
     others = (parameter for parameter in model.parameters() if id(parameter) not in known)
@@ -65,10 +65,10 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.AdamW]] = {"adamw": adamw, "m
 
 
 def learning_rate(base: float, updates: int, warmup: int, decay: Decay | Rule, progress: float) -> float:
-    """The rate of update number ``updates`` (from 0): linear warm-up over ``warmup`` updates, then the decay.
+    """Return the learning rate of update ``updates`` (from 0): linear warm-up over ``warmup`` updates, then decay.
 
     ``updates`` counts updates that were made, so a step that the gradient scaler skipped does not advance it.
-    ``progress`` in [0, 1] is the share of the run that is done; "cosine" falls to zero at its end.
+    ``progress`` in [0, 1] is the finished fraction of the run; "cosine" falls to zero at its end.
     """
     rate = base * min(1.0, (updates + 1) / warmup) if warmup > 0 else base
     if callable(decay):
@@ -77,7 +77,7 @@ def learning_rate(base: float, updates: int, warmup: int, decay: Decay | Rule, p
 
 
 def rate_metrics(optimizer: torch.optim.Optimizer, lr: float) -> dict[str, float]:
-    """The learning rates of an update at ``lr`` as metrics; train/text_lr only if a text encoder has its own."""
+    """Return the learning rates at ``lr`` as metrics; train/text_lr only if the text encoder has its own rate."""
     ratio = next((group["ratio"] for group in optimizer.param_groups if "ratio" in group), None)
     return {"train/lr": lr} if ratio is None else {"train/lr": lr, "train/text_lr": lr * ratio}
 
@@ -89,14 +89,15 @@ def update_parameters(
     clip: float,
     lr: float,
 ) -> tuple[Tensor, bool]:
-    """Unscales, clips to the norm ``clip`` (0: no clipping), steps, and clears the gradients.
+    """Unscale and clip the gradients, take an optimizer step, and clear the gradients.
 
     Args:
-        parameters: all that are trained; their gradients are clipped together, whatever their learning rates.
-        lr: of this update; a parameter group with a ``ratio`` takes that times as much.
+        parameters: all trainable parameters; their gradients are clipped together, whatever their learning rates.
+        clip: maximum gradient norm, 0 for no clipping.
+        lr: learning rate of this update; a parameter group's ``ratio`` multiplies it.
 
     Returns:
-        The gradient norm before clipping, and whether the optimiser stepped (False when fp16 gradients overflowed).
+        The gradient norm before clipping, and True if the optimizer stepped, False if fp16 gradients overflowed.
     """
     scaler.unscale_(optimizer)
     norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, clip if clip > 0.0 else math.inf))

@@ -1,10 +1,10 @@
-"""Post-hoc EMA: averages of any length, put together after training from a few that were kept (Karras et al. 2024).
+"""Post-hoc EMA: averages of any length, reconstructed after training from a few stored ones.
 
-Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", arXiv 2312.02696, section 3
-and appendix C. Time t is counted in images seen. The average of exponent g at time t weighs the weights of time tau by
-its profile p(tau) = (g + 1) tau^g / t^(g + 1) on [0, t]; its length is named by the profile's standard deviation
-relative to t, which does not depend on t. A profile that was not kept is fitted by those that were, and the same
-combination of the kept averages is, to the accuracy of the fit, the average that was not kept.
+Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", arXiv 2312.02696, section 3 and
+appendix C. Time t is counted in images seen. The average of exponent g at time t weighs the weights of time tau by its
+profile p(tau) = (g + 1) tau^g / t^(g + 1) on [0, t]. Its length is given by the profile's standard deviation relative
+to t, which does not depend on t. A profile that was not stored is fitted by stored ones. The same combination of the
+stored averages reconstructs its average, to the accuracy of the fit.
 """
 
 import math
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from raysde.training.ema import Average
 
 STD_LIMIT = 0.28
-"""Relative standard deviations below this belong to exponents g > 0; the uniform average, g = 0, has 0.289."""
+"""Upper limit of relative standard deviations; the uniform average, g = 0, has 0.289."""
 
 FIT_LIMIT = 0.1
-"""Largest relative L2 distance from the wanted profile at which a combination still stands for it."""
+"""Largest relative L2 distance from the wanted profile at which a fit is accepted."""
 
 
 def profile_exponent(std: float) -> float:
-    """The exponent g of the profile with relative standard deviation ``std``; arXiv 2312.02696, section 3.1.
+    """Return the exponent g of the profile with relative standard deviation ``std``; arXiv 2312.02696, section 3.1.
 
     std^2 = (g + 1) / ((g + 2)^2 (g + 3)). With y = std (g + 2) that is y^3 + std y^2 - y + std = 0, whose left side is
     convex for positive y and positive at 1: Newton's iterates fall from 1 to the largest root and never pass it.
@@ -40,7 +40,7 @@ def profile_exponent(std: float) -> float:
 
 
 def check_std(std: float) -> None:
-    """Raises ValueError unless ``std`` is a relative standard deviation that a growing profile can have."""
+    """Raise ValueError unless ``std`` is in (0, 0.28), the relative standard deviations with exponents g > 0."""
     if not 0.0 < std < STD_LIMIT:
         raise ValueError(f"the relative std of an average must be between 0 and {STD_LIMIT}, got {std}")
 
@@ -48,11 +48,11 @@ def check_std(std: float) -> None:
 class PowerEma(Average):
     """The average with the power-function profile of relative standard deviation ``std``.
 
-    It forgets the initial weights by itself: after the first step it is the weights of that step.
+    After the first step it equals the weights of that step, so it needs no ramp-up to forget the initial weights.
 
     Args:
         module: see :class:`raysde.training.ema.Average`.
-        std: relative standard deviation, in (0, 0.28).
+        std: relative standard deviation, in (0, 0.28), or ValueError.
     """
 
     def __init__(self, module: nn.Module, *, std: float) -> None:
@@ -60,16 +60,16 @@ class PowerEma(Average):
         self.std, self.exponent = std, profile_exponent(std)
 
     def decay_factor(self, batch: int, num_images: int) -> float:
-        """beta(t) = (1 - dt/t)^(g + 1) with dt = ``batch``; arXiv 2312.02696, section 3.1."""
+        """Return beta(t) = (1 - dt/t)^(g + 1) with dt = ``batch``; arXiv 2312.02696, section 3.1."""
         share: float = (1.0 - batch / num_images) ** (self.exponent + 1.0)
         return share
 
 
 def inner_product(a: Tensor, t_a: Tensor, b: Tensor, t_b: Tensor) -> Tensor:
-    """The integral of p_a p_b over time, of profiles with exponents ``a``, ``b`` at times ``t_a``, ``t_b``.
+    """Return the integral of p_a p_b over time, of profiles with exponents ``a``, ``b`` at times ``t_a``, ``t_b``.
 
-    (a + 1)(b + 1) min(t_a, t_b)^(a + b + 1) / ((a + b + 1) t_a^(a + 1) t_b^(b + 1)); arXiv 2312.02696, appendix C.
-    The powers are taken of the times' ratio, which cannot overflow.
+    It is (a + 1)(b + 1) min(t_a, t_b)^(a + b + 1) / ((a + b + 1) t_a^(a + 1) t_b^(b + 1)); arXiv 2312.02696, appendix
+    C. Powers are taken of the ratio of the times, which cannot overflow.
 
     Args:
         a, t_a, b, t_b: tensors that broadcast together, the times positive.
@@ -97,16 +97,16 @@ class ProfileFit:
 
 
 def fit_profile(stored: Sequence[tuple[float, float]], end: float, std: float) -> ProfileFit:
-    """The least-squares fit of the profile ``std`` at time ``end`` by stored profiles; arXiv 2312.02696, appendix C.
+    """Fit the profile ``std`` at time ``end`` by stored profiles in least squares; arXiv 2312.02696, appendix C.
 
-    Beyond the paper the weights sum to one, as the mass of every profile is one: otherwise the small error of a fit to
-    a few profiles would scale the network's weights.
+    Unlike in the paper the weights sum to one, as every profile integrates to one. Otherwise the small error of a fit
+    to few profiles would scale the network's weights.
 
     Args:
         stored: (time, relative std) of each stored average; times in the unit of ``end``.
 
     Raises:
-        ValueError: if nothing is stored, or a time or a std cannot be.
+        ValueError: if nothing is stored, a time is not positive, or a std is out of range.
     """
     if not stored or min(end, *(time for time, _ in stored)) <= 0.0:
         raise ValueError(f"a fit needs stored averages at positive times, got {list(stored)} and time {end}")
@@ -122,9 +122,9 @@ def fit_profile(stored: Sequence[tuple[float, float]], end: float, std: float) -
 
 
 def solve_constrained(gram: Tensor, right: Tensor) -> Tensor:
-    """The x with sum 1 that minimises x gram x - 2 right x, from the equations of its Lagrange multiplier.
+    """Return the x [K] with sum 1 that minimises x gram x - 2 right x (gram [K, K], right [K]), by Lagrange.
 
-    The profiles are scaled to norm one first: early ones are much larger than late ones.
+    The profiles are first scaled to norm one, since early ones are much larger than late ones.
     """
     size = 1.0 / gram.diagonal().sqrt()
     system = torch.zeros(len(size) + 1, len(size) + 1, dtype=gram.dtype)
@@ -136,18 +136,18 @@ def solve_constrained(gram: Tensor, right: Tensor) -> Tensor:
 
 
 def reconstruction_weights(stored: Sequence[tuple[float, float]], end: float, std: float) -> Tensor:
-    """The factor of each stored average in the reconstruction, [K] float64; see :func:`fit_profile`."""
+    """Return the factor of each stored average in the reconstruction, [K] float64; see :func:`fit_profile`."""
     return fit_profile(stored, end, std).weights
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An average as it was at some time.
+    """A stored average at some time.
 
     Attributes:
-        time: images seen.
+        time: number of images seen.
         std: relative standard deviation of its profile.
-        tensors: the averaged weights by name; they may be read from a file when they are asked for.
+        tensors: averaged weights by name, possibly read from a file on access.
     """
 
     time: float
@@ -156,15 +156,15 @@ class Snapshot:
 
 
 def reconstruct_average(snapshots: Sequence[Snapshot], end: float, std: float) -> dict[str, Tensor]:
-    """The weights averaged with relative standard deviation ``std`` at time ``end``, from snapshots of other averages.
+    """Return the weights averaged with relative standard deviation ``std`` at time ``end``, from snapshots.
 
-    One tensor of one snapshot is in memory at a time; sums are taken in float64.
+    One tensor of one snapshot is in memory at a time; sums are in float64.
 
     Args:
-        end: images seen at the time of the wanted average.
+        end: number of images seen at the time of the wanted average.
 
     Returns:
-        The averaged weights by name, shaped and typed as in the snapshots.
+        The averaged weights by name, with the shapes and dtypes of the snapshots.
 
     Raises:
         ValueError: if ``std`` is out of range or not reachable from the snapshots, or their names differ.

@@ -1,4 +1,4 @@
-"""Everything that training changes, in one object, and its two forms: tensors and plain values."""
+"""The complete training state, and its two serialised forms: tensors and plain values."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -15,22 +15,22 @@ from raysde.training.muon import Muon
 from raysde.training.posthoc_ema import PowerEma
 
 NUMBER = ":number"
-"""Mark of state that is a plain number."""
+"""Suffix of optimizer state that is a plain number."""
 
 
 @dataclass
 class TrainState:
-    """Model, average, optimiser and counters.
+    """Model, averages, optimizer and counters of a training run.
 
     Attributes:
-        step: global batches seen; the data cursor.
-        num_images: images seen.
-        updates: optimiser updates made (steps that the scaler skipped are not counted).
-        rows_digest: a hash over the row numbers that this rank has trained on, in order: equal digests, equal rows.
+        step: number of global batches seen, which is the data cursor.
+        num_images: number of images seen.
+        updates: number of optimizer updates, without steps that the gradient scaler skipped.
+        rows_digest: hash over this rank's row numbers in training order.
         pending: (loss, gradient norm, learning rate) of steps that are not yet logged.
-        best, stale: lowest validation loss, and validations since then, for early stopping.
-        stopped: whether early stopping ended the run.
-        profiles: further averages, from which one of any length is put together afterwards.
+        best, stale: lowest validation loss, and number of validations since then, for early stopping.
+        stopped: True if the run ended early.
+        profiles: averages for post-hoc EMA.
     """
 
     model: ScoreModel
@@ -49,19 +49,19 @@ class TrainState:
 
     @cached_property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained, by name."""
+        """Trainable parameters by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def note_rows(self, rows: np.ndarray) -> None:
-        """Takes the rows of a microbatch into the digest."""
+        """Add the row numbers of a microbatch to the digest."""
         words = np.ascontiguousarray(rows, dtype="<i8").tobytes()
         self.rows_digest = hashlib.blake2b(self.rows_digest.encode() + words, digest_size=16).hexdigest()
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimiser's moments as ``exp_avg/NAME`` and so on; empty before the first update.
+        """Return the optimizer's state as tensors named ``exp_avg/NAME`` and so on; empty before the first update.
 
         Raises:
-            ValueError: if an optimizer of the user's own keeps something else than tensors and numbers.
+            ValueError: if a user-written optimizer keeps state other than tensors and numbers.
         """
         result = {}
         for name, parameter in self.trained.items():
@@ -73,13 +73,13 @@ class TrainState:
                     result[f"{moment}/{name}"] = value
                 elif value is not None:
                     raise ValueError(
-                        f"train.optimizer: its state {moment!r} is a {type(value).__name__}, which no checkpoint "
-                        "keeps; keep tensors or numbers"
+                        f"train.optimizer: its state {moment!r} is a {type(value).__name__}, which a checkpoint "
+                        "cannot store; use tensors or numbers"
                     )
         return result
 
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what :meth:`optimizer_tensors` gave."""
+        """Restore the result of :meth:`optimizer_tensors`."""
         on_device = {
             parameter: bool(group.get("fused") or group.get("capturable"))
             for group in self.optimizer.param_groups
@@ -93,32 +93,32 @@ class TrainState:
             if moment.endswith(NUMBER):
                 self.optimizer.state[parameter][moment.removesuffix(NUMBER)] = value.item()
                 continue
-            # moments are laid out as the parameter is, as kernels want them; step counters lie beside them in fused
-            # kernels and on the CPU in others
+            # kernels need moments in the parameter's memory layout; step counters are on its device for fused kernels
+            # and on the CPU for others
             device = parameter.device if moment != "step" or on_device[parameter] else torch.device("cpu")
             is_alike = moment != "step" and value.shape == parameter.shape
             place = torch.empty_like(parameter if is_alike else value, dtype=value.dtype, device=device)
             self.optimizer.state[parameter][moment] = place.detach().copy_(value)
 
     def group_numbers(self) -> list[dict[str, float]]:
-        """Numbers of the optimizer's parameter groups, but for the learning rate, which each update sets."""
+        """Return the numbers of the optimizer's parameter groups, without the learning rate, which each update sets."""
         return [
             {key: value for key, value in group.items() if key != "lr" and isinstance(value, int | float)}
             for group in self.optimizer.param_groups
         ]
 
     def profile_tensors(self) -> dict[str, Tensor]:
-        """The averages of ``profiles`` as ``STD/NAME``."""
+        """Return the averages of ``profiles`` as tensors named ``STD/NAME``."""
         return {f"{profile.std}/{name}": value for profile in self.profiles for name, value in profile.state().items()}
 
     def load_profiles(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what :meth:`profile_tensors` gave; stds, names and shapes must agree."""
+        """Restore the result of :meth:`profile_tensors`, or raise ValueError if stds or names differ."""
         for profile in self.profiles:
             prefix = f"{profile.std}/"
             profile.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
 
     def values(self) -> dict[str, Any]:
-        """The counters as JSON values."""
+        """Return the counters as JSON values."""
         return {
             "step": self.step,
             "num_images": self.num_images,
@@ -129,12 +129,12 @@ class TrainState:
             "stale": self.stale,
             "stopped": self.stopped,
             "scaler": self.scaler.state_dict(),
-            # an optimizer of the user's own may count in its groups, as ours do not
+            # a user-written optimizer may keep counters in its groups
             **({} if type(self.optimizer) in (torch.optim.AdamW, Muon) else {"groups": self.group_numbers()}),
         }
 
     def load_values(self, values: dict[str, Any]) -> None:
-        """Restores what :meth:`values` gave."""
+        """Restore the result of :meth:`values`."""
         self.step, self.num_images, self.updates = values["step"], values["num_images"], values["updates"]
         self.rows_digest = values["rows_digest"]
         self.pending = [(loss, norm, lr) for loss, norm, lr in values["pending"]]

@@ -1,7 +1,7 @@
-"""Where on [0, 1] training looks: distributions of t, each given by its quantile function.
+"""Distributions of training times t on [0, 1], each defined by its quantile function.
 
-Quantiles turn one uniform number a row into its time, so that a global batch is stratified (one time in each of
-``batch`` strata of equal probability) whatever the distribution, and however it is cut into microbatches.
+A quantile function maps one uniform number per row to its time. A global batch is therefore stratified for every
+distribution, with one time in each of ``batch`` strata of equal probability, however it is cut into microbatches.
 """
 
 import math
@@ -16,10 +16,9 @@ from raysde.sde.setting import setting
 
 
 def draw_stratified(offset: Tensor, index: int, count: int, batch: int) -> Tensor:
-    """Uniform numbers in [0, 1) of rows ``index`` to ``index + count`` of a global batch: [count], float64.
+    """Return uniform numbers in [0, 1) for rows ``index`` to ``index + count`` of a global batch: [count], float64.
 
-    The global batch has one in each of ``batch`` equal intervals, all shifted by the same uniform ``offset`` in [0, 1)
-    modulo 1.
+    The global batch has one number in each of ``batch`` equal intervals, all shifted by a uniform ``offset`` in [0, 1).
     """
     places = torch.arange(index, index + count, dtype=torch.float64, device=offset.device)
     return torch.remainder((places + offset.double()) / batch, 1.0)
@@ -27,7 +26,7 @@ def draw_stratified(offset: Tensor, index: int, count: int, batch: int) -> Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform:
-    """Uniform in t, from the SDE's training floor to its ceiling (Song et al. 2021)."""
+    """Times uniform in t, from the SDE's training floor to its ceiling (Song et al. 2021)."""
 
     kind: Literal["uniform"] = "uniform"
 
@@ -35,13 +34,13 @@ class Uniform:
         return sde.train_floor + (sde.ceiling - sde.train_floor) * u
 
     def correction(self, sde: SDE, t: Tensor) -> Tensor:
-        """The factor on the loss at t: 1, the loss is taken as it falls."""
+        """Return the factor on the loss at t [B]: 1."""
         return torch.ones_like(t)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal(Uniform):
-    """log(sigma / alpha) is normal (Karras et al. 2022, table 1)."""
+    """Times with normally distributed log(sigma / alpha) (Karras et al. 2022, table 1)."""
 
     kind: Literal["lognormal"] = "lognormal"  # type: ignore[assignment]
     mean: float = setting(-1.2, "mean of log(sigma / alpha)")
@@ -58,7 +57,7 @@ class LogNormal(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class UniformLogSnr(Uniform):
-    """Uniform in log-SNR between its values at the training floor and the ceiling."""
+    """Times uniform in log-SNR between its values at the training floor and the ceiling."""
 
     kind: Literal["log_snr"] = "log_snr"  # type: ignore[assignment]
 
@@ -69,18 +68,16 @@ class UniformLogSnr(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class Importance(UniformLogSnr):
-    """Importance sampling for the likelihood weighting, in closed form for every linear SDE; the loss is divided by
-    the density, so that its mean is that under uniform t.
+    """Importance sampling for the likelihood weighting; the loss is divided by the density, so it is unbiased.
 
-    The best density is proportional to g^2 / sigma^2 (Song et al. 2021b, arXiv 2101.09258, section 4.4), and
-    g^2 / sigma^2 = -d log_snr / dt for x_t = alpha x0 + sigma eps of any SDE: log-SNR is uniform. For VE that is
-    uniform t.
+    The best density is proportional to g^2 / sigma^2 (Song et al. 2021b, arXiv 2101.09258, section 4.4), and g^2 /
+    sigma^2 = -d log_snr / dt for every linear SDE: log-SNR is uniform. For VE that is uniform t.
     """
 
     kind: Literal["importance"] = "importance"  # type: ignore[assignment]
 
     def correction(self, sde: SDE, t: Tensor) -> Tensor:
-        """1 / p(t) relative to uniform t."""
+        """Return 1 / p(t) relative to uniform t, with the shape of t."""
         high, low = log_snr_range(sde)
         return (high - low) / (sde.ceiling - sde.train_floor) * sde.sigma2(t) / sde.diffusion2(t)
 
@@ -89,11 +86,11 @@ Times = Uniform | LogNormal | UniformLogSnr | Importance
 
 
 def log_snr_range(sde: SDE) -> tuple[float, float]:
-    """log-SNR at the training floor and at the ceiling."""
+    """Return the log-SNR at the training floor and at the ceiling."""
     ends = sde.log_snr(torch.tensor([sde.train_floor, sde.ceiling], dtype=torch.float64)).tolist()
     return ends[0], ends[1]
 
 
 def default_time_sampling(sde: SDE) -> Uniform:
-    """The times that the SDE's authors train with: log-normal for EDM, otherwise uniform."""
+    """Return the time distribution of the SDE's authors: log-normal for EDM, otherwise uniform."""
     return LogNormal() if isinstance(sde, EDM) else Uniform()

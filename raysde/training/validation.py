@@ -1,19 +1,18 @@
-"""How well a model takes noise off held-out rows, at noise levels that mean the same under every SDE.
+"""Validation: denoising errors on held-out rows, at noise levels that are comparable across SDEs.
 
-Each row is noised once in each bin of log-SNR, at a place in the bin and with noise that depend on the seed and the
-row's number alone, and a single answer of the network gives both kinds of figure.
+Each row is noised once in each bin of log-SNR. Its place in the bin and its noise depend only on the seed and the row's
+number. One evaluation of the network gives both metrics.
 
-``val/loss`` is the squared error of the predicted noise, averaged per bin and then over bins. It is the model's own
-figure: where its SDE does not reach a noise level, it is asked at the nearest one that it knows.
+``val/loss`` is the squared error of the predicted noise, averaged per bin and then over bins. Where the model's SDE
+does not reach a noise level, the nearest one that it reaches is used.
 
-``val/denoising`` is for comparing models of other SDEs, targets, weightings and data ranges. Its bins are the squared
-error of x0_hat, of pixels in [-1, 1] (of a latent model: in its latents' own units, so that one autoencoder is one
-comparison). Such errors rise by orders of magnitude with the noise, so the mean over bins is of errors relative to
-those of the best linear denoiser of isotropic data with the rows' variance v (Wiener 1949), v n^2 / (v + n^2) at noise
-level n = sigma / alpha: 1 for a model that knows mean and variance of a pixel and no more, at every noise level. That
-divisor is the reciprocal of Karras et al.'s weight (2022, arXiv 2206.00364, table 1), which they chose for the same
-reason. Where an SDE does not reach a noise level its model has nothing to say, and is counted as that linear denoiser;
-``val/denoising_reach`` is the share of places that it does reach.
+``val/denoising`` compares models of different SDEs, targets, weightings and data ranges. Its bins are the squared error
+of x0_hat, of pixels in [-1, 1] (for a latent model in units of its latents, so only models of one autoencoder are
+comparable). Such errors grow by orders of magnitude with the noise. The mean over bins is therefore of errors relative
+to the best linear denoiser of isotropic data with the rows' variance v (Wiener 1949), v n^2 / (v + n^2) at noise level
+n = sigma / alpha. A model that knows only mean and variance of a pixel scores 1 at every noise level. The divisor is
+the reciprocal of Karras et al.'s weight (2022, arXiv 2206.00364, table 1), chosen for the same reason. Noise levels
+that an SDE does not reach count as that linear denoiser; ``val/denoising_reach`` is the fraction that it reaches.
 """
 
 import math
@@ -33,39 +32,39 @@ from raysde.sde import SDE, expand
 from raysde.training.objective import draw_clean
 
 EDGES = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)
-"""Of the bins of log-SNR, for pixels in [-1, 1]."""
+"""Edges of the log-SNR bins, for pixels in [-1, 1]."""
 BINS = tuple(pairwise(EDGES))
 
 
 def times_at(sde: SDE, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """Times [B] of log-SNRs [B], kept inside the SDE's domain, and whether they lay inside it, bool [B]."""
+    """Return times [B] of log-SNRs [B], clamped to the SDE's range, and bool [B], True where they lay inside it."""
     least, most = (sde.log_snr(log_snr.new_tensor(t)) for t in (sde.ceiling, sde.train_floor))
     t = sde.time_at(log_snr).clamp(sde.train_floor, sde.ceiling)
     return t.to(torch.float32), (least <= log_snr) & (log_snr <= most)
 
 
 def common_noise(streams: Sequence[torch.Generator], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """For each row and bin a place in [0, 1), float64 [B, bins], and noise [B, bins, *shape], from the row's stream."""
+    """Return each row's place in each bin, in [0, 1), float64 [B, bins], and its noise [B, bins, *shape]."""
     places = [torch.rand(len(BINS), generator=stream, dtype=torch.float64) for stream in streams]
     eps = [torch.randn((len(BINS), *shape), generator=stream) for stream in streams]
     return torch.stack(places), torch.stack(eps)
 
 
 def linear_error(variance: Tensor, noise2: Tensor) -> Tensor:
-    """Mean squared error of the best linear denoiser, where the noise has variance ``noise2``."""
+    """Return the mean squared error of the best linear denoiser at noise variance ``noise2``."""
     return variance * noise2 / (variance + noise2)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is found of some rows.
+    """Measurements on some rows.
 
     Attributes:
         loss: squared error of the predicted noise, [B, bins] float64.
-        denoising: squared error of x0_hat in pixels from -1 to 1, [B, bins]; without meaning where nothing is reached.
-        noise2: n^2 of the place in the same units, [B, bins].
-        reached: whether the SDE reaches it, bool [B, bins].
-        mean, power: of a row's pixels and their squares, in the same units but for a constant, [B].
+        denoising: squared error of x0_hat in pixels from -1 to 1, [B, bins]; undefined where ``reached`` is False.
+        noise2: n^2 of the noise level, in the same units, [B, bins].
+        reached: True where the SDE reaches the noise level, bool [B, bins].
+        mean, power: mean of a row's pixels and of their squares, in the same units up to a shift, [B].
     """
 
     loss: Tensor
@@ -77,7 +76,7 @@ class Seen:
 
     @staticmethod
     def of(parts: "Sequence[Seen]") -> "Seen":
-        """All parts in one; there may be none."""
+        """Concatenate measurements along the rows; ``parts`` may be empty."""
         row = torch.zeros(0, dtype=torch.float64)
         table = row.reshape(0, len(BINS))
         nothing = Seen(table, table, table, table.bool(), row, row)
@@ -92,7 +91,7 @@ def measure_bins(
     device: torch.device,
     latent: LatentSpec | None,
 ) -> Seen:
-    """Asks the network once for each bin."""
+    """Return the measurements on a microbatch, with one evaluation of the network per bin."""
     scale = 1.0 if latent is not None else 2.0 / (data_range[1] - data_range[0])
     streams = [rng.generator(seed, rng.VALIDATION, int(row)) for row in batch.rows]
     x0 = draw_clean(batch, data_range, latent, streams, device)
@@ -129,7 +128,7 @@ def measure_bins(
 def keep_in_step(
     batches: Iterable[Microbatch], world: World, spare: Microbatch | None
 ) -> Iterator[tuple[Microbatch, bool]]:
-    """Each batch and that it counts; with a ``spare``, that one uncounted until all ranks have run out of theirs."""
+    """Yield each batch with True; then, if ``spare`` is given, ``spare`` with False until all ranks have run out."""
     rest = iter(batches)
     while True:
         batch = next(rest, None)
@@ -151,14 +150,15 @@ def validation_loss(
     latent: LatentSpec | None = None,
     spare: Microbatch | None = None,
 ) -> dict[str, float]:
-    """``val/loss``, ``val/denoising`` and ``val/denoising_reach``, and per bin ``val/loss_snr_LOW_to_HIGH`` and
-    ``val/denoising_snr_LOW_to_HIGH``, equal on all ranks.
+    """Return the validation metrics, equal on all ranks.
+
+    They are ``val/loss``, ``val/denoising`` and ``val/denoising_reach``, and per bin ``val/loss_snr_LOW_to_HIGH`` and
+    ``val/denoising_snr_LOW_to_HIGH``.
 
     Args:
         batches: this rank's share of the held-out microbatches.
-        latent: the space that the model is trained in, None for pixels.
-        spare: what a rank without further batches computes, uncounted, while others still do; None where ranks need
-            not run together.
+        latent: latent space of a latent model, None for pixels.
+        spare: microbatch that a rank without further batches computes, uncounted, in step with other ranks, or None.
     """
     parts = []
     for batch, counted in keep_in_step(batches, world, spare):
@@ -183,11 +183,11 @@ def validation_loss(
 
 
 def sum_over_ranks(world: World, *values: Tensor) -> Tensor:
-    """Vectors one after another, summed over ranks."""
+    """Return the concatenated vectors, summed over ranks, on the CPU."""
     return world.sum(torch.cat(values).to(world.device)).cpu()
 
 
 def name_bins(name: str, bins: Tensor) -> dict[str, float]:
-    """A value of each bin [bins] under the bin's name."""
+    """Return the values of the bins [bins] as metrics, named after the bins' edges."""
     values = zip(BINS, bins.tolist(), strict=True)
     return {f"{name}_snr_{low:.0f}_to_{high:.0f}": value for (low, high), value in values}

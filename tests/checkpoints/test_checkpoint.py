@@ -1,4 +1,4 @@
-"""Checkpoints explain themselves, are checked, and hold no pickle."""
+"""Checkpoints explain themselves, are verified, and hold no pickle."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.support.training import same_tensors, small_recipe
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
-    """A run of three steps: its state and its last checkpoint."""
+    """Return a run of three steps: its state and its last checkpoint."""
     storage = tmp_path_factory.mktemp("runs")
     tree = small_recipe(digits, storage, train__length__steps=3, train__lr=3e-2, checkpoint_every=1)
     state = train_here(open_run(loading.parse_recipe(tree)), None)
@@ -34,7 +34,7 @@ def folder(trained, tmp_path) -> Path:
 
 
 def test_the_folder_is_enough(trained, folder):
-    """A model loaded from the folder alone gives the averaged model's score, bit for bit."""
+    """A model loaded from the folder alone has the averaged model's score, bit for bit."""
     state, _ = trained
     model = checkpoint.load_model(folder)
     prompts = ["a handwritten zero", "the digit one", ""]
@@ -65,7 +65,7 @@ def test_an_export_samples_alike_and_cannot_be_resumed(trained, folder, tmp_path
 
 
 def test_an_export_leaves_out_what_a_registry_wrote_beside_the_model(folder, tmp_path):
-    """MLflow's MLmodel and registered_model_meta speak of the version that was downloaded, not of its copy."""
+    """MLflow's MLmodel and registered_model_meta describe the downloaded version, not its copy."""
     shutil.copytree(folder, tmp_path / "downloaded")
     for name in ("MLmodel", "registered_model_meta"):
         (tmp_path / "downloaded" / name).write_text("model_name: digits")
@@ -95,9 +95,9 @@ MISSHAPEN = [
     ("state", {"step": True}, "state.step"),
     ("state", {"step": 1.5}, "state.step"),
     ("files", ["ema.safetensors"], "files is not a mapping"),
-    ("files", {"ema.safetensors": 5}, "files holds"),
+    ("files", {"ema.safetensors": 5}, "a value of files is not a hash"),
     ("bytes", [3], "sizes is not a mapping"),
-    ("bytes", {"ema.safetensors": None}, "bytes holds"),
+    ("bytes", {"ema.safetensors": None}, "a value of bytes is not a size"),
     ("recipe", "small", "recipe is not a mapping"),
     ("data", 3, "data is not a mapping"),
     ("versions", None, "versions is not a mapping"),
@@ -122,7 +122,7 @@ def flip_byte(path):
         (lambda f: os.truncate(f / "ema.safetensors", 99), "ema.safetensors .* has 99 bytes instead of"),
         (lambda f: (f / "checkpoint.json").unlink(), "holds no checkpoint.json"),
         (lambda f: (f / "checkpoint.json").write_text("{"), "not valid JSON"),
-        (lambda f: rewrite(f, format=9), "has format 9; this version of raysde reads format 2"),
+        (lambda f: rewrite(f, format=9), "has format 9; this version of raysde reads only format 2"),
         (lambda f: rewrite(f, model={"sde": {"kind": "vp"}}), "description is invalid"),
         (lambda f: rewrite(f, files={"../../etc/passwd": "0"}), "outside itself"),
         (lambda f: rewrite(f, files={"/etc/passwd": "0"}), "outside itself"),
@@ -131,8 +131,10 @@ def flip_byte(path):
     ],
 )
 def test_damage_is_named(folder, harm, culprit):
-    """Whatever a disk, a copy or an editor made of it: one sentence, and the checkpoint is not whole. A file that has
-    its size is compared with its hash when it is read."""
+    """Any damage by a disk, a copy or an editor gives one sentence, and the checkpoint is not whole.
+
+    A file of the right size is compared with its hash when it is read.
+    """
     harm(folder)
     with pytest.raises(ValueError, match=culprit):
         checkpoint.load_model(folder)
@@ -141,7 +143,7 @@ def test_damage_is_named(folder, harm, culprit):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_change_of_the_description_passes(folder, seed):
-    """Anything that reads otherwise has another hash: a digit, a letter, a cut, at any place."""
+    """Any change of a digit, a letter or a cut at any place changes the hash."""
     path = folder / "checkpoint.json"
     random, text = Random(seed), path.read_text()
     for _ in range(40):
@@ -156,7 +158,7 @@ def test_no_change_of_the_description_passes(folder, seed):
 
 
 def test_only_what_is_read_is_compared(trained, folder):
-    """To draw, the moments may be wrong; to go on, they may not."""
+    """Damaged optimizer state prevents resuming but not sampling."""
     flip_byte(folder / "optimizer.safetensors")
     assert checkpoint.load_model(folder).spec == checkpoint.read_description(folder).spec
     with pytest.raises(ValueError, match=r"optimizer\.safetensors in checkpoint .* sha256"):
@@ -164,7 +166,7 @@ def test_only_what_is_read_is_compared(trained, folder):
 
 
 def test_a_description_that_lists_sizes_has_a_hash_of_its_own(folder):
-    """Without it, no hash would hold what the description says."""
+    """A description with sizes but no own hash is refused, since nothing would protect it."""
     content = json.loads((folder / "checkpoint.json").read_text())
     del content["sha256"]
     content["state"]["step"] = 4
@@ -176,7 +178,7 @@ def test_a_description_that_lists_sizes_has_a_hash_of_its_own(folder):
 
 @pytest.mark.parametrize("size", ["bytes", "nothing"])
 def test_a_checkpoint_from_before_sizes_were_listed(folder, size):
-    """It loads as it did, and is judged by its hashes."""
+    """A checkpoint without sizes still loads, and its hashes decide if it is whole."""
     content = json.loads((folder / "checkpoint.json").read_text())
     for key in ("bytes", "sha256"):
         del content[key]
@@ -188,8 +190,7 @@ def test_a_checkpoint_from_before_sizes_were_listed(folder, size):
 
 
 def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_step(trained, tmp_path):
-    """By the step that it tells: the longest number, not the last name; folders, files and copies beside it are left
-    alone, and so is one whose name promises more than it holds."""
+    """The whole checkpoint with the highest step number is newest; other folders, files and copies are ignored."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
     for step in (999_999_999, 1_000_000_000):
         shutil.copytree(trained[1], runs / checkpoint.checkpoint_name(step))
@@ -209,7 +210,7 @@ def test_whatever_lies_in_the_folder_the_newest_is_the_whole_one_of_the_highest_
 
 @pytest.mark.parametrize("harm", ["folder", "nowhere", "itself", "memory", "refused", "tensors"])
 def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monkeypatch, harm):
-    """A folder or a broken link in its place, one that the disk or its owner does not give, and tensors alike."""
+    """An unreadable folder, broken link, failing disk, missing permission or damaged tensors are passed over alike."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "runs"))
     path = runs / checkpoint.checkpoint_name(3) / ("ema.safetensors" if harm == "tensors" else "checkpoint.json")
     if harm == "tensors":
@@ -226,7 +227,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monk
     if harm == "folder":
         path.mkdir()
     elif harm not in ("refused", "tensors"):
-        # reading a process's memory at address 0 fails as a bad disk does
+        # reading a process's memory at address 0 fails like a bad disk
         path.symlink_to({"nowhere": "nowhere", "itself": path}.get(harm, "/proc/self/mem"))
     if harm == "refused":
         real = description.read_complete_description
@@ -249,7 +250,8 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(trained, tmp_path, monk
 
 
 def test_a_model_is_drawn_from_the_newest_checkpoint_whose_weights_are_right(trained, tmp_path, capsys):
-    """`raysde sample RUN` says which one it passes over; the moments, which it does not read, may be wrong."""
+    """`raysde sample RUN` says which checkpoint it passes over; damaged optimizer state, which it does not read, is no
+    reason."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
     flip_byte(runs / checkpoint.checkpoint_name(3) / "ema.safetensors")
     flip_byte(runs / checkpoint.checkpoint_name(2) / "optimizer.safetensors")
@@ -261,7 +263,7 @@ def test_a_model_is_drawn_from_the_newest_checkpoint_whose_weights_are_right(tra
 
 
 def test_nothing_whole_is_not_a_beginning(trained, tmp_path):
-    """A run whose checkpoints are all damaged stops, and one without any begins."""
+    """A run whose checkpoints are all damaged stops, and one without any starts."""
     runs = Path(shutil.copytree(trained[1].parent, tmp_path / "small"))
     for path in runs.glob("step_*"):
         os.truncate(path / "optimizer.safetensors", 40)
@@ -276,7 +278,7 @@ def test_nothing_whole_is_not_a_beginning(trained, tmp_path):
 
 
 def test_a_run_goes_on_from_the_newest_checkpoint_whose_tensors_are_right(trained, digits, tmp_path, capsys):
-    """The hash of one is wrong: said, and the run ends with the same weights as one that nothing happened to."""
+    """A checkpoint with a wrong hash is reported, and the run ends with the weights of an undisturbed one."""
     shutil.copytree(trained[1].parent, tmp_path / "small")
     flip_byte(tmp_path / "small" / checkpoint.checkpoint_name(3) / "weights.safetensors")
     changes = {"train__lr": 3e-2, "checkpoint_every": 1, "train__length__steps": 3}
@@ -290,7 +292,7 @@ def test_a_run_goes_on_from_the_newest_checkpoint_whose_tensors_are_right(traine
 
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
 def test_only_the_newest_are_kept(tmp_path, keep):
-    """Newest by step, whatever the order in which they were written or touched; nothing else in the folder is deleted."""
+    """The newest by step are kept, whatever the order of writing; nothing else in the folder is deleted."""
     steps = [1200, 7, 90, 1_000_000, 12]
     for age, step in enumerate(steps):
         write_model(tmp_path / checkpoint.checkpoint_name(step), step, text=None)
@@ -305,7 +307,8 @@ def test_only_the_newest_are_kept(tmp_path, keep):
 
 
 def test_the_newest_in_remote_storage_is_the_newest_whole_one(trained, tmp_path):
-    """By a URI as by a path: by step, passing over torn ones and files, and a copy that is all there."""
+    """By URI and by path, the newest whole checkpoint by step is chosen, without damaged ones and files, as a complete
+    copy."""
     runs = tmp_path / "runs" / "small"
     for step in (5, 30, 200):
         shutil.copytree(trained[1], runs / checkpoint.checkpoint_name(step))
@@ -348,7 +351,7 @@ def test_code_is_not_imported_unasked(digits, tmp_path):
 
 
 def test_tied_weights_survive(digits, tmp_path):
-    """T5 has its embedding under two names: saved once, and a resumed run goes on to the bit."""
+    """T5's embedding with two names is saved once, and a resumed run is bit-equal."""
     text = {"kind": "pretrained", "path": text_encoder(tmp_path / "t5", "t5"), "trainable": True, "max_tokens": 32}
     runs = {}
     for name, lengths in (("whole", (4,)), ("parts", (2, 4))):

@@ -1,4 +1,4 @@
-"""Snapshots of averages: against crashes, pruning and remote storage, and the averages that the command makes of them."""
+"""Snapshots of averages: under crashes, pruning and remote storage, and the averages that the command makes of them."""
 
 import shutil
 from pathlib import Path
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def kept_recipe(recipe):
-    """A short recipe that keeps averages."""
+    """Return a short recipe that stores averages."""
     return lambda **changes: recipe(text=None, train__ema__profiles=list(STDS), **changes)
 
 
@@ -62,7 +62,8 @@ class CrashAt(Recorded):
 
 
 def test_resume_is_bitwise(kept_recipe, tmp_path):
-    """10 steps = 8 steps, a crash, and a resume from step 5: averages in memory, in checkpoints and in snapshots."""
+    """10 steps equal 8 steps, a crash, and a resume from step 5: averages in memory, in checkpoints and in
+    snapshots."""
     whole_tree, broken_tree = (
         kept_recipe(storage=str(tmp_path / name), train__ema__snapshots_every=2) for name in ("a", "b")
     )
@@ -83,7 +84,7 @@ def test_resume_is_bitwise(kept_recipe, tmp_path):
 
 
 def test_averages_are_of_the_path_of_training(kept_recipe):
-    """Snapshots with every step hold the sums over the weights' path that the checkpoints of every step tell."""
+    """Snapshots at every step hold the sums over the weights of the checkpoints of every step."""
     tree = kept_recipe(train__length__steps=4, checkpoint_every=1, keep_checkpoints=9)
     trained(tree)
     folder = Path(tree["storage"]) / "small"
@@ -99,7 +100,7 @@ def test_averages_are_of_the_path_of_training(kept_recipe):
 
 
 def test_steps_without_an_update_count(kept_recipe):
-    """fp16 gradients that overflow leave the weights where they are, for as many images: the profile counts them."""
+    """A step whose fp16 gradients overflow keeps the weights, and the profile counts its images."""
     run = open_run(loading.parse_recipe(kept_recipe(train__precision="fp16", train__lr=1e-2)))
     state, task = new_state(run, CPU), make_objective(run)
     path = []
@@ -124,7 +125,7 @@ def test_snapshots_outlive_their_checkpoints(kept_recipe):
 
 
 def test_no_snapshot_is_lost_behind_a_checkpoint(kept_recipe, monkeypatch):
-    """A crash right after the checkpoint of step 5 is written: the resumed run does not come by step 5 again."""
+    """After a crash right after the checkpoint of step 5 its snapshot exists, since the resumed run skips step 5."""
     tree = kept_recipe()
 
     def die(*_) -> None:
@@ -140,7 +141,7 @@ def test_no_snapshot_is_lost_behind_a_checkpoint(kept_recipe, monkeypatch):
 
 
 class Calls:
-    """Hooks that keep the names of what is called."""
+    """Hooks that record the names of their calls."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -167,7 +168,7 @@ def test_only_the_first_rank_and_sound_weights_are_kept(kept_recipe):
 
 
 def test_a_torn_write_is_not_seen(kept_recipe, monkeypatch):
-    """A process that dies while it writes a snapshot anew leaves the old one; the next write cleans up."""
+    """A process killed while it rewrites a snapshot leaves the old one; the next write cleans up."""
     run = open_run(loading.parse_recipe(kept_recipe()))
     state = new_state(run, CPU)
     hooks = RunHooks(run, None, lambda state: None)
@@ -224,7 +225,7 @@ def test_recipes_that_cannot_be_are_named(recipe, node, culprit):
 
 @pytest.fixture(scope="module")
 def finished(digits, tmp_path_factory):
-    """A run of ten steps: its last state and its folder, with five snapshots and the last checkpoint."""
+    """Return a run of ten steps: its last state and its folder, with five snapshots and the last checkpoint."""
     storage = tmp_path_factory.mktemp("runs")
     ema = {"half_life": 100, "profiles": list(STDS)}
     tree = small_recipe(digits, storage, train__ema=ema, train__lr=1e-2, checkpoint_every=2, keep_checkpoints=1)
@@ -233,7 +234,7 @@ def finished(digits, tmp_path_factory):
 
 @pytest.mark.parametrize("std", STDS)
 def test_the_command_gives_a_kept_average_back(finished, tmp_path, capsys, std):
-    """... in a checkpoint that says what it is, samples, and cannot be resumed; the rest is the last checkpoint's."""
+    """The command's checkpoint describes itself, samples and cannot be resumed; all else is the last checkpoint's."""
     state, folder = finished
     out = tmp_path / "out"
     assert main(["ema", str(folder), "--std", str(std), "--out", str(out)]) == 0
@@ -254,7 +255,7 @@ def test_the_command_gives_a_kept_average_back(finished, tmp_path, capsys, std):
 
 
 def test_the_command_takes_another_step(finished, tmp_path):
-    """At step 4 nothing of the later path is used, although it is there, and although no checkpoint of it is left."""
+    """At step 4 the later weights are not used although they exist and no checkpoint of step 4 is left."""
     _, folder = finished
     out = tmp_path / "out"
     assert main(["ema", str(folder), "--std", "0.07", "--step", "4", "--out", str(out)]) == 0
@@ -293,7 +294,7 @@ def test_the_command_names_what_is_wrong(finished, tmp_path, capsys):
 
 
 def test_an_average_says_which_checkpoint_it_passes_over(finished, tmp_path, capsys):
-    """The newest checkpoint that is whole to the last byte says how the model is built."""
+    """The newest checkpoint that is whole to the last byte describes the model."""
     folder = Path(shutil.copytree(finished[1], tmp_path / "small"))
     newest = max(folder.glob("step_*"))
     older = Path(shutil.copytree(newest, folder / checkpoint.checkpoint_name(1)))
@@ -308,7 +309,7 @@ def test_an_average_says_which_checkpoint_it_passes_over(finished, tmp_path, cap
 
 
 def test_remote_storage(finished, tmp_path, monkeypatch):
-    """Written to and read from a file system that is not the local one, as from the local one."""
+    """Snapshots are written to and read from a remote file system as from the local one."""
     state, folder = finished
     root = tmp_path / "bucket"
     (root / "runs").mkdir(parents=True)

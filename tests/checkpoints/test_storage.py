@@ -1,4 +1,4 @@
-"""Where checkpoints are kept: the newest whole one, in a folder and in an object store, and what is pruned."""
+"""Storage of checkpoints: the newest whole one in a folder and in an object store, and pruning."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ def steps_in(folder: Path) -> list[int]:
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A run's folder with whole checkpoints at steps 9, 10 and 100, and one that a killed process left at 101."""
+    """Return a run's folder with whole checkpoints at steps 9, 10 and 100, and an incomplete one at 101."""
     folder = tmp_path / "bucket" / "runs" / "digits"
     folder.mkdir(parents=True)
     for step in (9, 100, 10):
@@ -31,7 +31,7 @@ def run(tmp_path) -> Path:
 
 @pytest.fixture
 def remote(tmp_path, monkeypatch) -> str:
-    """The storage above as a file system that is not the local one."""
+    """Return the URI of the same folder through a file system that is not the local one."""
     system = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
 
     def reached(path: str):
@@ -42,7 +42,7 @@ def remote(tmp_path, monkeypatch) -> str:
 
 
 def test_the_newest_whole_checkpoint(run, remote):
-    """9 < 10 < 100, and the torn one is passed over; from an object store comes a copy of the same files."""
+    """Since 9 < 10 < 100, step 100 is newest; the damaged one is passed over, and remote files are copied."""
     near = storage.fetch_newest_checkpoint(str(run.parent), "digits")
     far = storage.fetch_newest_checkpoint(remote, "digits")
     assert near == run / checkpoint.checkpoint_name(100)
@@ -56,7 +56,7 @@ def test_the_newest_whole_checkpoint(run, remote):
 
 @pytest.mark.parametrize("harm", ["tensor", "size", "description"])
 def test_copies_of_damaged_checkpoints_do_not_stay(run, remote, tmp_path, monkeypatch, harm):
-    """One copy is left in the temporary folder, that of the checkpoint which is gone on from."""
+    """Only the copy of the checkpoint that is resumed from stays in the temporary folder."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     for step in (10, 100):
@@ -67,8 +67,8 @@ def test_copies_of_damaged_checkpoints_do_not_stay(run, remote, tmp_path, monkey
 
 
 def test_a_process_that_was_killed_while_it_saved_first_left_no_checkpoint(run, remote):
-    """In an object store files come one by one, checkpoint.json last: without it the run begins, and with a part of it the
-    run stops."""
+    """Remote files arrive one by one, checkpoint.json last: without it the run starts anew, with a part of it the run
+    stops."""
     for step in (9, 10, 100):
         shutil.rmtree(run / checkpoint.checkpoint_name(step))
     assert storage.fetch_newest_checkpoint(remote, "digits") is None
@@ -79,7 +79,8 @@ def test_a_process_that_was_killed_while_it_saved_first_left_no_checkpoint(run, 
 
 @pytest.mark.parametrize("lost", [(9, 10, 100), (10, 100), (100,)])
 def test_many_checkpoints_without_their_description_are_no_beginning(run, remote, lost):
-    """A run saves again only after a whole checkpoint, so what is there was one: nothing starts at step 0 unasked."""
+    """A run saves again only after a whole checkpoint, so several folders without descriptions never start at step
+    0."""
     for step in {9, 10, 100} - set(lost):
         shutil.rmtree(run / checkpoint.checkpoint_name(step))
     for step in lost:
@@ -89,7 +90,7 @@ def test_many_checkpoints_without_their_description_are_no_beginning(run, remote
 
 
 def test_what_is_sent_is_whole_with_its_description_and_not_before(run, remote):
-    """Over what a killed process left there; the copy holds the same bytes, and leaves nothing when it is discarded."""
+    """A checkpoint replaces a killed process's files; its copy has the same bytes and is removed without a trace."""
     source, target = run / checkpoint.checkpoint_name(100), f"{remote}/letters/{checkpoint.checkpoint_name(7)}"
     place = run.parent / "letters" / checkpoint.checkpoint_name(7)
     (place / "text").mkdir(parents=True)
@@ -121,7 +122,7 @@ def test_a_folder_is_local_and_a_uri_is_not():
 @pytest.mark.parametrize(("keep", "left"), [(1, [100]), (2, [10, 100]), (9, [9, 10, 100])])
 @pytest.mark.parametrize("far", [False, True])
 def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
-    """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and goes."""
+    """The newest checkpoints by step are kept, incomplete ones are deleted, and other files stay."""
     (run / checkpoint.checkpoint_name(50)).mkdir()
     (run / checkpoint.checkpoint_name(50) / "checkpoint.json").write_text("{")
     storage.prune_checkpoints(f"{remote}/digits" if far else run, keep, 100)
@@ -132,8 +133,8 @@ def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
 @pytest.mark.parametrize(("keep", "left"), [(1, [10]), (2, [9, 10])])
 @pytest.mark.parametrize("harm", ["tensor", "size", "description"])
 def test_the_checkpoint_that_was_saved_just_now_is_kept(run, remote, keep, left, harm):
-    """The run went on from step 9, since 100 was damaged, and saved at 10: 100 stands in nobody's place, also where its
-    sizes are right."""
+    """A run that resumed from step 9, since 100 is damaged, and saved at 10 deletes 100, even if its sizes are
+    right."""
     damage(run / checkpoint.checkpoint_name(100), harm)
     storage.prune_checkpoints(f"{remote}/digits", keep, 10)
     assert steps_in(run) == left

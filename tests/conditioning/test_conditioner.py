@@ -1,4 +1,4 @@
-"""Classes and captions together, from shards to pictures."""
+"""Classes and captions together, from shards to images."""
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ WORDS = ("dark below", "light below")
 
 
 def halves(above: int, below: int) -> np.ndarray:
-    """An 4 x 4 picture whose upper half the class says, and whose lower half the caption."""
+    """Return a 4 x 4 image whose upper half depends on the class and whose lower half on the caption."""
     picture = np.full((4, 4), 40 + 175 * below, dtype=np.uint8)
     picture[:2] = 40 + 175 * above
     return picture
@@ -52,7 +52,7 @@ def data(tmp_path_factory) -> Manifest:
 
 
 def test_class_and_caption_are_both_obeyed(data, tmp_path):
-    """Neither says the other's half: every combination, also with guidance, and by classes or captions alone."""
+    """Samples follow every combination of class and caption, also with guidance, and each condition alone."""
     tree = {
         "name": "both", "storage": str(tmp_path), "data": {"path": data.path}, "class_conditional": True,
         "network": {"kind": "unet", "channels": 16, "multipliers": [1], "blocks": 1, "attention": [4], "head_channels": 16},
@@ -108,7 +108,7 @@ def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=g))
     asked = {"labels": [1, 0, 1, 0, 1], "prompts": [*WORDS, "", *WORDS]}
     drawn = Model(state.model, run.spec).sample(**asked, guidance=2.0, seed=7, solver=run.spec.default_solver, steps=2)
-    columns = len(WORDS) + 1  # one for each prompt
+    columns = len(WORDS) + 1  # one column per prompt
     assert draw_sample_grid(run, state.model).tobytes() == make_grid(drawn.images, columns=columns).tobytes()
     other = Model(state.model, run.spec).sample(
         **{**asked, "labels": [0] * 5}, guidance=2.0, seed=7, solver=run.spec.default_solver, steps=2

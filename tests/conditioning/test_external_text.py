@@ -1,4 +1,4 @@
-"""A text encoder of the user's own: which of its parts learn."""
+"""User-written text encoders: their trained and frozen parts."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from raysde.conditioning.external import ExternalText, OwnEncoder
 
 
 class Frozen(nn.Module):
-    """A table that is kept as it is, below a layer that may be trained."""
+    """A frozen table below a layer that may be trained."""
 
     width = 4
 
@@ -23,7 +23,7 @@ class Frozen(nn.Module):
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_what_requires_a_gradient_learns_beside_what_is_frozen(trained):
-    """Without a part that learns, no graph is kept."""
+    """Only parameters that require a gradient learn; without any, no graph is kept."""
     module = Frozen(trained)
     encoder = OwnEncoder(module, ExternalText(factory="mine:Frozen"))
     vectors = encoder(torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool))

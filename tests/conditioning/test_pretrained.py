@@ -1,4 +1,4 @@
-"""Text encoders of every family: transformers' own vectors, padding that changes nothing, and what is refused."""
+"""Text encoders of every family: transformers' own vectors, independence of padding, and refused folders."""
 
 import json
 import re
@@ -51,19 +51,20 @@ def tiny_bert(folder: Path) -> None:
 
 
 def tiny_roberta(folder: Path) -> None:
-    """Its positions begin after the padding token's number, 0 here."""
+    """Save a RoBERTa; its positions begin after the padding token's number, 0 here."""
     settings = {"vocab_size": word_pieces(folder), "max_position_embeddings": POSITIONS + 1, "pad_token_id": 0}
     transformers.RobertaModel(transformers.RobertaConfig(**SIZES, **settings)).save_pretrained(folder)
 
 
 def tiny_mpnet(folder: Path) -> None:
-    """Not among those that transformers lists for text encoding; its positions begin at 2, whatever pads."""
+    """Save an MPNet, which transformers does not list for text encoding; its positions begin at 2, whatever pads."""
     settings = {"vocab_size": word_pieces(folder), "max_position_embeddings": POSITIONS + 2, "pad_token_id": 0}
     transformers.MPNetModel(transformers.MPNetConfig(**SIZES, **settings)).save_pretrained(folder)
 
 
 def tiny_clip(folder: Path) -> None:
-    """Both halves, with the names that files of the hub have; a byte-level tokenizer that ends and pads with one token."""
+    """Save both halves of a CLIP with the hub's file names, and a byte-level tokenizer that ends and pads with one
+    token."""
     letters = "abcdefghijklmnopqrstuvwxyz,."
     vocabulary = {token: number for number, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
     for token in ("<|startoftext|>", "<|endoftext|>"):
@@ -78,7 +79,7 @@ def tiny_clip(folder: Path) -> None:
 
 
 def tiny_t5(folder: Path) -> None:
-    """Encoder and decoder; relative positions, and no token at the beginning."""
+    """Save a T5 encoder and decoder, which has relative positions and no start token."""
     words = sorted({word for text in (*SHORT, LONG) for word in text.split()})
     pieces = [*(f"\u2581{word}" for word in words), *"abcdefghijklmnopqrstuvwxyz,\u2581"]
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0) for piece in pieces)]
@@ -90,7 +91,7 @@ def tiny_t5(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, str]:
-    """A tiny random encoder of each family, saved as Hugging Face saves them."""
+    """Return folders with a tiny random encoder of each family, as Hugging Face saves them."""
     place = tmp_path_factory.mktemp("encoders")
     makers = {"bert": tiny_bert, "roberta": tiny_roberta, "mpnet": tiny_mpnet, "clip": tiny_clip, "t5": tiny_t5}
     for family, make in makers.items():
@@ -106,7 +107,7 @@ def family(request, folders) -> tuple[str, str]:
 
 @torch.no_grad()
 def transformers_own(kind: str, folder: str, captions: list[str]):
-    """What transformers' own class for the family gives, with its tokenizer's mask."""
+    """Return the output of transformers' own class for the family, with its tokenizer's mask."""
     tokens = AutoTokenizer.from_pretrained(folder)(captions, padding=True, return_tensors="pt")
     words = {key: tokens[key] for key in ("input_ids", "attention_mask")}
     loaded = {
@@ -121,7 +122,7 @@ def transformers_own(kind: str, folder: str, captions: list[str]):
 
 @torch.no_grad()
 def test_vectors_are_transformers_own(family):
-    """Of every real token, whatever stands behind the mask."""
+    """The vectors of all real tokens equal transformers' own, whatever is behind the mask."""
     kind, folder = family
     expected, real_tokens = transformers_own(kind, folder, TEXTS)
     conditioner = Conditioner(Tokenizer(pretrained_tokenizer(folder), POSITIONS), encoder_of(folder), 0)
@@ -135,7 +136,7 @@ def test_vectors_are_transformers_own(family):
 
 @torch.no_grad()
 def test_captions_are_summed_up_as_their_encoder_was_trained(family):
-    """CLIP's own pooler takes the end token; the others are averaged over what is real, written out."""
+    """CLIP's own pooler takes the end token; other encoders average over real tokens, written out."""
     kind, folder = family
     expected, real_tokens = transformers_own(kind, folder, TEXTS)
     if kind == "clip":
@@ -154,7 +155,7 @@ def encoder_of(folder: str, max_tokens: int = POSITIONS):
 
 
 def test_a_frozen_encoder_does_not_drop_out(folders):
-    """In training too, where one that is trained does."""
+    """A frozen encoder has no dropout even in training, unlike a trained one."""
     tokens = Tokenizer(pretrained_tokenizer(folders["bert"]), POSITIONS)
 
     def vectors(trainable: bool) -> list[torch.Tensor]:
@@ -170,7 +171,7 @@ def test_a_frozen_encoder_does_not_drop_out(folders):
 
 
 def drawing_model(folder: str, max_tokens: int, **changes) -> Model:
-    """A tiny model whose zero-initialised layers are filled, so that every word matters; it gives floats."""
+    """Return a tiny model that draws floats, its zero-initialised layers filled so that every word matters."""
     values = {
         "image": (1, 8, 8), "data_range": (-1.0, 1.0), "data_std": 0.5, "sde": VP(), "target": "v", "classes": 0,
         "network": UNetConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), head_channels=8),
@@ -187,24 +188,25 @@ def drawing_model(folder: str, max_tokens: int, **changes) -> Model:
 
 
 def test_images_do_not_depend_on_padding(family, monkeypatch):
-    """Alone under a limit of 16 tokens, or beside a prompt of many more under 77: the same vectors and images."""
+    """Alone under a limit of 16 tokens, or beside a longer prompt under 77, a prompt has the same vectors and
+    images."""
     monkeypatch.setattr(Model, "pixels", lambda self, x0, dtype=None: x0)
     _, folder = family
     short = [prompt for prompt in SHORT if len(pretrained_tokenizer(folder)(prompt)["input_ids"]) <= 16]
     assert len(short) >= 3
     settings = {"seed": 4, "guidance": 2.0, "solver": "heun", "steps": 2}
-    # a process whose steps do not magnify the rounding, which differs between batches of other sizes
+    # on this process the steps do not amplify rounding, which depends on the batch size
     narrow, wide = (drawing_model(folder, limit, sde=VE(sigma_max=1.0), target="noise") for limit in (16, 77))
     alone = narrow.sample(prompts=short, **settings).images
     beside = wide.sample(prompts=[*short, LONG], **settings).images
     torch.testing.assert_close(beside[: len(short)], alone, atol=1e-5, rtol=0)
     others = narrow.sample(prompts=[*short[1:], short[0]], **settings).images
-    assert ((others - alone).abs().amax(dim=(1, 2, 3)) > 1e-2).all()  # the words count
+    assert ((others - alone).abs().amax(dim=(1, 2, 3)) > 1e-2).all()  # the words matter
 
 
 @torch.no_grad()
 def test_vectors_do_not_depend_on_padding(family):
-    """In one batch with a caption of many more tokens, as in training."""
+    """A caption has the same vectors in a batch with a much longer one, as in training."""
     _, folder = family
     narrow, wide = (drawing_model(folder, limit).score_model.conditioner for limit in (16, 77))
     short = [caption for caption in SHORT if narrow.tokenizer.length(caption) <= 16]
@@ -219,7 +221,7 @@ def test_vectors_do_not_depend_on_padding(family):
 
 
 def test_all_positions_are_used(family):
-    """The most tokens that an encoder with a table of positions takes, and not one more; T5 has none."""
+    """An encoder with a table of positions takes as many tokens as positions and not one more; T5 has no limit."""
     kind, folder = family
     more = PretrainedText(path=folder, max_tokens=POSITIONS + 1)
     if kind == "t5":
@@ -234,7 +236,7 @@ def test_all_positions_are_used(family):
 
 
 def test_the_real_minilm():
-    """Its vectors are transformers' own, and its pooling the one that its authors ship with it."""
+    """MiniLM's vectors are transformers' own, and its pooling the one shipped by its authors."""
     folder = str(real("minilm"))
     expected, real_tokens = transformers_own("bert", folder, TEXTS)
     tokenizer = Tokenizer(pretrained_tokenizer(folder), 77)
@@ -250,11 +252,11 @@ def test_the_real_minilm():
     assert not conditioner.encoder.ends
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- refused folders ----------------------------------------------------------------------------------------------
 
 
 class Harm:
-    """Unpickled, it leaves a mark."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -269,7 +271,7 @@ def own(folders, tmp_path) -> Path:
 
 
 def pickled(folder: Path) -> None:
-    """The weights in pytorch_model.bin alone, as older folders have them."""
+    """Leave only pytorch_model.bin as weights, as in older folders."""
     weights = load_file(folder / "model.safetensors")
     torch.save(weights, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -281,7 +283,7 @@ def pickled_with_harm(folder: Path) -> None:
 
 
 def pickled_behind_an_index(folder: Path) -> None:
-    """An index of safetensors whose parts are pickles."""
+    """Write a safetensors index whose parts are pickles."""
     names = load_file(folder / "model.safetensors")
     pickled_with_harm(folder)
     index = {"metadata": {}, "weight_map": dict.fromkeys(names, "pytorch_model.bin")}
@@ -316,7 +318,7 @@ CODE = {"AutoModel": "own_model.OwnModel", "AutoConfig": "own_model.OwnConfig"}
     ],
 )
 def test_pickles_and_code_are_refused_before_a_worker_starts(own, tmp_path, capsys, change, culprit):
-    """By one sentence that names the folder; nothing of it was run."""
+    """Pickles and code are refused in one sentence that names the folder, and nothing of them is run."""
     change(own)
     write_digit_shards(tmp_path / "shards", rows=20)
     text = [f"text={{kind: pretrained, path: {own}}}", f"data.path={tmp_path}/shards", f"storage={tmp_path}/runs"]
@@ -334,7 +336,7 @@ def test_pickles_and_code_are_refused_before_a_worker_starts(own, tmp_path, caps
 
 
 def test_an_encoder_that_lacks_weights_is_refused(own):
-    """transformers would draw them at random."""
+    """Missing weights are refused, since transformers would initialise them at random."""
     weights = load_file(own / "model.safetensors")
     lost = "encoder.layer.1.output.dense.weight"
     save_file({k: v for k, v in weights.items() if k != lost}, own / "model.safetensors", metadata={"format": "pt"})
@@ -346,13 +348,13 @@ def test_an_encoder_that_lacks_weights_is_refused(own):
 
 
 def vision(folder: Path) -> None:
-    """A vision model beside a tokenizer."""
+    """Save a vision model beside a tokenizer."""
     sizes = transformers.ViTConfig(**SIZES, image_size=8, patch_size=4)
     transformers.ViTModel(sizes).save_pretrained(folder)
 
 
 def unmasked(folder: Path) -> None:
-    """An encoder that mixes tokens by Fourier transforms and knows no padding."""
+    """Save an encoder that mixes tokens by Fourier transforms and takes no mask."""
     sizes = {key: value for key, value in SIZES.items() if key != "num_attention_heads"}
     transformers.FNetModel(transformers.FNetConfig(**sizes, vocab_size=50)).save_pretrained(folder)
 
@@ -396,7 +398,7 @@ def indexed(content: str):
     ],
 )
 def test_encoders_that_are_none_are_refused_before_a_worker_starts(own, harm, culprit):
-    """By one sentence that names the folder."""
+    """A folder without a text encoder is refused in one sentence that names it."""
     harm(own)
     for load in (check_pretrained, pretrained_encoder):
         with pytest.raises(ValueError, match=culprit) as caught:
@@ -412,11 +414,11 @@ def test_encoders_that_are_none_are_refused_before_a_worker_starts(own, harm, cu
         (written("model.safetensors", "x" * 100), "no text encoder can be loaded: .*header"),
         (edited("config.json", hidden_size=32), r"weights of BertModel have other shapes .*: embeddings\.LayerNorm\.bias"),
         (edited("config.json", num_hidden_layers=3), r"lacks 16 weights of BertModel: encoder\.layer\.2"),
-        (edited("config.json", num_hidden_layers=1), r"16 weights of layers that .* not count: encoder\.layer\.1"),
+        (edited("config.json", num_hidden_layers=1), r"16 weights of more layers than its config\.json says: encoder\.layer\.1"),
     ],
 )  # fmt: skip
 def test_weights_that_are_none_of_the_encoder_are_named(own, harm, culprit):
-    """A layer of BERT has 16 tensors: weights and biases of 6 linear layers and 2 norms."""
+    """Surplus weights are named; a layer of BERT has 16 tensors, weights and biases of 6 linear layers and 2 norms."""
     harm(own)
     with pytest.raises(ValueError, match=culprit) as caught:
         pretrained_encoder(PretrainedText(path=str(own)))
@@ -444,7 +446,7 @@ def test_a_prompt_that_is_cut_is_named_once(model):
         model.sample(prompts=["and another " + LONG, LONG], steps=1)
         encoder = model.score_model.conditioner.encoder
         encoder.load_state_dict({key: 2.0 * value for key, value in encoder.state_dict().items()})
-        model.sample(prompts=[LONG], steps=1)  # encoded anew
+        model.sample(prompts=[LONG], steps=1)  # encoded again
     first, second = (str(each.message) for each in caught)
     begins = "the prompt 'a very long story of a small red hear...' has"
     assert first == f"{begins} {tokens} tokens, the model reads the first 16"
@@ -467,7 +469,7 @@ def calls_of(model: Model) -> list[torch.Size]:
 
 
 def test_each_prompt_is_encoded_once(model):
-    """However many images, batches, steps and calls there are; the null prompt is one of them."""
+    """Each prompt, the null prompt included, is encoded once for all images, batches, steps and calls."""
     calls = calls_of(model)
     settings = {"solver": "heun", "steps": 3, "guidance": 2.0}
     first = model.sample(prompts=["two", "a red heart"] * 5, batch_size=4, **settings)
@@ -481,7 +483,7 @@ def test_each_prompt_is_encoded_once(model):
 
 
 def test_a_prompts_vectors_depend_on_nothing_else(model, folders):
-    """To the bit: not on what was asked for beside it, or before it."""
+    """A prompt's vectors are bit-equal whatever else is asked for beside or before it."""
     conditioner = model.score_model.conditioner
     alone = drawing_model(folders["bert"], 16).score_model.conditioner.encode(["two"], None, 1)
     beside = conditioner.encode([SHORT[3], SHORT[0], "two"], None, 3)
@@ -500,7 +502,7 @@ def test_only_the_last_prompts_are_kept(model, monkeypatch):
     calls = calls_of(model)
     for prompt in ("two", "red", "two", "heart", "two", "red", "red", "two"):
         prompts([prompt])
-    # "red" was used longest ago when "heart" came, and what is known makes room for nothing
+    # "red" was the least recently used when "heart" came, and a cached prompt evicts none
     assert len(calls) == 4
     context, mask = prompts(["two", "red", "heart"])
     assert (context.shape[0], int(mask[2].sum())) == (3, 3)
@@ -508,7 +510,8 @@ def test_only_the_last_prompts_are_kept(model, monkeypatch):
 
 @torch.no_grad()
 def test_a_tokenizer_that_makes_nothing_of_an_empty_prompt(folders):
-    """One without marks at the ends: attention over no token at all is undefined, so one of padding is read."""
+    """Without start and end tokens an empty prompt becomes one padding token, since attention over no token is
+    undefined."""
     words = tokenizers.Tokenizer(WordLevel({"[PAD]": 0, "two": 1}, unk_token="[PAD]"))
     plain = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
     assert plain("")["input_ids"] == []
@@ -521,7 +524,8 @@ def test_a_tokenizer_that_makes_nothing_of_an_empty_prompt(folders):
 
 @pytest.mark.parametrize("change", ["step", "swap", "load", "load frozen"])
 def test_other_weights_encode_anew(folders, change):
-    """An optimiser's step, the average's turn and loaded weights are all noticed, the last also where none is trained."""
+    """An optimizer step, switching to the EMA and loading weights all empty the cache, the last also for a frozen
+    encoder."""
     text = PretrainedText(path=folders["bert"], max_tokens=16, trainable=True)
     model = drawing_model(folders["bert"], 16, text=text).score_model
     conditioner = model.requires_grad_("frozen" not in change).conditioner
@@ -551,7 +555,8 @@ def test_other_weights_encode_anew(folders, change):
 
 @pytest.mark.parametrize("limit", [8, 7, 4])
 def test_a_run_says_how_many_captions_it_cuts(recipe, digits, limit):
-    """Once, when it begins: the share of the different captions with more words and marks than fit between the ends."""
+    """A run warns once, at its start, of the share of distinct captions that exceed the limit, special tokens
+    included."""
     captions = {caption for row in range(digits.rows) for caption in Reader(digits).about(row)["captions"]}
     tokens = [len(re.findall(r"\w+|[^\w\s]", caption)) + 2 for caption in captions]
     share = 100 * sum(count > limit for count in tokens) / len(tokens)

@@ -32,7 +32,7 @@ def test_the_vocabulary_does_not_depend_on_order():
     first, second = train_tokenizer(CAPTIONS, 1000), train_tokenizer(CAPTIONS[::-1], 1000)
     assert first.get_vocab() == second.get_vocab()
     unseen = first("seventy-two zebras")["input_ids"]
-    assert first.unk_token_id not in first("erwt")["input_ids"]  # spelled from characters
+    assert first.unk_token_id not in first("erwt")["input_ids"]  # spelled out in characters
     assert unseen[0] == first.cls_token_id
 
 
@@ -61,7 +61,7 @@ def test_any_text_encoder_loads_frozen_or_trained(tmp_path, kind):
 
 
 def test_the_encoder_is_transformers_own(tmp_path):
-    """Our tokens and mask give what transformers gives for the same captions."""
+    """Our tokens and mask give transformers' own output for the same captions."""
     folder = encoder_of_captions(tmp_path / "bert")
     encoder = pretrained_encoder(PretrainedText(path=folder, max_tokens=32)).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -118,7 +118,7 @@ def test_images_that_do_not_fit_are_named(rgb, photos):
         rgb.inpaint(photos[..., :2], KEPT[:, :2])
     with pytest.raises(ValueError, match=r"mask has shape \(4, 2\).*\(3, 3, 4, 4\)"):
         rgb.inpaint(photos, KEPT[:, :2])
-    with pytest.raises(ValueError, match="mask is bool"):
+    with pytest.raises(ValueError, match="mask must be bool"):
         rgb.inpaint(photos, KEPT.float())
     with pytest.raises(ValueError, match=r"colorise.*\[B, 1, 4, 4\]"):
         rgb.colorise(photos)

@@ -1,4 +1,4 @@
-"""Training in an autoencoder's latents: the autoencoder's own posteriors, the right scale, and pixels in the end."""
+"""Training in an autoencoder's latents: its own posteriors, the right scale, and images at the end."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ from tests.support.training import same_tensors, small_recipe
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A data set, an autoencoder, and fp32 latents."""
+    """Return a data set, an autoencoder, and fp32 latents."""
     folder = tmp_path_factory.mktemp("latents")
     manifest = write_digit_shards(folder / "shards", 50, 30, 20)
     vae = autoencoder(folder / "vae")
@@ -45,7 +45,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """The same for a test that changes them."""
+    """Return a copy of them for a test that changes them."""
     manifest, vae = write_digit_shards(tmp_path / "shards", 50, 30, 20), autoencoder(tmp_path / "vae")
     return manifest, vae, encode(manifest, vae)
 
@@ -56,7 +56,7 @@ def recipe_for(manifest, vae: str, runs: Path, **changes) -> dict:
 
 
 def test_moments_are_the_autoencoders_own(made):
-    """Mean and log-variance of every row, one image at a time through diffusers; fp16 is their rounding."""
+    """Mean and log-variance of every row equal diffusers' for one image at a time; fp16 is their rounding."""
     manifest, vae, derived = made
     assert read_derived(derived.path) == derived
     assert (derived.shape, derived.pixels) == ((2, 4, 4), (1, 8, 8))
@@ -75,7 +75,8 @@ def test_moments_are_the_autoencoders_own(made):
 
 
 def test_x0_has_the_posteriors_moments():
-    """(z - shift) * scale: exact where the variance vanishes, otherwise with the posterior's mean and deviation."""
+    """x0 is (z - shift) * scale: exact where the variance vanishes, otherwise with the posterior's mean and
+    deviation."""
     spec = LatentSpec(vae="x", sha256="0", scaling_factor=0.5, shift_factor=0.25, shape=(2, 3, 3), pixels=(1, 6, 6))
     mean, eps = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3)
     narrow = torch.cat([mean, torch.full_like(mean, -60.0)], dim=1)
@@ -90,7 +91,8 @@ def test_x0_has_the_posteriors_moments():
 
 
 def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
-    """Also through an Arrow table and back; pixels are not read, and each microbatch draws from its own stream."""
+    """Microbatches hold their rows' latents, also through an Arrow table; pixels are not read, and each has its own
+    stream."""
     manifest, vae, derived = made
     run = open_run(loading.parse_recipe(recipe_for(manifest, vae, tmp_path)))
     assert (run.latents, run.spec.image) == (derived, (2, 4, 4))
@@ -109,7 +111,7 @@ def test_microbatches_carry_latents_of_their_rows(made, tmp_path):
 
 
 def test_a_latent_model_draws_pixels(made, tmp_path, sink):
-    """Two runs, one cut in two, end alike to the bit; the checkpoint's images are the decoded draws of its network."""
+    """Two runs, one interrupted, are bit-equal; sampled images are the decoded latents of the checkpoint's network."""
     manifest, vae, _ = made
     changes = {"validation__rows": 8, "validation__every": 5, "sampling__every": 10, "sampling__count": 2}
     ends = []
@@ -144,7 +146,8 @@ def test_a_latent_model_draws_pixels(made, tmp_path, sink):
 
 
 def test_another_autoencoder_is_refused(own, tmp_path):
-    """At training and at sampling, by its hash; so are other data, and recipes that would need pixels."""
+    """Another autoencoder is refused by its hash in training and sampling; so are other data, and recipes that need
+    pixels."""
     manifest, vae, derived = own
     tree = recipe_for(manifest, vae, tmp_path / "runs", train__length__steps=1)
     for key in ("flip", "crop", "scale"):
@@ -170,7 +173,7 @@ def test_images_that_do_not_fit_are_named(own, tmp_path, monkeypatch):
         LatentsJob.of(manifest, autoencoder(tmp_path / "rgb", channels=3), **settings)
     with pytest.raises(ValueError, match="multiples of 2, the images are 8x7"):
         latents.latent_spec(vae, (1, 8, 7))
-    with pytest.raises(ValueError, match="scales each channel"):
+    with pytest.raises(ValueError, match="scales its latents per channel"):
         LatentsJob.of(manifest, autoencoder(tmp_path / "std", latents_std=[1.0, 2.0]), **settings)
     shards = (dataclasses.replace(manifest.shards[0], image=(4, 16)), *manifest.shards[1:])
     write_manifest(dataclasses.replace(manifest, shards=shards))
@@ -218,7 +221,7 @@ def rewritten(**changes):
     ],
 )  # fmt: skip
 def test_autoencoders_that_cannot_be_used_are_named(tmp_path, harm, culprit):
-    """diffusers would draw at random what the weights lack."""
+    """An unusable autoencoder is named; diffusers would initialise missing weights at random."""
     vae = autoencoder(tmp_path / "vae")
     harm(tmp_path / "vae")
     with pytest.raises(ValueError, match=culprit) as caught:
@@ -228,7 +231,7 @@ def test_autoencoders_that_cannot_be_used_are_named(tmp_path, harm, culprit):
 
 
 def test_an_autoencoder_may_lack_a_shift_and_have_older_names(tmp_path):
-    """Files of the hub name the weights of attention as diffusers did before 0.17; it translates them."""
+    """Attention weights named as before diffusers 0.17, as in files of the hub, are translated by diffusers."""
     vae = autoencoder(tmp_path / "vae", shift_factor=None)
     expected = latents.load_vae(vae).state_dict()
     older, weights = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}, {}

@@ -1,4 +1,4 @@
-"""A mistake in a setting of the sampler reads the same in a recipe, an option, --set, a space to search, and Python."""
+"""An invalid sampling setting has the same message in a recipe, an option, --set, a search space, and Python."""
 
 import pytest
 import yaml
@@ -25,7 +25,7 @@ SAID = {
 
 
 def last_line(capsys, *options: str) -> str:
-    """Return what the command says of options; argparse ends the program itself."""
+    """Return the command's last line for given options; argparse exits by itself."""
     try:
         status = main(["sample", "no-model", *options])
     except SystemExit as ended:
@@ -59,7 +59,7 @@ def test_a_mistake_reads_the_same_everywhere(recipe, capsys, pair, said):
 @pytest.mark.parametrize("text", ["-1", "wide"])
 def test_a_scale_of_guidance_reads_the_same(recipe, capsys, text):
     value = yaml.safe_load(text)
-    said = f"guidance must be a number from 0 on, got {value!r}; a negative prompt leads away from something"
+    said = f"guidance must be a number of at least 0, got {value!r}; use a negative prompt to guide away from something"
     with pytest.raises(ValueError, match="guidance") as caught:
         loading.parse_recipe(recipe(sampling__guidance=value))
     assert str(caught.value) == f"sampling.guidance: {said}"
@@ -71,6 +71,8 @@ def test_a_scale_of_guidance_reads_the_same(recipe, capsys, text):
 
 
 def test_an_unknown_setting_reads_the_same(capsys):
-    with pytest.raises(ValueError, match=r"^'etaa=1': etaa is no setting; there are .*; did you mean eta\?$"):
+    with pytest.raises(ValueError, match=r"^'etaa=1': etaa is not a setting; the settings are .*; did you mean eta\?$"):
         parse_space(["etaa=1"])
-    assert last_line(capsys, "--set", "etaa=1").startswith("raysde: --set 'etaa=1': etaa is no setting; there are atol")
+    assert last_line(capsys, "--set", "etaa=1").startswith(
+        "raysde: --set 'etaa=1': etaa is not a setting; the settings are atol"
+    )

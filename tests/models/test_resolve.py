@@ -1,4 +1,4 @@
-"""Who decides what images are drawn by: what is given, then the model's own settings, then everybody's defaults."""
+"""The order of sampling settings: given ones, then the model's own, then the package's defaults."""
 
 import math
 from itertools import product
@@ -18,7 +18,7 @@ def guidance(own, given, conditional, scale):
     return resolve_settings(own, given, conditional, usual="heun", scale=scale)["guidance"]
 
 
-# own guidance, what guides away, prompts or labels, then the scale in Python and for commands
+# own guidance, negative or guide, prompts or labels, then the scale in Python and for commands
 TABLE = [
     (None, {}, False, 1.0, 1.0),
     (None, {}, True, 1.0, 2.0),
@@ -44,7 +44,7 @@ def test_the_guidance_of_each_case(own, given, conditional, python, commands):
     kept = {} if own is None else {"guidance": own}
     assert guidance(kept, given, conditional, PYTHON) == python
     assert guidance(kept, given, conditional, COMMANDS) == commands
-    # None is as good as not given, and a number that is given always wins
+    # None counts as not given, and a given number always wins
     assert guidance(kept, {**given, "guidance": None}, conditional, COMMANDS) == commands
     for scale in (PYTHON, COMMANDS):
         assert guidance(kept, {**given, "guidance": 1.25}, conditional, scale) == 1.25
@@ -53,7 +53,9 @@ def test_the_guidance_of_each_case(own, given, conditional, python, commands):
 @pytest.mark.parametrize("scale", [PYTHON, COMMANDS])
 def test_an_interval_needs_a_guidance(scale):
     interval = {"guidance_interval": (0.2, 5.0)}
-    with pytest.raises(ValueError, match="guidance_interval has no effect at guidance 1: give guidance=2 or so"):
+    with pytest.raises(
+        ValueError, match="guidance_interval has no effect at guidance 1: set a larger scale, such as guidance=2"
+    ):
         resolve_settings({}, interval, False, usual="heun", scale=scale)
     if scale == PYTHON:
         with pytest.raises(ValueError, match="guidance_interval has no effect"):
@@ -72,10 +74,10 @@ def test_an_interval_needs_a_guidance(scale):
         (OWN, {"steps": 5}, True, {**OWN, "steps": 5}),
         (OWN, {"guidance_interval": None}, True, OWN),
         (OWN, {"guidance_interval": (0.0, math.inf)}, True, {**OWN, "guidance_interval": (0.0, math.inf)}),
-        # another solver comes as it is, and is guided as the model
+        # another solver has its own settings and the model's guidance
         (OWN, {"solver": "ddim"}, True, {"solver": "ddim", "steps": 20, **{name: OWN[name] for name in ("guidance", "guidance_interval")}}),
         ({"guidance": 3.0}, {"solver": "ddim"}, True, {"solver": "ddim", "steps": 20, "guidance": 3.0}),
-        # a model's own that nothing reads any more is no mistake of who asks
+        # the model's own settings without effect are no error of the caller
         ({"solver": "euler", "corrector": "langevin", "target_snr": 0.05}, {"corrector": "none"}, False, {"solver": "euler", "steps": 20, "corrector": "none"}),
         ({}, {"batch_size": 9, "prompts": ["a"]}, True, {"solver": "heun", "steps": 20, "batch_size": 9, "prompts": ["a"]}),
     ],
@@ -102,7 +104,7 @@ def test_the_solver_of_each_case(usual, given, resample, solver):
 
 
 def test_what_is_resolved_stays_so():
-    """Commands resolve to say what they draw by, and the model that they hand it to resolves again."""
+    """Resolving is idempotent: commands resolve settings to print them, and the model resolves them again."""
     cases = product(
         [{}, OWN, {"guidance": 3.0}], [{}, {"solver": "ddim"}, {"steps": 9}], [{}, AWAY, APART], [True, False]
     )

@@ -1,4 +1,4 @@
-"""A model's own way to draw: kept in its description, taken where nobody says otherwise, shown where it is."""
+"""A model's own sampling settings: stored in its description, applied where none are given, and shown."""
 
 import json
 from dataclasses import asdict, replace
@@ -38,7 +38,8 @@ PROMPTS = [CAPTIONS[0], CAPTIONS[2], CAPTIONS[0]]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, str]:
-    """The same weights without and with settings of their own, with captions and without conditions."""
+    """Return checkpoints of the same weights without and with settings of their own, with captions and without
+    conditions."""
     folder = tmp_path_factory.mktemp("models")
     found = {"plain": write_model(folder / "plain"), "alone": write_model(folder / "alone", text=None)}
     for name, own in (("plain", OWN), ("alone", {"solver": "unipc", "steps": 2})):
@@ -74,14 +75,14 @@ def test_who_says_nothing_gets_the_models_own(folders):
     ],
 )  # fmt: skip
 def test_what_is_given_wins(folders, given, wanted):
-    """Another solver than the model's comes as it is, without the steps and the churn of the model's."""
+    """A given solver other than the model's does not inherit the steps and churn of the model's."""
     plain, own = model_at(folders["plain"]), model_at(folders["plain-settled"])
     found = own.sample(prompts=PROMPTS, seed=4, **given)
     assert torch.equal(found.images, plain.sample(prompts=PROMPTS, seed=4, **wanted).images)
 
 
 def test_labels_alone_are_guided_too():
-    """As prompts are, by the model's own scale."""
+    """Labels are guided by the model's own scale, as prompts are."""
     classes = {"text": None, "classes": 3}
     plain = Model(filled_model(**classes), caption_spec(**classes))
     own = Model(plain.score_model, caption_spec(**classes, generation=check_settings(OWN)))
@@ -94,7 +95,7 @@ def test_labels_alone_are_guided_too():
 
 
 def test_images_of_nothing_are_not_guided(folders):
-    """Guidance from the empty caption to the empty caption would double the cost and change nothing."""
+    """Images without conditions are not guided: it would double the cost and change nothing."""
     plain, own = model_at(folders["plain"]), model_at(folders["plain-settled"])
     sizes = []
     own.score_model.network.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
@@ -119,11 +120,11 @@ def test_a_description_holds_them_and_an_old_one_does_not(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"beauty": 3}, "beauty is no setting; there are solver"),
+        ({"beauty": 3}, "beauty is not a setting; the settings are solver"),
         ({"solver": "magic"}, "solver"),
         ({"steps": "many"}, "steps"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"guidance": float("nan")}, "guidance must be a number from 0 on, got nan"),
+        ({"guidance": float("nan")}, "guidance must be a number of at least 0, got nan"),
         ({"guidance_interval": (5.0, 0.2)}, "guidance_interval must be 0 <= low < high"),
         ({"guidance_interval": (0.0, float("inf"))}, "guidance_interval must be finite"),
         ({"solver": "unipc", "corrector": "langevin"}, "corrector langevin cannot follow unipc"),
@@ -180,7 +181,7 @@ def test_the_command_draws_by_them(folders, tmp_path):
 
 @pytest.mark.parametrize("option", ["negative", "autoguide"])
 def test_what_images_are_led_away_from_is_led_by_them_too(folders, tmp_path, option):
-    """Without a prompt, as `model.sample` has it."""
+    """A negative prompt or guide model applies the model's own scale also without a prompt, as in `model.sample`."""
     own, given = model_at(folders["plain-settled"]), CAPTIONS[3] if option == "negative" else folders["alone"]
     out = tmp_path / "out"
     assert (
@@ -206,7 +207,7 @@ def test_a_model_without_any_draws_as_before(folders, tmp_path):
 @pytest.mark.parametrize("own", [{}, {"solver": "ddim", "steps": 3, "eta": 0.5}])
 @pytest.mark.parametrize("era", ["heun", "unipc"])
 def test_a_model_keeps_the_default_of_its_time(folders, digits, tmp_path, capsys, era, own):
-    """Settled or not: where it has no settings of its own, and in what restores, which takes none of them."""
+    """A model, tuned or not, keeps the default solver of its time where it has no settings, and in restoration."""
     spec = replace(caption_spec(text=None), default_solver=era, generation=own)
     assert ("default_solver" in spec.dump()) == (era != "heun")
     assert ModelSpec.parse(spec.dump()) == spec
@@ -247,7 +248,8 @@ def test_commands_draw_a_new_model_by_the_new_default(digits, tmp_path, capsys):
 
 
 def test_an_evaluation_draws_by_them_and_says_so(folders, digits, tmp_path, monkeypatch):
-    """The report spells every setting out, also those of a model without any of its own."""
+    """An evaluation samples with the model's settings, and its report lists every setting, also of a model without
+    any."""
     asked = []
 
     def remembered(self, **given):
@@ -277,7 +279,7 @@ def test_pyfunc_draws_by_them(folders):
     found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}))["image"].tolist()
     wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, seed=0, **OWN)
     assert found == [image_to_png(image) for image in wanted.images]
-    # the steps are the solver's: a request that names another one must not get those of the model's own
+    # steps belong to a solver: a request for another solver must not inherit the model's
     assert stated(default_parameters(own.spec)) == {"seed": 0, "solver": "edm", "guidance": 3.0}
     params = {each.name: each.default for each in make_signature(own.spec).params}
     assert params == default_parameters(own.spec)
@@ -285,7 +287,8 @@ def test_pyfunc_draws_by_them(folders):
 
 @pytest.mark.parametrize("folder", ["plain", "plain-settled"])
 def test_pyfunc_guides_no_image_of_nothing(folders, folder):
-    """Asked by number alone, as `raysde sample` without a prompt: no second evaluation for guidance."""
+    """Images requested by number alone get no second evaluation for guidance, as in `raysde sample` without a
+    prompt."""
     model, sizes = model_at(folders[folder]), []
     model.score_model.network.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
     filled = {each.name: each.default for each in make_signature(model.spec).params}
@@ -298,7 +301,7 @@ def test_pyfunc_guides_no_image_of_nothing(folders, folder):
     "given", [{"solver": "heun"}, {"solver": "edm"}, {"steps": 2}, {"solver": "unipc", "steps": 2}]
 )
 def test_pyfunc_takes_another_solver_as_the_command_does(folders, given):
-    """With its own steps, and MLflow filling in the defaults of the signature."""
+    """Another solver comes with its own steps, while MLflow fills in the signature's defaults."""
     own = model_at(folders["plain-settled"])
     filled = {each.name: each.default for each in make_signature(own.spec).params} | given
     wanted = own.sample(prompts=PROMPTS, seed=0, **given)
@@ -322,7 +325,7 @@ def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, cap
     assert describe_settings(OWN) not in next(line for line in shown if " 1 " in line)
     again = registry.load("models:/digits/2", tracking_uri=uri)
     assert again.spec.generation == OWN
-    # what comes from the registry is settled anew without the card of the version that it came from
+    # tuning a model of the registry again must not keep the card of its former version
     folder = registry.resolve_source("models:/digits/2", uri)
     checkpoint.export_with_settings(folder, tmp_path / "again", {"steps": 5})
     assert not (tmp_path / "again" / "MLmodel").exists()
@@ -332,7 +335,7 @@ def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, cap
 
 
 def test_figures_are_of_weights_and_their_settings(folders, tmp_path):
-    """A report of one version is none of another with the same weights, whatever way it is to be kept; its own is taken."""
+    """A report of one version is refused for another version with the same weights, and accepted for its own."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = connect_client(uri)
     for name in ("plain", "plain-settled"):
@@ -374,7 +377,7 @@ def test_settings_are_completed_by_name():
     ],
 )
 def test_own_settings_that_nothing_reads_any_more_are_left_out(own, given, kept):
-    """What the model's makers set is no mistake of who asks for something else beside it."""
+    """The model's own settings that the given ones disable are no error of the caller."""
     found = complete_settings(own, given)
     assert set(found) == kept | set(given) | ({"solver"} & set(own))
     Method(**make_method(found))
@@ -413,7 +416,7 @@ def test_what_takes_the_place_of_a_models_own_settings_is_said(given, said):
 
 @pytest.mark.parametrize(("told", "usual"), [(True, 2.0), (False, 1.0)])
 def test_the_usual_settings_take_no_ones_place(told, usual):
-    """A figure drawn by other guidance than a model's with nothing of its own is no match for it."""
+    """A metric measured with other guidance does not match a model without settings of its own."""
     for solver in ("heun", "unipc"):
         given = {"solver": solver, "steps": 20, "guidance": usual}
         assert describe_overrides({}, given, told, usual=solver) is None

@@ -1,4 +1,4 @@
-"""What a model's network is told, by its description."""
+"""The time input of a model's network, as its description determines it."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ DIT = DiTConfig(channels=16, blocks=1, heads=2)
     ],
 )
 def test_a_network_is_told_the_time_that_the_sde_asks_for(sde, network, own, expected):
-    """A description's own choice goes first, then the SDE's, then the network's (Song et al.: sinusoids of 999 t)."""
+    """The description's time input wins, then the SDE's, then the network's (Song et al.: sinusoids of 999 t)."""
     model = fresh_model(spec_with(sde=sde, network=network, preconditioning=Preconditioning(time=own)), [], 0)
     seen = []
     model.network.register_forward_pre_hook(lambda _, given: seen.append(given[1]))

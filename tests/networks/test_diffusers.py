@@ -1,4 +1,4 @@
-"""Networks of diffusers as score networks: what they are told, what their output means, and what is refused."""
+"""Networks of diffusers as score networks: their inputs, the meaning of their output, and refused configurations."""
 
 import sys
 
@@ -39,12 +39,12 @@ def encoded(model, prompts=None, labels=None, count=3):
     return model.conditioner(model.conditioner.condition(prompts, labels, count))
 
 
-# what a network is told, and what its output means
+# inputs of a network, and the meaning of its output
 
 
 @torch.no_grad()
 def test_an_unconditional_transformer_is_told_no_class():
-    """The row of its label table after those of the classes, as where diffusers drops a label."""
+    """An unconditional transformer reads the row after its classes, as where diffusers drops a label."""
     model = model_with("DiTTransformer2DModel", {**DIT, "num_embeds_ada_norm": 3})
     x, t = inputs()
     found = model.network(x, t)
@@ -59,7 +59,7 @@ def test_an_unconditional_transformer_is_told_no_class():
 @pytest.mark.parametrize("target", ["noise", "x0", "v"])
 @torch.no_grad()
 def test_a_network_told_the_step_gives_the_score_of_its_prediction(target):
-    """On a table of 50: the model of diffusers at the integer step, turned into a score by hand."""
+    """On a table of 50 steps, the score follows by hand from the diffusers model at the integer step."""
     table = tuple((1.0 - torch.linspace(1e-3, 0.1, 50, dtype=torch.float64)).cumprod(0).tolist())
     sde = VP(schedule="table", alphas_cumprod=table, sample_floor=0.02)
     told = Preconditioning(time="step", input="none", output="none")
@@ -76,7 +76,7 @@ def test_a_network_told_the_step_gives_the_score_of_its_prediction(target):
 @pytest.mark.parametrize(("sde", "centres"), [(VE(sigma_max=20.0), True), (EDM(), False)])
 @torch.no_grad()
 def test_fourier_times_are_sigma_and_the_output_is_the_score(sde, centres):
-    """Also where sigma is below 1, which an integer would round to 0."""
+    """Fourier networks take sigma, also below 1, which an integer would round to 0, and return the score."""
     network = {**FOURIER, "center_input_sample": centres}
     model = model_with(network=network, sde=sde, target="score", preconditioning=RAW, data_range=(0.0, 1.0))
     x, t = inputs()[0], torch.tensor([0.02, 0.05, 1.0])
@@ -84,7 +84,7 @@ def test_fourier_times_are_sigma_and_the_output_is_the_score(sde, centres):
     assert sigma[0] < sigma[1] < sigma[2]
     expected = model.network.model(x, sigma).sample
     torch.testing.assert_close(model.score(x, t, encoded(model)), expected, rtol=2e-3, atol=2e-3)
-    # what it gives before it divides has the size of one, whatever sigma
+    # its output before the division is of order 1 at every sigma
     assert 0.01 < (sigma[:, None, None, None] * expected).flatten(1).norm(dim=1).div(8.0).min() < 10.0
     level = sigma[:, None, None, None]
     torch.testing.assert_close(model.eps_hat(x, t, encoded(model)), -level * expected, rtol=2e-3, atol=2e-3)
@@ -132,7 +132,7 @@ def test_a_learned_variance_is_left_out(architecture):
 
 
 def changes(model, first, second) -> torch.Tensor:
-    """Which images of a batch change between two conditions, largest difference each."""
+    """Return the largest difference of each image of a batch between two conditions."""
     x, t = inputs()
     with torch.no_grad():
         return (model.predict(x, t, first) - model.predict(x, t, second)).abs().flatten(1).amax(dim=1)
@@ -185,7 +185,7 @@ def test_captions_and_labels_both_reach_a_projection():
 
 
 def test_a_transformer_without_classes_has_one_class_in_training_and_sampling():
-    """diffusers drops a tenth of the labels at random in training, 6 of 64 here; the null class stays itself."""
+    """The null class stays the same although diffusers drops a tenth of the labels at random in training: 6 of 64 here."""
     model = model_with("DiTTransformer2DModel", {**DIT, "dropout": 0.0})
     (x, t), none = inputs(64), encoded(model, count=64)
     torch.manual_seed(0)
@@ -269,7 +269,7 @@ def labels_for(spec):
             lambda: diffusers_spec(
                 network=FOURIER, sde=VE(), target="score", preconditioning=Preconditioning(time="log_sigma", output="none")
             ),
-            "time=log_sigma.*told sigma",
+            "time=log_sigma.*accepts sigma",
         ),
         (lambda: diffusers_spec(network={**UNET, "center_input_sample": True}), "center_input_sample"),
         (

@@ -1,4 +1,4 @@
-"""What networks cost: checkpointing, compilation and memory format change nothing else; and networks in recipes."""
+"""Cost of networks: checkpointing, compilation and memory format change nothing else; and networks in recipes."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ CONVOLUTIONAL = [name for name in SIZES if name != "dit"]
 
 
 def network_of(name, **changes):
-    """A small conditional network with no weight left at zero."""
+    """Return a small conditional network with no weight left at zero."""
     torch.manual_seed(0)
     network = replace(SIZES[name], **changes).build((1, 8, 8), 6, 6)
     for parameter in network.parameters():
@@ -40,7 +40,7 @@ def network_of(name, **changes):
 
 
 def arguments():
-    """Images, times, pooled vectors, tokens, and which of these are real."""
+    """Return images, times, pooled vectors, tokens, and a mask of the real tokens."""
     g = torch.Generator().manual_seed(1)
     mask = torch.tensor([[True, True, True], [True, False, False]])
     x, pooled, context = (torch.randn(shape, generator=g) for shape in ((2, 1, 8, 8), (2, 6), (2, 3, 6)))
@@ -48,7 +48,7 @@ def arguments():
 
 
 class Kept:
-    """Counts the bytes of the tensors that a forward pass keeps for its backward pass."""
+    """A counter of the bytes of tensors that a forward pass keeps for its backward pass."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -59,7 +59,7 @@ class Kept:
 
 
 def gradients(network):
-    """The gradients of a training step with dropout, and the bytes kept for them."""
+    """Return the gradients of a training step with dropout, and the bytes kept for them."""
     torch.manual_seed(5)
     kept = Kept()
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
@@ -70,7 +70,7 @@ def gradients(network):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_checkpointing_keeps_less_and_changes_no_bit(name):
-    """Dropout is drawn again as it was, and what only the block needs is not kept."""
+    """Checkpointing repeats the same dropout and drops tensors that only the block needs."""
     plain, much = gradients(network_of(name))
     saving, little = gradients(network_of(name, checkpointing=True))
     assert all(gradient is not None and gradient.any() for gradient in plain.values())
@@ -80,7 +80,7 @@ def test_checkpointing_keeps_less_and_changes_no_bit(name):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_networks_are_one_graph(name):
-    """No graph breaks, with checkpointing or without: fullgraph makes each of them an error."""
+    """With and without checkpointing there is no graph break: fullgraph makes each one an error."""
     torch._dynamo.reset()
     for checkpointing in (False, True):
         network = network_of(name, checkpointing=checkpointing).eval()
@@ -90,7 +90,7 @@ def test_networks_are_one_graph(name):
 
 
 class Counting:
-    """A backend that runs graphs as they are, and counts them."""
+    """A compiler backend that runs graphs unchanged and counts them."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -101,7 +101,7 @@ class Counting:
 
 
 def test_blocks_of_one_shape_are_compiled_once():
-    """Twelve blocks of a transformer are one graph; names, values and gradients are those of the plain network."""
+    """A transformer's twelve blocks are one graph; names, values and gradients equal those of the plain network."""
     torch._dynamo.reset()
     counting, plain, network = Counting(), network_of("dit", blocks=12), network_of("dit", blocks=12)
     compile_blocks(network, counting)
@@ -116,7 +116,7 @@ def test_blocks_of_one_shape_are_compiled_once():
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_blocks_give_the_same(name, checkpointing, recwarn):
-    """All blocks of a U-Net are compiled, more than the eight that torch allows a function by itself."""
+    """All blocks of a U-Net are compiled, more than the eight that torch allows a function by default."""
     torch._dynamo.reset()
     deep = {"multipliers": (1, 2, 2), "blocks": 1, "attention": (2,), "checkpointing": checkpointing}
     counting, network = Counting(), network_of(name, **deep).eval()
@@ -128,7 +128,7 @@ def test_compiled_blocks_give_the_same(name, checkpointing, recwarn):
 
 
 class Plain(torch.nn.Module):
-    """A network of somebody's own."""
+    """A user-written network."""
 
     def __init__(self):
         super().__init__()
@@ -148,7 +148,7 @@ def test_a_network_without_blocks_is_compiled_whole():
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_convolutions_keep_channels_last(name):
-    """Given channels-last weights alone, every block from the first convolution on hands over channels-last images."""
+    """With channels-last weights alone, every block after the first convolution outputs channels-last images."""
     network = network_of(name).to(memory_format=torch.channels_last)
     seen = []
 
@@ -171,7 +171,7 @@ def loaded(*overrides):
 
 
 def test_a_recipe_names_a_preset_and_changes_it():
-    """On the command line in any order, in a file, and beside its kind; what it becomes is written out."""
+    """A preset works on the command line in any order, in a file, and beside its kind; the result is written out."""
     expected = replace(PRESETS["ncsnpp_cifar10"], dropout=0.2, attention=(4,))
     changes = ["network.dropout=0.2", "network.attention=[4]"]
     assert loaded("network.preset=ncsnpp_cifar10", *changes) == expected
@@ -251,7 +251,7 @@ def test_networks_that_do_not_fit_are_found_before_a_worker_starts(recipe, netwo
 
 @pytest.mark.parametrize("name", [*SIZES, "patched"])
 def test_each_side_of_an_image_must_fit_the_network(name):
-    """A side that two levels cannot halve, or that patches do not fill, is refused when the network is built."""
+    """A height or width that two levels cannot halve, or patches cannot fill, is refused when the network is built."""
     size = replace(SIZES["unet"], patch=2, attention=()) if name == "patched" else SIZES[name]
     factor = 4 if name == "patched" else 2
     for height, width in ((8, 8 + factor // 2), (8 + factor // 2, 8), (8, 7), (7, 8)):
@@ -269,7 +269,8 @@ def test_dit_refuses_images_of_other_sizes_that_do_not_fit():
 
 @pytest.mark.parametrize("name", ["ncsnpp", "dit"])
 def test_families_train_resume_and_load(recipe, tmp_path, name):
-    """Four steps at once are two and two more, to the bit, random frequencies included; the checkpoint is enough."""
+    """Four steps at once are bit-equal to two and two more, random frequencies included; the checkpoint suffices to
+    load."""
     tree = {"kind": SIZES[name].kind, "channels": 16, "blocks": 1}
     if name == "ncsnpp":
         tree |= {"multipliers": [1, 2], "attention": [4], "embedding": "fourier", "fir": True}
@@ -278,7 +279,7 @@ def test_families_train_resume_and_load(recipe, tmp_path, name):
     states, sde = [], {"kind": "ve", "sigma_max": 20.0}
     for folder, lengths in (("whole", [4]), ("parts", [2, 4])):
         for length in lengths:
-            # the recipe may turn checkpointing on when it continues
+            # a resumed run may turn checkpointing on
             network = {**tree, "checkpointing": length == 4}
             settings = {"network": network, "sde": sde, "train__length": {"steps": length}, "train__decay": "constant"}
             run = open_run(loading.parse_recipe(recipe(**settings, storage=str(tmp_path / folder))))
@@ -296,7 +297,7 @@ def test_families_train_resume_and_load(recipe, tmp_path, name):
 
 
 def test_training_compiles_the_blocks(recipe, monkeypatch):
-    """train.compile trains to the same weights, up to rounding, and leaves their names alone."""
+    """train.compile trains to the same weights, up to rounding, and keeps their names."""
     import raysde.training.loop
 
     counting = Counting()

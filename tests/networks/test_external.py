@@ -1,4 +1,4 @@
-"""Networks of the user's own: built by name, with their kwargs, and refused before a worker starts."""
+"""User-written networks: built by name with their kwargs, and refused before a worker starts."""
 
 from pathlib import Path
 
@@ -86,7 +86,7 @@ BROKEN = {
     ],
 )
 def test_a_factory_is_refused_before_a_worker_starts(tmp_path, monkeypatch, network, culprit):
-    """By one sentence with its name; what it would make is built there alone."""
+    """A faulty factory is refused in one sentence with its name, before workers start; it runs in the driver only."""
     monkeypatch.syspath_prepend(tmp_path)
     for name, code in BROKEN.items():
         (tmp_path / f"broken_{name}.py").write_text(code)

@@ -1,4 +1,4 @@
-"""DDPM++, NCSN++ and DiT: the numbers of diffusers' and scipy's programs, and published sizes."""
+"""DDPM++, NCSN++ and DiT against diffusers' and scipy's programs, and published sizes."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ SMALL = NCSNppConfig(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), d
 
 
 def filled(network, std=0.1):
-    """Every weight changed at random, also those that start at zero, so that every path counts."""
+    """Change every weight at random, also those that start at zero, so that every path counts."""
     g = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data.add_(std * torch.randn(parameter.shape, generator=g))
@@ -41,7 +41,7 @@ def randn(*shape, seed=1, dtype=torch.float32):
 
 
 def filtered(x, gain, up=1, down=1, start=1, count=None):
-    """scipy's resampling of both axes by [1, 3, 3, 1] / 8, from the ``start``-th of its outputs."""
+    """Return scipy's resampling of both axes by [1, 3, 3, 1] / 8, from the ``start``-th output on."""
     result = x.numpy()
     for axis in (2, 3):
         length = count or x.shape[axis] * up // down
@@ -59,7 +59,7 @@ def test_filters_are_scipys(layer, rates):
 
 @pytest.mark.parametrize(("learned", "plain"), [(FirConvHalf, FirHalf), (FirConvDouble, FirDouble)])
 def test_a_convolution_that_does_nothing_leaves_the_filter(learned, plain):
-    """The convolution lies in the middle of the filter's delay, and its bias does not fade at the border."""
+    """An identity convolution leaves the filter as it is, without shift, and its bias does not fade at the border."""
     layer = learned(3, 3).double()
     torch.nn.init.zeros_(layer.conv.weight)
     layer.conv.weight.data[range(3), range(3), 1, 1] = 1.0
@@ -72,7 +72,7 @@ def test_a_convolution_that_does_nothing_leaves_the_filter(learned, plain):
 
 
 def appendix_h(network, x, t):
-    """The forward pass of Song et al.'s appendix H for two levels of one block, written out on the same weights."""
+    """Run the forward pass of Song et al.'s appendix H for two levels of one block on the same weights."""
     w, size = network.state_dict(), network.size
     rescale = 2**-0.5 if size.skip_rescale else 1.0
 
@@ -176,7 +176,7 @@ def test_the_network_is_that_of_appendix_h(changes):
     network = filled(replace(SMALL, **changes).build((3, 8, 8), None).double())
     x, t = randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0.3, 1.7], dtype=torch.float64)
     with torch.no_grad():
-        # what a network is told becomes features in float32: at frequencies of 16 a whole turn is rounded to 1e-5
+        # time features are float32: at frequencies of 16 a full turn is rounded to 1e-5
         torch.testing.assert_close(network(x, t), appendix_h(network, x, t), rtol=1e-5, atol=1e-5)
 
 
@@ -196,7 +196,8 @@ def test_pyramids_rescale_the_sum_that_goes_on(rescale):
 
 @pytest.mark.parametrize(("skip_rescale", "expected"), [(True, 2**-0.5), (False, 1.0)])
 def test_every_sum_of_two_branches_is_rescaled_or_none(skip_rescale, expected):
-    """In the pyramids too, whose scale the normalisation that follows hides in a network of two levels."""
+    """skip_rescale applies to every sum, also in the pyramids, whose scale a following normalisation hides at two
+    levels."""
     sums = []
     for changes in ({"progressive": "residual", "progressive_input": "residual"}, {"resblock": "ddpm"}):
         network = replace(SMALL, skip_rescale=skip_rescale, **changes).build((3, 8, 8), None)
@@ -206,7 +207,7 @@ def test_every_sum_of_two_branches_is_rescaled_or_none(skip_rescale, expected):
 
 
 def theirs_like(size, image):
-    """diffusers' network for ``size``, as in the configuration of google/ncsnpp-ffhq-256."""
+    """Return diffusers' network for ``size``, configured as google/ncsnpp-ffhq-256."""
     attends = [image // 2**level in size.attention for level in range(len(size.multipliers))]
     return UNet2DModel(
         sample_size=image, in_channels=3, out_channels=3, center_input_sample=True, time_embedding_type="fourier",
@@ -225,7 +226,8 @@ BLOCK = {
 
 
 def in_diffusers(levels):
-    """Prefixes of our names and of diffusers', for NCSN++ of so many levels; queries, keys and values apart."""
+    """Return the prefixes of our names and diffusers' for NCSN++ with so many levels, without queries, keys and
+    values."""
     names = {
         "enter": "conv_in", "time.0": "time_embedding.linear_1", "time.2": "time_embedding.linear_2",
         f"up.{levels - 1}.part.head.norm": "conv_norm_out", f"up.{levels - 1}.part.head.conv": "conv_out",
@@ -247,7 +249,7 @@ def in_diffusers(levels):
 
 
 def with_their_weights(network, theirs):
-    """Copies diffusers' weights into our NCSN++, each used exactly once."""
+    """Copy diffusers' weights into our NCSN++, each used exactly once."""
     source = dict(theirs.state_dict())
     names = in_diffusers(len(network.size.multipliers))
     values = {"features.frequencies": source.pop("time_proj.weight")}
@@ -269,10 +271,11 @@ def with_their_weights(network, theirs):
 
 
 def test_ncsnpp_is_diffusers_with_the_same_weights():
-    """Score for score: F(2 x - 1, log sigma) / sigma, which is what diffusers' fourier model answers to sigma.
+    """With the same weights our score F(2 x - 1, log sigma) / sigma equals the output of diffusers' fourier model at
+    sigma.
 
-    Widths from 64 on, with attention at 128: below, its attention has other groups, and so have its blocks on the way
-    up, whose number it computes as min(a + b // 4, 32). In float64, where only rounding is left.
+    Widths are at least 64, with attention at 128: below, diffusers' attention has other groups, and so have its blocks
+    on the way up, whose number it computes as min(a + b // 4, 32). In float64 only rounding differs.
     """
     size = NCSNppConfig(
         channels=64, multipliers=(1, 2, 2), blocks=2, attention=(8,), dropout=0.0, fir=True, progressive="output_skip",
@@ -293,7 +296,8 @@ def test_ncsnpp_is_diffusers_with_the_same_weights():
 
 
 def test_initial_weights_have_the_published_variance():
-    """scale / (mean of fan in and fan out), with scale 1, 0.1 for queries, keys and values, and 0 at the end."""
+    """Initial variance is scale / (mean of fan in and fan out), scale 1, 0.1 for queries, keys and values, 0 for last
+    layers."""
     network = NCSNppConfig(channels=64, multipliers=(1,), blocks=1, attention=(8,)).build((3, 8, 8), None)
     block, attention = network.middle[0].residual, network.middle[0].attention
     key, value = attention.key_value.weight.chunk(2)
@@ -303,7 +307,7 @@ def test_initial_weights_have_the_published_variance():
     ]  # fmt: skip
     for weight, scale, inside, outside in cases:
         variance = 2.0 * scale / (inside + outside)
-        # a uniform variable's square has standard deviation sqrt(4 / 5) times its mean
+        # the square of a uniform variable has standard deviation sqrt(4 / 5) times its mean
         tolerance = 4.0 * math.sqrt(0.8 / weight.numel())
         assert weight.square().mean().item() == pytest.approx(variance, rel=tolerance)
         assert weight.abs().max().item() <= math.sqrt(3.0 * variance)
@@ -322,8 +326,8 @@ def dit_like(size, image, labels):
 
 
 def with_their_tokens(network, theirs):
-    """Copies diffusers' weights into our DiT; it keeps a time and label embedding in each block and ends with that of
-    the first, ours has one."""
+    """Copy diffusers' weights into our DiT, which has one time embedding where diffusers has one per block and uses the
+    first for the output."""
     source, values = theirs.state_dict(), {}
     names = {"enter": "pos_embed.proj", "modulation": "proj_out_1", "leave": "proj_out_2"}
     embedding = "transformer_blocks.0.norm1.emb."
@@ -339,7 +343,7 @@ def with_their_tokens(network, theirs):
             values[f"transformer.{number}.attention.query_key_value.{kind}"] = torch.cat(parts)
     for own, place in names.items():
         values |= {f"{own}.{kind}": source[f"{place}.{kind}"] for kind in ("weight", "bias")}
-    values["time.0.weight"] = values["time.0.weight"].roll(128, dims=1)  # its cosines come first
+    values["time.0.weight"] = values["time.0.weight"].roll(128, dims=1)  # diffusers puts cosines first
     values["pooled.weight"] = source[f"{embedding}class_embedder.embedding_table.weight"].mT
     values["pooled.bias"] = torch.zeros(network.size.channels)
     network.load_state_dict(values)
@@ -362,7 +366,7 @@ def test_dit_is_diffusers_with_the_same_weights(patch):
 
 
 def test_positions_are_those_of_an_image_that_is_not_square():
-    """Row by row; the first half of the channels is the column's, the second the row's."""
+    """Positions run row by row; the first half of the channels encodes the column, the second the row."""
     found = position_embedding(2, 3, 8, torch.device("cpu"))
     for row in range(2):
         for column in range(3):
@@ -372,7 +376,7 @@ def test_positions_are_those_of_an_image_that_is_not_square():
 
 
 def test_pixels_return_to_their_patch():
-    """Tokens that are passed through unchanged give the image back, also where it is not square."""
+    """Tokens that pass through unchanged reproduce the image, also one that is not square."""
     network = DiTConfig(channels=12, blocks=1, heads=1, patch=2).build((3, 4, 6), None)
     seen = []
     network.transformer[0].register_forward_hook(lambda module, args, out: seen.append(args[0]))
@@ -384,13 +388,13 @@ def test_pixels_return_to_their_patch():
     with torch.no_grad():
         out = network(x, torch.zeros(2))
         network(torch.zeros_like(x), torch.zeros(2))
-    # what is left of the output without the positions, which the identity passes on too
+    # subtract the positions, which the identity passes on too
     shift = seen[1][0].view(2, 3, 2, 2, 3).permute(4, 0, 2, 1, 3).reshape(3, 4, 6)
     torch.testing.assert_close(out, x + shift)
 
 
 def test_blocks_start_as_nothing():
-    """adaLN-Zero: whatever the time and the condition, tokens leave each new block as they came."""
+    """By adaLN-Zero a new block is the identity on tokens, whatever the time and the condition."""
     network = DiTConfig(channels=16, blocks=2, heads=2).build((1, 8, 8), 6, 6)
     tokens = randn(2, 5, 16)
     mask = torch.ones(2, 3, dtype=torch.bool)
@@ -399,7 +403,8 @@ def test_blocks_start_as_nothing():
 
 
 def test_captions_are_attended_to_as_in_torch():
-    """torch.nn.MultiheadAttention with other key and value widths, and a mask of what to leave out."""
+    """Cross-attention equals torch.nn.MultiheadAttention with other key and value widths and a mask of tokens to
+    ignore."""
     ours = filled(CrossAttention(12, 3, 5))
     theirs = torch.nn.MultiheadAttention(12, 3, kdim=5, vdim=5, batch_first=True)
     key, value = ours.key_value.weight.chunk(2)
@@ -432,7 +437,7 @@ def count(network):
     ("name", "published"), [("dit_s_2", 33), ("dit_b_2", 130), ("dit_l_2", 458), ("dit_xl_2", 675)]
 )
 def test_dits_have_the_published_number_of_weights(name, published):
-    """Peebles and Xie's table 1 in millions, and diffusers' count.
+    """Parameter counts are those of Peebles and Xie's table 1 in millions, and diffusers'.
 
     Theirs learn a variance too, which doubles the last layer, and have a table of 1001 labels; ours reads pooled
     vectors of any width, here none. diffusers has the time and label embedding once in each block.
@@ -449,8 +454,10 @@ def test_dits_have_the_published_number_of_weights(name, published):
 
 
 def test_ncsnpp_ffhq256_has_the_published_number_of_weights():
-    """diffusers' for the configuration of google/ncsnpp-ffhq-256, without the fixed frequencies that it counts; 65
-    million, as github.com/sp-uhh/sgmse/issues/11 says of Song et al.'s configuration for CelebA-HQ at 256, the same."""
+    """The parameter count is that of google/ncsnpp-ffhq-256 in diffusers without its fixed frequencies: 65 million.
+
+    github.com/sp-uhh/sgmse/issues/11 says the same of Song et al.'s configuration for CelebA-HQ at 256.
+    """
     size = PRESETS["ncsnpp_ffhq256"]
     with torch.device("meta"):
         ours, theirs = count(size.build((3, 256, 256), None)), count(theirs_like(size, 256))
@@ -459,9 +466,10 @@ def test_ncsnpp_ffhq256_has_the_published_number_of_weights():
 
 
 def by_hand(blocks, fourier, residual_input):
-    """Weights of appendix H's CIFAR-10 networks: 128 channels, then three levels of 256, attention at 16 pixels.
+    """Count the weights of appendix H's CIFAR-10 networks: 128 channels, then three levels of 256, attention at 16
+    pixels.
 
-    For each level the number of residual blocks by their width before and after.
+    The counts list the residual blocks of each level by their width before and after.
     """
 
     def conv(inside, outside, kernel=9):
@@ -481,7 +489,7 @@ def by_hand(blocks, fourier, residual_input):
     if residual_input:
         total += conv(3, 128) + conv(128, 256) + conv(256, 256)
     total += 2 * block(256, 256) + attention
-    # up: every block also reads what the way down left, from the level's own blocks and the halving before them
+    # up: every block also reads skips, of the level's own blocks and of the halving before them
     total += (blocks + 1) * block(512, 256) + block(256, 256, True)
     total += (blocks + 1) * block(512, 256) + block(256, 256, True)
     total += blocks * block(512, 256) + block(256 + 128, 256) + attention + block(256, 256, True)
@@ -503,7 +511,7 @@ def test_cifar_networks_have_the_weights_counted_by_hand(name, arguments):
         assert count(PRESETS[name].build((3, 32, 32), None)) == by_hand(*arguments)
 
 
-# what a network is told
+# time and condition inputs of a network
 
 
 POSITIONAL, RANDOM, TRANSFORMER = SMALL, replace(SMALL, embedding="fourier"), DiTConfig(channels=16, blocks=1, heads=2)

@@ -7,7 +7,7 @@ from raysde.networks.layers import Attention, ResidualBlock, attend_step_by_step
 
 
 def test_cross_attention_follows_the_formula():
-    """softmax(q k / sqrt d) v over real tokens, written out."""
+    """Cross-attention is softmax(q k / sqrt d) v over real tokens, written out."""
     torch.manual_seed(0)
     attention = Attention(8, head=4, context=6).double()
     torch.nn.init.normal_(attention.out.weight)
@@ -30,7 +30,7 @@ def test_residual_sums_keep_their_size():
 
 
 def test_a_doubling_block_works_at_the_lower_resolution():
-    """(skip(x) + h(x)) / sqrt(2), then each pixel four times: both convolutions see the small image."""
+    """A doubling block is (skip(x) + h(x)) / sqrt(2) with pixels repeated: both convolutions run on the small image."""
     torch.manual_seed(0)
     same, doubling = (ResidualBlock(8, 8, 16, dropout=0.0, scale=scale) for scale in (1.0, 2.0))
     torch.nn.init.normal_(same.conv2.weight)
@@ -41,7 +41,7 @@ def test_a_doubling_block_works_at_the_lower_resolution():
 
 
 def test_a_halving_block_takes_means_of_squares():
-    """Through a block that is zero at its end passes the mean of each square of pixels, divided by sqrt(2)."""
+    """A halving block with a zeroed last layer returns the mean of each square of pixels, divided by sqrt(2)."""
     block = ResidualBlock(8, 8, 16, dropout=0.0, scale=0.5)
     x = torch.randn(2, 8, 8, 8)
     means = x.reshape(2, 8, 4, 2, 4, 2).mean(dim=(3, 5))
@@ -50,7 +50,7 @@ def test_a_halving_block_takes_means_of_squares():
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_spelled_out_is_torchs(masked):
-    """Values and gradients in float64 are those of scaled_dot_product_attention, also where tokens are hidden."""
+    """Values and gradients in float64 equal those of scaled_dot_product_attention, also with masked tokens."""
     g = torch.Generator().manual_seed(4)
     parts = [torch.randn(2, 3, n, 5, generator=g, dtype=torch.float64, requires_grad=True) for n in (7, 4, 4)]
     mask = torch.tensor([[True, True, False, True], [True, False, False, False]])[:, None, None] if masked else None

@@ -1,4 +1,4 @@
-"""Networks and their conditions: what depends on what."""
+"""Networks and their conditions: the inputs that each output depends on."""
 
 import dataclasses
 from collections import Counter
@@ -34,7 +34,7 @@ def test_an_untrained_network_says_nothing(network):
 @pytest.mark.parametrize("text", [None, ScratchText(width=8, layers=1, heads=2)], ids=["", "captions"])
 @pytest.mark.parametrize("classes", [0, 10])
 def test_every_weight_is_trained_whatever_the_condition(network, text, classes):
-    """A weight that no output depends on gets no gradient, for which distributed training would wait in vain."""
+    """Every weight gets a gradient; distributed training would wait forever for one without."""
     model = filled_model(network=network, text=text, classes=classes)
     x, t = inputs()
     given = model.conditioner.condition(CAPTIONS if text else None, [0, 3, 9, 1] if classes else None, 4)
@@ -62,7 +62,7 @@ def test_images_do_not_mix_within_a_batch(network):
 
 @every_kind
 def test_padding_is_never_read(network):
-    """Other ids behind the mask, or more padding, change nothing; another real token changes the output."""
+    """Other ids behind the mask, or more padding, leave the output unchanged; another real token changes it."""
     model = filled_model(network=network)
     x, t = inputs()
     condition = model.conditioner.condition(CAPTIONS, None, 4)
@@ -77,7 +77,8 @@ def test_padding_is_never_read(network):
 
 
 def test_class_and_caption_add_up():
-    """In the pooled vector: from one class to another it is the same way under every caption, and the reverse."""
+    """Class and caption add up in the pooled vector: a class difference is the same under every caption, and vice
+    versa."""
     conditioner = filled_model(classes=3).conditioner
     asked = [(caption, label) for caption in CAPTIONS[:2] for label in (0, 2)]
     condition = conditioner.condition([caption for caption, _ in asked], [label for _, label in asked], 4)
@@ -117,7 +118,7 @@ def test_labels_reach_the_output(network):
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_guidance_mixes_the_two_scores(scale):
-    """null + scale (conditional - null); scale 1 is the conditional score and 0 the unconditional one."""
+    """The guided score is null + scale (conditional - null): conditional at scale 1, unconditional at scale 0."""
     model = filled_model()
     x, t = inputs()
     conditioner = model.conditioner
@@ -131,7 +132,7 @@ def test_guidance_mixes_the_two_scores(scale):
 
 
 def test_patches_are_channels_of_a_smaller_image():
-    """network.patch=2 is the network of the image whose squares became channels, with the same weights."""
+    """network.patch=2 equals the network of the image whose squares became channels, with the same weights."""
     g = torch.Generator().manual_seed(2)
     size = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
     whole = UNetConfig(**size, patch=2).build((3, 16, 16), None).eval()
@@ -146,7 +147,7 @@ def test_patches_are_channels_of_a_smaller_image():
 
 
 def test_blocks_may_be_counted_level_by_level():
-    """One number is that many in each level; otherwise level i has blocks[i] on its way down and one more up."""
+    """One number of blocks applies to every level; a list gives level i blocks[i] going down and one more going up."""
     size = {"channels": 8, "multipliers": (1, 2), "attention": (), "head_channels": 8}
     shapes = [
         {name: value.shape for name, value in UNetConfig(**size, blocks=b).build((3, 8, 8), None).named_parameters()}
@@ -193,7 +194,7 @@ CASES = [(kind, name) for kind, changes in CHANGES.items() for name in changes]
 
 
 def looks(network) -> tuple:
-    """What can be told from outside: shapes, layers with their settings, and the output with given weights."""
+    """Return shapes, layers with their settings, and the output with given weights."""
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -206,7 +207,7 @@ def looks(network) -> tuple:
 
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.__name__}-{name}" for kind, name in CASES])
 def test_every_key_of_a_network_changes_it(kind, name):
-    """A key that no layer reads would leave it as it is; one with a value of its own changes weights, layers or output."""
+    """Every key, set to another value, changes weights, layers or output."""
     base = next(network for network in KINDS.values() if isinstance(network, kind))
     value, beside = CHANGES[kind][name] if isinstance(CHANGES[kind][name], tuple) and isinstance(
         CHANGES[kind][name][-1], dict) else (CHANGES[kind][name], {})  # fmt: skip
@@ -220,6 +221,6 @@ def test_every_key_of_a_network_changes_it(kind, name):
 
 
 def test_no_key_of_a_network_is_left_out():
-    """All but the kind, and checkpointing, which changes memory alone (test_efficiency.py)."""
+    """The test covers all keys but the kind, and checkpointing, which changes only memory (test_efficiency.py)."""
     for kind, changes in CHANGES.items():
         assert {field.name for field in dataclasses.fields(kind)} - {"kind", "checkpointing"} == set(changes)

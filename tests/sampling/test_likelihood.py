@@ -24,13 +24,13 @@ NAMES = ["vp", "vp_cosine", "sub_vp", "ve", "edm", "flow"]
 
 
 def floor_log_prob(data: Mixture, x: torch.Tensor, sde) -> torch.Tensor:
-    """The exact log-density at the training floor, where the likelihood is measured."""
+    """Return the exact log density at the training floor, where the likelihood is measured."""
     return data.log_prob(x, torch.full((len(x),), sde.train_floor, dtype=torch.float64), sde)
 
 
 def centred(data: Mixture) -> Mixture:
-    """The same shape around 0, so that alpha times the mean does not move the prior's end: that would cost more than
-    the 1e-3 nats per dimension that the numbers are held to."""
+    """Return the mixture moved to mean 0: alpha times the mean would shift the prior's end by more than the 1e-3 nats
+    per dimension that the tests allow."""
     return Mixture(data.weights, data.means - data.mean, data.covariances)
 
 
@@ -41,7 +41,7 @@ def points(data: Mixture, count: int = 12) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("make", [gaussian, mixture])
 def test_exact_divergence_gives_the_exact_log_density(name, make):
-    """To 1e-3 nats per dimension for every point."""
+    """The exact divergence gives the log density to 1e-3 nats per dimension at every point."""
     sde, data = SDES[name], centred(make())
     x = points(data)
     found = log_prob(data.score(sde), x, sde, divergence="exact", **TIGHT)
@@ -52,7 +52,7 @@ def test_exact_divergence_gives_the_exact_log_density(name, make):
 
 @pytest.mark.parametrize("make", [gaussian, mixture])
 def test_ve_may_be_trained_and_measured_down_to_time_zero(make):
-    """Data have the noise sigma_min there: the likelihood, latents and samples are those of that noise level."""
+    """At t = 0 VE's data have noise sigma_min: likelihood, latents and samples are those of that noise level."""
     sde, data = VE(train_floor=0.0, sample_floor=0.0, sigma_min=0.1), centred(make())
     x = points(data)
     found = log_prob(data.score(sde), x, sde, divergence="exact", **TIGHT)
@@ -71,7 +71,7 @@ def test_ve_may_be_trained_and_measured_down_to_time_zero(make):
 @pytest.mark.parametrize("name", ["vp", "ve", "flow"])
 @pytest.mark.parametrize("divergence", ["rademacher", "gaussian"])
 def test_hutchinson_within_its_own_standard_errors(name, divergence):
-    """Within three reported standard errors for the mean over points, and they are the spread of the estimates."""
+    """The mean over points is within three reported standard errors, and those match the spread of the estimates."""
     sde, data = SDES[name], centred(mixture())
     x = points(data)
     g = torch.Generator().manual_seed(1)
@@ -85,7 +85,7 @@ def test_hutchinson_within_its_own_standard_errors(name, divergence):
 
 
 def test_probes_of_signs_are_exact_where_the_jacobian_is_diagonal():
-    """z_i^2 = 1: no variance at all for independent coordinates, unlike normal probes."""
+    """Since z_i^2 = 1, rademacher probes have no variance on independent coordinates, unlike normal probes."""
     sde = SDES["vp"]
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     score = gaussian_score(0.0, 0.5, sde)
@@ -99,7 +99,7 @@ def test_probes_of_signs_are_exact_where_the_jacobian_is_diagonal():
 
 
 def test_the_prior_of_ve_has_its_own_width():
-    """N(0, 1) for VE would be off by hundreds of nats."""
+    """VE's prior is as wide as sigma_max; N(0, 1) would be off by hundreds of nats."""
     sde = VE(sigma_max=20.0)
     x = torch.zeros(2, 4, dtype=torch.float64)
     found = log_prob(gaussian_score(0.0, 0.5, sde), x, sde, divergence="exact", **TIGHT)
@@ -125,9 +125,11 @@ def test_one_forward_pass_for_each_evaluation():
 
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0)])
 def test_bits_per_dim_is_the_mean_over_each_level(data_range):
-    """-log2 of the density, averaged over each pixel's own 256th of the range, plus log2 of 256 over the range.
+    """Bits are -log2 of the density, averaged over each pixel's own 256th of the range, plus log2 of 256 over the
+    range.
 
-    The model's density is a Gaussian, and all pixels lie on one flank of it, half a level up or down is seen at once.
+    The model's density is a Gaussian with all pixels on one flank, so an offset of half a level in either direction is
+    visible.
     """
     low, high = data_range
     sde, std = SDES["vp"], 0.1 * (high - low)
@@ -151,7 +153,7 @@ def test_bits_per_dim_is_the_mean_over_each_level(data_range):
 
 
 def test_a_level_is_a_256th_of_the_range():
-    """A density as wide as the world costs 8 bits a pixel and its own height, to a part in a thousand."""
+    """A density much wider than the range costs 8 bits per pixel plus its own height, to a part in a thousand."""
     sde = SDES["vp"]
     images = torch.randint(0, 256, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     found = bits_per_dim(gaussian_score(0.0, 60.0, sde), images, sde, data_range=(0.0, 1.0), repeats=2, **TIGHT)
@@ -164,10 +166,11 @@ def test_a_level_is_a_256th_of_the_range():
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0), (-0.5, 3.5)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bits_are_those_of_a_dimension_whatever_the_shape(channels, data_range):
-    """A density that is flat over a level: bits are -log2 of it times a level's width, the mean over all 3 H W numbers.
+    """For a density that is flat over a level, bits are -log2 of it times the level's width, averaged over all 3 H W
+    values.
 
-    Each channel has a mean of its own and each pixel its level, so a sum over some of the axes is another number. The
-    model's density is the Gaussian up to its mean at the prior's end, see above.
+    Each channel has its own mean and each pixel its own level, so a sum over some axes would differ. The model's
+    density is Gaussian up to its mean at the prior's end, see above.
     """
     low, high = data_range
     sde, std = SDES["vp"], 0.5 * (high - low)
@@ -192,7 +195,8 @@ def test_bits_are_those_of_a_dimension_whatever_the_shape(channels, data_range):
 
 
 def test_dequantisation_is_uniform_over_the_level_of_each_pixel(monkeypatch):
-    """From a level's lower edge to its upper: mean 1/2 and variance 1/12, new for each repeat and each pixel."""
+    """Dequantisation noise covers each level from edge to edge, mean 1/2 and variance 1/12, new for each repeat and
+    pixel."""
     seen = []
 
     def noted(score, x0, sde, **settings):
@@ -211,15 +215,15 @@ def test_dequantisation_is_uniform_over_the_level_of_each_pixel(monkeypatch):
     count = noise.numel()
     assert abs(noise.mean() - 0.5) < 4.0 * (1.0 / 12.0 / count) ** 0.5
     assert abs(noise.var() - 1.0 / 12.0) < 4.0 * (1.0 / 180.0 / count) ** 0.5
-    flat = noise.flatten(0, 1).flatten(1)  # of each repeat and image
+    flat = noise.flatten(0, 1).flatten(1)  # one row per repeat and image
     flat = (flat - 0.5) * math.sqrt(12.0)
     off = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0.0)
-    # of 190 pairs none passes five standard errors by chance
+    # the largest of 190 correlations stays below five standard errors by chance
     assert off.abs().max() < 5.0 / flat.shape[1] ** 0.5
 
 
 def test_what_is_reported_of_repeats(monkeypatch):
-    """Their mean in bits per dimension, the standard error of that mean, and all evaluations; each repeat draws on."""
+    """Repeats report their mean in bits per dimension, its standard error and all evaluations; each draws new noise."""
     values = iter([torch.tensor([0.0, 6.0]), torch.tensor([12.0, 6.0]), torch.tensor([24.0, 6.0])])
     asked = []
 
@@ -240,7 +244,7 @@ def test_what_is_reported_of_repeats(monkeypatch):
 
 
 def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
-    """From data to noise and back, between the training floor and the ceiling."""
+    """Tolerances reach the solver in both directions, between the training floor and the ceiling."""
     seen = []
 
     def noted(slope, y, start, end, *, rtol, atol):
@@ -260,10 +264,10 @@ def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
 
 @pytest.mark.parametrize("divergence", ["rademacher", "gaussian"])
 def test_probes_are_independent_and_of_unit_variance(divergence):
-    """Of each image, pixel and probe its own: the estimate of a trace is then unbiased with the published variance.
+    """Probes are independent per image, pixel and probe: the trace estimate is unbiased with the published variance.
 
-    For the score J x of a constant matrix J = [[0, a], [b, 0]] + diag, z^T J z has mean tr J; signs have variance
-    (a + b)^2 and normal numbers 2 |(J + J^T) / 2|^2 (Hutchinson 1989).
+    For the score J x of a constant matrix J = [[0, a], [b, 0]] + diag, z^T J z has mean tr J; signs have variance (a +
+    b)^2 and normal numbers 2 |(J + J^T) / 2|^2 (Hutchinson 1989).
     """
     sde, count = SDES["vp"], 400
     matrix = torch.tensor([[-2.0, 0.7], [0.3, -1.0]], dtype=torch.float64)
@@ -309,7 +313,8 @@ def test_latents_are_the_closed_form_and_come_back(name):
 
 
 def test_interpolation_keeps_the_norm_and_the_angle():
-    """On the great circle of two vectors of equal norm: equal angles for equal weights; the ends are the ends."""
+    """On the great circle of two vectors of equal norm, equal weights give equal angles, and weights 0 and 1 the
+    vectors."""
     g = torch.Generator().manual_seed(0)
     a, b = (torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=g) for _ in range(2))
     b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1))[:, None, None, None]

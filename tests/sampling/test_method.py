@@ -1,4 +1,4 @@
-"""A setting of a method is written down once: whoever gives it, wherever, it arrives at the same field."""
+"""Each sampling setting is defined once: every caller's value reaches the same field."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ GIVEN = {
     "atol": {"atol": 0.02, "solver": "rk45"},
     "denoise": {"denoise": True},
 }
-"""For each field a value that is not its default, with what must be said beside it."""
+"""A value other than the default for each field, with the settings that it requires."""
 OUTSIDE = {
     "steps": 0, "rho": 0.0, "corrector_steps": -1, "target_snr": 0.0, "eta": 1.5, "order": 4, "churn": -1.0,
     "churn_low": -0.5, "churn_high": -0.5, "churn_noise": 0.0, "rtol": 0.0, "atol": 0.0, "solver": "magic",
@@ -52,12 +52,12 @@ NAMES = [field.name for field in fields(Method)]
 
 
 class Stop(Exception):
-    """Ends a drawing as soon as its method is known."""
+    """An exception that ends sampling once its method is known."""
 
 
 @pytest.fixture
 def made(monkeypatch) -> list[Method]:
-    """The methods that the sampler made, which draws nothing."""
+    """Return the list of methods that the sampler builds, without drawing."""
     found: list[Method] = []
 
     def watched(**settings):
@@ -79,7 +79,7 @@ def test_the_table_has_every_field():
     for name, given in GIVEN.items():
         assert given[name] != SETTINGS[name].default
         assert SETTINGS[name].meaning
-    # denoise alone has no bounds
+    # only denoise has no bounds
     assert set(OUTSIDE) == set(NAMES) - {"denoise"}
 
 
@@ -92,7 +92,7 @@ def test_a_recipe_reaches_the_method(tmp_path, name):
     assert getattr(Method(**sampling.settings), name) == GIVEN[name][name]
     known = reference.list_keys()
     assert f"sampling.{name}" in known
-    # and what a recipe holds is read again as it was written
+    # a recipe that is written reads back the same
     assert type(sampling).model_validate(sampling.model_dump(mode="json")) == sampling
 
 
@@ -174,7 +174,7 @@ def test_what_is_out_of_bounds_is_refused_everywhere(tmp_path, name):
 
 
 def moved(walk, x, index, eta):
-    """A step that goes ``eta`` of the way to the predicted clean data."""
+    """Move a fraction ``eta`` of the way to the predicted clean data."""
     step = x + eta * (walk.x0(x, index) - x)
     return step, step
 
@@ -186,7 +186,7 @@ def test_a_solver_is_accepted_everywhere_by_its_registration(tmp_path, monkeypat
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{name: here, data: {path: shards}, sampling: {solver: straight, eta: 0.5}}")
     assert loading.load_recipe(recipe).sampling.settings.items() >= given.items()
-    monkeypatch.setattr(reference, "list_entries", reference.list_entries.__wrapped__)  # the kept one is from before
+    monkeypatch.setattr(reference, "list_entries", reference.list_entries.__wrapped__)  # cached before
     assert " | straight or null" in reference.format_reference()
     assert "straight" in RunConfig.model_json_schema()["$defs"]["Sampling"]["properties"]["solver"]["anyOf"][0]["enum"]
     spec = spec_with(generation=given, default_solver="straight")
@@ -200,14 +200,14 @@ def test_a_solver_is_accepted_everywhere_by_its_registration(tmp_path, monkeypat
     with pytest.raises(Stop):
         Served(model).predict(pd.DataFrame({"number": [0]}), given)
     assert made[0].solver == "straight"
-    with pytest.raises(ValueError, match="it is of solver=ddim or straight"):
+    with pytest.raises(ValueError, match="only solver=ddim or straight"):
         Method(solver="heun", eta=0.5)
     with pytest.raises(ValueError, match="did you mean straight"):
         Method(solver="strait")
 
 
 def test_a_registered_solver_draws(monkeypatch):
-    """Two steps of N(0, 1), whose predicted clean data is alpha x, by hand."""
+    """Two steps on N(0, 1), whose predicted clean data is alpha x, match a calculation by hand."""
     monkeypatch.setitem(SOLVERS, "straight", Kind(f"{__name__}:moved", settings=("eta",)))
     sde, start = VP(), torch.tensor([[2.0, -1.0]], dtype=torch.float64)
     times = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
@@ -219,7 +219,7 @@ def test_a_registered_solver_draws(monkeypatch):
 
 
 def test_every_registered_place_exists():
-    """A registration names its solver in a text, which only drawing would find to be wrong."""
+    """Every registered import path exists; a wrong one would show only when drawing."""
     import importlib
 
     for name, kind in SOLVERS.items():
@@ -238,7 +238,7 @@ def test_methods_are_known_without_torch():
 
 @pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion", "edm"])
 def test_rho_shapes_the_grid_that_the_sde_chooses(solver):
-    """Karras et al. 2022, equation 5: sigma_i^(1 / rho) is uniform; with EDM, nobody has to name the grid."""
+    """With EDM's default grid sigma_i^(1 / rho) is uniform (Karras et al. 2022, equation 5), without naming the grid."""
     sde = EDM()
     method = Method(solver=solver, steps=6, rho=5.0)
     high, low = (sde.sigma_max * t for t in (sde.ceiling, sde.sample_floor))

@@ -1,4 +1,4 @@
-"""Paths of samples: states at even log-SNRs against the closed form, beside a walk that stays as it is."""
+"""Sampling paths: states at even log-SNRs against the closed form, beside an unchanged sample."""
 
 import math
 from dataclasses import replace
@@ -30,7 +30,7 @@ PROCESSES = ("vp", "sub_vp", "ve", "edm", "flow")
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("grid", ["log_snr", "time", "edm"])
 def test_states_are_those_of_the_exact_flow(name, grid):
-    """At noise levels evenly apart, whatever the grid: a Gaussian's flow and its posterior mean in closed form."""
+    """States lie at even log-SNRs whatever the grid, and match a Gaussian's flow and posterior mean in closed form."""
     sde = SDES[name]
     z = sde.prior((6, 3), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     score = gaussian_score(MEAN, STD, sde)
@@ -40,7 +40,7 @@ def test_states_are_those_of_the_exact_flow(name, grid):
     assert found.times[[0, -1]].tolist() == [sde.ceiling, sde.sample_floor]
     alpha, sigma = (expand(value, found.x) for value in sde.marginal(found.times))
     spread = torch.sqrt((alpha * STD) ** 2 + sigma**2)
-    first = exact_flow(sde, z, MEAN, STD)  # fixes the line that each state lies on
+    first = exact_flow(sde, z, MEAN, STD)  # determines the trajectory of each state
     a, s = sde.marginal(found.times[-1])
     lines = (first - a * MEAN) / torch.sqrt((a * STD) ** 2 + s**2)
     torch.testing.assert_close((found.x - alpha * MEAN) / spread, lines.expand(7, -1, -1), rtol=0.0, atol=0.02)
@@ -55,7 +55,8 @@ def test_states_are_those_of_the_exact_flow(name, grid):
      {"solver": "rk45"}],
 )  # fmt: skip
 def test_the_sample_is_the_one_without_a_path(settings):
-    """Bit for bit, with the states that the walk came by among those that are kept, and every evaluation counted."""
+    """The sample is bit-equal to one without a path, the solver's own states are among the kept ones, and every
+    evaluation is counted."""
     sde, calls = SDES["vp"], []
     plain = gaussian_score(MEAN, STD, sde)
 
@@ -83,7 +84,8 @@ def test_the_sample_is_the_one_without_a_path(settings):
 
 
 def test_states_of_a_stochastic_walk_have_the_marginal():
-    """Under VP every x_t of a standard normal is one too: 4000 rows, four standard errors and 2% of the solver's bias."""
+    """Under VP every x_t of standard normal data is standard normal: 4000 rows, four standard errors and 2% solver
+    bias."""
     sde = SDES["vp"]
     found = sample_path(
         gaussian_score(0.0, 1.0, sde), sde, (4000, 1), 6, generator=torch.Generator().manual_seed(0), steps=300,
@@ -126,7 +128,7 @@ def test_a_models_path_ends_in_its_image(folder, tmp_path):
 
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0)])
 def test_frames_show_noise_and_data_on_one_scale(folder, data_range):
-    """Black and white at the end of a path are those of the data; noise spreads over the greys at its beginning."""
+    """Black and white at the end of a path are those of the data; noise covers the grey levels at its beginning."""
     model = checkpoint.load_model(Path(folder))
     model = replace(model, spec=replace(model.spec, data_range=data_range))
     low, high = data_range
@@ -172,7 +174,7 @@ def test_the_command_begins_where_it_is_told(folder, tmp_path):
         (["--path", "1"], "--path must be at least 2"),
         (["--times", "1,b"], "--times '1,b' must be numbers"),
         (["--times", "0.1,0.5"], "falling times"),
-        (["--times", "1,0.5", "--steps", "3"], "--times says which steps are taken: leave out --steps"),
+        (["--times", "1,0.5", "--steps", "3"], "--times already fixes the steps: leave out --steps"),
         (["--times", "1,0.5", "--grid", "edm", "--set", "rho=3"], "leave out --grid and --rho"),
         (["--start", "nowhere.npy"], "nowhere.npy cannot be read"),
         (["--start", "flat.npy"], "one array of floats"),
@@ -201,7 +203,8 @@ GRID = torch.tensor([0.9, 0.5, 0.1])
     ],
 )
 def test_times_leave_nothing_to_a_grid(settings, said):
-    """In Python as at the command line; settings of the model's own give way to times without a word."""
+    """Grid settings beside explicit times are refused in Python as at the command line; the model's own settings yield
+    silently."""
     sde, spec = SDES["vp"], spec_with(generation={"solver": "heun", "steps": 9, "grid": "edm", "rho": 5.0})
     model = Model(fresh_model(spec, [], 0), spec)
     for draw in (
@@ -210,6 +213,6 @@ def test_times_leave_nothing_to_a_grid(settings, said):
         lambda **given: model.sample(n=1, times=GRID, **given),
         lambda **given: model.sample_path(2, n=1, times=GRID, **given),
     ):
-        with pytest.raises(ValueError, match=f"^times says which steps are taken: leave out {said}$"):
+        with pytest.raises(ValueError, match=f"^times already fixes the steps: leave out {said}$"):
             draw(**settings)
     assert model.sample(n=1, times=GRID).nfe == 2 * 2

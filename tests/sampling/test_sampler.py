@@ -29,13 +29,13 @@ from tests.support.oracles import (
 from tests.support.paths import ROOT
 
 COUNT = 3000
-# every solver on every family; the schedules of a family differ in their numbers alone (`make conformance` runs all)
+# every solver on every family; schedules of a family differ in numbers alone (`make conformance` runs all)
 PAIRS = [(name, case) for name in ("vp", "sub_vp", "ve", "edm", "flow") for case in SETTINGS]
 PAIRS += [(name, case) for name in ("vp_cosine", "vp_table", "sub_vp_cosine") for case in ("ancestral", "unipc")]
 
 
 def drawn(name: str, case: str, data, seed: int, count: int):
-    """Samples of a data distribution by one of the cases, on the grid that suits all SDEs."""
+    """Return samples of a data distribution by one of the cases, on the grid that suits all SDEs."""
     sde, settings = SDES[name], SETTINGS[case]
     grid = {} if settings["solver"] in ("edm", "rk45") else {"grid": "log_snr"}
     g = torch.Generator().manual_seed(seed)
@@ -48,7 +48,7 @@ def undefined(name: str, case: str) -> bool:
 
 @pytest.mark.parametrize(("name", "case"), PAIRS)
 def test_recovers_a_gaussian(name, case):
-    """Mean and covariance to four standard errors and the solver's own bias at this number of steps."""
+    """Mean and covariance agree to four standard errors and the solver's own bias at this number of steps."""
     if undefined(name, case):
         pytest.skip("a corrector is refused here, see test_correctors_need_a_forward_sde")
     data = gaussian()
@@ -63,7 +63,7 @@ def test_recovers_a_mixture(name, case):
     data = mixture()
     x = drawn(name, case, data, 1, 2500).x
     assert_moments(x, data.mean, data.covariance, bias=0.02)
-    # every component gets its weight
+    # every component must get its weight
     nearest = torch.cdist(x, data.means).argmin(dim=1)
     shares = torch.bincount(nearest, minlength=3).double() / len(x)
     allowed = 4 * (data.weights * (1 - data.weights) / len(x)).sqrt() + 0.01
@@ -71,7 +71,7 @@ def test_recovers_a_mixture(name, case):
 
 
 def recursion(sde: SDE, times, solver: str, std: float, pull_to: float) -> tuple[float, float]:
-    """Mean and variance of the noise-free end of a stochastic solver on N(pull_to, std^2), step by step."""
+    """Return mean and variance of a stochastic solver's noise-free end on N(pull_to, std^2), step by step."""
     mean, variance = 0.0, sde.prior_std**2
     for t, s in pairwise(times):
         (alpha, sigma), (alpha_s, sigma_s) = ((v.item() for v in sde.marginal(time)) for time in (t, s))
@@ -95,7 +95,7 @@ def recursion(sde: SDE, times, solver: str, std: float, pull_to: float) -> tuple
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion", "ancestral"])
 def test_follows_the_moment_recursion(name, solver):
-    """With ten coarse steps, mean and variance are those of the exact linear recursion: a wrong time shows at once."""
+    """With ten coarse steps, mean and variance follow the exact linear recursion; a wrong time shows at once."""
     sde, std, steps, count = SDES[name], 0.5, 10, 100_000
     last_mean, last_variance = recursion(sde, time_grid(sde, steps, "log_snr"), solver, std, 0.8)
     out = sample(
@@ -112,7 +112,7 @@ def walk_at(sde, *times, noise=torch.randn_like, score=None):
 
 
 def test_the_transition_is_the_forward_process():
-    """a and b^2 carry the marginal at s to the marginal at t."""
+    """The transition's a and b^2 carry the marginal at s to the marginal at t."""
     for sde in SDES.values():
         walk = walk_at(sde, 0.35, 0.3)
         a, b2 = walk.transition(0)
@@ -122,8 +122,11 @@ def test_the_transition_is_the_forward_process():
 
 
 def test_ancestral_is_songs_for_ve_and_hos_for_vp():
-    """VE: x + (s_i^2 - s_{i-1}^2) score + sqrt(s_{i-1}^2 (s_i^2 - s_{i-1}^2)) / s_i z; VP: (x + b score) / sqrt(1 - b)
-    with DDPM's posterior deviation sqrt((1 - abar_{i-1}) / (1 - abar_i) b)."""
+    """The ancestral step has the published form on VE and VP.
+
+    VE: x + (s_i^2 - s_{i-1}^2) score + sqrt(s_{i-1}^2 (s_i^2 - s_{i-1}^2)) / s_i z; VP: (x + b score) / sqrt(1 - b)
+    with DDPM's posterior deviation sqrt((1 - abar_{i-1}) / (1 - abar_i) b).
+    """
     x, z = torch.tensor([[0.7, -0.2]], dtype=torch.float64), torch.tensor([[0.4, 1.1]], dtype=torch.float64)
     constant = lambda x, t: torch.full_like(x, 0.9)  # noqa: E731
     ve = SDES["ve"]
@@ -142,7 +145,7 @@ def test_ancestral_is_songs_for_ve_and_hos_for_vp():
 
 @pytest.mark.parametrize("name", SDES)
 def test_ddim_joins_euler_and_ancestral(name):
-    """eta = 0 is Euler's step of the flow, eta = 1 the ancestral step, with the same noise."""
+    """DDIM with eta = 0 is Euler's step of the flow, with eta = 1 the ancestral step, with the same noise."""
     sde, start = SDES[name], torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     score = mixture().score(sde)
     for eta, other in ((0.0, "euler"), (1.0, "ancestral")):
@@ -171,8 +174,8 @@ def test_edm_without_churn_is_heun():
 
 @pytest.mark.parametrize("name", ["vp", "edm", "flow"])
 def test_churn_raises_the_noise_to_where_it_says(name):
-    """After the noise of a step x has the marginal at sigma (1 + gamma), gamma = churn / steps: the score is asked
-    there, of x that fits."""
+    """After a step's noise x has the marginal at sigma (1 + gamma), gamma = churn / steps, and the score is evaluated
+    there."""
     sde, asked = SDES[name], []
     exact = gaussian_score(0.0, 0.5, sde)
 
@@ -199,7 +202,7 @@ def test_churn_raises_the_noise_to_where_it_says(name):
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("case", FLOWS)
 def test_flows_carry_a_gaussian_to_its_exact_place(name, case):
-    """Not only moments: each point's own end, from the closed form of a Gaussian's flow."""
+    """Each point, not only the moments, arrives where the closed form of a Gaussian's flow says."""
     sde = SDES[name]
     z = sde.prior((32, 1), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     grid = {} if case == "edm" else {"grid": "log_snr"}
@@ -212,13 +215,13 @@ def test_flows_carry_a_gaussian_to_its_exact_place(name, case):
 @pytest.mark.parametrize("name", ["vp", "flow"])
 @pytest.mark.parametrize("case", FLOWS)
 def test_order_of_convergence(name, case):
-    """The fitted order on a mixture, where the flow is not linear, to 0.3 (all SDEs in `make conformance`)."""
+    """On a mixture, whose flow is nonlinear, the fitted order is right to 0.3 (all SDEs in `make conformance`)."""
     assert fitted_order(SDES[name], case) == pytest.approx(FLOWS[case], abs=0.3)
 
 
 @pytest.mark.parametrize(("norms", "widening"), [(own_norms, math.sqrt(64 / 62)), (mean_norm, 1.0)])
 def test_langevin_keeps_the_distribution(norms, widening):
-    """Many corrector steps leave a Gaussian where it is, up to the step-size bias."""
+    """Many corrector steps keep a Gaussian's distribution, up to the step-size bias."""
     sde, g = SDES["ve"], torch.Generator().manual_seed(4)
     t = torch.tensor(0.5, dtype=torch.float64)
     exact = (0.5**2 + sde.sigma2(t)).sqrt().item()
@@ -233,8 +236,11 @@ def test_langevin_keeps_the_distribution(norms, widening):
 
 @pytest.mark.parametrize("corrector", CORRECTORS)
 def test_corrector_steps_have_the_published_size(corrector):
-    """VP: eta = 2 (1 - beta_i) (r |z| / |score|)^2 as in Song's code; annealed: 2 (1 - beta_i) (r sigma)^2; beta_i of
-    the step that led here, of which the next one is far longer."""
+    """The step sizes are VP's eta = 2 (1 - beta_i) (r |z| / |score|)^2 as in Song's code, and annealed 2 (1 - beta_i)
+    (r sigma)^2.
+
+    beta_i is that of the step that led to this time; the next step is far longer.
+    """
     sde, r = SDES["vp_table"], 0.16
     score = torch.tensor([[0.6, -0.8]], dtype=torch.float64)
     walk = walk_at(sde, 0.5, 0.499, 0.4, noise=torch.ones_like, score=lambda x, t: score.expand_as(x))
@@ -281,7 +287,7 @@ def test_nfe_is_what_was_evaluated(case):
 
 @pytest.mark.parametrize("case", SETTINGS)
 def test_an_image_does_not_depend_on_its_batch(case):
-    """Per-image generators: image 3 alone is image 3 of five, for a score that treats images alike."""
+    """With per-image generators image 3 alone equals image 3 of five, for a score that treats images alike."""
     sde = SDES["vp"]
     score = gaussian_score(0.2, 0.5, sde)
 
@@ -322,7 +328,7 @@ def test_float32_gives_what_float64_gives(case):
 @pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 1, 4, 6), (2, 3, 4, 2, 2)])
 @pytest.mark.parametrize("case", ["pc", "unipc", "edm_churn", "rk45", "dpmpp_3m_sde"])
 def test_vectors_to_video(shape, case):
-    """Any shape: with one Gaussian for all coordinates, each is the flow or noise of a single number."""
+    """For any shape with one Gaussian for all coordinates, each coordinate follows the one-dimensional flow or noise."""
     sde, out = SDES["vp"], None
     score = gaussian_score(0.2, 0.5, sde)
     generators = [rng.generator(0, rng.IMAGE, i) for i in range(shape[0])]
@@ -339,7 +345,7 @@ def test_vectors_to_video(shape, case):
 
 
 def test_the_tweedie_step_removes_the_last_noise():
-    """E[x0 | x] at the floor: with data that are all at c, exactly c."""
+    """E[x0 | x] at the floor is exactly c for data that all equal c."""
     sde, c = SDES["vp"], 0.7
 
     def score(x, t):
@@ -370,8 +376,8 @@ SONGS = ("euler_maruyama", "reverse_diffusion", "ancestral", "none", "pc")
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_each_solver_walks_the_grid_it_was_published_with(name, solver):
-    """Song et al.'s samplers walk uniform times, or Karras et al.'s noise levels where those made the process, as their
-    own sampler does; the later solvers walk uniform log-SNR (Lu et al.)."""
+    """Each solver's default grid is its paper's: uniform time for Song et al., noise levels for Karras et al., log-SNR
+    for the later ones (Lu et al.)."""
     sde = SDES[name]
     times = Method(solver=solver, steps=12, corrector="langevin" if solver == "none" else None).times(sde)
     karras = solver == "edm" or (solver in SONGS and name == "edm")
@@ -381,7 +387,7 @@ def test_each_solver_walks_the_grid_it_was_published_with(name, solver):
 
 @pytest.mark.parametrize("name", SDES)
 def test_a_grid_of_ones_own_lies_within_the_process(name):
-    """It may begin at the ceiling, whose noise the prior has, and not above; time 0 is without noise but for VE."""
+    """Explicit times may start at the ceiling, whose noise the prior has, not above; time 0 has no noise except on VE."""
     sde = SDES[name]
     assert check_times(torch.tensor([sde.ceiling, 0.5 * sde.ceiling], dtype=torch.float64), sde)[0] == sde.ceiling
     for times in ([sde.ceiling * 1.0001, 0.5], [2.0, 0.5], [sde.ceiling, 0.0], [sde.ceiling, -0.1]):
@@ -392,7 +398,7 @@ def test_a_grid_of_ones_own_lies_within_the_process(name):
 
 
 def test_the_edm_grid_is_karras():
-    """sigma_i = (smax^(1/7) + i / N (smin^(1/7) - smax^(1/7)))^7, on EDM sigma = 80 ... 0.002 (Karras et al. eq. 5)."""
+    """On EDM sigma_i = (smax^(1/7) + i / N (smin^(1/7) - smax^(1/7)))^7 from 80 to 0.002 (Karras et al. eq. 5)."""
     sde = SDES["edm"]
     share = torch.linspace(0.0, 1.0, 18, dtype=torch.float64)
     expected = (80.0 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
@@ -429,13 +435,13 @@ def test_correctors_need_a_forward_sde():
         ({"order": 4}, "order"),
         ({"rtol": 0.0}, "rtol"),
         ({"churn": -1.0}, "churn"),
-        ({"eta": 1.0}, "eta=1.0 changes nothing with unipc: it is of solver=ddim"),
-        ({"solver": "unipc", "churn": 40.0}, "churn=40.0 changes nothing with unipc: it is of solver=edm"),
-        ({"solver": "ddim", "order": 2}, "order=2 changes nothing with ddim: it is of solver=deis or unipc"),
-        ({"rtol": 1e-3}, "rtol=0.001 changes nothing with unipc: it is of solver=rk45"),
-        ({"rho": 5.0}, "rho=5.0 changes nothing with unipc: it is of grid=edm"),
-        ({"target_snr": 0.1}, "target_snr=0.1 changes nothing with unipc: it is of correctors"),
-        ({"corrector_steps": 2, "corrector": "none"}, "corrector_steps=2 changes nothing"),
+        ({"eta": 1.0}, "eta=1.0 has no effect with unipc: only solver=ddim"),
+        ({"solver": "unipc", "churn": 40.0}, "churn=40.0 has no effect with unipc: only solver=edm"),
+        ({"solver": "ddim", "order": 2}, "order=2 has no effect with ddim: only solver=deis or unipc"),
+        ({"rtol": 1e-3}, "rtol=0.001 has no effect with unipc: only solver=rk45"),
+        ({"rho": 5.0}, "rho=5.0 has no effect with unipc: only grid=edm"),
+        ({"target_snr": 0.1}, "target_snr=0.1 has no effect with unipc: only correctors"),
+        ({"corrector_steps": 2, "corrector": "none"}, "corrector_steps=2 has no effect"),
         ({"rho": 0.0}, "rho"),
         ({"corrector_steps": -1}, "corrector_steps"),
         ({"times": torch.tensor([1.2, 0.5])}, "ceiling 1.0"),
@@ -456,7 +462,7 @@ MEMORY = ("rk45", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "dpmpp_3m_sde", "deis"
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_correctors_follow_solvers_without_memory(solver):
-    """A multistep solver's earlier predictions, and rk45's step size, belong to the x that it came to itself."""
+    """A multistep solver's earlier predictions, and rk45's step size, are valid only for the x that it reached itself."""
     if solver in MEMORY:
         with pytest.raises(ValueError, match=f"corrector langevin cannot follow {solver}"):
             Method(solver=solver, corrector="langevin", corrector_steps=1)
@@ -466,7 +472,7 @@ def test_correctors_follow_solvers_without_memory(solver):
 
 @pytest.mark.parametrize("solver", [solver for solver in SOLVERS if solver != "none"])
 def test_what_is_returned_is_not_projected(solver):
-    """Fresh noise that a projection brings would stay in the image at the end of the walk."""
+    """The result is not projected, since the noise of a projection would remain in the image."""
     sde = SDES["vp"]
     times = time_grid(sde, 4, "log_snr")
     spoil = lambda x, t: torch.full_like(x, math.nan) if t == times[-1] else x  # noqa: E731
@@ -476,8 +482,11 @@ def test_what_is_returned_is_not_projected(solver):
 
 
 def test_rk45_takes_each_tolerance_for_what_it_is():
-    """x' is linear in x where the data has mean 0: an x and an atol of a thousandth ask for the same steps, and without
-    atol an x of any size; without rtol a smaller x asks for fewer."""
+    """rtol scales with x and atol does not.
+
+    x' is linear in x for data of mean 0: x and atol scaled by a thousandth take the same steps, and so does x of any
+    size without atol; without rtol a smaller x takes fewer.
+    """
     sde, start = SDES["vp"], torch.randn(1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def nfe(scale, rtol, atol):
@@ -492,7 +501,7 @@ def test_rk45_takes_each_tolerance_for_what_it_is():
 
 
 def times_asked(**settings) -> tuple[list[float], list[float]]:
-    """The times at which a sampler asks for the score, and its grid."""
+    """Return the times at which a sampler evaluates the score, and its grid."""
     sde, asked = SDES["vp"], []
 
     def score(x, t):
@@ -505,7 +514,7 @@ def times_asked(**settings) -> tuple[list[float], list[float]]:
 
 
 def test_the_score_is_asked_where_x_is():
-    """A predictor asks where it starts, a corrector where the predictor has come to, Tweedie at the end."""
+    """A predictor evaluates the score at its start, a corrector where the predictor arrived, Tweedie's step at the end."""
     asked, (a, b, c, end) = times_asked(solver="pc", corrector_steps=2, denoise=True)
     assert asked == pytest.approx([a, b, b, b, c, c, c, end])
     asked, (a, b, c, end) = times_asked(solver="none", corrector="langevin")
@@ -519,7 +528,7 @@ def test_the_score_is_asked_where_x_is():
 
 @pytest.mark.parametrize("solver", ["euler_maruyama", "reverse_diffusion", "ancestral", "dpmpp_2m_sde"])
 def test_the_last_step_brings_no_noise(solver):
-    """One step from far away gives the same with any noise; two do not."""
+    """One step from far away gives the same result with any noise; two steps do not."""
     sde, start = SDES["vp"], torch.ones(4, 2, dtype=torch.float64)
 
     def ends(*times):
@@ -537,7 +546,7 @@ def test_the_last_step_brings_no_noise(solver):
 
 
 def karras(denoise, sigmas, x, noise, churn, low, high, scale):
-    """Algorithm 2 of Karras et al. 2022 as it is printed, with numbers from outside; the last level is where it ends."""
+    """Run algorithm 2 of Karras et al. 2022 as printed, with given random numbers; it ends at the last noise level."""
     steps = len(sigmas) - 1
     for index, (now, after) in enumerate(pairwise(sigmas)):
         gamma = min(churn / steps, math.sqrt(2.0) - 1.0) if low <= now <= high else 0.0
@@ -561,13 +570,13 @@ def karras(denoise, sigmas, x, noise, churn, low, high, scale):
     ],
 )
 def test_edm_is_algorithm_2(churn, low, high, scale):
-    """Every setting of it, for the noise levels that they are of: gamma is churn / steps, at most root 2 less 1."""
+    """Every setting applies at its noise levels: gamma is churn / steps, at most sqrt(2) - 1."""
     sde, steps = SDES["edm"], 12
     sigmas = torch.logspace(math.log10(50.0), -2.0, steps + 1, dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
     start = 50.0 * torch.randn(8, 3, dtype=torch.float64, generator=g)
 
-    def denoise(x, sigma):  # of data N(0.3, 0.5^2)
+    def denoise(x, sigma):  # for data N(0.3, 0.5^2)
         return (0.25 * x + sigma**2 * 0.3) / (0.25 + sigma**2)
 
     def score(x, t):
@@ -577,7 +586,7 @@ def test_edm_is_algorithm_2(churn, low, high, scale):
     drawn_noise = {}
     own = torch.Generator().manual_seed(1)
     for index in range(steps):
-        # noise is drawn only where there is some to add
+        # the sampler draws noise only where it adds some
         if churn > 0.0 and low <= sigmas[index] <= high:
             drawn_noise[index] = torch.randn(8, 3, dtype=torch.float64, generator=own)
     found = sample(
@@ -590,7 +599,7 @@ def test_edm_is_algorithm_2(churn, low, high, scale):
 
 
 def test_churn_does_not_leave_the_process():
-    """From the highest noise level there is none to go up to: x there gets no noise, and no score is asked beyond it."""
+    """At the highest noise level x gets no noise, and the score is never evaluated beyond it."""
     sde, asked = SDES["vp"], []
     exact = gaussian_score(0.0, 0.5, sde)
 
@@ -627,13 +636,13 @@ def test_tolerances_reach_the_solver_by_their_names(monkeypatch):
      ("edm", "euler_maruyama", "edm"), ("vp", "edm", "edm"), ("edm", "heun", "log_snr"), ("ve", "unipc", "log_snr")],
 )  # fmt: skip
 def test_each_solver_walks_the_grid_that_suits_it(name, solver, expected):
-    """Stochastic steps the SDE's, Karras' solver his, the fast ones log-SNR; a grid that is asked for always wins."""
+    """Default grids: stochastic steps use the SDE's, edm Karras', fast solvers log-SNR; an explicit grid always wins."""
     assert Method(solver=solver).grid_for(SDES[name]) == expected
     assert Method(solver=solver, grid="quadratic").grid_for(SDES[name]) == "quadratic"
 
 
 def test_defaults_are_the_published_ones():
-    """Song et al.'s r for VE (table 5), Karras et al.'s rho, no churn at any level, and their S_noise of one."""
+    """Defaults are Song et al.'s r for VE (table 5), Karras et al.'s rho, no churn at any level, and S_noise = 1."""
     method = Method()
     assert (method.target_snr, method.rho, method.corrector_steps) == (0.16, 7.0, 1)
     assert (method.churn, method.churn_low, method.churn_high, method.churn_noise) == (0.0, 0.0, math.inf, 1.0)
@@ -641,7 +650,7 @@ def test_defaults_are_the_published_ones():
 
 
 def documented(heading: str) -> list[dict[str, str]]:
-    """The first table under a heading of docs/choosing.md."""
+    """Return the first table under a heading of docs/choosing.md."""
     page = (ROOT / "docs" / "choosing.md").read_text()
     table = page.partition(f"### {heading}\n")[2].partition("\n|")[2].partition("\n\n")[0]
     lines = ("|" + table).splitlines()
@@ -653,7 +662,8 @@ PROCESSES = ("vp", "sub_vp", "ve", "edm", "flow")
 
 
 def test_the_default_is_the_best_of_the_table():
-    """Every solver with steps of a known number; what the page says is computed anew, to its last digit."""
+    """The default solver has the lowest error of all with a fixed cost; the page's numbers are recomputed to the last
+    digit."""
     furthest = {}
     for row in documented("The default"):
         method = Method(solver=row["solver"], steps=int(row["steps"]))
@@ -663,7 +673,7 @@ def test_the_default_is_the_best_of_the_table():
         assert row["furthest from 1"] == f"{furthest[method]:.3f}"
         assert int(row["evaluations"]) == method.nfe
     affordable = {method: value for method, value in furthest.items() if method.nfe <= 20}
-    # rk45 takes as many as it needs, none moves nothing, and pc's steps depend on the norms of the batch
+    # rk45's cost is not fixed, none takes no steps, and pc's steps depend on the norms of the batch
     assert {method.solver for method in affordable} == SOLVERS.keys() - {"rk45", "none", "pc"}
     assert Method() == min(affordable, key=affordable.get)
 

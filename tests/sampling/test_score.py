@@ -1,4 +1,4 @@
-"""Scores and networks whose values have another shape than x, which would train or draw by broadcasting."""
+"""Scores and networks with a wrong output shape, which would silently broadcast."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Reverse diffusion and Langevin steps of VE beside those of diffusers' ScoreSdeVeScheduler."""
+"""Reverse-diffusion and Langevin steps of VE against diffusers' ScoreSdeVeScheduler."""
 
 import math
 
@@ -23,7 +23,7 @@ def scheduler_with(**config) -> ScoreSdeVeScheduler:
 
 
 def test_a_step_of_reverse_diffusion_is_that_of_diffusers():
-    """diffusers' differences of squared levels are float32, 1e-5 sigma away from exact ones."""
+    """A reverse-diffusion step agrees with diffusers', whose float32 differences of squared levels err by 1e-5 sigma."""
     theirs, sde = scheduler_with(sigma_min=0.01, sigma_max=50.0), VE(sigma_min=0.01, sigma_max=50.0)
     score, times = gaussian_score(0.3, 0.5, sde), torch.linspace(1.0, 0.0, STEPS, dtype=torch.float64)
     noise = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

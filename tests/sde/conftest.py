@@ -1,4 +1,4 @@
-"""Each process of the tests, and times at which to look at it."""
+"""Fixtures: every SDE, and times at which it is tested."""
 
 import pytest
 import torch
@@ -14,5 +14,5 @@ def sde(request) -> SDE:
 
 @pytest.fixture
 def times(sde) -> torch.Tensor:
-    """Times from the floor to the ceiling, away from the knots of a table."""
+    """Return times from the floor to the ceiling, away from the knots of a table."""
     return torch.cat([TIMES[sde.ceiling > TIMES] + 1e-6, torch.tensor([sde.ceiling], dtype=torch.float64)])

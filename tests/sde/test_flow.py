@@ -12,7 +12,7 @@ def test_flow_is_the_straight_path():
     alpha, sigma = Flow().marginal(t)
     assert torch.equal(alpha, 1.0 - t)
     assert torch.equal(sigma, t)
-    # the probability flow of data that are all at c has velocity eps - x0 = (x - c) / t
+    # if all data equal c, the probability flow has velocity eps - x0 = (x - c) / t
     x, c = torch.tensor([[2.0]], dtype=torch.float64), 0.5
     score = -(x - 0.75 * c) / 0.25**2
     velocity = Flow().probability_flow(x, t[1:2], score)

@@ -1,4 +1,4 @@
-"""Targets are exact rewritings of one another."""
+"""Prediction targets are exact linear reparameterisations of one another."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ STD = 0.5
 
 
 def case(name, count=64):
-    """Data, noise and a time for each row, with alpha and sigma ready to broadcast."""
+    """Return data, noise and a time for each row, with alpha and sigma ready to broadcast."""
     g = torch.Generator().manual_seed(0)
     x0, eps = (torch.randn(count, 3, 4, 4, dtype=torch.float64, generator=g) for _ in range(2))
     t = torch.rand(count, dtype=torch.float64, generator=g) * 0.9 + 0.05
@@ -29,7 +29,7 @@ def case(name, count=64):
 
 
 def published(target, x0, eps, alpha, sigma):
-    """Each target as its paper defines it."""
+    """Return each target as its paper defines it."""
     size = torch.sqrt(sigma**2 + (alpha * STD) ** 2)
     x_t = alpha * x0 + sigma * eps
     return {
@@ -56,7 +56,7 @@ def test_a_target_is_what_its_paper_says(name, target):
 @pytest.mark.parametrize("source", TARGETS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_gives_every_other(name, source, target):
-    """Both ways: through any other target and back."""
+    """Converting a target to any other and back recovers it."""
     x0, eps, _, alpha, sigma = case(name)
     x_t = alpha * x0 + sigma * eps
     value = published(source, x0, eps, alpha, sigma)
@@ -70,7 +70,7 @@ def test_every_target_gives_every_other(name, source, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_error_of_the_target_is_an_error_of_the_noise(target):
-    """noise_error_scale is the derivative of the implied noise by the target's value."""
+    """noise_error_scale is the derivative of the implied noise with respect to the target."""
     x0, eps, _, alpha, sigma = case("sub_vp")
     x_t = alpha * x0 + sigma * eps
     value = published(target, x0, eps, alpha, sigma)
@@ -87,13 +87,13 @@ def test_an_unknown_target_is_named():
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("output", ["unit", "none"])
 def test_the_score_of_known_noise(name, target, output):
-    """A network that knows the noise gives score = -eps / sigma, whatever its target and scaling."""
+    """A network that predicts the true noise gives score = -eps / sigma, whatever its target and scaling."""
     x0, eps, t, alpha, sigma = case(name, count=8)
     outside = Preconditioning(output=output)
 
     class Knowing(torch.nn.Module):
         def forward(self, x, time):
-            # the network sees x_t scaled to unit variance for data of the stated deviation
+            # the network's input has unit variance for data of the stated standard deviation
             torch.testing.assert_close(x, (alpha * x0 + sigma * eps) / torch.sqrt(alpha**2 * STD**2 + sigma**2))
             return published(target, x0, eps, alpha, sigma) / outside.output_scale(target, alpha, sigma)
 
@@ -107,7 +107,7 @@ def test_the_score_of_known_noise(name, target, output):
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("target", ["noise", "score", "v"])
 def test_outputs_have_unit_size(name, target):
-    """The network never has to give numbers far from 1, under any SDE at any time."""
+    """The network's output stays of order 1 under any SDE at any time."""
     g = torch.Generator().manual_seed(2)
     x0, eps = (torch.randn(4096, 1, dtype=torch.float64, generator=g) for _ in range(2))
     for t in (1e-3, 0.1, 0.5, 0.9, 0.999):
@@ -126,7 +126,7 @@ def test_edm_outputs_have_unit_size_for_data_of_the_stated_deviation(name):
 
 
 class Recorder(torch.nn.Module):
-    """Keeps what it is told, and answers with a fixed image."""
+    """A network that records its inputs and returns a fixed image."""
 
     def forward(self, x, time):
         self.seen, self.time = x, time
@@ -134,7 +134,7 @@ class Recorder(torch.nn.Module):
 
 
 def test_songs_vp_networks_can_be_expressed():
-    """score = -F(x, 999 t) / std (Song et al., code of their VP models)."""
+    """The preconditioning can express score = -F(x, 999 t) / std (Song et al., code of their VP models)."""
     sde, x, t = VP(), torch.randn(2, 3, 4, 4), torch.tensor([0.2, 0.7])
     network = Recorder()
     outside = Preconditioning(time="999t", input="none")
@@ -146,7 +146,7 @@ def test_songs_vp_networks_can_be_expressed():
 
 
 def test_songs_ve_networks_can_be_expressed():
-    """score = F(2 x - 1, log sigma) / sigma for data in [0, 1] (Song et al., code of their VE models)."""
+    """The preconditioning can express score = F(2 x - 1, log sigma) / sigma for data in [0, 1] (Song et al., VE code)."""
     sde, x, t = VE(), torch.randn(2, 3, 4, 4), torch.tensor([0.2, 0.7])
     network = Recorder()
     outside = Preconditioning(time="log_sigma", input="centred")
@@ -158,7 +158,7 @@ def test_songs_ve_networks_can_be_expressed():
 
 
 def test_karras_networks_can_be_expressed():
-    """D = c_skip x + c_out F(c_in x, log(sigma) / 4) (Karras et al. table 1)."""
+    """The preconditioning can express D = c_skip x + c_out F(c_in x, log(sigma) / 4) (Karras et al. table 1)."""
     sde, x, t = SDES["edm"], torch.randn(2, 3, 4, 4), torch.tensor([0.01, 0.1])
     network = Recorder()
     model = ScoreModel(network, Conditioner(None, None, 0), sde, "edm", 0.5)
@@ -176,7 +176,7 @@ def test_a_network_may_be_told_sigma():
 
 
 def test_the_uncertainty_is_of_the_noise_level():
-    """It is asked at the log-SNR of each row, which means the same under every SDE; without it there is none."""
+    """The uncertainty network receives each row's log-SNR, which is comparable across SDEs; without it there is none."""
     sde, x, t = VP(), torch.randn(2, 3, 4, 4), torch.tensor([0.2, 0.7])
     uncertainty = torch.nn.Identity()
     model = ScoreModel(Recorder(), Conditioner(None, None, 0), sde, "noise", 0.5, None, uncertainty)

@@ -16,13 +16,13 @@ from raysde.sde import (
 
 
 def test_alpha_follows_the_drift(sde, times):
-    """alpha' = f alpha."""
+    """The derivative of alpha is f alpha."""
     rate = vmap(grad(sde.alpha))(times)
     torch.testing.assert_close(rate, sde.drift_rate(times) * sde.alpha(times), rtol=1e-9, atol=1e-12)
 
 
 def test_variance_follows_drift_and_diffusion(sde, times):
-    """(sigma^2)' = 2 f sigma^2 + g^2: the moment ODE of the forward SDE."""
+    """The moment ODE of the forward SDE holds: (sigma^2)' = 2 f sigma^2 + g^2."""
     rate = vmap(grad(sde.sigma2))(times)
     expected = 2.0 * sde.drift_rate(times) * sde.sigma2(times) + sde.diffusion2(times)
     torch.testing.assert_close(rate, expected, rtol=1e-9, atol=1e-12)
@@ -53,7 +53,7 @@ def test_log_snr_falls_and_inverts(sde, times):
 
 
 def test_float32_keeps_small_times(sde):
-    """1 - exp(-B) without expm1 is 4.7% low at t = 1e-5 in float32; here nothing is lost."""
+    """float32 keeps full precision at t = 1e-5, where 1 - exp(-B) without expm1 is 4.7% low."""
     t = torch.tensor([1e-5, 1e-4, 1e-3, 0.02, 0.5, sde.ceiling])
     exact = sde.sigma(t.double())
     assert ((sde.sigma(t).double() - exact) / exact).abs().max() < 3e-6
@@ -63,7 +63,7 @@ def test_float32_keeps_small_times(sde):
 
 
 def test_prior(sde):
-    """Sampling and log-density agree with torch's Normal of the prior's deviation."""
+    """Prior samples and log density agree with torch's Normal of the same standard deviation."""
     x = sde.prior((20_000, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = torch.distributions.Normal(0.0, sde.prior_std).log_prob(x).sum(dim=1)
     torch.testing.assert_close(sde.prior_log_prob(x), expected)
@@ -74,14 +74,14 @@ def test_prior(sde):
 
 @pytest.mark.parametrize("ceiling", [1.0, 0.8, 0.5])
 def test_the_prior_follows_the_ceiling(ceiling):
-    """VE's noise at t is sigma_min (sigma_max / sigma_min)^t, EDM's sigma_max t, also where sampling starts earlier."""
+    """The prior has the noise level at the ceiling: VE's sigma_min (sigma_max / sigma_min)^t and EDM's sigma_max t."""
     ve, edm = VE(sigma_min=0.01, sigma_max=50.0, ceiling=ceiling), EDM(sigma_max=80.0, ceiling=ceiling)
     assert ve.prior_std == pytest.approx(0.01 * 5000.0**ceiling, rel=1e-12)
     assert edm.prior_std == pytest.approx(80.0 * ceiling, rel=1e-12)
 
 
 def test_the_prior_is_where_the_process_ends(sde):
-    """Data of unit scale are forgotten at t = 1: alpha / sigma is below 1%, or the noise is sigma_max."""
+    """At t = 1 data of unit scale are forgotten: alpha / sigma is below 1%, or the noise level is sigma_max."""
     alpha, sigma = sde.marginal(torch.tensor(sde.ceiling, dtype=torch.float64))
     assert sigma.item() == pytest.approx(sde.prior_std, rel=1e-4)
     assert isinstance(sde, VE | EDM) or alpha.item() < 0.01
@@ -89,7 +89,7 @@ def test_the_prior_is_where_the_process_ends(sde):
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 8, 8), (4, 3, 2, 8, 8)])
 def test_any_shape(sde, shape):
-    """Vectors to video: each row gets its own time, also where H equals the batch size."""
+    """Each row gets its own time for vectors to video, also where H equals the batch size."""
     x, t = torch.randn(shape, dtype=torch.float64), torch.tensor([0.1, 0.4, 0.6, sde.ceiling], dtype=torch.float64)
     score = torch.randn(shape, dtype=torch.float64)
     for row in range(4):
@@ -124,7 +124,7 @@ def test_any_shape(sde, shape):
         (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.95)), "alphas_cumprod"),
         (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.9)), "alphas_cumprod"),
         (lambda: VP(schedule="table", alphas_cumprod=(1.0, 0.5)), "alphas_cumprod"),
-        (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.0)), "alphas_cumprod"),  # its B would be infinite
+        (lambda: VP(schedule="table", alphas_cumprod=(0.9, 0.0)), "alphas_cumprod"),  # B would be infinite
         (lambda: VP(alphas_cumprod=(0.9, 0.5)), "alphas_cumprod"),
         (lambda: VE.for_data(torch.zeros(1, 2)), "two data points"),
         (lambda: VE(sample_floor=1.5), "sample_floor"),
@@ -136,8 +136,8 @@ def test_impossible_processes_are_refused(make, culprit):
 
 
 def test_defaults_are_the_published_ones():
-    """Floors of Song et al. (appendix C: 1e-5 in training, 1e-3 for VP's samplers and 1e-5 for VE's), their betas and
-    sigmas, Nichol and Dhariwal's s, and Karras et al.'s sigma from 0.002 to 80."""
+    """Defaults are Song et al.'s floors (appendix C: 1e-5 in training, 1e-3 for VP's samplers, 1e-5 for VE's), betas
+    and sigmas, Nichol and Dhariwal's s, and Karras et al.'s sigma from 0.002 to 80."""
     for sde in (VP(), SubVP()):
         assert (sde.train_floor, sde.sample_floor, sde.ceiling) == (1e-5, 1e-3, 1.0)
         assert (sde.beta_min, sde.beta_max, sde.cosine_s, sde.schedule) == (0.1, 20.0, 0.008, "linear")

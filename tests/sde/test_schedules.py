@@ -1,4 +1,4 @@
-"""Schedules of VP and sub-VP against published closed forms and numbers."""
+"""Beta schedules of VP and sub-VP against published closed forms and numbers."""
 
 import math
 
@@ -16,7 +16,7 @@ from tests.support.oracles import DDPM_TABLE, SDES, TIMES
 
 @pytest.mark.parametrize(("t", "integral"), [(0.0, 0.0), (0.5, 0.1 * 0.5 + 0.5 * 19.9 * 0.25), (1.0, 10.05)])
 def test_linear_schedule_in_numbers(t, integral):
-    """B(t) = beta_0 t + (beta_1 - beta_0) t^2 / 2 and the published means and deviations."""
+    """Check B(t) = beta_0 t + (beta_1 - beta_0) t^2 / 2 and the published means and standard deviations."""
     time = torch.tensor(t, dtype=torch.float64)
     assert VP().beta_integral(time).item() == pytest.approx(integral)
     assert VP().alpha(time).item() == pytest.approx(math.exp(-0.5 * integral))
@@ -58,7 +58,7 @@ OWN_KEYS = {
 @pytest.mark.parametrize("kind", [VP, SubVP])
 @pytest.mark.parametrize("schedule", OWN_KEYS)
 def test_a_key_of_another_schedule_is_refused(kind, schedule):
-    """It would have no effect: beta(t) of each schedule is a function of its own keys."""
+    """A key of another schedule would have no effect: beta(t) of each schedule is a function of its own keys."""
     needed = OWN_KEYS["table"] if schedule == "table" else {}
     for of, keys in OWN_KEYS.items():
         for name, value in keys.items():
@@ -81,7 +81,7 @@ def test_a_table_is_met_at_its_entries():
     torch.testing.assert_close(
         torch.exp(-steps.cumsum(0)), torch.tensor(DDPM_TABLE, dtype=torch.float64), rtol=1e-6, atol=0
     )
-    # and continuous, so that adaptive solvers do not stumble
+    # adaptive solvers need a continuous beta
     jumps = sde.beta(t[:-1] + inside) - sde.beta(t[:-1] - inside)
     assert jumps.abs().max() < 1e-4
     # DDPM's beta_i N tends to Song's linear schedule from 0.1 to 20 (Song et al. appendix B)

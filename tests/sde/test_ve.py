@@ -1,4 +1,4 @@
-"""EDM's process, and sigma_max of VE from the data."""
+"""The EDM process, and VE's sigma_max computed from data."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from raysde.sde import (
 
 
 def test_edm_is_karras_process():
-    """dx = sqrt(2 sigma) dw in the time sigma: g^2 dt = 2 sigma dsigma."""
+    """EDM is dx = sqrt(2 sigma) dw with time sigma: g^2 dt = 2 sigma dsigma (Karras et al. 2022)."""
     sde, t = EDM(sigma_max=80.0), torch.tensor([0.002 / 80.0, 0.3, 1.0], dtype=torch.float64)
     torch.testing.assert_close(sde.sigma(t), 80.0 * t)
     torch.testing.assert_close(sde.diffusion2(t), 2.0 * sde.sigma(t) * 80.0)

@@ -1,4 +1,4 @@
-"""What happens around a step: shares of ranks, averages, what is due when and in what mode, patience, and the clock."""
+"""The loop around a step: shares of ranks, averages, scheduled actions and their modes, patience, and the clock."""
 
 import math
 from pathlib import Path
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 def gradients_of(monkeypatch) -> list[list[torch.Tensor]]:
-    """The gradients of each update from now on, none of which moves a weight."""
+    """Record the gradients of each update, without changing weights."""
     seen = []
 
     def spy(optimizer, scaler, parameters, clip, lr):
@@ -51,8 +51,7 @@ def gradients_of(monkeypatch) -> list[list[torch.Tensor]]:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, workers):
-    """Of five microbatches one rank has one more than the other; averaged over ranks, gradients and losses are those of
-    the global batch, in which every row counts alike."""
+    """With five microbatches on two ranks, gradients and losses averaged over ranks are those of the global batch."""
     elastic = {"train__batch": 20, "train__microbatch": 4, "resources__workers": [1, workers]}
     run = open_run(loading.parse_recipe(recipe(**elastic)))
     state, task, plan = stirred(run), make_objective(run), make_schedule(run)
@@ -74,7 +73,7 @@ def test_ranks_of_unequal_shares_give_the_mean_over_rows(recipe, monkeypatch, wo
 
 
 def test_averages_follow_the_weights_of_each_step(recipe):
-    """By their recursions, with the images of all ranks seen after the step; the rate's progress is over steps."""
+    """Averages follow their recursions with all ranks' images after the step; the schedule's progress counts steps."""
     changes = {"train__ema__half_life": 40.0, "train__ema__rampup": 0.7, "train__ema__profiles": [0.1, 0.2]}
     run = open_run(loading.parse_recipe(recipe(**changes, train__decay="cosine", train__warmup=2, train__microbatch=4)))
     state, task, plan = new_state(run, CPU), make_objective(run), make_schedule(run)
@@ -85,7 +84,7 @@ def test_averages_follow_the_weights_of_each_step(recipe):
         weight, images = state.trained[name].detach().double(), 16 * step
         kept = {"ema": 0.5 ** (16 / min(40.0, 0.7 * images))}
         for profile in state.profiles:
-            # std^2 = (g + 1) / ((g + 2)^2 (g + 3)) belongs to the profile tau^g
+            # the profile tau^g has std^2 = (g + 1) / ((g + 2)^2 (g + 3))
             g = profile.exponent
             assert (g + 1.0) / ((g + 2.0) ** 2 * (g + 3.0)) == pytest.approx(profile.std**2)
             kept[profile.std] = (1.0 - 1.0 / step) ** (g + 1.0)
@@ -111,7 +110,7 @@ def test_a_skipped_step_advances_the_decay_but_not_the_warmup(recipe):
     assert rates == pytest.approx([1e-3 * 0.25 * fall[0], 1e-3 * 0.5 * fall[1], 1e-3 * 0.5 * fall[2]], rel=1e-12)
 
 
-# what is due after a step
+# actions due after a step
 
 
 class Tiny(nn.Module):
@@ -121,7 +120,7 @@ class Tiny(nn.Module):
 
 
 def tiny_state(profiles: bool = True) -> TrainState:
-    """A state of one weight, 1, whose average is 10."""
+    """Return a state of one weight, 1, whose average is 10."""
     model = Tiny()
     state = TrainState(model, Ema(model, half_life=1.0, rampup=0.0), SimpleNamespace(param_groups=[]), None)
     state.scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -132,7 +131,7 @@ def tiny_state(profiles: bool = True) -> TrainState:
 
 
 class Noted:
-    """Notes what is asked of it, at which step, with which weights, in which mode, and whether gradients are recorded."""
+    """A recorder of its calls: step, weights, mode, and if gradients are recorded."""
 
     def __init__(self, state: TrainState, stop_at: int | None = None) -> None:
         self.state, self.stop_at, self.events = state, stop_at, []
@@ -167,7 +166,7 @@ class Noted:
 
 
 def walked(plan: Schedule, stop_at: int | None = None, world: World | None = None, **settings) -> Noted:
-    """Everything noted in a run whose steps do nothing."""
+    """Return all recorded calls of a run whose steps do nothing."""
     state = tiny_state(**settings)
     noted = Noted(state, stop_at)
     state.model.train()
@@ -187,8 +186,11 @@ PLAN = Schedule(steps=13, lr=1e-3, log_every=3, validate_every=4, sample_every=5
 
 
 def test_everything_is_done_when_it_is_due_in_its_order_with_its_weights():
-    """Validation and grids take the averaged weights and put the trained ones back; validation is in evaluation mode and
-    records no gradient; a snapshot comes before its checkpoint; the last step does everything."""
+    """Actions happen when due, in order, with the right weights.
+
+    Validation and sample grids use the averaged weights and put the trained ones back. Validation is in evaluation mode
+    without gradients. A snapshot precedes its checkpoint. The last step does everything.
+    """
     expected = []
     for step in range(1, 14):
         last = step == 13
@@ -212,7 +214,7 @@ def test_what_is_never_due_is_never_done():
 
 
 def test_a_stop_saves_at_once_and_ends_the_run():
-    """It is asked for when metrics are logged; the checkpoint and its snapshot come at the same step."""
+    """A stop is polled when metrics are logged; the checkpoint and its snapshot follow at the same step."""
     noted = walked(PLAN, stop_at=4)
     assert [(step, what) for step, what, *_ in noted.events if step >= 6] == [
         (6, "log train"), (6, "ask"), (6, "snapshot"), (6, "save"),
@@ -229,7 +231,7 @@ def test_other_ranks_validate_and_save_but_neither_log_nor_draw():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_validation_without_a_number_is_no_improvement(bad):
-    """Neither first, nor in between, nor after: it counts against patience, and the best stays the best."""
+    """A NaN loss, first, in between or last, counts against patience, and the best stays the best."""
     state, hooks, seen = tiny_state(), Recorded(), []
     hooks.log = hooks.metrics
     for loss in (bad, 1.0, bad, 1.0, 0.9, 0.95, bad, bad):
@@ -266,7 +268,8 @@ def test_validation_that_fails_puts_the_weights_back():
 
 
 def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
-    """Means of loss and gradient, the last rate, and images a second without pauses, by a clock that we turn."""
+    """A log has means of loss and gradient norm, the last rate, and images per second without pauses, by a fake
+    clock."""
     now = [100.0]
     monkeypatch.setattr("raysde.training.loop.time.perf_counter", lambda: now[0])
     state, sink = tiny_state(), Recorded()
@@ -297,7 +300,7 @@ def test_the_report_is_of_the_steps_since_the_last(monkeypatch):
     ("norms", "logged"), [([3.0, math.inf, 5.0], 4.0), ([math.nan, 7.0], 7.0), ([math.inf, math.nan], None)]
 )
 def test_steps_that_the_scaler_skipped_are_not_in_the_mean_gradient(norms, logged):
-    """Their norm is infinite or no number; of skipped steps alone there is no mean to log."""
+    """Infinite and NaN norms are left out; if only skipped steps remain there is no mean."""
     state, sink = tiny_state(), Recorded()
     state.scaler = torch.amp.GradScaler("cpu")
     sink.log, sink.should_stop = sink.metrics, lambda: False
@@ -308,7 +311,7 @@ def test_steps_that_the_scaler_skipped_are_not_in_the_mean_gradient(norms, logge
 
 
 def test_flushed_losses_stay_pending_as_the_average_over_ranks():
-    """As numbers that a checkpoint can hold: a resumed run logs what this one would have."""
+    """Flushed losses are plain numbers for a checkpoint, so that a resumed run logs the same values."""
 
     class OfTwo(World):
         def mean(self, values):
@@ -333,7 +336,7 @@ def test_the_first_bad_loss_is_named(losses, culprit):
 
 
 def test_an_overflow_that_the_scaler_skipped_ends_nothing():
-    """Its loss is finite and its gradient is not; without a scaler the weights would be spoiled."""
+    """A finite loss with an infinite gradient is an error only without a scaler, where it would spoil the weights."""
     state = tiny_state()
     state.step, state.pending = 1, [(torch.tensor(1.0), torch.tensor(math.inf), 0.1)]
     with pytest.raises(FloatingPointError, match="norm is inf at step 1"):
@@ -344,7 +347,7 @@ def test_an_overflow_that_the_scaler_skipped_ends_nothing():
 
 @pytest.mark.parametrize(("step", "profiles"), [(6, True), (6, False), (2, True), (13, False)])
 def test_weights_that_are_spoiled_are_neither_saved_nor_kept(step, profiles):
-    """At a checkpoint with and without averages for post-hoc EMA, at a snapshot alone, and at the end."""
+    """Nothing is written at a checkpoint with and without post-hoc EMA, at a snapshot alone, and at the end."""
     state = tiny_state(profiles=profiles)
     state.step, state.pending = step, [(torch.tensor(math.nan), torch.tensor(1.0), 0.1)]
     noted = Noted(state)
@@ -355,7 +358,7 @@ def test_weights_that_are_spoiled_are_neither_saved_nor_kept(step, profiles):
 
 @pytest.mark.parametrize("profiles", [True, False])
 def test_a_checkpoint_holds_the_losses_of_all_ranks(profiles):
-    """Losses that are not yet logged are averaged before they are saved, or a resumed run logs one rank's own."""
+    """Pending losses are averaged over ranks before saving, or a resumed run would log one rank's own."""
 
     class OfTwo(World):
         def mean(self, values):
@@ -386,11 +389,11 @@ def test_blocks_are_compiled_only_if_asked(recipe, monkeypatch, compiled):
     assert seen == ([state.model.network] if compiled else [])
 
 
-# the hooks of a run
+# hooks of a run
 
 
 def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weights(recipe, sink):
-    """Whenever the network is asked outside a step, it evaluates the averaged weights, and trains on afterwards."""
+    """Outside a step the network evaluates the averaged weights, and training continues afterwards."""
     changes = {"network__dropout": 0.5, "validation__rows": 24, "validation__every": 2, "sampling__every": 2}
     changes |= {"sampling__count": 2, "sampling__steps": 1, "train__length__steps": 4, "train__lr": 1e-2}
     run = open_run(loading.parse_recipe(recipe(**changes)))
@@ -419,7 +422,7 @@ def test_grids_and_validation_are_drawn_without_dropout_from_the_averaged_weight
     state.model.network.register_forward_pre_hook(note)
     batches = read_batches(run.feed, Reader(run.manifest), 0, 4)
     hooks = RunHooks(run, sink, lambda state: None)
-    state.model.eval()  # as after somebody looked at it
+    state.model.eval()  # a caller may have left it so
     fit(state, batches, make_objective(run), make_schedule(run), hooks, World(), validate=make_validator(run, World()))
     assert sink.pictures == [2, 4]
     assert sorted(sink.of("val/loss")) == [2, 4]
@@ -437,7 +440,7 @@ def test_without_a_sink_nothing_is_drawn(recipe):
 
 
 def test_a_run_keeps_its_newest_checkpoints(recipe):
-    """As many as asked; at every step one is written, and the older go."""
+    """The requested number of checkpoints is kept; one is written at every step and older ones are deleted."""
     run = open_run(loading.parse_recipe(recipe(train__length__steps=4, checkpoint_every=1, keep_checkpoints=2)))
     train_here(run, None)
     found = sorted(path.name for path in (Path(run.config.storage) / "small").glob("step_*"))

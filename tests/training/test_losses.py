@@ -16,7 +16,7 @@ KNOWN = {"data_std": STD, "min_snr_gamma": 5.0}
 
 
 def noised(sde, time, seed=0):
-    """Gaussian data at one time, in float64."""
+    """Return Gaussian data noised to one time, in float64."""
     g = torch.Generator().manual_seed(seed)
     x0 = MEAN + STD * torch.randn(COUNT, 1, dtype=torch.float64, generator=g)
     eps = torch.randn(COUNT, 1, dtype=torch.float64, generator=g)
@@ -26,16 +26,16 @@ def noised(sde, time, seed=0):
 
 
 def output_for(target, score, x_t, alpha, sigma):
-    """What a network whose score is ``score`` gives."""
+    """Return the output of a network whose score is ``score``."""
     value = convert_target(score, x_t, alpha, sigma, "score", target, STD)
     return value / Preconditioning().output_scale(target, alpha, sigma)
 
 
 def published_lambda(weighting, sde, t, target):
-    """lambda, the weight of the squared score error, as each paper gives it."""
+    """Return lambda, the weight of the squared score error, as each paper gives it."""
     alpha, sigma = sde.marginal(t)
     snr = (alpha / sigma) ** 2
-    over_x0 = sigma**4 / alpha**2  # squared x0 error for a unit squared score error
+    over_x0 = sigma**4 / alpha**2  # squared x0 error per unit of squared score error
     return {
         "sigma2": sigma**2,
         "likelihood": sde.diffusion2(t),
@@ -101,7 +101,7 @@ def test_target_weighting_is_the_plain_error(target):
 
 
 def test_half_sum_is_songs_ve_reduction():
-    """Half the sum over pixels, D / 2 times the mean: 1536 times for CIFAR-10's 3072 pixels."""
+    """half_sum is half the sum over pixels, D / 2 times the mean: 1536 times for CIFAR-10's 3072 values."""
     g = torch.Generator().manual_seed(3)
     x0, eps, output = (torch.randn(2, 3, 32, 32, generator=g) for _ in range(3))
     t = torch.tensor([0.2, 0.8])
@@ -113,7 +113,8 @@ def test_half_sum_is_songs_ve_reduction():
 
 
 def test_min_snr_in_its_own_words():
-    """On the noise min(SNR, gamma) / SNR, on x0 min(SNR, gamma), on v min(SNR, gamma) / (SNR + 1) for VP."""
+    """min_snr weighs the noise by min(SNR, gamma) / SNR, x0 by min(SNR, gamma), v by min(SNR, gamma) / (SNR + 1) on
+    VP."""
     sde, t = SDES["vp"], torch.tensor([0.05, 0.2, 0.6], dtype=torch.float64)
     snr = sde.snr(t)
     cut = torch.minimum(snr, torch.tensor(5.0))
@@ -127,7 +128,7 @@ def test_min_snr_in_its_own_words():
 
 
 def test_edm_weighting_makes_every_level_of_f_count_alike():
-    """lambda c_out^2 = 1 (Karras et al. table 1): the EDM-weighted loss of F is its plain error."""
+    """Since lambda c_out^2 = 1 (Karras et al. table 1), the EDM-weighted loss of F is its plain error."""
     sde, g = SDES["edm"], torch.Generator().manual_seed(4)
     x0, eps, output = (torch.randn(8, 5, dtype=torch.float64, generator=g) for _ in range(3))
     t = torch.logspace(-4, 0, 8, dtype=torch.float64)
@@ -142,7 +143,7 @@ def test_an_unknown_weighting_is_named():
 
 
 def test_an_uncertainty_that_is_loaded_is_the_one_that_was_saved():
-    """The random features too, which another start would draw anew."""
+    """A loaded uncertainty has the saved random features, which a fresh one would draw anew."""
     saved, loaded = Uncertainty(), Uncertainty()
     torch.nn.init.normal_(saved.out.weight, generator=torch.Generator().manual_seed(0))
     loaded.load_state_dict(saved.state_dict())
@@ -152,7 +153,7 @@ def test_an_uncertainty_that_is_loaded_is_the_one_that_was_saved():
 
 
 def test_uncertainty_starts_as_nothing_and_learns_the_log_of_the_loss():
-    """L / e^u + u is least at u = log L (Karras et al. 2024, eq. 21)."""
+    """The uncertainty starts at u = 0 and learns u = log L, the minimum of L / e^u + u (Karras et al. 2024, eq. 21)."""
     torch.manual_seed(0)
     head = Uncertainty()
     log_snr = torch.linspace(-10.0, 10.0, 256)

@@ -1,4 +1,4 @@
-"""Muon: against torch's own for matrices, against the SVD, and which parameters it takes."""
+"""Muon: against torch's own for matrices, against the SVD, and its selection of parameters."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def after(optimizer: torch.optim.Optimizer, *parameters: nn.Parameter, steps: int = 4) -> None:
-    """Steps along the same gradients whatever the shape that a parameter gives its elements."""
+    """Take steps along the same gradients, whatever the parameters' shapes."""
     for step in range(steps):
         for number, parameter in enumerate(parameters):
             parameter.grad = normal(parameter.numel(), seed=100 * number + step).view_as(parameter)
@@ -32,7 +32,7 @@ def after(optimizer: torch.optim.Optimizer, *parameters: nn.Parameter, steps: in
 
 @pytest.mark.parametrize("shape", [(40, 40), (32, 288), (96, 32)])
 def test_a_matrix_steps_as_torchs_own_muon(shape):
-    """Momentum, look-ahead, orthogonalisation, decay and scale: to the rounding of bfloat16 in four steps."""
+    """Momentum, look-ahead, orthogonalisation, decay and scale agree to bfloat16 rounding over four steps."""
     mine, theirs = (nn.Parameter(normal(*shape)) for _ in range(2))
     after(Muon([mine], [{"params": []}], betas=(0.9, 0.99), **SETTINGS), mine)
     after(torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", momentum=0.95, **SETTINGS), theirs)
@@ -52,7 +52,7 @@ def test_a_convolution_steps_as_its_flattened_matrix():
 
 @pytest.mark.parametrize("shape", [(64, 64), (32, 200), (200, 32)])
 def test_orthogonal_keeps_the_singular_vectors(shape):
-    """U^T orthogonal(U S V^T) V is nearly diagonal, and what is on it near 1 though S spans a factor of thirty."""
+    """U^T orthogonal(U S V^T) V is nearly diagonal with entries near 1, though S spans a factor of thirty."""
     u, _, v = torch.linalg.svd(normal(*shape), full_matrices=False)
     values = torch.logspace(0.0, -1.5, min(shape))
     stacked = torch.stack([normal(*shape, seed=1), 1e3 * (u * values) @ v])
@@ -64,7 +64,7 @@ def test_orthogonal_keeps_the_singular_vectors(shape):
 
 
 def test_matrices_that_step_together_step_as_each_alone(monkeypatch):
-    """Of one shape and of several, in one call of all that are alike, in calls of two, and one by one."""
+    """Matrices of equal and of different shapes take the same steps in one call, in calls of two, and one by one."""
     shapes, ends = [(32, 4, 3, 3), (40, 40), (32, 36), (32, 36), (36, 32), (32, 36)], []
     for together in (1 << 24, 2 * 32 * 36, 1):
         monkeypatch.setattr(muon, "TOGETHER", together)
@@ -79,7 +79,7 @@ def test_matrices_that_step_together_step_as_each_alone(monkeypatch):
 
 
 def test_a_matrix_follows_the_learning_rate_of_its_group():
-    """As warm-up and decay set it before each step: a quarter of the rate moves it, and shrinks it, a quarter as far."""
+    """A quarter of the learning rate moves and shrinks a matrix a quarter as far, as warm-up and decay set it."""
     moved = []
     for share in (1.0, 0.25):
         weight = nn.Parameter(normal(40, 40))
@@ -101,7 +101,7 @@ def test_a_gradient_of_zeros_leaves_a_matrix_alone():
 
 
 def test_everything_else_steps_as_adamw():
-    """To the bit, in groups of their own rates, beside matrices that move."""
+    """Other parameters, in groups of their own rates, step bit-equal to AdamW beside moving matrices."""
     mine, theirs = ([nn.Parameter(normal(7, seed=1)), nn.Parameter(normal(3, 40, seed=2))] for _ in range(2))
     matrix = nn.Parameter(normal(40, 40))
     grouped = [[{"params": pair[:1]}, {"params": pair[1:], "lr": 0.3}] for pair in (mine, theirs)]
@@ -126,7 +126,7 @@ def muon_recipe(recipe, **changes):
 
 
 def test_a_recipe_trains_the_networks_matrices_so(recipe):
-    """The rest of the network, conditions and captions have AdamW's moments, the text encoder its own rate."""
+    """All but the network's matrices has AdamW's moments, and the text encoder its own rate."""
     run = open_run(loading.parse_recipe(muon_recipe(recipe, train__text_lr=1e-4)))
     state = new_state(run, CPU)
     (batches,) = read_batches(run.feed, Reader(run.manifest), 0, 1)
@@ -143,7 +143,7 @@ def test_a_recipe_trains_the_networks_matrices_so(recipe):
 
 
 def test_overflown_gradients_skip_matrices_too(recipe):
-    """fp16: neither weights nor momentum know of the step that the scaler left out."""
+    """A step that the fp16 scaler skips changes neither weights nor momentum."""
     run = open_run(loading.parse_recipe(muon_recipe(recipe, train__precision="fp16")))
     state = new_state(run, CPU)
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})

@@ -1,4 +1,4 @@
-"""The random streams of a microbatch: what depends on its key, that nothing else does, and that no two are alike."""
+"""The random streams of a microbatch: determined by its key, independent of all else, and all different."""
 
 from itertools import product
 
@@ -21,11 +21,11 @@ CPU = torch.device("cpu")
 ROWS, BATCH = 256, 512
 SEEDS, STEPS, INDICES = (0, 1), (0, 1, 2), (0, 1)
 SDE = VP(ceiling=0.1)
-"""So little noise that a picture shows whether it was mirrored."""
+"""An SDE with so little noise that an image shows if it was mirrored."""
 
 
 class Told(nn.Module):
-    """Stands for a model and its network: answers ``output``, notes what it was told, and draws as dropout does."""
+    """A model and network that returns ``output``, records its inputs, and draws random numbers as dropout does."""
 
     def __init__(self, model: ScoreModel, output: float = 0.0) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Told(nn.Module):
 
     def forward(self, x, t, condition):
         self.x, self.t, self.condition = x, t, condition
-        self.layer = torch.rand(len(x)) < 0.5  # from the generator that dropout layers take
+        self.layer = torch.rand(len(x)) < 0.5  # from the generator of dropout layers
         return torch.full_like(x, self.output), None
 
 
@@ -42,7 +42,7 @@ def told(classes: int = 3, sde=SDE, target="noise", **settings) -> Told:
 
 
 def pictures(count: int = ROWS) -> torch.Tensor:
-    """Pictures of which no two mirror images are alike."""
+    """Return images that all differ from each other's mirror images."""
     return torch.randint(0, 256, (count, 2, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
@@ -58,7 +58,7 @@ def objective(**changes) -> Objective:
 
 
 def drawn(step: int, index: int, task: Objective) -> dict[str, torch.Tensor]:
-    """What was drawn for a microbatch, from what the network sees alone."""
+    """Return the random draws of a microbatch, recovered from the network's inputs."""
     forward = told()
     microbatch_loss(forward, forward.model, microbatch(step, index), task, CPU)
     x0 = pictures().double() / 127.5 - 1.0
@@ -82,7 +82,7 @@ def streams() -> dict[tuple[int, int, int], dict[str, torch.Tensor]]:
 
 
 def test_a_key_gives_the_same_whatever_was_drawn_before(streams):
-    """In any order, whatever state torch's own generators are in, alone or after others."""
+    """A key's draws are the same in any order, for any state of torch's generators, alone or after others."""
     for seed, step, index in reversed(KEYS):
         torch.manual_seed(7 * step + index)
         torch.randn(step + 1)
@@ -92,13 +92,15 @@ def test_a_key_gives_the_same_whatever_was_drawn_before(streams):
 
 
 def test_noise_is_standard_normal_and_coins_are_fair(streams):
-    """The mean and variance of all noise, and the share of each coin, within four standard errors; that noise is normal
-    also shows that pictures are mirrored left to right and nothing else is done to them."""
+    """Noise has mean 0 and variance 1 and coins are fair, within four standard errors.
+
+    Normal noise also shows that images are mirrored left to right and not changed otherwise.
+    """
     eps = torch.stack([found["eps"] for found in streams.values()]).flatten()
     assert abs(eps.mean()) < 4.0 / len(eps) ** 0.5
     assert abs(eps.square().mean() - 1.0) < 4.0 * (2.0 / len(eps)) ** 0.5
     for found in streams.values():
-        # the variance of one picture's noise, whose largest of 256 stays below six standard errors
+        # the variance of one image's noise; the largest of 256 stays below six standard errors
         each = found["eps"].square().mean(dim=(1, 2, 3))
         assert abs(each - 1.0).max() < 6.0 * (2.0 / found["eps"][0].numel()) ** 0.5
         for name in ("flip", "drop", "layer"):
@@ -106,9 +108,9 @@ def test_noise_is_standard_normal_and_coins_are_fair(streams):
 
 
 def test_no_two_streams_have_to_do_with_each_other(streams):
-    """Flips, dropped conditions, dropout layers and noise of every key against those of every other, and of its own.
+    """Flips, dropped conditions, dropout layers and noise of every key are uncorrelated with all others.
 
-    Correlations over rows have a standard error of 1 / sqrt(rows); of 1100 pairs none passes five of them by chance.
+    Correlations over rows have a standard error of 1 / sqrt(rows); the largest of 1100 stays below five by chance.
     """
     columns = []
     for found in streams.values():
@@ -118,7 +120,7 @@ def test_no_two_streams_have_to_do_with_each_other(streams):
     table = table - table.mean(dim=1, keepdim=True)
     table = table / table.norm(dim=1, keepdim=True)
     found = (table @ table.T).fill_diagonal_(0.0)
-    for key in range(len(KEYS)):  # a pixel and the mean of all have a correlation of their own
+    for key in range(len(KEYS)):  # a pixel correlates with the mean of all
         found[5 * key + 3, 5 * key + 4] = found[5 * key + 4, 5 * key + 3] = 0.0
     assert found.abs().max() < 5.0 / ROWS**0.5
 
@@ -130,12 +132,13 @@ def test_noise_of_two_microbatches_is_unlike(streams):
 
 
 def test_the_offset_of_the_strata_is_the_steps(streams):
-    """One for all microbatches of a step, another for each step and seed; row r of the global batch lies in stratum r."""
+    """All microbatches of a step share an offset, other steps and seeds have others; row r of the batch is in stratum
+    r."""
     offsets = {}
     for (seed, step, index), found in streams.items():
         places = index * ROWS + torch.arange(ROWS, dtype=torch.float64)
         offset = found["u"] * BATCH - places
-        # times are float32: their rounding is 2^-24 of the time, times 512 strata
+        # times are float32: their rounding is 2^-24 relative, times 512 strata
         assert offset.max() - offset.min() < 1e-3
         assert -1e-3 < offset.mean() < 1.0 + 1e-3
         offsets[seed, step, index] = offset.mean().item()
@@ -146,7 +149,7 @@ def test_the_offset_of_the_strata_is_the_steps(streams):
 
 
 def test_a_short_last_microbatch_has_the_strata_that_are_left():
-    """Of a global batch of 600 in microbatches of 256, 256 and 88."""
+    """A global batch of 600 fills all strata in microbatches of 256, 256 and 88."""
     task, batch = objective(batch=600), 600
     times = []
     for index, count in enumerate((ROWS, ROWS, 88)):
@@ -158,7 +161,7 @@ def test_a_short_last_microbatch_has_the_strata_that_are_left():
 
 
 def test_offsets_are_uniform():
-    """Over 400 steps: mean 1/2 and variance 1/12, within four standard errors."""
+    """Over 400 steps offsets have mean 1/2 and variance 1/12, within four standard errors."""
     forward, task, found = told(), objective(batch=4, microbatch=4), []
     for step in range(400):
         microbatch_loss(forward, forward.model, microbatch(step, 0, 4), task, CPU)
@@ -183,7 +186,7 @@ def test_a_seed_above_31_bits_counts():
 
 
 def test_every_kind_of_stream_has_its_own_number():
-    """Two kinds with the same number would draw the same at the same step."""
+    """Every kind of stream has its own number; two with the same number would draw the same at each step."""
     kinds = {name: value for name, value in vars(rng).items() if name.isupper() and isinstance(value, int)}
     assert len(kinds) >= 13
     assert len(set(kinds.values())) == len(kinds)
@@ -196,11 +199,12 @@ def test_keys_tell_every_part_and_its_place_apart():
     assert all(0 <= each < 2**63 for each in found)
 
 
-# what the loss is, from what the network sees
+# the loss, from the network's inputs
 
 
 def by_hand(forward: Told, step: int, task: Objective, output: float, target: str) -> torch.Tensor:
-    """The mean of 1/2 or 1 / D times lambda / sigma^2 |eps_hat - eps|^2 over the rows, in float64, by the definitions."""
+    """Return the mean of 1/2 or 1 / D times lambda / sigma^2 |eps_hat - eps|^2 over the rows, in float64, by
+    definition."""
     x0 = pictures(8).double() / 255.0 * (task.data_range[1] - task.data_range[0]) + task.data_range[0]
     t, sde = forward.t.double(), forward.model.sde
     alpha, sigma = sde.marginal(t)
@@ -208,7 +212,7 @@ def by_hand(forward: Told, step: int, task: Objective, output: float, target: st
     x = forward.x.double()
     eps = (x - wide[0] * x0) / wide[1]
     value = torch.full_like(x, output)
-    # x = alpha x0 + sigma eps and the target give eps
+    # solve x = alpha x0 + sigma eps and the target's definition for eps
     size = 0.5 * torch.sqrt((wide[0] * 0.5) ** 2 + wide[1] ** 2)
     scale = {"v": torch.sqrt(wide[0] ** 2 + wide[1] ** 2), "score": 1.0 / wide[1]}.get(target, 1.0)
     a, b = {
@@ -247,8 +251,10 @@ def by_hand(forward: Told, step: int, task: Objective, output: float, target: st
     ],
 )
 def test_the_loss_of_a_microbatch_is_its_definition(target, changes):
-    """Every key of the objective reaches the loss, for every target; conversions cost some ten roundings of the largest
-    term, which at the ends of the times is a hundred times what is left."""
+    """Every key of the objective affects the loss as defined, for every target.
+
+    Conversions cost some ten roundings of the largest term, which at extreme times is a hundred times the result.
+    """
     forward = told(sde=VP(train_floor=0.05), target=target, output=0.3)
     task = objective(batch=8, microbatch=8, flip=False, **changes)
     loss = microbatch_loss(forward, forward.model, microbatch(4, 0, 8), task, CPU)
@@ -256,7 +262,7 @@ def test_the_loss_of_a_microbatch_is_its_definition(target, changes):
 
 
 def test_importance_sampling_divides_by_the_density():
-    """A row counts as its uniform density over that with which it is drawn: by numbers, p(t) = du / dt."""
+    """A row's weight is its uniform density over the sampling density p(t) = du / dt, computed numerically."""
     forward = told(sde=VP(), output=0.3)
     task = objective(batch=8, microbatch=8, flip=False, times=Importance(), weighting="likelihood")
     loss = microbatch_loss(forward, forward.model, microbatch(4, 0, 8), task, CPU)
@@ -272,7 +278,7 @@ def test_importance_sampling_divides_by_the_density():
 
 @pytest.mark.parametrize("output", ["unit", "none"])
 def test_the_preconditioning_of_the_model_is_that_of_the_loss(output):
-    """An output of 0.3 taken as it is, or times 1 / sigma, as the score."""
+    """The loss takes an output of 0.3 as it is, or times 1 / sigma, as the score."""
     forward = told(sde=EDM(sigma_max=5.0), target="score", output=0.3)
     forward.model.preconditioning = Preconditioning(output=output)
     task = objective(batch=8, microbatch=8, flip=False, weighting="sigma2")

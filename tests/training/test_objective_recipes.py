@@ -1,4 +1,4 @@
-"""The loss of a recipe in the loop: every SDE, target, weighting and distribution of times, and what they say wrong."""
+"""The loss of a recipe in the loop: every SDE, target, weighting and time distribution, and invalid combinations."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,9 @@ SIGMA = {"sde__kind": "ve", "data__sigma_max_rows": 200}
 @pytest.mark.parametrize("kind", ["vp", "sub_vp", "ve", "edm", "flow"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_network_of_zeros_costs_what_its_zeros_mean(recipe, kind, target):
-    """The last layer starts at zero, so the loss of a fresh network is that of the output 0 at the drawn times.
+    """The last layer starts at zero, so a fresh network's loss is that of the output 0 at the drawn times.
 
-    Under the target weighting that is the mean square of the scaled target, here worked out from the SDE alone.
+    Under the target weighting it is the mean square of the scaled target, computed here from the SDE alone.
     """
     tree = recipe(sde__kind=kind, target=target, train__weighting="target", train__times__kind="uniform")
     run = open_run(loading.parse_recipe(tree))
@@ -55,7 +55,7 @@ def test_a_network_of_zeros_costs_what_its_zeros_mean(recipe, kind, target):
 
 
 def test_times_and_weights_reach_the_loop(recipe):
-    """The recipe's nodes are the objects, and EDM trains at its authors' noise levels unless told otherwise."""
+    """The recipe's nodes are the objects themselves, and EDM defaults to its authors' noise levels."""
     run = open_run(
         loading.parse_recipe(
             recipe(train__times__kind="importance", train__weighting="min_snr", train__min_snr_gamma=3.0)
@@ -68,7 +68,7 @@ def test_times_and_weights_reach_the_loop(recipe):
 
 
 def test_learned_uncertainty_trains_resumes_and_samples(recipe, tmp_path):
-    """Its weights move, are kept in the checkpoint, and a resumed run ends with the same bits."""
+    """The uncertainty's weights change and are saved, and a resumed run is bit-equal."""
     settings = {"train__uncertainty": "learned", "sde__kind": "edm", "target": "edm", "train__weighting": "edm"}
     whole = train_here(open_run(loading.parse_recipe(recipe(**settings, storage=str(tmp_path / "a")))), None)
     assert whole.model.uncertainty.out.weight.abs().max() > 0.0
@@ -91,15 +91,15 @@ def test_learned_uncertainty_trains_resumes_and_samples(recipe, tmp_path):
 
 
 def test_sigma_max_is_taken_from_the_images(recipe, digits):
-    """The largest distance between the images asked for; all of them here."""
+    """sigma_max is the largest distance between the selected images; all of them here."""
     tree = recipe(**SIGMA)
     x = Reader(digits).read(np.arange(200)).images.astype(np.float64).reshape(200, -1) / 127.5 - 1.0
     largest = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1)).max()
     assert open_run(loading.parse_recipe(tree)).spec.sde.sigma_max == pytest.approx(largest, rel=1e-6)
-    # half the range, half the distances
+    # half the data range halves the distances
     found = open_run(loading.parse_recipe(recipe(**{**SIGMA, "data__range": [0.0, 1.0]}))).spec.sde.sigma_max
     assert found == pytest.approx(0.5 * largest, rel=1e-6)
-    # of a few images, another few for another seed
+    # another seed selects other images
     few = [
         open_run(loading.parse_recipe(recipe(**{**SIGMA, "data__sigma_max_rows": 10}, seed=seed))) for seed in (0, 0, 1)
     ]
@@ -111,7 +111,7 @@ def test_sigma_max_is_taken_from_the_images(recipe, digits):
 
 
 def test_sigma_max_is_not_taken_from_rows_that_are_held_out(recipe, digits):
-    """Of 150 rows to train on and 50 at random that are validated on."""
+    """sigma_max is computed from the 150 training rows, not from the 50 held-out ones."""
     run = open_run(
         loading.parse_recipe(recipe(**{**SIGMA, "data__sigma_max_rows": 150}, validation__rows=50, validation__every=2))
     )

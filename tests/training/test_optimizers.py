@@ -1,4 +1,4 @@
-"""One guarded update: unscaled, clipped, at its own rate; AdamW by its formulas; and the learning rate over a run."""
+"""One guarded update: unscaled, clipped, at its own rate; AdamW's formulas; and the learning rate over a run."""
 
 import math
 
@@ -16,12 +16,12 @@ OFF = torch.amp.GradScaler("cpu", enabled=False)
 
 def scaler(scale: float = 2.0**10, **settings) -> torch.amp.GradScaler:
     made = torch.amp.GradScaler("cpu", init_scale=scale, **settings)
-    made.scale(torch.zeros(()))  # lays its scale out, as the first loss does
+    made.scale(torch.zeros(()))  # initialises the scale, as the first loss does
     return made
 
 
 def pair(gradients, scale: float = 1.0) -> list[nn.Parameter]:
-    """Parameters of zeros with gradients as a backward pass of a scaled loss leaves them."""
+    """Return parameters of zeros with gradients as after a backward pass of a scaled loss."""
     made = [nn.Parameter(torch.zeros(len(each))) for each in gradients]
     for parameter, gradient in zip(made, gradients, strict=True):
         parameter.grad = scale * torch.tensor(gradient)
@@ -31,7 +31,7 @@ def pair(gradients, scale: float = 1.0) -> list[nn.Parameter]:
 @pytest.mark.parametrize("enabled", [False, True])
 @pytest.mark.parametrize(("clip", "factor"), [(1.0, 1.0 / 13.0), (6.5, 0.5), (20.0, 1.0), (0.0, 1.0)])
 def test_gradients_are_unscaled_then_clipped_together(enabled, clip, factor):
-    """Of (3, 4) and (12,), norm 13, whatever the loss was scaled by: all are shortened to ``clip`` by one factor."""
+    """Gradients (3, 4) and (12,) of norm 13 shrink by one factor to norm ``clip``, whatever the loss scale."""
     parameters = pair([[3.0, 4.0], [12.0]], 2.0**10 if enabled else 1.0)
     groups = [{"params": parameters[:1]}, {"params": parameters[1:], "ratio": 0.25}]
     optimizer = torch.optim.SGD(groups, lr=7.0)
@@ -70,7 +70,8 @@ class Net(nn.Module):
 
 
 def test_adamw_follows_loshchilov_and_hutter():
-    """Four steps at changing rates, by the paper's formulas (2019, arXiv 1711.05101, algorithm 2) in float64; eps 1e-8."""
+    """Four steps at changing rates follow the paper's formulas (2019, arXiv 1711.05101, algorithm 2) in float64; eps
+    1e-8."""
     model = ScoreModel(Net(), Conditioner(None, None, 0), VP(), "noise", 0.5)
     optimizer = optimizers.adamw(model, lr=9.0, betas=(0.7, 0.8), weight_decay=0.3)
     parameter = model.network.weight
@@ -87,7 +88,7 @@ def test_adamw_follows_loshchilov_and_hutter():
 
 @pytest.mark.parametrize("text_lr", [None, 5e-4])
 def test_every_trained_parameter_is_in_one_group(text_lr):
-    """That of the text encoder's own rate, if it has one, or that of everything."""
+    """Every parameter is in exactly one group: the text encoder's, if it has its own rate, or the main one."""
     first, text, frozen = (nn.Parameter(torch.zeros(1)) for _ in range(3))
     frozen.requires_grad_(False)
     groups = optimizers.parameter_groups([first, frozen, text], [text], 1e-3, text_lr)
@@ -99,7 +100,7 @@ def test_every_trained_parameter_is_in_one_group(text_lr):
 @pytest.mark.parametrize("decay", ["constant", "cosine"])
 @pytest.mark.parametrize("warmup", [0, 1, 7])
 def test_the_learning_rate_over_a_run(decay, warmup):
-    """Update n of the warm-up has (n + 1) / warmup of the rate, and the cosine is a factor beside it."""
+    """Update n of the warm-up has (n + 1) / warmup of the rate, and the cosine multiplies it."""
     for step in range(20):
         rate = optimizers.learning_rate(3.0, step, warmup, decay, step / 20)
         rise = min(1.0, (step + 1) / warmup) if warmup else 1.0

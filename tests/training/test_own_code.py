@@ -1,4 +1,4 @@
-"""Code of the user's own in a recipe: the examples of docs/own-code.md, and what is wrong with others."""
+"""User-written code in a recipe: the examples of docs/own-code.md, and messages for faulty code."""
 
 import sys
 
@@ -28,7 +28,7 @@ IN_THE_MODEL = PARTS[:3]
 
 
 def examples() -> dict[str, tuple[str, str, dict]]:
-    """For each key of the docs its module, the module's code and the keys of its recipe."""
+    """Return each example of the docs by key: module name, code and recipe keys."""
     found, name, code = {}, "", ""
     for block in (ROOT / "docs" / "own-code.md").read_text().split("```")[1::2]:
         language, _, text = block.partition("\n")
@@ -46,7 +46,7 @@ EXAMPLES = examples()
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Write modules into a folder on Python's path, from which they are gone afterwards."""
+    """Write modules into a folder on Python's path, and forget them afterwards."""
     monkeypatch.syspath_prepend(tmp_path / "code")
     (tmp_path / "code").mkdir()
     names = []
@@ -94,7 +94,7 @@ def test_each_part_has_an_example():
 
 @pytest.mark.parametrize("key", PARTS)
 def test_an_example_trains_resumes_and_loads(recipe, written, tmp_path, key):
-    """Five steps in one go and in two are equal to the bit, and differ from those without the user's code."""
+    """Five steps in one go and in two are bit-equal, and differ from those without the user's code."""
     name, code, keys = EXAMPLES[key]
     written(name, code)
     plain = train_here(open_run(loading.parse_recipe(tree_of(recipe, {}, storage=str(tmp_path / "plain")))), None)
@@ -138,7 +138,7 @@ def test_a_run_does_not_go_on_with_other_code(recipe, written, key):
     from raysde.runs.run import check_resumable
 
     folder = checkpoint.find_newest_checkpoint(recipe()["storage"] + "/small")
-    if key == "sde":  # a field more is not taken, so the value of the one that it has is changed
+    if key == "sde":  # the class takes no further field, so change the value of its own
         other = {**keys, key: {**keys[key], "kwargs": {"ceiling": 0.98}}}
     with pytest.raises(ValueError, match=rf"has {key}\.kwargs\."):
         check_resumable(open_run(loading.parse_recipe(tree_of(recipe, other))), read_description(folder))
@@ -147,7 +147,7 @@ def test_a_run_does_not_go_on_with_other_code(recipe, written, key):
 
 
 def test_the_process_is_the_one_of_its_closed_form(written):
-    """alpha^2 + sigma^2 = 1, g^2 = d sigma^2 / dt - 2 f sigma^2, and times are those of their log-SNR."""
+    """The process has alpha^2 + sigma^2 = 1 and g^2 = d sigma^2 / dt - 2 f sigma^2, and time_at inverts log_snr."""
     name, code, keys = EXAMPLES["sde"]
     written(name, code)
     from raysde.models.external_sde import ExternalSDE
@@ -165,7 +165,7 @@ def test_the_process_is_the_one_of_its_closed_form(written):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("reduction", ["mean", "half_sum"])
 def test_a_loss_is_of_the_noise_whatever_the_network_predicts(target, reduction):
-    """Squared, it is the weighting sigma2; of the log-SNR, x0 is exp(-log_snr) times that."""
+    """A squared loss equals the weighting sigma2, and exp(-log_snr) times it the weighting x0, for every target."""
     sde, g = raysde.VP(), torch.Generator().manual_seed(0)
     x0, eps, output = (torch.randn(6, 2, 3, 3, generator=g, dtype=torch.float64) for _ in range(3))
     t = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
@@ -190,7 +190,7 @@ def test_a_loss_of_another_shape_is_named():
 
 
 def test_a_huber_loss_reaches_the_loop(recipe, written):
-    """By its own formula on the error that a squared loss of the same batch sees."""
+    """A Huber loss follows its formula on the errors of the same batch."""
     name, code, keys = EXAMPLES["train.weighting"]
     written(name, code)
     tree = tree_of(recipe, {**keys, "target": "noise"})
@@ -212,7 +212,7 @@ def test_a_huber_loss_reaches_the_loop(recipe, written):
 
 @pytest.mark.parametrize(("reduction", "share"), [("mean", 1.0), ("half_sum", 0.5 * 64)])
 def test_a_loss_of_ones_own_is_reduced_as_the_recipe_says(recipe, written, reduction, share):
-    """Half the sum over an image's 64 values, or their mean."""
+    """The reduction is half the sum over an image's 64 values, or their mean."""
     name, code, keys = EXAMPLES["train.weighting"]
     written(name, code)
     task = make_objective(open_run(loading.parse_recipe(tree_of(recipe, {**keys, "train.reduction": reduction}))))
@@ -327,8 +327,8 @@ class Empty(Short):
         ({"text": {"factory": "fractions:Fraction"}}, "text.factory .* made a Fraction, not an nn.Module"),
         ({"text": {"factory": "torch.nn:Identity"}}, "text.factory .* made a Identity without a whole number width"),
         ({"text": {"factory": "bad_text:Bare"}}, "text.factory .* made a Bare without parameters"),
-        ({"text": {"factory": "bad_text:Short"}}, r"tokenize must give ids and a bool mask of shape \[16, tokens\]"),
-        ({"text": {"factory": "bad_text:Empty"}}, "gives a caption no token"),
+        ({"text": {"factory": "bad_text:Short"}}, r"tokenize must return ids and a bool mask of shape \[16, tokens\]"),
+        ({"text": {"factory": "bad_text:Empty"}}, "returns no token for a caption"),
         ({"train.weighting": {"factory": "fractions:Fraction"}}, "train.weighting.factory .* which cannot be called"),
         ({"train.decay": {"factory": "no.such:thing"}}, "train.decay.factory .* cannot be imported"),
         ({"train.optimizer": {"factory": "fractions:Fraction"}}, "made a Fraction, not a torch.optim.Optimizer"),
@@ -427,7 +427,7 @@ class Letters(nn.Embedding):
     ],
 )  # fmt: skip
 def test_what_the_users_code_does_wrong_is_told_with_its_place(recipe, written, key, factory, kwargs, culprit):
-    """In a line that names the code; from Python the error that it raised is the cause."""
+    """A fault gives one line that names the code; in Python the original exception is the cause."""
     written("faulty", FAULTY)
     keys = {key: {"kind": "external", "factory": f"faulty:{factory}", "kwargs": kwargs}}
     tree = tree_of(recipe, {} if key == "text" else {"text": None, **keys}) | (keys if key == "text" else {})
@@ -463,7 +463,7 @@ def test_a_process_whose_quantities_are_wrong_is_named(recipe, written, changes,
 
 
 def test_a_machine_that_fails_is_not_the_users_mistake(recipe, written):
-    """Memory that is full, and a connection that another worker lost, are worth another start."""
+    """Exhausted memory and a connection lost by another worker are no fault of the code and allow a retry."""
     code = (
         "import torch\n"
         + FAULTY.replace("1 / 0", "self.fails()")
@@ -483,7 +483,7 @@ def test_a_misspelt_name_leads_to_ours(recipe, name):
 
 
 def test_a_recipe_is_read_without_its_code(recipe, written):
-    """`raysde config RECIPE` and the description of a checkpoint name code, and run none of it."""
+    """`raysde config RECIPE` and a checkpoint's description name code without running it."""
     written("fatal", "raise SystemExit")
     keys = {key: {"kind": "external", "factory": "fatal:x"} for key in PARTS}
     found = loading.parse_recipe(tree_of(recipe, keys))

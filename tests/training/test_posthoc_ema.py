@@ -1,4 +1,4 @@
-"""Post-hoc EMA: the mathematics against sums and integrals."""
+"""Post-hoc EMA: its mathematics against sums and integrals."""
 
 import itertools
 import math
@@ -22,12 +22,12 @@ REGULAR = [(step / 16, std) for step in range(1, 17) for std in STDS]
 
 
 def profile(tau, g, t):
-    """The power function on [0, t], as the paper defines it."""
+    """Return the power function on [0, t], as the paper defines it."""
     return np.where(tau <= t, (g + 1) * tau**g / t ** (g + 1), 0.0)
 
 
 def integral(function, end):
-    """Gauss-Legendre on [0, end]; exact for polynomials of degree 199."""
+    """Integrate by Gauss-Legendre on [0, end]; exact for polynomials of degree 199."""
     nodes, factors = np.polynomial.legendre.leggauss(100)
     return (function((nodes + 1) / 2 * end) * factors).sum() * end / 2
 
@@ -87,13 +87,13 @@ def test_inner_products_are_integrals(std_a, std_b, t_a):
 
 
 def test_inner_products_of_long_runs_do_not_overflow():
-    """Times in images reach 1e9, and the shortest averages have exponents near 1000: t^(g + 1) has no float."""
+    """Times in images reach 1e9, and the shortest averages have exponents near 1000: t^(g + 1) would overflow."""
     g, t = torch.tensor(profile_exponent(1e-3), dtype=torch.float64), torch.tensor(1e9, dtype=torch.float64)
     torch.testing.assert_close(inner_product(g, t, g, t), (g + 1) ** 2 / (2 * g + 1) / t)
 
 
 def test_the_fit_is_the_best_of_mass_one():
-    """Its error is the integral of the squared difference, and any other combination of mass one is farther off."""
+    """The fit's error is the integral of the squared difference, and any other combination of mass one is worse."""
     stored, std = REGULAR[-8:], 0.07
     found = fit_profile([(1e6 * t, each) for t, each in stored], 1e6, std)
     nodes = [(t, profile_exponent(each)) for t, each in stored]
@@ -131,7 +131,7 @@ def test_a_stored_average_comes_back_exactly(which):
 @pytest.mark.parametrize("std", [0.04, 0.07, 0.15])
 @pytest.mark.parametrize("kept_every", [250, 125])
 def test_an_average_not_kept_is_reconstructed(std, kept_every):
-    """A random walk far from zero: the reconstruction is near the tracked average, on the scale of averages' differences."""
+    """On a random walk far from zero, the reconstruction error is small against the differences between averages."""
     walk = torch.nn.Linear(40, 25, bias=False).double()
     walk.weight.data.fill_(10.0)
     tracked = PowerEma(walk, std=std)
@@ -150,7 +150,7 @@ def test_an_average_not_kept_is_reconstructed(std, kept_every):
 
 
 def test_sums_are_rounded_once():
-    """Averages that are nearly alike: their combination is the exact sum rounded to float32, not a sum of roundings."""
+    """A combination of similar averages is the exact sum rounded to float32 once."""
     generator = torch.Generator().manual_seed(0)
     kept = [Snapshot(t, std, {"w": 1.0 + 1e-6 * torch.randn(200, generator=generator)}) for t, std in REGULAR]
     exact = reconstruction_weights(REGULAR, 1.0, 0.04) @ torch.stack([each.tensors["w"].double() for each in kept])
@@ -159,7 +159,7 @@ def test_sums_are_rounded_once():
 
 
 def test_few_snapshots_do_not_scale_the_weights():
-    """Whatever is kept, the average of weights that never change is these weights."""
+    """The average of constant weights is these weights, whatever is stored."""
     kept = [Snapshot(1.0, std, {"w": torch.full((4,), 3.0)}) for std in STDS]
     torch.testing.assert_close(reconstruct_average(kept, 1.0, 0.07)["w"], torch.full((4,), 3.0))
 

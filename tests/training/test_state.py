@@ -1,4 +1,4 @@
-"""The training state: each of its fields survives a checkpoint, whatever fields there are."""
+"""The training state: each of its fields survives a checkpoint, also fields added later."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ VALUES = {
 
 
 def moved(state: TrainState) -> TrainState:
-    """Every field away from what a fresh state has, and all tensors unlike each other."""
+    """Change every field from its initial value, with all tensors different from each other."""
     g = torch.Generator().manual_seed(1)
 
     def noise(like: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ def contents(state: TrainState) -> dict:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_field_survives_a_checkpoint(recipe, tmp_path, optimizer):
-    """Of all fields that the class has, so that a new one that is lost fails here."""
+    """Every field of the class survives, so that a new field which is not saved fails here."""
     network = {"network__channels": 32, "network__multipliers": [1, 1]} if optimizer == "muon" else {}
     settings = {"train__precision": "fp16", "train__ema__profiles": [0.05, 0.1], "train__text_lr": 1e-4}
     run = open_run(loading.parse_recipe(recipe(**settings, **network, train__optimizer=optimizer)))
@@ -88,7 +88,7 @@ def test_every_field_survives_a_checkpoint(recipe, tmp_path, optimizer):
 
 
 def test_no_two_counters_are_kept_in_one_place(recipe):
-    """Each counter alone changes what is written."""
+    """Each counter alone changes the saved values."""
     state = new_state(open_run(loading.parse_recipe(recipe(train__precision="fp16"))), CPU)
     before = json.dumps(state.values())
     for name, value in VALUES.items():
@@ -100,7 +100,7 @@ def test_no_two_counters_are_kept_in_one_place(recipe):
 
 
 def test_a_state_without_a_validation_has_none(recipe):
-    """JSON knows no infinity: the best of no validation is written as null and read as infinity again."""
+    """JSON has no infinity: without a validation ``best`` is written as null and read as infinity."""
     state = new_state(open_run(loading.parse_recipe(recipe())), CPU)
     values = json.loads(json.dumps(state.values(), allow_nan=False))
     state.best = 0.0

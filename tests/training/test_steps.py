@@ -1,4 +1,4 @@
-"""The loop: what each step computes, in every precision, and that it resumes to the bit."""
+"""The loop: the computation of each step in every precision, and bitwise resume."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ def everything(state: TrainState) -> dict:
 
 
 class StopAt:
-    """Raises when metrics of a step arrive, as a crash would end the process."""
+    """A sink that raises when metrics of a step arrive, like a crash."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -61,10 +61,10 @@ class StopAt:
      ("fp16", 2e-4, "adamw"), ("bf16", None, "muon"), ("fp16", 2e-4, "muon")],
 )  # fmt: skip
 def test_resume_is_bitwise(recipe, tmp_path, sink, precision, text_lr, optimizer):
-    """10 steps = 6 steps, a crash, and a resume from step 5: weights, EMA, optimiser, counters, metrics."""
+    """10 steps equal 6 steps, a crash, and a resume from step 5: weights, EMA, optimizer, counters, metrics."""
     settings = {"train__precision": precision, "validation__rows": 24, "validation__every": 4, "log_every": 3}
     settings |= {"train__text_lr": text_lr, "train__optimizer": optimizer}
-    if optimizer == "muon":  # matrices of eight channels are none
+    if optimizer == "muon":  # eight channels are too few for Muon
         settings |= {"network__channels": 32, "network__multipliers": [1, 1], "train__batch": 4}
     whole = trained(recipe(**settings, storage=str(tmp_path / "a")), sink)
     broken = recipe(**settings, storage=str(tmp_path / "b"))
@@ -91,7 +91,7 @@ def saved(folder: Path) -> dict:
 
 
 def test_each_row_is_seen_as_planned(recipe):
-    """The digest of the rows trained on is that of the plan, written down independently."""
+    """The digest of the trained rows is that of the plan, computed independently."""
     run = open_run(loading.parse_recipe(recipe(train__length__steps=4)))
     state = train_here(run, None)
     expected = new_state(run, CPU)
@@ -104,14 +104,14 @@ def test_each_row_is_seen_as_planned(recipe):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_learns(recipe, sink, precision):
-    """The loss falls, and reduced precision starts where full precision does, to its own rounding."""
+    """The loss falls, and reduced precision starts at full precision's loss, up to rounding."""
     trained(recipe(train__precision=precision, train__length__steps=30, train__lr=3e-3, log_every=10), sink)
     losses = list(sink.of("train/loss").values())
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_precisions_agree_on_the_first_loss(recipe):
-    """The autocast types round, by at most their epsilon times the depth of the network."""
+    """First losses differ at most by the autocast dtype's epsilon times the depth of the network."""
     run = open_run(loading.parse_recipe(recipe()))
     state = new_state(run, CPU)
     (batch,) = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
@@ -147,7 +147,7 @@ def test_accumulation_is_the_whole_batch(recipe, microbatch):
 
 
 def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
-    """The times of a step do not depend on how it is cut: they are stratified over the global batch."""
+    """A step's times do not depend on its microbatches: they are stratified over the global batch."""
     seen = []
 
     def spy(*args):
@@ -164,7 +164,7 @@ def test_microbatches_differ_in_noise_not_in_rows(recipe, monkeypatch):
 
 
 def test_non_finite_losses_are_named_with_their_step(recipe):
-    """Weights that overflow at step 3 are reported as step 3, though losses are looked at every 5 steps."""
+    """Weights that overflow at step 3 are reported as step 3, though losses are checked every 5 steps."""
     run = open_run(loading.parse_recipe(recipe(log_every=5)))
     state, task = new_state(run, CPU), make_objective(run)
     for step, batches in enumerate(read_batches(run.feed, Reader(run.manifest), 0, 5)):
@@ -176,7 +176,7 @@ def test_non_finite_losses_are_named_with_their_step(recipe):
 
 
 def test_non_finite_gradients_end_the_run_before_a_checkpoint(recipe):
-    """A finite loss with an infinite gradient has spoiled the weights already: nothing of it may be saved."""
+    """A finite loss with an infinite gradient has already spoiled the weights: nothing may be saved."""
     run = open_run(loading.parse_recipe(recipe()))
     state = new_state(run, CPU)
     state.step = 7
@@ -189,12 +189,12 @@ def test_non_finite_gradients_end_the_run_before_a_checkpoint(recipe):
 
 
 def test_overflowing_gradients_skip_the_step_and_the_warmup(recipe):
-    """fp16 gradients that overflow: no update, no EMA, no progress of the warm-up, and a smaller scale."""
+    """fp16 gradients that overflow cause no update, no EMA, no progress of the warm-up, and a smaller scale."""
     run = open_run(loading.parse_recipe(recipe(train__precision="fp16")))
     state, task = new_state(run, CPU), make_objective(run)
     batches = list(read_batches(run.feed, Reader(run.manifest), 0, 2))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**126})
-    before = {key: value.clone() for key, value in everything(state).items()}  # no moments yet
+    before = {key: value.clone() for key, value in everything(state).items()}  # no moments so far
     train_step(state, state.model, batches[0], task, make_schedule(run), World())
     assert (state.step, state.updates, state.num_images) == (1, 0, 16)
     after = everything(state)
@@ -219,8 +219,8 @@ def test_learning_rate(updates, warmup, rule, progress, expected):
 
 @pytest.mark.parametrize(("precision", "clip"), [("fp32", 1.0), ("fp32", 0.0), ("fp16", 1.0)])
 def test_the_text_encoder_takes_its_own_learning_rate(recipe, precision, clip):
-    """AdamW's first step is proportional to the rate, decay included: the text encoder's is text_lr / lr of what it
-    would be, and everything else moves as before."""
+    """AdamW's first step is proportional to the rate: the text encoder's scales by text_lr / lr, decay included,
+    alone."""
     moved = {}
     for text_lr in (None, 2e-3):
         settings = {
@@ -257,7 +257,7 @@ def test_both_learning_rates_are_logged_and_scheduled_alike(recipe, sink):
 
 
 def test_the_optimisers_tensors_are_stored_by_name(recipe):
-    """With a learning rate of its own or without, the text encoder's moments are under the same names."""
+    """The text encoder's moments have the same names with and without its own learning rate."""
     states = [
         trained(recipe(name=f"run{place}", train__text_lr=lr, train__length__steps=1))
         for place, lr in enumerate((None, 2e-4))
@@ -301,7 +301,7 @@ def test_ema_rampup_limits_the_half_life():
 
 
 def test_training_stops_early_when_validation_stalls(recipe, sink):
-    """A learning rate of almost zero never improves on the first validation: patience 2 ends the run at the third."""
+    """A learning rate near zero never improves on the first validation: patience 2 stops the run at the third."""
     settings = {"train__lr": 1e-12, "validation__rows": 24, "validation__every": 2, "validation__patience": 2}
     state = trained(
         recipe(**settings, train__length__steps=50, train__ema__half_life=1e12, train__ema__rampup=0.0), sink
@@ -322,7 +322,7 @@ STALLING = {
 
 @pytest.mark.parametrize("patience", [3, 4, 0])
 def test_a_run_that_stopped_early_goes_on_with_more_patience(recipe, sink, patience):
-    """To where a run that had it from the beginning ends, bit for bit; the same recipe again does nothing."""
+    """A resumed run with more patience is bit-equal to one that had it from the start; the same recipe does nothing."""
     settings = {**STALLING, "storage": recipe()["storage"]}
     first = trained(recipe(**settings, validation__patience=2), sink)
     assert (first.step, first.stopped) == (6, True)
@@ -335,7 +335,8 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(recipe, sink, patie
 
 
 def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink):
-    """With all its patience again: it ends so many validations later, on the same weights as a run without patience."""
+    """A longer run has its full patience again and ends that many validations later, with a patience-free run's
+    weights."""
     first = trained(recipe(**STALLING, validation__patience=2), sink)
     assert (first.step, first.stopped) == (6, True)
     longer = trained(recipe(**{**STALLING, "train__length__steps": 30}, validation__patience=2), sink)
@@ -345,7 +346,7 @@ def test_a_run_that_stopped_early_goes_on_when_it_is_wanted_longer(recipe, sink)
 
 
 def test_validation_bins_are_the_error_at_their_noise(recipe):
-    """An untrained v network answers 0: the error of eps_hat = sigma x_t is known in closed form in each bin."""
+    """An untrained v network outputs 0: the error of eps_hat = sigma x_t has a closed form in each bin."""
     run = open_run(loading.parse_recipe(recipe(validation__rows=150, text=None)))
     state = new_state(run, CPU)
     with torch.no_grad():
@@ -357,7 +358,7 @@ def test_validation_bins_are_the_error_at_their_noise(recipe):
         snr = torch.linspace(low, high, 2001, dtype=torch.float64)
         alpha2 = torch.sigmoid(snr)
         each = alpha2 * ((1 - alpha2) * power + alpha2)
-        # over places and rows, and over the noise of a row's 64 pixels
+        # averaged over places and rows, and over the noise of a row's 64 pixels
         noise = alpha2**3 * (2 * alpha2 + 4 * (1 - alpha2) * power) / 64
         error = ((each.var() + noise.mean()) / 150).sqrt().item()
         assert metrics[f"val/loss_snr_{low}_to_{high}"] == pytest.approx(each.mean().item(), abs=4 * error)
@@ -366,8 +367,7 @@ def test_validation_bins_are_the_error_at_their_noise(recipe):
 
 
 def test_dropout_layers_are_part_of_the_stream(recipe):
-    """Of one key they drop the same whatever was drawn before, of another they do not; flips, dropped conditions and
-    noise are looked at one by one in test_objective.py."""
+    """Dropout depends on the key alone; test_objective.py tests flips, dropped conditions and noise one by one."""
     run = open_run(loading.parse_recipe(recipe(train__condition_dropout=0.0, network__dropout=0.5)))
     state, task, masks = stirred(run), make_objective(run), []
     state.model.train()
@@ -394,18 +394,18 @@ def test_dropout_layers_are_part_of_the_stream(recipe):
     assert abs(mask.double().mean() - 0.5) < 4.0 * 0.5 / len(mask) ** 0.5
     for key in ((4, 0, 0), (3, 1, 0), (3, 0, 1)):
         _, other = dropped(*key)
-        # of independent masks half of the places agree
+        # independent masks agree in half of the places
         assert abs((other == mask).double().mean() - 0.5) < 4.0 * 0.5 / len(mask) ** 0.5, key
 
 
 def test_the_condition_of_each_image_is_dropped_by_itself(recipe):
-    """As often as asked, and no oftener together: each microbatch's count is binomial."""
+    """Conditions are dropped at the requested rate and independently: each microbatch's count is binomial."""
     share, steps = 0.25, 20
     run = open_run(loading.parse_recipe(recipe(train__condition_dropout=share)))
     state, task, dropped = new_state(run, CPU), make_objective(run), []
 
     def forward(x, t, condition):
-        dropped.append(int((condition.mask.sum(dim=1) == 2).sum()))  # the ends alone
+        dropped.append(int((condition.mask.sum(dim=1) == 2).sum()))  # start and end tokens only
         return torch.zeros_like(x), None
 
     for batches in read_batches(run.feed, Reader(run.manifest), 0, steps):
@@ -414,7 +414,7 @@ def test_the_condition_of_each_image_is_dropped_by_itself(recipe):
     rows = run.plan.microbatch
     count, variance = len(dropped), rows * share * (1.0 - share)
     assert abs(sum(dropped) - count * rows * share) < 4.0 * math.sqrt(count * variance)
-    # a chi-square of as many degrees of freedom
+    # chi-square with as many degrees of freedom
     assert sum((each - rows * share) ** 2 for each in dropped) / variance < count + 4.0 * math.sqrt(2.0 * count)
 
 
@@ -467,7 +467,8 @@ def test_a_checkpoint_from_before_there_was_a_key_had_its_default(recipe):
 
 
 def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypatch):
-    """Its grids and its models; a new run has the new default, which its checkpoint names."""
+    """A run that predates the default solver keeps its own in grids and models; a new checkpoint names the new
+    default."""
     pictures = []
     monkeypatch.setattr("raysde.runs.hooks.tensors.make_grid", lambda images, columns: pictures.append(images))
     sampled = {"sampling__every": 2, "sampling__count": 2, "sampling__prompts": ["the digit 3"], "text": None}
@@ -489,5 +490,5 @@ def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypat
         assert torch.equal(images, found.images)
     assert torch.equal(model.sample(n=2).images, pictures[1])
     refused = open_run(loading.parse_recipe({**longer, "sampling": {**longer["sampling"], "order": 2}}))
-    with pytest.raises(ValueError, match="order=2 changes nothing with heun"):
+    with pytest.raises(ValueError, match="order=2 has no effect with heun"):
         train_here(refused, Recorded())

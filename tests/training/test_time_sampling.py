@@ -34,7 +34,7 @@ def test_strata_cover_the_global_batch():
 
 
 def test_strata_are_uniform_over_steps():
-    """Mean 1/2 and variance 1/12 of one place's position in its interval, to four standard errors."""
+    """A row's position in its interval has mean 1/2 and variance 1/12, to four standard errors."""
     offsets = [torch.rand((), generator=rng.generator(0, rng.TIMES, step)) for step in range(4000)]
     drawn = torch.stack([draw_stratified(offset, 5, 1, 64)[0] for offset in offsets]) * 64 - 5
     assert abs(drawn.mean() - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
@@ -60,7 +60,7 @@ def test_uniform_times_are_uniform():
 
 
 def test_lognormal_noise_levels():
-    """log sigma has the mean and deviation asked for (Karras et al.: -1.2 and 1.2)."""
+    """log sigma has the requested mean and standard deviation (Karras et al.: -1.2 and 1.2)."""
     sde = SDES["edm"]
     log_sigma = sde.sigma(LogNormal().quantile(sde, U)).log()
     assert log_sigma.mean().item() == pytest.approx(-1.2, abs=1e-4)
@@ -72,7 +72,8 @@ def test_lognormal_noise_levels():
 
 @pytest.mark.parametrize("name", SDES)
 def test_lognormal_times_reach_below_the_sampler(name):
-    """Half of the noise levels lie below the one at half the sampler's floor, wherever training goes lower."""
+    """If training reaches below the sampler's floor, half of the noise levels lie below the level at half that
+    floor."""
     sde = SDES[name]
     low = max(0.5 * sde.sample_floor, sde.train_floor)
     sigma = (-0.5 * sde.log_snr(torch.tensor(low, dtype=torch.float64))).exp()
@@ -89,7 +90,7 @@ def test_log_snr_is_uniform(name):
 
 
 def test_importance_sampling_has_the_published_closed_form():
-    """VP: log(e^B - 1) is uniform, Z = 23.864; sub-VP: 2 log(e^B - 1) - B is uniform, Z = 37.679; VE: t is."""
+    """On VP log(e^B - 1) is uniform, Z = 23.864; on sub-VP 2 log(e^B - 1) - B, Z = 37.679; on VE t."""
     for sde, function, z in (
         (VP(), lambda b: torch.log(torch.expm1(b)), 23.864),
         (SubVP(), lambda b: 2.0 * torch.log(torch.expm1(b)) - b, 37.679),
@@ -103,7 +104,7 @@ def test_importance_sampling_has_the_published_closed_form():
 
 @pytest.mark.parametrize("name", SDES)
 def test_importance_sampling_is_unbiased_and_has_no_variance_left(name):
-    """Under the likelihood weighting weight / density is one constant: the weight's integral over uniform t."""
+    """Under the likelihood weighting weight / density is constant: the weight's integral over uniform t."""
     sde = SDES[name]
     t = Importance().quantile(sde, U)
     weight = noise_weight("likelihood", sde, t, data_std=0.5, min_snr_gamma=5.0)
@@ -113,7 +114,7 @@ def test_importance_sampling_is_unbiased_and_has_no_variance_left(name):
         corrected, torch.full_like(t, (high - low) / (sde.ceiling - sde.train_floor)), rtol=1e-6, atol=0
     )
 
-    # another integrand, against quadrature in uniform t: the corrected mean is that under uniform t
+    # for another integrand the corrected mean equals quadrature in uniform t
     def smooth(t):
         return torch.cos(2.0 * t) + t
 

@@ -1,4 +1,4 @@
-"""Validation on held-out rows: the same noise for every model, and errors that have a closed form."""
+"""Validation on held-out rows: common noise for every model, and errors with a closed form."""
 
 import math
 
@@ -37,7 +37,7 @@ VARIANCES = torch.logspace(-3, 0, 16).reshape(SHAPE)
 
 
 class Gaussian(nn.Module):
-    """What a network of ``target`` says for data N(mean, diag(variances)), exactly; counts how often it is asked."""
+    """A network with the exact output of ``target`` for data N(mean, diag(variances)), which counts its evaluations."""
 
     def __init__(self, sde, target, mean, variances) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def exact(sde, target="noise", mean=0.0, variances=VARIANCES):
 
 
 def gaussian_rows(variances=VARIANCES, mean=0.0, count=ROWS, size=500):
-    """Held-out rows whose x0 is drawn from the Gaussian, as latents are drawn from their posteriors."""
+    """Return held-out rows whose x0 is drawn from the Gaussian, as latents are drawn from their posteriors."""
     for start in range(0, count, size):
         rows = np.arange(start, start + size)
         moments = torch.cat([torch.full(SHAPE, mean), variances.log()]).expand(size, -1, -1, -1)
@@ -70,7 +70,7 @@ def measured(model, variances=VARIANCES, mean=0.0, seed=0):
 
 
 def expected(low, high, variances=VARIANCES, linear=False):
-    """Mean of the exact posterior's variance over a bin and its standard error; ``linear`` takes all pixels for alike."""
+    """Return the posterior's mean variance over a bin and its standard error; ``linear`` treats all pixels alike."""
     v = variances.double().flatten()
     noise2 = torch.exp(-torch.linspace(low, high, 4001, dtype=torch.float64))[:, None]
     v = v.mean().expand(16) if linear else v
@@ -89,12 +89,12 @@ def reference():
 
 
 def test_the_exact_score_has_the_posteriors_variance(reference):
-    """In each bin the integral over places of the mean of v n^2 / (v + n^2), within four standard errors."""
+    """Each bin is the integral over places of the mean of v n^2 / (v + n^2), within four standard errors."""
     for low, high in BINS:
         value, error = expected(low, high)
         assert abs(bin_of(reference, low, high) - value) < 4.0 * error
     ratios = [expected(*each)[0] / expected(*each, linear=True)[0] for each in BINS]
-    # the rows' own variance differs from the true one by sqrt(2 sum v^2 / n) / sum v, which moves a ratio by as much at most
+    # the rows' own variance differs from the true one by sqrt(2 sum v^2 / n) / sum v, and a ratio by at most as much
     spread = math.sqrt(2.0 * VARIANCES.square().sum().item() / ROWS) / VARIANCES.sum().item()
     errors = [expected(*each)[1] / expected(*each, linear=True)[0] for each in BINS]
     assert abs(reference["val/denoising"] - np.mean(ratios)) < 4.0 * (np.linalg.norm(errors) / len(BINS) + spread)
@@ -105,7 +105,7 @@ def test_the_exact_score_has_the_posteriors_variance(reference):
 @pytest.mark.parametrize("kind", SDES)
 @pytest.mark.parametrize("target", ["noise", "v", "x0"])
 def test_every_process_and_target_gives_the_same_number(reference, kind, target):
-    """The noise is common, so exact scores differ by rounding alone."""
+    """The noise is common to all SDEs and targets, so exact scores differ only by rounding."""
     found = measured(exact(SDES[kind], target))
     assert found.keys() == reference.keys()
     for name, value in found.items():
@@ -114,7 +114,7 @@ def test_every_process_and_target_gives_the_same_number(reference, kind, target)
 
 
 def test_a_denoiser_that_knows_mean_and_variance_scores_one():
-    """At every noise level alike, and the constant guess a little more than 1 only where there is much noise."""
+    """A denoiser that knows mean and variance scores 1 at every noise level, a constant guess only at high noise."""
     alike = torch.full(SHAPE, 0.3)
     assert measured(exact(EDM(), "x0", 0.7, alike), alike, 0.7)["val/denoising"] == pytest.approx(1.0, abs=0.03)
     constant = measured(exact(EDM(), "x0", 0.7, torch.zeros(SHAPE) + 1e-9), alike, 0.7)
@@ -123,25 +123,26 @@ def test_a_denoiser_that_knows_mean_and_variance_scores_one():
 
 
 def test_noise_that_the_process_does_not_reach_is_charged_as_the_linear_denoiser():
-    """VE up to sigma 5 knows log-SNR from -3.2 on. Whatever its network says, below that it is neither better nor worse."""
+    """VE up to sigma 5 reaches log-SNR -3.2; below, its score is that of the linear denoiser, whatever its network
+    says."""
     alike = torch.full(SHAPE, 0.3)
     short = VE(sigma_max=5.0)
     found = [measured(exact(short, variances=torch.full(SHAPE, v)), alike) for v in (0.3, 3.0)]
     value, _ = expected(-8, -5, alike)
     for metrics in found:
-        # both sides know the bin's mean, but not the places, whose n^2 hardly matters here
+        # both sides use the bin's mean; the variation of n^2 over places hardly matters here
         assert bin_of(metrics, -8, -5) == pytest.approx(value, rel=0.1)
     assert bin_of(found[0], -8, -5) == bin_of(found[1], -8, -5)
     assert bin_of(found[0], -1, 1) < 0.9 * bin_of(found[1], -1, 1)
     assert found[0]["val/denoising"] == pytest.approx(1.0, abs=0.03)
     lost = (1.0 + (2.0 * math.log(5.0) - 3.0) * -0.5 + 1.0) / len(BINS)
     assert 1.0 - found[0]["val/denoising_reach"] == pytest.approx(lost, abs=4.0 * math.sqrt(0.25 / ROWS) / len(BINS))
-    # its own loss is that at the highest noise it knows, sigma 5: v / (v + 25) of the noise is left
+    # val/loss is measured at the highest noise level, sigma 5, where v / (v + 25) of the noise is left
     assert bin_of(found[0], -8, -5, "val/loss") == pytest.approx(0.3 / 25.3, rel=4.0 * math.sqrt(2.0 / 16 / ROWS))
 
 
 def test_the_data_range_does_not_matter(digits):
-    """The same pixels from 0 to 1 and from -1 to 1, each with its exact denoiser."""
+    """The same pixels in [0, 1] and in [-1, 1], each with its exact denoiser, have the same error."""
     rows = np.arange(60)
     images = torch.from_numpy(Reader(digits).read(rows).images).permute(0, 3, 1, 2)
     batch = Microbatch(0, 0, rows, images, [""] * 60, torch.full((60,), -1))
@@ -154,12 +155,12 @@ def test_the_data_range_does_not_matter(digits):
         assert found[1][name] == pytest.approx(value, rel=1e-4), name
     pixels = images.double() / 127.5 - 1.0
     power = ((pixels + 0.2).square().mean() / 0.4).item()
-    # at much noise x0_hat is the mean that the denoiser believes in
+    # at high noise x0_hat is the mean of the denoiser's prior
     assert bin_of(found[0], -8, -5) == pytest.approx(0.4 * power, rel=0.05)
 
 
 def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
-    """However the rows are cut into microbatches, and whoever has which, to the last bits of the network's sums."""
+    """A row's noise is the same for any microbatches and ranks; errors differ only by the rounding of sums."""
     run = open_run(loading.parse_recipe(recipe(validation__rows=24)))
     model, reader = new_state(run, CPU).model.eval(), Reader(run.manifest)
     torch.nn.init.normal_(model.network.leave.weight)
@@ -179,7 +180,7 @@ def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
         torch.testing.assert_close(found.loss[mine], whole.loss[place], rtol=1e-4, atol=1e-9)
     assert not torch.equal(other.noise2, whole.noise2)
     assert len(set(whole.noise2.flatten().tolist())) == whole.noise2.numel()
-    # of each bin its own place: 1 / (high - low) of the way, rounded to where float64 cannot tell rounding apart
+    # each bin has its own place, a fraction 1 / (high - low) of its width, compared up to float64 rounding
     low, high = torch.tensor(BINS, dtype=torch.float64).T
     places = ((-whole.noise2.log() - low) / (high - low)).round(decimals=9)
     assert len(places.unique()) == places.numel()
@@ -187,7 +188,7 @@ def test_a_rows_noise_depends_on_the_seed_and_its_number_alone(recipe):
 
 
 def test_each_row_is_validated_under_its_own_condition(recipe, digits):
-    """Its caption and its class, none of them dropped; the encoded conditions serve all bins."""
+    """Each row keeps its caption and class, never dropped, and one encoding serves all bins."""
     run = open_run(
         loading.parse_recipe(recipe(validation__rows=24, class_conditional=True, train__condition_dropout=1.0))
     )
@@ -205,7 +206,7 @@ def test_each_row_is_validated_under_its_own_condition(recipe, digits):
 
 
 def test_the_recipes_microbatch_does_not_move_it(recipe):
-    """The run's own validation, with microbatches of 4 and of 16."""
+    """A run's own validation is the same with microbatches of 4 and of 16."""
     found = []
     for size in (4, 16):
         run = open_run(loading.parse_recipe(recipe(validation__rows=24, train__microbatch=size)))

@@ -1,1 +1,1 @@
-"""Images from a measurement of them: inpainting, super-resolution, colour."""
+"""Inverse problems: inpainting, super-resolution, colorisation, and edits of given images."""

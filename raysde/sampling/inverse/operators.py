@@ -1,7 +1,7 @@
-"""What is known of an image, as a linear map H with H H^T = scale times the identity: pixels, greys, block means.
+"""Linear measurements H of an image with H H^T = scale times the identity: pixels, greys, block means.
 
-Then H^T / scale spreads a measurement over the image, and H^T H / scale projects onto what the measurement sees, so
-that an image splits into a known and an unknown part (Song et al. 2021, appendix I).
+H^T / scale maps a measurement back to an image, and H^T H / scale projects onto the measured part, so an image splits
+into a known and an unknown part (Song et al. 2021, appendix I).
 """
 
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from torch import Tensor
 
 
 class Projection(Protocol):
-    """A linear map H of images [B, ...] with H H^T = ``scale`` on the measurements."""
+    """A linear map H of images [B, ...] with H H^T = ``scale`` times the identity on measurements."""
 
     @property
     def scale(self) -> float: ...
 
     def measure(self, x: Tensor) -> Tensor:
-        """H x, with the number of dimensions of x."""
+        """Return H x, with as many dimensions as x."""
         ...
 
     def transpose(self, y: Tensor) -> Tensor:
-        """H^T y, of the shape of an image."""
+        """Return H^T y, of the shape of an image."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Inpainting: some values are known. A measurement has the image's shape and is zero where nothing is known.
+    """Inpainting: some values are known. A measurement has the image's shape and is zero elsewhere.
 
     Attributes:
-        known: bool, True where known, of a shape that broadcasts against images: [H, W], [B, 1, H, W] or the images'.
+        known: bool, True where known, broadcast against images: [H, W], [B, 1, H, W] or the images' own shape.
 
     Raises:
         ValueError: if ``known`` is not bool.
@@ -42,7 +42,7 @@ class Mask:
 
     def __post_init__(self) -> None:
         if self.known.dtype != torch.bool:
-            raise ValueError(f"a mask is bool, True where the image is known, got {self.known.dtype}")
+            raise ValueError(f"a mask must be bool, True where the image is known, got {self.known.dtype}")
 
     @property
     def scale(self) -> float:
@@ -59,7 +59,7 @@ class Mask:
 class Grey:
     """Colorisation: the mean over channels is known, [B, 1, H, W].
 
-    It is sqrt(channels) times the first coordinate of an orthonormal basis of the channels; the others are unknown.
+    The mean is 1 / sqrt(channels) times one coordinate of an orthonormal basis; the others are unknown.
     """
 
     channels: int
@@ -103,10 +103,10 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class Chain:
-    """``then`` of what ``first`` measures: block means of a grey image, or some pixels of a small one.
+    """Two measurements, ``then`` after ``first``: block means of a grey image, or pixels of a small one.
 
     Raises:
-        ValueError: if ``first`` is a mask, whose H H^T is no multiple of the identity on all images.
+        ValueError: if ``first`` is a mask, since the composition's H H^T is then no multiple of the identity.
     """
 
     first: Projection
@@ -128,9 +128,9 @@ class Chain:
 
 
 def replace_measurement(x: Tensor, y: Tensor, projection: Projection) -> Tensor:
-    """x with its measurement replaced by y.
+    """Return x with its measurement H x replaced by y.
 
-    In this order of operations a mask's known values become those of y to the last bit, and the others stay.
+    This order of operations sets a mask's known values to y bit for bit and leaves the others unchanged.
     """
     rest = x - projection.transpose(projection.measure(x)) / projection.scale
     return rest + projection.transpose(y) / projection.scale

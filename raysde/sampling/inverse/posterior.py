@@ -1,8 +1,8 @@
-"""The score of the images that agree with a measurement y = H x0 + noise, from the score of all images.
+"""The posterior score given a measurement y = H x0 + noise, from the score of all images.
 
-grad log p_t(x_t | y) = grad log p_t(x_t) + grad log p_t(y | x_t). With p(x0 | x_t) taken as the Gaussian of Tweedie's
-mean m and covariance V = sigma^2 / alpha dm/dx_t, the second term is (dm/dx_t)^T H^T (noise^2 + H V H^T)^-1 (y - H m):
-"moment matching posterior sampling" (Rozet et al. 2024, arXiv 2405.13712, section 4.2). For Gaussian data it is exact.
+grad log p_t(x_t | y) = grad log p_t(x_t) + grad log p_t(y | x_t). If p(x0 | x_t) is approximated by the Gaussian with
+Tweedie's mean m and covariance V = sigma^2 / alpha dm/dx_t, the second term is (dm/dx_t)^T H^T (noise^2 + H V H^T)^-1
+(y - H m): "moment matching posterior sampling" (Rozet et al. 2024, arXiv 2405.13712, section 4.2), exact for Gaussians.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,24 @@ from raysde.sde import SDE, Score
 from raysde.sde.parameterisation import marginal_for
 
 ITERATIONS = 3
-"""Conjugate-gradient iterations."""
+"""Default number of conjugate-gradient iterations."""
 
 
 @dataclass(frozen=True)
 class MomentMatching:
-    """score(x_t, t) given y.
+    """The posterior score(x_t, t) given a measurement y.
 
-    One call asks the score once and takes one vector-Jacobian product for each iteration and one more. A network's
-    Jacobian is only nearly symmetric, so that V is too; the products with it are those with its transpose.
+    One call evaluates the prior score once and takes one vector-Jacobian product per iteration, plus one. These
+    products use the transpose of the network's Jacobian, which is only nearly symmetric, in place of the Jacobian.
 
     Attributes:
         prior: the score of all images, differentiable in x_t.
-        known: y, [B, ...].
-        noise: standard deviation of y's noise, in the units of the data.
-        iterations: of the conjugate gradients that solve the linear system, for each image by itself.
+        known: the measurement y, [B, ...].
+        noise: standard deviation of y's noise, in units of the data.
+        iterations: number of conjugate-gradient iterations, which solve a linear system per image.
+
+    Raises:
+        ValueError: if ``noise`` is negative or ``iterations`` is below 1.
     """
 
     prior: Score
@@ -48,7 +51,7 @@ class MomentMatching:
 
     @torch.enable_grad()
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """grad log p_t(x_t | y), of the shape of x_t."""
+        """Return grad log p_t(x_t | y), of the shape of x_t."""
         x = x_t.detach().requires_grad_()
         alpha, sigma = marginal_for(self.sde, t, x)
         score = self.prior(x, t)
@@ -57,7 +60,7 @@ class MomentMatching:
         def product(y: Tensor) -> Tensor:
             return torch.autograd.grad(mean, x, self.projection.transpose(y), retain_graph=True)[0]
 
-        # below this, V is the rounding of its own computation
+        # rounding error of V, below which the system would be singular
         floor = 10.0 * torch.finfo(x.dtype).eps * self.projection.scale * (sigma / alpha).square()
 
         def covariance(y: Tensor) -> Tensor:
@@ -69,9 +72,9 @@ class MomentMatching:
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
-    """y with ``apply(y)`` = target [B, ...], for a linear ``apply`` that is positive definite on each row.
+    """Solve ``apply(y)`` = target [B, ...] for y, where ``apply`` is linear and positive definite on each row.
 
-    A row ends early where its residual is rounding or its curvature is not positive (Hestenes and Stiefel 1952).
+    A row stops early at a residual of rounding size or a curvature <= 0 (Hestenes and Stiefel 1952).
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:

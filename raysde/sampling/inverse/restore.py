@@ -1,15 +1,14 @@
-"""Images that agree with what is known of them, and images made from others, with any score, SDE and solver.
+"""Images that agree with a measurement, and variations of given images, with any score, SDE and solver.
 
-``edit`` draws from p(x0 | H x0 = y). Two ways of conditioning:
+``edit`` draws from p(x0 | H x0 = y) by one of two methods:
 
-``moment_matching``  the score itself is replaced by that of p(x_t | y), see
-                     :mod:`raysde.sampling.inverse.posterior`; exact for Gaussian data whatever the solver, and the
-                     better way wherever the score can be differentiated.
-``replacement``      after every step the known part of x is replaced by the known data with fresh noise of that time's
-                     level (Song et al. 2021, appendix I). The rest of x was not drawn given it, so this is exact only
-                     where known and unknown are independent; ``resample`` brings them nearer. It costs nothing.
+``moment_matching``  replaces the score by that of p(x_t | y), see :mod:`raysde.sampling.inverse.posterior`; exact for
+                     Gaussian data with any solver, and preferable wherever the score is differentiable.
+``replacement``      replaces the known part of x after every step by the known data, noised to the current time
+                     (Song et al. 2021, appendix I). The rest of x is not drawn given the known part, so this is exact
+                     only where the two are independent; ``resample`` reduces the error. It costs no evaluations.
 
-``sdedit`` starts from an image with noise instead of from noise alone.
+``sdedit`` starts from a noised image instead of pure noise.
 """
 
 from dataclasses import dataclass
@@ -33,8 +32,7 @@ WAYS: tuple[Way, ...] = ("moment_matching", "replacement")
 
 @dataclass(frozen=True)
 class Replacement:
-    """``project(x, t)`` for the sampler: H x becomes alpha y + sigma H eps with fresh noise eps (Song et al. 2021,
-    appendix I.2)."""
+    """A ``project`` that sets H x to alpha y + sigma H eps with new noise eps (Song et al. 2021, appendix I.2)."""
 
     sde: SDE
     known: Tensor
@@ -64,27 +62,26 @@ def edit(
     callback: Callback | None = None,
     **settings: Unpack[Settings],
 ) -> Samples:
-    """Draws images x0 with H x0 = y, or with y = H x0 + noise.
+    """Draw images x0 with H x0 = y, or with y = H x0 + noise.
 
     Args:
         score: ``score(x_t, t)`` or an object with such a method; differentiable in x_t for moment_matching.
-        known: y, [B, ...].
-        projection: H, see :mod:`raysde.sampling.inverse.operators`; what it makes of y has the shape of the result.
+        known: the measurement y, [B, ...].
+        projection: the linear map H, see :mod:`raysde.sampling.inverse.operators`; H^T y has the shape of the result.
         method: moment_matching or replacement.
-        noise: standard deviation of y's noise in the units of the data. Without noise the result has H x0 = y exactly.
-        iterations: of moment_matching, see :class:`raysde.sampling.inverse.posterior.MomentMatching`.
-        resample: of replacement, see :func:`raysde.sampling.sampler.sample`.
+        noise: standard deviation of y's noise, in units of the data. Without noise the result has H x0 = y exactly.
+        iterations: for moment_matching, see :class:`raysde.sampling.inverse.posterior.MomentMatching`.
+        resample: for replacement, see :func:`raysde.sampling.sampler.sample`.
         generator: one for the batch or one for each image.
         callback, settings: as for :func:`raysde.sampling.sampler.sample`.
 
     Raises:
-        ValueError: if the method has no such name, or does not know the noise or the repeats that are asked for; and as
-            :func:`raysde.sampling.sampler.sample`.
+        ValueError: if there is no such method, or it does not support a given argument; and as :func:`sample`.
     """
     if method not in WAYS:
         raise ValueError(f"method must be one of {', '.join(WAYS)}, got {method!r}")
     if method == "replacement" and noise:
-        raise ValueError(f"noise={noise} needs method moment_matching: replacement takes what is known as exact")
+        raise ValueError(f"noise={noise} needs method moment_matching: replacement assumes a measurement without noise")
     if method == "replacement" and iterations != ITERATIONS:
         raise ValueError(f"iterations={iterations} belongs to method moment_matching")
     if method == "moment_matching" and resample:
@@ -121,14 +118,14 @@ def sdedit(
     callback: Callback | None = None,
     **settings: Unpack[Settings],
 ) -> Samples:
-    """Images like x0: noise is added to them and taken away again (Meng et al. 2022, arXiv 2108.01073).
+    """Draw variations of x0: add noise, then remove it by sampling (Meng et al. 2022, arXiv 2108.01073).
 
     Args:
         x0: images, [B, ...].
-        strength: the share of the grid that is walked, measured in the grid's own variable and counted from its end: on
-            a log-SNR grid 0.5 starts half-way in log-SNR, with half of the steps. 0 gives x0 itself, 1 is plain
-            sampling, which sees nothing of x0.
-        callback: called with the steps done of those that are walked.
+        strength: fraction of the time grid that is walked, measured from its end in the grid's own variable. On a
+            log-SNR grid 0.5 starts half-way in log-SNR and takes half of the steps. 0 returns x0; 1 ignores x0.
+        callback: called after each step with the number of steps done and the current x.
+        score, sde, generator, settings: as for :func:`raysde.sampling.sampler.sample`.
 
     Raises:
         ValueError: if ``strength`` is outside [0, 1]; and as :func:`raysde.sampling.sampler.sample`.
@@ -139,7 +136,7 @@ def sdedit(
     times, start = method.last_times(sde, strength), None
     if len(times) < 2:
         return Samples(x0, 0)
-    if method.churn:  # it is the noise of all steps together, and these are a part of them
+    if method.churn:  # churn is the total over all steps of the grid
         settings["churn"] = method.churn_of(len(times) - 1)
     if strength < 1.0:
         alpha, sigma = (value.item() for value in sde.marginal(times[0]))

@@ -1,7 +1,7 @@
-"""Solvers by name: where each is defined, and what the sampler must know of it.
+"""The solvers by name: import path and properties of each.
 
-A new solver is one module and its line in ``SOLVERS``. That line loads nothing: a solver's module, and torch with it,
-is imported when the solver takes its first step, so that the command line can name every solver at once.
+A new solver is one module and its line in ``SOLVERS``. A solver's module, and torch with it, is imported only when the
+solver takes its first step, so that the command line can list the solvers quickly.
 """
 
 import importlib
@@ -14,23 +14,22 @@ if TYPE_CHECKING:
     from raysde.sampling.solvers.trajectory import Stepper, Walk
 
 Solver = str
-"""A name of ``SOLVERS``."""
+"""A key of ``SOLVERS``."""
 Grid = Literal["time", "log_snr", "edm", "quadratic"]
 Corrector = Literal["none", "langevin", "annealed_langevin"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the sampler must know of a solver.
+    """The properties of a solver.
 
     Attributes:
-        place: ``module:name`` of a class that is made from a walk and called with (x, index), or of a function that is
-            called with (walk, x, index).
-        calls: network evaluations of one step.
-        grid: the grid it likes; None leaves that to the SDE.
-        remembers: whether a step uses earlier ones, so that nothing else may move x in between.
-        settings: the fields of a :class:`raysde.sampling.method.Method` that it takes, by these names.
-        fixed: further arguments that it takes.
+        place: ``module:name`` of a class made from a walk, with steps (x, index), or of a function (walk, x, index).
+        calls: network evaluations per step.
+        grid: default time grid; None for the SDE's own.
+        remembers: True if a step uses earlier ones, so that correctors and resampling must not move x in between.
+        settings: fields of :class:`raysde.sampling.method.Method` that the solver reads, by name.
+        fixed: further keyword arguments.
     """
 
     place: str
@@ -41,10 +40,10 @@ class Kind:
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def start(self, walk: "Walk", **settings: Any) -> "Stepper":
-        """Return the solver's steps for a walk.
+        """Return the solver's step function for a walk.
 
         Args:
-            settings: values of those named in ``settings``.
+            settings: values of the fields named in ``settings``.
         """
         module, _, name = self.place.partition(":")
         found, given = getattr(importlib.import_module(module), name), {**self.fixed, **settings}
@@ -75,4 +74,4 @@ SOLVERS: dict[Solver, Kind] = {
     "deis": Kind(f"{_HERE}.multistep:Deis", remembers=True, settings=("order",)),
     "unipc": Kind(f"{_HERE}.multistep:UniPC", remembers=True, settings=("order",)),
 }
-"""Every solver by name."""
+"""All solvers by name."""

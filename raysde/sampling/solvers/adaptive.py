@@ -1,10 +1,10 @@
-"""Dormand and Prince's embedded Runge-Kutta pair of orders 5 and 4 with a step size for each sample.
+"""Dormand and Prince's embedded Runge-Kutta pair of orders 5 and 4, with a step size for each sample.
 
-One step size for a whole batch, as scipy and torchdiffeq choose it, lets an easy image pay for a hard one and makes an
-image depend on its neighbours. torchode 1.0 has one for each sample too, at equal accuracy and as many evaluations (158
-to 134 here at a tolerance of 1e-5 on a mixture's flow, 236 to 242 at 1e-7), but brings two type-checking packages for
-what is 60 lines; torchdiffeq 0.2.5 has one for the batch, and its first guess leaves [0, 1],
-where no score exists. The step control is that of Hairer, Norsett and Wanner, Solving ODEs I, section II.4.
+scipy and torchdiffeq use one step size for a whole batch, which makes easy images pay for hard ones and an image depend
+on its batch. torchode 1.0 has step sizes per sample too, at equal accuracy and similar cost (158 evaluations to 134
+here on a mixture's flow at tolerance 1e-5, 236 to 242 at 1e-7), but needs two type-checking packages for these 60
+lines. torchdiffeq 0.2.5's first trial step leaves [0, 1], where no score exists. The step control follows Hairer,
+Norsett and Wanner, Solving ODEs I, section II.4.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 from raysde.sde import SDE, Score
 
 Slope = Callable[[Tensor, Tensor], Tensor]
-"""``f(t, y)``: t [B] and y [B, N] to dy/dt [B, N]."""
+"""A callable ``f(t, y)`` that maps t [B] and y [B, N] to dy/dt [B, N]."""
 
 NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 STAGES = (
@@ -35,12 +35,12 @@ EPS = torch.finfo(torch.float64).eps
 
 
 def rms(x: Tensor) -> Tensor:
-    """Root mean square of each row, [B]."""
+    """Return the root mean square of each row of [B, N]: [B]."""
     return x.square().mean(dim=1).sqrt()
 
 
 def combine_slopes(slopes: list[Tensor], weights: tuple[float, ...]) -> Tensor:
-    """The weighted sum of slopes."""
+    """Return the weighted sum of slopes, [B, N]."""
     total = weights[0] * slopes[0]
     for slope, weight in zip(slopes[1:], weights[1:], strict=True):
         if weight:
@@ -49,10 +49,11 @@ def combine_slopes(slopes: list[Tensor], weights: tuple[float, ...]) -> Tensor:
 
 
 def first_step(f: Slope, t: Tensor, y: Tensor, slope: Tensor, span: float, rtol: float, atol: float) -> Tensor:
-    """A first step size [B] whose Euler step is small (Hairer et al., II.4), for one evaluation; at most |span|.
+    """Return a first step size [B] of a small Euler step (Hairer et al., II.4), at most |span|, for one evaluation.
 
     Args:
-        span: end - start; beyond it the slope may not be defined.
+        y, slope: state and dy/dt at times t [B], both [B, N].
+        span: end - start; the slope may be undefined beyond it.
     """
     direction = math.copysign(1.0, span)
     scale = atol + rtol * y.abs()
@@ -67,15 +68,15 @@ def first_step(f: Slope, t: Tensor, y: Tensor, slope: Tensor, span: float, rtol:
 
 
 def integrate_ode(f: Slope, y: Tensor, start: float, end: float, *, rtol: float, atol: float) -> tuple[Tensor, int]:
-    """y at ``end`` for dy/dt = f from y at ``start``, and the number of evaluations of f (each of the whole batch).
+    """Integrate dy/dt = f from ``start`` to ``end``; return y there and the number of evaluations of the whole batch.
 
     Args:
-        y: [B, N].
+        y: state at ``start``, [B, N].
         rtol, atol: the error of a step, root mean square over N, stays below atol + rtol |y|.
 
     Raises:
         ValueError: if a tolerance is not positive.
-        FloatingPointError: if a step size falls below what t can resolve, or y is not finite.
+        FloatingPointError: if a step is below the resolution of t, y is not finite, or MOST_STEPS do not suffice.
     """
     if rtol <= 0.0 or atol <= 0.0:
         raise ValueError(f"rtol and atol must be positive, got rtol={rtol}, atol={atol}")
@@ -89,30 +90,30 @@ def integrate_ode(f: Slope, y: Tensor, start: float, end: float, *, rtol: float,
         if not (left > 0.0).any():
             return y, nfe
         step = torch.minimum(h, left)
-        # a comparison that NaN fails too
+        # negated, so that a NaN step counts as too small
         if ((left > 0.0) & ~(step >= torch.minimum(left, 10.0 * EPS * t.abs()))).any() or not y.isfinite().all():
             raise FloatingPointError(f"rk45 found no step small enough near t={t[left > 0][0].item():.3g}")
         new, last, error = attempt_step(f, t, y, slope, direction * step, rtol, atol)
         nfe += 6
-        # a trial step that left the finite numbers is rejected as the worst of errors
+        # reject a trial step that is not finite, with the smallest next step
         error = torch.where(error.isfinite(), error, torch.full_like(error, math.inf))
         moved = left > 0.0
         good = (error < 1.0) & moved
         grow = (SAFETY * error.clamp(min=1e-30) ** -0.2).clamp(SLOWEST, FASTEST)
-        # after a rejection the step that succeeds does not grow at once
+        # the step size must not grow right after a rejection (Hairer et al., II.4)
         grow = torch.where(good & ~rejected, grow, grow.clamp(max=1.0))
         h = torch.where(moved, step * grow, h)
         rejected = moved & ~good
         y = torch.where(good[:, None], new, y)
         slope = torch.where(good[:, None], last, slope)
         t = torch.where(good, torch.where(step >= left, torch.full_like(t, end), t + direction * step), t)
-    raise FloatingPointError(f"rk45 did not arrive in {MOST_STEPS} steps: loosen rtol and atol")
+    raise FloatingPointError(f"rk45 needs more than {MOST_STEPS} steps: increase rtol and atol")
 
 
 def attempt_step(
     f: Slope, t: Tensor, y: Tensor, slope: Tensor, h: Tensor, rtol: float, atol: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of size h [B]: the new y, the slope there, and the error of each row as a share of the tolerance."""
+    """Take one step of size h [B]; return the new y, the slope there, and each row's error over its tolerance, [B]."""
     width = h.to(y.dtype)[:, None]
     slopes = [slope]
     for node, weights in zip(NODES[1:], STAGES[1:], strict=True):
@@ -126,7 +127,7 @@ def attempt_step(
 def probability_flow(
     score: Score, sde: SDE, x: Tensor, start: float, end: float, *, rtol: float, atol: float
 ) -> tuple[Tensor, int]:
-    """Where the probability flow carries x [B, ...] from time start to end, and the evaluations of the score."""
+    """Move x [B, ...] along the probability flow; return it and the number of score evaluations."""
 
     def slope(t: Tensor, y: Tensor) -> Tensor:
         value, time = y.view_as(x), t.to(y.dtype)

@@ -1,22 +1,20 @@
-"""The solver where nobody names one."""
+"""The choice of the default solver."""
 
 from raysde.sampling.solvers import SOLVERS, Solver
 
 DEFAULT: Solver = "unipc"
-"""The closest of all to the exact answer in at most 20 evaluations, whatever the process: docs/choosing.md has the
-table."""
+"""The default solver: the most accurate within 20 evaluations on every SDE, see the table in docs/choosing.md."""
 FIRST: Solver = "heun"
-"""The default before there was another, which models from then keep; and where steps of the default cannot be taken
-together with a corrector or taken again, since it remembers earlier ones."""
+"""The former default, for models of that time, and where a corrector or resampling excludes multistep solvers."""
 
 
 def default_solver(usual: Solver | None = None, *, corrector: str | None = None, resample: int = 0) -> Solver:
     """Return the solver for settings that name none.
 
     Args:
-        usual: default of the model that draws; None for :data:`DEFAULT`.
-        corrector: name of the corrector that is asked for, None if that is left to the solver.
-        resample: times that each step is taken again.
+        usual: default solver of the model; None for :data:`DEFAULT`.
+        corrector: name of the requested corrector; None if the solver chooses it.
+        resample: number of times that each step is repeated.
     """
     chosen = usual or DEFAULT
     follows = corrector not in (None, "none") or resample > 0

@@ -1,4 +1,4 @@
-"""Grids of times from the SDE's ceiling down to its sample floor."""
+"""Time grids from the SDE's ceiling down to its sample floor."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ TimeMap = Callable[[Tensor], Tensor]
 
 
 def grid_variable(sde: SDE, grid: Grid, rho: float) -> tuple[TimeMap, TimeMap]:
-    """What a grid is uniform in, as a function of t, and its inverse."""
+    """Return the function of t in which a grid is uniform, and its inverse."""
     if grid == "time":
         return (lambda t: t), (lambda u: u)
     if grid == "quadratic":
@@ -26,7 +26,7 @@ def grid_variable(sde: SDE, grid: Grid, rho: float) -> tuple[TimeMap, TimeMap]:
 
 
 def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
-    """steps + 1 falling times, float64.
+    """Return steps + 1 falling times, float64.
 
     time       uniform in t
     log_snr    uniform in log-SNR (Lu et al. 2022)
@@ -51,11 +51,11 @@ def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
 
 
 def last_grid_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float) -> Tensor:
-    """The end of a :func:`time_grid`, ``share`` of its length in the grid's own variable.
+    """Return the last ``share`` of a :func:`time_grid`, measured in the grid's own variable, float64.
 
-    Its first step is what is left of one of the grid's; a share of 0 leaves the last time alone, 1 the whole grid.
+    Its first step may be a part of one of the grid's steps. A share of 0 gives the last time alone, 1 the whole grid.
     """
-    # rounded, so that 0.7 of ten steps are seven of them
+    # without rounding, 0.7 of ten steps would be just above seven
     place = round((1.0 - share) * (len(times) - 1), 9)
     index = math.floor(place)
     if place == index:
@@ -66,11 +66,10 @@ def last_grid_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float
 
 
 def check_times(times: Tensor, sde: SDE) -> Tensor:
-    """A grid of the caller's own, float64.
+    """Return the caller's own times as a float64 tensor on the CPU.
 
     Raises:
-        ValueError: if it does not fall, has fewer than two times, or leaves (0, ceiling]; 0 itself is in the domain of
-            processes with noise there.
+        ValueError: if they do not fall, are fewer than two, or leave (0, ceiling]; 0 is allowed where sigma(0) > 0.
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0.0).all():

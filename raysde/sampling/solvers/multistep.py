@@ -1,9 +1,9 @@
-"""Fast solvers, exact in the linear part and polynomial in the network's part, as functions of lambda = log(alpha /
-sigma) and therefore good for every SDE.
+"""Fast solvers: exact in the linear part of the ODE, polynomial in the network's part.
 
-With h = lambda_s - lambda_t > 0, the flow from t to s in terms of the predicted x0 is
-``x_s = sigma_s / sigma_t x_t + sigma_s int e^lambda x0(lambda) dlambda`` (Lu et al. 2022b, arXiv 2211.01095, eq. 8).
-Each class keeps the predictions of earlier steps and starts with lower orders. A network is asked once a step.
+They integrate over lambda = log(alpha / sigma), so they apply to every SDE. With h = lambda_s - lambda_t > 0, the flow
+from t to s in terms of the predicted x0 is ``x_s = sigma_s / sigma_t x_t + sigma_s int e^lambda x0(lambda) dlambda``
+(Lu et al. 2022b, arXiv 2211.01095, eq. 8). Each class keeps predictions of earlier steps and starts at lower orders. A
+step costs one network evaluation. Steps return x with their noise and without it, as every ``Stepper``.
 """
 
 import math
@@ -15,11 +15,11 @@ from torch import Tensor
 from raysde.sampling.solvers.trajectory import Walk
 
 SHORT = 15
-"""Below this number of steps, the last ones have lower order, as Lu et al. advise for stability."""
+"""Number of steps below which the last ones have lower order, as Lu et al. advise for stability."""
 
 
 class Ddim:
-    """x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z with c = eta b sigma_s / sigma_t.
+    """The DDIM step x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z with c = eta b sigma_s / sigma_t.
 
     eta = 0 is deterministic, eta = 1 the ancestral step (Song, Meng and Ermon 2021, arXiv 2010.02502, eq. 12 and 16).
     """
@@ -38,7 +38,7 @@ class Ddim:
 
 
 class Multistep:
-    """What the methods with a memory share: the last predictions with their lambdas, and the order of a step.
+    """The base class of multistep solvers: past predictions with their lambdas, and the order of a step.
 
     Args:
         order: the highest order used.
@@ -49,7 +49,7 @@ class Multistep:
         self.past: deque[tuple[float, Tensor]] = deque(maxlen=order)
 
     def order_at(self, index: int) -> int:
-        """Order 1 at the start, rising; falling to 1 at the end of a short walk."""
+        """Return the order of a step: rising from 1 at the start, and falling to 1 at the end of a short run."""
         left = self.steps - index if self.steps < SHORT else self.order
         return min(self.order, len(self.past), left)
 
@@ -60,15 +60,15 @@ class Multistep:
 class DpmPlusPlus(Multistep):
     """DPM-Solver++ of order 2 or 3 (2M, 3M), for the flow or for the reverse SDE (Lu et al. 2022b, section 5).
 
-    Order 2 takes their midpoint form; order 3 integrates the parabola through the last three predictions.
+    Order 2 is their midpoint form; order 3 integrates the parabola through the last three predictions.
 
     Args:
-        stochastic: whether to solve the SDE, whose noise is exact and whose linear part is e^(-h) stronger.
+        stochastic: True to solve the SDE, whose noise is exact and whose linear part has a further factor e^(-h).
     """
 
     def __init__(self, walk: Walk, order: int, stochastic: bool) -> None:
         super().__init__(walk, order)
-        # the SDE's coefficients are the flow's at a doubled h
+        # the SDE has the flow's coefficients at twice the h
         self.pace = 2.0 if stochastic else 1.0
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
@@ -86,16 +86,16 @@ class DpmPlusPlus(Multistep):
         return mean + walk.sigma[index + 1] * math.sqrt(-math.expm1(-z)) * walk.noise(x), mean
 
     def weights(self, z: float, order: int) -> tuple[float, float]:
-        """Integrals of z e^(z (v - 1)) v and v^2 over [0, 1], for the linear and the quadratic part of x0.
+        """Return the integrals of z e^(z (v - 1)) v and v^2 over [0, 1], for the linear and the quadratic part of x0.
 
-        The second is twice what Lu et al.'s code has in its multistep solver of order 3, which is of order 2.
+        The second is twice the coefficient in Lu et al.'s code, whose multistep solver of order 3 converges at order 2.
         """
         if order <= 2:
             return -0.5 * math.expm1(-z), 0.0
         return math.expm1(-z) / z + 1.0, 1.0 - 2.0 * (math.expm1(-z) + z) / z**2
 
     def differences(self, h: float, order: int) -> list[Tensor]:
-        """Coefficients of v and v^2 of the polynomial through the last predictions, v = 0 to 1 over the step."""
+        """Return the coefficients of v and v^2 of the polynomial through the last predictions; v runs from 0 to 1."""
         if order == 1:
             return []
         (now, m0), (before, m1) = self.past[0], self.past[1]
@@ -112,7 +112,7 @@ class DpmPlusPlus(Multistep):
 class Deis(Multistep):
     """DEIS in log(sigma / alpha) (Zhang and Chen 2023, arXiv 2204.13902, "rho-AB" in log rho).
 
-    The predicted noise is extrapolated by a polynomial in lambda through the last predictions and integrated exactly.
+    A polynomial in lambda through the last predictions extrapolates the predicted noise and is integrated exactly.
     """
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ class Deis(Multistep):
 
 
 def exponential_moments(end: float, count: int) -> list[float]:
-    """The integrals of e^(-u) u^k over [0, end] for k below ``count``."""
+    """Return the integrals of e^(-u) u^k over [0, end] for k below ``count``."""
     moments = [-math.expm1(-end)]
     for k in range(1, count):
         moments.append(k * moments[-1] - end**k * math.exp(-end))
@@ -143,8 +143,7 @@ def exponential_moments(end: float, count: int) -> list[float]:
 class UniPC(Multistep):
     """UniPC of order 3 or lower with B(h) = e^h - 1, in terms of x0 (Zhao et al. 2023, arXiv 2302.04867).
 
-    When the network is asked at the start of a step, its answer first corrects the step that led there: one more order
-    for no further evaluation.
+    The prediction at the start of a step first corrects the previous step: one more order at no evaluation.
     """
 
     def __init__(self, walk: Walk, order: int) -> None:
@@ -163,7 +162,7 @@ class UniPC(Multistep):
         return step, step
 
     def move(self, x: Tensor, index: int, order: int, arrived: Tensor | None) -> Tensor:
-        """From x at index to index + 1, with the prediction made there or (the predictor) without."""
+        """Step from x at ``index`` to ``index + 1``, with the prediction ``arrived`` there if it is known."""
         walk, (now, m0) = self.walk, self.past[0]
         h = walk.half_log_snr[index + 1] - walk.half_log_snr[index]
         places = [(self.past[k][0] - now) / h for k in range(1, order)] + [1.0]
@@ -177,10 +176,9 @@ class UniPC(Multistep):
 
 
 def unipc_shares(h: float, places: list[float]) -> list[float]:
-    """The weights of the slopes at ``places``, in units of B(h) = e^(-h) - 1.
+    """Return the weights of the slopes at ``places``, in units of B(h) = e^(-h) - 1.
 
-    They make the step exact for polynomials of the degree of their number (theorem 3.1); a single one is 1/2, as the
-    authors set it.
+    N weights make the step exact for polynomials of degree N (theorem 3.1); a single weight is 1/2, as in the paper.
     """
     if not places:
         return []

@@ -1,6 +1,7 @@
-"""Fixed steps of the probability flow, in the variables where it reads d(x / alpha) / d(sigma / alpha) = eps.
+"""Fixed steps of the probability flow in the form d(x / alpha) / d(sigma / alpha) = eps, of orders 1, 2 and 4.
 
-There the linear drift is solved exactly; for EDM's SDE they are the equations of Karras et al. 2022. Orders 1, 2 and 4.
+In these variables the linear drift is solved exactly; on EDM they are the equations of Karras et al. 2022. A step costs
+as many network evaluations as its order. It returns the next x [B, ...] twice, since no noise is added at its end.
 """
 
 import math
@@ -12,19 +13,19 @@ from raysde.sampling.solvers.trajectory import Walk
 
 
 def euler(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Euler's step, which is DDIM's with eta = 0 (Song, Meng and Ermon 2021, section 4.3)."""
+    """Return x after Euler's step, twice; it equals DDIM's with eta = 0 (Song, Meng and Ermon 2021, section 4.3)."""
     step = step_ratios(walk, x, index, walk.eps(x, index))
     return step, step
 
 
 def step_ratios(walk: Walk, x: Tensor, index: int, slope: Tensor) -> Tensor:
-    """x at the next time when d(x / alpha) / d(sigma / alpha) = slope all the way."""
+    """Return x at the next time for a constant slope d(x / alpha) / d(sigma / alpha)."""
     (alpha, sigma), (alpha_s, sigma_s) = [(walk.alpha[i], walk.sigma[i]) for i in (index, index + 1)]
     return alpha_s / alpha * x + (sigma_s - alpha_s * sigma / alpha) * slope
 
 
 def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Heun's step (Karras et al. 2022, algorithm 1)."""
+    """Return x after Heun's step (Karras et al. 2022, algorithm 1), twice."""
     first = walk.eps(x, index)
     second = walk.eps(step_ratios(walk, x, index, first), index + 1)
     step = step_ratios(walk, x, index, 0.5 * (first + second))
@@ -32,7 +33,7 @@ def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 
 def rk4(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """The classical Runge-Kutta step of order 4."""
+    """Return x after the classical Runge-Kutta step of order 4, twice."""
     noise_to_signal = [walk.sigma[i] / walk.alpha[i] for i in (index, index + 1)]
     width, middle = noise_to_signal[1] - noise_to_signal[0], 0.5 * (noise_to_signal[0] + noise_to_signal[1])
     t = walk.quantity(walk.sde.time_at, -2.0 * math.log(middle))
@@ -51,12 +52,12 @@ def rk4(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 
 class EdmHeun:
-    """Heun's step after a little fresh noise (Karras et al. 2022, algorithm 2), for any SDE through sigma / alpha.
+    """Heun's step after adding noise (Karras et al. 2022, algorithm 2), for any SDE through sigma / alpha.
 
     Args:
-        churn: S_churn, the noise of all steps together.
-        churn_low, churn_high: sigma / alpha between which noise is added (S_tmin, S_tmax).
-        churn_noise: S_noise, its standard deviation.
+        churn: S_churn, the total noise added over all steps.
+        churn_low, churn_high: range of sigma / alpha in which noise is added (S_tmin, S_tmax).
+        churn_noise: standard deviation of the noise (S_noise).
     """
 
     def __init__(self, walk: Walk, churn: float, churn_low: float, churn_high: float, churn_noise: float) -> None:

@@ -1,6 +1,6 @@
-"""Steps of the reverse SDE from time t to an earlier time s, each with fresh noise.
+"""Predictors: stochastic steps of the reverse SDE from time t to an earlier time s.
 
-A predictor takes ``(walk, x, index)`` and returns the next state with its noise and without it.
+A predictor takes ``(walk, x, index)`` with x [B, ...] and returns the next state with its noise and without it.
 
 Sources: Song et al. 2021, appendix D to F.
 """
@@ -13,7 +13,7 @@ from raysde.sampling.solvers.trajectory import Walk
 
 
 def euler_maruyama(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """x - (f x - g^2 score) dt + g sqrt(dt) z (Song et al. eq. 6)."""
+    """Return x - (f x - g^2 score) dt + g sqrt(dt) z, of the shape of x, and its mean (Song et al. eq. 6)."""
     t, sde = walk.times[index], walk.sde
     dt = t - walk.times[index + 1]
     f, g2 = walk.quantity(sde.drift_rate, t), walk.quantity(sde.diffusion2, t)
@@ -22,17 +22,16 @@ def euler_maruyama(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 
 def reverse_diffusion(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """The forward step's own discretisation, reversed (Song et al. eq. 46): (2 - a) x + b^2 score + b z."""
+    """Return the reversed step (2 - a) x + b^2 score + b z, of the shape of x, and its mean (Song et al. eq. 46)."""
     a, b2 = walk.transition(index)
     mean = (2.0 - a) * x + b2 * walk.score(x, walk.times[index])
     return mean + math.sqrt(b2) * walk.noise(x), mean
 
 
 def ancestral(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """A draw from q(x_s | x_t, x0) at the predicted x0: mean (x + b^2 score) / a, variance (b sigma_s / sigma_t)^2.
+    """Return a draw from q(x_s | x_t, x0) at the predicted x0, of the shape of x, and its mean (x + b^2 score) / a.
 
-    That is Song et al. eq. 47 for VE and Ho et al. 2020 eq. 7 for VP, with the posterior's variance; Song's VP code
-    takes the larger b^2.
+    Its variance (b sigma_s / sigma_t)^2 is that of Song et al. eq. 47 (VE) and Ho et al. 2020 eq. 7 (VP).
     """
     a, b2 = walk.transition(index)
     mean = (x + b2 * walk.score(x, walk.times[index])) / a
@@ -40,5 +39,5 @@ def ancestral(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 
 def none(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """x as it is, for sampling by a corrector alone."""
+    """Return x twice, unchanged, for sampling by a corrector alone."""
     return x, x

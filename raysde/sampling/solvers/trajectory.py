@@ -1,4 +1,4 @@
-"""What every solver is given: the score, the SDE at the times of a grid, and noise."""
+"""The state that every solver shares: the score, the SDE at the times of a grid, and the noise source."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,23 @@ from raysde.rng import Noise
 from raysde.sde import SDE, Score
 
 Stepper = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""``step(x, i)``: from x at the grid's time i to time i + 1, with the step's noise and without it."""
+"""A callable ``step(x, i)`` that moves x from the grid's time i to time i + 1, with the step's noise and without it."""
 
 
 class Walk:
-    """A score on a grid of times.
+    """A score on a time grid.
 
-    Coefficients are Python floats computed in float64 once, so that no step waits for the device.
+    Coefficients are Python floats, computed once in float64, so that no step waits for the device.
 
     Args:
-        score: ``score(x_t, t)`` with t of shape [B].
-        times: falling, float64.
+        score: ``score(x_t, t)`` with x_t [B, ...] and t [B].
+        times: falling times, float64.
+        noise: returns standard normal noise of the shape of its argument.
 
     Attributes:
-        alpha, sigma: of the marginal at each time.
-        half_log_snr: lambda = log(alpha / sigma) at each time, the variable of the fast solvers; it rises.
-        nfe: how often the score was asked.
+        alpha, sigma: coefficients of the marginal at each time.
+        half_log_snr: lambda = log(alpha / sigma) at each time, rising; the variable of the fast solvers.
+        nfe: number of score evaluations so far.
     """
 
     def __init__(self, score: Score, sde: SDE, times: Tensor, noise: Noise) -> None:
@@ -37,23 +38,23 @@ class Walk:
         self.nfe = 0
 
     def score(self, x: Tensor, t: float) -> Tensor:
-        """The score of x at one time for all rows."""
+        """Return the score of x [B, ...] at time t for all rows, and count the evaluation."""
         self.nfe += 1
         return self.ask(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device))
 
     def eps(self, x: Tensor, index: int) -> Tensor:
-        """The predicted noise at a time of the grid."""
+        """Return the predicted noise at the grid's time ``index``, of the shape of x."""
         return -self.sigma[index] * self.score(x, self.times[index])
 
     def x0(self, x: Tensor, index: int) -> Tensor:
-        """The predicted clean data at a time of the grid (Tweedie's formula)."""
+        """Return the predicted clean data at the grid's time ``index`` by Tweedie's formula, of the shape of x."""
         return (x + self.sigma[index] ** 2 * self.score(x, self.times[index])) / self.alpha[index]
 
     def quantity(self, function: Callable[[Tensor], Tensor], t: float) -> float:
-        """A quantity of the SDE at any time."""
+        """Return a function of the SDE at any time t, computed in float64."""
         return function(torch.tensor(t, dtype=torch.float64)).item()
 
     def transition(self, index: int) -> tuple[float, float]:
-        """a and b^2 of the exact forward step x_t = a x_s + b z that a solver undoes from time index to index + 1."""
+        """Return a and b^2 of the exact forward step x_t = a x_s + b z from time ``index + 1`` to ``index``."""
         a = self.alpha[index] / self.alpha[index + 1]
         return a, self.sigma[index] ** 2 - (a * self.sigma[index + 1]) ** 2

@@ -1,4 +1,4 @@
-"""Projections of images: what they measure, and what they put back."""
+"""Linear measurements of images, and their replacement."""
 
 import pytest
 import torch
@@ -9,7 +9,8 @@ from tests.support.gaussian_images import HOLE, PROJECTIONS, SHAPE, SIZE, matrix
 
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_projections_are_what_they_say(name):
-    """H^T is the transpose of H; H H^T is the scale on the measurements; what is replaced is measured, the rest stays."""
+    """H^T is the transpose of H; H H^T is the scale on measurements; a replaced measurement is measured, the rest
+    stays."""
     projection, h = PROJECTIONS[name], matrix(PROJECTIONS[name])
     g = torch.Generator().manual_seed(1)
     x, other = (torch.randn(5, *SHAPE, dtype=torch.float64, generator=g) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The score given a measurement, and moment matching, against Gaussian conditionals."""
+"""The posterior score and moment matching, against Gaussian conditionals."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.support.oracles import SDES, SETTINGS, assert_moments
 
 
 def test_conjugate_gradients_solve_each_row():
-    """In as many iterations as there are dimensions; a row whose matrix is none ends without harm to the others."""
+    """Rows converge in as many iterations as dimensions; a row whose matrix is not positive definite stops alone."""
     g = torch.Generator().manual_seed(2)
     mix = torch.randn(4, 6, 6, dtype=torch.float64, generator=g)
     matrices = mix @ mix.transpose(1, 2) + torch.eye(6, dtype=torch.float64)
@@ -27,7 +27,7 @@ def test_conjugate_gradients_solve_each_row():
 @pytest.mark.parametrize("what", PROJECTIONS)
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_the_score_given_a_measurement_is_exact(name, what, noise):
-    """Of x_t = alpha x0 + sigma eps with x0 from the conditional Gaussian, at any time of each row."""
+    """The posterior score is exact for x_t = alpha x0 + sigma eps with Gaussian x0, with a different time in each row."""
     sde, data, projection = SDES[name], correlated(), PROJECTIONS[what]
     y = projection.measure(data.draw(1, seed=5))
     g = torch.Generator().manual_seed(3)
@@ -48,7 +48,7 @@ CASES = ["heun", "euler_maruyama", "dpmpp_2m", "unipc", "pc"]
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("what", ["mask", "grey"])
 def test_moment_matching_draws_from_the_conditional(name, case, what):
-    """Mean and covariance of inpainted and of coloured Gaussian images; the known part is exactly what is known."""
+    """Inpainted and coloured Gaussian images have the conditional mean and covariance; the known part is kept exactly."""
     count, shape = 1500, (3, 1, 2)
     sde, data = SDES[name], correlated(shape, seed=1)
     projection = {"mask": Mask(torch.tensor([[True, False]])), "grey": Grey(3)}[what]
@@ -64,7 +64,7 @@ def test_moment_matching_draws_from_the_conditional(name, case, what):
 
 
 def test_moment_matching_with_noise_draws_from_the_posterior():
-    """Noisy block means: nothing is exact any more, and the noise is not taken for the image."""
+    """With noisy block means samples follow the posterior: the noise is not reproduced in the image."""
     count, shape, noise = 2000, (1, 2, 4), 0.2
     sde, data, projection = SDES["vp"], correlated(shape, seed=2), AveragePool(2)
     y = projection.measure(data.draw(1, seed=7)) + 0.3
@@ -77,7 +77,7 @@ def test_moment_matching_with_noise_draws_from_the_posterior():
 
 
 def test_moment_matching_works_at_any_solver():
-    """rk45 asks at another time in each row, rk4 between the grid's, churn above them."""
+    """Moment matching works with rk45's times per row, rk4's times between the grid's, and churn's above them."""
     count, shape = 1500, (3, 1, 2)
     sde, data, projection = SDES["flow"], correlated(shape, seed=1), Mask(torch.tensor([[True, False]]))
     y = projection.measure(data.draw(1, seed=6))

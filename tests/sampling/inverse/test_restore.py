@@ -1,4 +1,4 @@
-"""Restoring images given some of their values, and redrawing them, against closed forms of Gaussians."""
+"""Restoring images from a measurement, and redrawing them, against closed forms of Gaussians."""
 
 import math
 from itertools import pairwise
@@ -23,7 +23,7 @@ FAMILIES = ["vp", "sub_vp", "ve", "edm", "flow"]
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("case", SETTINGS)
 def test_replacement_is_exact_where_known_and_unknown_are_independent(name, case):
-    """Channels alike and independent: given their mean, they are normal around it with covariance s^2 (1 - 1/3)."""
+    """For iid channels, given their mean, the posterior is normal around it with covariance s^2 (1 - 1/3)."""
     sde, count, std = SDES[name], 1000, 0.5
     if Method(**SETTINGS[case]).correction is not None and not sde.diffuses:
         pytest.skip("a corrector is refused here")
@@ -54,9 +54,10 @@ def test_the_known_pixels_are_there_to_the_last_bit(case):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("solver", ["ancestral", "pc", "dpmpp_2m", "unipc", "rk45"])
 def test_what_the_score_sees_is_noised_to_its_time(name, solver):
-    """From the very first time on, H x is normal around alpha y with deviation sigma, with noise that is new each time.
+    """From the first time on, H x is normal around alpha y with standard deviation sigma and new noise at each time.
 
-    rk45 also looks ahead to where a stretch ends, before what is known is replaced there: the last look counts."""
+    rk45 also evaluates at the end of an interval, before the replacement there: only the last evaluation counts.
+    """
     sde, count, y = SDES[name], 20_000, 0.7
     if solver == "pc" and not sde.diffuses:
         pytest.skip("a corrector is refused here")
@@ -87,7 +88,8 @@ def test_what_the_score_sees_is_noised_to_its_time(name, solver):
 
 
 def replacement_recursion(sde, times, solver, data, y, resample):
-    """Mean and covariance [2] of a linear solver's noise-free end on a Gaussian, its first value replaced at each time.
+    """Return mean and covariance [2] of a linear solver's noise-free end on a Gaussian, its first value replaced at
+    each time.
 
     A step is x -> m x + c + noise; replacing sets the first value to alpha y with variance sigma^2, independent of the
     rest; resampling goes back by x -> a x + b z.
@@ -126,8 +128,10 @@ def replacement_recursion(sde, times, solver, data, y, resample):
 @pytest.mark.parametrize("solver", ["ancestral", "reverse_diffusion"])
 @pytest.mark.parametrize("resample", [0, 2])
 def test_replacement_follows_its_recursion(name, solver, resample):
-    """On a correlated Gaussian every step is linear: after five coarse ones, mean and covariance are those of the exact
-    recursion. A replacement at the wrong time, left out or with the wrong noise shows, and so does a repeat."""
+    """Five coarse steps on a correlated Gaussian have the mean and covariance of the exact linear recursion.
+
+    A replacement at the wrong time, a missing one or one with the wrong noise shows, and so does a repeat.
+    """
     sde, count, y = SDES[name], 60_000, 0.5
     covariance = torch.tensor([[0.30, 0.21], [0.21, 0.20]], dtype=torch.float64)
     data = Images(torch.tensor([0.7, -0.4], dtype=torch.float64), covariance, (2,))
@@ -144,7 +148,7 @@ def test_replacement_follows_its_recursion(name, solver, resample):
 
 
 def test_resampling_brings_replacement_nearer_to_the_conditional():
-    """By the recursion, without sampling: the mean's error falls, which is what the repeats are for."""
+    """By the recursion alone, without sampling, resampling reduces the error of the mean."""
     sde = VP()
     covariance = torch.tensor([[0.30, 0.21], [0.21, 0.20]], dtype=torch.float64)
     data = Images(torch.tensor([0.7, -0.4], dtype=torch.float64), covariance, (2,))
@@ -160,8 +164,11 @@ def test_resampling_brings_replacement_nearer_to_the_conditional():
 
 @pytest.mark.parametrize("case", ["dpmpp_2m", "dpmpp_3m", "deis", "unipc"])
 def test_a_memory_survives_replacements(case):
-    """Fresh noise in what is known makes predictions jump from step to step; in the limit of small steps a multistep
-    solver averages over that as DDIM does, which has no memory. Correlated, so that the unknown value feels it."""
+    """Multistep solvers average over the noise of replacements as DDIM does, which has no memory, in the limit of small
+    steps.
+
+    The Gaussian is correlated, so that the unknown value depends on the replaced one.
+    """
     sde, count = VP(), 8000
     covariance = torch.tensor([[0.30, 0.21], [0.21, 0.20]], dtype=torch.float64)
     data = Images(torch.tensor([0.7, -0.4], dtype=torch.float64), covariance, (2,))
@@ -214,7 +221,7 @@ def test_bad_settings_are_named(settings, culprit):
 
 @pytest.mark.parametrize("case", ["heun", "euler_maruyama", "pc", "edm_churn", "unipc", "rk45", "dpmpp_3m_sde"])
 def test_sdedit_at_its_ends(case):
-    """Strength 0 is the image and 1 is plain sampling, both bit for bit."""
+    """Strength 0 returns the image and 1 is plain sampling, both bit for bit."""
     sde, x0 = SDES["vp"], torch.randn(3, 1, 2, 2)
     score = gaussian_score(0.3, 0.5, sde)
     settings = {**SETTINGS[case], "steps": 5}
@@ -230,7 +237,7 @@ def test_sdedit_at_its_ends(case):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("strength", [0.3, 0.55])
 def test_sdedit_keeps_what_its_noise_leaves(name, strength):
-    """The flow of a Gaussian in closed form: from alpha x0 + sigma z at a share of log-SNR to the floor."""
+    """SDEdit follows a Gaussian's closed-form flow from alpha x0 + sigma z at a fraction of log-SNR to the floor."""
     sde, count, mean, std = SDES[name], 20_000, 0.3, 0.5
     x0 = torch.full((count, 1), 1.2, dtype=torch.float64)
     out = sdedit(
@@ -251,7 +258,7 @@ def test_sdedit_keeps_what_its_noise_leaves(name, strength):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_strength_is_a_share_of_the_grids_own_variable(name, grid):
-    """The start lies there in what the grid is uniform in; then come the grid's own times."""
+    """The start lies at the given fraction of the grid's variable; the grid's own times follow."""
     sde, there = SDES[name], grid_variable(SDES[name], grid, 7.0)[0]
     method = Method(solver="heun", steps=10, grid=grid)
     times = method.times(sde)
@@ -270,8 +277,10 @@ def test_a_strength_out_of_range_is_named(strength):
 
 
 def test_churn_is_of_the_whole_grid_whatever_part_is_walked():
-    """Half of the steps of SDEdit are as noisy as the second half of plain sampling's: their noise is drawn as often and
-    as large, so that from the same x at the middle they come to the same end."""
+    """The steps of SDEdit at strength 0.5 add the same noise as the second half of plain sampling's steps.
+
+    From the same x in the middle, with the same draws, both arrive at the same end.
+    """
     sde, score = SDES["vp"], gaussian_score(0.3, 0.5, SDES["vp"])
     given = {"solver": "edm", "steps": 8, "grid": "log_snr", "churn": 2.0}
     x0 = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -280,7 +289,7 @@ def test_churn_is_of_the_whole_grid_whatever_part_is_walked():
     alpha, sigma = sde.marginal(times[0])
     x = alpha * x0 + sigma * torch.randn(x0.shape, generator=g, dtype=torch.float64)
     walk = Walk(score, sde, times, noise_from(g))
-    step = EdmHeun(walk, 1.0, 0.0, math.inf, 1.0)  # a quarter more at each of four steps, as 2.0 gives at each of eight
+    step = EdmHeun(walk, 1.0, 0.0, math.inf, 1.0)  # gamma 1/4 at 4 steps, as churn 2.0 at 8
     for index in range(4):
         x, mean = step(x, index)
     torch.testing.assert_close(found, mean)

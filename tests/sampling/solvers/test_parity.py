@@ -1,4 +1,4 @@
-"""Our solvers against other people's programs, on the same grid and with the same noise."""
+"""Our solvers against independent programs, on the same grid and with the same noise."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ SHAPE = (5, 2)
 
 
 def wavy(sde):
-    """A score that is not linear, so that every difference of a multistep method counts."""
+    """Return a nonlinear score, so that every difference of a multistep method matters."""
     return mixture().score(sde)
 
 
 def theirs(scheduler, sde, times, x, score, generator=None):
-    """A diffusers multistep scheduler driven over our times: it knows nothing but sigma / alpha."""
+    """Run a diffusers multistep scheduler over our times; it depends on sigma / alpha alone."""
     alpha, sigma = sde.marginal(times)
     scheduler.set_timesteps(len(times) - 1)
     scheduler.sigmas = sigma / alpha
@@ -34,7 +34,7 @@ def theirs(scheduler, sde, times, x, score, generator=None):
 
 
 def grid(sde, steps, spacing):
-    """Times in log-SNR, and uneven ones: ratios of step sizes other than one."""
+    """Return times in log-SNR, or uneven ones with ratios of step sizes other than one."""
     ends = sde.log_snr(torch.tensor([sde.ceiling, sde.sample_floor], dtype=torch.float64))
     share = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64) ** spacing
     times = sde.time_at(ends[0] + (ends[1] - ends[0]) * share)
@@ -64,7 +64,7 @@ def test_multistep_solvers_agree_with_diffusers(case, steps, spacing):
     kind, options, ours = CASES[case]
     times = grid(sde, steps, spacing)
     start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    # like ours, and like their other solvers: lower orders at the end of short walks alone
+    # as in ours and in diffusers' other solvers, only short runs end with lower orders
     scheduler = kind(prediction_type="epsilon", lower_order_final=steps < 15, **options)
     expected = theirs(scheduler, sde, times, start, wavy(sde))
     found = sample(wavy(sde), sde, SHAPE, solver=case.split()[0], times=times, start=start, dtype=torch.float64, **ours)
@@ -72,7 +72,7 @@ def test_multistep_solvers_agree_with_diffusers(case, steps, spacing):
 
 
 def test_the_sde_solver_agrees_with_diffusers():
-    """Same noise: their generator draws what ours draws."""
+    """With the same noise, the SDE solver agrees with diffusers'."""
     sde, steps = SDES["vp"], 20
     times = grid(sde, steps, 1.2)
     start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_the_sde_solver_agrees_with_diffusers():
         prediction_type="epsilon", final_sigmas_type="sigma_min", algorithm_type="sde-dpmsolver++", solver_order=2
     )
     expected = theirs(scheduler, sde, times, start, wavy(sde), torch.Generator().manual_seed(1))
-    # theirs draws in float32, and ends with the noise that our sampler leaves out
+    # diffusers draws in float32 and ends with noise, which our sampler leaves out
     g = torch.Generator().manual_seed(1)
     walk = Walk(wavy(sde), sde, times, lambda x: torch.randn(x.shape, generator=g, dtype=torch.float32).to(x))
     step, x = DpmPlusPlus(walk, 2, True), start
@@ -90,7 +90,7 @@ def test_the_sde_solver_agrees_with_diffusers():
 
 
 class AuthorsThirdOrder(DpmPlusPlus):
-    """Order 3 as the authors' code and diffusers have it: the quadratic part counts half."""
+    """Order 3 as in the authors' code and diffusers: the quadratic part has half the weight."""
 
     def weights(self, z, order):
         first, second = super().weights(z, order)
@@ -98,7 +98,8 @@ class AuthorsThirdOrder(DpmPlusPlus):
 
 
 def test_dpm_solver_of_order_three_is_the_authors_but_for_the_quadratic_part():
-    """With their coefficient we are equal to 1e-5; ours is twice theirs, and of order 3 where theirs is of order 2."""
+    """With the authors' coefficient the results agree to 1e-5; ours is twice theirs and converges at order 3 instead of
+    2."""
     sde = SDES["vp"]
     times = grid(sde, 20, 1.2)
     start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -114,13 +115,13 @@ def test_dpm_solver_of_order_three_is_the_authors_but_for_the_quadratic_part():
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_ddim_agrees_with_diffusers(eta):
-    """On DDPM's own table: their integer timestep i is our t = (i + 1) / 1000."""
+    """On DDPM's own table, diffusers' integer timestep i is our t = (i + 1) / 1000."""
     sde, start = SDES["vp_table"], torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, beta_schedule="linear")
     scheduler.alphas_cumprod = torch.tensor(DDPM_TABLE, dtype=torch.float64)
     scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
     scheduler.set_timesteps(25)
-    # their last timestep is 0, where with set_alpha_to_one=False nothing is left to do
+    # diffusers' last timestep is 0, where set_alpha_to_one=False takes no step
     scheduler.timesteps = scheduler.timesteps[:-1]
     times = torch.cat([(scheduler.timesteps + 1).double(), torch.tensor([1.0], dtype=torch.float64)]) / 1000
     noises = [
@@ -138,7 +139,7 @@ def test_ddim_agrees_with_diffusers(eta):
 
 
 def flow_of(sde):
-    """The probability flow of a mixture, for us and for scipy."""
+    """Return the probability flow of a mixture, for our solver and for scipy's."""
     score = mixture().score(sde)
 
     def slope(t, y):
@@ -150,7 +151,7 @@ def flow_of(sde):
 @pytest.mark.parametrize("name", ["vp", "sub_vp", "ve"])
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-8])
 def test_rk45_takes_scipys_steps(name, tolerance):
-    """The same pair, error norm and step control: the same evaluations and the same numbers for each sample."""
+    """The same pair, error norm and step control give scipy's evaluations and numbers for each sample."""
     sde = SDES[name]
     start = sde.prior((4, 2), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     slope = flow_of(sde)
@@ -165,7 +166,7 @@ def test_rk45_takes_scipys_steps(name, tolerance):
 
 
 def test_each_sample_has_its_own_steps():
-    """A batch gives what each of its samples gives alone, however unlike they are."""
+    """Each sample of a batch has the result that it has alone, however different the samples are."""
     sde = SDES["vp"]
     slope = flow_of(sde)
     start = torch.tensor([[0.1, 0.2], [30.0, -20.0], [1.0, -1.0]], dtype=torch.float64)
@@ -176,7 +177,7 @@ def test_each_sample_has_its_own_steps():
 
 
 def test_rk45_meets_its_tolerance():
-    """A Gaussian's flow map, at three tolerances; the error falls with them."""
+    """On a Gaussian's flow map, the error falls with the tolerance, at three tolerances."""
     sde, errors = SDES["vp"], []
     z = sde.prior((64, 1), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     (a1, s1), (a0, s0) = (sde.marginal(torch.tensor(t, dtype=torch.float64)) for t in (1.0, 1e-3))
@@ -193,7 +194,7 @@ def test_rk45_meets_its_tolerance():
 
 
 def test_rk45_says_where_it_is_stuck():
-    """A slope that is not finite beyond some time ends in an error that names the time, not in endless steps."""
+    """A slope that is not finite beyond some time raises an error that names the time, instead of endless steps."""
 
     def cliff(t, y):
         return torch.where(t[:, None] < 0.5, torch.full_like(y, float("nan")), -y)

@@ -27,7 +27,7 @@ from tests.support.pictures import open_image
         (["steps=5", "--metric", "fid", "--samples", "3000"], "FID of 334 drawn images says little"),
         (["steps=5", "--samples", "6", "--rounds", "2"], "2 drawn images are too few"),
         (["steps=5", "--rounds", "0"], "--rounds must be at least 1"),
-        (["step=5"], "step is no setting"),
+        (["step=5"], "step is not a setting"),
         (["steps=5", "--device", "toaster"], "is no device"),
         (["churn=0,40"], "churn changes nothing here"),
         (["ema_std=0.1"], "holds no snapshots in profiles/"),
