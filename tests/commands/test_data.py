@@ -108,7 +108,7 @@ def test_shards_among_the_images_are_refused(tmp_path, capsys, out):
     """With them the folder would hold files of several kinds, and be no source any more."""
     folder = write_images(tmp_path / "photos")
     before = sorted(folder.rglob("*"))
-    assert "shards would be among the images: name another folder" in refused(
+    assert "would mix shards with images: name another folder" in refused(
         capsys, "ingest", str(folder), str(folder / out)
     )
     assert sorted(folder.rglob("*")) == before

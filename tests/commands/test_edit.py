@@ -119,7 +119,7 @@ def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatc
     assert "drawing" not in capsys.readouterr().err
     counted.clear()
     assert main([*asked, "5"]) == 0
-    said = "drawing 5 images, 2 at a time; with --prompts-file each part is kept once drawn"
+    said = "sampling 5 images, 2 at a time; with --prompts-file each finished part is kept"
     assert said in capsys.readouterr().err.splitlines()
     assert counted["writing", "image"] == [(done, 5) for done in range(1, 6)]
     steps = counted["drawing", "step"]
