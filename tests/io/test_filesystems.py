@@ -62,7 +62,7 @@ def test_places_are_absolute_or_uris(tmp_path, monkeypatch):
     assert absolute_location("~/b") == "/home/somebody/b"
     assert absolute_location("s3://bucket/b/") == "s3://bucket/b"
     assert open_filesystem("a")[1] == str(tmp_path / "a")
-    with pytest.raises(ValueError, match="'magic://x' is not a place that can be read"):
+    with pytest.raises(ValueError, match="'magic://x' cannot be opened"):
         open_filesystem("magic://x")
 
 
