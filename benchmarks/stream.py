@@ -211,7 +211,7 @@ KINDS = ("raw", *LOADERS)
 
 
 def decode_share(encoded: list[bytes], images: int, ready: Any, times: Any) -> None:
-    """Decode ``images`` images in turn, and report start and end times."""
+    """Decode ``images`` JPEGs, and put start and end times in seconds on the queue ``times``."""
     from raysde.images.codec import decode_image
 
     for data in encoded[:BATCH]:
@@ -224,7 +224,7 @@ def decode_share(encoded: list[bytes], images: int, ready: Any, times: Any) -> N
 
 
 def raw(work: Path, images: int) -> dict[str, float]:
-    """Return the rate of decoding alone, in two processes."""
+    """Return the rate (images/s) of decoding alone, in two processes."""
     encoded = [path.read_bytes() for path, _ in files(work / "pictures")]
     forked = multiprocessing.get_context("fork")
     ready, times = forked.Barrier(WORKERS), forked.Queue()
@@ -241,7 +241,7 @@ def raw(work: Path, images: int) -> dict[str, float]:
 
 
 def consumed(batches: Batches, images: int, begin: float) -> dict[str, float]:
-    """Return images/s after the warm-up, and the seconds from ``begin`` to the first batch."""
+    """Return the rate (images/s) after the warm-up, and the seconds from ``begin`` to the first batch."""
     first = started = 0.0
     last = WARMUP + images // BATCH
     for number, batch in enumerate(batches, start=1):
@@ -257,7 +257,7 @@ def consumed(batches: Batches, images: int, begin: float) -> dict[str, float]:
 
 
 def measured_here(kind: str, work: Path, images: int) -> dict[str, float]:
-    """Return one measurement, in this process and on two cores."""
+    """Return rate (images/s) and seconds to the first batch of a loader, measured in this process on two cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     if kind == "raw":
@@ -267,7 +267,7 @@ def measured_here(kind: str, work: Path, images: int) -> dict[str, float]:
 
 
 def measure(kind: str, work: Path, images: int) -> dict[str, float]:
-    """Return one measurement, in a process of its own."""
+    """Return the result of :func:`measured_here` in a new process."""
     command = [sys.executable, __file__, "--measure", kind, "--work", str(work), "--images", str(images)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=own_cluster(), check=False)
     if ended.returncode:

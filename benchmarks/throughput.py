@@ -52,7 +52,7 @@ def overrides(folder: Path, name: str, steps: int, threads: int) -> list[str]:
 
 
 def bare(settings: list[str], threads: int) -> dict[str, float]:
-    """Run the bare loop in this process, and return its rate."""
+    """Run the bare loop in this process, and return its median rate in images/s."""
     import torch
 
     from raysde.config import loading
@@ -75,7 +75,7 @@ def bare(settings: list[str], threads: int) -> dict[str, float]:
 
 
 def through_ray(settings: list[str], threads: int) -> dict[str, float]:
-    """Run the same recipe through Ray Train, and return its rate and the seconds until its first batch."""
+    """Run the recipe through Ray Train; return its rate in images/s, and its start-up times in seconds."""
     started = time.time()
     from raysde import tracking
     from raysde.cluster.job import train_job
@@ -91,8 +91,7 @@ def through_ray(settings: list[str], threads: int) -> dict[str, float]:
 
 
 def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
-    """Return rates of raysde's step and a script's, alternating in one process: forward, backward and AdamW on one
-    network."""
+    """Return images/s of raysde's training step, and its ratio to a script's step that alternates with it."""
     import torch
 
     from raysde.config import loading
@@ -153,7 +152,7 @@ def long_overrides(folder: Path, name: str, stream: str) -> list[str]:
 
 
 def long(settings: list[str], shares: float) -> dict[str, float]:
-    """Return the rate of the long case on one of its two streams, once the stream has filled Ray Data's share."""
+    """Return images/s of the long case on one stream, once Ray Data's share is full, and the steps."""
     from raysde import tracking
     from raysde.cluster.job import train_job
     from raysde.cluster.stream import row_bytes
@@ -172,7 +171,7 @@ def long(settings: list[str], shares: float) -> dict[str, float]:
 
 
 def measure_long(stream: str, folder: Path, repeat: int, shares: float) -> dict[str, float]:
-    """Run the long case in a process of its own, whose cluster has a small object store."""
+    """Return the result of :func:`long` in a new process, whose cluster has a small object store."""
     name = f"long-{stream}-{repeat}"
     command = [sys.executable, __file__, "--only", "long", "--shares", str(shares)]
     environment = {**os.environ, "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(STORE)}
@@ -183,7 +182,7 @@ KINDS = {"bare": bare, "ray": through_ray, "loop_and_script": loop_and_script}
 
 
 def measure(kind: str, folder: Path, repeat: int, steps: int, threads: int) -> dict[str, float]:
-    """Run one measurement in a process of its own."""
+    """Return the result of one of :data:`KINDS` in a new process."""
     name = f"{kind}-{threads}-{repeat}"
     settings = overrides(folder, name, steps, threads)
     command = [sys.executable, __file__, "--only", kind, "--threads", str(threads), *settings]

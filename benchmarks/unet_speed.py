@@ -45,7 +45,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A U-Net, the height and channels of its images, and the batch size."""
+    """A U-Net for square images of ``height`` pixels and ``channels``, and the batch size."""
 
     size: UNetConfig
     height: int

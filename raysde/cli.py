@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if a run failed; 2 if the user's input was wrong; 130 after Ctrl-C, 143 after SIGTERM and
-            141 after a broken pipe (128 plus the signal's number).
+        141 after a broken pipe (128 plus the signal's number).
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     find_factories()

@@ -79,7 +79,7 @@ def begin_ingest(out: str, wanted: str) -> dict[int, Converted]:
         raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
     refused = (
         f"{out} holds an unfinished ingest of another source or with other options, of the same source before it was "
-        "changed, or of another version of raysde: remove it to begin anew, or repeat that one"
+        "changed, or of another version of raysde: remove it to start again, or repeat that ingest"
     )
     ingest_journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
     recorded = {number: Converted.from_json(content) for number, content in ingest_journal(out).records()}

@@ -51,12 +51,12 @@ def measure_on_ray(study: Study, out: Path) -> MeasureCandidates:
 
 
 def influence_file(file: Path) -> Path:
-    """Return the path of the influences that belong to a measurement."""
+    """Return the .safetensors file with each image's influence on the metric, for the measurement ``file``."""
     return file.with_suffix(".safetensors")
 
 
 def read_measurement(candidate: Candidate, file: Path) -> CandidateOutcome:
-    """Return a finished measurement."""
+    """Return a finished measurement from its two files (ValueError if the record is damaged)."""
     figure = parse_metric(read_record(str(file))["figure"], f"{file}")
     return CandidateOutcome(candidate, figure, Influence.load(influence_file(file)))
 
@@ -97,7 +97,7 @@ def measure_candidates(
         results = tuner.fit()
     except TuneError as error:  # for example if OUT's disk is full: the text is a whole traceback
         last = str(error).strip().split("\n")[-1]
-        raise RuntimeError(f"the study was interrupted: {last}; the same command goes on with it") from error
+        raise RuntimeError(f"the study was interrupted: {last}; the same command resumes it") from error
     shutil.rmtree(storage, ignore_errors=True)
     for result in (results[place] for place in range(len(results))):
         if result.error is not None:

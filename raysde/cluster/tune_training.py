@@ -127,7 +127,7 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
         parent = open_parent(client, run, settings, uri, word)
     children = Children(client, uri, recipe, tree, space, parent)
     if room is not None:
-        left = Interrupted(f"sweep {name!r} was interrupted; the same command goes on with it")
+        left = Interrupted(f"sweep {name!r} was interrupted; the same command resumes it")
         with tracking.mark_runs(client, lambda: list_running(sweep, parent), lambda: left):
             run_trials(sweep, children, *room)
     with tracking.report_server_errors(uri):
@@ -255,13 +255,13 @@ def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> 
             tuner.fit()
         except TuneError as error:  # for example if the ledger's disk is full: the text is a whole traceback
             said = str(error).strip().split("\n")[-1]
-            raise RuntimeError(f"the sweep was interrupted: {said}; the same command goes on with it") from error
+            raise RuntimeError(f"the sweep was interrupted: {said}; the same command resumes it") from error
         finally:
             line.close()
     if judged.refused is not None:
         raise judged.refused
     if any(trial.state == "running" for trial in sweep.trials) or sweep.left:
-        raise Interrupted("the sweep was interrupted; the same command goes on with it")
+        raise Interrupted("the sweep was interrupted; the same command resumes it")
 
 
 def trial_name(trial: TuneTrial) -> str:

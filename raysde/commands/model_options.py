@@ -134,7 +134,7 @@ def check_drawing_options(args: argparse.Namespace) -> None:
 
 
 def parse_method(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the given solver settings as keyword arguments of a sampler."""
+    """Return the given solver settings as keyword arguments of a sampler (ValueError if one is given twice)."""
     named = {name: getattr(args, name) for name in SETTINGS}
     given = {name: value for name, value in named.items() if value is not None}
     further = parse_solver_settings(args.set)

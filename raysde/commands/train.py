@@ -52,6 +52,7 @@ def train_without_ray(recipe: "RunConfig") -> None:
     """Train in this process, or in each process of torchrun.
 
     Raises:
+        ValueError: for anything wrong that shows before the first step.
         Interrupted: on Ctrl-C or SIGTERM; the message says how to resume.
     """
     from raysde.checkpoints import storage

@@ -235,7 +235,7 @@ def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits,
     monkeypatch.setattr("raysde.cluster.tune_training.open_mailbox", lambda: None)
     monkeypatch.setattr(tune, "Tuner", Full)
     said = (
-        r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command goes on with it$"
+        r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command resumes it$"
     )
     with pytest.raises(RuntimeError, match=said):
         run_trials(sweep, children, *assign_shares(children.recipe, survey_cluster(), sweep.count, None))
