@@ -99,10 +99,7 @@ def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) 
 
 
 def check_cluster(run: Run, uri: str) -> Share:
-    """Connect to Ray and check the resources for the run, before anything is logged to MLflow.
-
-    Returns:
-        The share of each worker.
+    """Connect to Ray, and return the share of each worker, before anything is logged to MLflow.
 
     Raises:
         ValueError: naming the setting that the cluster cannot satisfy.

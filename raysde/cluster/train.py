@@ -48,8 +48,7 @@ def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
 
 
 def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
-    """Return a function that makes the rest of the stream; each worker group calls it, so it begins at the newest
-    step."""
+    """Return a function that makes the stream from the newest checkpoint's step; each worker group calls it."""
 
     def make() -> ray.data.Dataset:
         set_up_data()
@@ -60,7 +59,7 @@ def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Run the training loop of one Ray Train worker."""
+    """Run the loop of one Ray Train worker; the import is here, since the controller does not need it."""
     from raysde.cluster.worker import run_worker
 
     return run_worker(settings)

@@ -43,11 +43,7 @@ if TYPE_CHECKING:
 
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end of the recipe, from the newest checkpoint if there is one.
-
-    Returns:
-        The last step, and under ``failed`` the message of a loss that was not finite, else an empty string.
-    """
+    """Train to the recipe's end, from the newest checkpoint if any; return the last step and the loop's message."""
     torch.set_num_threads(settings["threads"])
     quiet_ray()
     run, world = open_run(loading.parse_recipe(settings["recipe"])), current_world()

@@ -234,9 +234,7 @@ def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits,
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
     monkeypatch.setattr("raysde.cluster.tune_training.open_mailbox", lambda: None)
     monkeypatch.setattr(tune, "Tuner", Full)
-    said = (
-        r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command resumes it$"
-    )
+    said = r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command resumes it$"
     with pytest.raises(RuntimeError, match=said):
         run_trials(sweep, children, *assign_shares(children.recipe, survey_cluster(), sweep.count, None))
     assert (Full.asked.max_concurrent_trials, Full.asked.search_alg.share) == (4, Share(4, False))
