@@ -61,7 +61,7 @@ class StreamSpec:
 
 
 def steps_in_block(image: tuple[int, int, int], images_per_step: int, megabytes: float, most: int) -> int:
-    """Return the steps, 1 to ``most``, in a block of about ``megabytes`` MB of uint8 images (channels, height, width)."""
+    """Return the steps (1 to ``most``) in a block of about ``megabytes`` MB; ``image`` is (channels, height, width)."""
     channels, height, width = image
     return max(1, min(most, int(megabytes * 1e6 / (images_per_step * channels * height * width))))
 
