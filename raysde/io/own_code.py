@@ -22,8 +22,7 @@ class OwnCodeError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class External:
-    """A class or function named ``package.module:Name`` with its keyword arguments; subclasses say what it must
-    return."""
+    """A class or function ``package.module:Name`` with its keyword arguments; subclasses state its result."""
 
     kind: Literal["external"] = "external"
     factory: str = field(
