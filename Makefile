@@ -61,6 +61,7 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tools.docstrings raysde tests tools benchmarks jobs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

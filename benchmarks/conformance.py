@@ -1,11 +1,11 @@
-"""Every SDE, target, solver and likelihood against exact answers; writes docs/conformance.md and fails if one misses.
+"""Test every SDE, target, solver and likelihood against exact answers; write docs/conformance.md, fail if a row misses.
 
     python benchmarks/conformance.py [--out docs/conformance.md]
 
-Data are a correlated Gaussian and a mixture of three in two dimensions, whose scores are known, so whatever is wrong
-is the solver's or the SDE's. A row passes if mean and covariance are within four standard errors and the solver's bias
-at its number of steps, the sliced Wasserstein distance is that of two exact samples, all targets give the same samples
-to 1e-6, and the fitted order of a flow is its theory's to 0.3.
+The data are a correlated Gaussian and a mixture of three in two dimensions. Their scores are known, so any error is the
+solver's or the SDE's. A row passes if mean and covariance are within four standard errors plus the solver's bias at its
+number of steps, the sliced Wasserstein distance is that of two exact samples, all targets give the same samples to
+1e-6, and the fitted order of a flow agrees with its theoretical order to 0.3.
 """
 
 import argparse
@@ -30,7 +30,7 @@ COUNT = 3000
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 64) -> float:
-    """The root mean square over directions of the 2-Wasserstein distance of the projections; equal sample sizes."""
+    """Return the root mean square over directions of the 2-Wasserstein distance of projections; equal sample sizes."""
     g = torch.Generator().manual_seed(0)
     lines = torch.randn(a.shape[1], directions, generator=g, dtype=a.dtype)
     lines = lines / lines.norm(dim=0)
@@ -39,7 +39,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 64) -> float:
 
 
 def through(target: str, score, sde: SDE):
-    """The score of a network that predicts ``target`` and knows it exactly."""
+    """Return the score computed from a network that predicts ``target`` exactly."""
 
     def answer(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = marginal_for(sde, t, x)
@@ -50,7 +50,7 @@ def through(target: str, score, sde: SDE):
 
 
 def draw(score, sde: SDE, case: str, count: int, seed: int) -> tuple[Tensor, int]:
-    """Samples and evaluations of one case."""
+    """Return samples [count, 2] and number of evaluations of one case."""
     settings = SETTINGS[case]
     grid = {} if settings["solver"] in ("edm", "rk45") else {"grid": "log_snr"}
     g = torch.Generator().manual_seed(seed)
@@ -59,7 +59,7 @@ def draw(score, sde: SDE, case: str, count: int, seed: int) -> tuple[Tensor, int
 
 
 def excess(x: Tensor, data: Mixture) -> tuple[float, float]:
-    """The largest error of mean and covariance, less four standard errors: the bias that is left."""
+    """Return the largest errors of mean and covariance minus four standard errors: the remaining bias."""
     centred = x - data.mean
     mean = centred.mean(dim=0).abs() - 4.0 * x.std(dim=0) / len(x) ** 0.5
     products = torch.einsum("bi,bj->bij", centred, centred)
@@ -69,7 +69,7 @@ def excess(x: Tensor, data: Mixture) -> tuple[float, float]:
 
 @dataclass
 class Row:
-    """One line of the table, with what it missed."""
+    """One row of the table, with the checks that it missed."""
 
     cells: list[str]
     missed: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Row:
 
 
 def sampler_row(name: str, case: str) -> Row | None:
-    """One SDE with one solver; None where a corrector is undefined."""
+    """Return the row of one SDE and solver; None where the corrector is undefined."""
     sde = SDES[name]
     if Method(**SETTINGS[case]).correction is not None and not sde.diffuses:
         return None
@@ -110,7 +110,7 @@ def sampler_row(name: str, case: str) -> Row | None:
 
 
 def likelihood_row(name: str, divergence: str) -> Row:
-    """One SDE with one way to take the divergence, on data around 0 (the prior's end then fits to 1e-4 nats)."""
+    """Return the row of one SDE and divergence, on data around 0, so that the prior's error is below 1e-4 nats."""
     sde, row = SDES[name], Row([name, divergence])
     for make in (gaussian, mixture):
         data = make()
@@ -139,7 +139,7 @@ LIKELIHOODS = ["SDE", "divergence", "Gaussian, nats/dim or nats", "mixture, nats
 
 
 def table(head: list[str], rows: list[Row]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     lines = ["| " + " | ".join([*head, ""]) + " |", "|" + "---|" * (len(head) + 1)]
     for row in rows:
         verdict = "missed: " + ", ".join(row.missed) if row.missed else ""

@@ -1,11 +1,11 @@
-"""Which library decodes the images of shards fastest, and whether their pixels agree.
+"""Compare the speed and pixels of libraries that decode the images of shards.
 
-    pip install opencv-python-headless imagecodecs    # peers; those that are missing are skipped
+    pip install opencv-python-headless imagecodecs    # peers; missing ones are skipped
     python benchmarks/decoders.py --font NotoColorEmoji.ttf [--count 400] [--repeats 7] [--seconds 0.3]
 
-One thread; libraries take turns, each for about ``--seconds``, in every repeat; images/s are medians over repeats. The
-line "raysde" is raysde.images.codec, which should be the fastest or within a few percent of it; its pixels must be
-Pillow's for PNG, and within a few levels for JPEG, whose decoders may round.
+One thread. In every repeat the libraries take turns, each for about ``--seconds``; images/s are medians over repeats.
+The line "raysde" is raysde.images.codec, which should be the fastest or within a few percent of it. Its pixels must
+equal Pillow's for PNG, and be within a few levels for JPEG, where decoders may round differently.
 """
 
 import argparse
@@ -67,11 +67,11 @@ LIBRARIES: dict[str, tuple[Callable[[str, bool], Decode | None], str]] = {
     "imagecodecs": (imagecodecs, "imagecodecs"),
     "raysde": (raysde, "raysde"),
 }
-"""How to make each one's decoder, None where it has none; and what it is imported as."""
+"""Factory of each library's decoder (it returns None for unsupported files), and the name of the module to import."""
 
 
 def contents(font: str, count: int) -> dict[str, tuple[str, bool, list[bytes]]]:
-    """Kind of file, whether it is grey, and the files of each case."""
+    """Return for each case the kind of file, True if it is grey, and the files."""
     pictures = [drawn(index, font)[0] for index in range(count)]
     return {
         f"{SIDE}x{SIDE} JPEG": ("JPEG", False, [jpeg(picture) for picture in pictures]),
@@ -82,13 +82,13 @@ def contents(font: str, count: int) -> dict[str, tuple[str, bool, list[bytes]]]:
 
 
 def decoders(kind: str, grey: bool) -> dict[str, Decode]:
-    """Those that are installed."""
+    """Return the decoders of the installed libraries."""
     made = {name: make(kind, grey) for name, (make, module) in LIBRARIES.items() if importlib.util.find_spec(module)}
     return {name: decode for name, decode in made.items() if decode is not None}
 
 
 def rate(decode: Decode, files: list[bytes], seconds: float) -> float:
-    """Images/s over whole rounds of the files, for at least so long."""
+    """Return images/s over whole rounds of the files, for at least ``seconds``."""
     begin, done = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < seconds or not done:
         for data in files:
@@ -98,13 +98,13 @@ def rate(decode: Decode, files: list[bytes], seconds: float) -> float:
 
 
 def difference(decode: Decode, reference: Decode, files: list[bytes]) -> int:
-    """The largest difference of two decoders' pixels."""
+    """Return the largest difference of two decoders' pixels, in levels."""
     pairs = ((np.squeeze(decode(data)).astype(int), reference(data)) for data in files)
     return max(int(np.abs(found - expected).max()) for found, expected in pairs)
 
 
 def measure(case: str, kind: str, grey: bool, files: list[bytes], repeats: int, seconds: float) -> None:
-    """Prints a case's table."""
+    """Print the table of a case."""
     found = decoders(kind, grey)
     rates: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(repeats):
@@ -128,7 +128,7 @@ def measure(case: str, kind: str, grey: bool, files: list[bytes], repeats: int, 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--font", required=True, help="a colour emoji font with bitmaps: NotoColorEmoji.ttf")
-    arguments.add_argument("--count", type=int, default=400, help="files of each kind")
+    arguments.add_argument("--count", type=int, default=400, help="number of files of each kind")
     arguments.add_argument("--repeats", type=int, default=7)
     arguments.add_argument("--seconds", type=float, default=0.3)
     given = arguments.parse_args()

@@ -1,8 +1,9 @@
-"""Every SDE with the demo's budget: prompt accuracy of 500 samples, read by a judge that saw real digits alone.
+"""Train every SDE with the demo's budget and print the prompt accuracy of 500 samples.
 
     python benchmarks/digits_sdes.py [vp sub_vp ve cosine]
 
-Trains jobs/configs/digits.yaml with the bare loop, one SDE after the other, and prints one line each.
+Trains jobs/configs/digits.yaml with the bare loop, one SDE after the other, and prints one line each. The judge is a
+classifier of real digits only.
 """
 
 import shutil
@@ -32,7 +33,7 @@ KINDS = {
 
 
 def shards(folder: Path) -> Path:
-    """The digits as shards."""
+    """Ingest the digits, and return the folder of the shards."""
     import ray
 
     write_digits(folder / "images")
@@ -43,7 +44,7 @@ def shards(folder: Path) -> Path:
 
 
 def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: DigitJudge) -> None:
-    """Trains and judges one SDE."""
+    """Train one SDE, and print accuracy and memorised fraction of its samples."""
     places = [f"name={name}", f"data.path={data}", f"storage={folder}", "sampling.every=0", *overrides]
     begin = time.perf_counter()
     train_here(open_run(loading.load_recipe(RECIPE, places)), None)

@@ -1,11 +1,11 @@
-"""Ways of filling in and enlarging digits on a trained model: prints the table of docs/editing.md, draws its picture.
+"""Compare methods of inpainting and upscaling digits; print the table of docs/editing.md and draw its picture.
 
     python benchmarks/editing.py MODEL [--tracking-uri URI] [--picture docs/editing.png]
 
-MODEL is what `make demo` registers. Each of 80 real digits is restored three times without a prompt. Read as before:
-the share of results that a judge, who knows real digits alone, reads as the digit they come from. Energy score: mean
-distance to the truth less half the mean distance among the results, on the unknown pixels in [0, 1]; the conditional
-distribution has the lowest (Gneiting and Raftery 2007).
+MODEL is the model that `make demo` registers. Each of 80 real digits is restored three times without a prompt. "Read as
+before" is the fraction of results that a classifier of real digits assigns to the original's class. The energy score is
+the mean distance to the truth minus half the mean distance among the results, on the unknown pixels in [0, 1]; the true
+conditional distribution has the lowest score (Gneiting and Raftery 2007).
 """
 
 import argparse
@@ -40,14 +40,14 @@ WAYS = {
 
 
 def energy_score(results: torch.Tensor, truth: torch.Tensor) -> float:
-    """Of results [N, M, D] for truths [N, D]; with unbiased pairs."""
+    """Return the energy score of results [N, M, D] for truths [N, D], with unbiased pairs."""
     far = (results - truth[:, None]).norm(dim=2).mean()
     apart = torch.cdist(results, results).sum(dim=(1, 2)) / (results.shape[1] * (results.shape[1] - 1))
     return (far - 0.5 * apart.mean()).item()
 
 
 def tasks(model):
-    """What is done to real digits: its name, the function that restores them, and which pixels count."""
+    """Yield each task on real digits: name, restoring function, and mask of the pixels that count."""
     half = torch.zeros(8, 8, dtype=torch.bool)
     half[4:] = True
     scattered = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) < 0.25
@@ -67,8 +67,8 @@ def main() -> None:
     arguments.add_argument("model")
     arguments.add_argument("--tracking-uri")
     arguments.add_argument("--picture", default="docs/editing.png")
-    arguments.add_argument("--only", default="", help="only ways whose name holds this")
-    arguments.add_argument("--task", default="", help="only tasks whose name holds this")
+    arguments.add_argument("--only", default="", help="only methods whose name contains this")
+    arguments.add_argument("--task", default="", help="only tasks whose name contains this")
     given = arguments.parse_args()
     model, judge = load(given.model, tracking_uri=given.tracking_uri), DigitJudge()
     pixels, labels = load_digits()
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def picture(model, images: torch.Tensor):
-    """Rows of digits: the truth, what is known, three results by moment matching, three by replacement."""
+    """Return rows of digits: truth, known pixels, three results by moment matching, three by replacement."""
     half = torch.zeros(8, 8, dtype=torch.bool)
     half[4:] = True
     small = torch.nn.functional.avg_pool2d(images[3:].float(), 2).round().byte()

@@ -1,9 +1,10 @@
-"""Weights of the FID Inception from a TorchScript file to the safetensors that `raysde evaluate --features` reads.
+"""Convert FID Inception weights from a TorchScript file to safetensors for `raysde evaluate --features`.
 
     python benchmarks/inception_weights.py inception.torchscript.pt inception.safetensors
 
-For files whose units hold weight, beta, mean and var in TensorFlow's order; loading one runs its code. Such a file has
-the features alone, so that there is no inception score. Shows how far the two networks lie apart on random images.
+The script expects units with weight, beta, mean and var in TensorFlow's order; loading a TorchScript file runs its
+code. Such a file has only the feature layers, so the result has no inception score. Prints the largest difference
+between the features of both networks on random images.
 """
 
 import argparse

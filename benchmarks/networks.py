@@ -1,9 +1,9 @@
-"""What the published networks cost: weights, and what a training step keeps of an image, also with checkpointing.
+"""Count weights and activations of the published networks, also with activation checkpointing.
 
     python benchmarks/networks.py
 
-Prints the table of docs/networks.md. Nothing is computed: the networks live on the meta device, where tensors have
-shapes alone, and the bytes are those that the forward pass hands to the backward pass in float32.
+Prints the table of docs/networks.md. Nothing is computed: the networks live on the meta device, where tensors have only
+shapes. Activations are the bytes that the forward pass saves for the backward pass, for one image in float32.
 """
 
 import sys
@@ -18,16 +18,16 @@ from raysde.networks import PRESETS
 
 
 def image_of(name: str) -> tuple[int, int, int]:
-    """The shape of the images, or latents, that a published network is for."""
+    """Return the (channels, height, width) of a published network's images or latents."""
     if name.startswith("dit"):
         return 4, 32, 32
     return (3, 256, 256) if name.endswith("256") else (3, 32, 32)
 
 
 def kept(network: torch.nn.Module, image: tuple[int, int, int]) -> int:
-    """Bytes of activations that a forward pass of one image keeps, each tensor counted once."""
+    """Return the bytes of activations that a forward pass of one image saves; each tensor counts once."""
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept_alive: list[torch.Tensor] = []  # an address is a tensor's own as long as that lives
+    kept_alive: list[torch.Tensor] = []  # an address identifies a tensor only while the tensor lives
     storages: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""Does the error by which sweeps rank agree with what is drawn? Rank correlations over the trials of a sweep.
+"""Test if the error that ranks the trials of a sweep agrees with the quality of their samples.
 
     raysde tune jobs/configs/digits.yaml --sweep jobs/sweeps/digits.yaml keep_checkpoints=9
     python benchmarks/neutral_error.py ~/raysde/runs/digits-sweep ~/raysde/digits
 
-Draws from every checkpoint of every trial, asks a judge that saw real images alone how many show what they were asked
-for, and measures KID in its features. Then, for each step that at least four trials reached, Spearman's correlation of
-the neutral error at that step with both (Fisher's interval), and what the trials that it ranks first draw.
+Samples from every checkpoint of every trial. A classifier of real images measures prompt accuracy, and KID in its
+features. For each step that at least four trials reached, the script prints Spearman's correlation (with Fisher's
+interval) of the neutral error at that step with both metrics, and the metrics of the trials ranked first.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Row:
-    """A checkpoint of a trial, and what it draws."""
+    """A checkpoint of a trial with the metrics of its samples."""
 
     trial: int
     step: int
@@ -36,7 +36,7 @@ class Row:
 
 
 def checkpoints(folder: Path) -> Iterator[tuple[dict, int, float, Path]]:
-    """Trial, step, neutral error at that step, and checkpoint."""
+    """Yield trial, step, neutral error at that step, and checkpoint folder."""
     for file in sorted((folder / "ledger").glob("trial-*.json")):
         trial = json.loads(file.read_text())
         errors = {report["step"]: report["metrics"].get(DEFAULT_METRIC) for report in trial["reports"]}
@@ -47,7 +47,7 @@ def checkpoints(folder: Path) -> Iterator[tuple[dict, int, float, Path]]:
 
 
 def measured(place: Path, data: str, question: Question, cache: Path) -> tuple[float, float]:
-    """Accuracy and KID of what a checkpoint draws."""
+    """Return accuracy and KID of a checkpoint's samples."""
     model = checkpoint.load_model(place)
     answer = evaluate(
         model,
@@ -61,7 +61,8 @@ def measured(place: Path, data: str, question: Question, cache: Path) -> tuple[f
 
 
 def correlation(first: list[float], second: list[float]) -> str:
-    """Spearman's, with Fisher's 95% interval, whose variance is 1.06 / (n - 3) for ranks (Fieller et al. 1957)."""
+    """Return Spearman's correlation with Fisher's 95% interval; the variance for ranks is 1.06 / (n - 3) (Fieller et
+    al. 1957)."""
     value = float(spearmanr(first, second).statistic)
     if len(first) <= 3 or abs(value) > 1 - 1e-9:
         return f"{value:+.3f}"
@@ -70,7 +71,7 @@ def correlation(first: list[float], second: list[float]) -> str:
 
 
 def summary(rows: list[Row]) -> None:
-    """For each step: the correlations, and what the first three draw beside the best there is."""
+    """Print for each step the correlations, and the metrics of the three trials ranked first beside the best."""
     for step in sorted({row.step for row in rows}):
         here = sorted((row for row in rows if row.step == step), key=lambda row: row.error)
         if len(here) < FEWEST:
@@ -87,7 +88,7 @@ def summary(rows: list[Row]) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("sweep", type=Path, help="folder of the sweep")
-    arguments.add_argument("data", help="shards that it was trained on")
+    arguments.add_argument("data", help="data set of the sweep")
     arguments.add_argument("--samples", type=int, default=1000)
     arguments.add_argument("--cache", type=Path, default=Path("~/.cache/raysde").expanduser())
     given = arguments.parse_args()

@@ -1,10 +1,10 @@
-"""How close each solver is to the data at how many network evaluations, on a mixture and on the digits model.
+"""Measure the distance of samples to the data by solver and number of network evaluations (NFE).
 
     python benchmarks/nfe.py [--model RUN_OR_CHECKPOINT] [--out docs/nfe.md]
 
-The distance is the sliced Wasserstein distance between samples and data, with its standard error over seeds; the first
-line is that of the data to other data. Without --model a digits model is trained first, as `make demo` does.
-Writes the table and docs/nfe.png.
+Uses a mixture with exact score, and a digits model. The distance is the sliced Wasserstein distance between samples and
+data, with its standard error over seeds; the first line is the distance between two samples of the data. Without
+--model the script trains a digits model first, as `make demo` does. Writes the table and docs/nfe.png.
 """
 
 import argparse
@@ -34,23 +34,23 @@ LONG = 1000
 
 
 def sliced(a: Tensor, b: Tensor) -> float:
-    """The sliced Wasserstein distance, by 128 directions."""
+    """Return the sliced Wasserstein distance of two samples [N, D], over 128 directions."""
     return sliced_wasserstein(a, b, directions=128)
 
 
 def steps_for(solver: str, nfe: int) -> int:
-    """Steps of a solver that cost at most nfe evaluations."""
+    """Return the largest number of steps of a solver that costs at most ``nfe`` evaluations."""
     return nfe // (2 if solver in ("heun", "edm") else 1)
 
 
 def summary(values: list[float]) -> tuple[float, float]:
-    """Mean and standard error."""
+    """Return mean and standard error."""
     found = torch.tensor(values, dtype=torch.float64)
     return found.mean().item(), (found.std() / len(values) ** 0.5).item()
 
 
 def on_mixture(solver: str, steps: int, grid: str | None) -> tuple[float, float]:
-    """Distance of VP samples with the exact score to the mixture."""
+    """Return the distance of VP samples with the exact score to the mixture."""
     data, sde, values = mixture(), VP(), []
     for seed in range(SEEDS):
         g = torch.Generator().manual_seed(seed)
@@ -62,7 +62,7 @@ def on_mixture(solver: str, steps: int, grid: str | None) -> tuple[float, float]
 
 
 def digits_model(folder: Path) -> str:
-    """Trains the digits recipe here, without Ray; returns its run folder."""
+    """Train the digits recipe here, without Ray, and return its run folder."""
     shards = folder / "shards"
     run = [sys.executable, "-m", "raysde.cli"]
     subprocess.run([*run, "ingest", "sklearn:digits", str(shards)], check=True)
@@ -72,7 +72,7 @@ def digits_model(folder: Path) -> str:
 
 
 class Digits:
-    """A digits model asked for every digit alike, and the real digits."""
+    """A digits model sampled for all digits equally, and the real digits."""
 
     def __init__(self, source: str, count: int, seeds: int) -> None:
         from sklearn.datasets import load_digits
@@ -87,7 +87,7 @@ class Digits:
         self.labels = torch.from_numpy(real.target)
 
     def real_sample(self, seed: int) -> Tensor:
-        """Real digits with equally many of each class."""
+        """Return real digits with equally many of each class."""
         g = torch.Generator().manual_seed(seed)
         each = self.count // 10
         rows = [(self.labels == digit).nonzero()[:, 0] for digit in range(10)]
@@ -106,7 +106,7 @@ class Digits:
 
 
 def rows(distance, solvers: tuple[str, ...]) -> list[tuple[str, int, tuple[float, float]]]:
-    """Solver, evaluations and distance of every entry."""
+    """Return solver, evaluations and distance of every entry."""
     found = [("euler_maruyama", LONG, distance("euler_maruyama", LONG, None))]
     found.append(("euler_maruyama", 50, distance("euler_maruyama", 50, None)))
     print(*found, sep="\n", flush=True)
@@ -118,7 +118,7 @@ def rows(distance, solvers: tuple[str, ...]) -> list[tuple[str, int, tuple[float
 
 
 def grid_of(found: list[tuple[str, int, tuple[float, float]]], floor: tuple[float, float]) -> str:
-    """Markdown: solvers down, evaluations across."""
+    """Return a Markdown table: one row per solver, one column per NFE."""
     heads = [*BUDGETS, LONG]
     cells = {(solver, nfe): f"{mean:.4f} ± {error:.4f}" for solver, nfe, (mean, error) in found}
     lines = ["| solver | " + " | ".join(f"{nfe}" for nfe in heads) + " |", "|" + "---|" * (len(heads) + 1)]
@@ -128,7 +128,7 @@ def grid_of(found: list[tuple[str, int, tuple[float, float]]], floor: tuple[floa
 
 
 def picture(parts: dict[str, tuple[list, tuple[float, float]]], path: Path) -> None:
-    """Distance against evaluations, both logarithmic; the dashed line is data to other data."""
+    """Draw distance against NFE, both logarithmic; the dashed line is the distance between two samples of the data."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""The pictures of docs/choosing.md: forward and reverse trajectories of a 2-D mixture under each SDE.
+"""Draw the picture of docs/choosing.md: forward and reverse trajectories of a 2-D mixture under each SDE.
 
 python benchmarks/pictures.py [--out docs/trajectories.png]
 """
@@ -34,7 +34,7 @@ PATHS = 24
 
 
 def forward(sde: SDE, x0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Times and paths of the forward SDE, by its exact transitions."""
+    """Return times [T] and paths of the forward SDE from x0 [N, 2], by its exact transitions."""
     times = torch.linspace(sde.sample_floor, sde.ceiling, 300, dtype=torch.float64)
     alpha, sigma = sde.marginal(times)
     x, paths = alpha[0] * x0 + sigma[0] * torch.randn_like(x0), []
@@ -48,7 +48,7 @@ def forward(sde: SDE, x0: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reverse(sde: SDE, solver: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Times and paths of a sampler with the exact score."""
+    """Return times and paths of a sampler with the exact score."""
     times, paths = time_grid(sde, steps, "log_snr"), []
     g = torch.Generator().manual_seed(2)
     start = sde.prior((PATHS, 2), generator=g, dtype=torch.float64)

@@ -1,9 +1,9 @@
-"""Distinct 256x256 JPEG photographs, or nearly: colour emoji on textured, noisy backgrounds, with captions.
+"""Generate distinct 256x256 JPEG pictures with captions: colour emoji on textured, noisy backgrounds.
 
     python benchmarks/pictures256.py FOLDER --font NotoColorEmoji.ttf [--count 6000]
 
-Each picture follows from its index alone. The files have quality 90 with chroma subsampling, as cameras and web sites
-write them, and about 10 to 25 kB. FOLDER gets the files and metadata.jsonl; the other benchmarks import this one.
+Each picture depends only on its index. The files have quality 90 with chroma subsampling, as usual for photographs, and
+about 10 to 25 kB. FOLDER receives the files and metadata.jsonl; other benchmarks import this script.
 """
 
 import argparse
@@ -20,21 +20,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 256
 BITMAP = 109
-"""The only size at which the font has its bitmaps, 136 x 128 pixels."""
+"""The only font size with bitmaps, of 136 x 128 pixels."""
 RANGES = (range(0x2300, 0x2C00), range(0x1F300, 0x1FB00))
 PROCESSES = 2
 
 
 @lru_cache(maxsize=1)
 def opened(font: str) -> tuple[ImageFont.FreeTypeFont, str]:
-    """The font and the named characters that it has a bitmap of."""
+    """Return the font and the named characters that it has bitmaps of."""
     found = ImageFont.truetype(font, BITMAP)
     named = (chr(code) for codes in RANGES for code in codes if unicodedata.name(chr(code), ""))
     return found, "".join(each for each in named if found.getmask(each, mode="RGBA").getbbox())
 
 
 def background(random: np.random.Generator) -> Image.Image:
-    """A gradient between two colours, blotches of two sizes, and the grain of a camera."""
+    """Return a gradient between two colours with blotches of two sizes and grain like a camera's."""
     across = np.linspace(0.0, 1.0, SIDE)
     angle = random.uniform(0.0, 2.0 * np.pi)
     mix = np.cos(angle) * across[None, :, None] + np.sin(angle) * across[:, None, None]
@@ -48,7 +48,7 @@ def background(random: np.random.Generator) -> Image.Image:
 
 
 def drawn(index: int, font: str) -> tuple[Image.Image, str]:
-    """The picture of an index, and its caption."""
+    """Return the picture of an index, and its caption."""
     random = np.random.default_rng([SIDE, index])
     letters, characters = opened(font)
     character = characters[index % len(characters)]
@@ -64,7 +64,7 @@ def drawn(index: int, font: str) -> tuple[Image.Image, str]:
 
 
 def jpeg(picture: Image.Image) -> bytes:
-    """As photographs are usually kept."""
+    """Return the picture as JPEG bytes with quality 90 and chroma subsampling."""
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=90, subsampling="4:2:0")
     return buffer.getvalue()
@@ -77,12 +77,12 @@ def png(picture: Image.Image) -> bytes:
 
 
 def small_grey(picture: Image.Image, side: int) -> Image.Image:
-    """A picture as small as those of MNIST or of scikit-learn's digits."""
+    """Return a small grey picture, as in MNIST or scikit-learn's digits."""
     return picture.convert("L").resize((side, side), Image.Resampling.BOX)
 
 
 def written(index: int, folder: Path, font: str, grey: int) -> dict[str, str]:
-    """Writes one file, and returns its line of metadata.jsonl."""
+    """Write one file, and return its line of metadata.jsonl."""
     picture, caption = drawn(index, font)
     name = f"{index:06d}.{'png' if grey else 'jpg'}"
     (folder / name).write_bytes(png(small_grey(picture, grey)) if grey else jpeg(picture))
@@ -90,7 +90,8 @@ def written(index: int, folder: Path, font: str, grey: int) -> dict[str, str]:
 
 
 def make(folder: Path, font: str, count: int, *, grey: int = 0) -> Path:
-    """A folder of ``count`` pictures with captions, unless it is there; as grey PNGs of a side if ``grey`` is given."""
+    """Write a folder of ``count`` pictures with captions unless it exists; with ``grey``, grey PNGs of that side
+    length."""
     listing = folder / "metadata.jsonl"
     if listing.exists():
         if (found := len(listing.read_text().splitlines())) != count:
@@ -104,7 +105,7 @@ def make(folder: Path, font: str, count: int, *, grey: int = 0) -> Path:
 
 
 def files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Path and caption of each picture of a folder."""
+    """Yield path and caption of each picture in a folder."""
     for line in (folder / "metadata.jsonl").read_text().splitlines():
         entry = json.loads(line)
         yield folder / entry["file_name"], entry["text"]

@@ -1,10 +1,10 @@
-"""What the sampler adds to the network calls it makes, and how often a likelihood runs the network.
+"""Measure the sampler's overhead over its network calls, and the network calls of a likelihood.
 
     python benchmarks/sampler_cost.py [--repeats 7]
 
-Wall time of `sample` divided by the time that it spends inside the network, on the digits network; the median over
-repeats. Both come from the same calls, so that a machine whose speed changes does not disturb the ratio. Aim: at most
-1.02.
+The overhead is the wall time of `sample` divided by the time inside the network, for the digits network; the median
+over repeats. Both times come from the same calls, so a machine with varying speed does not disturb the ratio. Aim: at
+most 1.02.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 class Stopwatch:
-    """Adds up the time that calls of a module take."""
+    """A stopwatch that adds up the time of a module's forward calls."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.reset()
@@ -79,7 +79,7 @@ def main() -> None:
             inside.reset()
             spent = seconds(lambda: sample(score, spec.sde, shape, solver=solver, steps=20))  # noqa: B023
             ratios.append(spent / inside.seconds)
-        ratio = statistics.median(ratios[1:])  # the first warms up
+        ratio = statistics.median(ratios[1:])  # the first repeat warms up
         worst = max(worst, ratio)
         shown = " ".join(f"{each:.3f}" for each in ratios[1:])
         print(f"{solver:16} {ratio:.3f} of its {inside.calls} network calls   (repeats {shown})")

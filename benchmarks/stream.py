@@ -1,18 +1,19 @@
-"""Images per second that reach a training process, by raysde's stream and by other loaders, from the same JPEG files.
+"""Measure images per second that reach a training process, by raysde's stream and other loaders, from the same JPEGs.
 
-    pip install webdataset braceexpand                # peers; those that are missing are skipped
+    pip install webdataset braceexpand                # peers; missing ones are skipped
     pip install --no-deps mosaicml-streaming brotli zstd xxhash python-snappy cramjam catalogue
     python benchmarks/stream.py --font NotoColorEmoji.ttf [--work DIR] [--count 6000] [--images 38400] [--repeats 3]
     python benchmarks/stream.py --font NotoColorEmoji.ttf --memory [--work DIR]
 
-Each way delivers shuffled uint8 tensors [64, 3, 256, 256] with captions to one process that reads a byte of each image,
-on the same two cores, without a border between epochs, with two worker processes (raysde: Ray's own). "raw" is the
-ceiling: two processes that only decode, with raysde's decoder, bytes that they hold. Rates are taken over ``--images``
-after a warm-up, in a process for each, in turn; they are medians over repeats, and so are the ratios. Aims: at least
-every peer, and 0.9 of raw. Run it alone: a second busy process slows all of them, and not all alike.
+Each loader delivers shuffled uint8 tensors [64, 3, 256, 256] with captions to one process that reads one byte per
+image. All loaders use the same two cores, no pause between epochs, and two worker processes (raysde: Ray's own). "raw"
+is the upper bound: two processes that only decode bytes in memory with raysde's decoder. Rates are measured over
+``--images`` after a warm-up, each in a process of its own, in turn. Rates and ratios are medians over repeats. Aims: at
+least the rate of every peer, and 0.9 of raw. Run it alone: a second busy process slows the loaders by different
+amounts.
 
-``--memory`` streams 200,000 small pictures through raysde, and prints by how much each process of it grew. Aim: under
-50 MB each.
+``--memory`` streams 200,000 small pictures through raysde, and prints the memory growth of each process. Aim: under 50
+MB each.
 """
 
 import argparse
@@ -47,8 +48,8 @@ from benchmarks.pictures256 import files, make
 
 BATCH, WORKERS, PREFETCH, SHUFFLE, TARS = 64, 2, 4, 1000, 8
 WARMUP, BEYOND = 128, 64
-"""Batches before the clock starts, more than any loader holds ready by then, and after it stops, so that none runs dry
-while it is timed."""
+"""Batches before the clock starts (more than any loader has ready by then), and batches after it stops, so that no
+loader runs dry while it is timed."""
 SMALL, SMALL_COUNT, SMALL_WARMUP, SMALL_EACH, SMALL_IMAGES = 28, 20_000, 20_000, 10_000, 200_000
 AIM_RAW, AIM_MEGABYTES = 0.9, 50.0
 
@@ -56,13 +57,13 @@ Batches = Iterator[Tensor]
 
 
 def with_pillow(data: bytes) -> Tensor:
-    """uint8 [H, W, C]."""
+    """Return the image as uint8 [H, W, C]."""
     with Image.open(io.BytesIO(data)) as picture:
         return torch.from_numpy(np.array(picture.convert("RGB")))
 
 
 def with_simplejpeg(data: bytes) -> Tensor:
-    """uint8 [H, W, C]."""
+    """Return the image as uint8 [H, W, C]."""
     return torch.from_numpy(importlib.import_module("simplejpeg").decode_jpeg(data))
 
 
@@ -70,12 +71,12 @@ DECODERS = {"pillow": with_pillow, "simplejpeg": with_simplejpeg}
 
 
 def channels_first(batches: Any) -> Batches:
-    """The images of a DataLoader's batches."""
+    """Yield a DataLoader's batches with images as [B, C, H, W]."""
     return (images.permute(0, 3, 1, 2) for images, _ in batches)
 
 
 class Files(Dataset):
-    """Image and caption of each file of a folder."""
+    """Image and caption of each file in a folder."""
 
     def __init__(self, folder: Path, decode: Callable[[bytes], Tensor]) -> None:
         self.entries, self.decode = [(str(path), caption) for path, caption in files(folder)], decode
@@ -90,14 +91,14 @@ class Files(Dataset):
 
 
 def dataloader(work: Path, images: int, decoder: str) -> Batches:
-    """PyTorch's DataLoader over the files."""
+    """Return batches of PyTorch's DataLoader over the files."""
     data = Files(work / "pictures", DECODERS[decoder])
     order = RandomSampler(data, num_samples=images)
     return channels_first(DataLoader(data, BATCH, sampler=order, num_workers=WORKERS, prefetch_factor=PREFETCH))
 
 
 def write_tars(work: Path) -> None:
-    """The files as WebDataset archives, as many for each worker."""
+    """Write the files as WebDataset archives, equally many per worker."""
     (work / "tars").mkdir()
     entries = list(files(work / "pictures"))
     for number in range(TARS):
@@ -110,7 +111,7 @@ def write_tars(work: Path) -> None:
 
 
 def webdataset(work: Path, images: int, decoder: str) -> Batches:
-    """WebLoader over the archives: shards in random order, then images shuffled in a buffer."""
+    """Return batches of WebLoader over the archives: shards in random order, then a shuffle buffer."""
     wds = importlib.import_module("webdataset")
     tars = sorted(str(path) for path in (work / "tars").glob("*.tar"))
     decode = "rgb8" if decoder == "pillow" else wds.handle_extension("jpg", with_simplejpeg)
@@ -118,13 +119,14 @@ def webdataset(work: Path, images: int, decoder: str) -> Batches:
     def batched(samples: list[tuple[Any, str]]) -> tuple[Tensor, list[str]]:
         return default_collate([image for image, _ in samples]), [caption for _, caption in samples]
 
-    data = wds.WebDataset(tars, resampled=True, shardshuffle=False).shuffle(SHUFFLE)  # without end
+    data = wds.WebDataset(tars, resampled=True, shardshuffle=False).shuffle(SHUFFLE)  # endless
     data = data.decode(decode).to_tuple("jpg", "txt").batched(BATCH, collation_fn=batched)
     return channels_first(wds.WebLoader(data, batch_size=None, num_workers=WORKERS, prefetch_factor=PREFETCH))
 
 
 def mosaic() -> ModuleType:
-    """The package ``streaming.base`` alone: ``streaming`` would import torchvision for data sets not used here."""
+    """Import the package ``streaming.base`` alone: ``streaming`` would import torchvision for data sets not used
+    here."""
     if "streaming" not in sys.modules:
         found = importlib.util.find_spec("streaming")
         assert found is not None
@@ -136,18 +138,18 @@ def mosaic() -> ModuleType:
 
 
 def write_mds(work: Path) -> None:
-    """The files as MDS shards, once as the type that is decoded by Pillow and once as bytes."""
+    """Write the files as MDS shards, once as a type that Pillow decodes and once as bytes."""
     for encoding in ("jpeg", "bytes"):
         columns = {"image": encoding, "caption": "str"}
         with mosaic().MDSWriter(out=str(work / f"mds-{encoding}"), columns=columns) as out:
             for path, caption in files(work / "pictures"):
-                # an image that was opened from a file is written as that file's bytes
+                # MDS stores an image that was opened from a file as that file's bytes
                 image = Image.open(path) if encoding == "jpeg" else path.read_bytes()
                 out.write({"image": image, "caption": caption})
 
 
 def mosaicml(work: Path, images: int, decoder: str) -> Batches:
-    """MosaicML's StreamingDataset under a DataLoader."""
+    """Return batches of MosaicML's StreamingDataset under a DataLoader."""
     base, pillow = mosaic(), decoder == "pillow"
     importlib.import_module("streaming.base.util").clean_stale_shared_memory()
 
@@ -164,18 +166,18 @@ def mosaicml(work: Path, images: int, decoder: str) -> Batches:
 
 
 def write_shards(pictures: Path, shards: Path) -> None:
-    """The files as raysde's shards, byte for byte."""
+    """Write the files as raysde's shards, byte for byte."""
     command = [sys.executable, "-m", "raysde.cli", "ingest", str(pictures), str(shards), "--encode", "keep"]
     subprocess.run(command, check=True, capture_output=True, timeout=1800, env=own_cluster())
 
 
 def own_cluster() -> dict[str, str]:
-    """The environment without another Ray cluster in it."""
+    """Return the environment variables without those of another Ray cluster."""
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
 def raysde(shards: Path, images: int) -> Batches:
-    """raysde's stream as Ray Train splits it, for one worker that is this process."""
+    """Return batches of raysde's stream as Ray Train splits it, for one worker, which is this process."""
     from ray.train import DataConfig
 
     from raysde.cluster.connection import connect
@@ -204,12 +206,12 @@ LOADERS: dict[str, tuple[Callable[[Path, int], Batches], str | None]] = {
     "mosaicml, Pillow": (lambda work, images: mosaicml(work, images, "pillow"), "streaming"),
     "mosaicml, simplejpeg": (lambda work, images: mosaicml(work, images, "simplejpeg"), "streaming"),
 }
-"""Each way to load, and the peer's package."""
+"""Each loader, and the package that it needs."""
 KINDS = ("raw", *LOADERS)
 
 
 def decode_share(encoded: list[bytes], images: int, ready: Any, times: Any) -> None:
-    """Decodes so many images in turn, and reports when it began and ended."""
+    """Decode ``images`` JPEGs, and put start and end times in seconds on the queue ``times``."""
     from raysde.images.codec import decode_image
 
     for data in encoded[:BATCH]:
@@ -222,7 +224,7 @@ def decode_share(encoded: list[bytes], images: int, ready: Any, times: Any) -> N
 
 
 def raw(work: Path, images: int) -> dict[str, float]:
-    """Decoding alone, in two processes."""
+    """Return the rate (images/s) of decoding alone, in two processes."""
     encoded = [path.read_bytes() for path, _ in files(work / "pictures")]
     forked = multiprocessing.get_context("fork")
     ready, times = forked.Barrier(WORKERS), forked.Queue()
@@ -239,7 +241,7 @@ def raw(work: Path, images: int) -> dict[str, float]:
 
 
 def consumed(batches: Batches, images: int, begin: float) -> dict[str, float]:
-    """Images/s after the warm-up, and the seconds from ``begin`` to the first batch."""
+    """Return the rate (images/s) after the warm-up, and the seconds from ``begin`` to the first batch."""
     first = started = 0.0
     last = WARMUP + images // BATCH
     for number, batch in enumerate(batches, start=1):
@@ -255,7 +257,7 @@ def consumed(batches: Batches, images: int, begin: float) -> dict[str, float]:
 
 
 def measured_here(kind: str, work: Path, images: int) -> dict[str, float]:
-    """One measurement, in this process and on two cores."""
+    """Return rate (images/s) and seconds to the first batch of a loader, measured in this process on two cores."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     if kind == "raw":
@@ -265,7 +267,7 @@ def measured_here(kind: str, work: Path, images: int) -> dict[str, float]:
 
 
 def measure(kind: str, work: Path, images: int) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """Return the result of :func:`measured_here` in a new process."""
     command = [sys.executable, __file__, "--measure", kind, "--work", str(work), "--images", str(images)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=own_cluster(), check=False)
     if ended.returncode:
@@ -276,7 +278,7 @@ def measure(kind: str, work: Path, images: int) -> dict[str, float]:
 
 
 def prepare(work: Path, font: str, count: int, kinds: list[str]) -> None:
-    """The same files in the form that each kind reads, where they are not there yet."""
+    """Write the same files in the form that each loader reads, unless they exist."""
     make(work / "pictures", font, count)
     if "raysde" in kinds and not (work / "shards" / "manifest.json").exists():
         write_shards(work / "pictures", work / "shards")
@@ -287,7 +289,7 @@ def prepare(work: Path, font: str, count: int, kinds: list[str]) -> None:
 
 
 def report(results: dict[str, list[dict[str, float]]]) -> None:
-    """Prints the closing table."""
+    """Print the closing table."""
     ours = [result["rate"] for result in results.get("raysde", [])]
     print(f"\n{'':24} images/s  first batch   raysde / it")
     for kind, found in results.items():
@@ -302,7 +304,7 @@ def report(results: dict[str, list[dict[str, float]]]) -> None:
 
 
 def compare(work: Path, font: str, count: int, images: int, repeats: int, kinds: list[str]) -> None:
-    """Measures all kinds in turn."""
+    """Measure all loaders in turn."""
     missing = {name for _, name in LOADERS.values() if name is not None and not importlib.util.find_spec(name)}
     if missing:
         print(f"not installed, skipped: {', '.join(sorted(missing))}")
@@ -316,8 +318,8 @@ def compare(work: Path, font: str, count: int, images: int, repeats: int, kinds:
 
 
 def resident() -> dict[str, tuple[float, float]]:
-    """Resident MB, and those that are not shared, of this process and of those that Ray started for it."""
-    import psutil  # Ray brings one
+    """Return resident MB, and unshared MB, of this process and of the processes that Ray started for it."""
+    import psutil  # Ray depends on psutil
 
     found = {}
     here = psutil.Process()
@@ -328,7 +330,7 @@ def resident() -> dict[str, tuple[float, float]]:
             continue
         kind = "driver" if process == here else title.split()[0] if title.startswith("ray::") else ""
         if kind:
-            # a worker's title changes with what it does at the moment
+            # a worker's title changes with its current task
             coordinates = "SplitCoordinator" in kind
             name = kind if kind == "driver" else "SplitCoordinator" if coordinates else "worker"
             found[f"{name} {process.pid}"] = (memory.rss / 1e6, (memory.rss - memory.shared) / 1e6)
@@ -336,14 +338,14 @@ def resident() -> dict[str, tuple[float, float]]:
 
 
 def memory(work: Path, font: str, count: int, images: int) -> None:
-    """Prints how the processes of raysde's stream grow while images pass."""
+    """Print the memory growth of raysde's processes during the stream."""
     make(work / "small", font, count, grey=SMALL)
     if not (work / "small-shards" / "manifest.json").exists():
         write_shards(work / "small", work / "small-shards")
     os.environ.pop("RAY_ADDRESS", None)
     samples: list[dict[str, tuple[float, float]]] = []
     passed, due = 0, SMALL_WARMUP
-    # what is beyond the end keeps the workers busy at the last sample
+    # images beyond the end keep the workers busy at the last sample
     for batch in raysde(work / "small-shards", images + 2 * SMALL_WARMUP):
         passed += len(batch)
         int(batch[:, 0, 0, 0].sum())
@@ -354,7 +356,7 @@ def memory(work: Path, font: str, count: int, images: int) -> None:
             print(f"  {passed:7} images: {shown} MB", flush=True)
         if passed >= images + SMALL_WARMUP:
             break
-    print(f"growth from image {SMALL_WARMUP} to {passed} (resident, and what of it is not shared memory):")
+    print(f"growth from image {SMALL_WARMUP} to {passed} (resident, and the part that is not shared memory):")
     for name in sorted({name for sample in samples for name in sample}):
         seen = [sample[name] for sample in samples if name in sample]
         (first, own), (last, own_last) = seen[0], seen[-1]
@@ -365,9 +367,9 @@ def memory(work: Path, font: str, count: int, images: int) -> None:
 def parsed() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--font", help="a colour emoji font with bitmaps: NotoColorEmoji.ttf")
-    arguments.add_argument("--work", type=Path, help="where files are kept and found again; default: nowhere")
+    arguments.add_argument("--work", type=Path, help="folder to keep and reuse files (default: none)")
     arguments.add_argument("--count", type=int, help=f"pictures (default 6000; {SMALL_COUNT} with --memory)")
-    arguments.add_argument("--images", type=int, help=f"that are timed (default 38400; {SMALL_IMAGES} with --memory)")
+    arguments.add_argument("--images", type=int, help=f"timed images (default 38400; {SMALL_IMAGES} with --memory)")
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=str(KINDS))
     arguments.add_argument("--memory", action="store_true", help="see above")

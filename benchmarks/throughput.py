@@ -1,16 +1,16 @@
-"""What Ray and the loop cost, as ratios of images per second measured in one run of interleaved repeats.
+"""Measure the cost of Ray and of the training loop, as ratios of images per second from interleaved repeats.
 
     python benchmarks/throughput.py [--repeats 3] [--steps 100] [--cases short,long] [--shares 10]
 
-The bare loop and the same recipe through Ray Train and the stream run in processes of their own, one after the other,
-the bare loop without Ray running; our training step and that of a twenty-line script take turns in one process. Rates
-are medians over logging windows after a warm-up; ratios are medians over repeats. Run it alone: a second busy process
-slows all of them.
+The bare loop, and the same recipe through Ray Train and the stream, run in separate processes, one after the other; the
+bare loop runs without Ray. In one further process, raysde's training step alternates with the step of a twenty-line
+script. Rates are medians over logging windows after a warm-up; ratios are medians over repeats. Run it alone: a second
+busy process slows all of them.
 
-The long case trains with two workers, once on Ray Data's stream and once on rows that workers read for themselves. It
-ends when the blocks of the stream have filled Ray Data's share of the object store ten times over, since only a full
-share makes Ray Data hold back. To get there in minutes the object store is small, its blocks too, and rows are large:
-colour images of 32 x 32 with precomputed captions of 384 numbers a token. Windows count once the share was full.
+The long case trains with two workers, once on Ray Data's stream and once with ``data.stream=worker``. It ends when the
+blocks of the stream have filled Ray Data's share of the object store ten times, since Ray Data throttles only when its
+share is full. To reach that in minutes, the object store and its blocks are small, and rows are large: colour images of
+32 x 32 with precomputed captions of 384 numbers per token. Windows count once the share was full.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW, WARMUP = 10, 3
 IMAGES, SIZE, WORDS, WIDTH = 1911, 32, 40, 384
-"""Of the long case: images, their height and width, words of a caption, numbers of a token."""
+"""Long case: number of images, their height and width, words per caption, embedding width per token."""
 STORE = 200_000_000
-"""Bytes of the object store in the long case, of which Ray Data takes half."""
+"""Bytes of the object store in the long case; Ray Data takes half of it."""
 PHASES = ("imports", "ray", "worker_group", "first_batch")
 
 
 def overrides(folder: Path, name: str, steps: int, threads: int) -> list[str]:
-    """The digits recipe without validation, pictures and checkpoints on the way."""
+    """Return overrides of the digits recipe: no validation, sample grids or intermediate checkpoints."""
     return [
         f"name={name}",
         f"data.path={folder / 'shards'}",
@@ -52,7 +52,7 @@ def overrides(folder: Path, name: str, steps: int, threads: int) -> list[str]:
 
 
 def bare(settings: list[str], threads: int) -> dict[str, float]:
-    """The bare loop in this process."""
+    """Run the bare loop in this process, and return its median rate in images/s."""
     import torch
 
     from raysde.config import loading
@@ -75,7 +75,7 @@ def bare(settings: list[str], threads: int) -> dict[str, float]:
 
 
 def through_ray(settings: list[str], threads: int) -> dict[str, float]:
-    """The same recipe through Ray Train, with the seconds until its first batch."""
+    """Run the recipe through Ray Train; return its rate in images/s, and its start-up times in seconds."""
     started = time.time()
     from raysde import tracking
     from raysde.cluster.job import train_job
@@ -91,7 +91,7 @@ def through_ray(settings: list[str], threads: int) -> dict[str, float]:
 
 
 def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
-    """Our training step and a script's, in turn in one process: forward, backward and AdamW on the same network."""
+    """Return images/s of raysde's training step, and its ratio to a script's step that alternates with it."""
     import torch
 
     from raysde.config import loading
@@ -139,7 +139,7 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
 
 
 def long_overrides(folder: Path, name: str, stream: str) -> list[str]:
-    """The Fashion-MNIST recipe in colour, told in captions, without validation, pictures and checkpoints on the way."""
+    """Return overrides of the Fashion-MNIST recipe in colour with captions, without validation and sample grids."""
     text = f"{{kind: pretrained, path: {folder / 'encoder'}, trainable: false, max_tokens: {WORDS + 8}}}"
     return [
         *(f"name={name}", f"data.path={folder / 'captions'}", f"storage={folder / 'runs'}", f"data.stream={stream}"),
@@ -152,7 +152,7 @@ def long_overrides(folder: Path, name: str, stream: str) -> list[str]:
 
 
 def long(settings: list[str], shares: float) -> dict[str, float]:
-    """The long case on one of its two streams: the rate once the stream has filled Ray Data's share."""
+    """Return images/s of the long case on one stream, once Ray Data's share is full, and the steps."""
     from raysde import tracking
     from raysde.cluster.job import train_job
     from raysde.cluster.stream import row_bytes
@@ -171,7 +171,7 @@ def long(settings: list[str], shares: float) -> dict[str, float]:
 
 
 def measure_long(stream: str, folder: Path, repeat: int, shares: float) -> dict[str, float]:
-    """Runs the long case in a process of its own, whose cluster has a small object store."""
+    """Return the result of :func:`long` in a new process, whose cluster has a small object store."""
     name = f"long-{stream}-{repeat}"
     command = [sys.executable, __file__, "--only", "long", "--shares", str(shares)]
     environment = {**os.environ, "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(STORE)}
@@ -182,7 +182,7 @@ KINDS = {"bare": bare, "ray": through_ray, "loop_and_script": loop_and_script}
 
 
 def measure(kind: str, folder: Path, repeat: int, steps: int, threads: int) -> dict[str, float]:
-    """Runs one measurement in a process of its own."""
+    """Return the result of one of :data:`KINDS` in a new process."""
     name = f"{kind}-{threads}-{repeat}"
     settings = overrides(folder, name, steps, threads)
     command = [sys.executable, __file__, "--only", kind, "--threads", str(threads), *settings]
@@ -190,7 +190,7 @@ def measure(kind: str, folder: Path, repeat: int, steps: int, threads: int) -> d
 
 
 def measured(name: str, command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Run a command, and return the JSON object in the last line that it prints."""
+    """Run a command, and return the JSON object in the last line of its output."""
     ended = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=environment, check=False)
     if ended.returncode:
         raise SystemExit(f"{name} failed:\n{ended.stderr[-3000:]}")
@@ -200,13 +200,13 @@ def measured(name: str, command: list[str], environment: dict[str, str]) -> dict
 
 
 def prepare(folder: Path) -> None:
-    """The digits as shards."""
+    """Ingest the digits as shards."""
     command = [sys.executable, "-m", "raysde.cli", "ingest", "sklearn:digits", str(folder / "shards")]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
 def prepare_long(folder: Path) -> None:
-    """Coloured images with captions as shards, and the captions' embeddings by an encoder with random weights."""
+    """Write coloured images with captions as shards, and the captions' embeddings by an encoder with random weights."""
     import numpy as np
     import torch
     from PIL import Image
@@ -235,14 +235,14 @@ def prepare_long(folder: Path) -> None:
 
 
 def show_ratio(title: str, above: list[dict[str, float]], below: list[dict[str, float]], aim: float) -> None:
-    """Prints the median ratio of rates, and each repeat's."""
+    """Print the median ratio of rates, and each repeat's."""
     each = [a["rate"] / b["rate"] for a, b in zip(above, below, strict=True)]
     shown = " ".join(f"{value:.3f}" for value in each)
     print(f"{title:48} {statistics.median(each):.3f}   (aim {aim}; repeats {shown})")
 
 
 def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -> None:
-    """Prints the ratios, repeat by repeat and their median, and the start-up times."""
+    """Print the median ratios with those of each repeat, and the start-up times."""
 
     def ratio(title: str, above: tuple[str, int], below: tuple[str, int], aim: float) -> None:
         show_ratio(title, results[above], results[below], aim)
@@ -267,7 +267,7 @@ def report(results: dict[tuple[str, int], list[dict[str, float]]], cores: int) -
 
 
 def run_short(folder: Path, repeats: int, steps: int) -> None:
-    """The bare loop, the loop through Ray and the script, on the digits."""
+    """Measure the bare loop, the loop through Ray, and the script, on the digits."""
     cores = os.cpu_count() or 1
     prepare(folder)
     results: dict[tuple[str, int], list[dict[str, float]]] = {}
@@ -278,7 +278,7 @@ def run_short(folder: Path, repeats: int, steps: int) -> None:
 
 
 def run_long(folder: Path, repeats: int, shares: float) -> None:
-    """Both streams, until blocks have filled Ray Data's share of the object store ``shares`` times."""
+    """Measure both streams until blocks have filled Ray Data's share of the object store ``shares`` times."""
     prepare_long(folder)
     results: dict[str, list[dict[str, float]]] = {"ray": [], "worker": []}
     for repeat in range(repeats):
@@ -290,9 +290,9 @@ def run_long(folder: Path, repeats: int, shares: float) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--repeats", type=int, default=3)
-    arguments.add_argument("--steps", type=int, default=100, help="of the short case")
+    arguments.add_argument("--steps", type=int, default=100, help="steps of the short case")
     arguments.add_argument("--cases", default="short,long")
-    arguments.add_argument("--shares", type=float, default=10.0, help="of the object store, in the long case")
+    arguments.add_argument("--shares", type=float, default=10.0, help="times to fill Ray Data's store, long case")
     arguments.add_argument("--only", choices=[*KINDS, "long"], help=argparse.SUPPRESS)
     arguments.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     arguments.add_argument("settings", nargs="*", help=argparse.SUPPRESS)

@@ -1,15 +1,15 @@
-"""A training step of our U-Net against diffusers' UNet2DModel of as many weights, at the same resolution.
+"""Compare a training step of raysde's U-Net with diffusers' UNet2DModel of equally many weights at the same resolution.
 
     pip install diffusers
     python benchmarks/unet_speed.py [--repeats 5] [--only 32 64 28] [--threads 2]
 
-A step is forward, backward and fused AdamW on a batch, in float32 and under bfloat16 autocast; both networks run as
-they come, without compilation. Theirs has the same levels and attention, two blocks in each as it comes, and the width
-that brings its weights nearest to ours. Ours has most of its blocks where the image is small, and at 28 pixels, as in
-the Fashion-MNIST recipe, works on patches of 2 x 2; theirs can do neither. Rates are medians over repeats, in turn;
-FLOP/s are counted operations by time, beside those of a large matrix product on the same cores. Then our step's time by
-kind of operation. Aim: 1.5 times theirs, never below 1.0. Run it alone: a core that is busy elsewhere holds up all of a
-step's threads.
+A step is forward, backward and fused AdamW on a batch, in float32 and under bfloat16 autocast, without compilation. The
+diffusers network has the same levels and attention, its default of two blocks per level, and the width that brings its
+number of weights nearest to ours. Ours has most of its blocks at low resolution, and at 28 pixels, as in the
+Fashion-MNIST recipe, works on patches of 2 x 2; theirs supports neither. Rates are medians over repeats, in turn.
+FLOP/s are counted operations per time, shown beside those of a large matrix product on the same cores. The last lines
+show our step's time by kind of operation. Aim: 1.5 times theirs, never below 1.0. Run it alone: one core that is busy
+elsewhere delays all threads of a step.
 """
 
 import argparse
@@ -45,7 +45,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A U-Net, the height and channels of its images, and the batch."""
+    """A U-Net for square images of ``height`` pixels and ``channels``, and the batch size."""
 
     size: UNetConfig
     height: int
@@ -65,7 +65,7 @@ def weights(network: nn.Module) -> int:
 
 
 def peer(case: Case, width: int) -> UNet2DModel:
-    """diffusers' network with the levels, blocks and attention of ``case``."""
+    """Return diffusers' network with the levels, blocks and attention of ``case``."""
     size = case.size
     attends = [case.height // 2**level in size.attention for level in range(len(size.multipliers))]
     return UNet2DModel(
@@ -82,7 +82,7 @@ def peer(case: Case, width: int) -> UNet2DModel:
 
 
 def nearest(case: Case, wanted: int) -> UNet2DModel:
-    """The peer whose weights are nearest to ``wanted`` in number."""
+    """Return the peer with the number of weights nearest to ``wanted``."""
 
     def away(width: int) -> int:
         with torch.device("meta"):
@@ -94,7 +94,7 @@ def nearest(case: Case, wanted: int) -> UNet2DModel:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its optimiser, and how it is called."""
+    """A network with its optimizer, and the function that calls it."""
 
     network: nn.Module
     call: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -117,7 +117,7 @@ def trained(network: nn.Module, call: Callable[[nn.Module, Tensor, Tensor], Tens
 
 
 def operations(pair: Trained, x: Tensor, t: Tensor) -> int:
-    """Floating-point operations of a step."""
+    """Return the floating-point operations of a step."""
     with FlopCounterMode(display=False) as counter:
         pair.loss(x, t, False).backward()
     pair.optimizer.zero_grad(set_to_none=True)
@@ -131,13 +131,13 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def product_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product."""
+    """Return the FLOP/s of a large matrix product."""
     a = torch.randn(MATRIX, MATRIX).to(dtype)
     return 2 * MATRIX**3 / statistics.median(seconds(lambda: a @ a) for _ in range(7))
 
 
 def shares(pair: Trained, x: Tensor, t: Tensor, half: bool) -> str:
-    """Where a step's time goes, in per cent."""
+    """Return the time of a step by kind of operation, in per cent."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         pair.step(x, t, half)
     spent: Counter[str] = Counter()
@@ -148,7 +148,7 @@ def shares(pair: Trained, x: Tensor, t: Tensor, half: bool) -> str:
 
 
 def timed(pairs: dict[str, Trained], x: Tensor, t: Tensor, half: bool, repeats: int) -> list[dict[str, float]]:
-    """Seconds of a step of each, in turn, after one that warms up."""
+    """Return the seconds per step of each network, in turn, after a warm-up step."""
     for pair in pairs.values():
         pair.step(x, t, half)
     steps = {name: partial(pair.step, x, t, half) for name, pair in pairs.items()}
@@ -156,7 +156,7 @@ def timed(pairs: dict[str, Trained], x: Tensor, t: Tensor, half: bool, repeats: 
 
 
 def compare(case: Case, repeats: int) -> None:
-    """Prints the rates of both networks in both precisions."""
+    """Print the rates of both networks in both precisions."""
     shape = (case.channels, case.height, case.height)
     ours = case.size.build(shape, None)
     theirs = nearest(case, weights(ours))

@@ -1,4 +1,4 @@
-"""The former name of jobs/tune_sampler.py, which goes on working."""
+"""Former name of jobs/tune_sampler.py, kept so that old commands still work."""
 
 import sys
 from pathlib import Path

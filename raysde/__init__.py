@@ -35,7 +35,7 @@ __all__ = [
     "sdedit",
 ]
 
-# loaded on first use, so that the mathematics does without MLflow and transformers
+# imported on first use, so that the mathematics does not import MLflow and transformers
 __getattr__ = aliases.import_on_first_use(
     __name__,
     {

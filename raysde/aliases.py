@@ -1,7 +1,7 @@
-"""Former names of modules, which users' programs and stored files import.
+"""Former names of modules, which user programs and stored files still import.
 
-A model that was registered earlier names ``raysde.serving`` as its loader, for example. A former name leads to the
-module of today, of which there is one: its classes are the same under both names.
+For example, a model registered earlier names ``raysde.serving`` as its loader. A former name resolves to the current
+module itself, so classes are identical under both names.
 """
 
 import importlib
@@ -190,7 +190,7 @@ GONE = {
         "raysde.scheduler is gone: diffusers.ScoreSdeVeScheduler draws the same images from what `raysde export` writes"
     ),
 }
-"""Former modules without a successor, and what to do instead."""
+"""Removed modules without a successor, and the message that names an alternative."""
 PACKAGES = {
     "raysde.conditioning": "raysde.conditioning.conditioner",
     "raysde.config": "raysde.config.loading",
@@ -201,19 +201,19 @@ PACKAGES = {
     "raysde.inference": "raysde.inference.model",
     "raysde.precompute": "raysde.precompute.jobs",
 }
-"""Packages of today whose name was a module's: the names in that module are found in the package too."""
+"""Current packages named like a former module; the module's names are available from the package too."""
 
 
 class Former(MetaPathFinder, Loader):
-    """Finds the modules of :data:`MOVED`, and those below them."""
+    """An import finder and loader for the modules in :data:`MOVED` and their submodules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return how a former name is loaded; None for any other.
+        """Return the import spec of a former name; None for any other name.
 
         Raises:
-            ImportError: for a module of :data:`GONE`, with what to do instead.
+            ImportError: for a module in :data:`GONE`, with an alternative.
         """
         if fullname in GONE:
             raise ImportError(GONE[fullname], name=fullname)
@@ -223,14 +223,14 @@ class Former(MetaPathFinder, Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module of today in the place of the one that was asked for."""
+        """Replace the requested module by its current one in ``sys.modules``."""
         name = current_name(module.__name__)
         assert name is not None
         sys.modules[module.__name__] = importlib.import_module(name)
 
 
 def current_name(name: str) -> str | None:
-    """Return the name that a module has today; None if ``name`` is no former one."""
+    """Return the current name of a module; None if ``name`` is not a former name."""
     parts = name.split(".")
     for count in range(len(parts), 1, -1):
         if moved := MOVED.get(".".join(parts[:count])):
@@ -239,7 +239,7 @@ def current_name(name: str) -> str | None:
 
 
 def find_in_former_module(package: str) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package that was a module: it finds the names of that module, once asked."""
+    """Return the ``__getattr__`` of a package that was a module; it finds the names of that module."""
 
     def find(name: str) -> Any:
         if not name.startswith("__"):
@@ -252,10 +252,10 @@ def find_in_former_module(package: str) -> Callable[[str], Any]:
 
 
 def import_on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package whose names are loaded on first use.
+    """Return the ``__getattr__`` of a package whose names are imported on first use.
 
     Args:
-        homes: the names that each module defines.
+        homes: names defined by each module.
     """
     module_of = {name: module for module, names in homes.items() for name in names}
 
@@ -268,6 +268,6 @@ def import_on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Cal
 
 
 def install_finder() -> None:
-    """Let former names be imported."""
+    """Make former module names importable."""
     if not any(isinstance(finder, Former) for finder in sys.meta_path):
         sys.meta_path.insert(0, Former())

@@ -1,4 +1,5 @@
-"""The command line: `raysde COMMAND`. Errors are one sentence and status 2."""
+"""The command line: `raysde COMMAND`. Errors are one sentence, with exit status 2 for wrong input and 1 for a failed
+run."""
 
 import argparse
 import copy
@@ -29,38 +30,38 @@ from raysde.commands.ui import add_ui_options
 from raysde.io.near import did_you_mean
 
 FORMER = {"settle": "tune-sampler"}
-"""Commands by the name that they had; it goes on working."""
+"""Former names of commands, which still work, and their current names."""
 
 
 def describe_former_command(former: str) -> str:
-    """Return the sentence that says what a former command is called."""
+    """Return the sentence that gives the current name of a former command."""
     return f"raysde {former} is called raysde {FORMER[former]} now"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that asks for the command, the option or the choice that was probably meant."""
+    """A parser that suggests the command, option or choice that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program with status 2 and a sentence."""
+        """End the program with status 2 and one sentence."""
         if match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)$", message):
             message += did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
         super().error(message)
 
     def unrecognized(self, words: Sequence[str]) -> NoReturn:
-        """End the program as :meth:`error` does, for words that no option of the command takes."""
+        """End the program as :meth:`error` does, for arguments that the command does not take."""
         given = words[0].partition("=")[0]
         options = list(self._option_string_actions) if given.startswith("-") else []
         self.error(f"unrecognized arguments: {' '.join(words)}{did_you_mean(given, options)}")
 
 
 def version_text() -> str:
-    """Return the installed version, with those of the libraries that results depend on."""
+    """Return the installed version, and the versions of the libraries that results depend on."""
     parts = [f"{name} {metadata.version(name)}" for name in ("raysde", "torch", "ray", "mlflow")]
     return f"{', '.join(parts)}, Python {platform.python_version()}"
 
 
 class Version(argparse.Action):
-    """The option --version; versions are looked up only when they are asked for."""
+    """The option --version; it looks up versions only on request, since that takes time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print the versions and end the program."""
@@ -69,35 +70,33 @@ class Version(argparse.Action):
 
 
 def build_parser() -> Parser:
-    """All commands with their help."""
+    """Return the parser of all commands."""
     top = Parser(
         prog="raysde", description="Score-based generative models through SDEs, from a laptop to a Ray cluster."
     )
     top.add_argument("--version", action=Version, nargs=0, help="print the versions of raysde and its libraries")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_ingest_options(commands.add_parser("ingest", help="turn a collection of captioned images into shards"))
-    add_inspect_options(commands.add_parser("inspect", help="show what shards hold, with a contact sheet"))
+    add_ingest_options(commands.add_parser("ingest", help="convert captioned images into shards"))
+    add_inspect_options(commands.add_parser("inspect", help="print statistics of a data set, and draw a contact sheet"))
     add_precompute_options(commands.add_parser("precompute", help="run a frozen encoder over a data set, once"))
-    add_plan_options(commands.add_parser("plan", help="list the rows that a step is trained on"))
-    add_train_options(commands.add_parser("train", help="train a recipe, or continue the run of its name"))
-    add_tune_options(commands.add_parser("tune", help="train a recipe with some keys varied, and rank what comes out"))
-    add_sample_options(commands.add_parser("sample", help="draw images from a checkpoint or a registered model"))
-    add_edit_options(commands.add_parser("edit", help="fill in, colour, enlarge or change images"))
-    add_evaluate_options(
-        commands.add_parser("evaluate", help="measure a model's images beside real ones: FID, KID, ...")
-    )
-    add_ema_options(commands.add_parser("ema", help="average a run's weights over another length, after training"))
-    add_tune_sampler_options(commands.add_parser("tune-sampler", help="find the sampler settings that suit a model"))
+    add_plan_options(commands.add_parser("plan", help="list the rows of a training step"))
+    add_train_options(commands.add_parser("train", help="train a recipe, or resume its run"))
+    add_tune_options(commands.add_parser("tune", help="search hyperparameters: train a recipe with varied keys"))
+    add_sample_options(commands.add_parser("sample", help="sample images from a checkpoint or registered model"))
+    add_edit_options(commands.add_parser("edit", help="inpaint, colorise, upscale or vary images"))
+    add_evaluate_options(commands.add_parser("evaluate", help="compare a model's images with real ones: FID, KID, ..."))
+    add_ema_options(commands.add_parser("ema", help="recompute a run's EMA weights with another length"))
+    add_tune_sampler_options(commands.add_parser("tune-sampler", help="search solver, steps and guidance of a model"))
     for former, name in FORMER.items():
         renamed = commands.choices[former] = copy.copy(commands.choices[name])
         renamed.description = f"{describe_former_command(former)}. {renamed.description}"
-    add_import_options(commands.add_parser("import", help="make a checkpoint of a diffusers pipeline's folder"))
-    add_export_options(commands.add_parser("export", help="make a diffusers pipeline's folder of a model"))
-    add_register_options(commands.add_parser("register", help="register a checkpoint, or what is known of a version"))
-    add_promote_options(commands.add_parser("promote", help="make a version the champion, if its figures are better"))
-    add_models_options(commands.add_parser("models", help="list registered models, their aliases and figures"))
-    add_config_options(commands.add_parser("config", help="explain every key of a recipe, or check one"))
-    add_demo_options(commands.add_parser("demo", help="digits from images to a registered model, on this machine"))
+    add_import_options(commands.add_parser("import", help="convert a diffusers pipeline into a checkpoint"))
+    add_export_options(commands.add_parser("export", help="convert a model into a diffusers pipeline"))
+    add_register_options(commands.add_parser("register", help="register a checkpoint, or set alias and metrics"))
+    add_promote_options(commands.add_parser("promote", help="make a version champion if its metrics are better"))
+    add_models_options(commands.add_parser("models", help="list registered models with aliases and metrics"))
+    add_config_options(commands.add_parser("config", help="explain all recipe keys, or check a recipe"))
+    add_demo_options(commands.add_parser("demo", help="ingest, train, register and sample digits here"))
     add_ui_options(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
     return top
 
@@ -113,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Its exit status: 0, 1 if a run failed, 2 if the user's input was wrong, and 128 plus a signal's number if Ctrl-C
-        (130), SIGTERM (143) or a reader that went away (141) ended it.
+        The exit status: 0; 1 if a run failed; 2 if the user's input was wrong; 130 after Ctrl-C, 143 after SIGTERM and
+        141 after a broken pipe (128 plus the signal's number).
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     find_factories()
@@ -122,19 +121,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_factories() -> None:
-    """Let the recipe's factories be found below the working folder, as Ray's workers find them."""
+    """Make modules in the working folder importable for recipes with external code, as they are in Ray's workers."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
 
 
 def run_and_report_errors(argv: Sequence[str] | None) -> int:
-    """Run a command, with its errors in a sentence."""
+    """Run a command and print an error as one sentence."""
     top = build_parser()
     args, rest = top.parse_known_args(argv)
     if rest and not (hasattr(args, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
         find_command_parser(top, args.command).unrecognized(rest)
     if rest:
-        args.overrides = [*args.overrides, *rest]  # argparse does not take key=value after an option
+        args.overrides = [*args.overrides, *rest]  # argparse does not accept key=value after an option
     if args.command in FORMER:
         print(describe_former_command(args.command), file=sys.stderr)
     try:
@@ -151,7 +150,7 @@ def run_and_report_errors(argv: Sequence[str] | None) -> int:
 
 
 def entry() -> None:
-    """The console script."""
+    """Run the console script."""
     sys.exit(main())
 
 

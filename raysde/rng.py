@@ -1,6 +1,6 @@
-"""Random streams named by what they are for, so that no draw depends on what was drawn before it.
+"""Named random streams: the numbers for one purpose do not depend on what was drawn for another.
 
-A stream is keyed by a seed and a path of integers, ``generator(seed, MICROBATCH, step, index)``: the same key gives the
+A stream is keyed by a seed and a path of integers, ``generator(seed, MICROBATCH, step, index)``. The same key gives the
 same numbers in any process, on any number of workers, before and after a restart.
 """
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 RandomSource = torch.Generator | Sequence[torch.Generator] | None
-"""One generator for the batch, one for each image, or torch's own."""
+"""One generator for the batch, one generator per image, or None for torch's global generator."""
 
 
 Noise = Callable[[Tensor], Tensor]
-"""``noise(x)``: standard normal values of the shape, type and device of x."""
+"""``noise(x)``: standard normal values with the shape, dtype and device of x."""
 
 
 ORDER = 0
@@ -23,19 +23,19 @@ ORDER = 0
 MICROBATCH = 1
 """Streams of training noise, keyed by step and microbatch."""
 VALIDATION = 2
-"""Streams of validation noise, keyed by the held-out row's number (the same at every validation)."""
+"""Streams of validation noise, keyed by the index of the held-out row (the same at every validation)."""
 IMAGE = 3
-"""Streams of sampling noise, keyed by image number."""
+"""Streams of sampling noise, keyed by image index."""
 INITIAL = 4
-"""The stream that initialises the networks."""
+"""Stream of the networks' initial weights."""
 SPLIT = 5
-"""The stream that chooses the validation rows."""
+"""Stream that selects the validation rows."""
 TIMES = 6
 """Streams of the shared offset of stratified times, keyed by step."""
 DROPOUT = 7
 """Streams of dropout layers, keyed by step and microbatch."""
 PROBES = 8
-"""The stream of likelihood probes and dequantisation noise."""
+"""Stream of likelihood probes and dequantisation noise."""
 CHUNKS = 9
 """Streams that order the chunks of an epoch."""
 BUCKETS = 10
@@ -43,22 +43,22 @@ BUCKETS = 10
 AUGMENT = 11
 """Streams of crops and caption choices, keyed by step and microbatch."""
 EVALUATION = 12
-"""Streams of what is random in an evaluation, keyed by what it is for."""
+"""Streams of random choices in an evaluation, keyed by purpose."""
 
 
 def key(seed: int, *path: int) -> int:
-    """A 63-bit key for the stream ``path`` under ``seed``; equal inputs give equal keys on every machine."""
+    """Return a 63-bit key of the stream ``path`` under ``seed``; equal inputs give equal keys on every machine."""
     words = b"".join(int(part).to_bytes(8, "little", signed=True) for part in (seed, *path))
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, *path: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator at the start of the stream ``path`` under ``seed``."""
+    """Return a torch generator at the start of the stream ``path`` under ``seed``."""
     return torch.Generator(device).manual_seed(key(seed, *path))
 
 
 def noise_from(source: RandomSource) -> Noise:
-    """Standard normal noise from one generator for the whole batch, or from one for each image."""
+    """Return a noise function of one generator per batch, or one per image (ValueError for another batch size)."""
     if source is None or isinstance(source, torch.Generator):
         return lambda x: torch.randn(x.shape, generator=source, device=x.device, dtype=x.dtype)
 

@@ -1,4 +1,4 @@
-"""Fixtures that the tests share."""
+"""Fixtures shared by all tests."""
 
 import os
 from pathlib import Path
@@ -12,8 +12,8 @@ from tests.support.training import Recorded, small_recipe
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Networks of the tests are so small that threads only wait for each other. Programs that tests start have as many
-# threads, since kernels of other numbers of threads may round otherwise.
+# The tests' networks are too small for several threads. Programs that tests start use as many threads as the tests,
+# since kernels round differently with another number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -25,13 +25,13 @@ def digits(tmp_path_factory) -> Manifest:
 
 @pytest.fixture
 def recipe(digits, tmp_path):
-    """Makes recipes on the shared digits whose runs are kept in the test's own folder."""
+    """Return a function that makes recipes on the shared digits, with runs in the test's own folder."""
     return lambda **changes: small_recipe(digits, tmp_path / "runs", **changes)
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
-    """An MLflow database in which there is nothing yet, to be copied; making its tables takes seconds."""
+    """Return an empty MLflow database to copy, since creating its tables takes seconds."""
     from raysde.tracking import connect_client
 
     path = tmp_path_factory.mktemp("database") / "mlflow.db"

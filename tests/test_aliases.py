@@ -1,4 +1,5 @@
-"""Former names lead to the modules of today, once; what is public is found without being loaded beforehand."""
+"""Former module names lead to the current modules without loading them twice; public names are imported on first
+use."""
 
 import importlib
 import subprocess
@@ -18,7 +19,7 @@ def test_a_former_name_is_the_module_of_today(name):
 
 
 def test_modules_below_a_former_package_are_not_loaded_twice():
-    """Two copies of a module would have two classes of each name, of which isinstance knows one."""
+    """Two copies of a module would have two classes of each name, and isinstance would fail between them."""
     former = importlib.import_module("raysde.solvers.grids")
     assert former is importlib.import_module("raysde.sampling.solvers.grids")
     assert current_name("raysde.solvers.grids") == "raysde.sampling.solvers.grids"

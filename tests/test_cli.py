@@ -25,7 +25,7 @@ RECIPE = str(ROOT / "jobs/configs/digits.yaml")
 
 @pytest.fixture
 def refuse_ray(monkeypatch):
-    """Nothing may start Ray: what is wrong is found before."""
+    """Make any start of Ray fail, so that errors must be found before."""
 
     def started() -> None:
         raise AssertionError("Ray was started")
@@ -131,7 +131,7 @@ def test_every_command_explains_itself(capsys):
     ],
 )
 def test_an_error_is_one_line_and_a_status(capsys, monkeypatch, error, status):
-    """2 for what the user said, 1 for what failed; what only we can break is a traceback."""
+    """The status is 2 for wrong input and 1 for a failed run; an internal error is a traceback."""
 
     def fails() -> None:
         raise error
@@ -146,7 +146,7 @@ def test_an_error_is_one_line_and_a_status(capsys, monkeypatch, error, status):
 
 
 def test_overrides_may_come_after_options(capsys):
-    """Of commands that take them; any other word is refused before the command runs."""
+    """This holds for commands with overrides; any other word is refused before the command runs."""
     assert main(["plan", RECIPE, "--step", "5", "train.bach=3"]) == 2
     assert "unknown key 'train.bach'" in capsys.readouterr().err
     for words in (
@@ -169,7 +169,7 @@ def test_config_prints_what_it_reads(capsys):
 
 
 def test_names_that_do_not_exist_lead_to_those_that_were_meant(capsys):
-    """A command, an option, a choice, a solver and a setting of it."""
+    """The cases are a command, an option, a choice, a solver and a solver's setting."""
     for words, meant in (
         (["trian"], "train"),
         (["sample", "x", "--guidence", "2"], "--guidance"),
@@ -193,7 +193,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 
 def test_a_folder_of_pictures_is_not_offered_as_a_place_for_shards(capsys, refuse_ray, places, tmp_path):
-    """It is what `raysde ingest` reads; an empty or a missing folder is one that it may write."""
+    """`raysde ingest` reads such a folder; it may write to an empty or missing folder."""
     pictures, empty = tmp_path / "pictures", tmp_path / "empty"
     (pictures / "cats").mkdir(parents=True)
     empty.mkdir()
@@ -212,7 +212,7 @@ def test_a_folder_of_pictures_is_not_offered_as_a_place_for_shards(capsys, refus
 
 
 def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, places, tmp_path):
-    """The command asks for a caption of the recipe, or without one there for one of the data, and can be typed."""
+    """The printed command uses a caption of the recipe, else of the data, and runs as printed."""
     small = ["train.length.steps=2", "network.channels=8", "network.head_channels=8", "train.batch=8"]
     own = ["name=own", "sampling.prompts=[]", "sampling.guidance=1"]
     captions = distinct_captions(read_manifest(str(tmp_path / "shards")), 1000)
@@ -239,7 +239,7 @@ def test_training_here_ends_with_the_path_and_a_command_that_draws(capsys, place
 
 
 def test_a_class_is_what_is_asked_for_of_a_model_of_classes(tmp_path):
-    """By the recipe's label, by the first name of the data, or by number where no names are stored."""
+    """The label is the recipe's, else the first class name of the data, else a number."""
     named, plain = spec_with(classes=3, class_names=("box", "disc", "star")), spec_with(classes=3)
     assert suggest_condition(named, {"sampling.labels": ["star"]}, {}) == ["--label", "star"]
     assert suggest_condition(named, {}, {}) == ["--label", "box"]

@@ -1,4 +1,4 @@
-"""cluster.yaml is what Ray's launcher accepts, and installs what this project pins."""
+"""cluster.yaml passes the schema of Ray's launcher, and installs the versions that this project pins."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the documentation names exists."""
+"""Names in the documentation: modules, functions, commands and files exist."""
 
 import dataclasses
 import importlib
@@ -23,7 +23,7 @@ HEADER = ["there", "here", "note"]
 
 
 def cells(page: str) -> list[str]:
-    """The column ``here`` of every table "there | here | note"."""
+    """Return the column ``here`` of every table "there | here | note"."""
     found, inside = [], False
     for line in page.splitlines():
         row = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -38,13 +38,13 @@ def cells(page: str) -> list[str]:
 
 
 def resolved(name: str) -> bool:
-    """Whether a dotted name is a module, or something in one, fields of dataclasses included."""
+    """Return True if a dotted name is a module or an attribute in one, including dataclass fields."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         try:
             thing = importlib.import_module(".".join(parts[:cut]))
         except ModuleNotFoundError as error:
-            # a module that exists but lacks a library of its own is not a wrong name
+            # a missing library of an existing module does not make the name wrong
             if error.name is None or not error.name.startswith("raysde"):
                 raise
             continue
@@ -63,7 +63,7 @@ def command_exists(name: str) -> bool:
 
 
 def mistakes(page: str, folder: Path) -> list[str]:
-    """What the page names and raysde does not have."""
+    """Return the names on a page that raysde does not have."""
     wrong = [name for name in CODE.findall(page) if NAME.fullmatch(name) and not resolved(name)]
     recipe = folder / "recipe.yaml"
     recipe.write_text("{name: page, data: {path: shards}, sde: {kind: vp}, network: {kind: unet}}")
@@ -124,7 +124,7 @@ def test_names_in_running_text_are_checked(tmp_path):
 
 
 def written() -> set[str]:
-    """What the README's commands write into the folder that they run in: as they say, or by default."""
+    """Return the paths that the README's commands write in the working folder, explicitly or by default."""
     page, found = (DOCS.parent / "README.md").read_text(), set()
     for line in re.findall(r"^    raysde (.*)$", page, flags=re.MULTILINE):
         given = vars(build_parser().parse_args(shlex.split(line, comments=True)))
@@ -133,7 +133,7 @@ def written() -> set[str]:
 
 
 def test_what_the_commands_write_is_neither_committed_nor_uploaded(tmp_path):
-    """By git's own reading of .gitignore, and by Ray's of it and of .rayignore for `ray job submit --working-dir .`"""
+    """Git's own reading of .gitignore, and Ray's reading of it and of .rayignore for `ray job submit`, exclude them."""
     from ray._private.runtime_env.packaging import get_uri_for_directory
 
     assert {"drawn", "many", "edited", "settled", "report.json", "contact-sheet.png"} <= written()

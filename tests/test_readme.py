@@ -1,8 +1,8 @@
-"""The README's path from a folder of pictures to a champion, every line of it as it stands there.
+"""The README's path from a folder of pictures to a champion, with every line as printed there.
 
-The test makes what the lines expect: a folder of captioned pictures, an image to edit with its mask, a file of prompts,
-and in the caches of Hugging Face and torch small or random networks under the names that the lines give. What it adds to
-a line makes it shorter: fewer images, steps, trials, and a smaller network.
+The test provides what the lines expect: a folder of captioned pictures, an image to edit with its mask, a file of
+prompts, and small or random networks in the caches of Hugging Face and torch under the given names. It only adds
+options that make a line faster: fewer images, steps and trials, and a smaller network.
 """
 
 import json
@@ -46,7 +46,7 @@ ADDED = {
     "promote": "",
     "ui": "",
 }
-"""What makes each command short, by its name and, where there are two of a name, an option of it."""
+"""Options that make each command fast, by its name and, if needed, an option of it."""
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 PICTURES = 40
 FEWER = {"* 16": "* 2", "steps=10": "steps=2", "20).x": "4).x"}
@@ -54,12 +54,12 @@ FEWER = {"* 16": "* 2", "steps=10": "steps=2", "20).x": "4).x"}
 
 
 def section() -> str:
-    """The part of the README about one's own images."""
+    """Return the README's section about own images."""
     return (ROOT / "README.md").read_text().partition("## Your own images\n")[2].partition("\n## ")[0]
 
 
 def blocks() -> tuple[list[str], str]:
-    """The commands and the Python of the section, each as a reader would copy it."""
+    """Return the commands and the Python code of the section, as a reader would copy them."""
     code = "\n".join(line[4:] for line in section().splitlines() if line.startswith("    ") or not line)
     commands, _, python = code.partition("import raysde")
     lines = commands.replace("\\\n", " ").splitlines()
@@ -67,7 +67,7 @@ def blocks() -> tuple[list[str], str]:
 
 
 def added(command: str) -> str:
-    """What the test adds to a command."""
+    """Return the options that the test adds to a command."""
     words = shlex.split(command, comments=True)
     assert words[0] == "raysde", f"the README's line is no command of raysde: {command}"
     (key,) = [key for key in ADDED if key.split()[0] == words[1] and set(key.split()[1:]) <= set(words)]
@@ -75,7 +75,7 @@ def added(command: str) -> str:
 
 
 def draw_pictures(folder: Path) -> None:
-    """Photographs of a kind: a coloured disc or box on a noisy ground, as JPEG files with a caption beside each."""
+    """Write simple pictures: a coloured disc or box on a noisy background, as JPEG files with a caption beside each."""
     folder.mkdir()
     for number in range(PICTURES):
         random = np.random.default_rng(number)
@@ -89,7 +89,7 @@ def draw_pictures(folder: Path) -> None:
 
 
 def place_encoder(hub: Path, name: str) -> None:
-    """A small text encoder with random weights where Hugging Face's hub keeps what it has fetched."""
+    """Write a small text encoder with random weights into the cache of the Hugging Face hub."""
     place, commit = hub / f"models--{name.replace('/', '--')}", "0" * 40
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text(commit)
@@ -98,7 +98,7 @@ def place_encoder(hub: Path, name: str) -> None:
 
 
 def place_inception(home: Path) -> None:
-    """The FID Inception with random weights where torch.hub keeps what it has fetched."""
+    """Write the FID Inception network with random weights into the cache of torch.hub."""
     torch.manual_seed(0)
     place = home / "hub" / "checkpoints"
     place.mkdir(parents=True)
@@ -107,7 +107,7 @@ def place_inception(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory) -> Path:
-    """A folder that looks like a clone, with what the section expects in it."""
+    """Return a folder that looks like a clone, with everything that the section expects."""
     here = tmp_path_factory.mktemp("clone")
     (here / "jobs").symlink_to(ROOT / "jobs")
     (here / ".gitignore").write_text((ROOT / ".gitignore").read_text())
@@ -124,7 +124,7 @@ def desk(tmp_path_factory) -> Path:
 
 
 def environment(desk: Path) -> dict[str, str]:
-    """A shell of somebody who has just activated .venv, and whose home is beside the clone."""
+    """Return the environment of a shell with .venv activated and its home beside the clone."""
     home = desk.parent / "home"
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
@@ -133,7 +133,7 @@ def environment(desk: Path) -> dict[str, str]:
 
 
 def shell(desk: Path, line: str) -> subprocess.CompletedProcess[str]:
-    """A line as bash runs it, which must succeed."""
+    """Run a line in bash, and assert that it succeeds."""
     began = time.monotonic()
     done = subprocess.run(
         ["bash", "-c", line], cwd=desk, env=environment(desk), capture_output=True, text=True, timeout=300
@@ -144,12 +144,12 @@ def shell(desk: Path, line: str) -> subprocess.CompletedProcess[str]:
 
 
 def strip_comment(line: str) -> str:
-    """A line without the comment at its end, so that something can be added to it."""
+    """Return a line without its trailing comment, so that options can be added."""
     return re.sub(r"\s+#\s.*$", "", line)
 
 
 def test_every_command_is_lengthened_by_what_the_test_says():
-    """No line of the section is left out, and nothing is added to a line that is not there."""
+    """No line of the section is left out, and every addition belongs to a line."""
     commands, python = blocks()
     assert len(commands) == len(ADDED)
     for command in commands:
@@ -158,7 +158,7 @@ def test_every_command_is_lengthened_by_what_the_test_says():
 
 
 def serve(desk: Path, line: str) -> None:
-    """A line that serves until it is told to end."""
+    """Run a line that serves until it is told to end."""
     port = find_free_port()
     process = subprocess.Popen(["bash", "-c", f"exec {line} --port {port}"], cwd=desk, env=environment(desk))
     try:

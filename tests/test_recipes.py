@@ -1,4 +1,4 @@
-"""Every recipe in jobs/configs: it can be read, and its network can be built for the images that it is for."""
+"""Every recipe in jobs/configs can be read, and its network can be built for its images."""
 
 import math
 import re
@@ -22,7 +22,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 
 @dataclass(frozen=True)
 class For:
-    """What a recipe is for: images (channels, height, width), or latents of them, and how many classes there are."""
+    """Data of a recipe: images or latents as (channels, height, width), and number of classes."""
 
     image: tuple[int, int, int]
     classes: int = 0
@@ -38,7 +38,8 @@ DATA = {
     "fashion-mnist": For((1, 28, 28), classes=10),
     "ffhq256-ve": For((3, 256, 256)),
     "photos": For((3, 64, 64)),
-    # the autoencoder of Stable Diffusion makes 4 channels an eighth as high and wide; CLIP's large text half has width 768
+    # the autoencoder of Stable Diffusion has 4 channels at an eighth of height and width; CLIP's large text encoder has
+    # width 768
     "text-to-image-latent": For((4, 32, 32), caption_width=768),
 }
 
@@ -64,7 +65,7 @@ def spec_of(recipe: loading.RunConfig, data: For) -> ModelSpec:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_network_fits_its_images(path):
-    """Built and run on the meta device: nothing is computed, but every shape has to agree."""
+    """The network is built and run on the meta device: nothing is computed, but all shapes must agree."""
     recipe, data = loading.load_recipe(path), DATA[path.stem]
     with torch.device("meta"):
         model = fresh_model(spec_of(recipe, data), ["a red heart"], 0)
@@ -87,7 +88,7 @@ def test_its_network_fits_its_images(path):
     ],
 )
 def test_published_averages_are_kept_as_half_lives(name, batch, rate):
-    """rate^(n / batch) = 1 / 2 after n images, and after n steps at most (1 + n) / (10 + n) is kept."""
+    """rate^(n / batch) = 1 / 2 after n images; after n steps at most (1 + n) / (10 + n) is kept."""
     recipe = loading.load_recipe(CONFIGS / f"{name}.yaml")
     average = recipe.train.ema
     assert recipe.train.batch == batch
@@ -99,7 +100,7 @@ def test_published_averages_are_kept_as_half_lives(name, batch, rate):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_header_can_be_typed(path):
-    """Its commands are ones that the command line takes, and every key=value in it changes the recipe as it is."""
+    """The command line accepts its commands, and every key=value in it changes the recipe."""
     header = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
     commands = re.findall(r"^ {5}raysde (.*)$", re.sub(r"\\\n\s*", " ", header), flags=re.MULTILINE)
     for command in commands:
@@ -128,7 +129,7 @@ sampling: {prompts: ["\u00e9 \U0001f600 it's", "a: b # c", "null"], solver: edm,
 @pytest.mark.parametrize("base", ["itself", "nothing"])
 @pytest.mark.parametrize("path", [*RECIPES, "odd"], ids=lambda path: getattr(path, "stem", path))
 def test_what_config_prints_are_overrides_that_make_the_recipe(capsys, tmp_path, path, base):
-    """All lines together, over the recipe itself and over an empty one."""
+    """All printed lines together are valid overrides, of the recipe itself and of an empty one."""
     if path == "odd":
         path = tmp_path / "odd.yaml"
         path.write_text(ODD)

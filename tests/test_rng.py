@@ -1,4 +1,4 @@
-"""Random streams: each has a key of its own, whatever numbers name it."""
+"""Random streams: different names have different keys."""
 
 import itertools
 
@@ -10,8 +10,8 @@ PARTS = (-1, 0, 1, 2, 10, 11, 12, 21, 111, 112, 255, 256, 257, 2**32, 2**63 - 1)
 
 
 def test_streams_of_different_names_have_different_keys():
-    """Seeds, and paths of up to three numbers: 3,642 names and 63 bits, so a chance of 1e-12 that two share a key. Names
-    whose digits or bytes run together, as (1, 11) and (11, 1) do, are among them."""
+    """3,642 names (seeds, and paths of up to three numbers) have different 63-bit keys; by chance two agree with
+    probability 1e-12. Names with equal concatenated digits or bytes, such as (1, 11) and (11, 1), are among them."""
     names = [name for length in (1, 2, 3) for name in itertools.product(PARTS, repeat=length)]
     names += [(0, *name) for name in itertools.product((0, 1, 11), repeat=3)]
     keys = {rng.key(*name) for name in names}
@@ -21,7 +21,7 @@ def test_streams_of_different_names_have_different_keys():
 
 
 def test_a_stream_begins_anew_wherever_it_is_opened():
-    """Numbers of torch name the streams that equal ints name."""
+    """Torch numbers name the same streams as equal ints."""
     first, again = (torch.rand(3, generator=rng.generator(7, rng.MICROBATCH, 1, 2)) for _ in range(2))
     assert torch.equal(first, again)
     other = torch.rand(3, generator=rng.generator(7, rng.MICROBATCH, 2, 1))

@@ -1,1 +1,1 @@
-"""Programs that test the tests, and runs from outside."""
+"""Programs that test the tests, kill runs from outside, and check docstrings."""

@@ -1,23 +1,22 @@
-"""A hundred kills of a training run, and what must be the same after each: python tools/kills.py
+"""Kill a training run in a hundred ways, and compare the result of each with an undisturbed run.
 
     python tools/kills.py [--count 100] [--seed 0] [--only worker-saving,driver,17] [--timeout 900]
 
-Case i of a seed is always the same: what is hit, when, and whether the run has one worker or two (every third case).
-Each case is a run of `raysde train` in a folder, an MLflow store and a Ray cluster of its own. After it: the weights
-are those of an undisturbed run, bit for bit; every metric is logged once at each of its steps, with the undisturbed
-value; there is one MLflow run, which is finished, one registered version and one logged model; and nothing is left
-behind, no process, and no file in the run's folder or the temporary one of a kind that the undisturbed run does not
-leave.
+A seed determines all cases: the process to kill, the time, and one or two workers (two in every third case). Each case
+is a run of `raysde train` with its own folder, MLflow store and Ray cluster. A case passes if the weights equal those
+of an undisturbed run bit for bit; every metric is logged once at each of its steps with the undisturbed value; there is
+one MLflow run, which is finished, one registered version and one logged model; and nothing is left behind: no process,
+and no kind of file in the run's folder or the temporary folder that the undisturbed run does not leave.
 
-A kill that comes too late, after what it should hit, is tried once more at an earlier moment. The exit status is 1 if a
-case is wrong, or was missed both times.
+A kill that comes too late to hit its target is tried once more at an earlier moment. The exit status is 1 if a case
+fails, or misses its target twice.
 
 worker-starting     SIGKILL to a worker while its group starts
-worker-stepping     ... in the middle of training
-worker-saving       ... while a checkpoint is written
-worker-registering  ... when the checkpoint is in place and Ray Train is not told of it yet
+worker-stepping     SIGKILL to a worker in the middle of training
+worker-saving       SIGKILL to a worker while a checkpoint is written
+worker-registering  SIGKILL to a worker after the checkpoint is in place, before Ray Train is told of it
 controller          SIGKILL to Ray Train's controller
-driver              SIGKILL to `raysde train` while it starts, trains or registers; then the command is given again
+driver              SIGKILL to `raysde train` while it starts, trains or registers; then the command is run again
 server              SIGKILL to the MLflow server, which comes back later
 store               the SQLite store is locked for longer than MLflow waits
 """
@@ -47,7 +46,7 @@ KINDS = (
 )
 STEPS, EVERY, KEEP = 20, 5, 2
 MARK = "RAYSDE_KILLS_CASE"
-"""The variable by which processes of a case are known, whoever their parents are."""
+"""Environment variable that identifies the processes of a case, even after their parents died."""
 METRICS = ("train/loss", "train/grad_norm", "train/lr", "val/loss", "val/denoising")
 FATES = ("undisturbed", "killed", "missed")
 
@@ -57,8 +56,8 @@ class Case:
     """One kill.
 
     Attributes:
-        when: share of the phase after which it comes.
-        wait: seconds of an outage, or from the first sign of a short phase.
+        when: fraction of the phase after which the kill comes, from 0 to 1.
+        wait: seconds of an outage, or seconds after the first sign of a short phase.
     """
 
     number: int
@@ -74,7 +73,7 @@ class Case:
 
 
 def schedule(count: int, seed: int) -> list[Case]:
-    """The cases of a seed."""
+    """Return the cases of a seed."""
     cases = []
     for number in range(count):
         random = Random(f"{seed}-{number}")
@@ -86,7 +85,7 @@ def schedule(count: int, seed: int) -> list[Case]:
 
 @dataclass
 class Trial:
-    """A run of `raysde train` and what surrounds it."""
+    """A run of `raysde train` with its folder, store and server."""
 
     case: Case
     data: Path
@@ -123,11 +122,11 @@ class Trial:
 
     @property
     def calls(self) -> int:
-        """Training calls so far, of all workers."""
+        """Number of training calls so far, of all workers."""
         return self.progress.stat().st_size
 
     def recipe(self) -> dict:
-        """Small, with everything switched on, for one worker or two."""
+        """Return a small recipe with every feature switched on, for one worker or two."""
         return {
             "name": "small",
             "storage": str(self.folder / "runs"),
@@ -146,12 +145,12 @@ class Trial:
         }  # fmt: skip
 
     def serve(self) -> None:
-        """Starts the MLflow server, and waits until it answers."""
+        """Start the MLflow server, and wait until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
                    "--workers", "1", "--backend-store-uri", f"sqlite:///{self.database}",
                    "--artifacts-destination", str(self.folder / "artifacts")]  # fmt: skip
         log = (self.folder / "server.log").open("ab")
-        place = self.folder / "server-tmp"  # a killed server leaves its locks, which are not the run's
+        place = self.folder / "server-tmp"  # a killed server leaves its own locks, which are not the run's
         place.mkdir(exist_ok=True)
         environment = {**self.environment, "TMPDIR": str(place)}
         self.server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -162,13 +161,13 @@ class Trial:
             time.sleep(0.2)
 
     def stop_server(self) -> None:
-        """Kills the server and what it started."""
+        """Kill the server and the processes that it started."""
         if self.server is not None:
             os.killpg(self.server.pid, signal.SIGKILL)
             self.server.wait()
 
     def start(self) -> subprocess.Popen:
-        """Gives the command."""
+        """Start the command."""
         log = (self.folder / "train.log").open("ab")
         command = [sys.executable, "-m", "raysde.cli", "train", str(self.folder / "recipe.yaml")]
         return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
@@ -180,7 +179,7 @@ class Trial:
         return True
 
     def until(self, process: subprocess.Popen, happened: Callable[[], bool], pause: float = 0.01) -> bool:
-        """Waits for something; False if the command ends first."""
+        """Wait for an event; return False if the command ends first."""
         while self.in_time() and process.poll() is None:
             if happened():
                 return True
@@ -188,11 +187,11 @@ class Trial:
         return False
 
     def go(self) -> None:
-        """Runs the case to its end.
+        """Run the case to its end.
 
         Raises:
             RuntimeError: if the command fails although it was not killed itself.
-            TimeoutError: if it takes too long.
+            TimeoutError: if the case takes more than ``timeout`` seconds.
         """
         process = self.start()
         if self.case.kind in KINDS:
@@ -205,13 +204,13 @@ class Trial:
             raise RuntimeError(f"exit status {code}: {(self.folder / 'train.log').read_text()[-1500:]}")
 
     def ended(self, process: subprocess.Popen) -> int:
-        """The command's exit status, which is waited for."""
+        """Wait for the command, and return its exit status."""
         while self.in_time() and process.poll() is None:
             time.sleep(0.1)
         return int(process.returncode)
 
     def close(self, keep: bool) -> None:
-        """Ends what is left of the case."""
+        """End all processes of the case, and delete its folder unless ``keep``."""
         self.stop_server()
         for pid in processes(self.folder.name):
             os.kill(pid, signal.SIGKILL)
@@ -220,7 +219,7 @@ class Trial:
 
 
 def processes(mark: str, title: str = "") -> list[int]:
-    """Processes of a case, by number, whose command begins with ``title``."""
+    """Return the ids of a case's processes whose command line begins with ``title``."""
     found, wanted = [], f"{MARK}={mark}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -233,7 +232,7 @@ def processes(mark: str, title: str = "") -> list[int]:
 
 
 def kill(trial: Trial, title: str, victim: int = 0) -> bool:
-    """Kills one process of a case by SIGKILL; whether there was one."""
+    """Send SIGKILL to one process of a case; return True if there was one."""
     found = processes(trial.folder.name, title)
     if not found:
         return False
@@ -245,14 +244,14 @@ WORKER, CONTROLLER = "ray::RayTrainWorker", "ray::TrainController"
 
 
 def at_step(trial: Trial, process: subprocess.Popen) -> bool:
-    """Waits for a place within training."""
-    last = STEPS * 2  # two microbatches a step
+    """Wait for the moment of the kill within training."""
+    last = STEPS * 2  # two microbatches per step
     wanted = trial.calls + 1 + int(trial.case.when * (last - 4))
     return trial.until(process, lambda: trial.calls >= wanted)
 
 
 def saved_step(case: Case) -> int:
-    """The step of the checkpoint at which a kill comes."""
+    """Return the step of the checkpoint at which a kill comes."""
     return EVERY * (1 + int(case.when * (STEPS // EVERY)))
 
 
@@ -273,7 +272,7 @@ def worker_saving(trial: Trial, process: subprocess.Popen) -> bool:
 
     def begun() -> bool:
         if not workers and trial.calls:
-            workers.extend(processes(trial.folder.name, WORKER))  # looked up before, since a checkpoint is soon written
+            workers.extend(processes(trial.folder.name, WORKER))  # found before, since a checkpoint is written quickly
         return bool(workers) and partial.exists()
 
     if not trial.until(process, begun, 0.0005):
@@ -347,7 +346,7 @@ HIT: dict[str, Callable[[Trial, subprocess.Popen], bool]] = {
 
 
 def weights(trial: Trial) -> dict[str, str]:
-    """sha256 of the last checkpoint's tensors, as computed here."""
+    """Return the SHA-256 of each tensor in the last checkpoint, computed here."""
     from raysde.io.hashing import file_hash
 
     folder = trial.run / f"step_{STEPS:09d}"
@@ -355,7 +354,7 @@ def weights(trial: Trial) -> dict[str, str]:
 
 
 def history(trial: Trial) -> dict[str, list[tuple[int, float]]]:
-    """Every value of the metrics that a run repeats, by step."""
+    """Return all values of the metrics that a run repeats, as (step, value) pairs by key."""
     with sqlite3.connect(trial.database) as rows:
         return {
             key: rows.execute("SELECT step, value FROM metrics WHERE key = ? ORDER BY step, value", (key,)).fetchall()
@@ -364,7 +363,7 @@ def history(trial: Trial) -> dict[str, list[tuple[int, float]]]:
 
 
 def faults(trial: Trial, twin: Trial) -> Iterator[str]:
-    """Yield each difference from an undisturbed run, and everything that is left behind."""
+    """Yield each difference from an undisturbed run, and each process or file left behind."""
     if weights(trial) != weights(twin) or len(weights(trial)) < 3:
         yield "other weights"
     ours, theirs = history(trial), history(twin)
@@ -394,22 +393,23 @@ def faults(trial: Trial, twin: Trial) -> Iterator[str]:
 
 
 def run_files(trial: Trial) -> Counter[str]:
-    """Everything in the run's folder, by kind of path."""
+    """Return the kinds of files in the run's folder, with their counts."""
     return Counter(kind_of(path.relative_to(trial.run).as_posix()) for path in trial.run.rglob("*"))
 
 
 def temporary_files(trial: Trial) -> Counter[str]:
-    """The kinds of what lies in the temporary folder, once each; Ray's own folder there has logs of every process."""
+    """Return the kinds of files in the temporary folder, once each; Ray's own folder there has logs of every
+    process."""
     return Counter({kind_of(path.name) for path in (trial.folder / "tmp").iterdir()})
 
 
 def kind_of(path: str) -> str:
-    """A path with # for its numbers, hashes and the random end of a name that tempfile makes."""
+    """Return a path with # in place of numbers, hashes and the random suffix that tempfile makes."""
     return re.sub(r"[0-9a-f]{16,}|(?<=[-_p])[a-z0-9_]{8}$|[0-9]+", "#", path)
 
 
 def run_case(case: Case, data: Path, timeout: float, twins: dict[int, Trial]) -> tuple[str, list[str], float]:
-    """Run a case, and return its fate, what is wrong, and its seconds."""
+    """Run a case; return its outcome, the list of differences, and its seconds."""
     trial, began = Trial(case, data, timeout), time.monotonic()
     wrong: list[str] = []
     try:
@@ -425,7 +425,7 @@ def run_case(case: Case, data: Path, timeout: float, twins: dict[int, Trial]) ->
 
 
 def undisturbed(workers: int, data: Path, timeout: float) -> Trial:
-    """A run that nothing happens to."""
+    """Return a finished run that was not disturbed."""
     trial = Trial(Case(-1, "none", workers), data, timeout)
     try:
         trial.go()
@@ -436,7 +436,7 @@ def undisturbed(workers: int, data: Path, timeout: float) -> Trial:
 
 
 def chosen(cases: list[Case], only: str | None) -> list[Case]:
-    """The cases that ``--only`` names, by kind or number."""
+    """Return the cases that ``--only`` selects, by kind or number."""
     if only is None:
         return cases
     names = only.split(",")

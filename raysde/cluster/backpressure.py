@@ -1,8 +1,8 @@
-"""Settings of Ray Data in processes of raysde: no progress bars, and a pause while it may read nothing.
+"""Ray Data settings for raysde: no progress bars, and a pause while the executor's output budget is used up.
 
-The executor of Ray 2.60 waits for any of its tasks, also for finished ones whose outputs it may not read because the
-blocks already made fill its share of the object store. That wait ends at once, so from then on the executor spins, and
-takes half a core from training.
+The executor of Ray 2.60 waits for any of its tasks to finish. Once the blocks already made fill its share of the object
+store, it may not read finished outputs, but their tasks still end the wait at once. From then on the executor spins and
+takes half a CPU core from training.
 """
 
 import time
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import PhysicalOperator
 
 PAUSE = 0.2
-"""Seconds. Workers go on reading the blocks that fill the share meanwhile; every look at all tasks costs 2.5 ms."""
+"""Pause in seconds. Training reads a small part of a full object-store share in that time; a look takes 2.5 ms of CPU."""
 
 
 def pause_if_exhausted(limit: int | None) -> int | None:
-    """Return the bytes that may be read, after a pause if there are none; None means no limit."""
+    """Return ``limit``, the bytes that may be read (None: unlimited), after a pause if it is 0."""
     if limit == 0:
         time.sleep(PAUSE)
     return limit
 
 
 class RestingBudget(ResourceBudgetBackpressurePolicy):
-    """Ray Data's limit by the budget of an operator, with a pause when nothing may be read."""
+    """Ray Data's limit by an operator's resource budget, with a pause when nothing may be read."""
 
     def max_task_output_bytes_to_read(self, op: "PhysicalOperator") -> int | None:
         return pause_if_exhausted(super().max_task_output_bytes_to_read(op))
 
 
 class RestingCapacity(DownstreamCapacityBackpressurePolicy):
-    """Ray Data's limit by what comes after an operator, with a pause when nothing may be read."""
+    """Ray Data's limit by the capacity of downstream operators, with a pause when nothing may be read."""
 
     def max_task_output_bytes_to_read(self, op: "PhysicalOperator") -> int | None:
         return pause_if_exhausted(super().max_task_output_bytes_to_read(op))
@@ -52,7 +52,7 @@ RESTING: dict[Any, type[BackpressurePolicy]] = {
 
 
 def set_up_data() -> None:
-    """Set up the data sets that this process makes from now on."""
+    """Apply these settings to the data sets that this process creates from now on."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     policies = [RESTING.get(policy, policy) for policy in ENABLED_BACKPRESSURE_POLICIES]

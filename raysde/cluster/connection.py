@@ -1,4 +1,4 @@
-"""Connecting to Ray: the cluster that a job runs on, or a small one of our own on this machine."""
+"""Connect to Ray: join the cluster that a job runs on, or start a local one."""
 
 import contextlib
 import json
@@ -22,23 +22,23 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from raysde.io.progress import is_verbose, say
 
 OWN = "RAYSDE_OWN_CLUSTER"
-"""The variable by which processes of a cluster that was started here know that it is no other's."""
+"""Environment variable that tells processes of a cluster started by raysde that the cluster is raysde's own."""
 MARK = "[raysde] "
-"""What begins a line that a process of the cluster prints for the person at the driver's terminal."""
+"""Prefix of lines that a process of the cluster prints for the driver's terminal."""
 
 
 def connect(level: str | None = None) -> None:
-    """Joins the cluster that RAY_ADDRESS or a surrounding job names; otherwise starts one here.
+    """Join the cluster that RAY_ADDRESS or a surrounding job names; otherwise start a local one.
 
-    A cluster started here counts one CPU more than the machine has, for data tasks, which are light: a worker can then
-    train on all cores.
+    A local cluster counts one CPU more than the machine has. The extra CPU is for data tasks, which are light, so a
+    worker can train on all cores.
 
     Args:
-        level: from which on the loggers of Ray's own processes are heard, such as ERROR; None for what Ray chooses.
+        level: lowest log level shown of Ray's own processes, such as ERROR; None keeps Ray's default.
 
     Raises:
         ValueError: if the cluster does not answer.
-        RuntimeError: if none can be started here.
+        RuntimeError: if no local cluster can be started.
     """
     if ray.is_initialized():
         return
@@ -56,7 +56,7 @@ def connect(level: str | None = None) -> None:
                 logging_config=heard,
                 runtime_env=worker_environment(address),
             )
-        except Exception as error:  # Ray raises plain Exceptions too, such as of a node that times out
+        except Exception as error:  # Ray raises plain Exceptions too, for example when a node times out
             raise ValueError(
                 f"the Ray cluster {address!r} does not answer: {' '.join(str(error).split())[:160]}"
             ) from error
@@ -64,7 +64,7 @@ def connect(level: str | None = None) -> None:
         show_worker_messages()
         return
     say("starting Ray")
-    # nobody preempts this machine, and each of Ray's idle actors wakes a training core a hundred times a second
+    # no machine is preempted here, and each idle actor of Ray wakes a training core a hundred times a second
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         with use_port(find_free_port()):
@@ -80,28 +80,28 @@ def connect(level: str | None = None) -> None:
 
 
 def heed_sigterm() -> None:
-    """Let Python handle SIGTERM again: Ray's core prints a stack at it, and aborts the process three seconds later."""
+    """Give SIGTERM back to Python: Ray's core prints a stack on it and aborts the process three seconds later."""
     handler = signal.getsignal(signal.SIGTERM)
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
 def _leave_ctrl_c(trainer: DataParallelTrainer, controller: Any) -> None:
-    """In the place of Ray Train's own handler, which ends the process with status 0 and without a word."""
+    """Replace Ray Train's SIGINT handler, which ends the process with status 0 and no message."""
 
 
 def tell_driver(sentence: str) -> None:
-    """Tell the person at the driver's terminal something, from any process of the cluster."""
-    # in its workers Ray Train 2.60 replaces print by one that writes a line to stdout, and logs it to stderr
+    """Print a sentence at the driver's terminal, from any process of the cluster."""
+    # in workers, Ray Train 2.60 replaces print by a function that writes to stdout and also logs to stderr
     sys.stdout.write(f"{MARK}{sentence}\n")
     sys.stdout.flush()
 
 
 def show_worker_messages() -> None:
-    """Show what processes of the cluster say by :func:`tell_driver`, and what the autoscaler does, but no other output.
+    """Show only lines of :func:`tell_driver` and the autoscaler's messages from processes of the cluster.
 
-    Ray forwards all that workers print, with tracebacks of errors after which training goes on; RAYSDE_LOG=debug shows
-    that. Ray 2.60 has no public way to choose among it.
+    By default Ray forwards everything that workers print, with tracebacks of errors that training recovers from.
+    RAYSDE_LOG=debug keeps that. Ray 2.60 has no public way to filter it.
     """
     if not is_verbose():
         printed_by_workers.remove_handler("ray_print_logs")
@@ -109,7 +109,7 @@ def show_worker_messages() -> None:
 
 
 def show_told_lines(batch: dict[str, Any]) -> None:
-    """Show the lines of a worker's output that are meant for a person."""
+    """Print the lines of a worker's output that begin with :data:`MARK`."""
     if batch.get("pid") == "autoscaler":
         print_to_stdstream(batch, False)
         return
@@ -119,37 +119,36 @@ def show_told_lines(batch: dict[str, Any]) -> None:
 
 
 def joins_existing_cluster() -> bool:
-    """Whether :func:`connect` joins a cluster that others started; a surrounding job sets RAY_ADDRESS too.
+    """Return True if :func:`connect` joins an existing cluster; a surrounding job sets RAY_ADDRESS too.
 
-    RAY_ADDRESS=local asks for one of our own, as it does of Ray.
+    As in Ray, RAY_ADDRESS=local requests a new local cluster.
     """
     return os.environ.get("RAY_ADDRESS") not in (None, "", "local", os.environ.get(OWN))
 
 
 def worker_environment(address: str) -> dict[str, Any] | None:
-    """Return the environment in which processes of a cluster that others started know its address, see
-    :func:`use_port`.
+    """Return the runtime environment that tells processes of an existing cluster its address, see :func:`use_port`.
 
     Args:
-        address: a host and port, or ``auto`` for the only cluster of this machine.
+        address: host and port, or ``auto`` for the only cluster of this machine.
 
     Raises:
         ConnectionError: if ``auto`` finds no cluster, or several.
     """
-    if "://" in address:  # a Ray client, whose processes are started by its server
+    if "://" in address:  # a Ray client: its server starts the processes
         return None
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
-    if "RAY_ADDRESS" in job.get("env_vars", {}):  # Ray refuses a variable that is given twice
+    if "RAY_ADDRESS" in job.get("env_vars", {}):  # Ray refuses a variable that is set twice
         return None
     return {"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}
 
 
 @contextlib.contextmanager
 def use_port(port: int) -> Iterator[None]:
-    """Lets a cluster that starts here listen on ``port``, and its processes know their own address.
+    """Let a cluster that starts inside this context listen on ``port``, and tell its processes their address.
 
-    Without it they look for all clusters of the machine, and where two are found (another user's, another run's) the
-    actor with which Ray Train 2.60 takes back the CPUs of a run that was stopped dies, so that a sweep waits forever.
+    Without the address, processes look for all clusters of the machine. If they find two (of another user or run), the
+    actor that frees the CPUs of a stopped run dies in Ray Train 2.60, and a sweep waits forever.
     """
     address = f"{ray.util.get_node_ip_address()}:{port}"
     ours = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": address, OWN: address}
@@ -166,30 +165,30 @@ def use_port(port: int) -> Iterator[None]:
 
 
 def find_free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a TCP port that no process listens on now."""
     with socket.socket() as trying:
         trying.bind(("", 0))
         return int(trying.getsockname()[1])
 
 
 def quiet_ray() -> None:
-    """Leaves Ray's warnings and errors, and hides its running commentary, unless RAYSDE_LOG=debug asks for it."""
+    """Hide Ray's informational output, unless RAYSDE_LOG=debug; its warnings and errors stay."""
     if is_verbose():
         return
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that its progress bars are off
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the records of trials that are not wanted
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns that progress bars are off
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns that the disabled records of trials are missing
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     # Ray 2.60 names the logger of a worker's reports by its file
     reports = Path(ray.__file__).parent / "train" / "v2" / "_internal" / "execution" / "context.py"
     logging.getLogger(str(reports)).setLevel(logging.WARNING)
-    # the local cluster's token is made and used without anybody's help
+    # the local cluster's token is made and used automatically
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 def quiet_tune() -> None:
-    """Leaves out Ray Tune's own records of trials, and the box of settings that it prints though told to be silent."""
+    """Disable Ray Tune's trial loggers and the table of settings that it prints even with ``verbose=0``."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # at Ctrl-C it would come to an end as if nothing were left to do
+    # on Ctrl-C, Ray Tune's handler would end the sweep as if it were complete
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

@@ -1,4 +1,4 @@
-"""The demo: digits from an image folder to a registered model that is judged, on this machine."""
+"""The demo: train, register and evaluate a model of scikit-learn's digits on this machine."""
 
 import shutil
 import time
@@ -23,7 +23,7 @@ JUDGED = 500
 
 
 def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float) -> None:
-    """Writes, ingests, trains, registers, draws and judges; everything it makes is in ``out``."""
+    """Ingest the digits, train and register a model, and evaluate samples from it; all output goes to ``out``."""
     uri = f"sqlite:///{out / 'mlflow.db'}"
     places = [f"data.path={out / 'shards'}", f"storage={out / 'runs'}", f"tracking.uri={uri}"]
     settings = loading.load_recipe(recipe, [*places, *overrides])
@@ -53,7 +53,7 @@ def demo_job(recipe: str, out: Path, overrides: Sequence[str], *, started: float
 
 
 def clear_demo(out: Path) -> None:
-    """Removes what an earlier demo left in ``out``, and nothing else."""
+    """Delete the output of an earlier demo in ``out``, and nothing else."""
     for name in ("images", "shards", "runs", "samples", "artifacts"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in ("mlflow.db", "grid.png"):
@@ -61,7 +61,7 @@ def clear_demo(out: Path) -> None:
 
 
 def judge_model(model_name: str, uri: str, out: Path) -> tuple[float, float]:
-    """Draws prompted digits from the registered model; the judge's accuracy on them, and the memorised share."""
+    """Sample prompted digits from the registered model; return the judge's accuracy and the memorised fraction."""
     model, reader = registry.load(model_name, tracking_uri=uri), DigitJudge()
     asked = np.arange(JUDGED) % len(WORDS)
     prompts = [make_caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]

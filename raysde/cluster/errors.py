@@ -1,8 +1,7 @@
-"""Errors of Ray's tasks, trials and actors, carried to the driver as sentences; Ray would wrap them in tracebacks.
+"""Errors of Ray tasks, trials and actors, carried to the driver without Ray's traceback around them.
 
-A task that gives rows, or a trial that gives metrics, returns :func:`attempt_work` of its work, and the driver takes
-the result out with :func:`unpack_result`. An actor that answers with objects raises, and :func:`describe_error` unwraps
-that.
+A task or trial returns the result of :func:`attempt_work`, and the driver reads it with :func:`unpack_result`. An actor
+that returns objects raises instead, and :func:`describe_error` unwraps its error.
 """
 
 import json
@@ -14,11 +13,11 @@ from ray.data.exceptions import UserCodeException
 from ray.exceptions import RayError, RayTaskError
 
 CARRIED = (ValueError, OSError)
-"""Errors that a user can mend: wrong data, and storage that is full, read-only or unreachable."""
+"""Errors that a user can correct: wrong data, or storage that is full, read-only or unreachable."""
 
 
 def attempt_work(work: Callable[[], Any]) -> dict[str, str]:
-    """Return what ``work`` gives as JSON in ``result``, or one of :data:`CARRIED` as ``error``; the other is empty."""
+    """Return ``work()`` as JSON in ``result``, or its :data:`CARRIED` error as ``error``; the other value is empty."""
     try:
         return {"result": json.dumps(work()), "error": ""}
     except CARRIED as error:
@@ -26,27 +25,27 @@ def attempt_work(work: Callable[[], Any]) -> dict[str, str]:
 
 
 def attempt_as_row(number: int, work: Callable[[], Any]) -> dict[str, list[Any]]:
-    """Return the result of :func:`attempt_work` as the one row of a batch, with the number of its unit."""
+    """Return the result of :func:`attempt_work` as a batch of one row, with the number of the unit of work."""
     return {"number": [number], **{column: [value] for column, value in attempt_work(work).items()}}
 
 
 def pack_error(error: Exception) -> str:
-    """Return one of :data:`CARRIED` as text, which is not empty."""
+    """Return an error of a type in :data:`CARRIED` as JSON text."""
     return json.dumps([isinstance(error, ValueError), " ".join(str(error).split())])
 
 
 def unpack_error(error: str) -> Exception:
-    """Return the error that :func:`pack_error` made a text of."""
+    """Return the error that :func:`pack_error` turned into text."""
     is_input, said = json.loads(error)
     return ValueError(said) if is_input else OSError(said)
 
 
 def unpack_result(told: Mapping[str, Any]) -> Any:
-    """Return the result of work done by :func:`attempt_work`.
+    """Return the result in the output of :func:`attempt_work`.
 
     Raises:
-        ValueError: as the work did.
-        OSError: as the work did.
+        ValueError: if the work raised it.
+        OSError: if the work raised it.
     """
     if told["error"]:
         raise unpack_error(told["error"])
@@ -54,12 +53,12 @@ def unpack_result(told: Mapping[str, Any]) -> Any:
 
 
 def iterate_results(stream: ray.data.Dataset) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the result of each row of a stream of :func:`attempt_as_row`, as they are ready.
+    """Yield number and result of each row made by :func:`attempt_as_row`, in the order in which the rows are ready.
 
     Raises:
-        ValueError: as a task whose row carries one.
-        OSError: as a task whose row carries one.
-        RuntimeError: if tasks fail otherwise, or are lost too often.
+        ValueError: if a row carries one.
+        OSError: if a row carries one.
+        RuntimeError: if a task fails in another way, or its worker is lost too often.
     """
     try:
         for row in stream.iter_rows():
@@ -69,8 +68,8 @@ def iterate_results(stream: ray.data.Dataset) -> Iterator[tuple[int, Any]]:
 
 
 def describe_error(error: RayError) -> Exception:
-    """Return what a task or an actor raised without Ray's traceback around it: one of :data:`CARRIED`, or a
-    RuntimeError for anything else, also for a worker that was lost."""
+    """Return the error of a task or actor without Ray's traceback: an error of a type in :data:`CARRIED`, or a
+    RuntimeError for any other error and for a lost worker."""
     if not isinstance(error, RayTaskError) or isinstance(error.cause, UserCodeException):
         return RuntimeError(f"a worker failed: {' '.join(str(error).split())[-300:]}")
     cause = error.cause

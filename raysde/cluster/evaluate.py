@@ -1,7 +1,8 @@
-"""An evaluation spread over Ray: actors that hold the model, the feature network and the judge, and measure stretches.
+"""Evaluation on Ray: actors that hold the model, the feature network and the judge measure ranges of images.
 
-The bench is sent once, through Ray's object store, so that every worker has the weights that the name meant when the
-evaluation began, and needs neither the registry nor the folder that they came from; shards are read by each.
+The driver sends the bench (these networks and their settings) once, through Ray's object store. Every worker therefore
+has the weights that the model name referred to at the start, and needs no access to the registry. Each worker reads the
+shards itself.
 """
 
 from collections import Counter, deque
@@ -30,7 +31,7 @@ from raysde.evaluation.workload import Bench
 from raysde.io.progress import Progress
 
 RETRIES = 3
-"""Times that a stretch is measured anew after its worker was lost."""
+"""Maximum number of times that a range is measured again after its worker was lost."""
 LOST = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError, ObjectLostError)
 
 Stretch = tuple[int, int]
@@ -40,8 +41,8 @@ class Measurer:
     """An actor with a copy of the bench.
 
     Args:
-        held: reference to the bench.
-        place: what the actor takes.
+        held: one-element list with the object reference of the bench (Ray would resolve a bare reference).
+        place: resources of the actor.
     """
 
     def __init__(self, held: list[ray.ObjectRef], place: Share) -> None:
@@ -49,30 +50,30 @@ class Measurer:
         self.bench: Bench | None = None
 
     def ready(self) -> None:
-        """Loads the bench."""
+        """Load the bench onto the actor's device."""
         if self.bench is None:
             torch.set_num_threads(self.place.threads)
             self.bench = move_bench(ray.get(self.held[0]), self.place.device)
 
     def part(self, work: str, first: int, count: int) -> MeasuredRange:
-        """A stretch of some work."""
+        """Measure ``count`` images from index ``first`` for the named ``work``."""
         assert self.bench is not None
         return self.bench.part(work, first, count)
 
 
 class Workers:
-    """Measures on actors: a :data:`raysde.evaluation.workload.Measure`. A context that ends them.
+    """A pool of actors that measures: a :data:`raysde.evaluation.workload.Measure`, and a context that ends the actors.
 
-    Actors start with the first stretch, keep their bench for all work, and get their next stretch when one is done. One
-    that is lost is replaced, and its stretch is measured anew.
+    Actors start with the first call, keep their bench, and receive a new range of images when one is done. A lost actor
+    is replaced, and its range is measured again.
 
     Args:
-        count: of actors.
-        device: cpu, cuda, ...; None for GPUs if the cluster has some.
-        told: called with what is being done, how many actors have started and how many there are to be.
+        count: number of actors.
+        device: torch device such as cpu or cuda; None selects GPUs if the cluster has some.
+        told: progress callback, called with the activity, the number of actors started and ``count``.
 
     Raises:
-        ValueError: if there is none to be.
+        ValueError: if ``count`` is less than 1.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Workers:
     def __call__(
         self, bench: Bench, work: str, stretches: Sequence[Stretch], told: Progress | None = None
     ) -> Iterator[MeasuredRange]:
-        """The parts of some work in the order of its stretches.
+        """Yield the measured parts of some work in the order of ``stretches``, ranges given as (first, count).
 
         Raises:
             ValueError: as the bench.
@@ -141,14 +142,14 @@ class Workers:
             self._hire()
 
     def _hire(self) -> None:
-        """Starts an actor."""
+        """Start an actor."""
         assert self.place is not None
         options = {"num_cpus": self.place.cpus, "num_gpus": self.place.gpus}
         actor: Any = ray.remote(Measurer).options(**options).remote([self.held], self.place)
         self.busy[actor.ready.remote()] = (actor, None)
 
     def _next(self, work: str, left: "deque[Stretch]") -> MeasuredRange | None:
-        """Hands out what is left, waits for an actor, and gives the part that it measured, if it did."""
+        """Assign the remaining ranges, wait for one actor, and return its part; None if it started or was lost."""
         while self.idle and left:
             free, given = self.idle.pop(), left.popleft()
             self.busy[free.part.remote(work, *given)] = (free, given)
@@ -172,10 +173,10 @@ class Workers:
         return part
 
     def _replace(self, actor: Any, stretch: Stretch | None, error: Exception) -> None:
-        """Starts another actor for one that was lost.
+        """Start another actor in place of a lost one.
 
         Raises:
-            RuntimeError: if that was done often enough.
+            RuntimeError: if the limit of :data:`RETRIES` is exceeded.
         """
         ray.kill(actor)
         self.started -= stretch is not None
@@ -183,12 +184,12 @@ class Workers:
         if self.lost[stretch] > (RETRIES if stretch is not None else RETRIES * self.count):
             when = "starting" if stretch is None else f"at images {stretch[0]} to {sum(stretch) - 1}"
             said = " ".join(str(error).split())[:300]
-            raise RuntimeError(f"workers were lost {self.lost[stretch]} times {when}, the last one so: {said}")
+            raise RuntimeError(f"workers were lost {self.lost[stretch]} times {when}; the last error: {said}")
         self._hire()
 
 
 def move_bench(bench: Bench, device: str) -> Bench:
-    """The bench with its networks on a device."""
+    """Move the networks of the bench to a device, and return the bench."""
     for each in (bench.drawer, bench.held):
         if each is not None:
             each.model.to(device)
@@ -202,12 +203,12 @@ def move_bench(bench: Bench, device: str) -> Bench:
 
 
 def pack_script(module: torch.jit.ScriptModule) -> bytes:
-    """TorchScript as its file, which is how it travels."""
+    """Return a TorchScript module as the bytes of its file."""
     file = BytesIO()
     torch.jit.save(module, file)
     return file.getvalue()
 
 
 def unpack_script(content: bytes) -> torch.jit.ScriptModule:
-    """The module in a TorchScript file."""
+    """Return the module in the bytes of a TorchScript file, on the CPU."""
     return torch.jit.load(BytesIO(content), map_location="cpu").eval()

@@ -1,6 +1,6 @@
-"""Images to shards, in parallel by Ray Data; an interrupted ingest goes on where it stopped.
+"""Ingest: convert images to shards in parallel with Ray Data; an interrupted ingest can be resumed.
 
-While it runs, OUT/.ingest holds plan.json, the identity of source and rules, and a record of each finished part.
+While it runs, OUT/.ingest holds plan.json (the identity of source and rules) and a record of each finished part.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from raysde.io.journal import Journal, has_whole_files
 
 
 def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:
-    """Turns a source into shards and a manifest, on Ray.
+    """Convert a source into shards and a manifest, on Ray.
 
     Args:
-        name: what the source is called in the manifest.
-        skip_bad: leave samples out that cannot be used, and name them in report.json.
+        out: folder or URI of the new data set.
+        name: name of the source in the manifest.
+        skip_bad: leave out unusable samples and list them in report.json.
 
     Raises:
-        ValueError: if the target holds a data set already, or another ingest that was interrupted; or a sample cannot
-            be used.
-        OSError: if the target or the source cannot be reached, or has no room.
+        ValueError: if the target holds a data set or another interrupted ingest, or a sample is unusable.
+        OSError: if the target or the source cannot be reached, or the target is full.
         RuntimeError: if workers are lost too often.
     """
     out = absolute_location(out)
@@ -57,29 +57,29 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
 
 
 def ingest_journal(out: str) -> Journal:
-    """Return the journal of an ingest, whose units are the source's parts."""
+    """Return the journal of an ingest; its units of work are the source's parts."""
     folder = child_path(out, INGESTING)
     return Journal(child_path(folder, "plan.json"), folder, "part-{:06d}.json")
 
 
 def ingest_identity(source: Source, rules: Rules) -> str:
-    """A hash of everything that decides what the shards hold."""
+    """Return a hash of everything that determines the content of the shards."""
     rules_said = {"reading": READING, "rules": asdict(rules)}
     said = json.dumps({"format": FORMAT, "source": source.identity, **rules_said}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def begin_ingest(out: str, wanted: str) -> dict[int, Converted]:
-    """Make the target ready, and return the parts that an earlier ingest of the same source and rules finished there.
+    """Prepare the target, and return the parts that an earlier ingest of the same source and rules finished.
 
     Raises:
-        ValueError: if the target holds anything else.
+        ValueError: if the target holds a data set or an unfinished ingest of another source.
     """
     if exists(child_path(out, "manifest.json")):
         raise ValueError(f"{out} holds a data set already; choose another folder or remove it")
     refused = (
         f"{out} holds an unfinished ingest of another source or with other options, of the same source before it was "
-        "changed, or of another version of raysde: remove it to begin anew, or repeat that one"
+        "changed, or of another version of raysde: remove it to start again, or repeat that ingest"
     )
     ingest_journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
     recorded = {number: Converted.from_json(content) for number, content in ingest_journal(out).records()}
@@ -91,10 +91,10 @@ def begin_ingest(out: str, wanted: str) -> dict[int, Converted]:
 
 
 def _accept_result(result: Converted, bar: Any, skip_bad: bool) -> None:
-    """Shows progress; stops at the first sample that cannot be used, unless such are to be left out.
+    """Update the progress bar; refuse unusable samples unless ``skip_bad`` is set.
 
     Raises:
-        ValueError: naming it.
+        ValueError: naming the first unusable sample.
     """
     bar.update(sum(shard.rows for shard in result.shards) + len(result.bad))
     if result.bad and not skip_bad:
@@ -103,7 +103,7 @@ def _accept_result(result: Converted, bar: Any, skip_bad: bool) -> None:
 
 
 def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int]) -> Iterator[tuple[int, Converted]]:
-    """Runs the conversion as a Ray Data stream; results come as they are ready.
+    """Convert parts in a Ray Data stream and yield number and result of each as it finishes.
 
     Raises:
         ValueError: if a part cannot be read.

@@ -1,4 +1,4 @@
-"""A whole training job: checks, MLflow run, worker group, registration. What `raysde train` and jobs/train.py do."""
+"""A whole training job: checks, MLflow run, worker group, registration. Used by `raysde train` and jobs/train.py."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ from raysde.tracking.spool import spool_folder
 
 @dataclass(frozen=True)
 class Finished:
-    """Where a finished run is: its last checkpoint, its MLflow run, and the model version registered from it."""
+    """Result of a finished run: last checkpoint, MLflow run, registered model version and wall time in seconds."""
 
     checkpoint: Path
     run_id: str
@@ -36,14 +36,14 @@ class Finished:
 
 
 def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
-    """Trains, or continues the run of the same name, and registers its final averaged model.
+    """Train a run, or resume the run of the same name, and register its final EMA model.
 
     Args:
         started: time.time() when the command began.
 
     Raises:
-        ValueError: for anything in the recipe, the data or the surroundings that is wrong before workers start.
-        RuntimeError: if the workers failed for good.
+        ValueError: for anything wrong in the recipe, data or environment that shows before workers start.
+        RuntimeError: if the workers failed more than ``resources.max_failures`` times.
     """
     started, imported = started or time.time(), time.time()
     config = resolve_places(config)
@@ -62,7 +62,7 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     folder = child_path(config.storage, config.name)
     with tracking.mark_runs(client, lambda: [run_id], lambda: identity.describe_interruption(folder)):
         if share is None:
-            say(f"run {config.name!r} is at its end already")
+            say(f"run {config.name!r} is complete already")
         else:
             started_by = {f"raysde.startup.{key}": f"{value:.1f}" for key, value in stamps.items()}
             with tracking.report_server_errors(uri):
@@ -75,7 +75,7 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
 
 
 def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) -> tuple[Path, str]:
-    """Delivers what workers left, registers the last checkpoint, and closes the MLflow run.
+    """Deliver the metrics that workers left, register the last checkpoint, and close the MLflow run.
 
     Returns:
         The checkpoint, and the version of the registered model.
@@ -99,13 +99,10 @@ def publish_run(run: Run, client: tracking.MlflowClient, uri: str, run_id: str) 
 
 
 def check_cluster(run: Run, uri: str) -> Share:
-    """Connects to Ray, and finds out whether the cluster has what the run needs, before anything is logged.
-
-    Returns:
-        What each worker gets.
+    """Connect to Ray, and return the share of each worker, before anything is logged to MLflow.
 
     Raises:
-        ValueError: naming the setting that the cluster cannot meet.
+        ValueError: naming the setting that the cluster cannot satisfy.
         RuntimeError: if Ray does not start.
     """
     connect()
@@ -114,7 +111,7 @@ def check_cluster(run: Run, uri: str) -> Share:
 
 
 def is_run_finished(run: Run) -> bool:
-    """Whether the run's newest checkpoint is at its end, after checking that it is a checkpoint of this recipe."""
+    """Return True if the newest checkpoint is at the run's last step, after checking that it matches the recipe."""
     found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
     if found is None:
         return False
@@ -125,7 +122,7 @@ def is_run_finished(run: Run) -> bool:
 
 
 def reject_local_store(uri: str) -> None:
-    """Workers on other machines cannot write to a SQLite file on this one.
+    """Refuse a local SQLite store on a cluster of several nodes, since other nodes cannot write to it.
 
     Raises:
         ValueError: if the cluster has several nodes and the store is a local file.
@@ -139,7 +136,7 @@ def reject_local_store(uri: str) -> None:
 
 @contextmanager
 def show_run_progress(client: tracking.MlflowClient, run_id: str, run: Run) -> Iterator[None]:
-    """Shows a progress line, read from the tracking store, so that it works wherever the worker runs."""
+    """Show a progress line while the context is open, from the tracking store, so it works wherever the worker runs."""
     line = ProgressLine(run.steps, run.plan.batch)
     done = threading.Event()
 
@@ -149,7 +146,7 @@ def show_run_progress(client: tracking.MlflowClient, run_id: str, run: Run) -> I
                 with tracking.report_server_errors(""):
                     metrics = tracking.read_latest_metrics(client, run_id)
             except RuntimeError:
-                continue  # the worker's tracker says that the server is away
+                continue  # the worker's tracker reports that the server is away
             if "train/images" in metrics:
                 line.show(int(metrics["train/images"]) // run.plan.batch, metrics)
 

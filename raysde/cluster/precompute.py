@@ -1,7 +1,7 @@
-"""A frozen encoder over a data set, by Ray Data; an interrupted job goes on where it stopped.
+"""Run a frozen encoder over a data set with Ray Data; an interrupted job can be resumed.
 
-While it runs, the folder that it makes holds .precompute: plan.json, the identity of the job, and a record of each
-finished unit.
+While it runs, the output folder holds .precompute: plan.json (the identity of the job) and a record of each finished
+unit of work.
 """
 
 import sys
@@ -29,11 +29,11 @@ STATE = ".precompute"
 
 
 def precompute(job: Job, manifest: Manifest) -> Derived:
-    """Makes the folder of a job, on Ray; one that is whole already stays as it is.
+    """Write the output folder of a job, on Ray; return it unchanged if it is complete already.
 
     Raises:
-        ValueError: if the folder was made from other data, holds another unfinished job, or a unit cannot be done.
-        OSError: if the folder cannot be reached, or has no room.
+        ValueError: if the folder belongs to other data or another unfinished job, or a unit cannot be encoded.
+        OSError: if the folder cannot be reached or is full.
         RuntimeError: if workers are lost too often.
     """
     verify_shards(manifest, hashes=False)
@@ -54,10 +54,10 @@ def precompute(job: Job, manifest: Manifest) -> Derived:
 
 
 def find_finished_folder(job: Job, manifest: Manifest) -> Derived:
-    """The folder that was made before.
+    """Return the complete output folder of an earlier job.
 
     Raises:
-        ValueError: if it was made from other data, or was damaged.
+        ValueError: if it belongs to other data or is damaged.
     """
     found = read_derived(job.out)
     if found.fingerprint != job.fingerprint:
@@ -69,16 +69,16 @@ def find_finished_folder(job: Job, manifest: Manifest) -> Derived:
 
 
 def precompute_journal(out: str) -> Journal:
-    """Return the journal of a job, whose units are the files that it makes of shards."""
+    """Return the journal of a job; its units of work are the output files."""
     folder = child_path(out, STATE)
     return Journal(child_path(folder, "plan.json"), folder, "unit-{:06d}.json")
 
 
 def begin_job(job: Job) -> dict[int, PrecomputedFile]:
-    """Make the folder ready, and return the units that the same job finished there before.
+    """Prepare the folder, and return the units that the same job finished there before.
 
     Raises:
-        ValueError: if another job was interrupted there.
+        ValueError: if the folder holds another unfinished job.
     """
     refused = f"{job.out} holds an unfinished job of other data or with another --batch-size; remove it or repeat that"
     precompute_journal(job.out).begin(job.identity, lambda found, plan: None if found == plan else refused)
@@ -87,11 +87,11 @@ def begin_job(job: Job) -> dict[int, PrecomputedFile]:
 
 
 def encode_units(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tuple[int, PrecomputedFile]]:
-    """Does the units on actors that load the encoder once; results come as they are ready.
+    """Encode units on actors that load the encoder once; yield number and file of each as it finishes.
 
     Raises:
-        ValueError: if one cannot be done.
-        OSError: if what one makes cannot be written.
+        ValueError: if a unit cannot be encoded.
+        OSError: if an output file cannot be written.
         RuntimeError: if workers are lost too often.
     """
     if not units:
@@ -111,10 +111,10 @@ def encode_units(job: Job, manifest: Manifest, units: list[int]) -> Iterator[tup
 
 
 class Encoding:
-    """An actor that holds the encoder."""
+    """An actor that holds the encoder and encodes one unit per call."""
 
     def __init__(self, job: Job, shards: str) -> None:
-        torch.set_num_threads(1)  # numbers do not depend on how many CPUs there are
+        torch.set_num_threads(1)  # the output must not depend on the number of CPUs
         self.job, self.shards = job, shards
         self.work: Work | None = None
 

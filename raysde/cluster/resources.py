@@ -1,9 +1,9 @@
-"""CPUs and GPUs of each worker: of training, of independent units of work, and of workers that must all have room.
+"""CPUs and GPUs of each worker, for three kinds of work.
 
-training          as many runs at once as fit, with the recipe's workers; a CPU of each node is left to Ray Data
-one for each      units of work in any order (precomputing, trials of sampler settings): one on each GPU, or on each CPU
-                  but one; what has no place waits
-a place for all   a given number of workers that hold a model (evaluation, sampling): as much as leaves room for all
+training          as many concurrent runs as fit, each with the recipe's workers; one CPU per node is left to Ray Data
+one for each      independent units of work (precomputing, trials of sampler settings): one per GPU, or per CPU but one;
+other units wait for a free worker
+a place for all   a given number of workers that hold a model (evaluation, sampling): the largest share that fits all
 """
 
 import os
@@ -22,7 +22,7 @@ from raysde.cluster.connection import joins_existing_cluster
 from raysde.config.loading import RunConfig
 
 BESIDE_GPU = 4
-"""CPUs of a worker on a GPU, if there are so many."""
+"""CPUs of a training worker on a GPU, if the cluster has enough."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Share:
     """CPUs and GPUs of one worker.
 
     Attributes:
-        cpus, gpus: shares of a node; whole CPUs for training.
-        device: where a model's weights go, for workers that hold one.
+        cpus, gpus: parts of a node's resources; whole CPUs for training.
+        device: torch device of the model's weights, for workers that hold a model; else empty.
     """
 
     cpus: float
@@ -40,24 +40,25 @@ class Share:
 
     @property
     def gpu(self) -> bool:
-        """True if the worker has a GPU, or a part of one."""
+        """True if the worker has a GPU or a fraction of one."""
         return self.gpus > 0
 
     @property
     def threads(self) -> int:
-        """Threads of torch, on the CPUs that the worker has."""
+        """Number of torch threads for the worker's CPUs."""
         return max(1, min(int(self.cpus), os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What there is to share out.
+    """Resources that can be shared out among workers.
 
     Attributes:
-        cpus, gpus: of the nodes that live.
-        nodes: how many these are.
-        joined: whether others started it. It may then grow: Ray does not say whether an autoscaler will bring what is
-            asked for (ray-project/ray#37838). One that was started here counts one CPU more than the machine has.
+        cpus, gpus: totals over all live nodes.
+        nodes: number of live nodes.
+        joined: True if the cluster existed before this process. Such a cluster may grow: Ray does not say whether an
+            autoscaler will provide the requested resources (ray-project/ray#37838). A cluster started by raysde counts
+            one CPU more than the machine has.
     """
 
     cpus: int
@@ -66,33 +67,33 @@ class Cluster:
     joined: bool = False
 
     def kept(self, stream: str) -> int:
-        """CPUs that no worker gets: one of each node for the tasks of Ray Data, which would otherwise wait forever.
+        """Return the CPUs reserved for Ray Data: one per node, without which its tasks would wait forever.
 
-        Workers that read for themselves (``data.stream``) leave none; nobody else of Ray's asks for a CPU.
+        With ``data.stream=worker`` no data tasks run, and a cluster that was joined reserves none.
         """
         return 0 if stream == "worker" and self.joined else self.nodes
 
     def spare(self, stream: str) -> int:
-        """CPUs for workers."""
+        """Return the CPUs left for workers."""
         return max(0, self.cpus - self.kept(stream))
 
 
 def list_live_nodes() -> list[dict[str, Any]]:
-    """Return the nodes of the cluster that live; Ray also lists those that have died."""
+    """Return the live nodes of the cluster; ``ray.nodes()`` also lists dead ones."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def survey_cluster() -> Cluster:
-    """The cluster that this process is connected to."""
+    """Return the resources of the cluster that this process is connected to."""
     found = ray.cluster_resources()
     return Cluster(int(found.get("CPU", 1)), int(found.get("GPU", 0)), len(list_live_nodes()), joins_existing_cluster())
 
 
 def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
-    """What each worker gets while ``runs`` trainings are under way.
+    """Return the share of each training worker while ``runs`` runs train concurrently.
 
     Raises:
-        ValueError: if GPUs are asked for, and there are too few and will be.
+        ValueError: if the recipe requests GPUs and a cluster that cannot grow has too few.
     """
     wanted, spare = recipe.resources, cluster.spare(recipe.data.stream)
     gpu = cluster.gpus >= wanted.least if wanted.gpu is None else wanted.gpu
@@ -108,7 +109,7 @@ def assign_share(recipe: RunConfig, cluster: Cluster, runs: int = 1) -> Share:
 
 
 def count_concurrent_runs(recipe: RunConfig, cluster: Cluster, trials: int) -> int:
-    """How many of ``trials`` fit, with a CPU for each worker if nobody says otherwise; one at least.
+    """Return how many of ``trials`` run concurrently, at least 1; one CPU per worker unless the recipe says otherwise.
 
     Raises:
         ValueError: as :func:`assign_share`.
@@ -119,14 +120,14 @@ def count_concurrent_runs(recipe: RunConfig, cluster: Cluster, trials: int) -> i
 
 
 def check_resources(recipe: RunConfig, cluster: Cluster, share: Share, workers: int, lower: str) -> None:
-    """Guards against workers that would wait forever, and tells of those that may wait for a cluster to grow.
+    """Refuse workers that would wait forever; print a note if they wait for a cluster that may grow.
 
     Args:
-        workers: that have to be under way at once.
-        lower: what the user can lower.
+        workers: number of workers that must run at the same time.
+        lower: names of the settings that the user can lower, for the message.
 
     Raises:
-        ValueError: naming workers and CPUs, if the cluster was started here and has too few.
+        ValueError: if the cluster was started by raysde and has too few CPUs or GPUs.
     """
     spare, needed, least = cluster.spare(recipe.data.stream), workers * share.cpus, recipe.resources.least
     if needed > spare:
@@ -138,26 +139,26 @@ def check_resources(recipe: RunConfig, cluster: Cluster, share: Share, workers: 
         return
     if not cluster.joined:
         raise ValueError(f"{said}: lower {lower}")
-    print(f"{said}: what lacks room waits for it to grow; if it does not grow, lower {lower}", flush=True)
+    print(f"{said}: workers wait until the cluster grows; if it does not grow, lower {lower}", flush=True)
 
 
 def count_workers(units: int, found: Mapping[str, float]) -> tuple[int, Share]:
-    """Return how many workers do ``units`` of independent work, and what each of them takes.
+    """Return how many workers process ``units`` independent units of work, and the share of each worker.
 
     Args:
-        found: units of the cluster's resources by name, as Ray gives them.
+        found: amount of each cluster resource by its Ray name, such as CPU and GPU.
     """
     gpus = int(found.get("GPU", 0))
     return max(1, min(units, gpus or int(found.get("CPU", 1)) - 1)), Share(1, int(gpus > 0))
 
 
 def worker_share(workers: int, device: str | None) -> Share:
-    """Return what each of ``workers`` takes of the cluster that this process is connected to.
+    """Return the share of each of ``workers`` workers on the cluster that this process is connected to.
 
-    Workers on GPUs ask for no CPUs, of which they need little.
+    Workers on GPUs reserve no CPUs, since they need little CPU time.
 
     Args:
-        device: cpu, cuda, ...; None for GPUs if the cluster has some.
+        device: torch device such as cpu or cuda; None selects GPUs if the cluster has some.
     """
     nodes = [node["Resources"] for node in list_live_nodes()]
     gpus = [node.get("GPU", 0.0) for node in nodes]
@@ -167,10 +168,10 @@ def worker_share(workers: int, device: str | None) -> Share:
 
 
 def largest_share(nodes: Sequence[float], workers: int) -> float:
-    """Return the most that each of ``workers`` can have with room for all: whole units, or one part in k of one.
+    """Return the largest equal share that fits ``workers`` workers: a whole number of units, or 1/k of a unit.
 
     Args:
-        nodes: units that each node has. One unit is asked for where there are none, for a cluster that grows.
+        nodes: units (CPUs or GPUs) of each node. Without any unit the share is 1, for a cluster that may grow.
     """
     units = [int(node) for node in nodes if node >= 1.0]
     if not units:

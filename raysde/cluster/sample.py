@@ -1,6 +1,7 @@
-"""Drawing for a file of prompts by Ray Data, on a pool of actors that hold the model.
+"""Sampling for a file of prompts with Ray Data, on a pool of actors that hold the model.
 
-The model is sent once, through Ray's object store: every actor has the weights that the name meant when the job began.
+The driver sends the model once, through Ray's object store. Every actor therefore has the weights that the model name
+referred to when the job began.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,17 @@ from raysde.cluster.resources import Share, worker_share
 from raysde.inference.bulk import Bulk, Draw
 
 RETRIES = 3
-"""Times that an actor comes back, and that its part is drawn anew."""
+"""Maximum restarts of an actor, and maximum retries of a part."""
 
 
 def draw_on_actors(workers: int, device: str | None = None) -> Draw:
-    """Draws parts on so many actors at most.
+    """Return a function that samples the parts of a job on at most ``workers`` actors.
 
     Args:
-        device: cpu, cuda, ...; None for GPUs if the cluster has some.
+        device: torch device such as cpu or cuda; None selects GPUs if the cluster has some.
 
     Raises:
-        ValueError: if there is no actor to be.
+        ValueError: if ``workers`` is less than 1.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -41,12 +42,12 @@ def draw_on_actors(workers: int, device: str | None = None) -> Draw:
 
 
 def draw_parts(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None) -> Iterator[int]:
-    """Draws parts; their numbers come as they are done.
+    """Sample the given parts and yield the number of each part once its files are written.
 
     Raises:
-        ValueError: if one cannot be drawn.
-        OSError: if one cannot be written.
-        RuntimeError: if actors fail, or are lost too often.
+        ValueError: if a part cannot be sampled.
+        OSError: if a part cannot be written.
+        RuntimeError: if actors fail, or are lost more than ``RETRIES`` times.
     """
     set_up_data()
     place = worker_share(actors, device)
@@ -65,11 +66,11 @@ def draw_parts(bulk: Bulk, parts: Sequence[int], actors: int, device: str | None
 
 
 class SamplingActor:
-    """An actor that holds the model.
+    """An actor that holds the model and samples one part per call.
 
     Args:
-        held: reference to the job.
-        place: what the actor takes.
+        held: one-element list with the object reference of the :class:`Bulk` job (Ray would resolve a bare reference).
+        place: resources of the actor.
     """
 
     def __init__(self, held: list[ray.ObjectRef], place: Share) -> None:

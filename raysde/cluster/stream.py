@@ -1,8 +1,8 @@
 """The batch plan as one Ray Data stream: blocks of microbatches, dealt out to the workers in turn.
 
-Block j holds microbatch index ``j % M`` (M in a global batch) for the j // M-th run of steps. Nothing in it depends on
-how many workers there are: with ``preserve_order`` and equal blocks ``streaming_split(equal=True)`` hands block j to
-worker ``j % world``, and each worker puts its blocks of a run together, step by step.
+With M microbatches per global batch, block j holds microbatch index ``j % M`` for the steps of segment ``j // M``. The
+blocks do not depend on the number of workers. With ``preserve_order`` and equal blocks, ``streaming_split(equal=True)``
+hands block j to worker ``j % world``, and each worker reassembles the blocks of a segment step by step.
 """
 
 import math
@@ -23,15 +23,15 @@ from raysde.runs.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
-    """All that a map task needs to make any block of a stream.
+    """All settings that a map task needs to make any block of a stream.
 
     Attributes:
-        path, fingerprint: of the data set.
-        feed: which rows, in which order, shown how.
-        start, stop: steps of the stream.
-        block_steps: steps in a block.
-        spare: blank blocks at the end, so that no block is left over when the last ones are shared out.
-        text, latents: precomputed embeddings and latents that the blocks carry.
+        path, fingerprint: location and content hash of the data set.
+        feed: batch plan and view of the images.
+        start, stop: first step of the stream, and the step after its last.
+        block_steps: steps per block.
+        spare: number of blank blocks at the end, so that an equal split among workers drops no block with data.
+        text, latents: precomputed embeddings and latents that the blocks carry, if any.
     """
 
     path: str
@@ -50,24 +50,24 @@ class StreamSpec:
 
     @property
     def numbers(self) -> dict[str, np.dtype]:
-        """The precomputed numbers in a block."""
+        """Dtype of each precomputed tensor in a block, by its name."""
         found = {"context": self.text, "moments": self.latents}
         return {name: NUMBERS[derived.dtype] for name, derived in found.items() if derived is not None}
 
     def steps_of(self, number: int) -> range:
-        """The steps of block ``number``."""
+        """Return the steps of block ``number``."""
         first = self.start + number // self.feed.plan.microbatches * self.block_steps
         return range(first, min(first + self.block_steps, self.stop))
 
 
 def steps_in_block(image: tuple[int, int, int], images_per_step: int, megabytes: float, most: int) -> int:
-    """Steps that fit a block of about ``megabytes`` decoded images, at least 1 and at most ``most``."""
+    """Return the steps (1 to ``most``) in a block of about ``megabytes`` MB; ``image`` is (channels, height, width)."""
     channels, height, width = image
     return max(1, min(most, int(megabytes * 1e6 / (images_per_step * channels * height * width))))
 
 
 def row_bytes(run: Run) -> int:
-    """What a row takes in a block: pixels or latents, and the vectors of a caption."""
+    """Return the bytes of one row in a block: uint8 pixels or latents, and the embeddings of its caption."""
     image = math.prod(run.spec.image)
     if run.latents is not None:
         image *= 2 * NUMBERS[run.latents.dtype].itemsize
@@ -76,7 +76,7 @@ def row_bytes(run: Run) -> int:
 
 
 def stream_spec(run: Run, start: int) -> StreamSpec:
-    """The stream of a run from step ``start``."""
+    """Return the stream of a run from step ``start``."""
     data = run.config.data
     return StreamSpec(
         path=run.manifest.path,
@@ -92,7 +92,7 @@ def stream_spec(run: Run, start: int) -> StreamSpec:
 
 
 def make_block(spec: StreamSpec, number: int) -> pa.Table:
-    """Block ``number``, see :func:`raysde.data.batches.arrow.to_table`."""
+    """Return block ``number`` as a table, see :func:`raysde.data.batches.arrow.to_table`."""
     plan = spec.feed.plan
     index = number % plan.microbatches
     reader = open_dataset_reader(spec.path, spec.fingerprint, spec.text, spec.latents)
@@ -106,9 +106,9 @@ def make_block(spec: StreamSpec, number: int) -> pa.Table:
 
 
 def make_stream_dataset(spec: StreamSpec) -> ray.data.Dataset:
-    """A data set whose blocks are those of ``spec``, in order."""
+    """Return a data set with the blocks of ``spec``, in order."""
     numbers = ray.data.range(spec.blocks, override_num_blocks=max(1, spec.blocks))
-    # a batch_size would keep Ray Data from reading and making in one task; a block of numbers has one row anyhow
+    # with a batch_size, Ray Data would read and map in separate tasks; each input block has one row anyway
     return numbers.map_batches(
         lambda batch: make_block(spec, int(batch["id"].item())), batch_size=None, batch_format="numpy"
     )
@@ -117,7 +117,7 @@ def make_stream_dataset(spec: StreamSpec) -> ray.data.Dataset:
 def read_stream(
     shard: ray.data.DataIterator, spec: StreamSpec, channels: int, rank: int, world: int
 ) -> Iterator[list[Microbatch]]:
-    """This rank's microbatches, step by step.
+    """Yield this rank's microbatches, one list per step.
 
     Raises:
         ValueError: if there are more workers than microbatches, or a block of another rank arrives.
@@ -130,10 +130,10 @@ def read_stream(
 def group_by_step(
     blocks: Iterator[list[Microbatch]], spec: StreamSpec, rank: int, world: int
 ) -> Iterator[list[Microbatch]]:
-    """Blocks ``rank``, ``rank + world``, ... of a stream as lists of a step's microbatches.
+    """Regroup blocks ``rank``, ``rank + world``, ... of a stream and yield the microbatches of each step.
 
     Raises:
-        ValueError: if another block arrives.
+        ValueError: if a block arrives out of order.
     """
     total = spec.feed.plan.microbatches
     for number, (first, last) in enumerate(split_steps(spec.start, spec.stop, spec.block_steps)):

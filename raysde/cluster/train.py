@@ -1,4 +1,4 @@
-"""Training on Ray: the driver, which launches a worker group and starts it again where it was lost."""
+"""Training on Ray, driver side: launch a worker group, and launch it again after a failure."""
 
 import itertools
 import re
@@ -34,18 +34,18 @@ from raysde.runs.run import Run, open_run
 from raysde.tracking.spool import spool_folder
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Ray Train's list of the checkpoints that it was told of."""
+"""Ray Train's list of the checkpoints reported to it."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
-"""The line of a traceback that says what was raised."""
+"""The line of a traceback that names the exception."""
 OWN = re.compile(rf"([\w.]+\.)?{OwnCodeError.__name__}: ")
-"""The name of a mistake in the user's own code, which another worker group would meet too."""
+"""The prefix of an error in the user's own code, which another worker group would meet too."""
 
 
 def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
-    """The step that a worker group started now begins at.
+    """Return the step at which a worker group started now begins.
 
     Args:
-        speak: is told of each newer checkpoint that is passed over.
+        speak: called with a message for each newer checkpoint that is damaged and skipped.
     """
     found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak)
     step = 0 if found is None else checkpoint.read_description(found).step
@@ -54,7 +54,7 @@ def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
 
 
 def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
-    """Makes the rest of the stream; called anew for each worker group, so that a restart begins at the cursor."""
+    """Return a function that makes the stream from the newest checkpoint's step; each worker group calls it."""
 
     def make() -> ray.data.Dataset:
         set_up_data()
@@ -65,17 +65,17 @@ def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs; imported there, since the controller needs none of it."""
+    """Run the loop of one Ray Train worker; the import is here, since the controller does not need it."""
     from raysde.cluster.worker import run_worker
 
     return run_worker(settings)
 
 
 def own_share(run: Run) -> Share:
-    """What each worker gets of a cluster that a run has for itself.
+    """Return the share of each worker of a run that has the cluster for itself.
 
     Raises:
-        ValueError: if the cluster was started here and has too little for the fewest workers.
+        ValueError: if the cluster was started by raysde and has too few resources for the fewest workers.
     """
     cluster = survey_cluster()
     share = assign_share(run.config, cluster)
@@ -93,24 +93,25 @@ def run_worker_group(
     share: Share | None = None,
     reports: Slot | None = None,
 ) -> None:
-    """Runs the worker group to the end of the recipe; Ray must be initialised.
+    """Run the worker group to the end of the recipe; Ray must be initialised.
 
-    Whatever ends it early counts as a failure: the error or the death of a worker, also while its group is starting,
-    and the death of the controller, which Ray Train does not restart. A new trainer goes on from the newest checkpoint.
+    Anything that ends the group early counts as a failure: an error or the death of a worker, also during start-up, and
+    the death of the controller, which Ray Train does not restart. A new trainer then resumes from the newest
+    checkpoint.
 
     Args:
         started: time.time() when the command began, for the start-up metrics.
-        share: what each worker gets; None for its part of the whole cluster, see :func:`own_share`.
-        reports: where the first worker also sends what it validates.
+        share: resources of each worker; None for its part of the whole cluster, see :func:`own_share`.
+        reports: mailbox slot to which rank 0 also sends its validation metrics.
 
     Raises:
-        ValueError: as :func:`own_share`, or if code of the user's own ended the run.
-        RuntimeError: if the run failed for good, with the last error.
+        ValueError: as :func:`own_share`, or if the user's own code ended the run.
+        RuntimeError: if the run failed more than ``resources.max_failures`` times, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
     share = share or own_share(run)
-    speak = say if reports is None else tell_driver  # a trial of a sweep is launched by a process of the cluster
-    if reports is None:  # a sweep shows its trials in a line of its own
+    speak = say if reports is None else tell_driver  # a process of the cluster launches the trials of a sweep
+    if reports is None:  # a sweep shows its trials on a line of its own
         say(f"starting {amount(run.config.resources.least, 'worker')}")
     settings = {
         "recipe": recipe,
@@ -142,14 +143,14 @@ def run_worker_group(
 
 
 def prepare_folder(run: Run, speak: Callable[[str], None]) -> int:
-    """Make a run's folder ready for a new trainer, and return the step at which it begins.
+    """Prepare a run's folder for a new trainer, and return the step at which it begins.
 
-    Ray Train keeps a list of checkpoints in the folder, and refuses to start where the list and the folder differ: a
-    checkpoint was deleted, the file was torn, or workers went on from an older checkpoint. Nothing here reads that
-    list. It is deleted, so that the checkpoints themselves are the only truth.
+    Ray Train keeps a list of checkpoints in the folder and refuses to start if list and folder differ: after a deleted
+    checkpoint, a torn file, or a resume from an older checkpoint. raysde does not read that list and deletes it, so
+    that only the checkpoints count.
 
     Args:
-        speak: is told of each newer checkpoint that is passed over.
+        speak: called with a message for each newer checkpoint that is damaged and skipped.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
@@ -193,8 +194,11 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
 
 
 def root_cause(error: Exception) -> str:
-    """Return the controller's error or that of the first worker, before others of one that met a mistake in the user's
-    code, in a line; of a chain of errors, the last that is not Ray's wrapping."""
+    """Return the error that ended a worker group as one line.
+
+    An error in the user's own code comes first, then that of the lowest rank, then the controller's. In a chain of
+    exceptions, the last one that is not a Ray wrapper counts.
+    """
     if isinstance(error, ray.exceptions.RayActorError):
         return "the process that watches the workers (Ray Train's controller) died"
     failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
@@ -203,7 +207,7 @@ def root_cause(error: Exception) -> str:
 
 
 def _describe_failure(rank: int, failure: object) -> str:
-    """Return the error of one worker in a line."""
+    """Return the error of one worker as one line."""
     raised = [f"{name}: {message}" for name, message in RAISED.findall(str(failure)) if not name.startswith("ray.")]
     if raised:
         return f"worker {rank}: {raised[-1]}"
@@ -217,7 +221,7 @@ def _worker_bundle(share: Share) -> dict[str, float]:
 
 
 def ordered_execution() -> ray.data.ExecutionOptions:
-    """Blocks come in the order of the plan."""
+    """Return execution options that keep the blocks in the order of the plan."""
     options = ray.data.ExecutionOptions()
     options.preserve_order = True
     return options

@@ -1,4 +1,4 @@
-"""One trial of a sweep on Ray Tune: a function that trains a recipe through Ray Train and passes its reports on."""
+"""One trial of a sweep on Ray Tune: a function that trains a recipe with Ray Train and forwards its reports."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from raysde.config import loading
 from raysde.runs.run import open_run
 
 POLL = 0.3
-"""Seconds between two looks into the mailbox."""
+"""Seconds between two polls of the mailbox."""
 
 
 def trial_settings(number: int, recipe: loading.RunConfig, uri: str, run_id: str, share: Share) -> dict[str, Any]:
-    """What Tune hands to a trial."""
+    """Return the settings that Tune hands to a trial."""
     told = {"recipe": recipe.model_dump(mode="json"), "uri": uri, "run_id": run_id, "share": asdict(share)}
     return {"number": number, "trial": json.dumps(told)}
 
 
 def make_trainable(mailbox: ActorHandle) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune runs for each trial."""
+    """Return the function that Tune runs for each trial."""
 
     def run(settings: dict[str, Any]) -> None:
         run_trial(settings, mailbox)
@@ -38,12 +38,12 @@ def make_trainable(mailbox: ActorHandle) -> Callable[[dict[str, Any]], None]:
 
 
 def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
-    """Trains to the end, or on from the newest checkpoint of the trial, and tells Tune of every validation.
+    """Train to the end, from the trial's newest checkpoint if there is one, and report every validation to Tune.
 
-    The last thing it tells is how the trial ended, so one that says nothing of it was stopped or died.
+    The last report says how the trial ended. A trial without it was stopped or died.
     """
     quiet_ray()
-    # the end of a worker group is noticed at the next look
+    # an ended worker group is noticed at the next health check
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     told, slot = json.loads(settings["trial"]), Slot(mailbox, settings["number"])
     ended: dict[str, str] = {}
@@ -60,7 +60,7 @@ def run_trial(settings: dict[str, Any], mailbox: ActorHandle) -> None:
 
 
 def _train_trial(told: dict[str, Any], slot: Slot, ended: dict[str, str]) -> None:
-    """Runs the trial's worker group; what goes wrong is told, since it ends the trial and not the sweep."""
+    """Run the trial's worker group and record how it ended; an error ends the trial and not the sweep."""
     started, share = time.time(), Share(**told["share"])
     try:
         run = open_run(loading.parse_recipe(told["recipe"]))

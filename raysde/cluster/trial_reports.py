@@ -1,7 +1,7 @@
-"""Messages from workers to the trial that waits for them: one actor for a whole sweep, a slot for each trial.
+"""Messages from workers to the trial that waits for them: one actor per sweep, one slot per trial.
 
-Ray Train's own way, a report that its controller passes on, waits for all workers, is polled every two seconds, and
-needs a queue actor for each trial.
+Ray Train's own reports are not used: the controller waits for all workers, polls every two seconds, and needs a queue
+actor per trial.
 """
 
 from collections import defaultdict
@@ -16,38 +16,38 @@ Message = dict[str, Any]
 
 
 class Mailbox:
-    """Keeps messages until they are taken."""
+    """An actor that stores messages until they are taken."""
 
     def __init__(self) -> None:
         self.messages: dict[int, list[Message]] = defaultdict(list)
 
     def put(self, slot: int, message: Message) -> None:
-        """Adds a message."""
+        """Append a message to a slot."""
         self.messages[slot].append(message)
 
     def take(self, slot: int) -> list[Message]:
-        """The messages of a slot in their order, which are then gone."""
+        """Return and remove the messages of a slot, oldest first."""
         return self.messages.pop(slot, [])
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One trial's place in the mailbox."""
+    """One trial's slot in the mailbox."""
 
     mailbox: ActorHandle
     number: int
 
     def send(self, message: Message) -> None:
-        """Adds a message, and waits until it is there."""
+        """Append a message, and wait until the mailbox has stored it."""
         ray.get(self.mailbox.put.remote(self.number, message))
 
     def take(self) -> list[Message]:
-        """The messages that came since the last time."""
+        """Return and remove the messages that arrived since the last call."""
         return ray.get(self.mailbox.take.remote(self.number))  # type: ignore[no-any-return]
 
 
 def open_mailbox() -> ActorHandle:
-    """A mailbox beside the driver, which lives as long as it."""
+    """Start a mailbox on the driver's node; it ends with the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(num_cpus=0)(Mailbox)
     mailbox: ActorHandle = remote.options(scheduling_strategy=here).remote()

@@ -1,4 +1,4 @@
-"""What Ray Tune asks during a sweep, answered by the ledger: a searcher, a scheduler and a stopper without state."""
+"""Searcher, scheduler and stopper of Ray Tune for a sweep; all state is in the sweep's ledger."""
 
 import copy
 import json
@@ -34,11 +34,11 @@ STOPPED = "raysde.stopped"
 
 @dataclass(frozen=True)
 class Children:
-    """The trials as training runs: their names, recipes and MLflow runs below that of the sweep.
+    """The trials as training runs: their names, recipes and MLflow runs, which are children of the sweep's run.
 
     Attributes:
-        recipe: of the sweep, whose name is its own and whose paths are absolute.
-        tree: the recipe that trials vary.
+        recipe: recipe of the sweep, with the sweep's name and absolute paths.
+        tree: the recipe that trials vary, as read from YAML.
         parent: id of the sweep's MLflow run.
     """
 
@@ -50,13 +50,14 @@ class Children:
     parent: str
 
     def name(self, number: int) -> str:
-        """The name of a trial's run."""
+        """Return the name of a trial's run."""
         return f"{self.recipe.name}-{number:03d}"
 
     def recipe_of(self, trial: Trial, share: Share) -> loading.RunConfig:
-        """The recipe that a trial trains: without pictures, in the sweep's own folder, with checkpoints at validations.
+        """Return the recipe of a trial: in the sweep's folder, without sample grids, with a checkpoint at each
+        validation.
 
-        A validation whose report was lost with the driver is made again where the trial goes on.
+        If the driver dies before a validation is reported, the resumed trial repeats that validation.
         """
         tree, base = vary_recipe(self.tree, self.space, trial.values), self.recipe.model_dump(mode="json")
         data = {**copy.deepcopy(tree["data"]), "path": self.recipe.data.path}
@@ -73,7 +74,7 @@ class Children:
         )
 
     def open_run(self, trial: Trial, recipe: loading.RunConfig) -> str:
-        """The MLflow run of a trial, found or created.
+        """Return the id of a trial's MLflow run; create the run if there is none.
 
         Raises:
             RuntimeError: if the server does not answer.
@@ -86,7 +87,7 @@ class Children:
             )
 
     def close_run(self, trial: Trial) -> None:
-        """Marks the MLflow run of a trial that ended: finished, with a tag if early stopping ended it, or failed.
+        """Mark the MLflow run of an ended trial as finished or failed, with a tag if early stopping ended it.
 
         Raises:
             RuntimeError: if the server does not answer.
@@ -98,7 +99,7 @@ class Children:
                 tracking.close_run(self.client, trial.run_id, ENDS[trial.state])
 
     def deliver_leftovers(self, trial: Trial) -> None:
-        """Sends what the trial's worker, stopped in the middle, left on this machine's disk."""
+        """Send the metrics that a stopped trial's worker left on this machine's disk."""
         if trial.run_id:
             name = self.name(trial.number)
             backlog = backlog_folder(child_path(self.recipe.storage, self.recipe.name, name), trial.run_id)
@@ -106,7 +107,7 @@ class Children:
 
 
 class Asked(Searcher):
-    """Hands the sweep's next trial to Tune."""
+    """A searcher that hands the sweep's next trial to Tune."""
 
     def __init__(self, sweep: Sweep, children: Children, share: Share, line: SweepLine) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ class Asked(Searcher):
         self.said = False
 
     def suggest(self, trial_id: str) -> Any:
-        """A trial's settings; None, which Tune takes for later, while the MLflow server is away."""
+        """Return a trial's settings, or None (Tune asks again later) while the MLflow server is away."""
         self.next = self.next or self.sweep.next()
         if self.next is None:
             return Searcher.FINISHED
@@ -123,13 +124,13 @@ class Asked(Searcher):
         try:
             recipe = self.children.recipe_of(trial, self.share)
             run_id = self.children.open_run(trial, recipe)
-        except ValueError as error:  # numbers that Optuna put together, which do not fit
+        except ValueError as error:  # Optuna combined values that do not fit together
             self.sweep.end(trial.number, "failed", str(error))
             self.next = None
             return None
         except RuntimeError as error:
             if not self.said:
-                print(f"trial {trial.number:03d} waits for the server: {error}", flush=True)
+                print(f"trial {trial.number:03d} waits for the MLflow server: {error}", flush=True)
             self.said = True
             return None
         self.said, self.next = False, None
@@ -138,23 +139,23 @@ class Asked(Searcher):
         return trial_settings(trial.number, recipe, self.children.uri, run_id, self.share)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The scheduler is told the same."""
+        """Do nothing: the scheduler receives the same result."""
 
     def save(self, checkpoint_path: str) -> None:
-        """The ledger is saved already."""
+        """Do nothing: the ledger is saved already."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """The ledger is saved already."""
+        """Do nothing: the ledger is saved already."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class Judged(FIFOScheduler):
-    """Takes trials' reports into the sweep, and stops those that it ends.
+    """A scheduler that passes the trials' reports to the sweep and stops trials that early stopping ends.
 
     Attributes:
-        refused: why the sweep cannot go on, None if it can.
+        refused: error that prevents the sweep from going on, else None.
     """
 
     def __init__(self, sweep: Sweep, children: Children, line: SweepLine) -> None:
@@ -163,7 +164,7 @@ class Judged(FIFOScheduler):
         self.refused: ValueError | None = None
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """What Tune does with a trial after a report, of which the last is how it ended."""
+        """Return Tune's decision after a report: stop or continue. The last report says how the trial ended."""
         number = trial.config["number"]
         stops = False
         if "ended" in result:
@@ -177,7 +178,7 @@ class Judged(FIFOScheduler):
         return TrialScheduler.STOP if stops else TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Its process died, and Tune will not start it again: it says so before it does, too."""
+        """Record a trial as failed, unless Tune will restart it; Tune calls this before a restart too."""
         if trial.should_recover():
             return
         lines = Path(trial.error_file).read_text().split("\n") if trial.error_file else []
@@ -188,7 +189,7 @@ class Judged(FIFOScheduler):
 
     def _show(self, number: int) -> None:
         trial = self.sweep.ledger.trials[number]
-        with suppress(RuntimeError):  # it is closed at the end of the sweep again
+        with suppress(RuntimeError):  # the end of the sweep closes the run again
             self.children.close_run(trial)
         self.line.show()
 
@@ -197,7 +198,7 @@ class Judged(FIFOScheduler):
 
 
 class Refusal(Stopper):
-    """Ends everything once the scheduler has refused to go on."""
+    """A stopper that ends all trials once the scheduler has an error."""
 
     def __init__(self, judged: Judged) -> None:
         self.judged = judged
@@ -206,7 +207,7 @@ class Refusal(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether it has."""
+        """Return True if the scheduler has an error."""
         return self.judged.refused is not None
 
     def __getstate__(self) -> dict[str, Any]:

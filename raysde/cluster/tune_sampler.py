@@ -1,8 +1,8 @@
-"""Candidates measured by Ray Tune: a trial is one of them on the images of one round; finished trials are kept.
+"""Candidates of a sampler study measured by Ray Tune: one trial measures one candidate on the images of one round.
 
-OUT/trials/KEY.safetensors   how each image moves a figure, written by who measured it
-OUT/trials/KEY.json          the figure: a finished measurement, which the same study finds again after a crash
-OUT/tune                     what Ray Tune writes while it works
+OUT/trials/KEY.safetensors   influence of each image on the metric, written by the worker that measured it
+OUT/trials/KEY.json          the metric: a finished measurement, which the same study reuses after a crash
+OUT/tune                     Ray Tune's files while it runs
 """
 
 import shutil
@@ -29,14 +29,14 @@ from raysde.tuning.sampler.study import Study, study_journal
 from raysde.tuning.sampler.successive_halving import CandidateOutcome, MeasureCandidates
 
 FAILURES = 2
-"""How often a trial whose worker dies is begun again."""
+"""Maximum restarts of a trial whose worker died."""
 
 
 def measure_on_ray(study: Study, out: Path) -> MeasureCandidates:
-    """Who measures the candidates of a study on the cluster that RAY_ADDRESS names, or on this machine.
+    """Return a function that measures candidates of a study on the cluster of RAY_ADDRESS, or on this machine.
 
     Args:
-        out: folder of what is finished.
+        out: folder of the finished measurements.
     """
 
     def measure(candidates: Sequence[Candidate], samples: int) -> list[CandidateOutcome]:
@@ -51,30 +51,30 @@ def measure_on_ray(study: Study, out: Path) -> MeasureCandidates:
 
 
 def influence_file(file: Path) -> Path:
-    """Where the influences of a measurement are."""
+    """Return the .safetensors file with each image's influence on the metric, for the measurement ``file``."""
     return file.with_suffix(".safetensors")
 
 
 def read_measurement(candidate: Candidate, file: Path) -> CandidateOutcome:
-    """A finished measurement."""
+    """Return a finished measurement from its two files (ValueError if the record is damaged)."""
     figure = parse_metric(read_record(str(file))["figure"], f"{file}")
     return CandidateOutcome(candidate, figure, Influence.load(influence_file(file)))
 
 
 def progress_bar_options(samples: int) -> dict[str, Any]:
-    """How progress is shown."""
+    """Return the options of the progress bar."""
     return {"unit": "setting", "desc": f"settings on {samples} images each", "file": sys.stderr}
 
 
 def measure_candidates(
     study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path], todo: Sequence[int], shown: Any
 ) -> None:
-    """Measures the candidates of the numbers ``todo`` and writes their files.
+    """Measure the candidates at the indices ``todo`` and write their files.
 
     Raises:
-        ValueError: if one cannot be measured.
-        OSError: if what one measured cannot be written.
-        RuntimeError: if its worker died again and again, or a figure could not be kept.
+        ValueError: if a candidate cannot be measured.
+        OSError: if a worker cannot write its influences.
+        RuntimeError: if a worker died more than ``FAILURES`` times, or a metric could not be written.
     """
     connect()
     quiet_tune()
@@ -95,9 +95,9 @@ def measure_candidates(
     )
     try:
         results = tuner.fit()
-    except TuneError as error:  # of OUT's disk, say: its text is a whole traceback
+    except TuneError as error:  # for example if OUT's disk is full: the text is a whole traceback
         last = str(error).strip().split("\n")[-1]
-        raise RuntimeError(f"the study was interrupted: {last}; the same command goes on with it") from error
+        raise RuntimeError(f"the study was interrupted: {last}; the same command resumes it") from error
     shutil.rmtree(storage, ignore_errors=True)
     for result in (results[place] for place in range(len(results))):
         if result.error is not None:
@@ -109,7 +109,7 @@ def measure_candidates(
 def make_trainable(
     study: Study, candidates: Sequence[Candidate], samples: int, files: Sequence[Path]
 ) -> Callable[[dict[str, Any]], None]:
-    """What a trial does."""
+    """Return the function that Ray Tune runs for each trial."""
 
     def trial(config: dict[str, Any]) -> None:
         def work() -> dict[str, Any]:
@@ -123,17 +123,17 @@ def make_trainable(
 
 
 class Keeper(tune.Callback):
-    """Writes each figure down as it comes, on the driver, so that it outlives it."""
+    """A Ray Tune callback that writes each metric to disk on the driver as soon as its trial ends."""
 
     def __init__(self, candidates: Sequence[Candidate], samples: int, files: Sequence[Path], shown: Any) -> None:
         self.candidates, self.samples, self.files, self.shown = candidates, samples, files, shown
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray Tune writes its callbacks down, which a progress bar cannot be."""
+        """Return the state without the progress bar, since Ray Tune pickles its callbacks."""
         return {**vars(self), "shown": None}
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ray Tune's call when a trial is over."""
+        """Write the metric of a finished trial."""
         number, result = trial.config["number"], trial.last_result
         if result.get("result"):
             said = {"setting": self.candidates[number].values, "samples": self.samples}

@@ -1,8 +1,8 @@
-"""A sweep on Ray Tune, from its checks to the ranking. What `raysde tune` and jobs/tune.py do.
+"""A sweep of a recipe on Ray Tune, from its checks to the ranking: `raysde tune` and jobs/tune.py.
 
-Tune starts the trials, a few at a time, and stops those that fall behind. What is next and who falls behind is decided
-by :class:`raysde.tuning.training.sweep.Sweep` over its ledger, so that a sweep that was killed goes on without Tune's
-own state, which is pickled: it is written to a temporary folder and never read.
+Tune starts the trials, a few at a time, and stops those that early stopping ends.
+:class:`raysde.tuning.training.sweep.Sweep` decides both from its ledger. A killed sweep therefore resumes without
+Tune's pickled state, which goes to a temporary folder and is never read.
 """
 
 import os
@@ -55,8 +55,8 @@ from raysde.tuning.training.space import (
 from raysde.tuning.training.sweep import Sweep
 
 WAITING = {"node:__internal_head__": 0.001}
-"""What the process that waits for a trial's workers asks for: a place on the head, which outlives other nodes. It takes
-no share of a CPU: on a small machine that would be the one that data tasks need."""
+"""Resources of the process that waits for a trial's workers: a place on the head node, which outlives other nodes. It
+reserves no CPU, since on a small machine that would be the CPU that data tasks need."""
 INDIFFERENT = (
     "name",
     "storage",
@@ -70,17 +70,18 @@ INDIFFERENT = (
     "checkpoint_every",
     "keep_checkpoints",
 )
-"""Keys of the recipe that a sweep may go on with when they have changed."""
+"""Prefixes of the recipe keys that may change when a sweep is resumed."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep found, and where it is.
+    """Result of a sweep.
 
     Attributes:
-        table: the ranking.
-        best: the best trial, None if none has a value.
-        recipe: path of the best trial's recipe, its checkpoint, and of the CSV.
+        table: the ranking as text.
+        best: the best trial, None if no trial has a metric value.
+        recipe, checkpoint, csv: paths of the best trial's recipe and newest checkpoint, and of the ranking as CSV.
+        run_id: MLflow run of the sweep.
     """
 
     table: str
@@ -93,16 +94,16 @@ class SweepResult:
 
 
 def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> SweepResult:
-    """Runs a sweep to its end, or on from where it was killed.
+    """Run a sweep to its end, or resume it.
 
     Args:
-        tree: of the recipe that trials vary.
-        name: of the sweep: its folder in the recipe's storage, and its MLflow run.
+        tree: the recipe that trials vary, as read from YAML.
+        name: name of the sweep, of its folder in the recipe's storage and of its MLflow run.
 
     Raises:
-        ValueError: for anything that is wrong before trials start, or a metric that the first trial does not report.
+        ValueError: for anything wrong that shows before trials start, or a metric that the first trial does not report.
         RuntimeError: if Ray failed, or every trial did.
-        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+        Interrupted: on Ctrl-C or SIGTERM; the message says how to resume.
     """
     check_sweep_name(name, "--name")
     recipe, space = resolve_places(loading.parse_recipe({**tree, "name": name})), read_space(settings.space)
@@ -126,7 +127,7 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
         parent = open_parent(client, run, settings, uri, word)
     children = Children(client, uri, recipe, tree, space, parent)
     if room is not None:
-        left = Interrupted(f"sweep {name!r} was interrupted; the same command goes on with it")
+        left = Interrupted(f"sweep {name!r} was interrupted; the same command resumes it")
         with tracking.mark_runs(client, lambda: list_running(sweep, parent), lambda: left):
             run_trials(sweep, children, *room)
     with tracking.report_server_errors(uri):
@@ -136,45 +137,45 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
 
 
 def check_cluster(sweep: Sweep, recipe: loading.RunConfig, uri: str, concurrent: int | None) -> tuple[int, Share]:
-    """Connects to Ray, and finds out whether the cluster has what trials need, before anything is logged.
+    """Connect to Ray; return concurrent trials and each worker's share, before anything is logged to MLflow.
 
     Raises:
-        ValueError: naming the setting that the cluster cannot meet.
+        ValueError: naming the setting that the cluster cannot satisfy.
         RuntimeError: if Ray does not start.
     """
-    connect("ERROR")  # Ray Train warns of each trial that is stopped
+    connect("ERROR")  # Ray Train would warn of every trial that is stopped
     reject_local_store(uri)
     return assign_shares(recipe, survey_cluster(), sweep.count, concurrent)
 
 
 def list_running(sweep: Sweep, parent: str) -> list[str]:
-    """The MLflow runs that are under way: that of the sweep, and those of its trials."""
+    """Return the ids of the active MLflow runs: the sweep's own and those of its running trials."""
     return [parent, *(trial.run_id for trial in sweep.trials if trial.run_id and trial.state == "running")]
 
 
 def sweep_definition(run: Run, settings: SweepSettings) -> dict[str, Any]:
-    """What must not change when a sweep goes on."""
+    """Return the settings that must not change when a sweep is resumed."""
     flat = {key: value for key, value in run.config.flat().items() if not key.startswith(INDIFFERENT)}
-    if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the workers
+    if run.config.train.microbatch is None:  # the microbatches of all trials then depend on the number of workers
         flat["resources.workers"] = run.config.resources.most
     data = {key: value for key, value in run.data_identity.items() if key != "path"}
-    # a list of pairs, since the order of the axes is that of a grid
+    # a list of pairs, since a grid depends on the order of its axes
     space = list(settings.space.items())
     return {"recipe": flat, "data": data, "space": space, "search": settings.search, "seed": settings.seed}
 
 
 def check_held_out(run: Run) -> None:
-    """Refuses a recipe that gives trials nothing to be compared by.
+    """Refuse a recipe without validation, which gives no metric to compare trials by.
 
     Raises:
-        ValueError: if it never validates, or on no rows.
+        ValueError: if the recipe never validates, or has no held-out rows.
     """
     if not len(run.held_out) or not run.config.validation.every:
         raise ValueError("a sweep compares trials on held-out rows: set validation.rows and validation.every")
 
 
 def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Values]) -> None:
-    """Builds the network of every combination without its weights, for the data of the recipe.
+    """Build the network of every combination without its weights, for the recipe's data.
 
     Raises:
         ValueError: naming the first combination that does not fit.
@@ -187,7 +188,7 @@ def check_networks(tree: Mapping[str, Any], space: Space, combinations: list[Val
 
 
 def open_parent(client: tracking.MlflowClient, run: Run, settings: SweepSettings, uri: str, word: str) -> str:
-    """The MLflow run of the sweep, which its trials are shown below."""
+    """Return the id of the sweep's MLflow run, the parent of its trials' runs; create the run if it is new."""
     asked = settings.model_dump(mode="json", exclude={"recipe", "space"})
     axes = {f"space.{name.replace(',', ' ')}": values for name, values in settings.space.items()}
     data = tracking.Input(run.manifest.path, run.manifest.fingerprint, run.manifest.rows)
@@ -197,14 +198,15 @@ def open_parent(client: tracking.MlflowClient, run: Run, settings: SweepSettings
 
 
 def assign_shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, given: int | None) -> tuple[int, Share]:
-    """How many trials run at once, and what each of their workers gets.
+    """Return the number of concurrent trials, and the share of each of their workers.
 
     Args:
-        trials: of the sweep, also those that have ended: one that goes on has the threads that it had.
-        given: how many the user wants at once, None for as many as fit.
+        trials: number of trials in the sweep, including ended ones, so that a resumed trial keeps its number of
+            threads.
+        given: concurrent trials that the user asked for; None for as many as fit.
 
     Raises:
-        ValueError: if the cluster was started here and has too little for them.
+        ValueError: if the cluster was started by raysde and has too few resources.
     """
     at_once = given or count_concurrent_runs(recipe, cluster, trials)
     share = assign_share(recipe, cluster, at_once)
@@ -214,20 +216,20 @@ def assign_shares(recipe: loading.RunConfig, cluster: Cluster, trials: int, give
 
 
 def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
-    """Runs what is left of a sweep.
+    """Run the remaining trials of a sweep.
 
     Args:
-        at_once: trials that run at the same time.
-        share: what each of their workers gets.
+        at_once: number of concurrent trials.
+        share: resources of each worker.
 
     Raises:
-        ValueError: if the metric of the sweep is not among those that trials report.
+        ValueError: if trials do not report the metric of the sweep.
         RuntimeError: if Ray Tune failed.
-        Interrupted: at Ctrl-C, of which Ray Tune takes note.
+        Interrupted: on Ctrl-C, or if Ray Tune ended before all trials had.
     """
     recipe = children.recipe
     quiet_tune()
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # the ledger holds what a sweep goes on from
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # a sweep resumes from its ledger
     line = SweepLine(sweep, at_once)
     asked, judged = Asked(sweep, children, share, line), Judged(sweep, children, line)
     with tempfile.TemporaryDirectory(prefix="raysde-tune-") as folder:
@@ -251,24 +253,24 @@ def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> 
         )
         try:
             tuner.fit()
-        except TuneError as error:  # of the ledger's disk, say: its text is a whole traceback
+        except TuneError as error:  # for example if the ledger's disk is full: the text is a whole traceback
             said = str(error).strip().split("\n")[-1]
-            raise RuntimeError(f"the sweep was interrupted: {said}; the same command goes on with it") from error
+            raise RuntimeError(f"the sweep was interrupted: {said}; the same command resumes it") from error
         finally:
             line.close()
     if judged.refused is not None:
         raise judged.refused
     if any(trial.state == "running" for trial in sweep.trials) or sweep.left:
-        raise Interrupted("the sweep was interrupted; the same command goes on with it")
+        raise Interrupted("the sweep was interrupted; the same command resumes it")
 
 
 def trial_name(trial: TuneTrial) -> str:
-    """What Tune calls a trial."""
+    """Return the name of a trial in Tune."""
     return f"{trial.config['number']:03d}"
 
 
 def close_children(sweep: Sweep, children: Children) -> None:
-    """Delivers what trials left and closes their MLflow runs; names those whose runs are in another store."""
+    """Deliver the metrics left by trials and close their MLflow runs; name trials whose runs are in another store."""
     begun = [trial for trial in sweep.trials if trial.run_id]
     known = [trial for trial in begun if tracking.has_run(children.client, trial.run_id)]
     for trial in known:
@@ -281,10 +283,10 @@ def close_children(sweep: Sweep, children: Children) -> None:
 
 
 def conclude_sweep(sweep: Sweep, children: Children, tree: Mapping[str, Any]) -> SweepResult:
-    """Writes the ranking and the best recipe beside the trials and into MLflow, and closes the MLflow runs.
+    """Write the ranking and the best recipe beside the trials and to MLflow, and close the MLflow runs.
 
     Raises:
-        RuntimeError: if no trial has a value.
+        RuntimeError: if no trial has a metric value.
     """
     from raysde.tuning.training.plots import draw_plots
 

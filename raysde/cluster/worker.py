@@ -1,4 +1,4 @@
-"""What each Ray Train worker does: the bare loop, fed by the stream, reporting checkpoints to Ray."""
+"""The training loop inside one Ray Train worker: microbatches from the stream, checkpoints reported to Ray."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Trains to the end of the recipe, from the newest checkpoint if there is one."""
+    """Train to the recipe's end, from the newest checkpoint if any; return the last step and the loop's message."""
     torch.set_num_threads(settings["threads"])
     quiet_ray()
     run, world = open_run(loading.parse_recipe(settings["recipe"])), current_world()
-    alone = settings["reports"] is None  # no trial of a sweep
+    alone = settings["reports"] is None  # not a trial of a sweep
     if alone and world.is_first:
         tell_warnings()
     check_shared(run)
@@ -72,7 +72,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     if settings["reports"] is not None and validate is not None:
         validate = report_validation(validate, state, world, settings["reports"], run.steps)
         if found and is_due(state.step, run.config.validation.every, state.step == run.steps):
-            # the process that was told of this step may have died with it
+            # the trial process may have died with its report of this step
             measure_average(state, validate)
     begin = time.perf_counter()
     with exit_at_once_on_sigterm():
@@ -80,15 +80,15 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     if tracker is not None:
         tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
         if not tracker.close():
-            tell_driver("MLflow did not take all metrics in time; they wait beside the run's checkpoints")
+            tell_driver("MLflow did not take all metrics in time; they are kept beside the run's checkpoints")
     return {"step": state.step, "failed": failed}
 
 
 def check_shared(run: Run) -> None:
-    """Look for the folder of the run, which the driver has made.
+    """Check that this worker sees the run's folder, which the driver created.
 
     Raises:
-        ValueError: if it is not in the storage that this worker sees.
+        ValueError: if the storage of this worker lacks the folder.
     """
     place = run.config.storage
     if storage.is_local(place) and not (Path(storage.absolute_location(place)) / run.config.name).is_dir():
@@ -99,7 +99,7 @@ def check_shared(run: Run) -> None:
 
 
 def read_microbatches(run: Run, start: int, world: World) -> Iterator[list[Microbatch]]:
-    """This rank's microbatches of the steps from ``start``: from Ray Data, or read here.
+    """Return this rank's microbatches from step ``start`` on: from Ray Data, or with data.stream=worker from shards.
 
     Raises:
         ValueError: if there are more workers than microbatches.
@@ -112,7 +112,7 @@ def read_microbatches(run: Run, start: int, world: World) -> Iterator[list[Micro
 
 
 def open_tracker(settings: dict[str, Any]) -> Tracker:
-    """The first worker's; imported here, since MLflow costs the others seconds of their start."""
+    """Return the tracker of rank 0; MLflow is imported here because the import would delay other ranks by seconds."""
     from raysde.tracking import Tracker
 
     folder = child_path(settings["recipe"]["storage"], settings["recipe"]["name"])
@@ -122,10 +122,10 @@ def open_tracker(settings: dict[str, Any]) -> Tracker:
 
 @contextmanager
 def exit_at_once_on_sigterm() -> Iterator[None]:
-    """While this lasts, a process that is told to end does so without taking Python down.
+    """End the process at once on SIGTERM, without Python's shutdown.
 
-    Ray trains in a thread, and one that is inside torch's backward while the main thread ends aborts the process, with
-    a stack trace in the terminal of whoever runs a sweep that stops a trial.
+    Ray Train runs the loop in a thread. If the main thread ends while that thread is inside torch's backward pass, the
+    process aborts and prints a stack trace, for example whenever a sweep stops a trial.
     """
 
     def leave() -> None:
@@ -146,9 +146,9 @@ def run_loop(
     world: World,
     validate: Validate | None,
 ) -> str:
-    """Runs the loop; a loss that is not finite is returned as a message.
+    """Run the loop and return an empty string, or the message of a loss that is not finite.
 
-    Every rank meets it at the same step, and a restart would meet it again.
+    Every rank meets such a loss at the same step, and a restart would meet it again.
     """
     compiled = run.config.train.compile
     try:
@@ -159,7 +159,7 @@ def run_loop(
 
 
 def report_validation(validate: Validate, state: TrainState, world: World, reports: Slot, steps: int) -> Validate:
-    """The same validation, whose results are also sent to whom a trial reports, and whether it was at the end."""
+    """Return ``validate`` extended to send its metrics, and True for the last step, to the trial's mailbox."""
 
     def validate_and_report(model: ScoreModel) -> dict[str, float]:
         metrics = validate(model)
@@ -172,10 +172,10 @@ def report_validation(validate: Validate, state: TrainState, world: World, repor
 
 
 def report_checkpoint(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
-    """Keep a checkpoint in the run's storage and tell Ray Train of it; called on every rank.
+    """Write a checkpoint to the run's storage and report it to Ray Train; every rank calls this.
 
-    Older checkpoints are deleted here rather than by Ray Train, whose list lacks those that a worker had written and
-    not yet reported when it died.
+    This function also deletes older checkpoints. Ray Train cannot: its list lacks checkpoints that a worker wrote but
+    did not report before it died.
     """
     if tracker is not None:
         tracker.secure(5.0)
@@ -200,13 +200,14 @@ def report_checkpoint(run: Run, state: TrainState, world: World, tracker: Tracke
 
 
 def write_to_folder(run: Run, state: TrainState, world: World) -> None:
-    """Write a checkpoint into a folder that every node reaches, where it appears whole or not at all."""
+    """Write a checkpoint atomically into a folder that every node reaches."""
     if world.is_first or has_shards(state.model):
         save_checkpoint(run, state, Path(storage.absolute_location(run.config.storage)) / run.config.name, world)
 
 
 def write_to_remote(run: Run, state: TrainState, world: World) -> None:
-    """Write a checkpoint into remote storage: of a sharded model each rank sends its part; checkpoint.json is last."""
+    """Write a checkpoint to remote storage; each rank of a sharded model sends its part, and checkpoint.json comes
+    last."""
     sharded = has_shards(state.model)
     target = child_path(run.config.storage, run.config.name, checkpoint.checkpoint_name(state.step))
     if world.is_first:
@@ -227,7 +228,7 @@ def write_to_remote(run: Run, state: TrainState, world: World) -> None:
 
 
 def tell_first_batch(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
-    """Pass batches on, and tell when the first arrives."""
+    """Pass batches on, and report the first one at the driver's terminal."""
     for number, batch in enumerate(batches):
         if number == 0:
             tell_driver("first batch")
@@ -235,7 +236,7 @@ def tell_first_batch(batches: Iterator[list[Microbatch]]) -> Iterator[list[Micro
 
 
 def tell_warnings() -> None:
-    """From now on, tell raysde's own warnings, such as that captions are cut, at the driver's terminal."""
+    """Print raysde's own warnings, for example of truncated captions, at the driver's terminal."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
         if Path(raysde.__file__).parent in Path(filename).parents:
@@ -247,7 +248,7 @@ def tell_warnings() -> None:
 def time_first_batch(
     batches: Iterator[list[Microbatch]], started: float, tracker: Tracker
 ) -> Iterator[list[Microbatch]]:
-    """Passes batches on, and notes when the first arrived, in seconds since the command ``started``."""
+    """Pass batches on, and tag the run with the seconds from ``started`` (a ``time.time()``) to the first batch."""
     for number, batch in enumerate(batches):
         if number == 0:
             tracker.tags({"raysde.startup.first_batch": f"{time.time() - started:.1f}"})

@@ -1,4 +1,4 @@
-"""One module for each command: its options, and what it runs."""
+"""The command line's commands, one module each: its options and its run function."""
 
 import argparse
 import time
@@ -6,7 +6,7 @@ import time
 from raysde.images.sizes import Size, read_size
 
 STARTED = time.time()
-"""When the command began, in seconds; nearly all of a start is imports."""
+"""``time.time()`` when the command began; imports take nearly all of the start-up time."""
 SOURCES = (
     "a checkpoint folder, a run's folder, models:/NAME@ALIAS, models:/NAME/VERSION, a run id, "
     "or the folder of a diffusers pipeline"
@@ -14,15 +14,15 @@ SOURCES = (
 
 
 def add_tracking_option(command: argparse.ArgumentParser) -> None:
-    """Adds --tracking-uri."""
+    """Add --tracking-uri."""
     command.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, or sqlite in ~/raysde)")
 
 
 def parse_size_option(text: str | None) -> Size | None:
-    """Return the (height, width) that ``--size`` means, None without.
+    """Return ``--size`` as (height, width), None if it is not given.
 
     Raises:
-        ValueError: if it reads otherwise.
+        ValueError: if it is neither N nor HxW.
     """
     try:
         return None if text is None else read_size(text)

@@ -1,19 +1,18 @@
-"""The command `raysde config`: the reference of all keys, or a recipe checked and complete."""
+"""The command `raysde config`: the reference of all recipe keys, or one recipe checked and completed."""
 
 import argparse
 
 
 def add_config_options(command: argparse.ArgumentParser) -> None:
-    """Describe the command's options."""
-    command.add_argument(
-        "recipe", nargs="?", help="print this recipe, complete and checked, instead of the explanation"
-    )
+    """Add the command's options."""
+    command.description = "Explains every key of a recipe, or checks a recipe and prints it with all defaults."
+    command.add_argument("recipe", nargs="?", help="YAML file to check and print (default: explain all keys)")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     command.set_defaults(run=run_config)
 
 
 def run_config(args: argparse.Namespace) -> None:
-    """raysde config."""
+    """Run `raysde config`."""
     from raysde.config import loading, reference
 
     if args.recipe is None:

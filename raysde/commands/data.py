@@ -1,4 +1,4 @@
-"""The commands `raysde inspect`, which shows a data set, and `raysde plan`, which shows what a step is trained on."""
+"""The commands `raysde inspect`, which describes a data set, and `raysde plan`, which lists the rows of a step."""
 
 import argparse
 from pathlib import Path
@@ -7,27 +7,27 @@ from raysde.io.amounts import amount
 
 
 def add_inspect_options(command: argparse.ArgumentParser) -> None:
-    """Describes the options of `raysde inspect`."""
-    command.description = "Prints what a data set holds, checks its shards, and writes a contact sheet of some images."
+    """Add the options of `raysde inspect`."""
+    command.description = "Describes a data set, checks its shards, and writes a contact sheet of some images."
     command.add_argument("shards", help="folder or URI with a manifest.json")
     command.add_argument("--sheet", default="contact-sheet.png", help="picture to write (default %(default)s)")
-    command.add_argument("-n", type=int, default=48, help="images on it (default %(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="of the choice (default %(default)s)")
-    command.add_argument("--fast", action="store_true", help="do not check the shards' hashes")
+    command.add_argument("-n", type=int, default=48, help="number of images on the sheet (default %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="seed that selects the images (default %(default)s)")
+    command.add_argument("--fast", action="store_true", help="skip the check of the shards' hashes")
     command.set_defaults(run=run_inspect)
 
 
 def add_plan_options(command: argparse.ArgumentParser) -> None:
-    """Describes the options of `raysde plan`."""
-    command.description = "Lists the rows that a step of a recipe is trained on: before, during or after the run."
+    """Add the options of `raysde plan`."""
+    command.description = "Lists the rows of one training step of a recipe, before, during or after the run."
     command.add_argument("recipe", help="YAML file, see jobs/configs")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-    command.add_argument("--step", type=int, required=True, help="counted from 0")
+    command.add_argument("--step", type=int, required=True, help="number of the step, from 0")
     command.set_defaults(run=run_plan)
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    """raysde inspect."""
+    """Run `raysde inspect`."""
     from raysde.data.dataset.contact_sheet import describe_manifest, draw_contact_sheet
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.reader import Reader
@@ -46,7 +46,7 @@ def run_inspect(args: argparse.Namespace) -> None:
 
 
 def run_plan(args: argparse.Namespace) -> None:
-    """raysde plan."""
+    """Run `raysde plan`."""
     from raysde.config import loading
     from raysde.data.dataset.reader import Reader
     from raysde.runs.run import open_run

@@ -7,19 +7,17 @@ from raysde.commands import STARTED
 
 
 def add_demo_options(command: argparse.ArgumentParser) -> None:
-    """Describe the command's options."""
-    command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="(default %(default)s)")
+    """Add the command's options."""
+    command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="YAML file (default %(default)s)")
     command.add_argument(
-        "--out",
-        default="out/demo",
-        help="folder for what the demo makes; an earlier demo there is replaced (default %(default)s)",
+        "--out", default="out/demo", help="output folder; an earlier demo there is replaced (default %(default)s)"
     )
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     command.set_defaults(run=run_demo)
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    """raysde demo."""
+    """Run `raysde demo`."""
     from raysde.cluster.demo import demo_job
 
     demo_job(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)

@@ -19,69 +19,69 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXAMPLES = """\
-Exactly one of --mask, --colorise, --upscale and --strength says what is done:
+Exactly one of --mask, --colorise, --upscale and --strength selects the task:
 
   raysde edit models:/photos@champion --image a.png b.png --mask hole.png
-        fills in what is black in the mask and keeps what is white
+        inpaints: keeps the pixels where the mask is white and samples those where it is black
   raysde edit models:/photos@champion --image old.png --colorise -n 4
-        colours a grey image, in four ways
+        colorises a grey image; writes four results
   raysde edit models:/photos@champion --image small.png --upscale 2
-        draws an image of twice the size whose blocks of 2 x 2 pixels have the colours of the small one's pixels
+        samples an image of twice the size in which each block of 2 x 2 pixels has the mean colour of one input pixel
   raysde edit models:/photos@champion --image a.png --strength 0.6 --prompt "the same in winter"
-        adds noise and takes it away again under a prompt: 0 changes nothing, 1 keeps nothing
+        adds noise and denoises under a prompt (SDEdit): strength 0 keeps the image, 1 samples a new one
 
---strength draws by what raysde tune-sampler found for the model, the others by everybody's defaults. docs/editing.md
-says what each does, and where it comes from.
+--strength uses the sampler settings that raysde tune-sampler stored in the model, the other tasks use raysde's
+defaults. docs/editing.md explains the methods and cites their sources.
 """
 
 
 def add_edit_options(command: argparse.ArgumentParser) -> None:
-    """Describes the command's options."""
+    """Add the command's options."""
     command.description = (
-        "Changes images: fills them in, colours them, enlarges them, or draws them anew with a likeness. Writes "
-        "image-000.png, ... and sheet.png, which shows each input beside its results. Result i depends on the seed, i "
-        "and its image alone."
+        "Edits images: inpaints, colorises, upscales or varies them. Writes image-000.png, ... and sheet.png, which\n"
+        "shows each input beside its results. Result i depends only on the seed, i and its image."
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     add_model_options(command)
     image = (
-        "images of the model's size (smaller for --upscale), of any kind that raysde ingest reads; transparent ones "
-        "are laid on white"
+        "images of the model's size (smaller for --upscale), in any format that raysde ingest reads; transparent "
+        "images get a white background"
     )
-    mask = (
-        "inpaint: an image of the same size, without transparency: white where images are kept, black where they are "
-        "filled in"
-    )
+    mask = "inpaint with this image of the same size, without transparency: white keeps pixels, black replaces them"
     command.add_argument("--image", nargs="+", required=True, metavar="FILE", help=image)
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--mask", metavar="FILE", help=mask)
-    what.add_argument("--colorise", action="store_true", help="take the mean over channels and draw the colours")
-    what.add_argument("--upscale", type=int, metavar="K", help="enlarge images K times to the model's size")
     what.add_argument(
-        "--strength", type=float, metavar="S", help="from 0, the image itself, to 1, a new one: how much is redrawn"
+        "--colorise", action="store_true", help="reduce images to grey (mean over channels) and sample the colours"
     )
-    command.add_argument("-n", type=int, default=1, help="results for each image (default %(default)s)")
+    what.add_argument("--upscale", type=int, metavar="K", help="enlarge images by the factor K to the model's size")
+    what.add_argument(
+        "--strength", type=float, metavar="S", help="amount of change, from 0 (the input image) to 1 (a new image)"
+    )
+    command.add_argument("-n", type=int, default=1, help="number of results per image (default %(default)s)")
     add_prompt_options(command)
     restoring = command.add_argument_group("for --mask, --colorise and --upscale")
     restoring.add_argument(
         "--method",
         choices=("moment_matching", "replacement"),
-        help="moment_matching (default) follows the score given what is known, at some gradients a step; replacement "
-        "puts what is known back after every step, which is cheap and fits less well",
+        help="moment_matching (default) follows the score conditioned on the known pixels, with gradients in each "
+        "step; replacement resets the known pixels after every step, which is faster and less coherent",
     )
-    restoring.add_argument("--noise", type=float, help="deviation of the known pixels from the truth, in levels of 255")
     restoring.add_argument(
-        "--iterations", type=int, help="of moment_matching; more fit better and cost a gradient each"
+        "--noise", type=float, help="standard deviation of noise in the known pixels, in levels of 255"
     )
-    restoring.add_argument("--resample", type=int, help="of replacement: how often each step is repeated (default 0)")
+    restoring.add_argument(
+        "--iterations", type=int, help="iterations of moment_matching: more fit better and cost one gradient each"
+    )
+    restoring.add_argument("--resample", type=int, help="for replacement: repetitions of each step (default 0)")
     add_solver_options(command)
-    command.add_argument("--out", default="edited", help="folder for the images (default %(default)s)")
+    command.add_argument("--out", default="edited", help="output folder (default %(default)s)")
     command.set_defaults(run=run_edit)
 
 
 def run_edit(args: argparse.Namespace) -> None:
-    """raysde edit."""
+    """Run `raysde edit`."""
     from raysde.images.tensors import make_grid, save_picture, save_png
     from raysde.inference.edit_files import arrange_side_by_side, edit_files
 
@@ -103,10 +103,10 @@ def run_edit(args: argparse.Namespace) -> None:
 
 
 def check_inputs_stay(args: argparse.Namespace) -> None:
-    """Guard the images that are given against the results, which have names of their own in the folder ``--out``.
+    """Refuse an output folder in which a result would overwrite an input image or the mask.
 
     Raises:
-        ValueError: naming one that would be overwritten.
+        ValueError: naming the input that would be overwritten.
     """
     out = Path(args.out).resolve()
     written = {out / f"image-{number:03d}.png" for number in range(len(args.image) * args.n)} | {out / "sheet.png"}
@@ -116,10 +116,10 @@ def check_inputs_stay(args: argparse.Namespace) -> None:
 
 
 def check_restoring_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of restoring that are given.
+    """Return the given options of the restoring methods.
 
     Raises:
-        ValueError: if one is out of range, or does not belong to what is done.
+        ValueError: if an option is out of range, or does not apply to the selected task.
     """
     given = {name: getattr(args, name) for name in ("method", "noise", "iterations", "resample")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -133,7 +133,7 @@ def check_restoring_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_images(paths: list[str]) -> "list[tuple[str, Tensor]]":
-    """Read image files as an ingest does, and print what had to be changed; return each name with uint8 [C, H, W].
+    """Read image files as an ingest does, and print the conversions; return each name with its uint8 [C, H, W].
 
     Raises:
         ValueError: naming the file, if it cannot be read as an image.

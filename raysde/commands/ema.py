@@ -1,26 +1,26 @@
-"""The command `raysde ema`: an average of another length, made after training."""
+"""The command `raysde ema`: EMA weights of another length, computed after training."""
 
 import argparse
 from pathlib import Path
 
 
 def add_ema_options(command: argparse.ArgumentParser) -> None:
-    """Describes the command's options."""
+    """Add the command's options."""
     command.description = (
-        "Writes a checkpoint to sample from whose weights are averaged over a length chosen now, put together from "
-        "the snapshots of a run with train.ema.profiles (Karras et al. 2024)."
+        "Writes a checkpoint for sampling whose EMA weights have a length chosen now, computed from the snapshots of a "
+        "run with train.ema.profiles (post-hoc EMA, Karras et al. 2024)."
     )
-    command.add_argument("source", metavar="run", help="the run's folder or URI, which holds profiles/ and step_...")
+    command.add_argument("source", metavar="run", help="folder or URI of the run, with profiles/ and step_*")
     command.add_argument(
-        "--std", type=float, required=True, help="length: standard deviation of the averaged times, relative to the end"
+        "--std", type=float, required=True, help="EMA length: relative width of the average (sigma_rel in the paper)"
     )
-    command.add_argument("--out", required=True, help="folder of the checkpoint, which must not exist")
-    command.add_argument("--step", type=int, help="average up to the snapshot of this step (default: the last)")
+    command.add_argument("--out", required=True, help="folder of the new checkpoint, which must not exist")
+    command.add_argument("--step", type=int, help="step at which the average ends (default: that of the last snapshot)")
     command.set_defaults(run=run_ema)
 
 
 def run_ema(args: argparse.Namespace) -> None:
-    """raysde ema."""
+    """Run `raysde ema`."""
     from raysde.checkpoints import ema_snapshots
 
     out = Path(args.out).expanduser()

@@ -25,41 +25,41 @@ if TYPE_CHECKING:
     from raysde.evaluation.workload import Measure
 
 CACHE = "~/raysde/evaluation"
-EXAMPLES = """\
+EXAMPLES = """examples:
   raysde evaluate models:/digits@champion --data ~/raysde/digits --features judge --samples 2048
-        compares 2,048 drawn digits with real ones in the features of a classifier that is trained on the real ones
-        first (a minute; it is kept)
+        compares 2,048 samples with real digits in the features of a classifier, which is trained on the real digits
+        first (one minute) and cached
   raysde evaluate models:/photos@candidate --data s3://bucket/photos --samples 50000 --metrics fid,is,recall
-        the figures of papers, in the features of the FID Inception, which torch.hub fetches once
+        the metrics of papers, in the features of the FID Inception network, which torch.hub downloads once
   raysde evaluate runs/cats --data ~/cats --features weights-inception-2015-12-05-6726825d.pth --metrics kid \\
         --samples 1000 --reference 5000 --solver unipc --steps 10
-        a first look: KID has no bias, so it can do with few images
+        a first look: KID is unbiased, so few images suffice
   ray job submit --working-dir . -- python jobs/evaluate.py models:/photos@candidate --data s3://bucket/photos \\
         --tracking-uri https://mlflow.example.org --samples 50000 --workers 8 --output ~/report.json
-        the same figures from eight workers of a cluster: on a GPU each if it has some, otherwise on its CPUs
+        the same metrics from eight workers of a cluster: on one GPU each if it has some, otherwise on its CPUs
 
 The metrics:
-  fid        Fréchet distance of features: the usual figure, biased upwards by few images; at least 2,048 of each
-  kid        kernel distance of features: without a bias, so comparable between sizes of samples
-  is         inception score: sharp and varied images, by a classifier; never looks at real images
-  precision  share of drawn images that lie among real ones: fidelity
-  recall     share of real images that lie among drawn ones: variety
-  accuracy   share of drawn images that a classifier of real images reads as the label they were drawn for
-  bpd        bits per dimension of held-out images, an upper bound; minutes for a hundred of them
+  fid        Fréchet distance of features: the usual metric, biased upwards by few images; at least 2,048 of each
+  kid        kernel distance of features: unbiased, so comparable between sample sizes
+  is         inception score: rewards sharp and varied images; does not use real images
+  precision  fraction of samples that lie among real images: fidelity
+  recall     fraction of real images that lie among samples: variety
+  accuracy   fraction of samples that a classifier of real images assigns to the requested label
+  bpd        bits per dimension of held-out images, an upper bound; takes minutes per hundred images
   denoised_psnr, denoised_mse, denoised_ssim, denoised_lpips
-             of held-out images, noised to --t and drawn back, with themselves; mse is of pixels in [0, 1]
+             held-out images, noised to --t and denoised, compared with the originals; mse on pixels in [0, 1]
   inpainted_psnr, inpainted_mse, inpainted_ssim, inpainted_lpips
-             of held-out images whose middle was taken away and drawn anew
+             held-out images with the centre removed and inpainted, compared with the originals
 
-Every figure has its interval of 95%; two models differ where their intervals lie apart. docs/evaluating.md says more.
+Every metric has a 95% confidence interval; two models differ if their intervals do not overlap. See docs/evaluating.md.
 """
 
 
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
-    """Describes the command's options."""
+    """Add the command's options."""
     command.description = (
-        "Draws images, for each label or caption in turn, and measures them beside real ones. Prints a table and "
-        "writes a report. Image i depends on the seed and i alone; the batch size changes figures by rounding at most."
+        "Samples images, for each label or caption in turn, and compares them with real images. Prints a table and\n"
+        "writes a report. Image i depends only on the seed and i; the batch size changes metrics at most by rounding."
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -67,12 +67,12 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--metrics",
         default="fid,kid,precision,recall",
-        help="of those below, with commas between (default %(default)s)",
+        help="comma-separated metrics from the list below (default %(default)s)",
     )
-    command.add_argument("--output", default="report.json", help="the report to write (default %(default)s)")
+    command.add_argument("--output", default="report.json", help="path or URI of the report (default %(default)s)")
     add_real_options(command.add_argument_group("real images"))
-    add_network_options(command.add_argument_group("the networks that look at images"))
-    drawing = command.add_argument_group("drawn images")
+    add_network_options(command.add_argument_group("feature networks"))
+    drawing = command.add_argument_group("samples")
     add_drawing_options(drawing)
     add_solver_options(drawing)
     add_workers_option(command)
@@ -80,62 +80,60 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_real_options(group: Options) -> None:
-    """Describes the images that drawn ones are compared with."""
-    group.add_argument("--data", required=True, metavar="SHARDS", help="folder or URI of real images, as ingested")
+    """Add the options for the real images that samples are compared with."""
+    group.add_argument("--data", required=True, metavar="SHARDS", help="data set of real images: folder or URI")
     group.add_argument(
-        "--split", choices=("train", "validation"), default="train", help="the real images (default %(default)s)"
+        "--split", choices=("train", "validation"), default="train", help="split of real images (default %(default)s)"
     )
-    group.add_argument("--reference", type=int, metavar="N", help="random real images of the split (default: all)")
+    group.add_argument("--reference", type=int, metavar="N", help="number of real images, at random (default: all)")
     group.add_argument(
-        "--rows", type=int, default=64, help="held-out images for the metrics of them (default %(default)s)"
+        "--rows", type=int, default=64, help="held-out images for bpd, denoised_* and inpainted_* (default %(default)s)"
     )
     for name, what in (("rtol", "relative"), ("atol", "absolute")):
-        text = f"{what} tolerance of the solver of bpd; 1e-2 takes a tenth of the time (default %(default)s)"
+        text = f"{what} tolerance of the bpd solver; 1e-2 takes a tenth of the time (default %(default)s)"
         group.add_argument(f"--bpd-{name}", type=float, default=1e-5, metavar="E", help=text)
-    group.add_argument("--t", type=float, default=0.5, help="time of the denoised ones (default %(default)s)")
+    group.add_argument("--t", type=float, default=0.5, help="noise time of denoised_* (default %(default)s)")
 
 
 def add_network_options(group: Options) -> None:
-    """Describes in whose eyes images are compared, and where that is kept."""
+    """Add the options that select the feature network and its cache."""
     group.add_argument(
         "--features",
         default="inception",
         metavar="NETWORK",
-        help="inception (default: the FID Inception, fetched once), a file of its weights (.safetensors, .pth), judge "
-        "(the classifier of --data's labels), or with --allow-code a TorchScript file or module:name of a torch module",
+        help="inception (default: the FID Inception network, downloaded once), a file of its weights (.safetensors, "
+        ".pth), judge (a classifier of --data's labels), or with --allow-code a TorchScript file or module:name",
     )
     group.add_argument(
         "--lpips",
         default="alexnet",
         metavar="WEIGHTS",
-        help="of LPIPS' network: alexnet (default: torchvision's, fetched once), or a .pth or .safetensors file",
+        help="LPIPS network: alexnet (default: torchvision's weights, downloaded once), or a .pth or .safetensors file",
     )
     group.add_argument(
-        "--cache", default=CACHE, help="folder for statistics of real images and judges (default %(default)s)"
+        "--cache", default=CACHE, help="cache folder for judges and statistics of real images (default %(default)s)"
     )
 
 
 def add_drawing_options(group: Options) -> None:
-    """Describes which images are drawn."""
-    group.add_argument("--samples", type=int, default=2048, help="images to draw (default %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="of the images and of random choices (default %(default)s)")
-    group.add_argument("--allow-few", action="store_true", help="FID of fewer than 2,048 images, which says little")
+    """Add the options for the number, seed and guidance of samples."""
+    group.add_argument("--samples", type=int, default=2048, help="number of samples (default %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="seed of samples and choices (default %(default)s)")
+    group.add_argument("--allow-few", action="store_true", help="allow FID of fewer than 2,048 images (unreliable)")
     group.add_argument(
         "--guidance",
         type=float,
-        help="as of raysde sample (default: what raysde tune-sampler found for the model, otherwise 2 with captions or "
-        "labels and 1, none, without)",
+        help="classifier-free guidance scale; 1 disables guidance (default: the choice of raysde tune-sampler for this "
+        "model, else 2 with captions or labels, else 1)",
     )
     group.add_argument(
-        "--autoguide",
-        metavar="MODEL",
-        help="lead images away from a smaller or younger model of the same SDE, as raysde sample does",
+        "--autoguide", metavar="MODEL", help="guide away from a smaller or less trained model of the same SDE"
     )
-    group.add_argument("--autoguidance", type=float, metavar="SCALE", help="as of raysde sample")
+    group.add_argument("--autoguidance", type=float, metavar="SCALE", help="guidance scale of --autoguide")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """raysde evaluate."""
+    """Run `raysde evaluate`."""
     from raysde.evaluation.evaluate import Question, evaluate, format_figures
     from raysde.io.filesystems import absolute_location, check_writable, write_json
     from raysde.registry import resolve_with_subject
@@ -184,11 +182,11 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def log_report(run_id: str, step: int, report: dict[str, Any], target: str, tracking_uri: str | None) -> None:
-    """Logs the figures of a report as metrics of the MLflow run that the model comes from.
+    """Log the metrics of a report to the MLflow run that trained the model.
 
     Args:
-        step: of the model's checkpoint.
-        target: where the report is, for messages.
+        step: step of the model's checkpoint.
+        target: location of the report, for messages.
 
     Raises:
         RuntimeError: if MLflow does not answer.
@@ -204,7 +202,7 @@ def log_report(run_id: str, step: int, report: dict[str, Any], target: str, trac
 
 @contextmanager
 def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], None]) -> Iterator["Measure"]:
-    """Who measures: this process, or workers on Ray, which end with the context."""
+    """Yield the function that measures: in this process, or on Ray workers, which end with the context."""
     from raysde.evaluation.workload import measure_here
 
     if not args.workers:
@@ -219,7 +217,7 @@ def open_measurer(args: argparse.Namespace, told: Callable[[str, float, float], 
 def network_opener(
     args: argparse.Namespace, model: Any, cache: Path, told: Callable[[str, float, float], None]
 ) -> Callable[["Reader"], "FeatureNetwork"]:
-    """Opens the feature network that the options name, once the data is known."""
+    """Return a function that opens the selected feature network for a data set."""
     from raysde.evaluation.evaluate import choose_network
 
     def opener(reader: "Reader") -> "FeatureNetwork":
@@ -230,7 +228,7 @@ def network_opener(
 
 @contextmanager
 def show_progress_bars() -> Iterator[Callable[[str, float, float], None]]:
-    """A progress bar with the time left for each thing that is done in turn."""
+    """Yield a function that shows a progress bar with the remaining time for each stage in turn."""
     from tqdm import tqdm
 
     shown: dict[str, Any] = {}
@@ -241,7 +239,7 @@ def show_progress_bars() -> Iterator[Callable[[str, float, float], None]]:
                 bar.close()
             shown[what] = tqdm(total=total, initial=done, desc=what, file=sys.stderr, delay=0.5, bar_format=FORM)
         if what != next(reversed(shown)):
-            return  # what comes after it is shown already
+            return  # a later stage is already shown
         shown[what].update(done - shown[what].n)
 
     try:

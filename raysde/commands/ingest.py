@@ -1,4 +1,4 @@
-"""The command `raysde ingest`: any captioned collection to shards."""
+"""The command `raysde ingest`: convert captioned images into shards."""
 
 import argparse
 from pathlib import Path
@@ -13,28 +13,28 @@ EMOJI = ("emoji", "all-emoji")
 
 
 def add_ingest_options(command: argparse.ArgumentParser) -> None:
-    """Describes the command's options."""
+    """Add the command's options."""
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.description = """Reads images with their captions and labels, and writes Parquet shards and manifest.json.
 
-A source is a path or a URI (s3://, gs://, hdfs://) of
+A source is the path or URI (s3://, gs://, hdfs://) of
   a folder of images      captions from metadata.jsonl, one other table (file_name, text, label), COCO's captions, EDM's
                           dataset.json, or a .txt, .caption or .json beside each image;
                           without labels there, folders' names are labels
   WebDataset tars         one tar, a folder of them, or a pattern such as 'data/train-*.tar'
   Parquet                 image bytes (as Hugging Face keeps them) or paths, with captions and labels
   arrays                  .npy, .npz, or the idx files of MNIST and Fashion-MNIST
-  sklearn:digits          the digits that scikit-learn brings
+  sklearn:digits          the digits data set of scikit-learn
   emoji:FONT              twelve emoji of a colour font such as NotoColorEmoji.ttf, 32 x 32 or of --size;
-                          all-emoji:FONT for all it has, captioned by their Unicode names
-Repeated with the same arguments after an interruption, it goes on where it stopped."""
-    command.add_argument("source", help="see above")
-    command.add_argument("out", help="folder or URI of the shards")
+                          all-emoji:FONT for all of them, captioned by their Unicode names
+After an interruption, the same command resumes."""
+    command.add_argument("source", help="path or URI of the images, see above")
+    command.add_argument("out", help="folder or URI for the data set")
     add_image_options(command.add_argument_group("images"))
     said = command.add_argument_group("captions and labels")
-    template = "caption of images that have none, such as 'a photo of a {label}'"
+    template = "caption for images without one, such as 'a photo of a {label}'"
     said.add_argument("--caption-template", metavar="TEXT", help=template)
-    said.add_argument("--label-names", metavar="FILE", help="names of the classes 0, 1, ..., one on a line")
+    said.add_argument("--label-names", metavar="FILE", help="names of the classes 0, 1, ..., one per line")
     column = "column or JSON key of the captions; default: text, caption, prompt or captions"
     said.add_argument("--caption-column", metavar="NAME", help=column)
     column = "column or JSON key of the labels; default: label, class or labels"
@@ -45,41 +45,41 @@ Repeated with the same arguments after an interruption, it goes on where it stop
 
 
 def add_image_options(group: argparse._ArgumentGroup) -> None:
-    """What images become."""
-    size = "both sides, or height and width; default: as the first images, or the short side of unlike ones"
+    """Add the options of size, crop and encoding."""
+    size = "side length, or height and width; default: size of the first images, or their short side if they differ"
     group.add_argument("--size", metavar="N|HxW", help=size)
     group.add_argument("--fit", choices=FITS, default="crop", help=list_choices(FITS))
-    buckets = "keep proportions: about SIZE x SIZE pixels in the nearest of 11 aspect ratios, sides multiples of this"
+    buckets = "aspect-ratio buckets: about SIZE x SIZE pixels in the nearest of 11 ratios, sides multiples of MULTIPLE"
     group.add_argument("--buckets", type=int, default=0, metavar="MULTIPLE", help=buckets)
     group.add_argument(
-        "--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: 1 if all those looked at are grey"
+        "--channels", type=int, choices=(1, 3), help="1 grey, 3 colour; default: 1 if all inspected images are grey"
     )
     group.add_argument("--encode", choices=ENCODINGS, default="auto", help=list_choices(ENCODINGS))
-    group.add_argument("--quality", type=int, default=95, help="of JPEG (default %(default)s)")
-    background = "grey level under transparent images and beside padded ones (default %(default)s)"
+    group.add_argument("--quality", type=int, default=95, help="JPEG quality (default %(default)s)")
+    background = "grey level of transparent pixels and of padding, 0 to 255 (default %(default)s)"
     group.add_argument("--background", type=int, default=255, help=background)
 
 
 def add_shard_options(group: argparse._ArgumentGroup) -> None:
-    """How rows are shared out."""
-    validation = "share of the images, by a hash of their content, kept for validation"
+    """Add the options of the validation split, row order and shard size."""
+    validation = "fraction of images in the validation split, selected by a hash of their content"
     group.add_argument("--validation", type=float, default=0.0, metavar="SHARE", help=validation)
-    order = "of a folder's images: by a hash of their names, or by name (default %(default)s)"
+    order = "order of a folder's images: by a hash of their names, or by name (default %(default)s)"
     group.add_argument("--order", choices=("random", "source"), default="random", help=order)
-    group.add_argument("--shard-rows", type=int, default=8192, help="most rows in a shard (default %(default)s)")
-    group.add_argument("--row-group", type=int, help="rows of a row group; default: about 4 MB, at most 1024 rows")
-    group.add_argument("--licence", default="", help="how the images may be used; kept in the manifest")
-    skip = "leave unusable images out, named in report.json, instead of stopping"
+    group.add_argument("--shard-rows", type=int, default=8192, help="maximum rows per shard (default %(default)s)")
+    group.add_argument("--row-group", type=int, help="rows per row group; default: about 4 MB, at most 1024 rows")
+    group.add_argument("--licence", default="", help="licence of the images; stored in the manifest")
+    skip = "skip unusable images and list them in report.json, instead of stopping"
     group.add_argument("--skip-bad", action="store_true", help=skip)
 
 
 def list_choices(meanings: dict[str, str]) -> str:
-    """Choices with their meanings."""
+    """Return the choices with their meanings as one string."""
     return "; ".join(f"{name}: {text}" for name, text in meanings.items())
 
 
 def run_ingest(args: argparse.Namespace) -> None:
-    """raysde ingest."""
+    """Run `raysde ingest`."""
     from raysde.cluster.ingest import ingest
     from raysde.data.ingest.probe import choose_rules
     from raysde.data.ingest.sources import open_source
@@ -114,7 +114,7 @@ def run_ingest(args: argparse.Namespace) -> None:
     )
     if size is None and rules.shape is not None and not rules.bucket_multiple:
         print(
-            f"images become {format_size(rules.shape)} (height x width), taken from the first ones; see --size and "
+            f"images become {format_size(rules.shape)} (height x width), the size of the first images; see --size and "
             "--fit"
         )
     manifest = ingest(found, args.out, rules, name=args.source, licence=args.licence, skip_bad=args.skip_bad)
@@ -122,20 +122,18 @@ def run_ingest(args: argparse.Namespace) -> None:
 
 
 def check_apart(source: str, out: str) -> None:
-    """Guard a folder of images against shards among its files, with which it is no source any more.
+    """Refuse an output folder inside the source folder, where a later ingest would take the shards for sources.
 
     Raises:
-        ValueError: if the shards would lie in the source.
+        ValueError: if ``out`` lies in the source.
     """
     folder, target = Path(source).expanduser().resolve(), Path(out).expanduser().resolve()
     if folder.is_dir() and target.is_relative_to(folder):
-        raise ValueError(
-            f"{out} lies in the source {source}, where shards would be among the images: name another folder"
-        )
+        raise ValueError(f"{out} lies in the source {source}, which would mix shards with images: name another folder")
 
 
 def prepare_source(source: str, out: Path, size: Size | None) -> str:
-    """The folder of images beside ``out`` of a source that is drawn or bundled; other sources as they are.
+    """Return the source; digits and emoji are first written as an image folder beside ``out``, whose path is returned.
 
     Raises:
         ValueError: if a font cannot be read.
@@ -156,7 +154,7 @@ def prepare_source(source: str, out: Path, size: Size | None) -> str:
 
 
 def check_options(args: argparse.Namespace) -> Size | None:
-    """Return the size that is asked for, after checking the numbers of all options.
+    """Check the numeric options, and return the size, None if it is not given.
 
     Raises:
         ValueError: naming the option.
@@ -173,7 +171,7 @@ def check_options(args: argparse.Namespace) -> Size | None:
 
 
 def print_summary(manifest: "object", out: str) -> None:
-    """Prints what was made, and what a person should look at."""
+    """Print a summary of the new data set, and remarks that need attention."""
     import json
 
     from raysde.data.classes import join_names as listed_names
@@ -195,7 +193,7 @@ def print_summary(manifest: "object", out: str) -> None:
             f"{listed_names(empty)}"
         )
     if held := manifest.rows_in("validation"):
-        print(f"{held} of them are kept for validation")
+        print(f"{held} of them are in the validation split")
     report = json.loads(read_bytes(child_path(manifest.path, "report.json")))
     if report["skipped"]:
         more = " ..." if len(report["skipped"]) > 1 else ""

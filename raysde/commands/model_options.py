@@ -1,4 +1,4 @@
-"""What `raysde sample` and `raysde edit` have in common: the model, prompts, guidance and the solver."""
+"""Options shared by the commands that sample: the model, prompts, guidance and the solver."""
 
 import argparse
 import json
@@ -15,73 +15,70 @@ from raysde.io.progress import say
 from raysde.sampling.method import SETTINGS, Method, Setting, no_setting
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
-"""What options are added to: a command, or a group of them in its help."""
+"""A parser or option group that options are added to."""
 
 
 SOLVER_HELP = (
-    "{} (default: what raysde tune-sampler found for the model, otherwise unipc; heun beside a corrector or "
-    "--resample, and for models from before unipc was the default); docs/choosing.md compares them"
+    "{} (default: the choice of raysde tune-sampler for this model, else unipc; heun with a corrector or --resample, "
+    "and for models from before unipc was the default); docs/choosing.md compares the solvers"
 )
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
-    """Describes the model."""
+    """Add the options that select and load the model."""
     command.add_argument("model", help=SOURCES)
-    command.add_argument("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
+    command.add_argument("--device", help="torch device, such as cpu or cuda (default: a GPU if there is one)")
     command.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="import the network, process or text encoder of your own that the checkpoint names",
+        "--allow-code", action="store_true", help="allow the checkpoint to import your own network, SDE or text encoder"
     )
     add_tracking_option(command)
 
 
 def add_prompt_options(command: argparse.ArgumentParser) -> None:
-    """Describes what is drawn, and how it is guided."""
+    """Add the options for prompts, labels and guidance."""
     command.add_argument(
-        "--prompt", action="append", default=[], help="caption to draw; repeat it for several prompts, taken in turn"
+        "--prompt", action="append", default=[], help="caption to sample; if repeated, images take the prompts in turn"
     )
     command.add_argument(
         "--label",
         action="append",
         default=[],
-        help="name of the class to draw, or its number if the model stores no names; repeat it for several, taken in "
-        "turn",
+        help="class to sample: its name, or its number if the model stores no names; if repeated, images take the "
+        "labels in turn",
     )
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
     command.add_argument(
         "--guidance",
         type=float,
-        help="how far images are led towards the prompt; 1 for none, the default without a prompt, label, --negative "
-        "or --autoguide alone, with which it is 2, or what raysde tune-sampler found for the model",
+        help="classifier-free guidance scale; 1 disables guidance (default: the choice of raysde tune-sampler for this "
+        "model, else 2 with a prompt, label, --negative or --autoguide alone, else 1)",
     )
     command.add_argument(
         "--guidance-interval",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="guide only at noise levels sigma / alpha from LOW to HIGH, such as 0.2 5; sharper and half as costly "
-        "elsewhere",
+        help="apply guidance only at noise levels sigma / alpha from LOW to HIGH, such as 0.2 5; this gives sharper "
+        "images and halves the cost of the other steps",
     )
-    command.add_argument("--negative", metavar="TEXT", help="lead away from this caption instead of from the empty one")
+    command.add_argument("--negative", metavar="TEXT", help="negative prompt, in place of the empty caption")
     command.add_argument(
         "--autoguide",
         metavar="MODEL",
-        help="lead away from a smaller or younger model of the same SDE instead of from the empty caption",
+        help="guide away from a smaller or less trained model of the same SDE instead of the empty caption",
     )
     command.add_argument(
         "--autoguidance",
         type=float,
         metavar="SCALE",
-        help="lead away from --autoguide by this, and from the empty or negative caption by --guidance: both at once",
+        help="guidance scale of --autoguide; --guidance then applies to the empty or negative prompt as well",
     )
 
 
 def add_solver_options(command: Options) -> None:
-    """Add an option for each setting of a method.
+    """Add an option for each setting of a sampling method.
 
-    They have no defaults of their own: a setting that is not given is the model's, if it has any, otherwise the
-    method's.
+    The options have no defaults: a missing setting takes the model's value if it has one, otherwise the method's.
     """
     for name, each in SETTINGS.items():
         values = ", ".join(each.choices) if each.choices else f"default {each.default}"
@@ -97,13 +94,13 @@ def add_solver_options(command: Options) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one of these settings by its name in a recipe: --set eta=1 for --eta 1",
+        help="any of these settings by its recipe name: --set eta=1 equals --eta 1",
     )
-    command.add_argument("--batch-size", type=int, default=256, help="images drawn at a time (default %(default)s)")
+    command.add_argument("--batch-size", type=int, default=256, help="images per batch (default %(default)s)")
 
 
 def parse_setting(setting: Setting, text: str) -> Any:
-    """Return the value of a setting's option; argparse refuses what is of another type with the setting's sentence."""
+    """Return the value of a setting's option; argparse prints the setting's own message if the type is wrong."""
     try:
         return setting.kind(text)
     except ValueError:
@@ -111,20 +108,20 @@ def parse_setting(setting: Setting, text: str) -> Any:
 
 
 def add_workers_option(command: argparse.ArgumentParser) -> None:
-    """Describes who does the work."""
+    """Add --workers."""
     command.add_argument(
         "--workers",
         type=int,
         default=0,
         metavar="N",
-        help="processes to share the work among, on Ray: the cluster of RAY_ADDRESS or of the surrounding job, "
-        "otherwise this machine; each gets a GPU if there are some, otherwise an equal part of the CPUs (default: this "
-        "process, without Ray)",
+        help="number of Ray workers that share the work, on the cluster of RAY_ADDRESS or of the surrounding job, "
+        "otherwise on this machine; each gets a GPU if there are some, otherwise an equal part of the CPUs (default: "
+        "this process, without Ray)",
     )
 
 
 def check_drawing_options(args: argparse.Namespace) -> None:
-    """Find what is wrong with the solver and the scales of guidance before a model is loaded.
+    """Check the solver settings and guidance scales before a model is loaded.
 
     Raises:
         ValueError: naming the setting or option.
@@ -137,7 +134,7 @@ def check_drawing_options(args: argparse.Namespace) -> None:
 
 
 def parse_method(args: argparse.Namespace) -> dict[str, Any]:
-    """The solver and its settings, those that are given, as keyword arguments of a sampler."""
+    """Return the given solver settings as keyword arguments of a sampler (ValueError if one is given twice)."""
     named = {name: getattr(args, name) for name in SETTINGS}
     given = {name: value for name, value in named.items() if value is not None}
     further = parse_solver_settings(args.set)
@@ -148,13 +145,13 @@ def parse_method(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], Any]:
-    """Loads models by name, as the options say.
+    """Return a function that loads a model by name with the given options.
 
     Args:
-        workers: that will hold copies of them, on the device asked for; here they then stay on the CPU.
+        workers: number of Ray workers that will hold copies of the model; if any, the model here stays on the CPU.
 
     Raises:
-        ValueError: if the device is none.
+        ValueError: if the device does not exist.
     """
     import torch
 
@@ -170,7 +167,8 @@ def make_loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], A
 
 @contextmanager
 def show_progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of the units done and to be done, which shows them on stderr if they take half a second."""
+    """Yield a function (units done, units in total) that updates a bar on stderr if the work takes over half a
+    second."""
     from tqdm import tqdm
 
     with tqdm(unit=unit, desc=what, file=sys.stderr, delay=0.5) as bar:
@@ -186,13 +184,13 @@ def show_progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], Non
 def drawing_arguments(
     args: argparse.Namespace, model: Any, count: int, load: Callable[[str], Any], *, own: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Yield the keyword arguments of everything that draws, for ``count`` images, while a progress bar is shown.
+    """Yield the keyword arguments of every sampling function for ``count`` images, and show a progress bar.
 
     Args:
-        own: False for what does not draw by the model's own settings.
+        own: False for tasks that ignore the model's own sampler settings.
 
     Raises:
-        ValueError: naming the option that has no effect, or a label that is no class of the model.
+        ValueError: naming an option without effect, or a label that is no class of the model.
     """
     prompts = [args.prompt[i % len(args.prompt)] for i in range(count)] if args.prompt else None
     asked = parse_labels(args.label, model.spec)
@@ -211,7 +209,7 @@ def drawing_arguments(
 
 
 def warn_of_older_pictures(out: str, count: int) -> None:
-    """Say that a folder for ``count`` images holds pictures of an earlier drawing, and which of them will stay."""
+    """Print a note if the output folder holds images of an earlier run, and how many of them will remain."""
     older = sorted(path.name for path in Path(out).expanduser().glob("image-*.png"))
     if not older:
         return
@@ -226,7 +224,7 @@ def warn_of_older_pictures(out: str, count: int) -> None:
 
 
 def parse_labels(texts: Sequence[str], spec: Any) -> list[Any]:
-    """Return ``--label`` as a model has them: class names if it stores them, otherwise class numbers.
+    """Return the labels as the model stores classes: names if it has names, otherwise numbers.
 
     Raises:
         ValueError: naming a label that is no class of the model.
@@ -242,14 +240,14 @@ def parse_labels(texts: Sequence[str], spec: Any) -> list[Any]:
 def guidance_arguments(
     args: argparse.Namespace, spec: Any, load: Callable[[str], Any], *, conditional: bool, own: bool = True
 ) -> dict[str, Any]:
-    """Return how images are guided, as keyword arguments of everything that draws.
+    """Return the guidance options as keyword arguments of every sampling function.
 
     Args:
         conditional: True if there are prompts or labels.
-        own: False for what does not draw by the model's own settings.
+        own: False for tasks that ignore the model's own sampler settings.
 
     Raises:
-        ValueError: naming the option that has no effect.
+        ValueError: naming an option without effect.
     """
     from raysde.models.sampling_defaults import GUIDED, resolve_settings
 
@@ -273,10 +271,10 @@ def guidance_arguments(
 
 
 def parse_solver_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``--set KEY=VALUE`` as keyword arguments of a sampler.
+    """Return the pairs of ``--set KEY=VALUE`` as keyword arguments of a sampler.
 
     Raises:
-        ValueError: naming a pair whose key is no setting, or whose value is not one of its kind.
+        ValueError: naming a pair with an unknown key or a value of the wrong type.
     """
     known = set(SETTINGS) - {"solver", "steps", "grid"}
     settings = {}

@@ -1,4 +1,4 @@
-"""What a command that made a model prints at its end: the command that draws from it."""
+"""The sample command that is printed after a command made a model."""
 
 import shlex
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def suggest_sample_command(source: str, folder: Path, *options: str) -> str:
-    """Return the command that draws from a model, with a prompt or a label that it was trained on.
+    """Return the command that samples from a model, with a prompt or label that it was trained on.
 
     Args:
-        source: the model, as `raysde sample` takes it.
-        folder: its checkpoint.
-        options: further words of the command.
+        source: the model, as an argument of `raysde sample`.
+        folder: checkpoint folder of the model.
+        options: further arguments of the command.
     """
     from raysde.checkpoints import checkpoint
     from raysde.io.own_code import External
@@ -24,7 +24,7 @@ def suggest_sample_command(source: str, folder: Path, *options: str) -> str:
 
 
 def suggest_condition(spec: Any, recipe: dict[str, Any], data: dict[str, Any]) -> list[str]:
-    """Return the option that asks a model for something: of its recipe's sample grid, otherwise of its data."""
+    """Return --prompt or --label with the first value of the recipe's sample grid, else of the training data."""
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.shards import distinct_captions
 

@@ -1,4 +1,4 @@
-"""Options of `raysde sample` for the walk itself: where it begins, by which times it goes, and a picture of it."""
+"""Options of `raysde sample` for the sampling trajectory: start, times, and a picture of it."""
 
 import argparse
 from pathlib import Path
@@ -12,32 +12,31 @@ if TYPE_CHECKING:
 
 
 def add_path_options(group: argparse._ArgumentGroup) -> None:
-    """Describes the options."""
+    """Add the options."""
     group.add_argument(
         "--path",
         type=int,
         metavar="K",
-        help="also draw path.png: K states of each image from noise to data, evenly spaced in log-SNR, with the clean "
-        "image that the network predicts from each below it",
+        help="also write path.png: K states of each image from noise to data, evenly spaced in log-SNR, each above the "
+        "network's prediction of the clean image",
     )
     group.add_argument(
         "--times",
         metavar="T,T,...",
-        help="falling times to walk instead of --steps, --grid and --rho: 1,0.5,0.1,0.001",
+        help="decreasing times of the solver's steps, instead of --steps, --grid and --rho: 1,0.5,0.1,0.001",
     )
     group.add_argument(
         "--start",
         metavar="FILE",
-        help="what the walk begins with instead of noise from the prior: floats [N, C, H, W] in a .npy or .safetensors "
-        "file",
+        help=".npy or .safetensors file of floats [N, C, H, W]: initial states, instead of noise from the prior",
     )
 
 
 def path_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword arguments of a model's ``sample`` that the options give.
+    """Return the given options as keyword arguments of a model's ``sample``.
 
     Raises:
-        ValueError: naming the option, if its value is no such thing or another option says the same.
+        ValueError: naming the option, if its value is invalid or conflicts with another option.
     """
     found: dict[str, Any] = {}
     if args.times is not None:
@@ -48,7 +47,7 @@ def path_arguments(args: argparse.Namespace) -> dict[str, Any]:
         if args.n is not None and args.n != len(found["start"]):
             raise ValueError(f"-n {args.n}, but --start {args.start} holds {len(found['start'])}")
     if args.path is not None and args.path < 2:
-        raise ValueError(f"--path must be at least 2, the beginning and the end, got {args.path}")
+        raise ValueError(f"--path must be at least 2, the first and the last state, got {args.path}")
     return found
 
 
@@ -56,7 +55,7 @@ def parse_times(text: str) -> "Tensor":
     """Return the times of ``--times``, float64.
 
     Raises:
-        ValueError: if one is no number.
+        ValueError: if an item is not a number.
     """
     import torch
 
@@ -67,10 +66,10 @@ def parse_times(text: str) -> "Tensor":
 
 
 def read_array(path: str) -> "Tensor":
-    """Return the one array in a file.
+    """Return the only array of a .npy or .safetensors file as float32 [N, C, H, W].
 
     Raises:
-        ValueError: naming the file, if it cannot be read or holds anything else.
+        ValueError: naming the file, if it cannot be read or does not hold exactly one such array of floats.
     """
     import numpy as np
     import torch

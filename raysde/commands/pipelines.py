@@ -1,4 +1,4 @@
-"""The commands `raysde import` and `raysde export`: models from and for diffusers."""
+"""The commands `raysde import` and `raysde export`: convert models from and to diffusers pipelines."""
 
 import argparse
 from pathlib import Path
@@ -7,38 +7,38 @@ from raysde.commands import SOURCES, add_tracking_option
 
 
 def add_import_options(command: argparse.ArgumentParser) -> None:
-    """Describes the options of `raysde import`."""
+    """Add the options of `raysde import`."""
     command.description = (
-        "Makes a checkpoint to sample from of a diffusers pipeline's folder: ScoreSdeVePipeline, DDPMPipeline or "
-        "DDIMPipeline, with weights in safetensors format."
+        "Converts the folder of a diffusers pipeline into a checkpoint for sampling. Supports ScoreSdeVePipeline, "
+        "DDPMPipeline and DDIMPipeline, with weights in safetensors format."
     )
-    command.add_argument("folder", help="the pipeline's folder, which holds model_index.json; download it first")
-    command.add_argument("out", help="folder of the checkpoint, which must not exist")
+    command.add_argument("folder", help="local folder of the pipeline, with model_index.json")
+    command.add_argument("out", help="folder of the new checkpoint, which must not exist")
     command.set_defaults(run=run_import)
 
 
 def add_export_options(command: argparse.ArgumentParser) -> None:
-    """Describes the options of `raysde export`."""
+    """Add the options of `raysde export`."""
     command.description = (
-        "Makes a folder for DiffusionPipeline.from_pretrained of a model whose network is of kind diffusers; "
-        "docs/diffusers.md says which."
+        "Converts a model whose network is of kind diffusers into a folder for DiffusionPipeline.from_pretrained; "
+        "docs/diffusers.md lists the models."
     )
     command.add_argument("model", help=SOURCES)
-    command.add_argument("out", help="folder of the pipeline, which must not exist")
+    command.add_argument("out", help="folder of the new pipeline, which must not exist")
     command.add_argument(
         "--solver",
-        help="ddim, ancestral or dpmpp_2m for VP, pc for VE (default: the scheduler of the imported folder, otherwise "
-        "the first of them)",
+        help="ddim, ancestral or dpmpp_2m for VP, pc for VE (default: the scheduler of the imported folder, else ddim "
+        "or pc)",
     )
     command.add_argument(
-        "--target-snr", type=float, help="of pc's corrector (default: that of the imported folder, otherwise 0.16)"
+        "--target-snr", type=float, help="step size of pc's corrector (default: the imported folder's, else 0.16)"
     )
     add_tracking_option(command)
     command.set_defaults(run=run_export)
 
 
 def run_import(args: argparse.Namespace) -> None:
-    """raysde import."""
+    """Run `raysde import`."""
     from raysde import interop
 
     out = Path(args.out).expanduser()
@@ -47,12 +47,12 @@ def run_import(args: argparse.Namespace) -> None:
     print(f"checkpoint {out} of a {imported.pipeline}: sde.kind={spec.sde.kind}, target={spec.target}")
     for name in ("clip_sample", "thresholding"):
         if imported.scheduler.get(name):
-            print(f"{name}: the scheduler clips the predicted image at each step, which no solver here does")
+            print(f"{name}: the scheduler clips the predicted image at each step, which raysde's solvers do not do")
     print(f"draw from it:  raysde sample {out} {imported.settings}")
 
 
 def run_export(args: argparse.Namespace) -> None:
-    """raysde export."""
+    """Run `raysde export`."""
     from raysde import interop
     from raysde.registry import load
 

@@ -1,4 +1,4 @@
-"""The command `raysde precompute`: frozen encoders over a data set, once, for all runs."""
+"""The command `raysde precompute`: run frozen encoders over a data set, once for all runs."""
 
 import argparse
 
@@ -6,23 +6,23 @@ from raysde.io.amounts import amount
 
 
 def add_precompute_options(command: argparse.ArgumentParser) -> None:
-    """Describes the command's options."""
+    """Add the command's options."""
     command.description = (
         "Runs a frozen text encoder over all captions of a data set, or an autoencoder over all images, on Ray, and "
-        "keeps what it gives beside the shards, where training finds it. Repeated after an interruption, it goes on "
-        "where it stopped."
+        "writes the outputs beside the shards, where training finds them. After an interruption, the same command "
+        "resumes."
     )
     command.add_argument("shards", help="folder or URI with a manifest.json")
-    command.add_argument("--text", metavar="PATH_OR_NAME", help="text encoder, as text.path of a recipe")
-    command.add_argument("--vae", metavar="PATH_OR_NAME", help="AutoencoderKL of diffusers, as latent.vae of a recipe")
-    command.add_argument("--max-tokens", type=int, default=77, help="as text.max_tokens (default %(default)s)")
-    command.add_argument("--batch-size", type=int, default=64, help="of a forward pass (default %(default)s)")
-    command.add_argument("--dtype", choices=("fp16", "fp32"), default="fp16", help="as stored (default %(default)s)")
+    command.add_argument("--text", metavar="PATH_OR_NAME", help="text encoder, the value of text.path in a recipe")
+    command.add_argument("--vae", metavar="PATH_OR_NAME", help="diffusers AutoencoderKL, the value of latent.vae")
+    command.add_argument("--max-tokens", type=int, default=77, help="value of text.max_tokens (default %(default)s)")
+    command.add_argument("--batch-size", type=int, default=64, help="rows per forward pass (default %(default)s)")
+    command.add_argument("--dtype", choices=("fp16", "fp32"), default="fp16", help="stored type (default %(default)s)")
     command.set_defaults(run=run_precompute)
 
 
 def run_precompute(args: argparse.Namespace) -> None:
-    """raysde precompute."""
+    """Run `raysde precompute`."""
     from raysde.cluster.precompute import precompute
     from raysde.data.dataset.manifest import read_manifest
     from raysde.io.filesystems import absolute_location

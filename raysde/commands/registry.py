@@ -1,4 +1,4 @@
-"""The commands `raysde register`, `raysde promote` and `raysde models`: names, versions, aliases and figures."""
+"""The commands `raysde register`, `raysde promote` and `raysde models`: names, versions, aliases and metrics."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,49 +9,47 @@ from raysde.commands import SOURCES, add_tracking_option
 if TYPE_CHECKING:
     from raysde.registry import ModelVersion
 
-REPORT = "figures that an evaluation of this model wrote, or a JSON list of figures"
+REPORT = "report of raysde evaluate for this model, or a JSON list of metrics"
 
 
 def add_register_options(command: argparse.ArgumentParser) -> None:
-    """Describes the options of `raysde register`."""
-    command.description = "Registers a checkpoint as a new version, or gives a registered version an alias or figures."
+    """Add the options of `raysde register`."""
+    command.description = "Registers a checkpoint as a new version, or gives a registered version an alias or metrics."
     command.add_argument("model", help=SOURCES)
-    command.add_argument("--name", help="name to register it under (default: the one of its recipe)")
-    command.add_argument("--alias", help="alias to move to it (default: candidate for a new version)")
-    command.add_argument("--report", help=f"{REPORT}, to keep with the version")
+    command.add_argument("--name", help="name of the registered model (default: the recipe's)")
+    command.add_argument("--alias", help="alias to move to the version (default: candidate for a new version)")
+    command.add_argument("--report", help=f"{REPORT}, to store with the version")
     add_tracking_option(command)
     command.set_defaults(run=run_register)
 
 
 def add_promote_options(command: argparse.ArgumentParser) -> None:
-    """Describes the options of `raysde promote`."""
+    """Add the options of `raysde promote`."""
     command.description = (
-        "Moves the alias champion to a version whose figure is better than the champion's, beyond both intervals; the "
-        "figure, the margin and the version before are kept as tags. docs/registry.md explains the gate."
+        "Moves the alias champion to a version whose metric is better than the champion's, beyond both confidence "
+        "intervals. Stores the metric, the margin and the previous version as tags. See docs/registry.md."
     )
     command.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    command.add_argument("--report", help=f"{REPORT} (default: those kept with the version)")
-    command.add_argument("--metric", help="the figure that decides, such as fid; needed if there are several")
+    command.add_argument("--report", help=f"{REPORT} (default: the metrics stored with the version)")
+    command.add_argument("--metric", help="metric to compare, such as fid; required if there are several")
     command.add_argument("--better", choices=("lower", "higher"), help="for a metric that raysde does not know")
     command.add_argument("--alias", default="champion", help="alias to move (default %(default)s)")
-    command.add_argument("--force", action="store_true", help="promote it whatever the figures say")
-    command.add_argument("--reason", help="why it is forced, kept as a tag")
+    command.add_argument("--force", action="store_true", help="ignore the metrics; needs --reason")
+    command.add_argument("--reason", help="reason for --force, stored as a tag")
     add_tracking_option(command)
     command.set_defaults(run=run_promote)
 
 
 def add_models_options(command: argparse.ArgumentParser) -> None:
-    """Describes the options of `raysde models`."""
-    command.description = (
-        "Lists registered models: names, versions, aliases, figures with their intervals, and what they draw by."
-    )
+    """Add the options of `raysde models`."""
+    command.description = "Lists registered models: names, versions, aliases, metrics and sampler settings."
     command.add_argument("name", nargs="?", help="a registered model (default: all)")
     add_tracking_option(command)
     command.set_defaults(run=run_models)
 
 
 def run_register(args: argparse.Namespace) -> None:
-    """raysde register."""
+    """Run `raysde register`."""
     from raysde.evaluation.report import read_report, read_subject
     from raysde.registry import register_model
     from raysde.registry.promotion import record_figures
@@ -73,7 +71,7 @@ def run_register(args: argparse.Namespace) -> None:
 
 
 def run_promote(args: argparse.Namespace) -> None:
-    """raysde promote."""
+    """Run `raysde promote`."""
     from raysde.evaluation.report import read_report, read_subject
     from raysde.registry.promotion import promote_version
     from raysde.tracking import connect_client, default_uri, report_server_errors
@@ -104,7 +102,7 @@ def run_promote(args: argparse.Namespace) -> None:
 
 
 def run_models(args: argparse.Namespace) -> None:
-    """raysde models."""
+    """Run `raysde models`."""
     from raysde.registry import list_aliases, list_registered_models, list_versions
     from raysde.tracking import connect_client, default_uri, report_server_errors
 
@@ -132,7 +130,7 @@ def _version_row(version: "ModelVersion", aliases: dict[str, str]) -> tuple[str,
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells under each other; an empty cell shows as -."""
+    """Return the rows as aligned columns of text; an empty cell shows as -."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return "\n".join(
         "  ".join((cell or "-").ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

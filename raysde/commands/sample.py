@@ -22,22 +22,22 @@ from raysde.commands.path_options import add_path_options, path_arguments
 from raysde.io.amounts import amount
 from raysde.io.progress import say
 
-EXAMPLES = """\
+EXAMPLES = """examples:
   raysde sample models:/digits@champion --prompt "a handwritten seven" --prompt "the digit 3" -n 16 --guidance 2
-        sixteen images of two prompts in turn, and a grid of them
+        writes sixteen images, the two prompts in turn, and a grid of them
   raysde sample models:/photos@champion --prompts-file prompts.txt --out drawn --form png
-        an image for each line; drawn again after an interruption, it goes on where it stopped
+        writes an image for each line; after an interruption, the same command resumes
   ray job submit --working-dir . -- python jobs/sample.py models:/photos@champion --workers 8 --seed 1 \\
         --tracking-uri https://mlflow.example.org --prompts-file s3://bucket/prompts.parquet --out s3://bucket/drawn
-        a table with a column prompt or label, and perhaps seed and negative; eight workers write Parquet files
+        samples a table with a column prompt or label (optional: seed, negative); eight workers write Parquet files
 """
 
 
 def add_sample_options(command: argparse.ArgumentParser) -> None:
-    """Describes the command's options."""
+    """Add the command's options."""
     command.description = (
-        "Draws images and writes image-000.png, ... and grid.png, or, for a file of prompts, part after part of a "
-        "large collection. Image i depends on the seed, i and its prompt alone."
+        "Samples images and writes image-000.png, ... and grid.png. With a file of prompts, writes a large collection\n"
+        "part by part. Image i depends only on the seed, i and its prompt."
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -47,31 +47,33 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--size",
         metavar="N|HxW",
-        help="both sides of the images, or height and width: any that the network takes (default: what the model was "
-        "built for)",
+        help="side length of the images, or height and width; any size that the network supports (default: the model's "
+        "training size)",
     )
     command.add_argument(
         "--prompts-file",
         metavar="FILE",
-        help="draw an image for each row: .txt with a prompt a line, or .csv, .tsv, .jsonl or .parquet with a column "
-        "prompt, label or both, and perhaps seed and negative",
+        help="sample one image per row: .txt with one prompt per line, or .csv, .tsv, .jsonl or .parquet with a column "
+        "prompt, label or both (optional columns: seed, negative)",
     )
     command.add_argument(
         "--form",
         choices=("parquet", "png"),
         default="parquet",
-        help="of what is drawn for a --prompts-file: Parquet with a column of images, or folders of PNG files with "
+        help="output format for --prompts-file: Parquet with a column of images, or folders of PNG files with "
         "metadata.jsonl (default %(default)s)",
     )
     add_solver_options(command)
-    add_path_options(command.add_argument_group("the walk from noise to data"))
+    add_path_options(command.add_argument_group("the trajectory from noise to data"))
     add_workers_option(command)
-    command.add_argument("--out", default="samples", help="folder, or URI for a --prompts-file (default %(default)s)")
+    command.add_argument(
+        "--out", default="samples", help="folder; with --prompts-file also a URI (default %(default)s)"
+    )
     command.set_defaults(run=run_sample)
 
 
 def run_sample(args: argparse.Namespace) -> None:
-    """raysde sample."""
+    """Run `raysde sample`."""
     check_drawing_options(args)
     size = parse_size_option(args.size)
     if args.prompts_file is not None:
@@ -86,7 +88,7 @@ def run_sample(args: argparse.Namespace) -> None:
     model = load(args.model)
     warn_of_older_pictures(args.out, count)
     if count > args.batch_size:
-        say(f"drawing {count} images, {args.batch_size} at a time; with --prompts-file each part is kept once drawn")
+        say(f"sampling {count} images, {args.batch_size} at a time; with --prompts-file each finished part is kept")
     with drawing_arguments(args, model, count, load) as drawing:
         asked = {"n": count, "size": size, **walk, **drawing}
         drawn = model.sample(**asked) if args.path is None else model.sample_path(args.path, **asked)
@@ -97,7 +99,7 @@ def run_sample(args: argparse.Namespace) -> None:
 
 
 def run_bulk(args: argparse.Namespace) -> None:
-    """raysde sample --prompts-file."""
+    """Run `raysde sample --prompts-file`."""
     from raysde.commands.evaluate import show_progress_bars
     from raysde.inference.bulk import Bulk, Draw, draw_all, draw_here
     from raysde.inference.prompt_file import read_requests
@@ -108,7 +110,7 @@ def run_bulk(args: argparse.Namespace) -> None:
     alone = {f"--{name}": getattr(args, name) is not None for name in ("path", "times", "start")}
     for option, given in {"--prompt": args.prompt, "--label": args.label, "-n": args.n is not None, **alone}.items():
         if given:
-            raise ValueError(f"{option} cannot be given with --prompts-file, which says what to draw")
+            raise ValueError(f"{option} cannot be given with --prompts-file, which has the prompts and labels")
     draw: Draw = draw_here
     if args.workers:
         from raysde.cluster.sample import draw_on_actors
@@ -116,7 +118,7 @@ def run_bulk(args: argparse.Namespace) -> None:
         draw = draw_on_actors(args.workers, args.device)
     requests = read_requests(args.prompts_file)
     if requests.unread:
-        print(f"{requests.file}: columns {', '.join(requests.unread)} are not read", file=sys.stderr)
+        print(f"{requests.file}: columns {', '.join(requests.unread)} are ignored", file=sys.stderr)
     load = make_loader(args, args.workers)
     model = load(args.model)
     spec = model.spec
@@ -130,4 +132,4 @@ def run_bulk(args: argparse.Namespace) -> None:
     with show_progress_bars() as told:
         kept = draw_all(bulk, draw, lambda done, total: told("drawing images", done, total))
     drawn = f"{amount(requests.count, 'image')} in {amount(len(bulk.parts), 'part')}"
-    print(f"{drawn} in {bulk.out} ({kept} of them were there already)")
+    print(f"{drawn} in {bulk.out} ({kept} of them existed already)")

@@ -1,4 +1,4 @@
-"""The end of a command at Ctrl-C, at SIGTERM, or on a broken pipe: a sentence and a status, no stack dump."""
+"""The end of a command on Ctrl-C, SIGTERM or a broken pipe: one sentence and an exit status, no stack dump."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from typing import TextIO
 from raysde.io.errors import Interrupted
 
 INTERRUPTED, SIGTERMED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGPIPE
-"""Exit statuses, as shells give them for programs that a signal ended."""
+"""Exit statuses, as shells report programs that a signal ended."""
 
 
 def run_command(command: Callable[[], int]) -> int:
     """Run a command, and return its exit status.
 
     Raises:
-        SystemExit: as the command, unless a signal made it.
+        SystemExit: if the command raised it and no signal did.
     """
     with exit_on_sigterm():
         try:
@@ -31,23 +31,23 @@ def run_command(command: Callable[[], int]) -> int:
             print(f"raysde: {error}", file=sys.stderr)
             return SIGTERMED if isinstance(error.__cause__, SystemExit) else INTERRUPTED
         except (KeyboardInterrupt, SystemExit) as error:
-            # the first is what Ray's own handler gives
+            # Ray's own handler raises SystemExit with the bare signal number
             if isinstance(error, SystemExit) and error.code not in (signal.SIGTERM, SIGTERMED):
                 raise
-            said = "interrupted; the same command goes on with what it has kept, or starts anew"
+            said = "interrupted; the same command resumes if its work can be resumed, and otherwise starts again"
             print(f"raysde: {said}", file=sys.stderr)
             return SIGTERMED if isinstance(error, SystemExit) else INTERRUPTED
         except BrokenPipeError:
             if not (lost_reader(sys.stdout) or lost_reader(sys.stderr)):
                 raise
-            # Python would try to write the rest at its end
+            # Python would try to flush the rest at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return UNREAD
 
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """While this lasts, SIGTERM ends the main thread as ``sys.exit`` does, so that runs can be marked."""
+    """Turn SIGTERM into ``SystemExit`` in the main thread inside this context, so that runs can be marked as ended."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -66,7 +66,7 @@ def lost_reader(stream: TextIO) -> bool:
     """Return True if a stream is a pipe whose reader has gone."""
     try:
         number = stream.fileno()
-    except OSError:  # no file, such as in a notebook
+    except OSError:  # not a file, for example in a notebook
         return False
     poll = select.poll()
     poll.register(number, select.POLLOUT)

@@ -1,4 +1,4 @@
-"""The command `raysde train`: on Ray, or without it in this process or under torchrun."""
+"""The command `raysde train`: on Ray, or without Ray in this process or under torchrun."""
 
 import argparse
 import os
@@ -13,25 +13,26 @@ if TYPE_CHECKING:
 
 
 def add_train_options(command: argparse.ArgumentParser) -> None:
-    """Describe the command's options."""
+    """Add the command's options."""
     command.description = (
-        "Trains on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine."
+        "Trains a recipe on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine. "
+        "Resumes from the newest checkpoint if a run of the recipe's name exists."
     )
     command.add_argument("recipe", help="YAML file, see jobs/configs")
     command.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="such as sde.kind=ve train.lr=1e-3"
+        "overrides", nargs="*", default=[], metavar="key=value", help="changed keys, such as sde.kind=ve train.lr=1e-3"
     )
     command.add_argument(
         "--no-ray",
         action="store_true",
-        help="run the bare loop in this process, or under torchrun; metrics and grids go to the run's folder, or "
-        "to MLflow if the recipe gives tracking.uri",
+        help="train without Ray in this process, or under torchrun; metrics and sample grids go to the run's folder, "
+        "or to MLflow if the recipe sets tracking.uri",
     )
     command.set_defaults(run=run_train)
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """raysde train."""
+    """Run `raysde train`."""
     from raysde.config import loading
 
     recipe = loading.load_recipe(args.recipe, args.overrides)
@@ -51,7 +52,8 @@ def train_without_ray(recipe: "RunConfig") -> None:
     """Train in this process, or in each process of torchrun.
 
     Raises:
-        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+        ValueError: for anything wrong that shows before the first step.
+        Interrupted: on Ctrl-C or SIGTERM; the message says how to resume.
     """
     from raysde.checkpoints import storage
     from raysde.config.places import resolve_places
@@ -87,7 +89,7 @@ def train_without_ray(recipe: "RunConfig") -> None:
 
 
 class PrintedMetrics:
-    """Shows metrics as a progress line, and no pictures."""
+    """A sink of metrics that shows them on a progress line and ignores sample grids."""
 
     def __init__(self, steps: int, batch: int) -> None:
         from raysde.io.progress import ProgressLine

@@ -2,53 +2,55 @@
 
 import argparse
 
-EXAMPLES = """\
+EXAMPLES = """examples:
   raysde tune jobs/configs/digits.yaml --sweep jobs/sweeps/digits.yaml
-        the settings of a file; give them again to go on with a sweep that was killed
+        reads the settings from a file; the same command resumes a sweep that was killed
   raysde tune RECIPE train.batch=256 --over 'sde.kind=[vp,sub_vp,ve]' --over 'train.lr=log(1e-4,1e-2)' --trials 24
-        any key of the recipe, from a list or a range: uniform(a,b), log(a,b), int(a,b)
+        varies keys of the recipe over a list or a range: uniform(a,b), log(a,b), int(a,b)
   raysde tune RECIPE --over 'sde=[{kind: ve}, {kind: vp, schedule: cosine}]' --over 'train.lr=log(1e-4,1e-2,4)' \\
         --search grid
-        whole nodes; a range with a number of points is a list, and lists make a grid
+        varies whole sections; a range with a number of points is a list, and lists make a grid
   raysde tune RECIPE --over 'sde.kind,train.weighting=[[vp,sigma2],[ve,target]]' --search optuna --trials 50
-        keys that vary together; Optuna looks at what came out so far
+        varies two keys together; Optuna proposes values from the results so far
 
-docs/tuning.md says more.
+docs/tuning.md explains sweeps.
 """
 
 
 def add_tune_options(command: argparse.ArgumentParser) -> None:
-    """Describes the command's options."""
+    """Add the command's options."""
     command.description = (
-        "Trains a recipe many times with some keys varied, stops what falls behind, and ranks the trials by an error "
-        "that means the same under every SDE. Ends with a table, a CSV, plots in MLflow and the best trial's recipe."
+        "Trains a recipe many times with some keys varied, stops trials that fall behind, and ranks the trials by an\n"
+        "error that is comparable between SDEs. Writes a table, a CSV, plots in MLflow and the best trial's recipe."
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.add_argument("recipe", help="YAML file, see jobs/configs")
     command.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="of every trial, as for raysde train"
+        "overrides", nargs="*", default=[], metavar="key=value", help="recipe keys to change in every trial"
     )
-    command.add_argument("--name", help="of the sweep, which goes on under it (default: the recipe's, with -sweep)")
+    command.add_argument("--name", help="name of the sweep (default: the recipe's name with -sweep)")
     command.add_argument("--sweep", metavar="FILE", help="YAML file of the settings below, see jobs/sweeps")
     command.add_argument(
-        "--over", action="append", default=[], metavar="KEY=SPACE", help="a key that varies; may be repeated"
+        "--over", action="append", default=[], metavar="KEY=SPACE", help="key and values or range; may be repeated"
     )
-    command.add_argument("--search", choices=("random", "grid", "optuna"), help="(default random)")
-    command.add_argument("--trials", type=int, help="how many (default: all combinations, if there are only lists)")
-    command.add_argument("--seed", type=int, help="of the search (default 0)")
-    command.add_argument("--scheduler", help="asha stops trials early, fifo never (default asha)")
-    command.add_argument("--grace", type=int, metavar="STEPS", help="that every trial gets (default: to a validation)")
+    command.add_argument("--search", choices=("random", "grid", "optuna"), help="search strategy (default random)")
+    command.add_argument("--trials", type=int, help="number of trials (default: all combinations of lists)")
+    command.add_argument("--seed", type=int, help="seed of the search (default 0)")
+    command.add_argument("--scheduler", help="asha stops trials early, fifo does not (default asha)")
     command.add_argument(
-        "--reduction", type=float, metavar="N", help="about 1 in N trials goes on, N times as far (default 4)"
+        "--grace", type=int, metavar="STEPS", help="minimum steps of a trial (default: validation.every)"
     )
-    command.add_argument("--metric", help="of the validation, less is better (default: the mean error over log-SNR)")
-    command.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    command.add_argument(
+        "--reduction", type=float, metavar="N", help="each round keeps 1 in N trials, N times as long (default 4)"
+    )
+    command.add_argument("--metric", help="metric to minimise (default: mean error over log-SNR)")
+    command.add_argument("--concurrent", type=int, metavar="N", help="concurrent trials (default: as many as fit)")
     command.set_defaults(run=run_tune)
 
 
 def run_tune(args: argparse.Namespace) -> None:
-    """raysde tune."""
+    """Run `raysde tune`."""
     from raysde.tuning.training.settings import base_tree, read_settings
 
     names = ("search", "trials", "seed", "scheduler", "grace", "reduction", "metric", "concurrent")

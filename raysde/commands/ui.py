@@ -1,4 +1,4 @@
-"""The command `raysde ui`: MLflow's pages on the tracking store, at those that show training runs and the registry."""
+"""The command `raysde ui`: MLflow's web UI on the tracking store, opened at training runs and the registry."""
 
 import argparse
 import contextlib
@@ -18,25 +18,25 @@ from raysde.commands import add_tracking_option
 from raysde.io.progress import is_verbose
 
 VIEW = "workflowType=machine_learning"
-"""MLflow 3 opens its pages for language models otherwise, which hide training runs and the registry."""
+"""URL parameter of MLflow 3's pages for training; its default pages for language models hide runs and the registry."""
 HOST = "127.0.0.1"
 STARTING = 120.0
-"""Seconds that the server may take to answer."""
+"""Seconds that the server may take until its first answer."""
 ENDING = 10.0
-"""Seconds that it may take to end when it is told to."""
+"""Seconds that the server may take to end after SIGTERM."""
 
 
 def add_ui_options(command: argparse.ArgumentParser) -> None:
-    """Describe the command's options."""
-    command.description = "Serves MLflow's pages on the tracking store, until Ctrl-C, and opens them in a browser."
-    command.add_argument("--port", type=int, default=5000, help="(default %(default)s)")
-    command.add_argument("--no-browser", action="store_true", help="print the links and open none")
+    """Add the command's options."""
+    command.description = "Serves the MLflow UI on the tracking store until Ctrl-C, and opens it in a browser."
+    command.add_argument("--port", type=int, default=5000, help="port of the server (default %(default)s)")
+    command.add_argument("--no-browser", action="store_true", help="print the links only")
     add_tracking_option(command)
     command.set_defaults(run=run_ui)
 
 
 def run_ui(args: argparse.Namespace) -> None:
-    """raysde ui."""
+    """Run `raysde ui`."""
     from raysde.tracking import connect_client, default_uri, list_experiments, report_server_errors
 
     uri = args.tracking_uri or default_uri()
@@ -50,11 +50,11 @@ def run_ui(args: argparse.Namespace) -> None:
 
 
 def serve_store(uri: str, port: int, experiments: Mapping[str, str], *, browse: bool) -> None:
-    """Serve a store at a port of this machine, and show the links, until the program is told to end.
+    """Serve a store on a port of this machine and print the links, until the program is told to end.
 
     Raises:
-        ValueError: if the port is none.
-        RuntimeError: if another program listens there, or the server ends by itself.
+        ValueError: if the port number is invalid.
+        RuntimeError: if another program uses the port, or the server ends by itself.
     """
     check_port(port)
     with end_on_signal(), tempfile.TemporaryFile() as said, run_server(uri, port, said) as server:
@@ -64,14 +64,14 @@ def serve_store(uri: str, port: int, experiments: Mapping[str, str], *, browse: 
         status = server.wait()
         said.seek(0)
         sys.stderr.write(said.read().decode(errors="replace"))
-    raise RuntimeError(f"the MLflow UI ended by itself, with status {status}; what it said is above")
+    raise RuntimeError(f"the MLflow UI ended by itself, with status {status}; its output is above")
 
 
 def list_links(address: str, experiments: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return what there is to see at a server, and where: the runs of each experiment, and the registered models.
+    """Return (title, URL) pairs of a server: the runs of each experiment, and the registered models.
 
     Args:
-        experiments: names to identifiers.
+        experiments: ids by name.
     """
     runs = [
         (f"runs of {name}", f"{address}/#/experiments/{number}/runs?{VIEW}") for name, number in experiments.items()
@@ -80,7 +80,7 @@ def list_links(address: str, experiments: Mapping[str, str]) -> list[tuple[str, 
 
 
 def show_links(address: str, experiments: Mapping[str, str], *, browse: bool) -> None:
-    """Print the links, and open the first in a browser where there is a screen."""
+    """Print the links, and open the first one in a browser if there is a display."""
     found = list_links(address, experiments)
     width = max(len(what) for what, _ in found)
     for what, where in found:
@@ -91,11 +91,11 @@ def show_links(address: str, experiments: Mapping[str, str], *, browse: bool) ->
 
 
 def check_port(port: int) -> None:
-    """Look whether the server can listen there.
+    """Check that the server can listen on a port.
 
     Raises:
-        ValueError: if that is no port.
-        RuntimeError: if another program listens there.
+        ValueError: if the port number is invalid.
+        RuntimeError: if another program uses the port, or it needs root's rights.
     """
     if not 0 < port < 65536:
         raise ValueError(f"--port {port}: must be from 1 to 65535")
@@ -104,17 +104,17 @@ def check_port(port: int) -> None:
         try:
             trying.bind((HOST, port))
         except PermissionError:
-            raise RuntimeError(f"--port {port}: only the administrator may listen there; give one above 1023") from None
+            raise RuntimeError(f"--port {port}: only root may listen there; give a port above 1023") from None
         except OSError:
             raise RuntimeError(f"--port {port}: another program listens there; give another port") from None
 
 
 @contextlib.contextmanager
 def run_server(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run MLflow's server on a store; when this ends, the server and all processes that it started end too.
+    """Run MLflow's server on a store; end it and all processes that it started when the context ends.
 
     Args:
-        said: file for what the server prints, unless RAYSDE_LOG=debug lets it reach the terminal.
+        said: file for the server's output, unless RAYSDE_LOG=debug sends it to the terminal.
     """
     command = [
         sys.executable,
@@ -129,7 +129,7 @@ def run_server(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Pope
         str(port),
     ]
     command += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    # its jobs are for language models, and would be further processes
+    # MLflow's background jobs are for language models, and would start more processes
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     out = sys.stderr if is_verbose() else said
     server = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
@@ -147,7 +147,7 @@ def run_server(uri: str, port: int, said: IO[bytes]) -> Iterator[subprocess.Pope
 
 @contextlib.contextmanager
 def end_on_signal() -> Iterator[None]:
-    """While this lasts, SIGTERM and Ctrl-C leave it, and the program ends with status 0."""
+    """End the program with status 0 on SIGTERM or Ctrl-C inside this context."""
 
     def leave(*_: object) -> None:
         raise SystemExit(0)
@@ -164,7 +164,7 @@ def wait_for_server(server: subprocess.Popen[bytes], address: str) -> bool:
     """Wait until a server answers; return False if it ends before.
 
     Raises:
-        RuntimeError: if it takes too long.
+        RuntimeError: if it does not answer within :data:`STARTING` seconds.
     """
     until = time.monotonic() + STARTING
     while time.monotonic() < until:

@@ -1,1 +1,1 @@
-"""Paths, documents, hashes, whole files, errors and the progress line."""
+"""Paths, YAML and JSON documents, hashes, atomic writes, errors and the progress line."""

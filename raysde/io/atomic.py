@@ -1,11 +1,11 @@
-"""Local files and folders that appear whole or not at all: written under another name first, then renamed.
+"""Atomic writes of local files and folders: written under another name first, then renamed.
 
-.NAME.HEX.part   a file while it is written; each writer has a name of its own, so that two never write into one file
-.NAME.partial    a folder while it is written, or a remote file; the next writer of NAME starts it anew
-.NAME.old        a folder that gives way to a new one of its name
+.NAME.HEX.part   a file during the write; each writer uses its own HEX, so two writers never share a file
+.NAME.partial    a folder or remote file during the write; the next writer of NAME replaces it
+.NAME.old        a folder that is being replaced by a new one of its name
 
-An error leaves NAME as it was. So does a kill, which also leaves one of these behind. Remote files are written by
-:mod:`raysde.io.filesystems`.
+An error leaves NAME unchanged. A kill leaves NAME unchanged too, and may leave one of these files behind.
+:mod:`raysde.io.filesystems` writes remote files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def write_atomically(path: Path, what: str) -> Iterator[Path]:
-    """Yield where to write a file; it takes the place of ``path`` at the end, unless an error is raised.
+    """Yield the path to write a file to; without an error, the file then replaces ``path``.
 
     Args:
-        path: the file, whose folder is made.
-        what: its content, for the error.
+        path: the file; its folder is created.
+        what: name of the content, for the error message.
 
     Raises:
         OSError: naming ``path``, if it cannot be written.
@@ -47,21 +47,21 @@ def write_atomically(path: Path, what: str) -> Iterator[Path]:
 
 
 def is_partial(name: str) -> bool:
-    """Return True for the name of a file that a killed :func:`write_atomically` leaves."""
+    """Return True if a killed :func:`write_atomically` leaves files of this name."""
     return name.startswith(".") and name.endswith(".part")
 
 
 @contextmanager
 def write_folder_atomically(folder: Path, what: str, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty folder to fill; it takes the name ``folder`` at the end, unless an error is raised.
+    """Yield an empty folder to fill; without an error, it is then renamed to ``folder``.
 
     Args:
-        folder: the folder, whose parents are made.
-        what: its content, for the error.
-        replace: take the place of a folder that is there, instead of failing.
+        folder: the folder; its parents are created.
+        what: name of the content, for the error message.
+        replace: replace an existing folder instead of failing.
 
     Raises:
-        OSError: naming ``folder``, if it cannot be written, or is there.
+        OSError: naming ``folder``, if it cannot be written or exists.
     """
     with name_place_of_write(what, folder):
         partial = clear_partial(folder)
@@ -78,21 +78,21 @@ def write_folder_atomically(folder: Path, what: str, *, replace: bool = False) -
 
 
 def clear_partial(folder: Path) -> Path:
-    """Return the name under which ``folder`` is written, without what a killed process left there."""
+    """Return the name under which ``folder`` is written, and delete what a killed process left there."""
     partial = partial_name(folder)
     shutil.rmtree(partial, ignore_errors=True)
     return partial
 
 
 def partial_name(place: Path) -> Path:
-    """Return the name under which a folder is written that has one writer at a time."""
+    """Return the name under which a folder with a single writer is written."""
     return place.with_name(f".{place.name}.partial")
 
 
 def move_into_place(partial: Path, folder: Path) -> None:
-    """Rename a finished folder; one that was there gives way first, so that it is never there in part.
+    """Rename a finished folder, and move an existing one out of the way first, so that it is never partly there.
 
-    It comes back if the rename fails; after a kill between the two it is ``.NAME.old``.
+    The existing folder comes back if the rename fails; after a kill between the two it is ``.NAME.old``.
     """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -108,12 +108,12 @@ def move_into_place(partial: Path, folder: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Write a safetensors file, with strings about it in its header.
+    """Write a safetensors file with the strings ``about`` in its header.
 
     Raises:
         OSError: naming the file, if it cannot be written.
     """
-    from safetensors.torch import save_file  # imports torch, which most files do without
+    from safetensors.torch import save_file  # imports torch, which most file operations do not need
 
     with write_atomically(path, "tensors") as partial:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, about)

@@ -1,4 +1,4 @@
-"""YAML and JSON that people write: plain values, no code, and no key that is given twice."""
+"""YAML and JSON written by people: plain values, no code, no repeated keys."""
 
 import json
 import re
@@ -17,11 +17,11 @@ def read_yaml(text: str, what: str) -> Any:
     """Return the value of a YAML document.
 
     Args:
-        what: the name of the document in errors, such as ``recipe digits.yaml``.
+        what: name of the document in error messages, such as ``recipe digits.yaml``.
 
     Raises:
-        ValueError: if the text is not YAML, or a mapping has a key twice, naming the key and its lines, or a number is
-            spelled in base 8 or 60.
+        ValueError: if the text is not YAML, a mapping repeats a key (the message gives its lines), or a number is
+            written in base 8 or 60.
     """
     twice: list[tuple[yaml.Node, yaml.Node]] = []
     try:
@@ -33,7 +33,7 @@ def read_yaml(text: str, what: str) -> Any:
     except OtherBase as error:
         raise ValueError(str(error)) from None
     except (yaml.YAMLError, ValueError) as error:
-        # a ValueError is of a value that looks like a date or a number and is none
+        # PyYAML raises ValueError for text that looks like a date or number and is neither
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise ValueError(f"{what} is not valid YAML: it is nested too deeply") from None
@@ -43,11 +43,11 @@ def read_yaml(text: str, what: str) -> Any:
 
 
 class OtherBase(ValueError):
-    """A number whose digits YAML reads in another base than ten."""
+    """Error for a number that YAML reads in another base than ten."""
 
 
 def _check_bases(root: yaml.Node | None, what: str) -> None:
-    """Raise OtherBase for the first number that is spelled in base 8 or 60."""
+    """Raise OtherBase for the first number in base 8 or 60."""
     for node in _scalar_nodes(root):
         if node.tag in (INT, FLOAT) and OTHER_BASE.fullmatch(node.value):
             raise OtherBase(
@@ -57,7 +57,7 @@ def _check_bases(root: yaml.Node | None, what: str) -> None:
 
 
 def _scalar_nodes(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
-    """Yield the scalar nodes of a document in order, each once."""
+    """Yield each scalar node of a document once, in order."""
     waiting, seen = [root] if root is not None else [], set()
     while waiting:
         node = waiting.pop()
@@ -71,16 +71,16 @@ def _scalar_nodes(root: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 
 def _child_nodes(node: yaml.Node) -> list[yaml.Node]:
-    """Return the nodes of a sequence's items, or of a mapping's keys and values."""
+    """Return the item nodes of a sequence, or the key and value nodes of a mapping."""
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     return [child for pair in node.value for child in pair]
 
 
 def find_repeated_keys(loader: yaml.SafeLoader, root: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-    """Yield the nodes of keys that are equal within one mapping.
+    """Yield pairs of nodes with equal keys within one mapping.
 
-    Merge keys (``<<``) are not resolved yet, since a key beside one may replace what it brings.
+    Merge keys (``<<``) are not resolved yet, since a key may override a merged one.
     """
     waiting, seen = [root] if root is not None else [], set()
     while waiting:
@@ -99,7 +99,7 @@ def find_repeated_keys(loader: yaml.SafeLoader, root: yaml.Node | None) -> Itera
 
 
 def _key_value(loader: yaml.SafeLoader, key: yaml.ScalarNode) -> Any:
-    """Return what a key is in Python, where 1, 0x1 and true are equal; a merge key is equal to merge keys alone."""
+    """Return the Python value of a key, so that 1, 0x1 and true are equal; a merge key equals only merge keys."""
     if key.tag == MERGE:
         return (MERGE,)
     return loader.construct_object(key)
@@ -117,10 +117,10 @@ def read_json(text: str, what: str) -> Any:
     """Return the value of a JSON document.
 
     Args:
-        what: the name of the document in errors, such as ``report report.json``.
+        what: name of the document in error messages, such as ``report report.json``.
 
     Raises:
-        ValueError: if the text is not JSON, or an object has a key twice, naming the key.
+        ValueError: if the text is not JSON, or an object repeats a key (the message gives the key).
     """
 
     def reject_repeated_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def read_json(text: str, what: str) -> Any:
         raise ValueError(f"{what} is not valid JSON: it is nested too deeply") from None
     except json.JSONDecodeError as error:
         lines = error.msg == "Extra data" and text[: error.pos].rstrip(" \t\r").endswith("\n")
-        remedy = "; one document is expected, lines of JSON belong into a file named .jsonl" if lines else ""
+        remedy = "; one document is expected, JSON lines belong in a .jsonl file" if lines else ""
         raise ValueError(f"{what} is not valid JSON: {error}{remedy}") from None
     except ValueError as error:
         raise ValueError(f"{what} is not valid JSON: {error}") from None

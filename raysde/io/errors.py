@@ -1,4 +1,4 @@
-"""Errors turned into sentences: of other libraries, of settings, and of work that was interrupted."""
+"""Errors turned into one sentence: errors of other libraries, of weights, and of interrupted work."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,43 +20,43 @@ UNFIT = (
     TypeError,
     ValueError,
 )
-"""What diffusers and transformers raise of a configuration or of weights that they can make nothing of."""
+"""Exceptions that diffusers and transformers raise for a configuration or weights that they cannot use."""
 
 
 def error_line(error: BaseException) -> str:
-    """The beginning of a message, in one line; the error's name where the message says little without it."""
+    """Return the beginning of an error's message as one line, with its type where the message alone says little."""
     name, message = type(error).__name__, " ".join(str(error).split())[:200]
     return (f"{name}: {message}" if isinstance(error, LookupError) else message) or name
 
 
 @contextmanager
 def name_place_of_write(what: str, place: object) -> Iterator[None]:
-    """Name the place of what is written here in the error, which a full disk leaves out.
+    """Name content and target of a write in its OSError, since the error of a full disk omits both.
 
     Raises:
-        OSError: saying what cannot be written where, and why.
+        OSError: with content, target and reason.
     """
     try:
         yield
     except BrokenPipeError:
         raise
-    except shutil.Error as error:  # of a whole folder: its list of files, each with the reason at its end
+    except shutil.Error as error:  # of a whole folder: a list of files, each with its reason last
         raise OSError(f"{what} cannot be written to {place}: {error.args[0][0][-1]}") from error
     except (OSError, SafetensorError) as error:
         raise OSError(f"{what} cannot be written to {place}: {error_line(error)}") from error
 
 
 def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:
-    """Refuses weights that are not those of the configuration beside them; diffusers draws at random what is missing.
+    """Refuse weights that do not fit the configuration beside them.
 
-    It raises of its own accord where a weight has another shape.
+    diffusers raises for a wrong shape, but initialises missing weights at random.
 
     Args:
-        loading: what ``from_pretrained`` of diffusers tells with ``output_loading_info``.
+        loading: loading info that ``from_pretrained`` of diffusers returns with ``output_loading_info``.
         what: the folder, for the message.
 
     Raises:
-        ValueError: naming one that is missing or too much.
+        ValueError: naming one missing or unexpected weight.
     """
     if strange := sorted({*loading["missing_keys"], *loading["unexpected_keys"]}):
         raise ValueError(
@@ -65,4 +65,4 @@ def check_weights_fit(loading: Mapping[str, Any], what: str) -> None:
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM ended work that can go on; the message says how."""
+    """Error for work that Ctrl-C or SIGTERM ended and that can be resumed; the message says how."""

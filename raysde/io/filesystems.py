@@ -1,6 +1,6 @@
 """Files and folders by path or URI, through pyarrow: local, s3://, gs://, hdfs://.
 
-A URI may carry options after ``?``, such as ``s3://bucket/shards?endpoint_override=http://127.0.0.1:9000``.
+A URI may have options after ``?``, such as ``s3://bucket/shards?endpoint_override=http://127.0.0.1:9000``.
 """
 
 import hashlib
@@ -17,52 +17,52 @@ from raysde.io.atomic import partial_name, write_atomically
 from raysde.io.errors import name_place_of_write
 
 WHOLE_ON_CLOSE = ("s3", "gcs")
-"""File systems on which an object appears whole or not at all; their rename is a copy, on S3 of at most 5 GB."""
+"""File systems that write objects atomically; a rename there is a copy, on S3 of at most 5 GB."""
 DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
 
 
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system and the path inside it, of a local path or a URI.
+    """Return the file system of a local path or URI, and the path inside it.
 
     Raises:
-        ValueError: if the URI names no file system that pyarrow knows.
+        ValueError: if pyarrow does not support the URI.
     """
     if "://" not in path:
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
     try:
         return pafs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"{path!r} is not a place that can be read: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path!r} cannot be opened: {' '.join(str(error).split())}") from error
 
 
 def absolute_location(path: str) -> str:
-    """A local path made absolute, with ~ expanded; a URI without a slash at its end."""
+    """Return a local path as an absolute path with ~ expanded, or a URI without a trailing slash."""
     return path.rstrip("/") if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def resolve_folder_or_name(path: str) -> str:
-    """Return the absolute path of a local folder, and the name of anything else, such as a model on a hub, as it is."""
+    """Return the absolute path of an existing local folder; return any other name, such as a hub model's, unchanged."""
     folder = Path(path).expanduser()
     return str(folder.absolute()) if folder.is_dir() else path
 
 
 def child_path(path: str, *names: str) -> str:
-    """A path below ``path``; the options of a URI stay at its end."""
+    """Return a path below ``path``; the options of a URI stay at its end."""
     base, mark, options = path.partition("?") if "://" in path else (path, "", "")
     return "/".join([base.rstrip("/"), *names]) + mark + options
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or a folder."""
+    """Return True if there is a file or folder at ``path``."""
     system, inside = open_filesystem(path)
     return bool(system.get_file_info(inside).type != pafs.FileType.NotFound)
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the file does not exist.
     """
     system, inside = open_filesystem(path)
     with system.open_input_stream(inside) as source:
@@ -70,7 +70,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Write a file whole or not at all: a local one under a name of its own first, a remote one by one upload."""
+    """Write a file atomically: a local file by :func:`write_atomically`, a remote file by one upload."""
     system, inside = open_filesystem(path)
     if isinstance(system, pafs.LocalFileSystem):
         with write_atomically(Path(inside), "a file") as partial:
@@ -81,7 +81,7 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def copy_into_place(source: Path, path: str) -> None:
-    """Copy a local file, with one writer at a time, to a place where it appears whole, replacing what was there."""
+    """Copy a local file atomically to a path or URI that has one writer, replacing what is there."""
     system, inside = open_filesystem(path)
     folder, _, name = inside.rpartition("/")
     system.create_dir(folder, recursive=True)
@@ -92,10 +92,13 @@ def copy_into_place(source: Path, path: str) -> None:
 
 
 def check_writable(path: str, what: str) -> None:
-    """Guards the place of a file that is written at the end of long work; a local folder of it is made.
+    """Check that a file can be written after long work; create the local folder for it.
+
+    Args:
+        what: the option or key that gave ``path``, for the message.
 
     Raises:
-        ValueError: naming ``what`` it was given as, if it is a folder or cannot be written.
+        ValueError: if ``path`` is a folder or cannot be written.
     """
     system, inside = open_filesystem(path)
     if system.get_file_info(inside).type == pafs.FileType.Directory:
@@ -107,16 +110,16 @@ def check_writable(path: str, what: str) -> None:
         except OSError as error:
             raise ValueError(f"{what} {path} cannot be written: {error}") from None
         if not os.access(folder, os.W_OK):
-            raise ValueError(f"{what} {path} cannot be written: {folder} is not yours to write to")
+            raise ValueError(f"{what} {path} cannot be written: you have no write access to {folder}")
 
 
 def write_json(path: str, content: Any) -> None:
-    """Writes a JSON file, see :func:`write_bytes`."""
+    """Write a JSON file, see :func:`write_bytes`."""
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def sha256_of(path: str) -> str:
-    """The hash of a file's content."""
+    """Return the SHA-256 hash of a file's content, in hexadecimal."""
     system, inside = open_filesystem(path)
     digest = hashlib.sha256()
     with system.open_input_stream(inside) as source:
@@ -126,7 +129,7 @@ def sha256_of(path: str) -> str:
 
 
 def resolve_database(uri: str) -> str:
-    """Return the URI of an MLflow store with the path of an SQLite file made absolute, and ``~`` expanded."""
+    """Return the URI of an MLflow store; the path of an SQLite file becomes absolute, with ``~`` expanded."""
     match = DATABASE.fullmatch(uri)
     if match is None or match[2] in ("", ":memory:"):
         return uri

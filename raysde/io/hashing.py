@@ -1,4 +1,4 @@
-"""What tells models, encoders and files apart: hashes of their content, whatever their names and places."""
+"""Hashes of models, encoders and files that depend only on their content, not on names and places."""
 
 import hashlib
 import json
@@ -28,13 +28,13 @@ TOKENIZER = (
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 hash of a local file's bytes, in hexadecimal."""
     with open(path, "rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def weights_hash(module: nn.Module) -> str:
-    """A hash of a module's kind and of its weights' names, types, shapes and bytes."""
+    """Return a hash (16 hexadecimal digits) of a module's class and its weights' names, dtypes, shapes and bytes."""
     digest = hashlib.sha256(type(module).__qualname__.encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
@@ -43,19 +43,20 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def model_hash(description: Mapping[str, Any], module: nn.Module) -> str:
-    """A hash of a model's description, in JSON values, and of its weights."""
+    """Return a hash (16 hexadecimal digits) of a model's description, as JSON values, and of its weights."""
     said = json.dumps(description, sort_keys=True) + weights_hash(module)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def hash_pretrained(path: str, *, tokenizer: bool, key: str) -> str:
-    """sha256 over the configuration, the safetensors weights and, if asked, the tokenizer at a folder or hub name.
+    """Return the SHA-256 of a pretrained model's configuration, safetensors weights and, if asked, tokenizer.
 
     Args:
-        key: what the user called ``path``, for the message.
+        path: local folder, or name on the Hugging Face hub.
+        key: the recipe key or option that gave ``path``, for the message.
 
     Raises:
-        ValueError: if there is no configuration or there are no safetensors weights.
+        ValueError: if the configuration or the safetensors weights are missing.
     """
     config, weights = _find_file(path, "config.json"), weight_files(path)
     if config is None or not weights:
@@ -66,11 +67,10 @@ def hash_pretrained(path: str, *, tokenizer: bool, key: str) -> str:
 
 
 def weight_files(path: str) -> list[str]:
-    """The safetensors weights at a folder or hub name: one file, or the parts that an index lists; empty if not all
-    are there.
+    """Return the safetensors files at a folder or hub name: one file or all parts of an index; empty if any is missing.
 
     Raises:
-        ValueError: if the index is none.
+        ValueError: if the index is invalid.
     """
     for name in WEIGHTS:
         if whole := _find_file(path, name):
@@ -82,17 +82,17 @@ def weight_files(path: str) -> list[str]:
 
 
 def _list_parts(index: str) -> list[str]:
-    """The files that an index of weights lists."""
+    """Return the files that a weights index lists."""
     try:
         with open(index) as source:
             return sorted(set(map(str, json.load(source)["weight_map"].values())))
     except UNFIT as error:
-        raise ValueError(f"{index} is no index of weights: {error_line(error)}") from error
+        raise ValueError(f"{index} is not a valid weights index: {error_line(error)}") from error
 
 
 def _find_file(path: str, name: str) -> str | None:
-    """A file of a folder, or of a repository on the hub (fetched if it is not here yet)."""
-    from transformers.utils import hub  # data tasks, which hash nothing, do without transformers
+    """Return the local path of a file in a folder or hub repository (downloaded if needed); None if missing."""
+    from transformers.utils import hub  # data tasks hash nothing and do without transformers
 
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")}
     try:
@@ -107,12 +107,12 @@ def _hash_files(files: Iterable[str]) -> str:
 
 
 def remembered_hash(path: str | os.PathLike[str]) -> str:
-    """As :func:`file_hash`, computed once in a process until the file is changed."""
+    """Return :func:`file_hash`, cached in this process until the file's size or time changes."""
     about = os.stat(path)
     return _hash_unchanged_file(os.path.abspath(path), about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
 def _hash_unchanged_file(file: str, size: int, changed: int) -> str:
-    """The hash of a file, until it is changed."""
+    """Return the hash of a file; size and time are keys of the cache."""
     return file_hash(file)

@@ -1,9 +1,9 @@
-"""The journal of a job of many units: what the job is, and a record of each unit that is finished.
+"""A journal of a job with many units of work: the identity of the job, and a record of each finished unit.
 
 PLAN                 the identity of the job in JSON, written first
-FOLDER/unit-3.json   a finished unit, by a form of name that each kind of job has of its own
+FOLDER/unit-3.json   a finished unit; each kind of job has its own file name pattern
 
-Every file is written whole or not at all, so that a job that was killed at any time goes on with what is recorded.
+Every file is written atomically. A job that was killed at any time resumes from the records.
 """
 
 import json
@@ -19,12 +19,12 @@ from raysde.io.filesystems import child_path, exists, open_filesystem, read_byte
 
 @dataclass(frozen=True)
 class Journal:
-    """Files of one job; a copy of the journal in each worker records what that worker finishes.
+    """Files of one job; each worker has a copy of the journal and records the units that it finishes.
 
     Attributes:
-        plan: file of the job's identity, a local path or a URI.
-        folder: folder or URI of the records.
-        form: names of the records, such as ``unit-{:06d}.json``.
+        plan: path or URI of the job's identity.
+        folder: path or URI of the records' folder.
+        form: file name pattern of the records, such as ``unit-{:06d}.json``.
     """
 
     plan: str
@@ -32,15 +32,15 @@ class Journal:
     form: str = "{}.json"
 
     def begin(self, identity: Any, other: Callable[[Any, Any], str | None]) -> bool:
-        """Write the plan, or find that the same job was begun here; return True if it was.
+        """Write the plan; return True if the same job was begun here before.
 
         Args:
             identity: everything that the units depend on, as JSON values.
-            other: called with the plan that is here and the one that is wanted. It returns the sentence that refuses
-                the job, or None if the two are the same.
+            other: called with the existing plan and the wanted one; returns the message that refuses the job, or None
+                if the plans agree.
 
         Raises:
-            ValueError: with the sentence of ``other``, or if the plan is damaged.
+            ValueError: with the message of ``other``, or if the plan is damaged.
         """
         wanted = json.loads(json.dumps(identity))
         if exists(self.plan):
@@ -53,18 +53,18 @@ class Journal:
         return False
 
     def place(self, unit: int | str) -> str:
-        """Return the file of a unit's record."""
+        """Return the path of a unit's record."""
         return child_path(self.folder, self.form.format(unit))
 
     def keep(self, unit: int | str, content: Any) -> None:
-        """Record a unit as finished, or in a new state."""
+        """Record a unit as finished, or update its record."""
         write_json(self.place(unit), content)
 
     def records(self) -> Iterator[tuple[int, Any]]:
-        """Yield the number and the content of each record, by number.
+        """Yield the number and content of each record, sorted by number.
 
         Raises:
-            ValueError: naming a record that is damaged.
+            ValueError: naming a damaged record.
         """
         before, after = re.fullmatch(r"(.*)\{.*\}(.*)", self.form).groups()  # type: ignore[union-attr]
         name = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
@@ -75,25 +75,25 @@ class Journal:
             yield number, read_record(child_path(self.folder, numbers[number]))
 
     def forget(self) -> None:
-        """Delete the folder of the records once their job is done."""
+        """Delete the folder of the records after the job is done."""
         system, inside = open_filesystem(self.folder)
         system.delete_dir(inside)
 
 
 def read_record(place: str) -> Any:
-    """Return the content of a journal's file.
+    """Return the content of a journal file.
 
     Raises:
         ValueError: naming the file, if it is damaged.
     """
     try:
         return json.loads(read_bytes(place))
-    except ValueError as error:  # an outage of the storage says nothing of the file
+    except ValueError as error:  # not OSError: an outage of the storage does not mean damage
         raise ValueError(f"{place} is damaged: {error}") from None
 
 
 def has_whole_files(folder: str, sizes: Mapping[str, int]) -> bool:
-    """Return True if every file that a unit made is in a folder, with the size that its record says."""
+    """Return True if the folder holds every file of a unit with its recorded size in bytes."""
     system, inside = open_filesystem(folder)
     found = system.get_file_info([f"{inside}/{name}" for name in sizes])
     return [entry.size for entry in found] == list(sizes.values())

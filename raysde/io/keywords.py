@@ -1,4 +1,4 @@
-"""Keyword arguments that are misspelt, named as those of the function that was called."""
+"""Checks of misspelt keyword arguments, in the name of the function that was called."""
 
 import functools
 import inspect
@@ -12,10 +12,10 @@ R = TypeVar("R")
 
 
 def own_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function whose ``**settings`` are unpacked from a TypedDict refuse other keyword arguments itself.
+    """Make a function whose ``**settings`` come from a TypedDict refuse unknown keyword arguments itself.
 
-    Otherwise the function that they are passed on to would, by a name that the caller never wrote. Calls raise
-    TypeError, as Python does for an unknown keyword argument, with the names most like it.
+    Otherwise an inner function would refuse them, with a name that the caller never wrote. The decorated function
+    raises TypeError for an unknown keyword argument and suggests the most similar names.
     """
     parameters = inspect.signature(function).parameters.values()
     known = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}

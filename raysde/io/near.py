@@ -1,22 +1,22 @@
-"""Names like one that a person wrote and that does not exist."""
+"""Suggestions for misspelt names."""
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping
 
 LEAST = 0.65
-"""The likeness, of 0 to 1, from which on a name is worth a question."""
+"""Minimum similarity, from 0 to 1, of a suggested name."""
 WITHIN = 0.1
-"""Names are asked for together if they are as like as the most like one, but for this."""
+"""Maximum difference in similarity between the best name and the other suggestions."""
 SHOWN = 3
 
 
 def find_nearest(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> list[str]:
-    """Return the known names most like a given one, the most like first, three at most.
+    """Return the known names most similar to ``given``, best first, at most three.
 
     Args:
-        meanings: of the names, in which the words of ``given`` count too: ``train.learning_rate`` is like
-            ``train.lr``, the learning rate.
+        meanings: descriptions of known names. They count too: ``train.learning_rate`` suggests ``train.lr``, described
+            as learning rate.
     """
     told = meanings or {}
     likeness = {name: _measure_likeness(given, name, told.get(name, "")) for name in known}
@@ -26,13 +26,13 @@ def find_nearest(given: str, known: Iterable[str], meanings: Mapping[str, str] |
 
 
 def did_you_mean(given: str, known: Iterable[str], meanings: Mapping[str, str] | None = None) -> str:
-    """Return the part of a sentence that asks for one of the names of :func:`find_nearest`; empty if there is none."""
+    """Return the "did you mean" part of a message with the names of :func:`find_nearest`; empty if there are none."""
     found = find_nearest(given, known, meanings)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _measure_likeness(given: str, name: str, meaning: str) -> float:
-    """Return how like a name is, from 0 to 1: by its letters, by those of its last part, or by what it means."""
+    """Return the similarity of two names from 0 to 1: by letters, by letters of the last part, or by meaning."""
     given, name = given.lower().replace("++", "pp"), name.lower()
     home, _, last = given.rpartition(".")
     other, _, own = name.rpartition(".")

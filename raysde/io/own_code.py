@@ -1,4 +1,4 @@
-"""Code of the user's own that a recipe or a checkpoint names: ``kind: external``, ``factory`` and ``kwargs``."""
+"""The user's own code in a recipe or checkpoint: ``kind: external``, ``factory`` and ``kwargs``."""
 
 import functools
 import importlib
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 LIBRARIES = ("<", str(Path(__file__).parent.parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
-"""The beginnings of names of files that are no code of the user's own."""
+"""Prefixes of file names that are not the user's own code."""
 
 
 class OwnCodeError(ValueError):
-    """A mistake in code of the user's own, which a run that is started again would meet again."""
+    """Error in the user's own code, which a restarted run would meet again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class External:
-    """A class or function as ``package.module:Name``, and its keyword arguments; a subclass says what it must make."""
+    """A class or function ``package.module:Name`` with its keyword arguments; subclasses state its result."""
 
     kind: Literal["external"] = "external"
     factory: str = field(
@@ -33,7 +33,7 @@ class External:
     )
 
     key: ClassVar[str]
-    """Key of the recipe that messages name."""
+    """Recipe key for messages."""
 
     def __post_init__(self) -> None:
         module, _, attribute = self.factory.partition(":")
@@ -42,27 +42,27 @@ class External:
 
     @property
     def name(self) -> str:
-        """The name in messages."""
+        """Name of the factory in messages."""
         return f"{self.key}.factory {self.factory!r}"
 
     def make_object(self, **offered: Any) -> Any:
         """Import and call the factory.
 
         Args:
-            offered: arguments that it is given if its signature has them.
+            offered: further arguments; the factory receives those in its signature.
 
         Raises:
-            ValueError: as :meth:`find_factory`, or if it raises anything.
+            ValueError: as :meth:`find_factory`, or if the factory raises any error.
         """
         make, call = self.find_factory(**offered)
         with self.name_errors():
             return make(*call.args, **call.kwargs)
 
     def make_function(self, **offered: Any) -> Callable[..., Any]:
-        """Import and call a factory of functions, and return one under :meth:`guard`.
+        """Import and call a factory of functions, and return the function under :meth:`guard`.
 
         Raises:
-            ValueError: as :meth:`make_object`, or if what it makes cannot be called.
+            ValueError: as :meth:`make_object`, or if the result is not callable.
         """
         function = self.make_object(**offered)
         if not callable(function):
@@ -70,7 +70,7 @@ class External:
         return self.guard(function)
 
     def guard(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of the user's own whose errors :meth:`name_errors` names."""
+        """Return the user's function, with its errors named by :meth:`name_errors`."""
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -81,10 +81,10 @@ class External:
 
     @contextmanager
     def name_errors(self) -> Iterator[None]:
-        """Name the user's code, and the place in it, in what it raises here.
+        """Name the user's code and its line in errors raised inside this context.
 
         Raises:
-            ValueError: from the error; one of the machine, such as memory that is full, passes as it is.
+            ValueError: from the error. Errors of the machine, such as out of memory, pass unchanged.
         """
         try:
             yield
@@ -94,17 +94,17 @@ class External:
             raise OwnCodeError(f"{self.name} raised {describe_own_error(error)}") from error
 
     def find_factory(self, **offered: Any) -> tuple[Callable[..., Any], inspect.BoundArguments]:
-        """Return the factory, imported but not called, and its arguments.
+        """Return the factory, imported but not called, and its bound arguments.
 
         Raises:
-            ValueError: if the name cannot be imported, or is nothing that takes these arguments.
+            ValueError: if the factory cannot be imported, or does not take these arguments.
         """
         make = self._import_factory()
         if not callable(make):
             raise OwnCodeError(f"{self.name} is a {type(make).__name__}, which cannot be called")
         try:
             signature = inspect.signature(make)
-        except (TypeError, ValueError) as error:  # of classes written in C
+        except (TypeError, ValueError) as error:  # raised for classes written in C
             raise OwnCodeError(f"{self.name} cannot be called: {error}") from error
         own = {key: value for key, value in offered.items() if key in signature.parameters}
         try:
@@ -116,12 +116,12 @@ class External:
         module, _, attribute = self.factory.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (Exception, SystemExit) as error:  # whatever the user's module raises
+        except (Exception, SystemExit) as error:  # the user's module may raise anything
             raise OwnCodeError(f"{self.name} cannot be imported: {describe_own_error(error)}") from error
 
 
 def describe_own_error(error: BaseException) -> str:
-    """Return an error's name and message, and the last line of the user's own that it passed, in one line."""
+    """Return an error's type, message and innermost line of the user's own code, as one line."""
     said = " ".join(f"{type(error).__name__}: {error}".split())[:200].removesuffix(":")
     lines = traceback.extract_tb(error.__traceback__)
     own = [f" at {line.filename}:{line.lineno}" for line in lines if not line.filename.startswith(LIBRARIES)]
@@ -129,12 +129,12 @@ def describe_own_error(error: BaseException) -> str:
 
 
 def is_of_machine(error: Exception) -> bool:
-    """Return True for errors that code of the user's own meets and does not make: a full memory, a device or another
-    process that failed, and output that nobody reads."""
+    """Return True for errors that the user's own code meets but does not cause: out of memory, a failed device or
+    process, or a broken pipe."""
     torch = sys.modules.get("torch")
     kinds = (torch.OutOfMemoryError, torch.AcceleratorError) if torch else ()
     if isinstance(error, (MemoryError, BrokenPipeError, *kinds)):
         return True
-    # what gloo raises has no type of its own
+    # gloo's errors have no type of their own
     raising = traceback.extract_tb(error.__traceback__)[-1].filename
     return Path("torch", "distributed").as_posix() in Path(raising).as_posix()

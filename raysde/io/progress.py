@@ -1,4 +1,4 @@
-"""Lines of progress that are rewritten on a terminal: of a training, and the line that others are made of."""
+"""Progress lines that are rewritten on a terminal: the line of a training run, and its base class."""
 
 import os
 import sys
@@ -7,19 +7,19 @@ from collections.abc import Callable
 from typing import TextIO
 
 Progress = Callable[[float, float], None]
-"""``progress(done, total)``: called as long work proceeds."""
+"""``progress(done, total)``: a callback for long work."""
 StageProgress = Callable[[str, float, float], None]
-"""``progress(stage, done, total)``: the same of work in several stages."""
+"""``progress(stage, done, total)``: a callback for long work in several stages."""
 
 
 def is_verbose() -> bool:
-    """Return True if RAYSDE_LOG=debug asks to hear also what Ray and MLflow say of themselves."""
+    """Return True if RAYSDE_LOG=debug requests the logs of Ray and MLflow too."""
     return os.environ.get("RAYSDE_LOG", "").lower() == "debug"
 
 
 def say(sentence: str) -> None:
-    """Tell the person at the terminal what happens now, on stderr, where progress is shown too."""
-    cleared = "\r\x1b[K" if sys.stderr.isatty() else ""  # of a line of progress, which is shown anew at its next step
+    """Print a message for the user on stderr, where progress is shown too."""
+    cleared = "\r\x1b[K" if sys.stderr.isatty() else ""  # clears a progress line, which is shown again at its next step
     print(f"{cleared}{sentence}", file=sys.stderr, flush=True)
 
 
@@ -33,10 +33,10 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-# tqdm counts up to a total by itself, and writes its bar with \r into files too. These lines tell what others counted,
-# such as a run on a cluster, with its own rate and time left; in a file each is a line of its own, few of them.
+# Not tqdm: it counts by itself, and writes its bar with \r into files too. These lines show counts from elsewhere, such
+# as a run on a cluster, with its own rate and remaining time. In a file, each is a line of its own.
 class LiveLine:
-    """Rewrites one line on a terminal; on anything else prints a line at most every ``every`` seconds."""
+    """A line that is rewritten on a terminal; elsewhere a new line is printed at most every ``every`` seconds."""
 
     def __init__(self, out: TextIO | None, every: float) -> None:
         self.out, self.every = out or sys.stderr, every
@@ -45,11 +45,11 @@ class LiveLine:
         self.last: object = None
 
     def put(self, what: object, text: str, *, final: bool) -> None:
-        """Show a text, if it is of something new and the line before it is old enough.
+        """Show a text if ``what`` is new and the previous line is old enough.
 
         Args:
-            what: what the text is of; the same is never shown twice in a row.
-            final: show the text however young the line before it is.
+            what: identity of the text, such as a step; the same value is never shown twice in a row.
+            final: show the text regardless of the previous line's age.
         """
         now = time.monotonic()
         if what == self.last or (not self.live and now - self.printed < self.every and not final):
@@ -59,18 +59,18 @@ class LiveLine:
         self.out.flush()
 
     def close(self) -> None:
-        """End a live line."""
+        """End the line on a terminal."""
         if self.live and self.last is not None:
             self.out.write("\n")
             self.out.flush()
 
 
 class ProgressLine(LiveLine):
-    """Shows a training: step, loss, images per second, time left.
+    """A progress line of a training run: step, loss, images per second, time left.
 
     Args:
         total: steps of the whole run.
-        batch: images of a step.
+        batch: images per step.
     """
 
     def __init__(self, total: int, batch: int, *, out: TextIO | None = None, every: float = 5.0) -> None:
@@ -79,12 +79,12 @@ class ProgressLine(LiveLine):
 
     def text(self, step: int, metrics: dict[str, float]) -> str:
         """Return the line for a step."""
-        step = min(step, self.total)  # a run may go on with a smaller length than the steps that are logged
+        step = min(step, self.total)  # a resumed run may be shorter than the steps already logged
         share = step / self.total
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         rate = metrics.get("train/images_per_second", 0.0)
         left = format_duration((self.total - step) * self.batch / rate) if rate > 0.0 else "?"
-        # validation may come before the first report of the loss
+        # a validation may come before the first report of the loss
         loss = f"  loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else ""
         line = f"training {bar} step {step}/{self.total}{loss}  {rate:.0f} images/s  {left} left"
         if "train/data_wait" in metrics:
@@ -94,5 +94,5 @@ class ProgressLine(LiveLine):
         return f"{line}  val {metrics['val/loss']:.4f}" if "val/loss" in metrics else line
 
     def show(self, step: int, metrics: dict[str, float]) -> None:
-        """Show a step, if it is new and the last line is old enough; the last step always."""
+        """Show a step if it is new and the previous line is old enough; always show the last step."""
         self.put(step, self.text(step, metrics), final=step >= self.total)

@@ -1,4 +1,4 @@
-"""The shapes of what functions of callers give: values of another shape may broadcast and mean nothing."""
+"""Checks of shapes that user functions return: a wrong shape may broadcast silently."""
 
 import inspect
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from raysde.io.own_code import OwnCodeError
 
 
 def of_shape(value: Any, shape: Sequence[int], giver: str) -> Tensor:
-    """Return a value that is a tensor of a shape.
+    """Return ``value`` if it is a tensor of the given shape.
 
     Args:
-        giver: of the value, for the message.
+        giver: name of the function that returned the value, for the message.
 
     Raises:
-        OwnCodeError: if it is anything else.
+        OwnCodeError: if it is not a tensor, or has another shape.
     """
     if not isinstance(value, Tensor):
         raise OwnCodeError(f"{giver} gave a {type(value).__name__}, expected a tensor of shape {list(shape)}")

@@ -1,4 +1,4 @@
-"""One local Ray cluster for each test file."""
+"""One local Ray cluster per test file."""
 
 import os
 
@@ -12,7 +12,7 @@ def cluster():
     from raysde.cluster.connection import connect
 
     os.environ.pop("RAY_ADDRESS", None)
-    # the end of a worker group is noticed at the next look
+    # an ended worker group is noticed at the next health check
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     connect()
     yield

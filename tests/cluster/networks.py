@@ -1,4 +1,4 @@
-"""Small networks that do what a cluster does to a run: they die, take their time, and spoil the data."""
+"""Small networks that disturb a run as a cluster may: they die, slow it down, and damage the data."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class SmallUNet(UNet):
 
 
 class Killed(SmallUNet):
-    """Ends its process by SIGKILL at training call number ``at``, unless the file ``marker`` says that it already has."""
+    """A network that sends SIGKILL to its process at training call number ``at``, unless the file ``marker`` exists."""
 
     def __init__(self, image, condition, at: int, marker: str) -> None:
         super().__init__(image, condition)
@@ -35,7 +35,7 @@ class Killed(SmallUNet):
 
 
 class Slow(SmallUNet):
-    """Sleeps in each training call, so that a test can change the cluster under it."""
+    """A network that sleeps in each training call, so that a test can change the cluster meanwhile."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.training:
@@ -44,8 +44,8 @@ class Slow(SmallUNet):
 
 
 class Watched(SmallUNet):
-    """Sleeps in each training call, and adds a byte to the file that RAYSDE_KILLS_PROGRESS names, so that another
-    process knows how far training is."""
+    """A network that sleeps in each training call, and adds a byte to the file that RAYSDE_KILLS_PROGRESS names,
+    which shows the progress to another process."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.training:
@@ -56,7 +56,7 @@ class Watched(SmallUNet):
 
 
 class Thief(SmallUNet):
-    """When it is built, which is when the stream has begun, every shard vanishes or loses its end."""
+    """A network that deletes or truncates every shard when it is built, after the stream has begun."""
 
     def __init__(self, image, condition, folder: str, harm: str) -> None:
         super().__init__(image, condition)
@@ -65,11 +65,11 @@ class Thief(SmallUNet):
 
 
 class Mortal(nn.Module):
-    """A feature network of 8 x 8 grey images that ends every process but the one that made it by SIGKILL: the first
-    ``times`` that one uses it, or each time.
+    """A feature network of 8 x 8 grey images that sends SIGKILL to every process except its creator: for the first
+    ``times`` calls, or always.
 
     Args:
-        marker: folder that remembers the deaths.
+        marker: folder that counts the deaths.
     """
 
     channels = 1

@@ -1,4 +1,5 @@
-"""Errors of Ray Data's tasks: what a user can mend comes to the driver as one sentence, and so does a lost worker."""
+"""Errors of Ray Data's tasks: errors that a user can correct reach the driver as one sentence, and so do lost
+workers."""
 
 from types import SimpleNamespace
 from typing import NoReturn
@@ -15,7 +16,7 @@ FULL = OSError(28, "No space left on device", "/data/a.parquet")
 
 
 class Stream:
-    """A stream of results that ends with an error, if there is one."""
+    """A stream of results that may end with an error."""
 
     def __init__(self, *errors: str, lost: RayError | None = None) -> None:
         self.errors, self.lost = errors, lost
@@ -30,7 +31,8 @@ class Stream:
     ("error", "kind"), [(ValueError("a\n b"), ValueError), (OSError("a b"), OSError), (PermissionError("a b"), OSError)]
 )
 def test_an_error_is_raised_as_what_it_was(error, kind):
-    """After the rows that came before it; a wrong input and a full disk end a command with statuses of their own."""
+    """The error comes after the rows before it; wrong input and a full disk keep their types, and so their exit
+    statuses."""
     rows = iterate_results(Stream("", pack_error(error), ""))
     assert next(rows) == (7, [1])
     with pytest.raises(kind, match=r"^a b$"):
@@ -51,7 +53,7 @@ def test_a_lost_worker_is_one_sentence():
     ],
 )
 def test_an_error_of_an_actor_loses_its_traceback(error, kind, said):
-    """A trial's error takes the same way as a row's, and is the same error at its end."""
+    """A trial's error is carried like a row's, and is the same error at the driver."""
     found = describe_error(RayTaskError("part", "Traceback ...\nline 3", error))
     assert (type(found), str(found)) == (kind, said)
     if kind is not RuntimeError:
@@ -63,7 +65,7 @@ def test_an_error_of_an_actor_loses_its_traceback(error, kind, said):
 
 @pytest.mark.parametrize("work", [lambda unit: fail(), lambda unit: PrecomputedFile("a", 1, 1, "")])
 def test_a_full_disk_under_an_encoder_is_carried(tmp_path, work):
-    """Of what it makes, or of the record of that: here a file is in the place of the records' folder."""
+    """The encoder's output or its record cannot be written: a file is in the place of the records' folder."""
     (tmp_path / STATE).write_text("")
     encoding = Encoding(SimpleNamespace(out=str(tmp_path)), "")
     encoding.work = work

@@ -1,4 +1,4 @@
-"""Restarts with another number of workers: nothing is lost, nothing doubled, nothing out of order."""
+"""Restarts with another number of workers: no row is lost, repeated or out of order."""
 
 import json
 import threading
@@ -27,7 +27,8 @@ ROWS, BATCH, MICRO = 180, 24, 6
 
 @ray.remote(num_cpus=0.1)
 def until(iterator, spec, rank, world, step):
-    """What a rank sees from the beginning of a stream up to ``step``, where its worker group is killed."""
+    """Return the rows that a rank sees from the beginning of a stream up to ``step``, where its worker group is
+    killed."""
     seen = []
     for batches in read_stream(iterator, spec, 1, rank, world):
         seen += [(batch.step, batch.index, batch.rows.tolist()) for batch in batches]
@@ -37,7 +38,8 @@ def until(iterator, spec, rank, world, step):
 
 
 def run_group(digits, feed, start, stop, last, world):
-    """A worker group that starts at ``start`` of a run of ``last`` steps and is killed after ``stop``."""
+    """Return the rows of a worker group that starts at ``start`` of a run of ``last`` steps and is killed after
+    ``stop``."""
     spec = StreamSpec(path=digits.path, fingerprint=digits.fingerprint, feed=feed, start=start, stop=last,
                       block_steps=4, spare=4)  # fmt: skip
     data = make_stream_dataset(spec)
@@ -50,7 +52,8 @@ def run_group(digits, feed, start, stop, last, world):
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_three_epochs_with_restarts_are_the_plan(digits):
-    """World sizes 1, 2, 4, 2 and 3, restarted at random steps: (step, microbatch, rows) are those of the plan, in order."""
+    """World sizes 1, 2, 4, 2 and 3, with restarts at random steps, give (step, microbatch, rows) of the plan, in
+    order."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows, _ = split_rows(digits, digits.rows - ROWS, 0)
     feed = Feed(Plan(rows=ROWS, batch=BATCH, microbatch=MICRO, seed=5), rows)
@@ -70,7 +73,7 @@ def test_three_epochs_with_restarts_are_the_plan(digits):
 def nodes():
     from ray.cluster_utils import Cluster
 
-    ray.shutdown()  # of the cluster that other tests of this file share
+    ray.shutdown()  # leaves the cluster that other tests of this file share
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     ray.init(address=cluster.address, logging_level="WARNING")
     yield cluster
@@ -81,8 +84,8 @@ def nodes():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
-    """resources.workers=[1, 2]: alone on one node, on two when a second comes, on one when it goes; every step once, and
-    the losses of the bare loop to 1e-5."""
+    """With resources.workers=[1, 2], a run uses one node, two when a second comes, and one when it goes. Every step
+    runs once, with the losses of the bare loop to 1e-5."""
     manifest = write_digit_shards(tmp_path / "shards")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     network = {"kind": "external", "factory": "tests.cluster.networks:Slow"}
@@ -112,7 +115,7 @@ def test_a_run_grows_and_shrinks_with_its_cluster(nodes, tmp_path):
 
 
 def workers() -> int:
-    """Training workers that are alive."""
+    """Return the number of live training workers."""
     from ray.util.state import list_actors
 
     return sum(actor.state == "ALIVE" and "RayTrainWorker" in actor.class_name for actor in list_actors())

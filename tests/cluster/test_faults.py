@@ -1,4 +1,4 @@
-"""What goes wrong with the data while a run is under way."""
+"""Failures of the data during a run."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 @pytest.mark.parametrize("harm", ["vanishes", "changes"])
 def test_a_shard_that_goes_during_training_ends_the_run_with_its_name(tmp_path, harm):
-    """After the checks and before it is read: one error, no hang, and nothing but the name of what is wrong."""
+    """The shard vanishes after the checks and before it is read: one error that names the shard, and no hang."""
     manifest = write_digit_shards(tmp_path / "shards", rows=1797, shard_rows=20, row_group=20)
     tree = small_recipe(
         manifest, tmp_path / "runs", tracking__uri=f"sqlite:///{tmp_path / 'mlflow.db'}", resources__cpus_per_worker=1,

@@ -1,4 +1,4 @@
-"""Ingestion and the training stream on Ray Data."""
+"""Ingest and the training stream on Ray Data."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_every_image_is_in_the_shards_once(tmp_path):
-    """All digits with their captions and labels, on one side of the split or the other."""
+    """The shards have all digits with captions and labels, each in one of the two splits."""
     write_digits(tmp_path / "images")
     source = open_source(str(tmp_path / "images"), part_rows=500)
     rules = choose_rules(source, validation=0.1, shard_rows=500)
@@ -70,11 +70,11 @@ def contents(folder):
 
 
 def test_an_interrupted_ingest_goes_on(spoiled, tmp_path):
-    """It stops at the bad image; told to leave it out, it keeps what was finished and ends with the same files as
-    one that was never interrupted, and as one with other parallelism."""
+    """The ingest stops at the bad image. With --skip-bad it keeps the finished parts, and ends with the same files
+    as an uninterrupted ingest and as one with other parallelism."""
     source = open_source(str(spoiled), part_rows=2)
     rules = Rules(channels=3, size=8, shard_rows=2)
-    for _ in range(2):  # the second time, the image's part is one of those that are finished
+    for _ in range(2):  # the second time, the image's part is one of the finished parts
         with pytest.raises(ValueError, match=r"05\.png.*--skip-bad"):
             ingest(source, str(tmp_path / "a"), rules, name="x")
     assert not (tmp_path / "a" / "manifest.json").exists()
@@ -96,7 +96,7 @@ def test_an_interrupted_ingest_goes_on(spoiled, tmp_path):
 
 
 def test_a_task_that_cannot_write_is_one_sentence(spoiled, tmp_path):
-    """As on a full disk; here a folder is in the place of a shard. When it is gone, the ingest goes on."""
+    """A folder in the place of a shard stands for a full disk; once it is gone, the ingest resumes."""
     source = open_source(str(spoiled), part_rows=20)
     rules = Rules(channels=3, size=8, shard_rows=20)
     harm = tmp_path / "a" / "train-00000.parquet"
@@ -123,7 +123,7 @@ def ordered(dataset):
 
 
 def test_the_stream_is_the_plan(digits):
-    """Dealt out in turn, its blocks give each rank its microbatches, step by step, as the bare loop reads them."""
+    """Dealt out in turn, the blocks give each rank its microbatches step by step, as the bare loop reads them."""
     plan = Plan(rows=180, batch=24, microbatch=4, seed=1)
     spec = spec_of(digits, plan, View(shape=(6, 6), crop="random", scale=(0.5, 1.0)), start=3, stop=11, block_steps=3)
     tables = list(ordered(make_stream_dataset(spec)).iter_batches(batch_size=None, batch_format="pyarrow"))
@@ -152,8 +152,8 @@ def consume(iterator, spec, rank, world):
 
 @pytest.mark.parametrize(("world", "batch"), [(2, 16), (3, 16), (4, 16)])
 def test_ray_deals_blocks_out_in_turn(digits, world, batch):
-    """Over streaming_split, as Ray Train does it, also where ranks have unequal shares (4 microbatches, 3 workers): every
-    microbatch of every step once, and each step's on the ranks together."""
+    """streaming_split, as Ray Train uses it, gives every microbatch of every step once, also if ranks have unequal
+    shares (4 microbatches, 3 workers)."""
     plan = Plan(rows=180, batch=batch, microbatch=4, seed=1)
     spec = spec_of(digits, plan, start=2, stop=20, block_steps=4, spare=world)
     splits = ordered(make_stream_dataset(spec)).streaming_split(world, equal=True)
@@ -167,7 +167,7 @@ def test_ray_deals_blocks_out_in_turn(digits, world, batch):
 
 
 def test_a_stream_that_is_at_its_end_is_empty(digits):
-    """A worker group that restarts after the last checkpoint asks for no steps at all."""
+    """A worker group that restarts after the last checkpoint requests no steps at all."""
     spec = spec_of(digits, Plan(rows=180, batch=24, microbatch=4, seed=1), start=11, stop=11, block_steps=3)
     assert list(make_stream_dataset(spec).iter_batches(batch_size=None)) == []
 
@@ -180,8 +180,8 @@ def test_a_stream_of_another_rank_is_refused(digits):
 
 
 def test_an_executor_that_may_read_nothing_rests(monkeypatch):
-    """Its share of the object store is full and nobody reads on: it looks again once in a pause. Without the pause it
-    does so hundreds of times a second, on half a core."""
+    """With a full share of the object store and no reader, the executor looks once per pause. Without the pause it
+    looks hundreds of times a second, on half a core."""
     looks, limits = [], []
     process, rested = streaming_executor.process_completed_tasks, backpressure.pause_if_exhausted
     monkeypatch.setattr(

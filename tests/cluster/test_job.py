@@ -1,4 +1,4 @@
-"""`ray job submit` against a local head with Ray's token authentication, as the README says."""
+"""`ray job submit` against a local head with Ray's token authentication, as in the README."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def run(*command: str, environment: dict, timeout: float = 240.0) -> subprocess.
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A head started by hand on its own ports, with a token of its own."""
+    """Start a head by hand, with its own ports and token, and yield its environment."""
     folder = tmp_path_factory.mktemp("head")
     dashboard = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
@@ -40,7 +40,7 @@ def head(tmp_path_factory):
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     made = run(RAY, "get-auth-token", "--generate", environment=environment)
     assert made.returncode == 0, made.stdout
-    # in the foreground, where a reaper ends its processes after it; `ray stop` would end everybody's
+    # in the foreground, so that only its processes are ended; `ray stop` would end those of all clusters
     command = [
         RAY, "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=3", f"--dashboard-port={dashboard}",
         f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats",
@@ -70,7 +70,7 @@ def submit(head: dict, *entrypoint: str) -> subprocess.CompletedProcess:
 
 
 def test_the_three_jobs(head, tmp_path):
-    """Ingest, train with the digits recipe, and sample from the registered model, unchanged from the laptop."""
+    """The jobs ingest, train the digits recipe, and sample from the registered model, with the commands of a laptop."""
     done = submit(head, "python", "jobs/ingest.py", "sklearn:digits", str(tmp_path / "shards"))
     assert done.returncode == 0, done.stdout
     assert "1797 grey images of 8x8" in done.stdout

@@ -1,4 +1,4 @@
-"""A whole job on Ray that reads precomputed latents and embeddings, against the bare loop."""
+"""A whole job on Ray with precomputed latents and embeddings, compared with the bare loop."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
 def test_a_job_on_latents_and_embeddings_is_the_bare_loop(tmp_path):
-    """Both are made by Ray and read through the stream; weights and averages are those of one process, bit for bit."""
+    """Ray makes both and reads them through the stream; weights and EMA equal those of one process bit for bit."""
     torch.set_num_threads(1)
     manifest, encoder, vae = (
         many_captions(tmp_path / "shards"),

@@ -1,4 +1,4 @@
-"""Runs on Ray that a signal ends: a worker without a word, the command with one sentence."""
+"""Runs on Ray ended by a signal: the worker prints nothing, the command prints one sentence."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from raysde.config import loading
 from tests.support.paths import ROOT
 from tests.support.training import small_recipe
 
-# as Ray trains: in a thread, while the main thread waits and leaves at SIGTERM
+# as Ray trains: in a thread, while the main thread waits and ends at SIGTERM
 WORKER = """
 import os, signal, sys, threading, time, torch
 from raysde.cluster.worker import exit_at_once_on_sigterm
@@ -33,14 +33,14 @@ time.sleep(30)
 
 
 def test_a_worker_that_is_stopped_in_the_middle_of_a_step_says_nothing():
-    """Without care Python ends under torch's backward, which aborts with a stack trace."""
+    """Without raysde's handler Python ends inside torch's backward, which aborts with a stack trace."""
     done = subprocess.run([sys.executable, "-c", WORKER], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
 def test_a_run_on_ray_that_is_ended_says_where_it_goes_on(digits, tmp_path, empty_store, number, status):
-    """Ray dumps a stack at SIGTERM, and its trainer ends at Ctrl-C as if all had gone well."""
+    """By default, Ray dumps a stack at SIGTERM, and its trainer ends at Ctrl-C as if the run were complete."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     tree = small_recipe(
@@ -51,7 +51,7 @@ def test_a_run_on_ray_that_is_ended_says_where_it_goes_on(digits, tmp_path, empt
     outside = ("RAY_ADDRESS", "RAYSDE_LOG")
     environment = {key: value for key, value in os.environ.items() if key not in outside}
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml")]
-    # tests that run in the background may have been started with Ctrl-C ignored, which processes inherit
+    # tests in the background may have started with Ctrl-C ignored, which child processes inherit
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, preexec_fn=heed

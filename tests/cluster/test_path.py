@@ -1,4 +1,4 @@
-"""From a question to a champion that is served, on real pictures of clothes, by the commands that people type."""
+"""From a sweep to a served champion, on real pictures of clothes, with the commands that users type."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SHORT = ["resources.workers=1", "data.stream=worker", "train.warmup=2", "samplin
 
 
 def raysde(uri: str, *words: str) -> None:
-    """A command of its own process, as in a shell."""
+    """Run a raysde command in a process of its own, as in a shell."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"MLFLOW_TRACKING_URI": uri}
     done = subprocess.run(
@@ -38,7 +38,8 @@ def raysde(uri: str, *words: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_from_a_sweep_to_images_over_http(tmp_path, monkeypatch):
-    """Sweep, the winner trained anew, figures, gate, champion; pyfunc and HTTP give the files of `raysde sample`."""
+    """After sweep, training of the winner, evaluation and promotion, pyfunc and HTTP give the files of `raysde
+    sample`."""
     uri, shards = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "shards")
     source = real("fashion-mnist/t10k-images-idx3-ubyte.gz")
     raysde(uri, "ingest", str(source), shards, "--label-names", str(NAMES))

@@ -1,4 +1,4 @@
-"""Embeddings made on Ray, interrupted and not, and the stream that carries them."""
+"""Precomputed embeddings made on Ray, interrupted and not, and the stream that carries them."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def contents(folder):
 
 
 def test_an_interrupted_job_goes_on_to_the_same_bytes(tmp_path):
-    """A unit that fails stops it; what was finished stays as it is, and the end is that of a job in one process."""
+    """A failing unit stops the job; finished units stay unchanged, and the result equals that of one process."""
     torch.set_num_threads(1)
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     alone = embed(manifest, encoder, batch_size=3)

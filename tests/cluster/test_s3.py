@@ -1,4 +1,4 @@
-"""Everything on an object store: a real S3-protocol server in a process of its own, on loopback."""
+"""Data, checkpoints and runs on an object store: a real S3-protocol server in its own process, on loopback."""
 
 import os
 import socket
@@ -38,7 +38,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def place():
-    """Starts the server; makes URIs on it. It comes before the cluster, whose workers need the credentials."""
+    """Start the server, and yield a function that makes URIs on it; the cluster starts later, since workers need the
+    credentials."""
     port = free_port()
     places = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
     before = {name: os.environ.get(name) for name in places}
@@ -60,12 +61,12 @@ def place():
 
 
 def copies() -> set[Path]:
-    """The copies of checkpoints in this machine's temporary folder."""
+    """Return the copies of checkpoints in this machine's temporary folder."""
     return set(Path(tempfile.gettempdir()).glob(f"{storage.COPIES}*"))
 
 
 def test_an_object_store_is_a_source_and_a_target(place, tmp_path):
-    """The shards are those that a local ingest makes of the same images."""
+    """The shards equal those of a local ingest of the same images."""
     write_digits(tmp_path / "images")
     system, inside = open_filesystem(place("images"))
     pafs.copy_files(str(tmp_path / "images"), inside, destination_filesystem=system)
@@ -83,7 +84,8 @@ def test_an_object_store_is_a_source_and_a_target(place, tmp_path):
 
 
 def test_a_run_lives_on_an_object_store(place, tmp_path):
-    """Shards, checkpoints and profiles by URI: trained, stopped, and continued from its checkpoint; averaged afterwards."""
+    """Shards, checkpoints and EMA profiles have URIs: the run is trained, stopped and resumed, and averaged
+    afterwards."""
     local = write_digit_shards(tmp_path / "shards")
     system, inside = open_filesystem(place("digits"))
     pafs.copy_files(local.path, inside, destination_filesystem=system)
@@ -95,7 +97,7 @@ def test_a_run_lives_on_an_object_store(place, tmp_path):
     assert checkpoint.read_description(first.checkpoint).step == 5
     before = copies()
     second = train_job(loading.parse_recipe(small_recipe(manifest, tmp_path, **changes, train__length__steps=10)))
-    # the driver's copy is its answer; those from which it and the worker went on are gone
+    # the driver's copy is its answer; copies to resume from are deleted
     assert copies() - before <= {second.checkpoint, second.checkpoint.parent}
     found = checkpoint.read_description(second.checkpoint)
     assert (found.step, found.state["num_images"]) == (10, 160)

@@ -1,4 +1,4 @@
-"""A cluster that was started here knows itself, whatever else runs on the machine."""
+"""A cluster started by raysde uses its own address, whatever other clusters run on the machine."""
 
 import json
 import os
@@ -41,7 +41,7 @@ print("its own")
 
 @pytest.fixture
 def neighbour(cluster):
-    """The address of a second local cluster, of another process."""
+    """Yield the address of a second local cluster, of another process."""
     process = subprocess.Popen([sys.executable, "-c", OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     said = process.stdout.readline()
     assert said.startswith("up ")
@@ -52,7 +52,7 @@ def neighbour(cluster):
 
 @pytest.mark.timeout(180)
 def test_processes_of_a_cluster_ask_their_own(neighbour):
-    """Ray's state API finds one cluster where two run: Ray Train takes back the CPUs of a stopped run by it."""
+    """Ray's state API must find one cluster where two run: Ray Train uses it to free the CPUs of a stopped run."""
 
     @ray.remote
     def asked() -> tuple[list[str], bool]:
@@ -67,7 +67,7 @@ def test_processes_of_a_cluster_ask_their_own(neighbour):
 
 @pytest.mark.timeout(240)
 def test_processes_of_a_cluster_that_others_started_ask_it(neighbour):
-    """Also an actor that outlives its driver's environment, as the one does with which Ray Train takes CPUs back."""
+    """This includes an actor that outlives its driver's environment, like the one that frees CPUs for Ray Train."""
     environment = {**os.environ, "RAY_ADDRESS": neighbour}
     done = subprocess.run(
         [sys.executable, "-c", JOINING], capture_output=True, text=True, timeout=200, cwd=ROOT, env=environment
@@ -86,18 +86,18 @@ def test_processes_of_a_cluster_that_others_started_ask_it(neighbour):
     ],
 )
 def test_what_processes_of_another_cluster_are_told(monkeypatch, address, job, given):
-    """Its address, unless the job says it; Ray refuses to be told twice."""
+    """Processes get the address unless the job sets it; Ray refuses a variable that is set twice."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": job}))
     assert worker_environment(address) == given
 
 
 def test_the_driver_forgets_the_address(cluster):
-    """A later session of the same process starts a cluster of its own."""
+    """A later session of the same process starts a new cluster."""
     assert not joins_existing_cluster()
 
 
 def test_the_word_local_asks_for_a_cluster_of_ones_own(monkeypatch):
-    """As Ray takes it."""
+    """RAY_ADDRESS=local has the same meaning for Ray."""
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert not joins_existing_cluster()
     monkeypatch.setenv("RAY_ADDRESS", "auto")

@@ -1,4 +1,4 @@
-"""Settings measured by Ray Tune: the figures of one process, finished ones kept, averages of other lengths."""
+"""Sampler settings measured by Ray Tune: the metrics equal those of one process, and finished measurements are kept."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ SPACE = ["ema_std=none,0.15", "solver=unipc", "steps=2,4", "guidance=1,2"]
 
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
-    """A run of 60 steps with two power-function averages."""
+    """Return the folder of a run of 60 steps with two power-function EMA profiles."""
     storage = tmp_path_factory.mktemp("runs")
     changes = {
         "train__length__steps": 60,
@@ -39,7 +39,7 @@ def run(digits, tmp_path_factory):
 
 
 def test_a_study_from_a_run_to_a_model_that_draws_by_the_winner(run, digits, tmp_path, capsys):
-    """On two workers and Ray Tune; interrupted, it measures what is missing alone and comes to the same end."""
+    """An interrupted study on two workers measures only the missing settings, and gives the same result."""
     out = tmp_path / "out"
     command = ["tune-sampler", str(run), *SPACE, "--data", digits.path, "--features", "judge", "--metric", "kid", "--samples",
                "90", "--rounds", "2", "--cache", str(tmp_path / "cache"), "--out", str(out)]  # fmt: skip
@@ -52,14 +52,14 @@ def test_a_study_from_a_run_to_a_model_that_draws_by_the_winner(run, digits, tmp
     base = out / "models" / ("ema-0.15" if won["ema_std"] else "own")
     plain = load(base).sample(labels=[3, 4], seed=1, **own.spec.generation)
     assert torch.equal(own.sample(labels=[3, 4], seed=1).images, plain.images)
-    # the same figures without Ray
+    # the same metrics without Ray
     models = {None: str(out / "models" / "own"), 0.15: str(out / "models" / "ema-0.15")}
     study = Study(models, digits.path, "kid", "judge", str(tmp_path / "cache"), device="cpu")
     row = table[0]
     drawing = {"solver": "unipc", "steps": int(row["steps"]), "guidance": float(row["guidance"])}
     candidate = Candidate(float(row["ema_std"]) if row["ema_std"] else None, drawing, 0.0)
     assert study.outcome(candidate, 90).figure.value == pytest.approx(float(row["value"]), rel=1e-4, abs=1e-7)
-    # a crash in the last round: one figure is missing, the others are not measured again
+    # a crash in the last round: one metric is missing, the others are not measured again
     files = sorted((out / "trials").glob("*.json"))
     assert len(files) == 8 + 3
     lost = next(file for file in files if json.loads(file.read_text())["samples"] == 90)

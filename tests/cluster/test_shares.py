@@ -1,4 +1,4 @@
-"""What of a cluster training gets, by closed counts: nothing here needs one."""
+"""Shares of a cluster for training, by closed formulas; no test here needs a cluster."""
 
 import pytest
 
@@ -21,11 +21,11 @@ from raysde.runs.run import open_run
         (Cluster(5, 2), {"resources__workers": 2}, Share(2, True)),
         (Cluster(16, nodes=2, joined=True), {"resources__workers": 2}, Share(7, False)),
         (Cluster(16, nodes=2, joined=True), {"resources__workers": 2, "data__stream": "worker"}, Share(8, False)),
-        (Cluster(3), {"data__stream": "worker"}, Share(2, False)),  # our own counts one more than there are
+        (Cluster(3), {"data__stream": "worker"}, Share(2, False)),  # a cluster of raysde counts one too many
     ],
 )
 def test_resources_are_shared_out(recipe, found, changes, expected):
-    """A CPU of each node is kept for Ray Data, if it reads."""
+    """One CPU per node is reserved for Ray Data, if it reads."""
     assert assign_share(loading.parse_recipe(recipe(**{"data__stream": "ray", **changes})), found) == expected
 
 
@@ -41,7 +41,7 @@ def test_resources_are_shared_out(recipe, found, changes, expected):
     ],
 )
 def test_workers_that_would_wait_are_named(recipe, monkeypatch, capsys, found, changes, said):
-    """What this machine lacks will not come; others' cluster may grow."""
+    """This machine cannot grow, but a joined cluster may."""
     changes = {f"resources__{key}": value for key, value in changes.items()}
     run = open_run(loading.parse_recipe(recipe(data__stream="ray", **changes)))
     monkeypatch.setattr("raysde.cluster.train.survey_cluster", lambda: found)

@@ -1,4 +1,4 @@
-"""What the person at the terminal is told while Ray starts and trains, and what is kept from them."""
+"""Messages at the driver's terminal while Ray starts and trains, and output that is hidden."""
 
 import builtins
 import logging
@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 
 
 def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):
-    """Without the mark and without Ray's prefix; what Ray and libraries print is not."""
+    """Marked lines appear without the mark and without Ray's prefix; output of Ray and libraries does not."""
     lines = ["Loading weights: 100%", f"{MARK}first batch", "Traceback (most recent call last):", f"  {MARK}quoted"]
     show_told_lines({"pid": 7, "ip": "10.0.0.1", "is_err": True, "lines": lines})
     show_told_lines({"pid": "raylet", "is_err": True})
@@ -27,7 +27,7 @@ def test_lines_of_workers_are_shown_if_they_are_meant_for_a_person(capsys):
 
 @pytest.mark.slow
 def test_a_run_tells_what_it_does_and_that_a_worker_was_lost(digits, tmp_path):
-    """Every stage in its order; of a worker that is killed in step 8 one sentence, and where it goes on from."""
+    """Every stage is reported in order; a worker killed in step 8 gives one sentence with the step to resume from."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     tree = job_recipe(digits, tmp_path, uri, "told", network=killed_network(tmp_path, "told", dies=True))
     tree["sampling"] = {**tree["sampling"], "every": 0}
@@ -60,7 +60,7 @@ SAID = {
 
 @pytest.mark.parametrize(("setting", "shown"), [(None, "first batch\n"), ("debug", str(SAID))])
 def test_all_that_workers_print_is_shown_if_that_is_asked_for(monkeypatch, capsys, setting, shown):
-    """Ray's own way to show it stays in its place then."""
+    """Ray's own handler stays in place then."""
     listening = type(connection.printed_by_workers)()
     listening.add_handler("ray_print_logs", lambda batch: print(batch, end="", file=sys.stderr))
     monkeypatch.setattr(connection, "printed_by_workers", listening)
@@ -84,7 +84,7 @@ def test_what_ray_says_of_itself_is_heard_if_that_is_asked_for(monkeypatch, sett
 
 
 def asked(monkeypatch, setting: str | None) -> None:
-    """Set RAYSDE_LOG, or leave it out."""
+    """Set RAYSDE_LOG, or unset it."""
     if setting is None:
         monkeypatch.delenv("RAYSDE_LOG", raising=False)
     else:
@@ -92,7 +92,7 @@ def asked(monkeypatch, setting: str | None) -> None:
 
 
 def test_a_sentence_is_told_once(monkeypatch, capsys, caplog):
-    """Ray Train puts a print of its own into its workers, which logs a line, and also writes it."""
+    """Ray Train replaces print in its workers by a function that logs each line and also writes it."""
     monkeypatch.setattr(builtins, "print", redirected_print)
     with caplog.at_level(logging.INFO):
         connection.tell_driver("first batch")

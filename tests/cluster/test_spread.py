@@ -1,4 +1,4 @@
-"""Evaluation and batch sampling over Ray: what they make is what one process makes, also when processes are lost."""
+"""Evaluation and batch sampling on Ray equal those of one process, also when processes are lost."""
 
 import contextlib
 import dataclasses
@@ -46,7 +46,7 @@ METRICS = ("fid", "kid", "is", "precision", "recall", "accuracy", "denoised_psnr
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """500 digits to train on and 40 held out."""
+    """Return 500 digits for training and 40 held-out ones."""
     manifest = write_digit_shards(tmp_path_factory.mktemp("data") / "shards", 540, 250, 50)
     shards = (*manifest.shards[:2], dataclasses.replace(manifest.shards[2], split="validation"))
     manifest = dataclasses.replace(manifest, shards=shards)
@@ -61,7 +61,7 @@ def labels(tmp_path_factory) -> str:
 
 @pytest.fixture
 def one_thread():
-    """Workers with a CPU or less have one thread; other numbers of threads round otherwise."""
+    """Workers with at most one CPU have one thread; kernels round differently with another number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -77,8 +77,9 @@ def figures_of(labels, data, cache, measure, **settings):
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster", "one_thread")
 def test_figures_do_not_depend_on_the_workers(labels, data, tmp_path):
-    """Every figure and interval of 1, 2 and 4 workers is that of one process with as many threads, bit for bit; of batches
-    of another size, whose kernels round otherwise, to a few pixels' rounding. Real images are measured anew by each."""
+    """Metrics and intervals of 1, 2 and 4 workers equal those of one process with as many threads, bit for bit. With
+    another batch size, whose kernels round differently, they agree to the rounding of a few pixels. Each case
+    measures real images anew."""
     alone = {}
     for workers in (1, 2, 4):
         torch.set_num_threads(threads := worker_share(workers, None).threads)
@@ -102,7 +103,7 @@ def bench_of(labels, data, network, rows=500) -> Bench:
 
 @pytest.mark.usefixtures("cluster", "one_thread")
 def test_a_lost_worker_is_replaced_and_its_stretch_measured_anew(labels, data, tmp_path):
-    """Two deaths by SIGKILL, in the middle of a stretch: every part comes once, in order, as one process measures it."""
+    """After two deaths by SIGKILL in the middle of a range, every part comes once, in order, as from one process."""
     bench, said = bench_of(labels, data, Mortal(str(tmp_path), 2)), []
     with Workers(2) as measure:
         for work, places in ((DRAWN, split_range(90, 20)), (REAL, split_range(500, 100))):
@@ -126,7 +127,7 @@ def test_a_stretch_that_kills_every_worker_ends_the_evaluation(labels, data, tmp
 
 @pytest.mark.usefixtures("cluster")
 def test_what_a_worker_finds_is_one_sentence(labels, tmp_path):
-    """A shard that is damaged after the checks is named, and TorchScript travels as its file."""
+    """A shard that is damaged after the checks is named, and TorchScript is sent as its file."""
     manifest = write_digit_shards(tmp_path / "shards", 100, 50, 50)
     network = torch.jit.script(Network())
     bench = bench_of(labels, manifest, FeatureNetwork("script", "hash", network, 1), rows=None)
@@ -145,7 +146,7 @@ def test_what_a_worker_finds_is_one_sentence(labels, tmp_path):
 
 @pytest.mark.parametrize("text", ["scratch", "pretrained"])
 def test_a_model_of_captions_travels(tmp_path, text):
-    """As Ray sends it: the copy draws the same images."""
+    """A copy made with Ray's serialisation samples the same images."""
     given = (
         {"text": PretrainedText(path=text_encoder(tmp_path / "bert"), max_tokens=32)} if text == "pretrained" else {}
     )
@@ -169,7 +170,7 @@ def test_torchscript_as_a_file():
         ([3], 4, 0.5),
         ([3], 7, 1 / 3),
         ([4, 4, 4], 3, 4.0),
-        ([4, 4, 4], 4, 2.0),  # 3 of 12 would leave no room for the fourth
+        ([4, 4, 4], 4, 2.0),  # a share of 3 on nodes of 4 would leave no room for the fourth worker
         ([4, 4, 4], 13, 0.5),
         ([64, 2], 2, 32.0),
         ([0, 8], 3, 2.0),
@@ -199,7 +200,7 @@ def test_workers_are_on_gpus_where_there_are_some(monkeypatch):
 
 
 class Spread:
-    """In the place of Ray's: notes what actors are to take, and starts none."""
+    """A stand-in for Ray's pool that records the actors' resources and starts none."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[float, float, str]] = []
@@ -222,7 +223,7 @@ class Spread:
 
 @pytest.mark.parametrize(("device", "expected"), [(None, (0.0, 1.0, "cuda")), ("cuda", (0.0, 1.0, "cuda")), ("cpu", (2.0, 0.0, "cpu"))])  # fmt: skip
 def test_a_device_that_is_asked_for_is_the_actors(monkeypatch, device, expected):
-    """On a cluster with GPUs, of batch sampling and of evaluation."""
+    """The cases are batch sampling and evaluation on a cluster with GPUs."""
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}])
     asked = Spread()
     context = SimpleNamespace(get_current=SimpleNamespace)
@@ -239,7 +240,7 @@ def test_a_device_that_is_asked_for_is_the_actors(monkeypatch, device, expected)
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_workers_end_with_their_context(monkeypatch, fails):
-    """Those that wait, those that measure and those that start, also after an error."""
+    """Idle, busy and starting workers end, also after an error."""
     ended = []
     monkeypatch.setattr(ray, "kill", ended.append)
     workers = Workers(3)
@@ -258,7 +259,7 @@ def test_threads_are_those_of_the_cpus():
 
 @pytest.mark.usefixtures("cluster", "one_thread")
 def test_parts_of_prompts_are_the_same_files(labels, tmp_path):
-    """Five parts drawn by two actors, one of them there already: byte for byte those of one process."""
+    """Two actors sample five parts, one of which exists already: byte for byte those of one process."""
     model = load(labels)
     alone, shared = (bulk(model, tmp_path / name, rows=33) for name in ("alone", "shared"))
     draw_all(alone)
@@ -278,7 +279,7 @@ def test_parts_of_prompts_are_the_same_files(labels, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_driver_goes_on(labels, tmp_path):
-    """The driver of a job on a cluster dies by SIGKILL; submitted again, it keeps what was finished."""
+    """The driver of a job on a cluster dies by SIGKILL; the resubmitted job keeps the finished parts."""
     (tmp_path / "rows.csv").write_text("label\n" + "".join(f"{row % 10}\n" for row in range(1500)))
     out = tmp_path / "out"
     given = ["sample", labels, "--prompts-file", str(tmp_path / "rows.csv"), "--steps", "10", "--workers", "2",

@@ -1,4 +1,4 @@
-"""Sweeps on real Ray: Tune starts and stops trials of Ray Train; killed in the middle, a sweep goes on."""
+"""Sweeps on real Ray: Tune starts and stops trials of Ray Train, and a killed sweep resumes."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def tree_of(digits, place: Path, **changes) -> dict:
 
 
 def children(place: Path, parent: str) -> dict:
-    """The MLflow runs below a sweep's, by name."""
+    """Return the child runs of a sweep's MLflow run, by name."""
     client = tracking.connect_client(f"sqlite:///{place / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("raysde").experiment_id
     found = client.search_runs([experiment], filter_string=f"tags.mlflow.parentRunId = '{parent}'")
@@ -69,7 +69,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(cluster, digits, place):
-    """Three trials, of which the second diverges."""
+    """Return a sweep of three trials, of which the second diverges."""
     tree = tree_of(digits, place)
     settings = read_settings(None, [], {"search": "grid", "scheduler": "fifo"})
     settings = settings.model_copy(update={"space": {"train.lr": LRS}})
@@ -150,7 +150,7 @@ def test_a_metric_that_nobody_reports_ends_it_at_the_first_report(swept, digits,
         (Cluster(34, 8, nodes=2), {"resources__workers": 4}, 16, None, (2, Share(4, True))),
         (Cluster(18, 8, nodes=2), {}, 16, None, (8, Share(2, True))),
         (Cluster(5, 1), {"resources__gpu": False}, 16, None, (4, Share(1, False))),
-        (Cluster(2, joined=True), {"resources__gpu": True}, 16, 3, (3, Share(4, True))),  # for GPUs that will come
+        (Cluster(2, joined=True), {"resources__gpu": True}, 16, 3, (3, Share(4, True))),  # for GPUs that may be added
     ],
 )
 def test_a_cluster_is_shared_out(digits, tmp_path, cluster, changes, trials, given, expected):
@@ -172,7 +172,7 @@ def test_too_few_gpus_are_named(digits, tmp_path):
     ],
 )
 def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, capsys, changes, given, said):
-    """On this machine; a cluster that others started may grow, and people are told what is waited for."""
+    """This machine refuses them; on a joined cluster, which may grow, the user is told what the workers wait for."""
     recipe = loading.parse_recipe(tree_of(digits, tmp_path, **changes))
     with pytest.raises(ValueError, match=said):
         assign_shares(recipe, Cluster(3), 16, given)
@@ -181,7 +181,8 @@ def test_workers_that_leave_data_tasks_no_cpu_are_refused(digits, tmp_path, caps
 
 
 def test_what_a_sweep_compares_by_must_not_change_on_another_cluster(digits, tmp_path):
-    """More workers would change the microbatches, unless the recipe says them; the place of the data does not matter."""
+    """More workers would change the microbatches, unless the recipe sets their size; the location of the data may
+    change."""
     settings = read_settings(None, ["train.lr=[1e-3,1e-2]"], {})
     moved = write_digit_shards(tmp_path / "moved")
     other = write_digit_shards(tmp_path / "other", rows=150)
@@ -204,7 +205,7 @@ def test_what_a_sweep_compares_by_must_not_change_on_another_cluster(digits, tmp
 
 
 class Full(SimpleNamespace):
-    """In the place of Tune: the first write to the ledger fails."""
+    """A stand-in for Tune in which the first write to the ledger fails."""
 
     def __init__(self, trainable, **given) -> None:
         Full.asked = given["tune_config"]
@@ -214,7 +215,7 @@ class Full(SimpleNamespace):
 
 
 def sweep_of(digits, place: Path, count: int, **changes) -> tuple[Sweep, Children]:
-    """A sweep of learning rates, and its trials, over a store beside it."""
+    """Return a sweep of learning rates and its trials, with a store beside it."""
     tree, space = tree_of(digits, place, **changes), read_space({"train.lr": [1e-3, 2e-3, 3e-3, 4e-3]})
     recipe, folder = loading.parse_recipe({**tree, "name": "lrs"}), str(place / "runs" / "lrs")
     plan = plan_trials(space, "grid", 0, count)
@@ -223,7 +224,7 @@ def sweep_of(digits, place: Path, count: int, **changes) -> tuple[Sweep, Childre
 
 
 def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits, tmp_path):
-    """Four trials share 16 CPUs of the node that lives, also when three of them have ended."""
+    """Four trials share 16 CPUs of the live node, also after three of them have ended."""
     sweep, children = sweep_of(digits, tmp_path, 4)
     for number in range(3):
         sweep.next()
@@ -233,9 +234,7 @@ def test_a_ledger_that_cannot_be_written_ends_in_a_sentence(monkeypatch, digits,
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": alive} for alive in (True, False, False)])
     monkeypatch.setattr("raysde.cluster.tune_training.open_mailbox", lambda: None)
     monkeypatch.setattr(tune, "Tuner", Full)
-    said = (
-        r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command goes on with it$"
-    )
+    said = r"^the sweep was interrupted: OSError: \[Errno 28\] No space left on device; the same command resumes it$"
     with pytest.raises(RuntimeError, match=said):
         run_trials(sweep, children, *assign_shares(children.recipe, survey_cluster(), sweep.count, None))
     assert (Full.asked.max_concurrent_trials, Full.asked.search_alg.share) == (4, Share(4, False))
@@ -259,7 +258,7 @@ def test_nodes_that_died_keep_no_cpu_for_data_tasks(monkeypatch, digits, tmp_pat
 
 @pytest.mark.parametrize(("checkpoints", "validations", "expected"), [(5, 5, 5), (6, 5, 10), (3, 5, 5), (0, 5, 0)])
 def test_trials_keep_checkpoints_at_validations(digits, tmp_path, checkpoints, validations, expected):
-    """Resumed elsewhere, a trial would not make a validation again whose result was lost."""
+    """A trial resumed elsewhere would otherwise not repeat a validation whose result was lost."""
     changes = {"checkpoint_every": checkpoints, "validation__every": validations}
     sweep, children = sweep_of(digits, tmp_path, 1, **changes)
     assert children.recipe_of(sweep.next(), Share(1, False)).checkpoint_every == expected
@@ -279,7 +278,7 @@ def test_a_worker_says_which_validation_is_the_last():
 
 
 def test_a_sweep_that_goes_on_under_another_store_is_concluded(capsys, digits, tmp_path):
-    """Trial 0 ended when the first store was in use."""
+    """Trial 0 ended while the first store was in use."""
     sweep, children = sweep_of(digits, tmp_path, 2)
     uris = [f"sqlite:///{tmp_path / name / 'mlflow.db'}" for name in ("first", "second")]
     clients = [tracking.connect_client(uri) for uri in uris]
@@ -309,7 +308,7 @@ def test_a_sweep_that_goes_on_under_another_store_is_concluded(capsys, digits, t
     ],
 )
 def test_trials_under_way_end_with_their_sweep(monkeypatch, digits, tmp_path, error, raised, status):
-    """Trials that ended stay as they are: one that was stopped early is finished, and says so in a tag."""
+    """Ended trials stay unchanged: a trial that early stopping ended is finished, with a tag."""
 
     def begun(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
         for number in range(3):
@@ -337,7 +336,7 @@ def test_trials_under_way_end_with_their_sweep(monkeypatch, digits, tmp_path, er
 
 
 def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digits, tmp_path):
-    """Its parent and its trials have MLflow runs of their own; one that goes on has those that it had."""
+    """The sweep and its trials have their own MLflow runs; a resumed sweep keeps them."""
 
     def begun(sweep: Sweep, children: Children, at_once: int, share: Share) -> None:
         trial = sweep.next()
@@ -359,7 +358,7 @@ def test_a_sweep_whose_folder_was_removed_is_another_in_mlflow(monkeypatch, digi
 
 
 def test_a_sweep_that_cannot_begin_leaves_no_mlflow_run(monkeypatch, digits, tmp_path):
-    """More workers than this machine has, found before anything is logged."""
+    """The error about more workers than this machine has comes before anything is logged."""
     monkeypatch.setattr("raysde.cluster.tune_training.connect", lambda level: None)
     monkeypatch.setattr("raysde.cluster.job.list_live_nodes", lambda: [{}])
     monkeypatch.setattr("raysde.cluster.tune_training.survey_cluster", lambda: Cluster(2))
@@ -372,7 +371,7 @@ def test_a_sweep_that_cannot_begin_leaves_no_mlflow_run(monkeypatch, digits, tmp
 
 
 def test_a_trial_whose_process_dies_fails_when_tune_gives_up(tmp_path):
-    """Tune tells its scheduler of an error also when it starts the trial again."""
+    """Tune tells its scheduler of an error even if it starts the trial again."""
     space = read_space({"train.lr": [1e-3, 1e-2]})
     plan, early = plan_trials(space, "grid", 0, 2), Halving(4, 2, 16)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=2, seed=0, metric="m", plan=plan, halving=early)
@@ -420,13 +419,13 @@ def command(digits, place: Path, name: str) -> list[str]:
 
 
 def states(folder: Path) -> list[tuple[str, int]]:
-    """State and reports of each trial."""
+    """Return state and reports of each trial."""
     files = sorted((folder / "ledger").glob("trial-*.json"))
     return [(trial["state"], len(trial["reports"])) for trial in map(json.loads, map(Path.read_text, files))]
 
 
 def table_in(printed: str) -> list[str]:
-    """The rows of the ranking in what a sweep printed."""
+    """Return the rows of the ranking in a sweep's output."""
     lines = printed.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("rank "))
     return lines[first + 1 : first + 5]
@@ -440,8 +439,8 @@ def started(line: list[str], out: Path) -> subprocess.Popen:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_driver_killed_half_way(digits, tmp_path):
-    """SIGKILL when one trial has ended and another is under way: the same command ends with the table of a sweep that
-    nothing disturbed, and with one MLflow run for each trial, every metric once."""
+    """SIGKILL comes when one trial has ended and another is running. The same command then gives the table of an
+    undisturbed sweep, one MLflow run per trial, and every metric once."""
     whole = started(command(digits, tmp_path, "whole"), tmp_path / "whole.txt")
     assert whole.wait(700) == 0, (tmp_path / "whole.txt").read_text()
     line = command(digits, tmp_path, "broken")
@@ -457,7 +456,7 @@ def test_a_driver_killed_half_way(digits, tmp_path):
     again = started(line, tmp_path / "again.txt")
     assert again.wait(700) == 0, (tmp_path / "again.txt").read_text()
     tables = [table_in((tmp_path / name).read_text()) for name in ("whole.txt", "again.txt")]
-    assert [row.split()[:-1] for row in tables[0]] == [row.split()[:-1] for row in tables[1]]  # but for the seconds
+    assert [row.split()[:-1] for row in tables[0]] == [row.split()[:-1] for row in tables[1]]  # except the seconds
     assert len(tables[0]) == 4
     for name in ("whole", "broken"):
         client = tracking.connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -37,7 +37,7 @@ def uri(place) -> str:
 
 @pytest.fixture(scope="module")
 def whole(digits, place, uri):
-    """A run that nothing disturbs."""
+    """Return an undisturbed run."""
     network = killed_network(place, "whole", dies=False)
     return train_job(
         loading.parse_recipe(job_recipe(digits, place, uri, "whole", network=network, tracking__register_as="digits"))
@@ -46,7 +46,8 @@ def whole(digits, place, uri):
 
 @pytest.fixture(scope="module")
 def broken(digits, place, uri):
-    """The same run, whose worker reads its own rows and is killed by SIGKILL in step 8, after the checkpoint at 5."""
+    """Return the same run, whose worker reads its own rows and gets SIGKILL in step 8, after the checkpoint at step
+    5."""
     network = killed_network(place, "broken", dies=True)
     done = train_job(
         loading.parse_recipe(job_recipe(digits, place, uri, "broken", network=network, data__stream="worker"))
@@ -66,7 +67,7 @@ def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
 
 
 def test_a_killed_run_ends_with_the_same_weights(whole, broken):
-    """Weights, EMA and optimiser bit for bit, the same counters, and the same rows in the same order."""
+    """Weights, EMA and optimizer agree bit for bit; counters and row order are equal."""
     assert same_tensors(tensors(whole.checkpoint), tensors(broken.checkpoint))
     first, second = (checkpoint.read_description(done.checkpoint).state for done in (whole, broken))
     assert first == second
@@ -93,7 +94,7 @@ def test_the_rows_are_those_of_the_plan(broken, digits, place, uri):
 
 @pytest.mark.parametrize("key", ["train/loss", "train/grad_norm", "train/lr", "val/loss", "val/loss_snr_-1_to_1"])
 def test_every_metric_is_logged_once(whole, broken, uri, key):
-    """The steps between the checkpoint and the kill were computed twice and are logged once, with the same values."""
+    """The steps between checkpoint and kill ran twice, and are logged once, with the same values."""
     first, second = history(uri, whole.run_id, key), history(uri, broken.run_id, key)
     assert first == second
     steps = [step for step, _ in first]
@@ -131,12 +132,12 @@ def test_ray_computes_what_the_bare_loop_computes(whole, digits, place, uri):
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_workers_and_a_kill(digits, place, uri, strategy):
-    """Two Ray workers share each global batch, and under fsdp the weights; one is killed; the bits are those of two bare
-    gloo ranks, and of a sharded checkpoint each worker's file arrives."""
+    """Two Ray workers share each global batch, and under fsdp the weights; one is killed. The result equals two bare
+    gloo ranks bit for bit, and a sharded checkpoint has the file of each worker."""
     name = f"pair-{strategy}"
     shared = {"resources__workers": 2, "train__microbatch": 4, "data__block_steps": 2, "name": name}
     network = killed_network(place, name, dies=True)
-    network["kwargs"]["at"] = 16  # two microbatches a step and one priming pass: in the middle of step 8
+    network["kwargs"]["at"] = 16  # two microbatches per step and one priming pass: in the middle of step 8
     tree = job_recipe(digits, place, uri, resources__strategy=strategy, **{**shared, "network": network})
     done = train_job(loading.parse_recipe(tree))
     assert (place / f"{name}-died").exists()
@@ -172,19 +173,19 @@ def test_a_run_that_diverges_fails_at_once(digits, place, uri):
 
 @pytest.fixture(scope="module")
 def registered(whole):
-    """The undisturbed run, which is registered as digits; its network is the tests' own code."""
+    """Return the undisturbed run, registered as digits; its network is the tests' own code."""
     return whole
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    """raysde in a fresh process."""
+    """Run raysde in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "raysde.cli", *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT
     )
 
 
 def test_the_registered_model_draws_what_the_checkpoint_draws(registered, uri, tmp_path):
-    """Through models:/digits@candidate in a fresh process, which knows nothing of the run: the same PNG files to the byte."""
+    """A fresh process that knows only models:/digits@candidate writes the same PNG files to the byte."""
     assert registered.model == "models:/digits/1"
     shared = [
         "--prompt",
@@ -250,7 +251,7 @@ def test_models_that_are_not_there_are_named(registered, uri, source, culprit):
 
 
 def test_the_flat_recipe_is_the_same_everywhere(registered, uri):
-    """MLflow's params, the checkpoint and the recipe's own dotted paths agree."""
+    """MLflow's params, the checkpoint and the recipe's dotted paths agree."""
     recipe = checkpoint.read_description(registered.checkpoint).recipe
     params = tracking.connect_client(uri).get_run(registered.run_id).data.params
     assert params == {key: str(value) for key, value in recipe.items()}

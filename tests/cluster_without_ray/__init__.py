@@ -1,1 +1,1 @@
-"""Tests of raysde.cluster in one process, without Ray; those of tests/cluster start a local cluster."""
+"""Tests of raysde.cluster in one process, without Ray; tests/cluster starts a local cluster."""

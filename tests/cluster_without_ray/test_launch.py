@@ -1,4 +1,4 @@
-"""What Ray Train and Ray Tune are asked for, without a cluster: every setting of a recipe reaches them."""
+"""Arguments of Ray Train and Ray Tune, without a cluster: every setting of a recipe reaches them."""
 
 import os
 import re
@@ -52,7 +52,7 @@ RESOURCES = {
 
 @pytest.fixture
 def launched(monkeypatch, recipe):
-    """Launches a recipe on a trainer that only remembers what it was made of."""
+    """Launch a recipe with a trainer that only records its arguments."""
 
     def run(share=None, returned=None, raised=None, **changes):
         made = {}
@@ -81,7 +81,7 @@ def test_every_setting_reaches_ray_train(launched):
     assert (scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker) == ((1, 2), False, {"CPU": 3})
     assert scaling.elastic_resize_monitor_interval_s == 7.0
     assert (running.name, running.storage_path) == ("small", run.config.storage)
-    assert running.failure_config.max_failures == 0  # every failure is counted in one place, see below
+    assert running.failure_config.max_failures == 0  # raysde counts every failure in one place, see below
     assert running.checkpoint_config.num_to_keep is None  # workers delete older checkpoints themselves
     assert made["torch_config"].backend == "gloo"
     assert set(made["datasets"]) == {"train"}
@@ -116,8 +116,7 @@ DEATHS = [
 @pytest.mark.parametrize("death", DEATHS, ids=["worker", "worker that starts", "controller"])
 @pytest.mark.parametrize(("deaths", "most"), [(0, 0), (1, 0), (1, 1), (3, 3), (4, 3), (2, 7)])
 def test_whatever_dies_is_started_again_so_many_times(monkeypatch, recipe, capsys, death, deaths, most):
-    """A new trainer each time, until the failures are more than the recipe allows; first what the dead one reserved is
-    released."""
+    """Each time a new trainer starts, until there are more failures than the recipe allows; reserved CPUs are freed."""
     fits, releases = [], []
     monkeypatch.setattr(train, "release_orphaned_placement_groups", lambda: releases.append(len(fits)))
 
@@ -176,7 +175,7 @@ HARMS = ["deleted", "truncated", "older", "unlisted", "empty", "not JSON", "anot
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_path, harm):
-    """Ray's own manager of checkpoints starts in a folder whose list does not fit it, as it does in a fresh one."""
+    """Ray's own checkpoint manager starts in a folder with a wrong list as it does in a fresh one."""
     from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
     from ray.train.v2._internal.execution.storage import StorageContext
     from ray.train.v2._internal.execution.training_report import _TrainingReport
@@ -217,7 +216,7 @@ def test_rays_list_of_checkpoints_is_no_second_truth(monkeypatch, recipe, tmp_pa
 
 
 def test_every_limit_of_ray_data_rests(monkeypatch):
-    """Whatever policies this version of Ray has: those that limit what is read are replaced by their own kind."""
+    """All policies of the installed Ray that limit reads are replaced by raysde's subclasses."""
     pauses = []
     monkeypatch.setattr("raysde.cluster.backpressure.time.sleep", pauses.append)
     assert [pause_if_exhausted(limit) for limit in (0, None, 5, 0)] == [0, None, 5, 0]
@@ -233,7 +232,7 @@ def test_every_limit_of_ray_data_rests(monkeypatch):
 
 
 class Failed(ray.train.TrainingFailedError):
-    """As Ray Train raises it."""
+    """An error as Ray Train raises it."""
 
     def __init__(self, failures: dict) -> None:
         self.worker_failures = failures
@@ -258,7 +257,7 @@ def test_the_error_of_the_first_worker_is_told(launched, failures, expected):
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("form", ["traceback", "error"])
 def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, form):
-    """Another worker group would meet it again; other workers lose their connection only because of it."""
+    """Another worker group would meet the error again; other workers lose their connection only because of it."""
     mistake = OwnCodeError("network.factory 'my:Net' raised KeyError: 'a' at my.py:3")
     said = mistake if form == "error" else "".join(traceback.format_exception(mistake))
     failures = {rank: said, 1 - rank: "RuntimeError: Connection closed by peer"}
@@ -268,7 +267,7 @@ def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, 
 
 
 def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
-    """The stream is made anew for each group, from the step that is then the newest."""
+    """The stream is made anew for each group, from the newest step at that time."""
     tree = recipe(**RESOURCES)
     run, made = open_run(loading.parse_recipe(tree)), []
     monkeypatch.setattr(train, "make_stream_dataset", made.append)
@@ -285,7 +284,7 @@ def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):
 
 @pytest.mark.parametrize(("workers", "spare"), [(2, 0), ([1, 4], 4)])
 def test_the_stream_of_a_run(recipe, workers, spare):
-    """Blank blocks are spared for as many workers as there may be; a block has as many steps as its bytes allow."""
+    """There are spare blocks for the maximum number of workers; a block has as many steps as its bytes allow."""
     run = open_run(loading.parse_recipe(recipe(resources__workers=workers, train__microbatch=4, data__block_steps=3)))
     spec = stream_spec(run, 2)
     assert (spec.start, spec.stop, spec.spare, spec.block_steps) == (2, 10, spare, 3)
@@ -294,7 +293,7 @@ def test_the_stream_of_a_run(recipe, workers, spare):
     small = open_run(
         loading.parse_recipe(recipe(train__microbatch=4, data__block_steps=64, data__block_megabytes=0.0012))
     )
-    assert stream_spec(small, 0).block_steps == 4  # of 4 rows of 64 bytes: 256 a step, 1200 in all
+    assert stream_spec(small, 0).block_steps == 4  # 4 rows of 64 bytes: 256 per step, 1200 in all
 
 
 @pytest.mark.parametrize(
@@ -343,7 +342,7 @@ def test_encoders_are_shared_out(units, resources, expected):
 
 
 def test_messages_are_taken_once_in_their_order():
-    """Each slot has its own, and nothing is there before it is put."""
+    """Each slot has its own messages, and is empty before the first."""
     mailbox = Mailbox()
     for number in range(3):
         mailbox.put(1, {"n": number})
@@ -382,7 +381,7 @@ def test_the_first_batch_is_timed_once(monkeypatch):
     ],
 )
 def test_what_a_sweep_may_go_on_with(recipe, changes, same):
-    """What shapes no trial may change, everything else may not."""
+    """Settings that affect a trial's result must stay the same; all others may change."""
     settings = read_settings(None, ["train.lr=[1e-3,1e-2]"], {})
     one, two = (sweep_definition(open_run(loading.parse_recipe(recipe(**each))), settings) for each in ({}, changes))
     assert (one == two) == same
@@ -414,7 +413,8 @@ def test_another_space_search_or_seed_is_another_sweep(recipe, text):
     ],
 )
 def test_a_stopped_run_is_over_unless_more_is_asked_for(recipe, then, now, ended):
-    """More patience, or more steps, in whatever unit; one that something else stopped waits for no validation."""
+    """More patience or more steps, in any unit, resume a run; a run stopped for another reason waits for no
+    validation."""
     run = open_run(loading.parse_recipe(recipe(validation__rows=8, **then)))
     state = new_state(run, World().device)
     state.step, state.stopped, state.stale = 4, True, 2
@@ -439,7 +439,7 @@ def test_a_run_is_finished_at_its_last_step_or_where_it_stopped(recipe, step, st
 
 
 def bare(run, *, tracking_uri: str, run_id: str, started: float, share: Share) -> None:
-    """Trains as the first worker of a group does."""
+    """Train as the first worker of a group does."""
     folder = child_path(run.config.storage, run.config.name)
     spool = spool_folder(run.config.name, run_id)
     tracker = tracking.Tracker(tracking_uri, run_id, spool, backlog_folder(folder, run_id))
@@ -449,7 +449,7 @@ def bare(run, *, tracking_uri: str, run_id: str, started: float, share: Share) -
 
 @pytest.fixture
 def jobs(monkeypatch, recipe, tmp_path, empty_store):
-    """Runs jobs of the recipe in a store of their own; `surroundings` is what a job looks at before it logs anything."""
+    """Run jobs of the recipe in their own store; `surroundings` replaces the checks before anything is logged."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setattr(job, "run_worker_group", bare)
@@ -479,7 +479,7 @@ def runs_of(name: str) -> list:
 
 
 def test_a_run_whose_folder_was_removed_is_another_mlflow_run(jobs, tmp_path):
-    """It is trained anew, shorter and with another learning rate: the old MLflow run stays what it was."""
+    """The run is trained again, shorter and with another learning rate; the old MLflow run stays unchanged."""
     first = jobs()
     shutil.rmtree(tmp_path / "runs" / "small")
     second = jobs(train__length__steps=3, train__lr=2e-3)
@@ -498,8 +498,8 @@ def test_a_run_whose_folder_was_removed_is_another_mlflow_run(jobs, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(15), SystemExit(143)])
 def test_an_interrupted_job_says_how_to_go_on(jobs, monkeypatch, tmp_path, error):
-    """Ctrl-C and SIGTERM, here after the checkpoint of step 2: one sentence, and the MLflow run is marked as killed until
-    it goes on, as the same run with every step once."""
+    """Ctrl-C or SIGTERM after the checkpoint of step 2 gives one sentence, and the MLflow run is marked as killed.
+    The resumed run is the same MLflow run, with every step once."""
 
     def interrupted(run, **settings) -> None:
         tree = run.config.model_dump(mode="json")
@@ -534,7 +534,7 @@ def test_an_interrupted_job_says_how_to_go_on(jobs, monkeypatch, tmp_path, error
     ],
 )
 def test_what_the_surroundings_lack_is_found_before_anything_is_logged(jobs, monkeypatch, changes, nodes, culprit):
-    """No MLflow run, and no folder of the run, is left of a job that cannot begin."""
+    """A job that cannot begin leaves no MLflow run and no run folder."""
     client = tracking.connect_client(tracking.store_uri("sqlite:///mlflow.db"))
     client.register_prompt(name="prompted", template="x")
     monkeypatch.setattr(job, "list_live_nodes", lambda: [{}] * nodes)
@@ -545,7 +545,7 @@ def test_what_the_surroundings_lack_is_found_before_anything_is_logged(jobs, mon
 
 
 def test_a_cluster_that_does_not_start_is_a_sentence(jobs, monkeypatch, capsys):
-    """Ray raises plain Exceptions, such as of a node that times out."""
+    """Ray raises plain Exceptions, for example when a node times out."""
     monkeypatch.undo()
 
     def fails(*arguments, **settings):
@@ -564,7 +564,7 @@ def test_a_cluster_that_does_not_start_is_a_sentence(jobs, monkeypatch, capsys):
 
 
 def test_relative_places_are_those_of_the_driver(jobs, monkeypatch, tmp_path, digits):
-    """The settings of workers hold no relative path: workers may start in another folder."""
+    """The workers' settings have no relative path, since workers may start in another folder."""
     shutil.copytree(digits.path, tmp_path / "shards")
     given = {}
 

@@ -1,4 +1,4 @@
-"""Jobs on Ray that go on where they stopped, done in this process: what counts as finished, and in which order it comes."""
+"""Jobs that resume, run in this process without Ray: units that count as finished, and the order of results."""
 
 import shutil
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ class Task:
 
     Attributes:
         asked: the units that each run was asked for.
-        stops: how many of them are done before it fails; None for all.
-        turned: whether they are done last to first, as workers may be.
+        stops: number of units done before the job fails; None for all.
+        turned: True to process the units last to first, as workers may.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Task:
 
 
 class Ingest(Task):
-    """Eight images in four parts, each of two shards."""
+    """An ingest of eight images in four parts of two shards each."""
 
     def __init__(self, folder: Path, monkeypatch) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Ingest(Task):
 
 
 class Precompute(Task):
-    """Embeddings of three shards and of the empty caption."""
+    """A job that embeds the captions of three shards and the empty caption."""
 
     def __init__(self, folder: Path, monkeypatch) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def task(request, tmp_path, monkeypatch) -> Task:
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("harm", [None, "cut", "longer", "gone"])
 def test_a_finished_unit_counts_while_its_files_are_whole(task, harm, turned):
-    """What is missing or damaged is done again, nothing else, and the end is that of a job that nothing disturbed."""
+    """Missing or damaged units are done again, and no others; the result equals that of an undisturbed job."""
     task.run()
     expected = contents(task.out)
     shutil.rmtree(task.out)
@@ -126,7 +126,7 @@ def test_a_finished_unit_counts_while_its_files_are_whole(task, harm, turned):
 
 
 def test_what_was_made_is_made_no_second_time_and_compared(tmp_path, monkeypatch):
-    """By hashes: one bit of any file that changed is named."""
+    """Hashes are compared: one changed bit of any file is reported."""
     task = Precompute(tmp_path, monkeypatch)
     derived = task.run()
     assert task.run() == derived
@@ -142,7 +142,7 @@ def test_what_was_made_is_made_no_second_time_and_compared(tmp_path, monkeypatch
 
 
 class Asked:
-    """A study whose figures are its candidates' steps."""
+    """A study whose metrics are the candidates' steps."""
 
     def __init__(self) -> None:
         self.measured: list[int] = []
@@ -158,7 +158,7 @@ class Asked:
 
 
 class Tuner:
-    """In the place of Ray Tune's: trials are run here, last to first."""
+    """A stand-in for Ray Tune's Tuner that runs trials here, last to first."""
 
     def __init__(self, trial, *, param_space, run_config, **_) -> None:
         self.trial, self.numbers, self.run_config = trial, param_space["number"]["grid_search"], run_config
@@ -178,7 +178,7 @@ class Tuner:
 
 @pytest.mark.parametrize("lost", [[], ["json"], ["safetensors"], ["json", "safetensors"]])
 def test_a_measurement_counts_while_both_of_its_files_are_there(tmp_path, monkeypatch, lost):
-    """Its figure, and how each image moves it: otherwise it is measured again, and nothing else is."""
+    """The files are the metric and the influence of each image; if one is lost, only this measurement is repeated."""
     for name in ("connect", "quiet_tune"):
         monkeypatch.setattr(tune_sampler, name, lambda: None)
     monkeypatch.setattr(tune_sampler.ray, "cluster_resources", lambda: {"CPU": 3.0})
@@ -204,7 +204,7 @@ def test_a_measurement_counts_while_both_of_its_files_are_there(tmp_path, monkey
 
 
 class Silent:
-    """A tracker that nobody reads."""
+    """A tracker that discards everything."""
 
     def metrics(self, step, values) -> None:
         pass
@@ -220,7 +220,7 @@ class Silent:
 
 
 def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, monkeypatch):
-    """The process that was told of it may have died with it; the figures are those of the first time, to the bit."""
+    """The trial process may have died with the first report; the repeated metrics are equal to the bit."""
     tree = recipe(train__length__steps=5, checkpoint_every=1, keep_checkpoints=9, validation__rows=24,
                   validation__every=2, sampling__every=0, data__stream="worker", text=None)  # fmt: skip
     sent, run = [], open_run(loading.parse_recipe(tree))
@@ -249,7 +249,7 @@ def test_a_trial_that_goes_on_reports_the_step_of_its_checkpoint_again(recipe, m
 
 
 def test_metrics_that_a_worker_left_on_disk_are_delivered(recipe, empty_store, tmp_path):
-    """When the finished run is submitted again, also one whose model has another name than the run."""
+    """They are delivered when the finished run is submitted again, also if its model has another name than the run."""
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     tree = recipe(train__length__steps=1, tracking__uri=uri, tracking__register_as="digits", text=None)
     run = open_run(loading.parse_recipe(tree))

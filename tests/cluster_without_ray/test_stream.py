@@ -1,4 +1,4 @@
-"""The training stream without a cluster: what its tasks make, dealt out in turn and put together again."""
+"""The training stream without a cluster: blocks made by its tasks, dealt out in turn and regrouped."""
 
 from itertools import chain, pairwise
 
@@ -18,7 +18,7 @@ START, STOP, STEPS = 3, 11, 3
 
 @pytest.fixture(scope="module")
 def spec(digits) -> StreamSpec:
-    """Six microbatches a step; the last block is one step short."""
+    """Return a stream with six microbatches per step and a last block that is one step short."""
     rows, _ = split_rows(digits, digits.rows - 180, 1)
     view = View(shape=(6, 6), crop="random", scale=(0.5, 1.0))
     feed = Feed(Plan(rows=180, batch=24, microbatch=4, seed=1), rows, view)
@@ -36,7 +36,7 @@ def dealt(blocks, rank, world):
 
 
 def test_blocks_hold_each_microbatch_of_each_step_once(spec):
-    """A block has neighbouring steps of one microbatch, and spare blocks none."""
+    """A block has consecutive steps of one microbatch, and spare blocks are blank."""
     held = [[(step, number % 6) for step in spec.steps_of(number)] for number in range(spec.blocks)]
     assert sorted(chain.from_iterable(held)) == [(step, index) for step in range(START, STOP) for index in range(6)]
     assert all(later[0] == step[0] + 1 for block in held for step, later in pairwise(block))
@@ -45,7 +45,7 @@ def test_blocks_hold_each_microbatch_of_each_step_once(spec):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_each_rank_gets_its_microbatches_step_by_step(digits, spec, blocks, world):
-    """As the bare loop reads them, whatever the number of workers; also where ranks have unequal shares."""
+    """Microbatches equal those of the bare loop for any number of workers, also if ranks have unequal shares."""
     assert {block.num_rows for block in blocks} == {12}
     whole = {
         (one.step, one.index): one for step in read_batches(spec.feed, Reader(digits), START, STOP) for one in step
@@ -55,7 +55,7 @@ def test_each_rank_gets_its_microbatches_step_by_step(digits, spec, blocks, worl
         assert len(steps) == STOP - START
         for step, found in enumerate(steps, START):
             places = [(one.step, one.index) for one in found]
-            # a block's microbatch stays with its rank where the microbatches are dealt out evenly
+            # a block's microbatch stays with its rank if the microbatches are dealt out evenly
             assert 6 % world or places == [(step, index) for index in spec.feed.plan.of_rank(rank, world)]
             assert {place[0] for place in places} == {step}
             for one in found:
@@ -79,7 +79,7 @@ def test_each_rank_gets_its_microbatches_step_by_step(digits, spec, blocks, worl
     ids=["late", "cut", "swapped", "reversed", "short", "hole"],
 )
 def test_a_stream_that_is_not_the_plan_is_refused(spec, blocks, harm):
-    """A block that is missing, another rank's, or holds other steps: no step is trained on what is not its own."""
+    """The block is missing, another rank's, or of other steps: no step is trained on another step's rows."""
     mine = list(dealt(blocks[: spec.blocks - spec.spare], 0, 2))
     with pytest.raises(ValueError, match=r"does not follow the plan: rank 0 expected microbatches \[0, 2, 4\] of step"):
         list(group_by_step(iter(harm(mine)), spec, 0, 2))

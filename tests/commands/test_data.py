@@ -1,4 +1,4 @@
-"""`raysde inspect`, `raysde plan` and `raysde ui`: what they show is what the data and the training are."""
+"""`raysde inspect`, `raysde plan` and `raysde ui`: their output agrees with the data and the training."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CELL, HIGH, GAP = 112, 112 + 26, 4
 
 
 def shown(path: Path, count: int, columns: int) -> list[bytes]:
-    """The digits on a contact sheet, each pixel of which is 14 pixels of the sheet wide and high."""
+    """Return the digits on a contact sheet, where each pixel is 14 x 14 pixels of the sheet."""
     sheet = np.asarray(Image.open(path))
     assert sheet.shape == (-(-count // columns) * (HIGH + GAP) + GAP, columns * (CELL + GAP) + GAP, 3)
     found = []
@@ -30,12 +30,12 @@ def shown(path: Path, count: int, columns: int) -> list[bytes]:
         small = cell[::14, ::14]
         assert np.array_equal(small.repeat(14, 0).repeat(14, 1), cell)
         found.append(small[..., 0].tobytes())
-        assert (sheet[top + CELL : top + HIGH, left : left + CELL] < 128).any()  # its caption
+        assert (sheet[top + CELL : top + HIGH, left : left + CELL] < 128).any()  # the caption
     return found
 
 
 def test_a_contact_sheet_holds_images_of_the_data_set(digits, tmp_path, capsys):
-    """As many as are asked for and there are, none twice but for twins, in the order of their rows, by the seed."""
+    """The number of images is -n or all, without repeats except twins, in row order, selected by the seed."""
     images = [image[..., 0].tobytes() for image in Reader(digits).read(np.arange(digits.rows)).images]
     sheets = {}
     for name, count, seed in (("a", 12, 0), ("b", 12, 0), ("c", 12, 1), ("few", 3, 0)):
@@ -63,7 +63,7 @@ def test_more_images_than_there_are(tmp_path):
 
 
 def test_a_fast_look_does_not_read_everything(tmp_path, capsys):
-    """A byte that changed within a shard is found by its hash alone."""
+    """A changed byte within a shard is found only by its hash."""
     manifest = write_digit_shards(tmp_path / "shards", rows=20, shard_rows=10)
     path = Path(manifest.file(1))
     whole = bytearray(path.read_bytes())
@@ -78,13 +78,13 @@ def test_a_fast_look_does_not_read_everything(tmp_path, capsys):
 
 
 def test_the_plan_of_a_step_is_what_it_is_trained_on(recipe, tmp_path, capsys):
-    """Rows, keys, labels and captions of each microbatch, in order, also across the end of an epoch."""
+    """The output has rows, keys, labels and captions of each microbatch in order, also across the end of an epoch."""
     tree = recipe(train__microbatch=4, train__length__steps=30, validation__rows=24)
     path = tmp_path / "recipe.yaml"
     path.write_text(loading.dump_yaml(tree))
     run = open_run(loading.parse_recipe(tree))
     reader = Reader(run.manifest)
-    for step, epoch in ((0, "0.000"), (10, "0.909"), (11, "1.000"), (29, "2.636")):  # 16 of 176 rows a step
+    for step, epoch in ((0, "0.000"), (10, "0.909"), (11, "1.000"), (29, "2.636")):  # 16 of 176 rows per step
         assert main(["plan", str(path), "--step", str(step)]) == 0
         first, head, *lines = capsys.readouterr().out.splitlines()
         assert first == f"# step {step} of 30, epoch {epoch}, 16 rows"
@@ -105,10 +105,10 @@ def test_the_plan_of_a_step_is_what_it_is_trained_on(recipe, tmp_path, capsys):
 
 @pytest.mark.parametrize("out", [".", "shards", "a/b"])
 def test_shards_among_the_images_are_refused(tmp_path, capsys, out):
-    """With them the folder would hold files of several kinds, and be no source any more."""
+    """With shards in it, the folder would hold files of several kinds, and would no longer be a valid source."""
     folder = write_images(tmp_path / "photos")
     before = sorted(folder.rglob("*"))
-    assert "shards would be among the images: name another folder" in refused(
+    assert "would mix shards with images: name another folder" in refused(
         capsys, "ingest", str(folder), str(folder / out)
     )
     assert sorted(folder.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""The commands `raysde edit` and `raysde sample --guidance-interval ...`: what they write, and one sentence for mistakes."""
+"""The commands `raysde edit` and `raysde sample --guidance-interval ...`: their output files, and one-line errors."""
 
 import struct
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ def files(tmp_path) -> dict[str, str]:
 
 
 def results(files, *expected: str) -> list[torch.Tensor]:
-    """The images written, after checking that these are all."""
+    """Return the written images, after checking that there are no others."""
     names = sorted(path.name for path in Path(files["out"]).iterdir())
     assert names == [*expected, "sheet.png"]
     return [open_image(Path(files["out"]) / name) for name in expected]
@@ -72,7 +72,7 @@ def test_inpainting_writes_results_beside_their_inputs(models, files):
         assert torch.equal(image[:, :, :4], given[:, :, :4])
         assert not torch.equal(image[:, :, 4:], given[:, :, 4:])
     assert not torch.equal(made[0], made[1])
-    # two rows of an input and two results, cells of 64 pixels one apart
+    # two rows of one input and two results; cells of 64 pixels, one pixel apart
     sheet = open_image(Path(files["out"]) / "sheet.png")
     assert sheet.shape == (1, 2 * 65 + 1, 3 * 65 + 1)
     assert torch.equal(sheet[:, 1:65:8, 66:130:8], made[0])
@@ -105,7 +105,8 @@ def test_older_pictures_in_the_folder_are_told(models, files, capsys):
 
 
 def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatch, capsys):
-    """Of more images than a batch it is said how they are drawn; bars count the steps of all batches, and the files."""
+    """A note says how more images than a batch are sampled; progress bars count the steps of all batches, and the
+    files."""
     counted = {}
 
     @contextmanager
@@ -119,7 +120,7 @@ def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatc
     assert "drawing" not in capsys.readouterr().err
     counted.clear()
     assert main([*asked, "5"]) == 0
-    said = "drawing 5 images, 2 at a time; with --prompts-file each part is kept once drawn"
+    said = "sampling 5 images, 2 at a time; with --prompts-file each finished part is kept"
     assert said in capsys.readouterr().err.splitlines()
     assert counted["writing", "image"] == [(done, 5) for done in range(1, 6)]
     steps = counted["drawing", "step"]
@@ -127,7 +128,7 @@ def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatc
 
 
 def test_there_is_an_image_for_each_prompt_and_label(tmp_path):
-    """As many as the longer of the two lists has; the other one is taken in turn."""
+    """There are as many images as the longer list has entries; the shorter list repeats."""
     both = write_model(tmp_path / "both", classes=3)
     for number, (prompts, labels, count) in enumerate([(2, 0, 2), (0, 3, 3), (1, 3, 3), (2, 1, 2), (3, 3, 3)]):
         asked = [word for prompt in CAPTIONS[:prompts] for word in ("--prompt", prompt)]
@@ -138,7 +139,7 @@ def test_there_is_an_image_for_each_prompt_and_label(tmp_path):
 
 
 def test_a_grey_image_is_one_of_three_equal_channels_to_a_colour_model(models, files, tmp_path):
-    """As when it is ingested: the result is that of the same picture saved as RGB."""
+    """As at ingest, the result is that of the same picture saved as RGB."""
     Image.open(files["grey"]).convert("RGB").save(tmp_path / "equal.png")
     found = []
     for name, path in (("grey", files["grey"]), ("rgb", str(tmp_path / "equal.png"))):
@@ -165,14 +166,14 @@ def test_an_input_is_not_written_over(models, files, tmp_path, capsys, name, rol
 
 
 def test_greys_are_means_to_the_nearest_level():
-    """Sums of three channels from 0 to 765, each against exact division; halves do not occur among thirds."""
+    """Sums of three channels from 0 to 765 agree with exact division; thirds are never halves."""
     sums = torch.arange(766)
     image = torch.stack([sums.clamp(max=255), (sums - 255).clamp(0, 255), (sums - 510).clamp(0, 255)])[:, None]
     assert average_channels(image.to(torch.uint8))[0, 0].tolist() == [(2 * each + 3) // 6 for each in range(766)]
 
 
 def test_sampling_is_guided_from_the_command_line(models, files, capsys):
-    """Each option changes the images as the same argument in Python does."""
+    """Each option has the effect of the same argument in Python."""
     model = checkpoint.load_model(Path(models["captions"]))
     settings = {"solver": "unipc", "steps": 2, "prompts": [CAPTIONS[0]]}
     for given, wanted in (
@@ -251,11 +252,11 @@ def test_help_teaches(capsys):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
 def test_image_files_become_tensors(tmp_path, mode):
-    """Palettes are resolved, and a photograph is turned as its camera says."""
+    """Palettes are resolved, and EXIF orientation is applied."""
     original = Image.new("RGB", (3, 2), "white")
     original.putpixel((2, 0), (255, 0, 0))
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise is due
+    exif[0x0112] = 6  # EXIF asks for a quarter turn clockwise
     original.convert(mode).save(tmp_path / "a.png", exif=exif)
     found = open_file(str(tmp_path / "a.png"))[0]
     assert found.shape == (1 if mode in ("1", "L") else 3, 3, 2)
@@ -269,7 +270,7 @@ def saved(path: Path, picture: Image.Image, **options) -> str:
 
 
 def test_images_are_read_as_an_ingest_reads_them(tmp_path, capsys):
-    """Deep, transparent, CMYK and animated files, with what is said of them."""
+    """Deep, transparent, CMYK and animated files are read, with a note on each conversion."""
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     clear = np.zeros((8, 8, 4), dtype=np.uint8)
     clear[:, 4:] = (10, 20, 30, 255)
@@ -297,7 +298,7 @@ def test_images_are_read_as_an_ingest_reads_them(tmp_path, capsys):
 @pytest.mark.parametrize("kind", [1, 2, 3, 4, 5, 7, 10, 12, 99])
 @pytest.mark.parametrize("tag", [0x0112, 0x8769, 0x010F])
 def test_odd_exif_data_is_no_traceback(tmp_path, kind, tag):
-    """An entry of the wrong type, for the orientation, a pointer and a text: read, or refused in one line."""
+    """An EXIF entry of the wrong type (orientation, pointer or text) is read, or refused in one line."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
@@ -313,7 +314,7 @@ def test_odd_exif_data_is_no_traceback(tmp_path, kind, tag):
 
 
 def reason(function, *arguments) -> str:
-    """What a function refuses its arguments with; nothing if it takes them."""
+    """Return the message with which a function refuses its arguments, empty if it accepts them."""
     try:
         function(*arguments)
     except ValueError as error:
@@ -337,7 +338,7 @@ def test_bad_files_are_one_sentence(capsys, models, files, tmp_path, name):
 
 def test_masks_are_turned_upright_and_read_at_any_depth(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise is due
+    exif[0x0112] = 6  # EXIF asks for a quarter turn clockwise
     levels = np.zeros((4, 8), dtype=np.uint16)
     levels[:, :3] = 65535
     wanted = torch.from_numpy(np.rot90(levels > 0, -1).copy())
@@ -352,7 +353,7 @@ def test_masks_are_turned_upright_and_read_at_any_depth(tmp_path):
     ("white", "dtype"), [(1, np.uint8), (127, np.uint8), (255, np.uint16), (1, np.uint16)], ids=str
 )
 def test_masks_that_would_keep_nothing_by_their_scale_are_refused(tmp_path, white, dtype):
-    """0 and 1, as programs write truth values, and levels of 8 bits in a file of 16."""
+    """Masks with values 0 and 1 as truth values, or 8-bit levels in a 16-bit file, would keep nothing."""
     known = np.arange(32).reshape(4, 8) % 3 == 0
     path = saved(tmp_path / "mask.png", Image.fromarray((known * white).astype(dtype)))
     assert "mask.png is dark everywhere and not black" in reason(open_mask, path, (4, 8))
@@ -367,7 +368,7 @@ def test_masks_of_several_frames_are_refused(tmp_path):
 
 
 def test_a_full_disk_under_the_sheet_is_named(models, files, capsys):
-    """Each result is small, and the sheet of all is not."""
+    """Each result fits on the disk, and the sheet of all results does not."""
     command = ["edit", models["plain"], *FAST, "--image", files["grey"], "--strength", "1", "-n", "90"]
     with small_files():
         assert main([*command, "--out", files["out"]]) == 1

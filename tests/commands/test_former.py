@@ -1,4 +1,4 @@
-"""Commands that were renamed go on working under the name that they had."""
+"""Renamed commands still work under their former names."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from raysde.cli import FORMER, main
 
 @pytest.mark.parametrize("former", sorted(FORMER))
 def test_a_former_name_is_the_command_of_today_with_a_line_that_says_so(capsys, former):
-    """Both end with the same refusal, of an option that comes first."""
+    """Both names end with the same error, about an option that is checked first."""
     given = ["no/such/model", "--data", "shards", "--device", "abacus"]
     assert main([FORMER[former], *given]) == 2
     refused = capsys.readouterr().err.splitlines()

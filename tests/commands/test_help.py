@@ -1,4 +1,4 @@
-"""Help is printed at once: nothing that takes seconds to import is loaded for it."""
+"""Help is printed at once: it imports nothing that takes seconds."""
 
 import subprocess
 import sys

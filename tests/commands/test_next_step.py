@@ -1,4 +1,4 @@
-"""The command that a run ends with draws from the model that it made."""
+"""The sample command printed at the end of a run works with the run's model."""
 
 import shlex
 from pathlib import Path

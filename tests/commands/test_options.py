@@ -1,4 +1,4 @@
-"""Every option and argument of every command reaches the function that acts on it, with the value that was given."""
+"""Every option and argument of every command reaches the function that uses it, with the given value."""
 
 import argparse
 import dataclasses
@@ -28,19 +28,19 @@ RECIPE = str(ROOT / "jobs" / "configs" / "digits.yaml")
 
 @pytest.fixture(autouse=True, scope="module")
 def everything() -> None:
-    """Every module, so that none is imported while a stand-in is in place, and keeps it."""
+    """Import every module, so that none is first imported while a stand-in is in place, and keeps it."""
     for module in pkgutil.walk_packages(raysde.__path__, "raysde."):
         importlib.import_module(module.name)
 
 
 class Recorder:
-    """Stands in for functions, and keeps the arguments that they are called with, by the names of their parameters."""
+    """A recorder that replaces functions and keeps their arguments by parameter name."""
 
     def __init__(self, monkeypatch) -> None:
         self.monkeypatch, self.calls = monkeypatch, []
 
     def stand_in(self, name: str, original, gives=None):
-        """A function with the parameters of ``original`` that is recorded as ``name``."""
+        """Return a function with the parameters of ``original``, recorded as ``name``."""
         signature = inspect.signature(original)
 
         def called(*args, **kwargs):
@@ -51,13 +51,13 @@ class Recorder:
         return called
 
     def replace(self, place: str, gives=None) -> None:
-        """Replaces ``module.function``; the recorded parameters are the original's own."""
+        """Replace ``module.function``; the recorded parameters are the original's own."""
         module, _, name = place.rpartition(".")
         original = getattr(__import__(module, fromlist=[name]), name)
         self.monkeypatch.setattr(place, self.stand_in(name, original, gives))
 
     def leaves(self) -> list[tuple[str, Any]]:
-        """What arrived: (key, value) at any depth, and the names of the functions that were called."""
+        """Recorded (key, value) pairs at any depth, and the names of the called functions."""
         found = [("called", name) for name, _ in self.calls]
         return found + [leaf for _, arguments in self.calls for leaf in leaves("", arguments)]
 
@@ -80,14 +80,14 @@ def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield key, str(value) if isinstance(value, Path | torch.device) else value
 
 
-# what stands in for the functions behind each command
+# stand-ins for the functions behind each command
 
 GENERATION: dict[str, Any] = {}
-"""What the model of the stand-ins draws by."""
+"""Sampler settings of the stand-in model."""
 
 
 def drawing(recorder: Recorder) -> Any:
-    """A model of 8 x 8 grey images whose methods are recorded."""
+    """Return a model of 8 x 8 grey images whose methods are recorded."""
     images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
 
     def drawn(count: int) -> Any:
@@ -266,7 +266,7 @@ def for_ui(recorder: Recorder) -> None:
     recorder.replace("raysde.commands.ui.serve_store", None)
 
 
-# what is given, and what has to arrive: words of the command line, then (key, value)
+# command-line words, then the expected (key, value)
 
 MODEL = {
     "model": (["MODEL"], ("source", "MODEL")),
@@ -511,9 +511,9 @@ MODES = {
         "tracking_uri": (["--tracking-uri", "sqlite:///x"], ("uri", "sqlite:///x")),
     }),
 }  # fmt: skip
-"""For each command, and each way to use it: its stand-ins, the words that it always needs, and its options."""
+"""Stand-ins, required words and options for each command and each way to use it."""
 POSITIONAL = {"sample": "M", "edit": "M", "evaluate": "M", "tune-sampler": "M", "register": "M", "promote": "M"}
-"""The first word of commands that take a model."""
+"""First word of the commands that take a model."""
 CASES = [(mode, option) for mode, (_, _, options) in MODES.items() for option in options]
 
 
@@ -527,7 +527,7 @@ def options_of(command: argparse.ArgumentParser) -> set[str]:
 
 
 def test_no_option_is_left_out():
-    """The table above knows every option of every command: one that is new is added there."""
+    """The table above must list every option of every command; add new options there."""
     known: dict[str, set[str]] = {}
     for mode, (_, _, options) in MODES.items():
         known.setdefault(mode.split()[0], set()).update(options)
@@ -536,7 +536,7 @@ def test_no_option_is_left_out():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    """A folder to work in, with the files that options name."""
+    """Return a working folder with the files that options name."""
     monkeypatch.chdir(tmp_path)
     for name, size in (("grey", 8), ("other", 8), ("mask", 8), ("small", 4)):
         Image.fromarray(rng_image(0, size)[..., 0]).save(tmp_path / f"{name}.png")
@@ -547,7 +547,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def arrived(command: str, mode: str, words: list[str], monkeypatch) -> list[tuple[str, Any]]:
-    """What reaches the functions behind a command."""
+    """Return the arguments that reach the functions behind a command."""
     install, always, _ = MODES[mode]
     with monkeypatch.context() as patch:
         recorder = Recorder(patch)
@@ -564,7 +564,7 @@ def arrived(command: str, mode: str, words: list[str], monkeypatch) -> list[tupl
 
 
 def here(expected: tuple[str, Any], place: Path) -> tuple[str, Any]:
-    """Absolute paths are those of the folder that the command runs in."""
+    """Return the expected pair with absolute paths in the working folder of the command."""
     key, value = expected
     above = str(Path.cwd() if not isinstance(value, str) else STARTED)
     return key, value.replace(above, str(place)) if isinstance(value, str) and value.startswith(above) else value
@@ -584,7 +584,7 @@ def test_an_option_arrives(place, monkeypatch, mode, option):
 
 @pytest.mark.parametrize("mode", ["sample", "edit", "evaluate", "tune-sampler", "ingest", "inspect", "ema"])
 def test_a_value_that_is_not_the_default_is_not_there_without_its_option(place, monkeypatch, mode):
-    """Otherwise the test above would see nothing."""
+    """Otherwise the test above could not fail."""
     command = mode.split()[0]
     base = arrived(command, mode, ["SHARDS"] if mode == "inspect" else [], monkeypatch)
     for option, (words, expected) in MODES[mode][2].items():
@@ -594,7 +594,8 @@ def test_a_value_that_is_not_the_default_is_not_there_without_its_option(place, 
 
 
 def test_prompts_and_labels_are_taken_in_turn(place, monkeypatch):
-    """Seven images of three prompts and two labels; without a number, one for each, and 16 of nothing."""
+    """Seven images take three prompts and two labels in turn; without -n there is one per prompt, and 16 without
+    prompts."""
     told = ["--prompt", "a", "--prompt", "b", "--prompt", "c", "--label", "4", "--label", "5"]
     found = arrived("sample", "sample", [*told, "-n", "7"], monkeypatch)
     assert ("prompts", ["a", "b", "c", "a", "b", "c", "a"]) in found
@@ -615,7 +616,7 @@ def test_prompts_and_labels_are_taken_in_turn(place, monkeypatch):
     ],
 )
 def test_the_default_guidance_of_each_way_to_be_led(place, monkeypatch, words, expected):
-    """As the help says it."""
+    """The default is that of the help text."""
     assert ("guidance", expected) in arrived("sample", "sample", words, monkeypatch)
 
 
@@ -631,7 +632,8 @@ def test_the_default_guidance_of_each_way_to_be_led(place, monkeypatch, words, e
     ],
 )
 def test_the_guidance_that_was_found_for_a_model(place, monkeypatch, words, expected):
-    """It is the default wherever the model is told something to lead to or from; a scale of one's own comes alone."""
+    """The stored scale is the default whenever there is a condition or guide; an explicit scale comes without the
+    stored interval."""
     monkeypatch.setitem(GENERATION, "guidance", 3.0)
     monkeypatch.setitem(GENERATION, "guidance_interval", [0.2, 5.0])
     found = arrived("sample", "sample", words, monkeypatch)

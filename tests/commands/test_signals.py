@@ -1,4 +1,4 @@
-"""Commands that a signal or a closed pipe ends: one sentence, the shell's status, no stack dump."""
+"""Commands ended by a signal or a closed pipe: one sentence, the shell's exit status, no stack dump."""
 
 import fcntl
 import os
@@ -38,7 +38,7 @@ def raising(error: BaseException, cause: BaseException | None = None):
     ],
 )
 def test_an_interrupt_is_a_sentence_and_a_status(capsys, error, cause, status, said):
-    """Whoever ends an ingest by SIGTERM needs to know as much of its rest as somebody who presses Ctrl-C."""
+    """SIGTERM during an ingest prints the same sentence as Ctrl-C."""
     assert run_command(raising(error, cause)) == status
     err = capsys.readouterr().err
     assert (err.startswith(said), len(err.splitlines())) == (True, 1)
@@ -46,7 +46,7 @@ def test_an_interrupt_is_a_sentence_and_a_status(capsys, error, cause, status, s
 
 @pytest.mark.parametrize("error", [SystemExit(0), SystemExit(2), BrokenPipeError(32, "a worker's pipe")])
 def test_what_no_signal_ended_is_passed_on(error):
-    """A help text, a wrong option, and a pipe that is not the terminal's."""
+    """The cases are a help text, a wrong option, and a broken pipe that is not the terminal's."""
     with pytest.raises(type(error)):
         run_command(raising(error))
 
@@ -68,7 +68,7 @@ def test_sigterm_ends_a_command_and_is_put_back(capsys):
 
 @pytest.mark.parametrize("arguments", ["config", "--help", "models", "plan recipe.yaml --step 0"])
 def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path, digits, empty_store, arguments):
-    """`raysde config | head -0`: the pipe is closed before anything is read."""
+    """`raysde config | head -0` closes the pipe before anything is read."""
     reader, writer = os.pipe()
     os.close(reader)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
@@ -79,12 +79,12 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path, digits, empty_
         command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300, cwd=tmp_path, env=environment
     )
     os.close(writer)
-    # argparse passes over a pipe that takes no help
+    # argparse ignores a broken pipe when it prints help
     assert (ended.returncode, ended.stderr) == (0 if arguments == "--help" else UNREAD, "")
 
 
 def test_a_reader_of_one_line_ends_a_command_quietly():
-    """`raysde config | head -1`, where the pipe takes less than the text before its reader goes."""
+    """`raysde config | head -1` closes the pipe after one line, and the pipe's buffer is smaller than the text."""
     command = [sys.executable, "-m", "raysde.cli", "config"]
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -106,11 +106,11 @@ def test_a_pipe_with_a_reader_is_read():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
 def test_a_bare_run_that_is_ended_says_where_it_goes_on(digits, tmp_path, number, status):
-    """Its checkpoints say so, and nothing else is printed than progress and one sentence."""
+    """The message gives the checkpoint to resume from; otherwise only progress is printed."""
     tree = small_recipe(digits, tmp_path / "runs", train__length__steps=100_000, checkpoint_every=1, text=None)
     (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml"), "--no-ray"]
-    # tests that run in the background may have been started with Ctrl-C ignored, which processes inherit
+    # tests in the background may have started with Ctrl-C ignored, which child processes inherit
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heed) as process:
         end = time.monotonic() + 240.0

@@ -1,4 +1,4 @@
-"""`raysde ui`: its links, a port that is taken, and an end that leaves no process behind."""
+"""`raysde ui`: its links, an occupied port, and an end that leaves no process behind."""
 
 import os
 import shutil
@@ -24,13 +24,13 @@ def free_port() -> int:
 
 
 def below(process: int) -> set[int]:
-    """The processes that a process started, and those that they started, as Linux lists them."""
+    """Return the ids of a process's descendants, as Linux lists them."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             words = stat.read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it ended meanwhile
+            continue  # the process ended meanwhile
         if words[0] != "Z":
             parents[int(stat.parent.name)] = int(words[1])
     found, waiting = set(), {process}
@@ -42,7 +42,7 @@ def below(process: int) -> set[int]:
 
 @pytest.fixture
 def store(empty_store, tmp_path) -> str:
-    """A store with a run."""
+    """Return the URI of a store with one run."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     open_mlflow_run(connect_client(uri), "pictures", "one", {}, None, None)
@@ -50,7 +50,7 @@ def store(empty_store, tmp_path) -> str:
 
 
 def test_links_lead_to_training_runs_and_to_the_registry():
-    """In MLflow's view of training, which its pages take from the address alone."""
+    """The links select MLflow's view of training by a URL parameter."""
     found = dict(list_links("http://h:1", {"pictures": "7"}))
     assert found == {
         "runs of pictures": "http://h:1/#/experiments/7/runs?workflowType=machine_learning",
@@ -60,7 +60,7 @@ def test_links_lead_to_training_runs_and_to_the_registry():
 
 
 def test_of_a_server_there_is_nothing_to_start(monkeypatch, capsys, store):
-    """Its own links are printed; a browser is opened at the first of them only where there is a screen and a person."""
+    """The server's own links are printed; a browser opens the first only with a display and a terminal."""
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a server was started"))
@@ -72,7 +72,7 @@ def test_of_a_server_there_is_nothing_to_start(monkeypatch, capsys, store):
     assert first == f"https://mlflow.example.org/#/experiments/1/runs?{VIEW}"
     monkeypatch.setenv("DISPLAY", ":0")
     assert main(words) == 0
-    assert opened == []  # what is captured here is no terminal
+    assert opened == []  # captured output is not a terminal
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert main(words) == 0
     assert main([*words, "--no-browser"]) == 0
@@ -107,7 +107,7 @@ def test_told_to_end_it_ends_with_all_that_it_started(store, told):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
     try:
-        said = [process.stdout.readline() for _ in range(2)]  # printed when the server answers
+        said = [process.stdout.readline() for _ in range(2)]  # printed once the server answers
         addresses = [line.split()[-1] for line in said]
         assert [line.split()[0] for line in said] == ["runs", "models"]
         assert urllib.request.urlopen(addresses[0], timeout=30).status == 200

@@ -1,4 +1,4 @@
-"""One thing and many in sentences."""
+"""Counts with singular and plural nouns."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whoever is killed or fails while they are written."""
+"""Atomic writes of files and folders, also when the writer is killed or fails."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ else:
 
 
 def killed(kind: str, place: Path) -> None:
-    """Write a place in a process that is killed before the rename."""
+    """Write a file or folder in a process that is killed before the rename."""
     ended = subprocess.run([sys.executable, "-c", KILLED, kind, str(place)], timeout=60)
     assert ended.returncode == -signal.SIGKILL
 
@@ -41,7 +41,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_killed_writer_leaves_the_file_as_it_was(tmp_path):
-    """Beside it lies a partial file that is known as one, and does not hinder the next writer."""
+    """The partial file beside it is recognised as partial and does not hinder the next writer."""
     place = tmp_path / "a.json"
     place.write_text("old")
     killed("file", place)
@@ -56,7 +56,7 @@ def test_a_killed_writer_leaves_the_file_as_it_was(tmp_path):
 
 
 def test_a_killed_writer_leaves_the_folder_as_it_was(tmp_path):
-    """The next writer begins with an empty folder, and takes the place of the old one."""
+    """The next writer begins with an empty folder and replaces the old one."""
     place = tmp_path / "model"
     place.mkdir()
     (place / "weights").write_text("old")
@@ -70,7 +70,7 @@ def test_a_killed_writer_leaves_the_folder_as_it_was(tmp_path):
 
 
 def test_a_folder_of_somebody_is_replaced_only_if_asked(tmp_path):
-    """It may have come into being after the caller looked."""
+    """The folder may appear after the caller looked."""
     place = tmp_path / "model"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "weights").write_text("somebody's")
@@ -89,7 +89,7 @@ def test_a_folder_of_somebody_is_replaced_only_if_asked(tmp_path):
 )
 @pytest.mark.parametrize("whole", [write_atomically, write_folder_atomically])
 def test_an_error_leaves_nothing_and_a_full_disk_is_named(tmp_path, whole, error, raised):
-    """Errors of another kind than of the disk keep their own words."""
+    """Errors other than those of the disk keep their own message."""
     place = tmp_path / "new" / "a"
 
     def failing() -> None:
@@ -105,7 +105,7 @@ def test_an_error_leaves_nothing_and_a_full_disk_is_named(tmp_path, whole, error
 
 
 def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch):
-    """The old one gives way, and is back after the error; until then nothing of it is deleted."""
+    """The old folder is moved away, and is back after the error; until then nothing of it is deleted."""
     folder, seen = tmp_path / "data", []
     folder.mkdir()
     (folder / "a").write_text("old")
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatc
 
 
 def test_a_copy_that_is_killed_leaves_what_was_there(tmp_path, monkeypatch):
-    """Also through a URI; the same copy made anew removes what the killed one left."""
+    """This also holds for a URI; a new copy deletes the remains of the killed one."""
     (tmp_path / "source").write_bytes(b"new and longer")
     place, uri = tmp_path / "there" / "a.bin", f"file://{tmp_path}/there/a.bin"
     place.parent.mkdir()

@@ -1,4 +1,4 @@
-"""The words in which other libraries' errors and pydantic's are told."""
+"""Sentences for the errors of other libraries and of pydantic."""
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -8,7 +8,8 @@ from raysde.io.invalid import first_mistake
 
 
 def test_errors_of_other_libraries_are_one_line():
-    """A KeyError says only its key, so its name is told; an error without words is told by its name."""
+    """A KeyError's message is only its key, so the sentence adds its type; an error without a message gives its
+    type."""
     assert error_line(ValueError("a\n  b")) == "a b"
     assert error_line(KeyError("width")) == "KeyError: 'width'"
     assert error_line(IndexError()) == "IndexError: "

@@ -1,4 +1,4 @@
-"""Files and folders by path or URI: names, hashes, and files that are whole or as they were."""
+"""Files and folders by path or URI: names, hashes, and atomic writes."""
 
 import hashlib
 import json
@@ -62,13 +62,13 @@ def test_places_are_absolute_or_uris(tmp_path, monkeypatch):
     assert absolute_location("~/b") == "/home/somebody/b"
     assert absolute_location("s3://bucket/b/") == "s3://bucket/b"
     assert open_filesystem("a")[1] == str(tmp_path / "a")
-    with pytest.raises(ValueError, match="'magic://x' is not a place that can be read"):
+    with pytest.raises(ValueError, match="'magic://x' cannot be opened"):
         open_filesystem("magic://x")
 
 
 def test_a_file_is_what_was_written_last(tmp_path):
-    """In folders that are made for it; its hash is that of its bytes, also of more than are read at a time."""
-    content = bytes(range(256)) * 8200  # two pieces of 2^20 bytes and a shorter one
+    """Folders are created as needed; the hash is that of all bytes, also beyond one chunk."""
+    content = bytes(range(256)) * 8200  # two chunks of 2^20 bytes and a shorter one
     place = tmp_path / "a" / "b" / "file"
     assert not exists(str(place))
     write_bytes(str(place), b"old, and longer than what comes")
@@ -84,7 +84,7 @@ def test_a_file_is_what_was_written_last(tmp_path):
 
 
 def test_who_is_killed_while_writing_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    """And a part beside it that is known as one."""
+    """A partial file beside it is recognised as partial."""
     write_bytes(str(tmp_path / "file"), b"old")
     for name in ("write_bytes", "replace"):
         plain = getattr(Path, name)
@@ -116,7 +116,7 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
         check_writable(str(tmp_path / "file" / "report.json"), "--output")
 
 
-# a disk that is full
+# a full disk
 
 
 def write_a_checkpoint(folder: Path, recipe) -> None:
@@ -161,7 +161,7 @@ def take_metrics_over(folder: Path, recipe) -> None:
 
 
 def write_an_averaged_model(folder: Path, recipe) -> None:
-    """The disk is full once the copy of the checkpoint is there."""
+    """The disk is full once the copy of the checkpoint exists."""
     tree = recipe(text=None, train__ema__profiles=[0.05, 0.1], train__length__steps=2)
     train_here(open_run(loading.parse_recipe(tree)), None)
     plain = ema_snapshots.save_file
@@ -253,7 +253,7 @@ def write_a_column(folder: Path, recipe) -> None:
     ],
 )  # fmt: skip
 def test_a_full_disk_is_named(tmp_path, recipe, write):
-    """The error says which place has no room, whatever library wrote; on a disk with room the same is written."""
+    """The error names the full place, whichever library wrote; on a disk with room the same write succeeds."""
     folder = tmp_path / "full"
     folder.mkdir()
     with pytest.raises(OSError, match=re.escape(str(folder))) as caught:

@@ -1,4 +1,4 @@
-"""What tells models and encoders apart: the smallest change of anything that counts, and of nothing else."""
+"""Hashes of models and encoders: they change with the smallest relevant change, and with nothing else."""
 
 import json
 import os
@@ -14,11 +14,11 @@ WORDS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
     "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
 )  # fmt: skip
-"""The files that tokenizers of transformers read: BPE's, WordPiece's and SentencePiece's vocabularies and settings."""
+"""Vocabularies and settings of BPE, WordPiece and SentencePiece, as tokenizers of transformers read them."""
 
 
 class Held(nn.Module):
-    """Weights under names."""
+    """A module with named weights."""
 
     def __init__(self, **weights) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def test_a_hash_of_a_model_sees_its_description_too():
 
 @pytest.fixture
 def encoder(tmp_path) -> Path:
-    """A folder whose weights are in two parts, with every file that a tokenizer may have."""
+    """Return a folder with weights in two parts and every file that a tokenizer may have."""
     (tmp_path / "config.json").write_text("{}")
     parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     (tmp_path / "model.safetensors.index.json").write_text(
@@ -68,7 +68,7 @@ def encoder(tmp_path) -> Path:
 
 
 def test_a_hash_of_files_sees_a_byte_of_each_and_of_no_other(encoder):
-    """Also where size and name stay; a tokenizer only where it counts."""
+    """This holds even if size and name stay; tokenizer files count only on request."""
     whole, bare = (hash_pretrained(str(encoder), tokenizer=counts, key="text.path") for counts in (True, False))
     assert whole != bare
     weights = sorted(path.name for path in encoder.glob("*.safetensors"))
@@ -99,7 +99,7 @@ def test_what_lacks_a_part_has_no_hash(encoder, name, said):
 
 
 def test_a_files_hash_is_sha256(tmp_path):
-    """Of the empty file and of "abc", as FIPS 180-4's examples have them."""
+    """The hashes of the empty file and of "abc" are those in FIPS 180-4's examples."""
     (tmp_path / "a").write_bytes(b"")
     (tmp_path / "b").write_bytes(b"abc")
     assert file_hash(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

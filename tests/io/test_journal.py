@@ -1,4 +1,4 @@
-"""The journal of a job of many units: it goes on after any kill, and refuses to mix with another job."""
+"""The journal of a job with many units: it resumes after any kill, and refuses another job."""
 
 import json
 import signal
@@ -37,13 +37,14 @@ def journal(folder: Path | str) -> Journal:
 
 
 def other(found: dict, wanted: dict) -> str | None:
-    """Name the first key that differs."""
+    """Return a message with the first key that differs."""
     return next((f"another {key}" for key in wanted if found.get(key) != wanted[key]), None)
 
 
 @pytest.mark.parametrize("writes", range(5))
 def test_a_killed_job_goes_on_with_what_is_recorded(tmp_path, writes):
-    """SIGKILL between writing and renaming each of the five files: those before it are whole, and it is not there."""
+    """SIGKILL comes between write and rename of each of the five files: earlier files are whole, this one is
+    missing."""
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(writes)], timeout=60)
     assert ended.returncode == -signal.SIGKILL
     found = journal(tmp_path)
@@ -58,7 +59,7 @@ def test_a_killed_job_goes_on_with_what_is_recorded(tmp_path, writes):
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_another_job_is_refused_and_changes_nothing(tmp_path, scheme):
-    """By the sentence that names the difference. A tuple is what it is in JSON."""
+    """The message names the difference. A tuple counts as its JSON list."""
     first = journal(f"{scheme}{tmp_path}/a")
     assert not first.begin({"seed": 3, "shape": (2, 2)}, other)
     first.keep(0, "done")
@@ -71,7 +72,7 @@ def test_another_job_is_refused_and_changes_nothing(tmp_path, scheme):
 
 
 def test_records_come_in_the_order_of_their_numbers(tmp_path):
-    """Also where they have more digits than the form, and whatever else is in the folder is left out."""
+    """Records with more digits than the pattern are found too; other files in the folder are ignored."""
     found = Journal(str(tmp_path / "plan.json"), str(tmp_path), "unit-{:02d}.json")
     assert list(Journal(found.plan, str(tmp_path / "none"), found.form).records()) == []
     units = (100, 99, 7, 1000, 12, 3, 101, 40, 8, 56, 31, 200)
@@ -116,7 +117,7 @@ def test_a_unit_is_finished_while_all_its_files_are_whole(tmp_path):
 
 
 def test_journals_of_earlier_versions_go_on(tmp_path):
-    """Names and contents of files of each kind of job, as raysde 1d989cc wrote them."""
+    """Names and contents of the files of each kind of job are those that raysde 1d989cc wrote."""
     from raysde.cluster import ingest, precompute
     from raysde.tuning.sampler import study
     from raysde.tuning.training.ledger import Ledger

@@ -1,4 +1,4 @@
-"""Misspelt keyword arguments of what draws: the sentence names the function that was called."""
+"""Misspelt keyword arguments of sampling functions: the message names the function that was called."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Names like one that does not exist."""
+"""Suggestions for misspelt names."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_a_key_of_other_programs_leads_to_ours(given, meant):
 
 @pytest.mark.parametrize("key", sorted(reference.list_keys())[::7])
 def test_a_key_without_one_of_its_letters_is_recognised(key):
-    """The letter in its middle, which may leave another key as near."""
+    """The missing letter is the middle one, which may leave another key equally near."""
     last = key.rpartition(".")[2]
     if len(last) > 2:
         place = len(key) - len(last) // 2 - 1

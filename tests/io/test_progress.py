@@ -1,4 +1,4 @@
-"""The live line of a run."""
+"""The progress line of a run."""
 
 import io
 
@@ -26,14 +26,14 @@ def test_durations(seconds, text):
 
 
 def test_the_line_of_a_step():
-    """A quarter of 40 steps of 8 images is done, at 60 a second: 240 images, so 4 s are left."""
+    """A quarter of 40 steps of 8 images is done: 240 images are left, at 60 images/s for 4 s."""
     line = ProgressLine(40, 8).text(10, {"train/loss": 0.5, "train/images_per_second": 60.0, "train/data_wait": 0.034})
     assert line == f"training {'█' * 5}{'░' * 15} step 10/40  loss 0.5000  60 images/s  4s left  3.4% waiting for data"
     assert ProgressLine(40, 8).text(0, {}) == f"training {'░' * 20} step 0/40  0 images/s  ? left"
 
 
 def test_a_run_without_ray_keeps_what_it_said_before(capsys):
-    """Metrics come apart, the loss at some steps and validation at others; the line shows the last of each."""
+    """Loss and validation metrics arrive at different steps; the line shows the latest value of each."""
     shown = PrintedMetrics(40, 8)
     shown.metrics(4, {"train/loss": 0.5, "train/images_per_second": 60.0})
     shown.metrics(5, {"val/loss": 0.25})
@@ -53,7 +53,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_in_a_file_come_at_most_every_few_seconds(monkeypatch):
-    """... but the last step's always; a step is never shown twice."""
+    """The last step is always shown; no step is shown twice."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()

@@ -1,4 +1,4 @@
-"""The loop on several ranks with gloo: the same numbers as one process, and every decision taken together."""
+"""The loop on several ranks with gloo: the same numbers as one process, and decisions taken by all ranks together."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.support.training import same_tensors
 
 
 class Losses:
-    """Appends the loss of each step to a file."""
+    """A sink that appends the loss of each step to a file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -44,7 +44,7 @@ def train_and_note(rank: int, tree: dict, path: str) -> None:
 
 
 def train_and_crash(rank: int, tree: dict, at: int) -> None:
-    """Rank 0 dies after step ``at`` as by SIGKILL; the others end with the broken connection."""
+    """Train; rank 0 dies after step ``at`` as by SIGKILL, and the others end with the broken connection."""
 
     class Dying:
         def metrics(self, step, values) -> None:
@@ -65,7 +65,7 @@ def tensors_at(tree: dict, step: int) -> dict:
 
 
 def test_two_ranks_are_one_process_on_the_joined_batch(recipe, tmp_path):
-    """Same microbatches, same rows, same noise: weights agree to summation order after three steps."""
+    """Microbatches, rows and noise are equal: weights agree to summation order after three steps."""
     shared = {"train__microbatch": 4, "train__length__steps": 3, "validation__rows": 24, "validation__every": 3}
     one = recipe(**shared, storage=str(tmp_path / "one"))
     two = recipe(**shared, storage=str(tmp_path / "two"), resources__workers=2)
@@ -85,7 +85,7 @@ def test_two_ranks_are_one_process_on_the_joined_batch(recipe, tmp_path):
 
 
 def test_three_ranks_resume_to_the_bit(recipe, tmp_path):
-    """DDP rebuilds its buckets after the first backward: with three ranks another layout would be another sum."""
+    """DDP rebuilds its buckets after the first backward pass; with three ranks another layout gives another sum."""
     shared = {"train__batch": 12, "resources__workers": 3, "train__length__steps": 6, "checkpoint_every": 3}
     whole = recipe(**shared, storage=str(tmp_path / "whole"))
     broken = recipe(**shared, storage=str(tmp_path / "broken"))
@@ -98,7 +98,7 @@ def test_three_ranks_resume_to_the_bit(recipe, tmp_path):
 
 
 def stop_on_one(rank: int, tree: dict, out: str) -> None:
-    """Only rank 1 is asked to stop."""
+    """Train; only rank 1 is asked to stop."""
     run = open_run(loading.parse_recipe(tree))
     dist.init_process_group("gloo")
     world = current_world()
@@ -115,7 +115,7 @@ def test_all_ranks_stop_together(recipe, tmp_path):
 
 
 def fail_on_one(rank: int, tree: dict, out: str) -> None:
-    """Rank 1's images of step 1 are spoiled; the error of both ranks is written down."""
+    """Train with a damaged image of rank 1 in step 1, and write down the error of each rank."""
     run = open_run(loading.parse_recipe(tree))
     dist.init_process_group("gloo")
     world = current_world()
@@ -138,7 +138,7 @@ def test_a_bad_loss_on_one_rank_ends_all(recipe, tmp_path):
 
 
 def count_exchanges(rank: int, tree: dict, out: str) -> None:
-    """Counts the gradient all-reduces of one step with four microbatches a rank."""
+    """Count the gradient all-reduces of one step with four microbatches per rank."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     from raysde.distributed.world import wrap_module
@@ -167,7 +167,8 @@ def test_accumulation_exchanges_gradients_once(recipe, tmp_path):
 
 
 def test_the_world_may_change_at_every_restart(recipe, tmp_path):
-    """1, 2, 4 and 2 ranks in turn: the losses of 24 steps are those of one process to 1e-5, so are the rows."""
+    """With 1, 2, 4 and 2 ranks in turn, the losses of 24 steps equal those of one process to 1e-5, and the rows are
+    equal."""
     shared = {"train__microbatch": 4, "train__warmup": 3, "train__lr": 3e-3, "checkpoint_every": 100}
     one = recipe(**shared, storage=str(tmp_path / "one"), train__length__steps=24)
     train_and_note(0, one, str(tmp_path / "one.jsonl"))

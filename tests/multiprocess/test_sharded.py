@@ -1,4 +1,5 @@
-"""Sharded training (FSDP2) on ranks with gloo: one process's losses, and checkpoints that any number of ranks reads."""
+"""Sharded training (FSDP2) on ranks with gloo: the losses of one process, and checkpoints that any number of ranks
+reads."""
 
 import json
 import shutil
@@ -41,7 +42,7 @@ def at(tree: dict, step: int) -> Path:
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint, whole, whoever wrote it."""
+    """Return every tensor of a checkpoint, unsharded."""
     files = checkpoint.verify_checkpoint(folder).files
     found = {f"ema/{name}": value for name, value in load_file(folder / "ema.safetensors").items()}
     for kind in KINDS:
@@ -55,7 +56,7 @@ def state_of(folder: Path) -> dict:
 
 
 class Noted(Recorded):
-    """Metrics and the last picture, written down as they come."""
+    """A sink that writes metrics and the last image to disk as they come."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ def named(tree: dict, folder: Path) -> dict:
 
 
 def two_ranks(rank: int, tree: dict, out: str) -> None:
-    """The whole run; a run that one process began; what a step exchanges; fp16; weights gathered in bf16."""
+    """Run the cases: a whole run, a run begun by one process, the exchanges of a step, fp16, and gathering in bf16."""
     dist.init_process_group("gloo")
     folder = Path(out)
     train(sharded(named(tree, folder / "two")), str(folder / "two.jsonl"))
@@ -106,7 +107,7 @@ def two_ranks(rank: int, tree: dict, out: str) -> None:
 
 
 def share(tree: dict) -> dict:
-    """How often a step of two microbatches exchanges gradients, and how many numbers the rank holds of each kind."""
+    """Return the number of gradient exchanges in a step of two microbatches, and of values of each kind on the rank."""
     run, world = open_run(loading.parse_recipe(tree)), current_world()
     state, calls, plain = new_state(run, world.device), [], dist.reduce_scatter_single
 
@@ -130,7 +131,7 @@ def share(tree: dict) -> dict:
 
 
 def overflow(tree: dict) -> list[bool]:
-    """Whether the optimiser steps when a gradient that the second rank holds is infinite, and when none is."""
+    """Return [with, without]: True if the optimizer steps with or without an infinite gradient on the second rank."""
     loading.set_path(tree, ["train", "precision"], "fp16")
     world = current_world()
     state, stepped = new_state(open_run(loading.parse_recipe(tree)), world.device), []
@@ -151,7 +152,7 @@ def with_muon(tree: dict) -> dict:
 
 
 def orthogonalised(tree: dict) -> dict:
-    """How far two steps of Muon move the weights, and how far sharded ones end from those of a whole model."""
+    """Return the distance that two Muon steps move the weights, and the distance of sharded from unsharded results."""
     ends, begins = [], {}
     for strategy in ("ddp", "fsdp"):
         tree["resources"]["strategy"] = strategy
@@ -172,7 +173,7 @@ def orthogonalised(tree: dict) -> dict:
 
 
 def gathered_in_bf16(tree: dict) -> dict:
-    """The loss of a microbatch and the validation loss, in bf16: weights gathered in it, and the unsharded model."""
+    """Return training and validation loss of a microbatch in bf16, with weights gathered in bf16 and unsharded."""
     network = {"kind": "dit", "channels": 32, "blocks": 2, "heads": 2, "patch": 2}
     tree = {**tree, "network": network, "text": None}
     loading.set_path(tree, ["train", "precision"], "bf16")
@@ -197,14 +198,14 @@ def gathered_in_bf16(tree: dict) -> dict:
 
 
 def stirred(model: nn.Module) -> nn.Module:
-    """The same noise on the weights of a model, sharded or not: gates that are zero would hide its blocks."""
+    """Add the same noise to a model's weights, sharded or not, since gates that are zero would hide its blocks."""
     for parameter in model.parameters():
         add_noise(parameter.detach(), 0.05, parameter.numel())
     return model
 
 
 def add_noise(tensor: torch.Tensor, scale: float, seed: int) -> None:
-    """The same noise for a tensor, sharded or not."""
+    """Add the same noise to a tensor, sharded or not."""
     noise = scale * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
     held = slice(*fsdp.local_rows(tensor)) if fsdp.is_sharded(tensor) else slice(None)
     local = tensor.to_local() if fsdp.is_sharded(tensor) else tensor
@@ -213,7 +214,7 @@ def add_noise(tensor: torch.Tensor, scale: float, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def runs(digits, tmp_path_factory):
-    """One process's run, the same sharded over two ranks, and one that goes from one process to two."""
+    """Return runs of one process, of two ranks, and of one process resumed on two ranks."""
     folder = tmp_path_factory.mktemp("sharded")
     tree = small_recipe(
         digits,
@@ -222,7 +223,7 @@ def runs(digits, tmp_path_factory):
         train__microbatch=2,
         train__length__steps=STEPS,
         train__ema__profiles=[0.1],
-        validation__rows=6,  # three microbatches: one rank has two, the other one
+        validation__rows=6,  # three microbatches: two on one rank, one on the other
         validation__every=HALF,
         checkpoint_every=HALF,
         sampling__every=STEPS,
@@ -244,7 +245,7 @@ def same_losses(folder: Path, name: str) -> None:
 
 
 def test_losses_are_those_of_one_process(runs):
-    """Losses, gradient norms and, with unequal shares of the held-out rows, validation: to 1e-5."""
+    """Losses, gradient norms and (with unequal shares of held-out rows) validation metrics agree to 1e-5."""
     _, folder = runs
     same_losses(folder, "two")
     losses = noted(folder / "one.jsonl", "train/loss")
@@ -268,13 +269,13 @@ def test_all_ranks_draw_the_picture_of_one_process(runs):
 
 
 def test_a_run_of_one_process_goes_on_sharded(runs):
-    """1 -> 2 ranks: the losses of the whole run to 1e-5."""
+    """From 1 to 2 ranks, the losses of the whole run agree to 1e-5."""
     _, folder = runs
     same_losses(folder, "one_two")
 
 
 def test_a_sharded_run_goes_on_in_one_process(runs, tmp_path):
-    """2 -> 1 ranks, where fsdp has nothing to shard: the losses of the whole run to 1e-5."""
+    """From 2 ranks to 1, where fsdp has nothing to shard, the losses of the whole run agree to 1e-5."""
     tree, folder = runs
     again = sharded(named(tree, tmp_path), workers=1)
     at(again, HALF).parent.mkdir(parents=True)
@@ -289,13 +290,13 @@ def test_a_sharded_run_goes_on_in_one_process(runs, tmp_path):
 
 
 def test_an_infinite_gradient_on_one_rank_stops_all(runs):
-    """The scaler of fp16 skips the step everywhere, so that weights stay one network's."""
+    """The fp16 gradient scaler skips the step on every rank, so that all ranks keep the same weights."""
     _, folder = runs
     assert [json.loads((folder / f"facts{rank}.json").read_text())["stepped"] for rank in (0, 1)] == [[False, True]] * 2
 
 
 def test_sharded_matrices_step_as_whole_ones(runs):
-    """Muon gathers a matrix to orthogonalise it and keeps its own rows; an overflow skips it on every rank."""
+    """Muon gathers a matrix to orthogonalise it and keeps its own rows; an overflow skips the step on every rank."""
     _, folder = runs
     ranks = [json.loads((folder / f"facts{rank}.json").read_text()) for rank in (0, 1)]
     assert [rank["muon_stepped"] for rank in ranks] == [[False, True]] * 2
@@ -307,7 +308,8 @@ def test_sharded_matrices_step_as_whole_ones(runs):
 
 
 def test_each_rank_holds_its_rows_alone(runs):
-    """The rows of both ranks are all, neither has two thirds of them; gradients travel once for each unit and step."""
+    """The ranks' rows are all rows, and neither rank has two thirds of them; gradients are exchanged once per unit
+    and step."""
     tree, folder = runs
     ranks = [json.loads((folder / f"facts{rank}.json").read_text()) for rank in (0, 1)]
     model = checkpoint.load_model(at(named(tree, folder / "one"), STEPS)).score_model
@@ -322,7 +324,7 @@ def test_each_rank_holds_its_rows_alone(runs):
 
 
 def test_weights_are_gathered_in_bf16(runs):
-    """Half the traffic, and the numbers of autocast to bfloat16's rounding; evaluation knows of it."""
+    """Traffic is halved, and results equal those of autocast up to bfloat16 rounding; evaluation does the same."""
     _, folder = runs
     found = json.loads((folder / "facts0.json").read_text())["bf16"]
     assert [found[strategy]["type"] for strategy in ("ddp", "fsdp")] == ["torch.float32", "torch.bfloat16"]
@@ -332,7 +334,7 @@ def test_weights_are_gathered_in_bf16(runs):
 
 
 def reshard(rank: int, tree: dict, folder: str, out: str) -> None:
-    """Reads a checkpoint and writes it again."""
+    """Read a checkpoint and write it again."""
     dist.init_process_group("gloo")
     run, world = open_run(loading.parse_recipe(tree)), current_world()
     state = new_state(run, world.device)
@@ -341,7 +343,7 @@ def reshard(rank: int, tree: dict, folder: str, out: str) -> None:
 
 
 def test_any_number_of_ranks_reads_what_any_wrote(runs, tmp_path):
-    """2 -> 3 ranks, with rows that three do not divide and ranks without any: the same state to the bit."""
+    """From 2 to 3 ranks, with rows that three does not divide and ranks without rows, the state is equal to the bit."""
     tree, folder = runs
     source = at(named(tree, folder / "two"), HALF)
     on_ranks(3, reshard, sharded(tree, 3), str(source), str(tmp_path))
@@ -353,8 +355,8 @@ def test_any_number_of_ranks_reads_what_any_wrote(runs, tmp_path):
 
 
 def test_torch_reads_the_pieces(runs):
-    """torch.distributed.checkpoint's own reader finds the same tensors in the folder of pieces."""
-    import torch.distributed.checkpoint as dcp  # which every process of the other tests would import
+    """torch.distributed.checkpoint's own reader finds the same tensors in the sharded folder."""
+    import torch.distributed.checkpoint as dcp  # an import at the top would slow the processes of all other tests
 
     tree, folder = runs
     source = at(named(tree, folder / "two"), STEPS)
@@ -366,7 +368,7 @@ def test_torch_reads_the_pieces(runs):
 
 
 def test_a_sharded_checkpoint_is_a_model(runs, tmp_path):
-    """It loads and samples, alone and exported, and no pickle is in it."""
+    """The checkpoint loads and samples, alone and exported, and contains no pickle."""
     tree, folder = runs
     source = at(named(tree, folder / "two"), STEPS)
     assert {path.suffix for path in source.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".txt"}
@@ -417,7 +419,7 @@ def test_rows_that_no_file_holds_are_named(runs):
 
 
 def test_whole_tensors_are_written_as_safetensors_has_them(tmp_path):
-    """Every type and shape, scalars and empty tensors too, and the header's metadata, by the library's own reader."""
+    """The library's own reader finds every dtype and shape, scalars and empty tensors, and the header's metadata."""
     generator = torch.Generator().manual_seed(0)
     tensors = {
         f"{shape}/{dtype}": (100 * torch.rand(shape, generator=generator)).to(dtype)
@@ -433,7 +435,7 @@ def test_whole_tensors_are_written_as_safetensors_has_them(tmp_path):
 
 
 class Scalar(nn.Module):
-    """A network with a parameter that has no rows."""
+    """A network with a scalar parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -462,7 +464,7 @@ def test_what_cannot_be_sharded_is_named(recipe, network, culprit):
 
 @pytest.mark.parametrize("workers", [[2, 4], [3, 4], [2, 3]])
 def test_unequal_shares_are_refused(recipe, workers):
-    """Ranks that gather weights together must run equally often, whatever number of them there is."""
+    """Ranks that gather weights together must run equally many microbatches, for any number of ranks."""
     uneven = recipe(train__batch=16, train__microbatch=4)
     uneven["resources"] = {"workers": workers, "strategy": "fsdp"}
     with pytest.raises(

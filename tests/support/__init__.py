@@ -1,1 +1,1 @@
-"""What several test modules share: models, data, recipes, exact answers; no test imports another test module."""
+"""Models, data, recipes and exact answers shared by several test modules; no test imports another test module."""

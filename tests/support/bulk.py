@@ -1,4 +1,4 @@
-"""Jobs that draw the images of a file of prompts."""
+"""Sampling jobs for files of prompts."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from tests.support.models import caption_spec, filled_model
 
 
 def write_model(folder: Path, step: int = 0, /, **changes) -> str:
-    """A checkpoint as `raysde train` leaves it, of an untrained model."""
+    """Write a checkpoint of an untrained model as `raysde train` does, and return its path."""
     model = filled_model(**changes)
     folder.mkdir()
     save_file(checkpoint.complete_weights(model), folder / "ema.safetensors")
@@ -25,7 +25,7 @@ def write_model(folder: Path, step: int = 0, /, **changes) -> str:
 
 @contextmanager
 def description_of(folder: Path) -> Iterator[dict]:
-    """The content of checkpoint.json, to be changed as its writer would: its own hash fits afterwards."""
+    """Yield the content of checkpoint.json for changes; its hash is updated afterwards."""
     path = folder / "checkpoint.json"
     content = json.loads(path.read_text())
     yield content

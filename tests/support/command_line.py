@@ -1,4 +1,4 @@
-"""Commands of raysde, run in this process."""
+"""raysde commands run in this process."""
 
 from raysde.cli import main
 

@@ -23,7 +23,7 @@ DDPM = {**UNET, "sample_size": 8, "freq_shift": 1, "flip_sin_to_cos": False}
 
 
 def diffusers_spec(architecture="UNet2DModel", network=UNET, **changes) -> ModelSpec:
-    """Return the description of a model of digits that predicts v by a network of diffusers."""
+    """Return the description of a digits model with a diffusers network that predicts v."""
     return spec_with(
         **{"target": "v", "network": DiffusersConfig(architecture=architecture, config=network), **changes}
     )

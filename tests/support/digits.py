@@ -11,7 +11,7 @@ from raysde.images.codec import encode_image
 
 
 def write_digit_shards(folder: Path, rows: int = 200, shard_rows: int = 120, row_group: int = 1024) -> Manifest:
-    """The first real digits with captions and labels, in shards, without Ray."""
+    """Write the first ``rows`` real digits with captions and labels as shards, without Ray."""
     import pyarrow as pa
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tiny text encoders and autoencoders with random weights, saved as Hugging Face saves them."""
+"""Tiny text encoders and autoencoders with random weights, in the Hugging Face format."""
 
 from pathlib import Path
 
@@ -17,7 +17,8 @@ CAPTIONS = [
 
 
 def text_encoder(folder: Path, kind: str = "bert", seed: int = 0, captions=CAPTIONS, positions: int = 32) -> str:
-    """An encoder of up to 32 tokens or ``positions``, with a tokenizer for some captions, saved as Hugging Face saves them."""
+    """Save a text encoder of up to 32 tokens or ``positions`` with a tokenizer of ``captions``, and return its
+    folder."""
     tokenizer = train_tokenizer(captions, 1000)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
@@ -37,7 +38,7 @@ def text_encoder(folder: Path, kind: str = "bert", seed: int = 0, captions=CAPTI
 
 
 def autoencoder(folder: Path, seed: int = 0, channels: int = 1, **changes) -> str:
-    """An autoencoder of 8 x 8 pixels to 2 x 4 x 4."""
+    """Save an autoencoder from 8 x 8 pixels to latents [2, 4, 4], and return its folder."""
     torch.manual_seed(seed)
     sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 2, "sample_size": 8}
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}

@@ -1,4 +1,4 @@
-"""Models of images whose score is known exactly."""
+"""Image models with an exactly known score."""
 
 import torch
 
@@ -9,7 +9,8 @@ from raysde.sde import VP
 
 
 class GaussianPixels(torch.nn.Module):
-    """The exact noise prediction of pixels N(0.1, 0.5^2), alike in all channels of an image but for N(0, 0.1^2)."""
+    """The exact noise prediction for pixels N(0.1, 0.5^2) that are equal in all channels except for noise N(0,
+    0.1^2)."""
 
     def __init__(self, sde, channels: int) -> None:
         super().__init__()
@@ -17,7 +18,7 @@ class GaussianPixels(torch.nn.Module):
 
     def forward(self, x, t):
         alpha, sigma = (value[:, None, None, None] for value in self.sde.marginal(t))
-        x = x * torch.sqrt(0.25 * alpha**2 + sigma**2) - alpha * 0.1  # undo the input's scaling for data_std 0.5
+        x = x * torch.sqrt(0.25 * alpha**2 + sigma**2) - alpha * 0.1  # undo the input scaling for data_std 0.5
         common = x.mean(dim=1, keepdim=True)
         level = common / (alpha**2 * (0.24 + 0.01 / self.channels) * 1.0 + sigma**2 / self.channels) / self.channels
         own = (x - common) / (alpha**2 * 0.01 + sigma**2)

@@ -1,11 +1,11 @@
-"""Small feature networks of evaluations."""
+"""Small feature networks for evaluation."""
 
 import torch
 from torch import nn
 
 
 class Grey(nn.Module):
-    """The pixels of grey images."""
+    """A network that returns the pixels of grey images."""
 
     channels = 1
 
@@ -14,7 +14,7 @@ class Grey(nn.Module):
 
 
 class Four(nn.Module):
-    """Does not say how many channels it takes."""
+    """A network that does not declare its number of channels."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +25,7 @@ class Four(nn.Module):
 
 
 class Network(nn.Module):
-    """Features [B, 4] and logits [B, 6] of grey images, differing from image to image."""
+    """A network that returns features [B, 4] and logits [B, 6] of grey images, different for each image."""
 
     channels = 1
 

@@ -1,4 +1,4 @@
-"""A disk on which there is no room."""
+"""Simulation of a full disk."""
 
 import contextlib
 import resource
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """Let no file grow beyond 4096 bytes, as on a disk that is full."""
+    """Limit files to 4096 bytes, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:

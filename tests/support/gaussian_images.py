@@ -1,4 +1,4 @@
-"""Gaussian images given some of their values: projections, and the conditional distribution by the textbook."""
+"""Gaussian images, projections of them, and the exact conditional distribution given a projection."""
 
 import dataclasses
 import math
@@ -23,21 +23,21 @@ PROJECTIONS = {
 
 
 def matrix(projection, shape=SHAPE) -> torch.Tensor:
-    """H as a matrix, [measurements, values]."""
+    """Return a projection H as a matrix [measurements, values]."""
     basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
     return projection.measure(basis).flatten(1).T
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Gaussian images: mean [D] and covariance [D, D] of their values."""
+    """A Gaussian distribution of images: mean [D] and covariance [D, D] of their values."""
 
     mean: torch.Tensor
     covariance: torch.Tensor
     shape: tuple[int, ...]
 
     def score(self, sde):
-        """In closed form, for one time a row; differentiable."""
+        """Return the exact score(x_t [B, *shape], t [B]), differentiable."""
         spread, basis = torch.linalg.eigh(self.covariance)
         mean, spread, basis = (value.double() for value in (self.mean, spread, basis))
 
@@ -49,7 +49,7 @@ class Images:
         return exact
 
     def given(self, projection, y, noise=0.0) -> "Images":
-        """The conditional distribution, by the textbook; y is one measurement."""
+        """Return the conditional distribution given one measurement y = H x + noise, by the formula for Gaussians."""
         h = matrix(projection, self.shape)
         inner = h @ self.covariance @ h.T + noise**2 * torch.eye(len(h), dtype=torch.float64)
         gain = self.covariance @ h.T @ torch.linalg.pinv(inner, hermitian=True)

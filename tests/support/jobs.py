@@ -1,4 +1,4 @@
-"""Recipes of training jobs on Ray, and a network whose worker dies."""
+"""Recipes of training jobs on Ray, and a network that kills its worker."""
 
 from pathlib import Path
 

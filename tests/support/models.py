@@ -13,19 +13,20 @@ CAPTIONS = ["a handwritten zero", "the digit one", "two", "somebody wrote a thre
 
 
 def spec_with(**changes) -> ModelSpec:
-    """Return the description of a model of digits: without conditions, unless ``changes`` name some."""
+    """Return the description of a digits model, unconditional unless ``changes`` add conditions."""
     values = {"image": (1, 8, 8), "data_range": (-1.0, 1.0), "data_std": 0.5, "sde": VP(), "network": UNET,
               "target": "noise", "text": None, "classes": 0}  # fmt: skip
     return ModelSpec(**{**values, **changes})
 
 
 def caption_spec(**changes) -> ModelSpec:
-    """Return the description of a model that predicts v and takes captions, unless ``changes`` say otherwise."""
+    """Return the description of a v-prediction model with captions, unless ``changes`` say otherwise."""
     return spec_with(**{"target": "v", "text": ScratchText(width=16, layers=1, heads=2), **changes})
 
 
 def filled_model(**changes) -> ScoreModel:
-    """Return the model of :func:`caption_spec` with its zero-initialised layers filled, so that every input matters."""
+    """Return the model of :func:`caption_spec` with random weights in zero-initialised layers, so that every input
+    matters."""
     model = fresh_model(caption_spec(**changes), CAPTIONS, 0)
     g = torch.Generator().manual_seed(9)
     for parameter in model.parameters():
@@ -35,7 +36,7 @@ def filled_model(**changes) -> ScoreModel:
 
 
 class Own(torch.nn.Module):
-    """A user's network."""
+    """A network as a user might write it."""
 
     def __init__(self, image, condition, gain=1.0) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ SDES: dict[str, SDE] = {
 
 @dataclass(frozen=True)
 class Mixture:
-    """Components with weights [K], means [K, D] and covariances [K, D, D]."""
+    """A Gaussian mixture with weights [K], means [K, D] and covariances [K, D, D]."""
 
     weights: Tensor
     means: Tensor
@@ -53,7 +53,7 @@ class Mixture:
         return within + torch.einsum("k,ki,kj->ij", self.weights, centred, centred)
 
     def at(self, alpha: Tensor, sigma: Tensor) -> torch.distributions.Distribution:
-        """The distribution of alpha x0 + sigma eps for scalar or [B] alpha and sigma."""
+        """Return the distribution of alpha x0 + sigma eps for scalar or [B] alpha and sigma."""
         eye = torch.eye(self.means.shape[1], dtype=self.means.dtype)
         alpha, sigma = alpha[..., None], sigma[..., None]
         means = alpha[..., None] * self.means
@@ -68,11 +68,11 @@ class Mixture:
         return self.at(alpha, sigma).log_prob(x.double())
 
     def score(self, sde: SDE):
-        """score(x_t, t) in closed form, in the components' eigenbases and in log space."""
+        """Return the exact score(x_t [B, D], t [B]), in the components' eigenbases and in log space."""
         spread, basis = torch.linalg.eigh(self.covariances)
 
         def exact(x: Tensor, t: Tensor) -> Tensor:
-            # the samplers ask at one time for all rows
+            # samplers call with one time for all rows
             one = t[:1] if len(t) and bool((t == t[0]).all()) else t
             alpha, sigma = (value[:, None] for value in sde.marginal(one.double()))
             logs, pulls = [], []
@@ -97,7 +97,7 @@ class Mixture:
 
 
 def gaussian() -> Mixture:
-    """A correlated 2-D Gaussian."""
+    """Return a correlated 2-D Gaussian."""
     covariance = torch.tensor([[0.30, 0.12], [0.12, 0.20]], dtype=torch.float64)
     return Mixture(
         torch.ones(1, dtype=torch.float64), torch.tensor([[0.7, -0.4]], dtype=torch.float64), covariance[None]
@@ -105,7 +105,7 @@ def gaussian() -> Mixture:
 
 
 def mixture() -> Mixture:
-    """Three unequal components in 2-D."""
+    """Return a mixture of three unequal components in 2-D."""
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     means = torch.tensor([[1.0, 0.5], [-1.0, 0.8], [0.2, -1.2]], dtype=torch.float64)
     scales = torch.tensor([0.15, 0.10, 0.20], dtype=torch.float64)
@@ -113,7 +113,7 @@ def mixture() -> Mixture:
 
 
 def gaussian_score(mean: float, std: float, sde: SDE):
-    """The score when every coordinate of the data is N(mean, std^2), in closed form and any shape."""
+    """Return the exact score for data of any shape with coordinates N(mean, std^2)."""
 
     def exact(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (expand(value, x) for value in sde.marginal(t))
@@ -123,9 +123,10 @@ def gaussian_score(mean: float, std: float, sde: SDE):
 
 
 def assert_moments(x: Tensor, mean: Tensor, covariance: Tensor, bias: float = 0.0) -> None:
-    """The sample's mean and covariance agree with the exact ones to four standard errors plus a stated bias.
+    """Assert that mean and covariance of samples x [N, D] agree with the exact ones to four standard errors plus
+    ``bias``.
 
-    The standard error of a covariance entry comes from the sample's own fourth moments.
+    The standard error of a covariance entry comes from the samples' fourth moments.
     """
     x = x.double()
     count = len(x)
@@ -162,17 +163,18 @@ SETTINGS: dict[str, dict] = {
     "deis": {"solver": "deis", "steps": 40},
     "unipc": {"solver": "unipc", "steps": 30},
 }  # fmt: skip
-"""Every solver, at a number of steps where its bias on smooth data is below 1%."""
+"""Settings of every solver, with a number of steps at which its bias on smooth data is below 1%."""
 
 BIAS = {"corrector_only": 0.03}
-"""What more than 1% a case is allowed on a Gaussian: Langevin steps alone mix slowly."""
+"""Allowed bias on a Gaussian for cases that need more than 1%: Langevin steps alone mix slowly."""
 
 FLOWS = {"euler": 1, "ddim": 1, "heun": 2, "edm": 2, "dpmpp_2m": 2, "dpmpp_3m": 3, "deis": 3, "rk4": 4, "unipc": 4}
-"""Deterministic solvers with their orders; UniPC of order 3 with its corrector has order 4 (Zhao et al. theorem 3.1)."""
+"""Orders of the deterministic solvers; UniPC of order 3 with its corrector has order 4 (Zhao et al. theorem 3.1)."""
 
 
 def exact_flow(sde: SDE, z: Tensor, mean: float, std: float) -> Tensor:
-    """Where the probability flow carries z from the ceiling to the sample floor, for data N(mean, std^2)."""
+    """Return the exact end of the probability flow from z at the ceiling to the sample floor, for data N(mean,
+    std^2)."""
     alpha, sigma = sde.marginal(torch.tensor([sde.ceiling, sde.sample_floor], dtype=torch.float64))
     spread = torch.sqrt((alpha * std) ** 2 + sigma**2)
     return alpha[1] * mean + spread[1] / spread[0] * (z - alpha[0] * mean)
@@ -180,14 +182,14 @@ def exact_flow(sde: SDE, z: Tensor, mean: float, std: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def flow_end(sde: SDE, solver: str, steps: int) -> Tensor:
-    """Where a solver's flow of the mixture carries 24 points of the prior."""
+    """Return the end [24, 2] of a solver's flow of the mixture from 24 points of the prior."""
     z = sde.prior((24, 2), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     score = mixture().score(sde)
     return sample(score, sde, z.shape, solver=solver, steps=steps, start=z, dtype=torch.float64, grid="log_snr").x
 
 
 def fitted_order(sde: SDE, case: str) -> float:
-    """Slope of the error of a flow on the mixture against the number of steps, by least squares in logarithms."""
+    """Return the order of a flow on the mixture: the slope of log error against log steps, by least squares."""
     counts = {"dpmpp_3m": (320, 480, 640), "deis": (320, 480, 640), "rk4": (100, 140, 200), "unipc": (640, 900, 1200)}
     counts = counts.get(case, (160, 320, 640))
     exact = flow_end(sde, "rk4", 1600)
@@ -199,10 +201,10 @@ def fitted_order(sde: SDE, case: str) -> float:
 
 
 def normal_std(sde: SDE, **settings) -> float:
-    """The standard deviation of samples of a standard normal with its exact score, without sampling error.
+    """Return the standard deviation of samples of a standard normal with its exact score, without sampling error.
 
-    Every solver but a corrector maps x and its noises linearly, so it is the norm of the coefficients of independent
-    noises: row k of a batch is driven by the k-th noise alone.
+    Every solver except correctors maps x and its noises linearly. The result is therefore the norm of the coefficients
+    of independent noises: the k-th noise alone drives row k of a batch.
     """
     most = 2 * settings["steps"] + 2
     drawn = iter(range(1, most))

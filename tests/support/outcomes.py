@@ -1,4 +1,4 @@
-"""Measurements of sampler settings that are made up."""
+"""Made-up measurements of sampler settings."""
 
 import torch
 from scipy.linalg import hadamard
@@ -13,7 +13,8 @@ from raysde.tuning.sampler.successive_halving import (
 
 
 def made_up_outcome(value, cost, half=0.0, metric="kid", samples=64, noise=None):
-    """With an interval of +-half by the noise of that number; different noises vary independently of each other."""
+    """Return an outcome with interval ``value`` +- ``half`` and influences of noise number ``noise``; different
+    noises vary independently."""
     figure = Metric(metric, value, value - half, value + half, samples, 0)
     unit = torch.from_numpy(hadamard(64)[1 + (int(cost) if noise is None else noise) % 63]).double()
     influence = Influence({"drawn": unit / unit.std() * 8.0 * half / Z}, {"drawn": 64})

@@ -1,4 +1,4 @@
-"""The folder of the project."""
+"""Path of the project folder."""
 
 from pathlib import Path
 

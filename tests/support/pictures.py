@@ -1,4 +1,4 @@
-"""Images as arrays and as files: random ones, and files written by Pillow or from their specification."""
+"""Images as arrays and files: random ones, and files written by Pillow or from their specification."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ def rng_image(seed: int, size: int = 8, channels: int = 3) -> np.ndarray:
 
 
 def open_image(path: str | Path) -> torch.Tensor:
-    """Read a PNG that raysde wrote, by Pillow alone: uint8 [C, H, W]."""
+    """Return a PNG written by raysde as uint8 [C, H, W], read by Pillow alone."""
     with Image.open(path) as opened:
         array = np.array(opened)
     return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1).contiguous()
@@ -38,7 +38,7 @@ def png_chunk(kind, content):
 
 
 def png_file(width, height, depth, colour, rows, *extra):
-    """A PNG written from its specification."""
+    """Return the bytes of a PNG, built from its specification."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -55,6 +55,6 @@ PICTURE = Image.fromarray(RGB)
 
 
 def smooth(height=24, width=40):
-    """A picture that JPEG changes little."""
+    """Return a smooth picture, which JPEG changes little."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([y * 255 // height, x * 255 // width, (x + y) * 255 // (height + width)], axis=2).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Digits with several captions each, and the embeddings and latents that precompute jobs make of them without Ray."""
+"""Digits with several captions each, and their precomputed embeddings and latents, made without Ray."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.training import small_recipe
 
 
 def many_captions(folder: Path, rows: int = 60, shard_rows: int = 25, row_group: int = 10) -> Manifest:
-    """Digits with none, one, two or three captions each, in shards whose last row group is shorter."""
+    """Write digits with zero to three captions each, in shards with a shorter last row group."""
     write_digit_shards(folder, rows, shard_rows, row_group)
     manifest, shards = read_manifest(str(folder)), []
     for number, shard in enumerate(manifest.shards):
@@ -31,18 +31,18 @@ def many_captions(folder: Path, rows: int = 60, shard_rows: int = 25, row_group:
 
 
 def embed(manifest: Manifest, encoder: str, dtype="fp32", max_tokens: int = 32, batch_size: int = 3):
-    """The embeddings of a data set's captions."""
+    """Return the precomputed embeddings of a data set's captions."""
     job = TextJob.of(manifest, encoder, max_tokens=max_tokens, dtype=dtype, batch_size=batch_size)
     return done(job, manifest)
 
 
 def encode(manifest: Manifest, vae: str, dtype="fp32", batch_size: int = 7):
-    """The latents of a data set's images."""
+    """Return the precomputed latents of a data set's images."""
     return done(LatentsJob.of(manifest, vae, dtype=dtype, batch_size=batch_size), manifest)
 
 
 def done(job: Job, manifest: Manifest) -> Derived:
-    """What a job makes, its units done here and in reverse order."""
+    """Return the output of a job, with its units processed here in reverse order."""
     work, units = job.work(manifest), job.units(manifest)
     Path(job.out).mkdir()
     files = {unit: work(unit) for unit in reversed(range(units))}
@@ -52,7 +52,7 @@ def done(job: Job, manifest: Manifest) -> Derived:
 
 
 def text_recipe(manifest: Manifest, encoder: str, runs: Path, **changes) -> dict:
-    """A recipe that conditions on captions through a frozen encoder."""
+    """Return a recipe with captions through a frozen encoder."""
     tree = small_recipe(manifest, runs, **{"train__microbatch": 8, "train__condition_dropout": 0.3, **changes})
     tree["text"] = {"kind": "pretrained", "path": encoder, "max_tokens": 32}
     return tree

@@ -32,7 +32,7 @@ def entry(rank: int, world: int, port: int, work, arguments) -> None:
 
 
 def on_ranks(world: int, work, *arguments) -> None:
-    """Run ``work`` on each rank, a process forked from one that has imported everything and done nothing."""
+    """Run ``work`` on each rank, in processes forked from one that has only imported modules."""
     multiprocessing.set_forkserver_preload([work.__module__])
     mp.start_processes(entry, (world, free_port(), work, arguments), nprocs=world, start_method="forkserver")
 

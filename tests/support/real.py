@@ -1,4 +1,4 @@
-"""Real data and real pretrained networks, for the tests that want them: the folders that RAYSDE_DATA holds."""
+"""Real data and pretrained networks in the folder RAYSDE_DATA, for tests that need them."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.support.paths import ROOT
 
 
 def real(name: str) -> Path:
-    """A folder or file of RAYSDE_DATA (by default data/ in the project); the test is skipped without it."""
+    """Return a folder or file in RAYSDE_DATA (default: data/ in the project), or skip the test if it is missing."""
     place = Path(os.environ.get("RAYSDE_DATA", ROOT / "data"))
     if not (place / name).exists():
         pytest.skip(f"needs {name} in the folder that RAYSDE_DATA names, which is {place}")

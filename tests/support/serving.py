@@ -1,4 +1,4 @@
-"""A server of MLflow that draws with a registered model."""
+"""An MLflow server that samples from a registered model."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @contextmanager
 def serving(uri: str, model: str):
-    """The address of `mlflow models serve` on loopback, told to load no pickle."""
+    """Yield the address of `mlflow models serve` on loopback, with loading of pickles disabled."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Seven labelled images as files, ways to lay them out, and what a source reads of them."""
+"""Seven labelled images as files, in several layouts, and the samples that a source reads from them."""
 
 import io
 import json
@@ -18,7 +18,7 @@ FILES = [array_to_png(image) for image in IMAGES]
 
 
 def rows_of(source):
-    """What the parts yield, each opened anew as another process would."""
+    """Return the samples of all parts of a source, with each part unpickled as in another process."""
     return [sample for part in pickle.loads(pickle.dumps(source.parts)) for sample in part.read()]
 
 
@@ -27,7 +27,7 @@ def read(path, **options):
 
 
 def said(samples):
-    """Everything but the keys."""
+    """Return the samples without their keys."""
     assert not [sample for sample in samples if isinstance(sample, Bad)]
     return [(sample.data, sample.captions, sample.label) for sample in samples]
 
@@ -63,7 +63,7 @@ def write_tar(path, members, mode="w"):
 
 @dataclass(frozen=True)
 class Given:
-    """A part of samples in memory."""
+    """A part with its samples in memory."""
 
     samples: tuple
     name: str = "given"

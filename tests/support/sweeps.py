@@ -1,4 +1,4 @@
-"""Sweeps of an error that is a formula, run in this process."""
+"""Sweeps with a formula as error, run in this process."""
 
 import math
 
@@ -17,19 +17,20 @@ SPACE = {"sde.kind": ["vp", "ve"], "train.lr": [1e-3, 1e-2, 1e-1]}
 
 
 def curve(values: dict, images: int) -> float:
-    """An error that falls with the images seen, to a floor that depends on what is varied."""
+    """Return an error that falls with the images seen, to a floor that depends on the varied values."""
     floor = abs(math.log10(values["train.lr"]) + 2.0) + (0.3 if values["sde.kind"] == "ve" else 0.0)
     return floor + 30.0 / images + 0.01 * math.sin(images * (1.0 + floor))
 
 
 class Killed(Exception):
-    """The driver is gone."""
+    """Error that stands for the death of the driver."""
 
 
 def run_sweep(folder, *, at: int | None = None, search="random", halving=True, metric=DEFAULT_METRIC) -> Sweep:
-    """Trains trials one after the other, each report or end an event; killed at one of them if told so.
+    """Train trials one after the other; kill the driver at event number ``at``, where each report and each end is an
+    event.
 
-    A trial that goes on starts from its last checkpoint, two reports back, so some steps are reported again.
+    A resumed trial starts from its last checkpoint, two reports back, so it reports some steps again.
     """
     space, events = read_space(SPACE), 0
     plan = plan_trials(space, search, 0, 6)
@@ -57,7 +58,7 @@ def told(sweep: Sweep) -> list:
 
 
 def trials_of(*given) -> list[Trial]:
-    """(state, value, images) of each trial."""
+    """Return trials from (state, value, images) tuples."""
     space = read_space(SPACE)
     return [
         Trial(number, space.combination(number), "", state, "out of memory" if state == "failed" else "", 1.0,

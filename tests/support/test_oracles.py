@@ -1,4 +1,4 @@
-"""The oracles are right: closed forms against autograd of torch's own log densities."""
+"""The oracles: closed forms agree with autograd of torch's own log densities."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The schedule of kills judges itself: a case that hits nothing is no success, and whatever is left behind is named."""
+"""The schedule of kills: a case that misses its target is no success, and every leftover is reported."""
 
 import sys
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from tools import kills
     ],
 )
 def test_a_case_that_hits_nothing_is_tried_once_more_and_is_no_success(monkeypatch, fates, wrong, status, tries):
-    """The second time at an earlier moment."""
+    """The second attempt comes at an earlier moment."""
     tried = []
 
     def run_case(case, *given):
@@ -37,7 +37,7 @@ def test_a_case_that_hits_nothing_is_tried_once_more_and_is_no_success(monkeypat
 
 
 def test_what_is_left_behind_is_of_another_kind_than_the_twins(tmp_path):
-    """Steps, process numbers, hashes and random ends differ between two runs that leave the same."""
+    """Steps, process ids, hashes and random suffixes may differ between two runs that leave the same kinds of files."""
     trials = [SimpleNamespace(run=tmp_path / name / "run", folder=tmp_path / name) for name in ("one", "other")]
     left = [
         (["step_000000015/ema.safetensors", "identity.json"], ["pymp-jql4wcvq", "torchinductor_root", "tmp1a_bc2de"]),
@@ -58,7 +58,7 @@ def test_what_is_left_behind_is_of_another_kind_than_the_twins(tmp_path):
 
 
 def test_a_third_of_the_cases_of_every_kind_has_two_workers():
-    """Of 24 cases in a row each kind has three, one of them with two workers."""
+    """Any 24 cases in a row have three of each kind, one of them with two workers."""
     cases = kills.schedule(96, 0)
     for start in range(0, 96, 24):
         block = [case for case in cases[start : start + 24] if case.workers == 2]

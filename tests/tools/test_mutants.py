@@ -1,4 +1,4 @@
-"""The lists of planted mistakes: each is found in the definition that it names, and its tests exist."""
+"""The lists of planted mistakes: each mistake fits the definition that it names, and its tests exist."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_every_mistake_can_be_planted_and_names_tests_that_exist():
 
 
 def test_a_mistake_is_planted_in_its_own_definition_alone():
-    """Code that another method has too is changed in the method named."""
+    """Only the named method changes, although another one has the same code."""
     planted = mutant(":Second.size").planted(SOURCE)
     assert planted == SOURCE[:-1] + " + 1\n"
     assert mutant(":First.size").planted(SOURCE).count("LIMIT + 1\n\n\nclass Second") == 1

@@ -1,11 +1,11 @@
-"""Plant small mistakes in the mathematics and the data, one at a time in a copy, and show that the tests kill each.
+"""Plant small mistakes in copies of the project, one at a time, and check that the tests notice each.
 
     python -m tools.mutants [--only WORD] [--jobs 2]
     python -m tools.mutants --check
 
-A survivor is a missing test; the exit status is 1 if there is one. The tests of each mistake run until one fails, so
-that all mistakes take long. With --check nothing is planted: each mistake is looked up in the definition that it names,
-and its tests are collected.
+A surviving mistake means a missing test, and gives exit status 1. The tests of each mistake run until the first
+failure; all mistakes take long. With --check nothing is planted: the program looks each mistake up in its definition,
+and collects its tests.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tools.mutants.plant import plant_each
 
 
 def check(mutants: list[Mutant]) -> int:
-    """Print what is out of date, and return the number of such mistakes."""
+    """Print outdated mistakes, and return their number."""
     wrong = wrong_places(mutants) + without_tests(mutants)
     for sentence in wrong:
         print(sentence)
@@ -28,7 +28,7 @@ def check(mutants: list[Mutant]) -> int:
 
 
 def plant(mutants: list[Mutant], jobs: int) -> int:
-    """Plant the mistakes, print what becomes of each, and return the number of survivors."""
+    """Plant the mistakes, print the result of each, and return the number of survivors."""
     survivors = 0
     for mutant, dead, line in plant_each(mutants, jobs):
         survivors += not dead
@@ -38,13 +38,13 @@ def plant(mutants: list[Mutant], jobs: int) -> int:
 
 
 def main() -> None:
-    """Read the command line, and plant or check the mistakes chosen."""
+    """Read the command line, and plant or check the selected mistakes."""
     arguments = argparse.ArgumentParser(
         prog="python -m tools.mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--only", default="", help="only mistakes whose name, module or package holds this")
-    arguments.add_argument("--jobs", type=int, default=os.cpu_count(), help="mistakes planted at a time")
-    arguments.add_argument("--check", action="store_true", help="look up code and tests, and plant nothing")
+    arguments.add_argument("--only", default="", help="only mistakes with this in their name, module or package")
+    arguments.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of mistakes planted at a time")
+    arguments.add_argument("--check", action="store_true", help="check code and tests without planting")
     given = arguments.parse_args()
     try:
         mutants = chosen(given.only)

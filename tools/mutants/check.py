@@ -1,4 +1,4 @@
-"""Check that the mistakes can be planted and that their tests exist, without running any."""
+"""Check that the mistakes can be planted and that their tests exist, without running any test."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -9,11 +9,11 @@ import pytest
 from tools.mutants.mutant import ROOT, Mutant
 
 USUAL = "not gpu and not slow and not readme"
-"""Marks that pyproject.toml gives pytest where a mistake has no ``-m`` of its own."""
+"""Value of pytest's ``-m`` in pyproject.toml, for mistakes without their own."""
 
 
 def wrong_places(mutants: Iterable[Mutant]) -> list[str]:
-    """Return a sentence for each mistake whose code or test files are not where it says, and for each name used twice."""
+    """Return a message for each mistake with wrong code or missing test files, and for each name used twice."""
     wrong: list[str] = []
     names: set[str] = set()
     for mutant in mutants:
@@ -33,7 +33,7 @@ def wrong_places(mutants: Iterable[Mutant]) -> list[str]:
 
 @dataclass(frozen=True)
 class Found:
-    """A test that pytest found: its file, the names that ``-k`` looks at, and its markers."""
+    """A test that pytest collected: its file, the names that ``-k`` matches, and its markers."""
 
     file: str
     names: Sequence[str]
@@ -48,7 +48,7 @@ class Found:
 
 
 class Collected:
-    """A plugin of pytest that keeps the tests found."""
+    """A pytest plugin that keeps the collected tests."""
 
     def __init__(self) -> None:
         self.tests: list[Found] = []
@@ -62,7 +62,7 @@ class Collected:
 
 
 def without_tests(mutants: Sequence[Mutant]) -> list[str]:
-    """Return a sentence for each mistake whose files, ``-k`` and ``-m`` select no test; pytest collects once."""
+    """Return a message for each mistake whose files, ``-k`` and ``-m`` select no test; pytest collects once."""
     files = sorted({file for mutant in mutants for file in mutant.files if (ROOT / file).exists()})
     collected = Collected()
     options = ["--collect-only", "-qq", "--no-summary", "-p", "no:cacheprovider", "-m", ""]
@@ -77,7 +77,7 @@ def without_tests(mutants: Sequence[Mutant]) -> list[str]:
 
 
 def by_names(expression: str, names: Iterable[str]) -> bool:
-    """Return True if an expression of ``-k`` selects a test with these names: its words are parts of them."""
+    """Return True if an expression of ``-k`` selects a test with these names: its words match parts of them."""
     joined = "\n".join(names).lower()
     return holds(expression, lambda word: word.lower() in joined)
 

@@ -1,4 +1,4 @@
-"""All mistakes: one module for each package of raysde."""
+"""All mistakes: one module per package of raysde."""
 
 from importlib import import_module
 
@@ -17,7 +17,11 @@ def all_mutants() -> list[Mutant]:
 
 
 def chosen(only: str) -> list[Mutant]:
-    """Return the mistakes whose name, module or package holds ``only``; raise ValueError if there are none."""
+    """Return the mistakes with ``only`` in their name, module or package.
+
+    Raises:
+        ValueError: if there are none.
+    """
     found = [mutant for mutant in all_mutants() if only in mutant.what or only in mutant.where]
     if not found:
         raise ValueError(f"--only {only}: no mistake has this in its name, module or package")

@@ -1,4 +1,4 @@
-"""A planted mistake, and the definition that it is made in."""
+"""A planted mistake, and the definition that it changes."""
 
 import argparse
 import ast
@@ -16,12 +16,12 @@ class Mutant:
     """A mistake in one definition of raysde.
 
     Attributes:
-        what: the mistake in a few words, by which it is known.
-        where: ``module:name`` of the function, method, class or module constant that holds ``old``; for other code of a
-            module, the module alone.
-        old: the code that occurs once in that definition.
-        new: the code to write instead.
-        tests: the arguments of pytest that select the tests which should fail: files, and ``-k`` and ``-m``.
+        what: name of the mistake in a few words.
+        where: ``module:name`` of the function, method, class or module constant that contains ``old``; only the module
+            for other code.
+        old: code that occurs once in that definition.
+        new: code to write instead.
+        tests: arguments of pytest that select the tests which should fail: files, ``-k`` and ``-m``.
     """
 
     what: str
@@ -32,23 +32,23 @@ class Mutant:
 
     @property
     def path(self) -> str:
-        """The file of the module, relative to the project."""
+        """Path of the module, relative to the project."""
         place = self.where.partition(":")[0].replace(".", "/")
         return f"{place}/__init__.py" if (ROOT / place).is_dir() else f"{place}.py"
 
     @property
     def files(self) -> list[str]:
-        """The test files, relative to the project."""
+        """Paths of the test files, relative to the project."""
         return self._arguments.files
 
     @property
     def expression(self) -> str | None:
-        """The expression of ``-k``, by names; None if it is not given."""
+        """Expression of ``-k``; None if it is not given."""
         return self._arguments.k
 
     @property
     def marks(self) -> str | None:
-        """The expression of ``-m``, by markers; None if it is not given."""
+        """Expression of ``-m``; None if it is not given."""
         return self._arguments.m
 
     @cached_property
@@ -63,7 +63,7 @@ class Mutant:
         """Return the source text of the module with the mistake.
 
         Raises:
-            ValueError: The definition does not exist, or does not hold ``old`` exactly once.
+            ValueError: if the definition does not exist, or does not contain ``old`` exactly once.
         """
         name = self.where.partition(":")[2]
         spans = spans_of(text, name) if name else [(0, len(text))]
@@ -79,7 +79,7 @@ class Mutant:
 
 
 def spans_of(text: str, name: str) -> list[tuple[int, int]]:
-    """Return the places of the definitions of a qualified name as ranges of characters: several for overloads."""
+    """Return the character ranges of the definitions with a qualified name; there are several for overloads."""
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))

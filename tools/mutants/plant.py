@@ -1,7 +1,7 @@
-"""Plant mistakes in copies of the project, and run the tests that should notice.
+"""Plant mistakes in copies of the project, and run the tests that should fail.
 
-Each mistake is tried in a process of its own, which is forked from this one after the libraries have been imported:
-importing them takes longer than most of the tests.
+Each mistake runs in its own process, forked from this one after the libraries have been imported, since importing them
+takes longer than most of the tests.
 """
 
 import atexit
@@ -25,9 +25,9 @@ from tools.mutants.mutant import ROOT, Mutant
 
 COPIED = ("raysde", "tests", "jobs", "docs")
 LIBRARIES = ("torch", "torchmetrics", "transformers", "diffusers", "sklearn.datasets", "scipy.integrate", "pyarrow")
-"""What most tests import; nothing of raysde, whose copies differ."""
+"""Libraries that most tests import; no module of raysde, since its copies differ."""
 TIMEOUT = 600
-"""Seconds that the tests of a mistake may take."""
+"""Time limit for the tests of a mistake, in seconds."""
 
 
 class Trial:
@@ -47,13 +47,14 @@ class Trial:
 
     @property
     def late(self) -> bool:
-        """True if the tests have had their time."""
+        """True if the tests have exceeded the time limit."""
         return time.monotonic() > self.end
 
     def verdict(self) -> tuple[bool, str]:
-        """Return True if the tests have failed, and the line of the first failure; what they started is ended."""
+        """Return True if the tests have failed, and the line of the first failure; end all processes that they
+        started."""
         late = not wait([self.process.sentinel], timeout=0)
-        with contextlib.suppress(ProcessLookupError):  # nothing is left of its process group
+        with contextlib.suppress(ProcessLookupError):  # its process group may be gone
             os.killpg(self.process.pid or 0, signal.SIGKILL)
         self.process.join()
         lines = (self.folder / "output").read_text(errors="replace").splitlines()
@@ -66,7 +67,7 @@ class Trial:
 
 
 def run_tests(folder: Path, tests: str) -> None:
-    """Run pytest in ``folder``, with the package that lies there, and end this process with its exit status."""
+    """Run pytest in ``folder`` on the package there, and end this process with pytest's exit status."""
     os.setsid()
     sys.stdout = sys.stderr = output = (folder / "output").open("w")
     os.dup2(output.fileno(), 1)
@@ -77,13 +78,13 @@ def run_tests(folder: Path, tests: str) -> None:
         del sys.modules[name]
     sys.path[:] = [str(folder), *(place for place in sys.path if place not in ("", str(ROOT)))]
     status = pytest.main(["-x", "-p", "no:cacheprovider", *shlex.split(tests)])
-    atexit._run_exitfuncs()  # a forked process leaves them out, and Ray ends its cluster there
+    atexit._run_exitfuncs()  # a forked process skips them, and Ray ends its cluster there
     output.flush()
     os._exit(status)
 
 
 def plant_each(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, bool, str]]:
-    """Yield each mistake, whether its tests failed, and the line that says so, as they end; ``jobs`` run at a time."""
+    """Yield each mistake, True if its tests failed, and a line of text, as they end; ``jobs`` run at a time."""
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     for name in LIBRARIES:
         importlib.import_module(name)

@@ -353,7 +353,7 @@ def test_lines_of_json_in_a_json_file_are_told_where_they_belong(tmp_path, text,
     (folder / "captions.json").write_text(text)
     with pytest.raises(ValueError, match=r"captions\.json is not valid JSON: Extra data") as refusal:
         open_source(str(folder))
-    assert ("belong into a file named .jsonl" in str(refusal.value)) == lines
+    assert ("belong in a .jsonl file" in str(refusal.value)) == lines
 
 
 @pytest.mark.parametrize(("image", "note", "told"), [(1, "1", "only one with 1"), ("1", 1, "only one with '1'")])

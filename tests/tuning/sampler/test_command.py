@@ -90,7 +90,7 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     ]
     assert main([*given, *more]) == 0
     shown = capsys.readouterr().out
-    assert "is not ahead beyond the interval" in shown
+    assert "is not significantly better" in shown
     assert "models:/settled/1 is candidate" in shown
     own = {"solver": "unipc", "steps": 5, "guidance": 1.5}
     assert load(out / "model").spec.generation == own
