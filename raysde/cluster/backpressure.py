@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray.data._internal.execution.interfaces import PhysicalOperator
 
 PAUSE = 0.2
-"""Pause in seconds. Training reads a small part of a full object-store share in that time; a look takes 2.5 ms of CPU."""
+"""Pause in seconds. Training reads a small part of a full object-store share in it; each look takes 2.5 ms of CPU."""
 
 
 def pause_if_exhausted(limit: int | None) -> int | None:

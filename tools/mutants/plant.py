@@ -61,7 +61,7 @@ class Trial:
         shutil.rmtree(self.folder, ignore_errors=True)
         if late:
             return True, f"ran for {TIMEOUT} seconds"
-        failures = [line for line in lines if line.startswith("FAILED")]
+        failures = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
         killed = self.process.exitcode == pytest.ExitCode.TESTS_FAILED and bool(failures)
         return killed, (failures or lines[-1:] or [""])[0]
 
