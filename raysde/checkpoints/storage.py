@@ -14,7 +14,6 @@ import pyarrow.fs as pafs
 from raysde.checkpoints.description import (
     FILE,
     Kept,
-    checkpoint_name,
     choose_newest_checkpoint,
     list_checkpoints,
     verify_checkpoint,
@@ -122,10 +121,11 @@ def clear_checkpoint(target: str) -> None:
 
 
 def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
-    """Deletes all but the ``keep`` newest whole checkpoints of a run.
+    """Delete all but the ``keep`` newest whole checkpoints of a run.
 
-    Whatever is not whole goes too, and so do checkpoints after the one that was saved just now: the run went on from
-    an older one since these were damaged, perhaps in tensors whose hashes are not compared here.
+    A checkpoint after the one that was saved just now stays: the run passed it over as damaged, and its user may mend
+    or copy it. A damaged checkpoint stays for the same reason. A folder in remote storage without a checkpoint.json,
+    which is sent last, is what a killed process left, and goes.
 
     Args:
         folder: of the run, or its URI.
@@ -134,7 +134,7 @@ def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
     """
     system, root = open_filesystem(str(folder))
     found = list_checkpoints(system, root)
-    stay = [each for each in found if each.description is not None and each.step <= saved][:keep]
-    for each in found:
-        if stay and each not in stay and each.name != checkpoint_name(saved):
-            system.delete_dir(each.path)
+    old = [each for each in found if each.description is not None and each.step <= saved][keep:]
+    torn = [each for each in found if not (each.begun or is_local(str(folder)))]
+    for each in old + torn:
+        system.delete_dir(each.path)

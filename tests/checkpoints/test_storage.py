@@ -121,11 +121,13 @@ def test_a_folder_is_local_and_a_uri_is_not():
 @pytest.mark.parametrize(("keep", "left"), [(1, [100]), (2, [10, 100]), (9, [9, 10, 100])])
 @pytest.mark.parametrize("far", [False, True])
 def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
-    """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and goes."""
-    (run / checkpoint.checkpoint_name(50)).mkdir()
-    (run / checkpoint.checkpoint_name(50) / "checkpoint.json").write_text("{")
+    """By their steps, and nothing but checkpoints is deleted. One that is not whole counts for none, and stays for its
+    user; but in an object store, a folder without its description is what a killed process left there."""
+    damage(Path(shutil.copytree(run / checkpoint.checkpoint_name(9), run / checkpoint.checkpoint_name(50))), "size")
+    (run / checkpoint.checkpoint_name(60)).mkdir()
+    (run / checkpoint.checkpoint_name(60) / "checkpoint.json").write_text("{")
     storage.prune_checkpoints(f"{remote}/digits" if far else run, keep, 100)
-    assert steps_in(run) == left
+    assert steps_in(run) == sorted([*left, 50, 60, *([] if far else [101])])
     assert (run / "profiles").is_dir()
 
 
@@ -133,10 +135,12 @@ def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
 @pytest.mark.parametrize("harm", ["tensor", "size", "description"])
 def test_the_checkpoint_that_was_saved_just_now_is_kept(run, remote, keep, left, harm):
     """The run went on from step 9, since 100 was damaged, and saved at 10: 100 stands in nobody's place, also where its
-    sizes are right."""
+    sizes are right, and stays with every byte for its user, who may mend it."""
     damage(run / checkpoint.checkpoint_name(100), harm)
+    before = {path: path.read_bytes() for path in (run / checkpoint.checkpoint_name(100)).rglob("*") if path.is_file()}
     storage.prune_checkpoints(f"{remote}/digits", keep, 10)
-    assert steps_in(run) == left
+    assert steps_in(run) == [*left, 100]
+    assert all(path.read_bytes() == content for path, content in before.items())
     assert storage.fetch_newest_checkpoint(remote, "digits").name == checkpoint.checkpoint_name(10)
 
 
