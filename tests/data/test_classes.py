@@ -1,4 +1,4 @@
-"""Class labels from a collection to a drawn image: their order, their names, and what no row has."""
+"""Class labels from a collection to a sampled image: their order, their names, and classes without rows."""
 
 import dataclasses
 import hashlib
@@ -44,7 +44,7 @@ from tests.support.pictures import rng_image
 FAST = {"solver": "ddim", "steps": 2}
 QUICK = ["--solver", "ddim", "--steps", "2"]
 NUMERALS = ("5", "10", "15")
-"""Names that are other numbers than those of their classes."""
+"""Class names that are numbers, but not the class numbers."""
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ NUMERALS = ("5", "10", "15")
     ],
 )
 def test_label_order(labels, order):
-    """Numbers by their values, then words, in which numbers count as such; nothing but what occurs."""
+    """Numbers come first by value, then words in natural order, and only labels that occur are classes."""
     assert order_labels(labels) == order
 
 
@@ -76,7 +76,7 @@ def test_one_number_in_two_spellings_is_refused(labels):
 
 
 def ingested(folder: Path, out: Path, **options):
-    """The data set of a folder, as `raysde ingest` makes it, without Ray."""
+    """Return the data set of a folder, as `raysde ingest` writes it, without Ray."""
     source = open_source(str(folder), **options)
     rules = choose_rules(source, size=8, validation=0.2)
     out.mkdir()
@@ -87,7 +87,7 @@ def ingested(folder: Path, out: Path, **options):
 
 
 def described(folder: Path, labels) -> Path:
-    """A folder of images with the labels, as JSON has them."""
+    """Write a folder of images with the labels as JSON values."""
     folder.mkdir()
     lines = []
     for number, label in enumerate(labels):
@@ -108,7 +108,7 @@ def described(folder: Path, labels) -> Path:
     ],
 )
 def test_a_class_for_each_label_that_occurs(tmp_path, labels, names):
-    """Over both splits; each row has the number of its own label."""
+    """Classes come from both splits, and each row has the class number of its own label."""
     given = [*labels] * 6
     manifest = ingested(described(tmp_path / "photos", given), tmp_path / "shards")
     assert manifest.rows_in("validation") > 0
@@ -129,7 +129,7 @@ def test_folders_are_classes(tmp_path):
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory):
-    """Twelve rows of dresses and bags, numbered by a file of five names."""
+    """Return twelve rows of dresses and bags, whose class numbers come from a file of five names."""
     place = tmp_path_factory.mktemp("clothes")
     (place / "names.txt").write_text("shirt\ndress\ncoat\nbag\nboot\n")
     folder = described(place / "photos", [1, 3] * 30)
@@ -137,7 +137,7 @@ def clothes(tmp_path_factory):
 
 
 def test_a_file_of_names_numbers_the_classes(clothes, capsys):
-    """Its lines are the numbers, also of those that no row has, which are named."""
+    """The file's lines are the class numbers; names without rows keep their numbers and are reported."""
     assert clothes.labels == ("shirt", "dress", "coat", "bag", "boot")
     assert set(Reader(clothes).read(np.arange(clothes.rows)).labels.tolist()) == {1, 3}
     print_summary(clothes, clothes.path)
@@ -149,7 +149,7 @@ def test_a_file_of_names_numbers_the_classes(clothes, capsys):
 
 @pytest.mark.parametrize(("names", "labels"), [("5\n10\n15", ("5", "10", "15")), ("0\n1\n2", ("0", "1", "2"))])
 def test_a_file_of_names_may_hold_numerals(tmp_path, names, labels):
-    """Labels 0 to 2 are the lines of the file; a line that is the number of another class is refused."""
+    """Labels 0 to 2 mean the lines of the file; a line that is the number of another class is refused."""
     (tmp_path / "names.txt").write_text(names)
     manifest = ingested(
         described(tmp_path / "a", [0, 1, 2] * 4), tmp_path / "b", label_names=str(tmp_path / "names.txt")
@@ -175,10 +175,10 @@ def test_classes_without_rows_are_not_drawn(clothes, tmp_path):
 
 
 def test_a_data_set_in_an_other_order_is_matched_by_names(clothes):
-    """Row by row and image by image, the model is told the number that it knows the class by."""
+    """For each row and image, the model gets its own number of the class."""
     names = ("bag", "boot", "coat", "dress", "hat", "shirt")
     found = draw_conditions(Reader(clothes), "train", classes=6, captions=False, names=names)
-    assert [found.label(number) for number in range(2)] == [1, 3]  # what a judge of the data's labels reads
+    assert [found.label(number) for number in range(2)] == [1, 3]  # the class numbers of the data set
     assert found.drawing(range(2))["labels"] == [names.index("dress"), names.index("bag")]
     spec = caption_spec(text=None, classes=6, class_names=names, image=(3, 8, 8))
     model = Model(filled_model(text=None, classes=6, class_names=names, image=(3, 8, 8)), spec)
@@ -237,11 +237,11 @@ def test_a_run_goes_on_with_its_own_classes_alone(clothes, tmp_path):
         check_resumable(run, dataclasses.replace(before, spec=fewer))
 
 
-# data sets and models of before
+# data sets and models by earlier versions
 
 
 def test_an_old_manifest_keeps_its_numbers_and_its_identity(tmp_path):
-    """Format 2 as it was written: labels 1 to 9 of rows, and a class 0 that none has."""
+    """A manifest of format 2, with classes that no row has, keeps its class numbers and its fingerprint."""
     shards = write_digit_shards(tmp_path / "new", rows=60).shards
     (tmp_path / "new" / "manifest.json").unlink()
     table = [label for shard in shards for label in pq.read_table(tmp_path / "new" / shard.file)["label"].to_pylist()]
@@ -266,7 +266,7 @@ def test_an_old_manifest_keeps_its_numbers_and_its_identity(tmp_path):
     write_manifest(manifest)
     assert json.loads(file.read_text()) == old
     again = dataclasses.replace(manifest, format=3, labels=order_labels(table))
-    assert again.fingerprint != manifest.fingerprint  # so that a run of 12 classes does not go on with 10
+    assert again.fingerprint != manifest.fingerprint  # so that a run of 12 classes is not resumed with 10
 
 
 OLD_MODEL = {
@@ -278,11 +278,11 @@ OLD_MODEL = {
     "target": "v", "text": None, "classes": 3, "preconditioning": {"time": None, "input": "unit", "output": "unit"},
     "uncertainty": False, "latent": None, "generation": {},
 }  # fmt: skip
-"""The description of a model with classes from before their names were stored."""
+"""Description of a model with classes by a version that did not store their names."""
 
 
 def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
-    """Its classes are asked for by number, everywhere, and its description is what it was, so that its hash is too."""
+    """Classes of an old checkpoint are requested by number, and its description, and so its hash, is unchanged."""
     drawn = filled_model(text=None, classes=3)
     folder = tmp_path / "old"
     folder.mkdir()
@@ -324,7 +324,7 @@ def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory) -> Path:
-    """A checkpoint whose class names are numerals, other than the numbers of the classes."""
+    """Return a checkpoint with class names that are numerals, but not the class numbers."""
     place = tmp_path_factory.mktemp("models") / "named"
     return Path(write_model(place, text=None, classes=3, class_names=NUMERALS))
 
@@ -340,7 +340,7 @@ def test_numerals_are_names_and_ints_are_numbers():
 
 
 def test_numerals_are_names_wherever_a_class_is_asked_for(named, tmp_path, capsys):
-    """`--label 10`, a file's 10 and a served 10 are the class named 10, which is class number 1."""
+    """`--label 10`, 10 in a file and 10 in a request mean the class named 10, which is class number 1."""
     model = checkpoint.load_model(named)
     wanted = model.sample(labels=[1], guidance=2.0, **FAST).images
     assert torch.equal(model.sample(labels=["10"], guidance=2.0, **FAST).images, wanted)

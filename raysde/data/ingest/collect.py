@@ -1,4 +1,4 @@
-"""A data set put together from the parts that an ingest converted: its manifest and its report."""
+"""Manifest and report of a data set, assembled from the parts that an ingest converted."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,13 +22,14 @@ MOST_NAMED = 1000
 def collect_parts(
     parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
 ) -> Manifest:
-    """Writes report.json and manifest.json for converted parts, given in their order.
+    """Write report.json and manifest.json for converted parts, and return the manifest.
 
     Args:
-        labels: class names in the order of their numbers; if there are none, each label that a row has is a class.
+        parts: the converted parts in the order of the source.
+        labels: class names, ordered by class number; if there are none, each label of a row is a class.
 
     Raises:
-        ValueError: if no row is left, or two labels are the same number in two spellings.
+        ValueError: if no row is left, or two labels spell the same number differently.
     """
     shards: list[Shard] = []
     bad: list[Bad] = []
@@ -63,9 +64,9 @@ def collect_parts(
 
 
 def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
-    """Return what a person may want to look at.
+    """Return the content of report.json.
 
-    Samples left out or changed, files and keys that nothing reads, and rows with the same content or the same key.
+    It lists skipped and changed samples, files and keys that are ignored, and rows with equal content or equal keys.
     """
     same, repeated = find_repetitions(manifest, "hash"), find_repetitions(manifest, "key")
     return {
@@ -78,7 +79,7 @@ def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], 
 
 
 def find_repetitions(manifest: Manifest, column: str) -> list[list[str]]:
-    """The keys of rows that agree in a column, group by group; 8 bytes of memory for each row of the data set."""
+    """Return a list of keys for each value that repeats in a column; takes 8 bytes of memory for each row."""
     hashes = [_hash_strings(_read_column(manifest, number, column)) for number in range(len(manifest.shards))]
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     often = values[counts > 1]
@@ -99,7 +100,7 @@ def _read_column(manifest: Manifest, number: int, name: str) -> pa.ChunkedArray:
 
 
 def _hash_strings(strings: pa.ChunkedArray) -> np.ndarray:
-    """A 64-bit hash of each string, the same in every process."""
+    """Return a hash of each string, uint64 [N], that is the same in every process."""
     import pandas as pd
 
     return pd.util.hash_array(np.asarray(strings.to_pylist(), dtype=object), categorize=False)

@@ -1,4 +1,4 @@
-"""Folders as people have them: descriptions in other files, under other names, and about images that are not there."""
+"""Folders of images with descriptions in other files, under other names, and about absent images."""
 
 import json
 import re
@@ -17,7 +17,7 @@ def notes_of(folder, **options):
 
 
 def found(folder, **options):
-    """(captions, label) by key."""
+    """Return (captions, label) by key."""
     return {sample.key: (sample.captions, sample.label) for sample in read(folder, **options)}
 
 
@@ -148,7 +148,7 @@ def test_a_text_file_that_two_images_may_own_is_named(tmp_path):
 
 
 def write_download(folder, *, stats=True):
-    """The files that img2dataset writes with output_format=files."""
+    """Write the files of img2dataset with output_format=files."""
     for piece in ("00000", "00001"):
         write_images(folder / piece, [f"{piece}000{number}.jpg" for number in range(2)])
         for number in range(2):
@@ -270,7 +270,7 @@ COCO = {"images": [{"id": 1, "file_name": "cat/a.png"}], "annotations": [{"image
     ],
 )
 def test_folders_are_classes_unless_a_document_speaks_of_labels(tmp_path, document, labels):
-    """EDM's and COCO's forms say what labels there are, if any; captions in other forms leave them to the folders."""
+    """EDM's and COCO's forms define the labels, if any; with captions in other forms, folders are the labels."""
     folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "about.json", document)
     assert tuple(label for _, label in found(folder).values()) == labels
 
@@ -328,7 +328,7 @@ def test_a_name_that_several_images_have_is_refused(tmp_path, file, document):
 
 
 def test_captions_by_stem_name_the_image_that_is_not_there(tmp_path):
-    """Most keys are images, so the document describes them, and one of them is missing."""
+    """If most keys are images, the document describes images, and a key without an image is named."""
     folder = write_json(
         write_images(tmp_path / "f", ["1", "2"]), "captions.json", {"1": "one", "2": "two", "3": "three"}
     )
@@ -386,7 +386,7 @@ SEVERAL = {
 @pytest.mark.parametrize("label_first", [False, True])
 @pytest.mark.parametrize("kind", SEVERAL)
 def test_several_descriptions_of_an_image_add_up(tmp_path, kind, label_first):
-    """One gives its label, the other its caption, in either order."""
+    """A label from one description and a caption from another are combined, in either order."""
     folder = write_images(tmp_path / "f", ["a"])
     told = ({"label": "cat"}, {"text": "x"})
     for name, text in SEVERAL[kind](*(told if label_first else told[::-1])).items():
@@ -428,7 +428,7 @@ def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, fi
 
 
 def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
-    """Without Ray: a part to shards, and the report that the command prints from."""
+    """The report of a conversion without Ray names skipped images and ignored files."""
     from raysde.data.ingest.collect import collect_parts
     from raysde.data.ingest.convert import Converted, Rules, convert_part
     from raysde.io.filesystems import read_bytes
@@ -487,7 +487,7 @@ def test_subfolders_that_are_no_classes_are_named(tmp_path, names, note):
 
 @pytest.mark.parametrize("place", ["cats", "cats/young"])
 def test_a_name_means_the_image_beside_its_description_first(tmp_path, place):
-    """Images of the same name lie in the root and beside the description, which says nothing of the other."""
+    """A description means the image beside it, also if the root has an image of the same name."""
     folder = write_images(tmp_path / "f", ["00", "01", f"{place}/00"])
     write_json(folder, f"{place}/captions.json", {"00.png": "mine", "01.png": "above"})
     captions = {key: said for key, (said, _) in found(folder).items()}
@@ -497,7 +497,7 @@ def test_a_name_means_the_image_beside_its_description_first(tmp_path, place):
 @pytest.mark.parametrize("key", ["labels", "Labels", "LABELS"])
 @pytest.mark.parametrize("form", [list, dict])
 def test_labels_of_a_dataset_json_are_found_in_any_spelling(tmp_path, key, form):
-    """A list of pairs, as EDM writes it, or a map; under a folder's name they go before its own."""
+    """Labels are read from EDM's list of pairs or a map, and take precedence over folder names."""
     pairs = [["cat/a.png", 7], ["dog/b.png", 3]]
     value = dict(pairs) if form is dict else pairs
     folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "dataset.json", {key: value})
@@ -513,7 +513,7 @@ def test_a_dataset_json_without_labels_says_that_there_are_none(tmp_path, value)
 @pytest.mark.parametrize("link", ["loop", "cat/deep/loop"])
 @pytest.mark.parametrize("up", [".", "..", "../.."])
 def test_a_link_to_a_folder_around_it_is_named(tmp_path, link, up):
-    """Through it every image would be there forty times."""
+    """A link to a containing folder is refused, because every image would be listed forty times."""
     folder = write_images(tmp_path / "a" / "f", ["cat/deep/1", "dog/2"])
     (folder / link).symlink_to(up, target_is_directory=True)
     with pytest.raises(ValueError, match=rf"{link} is a link to a folder that it lies in: remove it"):

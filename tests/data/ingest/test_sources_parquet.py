@@ -1,4 +1,4 @@
-"""Parquet under other names: which columns are read, which are named, and where two may be meant."""
+"""Parquet sources: columns that are read, ignored columns, and ambiguous ones."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +32,7 @@ def test_columns_are_found_in_any_spelling(tmp_path, names):
 
 
 def test_paths_are_relative_to_the_folder_of_their_own_file(tmp_path):
-    """Two folders that were put together, each with its table and an image of the same name."""
+    """Tables in two folders each find their own image of the same name."""
     for number, folder in enumerate(("one", "two")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.bin").write_bytes(FILES[number])

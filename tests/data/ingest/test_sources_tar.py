@@ -1,4 +1,4 @@
-"""Tar archives: which file belongs to which sample, where names hold dots and suffixes are spelled otherwise."""
+"""Tar archives: grouping of files into samples for names with dots and other spellings of suffixes."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def js(**values):
 )
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_name_may_hold_dots(tmp_path, names, mixed):
-    """Each is a sample of its own with its caption and label, also beside names without dots."""
+    """Names with dots are samples of their own with caption and label, also beside names without dots."""
     members = []
     for number, name in enumerate(names):
         members += [

@@ -1,7 +1,7 @@
 """JSON documents that describe many images of a folder.
 
 EDM and StyleGAN   {"labels": [["00000/img00000000.png", 3], ...]}, or a map {"00000/img00000000.png": 3, ...}
-                   in place of the pairs, or null for no labels
+                   instead of the pairs, or null for no labels
 COCO captions      {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "..."}]}
 rows               [{"file_name": "1.jpg", "text": "...", "label": 3}, ...]
 by name            {"1.jpg": "a caption", "2.jpg": ["one", "another"], "3.jpg": {"caption": "...", "label": 3}}
@@ -22,7 +22,7 @@ LARGEST = 1 << 30
 
 
 def read_catalogue(listing: Listing, file: str, book: Book) -> bytes | None:
-    """Add what one JSON document says to ``book``; return its bytes, or None if it is of no known form.
+    """Add the captions and labels of one JSON document to ``book``; return its bytes, or None for an unknown form.
 
     Raises:
         ValueError: naming the file and the entry, if the document is not valid JSON, or an entry is wrong.
@@ -58,7 +58,7 @@ def _choose_reader(
 
 
 def _find_labels(document: dict[str, Any], file: PurePosixPath, book: Book) -> tuple[str, list[Any]] | None:
-    """Return the key of labels and its pairs (name, label), if the document has such: an empty list for no labels."""
+    """Return the key of a document's labels and their pairs (name, label), [] for null; None if it has no labels."""
     for key in document:
         if normalise_name(key) == "labels":
             value = document[key] or []
@@ -74,7 +74,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _names_images(document: dict[str, Any], file: PurePosixPath, book: Book) -> bool:
-    """Return True if a key is the path or name of an image; a bare number or word is none unless most keys are such."""
+    """Return True if a key is an image's path or name; keys without a suffix count only if most keys are images."""
     found = [_is_image(key, file, book) for key in document]
     return any(yes and PurePosixPath(key).suffix for yes, key in zip(found, document, strict=True)) or (
         2 * sum(found) > len(found)
@@ -116,7 +116,7 @@ def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> 
 
 
 def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
-    """Read captions as COCO keeps them."""
+    """Read COCO's captions."""
     files: dict[Any, str] = {}
     for number, image in enumerate(document["images"], start=1):
         name, key = (image.get("file_name"), image.get("id")) if isinstance(image, dict) else (None, None)
@@ -138,7 +138,7 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
 
 
 def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
-    """Read a list of rows, as JSON lines hold them."""
+    """Read a list of rows with the keys of metadata.jsonl."""
     columns: dict[str, None] = {}
     for number, row in enumerate(document, start=1):
         columns.update(dict.fromkeys(row))
@@ -152,7 +152,7 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
 
 
 def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
-    """Read captions, or in a file named after labels labels, by the images' names."""
+    """Read captions by the images' names, or labels if the file is named after labels or classes."""
     columns: dict[str, None] = {}
     of_labels = any(
         word in normalise_name(file.stem) for word in ("label", "class")

@@ -1,4 +1,4 @@
-"""Rows of the text files in which people describe images: JSON, JSON lines, CSV and TSV."""
+"""Rows of text files that describe images: JSON, JSON lines, CSV and TSV."""
 
 import csv
 import io
@@ -13,10 +13,10 @@ SEPARATORS = (";", "\t", "|", ",")
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-    """Return the value of a JSON document that is an object.
+    """Parse a JSON document that is an object.
 
     Raises:
-        ValueError: naming ``where``, if it is something else, or not valid.
+        ValueError: naming ``where``, if the document is not valid, or is no object.
     """
     row = read_json(text, where)
     if not isinstance(row, dict):
@@ -25,7 +25,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 
 def json_rows(text: str, where: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of JSON lines; blank lines are passed over.
+    """Yield the objects of JSON lines; blank lines are ignored.
 
     Raises:
         ValueError: naming the line, if it is no JSON object, or has a key twice.
@@ -36,11 +36,11 @@ def json_rows(text: str, where: str) -> Iterator[dict[str, Any]]:
 
 
 def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a CSV with a header. Column names lose white space at both ends.
+    """Yield the rows of a CSV with a header; column names lose white space at both ends.
 
     Raises:
-        ValueError: naming the line that is not valid, or has more fields than the header, the column that is there
-            twice, or another mark that separates the header's names.
+        ValueError: naming the line, if it is not valid or has more fields than the header, or if the header has a
+            column twice or another delimiter.
     """
     header = text.lstrip("\r\n").partition("\n")[0].split(delimiter)
     spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
@@ -62,7 +62,7 @@ def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]
 
 
 def _check_delimiter(names: list[str], where: str, delimiter: str) -> None:
-    """Raise ValueError if a header is one name that holds another mark between names."""
+    """Raise ValueError if a header is a single name that contains another delimiter."""
     other = next((mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]), None)
     if other is not None:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Tar archives in the WebDataset layout: neighbouring files that share a name are one sample, see ``members``.
 
-Nothing is extracted; archives are read as streams, compressed by gzip, bzip2 or xz or not at all.
+Archives are read as streams, without extraction, either plain or compressed by gzip, bzip2 or xz.
 """
 
 import gzip
@@ -48,11 +48,11 @@ DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAErr
 
 
 class Header(tarfile.TarInfo):
-    """A header after which a damaged or missing one is an error; tarfile alone takes those for the archive's end."""
+    """A tar header that raises if it is damaged or missing; tarfile takes such a header for the archive's end."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:  # type: ignore[override]
-        """The next header."""
+        """Read the next header; raise tarfile.ReadError if it is neither a header nor the end mark."""
         try:
             return super().fromtarfile(archive)  # type: ignore[return-value]
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ class Header(tarfile.TarInfo):
 
 @dataclass
 class TarSample:
-    """The files of one sample, by extension, and the first thing that is wrong with them."""
+    """The files of one sample, by extension, and the first problem found with them."""
 
     key: str
     stem: str
@@ -72,7 +72,7 @@ class TarSample:
     files: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, member: tarfile.TarInfo, extension: str, archive: tarfile.TarFile) -> None:
-        """Read a member if a sample can use it."""
+        """Add a file to the sample; its content is read if the extension is used and there is no problem."""
         problem = self._refusal(member, extension)
         self.problem = self.problem or problem
         if self.problem is not None:
@@ -98,11 +98,11 @@ class TarSample:
 
     @property
     def images(self) -> list[str]:
-        """The extensions of images."""
+        """Extensions of the sample's images."""
         return [extension for extension in self.files if extension.rpartition(".")[2] in IMAGES]
 
     def sample(self, archive: str) -> Sample | Bad:
-        """Return the sample that the files make."""
+        """Return the sample of the files, or a Bad; ``archive`` is the archive's name."""
         key = f"{archive}/{self.key}"
         try:
             if self.problem is not None:
@@ -159,7 +159,7 @@ class TarSample:
 
 @dataclass
 class TarPart:
-    """One archive."""
+    """One archive as a part of a source."""
 
     root: str
     name: str
@@ -167,12 +167,12 @@ class TarPart:
     count: int | None = None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """The samples in order; after one that is cut short or damaged, a Bad with the archive's name."""
+        """Yield the samples in order, and last a Bad with the archive's name if it is damaged or cut short."""
         with self._stream() as stream:
             yield from read_tar(stream, self.name, self.words)
 
     def has_json(self) -> bool:
-        """Read up to the first JSON file; return True if there is one, or the archive is damaged before it."""
+        """Return True if the archive has a JSON file, or is damaged before the first one."""
         try:
             with self._stream() as stream:
                 return any(
@@ -187,7 +187,7 @@ class TarPart:
     def _stream(self) -> Iterator[IO[bytes]]:
         system, folder = open_root(self.root)
         with system.open_input_stream(f"{folder}/{self.name}", compression=None) as stream:
-            # tarfile alone does not compare gzip's checksums
+            # tarfile itself does not verify gzip's checksums
             zipped = self.name.lower().endswith((".gz", ".tgz"))
             opened: Any = gzip.GzipFile(fileobj=stream) if zipped else stream
             yield opened
@@ -205,11 +205,11 @@ def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[
 
 
 def _group_members(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
-    """Yield groups of neighbours, each when it is complete; one whose key was there before has that as its problem."""
+    """Yield the groups of neighbouring files, each when it is complete; a repeated key is a problem of its group."""
     grouping = Grouping(words)
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header, errors="backslashreplace") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would grow with the archive
+            archive.members.clear()  # type: ignore[attr-defined]  # the list would grow with the archive
             path = member.name.removeprefix("./")
             hidden = path.rpartition("/")[2].startswith(".")
             if hidden or not (member.isreg() or member.islnk() or member.issym()):
@@ -228,12 +228,13 @@ def _group_members(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
 
 @dataclass
 class Grouping:
-    """The members of an archive put together to groups, in one pass.
+    """State of grouping an archive's members into samples in one pass.
 
     Attributes:
-        group: the one that is not complete.
-        seen: the keys of all groups.
-        dotted: for each stem the keys of groups whose names go on behind its dot.
+        words: names of the columns and keys to read.
+        group: the group that is not complete yet.
+        seen: keys of all groups so far.
+        dotted: for each stem, the keys of groups whose names continue after its first dot.
     """
 
     words: Vocabulary
@@ -242,7 +243,7 @@ class Grouping:
     dotted: dict[str, list[str]] = field(default_factory=dict)
 
     def put(self, where: MemberPlace) -> tuple[TarSample | None, str]:
-        """Find the group of a member; return the group that it completes, and the member's extension in its own."""
+        """Assign a member to a group; return the group that it completes or None, and its extension in its group."""
         group = self.group
         if group is not None and where.key == group.key:
             return None, where.extension
@@ -268,7 +269,7 @@ class Grouping:
         return any(extension in IMAGES for extension in group.files)
 
     def _adopts(self, group: TarSample, where: MemberPlace) -> bool:
-        """Return True if a member without a dot in its name describes the one image of the group before it."""
+        """Return True if a member without a dot in its name describes the single image of the previous group."""
         alone = self.dotted.get(where.key) == [group.key] and len(group.files) == 1 and len(group.images) == 1
         return alone and where.key not in self.seen and where.suffix not in IMAGES
 
@@ -291,7 +292,7 @@ def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
     """Return the archives of a listing, one part each.
 
     Raises:
-        ValueError: if a column is chosen and the first archive has no JSON.
+        ValueError: if a column is selected and the first archive has no JSON.
     """
     names = listing.names(*TAR_SUFFIXES)
     if words != ANY and not TarPart(listing.root, names[0]).has_json():
