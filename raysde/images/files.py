@@ -42,10 +42,7 @@ def open_file(path: str) -> tuple[Tensor, frozenset[Change]]:
 
 
 def open_mask(path: str, size: tuple[int, int]) -> Tensor:
-    """Read a mask file as bool [H, W], True where it is nearer to white than to black.
-
-    Args:
-        size: (height, width) of the images that the mask is for.
+    """Read a mask file of (height, width) ``size`` as bool [H, W], True where it is nearer to white than to black.
 
     Raises:
         ValueError: if the file is no image, has several frames, is partly transparent, has no pixel brighter than

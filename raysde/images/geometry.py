@@ -82,9 +82,6 @@ def bucket_shapes(size: int, multiple: int) -> tuple[tuple[int, int], ...]:
 
 
 def nearest_bucket(size: tuple[int, int], shapes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """Return the bucket (height, width) with the aspect ratio nearest to that of a picture of (width, height) ``size``.
-
-    The distance of two aspect ratios is the larger of their two quotients.
-    """
+    """Return the bucket (height, width) nearest to a picture of (width, height) ``size`` in log aspect ratio."""
     ratio = size[0] / size[1]
     return min(shapes, key=lambda shape: (max(ratio * shape[0] / shape[1], shape[1] / (ratio * shape[0])), shape))

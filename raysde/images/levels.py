@@ -38,11 +38,7 @@ def convert_to_eight_bits(picture: Image.Image, opened: Image.Image, data: bytes
 
 
 def _read_transparent_png(picture: Image.Image, data: bytes) -> Image.Image:
-    """Apply a PNG's transparent colour at the file's own bit depth; Pillow compares only 8 bits.
-
-    Raises:
-        ValueError: if the file's 16-bit pixels do not have the shape of ``picture``.
-    """
+    """Apply a PNG's transparent colour at the file's own bit depth; Pillow compares only 8 bits."""
     depth, colour = data[24], data[25]
     clear = picture.info["transparency"]
     if depth == 16 and colour == PNG_RGB:

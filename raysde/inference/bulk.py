@@ -118,11 +118,7 @@ class Bulk:
         return [other if each is None else each for each in self.requests.negatives[first : first + count]]
 
     def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
-        """Sample ``count`` images from number ``first`` on, uint8 [count, C, H, W].
-
-        Args:
-            told: callback that gets the solver steps taken so far and of all.
-        """
+        """Sample images from number ``first`` on, uint8 [count, C, H, W]; ``told`` gets solver steps, done and all."""
         rows, asked = slice(first, first + count), self.requests
         return self.model.sample(
             n=count,

@@ -143,7 +143,7 @@ def interpolate_prompts(
         weights: K numbers in [0, 1], one for each image: 0 for the first prompt, 1 for the second.
         line: interpolate the prompts' vectors on the great circle ("spherical") or straight line ("linear"), see
             :func:`interpolate_conditions`.
-        seed, guidance, guidance_interval, negative, dtype, size, settings: as for
+        seed, guidance, guidance_interval, negative, dtype, size, settings: arguments of
             :func:`raysde.inference.sample.sample`.
 
     Raises:
@@ -183,12 +183,10 @@ def draw_restored(
     resample: int = 0,
     **drawing: Unpack[Drawing],
 ) -> Drawn:
-    """Sample ``count`` images given measurements of them, see :func:`raysde.sampling.inverse.restore.edit`.
+    """Sample ``count`` images given measurements, see :func:`raysde.sampling.inverse.restore.edit`.
 
-    The model's own settings do not apply, because they were chosen for sampling without measurements.
-
-    Args:
-        measured: function of a slice of the images that returns the projection and their measurements in float.
+    ``measured`` returns the projection and the float measurements of a slice of the images. The model's own settings
+    do not apply, because they were chosen for sampling without measurements.
     """
     spec = model.spec
     low, high = spec.data_range

@@ -58,11 +58,7 @@ def edit_files(
 
 
 def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
-    """Stack images to uint8 [B, C, H, W]; grey images are repeated to the three channels of a colour model.
-
-    Args:
-        files: name and uint8 image [1 or C, H, W] of each file.
-        channels, size: C and (H, W) of the model's input.
+    """Stack named images to uint8 [B, C, H, W], (H, W) = ``size``; grey ones are repeated to a model's three channels.
 
     Raises:
         ValueError: naming the first image of another size or number of channels.
@@ -92,9 +88,7 @@ def average_channels(image: Tensor) -> Tensor:
 def arrange_side_by_side(shown: Tensor, results: Tensor, n: int) -> Tensor:
     """Return each input followed by its ``n`` results, uint8 [B (n + 1), C, H, W].
 
-    Args:
-        shown: inputs [B n, C or 1, H, W], each ``n`` times in a row.
-        results: [B n, C, H, W] in the same order.
+    ``shown`` [B n, C or 1, H, W] has each input ``n`` times in a row; ``results`` [B n, C, H, W] has the same order.
     """
     inputs = shown[::n].expand(-1, results.shape[1], -1, -1)
     rows = torch.cat([inputs[:, None], results.unflatten(0, (-1, n))], dim=1)

@@ -165,10 +165,7 @@ class Guidance:
         return replace(self, negatives=None if self.negatives is None else self.negatives[rows])
 
     def score(self, model: ScoreModel, encode: EncodeConditions, count: int) -> "Led":
-        """Return the guided score of ``count`` images, with all models in evaluation mode.
-
-        Args:
-            encode: encodes the images' conditions by the conditioner of a model.
+        """Return the guided score of ``count`` images, whose conditions ``encode`` encodes, in evaluation mode.
 
         Raises:
             ValueError: if a scale other than 1 is given for an unconditional model, or a negative prompt for a model

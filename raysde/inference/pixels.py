@@ -32,11 +32,9 @@ def pixel_range(spec: ModelSpec) -> tuple[float, float]:
 
 
 def to_pixels(model: ModelLike, x0: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """Return samples x0 [B, ...] as images [B, C, H, W]; a latent model's samples are decoded by its autoencoder.
+    """Return samples x0 [B, ...] as images [B, C, H, W], clipped and rounded for uint8, unchanged for float types.
 
-    Args:
-        dtype: torch.uint8 to clip and round, or a float type for values in the pixel range as they are.
-    """
+    A latent model's samples are decoded by its autoencoder."""
     spec = model.spec
     if spec.latent is not None:
         x0 = latent_space.decode(spec.latent, x0)

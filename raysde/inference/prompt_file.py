@@ -78,11 +78,7 @@ class Requests:
         return replace(self, labels=found)
 
     def fit(self, *, prompts: bool, classes: int, names: Sequence[str] = ()) -> None:
-        """Check that a model can sample every row.
-
-        Args:
-            prompts: True if the model has a text encoder.
-            classes, names: as for :meth:`labelled`.
+        """Check that a model with a text encoder if ``prompts``, and with these classes, can sample every row.
 
         Raises:
             ValueError: naming the first row that the model cannot sample.
@@ -128,12 +124,7 @@ def read_requests(file: str) -> Requests:
 
 
 def read_columns(content: bytes, kind: str, file: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the names of all columns of a file, and the values of each column of ``COLUMNS`` that it has.
-
-    Args:
-        content: the bytes of the file.
-        kind: its suffix, one of ``KINDS``.
-        file: path or URI for messages.
+    """Return all column names of a file with the suffix ``kind``, and the values of its columns in ``COLUMNS``.
 
     Raises:
         ValueError: if the file is not in the format of its suffix, or has a column twice.

@@ -128,7 +128,7 @@ def sample_path(
 
     Args:
         points: number of states; the first is at the first time, the last at the last.
-        n, size, start, times, drawing: as for :func:`sample`.
+        n, size, start, times, drawing: arguments of :func:`sample`.
 
     Raises:
         ValueError: if there are fewer than two points, or as :func:`sample`.

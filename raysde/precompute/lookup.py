@@ -86,12 +86,10 @@ def find_embeddings(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddi
     """Return the embeddings by a recipe's frozen text encoder, fp32 if both number types exist; None if there are none.
 
     Args:
-        text: the recipe's text encoder.
         mode: the recipe's ``data.precomputed``.
 
     Raises:
-        ValueError: if embeddings are required and absent, or embeddings by the encoder's path have other weights or
-            other data.
+        ValueError: if embeddings are required and absent, or those by the encoder's path have other weights or data.
     """
     frozen = isinstance(text, PretrainedText) and not text.trainable
     if mode == "off" or not isinstance(text, PretrainedText) or not frozen:

@@ -109,7 +109,7 @@ def test_pictures_of_many_sizes_take_the_first_short_side(tmp_path):
     source = open_source(str(tmp_path), order="source")
     assert choose_rules(source).stored == (20, 20)
     assert choose_rules(source, fit="short").shape == (20, 20)
-    with pytest.raises(ValueError, match="16x32 does not go with buckets"):
+    with pytest.raises(ValueError, match="16x32 cannot be used with buckets"):
         choose_rules(source, size=(16, 32), bucket_multiple=8)
 
 

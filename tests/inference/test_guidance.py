@@ -356,7 +356,7 @@ def test_what_does_not_fit_is_named(spoken):
         draw(negative=["two"] * 3)
     with pytest.raises(ValueError, match="negative and autoguide"):
         draw(negative="two", autoguide=spoken)
-    with pytest.raises(ValueError, match=r"autoguidance=1.5 was given, and no autoguide"):
+    with pytest.raises(ValueError, match=r"autoguidance=1.5 was given without a guide model"):
         draw(autoguidance=1.5)
     other = Model(spoken.score_model, dataclasses.replace(spoken.spec, sde=VE()))
     with pytest.raises(ValueError, match=r"autoguide: its sde is VE.*the model's is VP"):
