@@ -118,7 +118,7 @@ class Bulk:
         return [other if each is None else each for each in self.requests.negatives[first : first + count]]
 
     def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
-        """Sample images from number ``first`` on, uint8 [count, C, H, W]; ``told`` gets solver steps, done and all."""
+        """Sample images from number ``first`` on, uint8 [count, C, H, W]; ``told(done, all)`` gets solver steps."""
         rows, asked = slice(first, first + count), self.requests
         return self.model.sample(
             n=count,
@@ -131,7 +131,7 @@ class Bulk:
         ).images
 
     def draw(self, part: int, told: Callable[[int, int], None] | None = None) -> None:
-        """Sample the images of a part and write them; ``told`` as for :meth:`images`."""
+        """Sample the images of a part and write them; ``told(done, all)`` gets solver steps."""
         first, count = self.parts[part]
         files = [encode_image(to_pil(image), quality=None) for image in self.images(first, count, told)]
         WRITERS[self.form](self.place(part), files, self.rows(first, count))

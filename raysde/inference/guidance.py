@@ -111,7 +111,7 @@ class TwiceGuided:
 
 
 def guided_rows(sde: SDE, t: Tensor, scale: float, interval: Interval | None) -> Tensor:
-    """Return the indices [N] of the times t [B] at which guidance applies: sigma / alpha lies in ``interval``."""
+    """Return the indices [N] of the times t [B] with sigma / alpha in ``interval``, all for None; none at scale 1."""
     if scale == 1.0:
         return torch.arange(0, device=t.device)
     if interval is None:

@@ -55,7 +55,7 @@ class Job(Protocol):
         """Fingerprint of the data set."""
 
     def units(self, manifest: Manifest) -> int:
-        """Return the number of units."""
+        """Return the number of units of work, which are numbered from 0."""
 
     def work(self, manifest: Manifest) -> Work:
         """Load the encoder and return the function that writes the file of a unit."""
@@ -66,7 +66,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TextJob:
-    """A job that embeds all captions, and the empty caption in a last unit after those of the shards.
+    """A job that embeds all captions, with a unit of work for each shard and a last one for the empty caption.
 
     Attributes:
         shards, fingerprint: URI and fingerprint of the data set.

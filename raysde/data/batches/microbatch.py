@@ -45,7 +45,7 @@ class Microbatch:
 
 
 def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
-    """Return a microbatch of decoded rows; images are not copied, so their memory layout stays channels last."""
+    """Return a microbatch of decoded rows; its images [B, C, H, W] are a view of the decoded [B, H, W, C]."""
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
     moments = None if columns.moments is None else torch.from_numpy(columns.moments)
     labels = torch.from_numpy(columns.labels)
@@ -66,8 +66,8 @@ class Feed:
     """The rows and crops of a run's microbatches.
 
     Attributes:
-        plan: plan of the positions in each microbatch.
-        rows: map from positions to row numbers.
+        plan: positions, in 0..rows-1, of each microbatch.
+        rows: map from positions to row numbers of the data set.
         view: crop settings of the images.
     """
 

@@ -48,7 +48,7 @@ class Rows:
 
     Attributes:
         layouts: one for each bucket of image sizes.
-        held: held-out positions, sorted, in the numbering through all layouts.
+        held: held-out positions, int64 [N], sorted, in the numbering through all layouts.
     """
 
     layouts: tuple[Layout, ...]
@@ -85,7 +85,7 @@ class Rows:
 
 
 def hold_out_rows(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[Rows, np.ndarray]:
-    """Hold out ``count`` randomly chosen rows; return the rows to train on, and the sorted held-out row numbers.
+    """Hold out ``count`` random rows; return the rows to train on, and the held-out row numbers, int64 [N], sorted.
 
     Raises:
         ValueError: if no row would be left to train on.
@@ -109,7 +109,7 @@ def locate_rows(starts: np.ndarray, group: int, rows: np.ndarray) -> list[tuple[
     """Return (position in ``rows``, shard, row group, position in the row group) of each row, row group by row group.
 
     Args:
-        starts: first row number of each shard, and the number of all rows.
+        starts: first row number of each shard, and the number of all rows, int64.
         group: number of rows in a full row group.
     """
     shard = np.searchsorted(starts, rows, side="right") - 1

@@ -87,10 +87,12 @@ def choose_rules(
 
 
 def choose_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
-    """Return the common size of the first pictures, so that nothing is cut, or else the first one's short side.
+    """Return the size in pixels for the images of a source, given its first pictures.
+
+    It is their (height, width) if they agree, so that nothing is cut, or else the short side of the first one.
 
     Args:
-        keeps: True if the rules store all images at one (height, width).
+        keeps: True if the rules store all images at one (height, width); False always gives the short side.
     """
     sizes = {picture.size for picture in pictures}
     width, height = pictures[0].size

@@ -29,7 +29,7 @@ class ArrayPart:
     count: int | None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """Yield the rows in order, as PNG; a row with a label that is neither a word nor an integer is a Bad."""
+        """Yield the rows in order, as PNG; a row with a label that is no word and no integer is a :class:`Bad`."""
         stop = self.first + (self.count or 0)
         rows = self.images.rows(self.first, stop)
         labels = iter([None] * (stop - self.first)) if self.labels is None else self.labels.rows(self.first, stop)
@@ -125,7 +125,7 @@ def _check_array(array: Array, listing: Listing) -> Array:
 
 
 def _find_labels(listing: Listing, images: Array) -> Array | None:
-    """Return the array with the images' name and a word for labels instead of that for images; None if absent."""
+    """Return the array of labels, named as the images with ``labels`` for ``images`` or a synonym; None if absent."""
     wanted = {_replace_word(images.tokens, text) for text in LABEL_TOKENS} - {images.tokens}
     files = [images.file] if images.member else []
     folder = images.file.rpartition("/")[0]

@@ -153,7 +153,7 @@ class Named:
         self.name, self.count = self.part.name, self.part.count
 
     def read(self) -> Iterator[Sample | Bad]:
-        """Yield the part's samples; a sample with a label outside ``names`` is a Bad."""
+        """Yield the part's samples; a sample with a label outside ``names`` is replaced by a :class:`Bad`."""
         for sample in self.part.read():
             try:
                 yield sample if isinstance(sample, Bad) else self._name_sample(sample)

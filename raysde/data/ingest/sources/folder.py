@@ -53,7 +53,7 @@ class FolderPart:
         self.count = len(self.items)
 
     def read(self) -> Iterator[Sample | Bad]:
-        """Yield the images in order, with a Bad if the image or a file beside it is missing or wrong."""
+        """Yield the images in order; an image is a :class:`Bad` if it or a file beside it is missing or wrong."""
         reader = FileReader(self.root)
         for item in self.items:
             try:
@@ -154,7 +154,7 @@ def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dic
 
 
 def _remark_on_folders(listing: Listing, folders: dict[str, str], images: int, book: Book) -> list[str]:
-    """Return a remark on subfolders that may be meant as classes but give no labels."""
+    """Return a remark, or none, on subfolders that may be meant as classes but give no labels."""
     if book.labelled is not None:
         return []
     names = sorted(set(folders.values()))

@@ -4,8 +4,8 @@ Columns are found by name, regardless of case; the first existing name in this o
 
     image     image, jpg, jpeg, png, webp, img, image_bytes, image_path, file_name, file, path and other names of paths;
               else an Image of Hugging Face's metadata, else the column of type struct<bytes, path>
-    captions  text, caption, prompt, captions, or as selected
-    label     label, class, labels, or as selected
+    captions  text, caption, prompt, captions, or the name given by --caption-column
+    label     label, class, labels, or the name given by --label-column
 """
 
 import json
@@ -83,7 +83,7 @@ class ParquetPart:
     count: int | None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """Yield the rows in order; after damage, each remaining row of the row group is a Bad.
+        """Yield the rows in order; after damage, each remaining row of the row group is a :class:`Bad`.
 
         Raises:
             OSError: naming file and row group, if a remote file system fails; another attempt may succeed.

@@ -102,7 +102,7 @@ class TarSample:
         return [extension for extension in self.files if extension.rpartition(".")[2] in IMAGES]
 
     def sample(self, archive: str) -> Sample | Bad:
-        """Return the sample of the files, or a Bad; ``archive`` is the archive's name."""
+        """Return the files as a sample of the archive named ``archive``, or as :class:`Bad` if they are unusable."""
         key = f"{archive}/{self.key}"
         try:
             if self.problem is not None:
@@ -167,7 +167,7 @@ class TarPart:
     count: int | None = None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """Yield the samples in order, and last a Bad with the archive's name if it is damaged or cut short."""
+        """Yield the samples in order, and last a :class:`Bad` with the archive's name if it is damaged or cut short."""
         with self._stream() as stream:
             yield from read_tar(stream, self.name, self.words)
 
@@ -233,7 +233,7 @@ class Grouping:
     Attributes:
         words: names of the columns and keys to read.
         group: the group that is not complete yet.
-        seen: keys of all groups so far.
+        seen: keys of all groups so far, see :class:`raysde.data.ingest.sources.members.MemberPlace`.
         dotted: for each stem, the keys of groups whose names continue after its first dot.
     """
 
