@@ -58,7 +58,7 @@ def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> 
         ValueError: if the model has no classes, or a label is neither a class name nor an int.
     """
     if not classes:
-        raise ValueError("a class label was given, but the model has no classes")
+        raise ValueError("a class label was given, but the model has no classes; leave labels out")
     places = {name: number for number, name in enumerate(names)}
     found = []
     for label in labels:

@@ -107,7 +107,7 @@ def _decode_file(data: bytes) -> tuple[Image.Image, Image.Image]:
 
 
 def _read_orientation(opened: Image.Image) -> int:
-    """Return the EXIF orientation from 1 to 8, or 1 (upright) if the EXIF data are damaged or absent.
+    """Return the EXIF orientation, 1 to 8 if it is valid, or 1 (upright) if the EXIF data are damaged or absent.
 
     Pillow ignores damage to the EXIF data of a JPEG and raises for that of a PNG or WebP.
     """

@@ -77,7 +77,7 @@ def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Dr
     """Colour grey images [B, 1, H, W], which are taken as the means over the channels; see :func:`inpaint`."""
     channels, height, width = model.spec.image
     if channels == 1:
-        raise ValueError("colorise: the model draws grey images")
+        raise ValueError("colorise: the model draws grey images; use a model of colour images")
     check_images(model, "colorise", grey, (1, height, width))
     return draw_restored(model, len(grey), lambda rows: (Grey(channels), to_floats(model, grey[rows])), **options)
 
@@ -89,7 +89,9 @@ def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Res
     Each given pixel is taken as the mean of a block of factor x factor pixels."""
     pool, (channels, height, width) = AveragePool(factor), model.spec.image
     if height % factor or width % factor:
-        raise ValueError(f"upscale: factor {factor} does not divide the model's images of {height} x {width}")
+        raise ValueError(
+            f"upscale: factor {factor} does not divide the model's {height} x {width} images; give another"
+        )
     check_images(model, "upscale", images, (channels, height // factor, width // factor))
     return draw_restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
 
@@ -247,7 +249,7 @@ def check_range(what: str, images: Tensor, data_range: tuple[float, float]) -> N
     room = 0.5 * (high - low)
     if not (low - room <= least and most <= high + room):
         raise ValueError(
-            f"{what}: float images lie in the data range, {low:g} to {high:g}, these go from {least:g} to {most:g}"
+            f"{what}: float images must lie in the data range, {low:g} to {high:g}, got {least:g} to {most:g}"
         )
 
 
@@ -258,7 +260,7 @@ def check_interpolation_weights(weights: Sequence[float]) -> None:
         ValueError: if there is no weight, or one is outside [0, 1].
     """
     if not len(weights) or not all(0.0 <= weight <= 1.0 for weight in weights):
-        raise ValueError(f"weights must lie between 0 and 1, at least one of them, got {list(weights)}")
+        raise ValueError(f"weights must be one or more numbers between 0 and 1, got {list(weights)}")
 
 
 def interpolate_conditions(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Encoded:

@@ -48,7 +48,7 @@ def edit_files(
         return grey, model.colorise(grey, **options)
     if upscale is not None:
         if upscale < 1 or height % upscale or width % upscale:
-            raise ValueError(f"--upscale {upscale} does not divide the model's {height} x {width} images")
+            raise ValueError(f"--upscale {upscale} does not divide the model's {height} x {width} images; give another")
         small = stack_images(files, channels, (height // upscale, width // upscale))
         large = small.repeat_interleave(upscale, dim=2).repeat_interleave(upscale, dim=3)
         return large, model.upscale(small, upscale, **options)

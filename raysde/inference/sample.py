@@ -201,7 +201,7 @@ def draw_batches(
     numbers, sde = label_numbers(model.spec, labels), model.score_model.sde
     seeds = seed if isinstance(seed, Sequence) else [seed] * count
     if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds were given for {count} images")
+        raise ValueError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one for each image")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     leading = make_guidance(model, count, guidance, guidance_interval, negative, autoguide, autoguidance)
@@ -294,7 +294,7 @@ def make_guidance(
         raise ValueError(f"guidance={guidance} was given beside autoguidance, but the model is unconditional")
     negatives = [negative] * count if isinstance(negative, str) else negative
     if negatives is not None and len(negatives) != count:
-        raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")
+        raise ValueError(f"{len(negatives)} negative prompts were given for {count} images; give one, or one for each")
     if autoguide is None:
         return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, autoguidance=autoguidance)
     for name in ("sde", "image", "data_range", "latent"):
@@ -335,7 +335,7 @@ def count_images(prompts: Sequence[str] | None, labels: Sequence[Label] | None, 
     given = [len(values) for values in (prompts, labels) if values is not None]
     count = n if n is not None else given[0] if given else 1
     if count < 1 or any(size != count for size in given):
-        raise ValueError(f"n={n}, {given} prompts or labels: give one for each image, and at least one image")
+        raise ValueError(f"n={n}, but {given} prompts or labels; give one for each image, and at least one image")
     return count
 
 

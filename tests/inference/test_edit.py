@@ -130,7 +130,7 @@ def test_images_that_do_not_fit_are_named(rgb, photos):
         rgb.upscale(photos, 2)
     with pytest.raises(ValueError, match=r"edit.*uint8 or float.*int64"):
         rgb.edit(photos.long(), 0.5)
-    with pytest.raises(ValueError, match="edit: float images lie in the data range, -1 to 1"):
+    with pytest.raises(ValueError, match="edit: float images must lie in the data range, -1 to 1"):
         rgb.edit(photos.float(), 0.5)
     with pytest.raises(ValueError, match="strength must lie between 0 and 1, got 2"):
         rgb.edit(photos, 2.0)
@@ -201,7 +201,7 @@ def test_prompts_are_interpolated_from_one_noise(line):
     assert not torch.equal(drawn[0], drawn[1])
     same = model.interpolate_prompts(CAPTIONS[0], CAPTIONS[0], [0.0, 0.3, 1.0], line=line, **settings).images
     assert (same.int() - same[:1].int()).abs().max() <= 1
-    with pytest.raises(ValueError, match="weights must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="weights must be one or more numbers between 0 and 1"):
         model.interpolate_prompts("a", "b", [1.5])
 
 

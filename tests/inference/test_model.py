@@ -92,12 +92,12 @@ def test_images_that_do_not_fit_are_named(exact, images):
         lambda x: exact.upscale(x[..., ::2, ::2], 2),
     ):
         for wrong in (images.float(), torch.full((1, 1, 8, 8), math.nan), exact.floats(images) - 2.5):
-            with pytest.raises(ValueError, match="float images lie in the data range, -1 to 1, these go from"):
+            with pytest.raises(ValueError, match="float images must lie in the data range, -1 to 1, got"):
                 ask(wrong)
     with pytest.raises(ValueError, match="interpolate: first has 1 images and second 4"):
         exact.interpolate(images[:1], images, [0.5])
     for weights in ([], [1.5]):
-        with pytest.raises(ValueError, match="weights must lie between 0 and 1"):
+        with pytest.raises(ValueError, match="weights must be one or more numbers between 0 and 1"):
             exact.interpolate(images, images, weights)
 
 

@@ -115,7 +115,10 @@ def check_world(microbatches: int, world: int) -> None:
         ValueError: if there are more workers than microbatches.
     """
     if world > microbatches:
-        raise ValueError(f"{microbatches} microbatches in a global batch are too few for {world} workers")
+        raise ValueError(
+            f"{microbatches} microbatches in a global batch are too few for {world} workers; "
+            "use fewer workers or a smaller train.microbatch"
+        )
 
 
 def epoch_order(places: np.ndarray, rows: int, window: int, chunk: int, seed: int) -> np.ndarray:

@@ -192,15 +192,21 @@ def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> Non
     found = [(file.file, file.rows) for file in derived.files]
     wanted = [(shard.file, shard.rows) for shard in manifest.shards]
     if found != wanted:
-        raise ValueError(f"{derived.path}/manifest.json does not list the files and rows of the shards beside it")
+        raise ValueError(
+            f"{derived.path}/manifest.json does not list the files and rows of the shards beside it; "
+            "remove the folder and run raysde precompute again"
+        )
     for file in derived.all_files:
         where = child_path(derived.path, file.file)
         system, inside = open_filesystem(where)
         info = system.get_file_info(inside)
         if info.type != pafs.FileType.File:
-            raise ValueError(f"{where} is missing")
+            raise ValueError(f"{where} is missing; remove the folder and run raysde precompute again")
         if info.size != file.bytes or (hashes and sha256_of(where) != file.sha256):
-            raise ValueError(f"{where} is not the file that its manifest describes; remove the folder and repeat")
+            raise ValueError(
+                f"{where} is not the file that its manifest describes; "
+                "remove the folder and run raysde precompute again"
+            )
 
 
 def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[list[Any]]) -> PrecomputedFile:

@@ -63,18 +63,18 @@ def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
         system, inside = open_filesystem(manifest.file(number))
         info = system.get_file_info(inside)
         if info.type != pafs.FileType.File:
-            raise ValueError(f"{where} is missing")
+            raise ValueError(f"{where} is missing; restore it or ingest again")
         if hashes and (found := sha256_of(manifest.file(number))) != shard.sha256:
-            raise ValueError(f"{where} has sha256 {found[:12]}..., its manifest says {shard.sha256[:12]}...")
+            raise ValueError(f"{where} has sha256 {found[:12]}, but {shard.sha256[:12]} in the manifest; ingest again")
         if info.size != shard.bytes:
-            raise ValueError(f"{where} has {info.size} bytes, its manifest says {shard.bytes}")
+            raise ValueError(f"{where} has {info.size} bytes, but {shard.bytes} in the manifest; ingest again")
         try:
             with pq.ParquetFile(system.open_input_file(inside)) as opened:
                 same = fits_schema(opened, SCHEMA, shard.rows, manifest.row_group)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}") from error
         if not same:
-            raise ValueError(f"{where} does not have the manifest's columns and rows")
+            raise ValueError(f"{where} does not have the manifest's columns and rows; ingest again")
 
 
 def fits_schema(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group: int) -> bool:
