@@ -546,11 +546,31 @@ def test_names_end_at_their_first_dot(tmp_path):
 
 
 def test_a_key_that_comes_again_is_bad(tmp_path):
-    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), ("b.png", FILES[1]), ("a.txt", b"late")])
+    """Another image under a name that is taken; each of the two has its own caption, and nothing is mixed."""
+    twice = [("a.png", FILES[0]), ("a.txt", b"one"), ("b.png", FILES[1]), ("a.png", FILES[2]), ("a.txt", b"two")]
+    write_tar(tmp_path / "a.tar", twice)
     samples = read(tmp_path)
-    assert said(samples[:2]) == [(FILES[0], (), None), (FILES[1], (), None)]
+    assert said(samples[:2]) == [(FILES[0], ("one",), None), (FILES[1], (), None)]
     assert [sample.key for sample in samples[2:]] == ["a.tar/a"]
     assert "'a' appear again" in samples[2].reason
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json", "cls"])
+@pytest.mark.parametrize("images_first", [True, False])
+def test_descriptions_apart_from_their_images_are_refused_with_the_remedy(tmp_path, suffix, images_first):
+    """An image would be kept without them. --skip-bad leaves out samples, and this is none."""
+    images = [(f"{name}.png", data) for name, data in zip("ab", FILES, strict=False)]
+    texts = [(f"{name}.{suffix}", b'{"label": 1}') for name in "ab"]
+    write_tar(tmp_path / "a.tar", images + texts if images_first else texts + images)
+    with pytest.raises(ValueError, match=r"archive a\.tar: files of 'a' lie apart .* tar --sort=name"):
+        read(tmp_path, missing="bad")
+
+
+def test_files_that_nothing_reads_may_lie_apart(tmp_path):
+    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), ("b.png", FILES[1]), ("a.npy", b""), ("b.npy", b"")])
+    samples = read(tmp_path, missing="bad")
+    assert said(samples[:2]) == [(FILES[0], (), None), (FILES[1], (), None)]
+    assert [sample.key for sample in samples[2:]] == ["a.tar/a", "a.tar/b"]
 
 
 def test_a_huge_member_is_refused_unread(tmp_path, monkeypatch):

@@ -194,10 +194,22 @@ class TarPart:
 
 
 def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[Sample | Bad]:
-    """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages."""
+    """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages.
+
+    Raises:
+        ValueError: if an image lies apart from its descriptions, which would be lost.
+    """
     last = "the start"
+    with_image: dict[str, bool] = {}
     try:
         for group in _group_members(stream, words):
+            apart = group.key in with_image and not (with_image[group.key] and group.images)
+            if apart and any(extension.rpartition(".")[2] in READ for extension in group.files):
+                raise ValueError(
+                    f"archive {name}: files of {group.key!r} lie apart from its image, where captions and labels would "
+                    "be lost; pack the archive anew with tar --sort=name, or unpack it and ingest the folder"
+                )
+            with_image[group.key] = bool(group.images)
             last = group.key
             yield group.sample(name)
     except DAMAGE as error:
