@@ -87,8 +87,9 @@ def test_what_a_file_is_of_its_sample(tmp_path, members, captions, label, unread
         (["a.png", "a.1.png", "a.2.png"], "'a.1.png' may be of this sample"),
         (["a.1.png", "a.2.png", "a.json"], "'a.1' may be of this sample"),
         (["a.input.jpg", "a.target.jpg", "a.caption.txt"], "a.input.jpg, a.target.jpg"),
-        (["John.Smith.png", "John.Doe.png"], "John.smith.png, John.doe.png"),
+        (["John.Smith.png", "John.Doe.png"], "John.Smith.png, John.Doe.png"),
         (["a.json", "a.0.png", "a.1.png"], "a.0.png, a.1.png"),
+        (["Dr.png", "Dr.1.PNG"], "'Dr.1.PNG' may be of this sample"),
     ],
 )
 def test_what_cannot_be_told_apart_is_named(tmp_path, members, culprit):
@@ -112,6 +113,13 @@ def test_what_cannot_be_told_apart_is_named(tmp_path, members, culprit):
 )
 def test_where_a_name_is_cut(path, key, extension):
     assert (locate_member(path).key, locate_member(path).extension) == (key, extension)
+
+
+@pytest.mark.parametrize("text", ["Dr.Who.JSON", "Dr.JSON"])
+def test_a_file_is_named_as_it_is_written(tmp_path, text):
+    """In a sentence about its content, also where its image came first under a longer name."""
+    write_tar(tmp_path / "a.tar", [("Dr.Who.PNG", FILES[0]), (text, b'{"text": 7}'), ("z.png", FILES[1])])
+    assert f"Dr: {text}: caption '7' is not a string" in reasons(read(tmp_path))[0]
 
 
 def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):
