@@ -1,4 +1,4 @@
-"""A prompt file: which images to draw, one for each row. Image i is that of row i, counted from 0.
+"""A prompt file: which images to draw, one for each row. Image 0 is that of the first row; messages count rows from 1.
 
 FILE.txt                             a prompt a line
 FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label or both; and perhaps seed and negative
@@ -69,7 +69,7 @@ class Requests:
                 continue
             number = None if names else NUMBER.fullmatch(label)
             if number is None:
-                raise ValueError(f"{self.file}, row {row}: label {describe_unknown(label, classes, names)}")
+                raise ValueError(f"{self.file}, row {row + 1}: label {describe_unknown(label, classes, names)}")
             found[row] = int(number[1])
         return replace(self, labels=found)
 
@@ -80,10 +80,10 @@ class Requests:
             ValueError: naming the first row that the model cannot draw.
         """
         if not prompts and (self.prompts is not None or self.negatives is not None):
-            raise ValueError(f"{self.file}, row 0 has a prompt, and the model takes none")
+            raise ValueError(f"{self.file}, row 1 has a prompt, and the model takes none")
         if not classes and self.labels is not None:
-            raise ValueError(f"{self.file}, row 0 has a label, and the model knows no classes")
-        for row, label in enumerate(self.labelled(classes, names).labels or ()):
+            raise ValueError(f"{self.file}, row 1 has a label, and the model knows no classes")
+        for row, label in enumerate(self.labelled(classes, names).labels or (), 1):
             if isinstance(label, int) and not 0 <= label < classes:
                 raise ValueError(f"{self.file}, row {row} has label {label}, and the model knows 0 to {classes - 1}")
 
@@ -177,7 +177,7 @@ def parse_complete_column(
     found: list[Value] = []
     for row, value in enumerate(values):
         if value is None:
-            raise ValueError(f"{file}, row {row} has no {name}")
+            raise ValueError(f"{file}, row {row + 1} has no {name}")
         found.append(value)
     return found
 
@@ -203,7 +203,7 @@ def parse_values(
         try:
             yield parse(value)
         except ValueError as error:
-            raise ValueError(f"{file}, row {row} has the {name} {str(value)[:40]!r}, which is {error}") from None
+            raise ValueError(f"{file}, row {row + 1} has the {name} {str(value)[:40]!r}, which is {error}") from None
 
 
 def is_absent(value: Any) -> bool:

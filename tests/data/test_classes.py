@@ -371,7 +371,7 @@ def test_unknown_names_are_refused_with_the_nearest(named, tmp_path, capsys):
     said = refused(
         capsys, "sample", str(named), *QUICK, "--prompts-file", str(tmp_path / "a.csv"), "--out", str(tmp_path / "o")
     )
-    assert "a.csv, row 1: label '7' is no class; there are 5, 10, 15" in said
+    assert "a.csv, row 2: label '7' is no class; there are 5, 10, 15" in said
     Image.fromarray(rng_image(0, channels=1)[:, :, 0]).save(tmp_path / "x.png")
     said = refused(capsys, "edit", str(named), "--image", str(tmp_path / "x.png"), "--strength", "0.5", "--label", "50")
     assert "--label '50' is no class" in said
