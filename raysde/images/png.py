@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from raysde.images.codec import DAMAGE
 
 SOFTWARE = "raysde"
 """Value of the chunk ``Software`` in every PNG that raysde writes for people."""
@@ -23,3 +27,12 @@ def png_metadata(values: Mapping[Any, Any]) -> PngInfo:
             # a file's name may hold bytes that are no text
             chunks.add_text(key, text.encode("utf-8", "backslashreplace").decode())
     return chunks
+
+
+def is_own(path: Path) -> bool:
+    """Return True for a PNG file that raysde wrote, of which the chunk ``Software`` tells."""
+    try:
+        with Image.open(path) as opened:
+            return opened.format == "PNG" and opened.info.get("Software") == SOFTWARE
+    except DAMAGE:
+        return False
