@@ -75,6 +75,22 @@ def test_one_number_in_two_spellings_is_refused(labels):
         order_labels(labels)
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, None), (1, "1 of the 13 images has no label"), (4, "4 of the 16 images have no label")]
+)
+def test_images_without_a_label_are_counted_where_others_have_one(tmp_path, capsys, count, said):
+    manifest = ingested(described(tmp_path / "photos", ["a", "b"] * 6 + [None] * count), tmp_path / "shards")
+    print_summary(manifest, manifest.path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "no label" in line] == ([said] if said else [])
+
+
+def test_a_collection_without_labels_counts_none(tmp_path, capsys):
+    manifest = ingested(described(tmp_path / "photos", [None] * 6), tmp_path / "shards")
+    print_summary(manifest, manifest.path)
+    assert "no label" not in capsys.readouterr().out
+
+
 def ingested(folder: Path, out: Path, **options):
     """The data set of a folder, as `raysde ingest` makes it, without Ray."""
     source = open_source(str(folder), **options)
