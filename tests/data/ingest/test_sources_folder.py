@@ -447,6 +447,22 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     assert report["unread"] == {"key 'url' of .json": 2}
 
 
+@pytest.mark.parametrize(
+    ("file", "text"), [("metadata.csv", "file_name,text\n"), ("a.tsv", ""), ("metadata.jsonl", "\n")]
+)
+def test_a_table_without_rows_is_named(tmp_path, file, text):
+    """Its columns are right, and it says nothing of any image."""
+    folder = write_images(tmp_path / "f", ["a"])
+    (folder / file).write_text(text)
+    assert f"{file} has no rows, so that it describes no image" in notes_of(folder)
+    (folder / file).write_text(
+        '{"file_name": "a.png", "text": "x"}'
+        if "json" in file
+        else "file_name\ttext\na.png\tx\n".replace("\t", "," if "csv" in file else "\t")
+    )
+    assert not any("no rows" in note for note in notes_of(folder))
+
+
 def test_a_choice_of_columns_needs_columns(tmp_path):
     folder = write_images(tmp_path / "f", ["a"])
     (folder / "a.txt").write_text("words")

@@ -45,7 +45,9 @@ def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
         columns.update(dict.fromkeys(row))
         read_row(row, f"{where}, entry {number}", PurePosixPath(file).parent, book)
     book.require(columns, where)
-    book.notes += column_notes(file, columns, book)
+    book.notes += (
+        column_notes(file, columns, book) if columns else [f"{file} has no rows, so that it describes no image"]
+    )
     return data
 
 
