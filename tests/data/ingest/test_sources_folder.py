@@ -427,6 +427,26 @@ def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, fi
     assert not any("2 of 2" in note or "2 images" in note for note in source.notes)
 
 
+@pytest.mark.parametrize(
+    ("there", "written", "hint"),
+    [
+        ("Dog.JPG", "dog.jpg", "the source, which has 'Dog.JPG'; --skip-bad"),
+        ("a/Dog.png", "dog.png", "the source, which has 'a/Dog.png'; --skip-bad"),
+        ("dog.png", "dog.jpg", "the source, which has 'dog.png'; --skip-bad"),
+        ("caf\u00e9.png", "cafe\u0301.png", "the source, which has 'caf\u00e9.png'; --skip-bad"),
+        ("cat.png", "dog.png", "the source; --skip-bad"),
+    ],
+)
+@pytest.mark.parametrize("file", ["metadata.csv", "metadata.json"])
+def test_a_name_that_differs_in_case_or_suffix_is_suggested(tmp_path, file, there, written, hint):
+    folder = write_images(tmp_path / "f", [there, "other.png"])
+    rows = [{"file_name": "other.png", "text": "x"}, {"file_name": written, "text": "y"}]
+    text = "".join(f"{row['file_name']},{row['text']}\n" for row in rows)
+    (folder / file).write_text(f"file_name,text\n{text}" if file.endswith("csv") else json.dumps(rows))
+    with pytest.raises(ValueError, match=re.escape(f"image {written!r} is not among the images of {hint}")):
+        open_source(str(folder))
+
+
 def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     """Without Ray: a part to shards, and the report that the command prints from."""
     from raysde.data.ingest.collect import collect_parts

@@ -1,5 +1,6 @@
 """Captions and labels of the images of a folder, gathered from all of its description files."""
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class Book:
         names: the folder's images.
         words: the names of columns that are read.
         said: what is said about each image.
-        missing: for each image that is described and not there, a sentence that says so.
+        faults: a sentence for each image that is described and not there.
         notes: remarks that a person should see.
         labelled: a file that gives labels or says that there are none, so that subfolders are no classes.
         columns: some description has columns or keys among which the user may choose.
@@ -35,7 +36,7 @@ class Book:
     names: frozenset[str]
     words: Vocabulary = ANY
     said: dict[str, Said] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     labelled: str | None = None
     columns: bool = False
@@ -61,9 +62,15 @@ class Book:
         self.words.require(columns, where)
         self.columns = True
 
-    def miss(self, name: str, reason: str) -> None:
-        """Remember that an image is described and not there."""
-        self.missing.setdefault(name, reason)
+    def miss(self, name: str, where: str) -> None:
+        """Remember that an image is described and not there, with those whose names differ in case or suffix alone."""
+        alike = self._alike.get(_fold_name(name))
+        hint = f", which has {summarise_names([repr(other) for other in alike])}" if alike else ""
+        self.refuse(name, f"{where}: image {name!r} is not among the images of the source{hint}")
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Remember that an image, or an entry without one, cannot be used."""
+        self.faults.setdefault(name, reason)
 
     def find(self, given: str, folder: PurePosixPath) -> str | None:
         """Return the image that a path means: relative to a folder, to the source, or by its base name or stem alone.
@@ -82,6 +89,13 @@ class Book:
         return found[0] if found else None
 
     @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self.names):
+            found[_fold_name(name)].append(name)
+        return found
+
+    @cached_property
     def _bases(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self.names):
@@ -94,3 +108,8 @@ class Book:
         for name in sorted(self.names):
             found[PurePosixPath(name).stem].append(name)
         return found
+
+
+def _fold_name(name: str) -> str:
+    """Return the stem of a path, by which names are alike that differ in case, or in how accents are spelled."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem).casefold()

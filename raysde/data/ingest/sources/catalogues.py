@@ -93,7 +93,7 @@ def _add_entry(
 ) -> None:
     name = book.find(given, file.parent)
     if name is None:
-        book.miss(given, f"{where}: image {given!r} is not among the images of the source")
+        book.miss(given, where)
     else:
         book.add(name, captions, label)
 

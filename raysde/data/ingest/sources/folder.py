@@ -93,7 +93,7 @@ def open_folder(
         )
     labels, notes = _folder_labels(listing, images, book)
     items = [_make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
-    items += [FolderImage(name, problem=reason) for name, reason in book.missing.items()]
+    items += [FolderImage(name, problem=reason) for name, reason in book.faults.items()]
     notes += book.notes + _list_remarks(listing, items, described, beside)
     read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
     notes += unread_note((file.name for file in listing.files), read)
@@ -104,7 +104,7 @@ def open_folder(
         for start in range(0, len(items), part_rows)
     ]
     identity.append(f"labels of {len(labels)} images from folders")
-    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.missing.values()))
+    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.faults.values()))
 
 
 def _read_descriptions(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str], list[str]]:

@@ -63,7 +63,7 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
         if name in book.names:
             book.add(name, captions, label)
         else:
-            book.miss(name, f"{where}: image {name!r} is not among the images of the source")
+            book.miss(name, where)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
