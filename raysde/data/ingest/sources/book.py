@@ -27,7 +27,7 @@ class Book:
         names: the folder's images.
         words: the names of columns that are read.
         said: what is said about each image.
-        faults: a sentence for each image that is described and not there.
+        faults: a sentence for each image that is described and not there, or wrongly, and each entry that names none.
         notes: remarks that a person should see.
         labelled: a file that gives labels or says that there are none, so that subfolders are no classes.
         columns: some description has columns or keys among which the user may choose.

@@ -26,7 +26,7 @@ class FolderImage:
     """One image: its path in the folder, what descriptions of many images say, and the files beside it to read.
 
     Attributes:
-        problem: a sentence if the image is described and not there.
+        problem: a sentence if the image is described and not there, or wrongly.
     """
 
     name: str
@@ -92,7 +92,11 @@ def open_folder(
             f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
         )
     labels, notes = _folder_labels(listing, images, book)
-    items = [_make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
+    items = [
+        _make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ()))
+        for name in images
+        if name not in book.faults
+    ]
     items += [FolderImage(name, problem=reason) for name, reason in book.faults.items()]
     notes += book.notes + _list_remarks(listing, items, described, beside)
     read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}

@@ -60,14 +60,14 @@ class Contents:
         count: samples, if that is known.
         notes: remarks that a person should see.
         identity: what else tells it from other listings of files with the same names and sizes.
-        missing: a sentence for each image that is described and not there.
+        faults: a sentence for each image that is described and not there, or wrongly.
     """
 
     parts: Sequence[SourcePart]
     count: int | None
     notes: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def open_root(root: str) -> tuple[pafs.FileSystem, str]:
