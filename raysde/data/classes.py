@@ -6,7 +6,7 @@ and an int is a class number: the class named ``10`` need not be class number 10
 
 import operator
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -21,11 +21,16 @@ SHOWN = 20
 """Class names in a message at most."""
 
 
-def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
+def order_labels(
+    labels: Iterable[str], describe: Callable[[str], str] = lambda label: repr(label[:40])
+) -> tuple[str, ...]:
     """Return the names of the classes in the order of their numbers, one for each label.
 
     Numbers come first, by their values; words follow, by their letters and the numbers in them (``class2``,
     ``class10``).
+
+    Args:
+        describe: a label in a message, perhaps with where it is.
 
     Raises:
         ValueError: if two labels are the same number in two spellings, such as ``3`` and ``3.0``.
@@ -36,7 +41,9 @@ def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
         if NUMBER.fullmatch(label):
             other = spellings.setdefault(Decimal(label), label)
             if other != label:
-                raise ValueError(f"labels {other[:40]!r} and {label[:40]!r} are the same number; spell it one way")
+                raise ValueError(
+                    f"labels {describe(other)} and {describe(label)} are the same number; spell it one way"
+                )
     numbers = [spellings[value] for value in sorted(spellings)]
     return (*numbers, *sorted((label for label in distinct if not NUMBER.fullmatch(label)), key=_natural_key))
 

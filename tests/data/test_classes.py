@@ -75,6 +75,13 @@ def test_one_number_in_two_spellings_is_refused(labels):
         order_labels(labels)
 
 
+def test_one_number_in_two_spellings_is_refused_with_an_image_of_each(tmp_path):
+    """The first of each in the shards; JSON's 3.0 is the number 3, and text is kept as it is."""
+    said = r"labels '3' of 00[02]\.png and '3\.0' of 00[35]\.png are the same number"
+    with pytest.raises(ValueError, match=said):
+        ingested(described(tmp_path / "photos", [3.0, "4", "3", "3.0", "5", "3.0"]), tmp_path / "shards")
+
+
 @pytest.mark.parametrize(
     ("count", "said"), [(0, None), (1, "1 of the 13 images has no label"), (4, "4 of the 16 images have no label")]
 )

@@ -436,6 +436,26 @@ def test_numbers_of_any_size_are_labels(tmp_path):
     assert [sample.label for sample in read(folder)] == [*labels[:2], "1000"]
 
 
+def test_a_label_that_is_no_whole_number_is_a_class_as_text_alone(tmp_path):
+    """The same in every kind of source that tells numbers from text; and the sentence says what to do."""
+    other = {"file_name": "1.png", "label": "cat"}
+    lines = write_lines(write_images(tmp_path / "f", ["0", "1"]), [{"file_name": "0.png", "label": 1.5}, other])
+    pq.write_table(pa.table({"image": FILES[:1], "label": [1.5]}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", images=np.stack(IMAGES[:1]), labels=np.array([1.5]))
+    write_tar(tmp_path / "a.tar", [("0.png", FILES[0]), ("0.json", b'{"label": 1.5}')])
+    for source in (lines, *(tmp_path / f"a.{kind}" for kind in ("parquet", "npz", "tar"))):
+        (reason,) = reasons(read(source, missing="bad"))
+        assert "label '1.5' is neither a word nor a whole number; write it as text" in reason
+    write_lines(tmp_path / "f", [{"file_name": "0.png", "label": "1.5"}, other])
+    pq.write_table(pa.table({"image": FILES[:1], "label": ["1.5"]}), tmp_path / "a.parquet")
+    write_tar(tmp_path / "a.tar", [("0.png", FILES[0]), ("0.cls", b"1.5")])
+    for source in (tmp_path / "f", tmp_path / "a.parquet", tmp_path / "a.tar"):
+        assert said(read(source))[0] == (FILES[0], (), "1.5")
+    (tmp_path / "f/metadata.jsonl").unlink()
+    (tmp_path / "f/metadata.csv").write_text("file_name,label\n0.png,1.5\n")
+    assert said(read(tmp_path / "f"))[0] == (FILES[0], (), "1.5")
+
+
 def test_two_tables_are_one_too_many(tmp_path):
     folder = write_images(tmp_path / "f")
     for name in ("a.csv", "b.tsv"):
