@@ -8,7 +8,7 @@ import pytest
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
 from raysde.data.ingest.sources.members import locate_member
-from tests.support.sources import FILES, read, reasons, said, write_tar
+from tests.support.sources import FILES, read, reasons, said, write_images, write_tar
 
 
 def js(**values):
@@ -146,6 +146,16 @@ def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):
     chosen = read(tmp_path, caption_column="caption")
     assert chosen[3].captions == ("another",)
     assert "0.json has no column 'caption', which --caption-column asks for" in reasons(chosen)[0]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "caption"])
+def test_lines_of_a_text_file_are_captions_in_a_folder_and_one_in_an_archive(tmp_path, suffix):
+    """docs/data.md says so; archives are often written with captions that have line breaks."""
+    write_images(tmp_path / "f", ["a"])
+    (tmp_path / "f" / f"a.{suffix}").write_text("one\n\ntwo\n")
+    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), (f"a.{suffix}", b"one\n\ntwo\n")])
+    assert [sample.captions for sample in read(tmp_path / "f")] == [("one", "two")]
+    assert [sample.captions for sample in read(tmp_path / "a.tar")] == [("one\n\ntwo",)]
 
 
 def test_what_lies_beside_archives_is_named(tmp_path):
