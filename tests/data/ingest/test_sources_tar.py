@@ -148,6 +148,14 @@ def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):
     assert "0.json has no column 'caption', which --caption-column asks for" in reasons(chosen)[0]
 
 
+def test_names_of_folders_that_are_no_labels_are_counted(tmp_path):
+    """As they would be labels in a folder; not where an image has a label or lies in no folder."""
+    classes = [("cat/1.png", FILES[0]), ("dog/2.png", FILES[1]), ("dog/3.png", FILES[2]), ("dog/3.cls", b"7")]
+    write_tar(tmp_path / "a.tar", [*classes, ("4.png", FILES[3])])
+    unread = [sample.unread for sample in read(tmp_path)]
+    assert [["names of folders" in kind for kind in kinds] for kinds in unread] == [[True], [True], [], []]
+
+
 @pytest.mark.parametrize("suffix", ["txt", "caption"])
 def test_lines_of_a_text_file_are_captions_in_a_folder_and_one_in_an_archive(tmp_path, suffix):
     """docs/data.md says so; archives are often written with captions that have line breaks."""

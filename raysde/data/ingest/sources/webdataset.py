@@ -111,6 +111,8 @@ class TarSample:
                 raise ValueError(self.problem)
             image = self._image()
             captions, label, unread = self._read_descriptions(image)
+            if label is None and "/" in self.key:
+                unread.append("names of folders, which are labels in a folder of images alone")
             return Sample(key, self.files[image], captions, label, tuple(unread))
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
