@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -210,12 +211,41 @@ def drawing_arguments(
         }
 
 
-def warn_of_older_pictures(out: str, count: int) -> None:
+def check_out(out: Path, names: Sequence[str]) -> None:
+    """Guard the files of a folder ``--out`` before anything is drawn: pictures that raysde wrote alone are replaced.
+
+    Args:
+        names: of the pictures that are written.
+
+    Raises:
+        ValueError: naming what is no folder or cannot be written, or a file that is not known to be of raysde.
+    """
+    from raysde.images.png import is_own
+
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        fault = "is not yours to write to" if there.is_dir() else "is a file"
+        raise ValueError(f"--out {out}: {there} {fault}; name another folder")
+    if other := next((name for name in names if (out / name).exists() and not is_own(out / name)), None):
+        raise ValueError(
+            f"--out {out}: {other} is there and does not say that raysde drew it (versions before this one left no "
+            "mark); move it away or name another folder"
+        )
+
+
+def name_pictures(count: int) -> list[str]:
+    """Return the names of so many images in a folder ``--out``."""
+    return [f"image-{number:03d}.png" for number in range(count)]
+
+
+def say_older_pictures(out: Path, count: int) -> None:
     """Say that a folder for ``count`` images holds pictures of an earlier drawing, and which of them will stay."""
-    older = sorted(path.name for path in Path(out).expanduser().glob("image-*.png"))
+    from raysde.images.png import is_own
+
+    older = sorted(path.name for path in out.glob("image-*.png") if is_own(path))
     if not older:
         return
-    new = {f"image-{number:03d}.png" for number in range(count)}
+    new = set(name_pictures(count))
     stay = [name for name in older if name not in new]
     one = len(older) == 1
     kept = ", which is replaced" if one else ", which are replaced"

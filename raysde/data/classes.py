@@ -6,7 +6,7 @@ class number: the class named ``10`` need not be class number 10.
 
 import operator
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -21,10 +21,15 @@ SHOWN = 20
 """Maximum number of class names in a message."""
 
 
-def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
+def order_labels(
+    labels: Iterable[str], describe: Callable[[str], str] = lambda label: repr(label[:40])
+) -> tuple[str, ...]:
     """Return the distinct labels as class names, ordered by class number.
 
     Numbers come first, by value. Words follow in natural order, in which ``class2`` precedes ``class10``.
+
+    Args:
+        describe: a label in a message, perhaps with where it is.
 
     Raises:
         ValueError: if two labels spell the same number differently, such as ``3`` and ``3.0``.
@@ -35,7 +40,9 @@ def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
         if NUMBER.fullmatch(label):
             other = spellings.setdefault(Decimal(label), label)
             if other != label:
-                raise ValueError(f"labels {other[:40]!r} and {label[:40]!r} are the same number; spell it one way")
+                raise ValueError(
+                    f"labels {describe(other)} and {describe(label)} are the same number; spell it one way"
+                )
     numbers = [spellings[value] for value in sorted(spellings)]
     return (*numbers, *sorted((label for label in distinct if not NUMBER.fullmatch(label)), key=_natural_key))
 

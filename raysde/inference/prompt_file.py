@@ -1,4 +1,4 @@
-"""Prompt files: one image to sample for each row. Image i belongs to row i, counted from 0.
+"""Prompt files: one image to sample for each row. Image 0 belongs to the first row; messages count rows from 1.
 
 FILE.txt                             one prompt a line
 FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label or both; optionally seed and negative
@@ -73,7 +73,7 @@ class Requests:
                 continue
             number = None if names else NUMBER.fullmatch(label)
             if number is None:
-                raise ValueError(f"{self.file}, row {row}: label {describe_unknown(label, classes, names)}")
+                raise ValueError(f"{self.file}, row {row + 1}: label {describe_unknown(label, classes, names)}")
             found[row] = int(number[1])
         return replace(self, labels=found)
 
@@ -84,10 +84,10 @@ class Requests:
             ValueError: naming the first row that the model cannot sample.
         """
         if not prompts and (self.prompts is not None or self.negatives is not None):
-            raise ValueError(f"{self.file}, row 0 has a prompt, but the model takes no prompts; remove the column")
+            raise ValueError(f"{self.file}, row 1 has a prompt, but the model takes no prompts; remove the column")
         if not classes and self.labels is not None:
-            raise ValueError(f"{self.file}, row 0 has a label, but the model has no classes; remove the column")
-        for row, label in enumerate(self.labelled(classes, names).labels or ()):
+            raise ValueError(f"{self.file}, row 1 has a label, but the model has no classes; remove the column")
+        for row, label in enumerate(self.labelled(classes, names).labels or (), 1):
             if isinstance(label, int) and not 0 <= label < classes:
                 raise ValueError(f"{self.file}, row {row} has label {label}, but the model's are 0 to {classes - 1}")
 
@@ -181,7 +181,7 @@ def parse_complete_column(
     found: list[Value] = []
     for row, value in enumerate(values):
         if value is None:
-            raise ValueError(f"{file}, row {row} has no {name}")
+            raise ValueError(f"{file}, row {row + 1} has no {name}")
         found.append(value)
     return found
 
@@ -207,7 +207,7 @@ def parse_values(
         try:
             yield parse(value)
         except ValueError as error:
-            raise ValueError(f"{file}, row {row} has the {name} {str(value)[:40]!r}, which is {error}") from None
+            raise ValueError(f"{file}, row {row + 1} has the {name} {str(value)[:40]!r}, which is {error}") from None
 
 
 def is_absent(value: Any) -> bool:

@@ -40,7 +40,8 @@ class Hooks(Protocol):
         every rank where the model is sharded."""
 
     def should_stop(self) -> bool:
-        """Whether to end early, with a checkpoint; asked on every rank, and any yes counts for all."""
+        """Return True to leave with a checkpoint, from which the run can go on; any rank's yes counts for all. A single
+        process is asked after each step, several ranks when metrics are logged, since they have to agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,7 @@ def fit(
     validate: Validate | None = None,
     compile: bool = False,
 ) -> None:
-    """Trains ``state`` from its step to ``schedule.steps``.
+    """Trains ``state`` from its step to ``schedule.steps``, unless the hooks ask to leave.
 
     Args:
         batches: this rank's microbatches, one list a step, from ``state.step`` on.
@@ -175,7 +176,8 @@ def fit(
         compile_blocks(state.model.network)
     forward = state.model if has_shards(state.model) else wrap_module(state.model, world)
     clock, primed = Clock(state), False
-    while state.step < schedule.steps and not state.stopped:
+    leaving = False
+    while state.step < schedule.steps and not (state.stopped or leaving):
         with clock.waiting():
             step_batches = next(batches, None)
         if step_batches is None or any(batch.step != state.step for batch in step_batches):
@@ -186,7 +188,7 @@ def fit(
             primed = True
             clock.reset()  # the first batch belongs to the start-up, which is measured by itself
         train_step(state, forward, step_batches, objective, schedule, world)
-        run_due_actions(state, schedule, hooks, world, validate, clock)
+        leaving = run_due_actions(state, schedule, hooks, world, validate, clock)
 
 
 class Clock:
@@ -222,25 +224,26 @@ class Clock:
 
 def run_due_actions(
     state: TrainState, schedule: Schedule, hooks: Hooks, world: World, validate: Validate | None, clock: Clock
-) -> None:
-    """What is due after a step: log, validate, draw, stop, save."""
+) -> bool:
+    """Do what is due after a step: log, validate, draw, save. Return True if the hooks ask to leave."""
     step, last = state.step, state.step == schedule.steps
-    draws = world.is_first or has_shards(state.model)
-    if is_due(step, schedule.log_every, last):
+    draws, logs = world.is_first or has_shards(state.model), is_due(step, schedule.log_every, last)
+    if logs:
         log_pending_losses(state, hooks, world, clock)
-        state.stopped = world.any(hooks.should_stop())
+    leaving = (logs or world.size == 1) and world.any(hooks.should_stop())
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
             validate_average(state, schedule.patience, hooks, world, validate)
         if draws and is_due(step, schedule.sample_every, last):
             with state.ema.swap_weights():
                 hooks.sample(state)
-        keep_checkpoint(state, schedule, hooks, world)
+        keep_checkpoint(state, schedule, hooks, world, leaving)
+    return leaving
 
 
-def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> None:
+def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World, leaving: bool = False) -> None:
     """Keeps a checkpoint and the averages for post-hoc EMA where they are due, unless the run has gone wrong."""
-    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
+    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped or leaving
     snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush_losses(state, world)

@@ -75,6 +75,29 @@ def test_one_number_in_two_spellings_is_refused(labels):
         order_labels(labels)
 
 
+def test_one_number_in_two_spellings_is_refused_with_an_image_of_each(tmp_path):
+    """The first of each in the shards; JSON's 3.0 is the number 3, and text is kept as it is."""
+    said = r"labels '3' of 00[02]\.png and '3\.0' of 00[35]\.png are the same number"
+    with pytest.raises(ValueError, match=said):
+        ingested(described(tmp_path / "photos", [3.0, "4", "3", "3.0", "5", "3.0"]), tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, None), (1, "1 of the 13 images has no label"), (4, "4 of the 16 images have no label")]
+)
+def test_images_without_a_label_are_counted_where_others_have_one(tmp_path, capsys, count, said):
+    manifest = ingested(described(tmp_path / "photos", ["a", "b"] * 6 + [None] * count), tmp_path / "shards")
+    print_summary(manifest, manifest.path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "no label" in line] == ([said] if said else [])
+
+
+def test_a_collection_without_labels_counts_none(tmp_path, capsys):
+    manifest = ingested(described(tmp_path / "photos", [None] * 6), tmp_path / "shards")
+    print_summary(manifest, manifest.path)
+    assert "no label" not in capsys.readouterr().out
+
+
 def ingested(folder: Path, out: Path, **options):
     """Return the data set of a folder, as `raysde ingest` writes it, without Ray."""
     source = open_source(str(folder), **options)
@@ -371,7 +394,7 @@ def test_unknown_names_are_refused_with_the_nearest(named, tmp_path, capsys):
     said = refused(
         capsys, "sample", str(named), *QUICK, "--prompts-file", str(tmp_path / "a.csv"), "--out", str(tmp_path / "o")
     )
-    assert "a.csv, row 1: label '7' is no class; there are 5, 10, 15" in said
+    assert "a.csv, row 2: label '7' is no class; there are 5, 10, 15" in said
     Image.fromarray(rng_image(0, channels=1)[:, :, 0]).save(tmp_path / "x.png")
     said = refused(capsys, "edit", str(named), "--image", str(tmp_path / "x.png"), "--strength", "0.5", "--label", "50")
     assert "--label '50' is no class" in said

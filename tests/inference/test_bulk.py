@@ -237,8 +237,8 @@ def killed():
 @pytest.mark.parametrize(
     ("kind", "rows", "more", "said"),
     [
-        ("plain", "prompt\none\n", [], "rows.csv, row 0 has a prompt, but the model takes no prompts"),
-        ("labels", "label\n3\n10\n", [], "rows.csv, row 1 has label 10, but the model's are 0 to 9"),
+        ("plain", "prompt\none\n", [], "rows.csv, row 1 has a prompt, but the model takes no prompts"),
+        ("labels", "label\n3\n10\n", [], "rows.csv, row 2 has label 10, but the model's are 0 to 9"),
         ("captions", "id\n3\n", [], "neither a column prompt nor a column label: its columns are id"),
         ("labels", "label\n3\n", ["--label", "3"], "--label cannot be given with --prompts-file"),
         ("labels", "label\n3\n", ["-n", "3"], "-n cannot be given with --prompts-file"),

@@ -56,7 +56,7 @@ def test_lines_are_prompts(tmp_path):
     assert read_requests(str(file)).prompts == ["7"]
 
 
-@pytest.mark.parametrize(("content", "row"), [("\none\ntwo\n", 0), ("one\n\ntwo\n", 1), ("one\ntwo\n\n", 2)])
+@pytest.mark.parametrize(("content", "row"), [("\none\ntwo\n", 1), ("one\n\ntwo\n", 2), ("one\ntwo\n\n", 3)])
 def test_an_empty_line_is_a_row_without_a_prompt(tmp_path, content, row):
     """An empty line at either end counts too, since skipping it would shift the images after it."""
     (tmp_path / "prompts.txt").write_text(content)
@@ -105,15 +105,15 @@ def test_parquet_columns_are_found_in_any_spelling_and_once(tmp_path):
         ("a.csv", "prompt,label,prompt\none,1,two\n", "line 1 has the column 'prompt' twice"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": "two", "prompt": "three"}', "line 2: key 'prompt' is given twice"),
         ("a.jsonl", '{"prompt": "one"}\n{"PROMPT": "two"}', "columns 'prompt' and 'PROMPT' have one name"),
-        ("a.txt", "one\n\nthree\n", "row 1 has no prompt"),
+        ("a.txt", "one\n\nthree\n", "row 2 has no prompt"),
         ("a.csv", "prompt,label\n", "has neither a column prompt nor a column label: it is empty"),
         ("a.csv", "text,label2\none,2\n", "its columns are text, label2"),
         ("a.csv", "prompt\none,2\n", "line 2 has more fields than the header"),
-        ("a.jsonl", '{"label": 1}\n{"label": 2.5}', "row 1 has the label '2.5', which is no whole number"),
-        ("a.jsonl", '{"prompt": "one"}\n{"label": 2}\n', "row 1 has no prompt"),
-        ("a.jsonl", '{"prompt": 7}', "row 0 has the prompt '7', which is no text"),
-        ("a.jsonl", '{"label": true}', "row 0 has the label 'True', which is no whole number"),
-        ("a.jsonl", '{"label": 1, "seed": 1e30}', "row 0 has the seed"),
+        ("a.jsonl", '{"label": 1}\n{"label": 2.5}', "row 2 has the label '2.5', which is no whole number"),
+        ("a.jsonl", '{"prompt": "one"}\n{"label": 2}\n', "row 2 has no prompt"),
+        ("a.jsonl", '{"prompt": 7}', "row 1 has the prompt '7', which is no text"),
+        ("a.jsonl", '{"label": true}', "row 1 has the label 'True', which is no whole number"),
+        ("a.jsonl", '{"label": 1, "seed": 1e30}', "row 1 has the seed"),
         ("a.jsonl", '{"prompt": "\\ud800"}', "not valid Unicode"),
         ("a.jsonl", "[1]", "line 1 is not a JSON object"),
         ("a.jsonl", "", "it is empty"),
@@ -136,7 +136,7 @@ def test_a_label_that_is_no_class_number_is_named(tmp_path, label):
     """A label that is no number is refused by a model without class names; one with names may have such a class."""
     (tmp_path / "a.csv").write_text(f"label\n2.0\n{label}\n")
     asked = read_requests(str(tmp_path / "a.csv"))
-    with pytest.raises(ValueError, match=f"row 1: label '{re.escape(label)}' is no class number"):
+    with pytest.raises(ValueError, match=f"row 2: label '{re.escape(label)}' is no class number"):
         asked.labelled(10, ())
     assert asked.labelled(2, ("2.0", label)).labels == ["2.0", label]
     (tmp_path / "b.csv").write_text("label\n2.0\n 3 \n")
@@ -152,14 +152,14 @@ def test_bytes_that_are_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "taken", "said"),
     [
-        ([{"prompt": "one"}], {"prompts": False, "classes": 10}, "row 0 has a prompt, but the model takes no prompts"),
-        ([{"label": 1}], {"prompts": True, "classes": 0}, "row 0 has a label, but the model has no classes"),
+        ([{"prompt": "one"}], {"prompts": False, "classes": 10}, "row 1 has a prompt, but the model takes no prompts"),
+        ([{"label": 1}], {"prompts": True, "classes": 0}, "row 1 has a label, but the model has no classes"),
         (
             [{"label": 1}, {"label": 10}],
             {"prompts": False, "classes": 10},
-            "row 1 has label 10, but the model's are 0 to 9",
+            "row 2 has label 10, but the model's are 0 to 9",
         ),
-        ([{"label": 1}, {"label": -1}], {"prompts": False, "classes": 10}, "row 1 has label -1"),
+        ([{"label": 1}, {"label": -1}], {"prompts": False, "classes": 10}, "row 2 has label -1"),
         ([{"label": 1, "negative": "x"}], {"prompts": False, "classes": 10}, "takes no prompts"),
     ],
 )

@@ -104,6 +104,7 @@ MUTANTS = [
     Mutant("an array read from its header on", "raysde.data.ingest.sources.ndarray:Array.rows", "source.seek(self.offset + start * width)", "source.seek(start * width)", SOURCES + " -k 'same_images'"),
     Mutant("rows numbered from each part's own first", "raysde.data.ingest.sources.parquet:open_parquet", "first, count = sum(sizes[:start]), sum", "first, count = start, sum", SOURCES + " -k 'row_groups'"),
     Mutant("a class number one too large", "raysde.data.ingest.sources.parquet:ParquetPart._label", "if not 0 <= value < len(classes):", "if not 0 <= value <= len(classes):", SOURCES + " -k 'bad_rows'"),
+    Mutant("captions lost behind other images", "raysde.data.ingest.sources.webdataset:read_tar", "            if apart and any(", "            if False and any(", SOURCES + " -k 'apart'"),
     Mutant("an archive that ends early", "raysde.data.ingest.sources.webdataset:_group_members", '                raise tarfile.ReadError("there is more after the mark of the end")', "                break", SOURCES + " -k 'end_of_an_archive'"),
     Mutant("variance for deviation", "raysde.data.ingest.statistics:Statistics.summary", "std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))", "std = np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0)", CONVERT + " -k 'statistics'"),
     Mutant("the longest caption of the last part", "raysde.data.ingest.statistics:Statistics.add", "self.longest = max(self.longest, other.longest)", "self.longest = other.longest", CONVERT + " -k 'statistics'"),

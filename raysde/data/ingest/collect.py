@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysde.data.classes import order_labels
@@ -51,7 +52,7 @@ def collect_parts(
         size=rules.shape if rules.bucket_multiple else rules.stored,
         row_group=rules.row_group,
         shards=tuple(shards),
-        labels=labels or order_labels(statistics.labels),
+        labels=labels or order_labels(statistics.labels, lambda label: name_first_row(shards, out, label)),
         captions=statistics.captioned,
         statistics=statistics.summary(rules.channels),
         source=source,
@@ -61,6 +62,15 @@ def collect_parts(
     write_json(child_path(out, "report.json"), build_report(manifest, bad, unread, remarks))
     write_manifest(manifest)
     return manifest
+
+
+def name_first_row(shards: Iterable[Shard], out: str, label: str) -> str:
+    """Return a label with the key of the first row that has it, for a message."""
+    for shard in shards:
+        file = child_path(out, shard.file)
+        if (place := pc.index(_read_column(file, "label"), label).as_py()) >= 0:
+            return f"{label[:40]!r} of {_read_column(file, 'key')[place].as_py()}"
+    raise AssertionError(f"label {label!r} was counted and is in no shard")
 
 
 def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
@@ -80,21 +90,22 @@ def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], 
 
 def find_repetitions(manifest: Manifest, column: str) -> list[list[str]]:
     """Return a list of keys for each value that repeats in a column; takes 8 bytes of memory for each row."""
-    hashes = [_hash_strings(_read_column(manifest, number, column)) for number in range(len(manifest.shards))]
+    files = [manifest.file(number) for number in range(len(manifest.shards))]
+    hashes = [_hash_strings(_read_column(file, column)) for file in files]
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     often = values[counts > 1]
     groups: dict[str, list[str]] = {}
-    for number, found in enumerate(hashes):
+    for file, found in zip(files, hashes, strict=True):
         places = np.flatnonzero(np.isin(found, often))
         if len(places):
-            said, keys = _read_column(manifest, number, column), _read_column(manifest, number, "key")
+            said, keys = _read_column(file, column), _read_column(file, "key")
             for place in places.tolist():
                 groups.setdefault(said[place].as_py(), []).append(keys[place].as_py())
     return [keys for _, keys in sorted(groups.items()) if len(keys) > 1]
 
 
-def _read_column(manifest: Manifest, number: int, name: str) -> pa.ChunkedArray:
-    system, inside = open_filesystem(manifest.file(number))
+def _read_column(file: str, name: str) -> pa.ChunkedArray:
+    system, inside = open_filesystem(file)
     with system.open_input_file(inside) as source:
         return pq.read_table(source, columns=[name]).column(name)
 

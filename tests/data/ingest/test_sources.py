@@ -436,6 +436,26 @@ def test_numbers_of_any_size_are_labels(tmp_path):
     assert [sample.label for sample in read(folder)] == [*labels[:2], "1000"]
 
 
+def test_a_label_that_is_no_whole_number_is_a_class_as_text_alone(tmp_path):
+    """The same in every kind of source that tells numbers from text; and the sentence says what to do."""
+    other = {"file_name": "1.png", "label": "cat"}
+    lines = write_lines(write_images(tmp_path / "f", ["0", "1"]), [{"file_name": "0.png", "label": 1.5}, other])
+    pq.write_table(pa.table({"image": FILES[:1], "label": [1.5]}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", images=np.stack(IMAGES[:1]), labels=np.array([1.5]))
+    write_tar(tmp_path / "a.tar", [("0.png", FILES[0]), ("0.json", b'{"label": 1.5}')])
+    for source in (lines, *(tmp_path / f"a.{kind}" for kind in ("parquet", "npz", "tar"))):
+        (reason,) = reasons(read(source, missing="bad"))
+        assert "label '1.5' is neither a word nor a whole number; write it as text" in reason
+    write_lines(tmp_path / "f", [{"file_name": "0.png", "label": "1.5"}, other])
+    pq.write_table(pa.table({"image": FILES[:1], "label": ["1.5"]}), tmp_path / "a.parquet")
+    write_tar(tmp_path / "a.tar", [("0.png", FILES[0]), ("0.cls", b"1.5")])
+    for source in (tmp_path / "f", tmp_path / "a.parquet", tmp_path / "a.tar"):
+        assert said(read(source))[0] == (FILES[0], (), "1.5")
+    (tmp_path / "f/metadata.jsonl").unlink()
+    (tmp_path / "f/metadata.csv").write_text("file_name,label\n0.png,1.5\n")
+    assert said(read(tmp_path / "f"))[0] == (FILES[0], (), "1.5")
+
+
 def test_two_tables_are_one_too_many(tmp_path):
     folder = write_images(tmp_path / "f")
     for name in ("a.csv", "b.tsv"):
@@ -546,11 +566,31 @@ def test_names_end_at_their_first_dot(tmp_path):
 
 
 def test_a_key_that_comes_again_is_bad(tmp_path):
-    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), ("b.png", FILES[1]), ("a.txt", b"late")])
+    """Another image under a name that is taken; each of the two has its own caption, and nothing is mixed."""
+    twice = [("a.png", FILES[0]), ("a.txt", b"one"), ("b.png", FILES[1]), ("a.png", FILES[2]), ("a.txt", b"two")]
+    write_tar(tmp_path / "a.tar", twice)
     samples = read(tmp_path)
-    assert said(samples[:2]) == [(FILES[0], (), None), (FILES[1], (), None)]
+    assert said(samples[:2]) == [(FILES[0], ("one",), None), (FILES[1], (), None)]
     assert [sample.key for sample in samples[2:]] == ["a.tar/a"]
     assert "'a' appear again" in samples[2].reason
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json", "cls"])
+@pytest.mark.parametrize("images_first", [True, False])
+def test_descriptions_apart_from_their_images_are_refused_with_the_remedy(tmp_path, suffix, images_first):
+    """An image would be kept without them. --skip-bad leaves out samples, and this is none."""
+    images = [(f"{name}.png", data) for name, data in zip("ab", FILES, strict=False)]
+    texts = [(f"{name}.{suffix}", b'{"label": 1}') for name in "ab"]
+    write_tar(tmp_path / "a.tar", images + texts if images_first else texts + images)
+    with pytest.raises(ValueError, match=r"archive a\.tar: files of 'a' lie apart .* tar --sort=name"):
+        read(tmp_path, missing="bad")
+
+
+def test_files_that_nothing_reads_may_lie_apart(tmp_path):
+    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), ("b.png", FILES[1]), ("a.npy", b""), ("b.npy", b"")])
+    samples = read(tmp_path, missing="bad")
+    assert said(samples[:2]) == [(FILES[0], (), None), (FILES[1], (), None)]
+    assert [sample.key for sample in samples[2:]] == ["a.tar/a", "a.tar/b"]
 
 
 def test_a_huge_member_is_refused_unread(tmp_path, monkeypatch):

@@ -427,6 +427,96 @@ def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, fi
     assert not any("2 of 2" in note or "2 images" in note for note in source.notes)
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "culprit", "key"),
+    [
+        ("metadata.jsonl", '{"file_name": "b.png", "text": 7}', "entry 2: caption '7'", "b.png"),
+        ("metadata.jsonl", '{"file_name": "b.png", "label": 1.5}', "entry 2: label '1.5'", "b.png"),
+        ("metadata.jsonl", '{"file_name": "gone.png", "text": 7}', "entry 2: caption '7'", "gone.png"),
+        ("metadata.jsonl", '{"file_name": "b.png", "text": "x"', "line 2 is not valid JSON", None),
+        ("metadata.jsonl", "[1]", "line 2 is not a JSON object", None),
+        ("metadata.jsonl", '{"text": "x"}', "entry 2: no image is named", None),
+        ("metadata.csv", "b.png,x,y", "line 3 has more fields than the header", "b.png"),
+        ("metadata.csv", ",x", "entry 2: no image is named", None),
+        ("metadata.csv", "../b.png,x", "entry 2: path '../b.png'", None),
+        ("metadata.json", '{"file_name": "b.png", "text": 7}', "entry 2: caption '7'", "b.png"),
+        ("metadata.json", '{"text": "x"}', "entry 2: no image is named", None),
+        ("captions.json", '"b.png": 1.5', "key 'b.png': label '1.5'", "b.png"),
+        ("dataset.json", '["b.png", 1.5]', "label 2 (b.png): label '1.5'", "b.png"),
+        ("coco.json", '{"image_id": 2, "caption": 7}', "annotation 2: caption '7'", "b.png"),
+        ("coco.json", '{"image_id": 9, "caption": "x"}', "annotation 2: there is no image with the id 9", None),
+        ("coco.json", '{"image_id": [2], "caption": "x"}', "annotation 2: unhashable", None),
+    ],
+)  # fmt: skip
+def test_one_wrong_entry_costs_its_image_alone(tmp_path, file, text, culprit, key):
+    """Between two that are right. --skip-bad leaves its image out, or the entry where no image is known; without it the
+    source is refused by the same sentence."""
+    folder = write_images(tmp_path / "f", ["a", "b", "c"])
+    first, last = (json.dumps({"file_name": f"{name}.png", "text": name}) for name in "ac")
+    images = json.dumps([{"id": number, "file_name": f"{name}.png"} for number, name in enumerate("abc", 1)])
+    notes = '{"image_id": 1, "caption": "a"}', '{"image_id": 3, "caption": "c"}'
+    content = {
+        "metadata.jsonl": f"{first}\n{text}\n{last}",
+        "metadata.csv": f"file_name,text\na.png,a\n{text}\nc.png,c\n",
+        "metadata.json": f"[{first}, {text}, {last}]",
+        "captions.json": f'{{"a.png": "a", {text}, "c.png": "c"}}',
+        "dataset.json": f'{{"labels": [["a.png", 0], {text}, ["c.png", 1]]}}',
+        "coco.json": f'{{"images": {images}, "annotations": [{notes[0]}, {text}, {notes[1]}]}}',
+    }
+    (folder / file).write_text(content[file])
+    with pytest.raises(ValueError, match=re.escape(f"{file}, {culprit}") + ".*; --skip-bad leaves such entries out"):
+        open_source(str(folder))
+    samples = read(folder, missing="bad")
+    (bad,) = [sample for sample in samples if isinstance(sample, Bad)]
+    assert f"{file}, {culprit}" in bad.reason
+    assert bad.key == key if key else bad.key.endswith(culprit.split(":")[0].split(" is ")[0])
+    whole = {sample.key: (sample.captions or sample.label) for sample in samples if not isinstance(sample, Bad)}
+    right = {"a.png": "0", "c.png": "1"} if file == "dataset.json" else {"a.png": ("a",), "c.png": ("c",)}
+    assert whole == right | ({} if key == "b.png" else {"b.png": None})
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metadata.jsonl", '{"picture": "a.png"}\n{"picture": "b.png"}'),
+        ("metadata.csv", "picture,text\na.png,x\nb.png,y\n"),
+        ("metadata.csv", 'file_name,text\na.png,x\nb.png,"y\n'),
+        (
+            "coco.json",
+            '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": "1", "caption": "x"}]}',
+        ),
+    ],
+)
+def test_a_description_of_which_nothing_can_be_read_is_refused_whatever_is_left_out(tmp_path, file, text):
+    """All images would be kept without what it says; and behind a quote that is not closed, rows are lost."""
+    folder = write_images(tmp_path / "f", ["a", "b"])
+    (folder / file).write_text(text)
+    for missing in ("refuse", "bad"):
+        with pytest.raises(ValueError, match=re.escape(file)) as caught:
+            open_source(str(folder), missing=missing)
+        assert "--skip-bad" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "written", "hint"),
+    [
+        ("Dog.JPG", "dog.jpg", "the source, which has 'Dog.JPG'; --skip-bad"),
+        ("a/Dog.png", "dog.png", "the source, which has 'a/Dog.png'; --skip-bad"),
+        ("dog.png", "dog.jpg", "the source, which has 'dog.png'; --skip-bad"),
+        ("caf\u00e9.png", "cafe\u0301.png", "the source, which has 'caf\u00e9.png'; --skip-bad"),
+        ("cat.png", "dog.png", "the source; --skip-bad"),
+    ],
+)
+@pytest.mark.parametrize("file", ["metadata.csv", "metadata.json"])
+def test_a_name_that_differs_in_case_or_suffix_is_suggested(tmp_path, file, there, written, hint):
+    folder = write_images(tmp_path / "f", [there, "other.png"])
+    rows = [{"file_name": "other.png", "text": "x"}, {"file_name": written, "text": "y"}]
+    text = "".join(f"{row['file_name']},{row['text']}\n" for row in rows)
+    (folder / file).write_text(f"file_name,text\n{text}" if file.endswith("csv") else json.dumps(rows))
+    with pytest.raises(ValueError, match=re.escape(f"image {written!r} is not among the images of {hint}")):
+        open_source(str(folder))
+
+
 def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     """The report of a conversion without Ray names skipped images and ignored files."""
     from raysde.data.ingest.collect import collect_parts
@@ -445,6 +535,22 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     report = json.loads(read_bytes(f"{out}/report.json"))
     assert [entry["key"] for entry in report["skipped"]] == ["gone.png"]
     assert report["unread"] == {"key 'url' of .json": 2}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("metadata.csv", "file_name,text\n"), ("a.tsv", ""), ("metadata.jsonl", "\n")]
+)
+def test_a_table_without_rows_is_named(tmp_path, file, text):
+    """Its columns are right, and it says nothing of any image."""
+    folder = write_images(tmp_path / "f", ["a"])
+    (folder / file).write_text(text)
+    assert f"{file} has no rows, so that it describes no image" in notes_of(folder)
+    (folder / file).write_text(
+        '{"file_name": "a.png", "text": "x"}'
+        if "json" in file
+        else "file_name\ttext\na.png\tx\n".replace("\t", "," if "csv" in file else "\t")
+    )
+    assert not any("no rows" in note for note in notes_of(folder))
 
 
 def test_a_choice_of_columns_needs_columns(tmp_path):

@@ -75,3 +75,15 @@ def test_a_column_is_chosen(tmp_path):
         open_source(str(tmp_path), caption_column="words")
     with pytest.raises(ValueError, match="column 'box' has a type that is not read"):
         open_source(str(tmp_path), caption_column="box")
+
+
+def test_a_column_of_another_type_than_its_name_says_what_is_read(tmp_path):
+    """A list of labels may hold several, so that none is taken; a Parquet list of captions holds captions."""
+    write(tmp_path, image=FILES[:1], text=[["a", "b"]], label=[[3]], caption=[1.5])
+    source = open_source(str(tmp_path))
+    (note,) = [note for note in source.notes if "not read" in note]
+    assert "label (list<" in note
+    assert "where labels are one word or number in each row), caption (double, where captions are text) are" in note
+    assert said(read(tmp_path)) == [(FILES[0], ("a", "b"), None)]
+    with pytest.raises(ValueError, match=r"'label' has a type that is not read.*labels are one word or number"):
+        open_source(str(tmp_path), label_column="label")

@@ -72,8 +72,8 @@ def open_source(
         label_names: text file of class names, one a line, for labels that are numbers.
         caption_template: caption of samples with a label and no caption, such as ``a photo of a {label}``.
         caption_column, label_column: the column or JSON key to read; the usual names if None.
-        missing: treatment of images that metadata describes and that are absent: the source is refused, or each is an
-            unusable sample.
+        missing: treatment of images that are described and absent, or described wrongly: the source is refused, or
+            each is an unusable sample.
 
     Raises:
         ValueError: naming the path or file, if it is missing, empty, mixed or nothing that is known here, if its
@@ -91,9 +91,9 @@ def open_source(
         raise ValueError(f"images {images} is given, but source {path} is not of Parquet files with paths")
     images = None if images is None else folder_root(images)
     contents = _open_contents(listing, kind, part_rows, order, images, words)
-    if contents.missing and missing == "refuse":
-        more = f" (and {len(contents.missing) - 1} more)" if len(contents.missing) > 1 else ""
-        raise ValueError(f"{contents.missing[0]}{more}; --skip-bad leaves such entries out")
+    if contents.faults and missing == "refuse":
+        more = f" (and {len(contents.faults) - 1} more)" if len(contents.faults) > 1 else ""
+        raise ValueError(f"{contents.faults[0]}{more}; --skip-bad leaves such entries out")
     names = () if label_names is None else read_names(label_names)
     parts = contents.parts
     if names or caption_template is not None:

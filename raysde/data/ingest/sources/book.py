@@ -1,5 +1,6 @@
 """Captions and labels of the images of a folder, collected from all of its description files."""
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ class Book:
         names: paths of the images in the folder.
         words: names of the columns and keys to read.
         said: captions and label of each described image.
-        missing: an error sentence for each described image that is absent.
+        faults: an error sentence for each image that is described and absent, or wrongly described, and for each entry
+            that names no image.
         notes: remarks for the user.
         labelled: a file that gives labels or declares that there are none, so that subfolders are not classes.
         columns: True if some description has columns or keys that the user may select.
@@ -35,7 +37,7 @@ class Book:
     names: frozenset[str]
     words: Vocabulary = ANY
     said: dict[str, Said] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     labelled: str | None = None
     columns: bool = False
@@ -61,9 +63,15 @@ class Book:
         self.words.require(columns, where)
         self.columns = True
 
-    def miss(self, name: str, reason: str) -> None:
-        """Record the error sentence of a described image that is absent."""
-        self.missing.setdefault(name, reason)
+    def miss(self, name: str, where: str) -> None:
+        """Refuse a described image that is absent, and suggest images whose names differ only in case or suffix."""
+        alike = self._alike.get(_fold_name(name))
+        hint = f", which has {summarise_names([repr(other) for other in alike])}" if alike else ""
+        self.refuse(name, f"{where}: image {name!r} is not among the images of the source{hint}")
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Record the error sentence of an image, or of an entry without one, that cannot be used."""
+        self.faults.setdefault(name, reason)
 
     def find(self, given: str, folder: PurePosixPath) -> str | None:
         """Return the image of a path relative to ``folder`` or the source, or of a base name or stem; None if absent.
@@ -82,6 +90,13 @@ class Book:
         return found[0] if found else None
 
     @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self.names):
+            found[_fold_name(name)].append(name)
+        return found
+
+    @cached_property
     def _bases(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self.names):
@@ -94,3 +109,8 @@ class Book:
         for name in sorted(self.names):
             found[PurePosixPath(name).stem].append(name)
         return found
+
+
+def _fold_name(name: str) -> str:
+    """Return the stem of a path, by which names are alike that differ in case, or in how accents are spelled."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem).casefold()

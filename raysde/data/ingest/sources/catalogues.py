@@ -25,7 +25,8 @@ def read_catalogue(listing: Listing, file: str, book: Book) -> bytes | None:
     """Add the captions and labels of one JSON document to ``book``; return its bytes, or None for an unknown form.
 
     Raises:
-        ValueError: naming the file and the entry, if the document is not valid JSON, or an entry is wrong.
+        ValueError: naming the file, if the document is not valid JSON, lacks a column that was chosen, or describes no
+            image at all.
     """
     if next(one.size for one in listing.files if one.name == file) > LARGEST:
         return None
@@ -93,9 +94,18 @@ def _add_entry(
 ) -> None:
     name = book.find(given, file.parent)
     if name is None:
-        book.miss(given, f"{where}: image {given!r} is not among the images of the source")
+        book.miss(given, where)
     else:
         book.add(name, captions, label)
+
+
+def _refuse_entry(book: Book, given: str | None, file: PurePosixPath, where: str, error: Exception) -> None:
+    """Refuse the image of a wrong entry, or the entry alone where it means none."""
+    try:
+        name = given and (book.find(given, file.parent) or given)
+    except ValueError:
+        name = None
+    book.refuse(name or where, f"{where}: {error}")
 
 
 def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
@@ -109,7 +119,7 @@ def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> 
                 raise ValueError(f"its label {str(label)[:40]} is a list, expected one class number")
             _add_entry(book, name, file, f"{where}, label {number}", (), parse_label(label))
         except ValueError as error:
-            raise ValueError(f"{where}, label {number} ({name}): {error}") from error
+            _refuse_entry(book, name, file, f"{where}, label {number} ({name})", error)
     others = [key for key in document if key != found[0]]
     if others:
         book.notes.append(f"{file}: {summarise_names(others)} {'is' if len(others) == 1 else 'are'} not read")
@@ -125,16 +135,21 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
         if files.setdefault(key, name) != name:
             raise ValueError(f"{where}: images {files[key]!r} and {name!r} have the id {key!r}")
     book.labelled = str(file)
+    lost: list[str] = []
     for number, note in enumerate(document["annotations"], start=1):
+        place, given = f"{where}, annotation {number}", None
         try:
             if (key := note.get("image_id")) not in files:
                 other = next((known for known in files if str(known) == str(key)), None)
                 remedy = "" if other is None else f", only one with {other!r}; write ids the same way in both lists"
                 raise ValueError(f"there is no image with the id {key!r}{remedy}")
-            captions = parse_captions(note.get("caption"))
-            _add_entry(book, files[key], file, f"{where}, annotation {number}", captions, None)
+            given = files[key]
+            _add_entry(book, given, file, place, parse_captions(note.get("caption")), None)
         except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{where}, annotation {number}: {error}") from error
+            _refuse_entry(book, given, file, place, error)
+            lost += [] if given else [f"{place}: {error}"]
+    if lost and len(lost) == len(document["annotations"]):
+        raise ValueError(lost[0])
 
 
 def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
@@ -142,11 +157,12 @@ def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> No
     columns: dict[str, None] = {}
     for number, row in enumerate(document, start=1):
         columns.update(dict.fromkeys(row))
+        given = None
         try:
             given = find_image(row, PurePosixPath(), book)
             _add_entry(book, given, file, f"{where}, entry {number}", *read_entry(row, book.words))
         except ValueError as error:
-            raise ValueError(f"{where}, entry {number}: {error}") from error
+            _refuse_entry(book, given, file, f"{where}, entry {number}", error)
     book.require(columns, where)
     book.notes += column_notes(str(file), columns, book)
 
@@ -170,7 +186,7 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
                 captions = parse_captions(value)
             _add_entry(book, name, file, f"{where}, key {name!r}", captions, label)
         except ValueError as error:
-            raise ValueError(f"{where}, key {name!r}: {error}") from error
+            _refuse_entry(book, name, file, f"{where}, key {name!r}", error)
     if columns:
         book.require(columns, where)
     book.notes += column_notes(str(file), columns, book)

@@ -108,7 +108,8 @@ def parse_label(value: Any) -> str | None:
         return next(iter(clean_captions([value])), None)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
-        raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number")
+        remedy = "; write it as text to make it a class of that name" if isinstance(value, float) else ""
+        raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number{remedy}")
     return str(int(value))
 
 

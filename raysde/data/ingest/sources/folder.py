@@ -29,7 +29,7 @@ class FolderImage:
         name: path in the folder.
         captions, label: descriptions from tables and JSON documents of many images.
         files: files beside the image to read.
-        problem: an error sentence if the image is described and absent.
+        problem: an error sentence if the image is described and absent, or wrongly described.
     """
 
     name: str
@@ -95,8 +95,12 @@ def open_folder(
             f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
         )
     labels, notes = _folder_labels(listing, images, book)
-    items = [_make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
-    items += [FolderImage(name, problem=reason) for name, reason in book.missing.items()]
+    items = [
+        _make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ()))
+        for name in images
+        if name not in book.faults
+    ]
+    items += [FolderImage(name, problem=reason) for name, reason in book.faults.items()]
     notes += book.notes + _list_remarks(listing, items, described, beside)
     read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
     notes += unread_note((file.name for file in listing.files), read)
@@ -107,7 +111,7 @@ def open_folder(
         for start in range(0, len(items), part_rows)
     ]
     identity.append(f"labels of {len(labels)} images from folders")
-    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.missing.values()))
+    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.faults.values()))
 
 
 def _read_descriptions(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str], list[str]]:

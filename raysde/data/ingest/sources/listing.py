@@ -60,14 +60,14 @@ class Contents:
         count: number of samples; None if it is unknown.
         notes: remarks for the user.
         identity: further text that distinguishes sources with equal names and sizes of files.
-        missing: an error sentence for each described image that is absent.
+        faults: an error sentence for each image that is described and absent, or wrongly described.
     """
 
     parts: Sequence[SourcePart]
     count: int | None
     notes: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def open_root(root: str) -> tuple[pafs.FileSystem, str]:

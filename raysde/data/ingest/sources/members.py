@@ -8,7 +8,6 @@ a word, such as ``seg`` or ``target``, or a known word with a number, such as ``
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from raysde.images.kinds import IMAGE_SUFFIXES
 
@@ -34,11 +33,13 @@ class MemberPlace:
         stem: path up to the base name's first dot.
         key: path of the sample: the stem and following pieces that belong to the name.
         extension: rest of the name after the next dot, in lower case.
+        name: base name in its own spelling.
     """
 
     stem: str
     key: str
     extension: str
+    name: str
 
     @property
     def suffix(self) -> str:
@@ -56,10 +57,10 @@ def locate_member(path: str) -> MemberPlace:
     first, *pieces = base.split(".")
     stem = folder + slash + first
     if not pieces:
-        return MemberPlace(stem, stem, "")
+        return MemberPlace(stem, stem, "", base)
     names = [number for number, piece in enumerate(pieces[:-1], start=1) if not _is_kind_word(piece)]
     cut = names[-1] if names else 0
-    return MemberPlace(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower())
+    return MemberPlace(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower(), base)
 
 
 def _is_kind_word(piece: str) -> bool:
@@ -78,8 +79,3 @@ def is_about(extension: str, image: str, words: set[str]) -> bool:
 def extension_label(extension: str) -> str:
     """Return the name of files of an extension in a report, with N for numbers."""
     return f".{re.sub('[0-9]+', 'N', extension)} files" if extension else "files without a suffix"
-
-
-def base_name(key: str, extension: str) -> str:
-    """Return the base name of the file of a sample with an extension."""
-    return PurePosixPath(f"{key}.{extension}").name

@@ -30,23 +30,38 @@ def metadata_files(listing: Listing) -> list[str]:
 
 
 def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
-    """Add the captions and labels of one table to ``book``; return the table's bytes.
+    """Add the captions and labels of one table to ``book``, and refuse wrong rows; return the table's bytes.
 
     Raises:
-        ValueError: naming the file and the line or entry, if it is not UTF-8, not valid, names no image, or gives an
-            image another label than before.
+        ValueError: naming the file, if it is not UTF-8 or not valid, or all its rows are wrong.
     """
     data = listing.read(file)
     where = listing.path(file)
     text = decode_utf8(data, where)
-    delimiter = TABLES.get(PurePosixPath(file).suffix.lower())
-    rows = json_rows(text, where) if delimiter is None else table_rows(text, where, delimiter)
+    folder, delimiter = PurePosixPath(file).parent, TABLES.get(PurePosixPath(file).suffix.lower())
+    refused: list[str] = []
+
+    def refuse(place: str, sentence: str, row: dict[str, Any]) -> None:
+        refused.append(sentence)
+        refuse_row(place, sentence, row, folder, book)
+
+    rows = json_rows(text, where, refuse) if delimiter is None else table_rows(text, where, delimiter, refuse)
     columns: dict[str, None] = {}
-    for number, row in enumerate(rows, start=1):
+    read = 0
+    for row in rows:
         columns.update(dict.fromkeys(row))
-        read_row(row, f"{where}, entry {number}", PurePosixPath(file).parent, book)
+        place = f"{where}, entry {read + len(refused) + 1}"
+        try:
+            read_row(row, place, folder, book)
+            read += 1
+        except ValueError as error:
+            refuse(place, f"{place}: {error}", row)
+    if refused and not read:
+        raise ValueError(refused[0])
     book.require(columns, where)
-    book.notes += column_notes(file, columns, book)
+    book.notes += (
+        column_notes(file, columns, book) if columns else [f"{file} has no rows, so that it describes no image"]
+    )
     return data
 
 
@@ -54,17 +69,23 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
     """Add the captions and label of one row, of a table in ``folder``, to ``book``.
 
     Raises:
-        ValueError: naming ``where``, if the row names no image, or a value is wrong.
+        ValueError: if the row names no image, or a value is wrong.
     """
+    name = find_image(row, folder, book)
+    captions, label = read_entry(row, book.words)
+    if name in book.names:
+        book.add(name, captions, label)
+    else:
+        book.miss(name, where)
+
+
+def refuse_row(place: str, sentence: str, row: dict[str, Any], folder: PurePosixPath, book: Book) -> None:
+    """Refuse the image of a wrong row, or the row alone where it names none; the image would lose what the row says."""
     try:
         name = find_image(row, folder, book)
-        captions, label = read_entry(row, book.words)
-        if name in book.names:
-            book.add(name, captions, label)
-        else:
-            book.miss(name, f"{where}: image {name!r} is not among the images of the source")
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except ValueError:
+        name = place
+    book.refuse(name, sentence)
 
 
 def find_image(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:

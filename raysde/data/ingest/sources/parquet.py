@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from raysde.data.ingest.samples import Bad, Sample
-from raysde.data.ingest.sources.columns import find_spellings, summarise_columns
+from raysde.data.ingest.sources.columns import find_spellings, normalise_name, summarise_columns
 from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, parse_captions, parse_label
 from raysde.data.ingest.sources.listing import (
     Contents,
@@ -235,12 +235,23 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
     if image is None or form is None:
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
+    used = (image, caption, label)
+    unread = tuple(_describe_unread(name, kind, words) for name, kind in types.items() if name not in used)
     for chosen, found in ((words.caption, caption), (words.label, label)):
         if chosen is not None and found is None:
-            raise ValueError(f"{file}: column {chosen!r} has a type that is not read; choose another")
+            said = summarise_columns(unread)
+            raise ValueError(
+                f"{file}: column {chosen!r} has a type that is not read; choose another, or mend it: {said}"
+            )
     classes = features.get(label, {}).get("names") if label is not None else None
-    unread = tuple(name for name in types if name not in (image, caption, label))
     return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), unread)
+
+
+def _describe_unread(name: str, kind: pa.DataType, words: Vocabulary) -> str:
+    """Return a column's name, with what it should hold if it is named as captions or labels are."""
+    if normalise_name(name) in words.labels:
+        return f"{name} ({kind}, where labels are one word or number in each row)"
+    return f"{name} ({kind}, where captions are text)" if words.reads(name) else name
 
 
 def _find_image_column(

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from raysde.io.documents import read_json
@@ -10,6 +10,18 @@ from raysde.io.documents import read_json
 TABLES = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = (";", "\t", "|", ",")
+
+Refuse = Callable[[str, str, dict[str, Any]], None]
+"""``refuse(place, sentence, row)``: called with a row that is wrong, as far as it can be read; without it, an error."""
+
+
+def raise_refusal(place: str, sentence: str, row: dict[str, Any]) -> None:
+    """Refuse a file for one wrong row.
+
+    Raises:
+        ValueError: with the sentence.
+    """
+    raise ValueError(sentence)
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -24,23 +36,32 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return row
 
 
-def json_rows(text: str, where: str) -> Iterator[dict[str, Any]]:
+def json_rows(text: str, where: str, refuse: Refuse = raise_refusal) -> Iterator[dict[str, Any]]:
     """Yield the objects of JSON lines; blank lines are ignored.
 
-    Raises:
-        ValueError: naming the line, if it is no JSON object, or has a key twice.
+    Args:
+        refuse: called with a line that is no JSON object, or has a key twice.
     """
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: captions may hold U+2028
-        if line.strip():
-            yield parse_object(line, f"{where}, line {number}")
+        place = f"{where}, line {number}"
+        try:
+            row = parse_object(line, place) if line.strip() else None
+        except ValueError as error:
+            refuse(place, str(error), {})
+            continue
+        if row is not None:
+            yield row
 
 
-def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]]:
+def table_rows(text: str, where: str, delimiter: str, refuse: Refuse = raise_refusal) -> Iterator[dict[str, Any]]:
     """Yield the rows of a CSV with a header; column names lose white space at both ends.
 
+    Args:
+        refuse: called with a row that has more fields than the header.
+
     Raises:
-        ValueError: naming the line, if it is not valid or has more fields than the header, or if the header has a
-            column twice or another delimiter.
+        ValueError: naming the line, if the ends of rows are unclear, or if the header has a column twice or another
+            delimiter.
     """
     header = text.lstrip("\r\n").partition("\n")[0].split(delimiter)
     spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
@@ -54,9 +75,11 @@ def table_rows(text: str, where: str, delimiter: str) -> Iterator[dict[str, Any]
         _check_delimiter(names, where, delimiter)
         reader.fieldnames = names
         for row in reader:
-            if None in row:
-                raise ValueError(f"{where}, line {reader.line_num} has more fields than the header; quote such text")
-            yield row
+            if row.pop(None, None) is not None:
+                place = f"{where}, line {reader.line_num}"
+                refuse(place, f"{place} has more fields than the header; quote such text", row)
+            else:
+                yield row
     except csv.Error as error:
         raise ValueError(f"{where}, line {reader.reader.line_num} is not valid: {error}") from error
 

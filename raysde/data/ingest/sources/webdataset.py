@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import IO, Any, Self
 
 from raysde.data.ingest.samples import Bad, Sample
@@ -33,7 +34,6 @@ from raysde.data.ingest.sources.members import (
     LABELS,
     READ,
     MemberPlace,
-    base_name,
     extension_label,
     is_about,
     locate_member,
@@ -63,13 +63,14 @@ class Header(tarfile.TarInfo):
 
 @dataclass
 class TarSample:
-    """The files of one sample, by extension, and the first problem found with them."""
+    """The files of one sample and their base names, by extension, and the first problem found with them."""
 
     key: str
     stem: str
     words: Vocabulary
     problem: str | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     def add(self, member: tarfile.TarInfo, extension: str, archive: tarfile.TarFile) -> None:
         """Add a file to the sample; its content is read if the extension is used and there is no problem."""
@@ -78,6 +79,7 @@ class TarSample:
         if self.problem is not None:
             self.files = dict.fromkeys(self.files, b"")
         self.files[extension] = b""
+        self.names[extension] = PurePosixPath(member.name).name
         if self.problem is None and extension.rpartition(".")[2] in READ:
             content = archive.extractfile(member)
             assert content is not None, "a regular file has content"
@@ -109,6 +111,8 @@ class TarSample:
                 raise ValueError(self.problem)
             image = self._image()
             captions, label, unread = self._read_descriptions(image)
+            if label is None and "/" in self.key:
+                unread.append("names of folders, which are labels in a folder of images alone")
             return Sample(key, self.files[image], captions, label, tuple(unread))
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
@@ -119,7 +123,7 @@ class TarSample:
         if not found:
             raise ValueError("it holds no image, expected one")
         if len(found) > 1:
-            names = summarise_names([base_name(self.key, extension) for extension in found])
+            names = summarise_names([self.names[extension] for extension in found])
             raise ValueError(
                 f"it holds {len(found)} images ({names}), expected one; where they are samples of their own, unpack "
                 "the archive and ingest the folder, or rename them without a dot in the name"
@@ -132,7 +136,7 @@ class TarSample:
         unread: list[str] = []
         for extension in self.files:
             own, _, suffix = extension.rpartition(".")
-            name = base_name(self.key, extension)
+            name = self.names[extension]
             if suffix in JSON and is_about(extension, image, JSON_WORDS):
                 row = parse_object(decode_utf8(self.files[extension], name), name)
                 more, label, keys = read_object(row, self.words, name)
@@ -194,10 +198,22 @@ class TarPart:
 
 
 def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[Sample | Bad]:
-    """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages."""
+    """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages.
+
+    Raises:
+        ValueError: if an image lies apart from its descriptions, which would be lost.
+    """
     last = "the start"
+    with_image: dict[str, bool] = {}
     try:
         for group in _group_members(stream, words):
+            apart = group.key in with_image and not (with_image[group.key] and group.images)
+            if apart and any(extension.rpartition(".")[2] in READ for extension in group.files):
+                raise ValueError(
+                    f"archive {name}: files of {group.key!r} lie apart from its image, where captions and labels would "
+                    "be lost; pack the archive anew with tar --sort=name, or unpack it and ingest the folder"
+                )
+            with_image[group.key] = bool(group.images)
             last = group.key
             yield group.sample(name)
     except DAMAGE as error:
@@ -251,10 +267,12 @@ class Grouping:
             extension = where.under(group.key)
             if where.suffix not in IMAGES or not self._own_image(group):
                 return None, extension
-            group.problem = group.problem or _describe_doubt(group.key, extension)
+            group.problem = group.problem or _describe_doubt(where.name)
             return None, extension
         if group is not None and self._adopts(group, where):
-            group.files = {f"{group.key}.{old}"[len(where.key) + 1 :].lower(): b for old, b in group.files.items()}
+            start = f"{group.key}."[len(where.key) + 1 :].lower()
+            group.files = {start + old: content for old, content in group.files.items()}
+            group.names = {start + old: name for old, name in group.names.items()}
             group.key = where.key
             self.seen.add(where.key)
             return None, where.extension
@@ -277,13 +295,13 @@ class Grouping:
         if where.key in self.seen:
             return f"files of {where.key!r} appear again, not beside the others"
         if where.key == where.stem and (others := self.dotted.get(where.key)):
-            return _describe_doubt(where.key, others[0][len(where.key) + 1 :])
+            return _describe_doubt(PurePosixPath(others[0]).name)
         return None
 
 
-def _describe_doubt(key: str, other: str) -> str:
+def _describe_doubt(name: str) -> str:
     return (
-        f"files of {base_name(key, other)!r} may be of this sample or of one of their own; rename them without a dot "
+        f"files of {name!r} may be of this sample or of one of their own; rename them without a dot "
         "in the name, or unpack the archive and ingest the folder"
     )
 
