@@ -29,7 +29,7 @@ def order_labels(
     Numbers come first, by value. Words follow in natural order, in which ``class2`` precedes ``class10``.
 
     Args:
-        describe: a label in a message, perhaps with where it is.
+        describe: returns a label, with its place if known, as text for a message.
 
     Raises:
         ValueError: if two labels spell the same number differently, such as ``3`` and ``3.0``.

@@ -1,4 +1,4 @@
-"""The text chunks of PNG files: who wrote an image, and what it was drawn with."""
+"""Text chunks of PNG files: the program that wrote an image, and the settings that it was sampled with."""
 
 import json
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ def png_metadata(values: Mapping[Any, Any]) -> PngInfo:
     """Return the text chunks of a PNG that raysde writes: ``Software``, and a chunk for each value.
 
     Args:
-        values: by keyword. Text is written as it is, other values as JSON; None is left out.
+        values: values by keyword; text is written unchanged, other values as JSON, and None is left out.
     """
     chunks = PngInfo()
     for key, value in {"Software": SOFTWARE, **values}.items():
         if value is not None:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            # a file's name may hold bytes that are no text
+            # a file's name may hold bytes that are not valid text
             chunks.add_text(key, text.encode("utf-8", "backslashreplace").decode())
     return chunks
 
 
 def is_own(path: Path) -> bool:
-    """Return True for a PNG file that raysde wrote, of which the chunk ``Software`` tells."""
+    """Return True for a PNG file that raysde wrote, judged by its chunk ``Software``."""
     try:
         with Image.open(path) as opened:
             return opened.format == "PNG" and opened.info.get("Software") == SOFTWARE

@@ -76,7 +76,7 @@ def test_one_number_in_two_spellings_is_refused(labels):
 
 
 def test_one_number_in_two_spellings_is_refused_with_an_image_of_each(tmp_path):
-    """The first of each in the shards; JSON's 3.0 is the number 3, and text is kept as it is."""
+    """Two spellings of a number are named with their first rows; JSON's 3.0 is the number 3, and text stays text."""
     said = r"labels '3' of 00[02]\.png and '3\.0' of 00[35]\.png are the same number"
     with pytest.raises(ValueError, match=said):
         ingested(described(tmp_path / "photos", [3.0, "4", "3", "3.0", "5", "3.0"]), tmp_path / "shards")

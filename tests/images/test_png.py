@@ -1,4 +1,4 @@
-"""Text chunks of PNG files: parsed from the file's bytes by the PNG specification, and by Pillow."""
+"""Text chunks of PNG files, parsed by the PNG specification and by Pillow."""
 
 import struct
 import zlib
@@ -22,7 +22,7 @@ TOLD = {
 
 
 def read_text_chunks(file: bytes) -> dict[str, str]:
-    """Keyword and text of tEXt (Latin-1) and iTXt (UTF-8) chunks before the pixels; PNG specification, 11.3.3."""
+    """Return keyword and text of tEXt (Latin-1) and iTXt (UTF-8) chunks; PNG specification, 11.3.3."""
     found, place = {}, 8
     while file[place + 4 : place + 8] != b"IDAT":
         (length,) = struct.unpack(">I", file[place : place + 4])
@@ -40,7 +40,7 @@ def read_text_chunks(file: bytes) -> dict[str, str]:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_files_say_what_they_were_drawn_with(tmp_path, channels):
-    """Text of any alphabet comes back whole, other values as JSON; what is None is left out."""
+    """Text in any alphabet is read back unchanged, other values as JSON, and None is left out."""
     images = torch.randint(0, 256, (2, channels, 4, 5), dtype=torch.uint8)
     picture = make_grid(images)
     picture.info.update(VALUES)

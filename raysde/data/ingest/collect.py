@@ -65,7 +65,7 @@ def collect_parts(
 
 
 def name_first_row(shards: Iterable[Shard], out: str, label: str) -> str:
-    """Return a label with the key of the first row that has it, for a message."""
+    """Return a label with the key of the first row of ``shards`` that has it, for a message."""
     for shard in shards:
         file = child_path(out, shard.file)
         if (place := pc.index(_read_column(file, "label"), label).as_py()) >= 0:

@@ -437,7 +437,7 @@ def test_numbers_of_any_size_are_labels(tmp_path):
 
 
 def test_a_label_that_is_no_whole_number_is_a_class_as_text_alone(tmp_path):
-    """The same in every kind of source that tells numbers from text; and the sentence says what to do."""
+    """Every kind of source that distinguishes numbers from text refuses a fraction as label and names the remedy."""
     other = {"file_name": "1.png", "label": "cat"}
     lines = write_lines(write_images(tmp_path / "f", ["0", "1"]), [{"file_name": "0.png", "label": 1.5}, other])
     pq.write_table(pa.table({"image": FILES[:1], "label": [1.5]}), tmp_path / "a.parquet")
@@ -566,7 +566,7 @@ def test_names_end_at_their_first_dot(tmp_path):
 
 
 def test_a_key_that_comes_again_is_bad(tmp_path):
-    """Another image under a name that is taken; each of the two has its own caption, and nothing is mixed."""
+    """A second image under the same name is refused, so that captions of the two are not mixed."""
     twice = [("a.png", FILES[0]), ("a.txt", b"one"), ("b.png", FILES[1]), ("a.png", FILES[2]), ("a.txt", b"two")]
     write_tar(tmp_path / "a.tar", twice)
     samples = read(tmp_path)
@@ -578,7 +578,7 @@ def test_a_key_that_comes_again_is_bad(tmp_path):
 @pytest.mark.parametrize("suffix", ["txt", "json", "cls"])
 @pytest.mark.parametrize("images_first", [True, False])
 def test_descriptions_apart_from_their_images_are_refused_with_the_remedy(tmp_path, suffix, images_first):
-    """An image would be kept without them. --skip-bad leaves out samples, and this is none."""
+    """Captions apart from their image refuse the archive, also with --skip-bad, since they would be lost."""
     images = [(f"{name}.png", data) for name, data in zip("ab", FILES, strict=False)]
     texts = [(f"{name}.{suffix}", b'{"label": 1}') for name in "ab"]
     write_tar(tmp_path / "a.tar", images + texts if images_first else texts + images)

@@ -449,8 +449,9 @@ def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, fi
     ],
 )  # fmt: skip
 def test_one_wrong_entry_costs_its_image_alone(tmp_path, file, text, culprit, key):
-    """Between two that are right. --skip-bad leaves its image out, or the entry where no image is known; without it the
-    source is refused by the same sentence."""
+    """A wrong entry between two right ones refuses the source, or with --skip-bad is left out with its image.
+
+    Both give the same sentence."""
     folder = write_images(tmp_path / "f", ["a", "b", "c"])
     first, last = (json.dumps({"file_name": f"{name}.png", "text": name}) for name in "ac")
     images = json.dumps([{"id": number, "file_name": f"{name}.png"} for number, name in enumerate("abc", 1)])
@@ -488,7 +489,7 @@ def test_one_wrong_entry_costs_its_image_alone(tmp_path, file, text, culprit, ke
     ],
 )
 def test_a_description_of_which_nothing_can_be_read_is_refused_whatever_is_left_out(tmp_path, file, text):
-    """All images would be kept without what it says; and behind a quote that is not closed, rows are lost."""
+    """A table without a right row, or with an unclosed quote, refuses the source, since its captions would be lost."""
     folder = write_images(tmp_path / "f", ["a", "b"])
     (folder / file).write_text(text)
     for missing in ("refuse", "bad"):
@@ -541,7 +542,7 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     ("file", "text"), [("metadata.csv", "file_name,text\n"), ("a.tsv", ""), ("metadata.jsonl", "\n")]
 )
 def test_a_table_without_rows_is_named(tmp_path, file, text):
-    """Its columns are right, and it says nothing of any image."""
+    """A table with right columns and no rows is reported in a note."""
     folder = write_images(tmp_path / "f", ["a"])
     (folder / file).write_text(text)
     assert f"{file} has no rows, so that it describes no image" in notes_of(folder)

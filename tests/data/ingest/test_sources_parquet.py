@@ -78,7 +78,7 @@ def test_a_column_is_chosen(tmp_path):
 
 
 def test_a_column_of_another_type_than_its_name_says_what_is_read(tmp_path):
-    """A list of labels may hold several, so that none is taken; a Parquet list of captions holds captions."""
+    """A column of lists is ignored as label, because a list may hold several, and read as captions."""
     write(tmp_path, image=FILES[:1], text=[["a", "b"]], label=[[3]], caption=[1.5])
     source = open_source(str(tmp_path))
     (note,) = [note for note in source.notes if "not read" in note]

@@ -117,7 +117,7 @@ def test_where_a_name_is_cut(path, key, extension):
 
 @pytest.mark.parametrize("text", ["Dr.Who.JSON", "Dr.JSON"])
 def test_a_file_is_named_as_it_is_written(tmp_path, text):
-    """In a sentence about its content, also where its image came first under a longer name."""
+    """Errors about a member's content name it as spelled, also if its image came first under a longer name."""
     write_tar(tmp_path / "a.tar", [("Dr.Who.PNG", FILES[0]), (text, b'{"text": 7}'), ("z.png", FILES[1])])
     assert f"Dr: {text}: caption '7' is not a string" in reasons(read(tmp_path))[0]
 
@@ -149,7 +149,7 @@ def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):
 
 
 def test_names_of_folders_that_are_no_labels_are_counted(tmp_path):
-    """As they would be labels in a folder; not where an image has a label or lies in no folder."""
+    """Folder names in archives are counted as not read, except for an image with a label or outside of folders."""
     classes = [("cat/1.png", FILES[0]), ("dog/2.png", FILES[1]), ("dog/3.png", FILES[2]), ("dog/3.cls", b"7")]
     write_tar(tmp_path / "a.tar", [*classes, ("4.png", FILES[3])])
     unread = [sample.unread for sample in read(tmp_path)]
@@ -158,7 +158,7 @@ def test_names_of_folders_that_are_no_labels_are_counted(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["txt", "caption"])
 def test_lines_of_a_text_file_are_captions_in_a_folder_and_one_in_an_archive(tmp_path, suffix):
-    """docs/data.md says so; archives are often written with captions that have line breaks."""
+    """A text file in an archive is one caption with line breaks, and in a folder one caption a line (docs/data.md)."""
     write_images(tmp_path / "f", ["a"])
     (tmp_path / "f" / f"a.{suffix}").write_text("one\n\ntwo\n")
     write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), (f"a.{suffix}", b"one\n\ntwo\n")])

@@ -112,5 +112,5 @@ class Book:
 
 
 def _fold_name(name: str) -> str:
-    """Return the stem of a path, by which names are alike that differ in case, or in how accents are spelled."""
+    """Return the stem of a path in a form that ignores case and the Unicode spelling of accents."""
     return unicodedata.normalize("NFC", PurePosixPath(name).stem).casefold()

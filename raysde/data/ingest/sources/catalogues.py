@@ -100,7 +100,7 @@ def _add_entry(
 
 
 def _refuse_entry(book: Book, given: str | None, file: PurePosixPath, where: str, error: Exception) -> None:
-    """Refuse the image of a wrong entry, or the entry alone where it means none."""
+    """Refuse the image of a wrong entry, or the entry itself if it names none."""
     try:
         name = given and (book.find(given, file.parent) or given)
     except ValueError:

@@ -248,7 +248,7 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
 
 
 def _describe_unread(name: str, kind: pa.DataType, words: Vocabulary) -> str:
-    """Return a column's name, with what it should hold if it is named as captions or labels are."""
+    """Return a column's name, with the expected type if it has a name of captions or labels."""
     if normalise_name(name) in words.labels:
         return f"{name} ({kind}, where labels are one word or number in each row)"
     return f"{name} ({kind}, where captions are text)" if words.reads(name) else name

@@ -12,15 +12,11 @@ JSON_LINES = (".jsonl", ".ndjson")
 SEPARATORS = (";", "\t", "|", ",")
 
 Refuse = Callable[[str, str, dict[str, Any]], None]
-"""``refuse(place, sentence, row)``: called with a row that is wrong, as far as it can be read; without it, an error."""
+"""A callback ``refuse(place, sentence, row)`` for a wrong row: its place, the error sentence, and its readable part."""
 
 
 def raise_refusal(place: str, sentence: str, row: dict[str, Any]) -> None:
-    """Refuse a file for one wrong row.
-
-    Raises:
-        ValueError: with the sentence.
-    """
+    """Raise ValueError with the sentence, so that one wrong row refuses the file."""
     raise ValueError(sentence)
 
 
@@ -40,7 +36,7 @@ def json_rows(text: str, where: str, refuse: Refuse = raise_refusal) -> Iterator
     """Yield the objects of JSON lines; blank lines are ignored.
 
     Args:
-        refuse: called with a line that is no JSON object, or has a key twice.
+        refuse: callback for a line that is no JSON object, or has a key twice.
     """
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: captions may hold U+2028
         place = f"{where}, line {number}"
@@ -57,7 +53,7 @@ def table_rows(text: str, where: str, delimiter: str, refuse: Refuse = raise_ref
     """Yield the rows of a CSV with a header; column names lose white space at both ends.
 
     Args:
-        refuse: called with a row that has more fields than the header.
+        refuse: callback for a row that has more fields than the header.
 
     Raises:
         ValueError: naming the line, if the ends of rows are unclear, or if the header has a column twice or another

@@ -201,7 +201,7 @@ def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[
     """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages.
 
     Raises:
-        ValueError: if an image lies apart from its descriptions, which would be lost.
+        ValueError: if files of other samples separate an image from its captions or label, which would be lost.
     """
     last = "the start"
     with_image: dict[str, bool] = {}
