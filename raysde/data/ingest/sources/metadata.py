@@ -80,7 +80,7 @@ def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book)
 
 
 def refuse_row(place: str, sentence: str, row: dict[str, Any], folder: PurePosixPath, book: Book) -> None:
-    """Refuse the image of a wrong row, since it would lack the row's captions and label, or the row if it names none."""
+    """Refuse the image of a wrong row, which would lack the row's captions and label, or the row if it names none."""
     try:
         name = find_image(row, folder, book)
     except ValueError:
