@@ -136,7 +136,7 @@ def test_images_that_do_not_fit_are_named(rgb, photos):
         rgb.edit(photos, 2.0)
     with pytest.raises(ValueError, match="no text encoder"):
         rgb.edit(photos, 0.5, prompts=["a"] * 3)
-    with pytest.raises(ValueError, match=r"n=3, \[2\]"):
+    with pytest.raises(ValueError, match=r"n=3, but \[2\]"):
         rgb.inpaint(photos, KEPT, prompts=["a"] * 2)
 
 
