@@ -230,13 +230,14 @@ def run_due_actions(
     draws, logs = world.is_first or has_shards(state.model), is_due(step, schedule.log_every, last)
     if logs:
         log_pending_losses(state, hooks, world, clock)
-    leaving = (logs or world.size == 1) and world.any(hooks.should_stop())
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
             validate_average(state, schedule.patience, hooks, world, validate)
         if draws and is_due(step, schedule.sample_every, last):
             with state.ema.swap_weights():
                 hooks.sample(state)
+        # last, since validation and pictures may take minutes
+        leaving = (logs or world.size == 1) and world.any(hooks.should_stop())
         keep_checkpoint(state, schedule, hooks, world, leaving)
     return leaving
 

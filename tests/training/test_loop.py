@@ -195,11 +195,11 @@ def test_everything_is_done_when_it_is_due_in_its_order_with_its_weights():
         trained, averaged = (1.0, "train", "grad"), (10.0, "eval", "no grad")
         if step % 3 == 0 or last:
             expected.append((step, "log train", *trained))
-        expected.append((step, "ask", *trained))
         if step % 4 == 0 or last:
             expected += [(step, "validate", *averaged), (step, "log val", *trained)]
         if step % 5 == 0 or last:
             expected.append((step, "sample", 10.0, "train", "grad"))
+        expected.append((step, "ask", *trained))
         if step % 2 == 0 or last:
             expected.append((step, "snapshot", *trained))
         if step % 6 == 0 or last:

@@ -15,4 +15,7 @@ MUTANTS = [
     Mutant("nothing said at SIGTERM", "raysde.commands.signals:run_command", '            print(f"raysde: {said}", file=sys.stderr)', '            print(f"raysde: {said}" if isinstance(error, KeyboardInterrupt) else "", file=sys.stderr)', "tests/commands/test_signals.py -k 'status or put_back'"),
     Mutant("a winner guided by everybody's default", "raysde.tuning.sampler.search:winning_settings", '({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})', "{}", "tests/tuning/sampler/test_command.py -k 'without_it'"),
     Mutant("a winner with the settings before", "raysde.tuning.sampler.search:winning_settings", "return won.drawing | (", "return spec.generation | won.drawing | (", "tests/tuning/sampler/test_command.py -k 'before'"),
+    Mutant("images without a label where none has one", "raysde.commands.ingest:print_summary", "if manifest.classes and (bare", "if (bare", "tests/data/test_classes.py -k 'without_labels'"),
+    Mutant("images without a label uncounted", "raysde.commands.ingest:print_summary", "if manifest.classes and (bare", "if False and (bare", "tests/data/test_classes.py -k 'without_a_label'"),
+    Mutant("a file taken for a folder", "raysde.commands.model_options:check_out", "if not there.is_dir() or not os.access", "if not os.access", "tests/commands/test_edit.py -k 'no_folder'"),
 ]  # fmt: skip
