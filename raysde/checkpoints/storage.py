@@ -14,7 +14,6 @@ import pyarrow.fs as pafs
 from raysde.checkpoints.description import (
     FILE,
     Kept,
-    checkpoint_name,
     choose_newest_checkpoint,
     list_checkpoints,
     verify_checkpoint,
@@ -124,8 +123,9 @@ def clear_checkpoint(target: str) -> None:
 def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
     """Delete all but the ``keep`` newest whole checkpoints of a run.
 
-    Checkpoints that are not whole are deleted too, and so are checkpoints after step ``saved``. The run resumed from
-    before them because they are damaged, perhaps in tensors whose hashes are not compared here.
+    Damaged checkpoints and checkpoints after step ``saved`` stay: the run resumed from before them, perhaps because of
+    tensors whose hashes are not compared here, and its user may repair or copy them. A folder in remote storage without
+    checkpoint.json, which is uploaded last, is left over from a killed process and is deleted.
 
     Args:
         folder: folder or URI of the run.
@@ -134,7 +134,7 @@ def prune_checkpoints(folder: str | Path, keep: int, saved: int) -> None:
     """
     system, root = open_filesystem(str(folder))
     found = list_checkpoints(system, root)
-    stay = [each for each in found if each.description is not None and each.step <= saved][:keep]
-    for each in found:
-        if stay and each not in stay and each.name != checkpoint_name(saved):
-            system.delete_dir(each.path)
+    old = [each for each in found if each.description is not None and each.step <= saved][keep:]
+    torn = [each for each in found if not (each.begun or is_local(str(folder)))]
+    for each in old + torn:
+        system.delete_dir(each.path)

@@ -9,9 +9,11 @@ from raysde.commands.model_options import (
     add_prompt_options,
     add_solver_options,
     check_drawing_options,
+    check_out,
     drawing_arguments,
     make_loader,
-    warn_of_older_pictures,
+    name_pictures,
+    say_older_pictures,
 )
 from raysde.io.amounts import amount
 
@@ -87,31 +89,31 @@ def run_edit(args: argparse.Namespace) -> None:
 
     check_drawing_options(args)
     restoring = check_restoring_options(args)
-    check_inputs_stay(args)
+    out, names = Path(args.out).expanduser(), name_pictures(len(args.image) * args.n)
+    check_inputs_stay(args, [out / name for name in (*names, "sheet.png")])
+    check_out(out, [*names, "sheet.png"])
     files = [(path, image) for path, image in open_images(args.image) for _ in range(args.n)]
     load = make_loader(args)
     model = load(args.model)
-    warn_of_older_pictures(args.out, len(files))
     with drawing_arguments(args, model, len(files), load, own=args.strength is not None) as drawing:
         wanted = {name: getattr(args, name) for name in ("mask", "colorise", "upscale", "strength")}
         shown, drawn = edit_files(model, files, **wanted, **drawing, **restoring)
-    out = Path(args.out)
-    save_png(drawn.images, out, [f"image-{index:03d}" for index in range(len(files))])
+    say_older_pictures(out, len(files))
+    save_png(drawn.images, out, [name.removesuffix(".png") for name in names])
     sheet = arrange_side_by_side(shown, drawn.images, args.n)
     save_picture(make_grid(sheet, columns=args.n + 1), out / "sheet.png")
     print(f"{amount(len(files), 'image')} and {out / 'sheet.png'} ({amount(drawn.nfe, 'network evaluation')} each)")
 
 
-def check_inputs_stay(args: argparse.Namespace) -> None:
+def check_inputs_stay(args: argparse.Namespace, written: list[Path]) -> None:
     """Refuse an output folder in which a result would overwrite an input image or the mask.
 
     Raises:
         ValueError: naming the input that would be overwritten.
     """
-    out = Path(args.out).resolve()
-    written = {out / f"image-{number:03d}.png" for number in range(len(args.image) * args.n)} | {out / "sheet.png"}
+    results = {path.resolve() for path in written}
     for given in (*args.image, *([args.mask] if args.mask else [])):
-        if Path(given).resolve() in written:
+        if Path(given).resolve() in results:
             raise ValueError(f"--out {args.out}: a result would be written over {given}; name another folder")
 
 

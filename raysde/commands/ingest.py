@@ -187,6 +187,8 @@ def print_summary(manifest: "object", out: str) -> None:
         f"{amount(manifest.classes, 'class')}, {amount(len(manifest.shards), 'shard')} in {out}"
     )
     counts = manifest.statistics["labels"]
+    if manifest.classes and (bare := manifest.rows - sum(counts.values())):
+        print(f"{bare} of the {manifest.rows} images {'has' if bare == 1 else 'have'} no label")
     if empty := [name for name in manifest.labels if not counts.get(name)]:
         print(
             f"{len(empty)} of the {manifest.classes} classes have no rows, so that nothing can be learned of them: "

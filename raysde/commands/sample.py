@@ -11,12 +11,14 @@ from raysde.commands.model_options import (
     add_solver_options,
     add_workers_option,
     check_drawing_options,
+    check_out,
     drawing_arguments,
     guidance_arguments,
     make_loader,
+    name_pictures,
     parse_method,
+    say_older_pictures,
     show_progress_bar,
-    warn_of_older_pictures,
 )
 from raysde.commands.path_options import add_path_options, path_arguments
 from raysde.io.amounts import amount
@@ -84,17 +86,19 @@ def run_sample(args: argparse.Namespace) -> None:
     walk = path_arguments(args)
     told = max(len(args.prompt), len(args.label)) or 16
     count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else told
+    out = Path(args.out).expanduser()
+    check_out(out, [*name_pictures(count), "grid.png", *(["path.png"] if args.path is not None else [])])
     load = make_loader(args)
     model = load(args.model)
-    warn_of_older_pictures(args.out, count)
     if count > args.batch_size:
         say(f"sampling {count} images, {args.batch_size} at a time; with --prompts-file each finished part is kept")
     with drawing_arguments(args, model, count, load) as drawing:
         asked = {"n": count, "size": size, **walk, **drawing}
         drawn = model.sample(**asked) if args.path is None else model.sample_path(args.path, **asked)
+    say_older_pictures(out, count)
     with show_progress_bar("writing", "image") as progress:
-        paths = drawn.save(args.out, progress)
-    strip = "" if args.path is None else f", their paths in {Path(args.out) / 'path.png'}"
+        paths = drawn.save(out, progress)
+    strip = "" if args.path is None else f", their paths in {out / 'path.png'}"
     print(f"{amount(len(paths) - 1, 'image')} and {paths[-1]} ({amount(drawn.nfe, 'network evaluation')} each){strip}")
 
 

@@ -62,6 +62,38 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def hold_signal() -> Iterator[Callable[[], bool]]:
+    """Hold back the first Ctrl-C or SIGTERM until the end of the block; a second one acts at once.
+
+    Yields:
+        A function that returns True once a signal is held back, so that the block can end what it does.
+    """
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def hold(number: int, _: object) -> None:
+        held.append(number)
+        restore()
+        # a handler may not print: it may have interrupted a print
+        os.write(2, b"\nending after this step, with a checkpoint; interrupt again to end at once\n")
+
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, hold)
+    try:
+        yield lambda: bool(held)
+    finally:
+        restore()
+    if held:
+        signal.raise_signal(held[0])
+
+
 def lost_reader(stream: TextIO) -> bool:
     """Return True if a stream is a pipe whose reader has gone."""
     try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from raysde.commands import STARTED
 from raysde.commands.next_step import suggest_sample_command
+from raysde.commands.signals import hold_signal
 
 if TYPE_CHECKING:
     from raysde.config.recipe import RunConfig
@@ -73,8 +74,8 @@ def train_without_ray(recipe: "RunConfig") -> None:
             say(remark)
     line = PrintedMetrics(run.steps, run.plan.batch)
     try:
-        with record_history(run, line) as sink:
-            train_here(run, sink)
+        with record_history(run, line) as sink, hold_signal() as should_stop:
+            train_here(run, sink, should_stop)
     except (KeyboardInterrupt, SystemExit) as error:
         raise describe_interruption(child_path(run.config.storage, run.config.name)) from error
     finally:

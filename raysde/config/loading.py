@@ -29,6 +29,14 @@ __all__ = [
 ]
 
 
+OFF = {
+    "validation": "validation.rows=0",
+    "sampling": "sampling.every=0",
+    **{section: f"{section}=null" for section in ("text", "latent")},
+}
+"""What switches a section off."""
+
+
 def parse_recipe(tree: Any) -> RunConfig:
     """Validates a nested mapping.
 
@@ -189,5 +197,8 @@ def _describe_error(error: ValidationError) -> str:
         context = first["ctx"]
         choices = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         message += did_you_mean(str(context.get("tag", given)), choices)
+    if first["type"] in ("model_type", "model_attributes_type", "dataclass_type"):
+        remedy = f"{OFF[where]} switches it off" if where in OFF else f"set its keys, such as {where}.KEY=VALUE"
+        message = f"it is a section of keys, got {json.dumps(given, default=str)}; {remedy}"
     shown = f", got {json.dumps(given, default=str)}" if not isinstance(given, dict) and "got" not in message else ""
     return f"{where}: {message}{shown}" if where else message

@@ -1,1 +1,1 @@
-"""Data sets: shards on disk, the batch plan, and microbatches."""
+"""Data sets: ingest of image collections, shards on disk, the batch plan and microbatches."""

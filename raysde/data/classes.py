@@ -1,12 +1,12 @@
-"""Class labels: the order of a data set's classes, and the numbers that a network knows them by.
+"""Class labels: the order of a data set's classes, and their numbers in a network.
 
-A label is a word, such as ``dog``, or a number written in decimal, such as ``-1``. As text it is the name of a class,
-and an int is a class number: the class named ``10`` need not be class number 10.
+A label is a word, such as ``dog``, or a decimal number, such as ``-1``. A str is the name of a class and an int is a
+class number: the class named ``10`` need not be class number 10.
 """
 
 import operator
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -14,21 +14,25 @@ from typing import Any
 from raysde.io.near import find_nearest
 
 Label = int | str
-"""The name of a class, or its number."""
+"""Name of a class, or class number."""
 NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 DIGITS = re.compile(r"(\d+)", re.ASCII)
 SHOWN = 20
-"""Class names in a message at most."""
+"""Maximum number of class names in a message."""
 
 
-def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the classes in the order of their numbers, one for each label.
+def order_labels(
+    labels: Iterable[str], describe: Callable[[str], str] = lambda label: repr(label[:40])
+) -> tuple[str, ...]:
+    """Return the distinct labels as class names, ordered by class number.
 
-    Numbers come first, by their values; words follow, by their letters and the numbers in them (``class2``,
-    ``class10``).
+    Numbers come first, by value. Words follow in natural order, in which ``class2`` precedes ``class10``.
+
+    Args:
+        describe: returns a label, with its place if known, as text for a message.
 
     Raises:
-        ValueError: if two labels are the same number in two spellings, such as ``3`` and ``3.0``.
+        ValueError: if two labels spell the same number differently, such as ``3`` and ``3.0``.
     """
     spellings: dict[Decimal, str] = {}
     distinct = sorted(set(labels))
@@ -36,7 +40,9 @@ def order_labels(labels: Iterable[str]) -> tuple[str, ...]:
         if NUMBER.fullmatch(label):
             other = spellings.setdefault(Decimal(label), label)
             if other != label:
-                raise ValueError(f"labels {other[:40]!r} and {label[:40]!r} are the same number; spell it one way")
+                raise ValueError(
+                    f"labels {describe(other)} and {describe(label)} are the same number; spell it one way"
+                )
     numbers = [spellings[value] for value in sorted(spellings)]
     return (*numbers, *sorted((label for label in distinct if not NUMBER.fullmatch(label)), key=_natural_key))
 
@@ -48,18 +54,18 @@ def _natural_key(label: str) -> tuple[list[Any], str]:
 
 
 def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> list[int]:
-    """Return the class number of each label: that of its name, or an int as it is.
+    """Return the class number of each label; ints are returned unchanged and not compared with ``classes``.
 
     Args:
-        labels: names or numbers; the number -1 stands for no class.
-        classes: the number of classes; 0 for a model without.
-        names: of the classes in the order of their numbers; empty if they are not known.
+        labels: class names or class numbers; -1 means no class.
+        classes: number of classes; 0 for a model without classes.
+        names: class names, ordered by class number; empty if they are unknown.
 
     Raises:
-        ValueError: if there are no classes, or a label is neither the name of one nor an int.
+        ValueError: if the model has no classes, or a label is neither a class name nor an int.
     """
     if not classes:
-        raise ValueError("a class label was given, but the model has no classes")
+        raise ValueError("a class label was given, but the model has no classes; leave labels out")
     places = {name: number for number, name in enumerate(names)}
     found = []
     for label in labels:
@@ -77,10 +83,10 @@ def class_numbers(labels: Iterable[Any], classes: int, names: Sequence[str]) -> 
 
 
 def label_from_text(text: str, classes: int, names: Sequence[str]) -> Label:
-    """Return the label that a person writes: a class name where a model stores names, otherwise a class number.
+    """Parse a label from the command line: a class name if the model stores names, otherwise a class number.
 
     Raises:
-        ValueError: if it is neither, naming the classes.
+        ValueError: if it is neither, listing the classes.
     """
     if text in names:
         return text
@@ -90,18 +96,18 @@ def label_from_text(text: str, classes: int, names: Sequence[str]) -> Label:
 
 
 def class_name(value: Any) -> Any:
-    """Return the name of a class, which YAML may have read as a whole number.
+    """Return a class name from a YAML value as text; YAML reads a name such as ``10`` as an int.
 
     Raises:
-        ValueError: if YAML took it for something that may be spelled in several ways.
+        ValueError: if YAML read a boolean, float, date or null, whose spelling is lost.
     """
     if isinstance(value, bool | float | date) or value is None:
-        raise ValueError("YAML takes a label here for no word: put it in quotes")
+        raise ValueError(f"YAML reads a label as {value!r} and not as text; put it in quotes")
     return str(value) if isinstance(value, int) else value
 
 
 def describe_unknown(label: str, classes: int, names: Sequence[str]) -> str:
-    """Return a sentence that says that a label is no class, and which classes there are."""
+    """Return an error sentence for a label that is no class; it suggests a similar name and lists the classes."""
     if not classes:
         return f"{label!r} is no class: the model has no classes"
     if not names:
@@ -112,22 +118,22 @@ def describe_unknown(label: str, classes: int, names: Sequence[str]) -> str:
 
 
 def join_names(names: Collection[str]) -> str:
-    """Return names with commas between, of many the first alone."""
+    """Return names joined by commas; after the first ``SHOWN`` only the number of further names."""
     shown = ", ".join(list(names)[:SHOWN])
     return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
 def match_classes(data: Sequence[str], where: str, classes: int, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the model's class number for each class of a data set, matched by their names.
+    """Return the model's class number for each class of a data set, matched by name.
 
     Args:
-        data: names of the data set's classes in the order of their numbers.
-        where: the data set is, for messages.
-        classes: the number of the model's classes, which is compared with the data's if it stores no names.
-        names: of the model's classes in the order of their numbers; empty if it stores none.
+        data: the data set's class names, ordered by class number.
+        where: path of the data set, for messages.
+        classes: number of the model's classes; without names only the two numbers are compared.
+        names: the model's class names, ordered by class number; empty if it stores none.
 
     Raises:
-        ValueError: naming a class that the model does not know, or both counts.
+        ValueError: if the model lacks a class of the data set, or has another number of classes and no names.
     """
     if not names:
         if len(data) != classes:
@@ -144,7 +150,7 @@ def match_classes(data: Sequence[str], where: str, classes: int, names: Sequence
 
 
 def describe_difference(before: Sequence[str], now: Sequence[str]) -> str | None:
-    """Return what tells two orders of classes apart, such as ``class 2 was 'cat', now 'dog'``; None if they agree."""
+    """Return the first difference of two lists of classes, such as ``class 2 was 'cat', now 'dog'``; None if equal."""
     for number, (old, new) in enumerate(zip(before, now, strict=False)):
         if old != new:
             return f"class {number} was {old!r}, now {new!r}"

@@ -34,7 +34,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Return True on all ranks if ``flag`` is True on any rank."""
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0.0)
+        return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0.0)
 
     def barrier(self) -> None:
         if self.size > 1:

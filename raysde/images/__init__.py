@@ -1,4 +1,4 @@
-"""Images as bytes, pixels and tensors."""
+"""Image files, their colours and sizes, and images as tensors."""
 
 from typing import TYPE_CHECKING
 

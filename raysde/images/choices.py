@@ -1,19 +1,19 @@
-"""Ways to fit images to a size and to store them; without torch, since help is printed from it."""
+"""Ways to fit images to a size and to encode them; this module imports no torch, because help is printed from it."""
 
 from typing import Literal
 
 Fit = Literal["crop", "pad", "stretch", "short", "keep"]
 FITS = {
-    "crop": "scale the picture until it covers the size and cut that from the middle",
-    "pad": "scale the picture until it fits into the size and add a border",
-    "stretch": "scale both sides to the size",
-    "short": "scale the picture until it covers the size and keep the proportions",
+    "crop": "scale the picture until it covers the size, then cut the size from its middle",
+    "pad": "scale the picture until it fits inside the size, then add a border",
+    "stretch": "scale each side to the size without keeping the proportions",
+    "short": "scale the picture until it covers the size, without cutting it",
     "keep": "leave the picture as it is",
 }
 Encode = Literal["auto", "keep", "png", "jpeg"]
 ENCODINGS = {
-    "auto": "keep the file where nothing changed, else JPEG for what was JPEG and is larger than 64 pixels, else PNG",
-    "keep": "keep the file where it can be, else PNG",
-    "png": "PNG, which loses nothing",
+    "auto": "keep files of unchanged images; write JPEG for JPEG sources larger than 64 pixels and PNG for all others",
+    "keep": "keep the source file if it needs no conversion, else write PNG",
+    "png": "PNG, which is lossless",
     "jpeg": "JPEG",
 }

@@ -1,4 +1,4 @@
-"""The images in shards, to arrays and back; benchmarks/decoders.py measured which library is fastest at what."""
+"""Decode and encode the images in shards; benchmarks/decoders.py compares the speed of the libraries."""
 
 import io
 import struct
@@ -13,25 +13,27 @@ JPEG = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 GREY, RGB = 0, 2
 MAX_PIXELS = 100_000_000
-"""Larger images are taken for decompression bombs."""
+"""Number of pixels above which an image is refused as a decompression bomb."""
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 MAX_JPEG = 65_500
-"""The longest side that libjpeg writes and reads."""
+"""Longest side in pixels that libjpeg writes and reads."""
 DAMAGE = (
     OSError, EOFError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, ArithmeticError, struct.error,
     Image.DecompressionBombError,
 )  # fmt: skip
-"""What Pillow's parsers raised over the files that tests/images/test_fuzz.py and longer runs of it damaged."""
+"""Exceptions that Pillow's parsers raise for damaged files, as found by tests/images/test_fuzz.py and longer runs."""
 
 
 def decode_image(data: Bytes, channels: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Bytes of a plain PNG or JPEG to uint8 [H, W, C].
+    """Decode an 8-bit PNG or a JPEG without palette or transparency to uint8 [H, W, C].
 
     Args:
-        out: contiguous memory of the image's shape, which is filled and returned.
+        data: the bytes of the file.
+        channels: C, 1 for grey or 3 for RGB.
+        out: contiguous uint8 array of the image's shape to fill and return; None allocates one.
 
     Raises:
-        ValueError: if they are not one, or of another shape than ``out``.
+        ValueError: if ``data`` is no such image, is damaged, or has another shape than ``out``.
     """
     if data[:2] == JPEG:
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
@@ -58,35 +60,38 @@ def decode_image(data: Bytes, channels: int, out: np.ndarray | None = None) -> n
 
 
 def check_shape(found: tuple[int, int], out: np.ndarray | None) -> None:
-    """Guards memory that an image is decoded into.
+    """Check that an image has the height and width of the array that it is decoded into.
 
     Raises:
-        ValueError: if the image is of another (height, width).
+        ValueError: if ``found``, its (height, width), differs from the shape of ``out``.
     """
     if out is not None and out.shape[:2] != found:
         raise ValueError(f"it is {found[0]} x {found[1]}, its shard says {out.shape[0]} x {out.shape[1]}")
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Guards memory against what a header claims.
+    """Check the size in an image's header before memory for its pixels is allocated.
 
     Raises:
-        ValueError: if there are too many pixels.
+        ValueError: if the image has more than ``MAX_PIXELS`` pixels.
     """
     if width * height > MAX_PIXELS:
         raise ValueError(f"it has {height} x {width} pixels, more than {MAX_PIXELS} in all")
 
 
 def shorten_message(error: BaseException) -> str:
-    """What a library said, short enough for a sentence."""
+    """Return an exception's message on one line of at most 160 characters, or its type's name if it has none."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def encode_image(picture: Image.Image, *, quality: int | None) -> bytes:
-    """A picture of mode L or RGB as JPEG of a quality without chroma subsampling, or as PNG if ``quality`` is None.
+    """Encode a picture of mode L or RGB as JPEG without chroma subsampling, or as PNG.
+
+    Args:
+        quality: JPEG quality from 1 to 100; None for PNG.
 
     Raises:
-        ValueError: if a side is too long for JPEG.
+        ValueError: if a side exceeds ``MAX_JPEG`` pixels and the format is JPEG.
     """
     buffer = io.BytesIO()
     if quality is None:
@@ -95,6 +100,6 @@ def encode_image(picture: Image.Image, *, quality: int | None) -> bytes:
         raise ValueError(
             f"at {picture.height} x {picture.width} pixels it is too long for JPEG, whose limit is {MAX_JPEG}"
         )
-    else:  # a comment is taken from the file that was opened, unless another is given
+    else:  # Pillow copies the comment of the opened file unless another is given
         picture.save(buffer, format="JPEG", quality=quality, subsampling=0, comment=b"")
     return buffer.getvalue()

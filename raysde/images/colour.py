@@ -1,6 +1,6 @@
-"""Colour profiles of image files: pixels to sRGB, by Little CMS.
+"""Find the colour profiles of image files and convert pixels to sRGB by Little CMS.
 
-Colours inside sRGB keep their look and others are clipped (relative colorimetric, with black point compensation).
+The conversion keeps colours inside sRGB and clips others (relative colorimetric, with black point compensation).
 """
 
 import io
@@ -15,11 +15,11 @@ from PIL import Image, ImageCms
 
 PNG = b"\x89PNG\r\n\x1a\n"
 BASE = {"L": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
-"""Colour spaces of profiles that fit the pixels of a mode; grey files often carry an RGB profile."""
+"""Colour spaces of the profiles that can be applied to each Pillow mode; grey files often carry an RGB profile."""
 NEAR = 2
-"""Levels by which an sRGB profile may differ from sRGB: its curves and the transform are rounded."""
+"""Difference in levels up to which a profile counts as sRGB, because its curves and the transform are rounded."""
 SRGB_GAMMA = (0.4445, 0.4645)
-"""Exponents in PNG's gAMA chunk that mean sRGB, for which writers put 1/2.2."""
+"""Range of exponents in PNG's gAMA chunk that stand for sRGB's curve; writers approximate it by 1/2.2."""
 D65 = (0.3127, 0.3290)
 SRGB_PRIMARIES = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 PRIMARIES = {
@@ -27,21 +27,21 @@ PRIMARIES = {
     9: (*D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
     12: (*D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
-"""White, red, green and blue of CICP colour primaries (ITU-T H.273): BT.709, BT.2020 and Display P3."""
+"""Chromaticities x, y of white, red, green and blue for CICP codes (ITU-T H.273): BT.709, BT.2020, Display P3."""
 GAMMAS = {1: 0.0, 4: 2.2, 5: 2.8, 6: 0.0, 8: 1.0, 13: 0.0, 14: 0.0, 15: 0.0}
-"""Exponent of CICP transfer characteristics; 0 is sRGB's curve, also for video's, as browsers show such images."""
+"""Exponent for each CICP transfer code; 0 is sRGB's curve, which browsers also use for video's codes."""
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A colour profile found in a file; ``data`` is None if it is damaged or of a kind that is not known."""
+    """An ICC profile found in a file; ``data`` is None if the profile is damaged or of an unknown kind."""
 
     data: bytes | None
 
 
 def find_profile(opened: Image.Image, data: bytes) -> Profile | None:
-    """Return the profile of an opened image file, or None if it says nothing or says sRGB."""
+    """Return the colour profile of a file, opened and as bytes, or None if it declares none or declares sRGB."""
     if data.startswith(PNG):
         return _find_png_profile(opened, data)
     if "icc_profile" in opened.info:
@@ -61,7 +61,7 @@ def _cut_profile(data: bytes) -> Profile:
 
 
 def _find_png_profile(opened: Image.Image, data: bytes) -> Profile | None:
-    """The first of cICP, iCCP, sRGB, and gAMA with cHRM, as the PNG specification orders them."""
+    """Return the profile from the first of cICP, iCCP, sRGB, and gAMA with cHRM, in the PNG specification's order."""
     for kind, content in _read_chunks(data):
         if kind == b"cICP":
             return (
@@ -81,7 +81,7 @@ def _find_png_profile(opened: Image.Image, data: bytes) -> Profile | None:
 
 
 def _read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG before its pixels."""
+    """Yield (type, content) of each PNG chunk before the pixels."""
     place = len(PNG)
     while place + 8 <= len(data):
         size, kind = struct.unpack(">I4s", data[place : place + 8])
@@ -92,7 +92,7 @@ def _read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _make_cicp_profile(primaries: int, transfer: int) -> Profile | None:
-    """Code 2 is "unspecified", which is taken for sRGB."""
+    """Return the profile for CICP codes, or None if they mean sRGB; code 2, "unspecified", counts as sRGB."""
     primaries, transfer = (1 if primaries == 2 else primaries), (13 if transfer == 2 else transfer)
     if primaries not in PRIMARIES or transfer not in GAMMAS:
         return Profile(None)
@@ -103,10 +103,11 @@ def _make_cicp_profile(primaries: int, transfer: int) -> Profile | None:
 
 @lru_cache(maxsize=64)
 def matrix_profile(places: tuple[float, ...], gamma: float) -> bytes | None:
-    """Return an ICC profile of primaries and an exponent (0 for sRGB's curve), or None if the primaries span no plane.
+    """Return an ICC matrix profile for primaries and a tone curve, or None if the primaries are degenerate.
 
     Args:
-        places: x and y of white, red, green and blue.
+        places: chromaticities x, y of white, red, green and blue: eight numbers.
+        gamma: exponent of the curve from pixel value to linear light; 0 for sRGB's curve.
     """
     corners = np.array([_xyz(*places[start : start + 2]) for start in (0, 2, 4, 6)])
     if not np.isfinite(corners).all() or abs(np.linalg.det(corners[1:])) < 1e-6:
@@ -147,7 +148,7 @@ def _pack_fixed_point(*values: float) -> bytes:
 
 @lru_cache(maxsize=64)
 def build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from pixels of a mode to sRGB, or None if the profile is sRGB itself.
+    """Return the transform from pixels of mode L, RGB or CMYK to sRGB, or None if the ICC profile is sRGB itself.
 
     Raises:
         ValueError: if the profile is damaged or its colour space does not fit the mode.
@@ -159,7 +160,7 @@ def build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
             raise ValueError(f"its colour profile is of {space}, its pixels are {mode}")
         given = "RGB" if space == "RGB" else mode
         flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-        if given == "L":  # the shortened pipeline interpolates a steep curve between a few points
+        if given == "L":  # Little CMS's optimised pipeline interpolates a steep curve between a few points
             flags |= ImageCms.Flags.NOOPTIMIZE
         found = ImageCms.buildTransform(opened, SRGB, given, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
     except (ImageCms.PyCMSError, OSError, TypeError) as error:
@@ -168,7 +169,7 @@ def build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
 
 
 def _is_identity(found: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Tell if a transform moves no colour of a lattice and no grey by more than ``NEAR`` levels."""
+    """Return True if a transform changes no colour of a lattice and no grey by more than ``NEAR`` levels."""
     ramp = np.arange(256, dtype=np.uint8)
     steps = np.linspace(0, 255, 12).astype(np.uint8)
     lattice = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
@@ -180,10 +181,10 @@ def _is_identity(found: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 def to_srgb(picture: Image.Image, profile: Profile) -> Image.Image:
-    """Return a picture of mode L, RGB or CMYK as sRGB of mode L or RGB; the picture itself if it is sRGB already.
+    """Convert a picture of mode L, RGB or CMYK to sRGB of mode L or RGB; return ``picture`` itself if it is sRGB.
 
     Raises:
-        ValueError: if the profile is damaged, unknown, or of other colours than the picture's.
+        ValueError: if the profile is damaged, of an unknown kind, or does not fit the picture's mode.
     """
     if profile.data is None:
         raise ValueError("its colour profile is damaged or of an unknown kind")
@@ -197,7 +198,7 @@ def to_srgb(picture: Image.Image, profile: Profile) -> Image.Image:
 
 
 def from_lab(picture: Image.Image) -> Image.Image:
-    """Return a picture of mode LAB (CIE L*a*b* under D50) as sRGB; an embedded profile has no part in it."""
+    """Convert a picture of mode LAB (CIE L*a*b* under D50) to sRGB; an embedded profile is not applied."""
     result = ImageCms.applyTransform(picture, _build_lab_transform())
     assert result is not None, "only a transform in place gives no picture"
     return result
@@ -210,7 +211,7 @@ def _build_lab_transform() -> ImageCms.ImageCmsTransform:
 
 
 def is_srgb(profile: Profile | None, mode: str) -> bool:
-    """Return True if a file of a mode needs no conversion to sRGB and no reader would make another one."""
+    """Return True if pixels of a mode are sRGB and no other program would convert them by the file's profile."""
     if profile is None:
         return True
     try:

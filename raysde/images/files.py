@@ -1,4 +1,4 @@
-"""Image files as tensors, and masks, with what had to be changed on the way in."""
+"""Read image files and masks as tensors, and report changes to their pixels."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from raysde.images.remarks import Change
 
 SAID: dict[Change, str] = {
     "profile": "its colour profile was converted to sRGB",
-    "unusable": "its colour profile is damaged or does not fit the pixels, and was passed over",
+    "unusable": "its colour profile is damaged or does not fit the pixels, and was ignored",
     "transparent": "it is transparent in places and was laid on white",
     "frames": "it has several frames or pages, of which the first was taken",
     "ink": "it is CMYK without a colour profile, and was converted by the plain formula (1 - ink)(1 - black)",
     "black": "it has 16 bits a pixel and no value above 255, and became black; scale it to 0 to 65535",
 }
-"""What is said of an image that was changed on the way in."""
+"""Sentence about an image for each change that reading made to its pixels."""
 
 
 def open_file(path: str) -> tuple[Tensor, frozenset[Change]]:
-    """Read an image file as uint8 [C, H, W], one channel if it is of a grey kind, and what was changed on the way.
+    """Return an image file as uint8 [C, H, W], C = 1 if its format stores grey, else 3, and the changes to its pixels.
 
     Raises:
         ValueError: naming the file, if it cannot be read as an image.
@@ -42,29 +42,29 @@ def open_file(path: str) -> tuple[Tensor, frozenset[Change]]:
 
 
 def open_mask(path: str, size: tuple[int, int]) -> Tensor:
-    """Read a mask: bool [H, W], True where the file is nearer to white than to black.
+    """Read a mask file of (height, width) ``size`` as bool [H, W], True where it is nearer to white than to black.
 
     Raises:
-        ValueError: if it is no image, of several frames, transparent in places, dark without being black, or of
-            another size, naming both.
+        ValueError: if the file is no image, has several frames, is partly transparent, has no pixel brighter than
+            half grey though not all are black, or has another size.
     """
     image, changes = open_file(path)
     if "transparent" in changes:
         raise ValueError(
-            f"the mask {path} is transparent in places, which says neither kept nor filled in; "
+            f"the mask {path} is transparent in places, which marks pixels neither as kept nor as filled in; "
             "paint white where the image is kept and black where it is filled in, and save it without transparency"
         )
     if "frames" in changes:
-        raise ValueError(f"the mask {path} has several frames or pages; save the one that is meant alone")
+        raise ValueError(f"the mask {path} has several frames or pages; save one of them as a file of its own")
     if image.shape[1:] != size:
         height, width = image.shape[1:]
         raise ValueError(
-            f"the mask {path} is {height} x {width}, the images are {size[0]} x {size[1]} (height x width)"
+            f"the mask {path} is {height} x {width}, the images are {size[0]} x {size[1]} (height x width); resize it"
         )
     levels = image.float().mean(dim=0)
     if "black" in changes or 0 < levels.max() <= 127.5:
         raise ValueError(
             f"the mask {path} is dark everywhere and not black, so that nothing would be kept; "
-            "scale it to black and white, 0 and 255 in a file of 8 bits and 0 and 65535 in one of 16"
+            "scale it to black and white: 0 and 255 in an 8-bit file, 0 and 65535 in a 16-bit file"
         )
     return levels > 127.5

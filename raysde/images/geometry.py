@@ -1,4 +1,4 @@
-"""From pictures of any size to the sizes that are trained on: fitting, boxes, and buckets of aspect ratios."""
+"""Crop and scale pictures of any size to the sizes of training images: fitting, boxes and aspect-ratio buckets."""
 
 from PIL import Image
 
@@ -7,25 +7,24 @@ from raysde.images.codec import check_pixels
 from raysde.images.sizes import Size
 
 RATIOS = (0.5, 0.57, 0.67, 0.75, 0.875, 1.0, 1.14, 1.33, 1.5, 1.75, 2.0)
-"""Width to height of the buckets."""
+"""Aspect ratios of the buckets, width divided by height."""
 Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels of the picture; fractions are allowed."""
 
 
 def centred_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
-    """The largest box (left, top, right, bottom) in the middle of a picture with the proportions of ``shape``.
-
-    Args:
-        size: (width, height) of the picture.
-        shape: (height, width) wanted.
-    """
+    """Return the largest central box in a picture of (width, height) ``size`` with the proportions of ``shape``."""
     return placed_box(size, shape, 1.0, 0.5, 0.5)
 
 
 def placed_box(size: tuple[int, int], shape: tuple[int, int], scale: float, x: float, y: float) -> Box:
-    """A box of the proportions of ``shape``, ``scale`` times the largest such box, at a place of the free room.
+    """Return a box with the proportions of ``shape`` at a given place in a picture.
 
     Args:
-        x, y: 0 is left and top, 1 right and bottom.
+        size: (width, height) of the picture in pixels.
+        shape: (height, width) to which the box will be scaled.
+        scale: side of the box as a fraction of the largest such box, in (0, 1].
+        x, y: place within the remaining margin: 0 is the left or top edge, 1 the right or bottom one.
     """
     (width, height), (rows, cols) = size, shape
     unit = min(width / cols, height / rows) * scale
@@ -35,14 +34,15 @@ def placed_box(size: tuple[int, int], shape: tuple[int, int], scale: float, x: f
 
 
 def fit_picture(picture: Image.Image, fit: Fit, size: Size | None, background: int) -> Image.Image:
-    """A picture brought to ``size`` as ``fit`` says.
+    """Scale a picture to ``size``, and crop or pad it as ``fit`` requires.
 
     Args:
+        fit: one of :data:`raysde.images.choices.FITS`.
         size: (height, width); None leaves the picture as it is.
-        background: grey value of the border that "pad" adds.
+        background: grey level from 0 to 255 of the border that "pad" adds.
 
     Raises:
-        ValueError: if the picture is so long that at the size it would be too many pixels.
+        ValueError: if the scaled picture would have more than ``MAX_PIXELS`` pixels.
     """
     if size is None or fit == "keep":
         return picture
@@ -65,7 +65,7 @@ def fit_picture(picture: Image.Image, fit: Fit, size: Size | None, background: i
 
 
 def resize_box(picture: Image.Image, shape: tuple[int, int], box: Box | None = None) -> Image.Image:
-    """A box of a picture at (height, width) ``shape``."""
+    """Scale a box of a picture, or the whole picture, to (height, width) ``shape`` by Lanczos resampling."""
     whole = (0.0, 0.0, *map(float, picture.size))
     if (shape[1], shape[0]) == picture.size and box in (None, whole):
         return picture
@@ -73,7 +73,7 @@ def resize_box(picture: Image.Image, shape: tuple[int, int], box: Box | None = N
 
 
 def bucket_shapes(size: int, multiple: int) -> tuple[tuple[int, int], ...]:
-    """(height, width) of the buckets: about size x size pixels at each of ``RATIOS``, sides multiples of a number."""
+    """Return (height, width) of the buckets: about ``size**2`` pixels at each of ``RATIOS``, sides whole multiples."""
 
     def side(length: float) -> int:
         return max(multiple, round(length / multiple) * multiple)
@@ -82,6 +82,6 @@ def bucket_shapes(size: int, multiple: int) -> tuple[tuple[int, int], ...]:
 
 
 def nearest_bucket(size: tuple[int, int], shapes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """The bucket whose proportions are nearest to those of a picture of (width, height) ``size``."""
+    """Return the bucket (height, width) nearest to a picture of (width, height) ``size`` in log aspect ratio."""
     ratio = size[0] / size[1]
     return min(shapes, key=lambda shape: (max(ratio * shape[0] / shape[1], shape[1] / (ratio * shape[0])), shape))

@@ -1,4 +1,4 @@
-"""The kinds of image files that are read, their suffixes, and the files of a folder that nothing reads."""
+"""Supported image formats, their file suffixes, and a note on the files that are not read."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -7,16 +7,16 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 KINDS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
-"""Kinds that are decoded: pixels only; of Pillow's other kinds some start programs, such as EPS."""
+"""Pillow formats that are decoded; others are refused because some, such as EPS, start programs."""
 IMAGE_SUFFIXES = tuple(
     sorted(suffix for suffix, kind in Image.registered_extensions().items() if kind in (*KINDS, "MPO"))
 )
-"""The suffixes that Pillow registers for these kinds; an MPO file is a JPEG with further ones behind it."""
+"""Suffixes that Pillow registers for these formats, and for MPO, a JPEG followed by further JPEGs."""
 EXAMPLES = 3
 
 
 def unread_note(names: Iterable[str], read: Collection[str]) -> list[str]:
-    """Return a note that counts the files which are not read, by suffix and with examples; none if all are read."""
+    """Return one note that counts the files in ``names`` but not in ``read``, by suffix; no note if there are none."""
     others: dict[str, list[str]] = defaultdict(list)
     for name in names:
         if name not in read:

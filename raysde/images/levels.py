@@ -1,11 +1,11 @@
-"""Pixels of any depth to 8 bits, with the transparency that goes with them."""
+"""Convert pixels of any bit depth, and their transparency, to 8 bits a channel."""
 
 import imagecodecs
 import numpy as np
 from PIL import Image
 
 PHOTOMETRIC, BITS = 262, 258
-"""TIFF's tags: photometric interpretation 0 says that 0 is white."""
+"""TIFF tags for photometric interpretation (value 0: level 0 is white) and for bits per sample."""
 PNG_GREY, PNG_RGB = 0, 2
 
 
@@ -14,11 +14,11 @@ def convert_to_eight_bits(picture: Image.Image, opened: Image.Image, data: bytes
 
     Args:
         picture: pixels as Pillow decodes them.
-        opened: the image file that it was read from.
+        opened: the opened image file, for its format and tags.
         data: the bytes of that file.
 
     Raises:
-        ValueError: if pixels are out of the range of their kind.
+        ValueError: if pixels are outside the range of their type: 0 to 4095, 0 to 65535, or 0 to 1 for floats.
     """
     if opened.format == "PNG" and "transparency" in opened.info:
         return _read_transparent_png(picture, data)
@@ -38,7 +38,7 @@ def convert_to_eight_bits(picture: Image.Image, opened: Image.Image, data: bytes
 
 
 def _read_transparent_png(picture: Image.Image, data: bytes) -> Image.Image:
-    """A PNG whose transparent colour is compared at the file's own depth, where Pillow compares 8 bits."""
+    """Apply a PNG's transparent colour at the file's own bit depth; Pillow compares only 8 bits."""
     depth, colour = data[24], data[25]
     clear = picture.info["transparency"]
     if depth == 16 and colour == PNG_RGB:
@@ -58,7 +58,7 @@ def _read_transparent_png(picture: Image.Image, data: bytes) -> Image.Image:
 
 
 def is_black(picture: Image.Image) -> bool:
-    """Return True if the pixels of a deep picture differ, and none of them is as bright as a level of 8 bits."""
+    """Return True if a picture of more than 8 bits has no value above 255, though not only zeros."""
     if not picture.mode.startswith("I"):
         return False
     return 0 < np.asarray(picture).max() <= 255

@@ -1,4 +1,4 @@
-"""Image files as people have them, to upright 8-bit grey or RGB pictures."""
+"""Read image files of any supported format as upright 8-bit grey or sRGB pictures."""
 
 import io
 import warnings
@@ -13,7 +13,7 @@ from raysde.images.levels import convert_to_eight_bits, is_black
 from raysde.images.remarks import Change
 
 READING = 3
-"""Version of the rules on this page; an ingest that was interrupted under other rules is not continued."""
+"""Version of the rules by which images are read; an ingest that was interrupted under another version is refused."""
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,26 +24,26 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by its EXIF orientation; Pillow's exif_transpose fails on EXIF data it cannot rewrite."""
+"""Transposition that sets an image upright, by EXIF orientation; Pillow's exif_transpose fails on damaged EXIF data."""
 GREY = ("1", "L", "LA", "La", "I", "F")
 GREY_PNG = (0, 4)
-"""PNG's colour types of grey; Pillow decodes grey with 16 bits and alpha as RGBA."""
+"""PNG colour types of grey images; the mode does not tell, as Pillow decodes 16-bit grey with alpha as RGBA."""
 TINT = 8
-"""Channels of a grey image differ by no more levels: JPEG and scanners leave a trace of colour."""
+"""Difference of a pixel's channels in levels up to which an image is grey; JPEG and scanners add slight colour."""
 ALPHA = ("LA", "RGBA")
 UNKNOWN = f"it is not an image of a known kind ({', '.join(KINDS)})"
 
 
 @dataclass(frozen=True)
 class Read:
-    """A picture of mode L or RGB, and what was changed or guessed on the way from the file to it."""
+    """A picture of mode L or RGB, and the changes and guesses that reading its file took."""
 
     picture: Image.Image
     changes: frozenset[Change]
 
 
 def open_picture(data: bytes, channels: int, *, background: int = 255) -> Image.Image:
-    """Return the picture that :func:`read_picture` reads.
+    """Return the picture that :func:`read_picture` reads, without its changes.
 
     Raises:
         ValueError: as :func:`read_picture`.
@@ -54,17 +54,17 @@ def open_picture(data: bytes, channels: int, *, background: int = 255) -> Image.
 def read_picture(data: bytes, channels: int, *, background: int = 255) -> Read:
     """Read an image file as a picture of mode L or RGB in sRGB, turned as its EXIF data asks.
 
-    Of an animation or a file of several pages this is the first. 16-bit images keep their upper 8 bits and floats
+    Animations and files of several pages give their first frame. 16-bit images keep their upper 8 bits and floats
     from 0 to 1 become 0 to 255. A colour profile is converted to sRGB, then transparent images are laid on a grey of
-    ``background``, both at the file's own size. CMYK, palettes and the like are converted.
+    ``background``, both at the file's own size. Other modes, such as CMYK and palettes, are converted too.
 
     Args:
         data: the bytes of an image file.
-        channels: 1 or 3.
-        background: grey level under what is transparent.
+        channels: 1 for mode L, 3 for mode RGB.
+        background: grey level from 0 to 255 under transparent pixels.
 
     Raises:
-        ValueError: if the bytes are not a whole image, are too many pixels, or pixels of no known range.
+        ValueError: if the bytes are no complete image, have too many pixels, or pixels outside their type's range.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -81,15 +81,15 @@ def read_picture(data: bytes, channels: int, *, background: int = 255) -> Read:
     turn = TURNS.get(_read_orientation(opened))
     if turn is not None:
         picture = picture.transpose(turn)
-    picture.info.clear()  # Pillow writes comments and profiles of the file that was opened into others
+    picture.info.clear()  # Pillow writes the comments and profile in it to every file that the picture is saved as
     return Read(picture, frozenset(changes))
 
 
 def _decode_file(data: bytes) -> tuple[Image.Image, Image.Image]:
-    """The opened file and the pixels of its first frame, as Pillow decodes them.
+    """Return the opened file and its first frame, as Pillow decodes it.
 
     Raises:
-        ValueError: in one line, whatever a parser raises.
+        ValueError: with a one-line message, if a parser raises any exception of ``DAMAGE``.
     """
     try:
         with warnings.catch_warnings():
@@ -98,7 +98,7 @@ def _decode_file(data: bytes) -> tuple[Image.Image, Image.Image]:
             check_pixels(*opened.size)
             opened.load()
             picture = opened.copy()
-            getattr(opened, "is_animated", False)  # looks for a second frame
+            getattr(opened, "is_animated", False)  # reading it looks for a second frame, which may be damaged
             return opened, picture
     except UnidentifiedImageError:
         raise ValueError(UNKNOWN) from None
@@ -107,9 +107,9 @@ def _decode_file(data: bytes) -> tuple[Image.Image, Image.Image]:
 
 
 def _read_orientation(opened: Image.Image) -> int:
-    """Return the value of the EXIF tag; damaged data say nothing, and neither do values of another type.
+    """Return the EXIF orientation, 1 to 8 if it is valid, or 1 (upright) if the EXIF data are damaged or absent.
 
-    Pillow passes over damage to the EXIF data of a JPEG and raises for that of a PNG or WebP.
+    Pillow ignores damage to the EXIF data of a JPEG and raises for that of a PNG or WebP.
     """
     try:
         with warnings.catch_warnings():
@@ -121,7 +121,7 @@ def _read_orientation(opened: Image.Image) -> int:
 
 
 def _split_transparency(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """A picture of mode L, RGB, CMYK or LAB without transparency, and its transparency; None if it has none."""
+    """Return a picture's colours in mode L, RGB, CMYK or LAB, and its alpha channel in mode L or None."""
     if picture.has_transparency_data:
         straight = {"La": "LA", "1": "LA", "L": "LA"}.get(picture.mode, "RGBA")
         picture = picture if picture.mode in ALPHA else picture.convert(straight)
@@ -132,7 +132,7 @@ def _split_transparency(picture: Image.Image) -> tuple[Image.Image, Image.Image 
 
 
 def _convert_to_srgb(picture: Image.Image, profile: Profile | None, changes: set[Change]) -> Image.Image:
-    """A picture of mode L or RGB in sRGB; a profile that cannot be used is passed over with a remark."""
+    """Convert a picture to sRGB in mode L or RGB; a profile that cannot be applied is ignored and counted."""
     if picture.mode == "LAB":
         return from_lab(picture)
     if profile is not None:
@@ -152,7 +152,7 @@ def _convert_to_srgb(picture: Image.Image, profile: Profile | None, changes: set
 def _flatten_transparency(
     picture: Image.Image, alpha: Image.Image | None, background: int, changes: set[Change]
 ) -> Image.Image:
-    """A picture laid on a grey, in sRGB as browsers lay it."""
+    """Lay a picture on a grey background; blend sRGB levels, not linear light, as browsers do."""
     if alpha is None or alpha.getextrema() == (255, 255):
         return picture
     changes.add("transparent")
@@ -169,7 +169,7 @@ def _convert_channels(picture: Image.Image, channels: int, changes: set[Change])
 
 
 def _measure_tint(picture: Image.Image) -> int:
-    """The most that a pixel's channels differ by."""
+    """Return the largest difference, in levels, between the channels of one pixel."""
     red, green, blue = picture.split()
     most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     least = ImageChops.darker(ImageChops.darker(red, green), blue)
@@ -177,10 +177,10 @@ def _measure_tint(picture: Image.Image) -> int:
 
 
 def is_grey(data: bytes) -> bool:
-    """Return True if an image file holds no colour by its kind.
+    """Return True if an image file's format stores grey, whatever its pixels are.
 
     Raises:
-        ValueError: if it is not an image.
+        ValueError: if the bytes are not an image of a supported format.
     """
     try:
         with warnings.catch_warnings():
@@ -194,7 +194,7 @@ def is_grey(data: bytes) -> bool:
 
 
 def is_plain(data: bytes, picture: Image.Image) -> bool:
-    """Return True if any decoder gives the pixels of ``picture`` for the file, and no other program changes them."""
+    """Return True if any decoder reads the file's bytes as the pixels of ``picture``, so that the file can be kept."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=KINDS) as opened:

@@ -1,4 +1,4 @@
-"""Counts of images whose pixels an ingest had to change or to guess, with examples."""
+"""Counts of images whose pixels an ingest changed or guessed, with examples."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -17,29 +17,29 @@ SENTENCES: dict[Change, str] = {
     "ink": "are CMYK without a colour profile, and were converted by the plain formula (1 - ink)(1 - black)",
     "black": "have 16 bits a pixel and no value above 255, and became black; scale them to 0 to 65535",
 }
-"""What is said of the images with each change, after their number."""
+"""Predicate for each change, which follows a number of images in a sentence."""
 EXAMPLES = 3
 
 
 @dataclass
 class Remarks:
-    """Number of images for each change, and the keys of the first few."""
+    """Number of images for each change, and the keys of the first ``EXAMPLES`` of them."""
 
     counts: dict[Change, int] = field(default_factory=dict)
     examples: dict[Change, list[str]] = field(default_factory=dict)
 
     def count(self, key: str, changes: Collection[Change]) -> None:
-        """Count one image."""
+        """Count one image, known by its key, under each of its changes."""
         self.add(Remarks({change: 1 for change in changes}, {change: [key] for change in changes}))
 
     def add(self, other: "Remarks") -> None:
-        """Add the images of another part, which comes after this one."""
+        """Add the counts and examples of another part of the source, which follows this one in order."""
         for change, count in other.counts.items():
             self.counts[change] = self.counts.get(change, 0) + count
             self.examples[change] = (self.examples.get(change, []) + other.examples[change])[:EXAMPLES]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the remarks as JSON values, from which :meth:`from_json` makes the same."""
+        """Return the remarks as JSON values for :meth:`from_json`."""
         return {
             change: {"images": self.counts[change], "examples": self.examples[change]}
             for change in SENTENCES
@@ -48,12 +48,12 @@ class Remarks:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Remarks":
-        """Return the remarks that :meth:`to_json` wrote."""
+        """Return the remarks from the JSON values of :meth:`to_json`."""
         counts = {change: values[change]["images"] for change in SENTENCES if change in values}
         return cls(counts, {change: list(values[change]["examples"]) for change in counts})
 
     def sentences(self, rows: int) -> list[str]:
-        """Return a sentence for each change that a person should know of, out of ``rows`` images."""
+        """Return a sentence for each change, with the number of its images out of ``rows``."""
         return [
             f"{count} of {amount(rows, 'image')} {sentence}: {', '.join(self.examples[change])}"
             + (" ..." if count > len(self.examples[change]) else "")

@@ -1,4 +1,4 @@
-"""Sizes of images, height before width: read from text, numbers and pairs, and written for people."""
+"""Image sizes, height before width: parsed from text, numbers and pairs, and formatted for messages."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ TEXT = re.compile(r"(\d+)(?:x(\d+))?")
 
 
 def read_size(given: Any) -> Size:
-    """Return the (height, width) that a number, a pair, or text such as ``32`` or ``16x32`` means.
+    """Return (height, width) from a number, a pair, or text such as ``32`` or ``16x32``.
 
     Args:
-        given: one number is both sides.
+        given: one number for both sides, or height and width.
 
     Raises:
-        ValueError: if it is none of these, or a side is not positive.
+        ValueError: if ``given`` is none of these, or a side is not positive.
     """
     found: Any = given
     if isinstance(given, str) and (match := TEXT.fullmatch(given.strip())):
@@ -30,10 +30,10 @@ def read_size(given: Any) -> Size:
 
 
 def format_given_size(given: Any) -> str:
-    """Return what was given for a size, for people."""
+    """Return an unparsed value for a size as text for an error message."""
     return "x".join(map(str, given)) if isinstance(given, list | tuple) else repr(given)
 
 
 def format_size(size: Size) -> str:
-    """Return a size as it is written on the command line: ``16x32``."""
+    """Return a size in the command line's format, such as ``16x32``."""
     return f"{size[0]}x{size[1]}"

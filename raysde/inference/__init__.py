@@ -1,4 +1,4 @@
-"""A trained model in use: sampling, guidance, editing, files of prompts."""
+"""Inference with a trained model: sampling, guidance, editing, likelihoods, prompt files."""
 
 from typing import TYPE_CHECKING
 

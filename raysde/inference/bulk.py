@@ -1,9 +1,9 @@
-"""Drawing for a file of prompts: in parts, each drawn by whoever holds the model, and written whole or not at all.
+"""Sample images for a prompt file in parts, on one process or many workers.
 
-OUT/sampling.json            all that the images depend on, written first
+OUT/sampling.json            the settings that determine the images, written first
 OUT/part-00000.parquet, ...  or folders of PNG files, see :mod:`raysde.inference.image_files`
 
-A part that is there is not drawn again, so that an interrupted job goes on where it stopped.
+Complete parts are not sampled again, so that an interrupted job resumes where it stopped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,22 +28,23 @@ from raysde.sampling.method import Method, make_method
 
 FORMAT = 1
 PART = 256
-"""Images of a part, about."""
+"""Target number of images in a part."""
 PLAN = "sampling.json"
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """Images to be drawn for a file of prompts; image i depends on its seed, i and its own prompt and label.
+    """A sampling job for a prompt file; image i depends on its seed, i and its own prompt and label.
 
     Attributes:
-        model: what draws.
-        requests: what for.
-        out: folder or URI.
-        form: how images are written.
-        seed, negative: of rows that give none.
+        model: the model that samples.
+        requests: the rows of the prompt file.
+        out: folder or URI of the results.
+        form: file format of the images.
+        seed, negative: seed and negative prompt of rows that give none.
         settings: further keyword arguments of the model's ``sample``: batch_size, guidance, solver and so on.
-        images_per_part: at most, or one batch; a part has whole batches, which are those that ``sample`` would draw.
+        images_per_part: maximum number of images in a part, but at least one batch. A part holds whole batches, the
+            same as those of one call of ``sample``.
     """
 
     model: Model
@@ -66,7 +67,7 @@ class Bulk:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return all that the images and their files depend on."""
+        """JSON values that determine the images and their files."""
         model, guide = self.model, self.settings.get("autoguide")
         return {
             "format": FORMAT,
@@ -81,10 +82,10 @@ class Bulk:
         }
 
     def check(self) -> None:
-        """Finds what cannot be drawn, before anything is.
+        """Check all rows and settings before the first image is sampled.
 
         Raises:
-            ValueError: naming the row, or the setting.
+            ValueError: naming the row or setting that the model cannot sample.
         """
         if self.batch < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch}")
@@ -92,9 +93,11 @@ class Bulk:
         names = self.model.spec.class_names
         self.requests.fit(prompts=conditioner.tokenizer is not None, classes=conditioner.classes, names=names)
         if self.negative is not None and conditioner.tokenizer is None:
-            raise ValueError(f"negative {self.negative!r} was given, and the model takes no prompts")
+            raise ValueError(f"negative {self.negative!r} was given, but the model takes no prompts")
         if self.requests.negatives is not None and settings["guidance"] == 1.0:
-            raise ValueError(f"{self.requests.file} has a column negative, which has no effect at guidance 1")
+            raise ValueError(
+                f"{self.requests.file} has a column negative, which has no effect at guidance 1; set another guidance"
+            )
         scale, interval = settings["guidance"], settings["guidance_interval"]
         apart = settings.get("autoguidance")
         self.model.guidance(1, scale, interval, self.negatives(0, 1), settings["autoguide"], apart)
@@ -103,19 +106,19 @@ class Bulk:
         Method(**make_method(settings)).check(self.model.sde)
 
     def seeds(self, first: int, count: int) -> list[int]:
-        """The seeds of the images ``first`` and on."""
+        """Return the seeds of ``count`` images from number ``first`` on."""
         given = self.requests.seeds or [None] * self.requests.count
         return [self.seed if each is None else each for each in given[first : first + count]]
 
     def negatives(self, first: int, count: int) -> list[str] | None:
-        """What the images ``first`` and on are led away from, None for the empty prompt."""
+        """Return the negative prompts of ``count`` images from number ``first`` on; None if none has one."""
         if self.requests.negatives is None:
             return None if self.negative is None else [self.negative] * count
         other = self.negative or ""
         return [other if each is None else each for each in self.requests.negatives[first : first + count]]
 
     def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
-        """uint8 [count, C, H, W]: the images ``first`` and on."""
+        """Sample images from number ``first`` on, uint8 [count, C, H, W]; ``told(done, all)`` gets solver steps."""
         rows, asked = slice(first, first + count), self.requests
         return self.model.sample(
             n=count,
@@ -128,13 +131,13 @@ class Bulk:
         ).images
 
     def draw(self, part: int, told: Callable[[int, int], None] | None = None) -> None:
-        """Draws a part and writes it."""
+        """Sample the images of a part and write them; ``told(done, all)`` gets solver steps."""
         first, count = self.parts[part]
         files = [encode_image(to_pil(image), quality=None) for image in self.images(first, count, told)]
         WRITERS[self.form](self.place(part), files, self.rows(first, count))
 
     def rows(self, first: int, count: int) -> list[dict[str, Any]]:
-        """What is said of the images ``first`` and on."""
+        """Return the metadata rows of ``count`` images from number ``first`` on."""
         rows, asked = range(first, first + count), self.requests
         seeds, negatives = self.seeds(first, count), self.negatives(first, count)
         return [
@@ -149,21 +152,22 @@ class Bulk:
         ]
 
     def place(self, part: int) -> str:
-        """The file or folder of a part."""
+        """Return the URI of the file or folder of a part."""
         return child_path(self.out, part_name(self.form, part))
 
     def is_done(self, part: int) -> bool:
-        """Whether a part is there and whole."""
+        """Return True if a part is on disk and complete."""
         return WHOLE[self.form](self.place(part), self.parts[part][1])
 
 
 Draw = Callable[[Bulk, Sequence[int], Callable[[int, float], None]], Iterator[int]]
-"""``draw(bulk, parts, told)``: draws parts and gives their numbers as they are done, while ``told`` may get the number
-of one that is not, and how much of it is, from 0 to 1."""
+"""A function ``draw(bulk, parts, told)`` that samples parts and yields the number of each finished one.
+
+Meanwhile it may call ``told`` with the number of an unfinished part and its finished fraction from 0 to 1."""
 
 
 def draw_here(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], None]) -> Iterator[int]:
-    """Draws one part after another in this process: a :data:`Draw`."""
+    """Sample one part after another in this process: a :data:`Draw`."""
     for part in parts:
 
         def tell_part(done: int, steps: int, part: int = part) -> None:
@@ -174,13 +178,14 @@ def draw_here(bulk: Bulk, parts: Sequence[int], told: Callable[[int, float], Non
 
 
 def draw_all(bulk: Bulk, draw: Draw = draw_here, told: Progress | None = None) -> int:
-    """Draws what is not there yet; the number of images that were.
+    """Sample all parts that are not complete yet; return the number of images that were complete before.
 
     Args:
-        told: called with the images done and to be done.
+        draw: samples the parts, in this process by default.
+        told: callback that gets the number of images sampled so far, fractional, and the number of all.
 
     Raises:
-        ValueError: if a row cannot be drawn, or the target holds anything but the beginning of the same.
+        ValueError: if a row cannot be sampled, or ``bulk.out`` holds other files or another job's images.
     """
     bulk.check()
     begin_bulk(bulk)
@@ -200,10 +205,10 @@ def draw_all(bulk: Bulk, draw: Draw = draw_here, told: Progress | None = None) -
 
 
 def begin_bulk(bulk: Bulk) -> None:
-    """Makes the target ready, or finds that the same was begun there.
+    """Write the plan of a job into its folder, or check that the plan there is the same.
 
     Raises:
-        ValueError: if anything else was, naming what differs.
+        ValueError: if the folder holds other files, or another job's plan, naming the first setting that differs.
     """
     plan = child_path(bulk.out, PLAN)
     if not exists(plan):
@@ -216,8 +221,8 @@ def begin_bulk(bulk: Bulk) -> None:
         for key in dict.fromkeys([*wanted, *found]):
             if found.get(key) != wanted.get(key):
                 return (
-                    f"{bulk.out} holds images of another {key} ({found.get(key)}, now {wanted.get(key)}): "
-                    "repeat that, remove it, or give another --out"
+                    f"{bulk.out} holds images of another {key} ({found.get(key)}, now {wanted.get(key)}); "
+                    "repeat that job, remove the folder, or give another --out"
                 )
         return None
 

@@ -1,4 +1,4 @@
-"""What a trained model can do to images: fill in, colour, enlarge and change them; and images between two prompts."""
+"""Edit images by a trained model: inpaint, colorise, upscale, redraw (SDEdit) and interpolate prompts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -38,8 +38,7 @@ Line = Literal["spherical", "linear"]
 
 
 class Restoring(Drawing, total=False):
-    """The keyword arguments of what restores images: those of :func:`raysde.sampling.inverse.restore.edit`, and of
-    drawing."""
+    """Keyword arguments of inpaint, colorise and upscale; see :func:`inpaint`."""
 
     method: Way
     noise: float
@@ -49,14 +48,15 @@ class Restoring(Drawing, total=False):
 
 @own_keywords
 def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Restoring]) -> Drawn:
-    """Fill in what is not known of images [B, C, H, W]; what is known stays as it is.
+    """Fill in the unknown pixels of images [B, C, H, W] and keep the known ones.
 
     Args:
         images: uint8, or float in the data range.
-        mask: bool, True where the images are known, [H, W] for all of them or [B, 1, H, W].
-        options: those of :func:`raysde.inference.sample.sample`, though the model's own settings are not taken; and
-            ``method`` (moment_matching or replacement), ``noise`` (standard deviation of what is known, in grey levels
-            of 255), ``iterations`` and ``resample``, see :func:`raysde.sampling.inverse.restore.edit`.
+        mask: bool, True where pixels are known, [H, W] for all images or [B, 1, H, W].
+        options: keyword arguments of :func:`raysde.inference.sample.sample`, whose defaults here are not the model's
+            own settings; and ``method`` (moment_matching or replacement), ``noise`` (standard deviation of the known
+            pixels in levels of 255), ``iterations`` and ``resample``, see
+            :func:`raysde.sampling.inverse.restore.edit`.
 
     Raises:
         ValueError: if the images or the mask do not fit the model, or as :func:`raysde.inference.sample.sample`.
@@ -74,32 +74,36 @@ def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Re
 
 @own_keywords
 def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Drawn:
-    """Colour images [B, 1, H, W], which are taken for the means over the channels; see :func:`inpaint`."""
+    """Colour grey images [B, 1, H, W], which are taken as the means over the channels; see :func:`inpaint`."""
     channels, height, width = model.spec.image
     if channels == 1:
-        raise ValueError("colorise: the model draws grey images")
+        raise ValueError("colorise: the model draws grey images; use a model of colour images")
     check_images(model, "colorise", grey, (1, height, width))
     return draw_restored(model, len(grey), lambda rows: (Grey(channels), to_floats(model, grey[rows])), **options)
 
 
 @own_keywords
 def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
-    """Enlarge images [B, C, H / factor, W / factor], which are taken for the means of blocks of pixels; see
-    :func:`inpaint`."""
+    """Enlarge images [B, C, H / factor, W / factor] to the model's size [B, C, H, W]; see :func:`inpaint`.
+
+    Each given pixel is taken as the mean of a block of factor x factor pixels."""
     pool, (channels, height, width) = AveragePool(factor), model.spec.image
     if height % factor or width % factor:
-        raise ValueError(f"upscale: factor {factor} does not divide the model's images of {height} x {width}")
+        raise ValueError(
+            f"upscale: factor {factor} does not divide the model's {height} x {width} images; give another"
+        )
     check_images(model, "upscale", images, (channels, height // factor, width // factor))
     return draw_restored(model, len(images), lambda rows: (pool, to_floats(model, images[rows])), **options)
 
 
 @own_keywords
 def edit(model: ModelLike, images: Tensor, strength: float, **drawing: Unpack[Drawing]) -> Drawn:
-    """Change images [B, C, H, W] by noise and its removal; see :func:`raysde.sampling.inverse.restore.sdedit`.
+    """Redraw images [B, C, H, W] by SDEdit: add noise, then sample; see :func:`raysde.sampling.inverse.restore.sdedit`.
 
     Args:
         images: uint8, or float in the data range.
-        strength: 0 for the images themselves (as a latent model's autoencoder sees them), 1 for plain sampling.
+        strength: from 0 for the images themselves (as a latent model's autoencoder decodes them) to 1 for plain
+            sampling.
 
     Raises:
         ValueError: if the images do not fit the model, ``strength`` is outside [0, 1], or as
@@ -135,13 +139,14 @@ def interpolate_prompts(
     size: Size | int | str | None = None,
     **settings: Unpack[Settings],
 ) -> Drawn:
-    """Draw images for prompts between two, all from the same noise.
+    """Sample images [K, C, H, W] for conditions between two prompts, all from the same noise.
 
     Args:
-        weights: in [0, 1], for each image: 0 for the first prompt, 1 for the second.
-        line: great circle or straight line between the prompts' vectors, see
+        weights: K numbers in [0, 1], one for each image: 0 for the first prompt, 1 for the second.
+        line: interpolate the prompts' vectors on the great circle ("spherical") or straight line ("linear"), see
             :func:`interpolate_conditions`.
-        dtype, size: of the images, as for :func:`raysde.inference.sample.sample`.
+        seed, guidance, guidance_interval, negative, dtype, size, settings: arguments of
+            :func:`raysde.inference.sample.sample`.
 
     Raises:
         ValueError: if there is no weight or one is outside [0, 1], or as :func:`raysde.inference.sample.sample`.
@@ -180,9 +185,10 @@ def draw_restored(
     resample: int = 0,
     **drawing: Unpack[Drawing],
 ) -> Drawn:
-    """Return images given what is ``measured`` of those in some rows.
+    """Sample ``count`` images given measurements, see :func:`raysde.sampling.inverse.restore.edit`.
 
-    The model's own settings are not taken: they were chosen for images of which nothing is known.
+    ``measured`` returns the projection and the float measurements of a slice of the images. The model's own settings
+    do not apply, because they were chosen for sampling without measurements.
     """
     spec = model.spec
     low, high = spec.data_range
@@ -208,14 +214,15 @@ def draw_restored(
 def check_images(
     model: ModelLike, what: str, images: Tensor, shape: tuple[int, ...], *, latents: bool = False, whole: bool = False
 ) -> None:
-    """Guard images of a ``shape``.
+    """Check images [B, C, H, W] of (C, H, W) ``shape``, uint8 or float in the data range.
 
     Args:
-        latents: whether a model of latents can take them too.
-        whole: whether they have to be levels from 0 to 255.
+        what: name of the operation, for messages.
+        latents: True if the operation also works on a model of latents.
+        whole: True if images have to be uint8.
 
     Raises:
-        ValueError: if they are of another shape, type or range.
+        ValueError: if the images have another shape, type or range, or the model is of latents and must not be.
     """
     if not latents:
         need_pixels(model, what)
@@ -231,35 +238,39 @@ def check_images(
 
 
 def check_range(what: str, images: Tensor, data_range: tuple[float, float]) -> None:
-    """Guards float images against another scale, such as 0 to 255; a sampler may overshoot black and white a little.
+    """Check that float images lie in the data range and not on another scale, such as 0 to 255.
+
+    Values up to half the range's width outside it are allowed, because samplers overshoot black and white.
 
     Raises:
-        ValueError: if one is further outside the range than half its width, or not finite.
+        ValueError: if a value is further outside the range, or not finite.
     """
     (low, high), (least, most) = data_range, (value.item() for value in images.aminmax())
     room = 0.5 * (high - low)
     if not (low - room <= least and most <= high + room):
         raise ValueError(
-            f"{what}: float images lie in the data range, {low:g} to {high:g}, these go from {least:g} to {most:g}"
+            f"{what}: float images must lie in the data range, {low:g} to {high:g}, got {least:g} to {most:g}"
         )
 
 
 def check_interpolation_weights(weights: Sequence[float]) -> None:
-    """Guards the places between two ends.
+    """Check the weights of an interpolation.
 
     Raises:
-        ValueError: if there is none, or one is outside [0, 1].
+        ValueError: if there is no weight, or one is outside [0, 1].
     """
     if not len(weights) or not all(0.0 <= weight <= 1.0 for weight in weights):
-        raise ValueError(f"weights must lie between 0 and 1, at least one of them, got {list(weights)}")
+        raise ValueError(f"weights must be one or more numbers between 0 and 1, got {list(weights)}")
 
 
 def interpolate_conditions(first: Encoded, second: Encoded, weights: Tensor, line: Line) -> Encoded:
-    """Conditions between two, each of one row, at weights [K].
+    """Return K conditions between two conditions of one row each, at weights [K].
 
-    Tokens are paired by position. Between the ends each prompt's tokens are repeated, all of them equally often, to the
-    least common length, which changes nothing of what pixels find that attend to them: so the images go steadily from
-    those of the one prompt to those of the other.
+    Tokens are paired by position. Between the ends each prompt's tokens are repeated to the least common multiple of
+    their numbers. Cross-attention to equally repeated tokens is unchanged, so the path is continuous at both ends.
+
+    Raises:
+        ValueError: if ``line`` is unknown.
     """
     if line not in LINES:
         raise ValueError(f"line must be one of {', '.join(LINES)}, got {line!r}")
@@ -278,14 +289,14 @@ def interpolate_conditions(first: Encoded, second: Encoded, weights: Tensor, lin
 
 
 def _real_tokens(encoded: Encoded) -> Tensor:
-    """The vectors [L, D] of the real tokens of one condition."""
+    """Return the vectors [L, D] of the tokens of one condition that are no padding."""
     assert encoded.context is not None
     assert encoded.mask is not None
     return encoded.context[0, encoded.mask[0]]
 
 
 def _interpolate_linearly(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """[K, ...] on the straight line."""
+    """Return points [K, ...] on the straight line from ``first`` (weight 0) to ``second`` (weight 1), each [...]."""
     return torch.stack([torch.lerp(first, second, weight) for weight in weights])
 
 

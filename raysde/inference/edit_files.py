@@ -1,4 +1,4 @@
-"""Editing images that come as files: what of them a model is given, and a sheet that shows inputs beside results."""
+"""Edit image files by a model, and arrange inputs beside results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,17 +21,18 @@ def edit_files(
     strength: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Drawn]:
-    """Fill in, colour, enlarge or redraw images from files; exactly one of the four says which.
+    """Inpaint, colorise, upscale or redraw images; exactly one of the last four named arguments selects which.
 
     Args:
-        files: the name of each file, for errors, and its image, uint8 [C, H, W].
-        mask: file whose white pixels are kept.
-        upscale: times by which images are enlarged to the model's size.
-        strength: from 0, the image itself, to 1, a new one.
-        options: as for the model's methods ``inpaint``, ``colorise``, ``upscale`` and ``edit``.
+        files: name, for errors, and image, uint8 [C, H, W], of each file.
+        mask: path of a mask file; white pixels are kept.
+        colorise: True to colour the images' channel means.
+        upscale: integer factor by which images are enlarged to the model's size.
+        strength: noise strength from 0, the image itself, to 1, a new image.
+        options: keyword arguments of the model's methods ``inpaint``, ``colorise``, ``upscale`` and ``edit``.
 
     Returns:
-        What was known of the inputs, uint8 [B, C, H, W] to look at, and the results.
+        The known part of the inputs as visible images, uint8 [B, C, H, W], and the results.
 
     Raises:
         ValueError: if an image or the mask does not fit the model.
@@ -47,7 +48,7 @@ def edit_files(
         return grey, model.colorise(grey, **options)
     if upscale is not None:
         if upscale < 1 or height % upscale or width % upscale:
-            raise ValueError(f"--upscale {upscale} does not divide the model's {height} x {width} images")
+            raise ValueError(f"--upscale {upscale} does not divide the model's {height} x {width} images; give another")
         small = stack_images(files, channels, (height // upscale, width // upscale))
         large = small.repeat_interleave(upscale, dim=2).repeat_interleave(upscale, dim=3)
         return large, model.upscale(small, upscale, **options)
@@ -57,34 +58,38 @@ def edit_files(
 
 
 def stack_images(files: Sequence[tuple[str, Tensor]], channels: int, size: tuple[int, int]) -> Tensor:
-    """uint8 [B, C, H, W]; a grey image has three equal channels where the model has three, as when it is ingested.
+    """Stack named images to uint8 [B, C, H, W], (H, W) = ``size``; grey ones are repeated to a model's three channels.
 
     Raises:
-        ValueError: naming an image of another size or number of channels, and both.
+        ValueError: naming the first image of another size or number of channels.
     """
     files = [(path, image.expand(3, -1, -1) if (len(image), channels) == (1, 3) else image) for path, image in files]
     for path, image in files:
         if image.shape != (channels, *size):
             raise ValueError(
-                f"{path} is {describe_shape(*image.shape)}, the model takes {describe_shape(channels, *size)} here"
+                f"{path} is {describe_shape(*image.shape)}, but this edit of the model takes images of "
+                f"{describe_shape(channels, *size)}; resize or convert it"
             )
     return torch.stack([image for _, image in files])
 
 
 def describe_shape(channels: int, height: int, width: int) -> str:
-    """A shape for people, height x width."""
+    """Return an image's shape as text: height x width and its colours."""
     return (
         f"{height} x {width} and {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
     )
 
 
 def average_channels(image: Tensor) -> Tensor:
-    """uint8 [1, H, W]: the mean over channels, to the nearest level."""
+    """Return the mean over the channels of an image [C, H, W], rounded to uint8 [1, H, W]."""
     return image.float().mean(dim=0, keepdim=True).round().to(torch.uint8)
 
 
 def arrange_side_by_side(shown: Tensor, results: Tensor, n: int) -> Tensor:
-    """For each of the inputs, which come ``n`` times each, it and its results in turn: uint8 [B (n + 1), C, H, W]."""
+    """Return each input followed by its ``n`` results, uint8 [B (n + 1), C, H, W].
+
+    ``shown`` [B n, C or 1, H, W] has each input ``n`` times in a row; ``results`` [B n, C, H, W] has the same order.
+    """
     inputs = shown[::n].expand(-1, results.shape[1], -1, -1)
     rows = torch.cat([inputs[:, None], results.unflatten(0, (-1, n))], dim=1)
     return rows.flatten(0, 1)

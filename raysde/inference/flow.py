@@ -1,4 +1,4 @@
-"""A model along the probability flow: likelihoods of images, and latents of images and back."""
+"""The probability flow ODE of a model: likelihoods of images, and conversion of images to latents and back."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
@@ -17,7 +17,7 @@ from raysde.sampling.sampler import Samples
 
 
 class Flowing(TypedDict, total=False):
-    """The keyword arguments of what goes along the probability flow."""
+    """Keyword arguments of the functions that solve the probability flow ODE; see :func:`encode_counted`."""
 
     prompts: Sequence[str] | None
     labels: Sequence[Label] | None
@@ -39,8 +39,9 @@ def log_prob(
     rtol: float = likelihood.TOLERANCE,
     atol: float = likelihood.TOLERANCE,
 ) -> likelihood.LogProb:
-    """Return log-densities in nats of images [B, C, H, W] in the model's data range, uint8 or float; see
-    :func:`raysde.sampling.likelihood.log_prob`."""
+    """Return log-densities in nats of images [B, C, H, W], uint8 or float, as floats in the data range.
+
+    Prompts and labels are one for each image; for other arguments see :func:`raysde.sampling.likelihood.log_prob`."""
     check_images(model, "log_prob", images, model.spec.image)
     return likelihood.log_prob(
         conditional_score(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
@@ -87,17 +88,18 @@ def bits_per_dim(
 
 @own_keywords
 def encode(model: ModelLike, images: Tensor, **options: Unpack[Flowing]) -> Tensor:
-    """Return the latents [B, C, H, W] of images; :func:`decode` inverts it, :func:`encode_counted` has more."""
+    """Return the latents [B, C, H, W] at t = 1 of images; :func:`decode` inverts it. See :func:`encode_counted`."""
     return encode_counted(model, images, **options).x
 
 
 @own_keywords
 def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing]) -> Samples:
-    """Return the latents of images as :func:`encode` finds them, and the network evaluations of each.
+    """Return the latents of images as :func:`encode`, and the number of function evaluations (NFE) of each.
 
     Args:
         images: [B, C, H, W], uint8 or float in the data range.
-        options: prompts and labels, one for each image; guidance, which has to be 1; rtol and atol of the solver.
+        options: prompts and labels, one for each image; guidance, which has to be 1 because a guided score has no
+            density; relative and absolute tolerances ``rtol`` and ``atol`` of the solver.
 
     Raises:
         ValueError: if the images do not fit the model, or the score is guided.
@@ -111,7 +113,7 @@ def encode_counted(model: ModelLike, images: Tensor, **options: Unpack[Flowing])
 def decode(
     model: ModelLike, latents: Tensor, *, dtype: torch.dtype = torch.uint8, **options: Unpack[Flowing]
 ) -> Tensor:
-    """Return images of latents [B, C, H, W]; :func:`decode_counted` has more."""
+    """Return the images [B, C, H, W] of latents [B, C, H, W] at t = 1; see :func:`decode_counted`."""
     return decode_counted(model, latents, dtype=dtype, **options).x
 
 
@@ -119,15 +121,15 @@ def decode(
 def decode_counted(
     model: ModelLike, latents: Tensor, *, dtype: torch.dtype = torch.uint8, **options: Unpack[Flowing]
 ) -> Samples:
-    """Return the images of latents as :func:`decode` makes them, and the network evaluations of each.
+    """Return the images of latents as :func:`decode`, and the number of function evaluations (NFE) of each.
 
     Args:
         latents: [B, C, H, W], float.
-        dtype: torch.uint8, or torch.float32 for images as the flow leaves them.
+        dtype: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor rounded.
         options: see :func:`encode_counted`.
 
     Raises:
-        ValueError: if the model draws latents of an autoencoder, or the score is guided.
+        ValueError: if the model is trained on latents of an autoencoder, or the score is guided.
     """
     need_pixels(model, "decode")
     check_dtype(dtype)
@@ -146,11 +148,11 @@ def interpolate(
     dtype: torch.dtype = torch.uint8,
     **options: Unpack[Flowing],
 ) -> Tensor:
-    """Return images [K, B, C, H, W] on the way from images ``first`` to ``second``, through their latents.
+    """Return images [K, B, C, H, W] that interpolate between ``first`` and ``second`` in their latents at t = 1.
 
     Args:
-        first, second: uint8 or float in the data range.
-        weights: in [0, 1]: 0 for the first images, 1 for the second.
+        first, second: [B, C, H, W], uint8 or float in the data range.
+        weights: K numbers in [0, 1]: 0 for the first images, 1 for the second.
         dtype, options: see :func:`decode_counted`.
 
     Raises:
@@ -158,7 +160,7 @@ def interpolate(
     """
     check_interpolation_weights(weights)
     if len(first) != len(second):
-        raise ValueError(f"interpolate: {len(first)} images and {len(second)}: give as many to go to as to go from")
+        raise ValueError(f"interpolate: first has {len(first)} images and second {len(second)}; give equally many")
     start, end = (encode(model, images, **options) for images in (first, second))
     path = likelihood.interpolate(start, end, torch.tensor(weights))
     return torch.stack([decode(model, latents, dtype=dtype, **options) for latents in path])
@@ -174,5 +176,5 @@ def _prepare_flow(
     rtol: float = likelihood.TOLERANCE,
     atol: float = likelihood.TOLERANCE,
 ) -> tuple[Any, dict[str, float]]:
-    """Return the score of the probability flow of some images, and the solver's tolerances."""
+    """Return the score of ``count`` images under their conditions, and the solver's tolerances."""
     return conditional_score(model, prompts, labels, count, guidance), {"rtol": rtol, "atol": atol}

@@ -1,7 +1,7 @@
-"""Scores of a model under a condition, and guidance: away from another condition, or from a weaker model.
+"""Conditional scores and their guidance: classifier-free guidance, negative prompts and autoguidance.
 
-Guided scores are weak + scale (strong - weak), at some noise levels or at all of them. Elsewhere, and at scale 1, they
-are the strong score alone, from one evaluation.
+A guided score is weak + scale (strong - weak) at the noise levels of an interval. At other noise levels, and at scale
+1, it is the strong score, which takes one network evaluation.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from raysde.models.score import ScoreModel
 from raysde.sde import SDE
 
 EncodeConditions = Callable[[Conditioner], Encoded]
-"""What a model is told of a batch, by its own conditioner."""
+"""A function that encodes the conditions of a batch by a model's own conditioner."""
 
 
 @dataclass(frozen=True)
 class Conditioned:
-    """score(x_t, t) under one encoded condition for each image."""
+    """The score of a model under one encoded condition for each image, as a callable score(x_t, t)."""
 
     model: ScoreModel
     encoded: Encoded
@@ -33,10 +33,11 @@ class Conditioned:
 
 @dataclass(frozen=True)
 class Guided:
-    """null + scale (conditional - null), both scores from one call on a batch that is doubled where it is guided.
+    """A classifier-free guided score: null + scale (conditional - null).
 
-    Ho and Salimans 2022, eq. 6 with scale = 1 + w: scale 1 is the conditional score, 0 the unconditional one.
-    ``null`` holds a null condition for each image, or a negative prompt.
+    Ho and Salimans 2022, eq. 6 with scale = 1 + w: scale 1 is the conditional score, 0 the unconditional one. Both
+    scores come from one network call, on a batch that repeats the guided rows. ``null`` holds a null condition or a
+    negative prompt for each image.
     """
 
     model: ScoreModel
@@ -51,7 +52,7 @@ class Guided:
         return self.scores(x_t, t)[1]
 
     def scores(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The conditional score, and the guided one."""
+        """Return the conditional and the guided score, each of the shape of ``x_t``."""
         rows = guided_rows(self.model.sde, t, self.scale, self.interval)
         if len(rows) == 0:
             plain = self.model.score(x_t, t, self.encoded)
@@ -64,8 +65,10 @@ class Guided:
 
 @dataclass(frozen=True)
 class Autoguided:
-    """weak + scale (strong - weak) with a smaller or younger model of the same SDE (Karras et al. 2024, arXiv
-    2406.02507); in scores, as x0 = (x + sigma^2 score) / alpha makes it the same in denoised images."""
+    """An autoguided score: weak + scale (strong - weak), with ``weak`` from a smaller or less trained model.
+
+    Karras et al. 2024 (arXiv 2406.02507) extrapolate denoised images, which is the same because x0 = (x + sigma^2
+    score) / alpha is linear in the score. Both models have the same SDE."""
 
     strong: Conditioned
     weak: Conditioned
@@ -85,10 +88,10 @@ class Autoguided:
 
 @dataclass(frozen=True)
 class TwiceGuided:
-    """guided + (scale - 1) (conditional - weak): away from another condition and from a weaker model as well.
+    """A classifier-free guided and autoguided score: guided + (scale - 1) (conditional - weak).
 
-    Each takes what it would alone, so classes are kept to, by the one, in images that are closer to the data, by the
-    other. At scale 1 it is ``guided``.
+    Each guidance adds the term that it adds alone: classifier-free guidance keeps images to their conditions,
+    autoguidance moves them closer to the data. At scale 1 the score is that of ``guided``.
     """
 
     guided: Guided
@@ -108,7 +111,7 @@ class TwiceGuided:
 
 
 def guided_rows(sde: SDE, t: Tensor, scale: float, interval: Interval | None) -> Tensor:
-    """The numbers of the rows of t [B] that are guided."""
+    """Return the indices [N] of the times t [B] with sigma / alpha in ``interval``, all for None; none at scale 1."""
     if scale == 1.0:
         return torch.arange(0, device=t.device)
     if interval is None:
@@ -118,25 +121,26 @@ def guided_rows(sde: SDE, t: Tensor, scale: float, interval: Interval | None) ->
 
 
 def extrapolate_rows(strong: Tensor, weak: Tensor, rows: Tensor, scale: float) -> Tensor:
-    """``strong`` [B, ...] with its ``rows`` led away from ``weak`` [N, ...]."""
+    """Return ``strong`` [B, ...] with its N ``rows`` replaced by weak + scale (strong - weak), ``weak`` [N, ...]."""
     guided = weak + scale * (strong[rows] - weak)
     return guided if len(rows) == len(strong) else strong.index_copy(0, rows, guided)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How the images of a batch are led.
+    """Guidance settings for a batch of images.
 
     Attributes:
-        scale: by the conditions, or by ``guide`` if there is no ``autoguidance``; 1 for no such guidance.
-        interval: sigma / alpha where there is guidance, None for everywhere.
-        negatives: for each image what it is led away from, None for the empty prompt.
-        guide: a weaker model that it is led away from instead, or as well.
-        autoguidance: scale by ``guide``, beside that by the conditions.
+        scale: guidance scale; classifier-free, or of autoguidance if there is a ``guide`` and ``autoguidance`` is
+            None. 1 disables it.
+        interval: noise levels sigma / alpha (low, high] at which guidance applies; None for all.
+        negatives: a negative prompt for each image; None for the empty prompt.
+        guide: a weaker model for autoguidance.
+        autoguidance: scale of autoguidance in addition to classifier-free guidance by ``scale``.
 
     Raises:
-        ValueError: if the interval does not rise, a scale is negative, ``autoguidance`` has no guide, or there is none
-            and negative prompts as well as a guide.
+        ValueError: if the interval does not rise, a scale is negative, ``autoguidance`` has no guide, or negative
+            prompts and a guide are given without ``autoguidance``.
     """
 
     scale: float = 1.0
@@ -150,21 +154,22 @@ class Guidance:
         check_scale(self.scale)
         check_scale(self.autoguidance, "autoguidance")
         if self.autoguidance is not None and self.guide is None:
-            raise ValueError(f"autoguidance={self.autoguidance} was given, and no autoguide to lead away from")
+            raise ValueError(f"autoguidance={self.autoguidance} was given without a guide model; give autoguide too")
         if self.guide is not None and self.autoguidance is None and self.negatives is not None:
             raise ValueError(
-                "negative and autoguide both say what to lead away from: give one of them, or autoguidance for both"
+                "negative and autoguide exclude each other; give one of them, or autoguidance to apply both"
             )
 
     def rows(self, rows: slice) -> "Guidance":
-        """That of some of the images."""
+        """Return the guidance of a slice of the images."""
         return replace(self, negatives=None if self.negatives is None else self.negatives[rows])
 
     def score(self, model: ScoreModel, encode: EncodeConditions, count: int) -> "Led":
-        """The score of ``count`` images whose conditions ``encode`` gives, in evaluation mode.
+        """Return the guided score of ``count`` images, whose conditions ``encode`` encodes, in evaluation mode.
 
         Raises:
-            ValueError: if the model takes no condition, or no prompt where there are negative ones.
+            ValueError: if a scale other than 1 is given for an unconditional model, or a negative prompt for a model
+                without a text encoder.
         """
         own = model.eval().conditioner
         plain = Conditioned(model, encode(own))
@@ -180,11 +185,11 @@ class Guidance:
         return TwiceGuided(guided, self.weak(encode), self.autoguidance, self.interval)
 
     def weak(self, encode: EncodeConditions) -> Conditioned:
-        """The guide, told the same."""
+        """Return the guide's score under the same conditions, or without conditions if it is unconditional."""
         assert self.guide is not None
         its = self.guide.eval().conditioner
         return Conditioned(self.guide, Encoded() if its.width is None else encode(its))
 
 
 Led = Conditioned | Guided | Autoguided | TwiceGuided
-"""Scores under conditions, however they are led."""
+"""A score under conditions, guided or not."""

@@ -1,7 +1,7 @@
-"""Drawn images on disk, in parts that are whole or not there: Parquet files, or folders of PNG files.
+"""Sampled images on disk in parts, each complete or treated as absent: Parquet files, or folders of PNG files.
 
 part-00000.parquet    image: {bytes, path}, number, prompt, label, seed, negative
-part-00000/           00000000.png and so on, and metadata.jsonl, written last, with the same of each
+part-00000/           00000000.png and so on, and metadata.jsonl, written last, with the same columns
 """
 
 import json
@@ -21,12 +21,12 @@ Row = dict[str, Any]
 
 
 def part_name(form: Form, part: int) -> str:
-    """The file or folder of a part."""
+    """Return the name of the file or folder of a part."""
     return f"part-{part:05d}" + (".parquet" if form == "parquet" else "")
 
 
 def image_schema(rows: Sequence[Row]) -> pa.Schema:
-    """Return the columns of drawn images; labels are class names or class numbers."""
+    """Return the Arrow schema of sampled images; ``label`` is text for class names, else int64."""
     named = any(isinstance(row["label"], str) for row in rows)
     kinds = {**NUMBERS, "label": "string"} if named else NUMBERS
     features = {
@@ -38,13 +38,13 @@ def image_schema(rows: Sequence[Row]) -> pa.Schema:
             pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
             *(pa.field(name, getattr(pa, kind)()) for name, kind in kinds.items()),
         ],
-        # how Hugging Face's datasets knows an image column
+        # Hugging Face's datasets recognises the image column by this entry
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
 
 
 def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
-    """Writes images and what is said of them as one Parquet file."""
+    """Write PNG files and their rows of metadata as one Parquet file."""
     table = [{"image": {"bytes": file, "path": None}, **row} for file, row in zip(files, rows, strict=True)]
     out = pa.BufferOutputStream()
     pq.write_table(
@@ -57,7 +57,7 @@ def write_parquet(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> No
 
 
 def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
-    """Writes images as files of a folder, and last what is said of them."""
+    """Write PNG files into a folder, and last their rows of metadata as ``metadata.jsonl``."""
     system, inside = open_filesystem(place)
     system.create_dir(inside, recursive=True)
     for file, row in zip(files, rows, strict=True):
@@ -68,12 +68,12 @@ def write_png(place: str, files: Sequence[bytes], rows: Sequence[Row]) -> None:
 
 
 def png_name(number: int) -> str:
-    """The file of an image."""
+    """Return the file name of an image."""
     return f"{number:08d}.png"
 
 
 def is_complete_parquet(place: str, count: int) -> bool:
-    """Whether a Parquet file is there with so many rows."""
+    """Return True if there is a Parquet file at ``place`` with ``count`` rows."""
     system, inside = open_filesystem(place)
     try:
         with system.open_input_file(inside) as source, pq.ParquetFile(source) as opened:
@@ -83,7 +83,7 @@ def is_complete_parquet(place: str, count: int) -> bool:
 
 
 def is_complete_png(place: str, count: int) -> bool:
-    """Whether a folder is there with what is said of so many images, and these."""
+    """Return True if the folder ``place`` has metadata of ``count`` images and all of their files."""
     try:
         lines = read_bytes(child_path(place, "metadata.jsonl")).decode().removesuffix("\n").split("\n")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A trained model in use: images for prompts and class labels, edits, likelihoods and latents."""
+"""The trained model: sampling for prompts and class labels, editing, likelihoods and latents."""
 
 from dataclasses import dataclass, field
 from typing import Self, final
@@ -18,13 +18,15 @@ from raysde.sde import SDE
 @final
 @dataclass(frozen=True)
 class Model:
-    """A score model with its description; its methods are functions of the modules beside this one.
+    """A score model with its description; its methods are functions of this package's other modules.
 
-    Image i of a call depends on the seed, i and its own conditions, not on the batch that it is drawn in. Images that
-    are given are uint8, or floats in the data range, such as those that ``dtype=torch.float32`` makes.
+    Image i of a call depends on the seed, i and its own conditions, not on the batch that it is sampled in. Methods
+    take images as uint8, or as floats in the data range, such as samples of ``dtype=torch.float32``.
 
     Attributes:
-        origin: the pipeline that it was imported from, None if there was none.
+        score_model: network, SDE and text encoder.
+        spec: the description in a checkpoint.
+        origin: the diffusers pipeline that the model was imported from; None for a model of raysde's own.
     """
 
     score_model: ScoreModel
@@ -41,11 +43,11 @@ class Model:
 
     @property
     def pixel_range(self) -> tuple[float, float]:
-        """Float values of black and white, of a latent model those that its autoencoder knows."""
+        """Float values of black and white; for a latent model those of its autoencoder's images."""
         return space.pixel_range(self.spec)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the weights."""
+        """Move the weights to a device and return the model."""
         self.score_model.to(device)
         return self
 

@@ -1,4 +1,4 @@
-"""Images in and out of the space that a model draws in."""
+"""Conversion between uint8 images and the pixels or latents that a model is trained on."""
 
 from typing import Protocol
 
@@ -27,12 +27,14 @@ def device_of(model: ModelLike) -> torch.device:
 
 
 def pixel_range(spec: ModelSpec) -> tuple[float, float]:
-    """Return the float values of black and white, of a latent model those that its autoencoder knows."""
+    """Return the float values of black and white; for a latent model those of its autoencoder's images."""
     return spec.data_range if spec.latent is None else latent_space.PIXELS
 
 
 def to_pixels(model: ModelLike, x0: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """Return images of what was drawn, through the autoencoder of a latent model: uint8, or floats as they are."""
+    """Return samples x0 [B, ...] as images [B, C, H, W], clipped and rounded for uint8, unchanged for float types.
+
+    A latent model's samples are decoded by its autoencoder."""
     spec = model.spec
     if spec.latent is not None:
         x0 = latent_space.decode(spec.latent, x0)
@@ -40,17 +42,17 @@ def to_pixels(model: ModelLike, x0: Tensor, dtype: torch.dtype = torch.uint8) ->
 
 
 def to_floats(model: ModelLike, images: Tensor) -> Tensor:
-    """Return uint8 images in the data range that a model knows, or floats that are in it, on its device."""
+    """Return images [B, C, H, W], uint8 or float in the data range, as float32 in the data range on model's device."""
     moved = images.to(device_of(model))
     return to_float(moved, *model.spec.data_range) if images.dtype == torch.uint8 else moved.to(torch.float32)
 
 
 def to_frames(model: ModelLike, x: Tensor, times: Tensor | None) -> Tensor:
-    """Return uint8 [N, K, C, H, W] to look at, of states [K, N, ...].
+    """Return states x [K, N, ...] as visible images, uint8 [N, K, C, H, W].
 
     Args:
-        times: [K], of the states, whose signal and noise are then scaled to the range of images: two standard
-            deviations of pure noise lie between grey and white. None for clean data, which is shown as it is.
+        times: [K], times of the states. Each is scaled to the range of images by its alpha and sigma, so that two
+            standard deviations of pure noise lie between grey and white. None for clean data, which is not scaled.
     """
     spec = model.spec
     low, high = spec.data_range if spec.latent is None else (-1.0, 1.0)
@@ -65,16 +67,16 @@ def to_frames(model: ModelLike, x: Tensor, times: Tensor | None) -> Tensor:
 
 
 def need_pixels(model: ModelLike, what: str) -> None:
-    """Guard what makes no sense of latents.
+    """Check that a model is trained on pixels, which the operation ``what`` requires.
 
     Raises:
-        ValueError: if the model draws latents.
+        ValueError: if the model is trained on latents.
     """
     if model.spec.latent is not None:
-        raise ValueError(f"{what} is of pixels, and this model draws latents of {model.spec.latent.vae!r}")
+        raise ValueError(f"{what} needs a model of pixels, and this one samples latents of {model.spec.latent.vae!r}")
 
 
 def check_dtype(dtype: torch.dtype) -> None:
-    """Raise ValueError unless images can be asked for in a type."""
+    """Raise ValueError unless ``dtype`` is torch.uint8 or torch.float32, the types of sampled images."""
     if dtype not in (torch.uint8, torch.float32):
         raise ValueError(f"dtype of images must be torch.uint8 or torch.float32, got {dtype}")

@@ -1,7 +1,7 @@
-"""A prompt file: which images to draw, one for each row. Image i is that of row i, counted from 0.
+"""Prompt files: one image to sample for each row. Image 0 belongs to the first row; messages count rows from 1.
 
-FILE.txt                             a prompt a line
-FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label or both; and perhaps seed and negative
+FILE.txt                             one prompt a line
+FILE.csv, .tsv, .jsonl, .parquet     columns prompt, label or both; optionally seed and negative
 """
 
 import hashlib
@@ -26,19 +26,19 @@ KINDS = (".txt", *JSON_LINES, ".parquet", *TABLES)
 
 Value = TypeVar("Value", str, int)
 NUMBER = re.compile(r"\s*(-?\d{1,19})(\.0*)?\s*")
-"""A whole number; pandas writes 7.0 in a column with a hole."""
+"""Integer in text; pandas writes 7.0 in a column with missing values."""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What images are drawn for.
+    """Prompts, labels, seeds and negative prompts of the images to sample.
 
     Attributes:
-        file: where that is written.
-        count: of images.
-        prompts, labels: one for each image, None without that column; a label is a class name, or an int: its number.
-        seeds, negatives: one for each image or None for the command's, None without that column.
-        unread: names of other columns.
+        file: path or URI of the prompt file, for messages.
+        count: number of images.
+        prompts, labels: one for each image, None without that column; a label is a class name or an int class number.
+        seeds, negatives: one for each image, with None for the command's default; None without that column.
+        unread: names of columns that are ignored.
     """
 
     file: str
@@ -51,15 +51,19 @@ class Requests:
 
     @property
     def sha256(self) -> str:
-        """Of what is asked for, however it is written."""
+        """Hash of the requests in hexadecimal, equal for equal rows in files of different formats."""
         asked = [self.count, self.prompts, self.labels, self.seeds, self.negatives]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def labelled(self, classes: int, names: Sequence[str]) -> "Requests":
-        """Return the requests with labels as a model has them: class names if it stores them, otherwise class numbers.
+        """Return the requests with labels in a model's form: class names if it stores them, else class numbers.
+
+        Args:
+            classes: number of the model's classes.
+            names: their names in order, empty if the model stores none.
 
         Raises:
-            ValueError: naming the first row whose label is none.
+            ValueError: naming the first row whose label is no class of the model.
         """
         if self.labels is None or not classes:
             return self
@@ -69,30 +73,30 @@ class Requests:
                 continue
             number = None if names else NUMBER.fullmatch(label)
             if number is None:
-                raise ValueError(f"{self.file}, row {row}: label {describe_unknown(label, classes, names)}")
+                raise ValueError(f"{self.file}, row {row + 1}: label {describe_unknown(label, classes, names)}")
             found[row] = int(number[1])
         return replace(self, labels=found)
 
     def fit(self, *, prompts: bool, classes: int, names: Sequence[str] = ()) -> None:
-        """Compares them with what a model takes.
+        """Check that a model with a text encoder if ``prompts``, and with these classes, can sample every row.
 
         Raises:
-            ValueError: naming the first row that the model cannot draw.
+            ValueError: naming the first row that the model cannot sample.
         """
         if not prompts and (self.prompts is not None or self.negatives is not None):
-            raise ValueError(f"{self.file}, row 0 has a prompt, and the model takes none")
+            raise ValueError(f"{self.file}, row 1 has a prompt, but the model takes no prompts; remove the column")
         if not classes and self.labels is not None:
-            raise ValueError(f"{self.file}, row 0 has a label, and the model knows no classes")
-        for row, label in enumerate(self.labelled(classes, names).labels or ()):
+            raise ValueError(f"{self.file}, row 1 has a label, but the model has no classes; remove the column")
+        for row, label in enumerate(self.labelled(classes, names).labels or (), 1):
             if isinstance(label, int) and not 0 <= label < classes:
-                raise ValueError(f"{self.file}, row {row} has label {label}, and the model knows 0 to {classes - 1}")
+                raise ValueError(f"{self.file}, row {row} has label {label}, but the model's are 0 to {classes - 1}")
 
 
 def read_requests(file: str) -> Requests:
-    """Reads a prompt file by path or URI.
+    """Read a prompt file by path or URI.
 
     Raises:
-        ValueError: naming the file, and the row where one is wrong.
+        ValueError: naming the file, and the row if one is wrong.
     """
     kind = PurePosixPath(file.partition("?")[0] if "://" in file else file).suffix.lower()
     if kind not in KINDS:
@@ -120,10 +124,10 @@ def read_requests(file: str) -> Requests:
 
 
 def read_columns(content: bytes, kind: str, file: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """Return the names of all columns of a file, and the values of those that are read.
+    """Return all column names of a file with the suffix ``kind``, and the values of its columns in ``COLUMNS``.
 
     Raises:
-        ValueError: if the file is not of its kind, or has a column twice.
+        ValueError: if the file is not in the format of its suffix, or has a column twice.
     """
     if kind == ".parquet":
         return read_parquet_columns(content, file)
@@ -136,10 +140,10 @@ def read_columns(content: bytes, kind: str, file: str) -> tuple[list[str], dict[
 
 
 def choose_columns(names: list[str], file: str) -> dict[str, str]:
-    """Return the columns that are read, with their spelling.
+    """Return the columns of ``COLUMNS`` that a file has, each with its spelling there.
 
     Raises:
-        ValueError: naming the file and a column that is there twice, in one spelling or in two.
+        ValueError: naming the file and a column that occurs twice, in one spelling or in two.
     """
     try:
         return find_spellings(names, COLUMNS)
@@ -148,10 +152,10 @@ def choose_columns(names: list[str], file: str) -> dict[str, str]:
 
 
 def read_parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str, list[Any]]]:
-    """As :func:`read_columns`, of a Parquet file.
+    """Return column names and values as :func:`read_columns`, from a Parquet file.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: naming the file, if it is damaged or no Parquet file.
     """
     try:
         opened = pq.ParquetFile(pa.BufferReader(content))
@@ -166,10 +170,10 @@ def read_parquet_columns(content: bytes, file: str) -> tuple[list[str], dict[str
 def parse_complete_column(
     columns: Mapping[str, list[Any]], name: str, parse: Callable[[Any], Value | None], file: str
 ) -> list[Value] | None:
-    """A column in which every row has a value.
+    """Return the parsed values of a column that needs a value in every row; None if there is no such column.
 
     Raises:
-        ValueError: naming the first row that has none, or another kind of value.
+        ValueError: naming the first row without a value, or with one that ``parse`` refuses.
     """
     values = parse_column(columns, name, parse, file)
     if values is None:
@@ -177,7 +181,7 @@ def parse_complete_column(
     found: list[Value] = []
     for row, value in enumerate(values):
         if value is None:
-            raise ValueError(f"{file}, row {row} has no {name}")
+            raise ValueError(f"{file}, row {row + 1} has no {name}")
         found.append(value)
     return found
 
@@ -185,10 +189,10 @@ def parse_complete_column(
 def parse_column(
     columns: Mapping[str, list[Any]], name: str, parse: Callable[[Any], Value | None], file: str
 ) -> list[Value | None] | None:
-    """A column in which rows may have no value; None if there is no such column.
+    """Return the parsed values of a column, None for empty cells; None if there is no such column.
 
     Raises:
-        ValueError: naming the first row that has another kind of value.
+        ValueError: naming the first row with a value that ``parse`` refuses.
     """
     if name not in columns:
         return None
@@ -198,24 +202,24 @@ def parse_column(
 def parse_values(
     values: Iterable[Any], name: str, parse: Callable[[Any], Value | None], file: str
 ) -> Iterable[Value | None]:
-    """The parsed values of a column, row by row."""
+    """Yield the parsed values of a column, and name the row of a value that ``parse`` refuses."""
     for row, value in enumerate(values):
         try:
             yield parse(value)
         except ValueError as error:
-            raise ValueError(f"{file}, row {row} has the {name} {str(value)[:40]!r}, which is {error}") from None
+            raise ValueError(f"{file}, row {row + 1} has the {name} {str(value)[:40]!r}, which is {error}") from None
 
 
 def is_absent(value: Any) -> bool:
-    """Whether a cell is empty: null, blank, or the NaN that pandas writes for null."""
+    """Return True if a cell is empty: null, blank, or the NaN that pandas writes for null."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def parse_text(value: Any) -> str | None:
-    """A cell as text.
+    """Return a cell as text, None if it is empty.
 
     Raises:
-        ValueError: saying what it is instead.
+        ValueError: with the rest of a sentence, "no text", if the cell is of another type.
     """
     if is_absent(value):
         return None
@@ -227,10 +231,10 @@ def parse_text(value: Any) -> str | None:
 
 
 def parse_label_cell(value: Any) -> str | None:
-    """Return a cell as the name of a class; a whole number is written in decimal.
+    """Return a cell as the name of a class, None if it is empty; integers are written in decimal.
 
     Raises:
-        ValueError: saying what it is instead.
+        ValueError: with the rest of a sentence, if the cell is neither text nor an integer.
     """
     if is_absent(value) or isinstance(value, str):
         named = parse_text(value)
@@ -239,10 +243,10 @@ def parse_label_cell(value: Any) -> str | None:
 
 
 def parse_whole_number(value: Any) -> int | None:
-    """A cell as a whole number of 64 bits.
+    """Return a cell as a signed 64-bit integer, None if it is empty.
 
     Raises:
-        ValueError: saying what it is instead.
+        ValueError: with the rest of a sentence, "no whole number", if it is something else.
     """
     if is_absent(value):
         return None

@@ -1,9 +1,9 @@
-"""Numbered images in ranges, the units that are handed out and kept."""
+"""Ranges of image numbers, the units of distributed sampling."""
 
 PART = 256
-"""Images of a part: the unit that is handed out."""
+"""Number of images in a range that one worker samples at a time."""
 
 
 def split_range(count: int, size: int = PART) -> list[tuple[int, int]]:
-    """(first, number) of the parts of ``count`` images, ``size`` at most in each."""
+    """Split ``count`` images into ranges of at most ``size`` images; return (first, count) of each range."""
     return [(first, min(size, count - first)) for first in range(0, count, size)]

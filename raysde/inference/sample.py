@@ -1,4 +1,4 @@
-"""Drawing images with a trained model: prompts, guidance, batches, and one random stream for each image."""
+"""Sample images from a trained model: prompts, guidance, batches, and one random stream for each image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, Unpack
@@ -22,8 +22,7 @@ from raysde.sde import Score
 
 
 class Drawing(Settings, total=False):
-    """The keyword arguments of everything that draws; those of :meth:`raysde.inference.model.Model.sample`
-    but for ``n``."""
+    """Keyword arguments of all sampling functions; see :func:`sample`."""
 
     prompts: Sequence[str] | None
     labels: Sequence[Label] | None
@@ -40,7 +39,7 @@ class Drawing(Settings, total=False):
 
 
 class DrawRows(Protocol):
-    """Draws the images ``rows`` with the score of their conditions."""
+    """A function that samples the images ``rows`` of a call, [B, ...], by the score under their conditions."""
 
     def __call__(
         self,
@@ -75,30 +74,30 @@ def sample(
     dtype: torch.dtype = torch.uint8,
     **settings: Unpack[Settings],
 ) -> Drawn:
-    """Draw images.
+    """Sample images [N, C, H, W].
 
     Args:
         prompts, labels: one for each image; both may be given. A label is a class name or a class number.
-        n: number of images when neither is given.
-        seed: of all images, or one for each.
-        guidance, guidance_interval: scale of classifier-free guidance, 1 for none, and (low, high) of sigma / alpha
-            where there is guidance. By default the model's own, see
-            :func:`raysde.models.sampling_defaults.resolve_settings`; (0, math.inf) is everywhere.
-        negative: prompt to guide away from instead of the empty one, for all images or for each.
-        autoguide, autoguidance: a smaller or younger model of the same SDE and images to guide away from, and how
-            far, if ``guidance`` guides away from the empty or negative prompt as well; see
+        n: number of images if neither prompts nor labels are given.
+        seed: one seed for all images, or one for each.
+        guidance, guidance_interval: classifier-free guidance scale (1 disables it), and the noise levels sigma / alpha
+            (low, high] at which it applies; (0, math.inf) for all. Both default to the model's own settings, see
+            :func:`raysde.models.sampling_defaults.resolve_settings`.
+        negative: negative prompt, for all images or one for each; by default the empty prompt.
+        autoguide, autoguidance: a smaller or less trained model of the same SDE and image shape, and its guidance
+            scale if ``guidance`` by the empty or negative prompt applies as well; see
             :class:`raysde.inference.guidance.Autoguided` and :class:`raysde.inference.guidance.TwiceGuided`.
-        batch_size: images drawn at a time.
-        first: the number of the first image, to continue an earlier call.
-        progress: called with the solver's steps done and to be done, over all batches.
-        size: (height, width) of the images, or one number for both, if not the model's own.
-        start: x at the first time, [N, C, H, W] in the space that the model draws in, instead of the prior's.
-        times: falling times of your own, instead of ``steps``, ``grid`` and ``rho``.
+        batch_size: number of images sampled at a time.
+        first: number of the first image, to continue an earlier call.
+        progress: callback that gets the solver steps taken so far and of all, over all batches.
+        size: (height, width) of the images, or one number for both; by default the model's own.
+        start: x_t at the first time, float [N, C, H, W] in pixels or latents, instead of a sample of the prior.
+        times: decreasing times in [0, 1] that replace the grid by ``steps``, ``grid`` and ``rho``.
         dtype: torch.uint8, or torch.float32 for floats in the data range, neither clipped nor rounded.
-        settings: fields of :class:`raysde.sampling.method.Method`, by default the model's own.
+        settings: fields of :class:`raysde.sampling.method.Method`, which default to the model's own settings.
 
     Raises:
-        ValueError: if the counts differ, the model cannot take what is given, or a setting has no effect.
+        ValueError: if counts differ, the model cannot take a condition or size, or a setting has no effect.
     """
     drawing = {
         "prompts": prompts, "labels": labels, "negative": negative, "autoguide": autoguide, "guidance": guidance,
@@ -125,14 +124,14 @@ def sample_path(
     times: Tensor | None = None,
     **drawing: Unpack[Drawing],
 ) -> DrawnPath:
-    """Draw the images that :func:`sample` draws, and keep ``points`` states of their paths, evenly in log-SNR.
+    """Sample the same images as :func:`sample`, and keep ``points`` states of each path, evenly spaced in log-SNR.
 
     Args:
-        points: states of each image, the first of pure noise and the last at the end of the walk.
-        n, size, start, times, drawing: as for :func:`sample`.
+        points: number of states; the first is at the first time, the last at the last.
+        n, size, start, times, drawing: arguments of :func:`sample`.
 
     Raises:
-        ValueError: if there are fewer than two points; and as :func:`sample`.
+        ValueError: if there are fewer than two points, or as :func:`sample`.
     """
     sde, shape, paths = model.score_model.sde, requested_shape(model.spec, drawing, n, size, start), []
 
@@ -154,14 +153,14 @@ def sample_path(
 
 
 def resolve_drawing(spec: ModelSpec, drawing: Mapping[str, Any], times: Tensor | None = None) -> dict[str, Any]:
-    """Return arguments of :func:`draw_batches`, with the model's own settings where they say nothing.
+    """Return the arguments of :func:`draw_batches`; settings absent from ``drawing`` default to the model's own.
 
     Args:
-        times: that are walked instead of a grid.
+        times: decreasing times that replace the settings of the time grid.
 
     Raises:
-        ValueError: as :func:`raysde.models.sampling_defaults.resolve_settings`, or if there are times and settings of a
-        grid.
+        ValueError: as :func:`raysde.models.sampling_defaults.resolve_settings`, or if ``drawing`` has settings of a
+            time grid beside ``times``.
     """
     conditional = drawing.get("prompts") is not None or drawing.get("labels") is not None
     if times is None:
@@ -192,17 +191,17 @@ def draw_batches(
     dtype: torch.dtype = torch.uint8,
     **settings: Unpack[Settings],
 ) -> Drawn:
-    """Return what ``run`` draws for ``count`` images, batch by batch; see :func:`sample`.
+    """Sample ``count`` images by ``run``, batch by batch; other arguments as for :func:`sample`.
 
     Args:
-        share: of the time grid that ``run`` walks.
-        times: that it walks instead.
+        share: part of the time grid, from 0 to 1, that ``run`` steps through, counted from the data's end.
+        times: the times that ``run`` steps through instead.
     """
     count_images(prompts, labels, count)
     numbers, sde = label_numbers(model.spec, labels), model.score_model.sde
     seeds = seed if isinstance(seed, Sequence) else [seed] * count
     if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds were given for {count} images")
+        raise ValueError(f"{len(seeds)} seeds were given for {count} images; give one seed, or one for each image")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     leading = make_guidance(model, count, guidance, guidance_interval, negative, autoguide, autoguidance)
@@ -225,10 +224,10 @@ def draw_batches(
 def requested_shape(
     spec: ModelSpec, drawing: Mapping[str, Any], n: int | None, size: Size | int | str | None, start: Tensor | None
 ) -> tuple[int, int, int, int]:
-    """Return the shape [N, C, H, W] of what is asked for, in the space that the model draws in.
+    """Return the shape [N, C, H, W] of the samples, in pixels or latents, from the arguments of :func:`sample`.
 
     Raises:
-        ValueError: if the counts differ, the network takes no such size, or ``start`` has another shape.
+        ValueError: if counts differ, the network cannot take the size, or ``start`` has another shape or no floats.
     """
     asked = len(start) if n is None and start is not None and start.ndim == 4 else n
     count = count_images(drawing.get("prompts"), drawing.get("labels"), asked)
@@ -245,7 +244,7 @@ def requested_shape(
 def prepare_start(
     model: ModelLike, shape: tuple[int, int, int, int], start: Tensor | None, rows: slice
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Return the shape of some rows, and what a sampler is told of where they begin."""
+    """Return the shape [B, C, H, W] of a slice of the images, and the sampler's arguments ``start`` and ``device``."""
     device = device_of(model)
     own = None if start is None else start[rows].to(device, torch.float32)
     return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": device}
@@ -254,15 +253,15 @@ def prepare_start(
 def make_samples(
     spec: ModelSpec, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int
 ) -> Drawn:
-    """Return images with what they were drawn for."""
+    """Return sampled images [N, C, H, W] with their prompts, seed and number of function evaluations."""
     return Drawn(images, None if prompts is None else list(prompts), seed, nfe, pixel_range(spec))
 
 
 def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:
-    """Return the class numbers of labels, None without.
+    """Return the class numbers of labels, or None if ``labels`` is None.
 
     Raises:
-        ValueError: if one is no class of the model.
+        ValueError: if a label is no class of the model.
     """
     return None if labels is None else class_numbers(labels, spec.classes, spec.class_names)
 
@@ -270,7 +269,7 @@ def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] 
 def conditional_score(
     model: ModelLike, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
 ) -> Led:
-    """Return the score under prompts and labels, in evaluation mode."""
+    """Return the score of ``count`` images under prompts and labels, with the model in evaluation mode."""
     encode = _row_conditions(prompts, label_numbers(model.spec, labels), count)
     return Guidance(scale=guidance).score(model.score_model, encode, count)
 
@@ -284,18 +283,18 @@ def make_guidance(
     autoguide: ModelLike | None,
     autoguidance: float | None = None,
 ) -> Guidance:
-    """Return how ``count`` images are guided.
+    """Return the guidance settings of ``count`` images; the arguments are those of :func:`sample`.
 
     Raises:
-        ValueError: if there is not one negative prompt for each image, the guide is of another SDE, other images or
-            other conditions, there is none for ``autoguidance``, or conditions should lead as well and there are
-            none.
+        ValueError: if there is not one negative prompt for each image, the guide model has another SDE, image shape or
+            other conditions, ``autoguidance`` is given without a guide, or ``guidance`` beside it for an unconditional
+            model.
     """
     if guidance != 1.0 and model.score_model.conditioner.width is None and autoguidance is not None:
         raise ValueError(f"guidance={guidance} was given beside autoguidance, but the model is unconditional")
     negatives = [negative] * count if isinstance(negative, str) else negative
     if negatives is not None and len(negatives) != count:
-        raise ValueError(f"{len(negatives)} negative prompts were given for {count} images")
+        raise ValueError(f"{len(negatives)} negative prompts were given for {count} images; give one, or one for each")
     if autoguide is None:
         return Guidance(scale=guidance, interval=guidance_interval, negatives=negatives, autoguidance=autoguidance)
     for name in ("sde", "image", "data_range", "latent"):
@@ -304,7 +303,7 @@ def make_guidance(
             raise ValueError(f"autoguide: its {name} is {its}, the model's is {own}")
     taken, its = model.score_model.conditioner, autoguide.score_model.conditioner
     if its.width is not None and (its.encoder is None, its.classes) != (taken.encoder is None, taken.classes):
-        raise ValueError("autoguide: it takes other conditions than the model, and is not unconditional")
+        raise ValueError("autoguide: it takes other conditions than the model; give one with the same or none")
     if own := describe_difference(model.spec.class_names, autoguide.spec.class_names or model.spec.class_names):
         raise ValueError(f"autoguide: it knows other classes than the model: {own}")
     guide = autoguide.score_model.to(device_of(model))
@@ -325,10 +324,10 @@ def _row_conditions(prompts: Sequence[str] | None, labels: Sequence[int] | None,
 
 
 def count_images(prompts: Sequence[str] | None, labels: Sequence[Label] | None, n: int | None) -> int:
-    """How many images are asked for.
+    """Return the number of images that prompts, labels and ``n`` ask for.
 
     Raises:
-        ValueError: if the counts differ, there is none to draw, or one is given that is no list.
+        ValueError: if their counts differ, the number is less than 1, or prompts or labels are no list.
     """
     for name, values in (("prompts", prompts), ("labels", labels)):
         if isinstance(values, str) or not (values is None or hasattr(values, "__len__")):
@@ -336,12 +335,12 @@ def count_images(prompts: Sequence[str] | None, labels: Sequence[Label] | None, 
     given = [len(values) for values in (prompts, labels) if values is not None]
     count = n if n is not None else given[0] if given else 1
     if count < 1 or any(size != count for size in given):
-        raise ValueError(f"n={n}, {given} prompts or labels: give one for each image, and at least one image")
+        raise ValueError(f"n={n}, but {given} prompts or labels; give one for each image, and at least one image")
     return count
 
 
 def _make_callback(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callback | None:
-    """The sampler's callback that tells ``progress`` the steps done, ``before`` of them for earlier batches."""
+    """Return the sampler's callback that adds ``before``, the steps of earlier batches, and calls ``progress``."""
     if progress is None:
         return None
     return lambda step, _: progress(before + step, total)

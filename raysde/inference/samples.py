@@ -1,4 +1,4 @@
-"""Images that a model drew, and the paths that they came by: tensors, PNG files and strips."""
+"""Results of sampling: images and their paths as tensors, PNG files and grids."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from raysde.images.tensors import make_grid as image_grid
 from raysde.images.tensors import save_picture, save_png, to_uint8
 
 WIDEST = 20
-"""Prompts beyond which a grid has no column for each."""
+"""Largest number of different prompts for which a grid has one column for each."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Drawn:
     """Images sampled from a model.
 
     Attributes:
-        images: [N, C, H, W], uint8; or float32 in ``data_range`` where that was asked for, neither clipped nor rounded.
-        prompts: those that the images were drawn for.
-        seed: of the images.
-        nfe: network evaluations that each one took.
+        images: [N, C, H, W], uint8; or float32 in ``data_range`` if requested, neither clipped nor rounded.
+        prompts: the prompt of each image, None if there were none.
+        seed: one seed for all images, or one for each.
+        nfe: number of function evaluations of the score for each image.
         data_range: float values of black and white.
     """
 
@@ -35,14 +35,17 @@ class Drawn:
 
     @property
     def pictures(self) -> Tensor:
-        """The images as uint8."""
+        """Images as uint8 [N, C, H, W]."""
         return self.images if self.images.dtype == torch.uint8 else to_uint8(self.images, *self.data_range)
 
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
-        """Writes ``image-000.png`` and so on, and ``grid.png``, a column for each prompt; the grid's path is last.
+        """Write ``image-000.png`` and so on, and ``grid.png`` with a column for each prompt; return paths, grid last.
 
         Args:
-            progress: called with the images written and to be written.
+            progress: callback that gets the number of images written so far and the number of all.
+
+        Raises:
+            OSError: naming the folder or file, if it cannot be written.
         """
         folder, pictures = Path(folder), self.pictures
         paths = save_png(pictures, folder, [f"image-{index:03d}" for index in range(len(pictures))], progress)
@@ -56,10 +59,10 @@ class DrawnPath(Drawn):
     """Images sampled from a model, with K states of each image's path from noise to data.
 
     Attributes:
-        times, log_snr: of the states, [K], evenly spaced in log-SNR, from noise to data.
-        x: x_t, [N, K, ...] in the space that the model draws in.
-        x0_hat: the clean data that the network predicted from each, [N, K, ...].
-        frames: uint8 [N, 2, K, C, H, W]: x_t, scaled to be seen, and x0_hat.
+        times, log_snr: [K], time and log-SNR of each state, evenly spaced in log-SNR, from noise to data.
+        x: x_t, float [N, K, C, H, W] in pixels or latents.
+        x0_hat: x0 predicted from each state, float [N, K, C, H, W] in pixels or latents.
+        frames: uint8 [N, 2, K, C, H, W]: x_t, scaled to the range of images, and x0_hat.
     """
 
     times: Tensor
@@ -73,7 +76,7 @@ class DrawnPath(Drawn):
         return image_grid(self.frames.flatten(0, 2), self.frames.shape[2])
 
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
-        """Writes what :meth:`Drawn.save` does, and ``path.png`` with the strip; the grid's path is last."""
+        """Write the files of :meth:`Drawn.save`, and ``path.png`` with the strip; return paths, grid last."""
         paths = super().save(folder, progress)
         save_picture(self.strip(), Path(folder) / "path.png")
         return paths

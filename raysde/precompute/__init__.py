@@ -1,4 +1,4 @@
-"""Frozen encoders run over a data set once, and what they left."""
+"""Embeddings and latents that frozen encoders compute once for a data set."""
 
 from typing import TYPE_CHECKING
 

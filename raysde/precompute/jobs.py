@@ -1,6 +1,6 @@
-"""What `raysde precompute` makes of a data set: jobs in units of one shard, each done by whoever holds the encoder.
+"""Precompute jobs: text embeddings and image latents of a data set, in units of one shard.
 
-A unit's bytes depend on the job and its number alone, not on who does it or in which order.
+The bytes of a unit depend only on the job and the unit's number, not on the worker or the order of the units.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,45 +33,47 @@ from raysde.io.filesystems import open_filesystem, resolve_folder_or_name
 from raysde.models.autoencoder import LatentSpec, encode_moments, latent_spec, load_vae, vae_hash
 
 Work = Callable[[int], PrecomputedFile]
+"""A function that writes the file of a unit, by number, and describes it."""
 
 
 class Job(Protocol):
-    """A folder to be made beside a data set."""
+    """A job that writes one folder of precomputed data beside a data set."""
 
     @property
     def kind(self) -> PrecomputedKind: ...
 
     @property
     def out(self) -> str:
-        """The folder."""
+        """URI of the folder."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the bytes depend on."""
+        """JSON values that determine the bytes of the files."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the data set."""
+        """Fingerprint of the data set."""
 
     def units(self, manifest: Manifest) -> int:
-        """The number of units."""
+        """Return the number of units of work, which are numbered from 0."""
 
     def work(self, manifest: Manifest) -> Work:
-        """Loads the encoder; what is returned makes the file of a unit."""
+        """Load the encoder and return the function that writes the file of a unit."""
 
     def derived(self, files: list[PrecomputedFile]) -> Derived:
-        """The manifest for the files of all units."""
+        """Return the manifest of the folder, given the files of all units in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextJob:
-    """Embeds all captions, and the empty one in a unit after those of the shards.
+    """A job that embeds all captions, with a unit of work for each shard and a last one for the empty caption.
 
     Attributes:
-        shards, fingerprint: the data set.
-        encoder, sha256, width, max_tokens: the text encoder.
-        dtype: of the stored numbers.
-        batch_size: captions of one forward pass.
+        shards, fingerprint: URI and fingerprint of the data set.
+        encoder, sha256: path or name of the text encoder, and the hash of its files.
+        width, max_tokens: length of an embedding vector, and maximum number of tokens of a caption.
+        dtype: number type of the stored vectors.
+        batch_size: number of captions in a forward pass.
     """
 
     shards: str
@@ -85,15 +87,16 @@ class TextJob:
 
     @classmethod
     def of(cls, manifest: Manifest, encoder: str, *, max_tokens: int, dtype: Dtype, batch_size: int) -> "TextJob":
-        """The job for an encoder.
+        """Return the job for a data set and an encoder.
 
         Raises:
-            ValueError: if there is no such encoder, it has too few positions, or the data set has no captions.
+            ValueError: if there is no such encoder, it takes fewer than ``max_tokens`` tokens, or the data set has no
+                captions.
         """
         from raysde.conditioning.pretrained import check_pretrained  # loads transformers
 
         if not manifest.captions:
-            raise ValueError(f"the shards at {manifest.path} hold no captions for --text")
+            raise ValueError(f"--text: the data set {manifest.path} has no captions; ingest it with captions first")
         encoder = resolve_folder_or_name(encoder)
         width = width_of(check_pretrained(PretrainedText(path=encoder, max_tokens=max_tokens)))
         return cls(
@@ -135,7 +138,7 @@ class TextJob:
         return write
 
     def _embed_captions(self, embed: Embedder, rows: list[list[str]]) -> list[list[bytes]]:
-        """The vectors of each row's captions."""
+        """Return the packed vectors of each caption of each row."""
         vectors = iter(embed([caption for captions in rows for caption in captions]))
         return [[pack_numbers(next(vectors), self.dtype) for _ in captions] for captions in rows]
 
@@ -155,13 +158,13 @@ class TextJob:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsJob:
-    """Encodes all images.
+    """A job that encodes all images to the mean and log-variance of their latents.
 
     Attributes:
-        shards, fingerprint: the data set.
-        latent: the autoencoder's space.
-        dtype: of the stored numbers.
-        batch_size: images of one forward pass.
+        shards, fingerprint: URI and fingerprint of the data set.
+        latent: the autoencoder and its latent space.
+        dtype: number type of the stored moments.
+        batch_size: number of images in a forward pass.
     """
 
     shards: str
@@ -172,13 +175,15 @@ class LatentsJob:
 
     @classmethod
     def of(cls, manifest: Manifest, vae: str, *, dtype: Dtype, batch_size: int) -> "LatentsJob":
-        """The job for an autoencoder.
+        """Return the job for a data set and an autoencoder.
 
         Raises:
-            ValueError: if there is no such autoencoder, or the images do not fit it or are of several sizes.
+            ValueError: if there is no such autoencoder, or the images do not fit it or have several sizes.
         """
         if len({shard.image for shard in manifest.shards}) > 1:
-            raise ValueError(f"the shards at {manifest.path} hold images of several sizes; --vae takes one size")
+            raise ValueError(
+                f"--vae: the data set {manifest.path} has images of several sizes; ingest it with one --size"
+            )
         latent = latent_spec(resolve_folder_or_name(vae), manifest.image)
         return cls(
             shards=manifest.path, fingerprint=manifest.fingerprint, latent=latent, dtype=dtype, batch_size=batch_size
@@ -238,25 +243,28 @@ class LatentsJob:
 
 
 def choose_device() -> torch.device:
-    """Where encoders run."""
+    """Return the device for encoders: a GPU if PyTorch sees one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_same_encoder(path: str, expected: str, found: str) -> None:
-    """An encoder by path may be another one on another node.
+    """Check that a path holds the same encoder on this node as on the node where the job began.
 
     Raises:
-        ValueError: if it is.
+        ValueError: if the sha256 ``found`` here differs from ``expected``.
     """
     if found != expected:
-        raise ValueError(f"the encoder {path!r} has sha256 {found[:12]} here, but {expected[:12]} where the job began")
+        raise ValueError(
+            f"the encoder {path!r} has sha256 {found[:12]} on this node, but {expected[:12]} where the job began; "
+            "put the same files on every node"
+        )
 
 
 def pack_numbers(values: np.ndarray, dtype: Dtype) -> bytes:
-    """Numbers as they are stored.
+    """Return numbers as raw little-endian bytes of ``dtype``, in C order.
 
     Raises:
-        ValueError: if one is not finite, or too large for the type.
+        ValueError: if a number is not finite, or too large for ``dtype``.
     """
     with np.errstate(over="ignore"):
         stored = values.astype(NUMBERS[dtype])
@@ -267,10 +275,10 @@ def pack_numbers(values: np.ndarray, dtype: Dtype) -> bytes:
 
 
 def caption_groups(manifest: Manifest, shard: int) -> Iterator[list[list[str]]]:
-    """Captions of each row, a row group of a shard at a time.
+    """Yield the captions of each row for one row group of a shard after another.
 
     Raises:
-        ValueError: if the shard is damaged.
+        ValueError: naming the shard, if it is damaged.
     """
     system, inside = open_filesystem(manifest.file(shard))
     try:

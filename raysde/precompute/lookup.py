@@ -1,4 +1,4 @@
-"""Which of the folders that `raysde precompute` made beside a data set belong to a run."""
+"""Find the precomputed embeddings and latents beside a data set that fit a run."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -17,13 +17,16 @@ Chosen = ScratchText | PretrainedText | ExternalText | None
 
 
 def choose_text_encoder(manifest: Manifest, text: Chosen | AutoText, mode: Mode) -> Chosen:
-    """Return the caption encoder that a recipe means by ``text.kind=auto``; other encoders as they are.
+    """Return the text encoder that ``text.kind=auto`` stands for; other kinds are returned unchanged.
+
+    "auto" selects the encoder of the embeddings beside the data set, else a small one to be trained, and none for a
+    data set without captions.
 
     Args:
         mode: the recipe's ``data.precomputed``.
 
     Raises:
-        ValueError: if the embeddings beside the data are of several encoders, or of other data.
+        ValueError: if the embeddings come from several encoders or from other data, or are required and absent.
     """
     if not isinstance(text, AutoText):
         return text
@@ -34,7 +37,7 @@ def choose_text_encoder(manifest: Manifest, text: Chosen | AutoText, mode: Mode)
         if each.fingerprint != manifest.fingerprint:
             raise ValueError(
                 f"{each.path} was made from data {each.fingerprint}, but data.path {manifest.path} has "
-                f"{manifest.fingerprint}; remove it, then run "
+                f"{manifest.fingerprint}; remove the folder, then run "
                 f"{_precompute_command(manifest, each.encoder, each.max_tokens)}, "
                 "or set data.precomputed=off"
             )
@@ -42,29 +45,29 @@ def choose_text_encoder(manifest: Manifest, text: Chosen | AutoText, mode: Mode)
     if len(encoders) > 1:
         known = [f"text.path={each.encoder} text.max_tokens={each.max_tokens}" for each in encoders.values()]
         raise ValueError(
-            f"text.kind=auto finds embeddings of {len(encoders)} encoders at {manifest.path}: choose one by "
+            f"text.kind=auto: {manifest.path} has embeddings of {len(encoders)} encoders; select one by "
             f"text.kind=pretrained {', or '.join(known)}"
         )
     if folders:
         return PretrainedText(path=folders[0].encoder, max_tokens=folders[0].max_tokens)
     if mode == "require":
-        raise ValueError(f"data.precomputed=require, but {manifest.path} holds no embeddings; run raysde precompute")
+        raise ValueError(f"data.precomputed=require, but {manifest.path} has no embeddings; run raysde precompute")
     return text.scratch()
 
 
 def describe_unused(manifest: Manifest, used: Iterable[Derived | None], mode: Mode) -> list[str]:
-    """Return a sentence for each kind of precomputed data that lies beside the shards and that a run does not use.
+    """Return a sentence for each kind of precomputed data beside the shards that a run does not use.
 
     Args:
-        used: the folders that the run reads.
-        mode: the recipe's ``data.precomputed``; those that are off are not missed.
+        used: manifests of the folders that the run reads; None entries are ignored.
+        mode: the recipe's ``data.precomputed``; "off" gives no sentence about embeddings.
     """
     kinds = {each.kind for each in used if each is not None}
     said = []
     if "text" not in kinds and mode != "off" and (folders := _list_embeddings(manifest)):
         said.append(
             f"{folders[0].path} is not used: text.kind=auto, or text.kind=pretrained text.path={folders[0].encoder} "
-            f"text.max_tokens={folders[0].max_tokens}, trains on these embeddings, and data.precomputed=off on none"
+            f"text.max_tokens={folders[0].max_tokens}, trains on these embeddings; data.precomputed=off ignores them"
         )
     if "latents" not in kinds and (latents := find_derived("latents", manifest.path)):
         said.append(f"{latents[0].path} is not used: latent.vae={latents[0].encoder} trains on these latents")
@@ -80,18 +83,20 @@ def _precompute_command(manifest: Manifest, encoder: str, max_tokens: int) -> st
 
 
 def find_embeddings(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddings | None:
-    """Embeddings of the data set's captions from a recipe's frozen encoder; the more precise ones if there are two.
+    """Return the embeddings by a recipe's frozen text encoder, fp32 if both number types exist; None if there are none.
 
     Args:
         mode: the recipe's ``data.precomputed``.
 
     Raises:
-        ValueError: if they are required and absent, or those of this encoder's path are of other weights or data.
+        ValueError: if embeddings are required and absent, or those by the encoder's path have other weights or data.
     """
     frozen = isinstance(text, PretrainedText) and not text.trainable
     if mode == "off" or not isinstance(text, PretrainedText) or not frozen:
         if mode == "require":
-            raise ValueError("data.precomputed=require needs a frozen encoder: text.kind=pretrained, trainable false")
+            raise ValueError(
+                "data.precomputed=require needs a frozen encoder; set text.kind=pretrained text.trainable=false"
+            )
         return None
     folders = _list_embeddings(manifest)
     sha256 = encoder_hash(text.path) if folders else ""
@@ -104,24 +109,25 @@ def find_embeddings(manifest: Manifest, text: Chosen, mode: Mode) -> TextEmbeddi
         if resolve_folder_or_name(each.encoder) == resolve_folder_or_name(text.path) and each not in same:
             raise ValueError(
                 f"{each.path} was made by an encoder with sha256 {each.sha256[:12]} from data {each.fingerprint}, but "
-                f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove it, then run "
-                f"{repeat}, or set data.precomputed=off"
+                f"text.path {text.path!r} has {sha256[:12]} and data.path {manifest.fingerprint}; remove the folder, "
+                f"then run {repeat}, or set data.precomputed=off"
             )
     if mode == "require":
         raise ValueError(
-            f"data.precomputed=require, but no embeddings for text.path {text.path!r} are here; run {repeat}"
+            f"data.precomputed=require, but {manifest.path} has no embeddings by text.path {text.path!r}; run {repeat}"
         )
     return None
 
 
 def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) -> Latents:
-    """Latents of the data set's images from a recipe's autoencoder; the more precise ones if there are two.
+    """Return the latents by a recipe's autoencoder, fp32 if both number types exist.
 
     Args:
-        shape: (height, width) that the recipe asks for, None for what is stored.
+        vae: path or name of the autoencoder.
+        shape: the recipe's image size (height, width); None for that of the stored images.
 
     Raises:
-        ValueError: if there are none, they are of other weights or data, or the recipe asks for another size.
+        ValueError: if there are no latents by these weights of these data, or the latents have another image size.
     """
     sha256 = vae_hash(vae)
     folders = [each for each in find_derived("latents", manifest.path) if isinstance(each, Latents)]
@@ -135,12 +141,15 @@ def find_latents(manifest: Manifest, vae: str, shape: tuple[int, int] | None) ->
     found = max(same, key=lambda each: each.dtype)
     if shape is not None and shape != found.pixels[1:]:
         asked = shape[0] if shape[0] == shape[1] else format_size(shape)
-        raise ValueError(f"data.image_size={asked}, but the latents are of images of size {found.pixels[1:]}")
+        raise ValueError(
+            f"data.image_size={asked}, but the latents are of images of size {format_size(found.pixels[1:])}; "
+            "set data.image_size to that size, or to null"
+        )
     return found
 
 
 def latent_spec_of(latents: Latents, vae: str) -> LatentSpec:
-    """The space that a model on these latents is trained in."""
+    """Return the latent space of a model that is trained on these latents."""
     return LatentSpec(
         vae=vae,
         sha256=latents.sha256,

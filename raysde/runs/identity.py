@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pyarrow.fs as pafs
 
+from raysde.checkpoints.description import list_checkpoints
 from raysde.io.errors import Interrupted
 from raysde.io.filesystems import (
     absolute_location,
@@ -69,10 +70,10 @@ def list_steps(folder: str) -> list[int]:
 
 def describe_interruption(folder: str) -> Interrupted:
     """Return what is said of a run that was interrupted: how it goes on."""
-    found, name = list_steps(folder), folder.partition("?")[0].rpartition("/")[2]
-    place = (
-        f"from its checkpoint at step {found[-1]}" if found else "from its beginning, since it has no checkpoint yet"
-    )
+    system, root = open_filesystem(absolute_location(folder))
+    whole = [each.step for each in list_checkpoints(system, root) if each.description is not None]
+    name = folder.partition("?")[0].rpartition("/")[2]
+    place = f"from its checkpoint at step {whole[0]}" if whole else "from its beginning, since it has no checkpoint yet"
     return Interrupted(f"run {name!r} was interrupted; the same command goes on {place}")
 
 

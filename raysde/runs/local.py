@@ -1,6 +1,7 @@
 """The loop without Ray: in this process, or in each process that torchrun starts."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,10 +22,13 @@ from raysde.training.loop import fit
 from raysde.training.state import TrainState
 
 
-def train_here(run: Run, sink: Sink | None) -> TrainState:
+def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = lambda: False) -> TrainState:
     """Trains to the end of the recipe, from the run's newest checkpoint if it has one.
 
     Under torchrun every process calls this; ``sink`` is used on the first rank alone.
+
+    Args:
+        should_stop: asked after a step whether to leave with a checkpoint, see :class:`raysde.training.loop.Hooks`.
 
     Raises:
         ValueError: if the storage is not a local folder, or the checkpoint does not fit the recipe.
@@ -52,7 +56,7 @@ def train_here(run: Run, sink: Sink | None) -> TrainState:
     batches = prefetch_to_device(
         read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
     )
-    hooks = RunHooks(run, sink if world.is_first else None, keep)
+    hooks = RunHooks(run, sink if world.is_first else None, keep, should_stop)
     fit(
         state,
         batches,

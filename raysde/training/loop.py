@@ -39,7 +39,10 @@ class Hooks(Protocol):
         """Draw a sample grid with the averaged weights in the model; called on rank 0, or on all if it is sharded."""
 
     def should_stop(self) -> bool:
-        """Return True to end the run early, with a checkpoint; called on every rank, and one True stops all."""
+        """Return True to end the run early with a checkpoint to resume from; True on one rank stops all ranks.
+
+        A single process calls it after each step; several ranks call it when metrics are logged, since all must agree.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,7 @@ def fit(
     validate: Validate | None = None,
     compile: bool = False,
 ) -> None:
-    """Train ``state`` from its step to ``schedule.steps``.
+    """Train ``state`` from its step to ``schedule.steps``, or until a hook asks to stop.
 
     Args:
         batches: this rank's microbatches, one list per step, from ``state.step`` on.
@@ -177,7 +180,8 @@ def fit(
         compile_blocks(state.model.network)
     forward = state.model if has_shards(state.model) else wrap_module(state.model, world)
     clock, primed = Clock(state), False
-    while state.step < schedule.steps and not state.stopped:
+    leaving = False
+    while state.step < schedule.steps and not (state.stopped or leaving):
         with clock.waiting():
             step_batches = next(batches, None)
         if step_batches is None or any(batch.step != state.step for batch in step_batches):
@@ -188,7 +192,7 @@ def fit(
             primed = True
             clock.reset()  # the first batch counts as start-up time, which is measured separately
         train_step(state, forward, step_batches, objective, schedule, world)
-        run_due_actions(state, schedule, hooks, world, validate, clock)
+        leaving = run_due_actions(state, schedule, hooks, world, validate, clock)
 
 
 class Clock:
@@ -223,25 +227,27 @@ class Clock:
 
 def run_due_actions(
     state: TrainState, schedule: Schedule, hooks: Hooks, world: World, validate: Validate | None, clock: Clock
-) -> None:
-    """Run the actions due after a step: log, validate, sample, stop, save."""
+) -> bool:
+    """Run the actions due after a step: log, validate, sample, save. Return True if a hook asks to stop."""
     step, last = state.step, state.step == schedule.steps
-    draws = world.is_first or has_shards(state.model)
-    if is_due(step, schedule.log_every, last):
+    draws, logs = world.is_first or has_shards(state.model), is_due(step, schedule.log_every, last)
+    if logs:
         log_pending_losses(state, hooks, world, clock)
-        state.stopped = world.any(hooks.should_stop())
     with clock.pause():
         if validate is not None and is_due(step, schedule.validate_every, last):
             validate_average(state, schedule.patience, hooks, world, validate)
         if draws and is_due(step, schedule.sample_every, last):
             with state.ema.swap_weights():
                 hooks.sample(state)
-        keep_checkpoint(state, schedule, hooks, world)
+        # last, since validation and pictures may take minutes
+        leaving = (logs or world.size == 1) and world.any(hooks.should_stop())
+        keep_checkpoint(state, schedule, hooks, world, leaving)
+    return leaving
 
 
-def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World) -> None:
+def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World, leaving: bool = False) -> None:
     """Write a checkpoint and the averages for post-hoc EMA if due; FloatingPointError if losses are not finite."""
-    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped
+    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped or leaving
     snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush_losses(state, world)

@@ -122,22 +122,27 @@ def test_a_folder_is_local_and_a_uri_is_not():
 @pytest.mark.parametrize(("keep", "left"), [(1, [100]), (2, [10, 100]), (9, [9, 10, 100])])
 @pytest.mark.parametrize("far", [False, True])
 def test_the_newest_checkpoints_are_kept(run, remote, keep, left, far):
-    """The newest checkpoints by step are kept, incomplete ones are deleted, and other files stay."""
-    (run / checkpoint.checkpoint_name(50)).mkdir()
-    (run / checkpoint.checkpoint_name(50) / "checkpoint.json").write_text("{")
+    """The newest checkpoints by step and files that are no checkpoints stay.
+
+    Damaged checkpoints stay and are not counted; in an object store, folders without checkpoint.json are deleted.
+    """
+    damage(Path(shutil.copytree(run / checkpoint.checkpoint_name(9), run / checkpoint.checkpoint_name(50))), "size")
+    (run / checkpoint.checkpoint_name(60)).mkdir()
+    (run / checkpoint.checkpoint_name(60) / "checkpoint.json").write_text("{")
     storage.prune_checkpoints(f"{remote}/digits" if far else run, keep, 100)
-    assert steps_in(run) == left
+    assert steps_in(run) == sorted([*left, 50, 60, *([] if far else [101])])
     assert (run / "profiles").is_dir()
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [10]), (2, [9, 10])])
 @pytest.mark.parametrize("harm", ["tensor", "size", "description"])
 def test_the_checkpoint_that_was_saved_just_now_is_kept(run, remote, keep, left, harm):
-    """A run that resumed from step 9, since 100 is damaged, and saved at 10 deletes 100, even if its sizes are
-    right."""
+    """A run that resumed from step 9, since 100 is damaged, and saved at 10 leaves 100 unchanged for repair."""
     damage(run / checkpoint.checkpoint_name(100), harm)
+    before = {path: path.read_bytes() for path in (run / checkpoint.checkpoint_name(100)).rglob("*") if path.is_file()}
     storage.prune_checkpoints(f"{remote}/digits", keep, 10)
-    assert steps_in(run) == left
+    assert steps_in(run) == [*left, 100]
+    assert all(path.read_bytes() == content for path, content in before.items())
     assert storage.fetch_newest_checkpoint(remote, "digits").name == checkpoint.checkpoint_name(10)
 
 

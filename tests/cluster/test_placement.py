@@ -56,7 +56,7 @@ def test_cpus_that_a_dead_controller_reserved_are_free_for_the_next():
 
 
 def test_placement_groups_of_others_stay():
-    """Of the driver, of an actor that lives, and of a dead one that meant its group to outlive it."""
+    """Groups stay if the driver, a living actor, or an actor that made them detached created them."""
     living, dying = Creator.remote(), Creator.remote()
     own = placement_group([{"CPU": 0.5}])
     assert own.wait(60)

@@ -104,6 +104,55 @@ def test_older_pictures_in_the_folder_are_told(models, files, capsys):
         assert (said in err) if said else ("earlier drawing" not in err)
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("sample", "image-001.png"), ("sample", "grid.png"), ("sample", "path.png"), ("edit", "image-001.png"),
+        ("edit", "sheet.png"), ("edit", "image-000.png"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "words"])
+def test_somebodys_picture_is_not_written_over(models, files, tmp_path, capsys, monkeypatch, command, name, kind):
+    """Refused before a model is read, and no byte is changed. Beside the names that are written, anything may lie."""
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir()
+    (tmp_path / "out/image-1999.png").write_text("words")
+    if kind == "words":
+        mine.write_text(kind)
+    else:
+        Image.new("RGB", (8, 8), "red").save(mine, format=kind)
+    before = mine.read_bytes()
+    task = ["--path", "2"] if command == "sample" else ["--image", files["rgb"], "--strength", "0"]
+    monkeypatch.setattr("raysde.registry.load", None)
+    asked = [command, models["colour"], *FAST, *task, "-n", "2", "--out", files["out"]]
+    said = refused(capsys, *asked)
+    assert all(word in said for word in (f"--out {files['out']}: {name} is there", "move it away or name another"))
+    assert mine.read_bytes() == before
+    monkeypatch.undo()
+    mine.unlink()
+    assert main(asked) == 0
+    assert main(asked) == 0
+    assert (tmp_path / "out/image-1999.png").read_text() == "words"
+
+
+@pytest.mark.parametrize("command", ["sample", "edit"])
+def test_a_place_that_is_no_folder_is_refused_before_anything_is_drawn(models, files, capsys, monkeypatch, command):
+    Path(files["out"]).write_text("words")
+    task = [] if command == "sample" else ["--image", files["rgb"], "--strength", "0"]
+    monkeypatch.setattr("raysde.registry.load", None)
+    for out in (files["out"], f"{files['out']}/below"):
+        said = refused(capsys, command, models["colour"], *FAST, *task, "--out", out)
+        assert f"--out {out}: {files['out']} is a file; name another folder" in said
+    assert Path(files["out"]).read_text() == "words"
+
+
+def test_nothing_is_said_to_be_replaced_by_a_command_that_is_refused(models, files, capsys):
+    asked = ["edit", models["colour"], *FAST, "--strength", "0", "--out", files["out"], "--image"]
+    assert main([*asked, files["rgb"]]) == 0
+    capsys.readouterr()
+    assert "replaced" not in refused(capsys, *asked, files["small"])
+
+
 def test_many_images_are_drawn_and_written_in_sight(models, tmp_path, monkeypatch, capsys):
     """A note says how more images than a batch are sampled; progress bars count the steps of all batches, and the
     files."""

@@ -221,8 +221,8 @@ def for_looks(recorder: Recorder) -> None:
     recorder.replace("raysde.data.dataset.contact_sheet.describe_manifest", [])
     recorder.replace("raysde.data.dataset.shards.verify_shards", None)
     recorder.replace("raysde.data.dataset.reader.Reader", None)
-    save = recorder.stand_in("save", lambda path: None)
-    recorder.replace("raysde.data.dataset.contact_sheet.draw_contact_sheet", SimpleNamespace(save=save))
+    recorder.replace("raysde.data.dataset.contact_sheet.draw_contact_sheet", None)
+    recorder.replace("raysde.images.tensors.save_picture", None)
     plan = SimpleNamespace(epoch=recorder.stand_in("epoch", lambda step: None, 0.5), batch=4, microbatches=0)
     recorder.replace("raysde.runs.run.open_run", SimpleNamespace(steps=10, plan=plan, manifest=None))
 

@@ -8,14 +8,15 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
+from raysde.checkpoints.checkpoint import verify_checkpoint
 from raysde.commands import signals
 from raysde.commands.signals import INTERRUPTED, SIGTERMED, UNREAD, run_command
 from raysde.config import loading
 from raysde.io.errors import Interrupted
+from raysde.runs.history import read_metrics
 from tests.support.paths import ROOT
 from tests.support.training import small_recipe
 
@@ -105,23 +106,60 @@ def test_a_pipe_with_a_reader_is_read():
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
-def test_a_bare_run_that_is_ended_says_where_it_goes_on(digits, tmp_path, number, status):
-    """The message gives the checkpoint to resume from; otherwise only progress is printed."""
-    tree = small_recipe(digits, tmp_path / "runs", train__length__steps=100_000, checkpoint_every=1, text=None)
-    (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(tree))
+def test_a_bare_run_that_is_ended_keeps_the_step_it_is_at(digits, tmp_path, number, status):
+    """A checkpoint of the last logged step is written and named although none is due, and the run resumes from it."""
+    changes = {"train__length__steps": 100_000, "checkpoint_every": 100_000, "text": None, "sampling__every": 0}
+    (tmp_path / "recipe.yaml").write_text(loading.dump_yaml(small_recipe(digits, tmp_path / "runs", **changes)))
     command = [sys.executable, "-m", "raysde.cli", "train", str(tmp_path / "recipe.yaml"), "--no-ray"]
+    metrics = tmp_path / "runs/small/metrics.jsonl"
     # tests in the background may have started with Ctrl-C ignored, which child processes inherit
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heed) as process:
         end = time.monotonic() + 240.0
-        while not list(Path(tmp_path).glob("runs/small/step_*")) and time.monotonic() < end:
+        while not (metrics.exists() and metrics.read_text().count("\n") > 2) and time.monotonic() < end:
             time.sleep(0.1)
         process.send_signal(number)
         _, err = process.communicate(timeout=120.0)
     *progress, last = err.strip().splitlines()
     assert process.returncode == status
     assert not [line for line in progress if "Traceback" in line or line.startswith(" ")]
-    steps = sorted(path.name for path in tmp_path.glob("runs/small/step_*"))
-    assert last == (
-        f"raysde: run 'small' was interrupted; the same command goes on from its checkpoint at step {int(steps[-1][5:])}"
+    assert [line for line in progress if line.startswith("ending after this step, with a checkpoint")]
+    (kept,) = tmp_path.glob("runs/small/step_*")
+    found = verify_checkpoint(kept)
+    assert found.step == read_metrics(metrics)[-1]["step"]
+    assert not found.state["stopped"]
+    assert (
+        last
+        == f"raysde: run 'small' was interrupted; the same command goes on from its checkpoint at step {found.step}"
     )
+
+
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["heeded", "ignored"])
+def handler(request):
+    """What Ctrl-C does, whatever the process that started the tests had it do."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt(times: int, reached: list[int]) -> bool:
+    with signals.hold_signal() as held:
+        assert not held()
+        for number in range(times):
+            reached.append(number)
+            signal.raise_signal(signal.SIGINT)
+        reached.append(times)
+        return held()
+
+
+@pytest.mark.parametrize(("times", "steps"), [(1, [0, 1]), (2, [0, 1])])
+def test_the_first_signal_acts_at_the_end_and_a_second_at_once(handler, times, steps):
+    reached: list[int] = []
+    if handler is signal.SIG_IGN:
+        assert not interrupt(times, reached)
+        assert reached == [*range(times + 1)]
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            interrupt(times, reached)
+        assert reached == steps
+    assert signal.getsignal(signal.SIGINT) is handler

@@ -92,6 +92,9 @@ def test_length_in_steps(length, steps):
         (["sde.kind=levy"], "sde.*levy"),
         (["network.kind=external"], "network.factory"),
         (["text=null"], "sampling.prompts"),
+        (["text=off"], r"^text: it is a section of keys, got false; text=null switches it off$"),
+        (["train=7"], r"^train: it is a section of keys, got 7; set its keys, such as train\.KEY=VALUE$"),
+        (["train.ema=null"], r"^train\.ema: it is a section of keys, got null; set"),
         (["validation.patience=2", "validation.rows=0"], "validation.patience"),
         (["train.text_lr=1e-4", "text=null", "sampling.prompts=[]", "sampling.guidance=1"], "train.text_lr"),
         (["train.text_lr=1e-4", "text.kind=pretrained", "text.path=x"], "train.text_lr"),
@@ -119,6 +122,17 @@ def test_mistakes_are_named(overrides, culprit):
     with pytest.raises(ValueError, match=culprit) as caught:
         loading.load_recipe(DIGITS, overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["null", "off", "0"])
+@pytest.mark.parametrize("section", ["validation", "sampling"])
+def test_a_section_that_is_refused_says_how_it_is_switched_off(section, value):
+    """And what it says does so."""
+    with pytest.raises(ValueError, match=rf"^{section}: it is a section of keys") as caught:
+        loading.load_recipe(DIGITS, [f"{section}={value}"])
+    remedy = str(caught.value).rpartition("; ")[2].removesuffix(" switches it off")
+    recipe = loading.load_recipe(DIGITS, [remedy])
+    assert (recipe.validation.rows if section == "validation" else recipe.sampling.every) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Class labels from a collection to a drawn image: their order, their names, and what no row has."""
+"""Class labels from a collection to a sampled image: their order, their names, and classes without rows."""
 
 import dataclasses
 import hashlib
@@ -44,7 +44,7 @@ from tests.support.pictures import rng_image
 FAST = {"solver": "ddim", "steps": 2}
 QUICK = ["--solver", "ddim", "--steps", "2"]
 NUMERALS = ("5", "10", "15")
-"""Names that are other numbers than those of their classes."""
+"""Class names that are numbers, but not the class numbers."""
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ NUMERALS = ("5", "10", "15")
     ],
 )
 def test_label_order(labels, order):
-    """Numbers by their values, then words, in which numbers count as such; nothing but what occurs."""
+    """Numbers come first by value, then words in natural order, and only labels that occur are classes."""
     assert order_labels(labels) == order
 
 
@@ -75,8 +75,31 @@ def test_one_number_in_two_spellings_is_refused(labels):
         order_labels(labels)
 
 
+def test_one_number_in_two_spellings_is_refused_with_an_image_of_each(tmp_path):
+    """Two spellings of a number are named with their first rows; JSON's 3.0 is the number 3, and text stays text."""
+    said = r"labels '3' of 00[02]\.png and '3\.0' of 00[35]\.png are the same number"
+    with pytest.raises(ValueError, match=said):
+        ingested(described(tmp_path / "photos", [3.0, "4", "3", "3.0", "5", "3.0"]), tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, None), (1, "1 of the 13 images has no label"), (4, "4 of the 16 images have no label")]
+)
+def test_images_without_a_label_are_counted_where_others_have_one(tmp_path, capsys, count, said):
+    manifest = ingested(described(tmp_path / "photos", ["a", "b"] * 6 + [None] * count), tmp_path / "shards")
+    print_summary(manifest, manifest.path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "no label" in line] == ([said] if said else [])
+
+
+def test_a_collection_without_labels_counts_none(tmp_path, capsys):
+    manifest = ingested(described(tmp_path / "photos", [None] * 6), tmp_path / "shards")
+    print_summary(manifest, manifest.path)
+    assert "no label" not in capsys.readouterr().out
+
+
 def ingested(folder: Path, out: Path, **options):
-    """The data set of a folder, as `raysde ingest` makes it, without Ray."""
+    """Return the data set of a folder, as `raysde ingest` writes it, without Ray."""
     source = open_source(str(folder), **options)
     rules = choose_rules(source, size=8, validation=0.2)
     out.mkdir()
@@ -87,7 +110,7 @@ def ingested(folder: Path, out: Path, **options):
 
 
 def described(folder: Path, labels) -> Path:
-    """A folder of images with the labels, as JSON has them."""
+    """Write a folder of images with the labels as JSON values."""
     folder.mkdir()
     lines = []
     for number, label in enumerate(labels):
@@ -108,7 +131,7 @@ def described(folder: Path, labels) -> Path:
     ],
 )
 def test_a_class_for_each_label_that_occurs(tmp_path, labels, names):
-    """Over both splits; each row has the number of its own label."""
+    """Classes come from both splits, and each row has the class number of its own label."""
     given = [*labels] * 6
     manifest = ingested(described(tmp_path / "photos", given), tmp_path / "shards")
     assert manifest.rows_in("validation") > 0
@@ -129,7 +152,7 @@ def test_folders_are_classes(tmp_path):
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory):
-    """Twelve rows of dresses and bags, numbered by a file of five names."""
+    """Return twelve rows of dresses and bags, whose class numbers come from a file of five names."""
     place = tmp_path_factory.mktemp("clothes")
     (place / "names.txt").write_text("shirt\ndress\ncoat\nbag\nboot\n")
     folder = described(place / "photos", [1, 3] * 30)
@@ -137,7 +160,7 @@ def clothes(tmp_path_factory):
 
 
 def test_a_file_of_names_numbers_the_classes(clothes, capsys):
-    """Its lines are the numbers, also of those that no row has, which are named."""
+    """The file's lines are the class numbers; names without rows keep their numbers and are reported."""
     assert clothes.labels == ("shirt", "dress", "coat", "bag", "boot")
     assert set(Reader(clothes).read(np.arange(clothes.rows)).labels.tolist()) == {1, 3}
     print_summary(clothes, clothes.path)
@@ -149,7 +172,7 @@ def test_a_file_of_names_numbers_the_classes(clothes, capsys):
 
 @pytest.mark.parametrize(("names", "labels"), [("5\n10\n15", ("5", "10", "15")), ("0\n1\n2", ("0", "1", "2"))])
 def test_a_file_of_names_may_hold_numerals(tmp_path, names, labels):
-    """Labels 0 to 2 are the lines of the file; a line that is the number of another class is refused."""
+    """Labels 0 to 2 mean the lines of the file; a line that is the number of another class is refused."""
     (tmp_path / "names.txt").write_text(names)
     manifest = ingested(
         described(tmp_path / "a", [0, 1, 2] * 4), tmp_path / "b", label_names=str(tmp_path / "names.txt")
@@ -175,10 +198,10 @@ def test_classes_without_rows_are_not_drawn(clothes, tmp_path):
 
 
 def test_a_data_set_in_an_other_order_is_matched_by_names(clothes):
-    """Row by row and image by image, the model is told the number that it knows the class by."""
+    """For each row and image, the model gets its own number of the class."""
     names = ("bag", "boot", "coat", "dress", "hat", "shirt")
     found = draw_conditions(Reader(clothes), "train", classes=6, captions=False, names=names)
-    assert [found.label(number) for number in range(2)] == [1, 3]  # what a judge of the data's labels reads
+    assert [found.label(number) for number in range(2)] == [1, 3]  # the class numbers of the data set
     assert found.drawing(range(2))["labels"] == [names.index("dress"), names.index("bag")]
     spec = caption_spec(text=None, classes=6, class_names=names, image=(3, 8, 8))
     model = Model(filled_model(text=None, classes=6, class_names=names, image=(3, 8, 8)), spec)
@@ -237,11 +260,11 @@ def test_a_run_goes_on_with_its_own_classes_alone(clothes, tmp_path):
         check_resumable(run, dataclasses.replace(before, spec=fewer))
 
 
-# data sets and models of before
+# data sets and models by earlier versions
 
 
 def test_an_old_manifest_keeps_its_numbers_and_its_identity(tmp_path):
-    """Format 2 as it was written: labels 1 to 9 of rows, and a class 0 that none has."""
+    """A manifest of format 2, with classes that no row has, keeps its class numbers and its fingerprint."""
     shards = write_digit_shards(tmp_path / "new", rows=60).shards
     (tmp_path / "new" / "manifest.json").unlink()
     table = [label for shard in shards for label in pq.read_table(tmp_path / "new" / shard.file)["label"].to_pylist()]
@@ -266,7 +289,7 @@ def test_an_old_manifest_keeps_its_numbers_and_its_identity(tmp_path):
     write_manifest(manifest)
     assert json.loads(file.read_text()) == old
     again = dataclasses.replace(manifest, format=3, labels=order_labels(table))
-    assert again.fingerprint != manifest.fingerprint  # so that a run of 12 classes does not go on with 10
+    assert again.fingerprint != manifest.fingerprint  # so that a run of 12 classes is not resumed with 10
 
 
 OLD_MODEL = {
@@ -278,11 +301,11 @@ OLD_MODEL = {
     "target": "v", "text": None, "classes": 3, "preconditioning": {"time": None, "input": "unit", "output": "unit"},
     "uncertainty": False, "latent": None, "generation": {},
 }  # fmt: skip
-"""The description of a model with classes from before their names were stored."""
+"""Description of a model with classes by a version that did not store their names."""
 
 
 def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
-    """Its classes are asked for by number, everywhere, and its description is what it was, so that its hash is too."""
+    """Classes of an old checkpoint are requested by number, and its description, and so its hash, is unchanged."""
     drawn = filled_model(text=None, classes=3)
     folder = tmp_path / "old"
     folder.mkdir()
@@ -324,7 +347,7 @@ def test_an_old_checkpoint_keeps_its_numbers(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory) -> Path:
-    """A checkpoint whose class names are numerals, other than the numbers of the classes."""
+    """Return a checkpoint with class names that are numerals, but not the class numbers."""
     place = tmp_path_factory.mktemp("models") / "named"
     return Path(write_model(place, text=None, classes=3, class_names=NUMERALS))
 
@@ -340,7 +363,7 @@ def test_numerals_are_names_and_ints_are_numbers():
 
 
 def test_numerals_are_names_wherever_a_class_is_asked_for(named, tmp_path, capsys):
-    """`--label 10`, a file's 10 and a served 10 are the class named 10, which is class number 1."""
+    """`--label 10`, 10 in a file and 10 in a request mean the class named 10, which is class number 1."""
     model = checkpoint.load_model(named)
     wanted = model.sample(labels=[1], guidance=2.0, **FAST).images
     assert torch.equal(model.sample(labels=["10"], guidance=2.0, **FAST).images, wanted)
@@ -359,7 +382,8 @@ def test_numerals_are_names_wherever_a_class_is_asked_for(named, tmp_path, capsy
         with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
             assert np.array_equal(np.asarray(image), wanted[0, 0].numpy())
     served = Served(model).predict(pd.DataFrame({"label": ["10"]}), {"steps": 2, "solver": "ddim"})
-    assert served["image"][0] == (tmp_path / "one" / "image-000.png").read_bytes()
+    with Image.open(io.BytesIO(served["image"][0])) as image:
+        assert np.array_equal(np.asarray(image), wanted[0, 0].numpy())
     assert make_signature(model.spec).inputs.input_types() == [DataType.string, DataType.long]
 
 
@@ -371,7 +395,7 @@ def test_unknown_names_are_refused_with_the_nearest(named, tmp_path, capsys):
     said = refused(
         capsys, "sample", str(named), *QUICK, "--prompts-file", str(tmp_path / "a.csv"), "--out", str(tmp_path / "o")
     )
-    assert "a.csv, row 1: label '7' is no class; there are 5, 10, 15" in said
+    assert "a.csv, row 2: label '7' is no class; there are 5, 10, 15" in said
     Image.fromarray(rng_image(0, channels=1)[:, :, 0]).save(tmp_path / "x.png")
     said = refused(capsys, "edit", str(named), "--image", str(tmp_path / "x.png"), "--strength", "0.5", "--label", "50")
     assert "--label '50' is no class" in said

@@ -1,4 +1,4 @@
-"""Images encoded and decoded: what Pillow, numpy and simplejpeg say about the same bytes."""
+"""Encoding and decoding of images, compared with Pillow, numpy and simplejpeg on the same bytes."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Colour profiles: closed forms of colour spaces say what pixels become, and what is sRGB stays as it is."""
+"""Colour profiles: pixels are converted as the colour spaces' closed forms say, and sRGB pixels are kept."""
 
 import io
 import struct
@@ -29,25 +29,25 @@ NEAR = 1.2
 
 
 def decoded(values, gamma):
-    """Light from 0 to 1 of values from 0 to 1; gamma 0 is sRGB's curve."""
+    """Return linear light from 0 to 1 for values from 0 to 1; gamma 0 is sRGB's curve."""
     return values**gamma if gamma else np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def levels(light):
-    """sRGB levels of linear light, clipped."""
+    """Return the sRGB levels of linear light, clipped to 0 to 255."""
     light = np.clip(light, 0, 1)
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def to_xyz(places):
-    """The matrix of an RGB space, by SMPTE RP 177: the primaries add up to its white."""
+    """Return the matrix from an RGB space to XYZ by SMPTE RP 177: the primaries add up to its white."""
     white, *corners = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in zip(places[::2], places[1::2], strict=True))
     matrix = np.stack(corners, axis=1)
     return matrix * np.linalg.solve(matrix, white), white
 
 
 def between(first, second):
-    """From linear light of one space to that of another, white to white in Bradford's cones."""
+    """Return the matrix from linear light of one space to another, with Bradford's chromatic adaptation."""
     (here, white), (there, other) = to_xyz(first), to_xyz(second)
     cones = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     adapted = np.linalg.inv(cones) @ np.diag(cones @ other / (cones @ white)) @ cones
@@ -65,7 +65,7 @@ def profile(name):
 
 
 def grey_profile(gamma):
-    """A profile of a grey with an exponent, as the ICC's specification lays it out."""
+    """Return an ICC profile of grey with an exponent, written from the ICC's specification."""
     tags = [(b"wtpt", b"XYZ \0\0\0\0" + fixed(*D50)), (b"kTRC", b"para\0\0\0\0\0\0\0\0" + fixed(gamma))]
     return icc(b"mntrGRAYXYZ ", tags)
 
@@ -85,7 +85,7 @@ def icc(kinds, tags):
 
 
 def bmp(pixels, embedded):
-    """A bitmap with the fifth header, whose colour space is an embedded profile."""
+    """Return a bitmap with a version 5 header and an embedded profile."""
     height, width = pixels.shape[:2]
     rows = pixels[::-1, :, ::-1].tobytes()
     head = struct.pack("<IiiHHIIiiII", 124, width, height, 1, 24, 0, len(rows), 2835, 2835, 0, 0)
@@ -95,7 +95,7 @@ def bmp(pixels, embedded):
 
 
 def jp2(picture, embedded):
-    """A JPEG 2000 file whose enumerated colour space is replaced by a profile."""
+    """Return a JPEG 2000 file in which a profile replaces the enumerated colour space."""
     data = image_file(picture, "JPEG2000", irreversible=False)
     place = data.index(b"colr") - 4
     size = int.from_bytes(data[place : place + 4], "big")
@@ -135,7 +135,7 @@ def test_profiles_are_found_in_every_kind_of_file(kind):
 
 
 def test_a_profile_of_a_jpeg_in_many_pieces():
-    """A profile of more than 64 kB is spread over several markers; one that lacks a piece is not used."""
+    """A profile of more than 64 kB is read from several markers, and ignored if one of them is missing."""
     embedded = profile("Adobe RGB") + bytes(100_000)
     embedded = struct.pack(">I", len(embedded)) + embedded[4:]
     data = image_file(Image.fromarray(PIXELS), "JPEG", icc_profile=embedded)
@@ -189,7 +189,7 @@ def test_grey_profiles(gamma, channels):
 
 
 def test_a_grey_file_with_a_profile_of_colours():
-    """Common: its greys are that space's greys."""
+    """A grey file with an RGB profile, which is common, is read with that space's tone curve."""
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     found = np.asarray(
         open_picture(image_file(Image.fromarray(ramp), "JPEG", quality=100, icc_profile=profile("ProPhoto")), 1)
@@ -199,11 +199,11 @@ def test_a_grey_file_with_a_profile_of_colours():
 
 
 LAB = {0: (100, 0, 0), 1: (60, -20, -30), 2: (55, 45, 10), 4: (85, 0, 50)}
-"""Paper, and three inks alone, all of them inside sRGB; every other corner is darker and neutral."""
+"""Lab colours of paper and of three single inks, all inside sRGB; every other corner is darker and neutral."""
 
 
 def test_cmyk_goes_by_its_profile():
-    """At full and no ink the profile's own table says the colour, and no interpolation is between."""
+    """At full and no ink the colour is the entry of the profile's table, without interpolation."""
     corners = [LAB.get(number, (30, 0, 0)) if number < 8 else (0, 0, 0) for number in range(16)]
     table = b"".join(bytes([round(light * 2.55), a + 128, b + 128]) for light, a, b in (  # last ink fastest: C M Y K
         corners[(c) | (m << 1) | (y << 2) | (k << 3)] for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)))  # fmt: skip
@@ -225,7 +225,7 @@ def test_cmyk_goes_by_its_profile():
 
 
 def lab_levels(lab):
-    """CIE 1976 L*a*b* under D50, to sRGB."""
+    """Return sRGB levels of CIE 1976 L*a*b* under D50."""
     middle = (lab[..., 0] + 16) / 116
     cubes = np.stack([middle + lab[..., 1] / 500, middle, middle - lab[..., 2] / 200], axis=-1)
     xyz = np.where(cubes > 6 / 29, cubes**3, 3 * (6 / 29) ** 2 * (cubes - 4 / 29)) * D50
@@ -247,7 +247,7 @@ def test_lab_files(channels):
 
 
 def test_a_profile_comes_before_transparency():
-    """The grey below is sRGB's, so pixels are brought to sRGB first."""
+    """Pixels are converted to sRGB first, because the grey background is an sRGB level."""
     alpha = rng_image(6, 48)[..., :1]
     data = image_file(Image.fromarray(np.concatenate([PIXELS, alpha], axis=2)), "PNG", icc_profile=profile("Adobe RGB"))
     read = read_picture(data, 3, background=90)
@@ -263,7 +263,7 @@ def test_a_profile_comes_before_transparency():
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_srgb_profiles_change_no_bit(kind, mode, tmp_path):
-    """Neither in pixels nor in the file that is stored."""
+    """An sRGB profile changes neither the pixels nor the stored file."""
     picture = Image.fromarray(PIXELS).convert(mode)
     for embedded in (SRGB, matrix_profile(PRIMARIES[1], 0.0)):
         data = image_file(picture, kind, icc_profile=embedded)
@@ -290,7 +290,7 @@ def test_profiles_that_cannot_be_used_are_remarked_and_not_stored(embedded, tmp_
 
 @pytest.mark.parametrize("encode", ["auto", "keep", "png", "jpeg"])
 def test_no_reader_applies_a_profile_twice(encode, tmp_path):
-    """The stored file's pixels are sRGB and it holds nothing that says otherwise: read again, nothing is to be done."""
+    """The stored file is sRGB and declares no other profile: reading it again converts nothing."""
     for kind in ("PNG", "JPEG", "WEBP"):
         data = image_file(Image.fromarray(PIXELS), kind, icc_profile=profile("ProPhoto"))
         kept = stored(data, tmp_path, encode=encode)

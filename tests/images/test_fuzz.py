@@ -1,4 +1,4 @@
-"""Damaged files: whatever the bytes, the outcome is a valid one or a ValueError, and nothing is printed."""
+"""Damaged files: any bytes give a valid result or a ValueError, and nothing is printed."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def examples(count):
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_limit():
-    """Damaged headers claim large sizes; allowing 100,000 pixels keeps the runs short."""
+    """Allow only 100,000 pixels, since damaged headers claim large sizes that would take long."""
     kept = codec.MAX_PIXELS
     codec.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000
     yield
@@ -39,7 +39,7 @@ def _small_limit():
 
 
 def files():
-    """Small files of every kind, by their kind."""
+    """Return small files of every format, by format."""
     picture = Image.fromarray(rng_image(0, 16))
     deep = Image.fromarray(rng_image(1, 16, 2).view(np.uint16)[..., 0])
     exif = Image.Exif()
@@ -99,7 +99,7 @@ def damaged(data, edits):
 
 
 def outcome(function, *arguments, culprit=""):
-    """What a function gives, or None after a ValueError that is one printable line with a culprit in it."""
+    """Return a function's result, or None after a ValueError with one printable line that matches ``culprit``."""
     try:
         return function(*arguments)
     except ValueError as error:
@@ -110,7 +110,7 @@ def outcome(function, *arguments, culprit=""):
 
 
 def check_image(data, channels):
-    """Everything that reads image files; what is plain is decoded to the same pixels or not at all."""
+    """Call all functions that read image files; a plain file is decoded to the same pixels or refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         picture = check_picture(data, channels)
@@ -155,7 +155,7 @@ def test_damaged_pictures(capfd):
 @examples(500)
 @given(st.sampled_from(TIFFS), EDITS, st.sampled_from([1, 3]))
 def test_damaged_tiffs(data, edits, channels):
-    """Here libtiff itself writes lines to standard error, which Pillow does not turn off."""
+    """Damaged TIFFs may print, because libtiff writes to standard error and Pillow does not turn it off."""
     check_image(damaged(data, edits), channels)
 
 
@@ -167,7 +167,7 @@ PIXELS = [rng_image(number) for number in range(ROWS)]
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """A data set of one shard with three row groups."""
+    """Return a data set of one shard with three row groups."""
     folder = tmp_path_factory.mktemp("shards")
     rows = [
         {"image": {"bytes": encode_image(Image.fromarray(PIXELS[n]), quality=None), "path": None},
@@ -250,7 +250,7 @@ def test_a_manifest_of_something_else(tmp_path_factory, value, depth):
 @examples(600)
 @given(edits=EDITS, end=st.booleans())
 def test_a_damaged_shard_gives_its_pixels_or_an_error(shards, edits, end):
-    """Half of the damage is in the footer, which has no checksum of its own."""
+    """Half of the damage is in the footer, which has no checksum."""
     path = Path(shards.path) / shards.shards[0].file
     whole = path.read_bytes()
     border = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little") if end else 0

@@ -1,4 +1,4 @@
-"""Pictures brought to a size: proportions, boxes, padding and buckets."""
+"""Pictures fitted to a size: proportions, boxes, padding and buckets."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from tests.support.pictures import PICTURE
 
 
 def disc(width, height):
-    """A white disc on black, half as wide as the short side."""
+    """Return a white disc on black, half as wide as the short side."""
     y, x = np.mgrid[0:height, 0:width]
     inside = (x + 0.5 - width / 2) ** 2 + (y + 0.5 - height / 2) ** 2 < (min(width, height) / 4) ** 2
     return Image.fromarray((inside * 255).astype(np.uint8))
@@ -27,7 +27,7 @@ def disc(width, height):
 
 @pytest.mark.parametrize("size", [(120, 60), (60, 120), (90, 90), (200, 64)])
 def test_proportions_are_kept(size):
-    """A disc stays as wide as high, but for stretching, which changes its sides by the factors of the picture's."""
+    """A disc stays a disc, except under "stretch", which scales its sides by the factors of the picture's sides."""
     short, long = min(size), max(size)
     for fit, shape, scale in [
         ("crop", (48, 48), (48 / short, 48 / short)),
@@ -56,7 +56,7 @@ def test_a_picture_of_the_right_size_stays_the_same(fit):
 
 
 def test_boxes_stay_inside_and_keep_their_proportions():
-    """Also in floating point, for Pillow refuses a box that begins at -1e-15."""
+    """Boxes stay inside also after rounding, because Pillow refuses a box that begins at -1e-15."""
     rng = np.random.default_rng(0)
     for _ in range(5_000):
         size, shape = tuple(rng.integers(1, 400, 2).tolist()), tuple(rng.integers(1, 130, 2).tolist())
@@ -74,7 +74,7 @@ def test_boxes_at_the_border_can_be_cut_out(size, shape):
 
 @pytest.mark.parametrize(("size", "multiple"), [(64, 8), (256, 64), (512, 64), (32, 4), (100, 16)])
 def test_buckets(size, multiple):
-    """Sides are multiples, areas near the square's as far as the rounding of sides allows, and none comes twice."""
+    """Sides are multiples, areas equal the square's up to the rounding of sides, and no bucket is repeated."""
     shapes = bucket_shapes(size, multiple)
     assert len(set(shapes)) == len(shapes)
     for height, width in shapes:
@@ -88,7 +88,7 @@ def test_buckets(size, multiple):
 
 
 def test_the_nearest_bucket_is_the_nearest():
-    """By the angle's logarithm, over all buckets."""
+    """The bucket minimises the difference of logarithmic aspect ratios over all buckets."""
     shapes = bucket_shapes(256, 32)
     logs = np.log([width / height for height, width in shapes])
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Files opened as pictures: what Pillow and numpy say about the same files, and what is refused."""
+"""Files opened as pictures, compared with Pillow and numpy on the same files, and files that are refused."""
 
 import io
 import resource
@@ -41,7 +41,7 @@ def test_lossy_files_give_nearly_their_pixels(kind):
 @pytest.mark.parametrize("background", [0, 100, 255])
 @pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF")])
 def test_transparency_is_laid_on_the_background(mode, kind, background):
-    """As the definition of "over" says, to rounding."""
+    """Transparent pixels equal Porter and Duff's "over" up to rounding."""
     pixels = rng_image(1, 16, len(mode))
     found = open_picture(
         image_file(
@@ -76,19 +76,19 @@ def test_a_transparent_colour_of_rgb():
 
 
 def over(pixels, alpha, background):
-    """Porter and Duff's "over", with alpha from 0 to 1."""
+    """Return Porter and Duff's "over" of pixels and a grey background, with alpha from 0 to 1."""
     return alpha * pixels + (1 - alpha) * background
 
 
 def retagged(data, tag, value):
-    """A little-endian TIFF with another number in one of its entries."""
+    """Return a little-endian TIFF with another number in one of its entries."""
     place = data.index(struct.pack("<HHI", tag, 3, 1))
     return data[: place + 8] + struct.pack("<H", value) + data[place + 10 :]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_a_transparent_grey_of_few_bits(depth):
-    """The transparent value counts in the file's own levels; further bits of it mean nothing."""
+    """The transparent value is compared in the file's own levels, and its further bits are ignored."""
     levels = np.arange(min(8, 1 << depth) or 2, dtype=np.uint8).repeat(8)[:16]
     bits = "".join(f"{level:0{depth}b}" for level in levels)
     rows = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
@@ -100,7 +100,7 @@ def test_a_transparent_grey_of_few_bits(depth):
 
 
 def test_a_transparent_colour_of_sixteen_bits():
-    """Two colours that differ in their lower bits alone."""
+    """A transparent colour is told from another one that differs only in its lower bits."""
     values = np.array([[0x0102, 0x8304, 0xFF06], [0x0103, 0x8304, 0xFF06]], dtype=">u2")
     data = png_file(2, 1, 16, 2, b"\0" + values.tobytes(), png_chunk(b"tRNS", values[0].tobytes()))
     assert np.asarray(open_picture(data, 3, background=50))[0].tolist() == [[50, 50, 50], [1, 0x83, 0xFF]]
@@ -120,7 +120,7 @@ def test_alpha_of_sixteen_bits(channels):
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_tiffs_whose_pixels_are_multiplied_by_alpha(mode):
-    """Extra sample 1 is associated alpha, 2 is not."""
+    """Extra sample 1 is associated (premultiplied) alpha, 2 is not."""
     straight = rng_image(8, 16, len(mode))
     straight[..., -1] |= 128
     alpha = straight[..., -1:] / 255.0
@@ -133,7 +133,7 @@ def test_tiffs_whose_pixels_are_multiplied_by_alpha(mode):
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG2000", "PNG", "TIFF"])
 def test_smooth_alpha_of_every_kind_that_has_one(kind):
-    """Lossy kinds to their own error, of colours as of alpha."""
+    """Lossy formats agree up to the error of their own colours and alpha."""
     alpha = np.linspace(0, 255, 40).astype(np.uint8)[None, :, None].repeat(24, axis=0)
     data = image_file(Image.fromarray(np.concatenate([smooth(), alpha], axis=2)), kind, **({"quality": 95} if kind in ("WEBP", "AVIF") else {}))  # fmt: skip
     found = np.asarray(open_picture(data, 3, background=200)).astype(float)
@@ -192,7 +192,7 @@ def test_floats_whose_white_is_zero():
 
 
 def tiff(width, height, depth, pixels, order, photometric=1, sample=1):
-    """A grey TIFF of one strip, written from its specification."""
+    """Return a grey TIFF of one strip, written from the TIFF specification."""
     entries = [(256, width), (257, height), (258, depth), (259, 1), (262, photometric), (273, 0), (277, 1),
                (278, height), (279, len(pixels)), (339, sample)]  # fmt: skip
     start = 8 + 2 + 12 * len(entries) + 4
@@ -203,7 +203,7 @@ def tiff(width, height, depth, pixels, order, photometric=1, sample=1):
 
 
 def test_pgm_of_any_depth():
-    """Its largest value is white."""
+    """The largest value that a PGM declares is white."""
     for most in (1, 7, 255, 1023, 65535):
         values = np.linspace(0, most, 12).round().astype(int)
         width = 1 if most < 256 else 2
@@ -222,7 +222,7 @@ def test_deep_pixels_that_all_become_black_are_remarked(kind, most):
 
 
 def test_a_transparent_grey_of_sixteen_bits():
-    """All sixteen bits tell it from its neighbours."""
+    """All sixteen bits distinguish the transparent grey from its neighbours."""
     levels = [0x0100, 0x01FF, 0x0200, 0xFFFF]
     data = png_file(4, 1, 16, 0, b"\0" + struct.pack(">4H", *levels), png_chunk(b"tRNS", struct.pack(">H", 0x01FF)))
     assert np.asarray(open_picture(data, 1, background=99)).tolist() == [[1, 99, 2, 255]]
@@ -243,7 +243,7 @@ def test_floats_of_another_range_are_refused(value):
 
 
 def test_cmyk_is_ink():
-    """No ink is white and all of one ink its colour, though Adobe's programs, as their mark says, write it inverted."""
+    """No ink is white and one full ink is its colour, also where Adobe's marker says that inks are inverted."""
     ink = np.zeros((16, 32, 4), dtype=np.uint8)
     ink[:, 16:, 0] = 255
     data = image_file(Image.frombytes("CMYK", (32, 16), ink.tobytes()), "JPEG", quality=100)
@@ -273,7 +273,7 @@ def test_the_first_of_several_pages_or_pictures(kind):
 
 
 def test_a_gain_map_is_not_taken_for_a_second_picture():
-    """A photograph for bright screens is a plain JPEG with another behind it, which says hdrgm in its metadata."""
+    """An HDR photograph is a plain JPEG followed by a gain map, a JPEG with hdrgm in its metadata."""
     base, gain = Image.fromarray(smooth(16, 16)), Image.new("RGB", (16, 16))
     data = image_file(
         base, "MPO", save_all=True, append_images=[gain], xmp=b'<x:xmpmeta hdrgm:Version="1.0"/>', quality=95
@@ -284,7 +284,7 @@ def test_a_gain_map_is_not_taken_for_a_second_picture():
 
 
 def test_inks_coded_as_luma_and_chroma():
-    """Adobe's YCCK: the inks, inverted, as the JPEG standard's YCbCr."""
+    """Adobe's YCCK stores inverted inks as the JPEG standard's YCbCr."""
     ink = np.zeros((16, 48, 4), dtype=np.uint8)
     ink[:, 16:32, 1], ink[:, 32:, 3] = 255, 128
     data = imagecodecs.jpeg8_encode(255 - ink, level=100, colorspace="CMYK", outcolorspace="YCCK", subsampling="444")
@@ -298,7 +298,7 @@ def test_inks_coded_as_luma_and_chroma():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(orientation, kind):
-    """The EXIF standard names where row 0 and column 0 are seen; numpy turns the corners."""
+    """The EXIF standard says which sides row 0 and column 0 are; numpy transposes the expected pixels."""
     pixels = np.zeros((16, 32, 3), dtype=np.uint8)
     pixels[:8, :16], pixels[:8, 16:], pixels[8:, :16] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     exif = Image.Exif()
@@ -316,7 +316,7 @@ def test_pictures_are_turned_upright(orientation, kind):
 
 
 def test_exif_data_that_cannot_be_written_again_costs_no_photograph():
-    """A damaged EXIF entry beside a sound orientation."""
+    """A photograph with a damaged EXIF entry is read and turned by its valid orientation."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     whole = exif.tobytes()
@@ -348,7 +348,7 @@ def test_what_is_no_image_is_refused(data):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_a_cut_file_is_refused_wherever_it_is_cut(kind):
-    """Up to the last bytes, which say no more than that it ends."""
+    """A cut file is refused, unless only the bytes that mark its end are missing."""
     data = image_file(PICTURE, kind)
     for stop in [*range(0, len(data) - 40, 7), len(data) - 40]:
         with pytest.raises(ValueError, match=r"empty|known kind|decoded"):
@@ -415,7 +415,7 @@ def test_files_that_need_converting_are_not_plain():
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0junk, not a header", b"MM\0*\0\0\0\x08\xff\xff", b"II"], ids=repr)
 def test_damaged_exif_data_say_nothing(kind, exif):
-    """The pixels are whole, and each kind of file gives them as it does without the EXIF data."""
+    """Each format gives the same pixels as without the damaged EXIF data."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
     plain, damaged = io.BytesIO(), io.BytesIO()
     picture.save(plain, kind, quality=90)

@@ -1,4 +1,4 @@
-"""Sizes of images: one way to write them everywhere, and every size that a network can be shown."""
+"""Sizes of images: one notation everywhere, and every size that a network can take."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ def nearest(picture: Image.Image, y: float, x: float) -> int:
 @pytest.mark.parametrize("found", [(60, 90), (90, 60), (40, 40), (37, 80)])
 @pytest.mark.parametrize("size", [(16, 32), (32, 16), (24, 24)])
 def test_pictures_are_brought_to_a_height_and_a_width(fit, found, size):
-    """A smooth ramp: the picture's middle stays in the middle, and steps have the length that the fit gives them."""
+    """A smooth ramp keeps its middle in the middle, and its slope changes by the factor of the fit."""
     rows, cols = found
     ramp = np.add.outer(np.arange(rows), np.zeros(cols))  # grey levels rise by one a row
     picture = Image.fromarray(ramp.astype(np.uint8))
@@ -92,7 +92,7 @@ def test_a_pair_of_equal_sides_is_the_number(tmp_path):
      ((5, 6, 4, 3), (2, 4), (2, 4))],
 )  # fmt: skip
 def test_images_of_one_size_keep_it(tmp_path, shape, given, stored):
-    """Every pixel of an array that is ingested without a size is there afterwards."""
+    """An array that is ingested without a size keeps every pixel."""
     values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.save(tmp_path / "images.npy", values)
     source = open_source(str(tmp_path / "images.npy"))
@@ -109,7 +109,7 @@ def test_pictures_of_many_sizes_take_the_first_short_side(tmp_path):
     source = open_source(str(tmp_path), order="source")
     assert choose_rules(source).stored == (20, 20)
     assert choose_rules(source, fit="short").shape == (20, 20)
-    with pytest.raises(ValueError, match="16x32 does not go with buckets"):
+    with pytest.raises(ValueError, match="16x32 cannot be used with buckets"):
         choose_rules(source, size=(16, 32), bucket_multiple=8)
 
 
@@ -121,7 +121,7 @@ def test_wrong_sizes_are_refused_by_commands(tmp_path, capsys):
 
 
 def test_a_recipe_asks_for_a_height_and_a_width(tmp_path):
-    """Digits cut to 4 x 8: the rows from the middle, and a model of that shape."""
+    """Digits cut to 4 x 8 are the middle rows, and the model has that shape."""
     manifest = write_digit_shards(tmp_path / "shards", 40)
     whole = Reader(manifest).read(np.arange(3)).images
     for size in ([4, 8], "4x8"):
@@ -153,7 +153,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_size_that_a_network_allows_is_drawn(kind):
-    """The images are the sampler's answer for noise of that shape; a size that the network cannot take is named."""
+    """The images equal the sampler's for noise of that shape; a size that the network cannot take is refused."""
     network, multiple, size = NETWORKS[kind]
     spec = dataclasses.replace(caption_spec(text=None), network=network)
     model = Model(fresh_model(spec, [], 0).eval().requires_grad_(False), spec)
@@ -199,7 +199,7 @@ def test_latents_are_drawn_at_the_size_of_their_images(tmp_path):
 
 
 def test_the_command_draws_a_size(tmp_path):
-    """Alone and for a file of prompts, whose plan then says so."""
+    """`raysde sample` draws a given size, alone and for a file of prompts, whose plan records the size."""
     folder = write_model(tmp_path / "model")
     wanted = checkpoint.load_model(tmp_path / "model").sample(prompts=["a"] * 2, size=(6, 10), guidance=2.0, steps=2)
     given = [folder, "--size", "6x10", "--steps", "2"]
@@ -215,7 +215,7 @@ def test_the_command_draws_a_size(tmp_path):
 
 
 def test_a_model_of_buckets_draws_every_size_that_it_was_trained_on(tmp_path):
-    """Pictures of three shapes, a step of training on them, and images in the shape of each bucket."""
+    """After a training step on pictures of three shapes, images are drawn in the shape of each bucket."""
     shapes = [(20, 40), (40, 20), (30, 30)] * 4
     given = Given(tuple(Sample(f"{n}", array_file(rng_image(n, 40)[:h, :w])) for n, (h, w) in enumerate(shapes)))
     rules, place = Rules(channels=3, size=16, bucket_multiple=4), str(tmp_path)

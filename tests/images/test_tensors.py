@@ -1,4 +1,4 @@
-"""Grey levels and back, grids and PNG files: every level, both ends, and every cell in its place."""
+"""Conversion of grey levels to floats and back, grids and PNG files, for every level and every cell."""
 
 import math
 
@@ -16,7 +16,7 @@ LEVELS = torch.arange(256, dtype=torch.uint8)
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-0.5, 2.0)])
 def test_levels_are_spread_evenly_over_the_data_range(low, high):
-    """Level k is low + k (high - low) / 255 to a rounding of float32, and comes back."""
+    """Level k becomes low + k (high - low) / 255 up to float32 rounding, and converts back to k."""
     found = to_float(LEVELS, low, high)
     assert found.dtype == torch.float32
     expected = np.linspace(low, high, 256)
@@ -26,7 +26,7 @@ def test_levels_are_spread_evenly_over_the_data_range(low, high):
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-0.5, 2.0)])
 def test_values_go_to_the_nearest_level_and_stay_within_both_ends(low, high):
-    """Just below and just above the middle of two levels, and beyond black and white."""
+    """Values just below and above the middle of two levels are rounded, and values beyond the range are clipped."""
     middles = (np.arange(255) + 0.5) / 255.0
     for off, expected in ((-0.01 / 255.0, LEVELS[:-1]), (0.01 / 255.0, LEVELS[1:])):
         values = torch.from_numpy(low + (high - low) * (middles + off)).float()
@@ -45,7 +45,7 @@ def pictures(count: int, channels: int, height: int, width: int) -> torch.Tensor
     ("count", "columns", "cell", "rows", "wide"), [(5, 2, 1, 3, 2), (5, None, 5, 2, 3), (3, 3, 8, 1, 3)]
 )
 def test_a_grid_has_each_image_in_its_cell_and_white_elsewhere(channels, count, columns, cell, rows, wide):
-    """Row by row, enlarged by the whole factor at which the width reaches a cell; not square, so that axes show."""
+    """Images lie row by row, enlarged by the whole factor that reaches the cell; they are not square, to tell axes."""
     images = pictures(count, channels, 2, 3)
     scale = {1: 1, 5: 2, 8: 3}[cell]
     expected = np.full((rows * (2 * scale + 2) + 2, wide * (3 * scale + 2) + 2, channels), 255, np.uint8)
@@ -74,7 +74,7 @@ def test_files_hold_their_images_in_the_order_given(tmp_path, channels):
 
 @pytest.mark.parametrize(("kinds", "columns"), [(1, 4), (3, 3), (12, 12)])
 def test_drawn_images_are_saved_by_number_beside_their_grid(tmp_path, kinds, columns):
-    """A column for each of several prompts; as square as can be for one."""
+    """The grid has a column for each of several prompts, and is as square as possible for one prompt."""
     images = pictures(12, 3, 4, 5)
     paths = Drawn(images, [f"prompt {number % kinds}" for number in range(12)], 0, 1).save(tmp_path)
     assert [path.name for path in paths] == [*(f"image-{number:03d}.png" for number in range(12)), "grid.png"]

@@ -1,4 +1,4 @@
-"""`raysde sample --prompts-file` in one process: the images of `raysde sample`, restarts, and what is refused."""
+"""`raysde sample --prompts-file` in one process: the images of `raysde sample`, restarts, and errors."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 
 
 def drawn(out: Path) -> torch.Tensor:
-    """The images of all Parquet parts, in order, after checking their numbers."""
+    """Return the images of all Parquet parts in order, and check their numbers."""
     table = pq.read_table(sorted(out.glob("part-*.parquet")))
     assert table.column("number").to_pylist() == list(range(table.num_rows))
     files = table.column("image").combine_chunks().field("bytes")
@@ -50,7 +50,7 @@ def drawn(out: Path) -> torch.Tensor:
 
 
 def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):
-    """Bit for bit, over three parts whose last batch is short: the same prompts in turn, seed, guidance and batches."""
+    """Three parts with a short last batch are bit-equal to one call with the same prompts, seed, guidance, batches."""
     count, batch = 2 * 240 + 20, 60
     seven = [*CAPTIONS, *CAPTIONS[1:]]  # does not divide a part, which would then begin as the first does
     prompts = [seven[row % 7] for row in range(count)]
@@ -73,7 +73,7 @@ def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):
 
 
 def test_a_row_may_have_a_seed_and_a_negative_prompt_of_its_own(models, tmp_path):
-    """Each row as one image drawn alone, to a grey level of rounding."""
+    """Each row gives the image that is sampled alone with its seed and negative prompt, up to one grey level."""
     rows = [{"prompt": CAPTIONS[n % 3], **({"seed": 70 * (n - 1)} if n % 2 else {}), **({"negative": CAPTIONS[3]} if n % 3 else {})}
             for n in range(7)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -90,7 +90,7 @@ def test_a_row_may_have_a_seed_and_a_negative_prompt_of_its_own(models, tmp_path
 
 
 def test_png_parts_are_image_folders(models, tmp_path):
-    """The same images in both forms; and Parquet as well as PNG can be ingested again, with their labels."""
+    """Parquet and PNG hold the same images, and both can be ingested with their labels."""
     model = load(models["labels"])
     draw_all(bulk(model, tmp_path / "parquet"))
     draw_all(bulk(model, tmp_path / "png", form="png"))
@@ -105,7 +105,7 @@ def test_png_parts_are_image_folders(models, tmp_path):
 
 @pytest.mark.parametrize("form", ["parquet", "png"])
 def test_finished_parts_are_not_drawn_again(models, tmp_path, form, monkeypatch):
-    """Stopped in the third of five parts, then one of the finished ones spoiled: those two are drawn, to the same bytes."""
+    """After a stop in part three of five and damage to a finished part, both are sampled again to the same bytes."""
     whole, broken = (bulk(load(models["labels"]), tmp_path / name, rows=33, form=form) for name in ("whole", "broken"))
     draw_all(whole)
     monkeypatch.setattr("raysde.inference.bulk.encode_image", interrupt(after=19))
@@ -133,7 +133,7 @@ def test_finished_parts_are_not_drawn_again(models, tmp_path, form, monkeypatch)
 
 
 def interrupt(after):
-    """encode_image that is interrupted after so many images."""
+    """Return an encode_image that raises KeyboardInterrupt after a number of images."""
     from raysde.images.codec import encode_image
 
     left = iter(range(after))
@@ -147,7 +147,7 @@ def interrupt(after):
 
 
 def test_a_killed_job_goes_on(models, tmp_path):
-    """SIGKILL after the first part; the second command keeps what was finished and ends as one that was never killed."""
+    """After SIGKILL, the second command keeps the finished part and ends with the files of an uninterrupted job."""
     (tmp_path / "rows.csv").write_text("label\n" + "".join(f"{row % 10}\n" for row in range(600)))
     given = ["sample", models["labels"], "--prompts-file", str(tmp_path / "rows.csv"), "--steps", "8"]
     out = tmp_path / "killed"
@@ -190,7 +190,7 @@ def test_what_was_begun_otherwise_is_refused_by_its_key(models, tmp_path, change
 
 
 def test_other_weights_are_another_model(models, tmp_path):
-    """Of the same description, as a later version of a registered name may be."""
+    """A model with the same description and other weights, such as a later registered version, is refused."""
     model = load(models["labels"])
     draw_all(bulk(model, tmp_path / "out"))
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_a_folder_with_other_files_is_left_alone(models, tmp_path):
 
 
 def test_a_kill_while_the_plan_is_written_does_not_block_the_job(models, tmp_path, monkeypatch):
-    """The plan's own temporary file is left then, by whatever name it has."""
+    """A plan's leftover temporary file, whatever its name, does not block the job."""
     job = bulk(load(models["labels"]), tmp_path / "out")
     with monkeypatch.context() as context:
         context.setattr(Path, "replace", lambda self, target: killed())
@@ -237,14 +237,14 @@ def killed():
 @pytest.mark.parametrize(
     ("kind", "rows", "more", "said"),
     [
-        ("plain", "prompt\none\n", [], "rows.csv, row 0 has a prompt, and the model takes none"),
-        ("labels", "label\n3\n10\n", [], "rows.csv, row 1 has label 10, and the model knows 0 to 9"),
+        ("plain", "prompt\none\n", [], "rows.csv, row 1 has a prompt, but the model takes no prompts"),
+        ("labels", "label\n3\n10\n", [], "rows.csv, row 2 has label 10, but the model's are 0 to 9"),
         ("captions", "id\n3\n", [], "neither a column prompt nor a column label: its columns are id"),
         ("labels", "label\n3\n", ["--label", "3"], "--label cannot be given with --prompts-file"),
         ("labels", "label\n3\n", ["-n", "3"], "-n cannot be given with --prompts-file"),
         ("labels", "label\n3\n", ["--batch-size", "0"], "batch_size must be at least 1"),
         ("labels", "label\n3\n", ["--workers", "-1"], "workers must be at least 1"),
-        ("labels", "label\n3\n", ["--negative", "x"], "negative 'x' was given, and the model takes no prompts"),
+        ("labels", "label\n3\n", ["--negative", "x"], "negative 'x' was given, but the model takes no prompts"),
         ("captions", "prompt,negative\na,b\n", ["--guidance", "1"], "negative, which has no effect at guidance 1"),
         ("labels", "label\n3\n", ["--solver", "magic"], "solver must be one of"),
     ],
@@ -262,7 +262,7 @@ def test_workers_are_for_a_file(models, capsys):
 
 
 def test_the_plan_says_all_that_the_images_depend_on(models, tmp_path):
-    """Every keyword argument of ``sample`` that changes images has its line."""
+    """Every keyword argument of ``sample`` that changes images is in the plan."""
     (tmp_path / "rows.csv").write_text("label\n3\n")
     given = [
         "--prompts-file",

@@ -1,4 +1,4 @@
-"""Editing by a model in use: inpainting, colours, enlarging, redrawing and images between prompts."""
+"""Editing by a model: inpainting, colorising, upscaling, redrawing and interpolation of prompts."""
 
 import dataclasses
 import math
@@ -47,7 +47,7 @@ def test_a_model_inpaints(rgb, photos, method):
 
 
 def test_a_model_knows_a_pixels_other_channels(rgb):
-    """Channels differ by N(0, 0.1^2) each: two of them known at 0.5, the third is 0.48 on average, not 0.1."""
+    """Channels differ by N(0, 0.1^2) each: if two are known as 0.5, the third is 0.48 on average, not 0.1."""
     grey = torch.full((400, 3, 4, 4), 191, dtype=torch.uint8)
     kept = torch.tensor([True, True, False])[:, None, None]
     projection = Mask(kept)
@@ -64,7 +64,7 @@ def test_a_model_knows_a_pixels_other_channels(rgb):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_colours_and_enlarges(rgb, photos, method):
-    """The mean over channels and the means of blocks are the given ones, to a rounding of each pixel."""
+    """The means over channels and over blocks are the given ones, up to the rounding of each pixel."""
     grey = photos[:, :1]
     coloured = rgb.colorise(grey, method=method, **QUICK).images
     assert coloured.shape == photos.shape
@@ -80,7 +80,7 @@ def test_a_model_colours_and_enlarges(rgb, photos, method):
 
 
 def test_noise_is_in_grey_levels(rgb, photos):
-    """Known pixels of a hundred levels' noise are hardly believed, of one level's they are kept."""
+    """Known pixels with noise of one grey level are kept, those with noise of a hundred levels change a lot."""
     off = [
         (rgb.inpaint(photos, torch.ones(4, 4, dtype=torch.bool), noise=noise, iterations=8, solver="unipc", steps=20)
          .images.double() - photos).abs().mean()
@@ -91,7 +91,7 @@ def test_noise_is_in_grey_levels(rgb, photos):
 
 
 def test_a_model_edits(rgb, photos):
-    """Strength 0 changes nothing and 1 is plain sampling; in between, the less noise the nearer."""
+    """Strength 0 changes nothing, 1 is plain sampling, and the distance grows with the strength in between."""
     assert torch.equal(rgb.edit(photos, 0.0, **QUICK).images, photos)
     whole = rgb.edit(photos, 1.0, seed=4, **QUICK)
     assert torch.equal(whole.images, rgb.sample(n=3, seed=4, **QUICK).images)
@@ -130,13 +130,13 @@ def test_images_that_do_not_fit_are_named(rgb, photos):
         rgb.upscale(photos, 2)
     with pytest.raises(ValueError, match=r"edit.*uint8 or float.*int64"):
         rgb.edit(photos.long(), 0.5)
-    with pytest.raises(ValueError, match="edit: float images lie in the data range, -1 to 1"):
+    with pytest.raises(ValueError, match="edit: float images must lie in the data range, -1 to 1"):
         rgb.edit(photos.float(), 0.5)
     with pytest.raises(ValueError, match="strength must lie between 0 and 1, got 2"):
         rgb.edit(photos, 2.0)
     with pytest.raises(ValueError, match="no text encoder"):
         rgb.edit(photos, 0.5, prompts=["a"] * 3)
-    with pytest.raises(ValueError, match=r"n=3, \[2\]"):
+    with pytest.raises(ValueError, match=r"n=3, but \[2\]"):
         rgb.inpaint(photos, KEPT, prompts=["a"] * 2)
 
 
@@ -151,21 +151,21 @@ def test_latent_models_refuse_what_is_of_pixels(photos):
         lambda: model.colorise(photos[:, :1]),
         lambda: model.upscale(photos, 2),
     ):
-        with pytest.raises(ValueError, match="is of pixels, and this model draws latents of 'x'"):
+        with pytest.raises(ValueError, match="needs a model of pixels, and this one samples latents of 'x'"):
             ask()
     with pytest.raises(ValueError, match=r"edit.*\[B, 3, 8, 8\]"):
         model.edit(photos, 0.5)
 
 
 def encoded(vectors, tokens) -> Encoded:
-    """Conditions whose first ``tokens`` of ``vectors`` are real."""
+    """Return conditions in which the first ``tokens`` of ``vectors`` are real and the others padding."""
     context = torch.tensor(vectors, dtype=torch.float64)[None]
     mask = (torch.arange(context.shape[1]) < tokens)[None]
     return Encoded(context[:, :tokens].mean(dim=1), context, mask)
 
 
 def test_conditions_between_two():
-    """Straight or round lines between tokens, all of a prompt's as often as each other; each end is its own prompt."""
+    """Tokens lie on straight lines or great circles, all repeated equally often, and each end is its own prompt."""
     first = encoded([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]], 2)
     second = encoded([[0.0, 1.0], [1.0, 0.0], [0.0, 3.0], [2.0, 0.0]], 4)
     line = interpolate_conditions(first, second, torch.tensor([0.0, 0.25, 1.0]), "linear")
@@ -189,7 +189,7 @@ def test_conditions_between_two():
 
 @pytest.mark.parametrize("line", ["spherical", "linear"])
 def test_prompts_are_interpolated_from_one_noise(line):
-    """The ends are the images of the prompts, each from the first random stream; a prompt and itself give one image."""
+    """The ends are the prompts' images from the first random stream; two equal prompts give one image throughout."""
     changes = {"classes": 3, "sde": VP()}
     model = Model(filled_model(**changes), caption_spec(**changes))
     settings = {"seed": 5, "guidance": 2.0, **QUICK}
@@ -201,12 +201,12 @@ def test_prompts_are_interpolated_from_one_noise(line):
     assert not torch.equal(drawn[0], drawn[1])
     same = model.interpolate_prompts(CAPTIONS[0], CAPTIONS[0], [0.0, 0.3, 1.0], line=line, **settings).images
     assert (same.int() - same[:1].int()).abs().max() <= 1
-    with pytest.raises(ValueError, match="weights must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="weights must be one or more numbers between 0 and 1"):
         model.interpolate_prompts("a", "b", [1.5])
 
 
 def test_images_between_prompts_of_unequal_length_begin_where_the_first_ends():
-    """A weight of a millionth moves an image by next to nothing, from either end, however many tokens the prompts have."""
+    """A weight of a millionth hardly changes an image at either end, for any number of tokens."""
     model = Model(filled_model(sde=VP()), caption_spec(sde=VP()))
     short, long = "one", "the digit two and the digit three"
     tokens = [int(model.score_model.conditioner.encode([text], None, 1).mask.sum()) for text in (short, long)]
@@ -232,7 +232,7 @@ def test_images_between_prompts_of_unequal_length_begin_where_the_first_ends():
 
 
 def test_what_is_drawn_from_noise_goes_by_the_models_own_settings():
-    """SDEdit at strength 1 is plain sampling then too, and prompts' ends are; what restores takes everybody's."""
+    """SDEdit and interpolated prompts use the model's own settings, and inpainting uses the general defaults."""
     own = {"solver": "unipc", "steps": 3, "guidance": 3.0, "guidance_interval": (0.1, 1.0)}
     model = Model(filled_model(sde=VP()), replace(caption_spec(sde=VP()), generation=own))
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -252,7 +252,7 @@ def test_what_is_drawn_from_noise_goes_by_the_models_own_settings():
 
 @pytest.mark.parametrize("act", ["sample", "edit", "inpaint", "interpolate_prompts"])
 def test_who_is_led_away_is_led(act):
-    """A negative prompt without a scale has that of the command line; an interval without one is refused."""
+    """A negative prompt without a scale gets the default guidance scale; an interval without one is refused."""
     model = Model(filled_model(sde=VP()), caption_spec(sde=VP()))
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     calls = {

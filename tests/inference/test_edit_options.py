@@ -1,4 +1,4 @@
-"""What restores images, batch by batch: each from its own measurement, with every option, in the model's data range."""
+"""Image restoration in batches: each image has its own measurement, and every option applies in the data range."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ TASKS = {
 @pytest.mark.parametrize("method", WAYS)
 @pytest.mark.parametrize("task", TASKS)
 def test_each_image_is_restored_from_its_own(rgb, photos, task, method):
-    """In batches of two of five as alone with its number, to a grey level of rounding; the images are not alike."""
+    """Five images in batches of two equal those restored alone by number, up to one grey level, and all differ."""
     how = {"method": method, "seed": 4, **QUICK}
     whole = TASKS[task](rgb, photos, slice(None), batch_size=2, **how).images
     for number in range(5):
@@ -53,7 +53,7 @@ def test_each_image_is_restored_from_its_own(rgb, photos, task, method):
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0)])
 def test_every_option_reaches_the_edit_in_the_units_of_the_data(rgb, photos, monkeypatch, low, high):
-    """Noise in grey levels, the measurement as floats; what is measured is measured by hand."""
+    """Noise is converted from grey levels and measurements are floats; the test computes the measurements itself."""
     asked = []
 
     def edit(score, sde, known, projection, **given):
@@ -81,8 +81,9 @@ def test_every_option_reaches_the_edit_in_the_units_of_the_data(rgb, photos, mon
 
 
 def test_projections_are_their_definitions():
-    """Value by value, of images that are neither square nor grey: the mean over channels; that of each block of pixels;
-    what is known, and nothing else; and back, each measurement shared out by its part in it."""
+    """On colour images that are not square, projections equal the mean over channels, over blocks and the known pixels.
+
+    Their adjoints distribute each measurement by the pixels' weights in it."""
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     grey, pooled = Grey(3).measure(x), AveragePool(2).measure(x)
     assert (grey.shape, pooled.shape) == ((2, 1, 4, 6), (2, 3, 2, 3))

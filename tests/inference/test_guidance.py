@@ -1,4 +1,4 @@
-"""Guidance against closed forms: two Gaussians with labels, a good and a bad Gaussian, and captions."""
+"""Guidance compared with closed forms for two Gaussians with labels and two guide models, and tests with captions."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ APART, WIDTH = 0.8, 0.4
 
 
 class TwoGaussians(torch.nn.Module):
-    """The exact noise of N(-0.8, 0.4^2) for class 0, of N(0.8, 0.4^2) for class 1, of their even mixture for no class."""
+    """A network with the exact noise of N(-0.8, 0.4^2) for class 0, N(0.8, 0.4^2) for class 1 and their even mixture."""
 
     def __init__(self, sde) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class TwoGaussians(torch.nn.Module):
 
 
 def labelled(sde) -> ScoreModel:
-    """A score model of labels 0, 1 and none, whose vectors are one-hot."""
+    """Return a score model of labels 0, 1 and none, whose vectors are one-hot."""
     conditioner = Conditioner(None, None, classes=2, class_width=3)
     conditioner.class_embedding.weight.data = torch.eye(3)
     return ScoreModel(
@@ -63,7 +63,7 @@ def guided(sde, labels, scale, interval=None) -> Guided | Conditioned:
 
 
 def guided_form(sde, x, t, sign, scale):
-    """scale score(x | c) + (1 - scale) score(x), written out for two Gaussians of equal width."""
+    """Return scale score(x | c) + (1 - scale) score(x) for two Gaussians of equal width in closed form."""
     alpha, sigma = (value[:, None] for value in sde.marginal(t))
     spread = (alpha * WIDTH) ** 2 + sigma**2
     place = scale * sign * APART + (1.0 - scale) * APART * torch.tanh(alpha * APART * x / spread)
@@ -79,7 +79,7 @@ def points(count=8, seed=0):
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
 def test_the_guided_score_is_that_of_the_tilted_density(name, scale):
-    """At each t, grad log p(x | c)^scale p(x)^(1 - scale)."""
+    """The guided score at each t is grad log of p(x | c)^scale p(x)^(1 - scale)."""
     x, t = points()
     labels = [0, 1] * 4
     sign = 2.0 * torch.tensor(labels, dtype=torch.float64)[:, None] - 1.0
@@ -88,13 +88,13 @@ def test_the_guided_score_is_that_of_the_tilted_density(name, scale):
 
 
 def levels(sde, *ratios):
-    """Times at which sigma / alpha has these values."""
+    """Return the times at which sigma / alpha has these values."""
     return sde.time_at(-2.0 * torch.tensor(ratios, dtype=torch.float64).log())
 
 
 @pytest.mark.parametrize("name", ["vp", "sub_vp", "ve", "edm", "flow"])
 def test_outside_its_interval_guidance_asks_once_for_the_plain_score(name):
-    """Row by row, also where rows of one batch lie on both sides; a level is guided up to and with its upper end."""
+    """Rows are guided one by one, also if the batch has rows inside and outside; the upper end is inside."""
     sde, (x, _) = SDES[name], points(6)
     t = levels(sde, 0.1, 0.3 - 1e-6, 0.3 + 1e-6, 1.0, 4.0 - 1e-6, 4.0 + 1e-6)
     labels = [1] * 6
@@ -114,14 +114,14 @@ def test_outside_its_interval_guidance_asks_once_for_the_plain_score(name):
 
 @pytest.mark.parametrize(("interval", "led"), [((1.0, 4.0), []), ((0.25, 1.0), [0]), ((0.25, 4.0), [0])])
 def test_an_interval_holds_its_upper_end_but_not_its_lower_one(interval, led):
-    """At noise level 1 exactly, which the straight path has half-way."""
+    """Guidance applies at noise level 1, which the Flow SDE has at t = 0.5, only if 1 is the upper end."""
     sde, t = SDES["flow"], torch.full((1,), 0.5, dtype=torch.float64)
     assert torch.exp(-0.5 * sde.log_snr(t)).item() == 1.0
     assert guided_rows(sde, t, 2.0, interval).tolist() == led
 
 
 def velocity(t, x, scale, interval):
-    """VP's probability flow under guidance to the right, written out in numpy: dx/dt = -beta / 2 (x + score)."""
+    """Return VP's guided probability flow, written in numpy: dx/dt = -beta / 2 (x + score)."""
     integral = 0.1 * t + 0.5 * 19.9 * t * t
     alpha, sigma2 = math.exp(-0.5 * integral), -math.expm1(-integral)
     scale = scale if interval[0] < math.sqrt(sigma2) / alpha <= interval[1] else 1.0
@@ -132,8 +132,9 @@ def velocity(t, x, scale, interval):
 
 @pytest.mark.parametrize("interval", [None, (0.3, 3.0)])
 def test_the_guided_mean_is_where_an_independent_integration_puts_it(interval):
-    """scipy carries 801 quantiles of the prior down the guided flow; so does rk45 with 4,000 random points. Guidance
-    moves the mean to the right by many standard errors, and less so within an interval."""
+    """The mean of 4,000 samples by rk45 equals that of 801 quantiles of the prior that scipy integrates.
+
+    Guidance moves the mean to the right by many standard errors, and less within an interval."""
     sde, scale, count = VP(), 3.0, 4000
     quantiles = norm.ppf((np.arange(801) + 0.5) / 801)
     means = {}
@@ -142,7 +143,7 @@ def test_the_guided_mean_is_where_an_independent_integration_puts_it(interval):
         stops = [1.0, *sorted(levels(sde, *cuts).tolist(), reverse=True), sde.sample_floor]
         x = quantiles
         for start, end in pairwise(stops):
-            # a hair inside, so that each piece lies on one side of a jump
+            # slightly inside, so that each piece lies on one side of a jump
             edge = (start - 1e-9, end + 1e-9)
             x = solve_ivp(velocity, edge, x, args=(scale, where), rtol=1e-8, atol=1e-8).y[:, -1]
         means[where] = x.mean()
@@ -160,14 +161,14 @@ def test_the_guided_mean_is_where_an_independent_integration_puts_it(interval):
 
 
 def means_everywhere() -> float:
-    """The mean under guidance at all levels, by scipy."""
+    """Return the mean under guidance at all noise levels, integrated by scipy."""
     quantiles = norm.ppf((np.arange(801) + 0.5) / 801)
     ends = solve_ivp(velocity, (1.0, 1e-3), quantiles, args=(3.0, (0.0, math.inf)), rtol=1e-8, atol=1e-8)
     return ends.y[:, -1].mean()
 
 
 class OneGaussian(torch.nn.Module):
-    """The exact noise of N(mean, std^2)."""
+    """A network with the exact noise of N(mean, std^2)."""
 
     def __init__(self, sde, mean: float, std: float) -> None:
         super().__init__()
@@ -186,8 +187,9 @@ def unlabelled(sde, mean, std) -> Conditioned:
 
 @pytest.mark.parametrize("name", SDES)
 def test_autoguidance_of_gaussians(name):
-    """N(m, s^2)^w N(m', s^2)^(1 - w) is N(w m + (1 - w) m', s^2), to which each point flows; with two widths the score
-    has precisions w / v + (1 - w) / v'."""
+    """Points flow to N(w m + (1 - w) m', s^2), which is N(m, s^2)^w N(m', s^2)^(1 - w) up to a factor.
+
+    For two different widths the score has the precision w / v + (1 - w) / v'."""
     sde, scale = SDES[name], 2.5
     score = Autoguided(unlabelled(sde, 0.6, 0.5), unlabelled(sde, 0.4, 0.5), scale)
     z = sde.prior((16, 1), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -203,8 +205,9 @@ def test_autoguidance_of_gaussians(name):
 
 @pytest.mark.parametrize("name", SDES)
 def test_guidance_by_a_class_and_by_a_guide_add_up(name):
-    """At each t, grad log p(x | c)^(a + b - 1) p(x)^(1 - a) q(x)^(1 - b) for scales a and b and a guide of density q;
-    outside the interval grad log p(x | c)."""
+    """The score is grad log of p(x | c)^(a + b - 1) p(x)^(1 - a) q(x)^(1 - b) for scales a and b and a guide q.
+
+    Outside the interval it is grad log p(x | c)."""
     sde, (x, _), labels = SDES[name], points(), [0, 1] * 4
     t = levels(sde, 0.05, 0.099, 0.11, 0.5, 1.0, 4.0, 5.1, 8.0)
     alpha, sigma = (value[:, None] for value in sde.marginal(t))
@@ -245,7 +248,7 @@ def test_an_autoguided_score_has_no_likelihood():
 
 @pytest.fixture(scope="module")
 def spoken() -> Model:
-    """A model of captions and classes whose every input matters."""
+    """Return a model of captions and classes in which every input changes the output."""
     changes = {"classes": 3, "sde": VP()}
     return Model(filled_model(**changes), caption_spec(**changes))
 
@@ -254,7 +257,7 @@ QUICK = {"solver": "unipc", "steps": 4}
 
 
 def test_scale_one_is_no_guidance_whatever_is_given(spoken):
-    """Bit for bit, and through each of the classes by themselves."""
+    """Scale 1 is bit-equal to no guidance, through ``sample`` and through each class of guided score."""
     plain = spoken.sample(prompts=CAPTIONS, seed=1, **QUICK).images
     more = {"guidance_interval": (0.2, 5.0), "negative": "two"}
     assert torch.equal(spoken.sample(prompts=CAPTIONS, seed=1, guidance=1.0, **more, **QUICK).images, plain)
@@ -271,7 +274,7 @@ def test_scale_one_is_no_guidance_whatever_is_given(spoken):
 
 
 def test_a_negative_prompt_takes_the_place_of_the_empty_one(spoken):
-    """The empty caption is the null condition; the prompt itself leaves nothing to lead away from."""
+    """An empty negative prompt equals none, and the prompt as its own negative prompt equals no guidance."""
     draw = lambda **more: spoken.sample(prompts=CAPTIONS[:2], seed=2, guidance=4.0, **more, **QUICK).images  # noqa: E731
     null = draw()
     assert torch.equal(draw(negative=""), null)
@@ -287,7 +290,7 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(spoken):
 
 
 def test_a_longer_negative_prompt_masks_what_it_adds(spoken):
-    """Tokens that pad the shorter prompt change nothing: the score is the mix of the two, each by itself."""
+    """Padding of the shorter prompt changes nothing: the score combines the scores of both prompts alone."""
     model = spoken.score_model
     long = "somebody wrote a handwritten three, twice, and the digit one in pencil"
     x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.7])
@@ -308,7 +311,7 @@ def test_guided_images_do_not_depend_on_their_batch(spoken, more):
 
 
 def test_autoguidance_by_another_model(spoken):
-    """Its score is asked under its own encoding of the same prompt; an unconditional guide is asked without."""
+    """The guide is evaluated under its own encoding of the prompt, or without conditions if it is unconditional."""
     younger = Model(filled_model(classes=3), spoken.spec)
     for parameter in younger.score_model.parameters():
         parameter.data.mul_(0.9)
@@ -323,12 +326,12 @@ def test_autoguidance_by_another_model(spoken):
             weak = guide.conditioned(CAPTIONS if guide is younger else None, None, 4, 1.0).score(x, t)
             torch.testing.assert_close(score.score(x, t), weak + 3.0 * (own - weak))
             assert (own - weak).abs().max() > 0.01
-    # an unconditional model has nothing to lead away from but another model
+    # an unconditional model can only be guided by another model
     assert bare.sample(n=2, guidance=2.0, autoguide=Model(filled_model(text=None), bare_spec), **QUICK).images.any()
 
 
 def test_each_of_two_guidances_at_scale_one_leaves_the_other(spoken):
-    """Bit for bit; the model as its own guide adds nothing to rounding, and another one something."""
+    """Each guidance at scale 1 is bit-equal to the other alone; the model as its own guide changes only rounding."""
     younger = Model(filled_model(classes=3), spoken.spec)
     for parameter in younger.score_model.parameters():
         parameter.data.mul_(0.9)
@@ -353,7 +356,7 @@ def test_what_does_not_fit_is_named(spoken):
         draw(negative=["two"] * 3)
     with pytest.raises(ValueError, match="negative and autoguide"):
         draw(negative="two", autoguide=spoken)
-    with pytest.raises(ValueError, match=r"autoguidance=1.5 was given, and no autoguide"):
+    with pytest.raises(ValueError, match=r"autoguidance=1.5 was given without a guide model"):
         draw(autoguidance=1.5)
     other = Model(spoken.score_model, dataclasses.replace(spoken.spec, sde=VE()))
     with pytest.raises(ValueError, match=r"autoguide: its sde is VE.*the model's is VP"):
@@ -375,7 +378,7 @@ def test_what_does_not_fit_is_named(spoken):
 
 
 def test_neither_model_drops_anything_while_it_leads():
-    """Whatever mode they were left in: the model and its guide are evaluated."""
+    """The model and its guide are set to evaluation mode, also if they were left in training mode."""
     model, guide = filled_model(classes=3), filled_model(classes=3)
     model.train()
     guide.train()
@@ -384,7 +387,7 @@ def test_neither_model_drops_anything_while_it_leads():
 
 
 def test_a_guide_is_told_of_the_rows_that_it_is_asked_about(spoken):
-    """With some noise levels inside the interval and others outside, each image keeps its own condition."""
+    """Each image keeps its own condition if some noise levels lie inside the interval and others outside."""
     younger = filled_model(classes=3)
     for parameter in younger.parameters():
         parameter.data.mul_(0.9)

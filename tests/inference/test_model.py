@@ -1,4 +1,4 @@
-"""A model in use: likelihoods, latents and interpolation of uint8 images, guidance, and compiled networks."""
+"""The model's methods: likelihoods, latents and interpolation of uint8 images, guidance, compiled networks."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ from tests.support.models import spec_with
 
 
 class GaussianNetwork(torch.nn.Module):
-    """The exact noise prediction of N(0.1, 0.5^2) pixels, with one weight so that it has a device."""
+    """A network with the exact noise of N(0.1, 0.5^2) pixels, and one weight so that it has a device."""
 
     def __init__(self, sde) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def images() -> torch.Tensor:
 
 
 def test_log_prob_of_images(exact, images):
-    """The closed form of a Gaussian at the images' float values."""
+    """The log-density equals the closed form of a Gaussian at the images' float values."""
     found = exact.log_prob(images, probes=2)
     normal = torch.distributions.Normal(0.1, 0.5)
     expected = normal.log_prob(images.double() / 127.5 - 1.0).flatten(1).sum(1)
@@ -76,7 +76,7 @@ def test_images_come_back_from_their_latents(exact, images):
 
 
 def test_images_that_do_not_fit_are_named(exact, images):
-    """By everything that goes through latents: other sizes, floats in an unknown range, unequal numbers, no weight."""
+    """All methods of latents refuse other sizes, floats outside the range, unequal numbers and missing weights."""
     for ask in (exact.log_prob, exact.bits_per_dim, exact.encode):
         for wrong in (images[..., :4], images.long(), images.expand(-1, 3, -1, -1)):
             with pytest.raises(
@@ -92,17 +92,17 @@ def test_images_that_do_not_fit_are_named(exact, images):
         lambda x: exact.upscale(x[..., ::2, ::2], 2),
     ):
         for wrong in (images.float(), torch.full((1, 1, 8, 8), math.nan), exact.floats(images) - 2.5):
-            with pytest.raises(ValueError, match="float images lie in the data range, -1 to 1, these go from"):
+            with pytest.raises(ValueError, match="float images must lie in the data range, -1 to 1, got"):
                 ask(wrong)
-    with pytest.raises(ValueError, match="interpolate: 1 images and 4"):
+    with pytest.raises(ValueError, match="interpolate: first has 1 images and second 4"):
         exact.interpolate(images[:1], images, [0.5])
     for weights in ([], [1.5]):
-        with pytest.raises(ValueError, match="weights must lie between 0 and 1"):
+        with pytest.raises(ValueError, match="weights must be one or more numbers between 0 and 1"):
             exact.interpolate(images, images, weights)
 
 
 def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
-    """Conditions and guidance, probes, repeats and divergence, the data range, and the stream of the seed."""
+    """Conditions, guidance, probes, repeats, divergence, data range and the seed's random stream are passed on."""
     asked, streams = [], []
     told = lambda self, *given: asked.append(given) or "score"  # noqa: E731
     monkeypatch.setattr(flow, "conditional_score", told)
@@ -136,7 +136,7 @@ def test_every_argument_of_a_likelihood_reaches_it(exact, images, monkeypatch):
 
 
 def test_images_on_the_way_are_told_the_same_at_both_ends(exact, images, monkeypatch):
-    """Both ends are encoded and every image between them decoded under the prompts and labels that are given."""
+    """Both ends are encoded, and all images between them decoded, under the given prompts and labels."""
     asked = []
     plain = flow.conditional_score
     monkeypatch.setattr(
@@ -147,7 +147,7 @@ def test_images_on_the_way_are_told_the_same_at_both_ends(exact, images, monkeyp
 
 
 def test_pixels_and_floats_are_in_the_models_data_range(exact, images):
-    """Also where black is 0 and white is 1, and where the range is none of the usual."""
+    """Conversions use the model's data range, such as 0 to 1 or an unusual range."""
     for low, high in ((-1.0, 1.0), (0.0, 1.0), (-0.5, 2.0)):
         model = replace(exact, spec=replace(exact.spec, data_range=(low, high)))
         floats = model.floats(images)
@@ -162,7 +162,7 @@ def test_a_guided_model_has_no_likelihood(exact, images):
 
 @pytest.mark.parametrize("solver", ["unipc", "pc", "rk45", "dpmpp_2m_sde"])
 def test_every_setting_reaches_the_sampler(exact, solver):
-    """The model's own sampling equals the sampler's, settings and streams included, to a rounding."""
+    """The model's sampling equals the sampler's with the same settings and random streams, up to rounding."""
     one = exact.sample(n=3, seed=5, solver=solver, steps=6, denoise=True)
     two = exact.sample(n=2, seed=5, first=1, solver=solver, steps=6, denoise=True)
     assert (one.images[1:].int() - two.images.int()).abs().max() <= 1
@@ -173,7 +173,7 @@ def test_every_setting_reaches_the_sampler(exact, solver):
 
 
 def test_a_compiled_network_samples_alike(spec):
-    """torch.compile with the eager backend traces the network as a whole: the same numbers."""
+    """A network that torch.compile traces as a whole, with the eager backend, gives the same samples."""
     model = fresh_model(spec, [], 0).eval().requires_grad_(False)
     plain = sample(Conditioned(model, Encoded()), spec.sde, (2, 1, 8, 8), solver="unipc", steps=3,
                    generator=torch.Generator().manual_seed(0))  # fmt: skip
@@ -184,7 +184,7 @@ def test_a_compiled_network_samples_alike(spec):
 
 
 def calls_of(model: Model) -> list[int]:
-    """Grows by one at each evaluation of the network."""
+    """Return a list that grows by one at each evaluation of the network."""
     calls: list[int] = []
     model.score_model.network.register_forward_hook(lambda module, given, out: calls.append(len(out)))
     return calls
@@ -206,7 +206,7 @@ def test_what_flows_cost_is_told_and_tolerances_change_it(exact, images):
 
 
 def test_float_images_are_what_uint8_images_mean(exact, images):
-    """Bit for bit, wherever images go in; and what comes out is what uint8 images are rounded from."""
+    """Float inputs give the same bits as uint8 ones, and uint8 outputs are the rounded float outputs."""
     floats, mask = exact.floats(images), torch.zeros(8, 8, dtype=torch.bool)
     mask[:, :3] = True
     for ask in (
@@ -237,7 +237,7 @@ def test_float_images_are_what_uint8_images_mean(exact, images):
 
 
 def test_a_walk_may_begin_anywhere_and_take_any_times(exact):
-    """As the sampler's own, also in several batches; the network takes shapes that ``start`` has."""
+    """Sampling with ``start`` and ``times`` equals the sampler's, also in batches; ``start`` sets the shape."""
     g = torch.Generator().manual_seed(4)
     start, times = torch.randn(5, 1, 8, 8, generator=g), torch.tensor([0.7, 0.4, 0.1, 0.01])
     score = exact.conditioned(None, None, 2, 1.0).score

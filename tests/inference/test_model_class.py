@@ -1,4 +1,4 @@
-"""A model is one class, whose methods are functions that take any score model with its description."""
+"""The methods of the model class are functions that take any score model with its description."""
 
 import inspect
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def test_there_is_one_class():
 
 
 def test_keyword_arguments_of_drawing_are_those_of_sample():
-    """What passes them on names them for type checkers, and each is a parameter of ``sample`` or of a method."""
+    """The typed keyword arguments are exactly the parameters of ``sample`` or of another method."""
     own = [name for name in get_type_hints(Drawing) if name not in SETTINGS]
     taken = [name for name in inspect.signature(Model.sample).parameters if name not in ("model", "settings")]
     assert set(own) == set(taken) - {"n", "size", "start", "times"}
@@ -34,7 +34,7 @@ def test_keyword_arguments_of_drawing_are_those_of_sample():
 
 
 def test_functions_take_any_score_model_with_its_description():
-    """The same bits from the class and from an object of one's own."""
+    """A user's own object with a score model and spec gives the same bits as the class."""
 
     @dataclass(frozen=True)
     class Own:

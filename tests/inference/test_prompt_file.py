@@ -1,4 +1,4 @@
-"""Prompt files: what they ask for, in any format, and one sentence with the row for what is wrong."""
+"""Prompt files: requests in every format, and errors of one sentence that names the row."""
 
 import json
 import re
@@ -18,7 +18,7 @@ ROWS = [
 
 
 def write(path, rows):
-    """Rows in the format that the name says."""
+    """Write rows in the format of the file's suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".jsonl":
@@ -56,16 +56,16 @@ def test_lines_are_prompts(tmp_path):
     assert read_requests(str(file)).prompts == ["7"]
 
 
-@pytest.mark.parametrize(("content", "row"), [("\none\ntwo\n", 0), ("one\n\ntwo\n", 1), ("one\ntwo\n\n", 2)])
+@pytest.mark.parametrize(("content", "row"), [("\none\ntwo\n", 1), ("one\n\ntwo\n", 2), ("one\ntwo\n\n", 3)])
 def test_an_empty_line_is_a_row_without_a_prompt(tmp_path, content, row):
-    """At either end too: skipped, the images after it would be those of other lines."""
+    """An empty line at either end counts too, since skipping it would shift the images after it."""
     (tmp_path / "prompts.txt").write_text(content)
     with pytest.raises(ValueError, match=f"row {row} has no prompt"):
         read_requests(str(tmp_path / "prompts.txt"))
 
 
 def test_pandas_writes_null_as_nan(tmp_path):
-    """A column of numbers with a hole comes as floating point."""
+    """A column of numbers with a missing value is read from floating point."""
     pd.DataFrame({"label": [1, 2], "seed": [5, None], "id": [8, 9]}).to_parquet(tmp_path / "rows.parquet")
     found = read_requests(str(tmp_path / "rows.parquet"))
     assert (found.labels, found.seeds, found.prompts) == (["1", "2"], [5, None], None)
@@ -105,15 +105,15 @@ def test_parquet_columns_are_found_in_any_spelling_and_once(tmp_path):
         ("a.csv", "prompt,label,prompt\none,1,two\n", "line 1 has the column 'prompt' twice"),
         ("a.jsonl", '{"prompt": "one"}\n{"prompt": "two", "prompt": "three"}', "line 2: key 'prompt' is given twice"),
         ("a.jsonl", '{"prompt": "one"}\n{"PROMPT": "two"}', "columns 'prompt' and 'PROMPT' have one name"),
-        ("a.txt", "one\n\nthree\n", "row 1 has no prompt"),
+        ("a.txt", "one\n\nthree\n", "row 2 has no prompt"),
         ("a.csv", "prompt,label\n", "has neither a column prompt nor a column label: it is empty"),
         ("a.csv", "text,label2\none,2\n", "its columns are text, label2"),
         ("a.csv", "prompt\none,2\n", "line 2 has more fields than the header"),
-        ("a.jsonl", '{"label": 1}\n{"label": 2.5}', "row 1 has the label '2.5', which is no whole number"),
-        ("a.jsonl", '{"prompt": "one"}\n{"label": 2}\n', "row 1 has no prompt"),
-        ("a.jsonl", '{"prompt": 7}', "row 0 has the prompt '7', which is no text"),
-        ("a.jsonl", '{"label": true}', "row 0 has the label 'True', which is no whole number"),
-        ("a.jsonl", '{"label": 1, "seed": 1e30}', "row 0 has the seed"),
+        ("a.jsonl", '{"label": 1}\n{"label": 2.5}', "row 2 has the label '2.5', which is no whole number"),
+        ("a.jsonl", '{"prompt": "one"}\n{"label": 2}\n', "row 2 has no prompt"),
+        ("a.jsonl", '{"prompt": 7}', "row 1 has the prompt '7', which is no text"),
+        ("a.jsonl", '{"label": true}', "row 1 has the label 'True', which is no whole number"),
+        ("a.jsonl", '{"label": 1, "seed": 1e30}', "row 1 has the seed"),
         ("a.jsonl", '{"prompt": "\\ud800"}', "not valid Unicode"),
         ("a.jsonl", "[1]", "line 1 is not a JSON object"),
         ("a.jsonl", "", "it is empty"),
@@ -133,10 +133,10 @@ def test_what_is_wrong_is_one_sentence_with_the_row(tmp_path, name, content, sai
 
 @pytest.mark.parametrize("label", ["x", "2.5", "1e1"])
 def test_a_label_that_is_no_class_number_is_named(tmp_path, label):
-    """Of a model that stores no names; one that does may have a class of that name."""
+    """A label that is no number is refused by a model without class names; one with names may have such a class."""
     (tmp_path / "a.csv").write_text(f"label\n2.0\n{label}\n")
     asked = read_requests(str(tmp_path / "a.csv"))
-    with pytest.raises(ValueError, match=f"row 1: label '{re.escape(label)}' is no class number"):
+    with pytest.raises(ValueError, match=f"row 2: label '{re.escape(label)}' is no class number"):
         asked.labelled(10, ())
     assert asked.labelled(2, ("2.0", label)).labels == ["2.0", label]
     (tmp_path / "b.csv").write_text("label\n2.0\n 3 \n")
@@ -152,15 +152,15 @@ def test_bytes_that_are_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "taken", "said"),
     [
-        ([{"prompt": "one"}], {"prompts": False, "classes": 10}, "row 0 has a prompt, and the model takes none"),
-        ([{"label": 1}], {"prompts": True, "classes": 0}, "row 0 has a label, and the model knows no classes"),
+        ([{"prompt": "one"}], {"prompts": False, "classes": 10}, "row 1 has a prompt, but the model takes no prompts"),
+        ([{"label": 1}], {"prompts": True, "classes": 0}, "row 1 has a label, but the model has no classes"),
         (
             [{"label": 1}, {"label": 10}],
             {"prompts": False, "classes": 10},
-            "row 1 has label 10, and the model knows 0 to 9",
+            "row 2 has label 10, but the model's are 0 to 9",
         ),
-        ([{"label": 1}, {"label": -1}], {"prompts": False, "classes": 10}, "row 1 has label -1"),
-        ([{"label": 1, "negative": "x"}], {"prompts": False, "classes": 10}, "takes none"),
+        ([{"label": 1}, {"label": -1}], {"prompts": False, "classes": 10}, "row 2 has label -1"),
+        ([{"label": 1, "negative": "x"}], {"prompts": False, "classes": 10}, "takes no prompts"),
     ],
 )
 def test_what_a_model_cannot_draw(tmp_path, rows, taken, said):

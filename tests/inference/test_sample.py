@@ -1,4 +1,4 @@
-"""What image i is drawn for: its own prompt, label, seed and negative prompt, by number, whatever the batches and parts."""
+"""Image i depends on its own prompt, label, seed and negative prompt, for any batches and parts."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def alone(model) -> torch.Tensor:
-    """Images 3 to 10, each drawn by itself."""
+    """Return images 3 to 10, each sampled alone."""
     return torch.cat(
         [
             model.sample(
@@ -36,7 +36,7 @@ def alone(model) -> torch.Tensor:
 
 
 def far(one: torch.Tensor, two: torch.Tensor) -> list[bool]:
-    """Which images differ by more than a grey level, the rounding of a sum in another order."""
+    """Return for each image True if it differs by more than a grey level; another order of sums may change one."""
     return ((one.int() - two.int()).abs().flatten(1).max(dim=1).values > 1).tolist()
 
 
@@ -51,7 +51,7 @@ def test_images_are_those_drawn_alone(model, alone, batch_size):
 
 
 def test_each_image_is_of_its_own_and_of_nothing_else(model, alone):
-    """What is changed of two images changes these alone, whichever it is: else the test above would see nothing."""
+    """Changing a condition of two images changes only these, so that the test above can detect mixed-up conditions."""
     changes = {
         "prompts": [*PROMPTS[:2], CAPTIONS[0], *PROMPTS[3:5], CAPTIONS[0], *PROMPTS[6:]],
         "labels": [*LABELS[:2], 0, *LABELS[3:5], 0, *LABELS[6:]],
@@ -65,8 +65,9 @@ def test_each_image_is_of_its_own_and_of_nothing_else(model, alone):
 
 @pytest.mark.parametrize(("batch", "part"), [(2, 4), (3, 7)])
 def test_parts_of_a_file_are_its_images_in_order(model, tmp_path, batch, part):
-    """Each row's prompt, label, seed and negative prompt go with its number, in every part, also when the first parts are
-    there and only later ones are drawn; and so does what is written beside it."""
+    """Each row's prompt, label, seed, negative prompt and metadata belong to its number in every part.
+
+    This holds also if the first parts exist and only later ones are sampled."""
     seeds, negatives = [None if seed == 5 else seed for seed in SEEDS], [each or None for each in NEGATIVES]
     asked = Requests("rows", 8, PROMPTS, LABELS, seeds, negatives)
     settings = {"guidance": 3.0, "guidance_interval": None, "autoguide": None, **METHOD, "batch_size": batch}

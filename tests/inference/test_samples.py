@@ -1,4 +1,4 @@
-"""Images that a model drew, in files."""
+"""Sampled images in files."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from raysde.inference.samples import Drawn
 
 @pytest.mark.parametrize("data_range", [(0.0, 1.0), (-1.0, 1.0), (-0.5, 2.0)])
 def test_floats_are_saved_in_the_range_of_their_model(tmp_path, data_range):
-    """Every grey level comes back from its own value, and what lies beyond black and white is cut."""
+    """Every float level is saved as its grey level, and values beyond black and white are clipped."""
     low, high = data_range
     levels = torch.arange(256).reshape(1, 1, 16, 16)
     drawn = Drawn(low + (high - low) * levels / 255, None, 0, 1, data_range)

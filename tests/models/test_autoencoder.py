@@ -141,7 +141,7 @@ def test_a_latent_model_draws_pixels(made, tmp_path, sink):
     unchanged = model.edit(drawn, 0.0, solver="euler", steps=3).images
     assert (unchanged.float() - to_uint8(again, -1.0, 1.0).float()).abs().max() <= 1
     for refused in (model.log_prob, model.bits_per_dim, model.encode, model.decode):
-        with pytest.raises(ValueError, match="is of pixels, and this model draws latents"):
+        with pytest.raises(ValueError, match="needs a model of pixels, and this one samples latents"):
             refused(drawn)
 
 

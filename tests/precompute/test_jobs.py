@@ -1,4 +1,4 @@
-"""Captions embedded beforehand: the encoder's own vectors, the same training, and nothing stale."""
+"""Precomputed embeddings equal the encoder's vectors, train the same network, and are refused when stale."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A data set, an encoder, and fp32 embeddings."""
+    """Return a data set, an encoder and fp32 embeddings, shared by tests."""
     folder = tmp_path_factory.mktemp("made")
     manifest, encoder = many_captions(folder / "shards"), text_encoder(folder / "bert")
     return manifest, encoder, embed(manifest, encoder)
@@ -44,20 +44,20 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """The same for a test that changes them."""
+    """Return a data set, an encoder and fp32 embeddings of a test's own, which it may change."""
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     return manifest, encoder, embed(manifest, encoder)
 
 
 @torch.no_grad()
 def reference(encoder: str, caption: str) -> np.ndarray:
-    """What transformers gives for one caption alone."""
+    """Return the vectors by transformers for one caption alone."""
     ids = pretrained_tokenizer(encoder)(caption, return_tensors="pt")
     return BertModel.from_pretrained(encoder).eval()(**ids).last_hidden_state[0].numpy()
 
 
 def test_embeddings_are_the_encoders_own(made):
-    """Of every caption of every row, of the empty caption, and with no caption at all; real tokens only."""
+    """Embeddings cover every caption of every row and the empty one, hold only real tokens, and a row may have none."""
     manifest, encoder, derived = made
     assert read_derived(derived.path) == derived
     verify_derived(derived, manifest, hashes=True)
@@ -85,7 +85,7 @@ def test_half_precision_is_rounding(own):
 
 
 def test_the_rows_of_a_microbatch_carry_their_captions_vectors(made, tmp_path):
-    """The caption that the microbatch's draw chooses is the one whose vectors come along, tokens and mask alike."""
+    """Tokens and mask are those of the caption that the microbatch's random stream selects."""
     manifest, encoder, derived = made
     run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path)))
     assert run.text == derived
@@ -107,7 +107,7 @@ def test_the_rows_of_a_microbatch_carry_their_captions_vectors(made, tmp_path):
 
 
 def stirred(run):
-    """A state in which every part of the network counts; some layers begin at zero."""
+    """Return a state with random weights in all layers, since layers that start at zero would hide differences."""
     state = new_state(run, CPU)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -117,7 +117,7 @@ def stirred(run):
 
 
 def test_the_loss_and_gradient_are_those_without(made, tmp_path):
-    """With dropped conditions and several captions a row; the encoder is not run."""
+    """Loss and gradient agree with dropped conditions and several captions a row, and the encoder is not run."""
     manifest, encoder, _ = made
     losses, gradients, validations = [], [], []
     for mode in ("require", "off"):
@@ -140,7 +140,7 @@ def test_the_loss_and_gradient_are_those_without(made, tmp_path):
 
 
 def test_dropped_rows_see_the_empty_caption(made, tmp_path):
-    """With every condition dropped, the loss does not depend on the captions' vectors."""
+    """If every condition is dropped, the loss does not depend on the captions' vectors."""
     manifest, encoder, _ = made
     run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path, train__condition_dropout=1.0)))
     state, task = stirred(run), make_objective(run)
@@ -155,7 +155,7 @@ def test_dropped_rows_see_the_empty_caption(made, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_runs_with_embeddings_repeat_to_the_bit(tmp_path, dtype):
-    """Two runs, and one that was cut in two; the checkpoint samples by itself, its encoder in it."""
+    """Two runs and a resumed run give equal weights, and the checkpoint, which holds the encoder, samples alone."""
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     embed(manifest, encoder, dtype)
     ends = []
@@ -173,7 +173,7 @@ def test_runs_with_embeddings_repeat_to_the_bit(tmp_path, dtype):
 
 
 def test_a_resumed_run_keeps_its_way(own, tmp_path):
-    """Embeddings that appear or vanish between two parts of a run would change its numbers a little: refused."""
+    """Resuming is refused if embeddings appeared or vanished, because results would differ slightly."""
     manifest, encoder, _ = own
     tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=2, checkpoint_every=2)
     run = open_run(loading.parse_recipe(tree))
@@ -186,7 +186,7 @@ def test_a_resumed_run_keeps_its_way(own, tmp_path):
 
 
 def test_stale_embeddings_are_refused(own, tmp_path):
-    """Other weights under the same path, other data, damage: each named; other tokens are passed over."""
+    """Embeddings of other weights, of other data or damaged are refused by name; another max_tokens is ignored."""
     manifest, encoder, derived = own
 
     def opened(mode="auto", **text):
@@ -206,7 +206,7 @@ def test_stale_embeddings_are_refused(own, tmp_path):
     with pytest.raises(ValueError, match=r"empty\.bin is not the file"):
         check_run(opened())
     text_encoder(Path(encoder), seed=1)
-    with pytest.raises(ValueError, match=f"{derived.sha256[:12]}.*remove it"):
+    with pytest.raises(ValueError, match=f"{derived.sha256[:12]}.*remove the folder"):
         opened()
     job = TextJob.of(manifest, encoder, max_tokens=32, dtype="fp32", batch_size=1)
     with pytest.raises(ValueError, match="where the job began"):
@@ -220,7 +220,7 @@ def test_stale_embeddings_are_refused(own, tmp_path):
 
 
 def test_another_tokenizer_is_another_encoder(own):
-    """The same weights, told other numbers for the same words."""
+    """The same weights with another tokenizer have another hash."""
     _, encoder, derived = own
     assert encoder_hash(encoder) == derived.sha256
     file = Path(encoder, "tokenizer.json")
@@ -231,7 +231,7 @@ def test_another_tokenizer_is_another_encoder(own):
 
 
 def test_what_fits_no_half_number_is_refused(own):
-    """An encoder whose numbers overflow float16 says so instead of storing infinity."""
+    """An encoder whose values overflow float16 raises instead of storing infinity."""
     from safetensors.torch import load_file, save_file
 
     manifest, encoder, _ = own
@@ -251,7 +251,7 @@ def test_an_unfinished_folder_is_passed_over(own, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_blocks_carry_vectors(tmp_path, dtype):
-    """To an Arrow table and back: the same vectors and masks, also where lengths differ and rows are blank."""
+    """An Arrow table keeps vectors and masks, also if lengths differ or rows are blank."""
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     embed(manifest, encoder, dtype)
     run = open_run(loading.parse_recipe(text_recipe(manifest, encoder, tmp_path / "runs", train__microbatch=2)))
@@ -269,7 +269,7 @@ def test_blocks_carry_vectors(tmp_path, dtype):
 
 
 def test_an_encoder_kept_in_half_precision_trains_and_draws(tmp_path):
-    """Its weights are taken to the network's type, with embeddings and without, and again from the checkpoint."""
+    """Half-precision weights are cast to the network's dtype, with and without embeddings, and from the checkpoint."""
     manifest, encoder = many_captions(tmp_path / "shards"), text_encoder(tmp_path / "bert")
     BertModel.from_pretrained(encoder).half().save_pretrained(encoder)
     tree = text_recipe(manifest, encoder, tmp_path / "runs", train__length__steps=1)
@@ -301,5 +301,5 @@ def test_the_command_names_what_is_wrong(made, capsys, options, culprit):
     "path", ["/data/shards/text-1", "/what?/shards/text-1", "s3://bucket/text-1?region=a/b", "s3://bucket/x/text-1"]
 )
 def test_folders_are_known_by_their_last_name(path):
-    """A question mark begins options in a URI alone."""
+    """A question mark starts options only in a URI, not in a path."""
     assert folder_name(path) == "text-1"

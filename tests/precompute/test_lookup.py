@@ -1,4 +1,4 @@
-"""Which folders of embeddings and latents belong to a run: those of the very encoder and the very data."""
+"""Lookup of embeddings and latents: a run uses only folders of its own encoder and its own data."""
 
 import dataclasses
 import json
@@ -22,14 +22,14 @@ from tests.support.precomputed import embed, encode, many_captions, text_recipe
 
 
 def changed_data(manifest):
-    """The data set with another byte in its last shard, as its manifest says."""
+    """Return a manifest that claims another hash for the last shard."""
     last = dataclasses.replace(manifest.shards[-1], sha256=f"{int(manifest.shards[-1].sha256, 16) ^ 1:064x}")
     write_manifest(dataclasses.replace(manifest, shards=(*manifest.shards[:-1], last)))
     return read_manifest(manifest.path)
 
 
 def nudged(folder: str, name: str) -> None:
-    """One bit of one weight."""
+    """Flip one bit of one weight in a file."""
     weights = load_file(Path(folder, name))
     first = sorted(weights)[-1]
     values = weights[first].clone().contiguous()
@@ -38,7 +38,7 @@ def nudged(folder: str, name: str) -> None:
 
 
 def test_latents_are_of_this_autoencoder_and_this_data(tmp_path):
-    """The finer of two; the smallest change of either, or images of another size, is refused."""
+    """The fp32 latents are preferred; changed weights, changed data or another image size are refused."""
     manifest, vae = write_digit_shards(tmp_path / "shards", 12, 8, 4), autoencoder(tmp_path / "vae")
     half = encode(manifest, vae, "fp16")
     assert find_latents(manifest, vae, None) == half
@@ -46,7 +46,7 @@ def test_latents_are_of_this_autoencoder_and_this_data(tmp_path):
     assert find_latents(manifest, vae, None) == find_latents(manifest, vae, (8, 8)) == fine
     spec = latent_spec_of(fine, vae)
     assert spec == LatentsJob.of(manifest, vae, dtype="fp32", batch_size=1).latent
-    with pytest.raises(ValueError, match=r"data\.image_size=4x8, but the latents are of images of size \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"data\.image_size=4x8, but the latents are of images of size 8x8; "):
         find_latents(manifest, vae, (4, 8))
     with pytest.raises(ValueError, match=f"has no latents of data .*{fine.path} is of .* data {manifest.fingerprint}"):
         find_latents(changed_data(manifest), vae, None)
@@ -57,7 +57,7 @@ def test_latents_are_of_this_autoencoder_and_this_data(tmp_path):
 
 
 def test_embeddings_are_of_this_encoder_and_this_data(tmp_path):
-    """The finer of two; the smallest change of either is refused in every mode but off."""
+    """The fp32 embeddings are preferred; changed weights or data are refused in every mode but off."""
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     encoder = text_encoder(tmp_path / "bert")
     text = PretrainedText(path=encoder, max_tokens=32)
@@ -76,16 +76,16 @@ def test_embeddings_are_of_this_encoder_and_this_data(tmp_path):
     write_manifest(manifest)
     nudged(encoder, "model.safetensors")
     for mode in ("auto", "require"):
-        with pytest.raises(ValueError, match=f"sha256 {fine.sha256[:12]} .*remove it"):
+        with pytest.raises(ValueError, match=f"sha256 {fine.sha256[:12]} .*remove the folder"):
             find_embeddings(manifest, text, mode)
 
 
 def test_the_encoder_that_ran_over_the_data_is_the_one_that_is_meant(tmp_path):
-    """text.kind=auto: a small one before; after `raysde precompute` that one; of two, of other data, or off, as said."""
+    """Auto means a small encoder before `raysde precompute` and its encoder after it; several or stale ones are refused."""
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     auto, small = AutoText(width=32, layers=1), ScratchText(width=32, layers=1)
     assert choose_text_encoder(manifest, auto, "auto") == choose_text_encoder(manifest, auto, "off") == small
-    with pytest.raises(ValueError, match=r"data\.precomputed=require, but .* holds no embeddings"):
+    with pytest.raises(ValueError, match=r"data\.precomputed=require, but .* has no embeddings; run"):
         choose_text_encoder(manifest, auto, "require")
     first = embed(manifest, text_encoder(tmp_path / "bert"), "fp16")
     chosen = PretrainedText(path=first.encoder, max_tokens=32)
@@ -110,7 +110,7 @@ def test_the_encoder_that_ran_over_the_data_is_the_one_that_is_meant(tmp_path):
 
 
 def test_a_run_with_the_encoder_that_is_meant_is_the_run_that_names_it(tmp_path):
-    """Its recipe says so, with the settings that another recipe would need, and none of the small one's."""
+    """The run's recipe names the encoder and its settings, and no setting of the small encoder."""
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     tree = text_recipe(manifest, text_encoder(tmp_path / "bert"), tmp_path / "runs")
     embed(manifest, tree["text"]["path"])
@@ -140,7 +140,7 @@ def test_what_was_precomputed_in_vain_is_said(tmp_path):
 
 
 def test_a_sweep_says_what_was_precomputed_in_vain(tmp_path, monkeypatch, capsys):
-    """Before it starts, as a run does."""
+    """A sweep reports unused embeddings before it starts, as a run does."""
 
     def stopped(*given):
         raise RuntimeError("stopped")
@@ -162,7 +162,7 @@ def test_a_sweep_says_what_was_precomputed_in_vain(tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("kind", ["text", "latents"])
 def test_a_job_is_told_from_another_by_all_that_its_bytes_depend_on(tmp_path, kind):
-    """Each value of it: a folder that was begun with another must not be gone on with."""
+    """Changing any value that determines the bytes changes the identity, so that no folder is resumed with it."""
     manifest = many_captions(tmp_path / "shards", 12, 8, 4)
     if kind == "text":
         job = TextJob.of(manifest, text_encoder(tmp_path / "bert"), max_tokens=32, dtype="fp32", batch_size=3)
@@ -189,7 +189,7 @@ def test_a_job_is_told_from_another_by_all_that_its_bytes_depend_on(tmp_path, ki
 
 
 def test_a_folder_is_what_its_manifest_and_the_shards_say(tmp_path):
-    """A byte of a file, a file less, and shards in another order or with other rows."""
+    """Refuse a changed byte, a missing file, shards in another order, and shards with other rows."""
     manifest, vae = write_digit_shards(tmp_path / "shards", 12, 8, 4), autoencoder(tmp_path / "vae")
     derived = encode(manifest, vae)
     verify_derived(derived, manifest, hashes=True)

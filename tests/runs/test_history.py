@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-import raysde.runs.local
+import raysde.training.loop
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.commands.signals import INTERRUPTED, SIGTERMED
@@ -179,11 +179,11 @@ def test_a_run_that_somebody_ended_is_killed_in_mlflow(recipe, tmp_path, uri, ca
     """And not failed, as on Ray: it can go on, and the sentence says from where."""
 
     def ended(*given):
-        keep_first(*given)
+        take_step(*given)
         signal.raise_signal(number)
 
-    keep_first = raysde.runs.local.save_checkpoint
-    monkeypatch.setattr(raysde.runs.local, "save_checkpoint", ended)
+    take_step = raysde.training.loop.train_step
+    monkeypatch.setattr(raysde.training.loop, "train_step", ended)
     # tests that run in the background may have been started with Ctrl-C ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

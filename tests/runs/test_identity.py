@@ -7,6 +7,7 @@ import pytest
 from raysde.runs import identity
 from raysde.runs.identity import BY_NAME, settle_word
 from raysde.tracking import connect_client, open_mlflow_run
+from tests.support.checkpoints import write_model
 
 SHAPE = {"train.lr": 1e-3, "steps": 20}
 
@@ -64,8 +65,10 @@ def test_an_interrupted_run_says_where_it_goes_on(tmp_path):
     assert "run 'a' was interrupted; the same command goes on from its beginning" in str(
         identity.describe_interruption(str(tmp_path / "a"))
     )
-    for step in (5, 40, 30):
-        (tmp_path / f"a/step_{step:09d}").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    for step in (5, 40, 30, 50):
+        write_model(tmp_path / f"a/step_{step:09d}", step, text=None)
+    (tmp_path / "a/step_000000050/ema.safetensors").unlink()  # damaged, so that the run passes it over
     assert str(identity.describe_interruption(f"file://{tmp_path}/a")).endswith(
         "goes on from its checkpoint at step 40"
     )

@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import _validate_batch_log_limits
@@ -364,6 +365,19 @@ def test_a_store_that_is_no_database_is_named_at_once(tmp_path, kind):
     assert time.monotonic() - begin < 60.0
 
 
+@pytest.fixture
+def short_waits():
+    """A tenth of a second for the 20 in which MLflow has SQLite wait for another process, whatever the URI asks."""
+
+    def shorten(connection, cursor, statement, parameters, context, many):
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 100"), parameters
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", shorten, retval=True)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)
+
+
+@pytest.mark.usefixtures("short_waits")
 def test_a_locked_database_is_explained(tmp_path, empty_store, caplog):
     """Another process writes and does not end."""
     path = shutil.copy(empty_store, tmp_path)

@@ -8,7 +8,9 @@ JOBS = "tests/precompute/test_jobs.py"
 PLAN = "tests/data/batches/test_plan.py"
 READER = "tests/data/dataset/test_reader.py"
 ROW_GROUPS = "tests/data/dataset/test_row_groups.py"
+FOLDER = "tests/data/ingest/test_sources_folder.py"
 SOURCES = "tests/data/ingest/test_sources.py"
+TAR = "tests/data/ingest/test_sources_tar.py"
 
 MUTANTS = [
     Mutant("all microbatches of a block with the first's pixels", "raysde.data.batches.arrow:read_pixels", "offset=int(ends[0]))", "offset=0)", READER + " -k 'blocks'"),
@@ -104,7 +106,17 @@ MUTANTS = [
     Mutant("an array read from its header on", "raysde.data.ingest.sources.ndarray:Array.rows", "source.seek(self.offset + start * width)", "source.seek(start * width)", SOURCES + " -k 'same_images'"),
     Mutant("rows numbered from each part's own first", "raysde.data.ingest.sources.parquet:open_parquet", "first, count = sum(sizes[:start]), sum", "first, count = start, sum", SOURCES + " -k 'row_groups'"),
     Mutant("a class number one too large", "raysde.data.ingest.sources.parquet:ParquetPart._label", "if not 0 <= value < len(classes):", "if not 0 <= value <= len(classes):", SOURCES + " -k 'bad_rows'"),
+    Mutant("captions lost behind other images", "raysde.data.ingest.sources.webdataset:read_tar", "            if apart and any(", "            if False and any(", SOURCES + " -k 'apart'"),
     Mutant("an archive that ends early", "raysde.data.ingest.sources.webdataset:_group_members", '                raise tarfile.ReadError("there is more after the mark of the end")', "                break", SOURCES + " -k 'end_of_an_archive'"),
     Mutant("variance for deviation", "raysde.data.ingest.statistics:Statistics.summary", "std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))", "std = np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0)", CONVERT + " -k 'statistics'"),
     Mutant("the longest caption of the last part", "raysde.data.ingest.statistics:Statistics.add", "self.longest = max(self.longest, other.longest)", "self.longest = other.longest", CONVERT + " -k 'statistics'"),
+    Mutant("an image kept without what its wrong row says", "raysde.data.ingest.sources.folder:open_folder", "        if name not in book.faults", "        if True", FOLDER + " -k 'wrong_entry'"),
+    Mutant("rows that are all wrong left out one by one", "raysde.data.ingest.sources.metadata:read_metadata", "    if refused and not read:", "    if False:", FOLDER + " -k 'whatever_is'"),
+    Mutant("annotations that are all lost left out one by one", "raysde.data.ingest.sources.catalogues:_read_coco", "    if lost and len(lost) ==", "    if False and len(lost) ==", FOLDER + " -k 'whatever_is'"),
+    Mutant("a table without rows passed over", "raysde.data.ingest.sources.metadata:read_metadata", "if columns else", "if True else", FOLDER + " -k 'without_rows'"),
+    Mutant("names compared with their case", "raysde.data.ingest.sources.book:_fold_name", ".casefold()", "", FOLDER + " -k 'suggested'"),
+    Mutant("labels without their images", "raysde.data.ingest.collect:collect_parts", "lambda label: name_first_row(shards, out, label)", "repr", CLASSES + " -k 'image_of_each'"),
+    Mutant("a list of labels passed over in silence", "raysde.data.ingest.sources.parquet:_describe_unread", "if normalise_name(name) in words.labels:", "if False:", "tests/data/ingest/test_sources_parquet.py -k 'another_type'"),
+    Mutant("members named in small letters", "raysde.data.ingest.sources.webdataset:TarSample.add", "PurePosixPath(member.name).name", "PurePosixPath(member.name).name.lower()", TAR + " -k 'as_it_is_written'"),
+    Mutant("folders counted beside labels", "raysde.data.ingest.sources.webdataset:TarSample.sample", "if label is None and \"/\"", "if \"/\"", TAR + " -k 'no_labels'"),
 ]  # fmt: skip

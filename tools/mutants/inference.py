@@ -45,4 +45,5 @@ MUTANTS = [
     Mutant("letters for prompts", "raysde.inference.sample:count_images", "if isinstance(values, str) or not", "if not", EDIT + " -k 'letters'"),
     Mutant("a start that every batch has", "raysde.inference.sample:prepare_start", "start[rows].to(device", "start[: rows.stop - rows.start].to(device", MODEL + " -k 'begin_anywhere'"),
     Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "for index in range(len(pictures))], progress)", "for index in range(len(pictures))])", "tests/commands/test_edit.py -k 'in_sight'"),
+    Mutant("rows counted from 0", "raysde.inference.prompt_file:parse_values", "row {row + 1}", "row {row}", PROMPT_FILE + " -k 'one_sentence'"),
 ]  # fmt: skip

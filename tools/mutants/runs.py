@@ -17,4 +17,5 @@ MUTANTS = [
     Mutant("a longer run that stops at once", "raysde.runs.resume:resume_run", "            state.stale = 0", "            pass", STEPS + " -k 'wanted_longer'"),
     Mutant("a stop that stays though more is asked for", "raysde.runs.resume:resume_run", "        state.stopped = False", "        pass", STEPS + " -k 'more_patience'"),
     Mutant("a resumed run by the new default", "raysde.runs.run:continue_run", "return replace(run, spec=replace(run.spec, default_solver=usual))", "return run", STEPS + " -k 'before_the_default'"),
+    Mutant("a damaged checkpoint for the place to go on from", "raysde.runs.identity:describe_interruption", " if each.description is not None", "", "tests/runs/test_identity.py -k 'goes_on'"),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Microbatches: which rows each step sees, and how they reach the training loop."""
+"""Microbatches: the plan of their rows, and their way to the training loop."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Microbatches as Arrow tables and back, without copying pixels: what the stream carries between processes.
+"""Conversion of microbatches to Arrow tables, the stream's blocks, and back without copying pixels.
 
-A block holds one microbatch index for a run of steps. All blocks have the same number of rows, so that they can be
-dealt out in turn; places beyond the end of the run are blank.
+A block holds one microbatch index for a range of steps. All blocks have the same number of rows, so that they can be
+assigned to workers in turn; rows beyond the end of the run are blank.
 """
 
 import math
@@ -15,20 +15,20 @@ import torch
 from raysde.data.batches.microbatch import Microbatch, mask_first
 
 BLANK = -1
-"""The step of blank rows."""
+"""Step number of blank rows."""
 
-# pixels in shared memory are read-only; nothing here writes to a microbatch
+# pixels in shared memory are read-only, and no code here writes to a microbatch
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 class Canvas:
-    """Memory for the images of a block, handed out piece after piece, so that a block is made without copying."""
+    """``size`` bytes of memory for the images of a block, allocated piece by piece so that the block needs no copy."""
 
     def __init__(self, size: int) -> None:
         self.memory, self.used = np.empty(size, dtype=np.uint8), 0
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The next piece, uint8 of a shape."""
+        """Return the next piece of memory as uint8 of a shape."""
         start, self.used = self.used, self.used + math.prod(shape)
         assert self.used <= len(self.memory)
         return self.memory[start : self.used].reshape(shape)
@@ -40,11 +40,11 @@ def to_table(
     numbers: Mapping[str, np.dtype] | None = None,
     canvas: Canvas | None = None,
 ) -> pa.Table:
-    """Microbatches, and blank rows up to ``rows`` in all.
+    """Return microbatches as an Arrow table, with blank rows up to ``rows`` rows in all.
 
     Args:
-        numbers: name and type of the precomputed numbers that microbatches carry.
-        canvas: holds the images of all of them, in this order; they are copied together if None.
+        numbers: name and dtype of the precomputed fields of the microbatches.
+        canvas: memory that holds the images of all microbatches, in this order; None copies the images.
     """
     pixels = [batch.images.permute(0, 2, 3, 1) for batch in batches]
     nothing = np.empty(0, dtype=np.uint8)
@@ -80,7 +80,7 @@ def to_table(
 
 
 def _numbers_columns(batches: list[Microbatch], blank: int, numbers: Mapping[str, np.dtype]) -> dict[str, pa.Array]:
-    """For each name the numbers of a row, flat, and their shape; with contexts, how many of their vectors are real."""
+    """Return two columns for each precomputed field, flat values and shape of each row, and ``tokens`` for contexts."""
     columns: dict[str, pa.Array] = {}
     for name, dtype in numbers.items():
         found = [getattr(batch, name).numpy() for batch in batches]
@@ -98,7 +98,7 @@ def _numbers_columns(batches: list[Microbatch], blank: int, numbers: Mapping[str
 
 
 def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
-    """The microbatches of a block, whose images share its memory; blank rows are left out."""
+    """Yield the microbatches of a block, without blank rows; their images, [B, C, H, W], share the block's memory."""
     table = table.combine_chunks()
     step, index, row, label, height = (
         table.column(name).to_numpy() for name in ("step", "index", "row", "label", "height")
@@ -122,7 +122,7 @@ def from_table(table: pa.Table, channels: int) -> Iterator[Microbatch]:
 
 
 def _read_contexts(table: pa.Table, begin: int, end: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The captions' vectors of neighbouring rows and which are real, where the block carries them."""
+    """Return vectors [B, L, D] and mask, bool [B, L], of rows ``begin`` to ``end``; None if the block has none."""
     context = read_numbers(table, "context", begin, end)
     if context is None:
         return None, None
@@ -131,7 +131,7 @@ def _read_contexts(table: pa.Table, begin: int, end: int) -> tuple[torch.Tensor 
 
 
 def read_numbers(table: pa.Table, name: str, begin: int, end: int) -> torch.Tensor | None:
-    """The numbers [B, ...] of neighbouring rows of one shape, over the memory of the block; None without them."""
+    """Return a precomputed field [B, ...] of rows ``begin`` to ``end``, in the block's memory; None if it is absent."""
     if name not in table.column_names:
         return None
     shape = table.column(f"{name}_shape")[begin].as_py()
@@ -140,7 +140,7 @@ def read_numbers(table: pa.Table, name: str, begin: int, end: int) -> torch.Tens
 
 
 def read_pixels(images: pa.LargeBinaryArray, begin: int, end: int, height: int, channels: int) -> torch.Tensor:
-    """uint8 [B, C, H, W] over the bytes of neighbouring rows; empty where these carry latents instead."""
+    """Return images of rows ``begin`` to ``end`` in the block's memory, uint8 [B, C, H, W]; H = W = 0 for latents."""
     if not height:
         return torch.empty(end - begin, channels, 0, 0, dtype=torch.uint8)
     _, offsets, data = images.buffers()

@@ -1,4 +1,4 @@
-"""Microbatches, the unit of training: the rows of the plan with the images, captions and labels in them."""
+"""Microbatches, the unit of training: images, captions and labels of the plan's rows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,13 +16,16 @@ from raysde.data.dataset.view import View, draw_uniforms
 
 @dataclass(frozen=True)
 class Microbatch:
-    """Images uint8 [B, C, H, W] with captions and labels int64 [B] (-1 for none).
+    """Images with captions and labels.
 
     Attributes:
-        step, index: its place in the plan.
-        rows: the data set's row numbers, int64 [B].
-        context, context_mask: vectors [B, L, D] of the captions and which are real, bool [B, L], where precomputed.
-        moments: posteriors [B, 2 C, H, W] of the images' latents, in whose place the images are then empty.
+        step, index: step of the plan, and the microbatch's index within it.
+        rows: row numbers in the data set, int64 [B].
+        images: uint8 [B, C, H, W]; empty, [B, C, 0, 0], if ``moments`` replace them.
+        captions: B captions, "" for none.
+        labels: class numbers, int64 [B], -1 for none.
+        context, context_mask: precomputed vectors of the captions [B, L, D], and False for padding, bool [B, L].
+        moments: mean and log-variance of precomputed latents, [B, 2 C, H, W].
     """
 
     step: int
@@ -36,13 +39,13 @@ class Microbatch:
     moments: Tensor | None = None
 
     def map_tensors(self, move: Callable[[Tensor], Tensor]) -> "Microbatch":
-        """The same with ``move`` applied to each of its tensors."""
+        """Return the microbatch with ``move`` applied to each of its tensors."""
         found: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **found)
 
 
 def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -> Microbatch:
-    """A microbatch of decoded rows; the images stay in memory as they were decoded, channels last."""
+    """Return a microbatch of decoded rows; its images [B, C, H, W] are a view of the decoded [B, H, W, C]."""
     images = torch.from_numpy(columns.images).permute(0, 3, 1, 2)
     moments = None if columns.moments is None else torch.from_numpy(columns.moments)
     labels = torch.from_numpy(columns.labels)
@@ -54,18 +57,18 @@ def make_microbatch(step: int, index: int, rows: np.ndarray, columns: Columns) -
 
 
 def mask_first(tokens: Tensor, length: int) -> Tensor:
-    """bool [B, length], True for the first ``tokens`` [B] of each row."""
+    """Return a mask, bool [B, length], that is True for the first ``tokens`` [B] positions of each row."""
     return torch.arange(length)[None, :] < tokens[:, None]
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Where the microbatches of a run come from: which rows, shown how.
+    """The rows and crops of a run's microbatches.
 
     Attributes:
-        plan: positions of each microbatch.
-        rows: what the positions stand for.
-        view: how images are shown.
+        plan: positions, in 0..rows-1, of each microbatch.
+        rows: map from positions to row numbers of the data set.
+        view: crop settings of the images.
     """
 
     plan: Plan
@@ -75,7 +78,7 @@ class Feed:
     def read(
         self, reader: Reader, step: int, index: int, take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images
     ) -> tuple[np.ndarray, Columns]:
-        """Row numbers and content of a microbatch, whose images lie in memory from ``take``."""
+        """Return the row numbers, int64 [B], and decoded rows of a microbatch, with images in memory from ``take``."""
         chosen = self.rows[self.plan.rows_of(step, index)]
         return chosen, reader.read(chosen, self.view, draw_uniforms(self.plan.seed, step, index, len(chosen)), take)
 
@@ -83,7 +86,7 @@ class Feed:
 def read_batches(
     feed: Feed, reader: Reader, start: int, stop: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[Microbatch]]:
-    """The microbatches of one rank, step by step over [start, stop), read in this process."""
+    """Yield the microbatches of one of ``world`` ranks for each step in [start, stop), read in this process."""
     mine = feed.plan.of_rank(rank, world)
     for step in range(start, stop):
         yield [make_microbatch(step, index, *feed.read(reader, step, index)) for index in mine]
@@ -92,7 +95,10 @@ def read_batches(
 def held_out_batches(
     reader: Reader, rows: np.ndarray, size: int, view: View, rank: int, world: int
 ) -> Iterator[Microbatch]:
-    """This rank's share of the held-out rows, each row on exactly one rank; the microbatches are those of any world."""
+    """Yield one rank's microbatches of the held-out ``rows``, int64 [N]; each row is on one of ``world`` ranks.
+
+    A microbatch holds up to ``size`` rows of one shape, and is the same for any number of ranks.
+    """
     shapes = [reader.shape_of(int(row), view) if reader.moments is None else (0, 0) for row in rows]
     index = 0
     for shape in sorted(set(shapes)):

@@ -1,8 +1,8 @@
-"""The batch plan: which rows each microbatch of each step holds, from nothing but a seed.
+"""The batch plan: the rows of each microbatch of each step, determined by a seed.
 
-Rows of an epoch are put in a random order; epochs follow one another without a gap; step k takes the next
-``batch`` rows of that endless sequence. Neither workers nor restarts appear in it, and any place of it is
-computed without the places before it.
+The rows of each epoch are shuffled, and epochs follow one another without a gap. Step k takes the next ``batch`` rows
+of this endless sequence. The sequence depends neither on workers nor on restarts, and any position of it is computed
+without the positions before it.
 """
 
 from collections.abc import Iterator
@@ -19,15 +19,18 @@ class Plan:
     """A deterministic sequence of global batches.
 
     Attributes:
-        rows: number of rows that are trained on; positions 0..rows-1.
-        batch: rows of a global batch.
-        microbatch: rows of a microbatch, a divisor of ``batch``.
-        seed: of the order.
-        window: rows are shuffled among this many neighbours of a shuffled sequence of chunks; a window of at least
-            ``rows`` is a permutation of all.
-        chunk: neighbouring rows that move together between windows (a Parquet row group).
-        buckets: numbers of rows of one image size, positions in this order, if there are several sizes; a microbatch
+        rows: number of training rows, at positions 0..rows-1.
+        batch: number of rows in a global batch.
+        microbatch: number of rows in a microbatch, a divisor of ``batch``.
+        seed: seed of the order.
+        window: shuffle buffer in rows: the chunks are shuffled first, then the rows within each window. A window of at
+            least ``rows`` shuffles all rows at once.
+        chunk: number of neighbouring rows that move together between windows (a Parquet row group).
+        buckets: number of rows of each image size, in the order of positions, if there are several sizes. A microbatch
             then holds rows of one bucket, and microbatches of all buckets are mixed at random.
+
+    Raises:
+        ValueError: if there are no rows, or ``batch`` is no multiple of ``microbatch``.
     """
 
     rows: int
@@ -47,15 +50,15 @@ class Plan:
 
     @property
     def microbatches(self) -> int:
-        """Microbatches in a global batch."""
+        """Number of microbatches in a global batch."""
         return self.batch // self.microbatch
 
     def epoch(self, step: int) -> float:
-        """Epochs completed before ``step``."""
+        """Return the number of epochs, fractional, that are completed before ``step``."""
         return step * self.batch / self.rows
 
     def rows_of(self, step: int, index: int) -> np.ndarray:
-        """Row positions int64 [microbatch] of microbatch ``index`` of ``step``."""
+        """Return the row positions, int64 [microbatch], of microbatch ``index`` of ``step``."""
         assert 0 <= index < self.microbatches
         number = step * self.microbatches + index
         if len(self.buckets) < 2:
@@ -64,7 +67,7 @@ class Plan:
         return sum(self.buckets[:bucket]) + self._endless(number, bucket, self.buckets[bucket])
 
     def _endless(self, number: int, bucket: int, rows: int) -> np.ndarray:
-        """Microbatch ``number`` of the endless sequence of a bucket's epochs."""
+        """Return positions, int64 [microbatch], of microbatch ``number`` in the endless epochs of a bucket's rows."""
         places = np.arange(number * self.microbatch, (number + 1) * self.microbatch, dtype=np.int64)
         epochs = places // rows
         result = np.empty(self.microbatch, dtype=np.int64)
@@ -76,10 +79,10 @@ class Plan:
         return result
 
     def _bucket_of(self, number: int) -> tuple[int, int]:
-        """The bucket of the microbatch ``number``, and its number among the bucket's own.
+        """Return the bucket of microbatch ``number``, and its number within the bucket.
 
-        In epoch e bucket b has floor((e + 1) n_b / m) - floor(e n_b / m) microbatches, so that its rows follow one
-        another without a gap; their order among the other buckets' is random.
+        In epoch e bucket b, of n_b rows, has floor((e + 1) n_b / m) - floor(e n_b / m) microbatches of m rows, so that
+        its rows follow one another without a gap. The microbatches of all buckets are in random order.
         """
         epoch = number * self.microbatch // self.rows
         while sum(self._count_before(epoch + 1)) <= number:
@@ -92,11 +95,11 @@ class Plan:
         return bucket, before[bucket] + place - (int(ends[bucket - 1]) if bucket else 0)
 
     def _count_before(self, epoch: int) -> list[int]:
-        """Microbatches of each bucket before ``epoch``."""
+        """Return the number of microbatches of each bucket before ``epoch``."""
         return [epoch * rows // self.microbatch for rows in self.buckets]
 
     def of_rank(self, rank: int, world: int) -> list[int]:
-        """The microbatches of each global batch that ``rank`` of ``world`` computes.
+        """Return the indices of the microbatches of each global batch that ``rank`` of ``world`` ranks computes.
 
         Raises:
             ValueError: if there are more workers than microbatches.
@@ -106,20 +109,24 @@ class Plan:
 
 
 def check_world(microbatches: int, world: int) -> None:
-    """Every worker needs a microbatch of each global batch.
+    """Check that every one of ``world`` workers gets a microbatch of each global batch.
 
     Raises:
         ValueError: if there are more workers than microbatches.
     """
     if world > microbatches:
-        raise ValueError(f"{microbatches} microbatches in a global batch are too few for {world} workers")
+        raise ValueError(
+            f"{microbatches} microbatches in a global batch are too few for {world} workers; "
+            "use fewer workers or a smaller train.microbatch"
+        )
 
 
 def epoch_order(places: np.ndarray, rows: int, window: int, chunk: int, seed: int) -> np.ndarray:
-    """The row positions at ``places`` of one epoch: chunks shuffled, then rows shuffled within windows.
+    """Return the row positions, int64 [N], at ``places`` of one epoch: chunks are shuffled, then rows within windows.
 
     Args:
-        places: int64, in 0..rows-1.
+        places: int64 [N], in 0..rows-1.
+        window, chunk: attributes of :class:`Plan`.
         seed: the key of this epoch.
     """
     if window >= rows:
@@ -135,9 +142,9 @@ def epoch_order(places: np.ndarray, rows: int, window: int, chunk: int, seed: in
 
 
 def _shuffle_chunks(places: np.ndarray, rows: int, chunk: int, seed: int) -> np.ndarray:
-    """Shuffles whole chunks; the last, shorter one gets a place of its own."""
+    """Return ``places`` int64 [N] after a shuffle of whole chunks; the last, shorter one is inserted at random."""
     full, rest = divmod(rows, chunk)
-    border = key(seed, CHUNKS, 0) % (full + 1) * chunk  # where the short chunk begins
+    border = key(seed, CHUNKS, 0) % (full + 1) * chunk  # start of the short chunk
     beyond = places >= border + rest
     slots = np.where(beyond, places - rest, places) // chunk
     short = (places >= border) & ~beyond
@@ -149,6 +156,6 @@ def _shuffle_chunks(places: np.ndarray, rows: int, chunk: int, seed: int) -> np.
 
 
 def split_steps(start: int, stop: int, steps: int) -> Iterator[tuple[int, int]]:
-    """Cuts [start, stop) into runs of ``steps`` steps; the last may be shorter."""
+    """Yield (first, stop) of consecutive ranges of ``steps`` steps in [start, stop); the last may be shorter."""
     for first in range(start, stop, steps):
         yield first, min(first + steps, stop)

@@ -1,4 +1,4 @@
-"""The next step's microbatches are fetched, and brought to the device, while the present one is trained on."""
+"""Prefetching: read the next step's microbatches and copy them to the device while the current step is trained."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +12,9 @@ Item = TypeVar("Item")
 
 
 def fetch_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; a thread fetches the first at once and each next one when its predecessor is handed out.
+    """Return an iterator of the same items, with a thread that fetches the next item while one is in use.
 
-    An error in ``items`` is raised in the place of the item that it prevented.
+    The first item is fetched at once. An error in ``items`` is raised instead of the item that failed.
     """
     pool = ThreadPoolExecutor(1, "fetch")
     upcoming = pool.submit(_next_item, items)
@@ -38,9 +38,10 @@ def _next_item(items: Iterator[Item]) -> tuple[Item] | None:
 
 
 def prefetch_to_device(batches: Iterator[list[Microbatch]], device: torch.device) -> Iterator[list[Microbatch]]:
-    """The same microbatches a step ahead; with their tensors on ``device`` where that is a CUDA device.
+    """Return an iterator of the same microbatches, read one step ahead; tensors are moved to a CUDA ``device``.
 
-    There they are copied from page-locked memory on a stream of its own, which the training stream waits for.
+    They are copied from page-locked memory on a separate CUDA stream, for which the training stream waits. For any
+    other device they are not moved.
     """
     if device.type != "cuda":
         return fetch_ahead(batches)
@@ -54,7 +55,7 @@ Moved = tuple[list[Microbatch], torch.cuda.Event]
 def _start_copies(
     batches: Iterator[list[Microbatch]], device: torch.device, copies: "torch.cuda.Stream"
 ) -> Iterator[Moved]:
-    """Each step's microbatches with copies to the device under way, and the event that ends these."""
+    """Yield each step's microbatches while they are copied to the device, and the event at the end of the copies."""
     for step in batches:
         with torch.cuda.stream(copies):
             moved = [batch.map_tensors(lambda x: x.pin_memory().to(device, non_blocking=True)) for batch in step]
@@ -62,13 +63,13 @@ def _start_copies(
 
 
 def _wait_for_copies(steps: Iterator[Moved], device: torch.device) -> Iterator[list[Microbatch]]:
-    """The microbatches, safe to use on the present stream."""
+    """Yield each step's microbatches once the current stream waits for their copies."""
     for batches, copied in steps:
         training = torch.cuda.current_stream(device)
         training.wait_event(copied)
 
         def record_use(x: torch.Tensor, stream: torch.cuda.Stream = training) -> torch.Tensor:
-            x.record_stream(stream)  # its memory is not given to a later copy before the step is done
+            x.record_stream(stream)  # the allocator reuses this memory for a later copy only after the step
             return x
 
         yield [batch.map_tensors(record_use) for batch in batches]

@@ -1,1 +1,1 @@
-"""The data set on disk: shards with a manifest, read row by row, with what was precomputed."""
+"""The data set on disk: shards with a manifest, precomputed embeddings and latents, and random access to rows."""

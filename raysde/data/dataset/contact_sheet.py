@@ -1,4 +1,4 @@
-"""A data set as text and as a picture."""
+"""Summary of a data set as text and as a contact sheet."""
 
 import textwrap
 
@@ -14,7 +14,7 @@ CELL, WIDE, LINE, LETTERS = 112, 8, 13, 18
 
 
 def describe_manifest(manifest: Manifest) -> list[str]:
-    """Lines of what the manifest says, for people."""
+    """Return the lines of text that `raysde inspect` prints about a data set."""
     told = manifest.statistics
     size = f"{manifest.size[0]} x {manifest.size[1]}" if manifest.size else "as they were found"
     colour = "grey" if manifest.channels == 1 else "RGB"
@@ -56,7 +56,7 @@ def _format_numbers(values: list[float]) -> str:
 
 
 def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
-    """Randomly chosen images with the beginning of their captions, or their labels, below them."""
+    """Draw up to ``count`` randomly chosen images of a data set, each above the beginning of its caption or label."""
     total = reader.manifest.rows
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
     columns = min(WIDE, len(rows))
@@ -75,7 +75,7 @@ def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
 
 
 def make_thumbnail(image: np.ndarray) -> Image.Image:
-    """An image whose longer side fills a cell; small ones are enlarged by whole pixels."""
+    """Return an image, uint8 [H, W, C], at a longer side of ``CELL`` pixels; small ones grow by a whole factor."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
     if max(picture.size) <= CELL:
         factor = CELL // max(picture.size)

@@ -1,7 +1,7 @@
-"""Positions to row numbers: full row groups first, then what is left at the end of each shard.
+"""Map from positions to row numbers: first the full row groups of all shards, then the rest of each shard.
 
-A data set's rows are numbered through its shards. The plan shuffles runs of ``group`` neighbouring positions together;
-in this order such a run is one row group of Parquet, which is read once, also where shards end with a shorter one.
+A data set's rows are numbered through its shards. The plan moves chunks of ``group`` neighbouring positions together.
+In this order a chunk is one Parquet row group, which is read once, even if shards end with shorter row groups.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class Layout:
     """The rows of some shards as positions 0..count-1.
 
     Args:
-        starts: the first row number of each shard.
-        rows: its number of rows.
-        group: rows of a full row group.
+        starts: first row number of each shard.
+        rows: number of rows of each shard.
+        group: number of rows in a full row group.
     """
 
     def __init__(self, starts: Sequence[int], rows: Sequence[int], group: int) -> None:
@@ -31,7 +31,7 @@ class Layout:
         self.tail_before = np.concatenate([[0], np.cumsum(lengths - self.full)])
 
     def rows_at(self, positions: np.ndarray) -> np.ndarray:
-        """Row numbers, int64, of positions in 0..count-1."""
+        """Return the row numbers, int64 [N], of positions [N] in 0..count-1."""
         border = self.full_before[-1]
         shard = np.searchsorted(self.full_before, positions, side="right") - 1
         tail = np.searchsorted(self.tail_before, positions - border, side="right") - 1
@@ -44,11 +44,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of some shards without those held out; what the plan's positions stand for.
+    """The rows of some shards without the held-out ones, indexed by the plan's positions.
 
     Attributes:
         layouts: one for each bucket of image sizes.
-        held: positions that are left out, sorted, in the numbering that goes through all layouts.
+        held: held-out positions, int64 [N], sorted, in the numbering through all layouts.
     """
 
     layouts: tuple[Layout, ...]
@@ -56,7 +56,7 @@ class Rows:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The number of rows of each bucket."""
+        """Number of rows of each bucket, without held-out rows."""
         borders = self._borders()
         before = np.searchsorted(self.held, borders)
         return tuple(int(n) for n in np.diff(borders) - np.diff(before))
@@ -69,12 +69,12 @@ class Rows:
         return np.concatenate([[0], np.cumsum([layout.count for layout in self.layouts])])
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
-        """Row numbers, int64, of positions in 0..count-1."""
+        """Return the row numbers, int64 [N], of positions [N] in 0..count-1."""
         skipped = np.searchsorted(self.held - np.arange(len(self.held)), positions, side="right")
         return self.number_positions(positions + skipped)
 
     def number_positions(self, positions: np.ndarray) -> np.ndarray:
-        """Row numbers of positions that count held-out rows too."""
+        """Return the row numbers, int64 [N], of positions [N] in the numbering that includes held-out rows."""
         borders = self._borders()
         result = np.empty(len(positions), dtype=np.int64)
         bucket = np.searchsorted(borders, positions, side="right") - 1
@@ -85,7 +85,7 @@ class Rows:
 
 
 def hold_out_rows(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[Rows, np.ndarray]:
-    """Splits rows into those to train on and ``count`` randomly chosen others, whose sorted numbers are returned.
+    """Hold out ``count`` random rows; return the rows to train on, and the held-out row numbers, int64 [N], sorted.
 
     Raises:
         ValueError: if no row would be left to train on.
@@ -93,12 +93,12 @@ def hold_out_rows(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[R
     everything = Rows(layouts, np.empty(0, dtype=np.int64))
     held = choose_positions(everything, count, seed)
     if count >= everything.count > 0:
-        raise ValueError(f"validation.rows={count} leaves nothing of {everything.count} rows to train on")
+        raise ValueError(f"validation.rows={count} leaves none of {everything.count} rows to train on; set fewer")
     return Rows(layouts, held), np.sort(everything.number_positions(held))
 
 
 def choose_positions(rows: Rows, count: int, seed: int) -> np.ndarray:
-    """Up to ``count`` random positions, sorted."""
+    """Return up to ``count`` distinct random positions, int64, sorted."""
     if not rows.count:
         return np.empty(0, dtype=np.int64)
     first = np.arange(min(count, rows.count), dtype=np.int64)
@@ -106,11 +106,11 @@ def choose_positions(rows: Rows, count: int, seed: int) -> np.ndarray:
 
 
 def locate_rows(starts: np.ndarray, group: int, rows: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """For each of ``rows`` its place among them, its shard, its row group and its place in that; group by group.
+    """Return (position in ``rows``, shard, row group, position in the row group) of each row, row group by row group.
 
     Args:
-        starts: the first row number of each shard, and the total.
-        group: rows of a full row group.
+        starts: first row number of each shard, and the number of all rows, int64.
+        group: number of rows in a full row group.
     """
     shard = np.searchsorted(starts, rows, side="right") - 1
     number, inside = np.divmod(rows - starts[shard], group)

@@ -1,8 +1,8 @@
-"""What a data set on disk is: its columns, its shards, and the manifest that lists them (docs/data.md).
+"""The data set on disk: its columns, its shards, and the manifest that lists them (docs/data.md).
 
 OUT/manifest.json             columns, sizes, labels, statistics, and for each shard its rows, bytes and sha256
 OUT/train-00000.parquet       image: {bytes, path}, captions: [string], label, key, width, height, hash
-OUT/validation-00000.parquet  the rows that training never sees
+OUT/validation-00000.parquet  rows held out from training
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from raysde.io.filesystems import absolute_location, child_path, open_filesystem
 
 Split = Literal["train", "validation"]
 FORMAT = 3
-"""Since 3 there is a class for each label that a row has, and class names are part of the fingerprint."""
+"""Version of the manifest; since 3 each label of a row is a class, and class names are part of the fingerprint."""
 READ = (2, 3)
 INGESTING = ".ingest"
-"""The folder beside the shards in which an unfinished ingest keeps what it has done."""
+"""Folder beside the shards with the finished parts of an unfinished ingest."""
 FEATURES = {
     "image": {"_type": "Image"},
     "captions": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
@@ -40,17 +40,17 @@ SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("hash", pa.string(), nullable=False),
     ],
-    # how Hugging Face's datasets knows an image column
+    # Hugging Face's datasets recognises the image column by this entry
     metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
 )
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file.
+    """Manifest entry of one Parquet file.
 
     Attributes:
-        image: (height, width) of all its images; None if they differ.
+        image: (height, width) of all its images in pixels; None if they differ.
     """
 
     file: str
@@ -63,21 +63,21 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of shards holds.
+    """The manifest of a folder of shards.
 
     Attributes:
-        path: the folder.
+        path: path or URI of the folder.
         channels: 1 (grey) or 3 (RGB).
-        size: (height, width) of the images; with buckets, of the square one; None if every image has its own.
-        row_group: rows of a full row group.
-        shards: in row order, those for training first.
-        labels: class names in the order of their numbers.
-        captions: rows that have a caption.
+        size: (height, width) of the images; with buckets, of the square bucket; None if sizes differ.
+        row_group: number of rows in a full row group.
+        shards: in row order, training shards first.
+        labels: class names, ordered by class number.
+        captions: number of rows with a caption.
         statistics: counts of labels and captions, moments of pixels, see :mod:`raysde.data.ingest.statistics`.
-        source, licence: where the images come from and how they may be used, as the ingest was told.
-        skipped: samples that were left out; ``report.json`` beside the manifest names them.
+        source, licence: origin and licence of the images, as given to the ingest.
+        skipped: number of samples that were left out; ``report.json`` beside the manifest names them.
         columns: name and type of each Parquet column.
-        format: version of the manifest's format that it was written in.
+        format: version of the format in which the manifest was written.
     """
 
     path: str
@@ -99,18 +99,18 @@ class Manifest:
         return sum(shard.rows for shard in self.shards)
 
     def rows_in(self, split: Split) -> int:
-        """The number of rows of a split."""
+        """Return the number of rows of a split."""
         return sum(shard.rows for shard in self.shards if shard.split == split)
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """Shape of the images.
+        """Shape (channels, height, width) of the images.
 
         Raises:
-            ValueError: if every image has a size of its own.
+            ValueError: if the images have different sizes.
         """
         if self.size is None:
-            raise ValueError(f"the images at {self.path} have sizes of their own: give data.image_size")
+            raise ValueError(f"the images at {self.path} have different sizes; set data.image_size")
         return (self.channels, *self.size)
 
     @property
@@ -119,7 +119,7 @@ class Manifest:
 
     @cached_property
     def starts(self) -> list[int]:
-        """The first row number of each shard, and the total."""
+        """First row number of each shard, and the number of all rows."""
         result = [0]
         for shard in self.shards:
             result.append(result[-1] + shard.rows)
@@ -127,23 +127,23 @@ class Manifest:
 
     @cached_property
     def shapes(self) -> frozenset[tuple[int, int] | None]:
-        """The (height, width) that shards have."""
+        """(height, width) of each bucket, with None for shards of different sizes."""
         return frozenset(shard.image for shard in self.shards)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the shards' hashes and of the classes in their order: the identity of the data."""
+        """Identity of the data: 16 hexadecimal digits of a hash over the shards' hashes and the ordered class names."""
         said = "".join(shard.sha256 for shard in self.shards)
         if self.format > 2 and self.labels:
             said += json.dumps(self.labels)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def file(self, number: int) -> str:
-        """Path or URI of a shard."""
+        """Return the path or URI of a shard."""
         return child_path(self.path, self.shards[number].file)
 
     def layouts(self, split: Split) -> tuple[Layout, ...]:
-        """The rows of a split: a layout for each bucket of image sizes, in the order of their shapes."""
+        """Return a layout of the rows of a split for each bucket of image sizes, sorted by shape."""
         chosen = [number for number, shard in enumerate(self.shards) if shard.split == split]
         buckets = sorted({self.shards[number].image or (0, 0) for number in chosen})
         return tuple(self._layout([n for n in chosen if (self.shards[n].image or (0, 0)) == b]) for b in buckets)
@@ -153,12 +153,12 @@ class Manifest:
 
 
 def list_columns(schema: pa.Schema) -> dict[str, str]:
-    """Name and type of each column, as the manifest keeps them."""
+    """Return name and type of each column as text, as in the manifest."""
     return {field.name: str(field.type) for field in schema}
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Writes ``manifest.json`` last, so that a folder with a manifest is whole."""
+    """Write ``manifest.json``; call it last, so that a folder with a manifest is complete."""
     content = {"format": manifest.format, "rows": manifest.rows, **asdict(manifest)}
     del content["path"]
     write_json(child_path(manifest.path, "manifest.json"), content)
@@ -168,10 +168,10 @@ def read_manifest(path: str, what: str = "the folder") -> Manifest:
     """Read ``path/manifest.json``.
 
     Args:
-        what: the path is called in errors, such as the key of a recipe.
+        what: name of the path in errors, such as the key of a recipe.
 
     Raises:
-        ValueError: if there is none, it is not one, or a newer version wrote it.
+        ValueError: if there is no manifest, it is damaged, or a newer version of raysde wrote it.
     """
     try:
         content = json.loads(read_bytes(child_path(absolute_location(path), "manifest.json")))
@@ -186,7 +186,7 @@ def read_manifest(path: str, what: str = "the folder") -> Manifest:
 
 
 def _suggest_remedy(path: str) -> str:
-    """Return what to do about a folder without a manifest: most often it is the source and not the shards."""
+    """Return advice for a path without a manifest, which most often is the source of an ingest and not its output."""
     system, inside = open_filesystem(absolute_location(path))
     about = system.get_file_info(inside)
     if about.type == pafs.FileType.File:
@@ -204,11 +204,11 @@ def _suggest_remedy(path: str) -> str:
 
 
 def parse_manifest(path: str, content: Any) -> Manifest:
-    """A manifest from the JSON object in it.
+    """Return the manifest from its JSON object.
 
     Raises:
-        ValueError: if it says something impossible.
-        KeyError, TypeError, AttributeError: if it is something else.
+        ValueError: if the format is unknown, or a value is impossible.
+        KeyError, TypeError, AttributeError: if the JSON has another structure.
     """
     found = content["format"]
     if type(found) is int and found > FORMAT:
@@ -233,7 +233,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _check_values(manifest: Manifest) -> None:
-    """Types and ranges that the rest relies on, for a manifest that somebody edited."""
+    """Raise ValueError if a value has a wrong type or range, as in a manifest that was edited by hand."""
 
     def need(holds: bool, what: str) -> None:
         if not holds:

@@ -1,22 +1,21 @@
-"""Permutations of 0..n-1 that are computed where they are asked for, from a key and nothing else."""
+"""Keyed permutations of 0..n-1 that compute any element without storing the others."""
 
 from functools import lru_cache
 
 import numpy as np
 
 EXACT = 4096
-"""Up to this size a permutation is drawn whole, uniformly among all; above, it is a keyed cipher of the numbers."""
+"""Size up to which a permutation is drawn as a whole, uniformly among all; larger ones are a keyed cipher."""
 ROUNDS = 8
 
 Numbers = np.ndarray
 
 
 def permute_numbers(numbers: Numbers, count: int, key: int) -> Numbers:
-    """The images of ``numbers`` (int64, each in 0..count-1) under the permutation ``key`` of 0..count-1.
+    """Return the images of ``numbers`` (int64 [N], in 0..count-1) under the permutation ``key`` of 0..count-1.
 
-    Large ones are an alternating Feistel network over the next power of two; a number that leaves the range is sent
-    through again until it comes back (Black and Rogaway 2002, "cycle walking"), which takes less than two passes
-    on average.
+    Large permutations are an alternating Feistel network over the next power of two. A number outside the range is
+    permuted again until it lies inside (Black and Rogaway 2002, "cycle walking"), in less than two passes on average.
     """
     assert count > 0
     assert len(numbers) == 0 or (numbers.min() >= 0 and numbers.max() < count)
@@ -31,7 +30,7 @@ def permute_numbers(numbers: Numbers, count: int, key: int) -> Numbers:
 
 @lru_cache(maxsize=64)
 def _draw_permutation(count: int, key: int) -> Numbers:
-    """A permutation from raw Philox words, which numpy promises to keep."""
+    """Return a permutation of 0..count-1 from raw Philox words, whose stream numpy keeps stable across versions."""
     result = np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
     result.flags.writeable = False
     return result
@@ -43,7 +42,7 @@ def _round_keys(key: int) -> Numbers:
 
 
 def _feistel(numbers: Numbers, bits: int, key: int) -> Numbers:
-    """A permutation of 0..2**bits-1: the halves of the number change each other in turn."""
+    """Return ``numbers`` uint64 under a permutation of 0..2**bits-1; each half is mixed into the other in turn."""
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)
     high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
@@ -57,7 +56,7 @@ def _feistel(numbers: Numbers, bits: int, key: int) -> Numbers:
 
 
 def _mix_words(words: Numbers) -> Numbers:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), modulo 2**64."""
+    """Return uint64 words after the finaliser of SplitMix64 (Steele, Lea and Flood 2014), modulo 2**64."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

@@ -1,11 +1,11 @@
-"""What an encoder made of a data set's rows, in a folder beside its shards (docs/data.md).
+"""Precomputed text embeddings and latents of a data set, in folders beside its shards (docs/data.md).
 
 SHARDS/text-ID/manifest.json           the encoder, the data set's fingerprint, each file's rows, bytes and sha256
-SHARDS/text-ID/train-00000.parquet     text: [binary], one for each caption; rows and row groups of the shard so named
-SHARDS/text-ID/empty.bin               the same of the empty caption, which stands for a dropped one
+SHARDS/text-ID/train-00000.parquet     text: [binary], one for each caption; rows and row groups as in the shard
+SHARDS/text-ID/empty.bin               the embedding of the empty caption, which replaces dropped captions
 SHARDS/latents-ID/train-00000.parquet  moments: binary, mean and log-variance of the latent
 
-Each binary holds raw little-endian numbers: [tokens, width] of the real tokens, or [2 channels, height, width].
+Each binary holds raw little-endian numbers: [tokens, width] of tokens that are no padding, or [2 C, height, width].
 """
 
 import hashlib
@@ -46,7 +46,7 @@ COLUMN: dict[PrecomputedKind, pa.Field] = {
 
 @dataclass(frozen=True)
 class PrecomputedFile:
-    """One file of a folder; rows of a Parquet file are those of the shard of the same name."""
+    """One file of a folder; a Parquet file has the rows of the shard of the same name."""
 
     file: str
     rows: int
@@ -56,17 +56,18 @@ class PrecomputedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEmbeddings:
-    """Last hidden states of a text encoder for all captions.
+    """Manifest of a folder with a text encoder's last hidden states for all captions.
 
     Attributes:
-        path: the folder.
+        path: path or URI of the folder.
         encoder: path or name of the encoder.
-        sha256: of its configuration, weights and tokenizer.
-        width: of a token's vector.
-        max_tokens: captions were cut to this many tokens.
-        fingerprint: of the data set.
-        files: in the order of the shards.
-        empty: of the empty caption.
+        sha256: hash of the encoder's configuration, weights and tokenizer.
+        width: length of a token's vector.
+        max_tokens: number of tokens to which captions were cut.
+        dtype: number type of the stored vectors.
+        fingerprint: fingerprint of the data set.
+        files: one file for each shard, in the order of the shards.
+        empty: file with the embedding of the empty caption.
     """
 
     kind: Literal["text"] = "text"
@@ -82,7 +83,7 @@ class TextEmbeddings:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return folder_name(self.path)
 
     @property
@@ -92,13 +93,13 @@ class TextEmbeddings:
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """Posterior means and log-variances of an autoencoder for all images.
+    """Manifest of a folder with an autoencoder's posterior means and log-variances for all images.
 
     Attributes:
-        path, encoder, sha256, fingerprint, files: as of :class:`TextEmbeddings`.
-        scaling_factor, shift_factor: a latent z is trained on as ``(z - shift_factor) * scaling_factor``.
+        path, encoder, sha256, dtype, fingerprint, files: see :class:`TextEmbeddings`.
+        scaling_factor, shift_factor: training uses ``(z - shift_factor) * scaling_factor`` of a latent z.
         shape: (channels, height, width) of a latent.
-        pixels: the same of an image.
+        pixels: (channels, height, width) of an image.
     """
 
     kind: Literal["latents"] = "latents"
@@ -115,7 +116,7 @@ class Latents:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return folder_name(self.path)
 
     @property
@@ -124,7 +125,7 @@ class Latents:
 
 
 def folder_name(path: str) -> str:
-    """The last part of a path, or of a URI without its options."""
+    """Return the last part of a path, or of a URI without its options."""
     return (path.partition("?")[0] if "://" in path else path).rpartition("/")[2]
 
 
@@ -133,27 +134,27 @@ ADAPTER: TypeAdapter[Derived] = TypeAdapter(Annotated[Derived, Field(discriminat
 
 
 def hash_identity(sha256: str, *settings: object) -> str:
-    """The ID in a folder's name: 12 hexadecimal digits of a hash over the encoder's hash and the settings."""
+    """Return the ID for a folder's name: 12 hexadecimal digits of a hash over the encoder's hash and the settings."""
     return hashlib.sha256(json.dumps([sha256, *settings]).encode()).hexdigest()[:12]
 
 
 def derived_folder(kind: PrecomputedKind, shards: str, identity: str) -> str:
-    """The folder beside the shards."""
+    """Return the path or URI of the precomputed folder with an ID, inside the folder ``shards``."""
     return child_path(shards, f"{kind}-{identity}")
 
 
 def write_derived(derived: Derived) -> None:
-    """Writes the folder's manifest last, so that a folder with one is whole."""
+    """Write a folder's manifest; call it last, so that a folder with a manifest is complete."""
     content = {"format": FORMAT, **asdict(derived)}
     del content["path"]
     write_json(child_path(derived.path, "manifest.json"), content)
 
 
 def read_derived(path: str) -> Derived:
-    """Reads the manifest of a folder.
+    """Read the manifest of a folder.
 
     Raises:
-        ValueError: if it is not one.
+        ValueError: naming the file, if it is damaged or of another format.
     """
     where = child_path(path, "manifest.json")
     try:
@@ -170,7 +171,7 @@ def read_derived(path: str) -> Derived:
 
 
 def find_derived(kind: PrecomputedKind, shards: str) -> list[Derived]:
-    """The whole folders of a kind beside the shards, by name; what an interrupted job left is passed over."""
+    """Return the complete folders of a kind beside the shards, by name; folders without a manifest are ignored."""
     system, inside = open_filesystem(shards)
     listed = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
     names = sorted(
@@ -183,27 +184,40 @@ def find_derived(kind: PrecomputedKind, shards: str) -> list[Derived]:
 
 
 def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> None:
-    """Compares a folder with its manifest and with the shards: files, sizes, rows, and hashes if asked.
+    """Check a folder's files and their sizes against its manifest and the shards, and with ``hashes`` their sha256.
 
     Raises:
-        ValueError: naming the first file that differs and how.
+        ValueError: naming the first file that differs.
     """
     found = [(file.file, file.rows) for file in derived.files]
     wanted = [(shard.file, shard.rows) for shard in manifest.shards]
     if found != wanted:
-        raise ValueError(f"{derived.path}/manifest.json does not list the files and rows of the shards beside it")
+        raise ValueError(
+            f"{derived.path}/manifest.json does not list the files and rows of the shards beside it; "
+            "remove the folder and run raysde precompute again"
+        )
     for file in derived.all_files:
         where = child_path(derived.path, file.file)
         system, inside = open_filesystem(where)
         info = system.get_file_info(inside)
         if info.type != pafs.FileType.File:
-            raise ValueError(f"{where} is missing")
+            raise ValueError(f"{where} is missing; remove the folder and run raysde precompute again")
         if info.size != file.bytes or (hashes and sha256_of(where) != file.sha256):
-            raise ValueError(f"{where} is not the file that its manifest describes; remove the folder and repeat")
+            raise ValueError(
+                f"{where} is not the file that its manifest describes; "
+                "remove the folder and run raysde precompute again"
+            )
 
 
 def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[list[Any]]) -> PrecomputedFile:
-    """Writes the Parquet file of a shard, a row group at a time; the same values give the same bytes."""
+    """Write the precomputed Parquet file of a shard; the same values give the same bytes.
+
+    Args:
+        groups: values of each row group: bytes for each row, or a list of bytes for each row's captions.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     schema, rows = pa.schema([COLUMN[kind]]), 0
     system, inside = open_filesystem(child_path(path, name))
     with (
@@ -221,12 +235,12 @@ def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[l
 
 
 def write_empty(path: str, content: bytes) -> PrecomputedFile:
-    """Writes what stands for the empty caption."""
+    """Write the embedding of the empty caption as raw bytes."""
     write_bytes(child_path(path, EMPTY), content)
     return describe_file(path, EMPTY, 1)
 
 
 def describe_file(path: str, name: str, rows: int) -> PrecomputedFile:
-    """The manifest's entry of a file that was written."""
+    """Return the manifest entry of a written file."""
     system, inside = open_filesystem(child_path(path, name))
     return PrecomputedFile(name, rows, system.get_file_info(inside).size, sha256_of(child_path(path, name)))

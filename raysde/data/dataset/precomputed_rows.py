@@ -1,4 +1,4 @@
-"""Random access to what was computed from rows beforehand: captions' vectors, and latents."""
+"""Random access to precomputed caption embeddings and latents."""
 
 from functools import cached_property
 from typing import Any
@@ -22,12 +22,12 @@ CACHE = 1 << 30
 
 
 class Vectors:
-    """The rows of a folder by their numbers in the data set.
+    """Random access to the rows of a precomputed folder by row number.
 
     Args:
-        derived: the folder.
-        manifest: of the data set.
-        cache_bytes: row groups are kept up to this size.
+        derived: manifest of the folder.
+        manifest: manifest of the data set.
+        cache_bytes: size of the cache of row groups in bytes.
     """
 
     def __init__(self, derived: Derived, manifest: Manifest, *, cache_bytes: int = CACHE) -> None:
@@ -41,7 +41,7 @@ class Vectors:
         )
 
     def read_stored(self, rows: np.ndarray) -> list[Any]:
-        """The values of rows, in the order given.
+        """Return the stored values of rows, in the given order.
 
         Raises:
             ValueError: naming the file that is missing or damaged.
@@ -53,15 +53,16 @@ class Vectors:
 
 
 class Contexts(Vectors):
-    """The vectors of captions."""
+    """Random access to the embeddings of captions."""
 
     derived: TextEmbeddings
 
     def read(self, rows: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors [B, L, width] and how many are real, int64 [B], of one caption of each row.
+        """Return vectors [B, L, width] of one caption of each row, padded, and its number of tokens, int64 [B].
 
         Args:
-            draws: numbers in [0, 1) that choose the captions, as they do for the reader of the rows.
+            rows: row numbers, int64 [B].
+            draws: numbers [B] in [0, 1) that select the same captions as in :class:`raysde.data.dataset.reader.Reader`.
         """
         found = [self._vectors(each, draw) for each, draw in zip(self.read_stored(rows), draws.tolist(), strict=True)]
         tokens = np.array([len(each) for each in found], dtype=np.int64)
@@ -69,7 +70,7 @@ class Contexts(Vectors):
 
     @cached_property
     def empty(self) -> np.ndarray:
-        """Vectors [tokens, width] of the empty caption."""
+        """Vectors of the empty caption, [tokens, width]."""
         return self._numbers(read_bytes(child_path(self.derived.path, EMPTY)))
 
     def _vectors(self, stored: Any, draw: float) -> np.ndarray:
@@ -83,12 +84,12 @@ class Contexts(Vectors):
 
 
 class LatentMoments(Vectors):
-    """The posteriors of latents."""
+    """Random access to the posteriors of latents."""
 
     derived: Latents
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Mean and log-variance of each row's latent, [B, 2 C, height, width]."""
+        """Return mean and log-variance of each row's latent, [B, 2 C, height, width]."""
         channels, height, width = self.derived.shape
         result = np.empty((len(rows), 2 * channels, height, width), NUMBERS[self.derived.dtype])
         for place, each in enumerate(self.read_stored(rows)):
@@ -97,17 +98,17 @@ class LatentMoments(Vectors):
 
 
 def choose_caption(count: int, draw: float) -> int:
-    """Which of ``count`` captions a draw in [0, 1) chooses."""
+    """Return the index among ``count`` captions that a draw in [0, 1) selects."""
     return int(draw * count)
 
 
 def padded_length(tokens: int, most: int) -> int:
-    """The length to which rows are padded, as the tokenizer pads: a multiple of 8, so that lengths repeat."""
+    """Return the padded number of tokens, at most ``most``: a multiple of 8 as in the tokenizer, so lengths repeat."""
     return min(most, -(-tokens // 8) * 8)
 
 
 def pad_vectors(found: list[np.ndarray], length: int) -> np.ndarray:
-    """Vectors [tokens, width] of several captions as [B, length, width], with zeros after the real ones."""
+    """Stack vectors [tokens, width] of B captions to [B, length, width], padded with zeros."""
     result = np.zeros((len(found), length, found[0].shape[1]), found[0].dtype)
     for place, each in enumerate(found):
         result[place, : len(each)] = each

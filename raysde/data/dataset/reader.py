@@ -1,4 +1,4 @@
-"""Random access to the rows of shards: reads the row groups it needs, keeps recent ones, decodes what is asked for."""
+"""Random access to the decoded rows of a data set, with a cache of encoded row groups."""
 
 import bisect
 from collections.abc import Callable
@@ -21,12 +21,14 @@ COLUMNS = ["image.bytes", "captions", "label"]
 
 @dataclass(frozen=True)
 class Columns:
-    """Decoded rows: images uint8 [B, H, W, C], captions (one each, "" for none), labels int64 [B] (-1 for none).
+    """Decoded rows.
 
     Attributes:
-        context, tokens: the captions' vectors [B, L, D] and how many are real [B], where they were precomputed.
-        moments: mean and log-variance [B, 2 C, H, W] of the images' latents, where these are read instead of pixels;
-            the images are then empty, [B, 0, 0, C].
+        images: uint8 [B, H, W, C]; empty, [B, 0, 0, C], if latents are read instead.
+        captions: one for each row, "" for none.
+        labels: class numbers int64 [B], -1 for none.
+        context, tokens: precomputed vectors of the captions [B, L, D], and their number without padding, int64 [B].
+        moments: mean and log-variance [B, 2 C, H, W] of precomputed latents.
     """
 
     images: np.ndarray
@@ -39,7 +41,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group as stored."""
+    """The encoded images, captions and labels of a row group."""
 
     images: pa.BinaryArray
     captions: pa.ListArray
@@ -47,24 +49,24 @@ class RowGroup:
 
     @classmethod
     def of(cls, table: pa.Table) -> "RowGroup":
-        """The columns of a table."""
+        """Return the row group of a table with the columns ``COLUMNS``."""
         captions, labels = (table.column(name).combine_chunks() for name in ("captions", "label"))
         return cls(table.column("image").combine_chunks().field("bytes"), captions, labels)
 
 
 def allocate_images(shape: tuple[int, ...]) -> np.ndarray:
-    """New memory for images."""
+    """Return uninitialised memory for images, uint8 of a shape."""
     return np.empty(shape, dtype=np.uint8)
 
 
 class Reader:
-    """Rows of a data set by their numbers.
+    """Random access to the rows of a data set by row number.
 
     Args:
-        manifest: of the data set.
-        text: precomputed embeddings of the captions, which rows then carry.
-        latents: precomputed latents, which rows then carry instead of images.
-        cache_bytes: row groups are kept, encoded, up to this size.
+        manifest: manifest of the data set.
+        text: precomputed embeddings to return with the captions.
+        latents: precomputed latents to return instead of images.
+        cache_bytes: size of the cache of encoded row groups in bytes.
     """
 
     def __init__(
@@ -88,17 +90,18 @@ class Reader:
         draws: np.ndarray | None = None,
         take: Callable[[tuple[int, ...]], np.ndarray] = allocate_images,
     ) -> Columns:
-        """The rows with the given numbers, in the order given; all of one shape.
+        """Read and decode rows, in the given order; all images have the shape of the first.
 
         Args:
-            view: how images are shown; as they are stored if None.
-            draws: what is drawn for each row, see :mod:`raysde.data.dataset.view`; largest box and first caption if
-                None.
-            take: gives contiguous uint8 memory of a shape, for the images.
+            rows: row numbers, int64 [B].
+            view: crop settings; images are returned as stored if None.
+            draws: uniform numbers [B, 4], see :func:`raysde.data.dataset.view.draw_uniforms`; largest box and first
+                caption if None.
+            take: returns contiguous uint8 memory of a shape for the images.
 
         Raises:
-            ValueError: naming the shard that is missing or damaged, or the row whose image is damaged or whose label is
-                none of the manifest's.
+            ValueError: naming the shard that is missing or damaged, or the row with a damaged image or a label that
+                the manifest does not list.
         """
         view = view or View()
         draws = np.broadcast_to(STILL, (len(rows), len(STILL))) if draws is None else draws
@@ -116,26 +119,26 @@ class Reader:
         return Columns(images, captions, labels, context, tokens, moments)
 
     def shape_of(self, row: int, view: View) -> tuple[int, int]:
-        """(height, width) at which a row is shown.
+        """Return the (height, width) at which ``view`` shows a row.
 
         Raises:
-            ValueError: if its shard holds images of many sizes and the view asks for none.
+            ValueError: if the row's shard holds images of different sizes and the view has no shape.
         """
         stored = self.manifest.shards[self._shard_of(row)].image
         square = self.manifest.size
         if stored is not None and (view.shape is None or (square is not None and stored != square)):
             return stored
         if view.shape is None:
-            raise ValueError(f"the images at {self.manifest.path} have sizes of their own: give data.image_size")
+            raise ValueError(f"the images at {self.manifest.path} have different sizes; set data.image_size")
         return view.shape
 
     def largest(self, view: View) -> int:
-        """Bytes of the largest image that is shown; what a canvas reserves, of which only what is used is touched."""
+        """Return the bytes of the largest image under ``view``, the memory that a canvas reserves for each row."""
         shapes = self.manifest.shapes | {view.shape}
         return max(shape[0] * shape[1] for shape in shapes if shape is not None) * self.manifest.channels
 
     def about(self, row: int) -> dict[str, object]:
-        """Key, captions, label, size and hash of a row, and its shard.
+        """Return a row's number, shard, captions, label, key, size and hash by column name.
 
         Raises:
             ValueError: naming the shard that is missing or damaged.
@@ -147,7 +150,7 @@ class Reader:
         return {"row": row, "shard": self.manifest.shards[shard].file, **table.slice(place, 1).to_pylist()[0]}
 
     def image_file(self, row: int) -> bytes:
-        """The image file of a row."""
+        """Return the encoded image of a row, the bytes of a PNG or JPEG file."""
         ((_, group, inside),) = self.groups.holding(np.array([row]))
         return bytes(group.images[inside].as_py())
 
@@ -155,7 +158,7 @@ class Reader:
         return bisect.bisect_right(self.manifest.starts, row) - 1
 
     def classes_in(self, split: Split) -> tuple[int, ...]:
-        """Return the class numbers that rows of a split have; labels are read until every class is found.
+        """Return the class numbers that occur in a split, sorted; reading stops once every class is found.
 
         Raises:
             ValueError: naming the shard that is missing or damaged, or the row whose label the manifest does not list.
@@ -171,7 +174,7 @@ class Reader:
         return tuple(sorted(found))
 
     def _number(self, label: str | None, row: int) -> int:
-        """The class number of a label, -1 for none."""
+        """Return the class number of a row's label, -1 for none."""
         found = -1 if label is None else self.numbers.get(label)
         if found is None:
             where = f"{self.manifest.path}/manifest.json"
@@ -179,7 +182,7 @@ class Reader:
         return found
 
     def _show(self, group: RowGroup, inside: int, row: int, view: View, draw: np.ndarray, out: np.ndarray) -> None:
-        """Decodes an image into ``out``, or shows the part of it that is drawn there."""
+        """Decode an image into ``out``, uint8 [H, W, C], and crop it if the view or its shape requires it."""
         data = memoryview(group.images[inside].as_buffer()).cast("B")
         stored = self.manifest.shards[self._shard_of(row)].image
         try:
@@ -199,12 +202,12 @@ def _choose_captions(captions: list[str], draw: float) -> str:
 def open_dataset_reader(
     path: str, fingerprint: str, text: TextEmbeddings | None = None, latents: Latents | None = None
 ) -> Reader:
-    """This process's reader of a data set.
+    """Return this process's reader of a data set; repeated calls return the same one.
 
     Raises:
-        ValueError: if the data set was changed since the fingerprint was taken.
+        ValueError: if the data set no longer has the fingerprint.
     """
     manifest = read_manifest(path)
     if manifest.fingerprint != fingerprint:
-        raise ValueError(f"the data set at {path} was changed while it was in use")
+        raise ValueError(f"the data set at {path} was changed while it was in use; restore it, or start a new run")
     return Reader(manifest, text=text, latents=latents)

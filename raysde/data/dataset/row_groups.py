@@ -1,4 +1,4 @@
-"""Row groups of Parquet files in a bounded memory: what random access to the rows of a data set reads through."""
+"""A cache of Parquet row groups with bounded memory, for random access to the rows of a data set."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -15,21 +15,21 @@ from raysde.io.filesystems import child_path, open_filesystem
 
 Group = TypeVar("Group")
 LEAST = 2
-"""Row groups that stay in memory, whatever their size."""
+"""Number of row groups that stay in memory, whatever their size."""
 FOOTERS = 256
-"""Files whose footers are remembered."""
+"""Number of files whose footers stay in memory."""
 
 
 class RowGroups(Generic[Group]):
-    """The row groups of a folder's files, of which those used last are kept up to a number of bytes.
+    """A least-recently-used cache of the row groups of a folder's files.
 
     Args:
-        manifest: of the data set; the folder has a file for each of its shards, of the same name and row groups.
-        folder: with the shards, or with what was computed from them.
-        schema: of the files.
-        form: what is kept of a row group, from the columns read.
-        columns: those that are read; all if None.
-        budget: bytes of columns that are kept; ``LEAST`` row groups are kept beyond it.
+        manifest: the data set's; the folder has a file of the same name, rows and row groups for each of its shards.
+        folder: folder of the shards or of precomputed files.
+        schema: columns of the files.
+        form: converts a table of the columns to the value that is kept.
+        columns: names of the columns to read; all if None.
+        budget: bytes of columns that stay in memory; ``LEAST`` row groups stay even beyond it.
     """
 
     def __init__(
@@ -48,23 +48,23 @@ class RowGroups(Generic[Group]):
         self.footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is kept stays behind when they are sent to another process."""
+        """Return the state for pickling to another process, without the cached row groups."""
         return {**vars(self), "kept": OrderedDict(), "footers": OrderedDict(), "bytes": 0}
 
     def holding(self, rows: np.ndarray) -> Iterator[tuple[int, Group, int]]:
-        """For each of ``rows`` its place among them, its row group and its place in that; group by group.
+        """Yield (position in ``rows``, row group, position in the row group) of each row, one row group after another.
 
         Raises:
-            ValueError: naming the file that is missing, damaged or another.
+            ValueError: naming the file that is missing, damaged or does not match the manifest.
         """
         for place, shard, number, inside in locate_rows(self.starts, self.manifest.row_group, rows):
             yield place, self.group(shard, number), inside
 
     def group(self, shard: int, number: int) -> Group:
-        """A row group of a shard's file, from memory if it was used recently.
+        """Return row group ``number`` of a shard's file, from memory if it was used recently.
 
         Raises:
-            ValueError: naming the file that is missing, damaged or another.
+            ValueError: naming the file that is missing, damaged or does not match the manifest.
         """
         if (shard, number) not in self.kept:
             table = self.read(shard, number, self.columns)
@@ -76,10 +76,10 @@ class RowGroups(Generic[Group]):
         return self.kept[shard, number][0]
 
     def read(self, shard: int, number: int, columns: list[str] | None) -> pa.Table:
-        """Columns of a row group, all if None, as they are stored; they are not kept.
+        """Read columns of a row group, all if None, without keeping them in memory.
 
         Raises:
-            ValueError: naming the file that is missing, damaged or another.
+            ValueError: naming the file that is missing, damaged or does not match the manifest.
         """
         opened = self._open_file(shard)
         try:
@@ -88,7 +88,7 @@ class RowGroups(Generic[Group]):
             raise ValueError(f"{self._name(shard)} is damaged: {' '.join(str(error).split())}") from error
 
     def _open_file(self, shard: int) -> pq.ParquetFile:
-        """A shard's file, whose footer is remembered."""
+        """Open a shard's file, check it against the manifest on the first time, and keep its footer."""
         known, wanted = self.footers.get(shard), self.manifest.shards[shard]
         system, inside = open_filesystem(child_path(self.folder, wanted.file))
         try:

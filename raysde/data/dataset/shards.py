@@ -1,4 +1,4 @@
-"""The Parquet files of a data set: written, compared with what the manifest says, and read for their captions."""
+"""Write the Parquet shards of a data set, verify them against the manifest, and read their captions."""
 
 import hashlib
 
@@ -22,7 +22,15 @@ def write_shard(
     split: Split = "train",
     image: tuple[int, int] | None = None,
 ) -> Shard:
-    """Writes one shard of ``SCHEMA`` and returns its entry for the manifest; the same rows give the same bytes."""
+    """Write one shard of ``SCHEMA`` and return its manifest entry; the same rows give the same bytes.
+
+    Args:
+        row_group: number of rows in a full row group.
+        image: (height, width) of all images; None if they differ.
+
+    Raises:
+        OSError: naming the shard, if it cannot be written.
+    """
     out = pa.BufferOutputStream()
     pq.write_table(
         table.cast(SCHEMA),
@@ -41,10 +49,10 @@ def write_shard(
 
 
 def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
-    """Compares the shards with the manifest: presence, size, columns and row groups, and the content's hash if asked.
+    """Check that shards exist and have the manifest's bytes, columns and row groups, and with ``hashes`` its sha256.
 
     Raises:
-        ValueError: naming the first shard that differs and how.
+        ValueError: naming the first shard that differs, and the difference.
     """
     if manifest.columns != list_columns(SCHEMA):
         raise ValueError(
@@ -55,22 +63,22 @@ def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
         system, inside = open_filesystem(manifest.file(number))
         info = system.get_file_info(inside)
         if info.type != pafs.FileType.File:
-            raise ValueError(f"{where} is missing")
+            raise ValueError(f"{where} is missing; restore it or ingest again")
         if hashes and (found := sha256_of(manifest.file(number))) != shard.sha256:
-            raise ValueError(f"{where} has sha256 {found[:12]}..., its manifest says {shard.sha256[:12]}...")
+            raise ValueError(f"{where} has sha256 {found[:12]}, but {shard.sha256[:12]} in the manifest; ingest again")
         if info.size != shard.bytes:
-            raise ValueError(f"{where} has {info.size} bytes, its manifest says {shard.bytes}")
+            raise ValueError(f"{where} has {info.size} bytes, but {shard.bytes} in the manifest; ingest again")
         try:
             with pq.ParquetFile(system.open_input_file(inside)) as opened:
                 same = fits_schema(opened, SCHEMA, shard.rows, manifest.row_group)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}") from error
         if not same:
-            raise ValueError(f"{where} does not have the manifest's columns and rows")
+            raise ValueError(f"{where} does not have the manifest's columns and rows; ingest again")
 
 
 def fits_schema(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group: int) -> bool:
-    """Whether a Parquet file has the columns of a schema, and so many rows in full row groups and what is left."""
+    """Return True if a file has a schema's columns and ``rows`` rows, in row groups of ``row_group`` and a rest."""
     if list_columns(opened.schema_arrow) != list_columns(schema):
         return False
     footer = opened.metadata
@@ -80,7 +88,7 @@ def fits_schema(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group:
 
 
 def distinct_captions(manifest: Manifest, limit: int) -> list[str]:
-    """Up to ``limit`` different captions of the rows to train on, sorted, for training a tokenizer."""
+    """Return up to ``limit`` distinct captions of the training split, sorted, for training a tokenizer."""
     found: set[str] = set()
     for number, shard in enumerate(manifest.shards):
         if shard.split != "train":

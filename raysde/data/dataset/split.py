@@ -1,4 +1,4 @@
-"""Which rows of a data set a run trains on, and which it keeps for validation."""
+"""Split of a data set's rows into training rows and held-out rows, and the size of the shuffle window."""
 
 import numpy as np
 
@@ -11,11 +11,12 @@ WINDOW_ROWS = 1 << 20
 
 
 def split_rows(manifest: Manifest, validation: int | None, seed: int) -> tuple[Rows, np.ndarray]:
-    """Rows to train on, and the sorted numbers of those held out.
+    """Return the rows to train on, and the sorted row numbers of the held-out rows, int64.
 
     Args:
-        validation: how many are held out. They come from the data set's own validation split if it has one, otherwise
-            they are taken from the others at random. None is up to 2,048 of the data set's own split.
+        validation: number of held-out rows. They are drawn from the data set's validation split if it has one,
+            otherwise from the training rows. None means up to 2,048 rows of the validation split.
+        seed: seed of the random choice.
 
     Raises:
         ValueError: if no row would be left to train on.
@@ -30,7 +31,7 @@ def split_rows(manifest: Manifest, validation: int | None, seed: int) -> tuple[R
 
 
 def shuffle_window(manifest: Manifest, wanted: int | None) -> int:
-    """Rows that are shuffled together, whole row groups: what was asked for, or about 256 MB of encoded images."""
+    """Return the shuffle buffer in rows, in whole row groups: ``wanted``, or if None about 256 MB of encoded images."""
     group = manifest.row_group
     if wanted is None:
         each = max(1.0, sum(shard.bytes for shard in manifest.shards) / max(1, manifest.rows))

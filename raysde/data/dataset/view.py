@@ -1,4 +1,4 @@
-"""What is drawn at random when an image is read, crop and caption: keyed by the microbatch, so part of the replay."""
+"""Random crop, scale and caption of each row, drawn from a stream keyed by the microbatch so that runs repeat."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,12 +15,12 @@ CAPTION, SCALE, LEFT, TOP = range(4)
 
 @dataclass(frozen=True)
 class View:
-    """How a stored image becomes one that is trained on.
+    """Crop settings that turn a stored image into a training image.
 
     Attributes:
-        shape: (height, width); None for what is stored.
-        crop: whether a box lies in the middle or anywhere.
-        scale: least and largest side of the box, of the largest that fits; uniform between them in area.
+        shape: (height, width) of training images; None for the stored size.
+        crop: place of the box, in the middle or uniformly random.
+        scale: smallest and largest side of the box as a fraction of the largest box; its area is uniform in between.
     """
 
     shape: tuple[int, int] | None = None
@@ -29,18 +29,20 @@ class View:
 
     @property
     def changes(self) -> bool:
-        """Whether an image of the right shape could be changed."""
+        """True if the view may also change images that have the right shape."""
         return self.scale != (1.0, 1.0)
 
     def box(self, size: tuple[int, int], shape: tuple[int, int], draw: np.ndarray) -> Box:
-        """The part of a picture of (width, height) ``size`` that is shown."""
+        """Return the box in a picture of (width, height) ``size``, given its row [4] of :func:`draw_uniforms`.
+
+        The box has the proportions of (height, width) ``shape``, the size of the training image."""
         low, high = self.scale
         scale = float(np.sqrt(low**2 + (high**2 - low**2) * draw[SCALE]))
         x, y = (float(draw[LEFT]), float(draw[TOP])) if self.crop == "random" else (0.5, 0.5)
         return placed_box(size, shape, scale, x, y)
 
     def show(self, image: np.ndarray, shape: tuple[int, int], draw: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, C] at (height, width) ``shape``."""
+        """Cut an image, uint8 [H, W, C], by :meth:`box` and scale it to (height, width) ``shape``."""
         if image.shape[:2] == shape and not self.changes:
             return image
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
@@ -49,10 +51,10 @@ class View:
 
 
 STILL = np.array([0.0, 1.0, 0.5, 0.5])
-"""The draw of validation: first caption, largest box in the middle."""
+"""Row of draws for validation: first caption, largest box, in the middle."""
 
 
 def draw_uniforms(seed: int, step: int, index: int, count: int) -> np.ndarray:
-    """Uniform numbers float64 [count, 4] for the rows of a microbatch: caption, scale, left, top."""
+    """Return uniform numbers in [0, 1), float64 [count, 4], for the rows of a microbatch: caption, scale, left, top."""
     words = np.random.Philox(key=key(seed, AUGMENT, step, index)).random_raw(4 * count)
     return (words >> np.uint64(11)).astype(np.float64).reshape(count, 4) * 2.0**-53

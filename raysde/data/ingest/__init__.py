@@ -1,1 +1,1 @@
-"""From any collection of images to shards."""
+"""Ingest: conversion of any collection of images to shards."""

@@ -1,4 +1,4 @@
-"""A data set put together from the parts that an ingest converted: its manifest and its report."""
+"""Manifest and report of a data set, assembled from the parts that an ingest converted."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysde.data.classes import order_labels
@@ -22,13 +23,14 @@ MOST_NAMED = 1000
 def collect_parts(
     parts: Iterable[Converted], rules: Rules, out: str, *, source: str, licence: str, labels: tuple[str, ...] = ()
 ) -> Manifest:
-    """Writes report.json and manifest.json for converted parts, given in their order.
+    """Write report.json and manifest.json for converted parts, and return the manifest.
 
     Args:
-        labels: class names in the order of their numbers; if there are none, each label that a row has is a class.
+        parts: the converted parts in the order of the source.
+        labels: class names, ordered by class number; if there are none, each label of a row is a class.
 
     Raises:
-        ValueError: if no row is left, or two labels are the same number in two spellings.
+        ValueError: if no row is left, or two labels spell the same number differently.
     """
     shards: list[Shard] = []
     bad: list[Bad] = []
@@ -50,7 +52,7 @@ def collect_parts(
         size=rules.shape if rules.bucket_multiple else rules.stored,
         row_group=rules.row_group,
         shards=tuple(shards),
-        labels=labels or order_labels(statistics.labels),
+        labels=labels or order_labels(statistics.labels, lambda label: name_first_row(shards, out, label)),
         captions=statistics.captioned,
         statistics=statistics.summary(rules.channels),
         source=source,
@@ -62,10 +64,19 @@ def collect_parts(
     return manifest
 
 
-def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
-    """Return what a person may want to look at.
+def name_first_row(shards: Iterable[Shard], out: str, label: str) -> str:
+    """Return a label with the key of the first row of ``shards`` that has it, for a message."""
+    for shard in shards:
+        file = child_path(out, shard.file)
+        if (place := pc.index(_read_column(file, "label"), label).as_py()) >= 0:
+            return f"{label[:40]!r} of {_read_column(file, 'key')[place].as_py()}"
+    raise AssertionError(f"label {label!r} was counted and is in no shard")
 
-    Samples left out or changed, files and keys that nothing reads, and rows with the same content or the same key.
+
+def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], remarks: Remarks) -> dict[str, Any]:
+    """Return the content of report.json.
+
+    It lists skipped and changed samples, files and keys that are ignored, and rows with equal content or equal keys.
     """
     same, repeated = find_repetitions(manifest, "hash"), find_repetitions(manifest, "key")
     return {
@@ -78,28 +89,29 @@ def build_report(manifest: Manifest, bad: list[Bad], unread: Mapping[str, int], 
 
 
 def find_repetitions(manifest: Manifest, column: str) -> list[list[str]]:
-    """The keys of rows that agree in a column, group by group; 8 bytes of memory for each row of the data set."""
-    hashes = [_hash_strings(_read_column(manifest, number, column)) for number in range(len(manifest.shards))]
+    """Return a list of keys for each value that repeats in a column; takes 8 bytes of memory for each row."""
+    files = [manifest.file(number) for number in range(len(manifest.shards))]
+    hashes = [_hash_strings(_read_column(file, column)) for file in files]
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     often = values[counts > 1]
     groups: dict[str, list[str]] = {}
-    for number, found in enumerate(hashes):
+    for file, found in zip(files, hashes, strict=True):
         places = np.flatnonzero(np.isin(found, often))
         if len(places):
-            said, keys = _read_column(manifest, number, column), _read_column(manifest, number, "key")
+            said, keys = _read_column(file, column), _read_column(file, "key")
             for place in places.tolist():
                 groups.setdefault(said[place].as_py(), []).append(keys[place].as_py())
     return [keys for _, keys in sorted(groups.items()) if len(keys) > 1]
 
 
-def _read_column(manifest: Manifest, number: int, name: str) -> pa.ChunkedArray:
-    system, inside = open_filesystem(manifest.file(number))
+def _read_column(file: str, name: str) -> pa.ChunkedArray:
+    system, inside = open_filesystem(file)
     with system.open_input_file(inside) as source:
         return pq.read_table(source, columns=[name]).column(name)
 
 
 def _hash_strings(strings: pa.ChunkedArray) -> np.ndarray:
-    """A 64-bit hash of each string, the same in every process."""
+    """Return a hash of each string, uint64 [N], that is the same in every process."""
     import pandas as pd
 
     return pd.util.hash_array(np.asarray(strings.to_pylist(), dtype=object), categorize=False)

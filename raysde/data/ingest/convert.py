@@ -1,4 +1,4 @@
-"""A part of a source to shards: what one ingest task does, with no other task in view."""
+"""Conversion of one part of a source to shards, the work of one ingest task, independent of other tasks."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -26,18 +26,21 @@ SHARD_BYTES = 256 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How samples become rows.
+    """Rules for the conversion of samples to rows.
 
     Attributes:
-        channels: 1 or 3.
-        size, fit: of the stored images, see :data:`raysde.images.choices.FITS`; (height, width), or one number for
-            both; no size leaves them as they are.
-        bucket_multiple: sides of aspect-ratio buckets of as many pixels as a square ``size`` are multiples of this; 0
-            for no buckets.
-        encode, quality: of the stored files, see :data:`raysde.images.choices.ENCODINGS`.
-        background: grey value under transparent images and beside padded ones.
-        validation: share of the rows, chosen by the hash of their content, that is kept for validation.
-        row_group, shard_rows: rows of a row group, and most rows of a shard.
+        channels: 1 (grey) or 3 (RGB).
+        size, fit: size of the stored images, (height, width) or one number for both, and the way to fit images to it,
+            see :data:`raysde.images.choices.FITS`; None keeps every image's size.
+        bucket_multiple: number that divides the sides of aspect-ratio buckets, each of about as many pixels as a square
+            ``size``; 0 disables buckets.
+        encode, quality: encoding of the stored files, see :data:`raysde.images.choices.ENCODINGS`, and JPEG quality.
+        background: grey level from 0 to 255 under transparent pixels and of the border of padded images.
+        validation: share of the rows, from 0 to 1, for validation, selected by the hash of their content.
+        row_group, shard_rows: number of rows in a row group, and maximum number in a shard.
+
+    Raises:
+        ValueError: if buckets are requested for a size that is not square.
     """
 
     channels: int
@@ -55,26 +58,25 @@ class Rules:
         shape = self.shape
         if self.bucket_multiple and shape is not None and shape[0] != shape[1]:
             raise ValueError(
-                f"the size {format_size(shape)} does not go with buckets, which have proportions of their own: give "
-                "one "
-                "number, whose square has about as many pixels as they will have"
+                f"the size {format_size(shape)} cannot be used with buckets, which have aspect ratios of their own; "
+                "give one number, the side of a square of about as many pixels as each bucket"
             )
 
     @property
     def shape(self) -> Size | None:
-        """(height, width) that images are brought to; None leaves them as they are."""
+        """(height, width) that images are fitted to; None keeps every image's size."""
         return None if self.size is None else read_size(self.size)
 
     @property
     def stored(self) -> Size | None:
-        """(height, width) of all stored images, without buckets; None if they differ."""
+        """(height, width) that all stored images have; None if sizes differ or there are buckets."""
         one = not self.bucket_multiple and self.fit in ("crop", "pad", "stretch")
         return self.shape if one else None
 
 
 @dataclass
 class Converted:
-    """What became of a part."""
+    """Result of the conversion of a part: its shards, unusable samples, statistics and remarks."""
 
     shards: list[Shard]
     bad: list[Bad]
@@ -83,7 +85,7 @@ class Converted:
     remarks: Remarks = field(default_factory=Remarks)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the result as JSON values for :meth:`from_json`."""
         return {
             "shards": [asdict(shard) for shard in self.shards],
             "bad": [asdict(bad) for bad in self.bad],
@@ -94,14 +96,16 @@ class Converted:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Converted":
-        """What :meth:`to_json` wrote."""
+        """Return the result from the JSON values of :meth:`to_json`."""
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
         return cls(shards, bad, statistics, Counter(values["unread"]), Remarks.from_json(values["remarks"]))
 
 
 def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
-    """Writes the shards of a part: rows of one split and one shape in each; the same part gives the same bytes.
+    """Write the shards of part ``number`` into the folder ``out``; the same part gives the same bytes.
+
+    Each shard has rows of one split and one shape.
 
     Raises:
         ValueError: if the part cannot be read at all.
@@ -130,7 +134,7 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
 
 
 def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: int) -> str:
-    """Such as train-00012.parquet; with the bucket's (height, width), and a count if the part has several."""
+    """Return a shard's name: train-00012.parquet, train-64x32-00012.parquet in a bucket, train-00012-1.parquet next."""
     bucket = f"-{shape[0]}x{shape[1]}" if shape else ""
     return f"{split}{bucket}-{number:05d}{f'-{again}' if again else ''}.parquet"
 
@@ -138,7 +142,7 @@ def shard_name(split: Split, shape: tuple[int, int] | None, number: int, again: 
 def convert_rows(
     part: SourcePart, rules: Rules, result: Converted
 ) -> Iterator[tuple[tuple[Split, tuple[int, int] | None], dict[str, Any]]]:
-    """The rows of a part with their split and shape; what is bad is noted in ``result``, and counted what is good."""
+    """Yield ((split, shape), row) of each usable sample; ``result`` collects unusable ones, statistics and remarks."""
     for sample in part.read():
         if isinstance(sample, Bad):
             result.bad.append(sample)
@@ -160,7 +164,7 @@ def convert_rows(
 
 
 def resize_picture(picture: Image.Image, rules: Rules) -> Image.Image:
-    """A picture at the size at which it is stored."""
+    """Return a picture fitted to the stored size, or to the nearest bucket."""
     if not rules.bucket_multiple or rules.shape is None:
         return fit_picture(picture, rules.fit, rules.shape, rules.background)
     shape = nearest_bucket(picture.size, bucket_shapes(rules.shape[0], rules.bucket_multiple))
@@ -168,10 +172,14 @@ def resize_picture(picture: Image.Image, rules: Rules) -> Image.Image:
 
 
 def encode_stored(data: bytes, found: Image.Image, stored: Image.Image, rules: Rules) -> bytes:
-    """The file that is stored.
+    """Return the bytes of the image file to store.
+
+    Args:
+        data, found: the source file and its picture; the file is kept if the rules allow it and training can decode it.
+        stored: the picture at the stored size, the same object as ``found`` if it is unchanged.
 
     Raises:
-        ValueError: if it is to be a JPEG and a side is too long for one.
+        ValueError: if the file is to be a JPEG and a side is too long for one.
     """
     if rules.encode in ("auto", "keep") and stored is found and is_readable(data, stored):
         return data
@@ -180,7 +188,7 @@ def encode_stored(data: bytes, found: Image.Image, stored: Image.Image, rules: R
 
 
 def is_readable(data: bytes, stored: Image.Image) -> bool:
-    """Whether training can read the file as it is: its decoder is stricter than Pillow, which passes over damage."""
+    """Return True if training can decode the source file; its decoder is stricter than Pillow, which ignores damage."""
     if not is_plain(data, stored):
         return False
     try:
@@ -191,7 +199,7 @@ def is_readable(data: bytes, stored: Image.Image) -> bool:
 
 
 def make_row(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]:
-    """A row of the shards."""
+    """Return a row of ``SCHEMA`` for a sample, given its stored picture and file."""
     return {
         "image": {"bytes": data, "path": None},
         "captions": list(sample.captions),
@@ -204,5 +212,5 @@ def make_row(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]
 
 
 def choose_split(content_hash: str, validation: float) -> Split:
-    """The split of a row, from its content alone: copies are never on both sides."""
+    """Return the split of a row from the hash of its content, so that copies are in the same split."""
     return "validation" if int(content_hash, 16) < validation * 2**64 else "train"

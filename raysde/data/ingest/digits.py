@@ -1,4 +1,4 @@
-"""scikit-learn's bundled digits (1,797 real scans, 8 x 8) as a folder of captioned images, and a judge of them."""
+"""scikit-learn's bundled digits (1,797 real scans, 8 x 8) as a folder of captioned images, and a classifier of them."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ TEMPLATES = (
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [1797, 8, 8] and labels int64 [1797]."""
+    """Return images, uint8 [1797, 8, 8], and labels, int64 [1797]."""
     from sklearn.datasets import load_digits as bundled
 
     images, labels = bundled(return_X_y=True)
@@ -30,12 +30,12 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_caption(label: int, variant: int) -> str:
-    """One of several ways to ask for a digit."""
+    """Return a caption for a digit from 0 to 9; ``variant``, any integer from 0 on, selects the template."""
     return TEMPLATES[variant % len(TEMPLATES)].format(word=WORDS[label], number=label)
 
 
 def write_digits(folder: Path) -> int:
-    """Writes PNG files and ``metadata.jsonl`` (file_name, text, label) and returns the number of images."""
+    """Write PNG files and ``metadata.jsonl`` (file_name, text, label); return the number of images."""
     images, labels = load_digits()
     lines = []
     with name_place_of_write("images", folder):
@@ -49,10 +49,10 @@ def write_digits(folder: Path) -> int:
 
 
 class DigitJudge:
-    """A support vector machine trained on four fifths of the real digits and on nothing else.
+    """A digit classifier for evaluation: a support vector machine trained on four fifths of the real digits.
 
     Attributes:
-        held_out: its accuracy on the remaining fifth of the real digits.
+        held_out: accuracy on the remaining fifth of the real digits, from 0 to 1.
     """
 
     def __init__(self) -> None:
@@ -68,11 +68,15 @@ class DigitJudge:
         self.held_out = float(self.machine.score(test_x, test_y))
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
-        """The share of uint8 images [B, 8, 8] that it reads as ``labels``."""
+        """Return the share of images, uint8 [B, 8, 8], that are classified as ``labels``, int64 [B]."""
         return float(self.machine.score(images.reshape(len(images), -1) / 255.0, labels))
 
     def memorised_share(self, images: np.ndarray, *, percentile: float = 1.0) -> float:
-        """The share closer to some real digit than the given percentile of real nearest-neighbour distances."""
+        """Return the share of images, uint8 [B, 8, 8], that are suspiciously close to a real digit.
+
+        An image counts if its Euclidean distance to the nearest real digit is below the given percentile of the real
+        digits' nearest-neighbour distances.
+        """
         real = self.images.reshape(len(self.images), -1).astype(np.float64)
         drawn = images.reshape(len(images), -1).astype(np.float64)
         between = pairwise_distances(real, real)
@@ -82,6 +86,6 @@ class DigitJudge:
 
 
 def pairwise_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean distances between the rows of two matrices: [len(a), len(b)]."""
+    """Return the Euclidean distances [M, N] between the rows of ``a`` [M, D] and ``b`` [N, D]."""
     squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
     return np.sqrt(np.maximum(squared, 0.0))

@@ -1,4 +1,4 @@
-"""Emoji of a colour font as a folder of captioned images: twelve that differ in shape and colour, or all it has."""
+"""Emoji of a colour font as a folder of captioned images: twelve that differ in shape and colour, or all of them."""
 
 import json
 import unicodedata
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from raysde.io.errors import name_place_of_write
 
 BITMAP = 109
-"""The only size at which Noto Color Emoji has its bitmaps, 136 x 128 pixels."""
+"""Font size of Noto Color Emoji's bitmaps of 136 x 128 pixels; it has no other."""
 SIDE = 136
 RANGES = (range(0x2300, 0x2C00), range(0x1F300, 0x1FB00))
 CHOSEN = {
@@ -27,7 +27,7 @@ CHOSEN = {
     "\N{PIG FACE}": ("a pink pig", "pig face", "the face of a pig"),
     "\N{AUTOMOBILE}": ("a red car", "automobile", "a car seen from the side"),
 }
-"""Ways to ask for each of the twelve, the plainest first."""
+"""Captions of each of the twelve emoji, the plainest first, which is also the label."""
 
 
 class Emoji:
@@ -44,29 +44,29 @@ class Emoji:
             raise ValueError(f"{font} is no font with colour bitmaps of size {BITMAP}: {error}") from error
 
     def characters(self) -> list[str]:
-        """Every single character with a name and a bitmap."""
+        """Return all single characters of ``RANGES`` with a Unicode name and a bitmap."""
         named = (chr(code) for codes in RANGES for code in codes if unicodedata.name(chr(code), ""))
         return [each for each in named if self.font.getmask(each, mode="RGBA").getbbox()]
 
     def draw(self, character: str, size: int) -> Image.Image:
-        """The emoji on white, RGB [size, size]."""
+        """Draw an emoji on white as an RGB picture of ``size`` x ``size`` pixels."""
         picture = Image.new("RGB", (SIDE, SIDE), "white")
         ImageDraw.Draw(picture).text((0, 4), character, font=self.font, embedded_color=True, anchor="lt")
         return picture.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def list_captions(character: str) -> tuple[str, ...]:
-    """Ways to ask for an emoji: those of the twelve, or its Unicode name in lower case."""
+    """Return the captions of an emoji: those in ``CHOSEN``, or else its Unicode name in lower case."""
     return CHOSEN.get(character, (unicodedata.name(character).lower(),))
 
 
 def write_emoji(folder: Path, font: str | Path, *, size: int = 32, only: Sequence[str] = tuple(CHOSEN)) -> int:
-    """Writes PNG files and ``metadata.jsonl`` (file_name, text, label) and returns the number of images.
+    """Write PNG files and ``metadata.jsonl`` (file_name, text, label); return the number of images.
 
     Args:
-        font: see :class:`Emoji`.
-        size: height and width.
-        only: which characters; all that the font has if it is empty.
+        font: path of the font, see :class:`Emoji`.
+        size: height and width in pixels.
+        only: characters to draw; all of the font's if it is empty.
 
     Raises:
         ValueError: if the font cannot be read or has no bitmap of a character, or the folder holds other images.

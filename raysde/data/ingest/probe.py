@@ -1,4 +1,4 @@
-"""A look at the first images of a source, for what an ingest was not told."""
+"""Defaults of an ingest, chosen from the first images of its source."""
 
 import contextlib
 import itertools
@@ -16,15 +16,15 @@ from raysde.images.sizes import Size
 
 LOOKED_AT = 16
 FURTHER = 256
-"""Images whose kind is looked at for colour, in at most 16 parts that are spread over the source."""
+"""Number of images that are checked for colour by their format, in at most 16 parts spread over the source."""
 GROUP_BYTES = 4 << 20
 
 
 def read_first_samples(source: Source) -> list[Sample]:
-    """Up to 16 samples from the beginning whose images can be read.
+    """Return the first ``LOOKED_AT`` samples of a source whose images can be read, or fewer if it has fewer.
 
     Raises:
-        ValueError: if there is none; with the first reason.
+        ValueError: if no image can be read, with the reason for the first.
     """
     found: list[Sample] = []
     reasons: list[str] = []
@@ -58,12 +58,14 @@ def choose_rules(
     row_group: int | None = None,
     shard_rows: int = 8192,
 ) -> Rules:
-    """Rules for a source; what is None is taken from its first images.
+    """Return the rules for a source; arguments that are None are chosen from its first images.
 
     Args:
-        size: see :func:`choose_size`.
-        channels: 1 if the files of all images that are looked at are grey, the first ones of up to 16 parts.
-        row_group: a power of two from 16 to 1024 that makes about 4 MB.
+        size: by default, see :func:`choose_size`.
+        channels: by default 1 if all images that are checked have grey formats, else 3.
+        row_group: by default a power of two from 16 to 1024 that makes about 4 MB.
+        fit, bucket_multiple, encode, quality, background, validation, shard_rows: see
+            :class:`raysde.data.ingest.convert.Rules`.
 
     Raises:
         ValueError: if no image can be read.
@@ -85,11 +87,12 @@ def choose_rules(
 
 
 def choose_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
-    """Return the size of the first pictures if it is the same, so that nothing of them is cut; else the first's short
-    side.
+    """Return the size in pixels for the images of a source, given its first pictures.
+
+    It is their (height, width) if they agree, so that nothing is cut, or else the short side of the first one.
 
     Args:
-        keeps: whether images of that size become images of one size.
+        keeps: True if the rules store all images at one (height, width); False always gives the short side.
     """
     sizes = {picture.size for picture in pictures}
     width, height = pictures[0].size
@@ -97,25 +100,25 @@ def choose_size(pictures: Sequence[Image.Image], *, keeps: bool) -> Size | int:
 
 
 def is_all_grey(source: Source) -> bool:
-    """Return True if the first files of parts spread over the source hold no colour by their kind."""
+    """Return True if the formats of the first files of parts spread over the source store grey only."""
     count = min(LOOKED_AT, len(source.parts))
     parts = [source.parts[number * len(source.parts) // count] for number in range(count)]
     for part in parts:
         for sample in itertools.islice(part.read(), FURTHER // count):
             if isinstance(sample, Bad):
                 continue
-            with contextlib.suppress(ValueError):  # the conversion names what is no image
+            with contextlib.suppress(ValueError):  # the conversion reports files that are no images
                 if not is_grey(sample.data):
                     return False
     return True
 
 
 def choose_row_group(samples: list[Sample], rules: Rules) -> int:
-    """Rows of a row group of about 4 MB."""
+    """Return the number of rows of a row group of about 4 MB, a power of two from 16 to 1024."""
     sizes = []
     for sample in samples:
         picture = open_picture(sample.data, rules.channels, background=rules.background)
-        with contextlib.suppress(ValueError):  # the conversion leaves out what cannot be brought to the size, by name
+        with contextlib.suppress(ValueError):  # the conversion reports images that cannot be fitted to the size
             sizes.append(len(encode_stored(sample.data, picture, resize_picture(picture, rules), rules)))
     wanted = max(16, min(1024, GROUP_BYTES * len(sizes) // max(1, sum(sizes))))
     return 1 << (wanted.bit_length() - 1)

@@ -1,23 +1,23 @@
-"""What an ingest reads from any source: samples, and what is wrong with those that cannot be one."""
+"""Samples that an ingest reads from any source, and records of the unusable ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 MAX_CAPTION = 10_000
-"""Characters of a caption that are kept."""
+"""Maximum number of characters of a caption; the rest is cut off."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it was found, with what is said about it.
+    """One image as found in a source, with its captions and label.
 
     Attributes:
-        key: its name, unique in the source: a relative path, ``ARCHIVE.tar/NAME``, or ``FILE.parquet#ROW``.
+        key: name, unique in the source: a relative path, ``ARCHIVE.tar/NAME``, or ``FILE.parquet#ROW``.
         data: the bytes of an image file.
-        captions: any number of captions; blank ones are left out.
+        captions: any number of captions, none of them blank.
         label: a class name, or a class number written in decimal, or None.
-        unread: kinds of files and keys that lie beside it and that nothing reads, such as ``.npy files``.
+        unread: kinds of files and keys beside the image that are ignored, such as ``.npy files``.
     """
 
     key: str
@@ -29,22 +29,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class Bad:
-    """A sample that cannot be used, and why, in a sentence that names the file."""
+    """The key of an unusable sample, and the reason as a sentence that names the file."""
 
     key: str
     reason: str
 
 
 class SourcePart(Protocol):
-    """A piece of a source that one task reads; pickles small, and yields the same samples every time.
+    """A part of a source that one task reads; it is small when pickled, and yields the same samples every time.
 
     Attributes:
-        name: for messages and for the record of finished parts, unique in the source.
-        count: samples in it, if that is known without reading it.
+        name: name in messages and in the record of finished parts, unique in the source.
+        count: number of samples; None if it is unknown without reading them.
     """
 
     name: str
     count: int | None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """The samples in order; what is wrong with one does not end the others."""
+        """Yield the samples in order, with a :class:`Bad` in place of each unusable one."""

@@ -1,4 +1,4 @@
-"""What a data set holds, counted part by part and added up: labels, captions, sizes and pixels."""
+"""Statistics of a data set, computed for each part and added up: labels, captions, sizes and pixels."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from PIL import Image
 
 @dataclass
 class Statistics:
-    """Sums over rows; those of several parts are added with :meth:`add`.
+    """Sums over rows; :meth:`add` combines the sums of several parts.
 
     Attributes:
-        captioned: rows with a caption.
-        captions, characters, longest: captions in all, their characters, and those of the longest.
-        labels: rows of each label.
-        sizes: least and largest width and height of the images as they were found.
+        rows, captioned: number of rows, and of rows with a caption.
+        captions, characters, longest: number of captions, of characters in all of them, and in the longest one.
+        labels: number of rows of each label.
+        widths, heights: smallest and largest width and height of the source images in pixels.
         pixels, total, squares: number of pixels, and sums over them of values in [0, 1] and their squares, by channel.
     """
 
@@ -33,7 +33,7 @@ class Statistics:
     squares: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def count(self, picture: Image.Image, found: tuple[int, int], captions: tuple[str, ...], label: str | None) -> None:
-        """Adds a row: the picture as it is stored, (width, height) as it was found, and what is said about it."""
+        """Add a row: the stored picture, the source image's (width, height) ``found``, its captions and its label."""
         self.rows += 1
         self.captioned += bool(captions)
         self.captions += len(captions)
@@ -51,7 +51,7 @@ class Statistics:
         self.squares[: len(counts)] += counts @ values**2
 
     def add(self, other: "Statistics") -> None:
-        """Adds the rows of another part."""
+        """Add the sums of another part."""
         for name in ("rows", "captioned", "captions", "characters", "pixels"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest = max(self.longest, other.longest)
@@ -61,7 +61,7 @@ class Statistics:
         self.total, self.squares = self.total + other.total, self.squares + other.squares
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, from which :meth:`from_json` makes the same."""
+        """Return the statistics as JSON values for :meth:`from_json`."""
         plain = {name: getattr(self, name) for name in ("rows", "captioned", "captions", "characters", "longest")}
         arrays = {"total": self.total.tolist(), "squares": self.squares.tolist()}
         sizes = {"widths": list(self.widths), "heights": list(self.heights), "pixels": self.pixels}
@@ -69,7 +69,7 @@ class Statistics:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Statistics":
-        """What :meth:`to_json` wrote."""
+        """Return the statistics from the JSON values of :meth:`to_json`."""
         changed = {
             "labels": Counter(values["labels"]),
             "widths": tuple(values["widths"]),
@@ -80,7 +80,7 @@ class Statistics:
         return cls(**{**values, **changed})
 
     def summary(self, channels: int) -> dict[str, Any]:
-        """For the manifest: means and extremes. Pixel moments are of values in [0, 1], by channel."""
+        """Return means and extremes for the manifest; pixel moments are of values in [0, 1], by channel."""
         mean = self.total[:channels] / max(1, self.pixels)
         std = np.sqrt(np.maximum(self.squares[:channels] / max(1, self.pixels) - mean**2, 0.0))
         return {

@@ -1,4 +1,4 @@
-"""The batch plan: each row exactly once an epoch, whoever computes it, from any place, in little time and memory."""
+"""The batch plan: each row occurs once an epoch, on any worker, from any position, in little time and memory."""
 
 import time
 import tracemalloc
@@ -19,7 +19,7 @@ def rows_of_steps(plan, start, stop):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 4096, 4097, 8191, 65_536, 100_003])
 def test_a_permutation_has_every_number_once(count):
-    """On both sides of the size from which it is a cipher, and at powers of two, where no number is sent twice."""
+    """Permutations are complete below and above the size of the cipher, and at powers of two."""
     for key in (0, 7):
         assert np.array_equal(np.sort(permute_numbers(np.arange(count), count, key)), np.arange(count))
     assert count < 4 or not np.array_equal(
@@ -36,14 +36,14 @@ def test_a_permutation_can_be_asked_for_any_part():
 
 @pytest.mark.parametrize("count", [10, 5000])
 def test_permutations_are_uniform(count):
-    """The image of the first number falls in each tenth equally often: chi-square over 5,000 keys, 9 degrees of freedom."""
+    """The image of the first number is uniform over tenths: chi-square over 5,000 keys, 9 degrees of freedom."""
     first = np.array([permute_numbers(np.zeros(1, dtype=np.int64), count, key)[0] for key in range(5000)])
     counts = np.bincount(first * 10 // count, minlength=10)
     assert ((counts - 500) ** 2 / 500).sum() < 9 + 4 * np.sqrt(18)
 
 
 def test_permutations_are_independent_of_the_place():
-    """Over 2^17 numbers: fixed points are Poisson(1), neighbours go apart uniformly, and nothing is correlated."""
+    """Over 2^17 numbers, fixed points are Poisson(1), distances of neighbours uniform, and images uncorrelated."""
     count = 1 << 17
     found = permute_numbers(np.arange(count), count, 11)
     assert (found == np.arange(count)).sum() <= 5
@@ -58,7 +58,7 @@ def test_permutations_are_independent_of_the_place():
     [(100, 8, 1 << 20, 16), (100, 8, 20, 10), (37, 64, 12, 3), (96, 8, 32, 16), (10_001, 100, 5000, 1000)],
 )
 def test_each_epoch_has_every_row_once(rows, batch, window, chunk):
-    """Epochs follow one another without a gap, also where a batch straddles them or is larger than the data."""
+    """Epochs follow without a gap, also if a batch spans two epochs or is larger than the data set."""
     plan = Plan(rows=rows, batch=batch, microbatch=4, seed=3, window=window, chunk=chunk)
     seen = rows_of_steps(plan, 0, -(-3 * rows // batch))
     epochs = [seen[epoch * rows : (epoch + 1) * rows] for epoch in range(3)]
@@ -68,7 +68,7 @@ def test_each_epoch_has_every_row_once(rows, batch, window, chunk):
 
 
 def test_nothing_is_ordered_like_another():
-    """The rows of windows, those of buckets of one size, and the turns of buckets in two epochs: each by a key of its own."""
+    """Rows of two windows, rows of two buckets, and the order of buckets in two epochs are independent."""
     inside = epoch_order(np.arange(4000), 4000, 1000, 1000, 5).reshape(4, 1000) % 1000
     # two permutations of any size agree in Poisson(1) places
     assert max((inside[a] == inside[b]).sum() for a in range(4) for b in range(a)) <= 8
@@ -95,7 +95,7 @@ def test_seeds_differ():
 
 
 def test_microbatches_cut_the_global_batch():
-    """The same rows in the same order, whatever the microbatch size."""
+    """The rows and their order are the same for any microbatch size."""
     large, small = (Plan(rows=100, batch=24, microbatch=m, seed=0) for m in (24, 4))
     assert np.array_equal(rows_of_steps(large, 0, 9), rows_of_steps(small, 0, 9))
 
@@ -109,7 +109,7 @@ def test_ranks_partition_the_microbatches(world):
 
 
 def test_windows_bound_the_reach():
-    """The rows of a window come from few chunks, which bounds the row groups a block reads; windows mix far chunks."""
+    """The rows of a window come from few chunks, which bounds the row groups to read, and the chunks lie far apart."""
     rows, window, chunk = 10_050, 1000, 100
     order = epoch_order(np.arange(rows), rows, window, chunk, 5)
     spans = []
@@ -121,21 +121,21 @@ def test_windows_bound_the_reach():
 
 
 def test_rows_are_mixed_within_a_window():
-    """Not chunk after chunk: neighbours in the order are of the same chunk as often as chance has it, 1 in 10."""
+    """Neighbours in the order come from the same chunk as often as by chance, 1 in 10."""
     order = epoch_order(np.arange(100_000), 100_000, 10_000, 1000, 5)
     same = np.mean(order[1:] // 1000 == order[:-1] // 1000)
     assert abs(same - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 100_000)
 
 
 def test_the_short_chunk_has_no_fixed_place():
-    """The rows beyond the last whole chunk come early in some epochs and late in others."""
+    """The rows after the last full chunk come early in some epochs and late in others."""
     places = [np.flatnonzero(epoch_order(np.arange(1010), 1010, 100, 100, epoch) >= 1000).mean() for epoch in range(40)]
     assert min(places) < 300
     assert max(places) > 700
 
 
 def test_a_billion_rows_need_no_list(capsys):
-    """A position of 10^9 rows over 100,000 shards takes under 1 ms, and memory for the shards alone."""
+    """One position of 10^9 rows in 100,000 shards takes under 1 ms, and memory only for the shards."""
     lengths = np.random.default_rng(0).integers(9_000, 11_001, 100_000)
     lengths[-1] += 1_000_000_000 - lengths.sum()
     layout = Layout(np.cumsum(lengths) - lengths, lengths, 1024)
@@ -156,7 +156,7 @@ def test_a_billion_rows_need_no_list(capsys):
 
 
 def test_a_layout_goes_through_every_row():
-    """Full row groups are neighbours in it, wherever shards end."""
+    """A layout has all rows, with those of each full row group side by side for any lengths of shards."""
     starts, lengths = [0, 25, 25, 30, 50], [25, 0, 5, 20, 7]
     layout = Layout(starts, lengths, 10)
     found = layout.rows_at(np.arange(57))
@@ -179,7 +179,7 @@ def test_held_out_rows_are_never_trained_on():
 
 @pytest.mark.parametrize("sizes", [(40, 60), (7, 3, 90), (1, 200), (50,)])
 def test_buckets_stay_apart_and_lose_nothing(sizes):
-    """A microbatch has rows of one bucket; a bucket's microbatches cut its own endless sequence without a gap."""
+    """A microbatch has rows of one bucket, and a bucket's microbatches cut its endless sequence without a gap."""
     plan = Plan(rows=sum(sizes), batch=16, microbatch=4, seed=1, buckets=sizes)
     borders = np.cumsum((0, *sizes))
     taken: dict[int, list] = {bucket: [] for bucket in range(len(sizes))}
@@ -197,7 +197,7 @@ def test_buckets_stay_apart_and_lose_nothing(sizes):
 
 
 def test_buckets_are_mixed():
-    """Microbatches of two equal buckets follow one another as coin tosses do."""
+    """Microbatches of two equal buckets are ordered like coin tosses."""
     plan = Plan(rows=8000, batch=4, microbatch=4, seed=1, buckets=(4000, 4000))
     tossed = np.array([plan.rows_of(step, 0)[0] >= 4000 for step in range(2000)])
     assert tossed.sum() == 1000

@@ -1,4 +1,4 @@
-"""Fetching ahead changes when a step's data is read, and nothing else."""
+"""Prefetching changes only the time at which a step's data are read."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ WAIT = 10.0
 
 
 class Recorded:
-    """The numbers from 0 on, which notes what was taken from it and by which threads."""
+    """An iterable of the numbers from 0 on that records the taken numbers and the threads."""
 
     def __init__(self, stop: int, error_at: int | None = None) -> None:
         self.stop, self.error_at = stop, error_at
@@ -42,7 +42,7 @@ def test_the_first_is_fetched_before_anybody_asks_and_each_next_one_while_its_pr
     items = fetch_ahead(iter(source))
     assert source.reached[0].wait(WAIT)
     assert next(items) == 0
-    assert source.reached[1].wait(WAIT)  # nobody asked for it
+    assert source.reached[1].wait(WAIT)  # fetched without a request
     assert source.taken == [0, 1]  # and no more than one ahead
     assert next(items) == 1
     assert source.threads != {threading.current_thread().name}
@@ -83,7 +83,7 @@ def test_every_tensor_of_a_microbatch_is_moved_and_nothing_else():
 
 
 def test_a_step_waits_for_its_copies(monkeypatch):
-    """With streams and events that write down what is asked of them, since no GPU shows this race reliably."""
+    """Streams and events are replaced by recorders, because no GPU shows this race reliably."""
     said = []
 
     class Stream:
@@ -104,6 +104,6 @@ def test_a_device_gets_the_same_pixels():
     device, expected = torch.device("cuda"), steps(20)
     for found, (batch,) in zip(prefetch_to_device(iter(steps(20)), device), expected, strict=True):
         assert found[0].images.device.type == "cuda"
-        torch.cuda._sleep(10_000_000)  # the copies of the next step have to wait for nobody
+        torch.cuda._sleep(10_000_000)  # the copies of the next step must not wait for this
         assert torch.equal(found[0].images.cpu(), batch.images)
         assert torch.equal(found[0].labels.cpu(), batch.labels)

@@ -1,4 +1,4 @@
-"""A data set as text and as a picture: what is counted, and which image stands where."""
+"""Summary and contact sheet of a data set: its counts, and the place of each image."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from tests.support.digits import write_digit_shards
 
 @pytest.mark.parametrize(("count", "columns"), [(11, 8), (3, 3), (500, 8)])
 def test_a_sheet_shows_different_rows_row_by_row(tmp_path, count, columns):
-    """Each enlarged by whole pixels in its cell, in the order of the data set, with nothing where no image is."""
+    """Images are enlarged by whole factors in their cells, in row order, and cells without an image are white."""
     reader = Reader(write_digit_shards(tmp_path, 20, 12, 5))
     sheet = np.asarray(draw_contact_sheet(reader, count, 1).convert("L"))
     shown, images = min(count, 20), load_digits()[0]
@@ -37,7 +37,7 @@ def test_a_sheet_shows_different_rows_row_by_row(tmp_path, count, columns):
     ("shape", "size"), [((8, 8), (112, 112)), ((10, 60), (60, 10)), ((300, 100), (37, 112)), ((100, 300), (112, 37))]
 )
 def test_thumbnails_fill_a_cell_with_their_longer_side(shape, size):
-    """(width, height): whole factors for small ones, proportions kept for large ones."""
+    """Small images grow by whole factors, and large ones keep their proportions; sizes are (width, height)."""
     assert make_thumbnail(np.zeros((*shape, 1), np.uint8)).size == size
     assert make_thumbnail(np.zeros((*shape, 3), np.uint8)).size == size
 

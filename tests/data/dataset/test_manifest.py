@@ -1,4 +1,4 @@
-"""The manifest: an identity that sees every shard, rows by their numbers, and every value that cannot be."""
+"""The manifest: its fingerprint over every shard, rows by their numbers, and refusal of impossible values."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ def shard(number: int, rows: int = 10, **changes) -> Shard:
 
 
 def test_the_fingerprint_is_of_every_shards_content_in_order():
-    """One digit of one hash, a shard more or less, or two that changed places; of the classes' names and their order; not of what the files are called."""
+    """The fingerprint depends on each digit of each hash, the shards' order, and class names in order, not on file names."""
     shards = (shard(1), shard(2), shard(3))
     others = [
         *((*shards[:n], shard(9), *shards[n + 1 :]) for n in range(3)), shards[:2], (*shards, shard(4)),
@@ -49,12 +49,12 @@ def test_rows_are_counted_through_all_shards_and_by_split():
     (apart,) = manifest.layouts("validation")
     assert sorted(apart.rows_at(np.arange(5))) == list(range(19, 24))
     assert manifest.file(2) == "x/train-00003.parquet"
-    with pytest.raises(ValueError, match=r"sizes of their own: give data\.image_size"):
+    with pytest.raises(ValueError, match=r"different sizes; set data\.image_size"):
         _ = replace(manifest, size=None).image
 
 
 def test_each_row_is_told_of_by_itself(tmp_path):
-    """Key, label, shard and image file of every row, across short row groups and shards."""
+    """Key, label, shard and image file of every row are right across short row groups and shards."""
     manifest = write_digit_shards(tmp_path, 47, 20, 6)
     reader, (images, labels) = Reader(manifest), load_digits()
     for row in range(47):
@@ -65,7 +65,7 @@ def test_each_row_is_told_of_by_itself(tmp_path):
 
 
 def inside(**changes):
-    """A change of the second shard's entry."""
+    """Return a function that changes the second shard's entry."""
 
     def change(content):
         content["shards"][1].update(changes)
@@ -127,7 +127,7 @@ def test_all_that_a_manifest_says_is_read_again(tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_data(digits, tmp_path):
-    """Nor with other precomputed folders or microbatches; the same data in another place is the same."""
+    """A run refuses other data, precomputed folders or microbatch sizes, and accepts the same data at another path."""
     run = open_run(loading.parse_recipe(small_recipe(digits, tmp_path)))
     told = {**run.data_identity, "microbatch": run.plan.microbatch}
 

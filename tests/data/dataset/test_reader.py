@@ -1,4 +1,4 @@
-"""Shards, manifest, reading and microbatches."""
+"""The reader of a data set: shards, manifest, decoded rows and microbatches."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def feed_of(manifest, view=View(), **plan):  # noqa: B008
 
 
 def test_rows_come_back_as_they_were(digits):
-    """Images, captions and labels of any rows, across shards and row groups, in the order asked for."""
+    """Images, captions and labels of any rows, across shards and row groups, come in the requested order."""
     images, labels = load_digits()
     rows = np.array([199, 0, 120, 119, 5, 5])
     got = Reader(digits).read(rows)
@@ -54,7 +54,7 @@ def test_a_small_cache_reads_the_same(tmp_path):
 
 
 def test_a_row_group_is_read_once_for_a_batch(tmp_path, monkeypatch):
-    """However its rows are mixed, and for a whole window when the cache holds it."""
+    """A row group is read once for any order of its rows, and for a whole window if the cache holds it."""
     manifest = write_digit_shards(tmp_path / "s", rows=160, shard_rows=80, row_group=16)
     read = []
     groups = (reader := Reader(manifest)).groups
@@ -81,7 +81,7 @@ def test_batches_hold_the_rows_of_the_plan(digits):
 
 
 def colour_set(folder, sizes, captions=("one", "two")):
-    """A data set of noise images, a shard for each (height, width, rows)."""
+    """Return a data set of noise images with a shard for each (height, width, rows)."""
     folder.mkdir(exist_ok=True)
     shards, made = [], []
     for number, (height, width, rows) in enumerate(sizes):
@@ -103,7 +103,7 @@ def colour_set(folder, sizes, captions=("one", "two")):
 
 @pytest.mark.parametrize("view", [View(), View(shape=(12, 12))])
 def test_buckets_come_in_their_own_shapes(tmp_path, view):
-    """Each microbatch has one shape, that of its rows' shard; over an epoch every row comes once."""
+    """Each microbatch has the shape of its rows' shard, and every row comes once an epoch."""
     manifest, made = colour_set(tmp_path, [(8, 18, 8), (12, 12, 12), (18, 8, 4)])
     rows, _ = split_rows(manifest, 0, 0)
     plan = Plan(rows=24, batch=8, microbatch=4, seed=0, buckets=rows.sizes)
@@ -118,7 +118,7 @@ def test_buckets_come_in_their_own_shapes(tmp_path, view):
 
 
 def test_blocks_carry_microbatches_unchanged(digits):
-    """Every field comes back; blank rows do not; pixels are not copied."""
+    """All fields survive the conversion, blank rows are dropped, and pixels are not copied."""
     feed = feed_of(digits)
     batches = [batch for step in read_batches(feed, Reader(digits), 0, 3) for batch in step]
     table = to_table(batches, 40)
@@ -137,7 +137,7 @@ def test_blocks_carry_microbatches_unchanged(digits):
 
 
 def test_augmentation_is_keyed_by_the_microbatch(tmp_path):
-    """The same place of the plan shows the same crops and captions; another place or seed shows others."""
+    """A microbatch has the same crops and captions each time; another microbatch or seed has others."""
     manifest, _ = colour_set(tmp_path, [(12, 16, 8)])
     view = View(shape=(6, 6), crop="random", scale=(0.4, 1.0))
     feed = feed_of(manifest, view, seed=1)
@@ -150,7 +150,7 @@ def test_augmentation_is_keyed_by_the_microbatch(tmp_path):
 
 
 def test_every_microbatch_has_draws_of_its_own(tmp_path):
-    """Of seed, step and index together, one row of them for each row; the same for whoever reads it."""
+    """The draws depend on seed, step and index together, with one row of draws for each row on any worker."""
     manifest, _ = colour_set(tmp_path, [(6, 6, 8)])
     seen = {}
 
@@ -172,7 +172,7 @@ def test_every_microbatch_has_draws_of_its_own(tmp_path):
 
 
 def test_without_draws_the_largest_box_in_the_middle_is_shown(tmp_path):
-    """So is validation, however the images are cut in training; and the first caption."""
+    """Validation reads the largest central box and the first caption, whatever crops training uses."""
     cropped = View(shape=(8, 8), crop="random", scale=(0.4, 1.0))
     assert cropped.box((40, 20), (8, 8), STILL) == pytest.approx((10.0, 0.0, 30.0, 20.0))
     manifest, _ = colour_set(tmp_path, [(12, 12, 3)], captions=("a", "b"))
@@ -186,7 +186,7 @@ def test_without_draws_the_largest_box_in_the_middle_is_shown(tmp_path):
 
 
 def test_draws_are_uniform():
-    """Mean and variance of 40,000 numbers within four standard errors of 1/2 and 1/12."""
+    """Mean and variance of 40,000 draws lie within four standard errors of 1/2 and 1/12."""
     found = draw_uniforms(0, 3, 1, 10_000).reshape(-1)
     assert abs(found.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 40_000)
     assert abs(found.var() - 1 / 12) < 4 * np.sqrt(1 / 180 / 40_000)
@@ -195,7 +195,7 @@ def test_draws_are_uniform():
 
 
 def test_crops_cover_the_picture_evenly():
-    """The area of boxes is uniform between its bounds, their places between the edges, and all lie inside."""
+    """Areas of boxes are uniform between their bounds, places uniform between the edges, and all boxes lie inside."""
     view = View(shape=(8, 8), crop="random", scale=(0.5, 1.0))
     boxes = np.array([view.box((40, 20), (8, 8), draw) for draw in draw_uniforms(0, 0, 0, 5000)])
     left, top, right, bottom = boxes.T
@@ -207,10 +207,10 @@ def test_crops_cover_the_picture_evenly():
     for place in (left / (40 - (right - left)), top / (20 - (bottom - top))):
         assert abs(place.mean() - 0.5) < 4 / np.sqrt(12 * 5000)
         assert abs(place.var() - 1 / 12) < 4 / np.sqrt(180 * 5000)
-    # area, place across and place down have nothing to do with each other
+    # area, horizontal place and vertical place are independent
     parts = np.corrcoef([area, left / (40 - (right - left)), top / (20 - (bottom - top))])
     assert abs(parts - np.eye(3)).max() < 4 / np.sqrt(5000)
-    # 0 is left and top, 1 right and bottom, of the caption's number nothing is seen
+    # 0 is left and top, 1 right and bottom, and the caption's draw has no effect
     corner = View(shape=(8, 8), crop="random", scale=(0.5, 0.5))
     assert corner.box((40, 20), (8, 8), np.array([0.3, 0.3, 0.0, 1.0])) == pytest.approx((0.0, 10.0, 10.0, 20.0))
     assert corner.box((40, 20), (8, 8), np.array([0.9, 0.3, 1.0, 0.0])) == pytest.approx((30.0, 0.0, 40.0, 10.0))
@@ -219,7 +219,7 @@ def test_crops_cover_the_picture_evenly():
 
 
 def test_a_part_of_an_image_is_shown_at_the_size_stored(tmp_path):
-    """What Pillow makes of the middle of it, though the shard has the very shape that is wanted."""
+    """A scaled crop equals Pillow's, also if the shard already has the requested shape."""
     manifest, made = colour_set(tmp_path, [(12, 12, 3)])
     found = Reader(manifest).read(np.arange(3), View(shape=(12, 12), scale=(0.5, 0.5)))
     for image, pixels in zip(found.images, made, strict=True):
@@ -250,7 +250,7 @@ def test_held_out_rows_are_validated_once(tmp_path, world):
 
 
 def test_the_data_sets_own_split_is_used(tmp_path):
-    """Rows of the validation shards are never trained on, and are what is validated."""
+    """Rows of the validation shards are held out, and no other rows are."""
     plain = write_digit_shards(tmp_path / "s", rows=60, shard_rows=20)
     shards = (*plain.shards[:2], type(plain.shards[2])(**{**vars(plain.shards[2]), "split": "validation"}))
     manifest = Manifest(plain.path, 1, (8, 8), 1024, shards, labels=plain.labels)
@@ -293,7 +293,7 @@ def test_the_manifest_survives_and_guards(tmp_path):
 
 
 def test_captions_for_a_tokenizer_are_those_to_train_on(tmp_path):
-    """Different ones, sorted, from as many shards as hold enough of them."""
+    """Captions for a tokenizer are distinct, sorted, and come from as many training shards as needed."""
     manifest, _ = colour_set(tmp_path, [(6, 6, 3), (6, 8, 3)], captions=("b", "a", "", "b"))
     assert distinct_captions(manifest, 10) == ["a", "b"]
     assert distinct_captions(manifest, 1) == ["a"]
@@ -302,16 +302,16 @@ def test_captions_for_a_tokenizer_are_those_to_train_on(tmp_path):
 
 
 def test_a_shard_written_anew_is_told_by_its_size(tmp_path):
-    """Without its hash, though it is whole and holds the same rows."""
+    """A rewritten shard with the same rows is detected by its size, without its hash."""
     manifest = write_digit_shards(tmp_path / "s")
     path = tmp_path / "s" / "train-00001.parquet"
     pq.write_table(pq.read_table(path), path, compression="none", row_group_size=1024)
-    with pytest.raises(ValueError, match=r"train-00001\.parquet .* bytes, its manifest says"):
+    with pytest.raises(ValueError, match=r"train-00001\.parquet .* bytes, but .* in the manifest"):
         verify_shards(manifest, hashes=False)
 
 
 def damage_hash(folder):
-    """Flips one byte in the middle of the data."""
+    """Flip one byte in the middle of the data."""
     path = folder / "train-00001.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 4] ^= 1
@@ -319,7 +319,7 @@ def damage_hash(folder):
 
 
 def other_columns(folder):
-    """A shard with another column, its hash and size entered in the manifest."""
+    """Write a shard with another column, and its hash and size into the manifest."""
     import hashlib
 
     pq.write_table(pa.table({"picture": [b"x"]}), folder / "train-00001.parquet")
@@ -369,7 +369,7 @@ def test_damaged_data_sets_are_named(tmp_path, harm, culprit):
 
 @pytest.mark.parametrize("harm", [damage_hash, cut, lambda folder: (folder / "train-00001.parquet").unlink()])
 def test_shards_that_change_during_training_are_named(tmp_path, harm):
-    """Also without hashes: pages carry checksums, so a flipped bit is an error and not another picture."""
+    """Page checksums detect a flipped bit also without hashes, so that no wrong picture is returned."""
     reader = Reader(write_digit_shards(tmp_path / "s", row_group=40))
     reader.read(np.arange(5))
     harm(tmp_path / "s")
@@ -378,7 +378,7 @@ def test_shards_that_change_during_training_are_named(tmp_path, harm):
 
 
 def test_a_damaged_shard_is_named_by_what_shows_rows(tmp_path):
-    """Also where the footer is remembered from before the damage."""
+    """A damaged shard is named also if its footer was cached before the damage."""
     reader = Reader(write_digit_shards(tmp_path / "s", row_group=40))
     reader.read(np.arange(100, 130))
     path = tmp_path / "s" / "train-00001.parquet"
@@ -391,7 +391,7 @@ def test_a_damaged_shard_is_named_by_what_shows_rows(tmp_path):
 
 
 def test_a_label_that_the_manifest_does_not_list_is_named(digits):
-    """Such as after somebody renamed the classes in the manifest alone."""
+    """A label outside the manifest, such as after classes were renamed in the manifest only, is named."""
     labels = load_digits()[1]
     reader = Reader(replace(digits, labels=("zero", *digits.labels[1:])))
     ones = np.flatnonzero(labels[:50] == 1)
@@ -425,7 +425,7 @@ def test_sizes_of_their_own_need_a_size_to_train_on(tmp_path):
 
 
 def test_buckets_are_not_brought_to_another_size(tmp_path):
-    """Nor is one bucket alone, whose images stay as they are: the recipe is refused, and what fits is not."""
+    """A recipe with another image size than the buckets' is refused, also for a single bucket."""
     alone, _ = colour_set(tmp_path / "alone", [(8, 18, 4)])
     square, _ = colour_set(tmp_path / "square", [(12, 12, 4)])
     for manifest, size, fits in [(alone, 6, False), (alone, 12, True), (square, 6, True)]:
@@ -441,7 +441,7 @@ def test_the_judge_reads_real_digits():
     judge = DigitJudge()
     assert judge.held_out >= 0.985
     images, labels = load_digits()
-    # real images are their own nearest neighbours, noise is nobody's
+    # real images are their own nearest neighbours, and noise is far from all
     assert judge.memorised_share(images[:50]) == 1.0
     assert judge.memorised_share(np.random.default_rng(0).integers(0, 256, (50, 8, 8))) == 0.0
     assert judge.accuracy(images[:50], (labels[:50] + 1) % 10) < 0.1
@@ -449,7 +449,7 @@ def test_the_judge_reads_real_digits():
 
 @pytest.mark.parametrize(("channels", "quality"), [(1, None), (3, None), (1, 90), (3, 90)])
 def test_files_in_shards_decode_as_pillow_decodes_them(tmp_path, channels, quality):
-    """PNG exactly, JPEG to a level; read from Arrow's memory, as training does."""
+    """PNG decodes exactly and JPEG up to one level, from Arrow's memory as in training."""
     pixels = rng_image(3, 40, channels)[:, :28]
     pixels = pixels[..., 0] if channels == 1 else pixels
     data = encode_image(Image.fromarray(pixels), quality=quality)

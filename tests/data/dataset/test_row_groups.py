@@ -1,4 +1,4 @@
-"""Row groups in a bounded memory: what stays, what is read again, and which file is named when one cannot be read."""
+"""The cache of row groups: eviction, repeated reads, and errors that name the file."""
 
 import pickle
 
@@ -17,7 +17,7 @@ ROWS, GROUP = 190, 10
 
 
 class Counted(RowGroups):
-    """Notes which row groups are read from files."""
+    """A cache that records the row groups it reads from files."""
 
     def __init__(self, manifest, **settings) -> None:
         super().__init__(manifest, manifest.path, SCHEMA, lambda table: table.column("key").to_pylist(), **settings)
@@ -30,18 +30,18 @@ class Counted(RowGroups):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Three shards, whose last row groups are shorter than the others."""
+    """Return a data set of three shards with short last row groups, shared by tests."""
     return write_digit_shards(tmp_path_factory.mktemp("groups") / "s", rows=ROWS, shard_rows=65, row_group=GROUP)
 
 
 @pytest.fixture
 def own(tmp_path):
-    """The same for a test that changes it."""
+    """Return such a data set of a test's own, which it may change."""
     return write_digit_shards(tmp_path / "s", rows=ROWS, shard_rows=65, row_group=GROUP)
 
 
 def sizes_of(manifest) -> dict[tuple[int, int], int]:
-    """Bytes of each row group, by pyarrow alone."""
+    """Return the bytes of each row group, computed by pyarrow."""
     files = [pq.ParquetFile(manifest.file(shard)) for shard in range(len(manifest.shards))]
     return {
         (shard, n): file.read_row_group(n).nbytes
@@ -51,7 +51,7 @@ def sizes_of(manifest) -> dict[tuple[int, int], int]:
 
 
 def test_any_rows_come_with_their_row_group(manifest):
-    """In the place they were asked for, across files and short row groups, and each row group at one time."""
+    """Rows come with their requested position, across files and short row groups, one row group after another."""
     rows = np.random.default_rng(0).integers(0, ROWS, 400)
     found = RowGroups(manifest, manifest.path, SCHEMA, lambda table: table.column("key").to_pylist(), budget=1)
     held = list(found.holding(rows))
@@ -64,8 +64,9 @@ def test_any_rows_come_with_their_row_group(manifest):
 
 @pytest.mark.parametrize("share", [0.15, 0.5, 2.0])
 def test_those_used_last_stay_within_the_budget(manifest, share):
-    """Read again is what an LRU memory reads again: a row group before whose last use, with those used since, the budget
-    was exceeded (Mattson et al. 1970, stack distances)."""
+    """The cache misses where an LRU cache misses (Mattson et al. 1970, stack distances).
+
+    A row group is read again if it and the row groups used since its last use exceed the budget."""
     sizes = sizes_of(manifest)
     budget = int(share * sum(sizes.values()))
     groups, kept = list(sizes), Counted(manifest, budget=budget)
@@ -82,7 +83,7 @@ def test_those_used_last_stay_within_the_budget(manifest, share):
 
 
 def test_two_row_groups_larger_than_the_budget_stay(manifest):
-    """So that rows of two, asked for in turn, are not read again each time; a third displaces the older."""
+    """Two row groups stay, so that rows requested from both in turn are not read again; a third evicts the older."""
     kept = Counted(manifest, budget=1)
     for one in [(0, 0), (1, 3), (0, 0), (1, 3), (2, 0), (1, 3), (0, 0)]:
         assert len(kept.group(*one)) == GROUP
@@ -98,7 +99,7 @@ def test_only_the_columns_asked_for_are_read_and_counted(manifest):
 
 
 def test_footers_are_read_once(manifest, monkeypatch):
-    """Those of the files opened last; the oldest is forgotten and checked again."""
+    """Footers of the files opened last are kept; an evicted one is read and checked again."""
     checked = []
     real = row_groups.fits_schema
     monkeypatch.setattr(
@@ -135,7 +136,7 @@ def regroup(path):
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(own, tmp_path, harm, culprit):
-    """Among others that can; rows in other row groups than the manifest's would be taken for other rows."""
+    """An unreadable file among readable ones is named; with other row groups, rows would be mixed up."""
     harm(tmp_path / "s" / "train-00001.parquet")
     kept = RowGroups(own, own.path, SCHEMA, pa.Table.to_pylist, budget=1 << 20)
     assert len(kept.group(0, 0)) == len(kept.group(2, 5)) == GROUP
@@ -144,7 +145,7 @@ def test_a_file_that_cannot_be_read_is_named(own, tmp_path, harm, culprit):
 
 
 def test_what_is_kept_stays_behind(tmp_path):
-    """A reader that is sent to another process is as small as one that has read nothing, and reads the same."""
+    """A pickled reader is as small as one that has read nothing, and reads the same rows."""
     manifest = write_digit_shards(tmp_path, 60, 30, 10)
     reader = Reader(manifest)
     fresh = len(pickle.dumps(reader))

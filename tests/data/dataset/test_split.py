@@ -1,4 +1,4 @@
-"""Which rows are held out: as many as asked, each as often as another, by the seed alone, and those of the data's split."""
+"""Held-out rows: their number, their uniform choice by the seed, and the data set's validation split."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ LAYOUTS = (Layout([0, 60], [25, 15], 10), Layout([25], [35], 10))
 
 
 def manifest_of(*shards) -> Manifest:
-    """Shards of (rows, split)."""
+    """Return a manifest of shards given as (rows, split)."""
     return Manifest(
         "x", 1, (8, 8), 10, tuple(Shard(str(n), rows, 1, "0" * 64, split) for n, (rows, split) in enumerate(shards))
     )
 
 
 def test_each_row_is_held_out_as_often_as_another():
-    """Over 2,000 seeds, 15 of 75 rows: chi-square with 74 degrees of freedom, its variance less by 1 - 15/75."""
+    """15 of 75 rows over 2,000 seeds: chi-square with 74 degrees of freedom, its variance reduced by 1 - 15/75."""
     counts = np.zeros(75)
     for seed in range(2000):
         training, held = hold_out_rows(LAYOUTS, 15, seed)
@@ -32,18 +32,18 @@ def test_each_row_is_held_out_as_often_as_another():
 
 @pytest.mark.parametrize("count", [0, 1, 15, 74])
 def test_rows_are_trained_on_or_held_out(count):
-    """Each once, also where the held-out rows lie at either end or beside each other."""
+    """Each row is trained on or held out, also if held-out rows lie at either end or side by side."""
     for seed in range(30):
         training, held = hold_out_rows(LAYOUTS, count, seed)
         assert list(held) == sorted(set(held))
         assert sorted([*training[np.arange(training.count)], *held]) == list(range(75))
-    with pytest.raises(ValueError, match=r"validation\.rows=75 leaves nothing of 75 rows"):
+    with pytest.raises(ValueError, match=r"validation\.rows=75 leaves none of 75 rows"):
         hold_out_rows(LAYOUTS, 75, 0)
 
 
 @pytest.mark.parametrize("held", [[], [0], [74], [0, 1, 2], [72, 73, 74], [10, 11, 40, 41], [39, 40]])
 def test_positions_pass_over_what_is_held(held):
-    """As a list of all rows with those deleted, bucket by bucket."""
+    """Positions index the list of all rows without the held-out ones, bucket by bucket."""
     rows = Rows(LAYOUTS, np.array(held, dtype=np.int64))
     everything = np.concatenate([layout.rows_at(np.arange(layout.count)) for layout in LAYOUTS])
     assert rows[np.arange(rows.count)].tolist() == np.delete(everything, held).tolist()
@@ -52,7 +52,7 @@ def test_positions_pass_over_what_is_held(held):
 
 
 def test_a_larger_choice_holds_a_smaller_one():
-    """Random positions of one seed, of which few are a part of many; never more than there are."""
+    """A smaller choice of one seed is part of a larger one, and no choice exceeds the number of rows."""
     rows = Rows(LAYOUTS, np.empty(0, dtype=np.int64))
     few, many = choose_positions(rows, 10, 3), choose_positions(rows, 30, 3)
     assert (len(few), len(many)) == (10, 30)
@@ -62,8 +62,9 @@ def test_a_larger_choice_holds_a_smaller_one():
 
 
 def test_the_data_sets_split_gives_at_most_what_it_has():
-    """2,048 if nobody says, all if there are fewer or more are asked for; a part at random, by the seed; never from the
-    rows to train on, which stay all."""
+    """Up to 2,048 rows by default, or the requested number, are drawn by the seed from the validation split.
+
+    All training rows stay in training."""
     large = manifest_of((500, "train"), (3000, "validation"), (2000, "validation"))
     rows, held = split_rows(large, None, 0)
     assert len(set(held.tolist())) == len(held) == VALIDATION_ROWS == 2048
@@ -86,7 +87,7 @@ def test_the_data_sets_split_gives_at_most_what_it_has():
 
 
 def test_rows_are_found_in_their_shard_and_row_group():
-    """By counting one by one, through shards of all lengths, an empty one among them; row groups one after another."""
+    """Places equal those counted one by one, through shards of all lengths and an empty one, row group by row group."""
     lengths = [25, 0, 10, 7, 1]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     known = [(shard, place // 10, place % 10) for shard, rows in enumerate(lengths) for place in range(rows)]

@@ -1,4 +1,4 @@
-"""Crops against closed forms: where a box lies for a draw, and what of a ramp of grey it shows."""
+"""Crops compared with closed forms: the box for a draw, and the grey levels that it shows of a ramp."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from raysde.images.geometry import fit_picture
 
 
 def test_a_box_is_where_its_draw_says():
-    """Its area is linear in the draw of the scale, its place in those of left and top, each in a column of its own."""
+    """A box's area is linear in the scale's draw and its place in the draws of left and top, each in its own column."""
     for number, draw in enumerate(draw_uniforms(0, 0, 0, 50)):
         low, high = ((0.5, 1.0), (0.2, 0.7))[number % 2]
         side = 20.0 * np.sqrt(low**2 + draw[SCALE] * (high**2 - low**2))
@@ -33,7 +33,7 @@ def test_a_box_is_where_its_draw_says():
 
 
 def test_draws_of_a_row_depend_on_its_place_alone_and_on_no_other():
-    """Four columns without correlation, within a row and with the next, to four standard errors of 1 / sqrt(n)."""
+    """The four columns are uncorrelated within a row and with the next row, up to four standard errors 1 / sqrt(n)."""
     found = draw_uniforms(3, 5, 7, 4000)
     assert np.array_equal(draw_uniforms(3, 5, 7, 9), found[:9])
     both = np.concatenate([found[:-1], found[1:]], axis=1)
@@ -45,19 +45,19 @@ def test_draws_of_a_row_depend_on_its_place_alone_and_on_no_other():
 
 
 def ramp(height: int, width: int, axis: int) -> np.ndarray:
-    """Grey that rises by two levels a pixel along an axis, uint8 [H, W, 1]."""
+    """Return grey that rises by two levels a pixel along an axis, uint8 [H, W, 1]."""
     along = 2 * np.arange((height, width)[axis])
     return np.broadcast_to(along[:, None] if axis == 0 else along[None, :], (height, width)).astype(np.uint8)[..., None]
 
 
 def shown(start: float, length: float, count: int) -> np.ndarray:
-    """Two levels a pixel at the middles of ``count`` equal parts of a stretch, whose own pixels have middles at 1/2."""
+    """Return the ramp's levels at the middles of ``count`` equal parts of an interval, two levels a pixel."""
     return 2.0 * (start + (np.arange(count) + 0.5) * length / count - 0.5)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_what_is_shown_is_what_lies_in_the_box(axis):
-    """A symmetric filter leaves a ramp as it is but for rounding; away from the picture's border, where it is cut."""
+    """A symmetric filter keeps a ramp up to rounding, except at the picture's border, where it is cut."""
     image, inside = ramp(60, 100, axis), 0
     for draw in draw_uniforms(1, 0, 0, 40):
         view = View((8, 10), "random", (0.3, 0.6))
@@ -84,7 +84,7 @@ def test_a_square_is_cut_from_the_middle(size, axis):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channels_stay_apart(channels):
-    """A constant colour is that colour wherever it is cut."""
+    """Any crop of a constant colour has that colour."""
     image = np.empty((20, 30, channels), np.uint8)
     image[...] = np.array([10, 120, 250])[:channels]
     found = View((6, 8), "random", (0.5, 1.0)).show(image, (6, 8), draw_uniforms(0, 0, 0, 1)[0])

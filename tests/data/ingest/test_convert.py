@@ -1,4 +1,4 @@
-"""Conversion: rows are conserved, bytes repeat, and what is counted is what numpy counts."""
+"""Conversion: no row is lost, bytes repeat, and statistics equal numpy's."""
 
 import hashlib
 import io
@@ -45,7 +45,7 @@ def rows_in(result, out):
 
 
 def test_rows_are_conserved(tmp_path):
-    """What is not stored is named, once each."""
+    """Each sample is either stored or named as unusable, once."""
     given = (
         *samples(10),
         Bad("x", "x is missing"),
@@ -78,7 +78,7 @@ def test_a_picture_too_long_for_its_size_is_bad_and_alone(tmp_path):
 
 
 def test_a_picture_too_long_for_jpeg_is_bad_and_alone(tmp_path):
-    """As are those that become too long when they are brought to the size."""
+    """Pictures that are too long before or after scaling are unusable, and others are stored."""
     long = Sample("long.png", array_file(np.zeros((1, 65_501), dtype=np.uint8)))
     grows = Sample("grows.jpg", array_file(np.zeros((4, 30_000), dtype=np.uint8), "JPEG"))
     fits = Sample("fits.png", array_file(np.zeros((1, 65_500), dtype=np.uint8)))
@@ -93,7 +93,7 @@ def test_a_picture_too_long_for_jpeg_is_bad_and_alone(tmp_path):
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG"])
 def test_a_comment_does_not_follow_the_pixels(tmp_path, kind):
-    """JPEG has no room for a long one, and Pillow writes those of the file that was opened."""
+    """Comments are dropped: Pillow would copy them from the source, and JPEG has no room for long ones."""
     said = b"x" * (100_000 if kind == "GIF" else 60_000)
     options = {"comment": said}
     if kind == "PNG":
@@ -122,7 +122,7 @@ def test_the_same_part_gives_the_same_bytes(tmp_path, changes):
 
 
 def test_the_validation_share_is_binomial():
-    """Within four standard errors, whatever the share."""
+    """The number of validation rows lies within four standard errors of any share."""
     hashes = [hashlib.blake2b(str(n).encode(), digest_size=8).hexdigest() for n in range(20_000)]
     for share in (0.0, 0.01, 0.2, 0.5, 1.0):
         found = sum(choose_split(one, share) == "validation" for one in hashes)
@@ -151,7 +151,7 @@ def test_shards_are_cut_at_their_rows(tmp_path):
 
 
 def test_shards_are_cut_at_their_bytes(tmp_path, monkeypatch):
-    """As soon as the images in one reach the limit, each with an end of its own."""
+    """A shard ends as soon as its images reach the limit in bytes."""
     monkeypatch.setattr("raysde.data.ingest.convert.SHARD_BYTES", 3000)
     given = samples(20, size=16)
     result = convert_part(Given(given), 0, Rules(channels=3, size=16), str(tmp_path))
@@ -164,7 +164,7 @@ def test_shards_are_cut_at_their_bytes(tmp_path, monkeypatch):
 
 
 def test_a_row_tells_what_is_stored_and_where_it_comes_from(tmp_path):
-    """Width and height are those stored, the hash is that of the source's file, and the statistics count what was found."""
+    """A row has the stored width and height and the source file's hash; statistics count source sizes."""
     data = array_file(rng_image(0, 30)[:20], "JPEG")
     result = convert_part(Given((Sample("a", data),)), 0, Rules(channels=3, size=10, fit="short"), str(tmp_path))
     (row,) = rows_in(result, tmp_path)
@@ -193,7 +193,7 @@ def test_what_did_not_change_is_kept(tmp_path, encode, kind, fit):
 
 
 def test_encodings(tmp_path):
-    """JPEG only for what was JPEG and is large, unless asked for; a PNG has the very pixels."""
+    """JPEG is written only for large JPEG sources or on request, and PNG keeps all pixels."""
     jpeg, png = array_file(rng_image(0, 160), "JPEG"), array_file(rng_image(0, 160))
     for data, encode, size, is_jpeg in [
         (jpeg, "auto", 80, True), (jpeg, "auto", 64, False), (png, "auto", 80, False), (jpeg, "keep", 80, False),
@@ -206,7 +206,7 @@ def test_encodings(tmp_path):
 
 
 def test_a_jpeg_that_only_pillow_reads_is_written_anew(tmp_path):
-    """Stray bytes before the end: libjpeg warns and goes on, the decoder of training does not."""
+    """A JPEG with stray bytes before its end, which libjpeg accepts and training's decoder refuses, is re-encoded."""
     data = array_file(rng_image(0, 80), "JPEG")
     odd = data[:-2] + b"stray" + data[-2:]
     with pytest.raises(ValueError, match="extraneous"):
@@ -288,7 +288,7 @@ def test_the_report_names_copies_and_repeated_keys(tmp_path):
 
 
 def test_reading_back(tmp_path):
-    """Pixels, captions and labels, in any order, and each caption as often as the others."""
+    """Pixels, captions and labels are read back in any order, and all captions equally often."""
     given, rules = samples(24), Rules(channels=3, size=8, validation=0.25, shard_rows=6, row_group=4)
     parts = [given[:11], (Bad("x", "x is missing"), *given[11:])]
     results = [convert_part(Given(part), number, rules, str(tmp_path)) for number, part in enumerate(parts)]
@@ -348,7 +348,7 @@ def test_datasets_reads_the_shards(tmp_path):
     ids=str,
 )
 def test_a_data_set_has_a_size_where_its_images_have_one(tmp_path, rules, size):
-    """Images of 20 x 40 and 40 x 20, of which only their short side becomes 10."""
+    """The manifest has a size only if the rules give images of 20 x 40 and 40 x 20 the same size."""
     given = tuple(Sample(str(high), array_file(np.zeros((high, 60 - high, 3), np.uint8))) for high in (20, 40))
     made = Rules(channels=3, size=10, validation=0.0, **rules)
     manifest = collect_parts(

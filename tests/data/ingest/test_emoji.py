@@ -1,4 +1,4 @@
-"""Emoji as a data set: what is drawn, what it is called, and what an ingest makes of it."""
+"""Emoji as a data set: pictures, captions and ingest."""
 
 import unicodedata
 
@@ -39,7 +39,7 @@ def test_twelve_with_several_ways_to_ask_for_each():
 
 
 def test_the_folder_is_ready_for_ingest(font, tmp_path):
-    """Twelve pictures with all their captions and a label each, at the size asked for."""
+    """The folder holds twelve pictures of the requested size, each with all captions and a label."""
     assert write_emoji(tmp_path, font, size=24) == 12
     found = samples(tmp_path)
     assert {tuple(sample.captions) for sample in found.values()} == set(CHOSEN.values())
@@ -52,7 +52,7 @@ def test_the_folder_is_ready_for_ingest(font, tmp_path):
 
 
 def test_colours_are_what_the_captions_say(font):
-    """The ink's mean colour, by hue, and white around it."""
+    """The mean hue of each emoji is the colour in its caption, and its background is white."""
     emoji = Emoji(font)
 
     def ink(character) -> np.ndarray:
@@ -70,7 +70,7 @@ def test_colours_are_what_the_captions_say(font):
 
 
 def test_the_twelve_differ_in_their_pixels(font):
-    """No two are nearer than 0.15 of the range in root mean square at 16 x 16."""
+    """Any two emoji differ by at least 0.15 of the range in root mean square at 16 x 16."""
     emoji = Emoji(font)
     pixels = np.stack([np.asarray(emoji.draw(each, 16), dtype=float) / 255.0 for each in CHOSEN]).reshape(12, -1)
     between = np.sqrt(((pixels[:, None] - pixels[None]) ** 2).mean(axis=2))

@@ -1,4 +1,4 @@
-"""Files of a folder: each kind that is decoded is read under every suffix, others are named, and changes are counted."""
+"""Files of a folder: each supported format is read under every suffix, others are named, and changes are counted."""
 
 import io
 import itertools
@@ -45,7 +45,7 @@ def keys(source):
 
 
 def test_every_suffix_of_a_kind_is_read_in_folders_and_archives(tmp_path):
-    """In capitals too, and each by its content."""
+    """Suffixes in capitals are read too, and each file by its content."""
     picture = Image.fromarray(rng_image(0, 16))
     members = []
     for number, (kind, suffix) in enumerate(suffixes()):
@@ -64,7 +64,7 @@ def test_every_suffix_of_a_kind_is_read_in_folders_and_archives(tmp_path):
 
 
 def test_the_suffixes_are_the_decoder_s():
-    """Pillow knows these from the formats' own specifications."""
+    """The suffixes equal those that Pillow registers from the formats' specifications."""
     assert {suffix for _, suffix in suffixes()} <= set(IMAGE_SUFFIXES)
     assert not {".eps", ".pdf", ".psd", ".svg", ".npy", ".mp4", ".ico", ".txt", ""} & set(IMAGE_SUFFIXES)
 
@@ -106,7 +106,7 @@ def test_the_size_is_the_first_images_short_side(tmp_path, width, height):
 
 
 def mixed(folder, count, colour, kind="PNG"):
-    """Grey files with some in colour, in the order of their names."""
+    """Write grey files, and colour files at the numbers in ``colour``, in name order."""
     for number in range(count):
         picture = Image.fromarray(rng_image(number, 8))
         write(folder, f"{number:04d}.png", image_file(picture if number in colour else picture.convert("L"), kind))
@@ -124,7 +124,7 @@ def test_channels_come_from_images_beyond_the_first(tmp_path, colour, channels):
 
 
 def test_channels_come_from_parts_all_over_the_source(tmp_path):
-    """Only the last of forty parts holds colour: it is not among the sixteen that are looked at, a middle one is."""
+    """Colour in a middle part of forty, which is among the sixteen checked, is found; in the last one it is not."""
     for place, channels in ((395, 1), (250, 3)):
         folder = tmp_path / str(place)
         mixed(folder, 400, set(range(place, place + 5)))
@@ -132,7 +132,7 @@ def test_channels_come_from_parts_all_over_the_source(tmp_path):
 
 
 def test_colour_that_is_made_grey_is_counted_and_named(tmp_path):
-    """Also by the tinted, and not for files of three channels that are equal."""
+    """Colour and tinted images that become grey are counted, RGB files with equal channels are not."""
     rgb, grey = Image.fromarray(rng_image(0, 8)), Image.fromarray(rng_image(1, 8)).convert("L")
     tinted = Image.merge("RGB", [grey.point(lambda level: min(255, level + 20)), grey, grey])
     mixed(tmp_path, 300, set())
@@ -152,7 +152,7 @@ def test_colour_that_is_made_grey_is_counted_and_named(tmp_path):
 
 
 def test_remarks_of_parts_add_up():
-    """Counts are sums, examples the first of all, whatever the parts."""
+    """Counts add up and examples are the first of all, for any parts."""
     rng = np.random.default_rng(0)
     said = [(f"{number}", {change for change in SENTENCES if rng.random() < 0.3}) for number in range(40)]
     whole, added = Remarks(), Remarks()
@@ -198,7 +198,7 @@ def test_images_that_cannot_be_read_are_refused_by_name(tmp_path):
 
 
 def heic():
-    """The start of a photograph of a kind that is not decoded."""
+    """Return the start of a photograph in a format that is not supported."""
     out = io.BytesIO()
     out.write(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
     return out.getvalue()

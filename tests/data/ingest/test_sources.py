@@ -1,4 +1,4 @@
-"""Sources: whatever people's images lie in, the same samples come out, and what is wrong is named."""
+"""Sources: every kind gives the same samples, and errors name the file or entry."""
 
 import csv
 import gzip
@@ -66,7 +66,7 @@ def make_jsonl(folder):
 
 
 def make_jsonl_by_rows(folder):
-    """One row for each caption, spread over two metadata files in subfolders."""
+    """Write one row for each caption, spread over two metadata files in subfolders."""
     for half, start in (("a", 0), ("b", 4)):
         names = NAMES[start : start + 4]
         write_images(folder / half)
@@ -94,7 +94,7 @@ def make_table(folder, delimiter=",", file="about.CSV"):
 
 
 def make_sidecars(folder):
-    """A folder for each class, and a text file beside each image."""
+    """Write a folder for each class, and a text file beside each image."""
     for number, name in enumerate(NAMES):
         home = folder / LABELS[number]
         home.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def make_tar(folder, suffix=".tar", mode="w"):
 
 
 def make_parquet(folder):
-    """As Hugging Face's datasets writes it: struct images and a ClassLabel."""
+    """Write Parquet as Hugging Face's datasets does: images as structs, and a ClassLabel."""
     features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
     schema = pa.schema(
         [
@@ -160,7 +160,7 @@ def test_the_same_samples_come_out_of_every_kind(tmp_path, make):
 
 
 def test_class_folders_and_text_files_say_the_same(tmp_path):
-    """Files of several captions, and labels from the folders' names, with a note that says so."""
+    """Text files give several captions, folders give labels, and a note reports the latter."""
     source = make_sidecars(tmp_path / "source")
     assert sorted(said(read(source))) == sorted(EVERYTHING)
     assert any("subfolders: cat, dog, owl" in note for note in open_source(str(source)).notes)
@@ -252,7 +252,7 @@ def test_parts_partition_the_samples(tmp_path, make, part_rows):
 
 @pytest.mark.parametrize("part_rows", [1, 3, 100])
 def test_rows_of_an_array_have_their_number_in_the_file_as_key(tmp_path, part_rows):
-    """Whatever part a row is read in, key, pixels and label belong together."""
+    """Key, pixels and label belong together for any size of parts."""
     np.save(tmp_path / "train_images.npy", np.arange(7, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8))
     np.save(tmp_path / "train_labels.npy", np.arange(7) + 10)
     samples = read(tmp_path, part_rows=part_rows)
@@ -287,7 +287,7 @@ def test_random_order_mixes_classes_and_depends_on_nothing_but_names(tmp_path):
 
 
 def test_random_order_is_that_of_a_hash_which_every_process_computes_alike(tmp_path):
-    """An interrupted ingest goes on in another process, where Python's own hash of a name is another."""
+    """The order does not use Python's hash, because an ingest may resume in another process with other hashes."""
     names = [f"{number:02d}.png" for number in range(30)]
     for name in names:
         (tmp_path / name).write_bytes(FILES[0])
@@ -426,7 +426,7 @@ def test_wrong_metadata_is_named(tmp_path, file, content, culprits):
 
 
 def test_numbers_of_any_size_are_labels(tmp_path):
-    """As they are written, without a detour through floating point."""
+    """Numbers keep their digits, without a conversion to floating point."""
     folder = write_images(tmp_path / "f", ["a", "b", "c"])
     labels = ["9007199254740993", "1" + "0" * 400, "1e3"]
     text = "\n".join(
@@ -434,6 +434,26 @@ def test_numbers_of_any_size_are_labels(tmp_path):
     )
     (folder / "metadata.jsonl").write_text(text)
     assert [sample.label for sample in read(folder)] == [*labels[:2], "1000"]
+
+
+def test_a_label_that_is_no_whole_number_is_a_class_as_text_alone(tmp_path):
+    """Every kind of source that distinguishes numbers from text refuses a fraction as label and names the remedy."""
+    other = {"file_name": "1.png", "label": "cat"}
+    lines = write_lines(write_images(tmp_path / "f", ["0", "1"]), [{"file_name": "0.png", "label": 1.5}, other])
+    pq.write_table(pa.table({"image": FILES[:1], "label": [1.5]}), tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", images=np.stack(IMAGES[:1]), labels=np.array([1.5]))
+    write_tar(tmp_path / "a.tar", [("0.png", FILES[0]), ("0.json", b'{"label": 1.5}')])
+    for source in (lines, *(tmp_path / f"a.{kind}" for kind in ("parquet", "npz", "tar"))):
+        (reason,) = reasons(read(source, missing="bad"))
+        assert "label '1.5' is neither a word nor a whole number; write it as text" in reason
+    write_lines(tmp_path / "f", [{"file_name": "0.png", "label": "1.5"}, other])
+    pq.write_table(pa.table({"image": FILES[:1], "label": ["1.5"]}), tmp_path / "a.parquet")
+    write_tar(tmp_path / "a.tar", [("0.png", FILES[0]), ("0.cls", b"1.5")])
+    for source in (tmp_path / "f", tmp_path / "a.parquet", tmp_path / "a.tar"):
+        assert said(read(source))[0] == (FILES[0], (), "1.5")
+    (tmp_path / "f/metadata.jsonl").unlink()
+    (tmp_path / "f/metadata.csv").write_text("file_name,label\n0.png,1.5\n")
+    assert said(read(tmp_path / "f"))[0] == (FILES[0], (), "1.5")
 
 
 def test_two_tables_are_one_too_many(tmp_path):
@@ -537,7 +557,7 @@ def test_a_bad_sample_of_an_archive_is_named_and_alone(tmp_path, members, culpri
 
 
 def test_names_end_at_their_first_dot(tmp_path):
-    """Beside an image of its very name, others of a sample are passed over; alone, one of a longer name is the image."""
+    """An image named exactly as its sample is used and others are ignored; a single image with a longer name is used."""
     members = [("d.x/a.seg.png", FILES[0]), ("d.x/a.png", FILES[1]), ("d.x/a.txt", b"words"), ("b.left.png", FILES[2])]
     write_tar(tmp_path / "a.tar", members)
     samples = read(tmp_path)
@@ -546,11 +566,31 @@ def test_names_end_at_their_first_dot(tmp_path):
 
 
 def test_a_key_that_comes_again_is_bad(tmp_path):
-    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), ("b.png", FILES[1]), ("a.txt", b"late")])
+    """A second image under the same name is refused, so that captions of the two are not mixed."""
+    twice = [("a.png", FILES[0]), ("a.txt", b"one"), ("b.png", FILES[1]), ("a.png", FILES[2]), ("a.txt", b"two")]
+    write_tar(tmp_path / "a.tar", twice)
     samples = read(tmp_path)
-    assert said(samples[:2]) == [(FILES[0], (), None), (FILES[1], (), None)]
+    assert said(samples[:2]) == [(FILES[0], ("one",), None), (FILES[1], (), None)]
     assert [sample.key for sample in samples[2:]] == ["a.tar/a"]
     assert "'a' appear again" in samples[2].reason
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json", "cls"])
+@pytest.mark.parametrize("images_first", [True, False])
+def test_descriptions_apart_from_their_images_are_refused_with_the_remedy(tmp_path, suffix, images_first):
+    """Captions apart from their image refuse the archive, also with --skip-bad, since they would be lost."""
+    images = [(f"{name}.png", data) for name, data in zip("ab", FILES, strict=False)]
+    texts = [(f"{name}.{suffix}", b'{"label": 1}') for name in "ab"]
+    write_tar(tmp_path / "a.tar", images + texts if images_first else texts + images)
+    with pytest.raises(ValueError, match=r"archive a\.tar: files of 'a' lie apart .* tar --sort=name"):
+        read(tmp_path, missing="bad")
+
+
+def test_files_that_nothing_reads_may_lie_apart(tmp_path):
+    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), ("b.png", FILES[1]), ("a.npy", b""), ("b.npy", b"")])
+    samples = read(tmp_path, missing="bad")
+    assert said(samples[:2]) == [(FILES[0], (), None), (FILES[1], (), None)]
+    assert [sample.key for sample in samples[2:]] == ["a.tar/a", "a.tar/b"]
 
 
 def test_a_huge_member_is_refused_unread(tmp_path, monkeypatch):
@@ -569,7 +609,7 @@ def test_folders_and_devices_in_an_archive_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_an_archive_cut_anywhere_yields_what_was_whole_and_says_so(tmp_path, mode):
-    """No cut is taken for the archive's end, and no sample comes out changed."""
+    """A cut is never taken for the archive's end, and no sample is changed."""
     path = write_tar(tmp_path / "a.tar", [(f"{name}.png", data) for name, data in zip(NAMES, FILES, strict=True)], mode)
     whole, data = read(path), path.read_bytes()
     assert said(whole) == [(file, (), None) for file in FILES]
@@ -581,12 +621,12 @@ def test_an_archive_cut_anywhere_yields_what_was_whole_and_says_so(tmp_path, mod
         assert samples[:-1] == whole[: len(samples) - 1]
         assert samples[-1].key == "a.tar"
         assert "a.tar is damaged" in samples[-1].reason
-        if mode == "w":  # a sample is whole when the header after it, or the mark of the end, is there
+        if mode == "w":  # a sample is complete once the next header or the end mark is read
             assert len(samples) - 1 == sum(end + 512 <= stop for end in ends)
 
 
 def test_what_follows_the_end_of_an_archive_is_not_lost_silently(tmp_path):
-    """Two archives put one after the other, and two halves of one compressed on their own, which are one."""
+    """A second archive in the same file is reported; two separately compressed halves of one archive are read."""
     path = write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), ("b.png", FILES[1])])
     data = path.read_bytes()
     path.write_bytes(data + data)
@@ -619,7 +659,7 @@ def test_a_damaged_header_is_not_the_end(tmp_path):
 
 @pytest.mark.parametrize("name", ["image", "IMG", "jpg", "photo"])
 def test_image_columns_are_found(tmp_path, name):
-    """By name, or, under another name, because it is a struct of bytes and path."""
+    """Image columns are found by name, or under another name by their type, a struct of bytes and path."""
     images = [{"bytes": data, "path": "x"} for data in FILES] if name == "photo" else FILES
     table = pa.table({"key": NAMES, name: images, "label": pa.array(LABELS).dictionary_encode()})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -720,7 +760,7 @@ def test_train_and_test_in_one_folder_are_noted(tmp_path):
 
 
 class Trap:
-    """Runs when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self):
         return Path.touch, (Path("sprung"),)

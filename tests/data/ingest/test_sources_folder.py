@@ -1,4 +1,4 @@
-"""Folders as people have them: descriptions in other files, under other names, and about images that are not there."""
+"""Folders of images with descriptions in other files, under other names, and about absent images."""
 
 import json
 import re
@@ -17,7 +17,7 @@ def notes_of(folder, **options):
 
 
 def found(folder, **options):
-    """(captions, label) by key."""
+    """Return (captions, label) by key."""
     return {sample.key: (sample.captions, sample.label) for sample in read(folder, **options)}
 
 
@@ -148,7 +148,7 @@ def test_a_text_file_that_two_images_may_own_is_named(tmp_path):
 
 
 def write_download(folder, *, stats=True):
-    """The files that img2dataset writes with output_format=files."""
+    """Write the files of img2dataset with output_format=files."""
     for piece in ("00000", "00001"):
         write_images(folder / piece, [f"{piece}000{number}.jpg" for number in range(2)])
         for number in range(2):
@@ -270,7 +270,7 @@ COCO = {"images": [{"id": 1, "file_name": "cat/a.png"}], "annotations": [{"image
     ],
 )
 def test_folders_are_classes_unless_a_document_speaks_of_labels(tmp_path, document, labels):
-    """EDM's and COCO's forms say what labels there are, if any; captions in other forms leave them to the folders."""
+    """EDM's and COCO's forms define the labels, if any; with captions in other forms, folders are the labels."""
     folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "about.json", document)
     assert tuple(label for _, label in found(folder).values()) == labels
 
@@ -328,7 +328,7 @@ def test_a_name_that_several_images_have_is_refused(tmp_path, file, document):
 
 
 def test_captions_by_stem_name_the_image_that_is_not_there(tmp_path):
-    """Most keys are images, so the document describes them, and one of them is missing."""
+    """If most keys are images, the document describes images, and a key without an image is named."""
     folder = write_json(
         write_images(tmp_path / "f", ["1", "2"]), "captions.json", {"1": "one", "2": "two", "3": "three"}
     )
@@ -386,7 +386,7 @@ SEVERAL = {
 @pytest.mark.parametrize("label_first", [False, True])
 @pytest.mark.parametrize("kind", SEVERAL)
 def test_several_descriptions_of_an_image_add_up(tmp_path, kind, label_first):
-    """One gives its label, the other its caption, in either order."""
+    """A label from one description and a caption from another are combined, in either order."""
     folder = write_images(tmp_path / "f", ["a"])
     told = ({"label": "cat"}, {"text": "x"})
     for name, text in SEVERAL[kind](*(told if label_first else told[::-1])).items():
@@ -427,8 +427,99 @@ def test_an_image_that_is_described_and_not_there_is_refused_or_bad(tmp_path, fi
     assert not any("2 of 2" in note or "2 images" in note for note in source.notes)
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "culprit", "key"),
+    [
+        ("metadata.jsonl", '{"file_name": "b.png", "text": 7}', "entry 2: caption '7'", "b.png"),
+        ("metadata.jsonl", '{"file_name": "b.png", "label": 1.5}', "entry 2: label '1.5'", "b.png"),
+        ("metadata.jsonl", '{"file_name": "gone.png", "text": 7}', "entry 2: caption '7'", "gone.png"),
+        ("metadata.jsonl", '{"file_name": "b.png", "text": "x"', "line 2 is not valid JSON", None),
+        ("metadata.jsonl", "[1]", "line 2 is not a JSON object", None),
+        ("metadata.jsonl", '{"text": "x"}', "entry 2: no image is named", None),
+        ("metadata.csv", "b.png,x,y", "line 3 has more fields than the header", "b.png"),
+        ("metadata.csv", ",x", "entry 2: no image is named", None),
+        ("metadata.csv", "../b.png,x", "entry 2: path '../b.png'", None),
+        ("metadata.json", '{"file_name": "b.png", "text": 7}', "entry 2: caption '7'", "b.png"),
+        ("metadata.json", '{"text": "x"}', "entry 2: no image is named", None),
+        ("captions.json", '"b.png": 1.5', "key 'b.png': label '1.5'", "b.png"),
+        ("dataset.json", '["b.png", 1.5]', "label 2 (b.png): label '1.5'", "b.png"),
+        ("coco.json", '{"image_id": 2, "caption": 7}', "annotation 2: caption '7'", "b.png"),
+        ("coco.json", '{"image_id": 9, "caption": "x"}', "annotation 2: there is no image with the id 9", None),
+        ("coco.json", '{"image_id": [2], "caption": "x"}', "annotation 2: unhashable", None),
+    ],
+)  # fmt: skip
+def test_one_wrong_entry_costs_its_image_alone(tmp_path, file, text, culprit, key):
+    """A wrong entry between two right ones refuses the source, or with --skip-bad is left out with its image.
+
+    Both give the same sentence."""
+    folder = write_images(tmp_path / "f", ["a", "b", "c"])
+    first, last = (json.dumps({"file_name": f"{name}.png", "text": name}) for name in "ac")
+    images = json.dumps([{"id": number, "file_name": f"{name}.png"} for number, name in enumerate("abc", 1)])
+    notes = '{"image_id": 1, "caption": "a"}', '{"image_id": 3, "caption": "c"}'
+    content = {
+        "metadata.jsonl": f"{first}\n{text}\n{last}",
+        "metadata.csv": f"file_name,text\na.png,a\n{text}\nc.png,c\n",
+        "metadata.json": f"[{first}, {text}, {last}]",
+        "captions.json": f'{{"a.png": "a", {text}, "c.png": "c"}}',
+        "dataset.json": f'{{"labels": [["a.png", 0], {text}, ["c.png", 1]]}}',
+        "coco.json": f'{{"images": {images}, "annotations": [{notes[0]}, {text}, {notes[1]}]}}',
+    }
+    (folder / file).write_text(content[file])
+    with pytest.raises(ValueError, match=re.escape(f"{file}, {culprit}") + ".*; --skip-bad leaves such entries out"):
+        open_source(str(folder))
+    samples = read(folder, missing="bad")
+    (bad,) = [sample for sample in samples if isinstance(sample, Bad)]
+    assert f"{file}, {culprit}" in bad.reason
+    assert bad.key == key if key else bad.key.endswith(culprit.split(":")[0].split(" is ")[0])
+    whole = {sample.key: (sample.captions or sample.label) for sample in samples if not isinstance(sample, Bad)}
+    right = {"a.png": "0", "c.png": "1"} if file == "dataset.json" else {"a.png": ("a",), "c.png": ("c",)}
+    assert whole == right | ({} if key == "b.png" else {"b.png": None})
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metadata.jsonl", '{"picture": "a.png"}\n{"picture": "b.png"}'),
+        ("metadata.csv", "picture,text\na.png,x\nb.png,y\n"),
+        ("metadata.csv", 'file_name,text\na.png,x\nb.png,"y\n'),
+        (
+            "coco.json",
+            '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": "1", "caption": "x"}]}',
+        ),
+    ],
+)
+def test_a_description_of_which_nothing_can_be_read_is_refused_whatever_is_left_out(tmp_path, file, text):
+    """A table without a right row, or with an unclosed quote, refuses the source, since its captions would be lost."""
+    folder = write_images(tmp_path / "f", ["a", "b"])
+    (folder / file).write_text(text)
+    for missing in ("refuse", "bad"):
+        with pytest.raises(ValueError, match=re.escape(file)) as caught:
+            open_source(str(folder), missing=missing)
+        assert "--skip-bad" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "written", "hint"),
+    [
+        ("Dog.JPG", "dog.jpg", "the source, which has 'Dog.JPG'; --skip-bad"),
+        ("a/Dog.png", "dog.png", "the source, which has 'a/Dog.png'; --skip-bad"),
+        ("dog.png", "dog.jpg", "the source, which has 'dog.png'; --skip-bad"),
+        ("caf\u00e9.png", "cafe\u0301.png", "the source, which has 'caf\u00e9.png'; --skip-bad"),
+        ("cat.png", "dog.png", "the source; --skip-bad"),
+    ],
+)
+@pytest.mark.parametrize("file", ["metadata.csv", "metadata.json"])
+def test_a_name_that_differs_in_case_or_suffix_is_suggested(tmp_path, file, there, written, hint):
+    folder = write_images(tmp_path / "f", [there, "other.png"])
+    rows = [{"file_name": "other.png", "text": "x"}, {"file_name": written, "text": "y"}]
+    text = "".join(f"{row['file_name']},{row['text']}\n" for row in rows)
+    (folder / file).write_text(f"file_name,text\n{text}" if file.endswith("csv") else json.dumps(rows))
+    with pytest.raises(ValueError, match=re.escape(f"image {written!r} is not among the images of {hint}")):
+        open_source(str(folder))
+
+
 def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
-    """Without Ray: a part to shards, and the report that the command prints from."""
+    """The report of a conversion without Ray names skipped images and ignored files."""
     from raysde.data.ingest.collect import collect_parts
     from raysde.data.ingest.convert import Converted, Rules, convert_part
     from raysde.io.filesystems import read_bytes
@@ -445,6 +536,22 @@ def test_the_summary_names_what_was_skipped_and_not_read(tmp_path):
     report = json.loads(read_bytes(f"{out}/report.json"))
     assert [entry["key"] for entry in report["skipped"]] == ["gone.png"]
     assert report["unread"] == {"key 'url' of .json": 2}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("metadata.csv", "file_name,text\n"), ("a.tsv", ""), ("metadata.jsonl", "\n")]
+)
+def test_a_table_without_rows_is_named(tmp_path, file, text):
+    """A table with right columns and no rows is reported in a note."""
+    folder = write_images(tmp_path / "f", ["a"])
+    (folder / file).write_text(text)
+    assert f"{file} has no rows, so that it describes no image" in notes_of(folder)
+    (folder / file).write_text(
+        '{"file_name": "a.png", "text": "x"}'
+        if "json" in file
+        else "file_name\ttext\na.png\tx\n".replace("\t", "," if "csv" in file else "\t")
+    )
+    assert not any("no rows" in note for note in notes_of(folder))
 
 
 def test_a_choice_of_columns_needs_columns(tmp_path):
@@ -487,7 +594,7 @@ def test_subfolders_that_are_no_classes_are_named(tmp_path, names, note):
 
 @pytest.mark.parametrize("place", ["cats", "cats/young"])
 def test_a_name_means_the_image_beside_its_description_first(tmp_path, place):
-    """Images of the same name lie in the root and beside the description, which says nothing of the other."""
+    """A description means the image beside it, also if the root has an image of the same name."""
     folder = write_images(tmp_path / "f", ["00", "01", f"{place}/00"])
     write_json(folder, f"{place}/captions.json", {"00.png": "mine", "01.png": "above"})
     captions = {key: said for key, (said, _) in found(folder).items()}
@@ -497,7 +604,7 @@ def test_a_name_means_the_image_beside_its_description_first(tmp_path, place):
 @pytest.mark.parametrize("key", ["labels", "Labels", "LABELS"])
 @pytest.mark.parametrize("form", [list, dict])
 def test_labels_of_a_dataset_json_are_found_in_any_spelling(tmp_path, key, form):
-    """A list of pairs, as EDM writes it, or a map; under a folder's name they go before its own."""
+    """Labels are read from EDM's list of pairs or a map, and take precedence over folder names."""
     pairs = [["cat/a.png", 7], ["dog/b.png", 3]]
     value = dict(pairs) if form is dict else pairs
     folder = write_json(write_images(tmp_path / "f", ["cat/a", "dog/b"]), "dataset.json", {key: value})
@@ -513,7 +620,7 @@ def test_a_dataset_json_without_labels_says_that_there_are_none(tmp_path, value)
 @pytest.mark.parametrize("link", ["loop", "cat/deep/loop"])
 @pytest.mark.parametrize("up", [".", "..", "../.."])
 def test_a_link_to_a_folder_around_it_is_named(tmp_path, link, up):
-    """Through it every image would be there forty times."""
+    """A link to a containing folder is refused, because every image would be listed forty times."""
     folder = write_images(tmp_path / "a" / "f", ["cat/deep/1", "dog/2"])
     (folder / link).symlink_to(up, target_is_directory=True)
     with pytest.raises(ValueError, match=rf"{link} is a link to a folder that it lies in: remove it"):

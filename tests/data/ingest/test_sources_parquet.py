@@ -1,4 +1,4 @@
-"""Parquet under other names: which columns are read, which are named, and where two may be meant."""
+"""Parquet sources: columns that are read, ignored columns, and ambiguous ones."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +32,7 @@ def test_columns_are_found_in_any_spelling(tmp_path, names):
 
 
 def test_paths_are_relative_to_the_folder_of_their_own_file(tmp_path):
-    """Two folders that were put together, each with its table and an image of the same name."""
+    """Tables in two folders each find their own image of the same name."""
     for number, folder in enumerate(("one", "two")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.bin").write_bytes(FILES[number])
@@ -75,3 +75,15 @@ def test_a_column_is_chosen(tmp_path):
         open_source(str(tmp_path), caption_column="words")
     with pytest.raises(ValueError, match="column 'box' has a type that is not read"):
         open_source(str(tmp_path), caption_column="box")
+
+
+def test_a_column_of_another_type_than_its_name_says_what_is_read(tmp_path):
+    """A column of lists is ignored as label, because a list may hold several, and read as captions."""
+    write(tmp_path, image=FILES[:1], text=[["a", "b"]], label=[[3]], caption=[1.5])
+    source = open_source(str(tmp_path))
+    (note,) = [note for note in source.notes if "not read" in note]
+    assert "label (list<" in note
+    assert "where labels are one word or number in each row), caption (double, where captions are text) are" in note
+    assert said(read(tmp_path)) == [(FILES[0], ("a", "b"), None)]
+    with pytest.raises(ValueError, match=r"'label' has a type that is not read.*labels are one word or number"):
+        open_source(str(tmp_path), label_column="label")

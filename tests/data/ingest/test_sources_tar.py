@@ -1,4 +1,4 @@
-"""Tar archives: which file belongs to which sample, where names hold dots and suffixes are spelled otherwise."""
+"""Tar archives: grouping of files into samples for names with dots and other spellings of suffixes."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ import pytest
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
 from raysde.data.ingest.sources.members import locate_member
-from tests.support.sources import FILES, read, reasons, said, write_tar
+from tests.support.sources import FILES, read, reasons, said, write_images, write_tar
 
 
 def js(**values):
@@ -30,7 +30,7 @@ def js(**values):
 )
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_name_may_hold_dots(tmp_path, names, mixed):
-    """Each is a sample of its own with its caption and label, also beside names without dots."""
+    """Names with dots are samples of their own with caption and label, also beside names without dots."""
     members = []
     for number, name in enumerate(names):
         members += [
@@ -87,8 +87,9 @@ def test_what_a_file_is_of_its_sample(tmp_path, members, captions, label, unread
         (["a.png", "a.1.png", "a.2.png"], "'a.1.png' may be of this sample"),
         (["a.1.png", "a.2.png", "a.json"], "'a.1' may be of this sample"),
         (["a.input.jpg", "a.target.jpg", "a.caption.txt"], "a.input.jpg, a.target.jpg"),
-        (["John.Smith.png", "John.Doe.png"], "John.smith.png, John.doe.png"),
+        (["John.Smith.png", "John.Doe.png"], "John.Smith.png, John.Doe.png"),
         (["a.json", "a.0.png", "a.1.png"], "a.0.png, a.1.png"),
+        (["Dr.png", "Dr.1.PNG"], "'Dr.1.PNG' may be of this sample"),
     ],
 )
 def test_what_cannot_be_told_apart_is_named(tmp_path, members, culprit):
@@ -112,6 +113,13 @@ def test_what_cannot_be_told_apart_is_named(tmp_path, members, culprit):
 )
 def test_where_a_name_is_cut(path, key, extension):
     assert (locate_member(path).key, locate_member(path).extension) == (key, extension)
+
+
+@pytest.mark.parametrize("text", ["Dr.Who.JSON", "Dr.JSON"])
+def test_a_file_is_named_as_it_is_written(tmp_path, text):
+    """Errors about a member's content name it as spelled, also if its image came first under a longer name."""
+    write_tar(tmp_path / "a.tar", [("Dr.Who.PNG", FILES[0]), (text, b'{"text": 7}'), ("z.png", FILES[1])])
+    assert f"Dr: {text}: caption '7' is not a string" in reasons(read(tmp_path))[0]
 
 
 def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):
@@ -138,6 +146,24 @@ def test_keys_of_json_are_read_in_any_spelling_and_named_otherwise(tmp_path):
     chosen = read(tmp_path, caption_column="caption")
     assert chosen[3].captions == ("another",)
     assert "0.json has no column 'caption', which --caption-column asks for" in reasons(chosen)[0]
+
+
+def test_names_of_folders_that_are_no_labels_are_counted(tmp_path):
+    """Folder names in archives are counted as not read, except for an image with a label or outside of folders."""
+    classes = [("cat/1.png", FILES[0]), ("dog/2.png", FILES[1]), ("dog/3.png", FILES[2]), ("dog/3.cls", b"7")]
+    write_tar(tmp_path / "a.tar", [*classes, ("4.png", FILES[3])])
+    unread = [sample.unread for sample in read(tmp_path)]
+    assert [["names of folders" in kind for kind in kinds] for kinds in unread] == [[True], [True], [], []]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "caption"])
+def test_lines_of_a_text_file_are_captions_in_a_folder_and_one_in_an_archive(tmp_path, suffix):
+    """A text file in an archive is one caption with line breaks, and in a folder one caption a line (docs/data.md)."""
+    write_images(tmp_path / "f", ["a"])
+    (tmp_path / "f" / f"a.{suffix}").write_text("one\n\ntwo\n")
+    write_tar(tmp_path / "a.tar", [("a.png", FILES[0]), (f"a.{suffix}", b"one\n\ntwo\n")])
+    assert [sample.captions for sample in read(tmp_path / "f")] == [("one", "two")]
+    assert [sample.captions for sample in read(tmp_path / "a.tar")] == [("one\n\ntwo",)]
 
 
 def test_what_lies_beside_archives_is_named(tmp_path):

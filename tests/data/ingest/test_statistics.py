@@ -1,4 +1,4 @@
-"""What a data set's manifest counts, against numpy over all rows at once, whatever the parts."""
+"""Statistics in the manifest, compared with numpy over all rows at once, for any parts."""
 
 import json
 
@@ -22,8 +22,9 @@ def rows_of(channels: int, count: int = 13):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("cuts", [[], [1], [5, 6], [0, 12], [3, 7, 9]])
 def test_parts_add_up_to_what_numpy_counts(channels, cuts):
-    """Means and deviations of the pixels as stored, sizes as found; parts of unequal size, an empty one too, some of
-    which were written down and read again."""
+    """Means and deviations are of stored pixels, and sizes of source images.
+
+    Parts have unequal sizes, one is empty, and some are converted to JSON and back."""
     rows = list(rows_of(channels))
     whole = Statistics()
     for number, (start, stop) in enumerate(zip([0, *cuts], [*cuts, len(rows)], strict=True)):

@@ -1,4 +1,4 @@
-"""Where an ingest reads from: image folders, WebDataset archives, Parquet files and arrays, local or remote."""
+"""Sources of an ingest: image folders, WebDataset archives, Parquet files and arrays, local or remote."""
 
 import hashlib
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ SUFFIXES: dict[SourceKind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A source that was found and listed, and the parts it is read in.
+    """A listed source, divided into parts.
 
     Attributes:
-        kind: what it is.
-        parts: pieces that together hold every sample once.
-        identity: a hash of the files' names and sizes, the metadata's content and the options: the same source gives
-            the same parts.
-        count: samples, bad ones among them, if that is known without reading them.
-        notes: remarks that a person should see.
-        labels: class names in the order of their numbers, if they were given.
+        kind: kind of the source.
+        parts: parts that together hold every sample once.
+        identity: hash of the files' names and sizes, the metadata's content and the options; equal hashes mean equal
+            parts.
+        count: number of samples, including unusable ones; None if it is unknown without reading them.
+        notes: remarks for the user.
+        labels: class names, ordered by class number, from ``label_names``; else empty.
     """
 
     kind: SourceKind
@@ -60,19 +60,20 @@ def open_source(
     label_column: str | None = None,
     missing: Missing = "refuse",
 ) -> Source:
-    """Find out what a path holds, and cut it into parts.
+    """List a source, recognise its kind and divide it into parts.
 
     Args:
         path: a folder, a file, or a glob in the path's last part; local, or a URI that pyarrow knows (``s3://...``).
-        part_rows: samples in a part, of folders and arrays exactly, of Parquet about; of tar archives each is a part.
-        order: of a folder's images: by a hash of their names, so that classes are mixed in each part, or by name.
-            Other kinds keep their order.
-        images: the folder that paths in a Parquet column are relative to; each file's own folder if None.
-        label_names: a text file of class names, one a line, for labels that are numbers.
-        caption_template: the caption of samples that have none but a label, such as ``a photo of a {label}``.
-        caption_column, label_column: the one column, or key of JSON, that is read; the usual names if None.
-        missing: what becomes of images that metadata describes and that are not there: the source is refused, or each
-            of them is a Bad sample.
+        part_rows: number of samples in a part; exact for folders and arrays, approximate for Parquet. Each tar archive
+            is one part.
+        order: order of a folder's images, by a hash of their names so that each part mixes classes ("random"), or by
+            name ("source"). Other kinds keep their order.
+        images: folder to which paths in a Parquet column are relative; each file's own folder if None.
+        label_names: text file of class names, one a line, for labels that are numbers.
+        caption_template: caption of samples with a label and no caption, such as ``a photo of a {label}``.
+        caption_column, label_column: the column or JSON key to read; the usual names if None.
+        missing: treatment of images that are described and absent, or described wrongly: the source is refused, or
+            each is an unusable sample.
 
     Raises:
         ValueError: naming the path or file, if it is missing, empty, mixed or nothing that is known here, if its
@@ -90,9 +91,9 @@ def open_source(
         raise ValueError(f"images {images} is given, but source {path} is not of Parquet files with paths")
     images = None if images is None else folder_root(images)
     contents = _open_contents(listing, kind, part_rows, order, images, words)
-    if contents.missing and missing == "refuse":
-        more = f" (and {len(contents.missing) - 1} more)" if len(contents.missing) > 1 else ""
-        raise ValueError(f"{contents.missing[0]}{more}; --skip-bad leaves such entries out")
+    if contents.faults and missing == "refuse":
+        more = f" (and {len(contents.faults) - 1} more)" if len(contents.faults) > 1 else ""
+        raise ValueError(f"{contents.faults[0]}{more}; --skip-bad leaves such entries out")
     names = () if label_names is None else read_names(label_names)
     parts = contents.parts
     if names or caption_template is not None:
@@ -103,7 +104,7 @@ def open_source(
 
 
 def _check_options(part_rows: int, order: Order, caption_template: str | None) -> None:
-    """Raise ValueError for an option that no source could follow."""
+    """Raise ValueError if an option is invalid for any source."""
     if part_rows < 1:
         raise ValueError(f"part_rows is {part_rows}, expected at least 1")
     if order not in ("random", "source"):
@@ -113,10 +114,10 @@ def _check_options(part_rows: int, order: Order, caption_template: str | None) -
 
 
 def recognise_kind(listing: Listing) -> SourceKind:
-    """Return the kind of source that the files make. Tables that a download left beside its images do not count.
+    """Return the kind of a source from its files' suffixes; tables that img2dataset left beside images do not count.
 
     Raises:
-        ValueError: naming the path, if there are no files, none of a known kind, or such of several kinds.
+        ValueError: naming the path, if there are no files, no files of a known kind, or files of several kinds.
     """
     found = {kind: names for kind, suffixes in SUFFIXES.items() if (names := listing.names(*suffixes))}
     downloaded = find_pieces(listing) if len(found) > 1 and "parquet" in found else frozenset()

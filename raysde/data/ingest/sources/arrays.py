@@ -1,4 +1,4 @@
-"""Images in arrays: NumPy's .npy and .npz, and the idx files of MNIST and its like, plain or compressed by gzip."""
+"""Images in arrays: NumPy's .npy and .npz, and idx files as of MNIST, plain or compressed by gzip."""
 
 import io
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ OTHER_TOKENS = {"t10k", "test", "testing", "val", "valid", "validation"}
 
 @dataclass
 class ArrayPart:
-    """Some rows of an array of images."""
+    """A range of rows of an array of images, as a part of a source."""
 
     images: Array
     labels: Array | None
@@ -29,7 +29,7 @@ class ArrayPart:
     count: int | None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """The rows in order, as PNG; a row whose label is no word and no number is Bad."""
+        """Yield the rows in order, as PNG; a row with a label that is no word and no integer is a :class:`Bad`."""
         stop = self.first + (self.count or 0)
         rows = self.images.rows(self.first, stop)
         labels = iter([None] * (stop - self.first)) if self.labels is None else self.labels.rows(self.first, stop)
@@ -42,7 +42,7 @@ class ArrayPart:
 
 
 def array_to_png(image: np.ndarray) -> bytes:
-    """A PNG file of a uint8 array [H, W] or [H, W, C], compressed fast and without loss."""
+    """Encode an image, uint8 [H, W] or [H, W, C], as a PNG file with fast compression."""
     out = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image).save(out, "PNG", compress_level=1)
     return out.getvalue()
@@ -54,11 +54,11 @@ def _format_label(value: np.ndarray) -> str | None:
 
 
 def open_arrays(listing: Listing, part_rows: int) -> Contents:
-    """The rows of the one array of images in a listing, or of the one for training, with the labels beside it.
+    """Return the rows of a listing's only array of images, or only one for training, in parts of ``part_rows`` rows.
 
     Raises:
-        ValueError: naming the file, if it is damaged or of another type or shape, if there are more labels than images
-            or fewer, or if there is no array of images or several.
+        ValueError: naming the file, if it is damaged or of another type or shape, if the numbers of labels and images
+            differ, or if there is no array of images or several.
     """
     images, notes = _choose_array(listing)
     labels = _find_labels(listing, images)
@@ -82,7 +82,7 @@ def _describe_arrays(*arrays: Array | None) -> tuple[str, ...]:
 
 
 def _choose_array(listing: Listing) -> tuple[Array, list[str]]:
-    """The array of images that is read, and a remark about those that are not."""
+    """Return the array of images to read, and a remark about other arrays of images."""
     arrays = [
         open_array(listing, title) for file in listing.names(*ARRAY_SUFFIXES) for title in list_arrays(listing, file)
     ]
@@ -107,7 +107,7 @@ def _suggest_source(listing: Listing, others: list[Array]) -> str:
 
 
 def _check_array(array: Array, listing: Listing) -> Array:
-    """The array, if it can be images."""
+    """Return the array; raise ValueError if it is not uint8 images [N, H, W] or [N, H, W, C]."""
     colours = array.shape[3:]
     fits = len(array.shape) == 3 or (len(array.shape) == 4 and colours[0] in (1, 3, 4))
     if array.dtype != "|u1" or not fits or 0 in array.shape:
@@ -125,7 +125,7 @@ def _check_array(array: Array, listing: Listing) -> Array:
 
 
 def _find_labels(listing: Listing, images: Array) -> Array | None:
-    """The array whose name is that of the images with the word for images replaced by one for labels."""
+    """Return the array of labels, named as the images with ``labels`` for ``images`` or a synonym; None if absent."""
     wanted = {_replace_word(images.tokens, text) for text in LABEL_TOKENS} - {images.tokens}
     files = [images.file] if images.member else []
     folder = images.file.rpartition("/")[0]

@@ -1,5 +1,6 @@
-"""Captions and labels of the images of a folder, gathered from all of its description files."""
+"""Captions and labels of the images of a folder, collected from all of its description files."""
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,31 +21,32 @@ class Said:
 
 @dataclass
 class Book:
-    """Descriptions by image.
+    """Captions and labels by image.
 
     Attributes:
-        names: the folder's images.
-        words: the names of columns that are read.
-        said: what is said about each image.
-        missing: for each image that is described and not there, a sentence that says so.
-        notes: remarks that a person should see.
-        labelled: a file that gives labels or says that there are none, so that subfolders are no classes.
-        columns: some description has columns or keys among which the user may choose.
+        names: paths of the images in the folder.
+        words: names of the columns and keys to read.
+        said: captions and label of each described image.
+        faults: an error sentence for each image that is described and absent, or wrongly described, and for each entry
+            that names no image.
+        notes: remarks for the user.
+        labelled: a file that gives labels or declares that there are none, so that subfolders are not classes.
+        columns: True if some description has columns or keys that the user may select.
     """
 
     names: frozenset[str]
     words: Vocabulary = ANY
     said: dict[str, Said] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     labelled: str | None = None
     columns: bool = False
 
     def add(self, name: str, captions: tuple[str, ...], label: str | None) -> None:
-        """Add what is said about an image to what was said before.
+        """Add captions and a label of an image to those of earlier descriptions.
 
         Raises:
-            ValueError: if it has another label than before.
+            ValueError: if the image already has another label.
         """
         before = self.said.get(name, Said())
         if label is not None and before.label not in (None, label):
@@ -53,20 +55,26 @@ class Book:
         self.said[name] = Said(before.captions + more, before.label if label is None else label)
 
     def require(self, columns: Iterable[str], where: str) -> None:
-        """Compare the chosen columns with those of a description.
+        """Check that a description at the path ``where`` has the columns or keys that the user selected.
 
         Raises:
-            ValueError: if one is not there.
+            ValueError: if a selected one is absent.
         """
         self.words.require(columns, where)
         self.columns = True
 
-    def miss(self, name: str, reason: str) -> None:
-        """Remember that an image is described and not there."""
-        self.missing.setdefault(name, reason)
+    def miss(self, name: str, where: str) -> None:
+        """Refuse a described image that is absent, and suggest images whose names differ only in case or suffix."""
+        alike = self._alike.get(_fold_name(name))
+        hint = f", which has {summarise_names([repr(other) for other in alike])}" if alike else ""
+        self.refuse(name, f"{where}: image {name!r} is not among the images of the source{hint}")
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Record the error sentence of an image, or of an entry without one, that cannot be used."""
+        self.faults.setdefault(name, reason)
 
     def find(self, given: str, folder: PurePosixPath) -> str | None:
-        """Return the image that a path means: relative to a folder, to the source, or by its base name or stem alone.
+        """Return the image of a path relative to ``folder`` or the source, or of a base name or stem; None if absent.
 
         Raises:
             ValueError: if the path leaves the folder, or several images have the name.
@@ -82,6 +90,13 @@ class Book:
         return found[0] if found else None
 
     @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(self.names):
+            found[_fold_name(name)].append(name)
+        return found
+
+    @cached_property
     def _bases(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self.names):
@@ -94,3 +109,8 @@ class Book:
         for name in sorted(self.names):
             found[PurePosixPath(name).stem].append(name)
         return found
+
+
+def _fold_name(name: str) -> str:
+    """Return the stem of a path in a form that ignores case and the Unicode spelling of accents."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem).casefold()

@@ -1,7 +1,7 @@
 """JSON documents that describe many images of a folder.
 
 EDM and StyleGAN   {"labels": [["00000/img00000000.png", 3], ...]}, or a map {"00000/img00000000.png": 3, ...}
-                   in place of the pairs, or null for no labels
+                   instead of the pairs, or null for no labels
 COCO captions      {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "..."}]}
 rows               [{"file_name": "1.jpg", "text": "...", "label": 3}, ...]
 by name            {"1.jpg": "a caption", "2.jpg": ["one", "another"], "3.jpg": {"caption": "...", "label": 3}}
@@ -22,10 +22,11 @@ LARGEST = 1 << 30
 
 
 def read_catalogue(listing: Listing, file: str, book: Book) -> bytes | None:
-    """Add what one JSON document says to ``book``; return its bytes, or None if it is of no known form.
+    """Add the captions and labels of one JSON document to ``book``; return its bytes, or None for an unknown form.
 
     Raises:
-        ValueError: naming the file and the entry, if the document is not valid JSON, or an entry is wrong.
+        ValueError: naming the file, if the document is not valid JSON, lacks a column that was chosen, or describes no
+            image at all.
     """
     if next(one.size for one in listing.files if one.name == file) > LARGEST:
         return None
@@ -58,7 +59,7 @@ def _choose_reader(
 
 
 def _find_labels(document: dict[str, Any], file: PurePosixPath, book: Book) -> tuple[str, list[Any]] | None:
-    """Return the key of labels and its pairs (name, label), if the document has such: an empty list for no labels."""
+    """Return the key of a document's labels and their pairs (name, label), [] for null; None if it has no labels."""
     for key in document:
         if normalise_name(key) == "labels":
             value = document[key] or []
@@ -74,7 +75,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _names_images(document: dict[str, Any], file: PurePosixPath, book: Book) -> bool:
-    """Return True if a key is the path or name of an image; a bare number or word is none unless most keys are such."""
+    """Return True if a key is an image's path or name; keys without a suffix count only if most keys are images."""
     found = [_is_image(key, file, book) for key in document]
     return any(yes and PurePosixPath(key).suffix for yes, key in zip(found, document, strict=True)) or (
         2 * sum(found) > len(found)
@@ -93,9 +94,18 @@ def _add_entry(
 ) -> None:
     name = book.find(given, file.parent)
     if name is None:
-        book.miss(given, f"{where}: image {given!r} is not among the images of the source")
+        book.miss(given, where)
     else:
         book.add(name, captions, label)
+
+
+def _refuse_entry(book: Book, given: str | None, file: PurePosixPath, where: str, error: Exception) -> None:
+    """Refuse the image of a wrong entry, or the entry itself if it names none."""
+    try:
+        name = given and (book.find(given, file.parent) or given)
+    except ValueError:
+        name = None
+    book.refuse(name or where, f"{where}: {error}")
 
 
 def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
@@ -109,14 +119,14 @@ def _read_labels(document: Any, where: str, file: PurePosixPath, book: Book) -> 
                 raise ValueError(f"its label {str(label)[:40]} is a list, expected one class number")
             _add_entry(book, name, file, f"{where}, label {number}", (), parse_label(label))
         except ValueError as error:
-            raise ValueError(f"{where}, label {number} ({name}): {error}") from error
+            _refuse_entry(book, name, file, f"{where}, label {number} ({name})", error)
     others = [key for key in document if key != found[0]]
     if others:
         book.notes.append(f"{file}: {summarise_names(others)} {'is' if len(others) == 1 else 'are'} not read")
 
 
 def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
-    """Read captions as COCO keeps them."""
+    """Read COCO's captions."""
     files: dict[Any, str] = {}
     for number, image in enumerate(document["images"], start=1):
         name, key = (image.get("file_name"), image.get("id")) if isinstance(image, dict) else (None, None)
@@ -125,34 +135,40 @@ def _read_coco(document: Any, where: str, file: PurePosixPath, book: Book) -> No
         if files.setdefault(key, name) != name:
             raise ValueError(f"{where}: images {files[key]!r} and {name!r} have the id {key!r}")
     book.labelled = str(file)
+    lost: list[str] = []
     for number, note in enumerate(document["annotations"], start=1):
+        place, given = f"{where}, annotation {number}", None
         try:
             if (key := note.get("image_id")) not in files:
                 other = next((known for known in files if str(known) == str(key)), None)
                 remedy = "" if other is None else f", only one with {other!r}; write ids the same way in both lists"
                 raise ValueError(f"there is no image with the id {key!r}{remedy}")
-            captions = parse_captions(note.get("caption"))
-            _add_entry(book, files[key], file, f"{where}, annotation {number}", captions, None)
+            given = files[key]
+            _add_entry(book, given, file, place, parse_captions(note.get("caption")), None)
         except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{where}, annotation {number}: {error}") from error
+            _refuse_entry(book, given, file, place, error)
+            lost += [] if given else [f"{place}: {error}"]
+    if lost and len(lost) == len(document["annotations"]):
+        raise ValueError(lost[0])
 
 
 def _read_rows(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
-    """Read a list of rows, as JSON lines hold them."""
+    """Read a list of rows with the keys of metadata.jsonl."""
     columns: dict[str, None] = {}
     for number, row in enumerate(document, start=1):
         columns.update(dict.fromkeys(row))
+        given = None
         try:
             given = find_image(row, PurePosixPath(), book)
             _add_entry(book, given, file, f"{where}, entry {number}", *read_entry(row, book.words))
         except ValueError as error:
-            raise ValueError(f"{where}, entry {number}: {error}") from error
+            _refuse_entry(book, given, file, f"{where}, entry {number}", error)
     book.require(columns, where)
     book.notes += column_notes(str(file), columns, book)
 
 
 def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> None:
-    """Read captions, or in a file named after labels labels, by the images' names."""
+    """Read captions by the images' names, or labels if the file is named after labels or classes."""
     columns: dict[str, None] = {}
     of_labels = any(
         word in normalise_name(file.stem) for word in ("label", "class")
@@ -170,7 +186,7 @@ def _read_names(document: Any, where: str, file: PurePosixPath, book: Book) -> N
                 captions = parse_captions(value)
             _add_entry(book, name, file, f"{where}, key {name!r}", captions, label)
         except ValueError as error:
-            raise ValueError(f"{where}, key {name!r}: {error}") from error
+            _refuse_entry(book, name, file, f"{where}, key {name!r}", error)
     if columns:
         book.require(columns, where)
     book.notes += column_notes(str(file), columns, book)

@@ -1,4 +1,4 @@
-"""What is said about an image: captions and labels, cleaned the same way for every kind of source."""
+"""Captions and labels of images, parsed in the same way for every kind of source."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,12 +29,11 @@ LABEL_KEYS = ("label", "class", "labels")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names under which columns and keys are read, as :func:`raysde.data.ingest.sources.columns.normalise_name`
-    writes them.
+    """Names of the columns and keys that hold captions and labels.
 
     Attributes:
-        captions, labels: names for each; the only one if it was chosen.
-        caption, label: the names that were chosen, or None.
+        caption, label: names that the user selected; None for the usual names.
+        captions, labels: all names to read, normalised by :func:`raysde.data.ingest.sources.columns.normalise_name`.
     """
 
     caption: str | None = None
@@ -49,14 +48,14 @@ class Vocabulary:
         return LABEL_KEYS if self.label is None else (normalise_name(self.label),)
 
     def reads(self, name: str) -> bool:
-        """Return True for the name of a column that is read."""
+        """Return True if a column or key of this name is read."""
         return normalise_name(name) in self.captions or normalise_name(name) in self.labels
 
     def require(self, names: Iterable[str], where: str) -> None:
-        """Compare the chosen names with those that are there.
+        """Check that the selected names exist among ``names``.
 
         Raises:
-            ValueError: if a chosen name is not there; with the names that are.
+            ValueError: naming ``where`` and the existing names, if a selected name is absent.
         """
         there = list(names)
         for option, name in (("--caption-column", self.caption), ("--label-column", self.label)):
@@ -70,10 +69,10 @@ ANY = Vocabulary()
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
-    """Captions without white space at both ends, none of them blank, cut to ``MAX_CAPTION`` characters.
+    """Strip captions, remove blank ones and cut them to ``MAX_CAPTION`` characters.
 
     Raises:
-        ValueError: if one holds half a surrogate pair, which JSON can write and nothing can store.
+        ValueError: if one holds half a surrogate pair, which JSON can express and UTF-8 cannot.
     """
     result = tuple(cut for caption in captions if (cut := caption.strip()[:MAX_CAPTION].rstrip()))
     for caption in result:
@@ -83,10 +82,10 @@ def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
 
 
 def parse_captions(value: Any) -> tuple[str, ...]:
-    """The captions in a string, a list of strings, or nothing.
+    """Return the captions in a string, a list of strings, or None.
 
     Raises:
-        ValueError: if it is anything else.
+        ValueError: if the value is anything else.
     """
     values = [] if value is None else value if isinstance(value, list) else [value]
     captions = [caption for caption in values if caption is not None]
@@ -96,10 +95,10 @@ def parse_captions(value: Any) -> tuple[str, ...]:
 
 
 def parse_label(value: Any) -> str | None:
-    """Return a label as text: a word, or a whole number in decimal; a list of one label is that label.
+    """Return a label as text, an integer in decimal; a list of one label counts as that label, null and NaN as None.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if the value is neither a word nor an integer.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -109,7 +108,8 @@ def parse_label(value: Any) -> str | None:
         return next(iter(clean_captions([value])), None)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
-        raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number")
+        remedy = "; write it as text to make it a class of that name" if isinstance(value, float) else ""
+        raise ValueError(f"label {str(value)[:40]!r} is neither a word nor a whole number{remedy}")
     return str(int(value))
 
 
@@ -117,7 +117,7 @@ def read_entry(row: Mapping[str, Any], words: Vocabulary = ANY) -> tuple[tuple[s
     """Return captions and label of one entry of metadata.
 
     Raises:
-        ValueError: if their values are neither text nor numbers, or two columns that mean the same differ.
+        ValueError: if a value has a wrong type, or two columns with the same meaning differ.
     """
     captions = {name: parse_captions(value) for name, value in nonempty_values(row, words.captions).items()}
     labels = {name: parse_label(value) for name, value in nonempty_values(row, words.labels).items()}
@@ -135,12 +135,13 @@ def read_entry(row: Mapping[str, Any], words: Vocabulary = ANY) -> tuple[tuple[s
 
 @dataclass
 class Named:
-    """A part whose numbers are turned into class names, and its labels into captions where there are none.
+    """A part with class numbers replaced by class names, and captions made from labels if there are none.
 
     Attributes:
-        part: where the samples come from.
-        names: class names by number; empty leaves labels as they are.
-        template: a caption with ``{label}`` in it, or None.
+        part: the part to read.
+        names: class names, ordered by class number; empty keeps labels unchanged.
+        template: a caption that contains ``{label}``, or None.
+        name, count: see :class:`raysde.data.ingest.samples.SourcePart`.
     """
 
     part: SourcePart
@@ -153,7 +154,7 @@ class Named:
         self.name, self.count = self.part.name, self.part.count
 
     def read(self) -> Iterator[Sample | Bad]:
-        """The part's samples; a label that has no name is Bad."""
+        """Yield the part's samples; a sample with a label outside ``names`` is replaced by a :class:`Bad`."""
         for sample in self.part.read():
             try:
                 yield sample if isinstance(sample, Bad) else self._name_sample(sample)
@@ -176,7 +177,7 @@ class Named:
 
 
 def read_names(path: str) -> tuple[str, ...]:
-    """Class names from a text file, one a line.
+    """Read class names from a text file, one a line.
 
     Raises:
         ValueError: naming the file, if it is missing, not UTF-8 or empty, or a line is blank or repeats another.

@@ -1,4 +1,4 @@
-"""A folder of images, as people have it: with metadata, files beside the images, or a subfolder for each class."""
+"""Folders of images with metadata, with files beside the images, or with a subfolder for each class."""
 
 import hashlib
 import re
@@ -23,10 +23,13 @@ DESCRIPTIVE = (JSON, *JSON_LINES, *TABLES, *CAPTIONS, ".yaml", ".yml", ".xml", "
 
 @dataclass(frozen=True)
 class FolderImage:
-    """One image: its path in the folder, what descriptions of many images say, and the files beside it to read.
+    """One image of a folder.
 
     Attributes:
-        problem: a sentence if the image is described and not there.
+        name: path in the folder.
+        captions, label: descriptions from tables and JSON documents of many images.
+        files: files beside the image to read.
+        problem: an error sentence if the image is described and absent, or wrongly described.
     """
 
     name: str
@@ -38,7 +41,7 @@ class FolderImage:
 
 @dataclass
 class FolderPart:
-    """Some images of a folder."""
+    """Some images of a folder, as a part of a source."""
 
     root: str
     name: str
@@ -50,7 +53,7 @@ class FolderPart:
         self.count = len(self.items)
 
     def read(self) -> Iterator[Sample | Bad]:
-        """Yield the images in order; one is Bad if it or a file beside it is missing or wrong."""
+        """Yield the images in order; an image is a :class:`Bad` if it or a file beside it is missing or wrong."""
         reader = FileReader(self.root)
         for item in self.items:
             try:
@@ -75,10 +78,10 @@ class FolderPart:
 def open_folder(
     listing: Listing, part_rows: int, order: Literal["random", "source"], words: Vocabulary = ANY
 ) -> Contents:
-    """Return the images of a listing, in name order or in the order of a hash of their names.
+    """Return the images of a listing in parts of ``part_rows``, by name ("source") or a hash of names ("random").
 
     Raises:
-        ValueError: if the listing is not of a folder, or its metadata is wrong; naming the culprit.
+        ValueError: if the listing is no folder, or naming the file if its metadata is wrong.
     """
     if not listing.folder:
         raise ValueError(f"source {listing.given} is made of single images, expected the folder that holds them")
@@ -92,8 +95,12 @@ def open_folder(
             f"source {listing.given} has no table and no JSON with columns; leave --caption-column, --label-column out"
         )
     labels, notes = _folder_labels(listing, images, book)
-    items = [_make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ())) for name in images]
-    items += [FolderImage(name, problem=reason) for name, reason in book.missing.items()]
+    items = [
+        _make_item(name, book.said.get(name, Said()), labels.get(name), beside.get(name, ()))
+        for name in images
+        if name not in book.faults
+    ]
+    items += [FolderImage(name, problem=reason) for name, reason in book.faults.items()]
     notes += book.notes + _list_remarks(listing, items, described, beside)
     read = {*images, *described, *pairs, *listing.names(*DESCRIPTIVE)}
     notes += unread_note((file.name for file in listing.files), read)
@@ -104,11 +111,11 @@ def open_folder(
         for start in range(0, len(items), part_rows)
     ]
     identity.append(f"labels of {len(labels)} images from folders")
-    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.missing.values()))
+    return Contents(parts, len(items), tuple(notes), tuple(identity), tuple(book.faults.values()))
 
 
 def _read_descriptions(listing: Listing, book: Book, beside: set[str]) -> tuple[list[str], list[str]]:
-    """Read the tables that describe the images, or else the JSON documents; return their names, and their hashes."""
+    """Read the tables, or else the JSON documents, that describe the images; return their names and hashes."""
     read: dict[str, bytes] = {file: read_metadata(listing, file, book) for file in metadata_files(listing)}
     if not read:
         records = find_pieces(listing)
@@ -127,7 +134,7 @@ def _make_item(name: str, said: Said, label: str | None, beside: tuple[str, ...]
 
 
 def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dict[str, str], list[str]]:
-    """Return the first folder's name for each image, if nothing gives a label and there are several such folders."""
+    """Return the top subfolder as the label of each image if subfolders are classes, else {}; and remarks."""
     folders = {name: name.partition("/")[0] for name in images if "/" in name}
     names = sorted(set(folders.values()))
     labelled = any(entry.label is not None for entry in book.said.values())
@@ -151,7 +158,7 @@ def _folder_labels(listing: Listing, images: list[str], book: Book) -> tuple[dic
 
 
 def _remark_on_folders(listing: Listing, folders: dict[str, str], images: int, book: Book) -> list[str]:
-    """Return a remark on subfolders that may be classes and are not taken for such."""
+    """Return a remark, or none, on subfolders that may be meant as classes but give no labels."""
     if book.labelled is not None:
         return []
     names = sorted(set(folders.values()))

@@ -1,4 +1,4 @@
-"""The files of a source through pyarrow's file systems, and what each kind of source makes of them."""
+"""Listing and reading of a source's files through pyarrow's file systems."""
 
 import fnmatch
 import os
@@ -16,7 +16,7 @@ from raysde.io.filesystems import child_path, open_filesystem
 
 @dataclass(frozen=True)
 class ListedFile:
-    """One file: its path relative to the listing's root, and its bytes."""
+    """A file's path relative to the listing's root, and its size in bytes."""
 
     name: str
     size: int
@@ -24,13 +24,13 @@ class ListedFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """Files in name order, without hidden ones.
+    """The files of a source in name order, without hidden ones.
 
     Attributes:
-        given: the path as the user wrote it, for messages.
-        root: absolute path or URI of the folder that the names are relative to; the same in every process.
+        given: path as the user wrote it, for messages.
+        root: absolute path or URI of the folder to which names are relative; the same in every process.
         files: the files.
-        folder: whether all of a folder is listed, not files chosen from it.
+        folder: True if a whole folder is listed, False for a file or a glob.
     """
 
     given: str
@@ -39,56 +39,56 @@ class Listing:
     folder: bool
 
     def names(self, *suffixes: str) -> list[str]:
-        """The names that end so, in any case of letters."""
+        """Return the names that end with one of the suffixes in lower case, ignoring their own case."""
         return [file.name for file in self.files if file.name.lower().endswith(suffixes)]
 
     def path(self, name: str) -> str:
-        """A file's path as a person would write it."""
+        """Return a file's path in the user's notation, for messages."""
         return child_path(self.given if self.folder else self.root, name)
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file."""
+        """Return the bytes of a file."""
         return FileReader(self.root)(name)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a listing holds.
+    """Parts of a listed source.
 
     Attributes:
-        parts: pieces that together hold every sample once.
-        count: samples, if that is known.
-        notes: remarks that a person should see.
-        identity: what else tells it from other listings of files with the same names and sizes.
-        missing: a sentence for each image that is described and not there.
+        parts: parts that together hold every sample once.
+        count: number of samples; None if it is unknown.
+        notes: remarks for the user.
+        identity: further text that distinguishes sources with equal names and sizes of files.
+        faults: an error sentence for each image that is described and absent, or wrongly described.
     """
 
     parts: Sequence[SourcePart]
     count: int | None
     notes: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def open_root(root: str) -> tuple[pafs.FileSystem, str]:
-    """The file system and the folder in it, without a slash at the end, of a listing's root."""
+    """Return the file system of a listing's root, and the folder in it without a slash at the end."""
     system, folder = open_filesystem(root)
     return system, folder.rstrip("/")
 
 
 class FileReader:
-    """Reads whole files under a root, or a folder in it."""
+    """A callable that reads whole files by name in a root, or in the folder ``below`` it."""
 
     def __init__(self, root: str, below: str = ".") -> None:
         self.system, folder = open_root(root)
         self.folder = folder if below == "." else f"{folder}/{below}"
 
     def __call__(self, name: str) -> bytes:
-        """All bytes of a file.
+        """Return the bytes of a file.
 
         Raises:
-            ValueError: naming the file, if it is missing or may not be read. What a file system says otherwise, such
-                as a network that failed, is raised as it is: another attempt may succeed.
+            ValueError: naming the file, if it is missing or may not be read.
+            OSError: for any other failure of the file system, such as of the network; another attempt may succeed.
         """
         path = f"{self.folder}/{name}"
         try:
@@ -103,7 +103,7 @@ class FileReader:
 
 
 def normalise_path(name: str) -> str:
-    """A relative path without ``./`` and doubled slashes.
+    """Return a relative path without ``./`` and doubled slashes.
 
     Raises:
         ValueError: naming the path, if it is absolute or climbs with ``..``.
@@ -115,10 +115,10 @@ def normalise_path(name: str) -> str:
 
 
 def decode_utf8(data: bytes, what: str) -> str:
-    """Text of UTF-8 bytes, with or without a byte order mark.
+    """Decode UTF-8 bytes, with or without a byte order mark.
 
     Raises:
-        ValueError: naming ``what`` and the line, if they are something else.
+        ValueError: naming ``what`` and the line, if the bytes are not UTF-8.
     """
     try:
         return data.decode("utf-8-sig")
@@ -128,12 +128,12 @@ def decode_utf8(data: bytes, what: str) -> str:
 
 
 def list_files(path: str) -> Listing:
-    """The files that a path means: a folder with all below it, one file, or those that a glob in its last part matches.
+    """List the files of a path: all below a folder, one file, or the matches of a glob in its last part.
 
-    Files and folders whose names begin with a dot are left out.
+    Files and folders with names that begin with a dot are left out.
 
     Raises:
-        ValueError: naming the path, if nothing is there, or a name in it is not UTF-8.
+        ValueError: naming the path, if nothing exists there, or a name is not UTF-8.
     """
     system, inner = _open_given(path)
     info = system.get_file_info(inner)
@@ -150,10 +150,10 @@ def list_files(path: str) -> Listing:
 
 
 def folder_root(path: str) -> str:
-    """The absolute path or URI of a folder.
+    """Return the absolute path or URI of a folder.
 
     Raises:
-        ValueError: naming the path, if it is not one.
+        ValueError: naming the path, if it is no folder.
     """
     system, inner = _open_given(path)
     if system.get_file_info(inner).type != pafs.FileType.Directory:
@@ -162,7 +162,7 @@ def folder_root(path: str) -> str:
 
 
 def list_root_files(listing: Listing) -> tuple[ListedFile, ...]:
-    """The files in the root itself, also those that were not chosen."""
+    """Return all files directly in the root, including those that are not listed."""
     system, folder = open_root(listing.root)
     return _list_below(system, folder, listing.given, recursive=False)
 
@@ -201,10 +201,10 @@ def _list_below(system: Any, folder: str, given: str, *, recursive: bool) -> tup
 
 
 def _check_links(root: Path) -> None:
-    """Guard against a link below ``root`` to a folder that it lies in, through which all is listed many times.
+    """Check that no link below ``root`` points to a folder that contains it, which would list files many times.
 
     Raises:
-        ValueError: naming the link.
+        ValueError: naming such a link.
     """
     for folder, below, _ in os.walk(root, followlinks=False):
         for name in below:
@@ -218,7 +218,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def group_by_size(sizes: Sequence[int], least: int) -> list[tuple[int, int]]:
-    """Neighbours put together until each run holds about ``least``: (start, stop) of each."""
+    """Group neighbours up to a total size of ``least``, or one item if it is larger; return (start, stop) of each."""
     result: list[tuple[int, int]] = []
     start = held = 0
     for number, size in enumerate(sizes):
@@ -230,7 +230,7 @@ def group_by_size(sizes: Sequence[int], least: int) -> list[tuple[int, int]]:
 
 
 def split_note(names: Sequence[str]) -> tuple[str, ...]:
-    """A remark, if files whose names begin with train and test are read as one."""
+    """Return a remark if files of a training and a test split are read together, judged by their names."""
     starts = {re.split(r"[-_.]", PurePosixPath(name).name.lower())[0] for name in names}
     if not {"train", "test"} <= starts:
         return ()
@@ -238,6 +238,6 @@ def split_note(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def summarise_names(names: Sequence[str], limit: int = 5) -> str:
-    """Some names for a message, and how many more there are."""
+    """Return the first ``limit`` names for a message, and the number of the others."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

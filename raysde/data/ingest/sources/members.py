@@ -1,14 +1,13 @@
-"""Names of files in tar archives: which sample a file belongs to, and what it is of it.
+"""Names of files in tar archives: the sample of a file, and the file's extension within the sample.
 
-WebDataset cuts a name at its first dot: ``a.png``, ``a.txt`` and ``a.seg.png`` belong to the sample ``a``. People also
-have ``img_v1.5.png`` and ``photo 1.2.png``, whose names hold dots. A piece between two dots that is a word, such as
-``seg`` or ``target``, or a known word and a number, such as ``image2``, says what the file is of its sample; any other
-piece, such as ``5``, belongs to the name, and so do the pieces before it.
+WebDataset cuts a name at its first dot: ``a.png``, ``a.txt`` and ``a.seg.png`` belong to the sample ``a``. Other names
+contain dots, such as ``img_v1.5.png`` and ``photo 1.2.png``. A piece between two dots belongs to the extension if it is
+a word, such as ``seg`` or ``target``, or a known word with a number, such as ``image2``. Any other piece, such as
+``5``, belongs to the sample's name, and so do the pieces before it.
 """
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from raysde.images.kinds import IMAGE_SUFFIXES
 
@@ -28,38 +27,40 @@ COUNTED = {"image", "img", "frame", "view", "crop", "seg", "mask", "depth", "inp
 
 @dataclass(frozen=True)
 class MemberPlace:
-    """The sample that a file belongs to, and its extension there.
+    """The sample of a file, and the file's extension in it.
 
     Attributes:
-        stem: the path up to the base name's first dot.
-        key: the path of its sample; the stem, and pieces behind it that belong to the name.
-        extension: the rest without the dot between, in small letters.
+        stem: path up to the base name's first dot.
+        key: path of the sample: the stem and following pieces that belong to the name.
+        extension: rest of the name after the next dot, in lower case.
+        name: base name in its own spelling.
     """
 
     stem: str
     key: str
     extension: str
+    name: str
 
     @property
     def suffix(self) -> str:
-        """The last piece of the extension."""
+        """Last piece of the extension."""
         return self.extension.rpartition(".")[2]
 
     def under(self, key: str) -> str:
-        """Return the extension that the file has as one of the sample ``key``, which its path begins with."""
+        """Return the extension, in lower case, of the file in the sample ``key``, a prefix of the file's path."""
         return f"{self.key}.{self.extension}"[len(key) + 1 :].lower()
 
 
 def locate_member(path: str) -> MemberPlace:
-    """Return where a file belongs."""
+    """Return the sample and extension of a file, given its path in the archive."""
     folder, slash, base = path.rpartition("/")
     first, *pieces = base.split(".")
     stem = folder + slash + first
     if not pieces:
-        return MemberPlace(stem, stem, "")
+        return MemberPlace(stem, stem, "", base)
     names = [number for number, piece in enumerate(pieces[:-1], start=1) if not _is_kind_word(piece)]
     cut = names[-1] if names else 0
-    return MemberPlace(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower())
+    return MemberPlace(stem, ".".join([stem, *pieces[:cut]]), ".".join(pieces[cut:]).lower(), base)
 
 
 def _is_kind_word(piece: str) -> bool:
@@ -68,17 +69,13 @@ def _is_kind_word(piece: str) -> bool:
 
 
 def is_about(extension: str, image: str, words: set[str]) -> bool:
-    """Return True if a file of this extension describes the sample or its image: without a word of its own, with the
-    image's, with all of the image's extension, or with one of ``words``."""
+    """Return True if a file of this extension describes the sample or its image.
+
+    Its extension without the suffix is then empty, the image's with or without suffix, or one of ``words``."""
     own = extension.rpartition(".")[0]
     return own in ("", image.rpartition(".")[0], image) or own.rstrip("0123456789_-") in words
 
 
 def extension_label(extension: str) -> str:
-    """Return how files of an extension are named in a report."""
+    """Return the name of files of an extension in a report, with N for numbers."""
     return f".{re.sub('[0-9]+', 'N', extension)} files" if extension else "files without a suffix"
-
-
-def base_name(key: str, extension: str) -> str:
-    """Return the base name of a sample's file."""
-    return PurePosixPath(f"{key}.{extension}").name

@@ -1,4 +1,4 @@
-"""Tables that describe the images of a folder, a row for each image or caption: JSON lines, CSV and TSV."""
+"""Tables that describe the images of a folder, with a row for each image or caption: JSON lines, CSV and TSV."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,8 +11,9 @@ from raysde.data.ingest.sources.text_rows import JSON_LINES, TABLES, json_rows, 
 
 
 def metadata_files(listing: Listing) -> list[str]:
-    """Return the tables that describe the images: every metadata.jsonl; else every metadata.csv or .tsv; else the one
-    table.
+    """Return the tables that describe the images.
+
+    These are all files metadata.jsonl, else all metadata.csv and metadata.tsv, else the only table.
 
     Raises:
         ValueError: if there are several tables of other names.
@@ -29,48 +30,69 @@ def metadata_files(listing: Listing) -> list[str]:
 
 
 def read_metadata(listing: Listing, file: str, book: Book) -> bytes:
-    """Add what one table says to ``book``; return the table's bytes.
+    """Add the captions and labels of one table to ``book``, and refuse wrong rows; return the table's bytes.
 
     Raises:
-        ValueError: naming the file and the line or entry, if it is not UTF-8, not valid, names no image, or gives an
-            image another label than before.
+        ValueError: naming the file, if it is not UTF-8 or not valid, or all its rows are wrong.
     """
     data = listing.read(file)
     where = listing.path(file)
     text = decode_utf8(data, where)
-    delimiter = TABLES.get(PurePosixPath(file).suffix.lower())
-    rows = json_rows(text, where) if delimiter is None else table_rows(text, where, delimiter)
+    folder, delimiter = PurePosixPath(file).parent, TABLES.get(PurePosixPath(file).suffix.lower())
+    refused: list[str] = []
+
+    def refuse(place: str, sentence: str, row: dict[str, Any]) -> None:
+        refused.append(sentence)
+        refuse_row(place, sentence, row, folder, book)
+
+    rows = json_rows(text, where, refuse) if delimiter is None else table_rows(text, where, delimiter, refuse)
     columns: dict[str, None] = {}
-    for number, row in enumerate(rows, start=1):
+    read = 0
+    for row in rows:
         columns.update(dict.fromkeys(row))
-        read_row(row, f"{where}, entry {number}", PurePosixPath(file).parent, book)
+        place = f"{where}, entry {read + len(refused) + 1}"
+        try:
+            read_row(row, place, folder, book)
+            read += 1
+        except ValueError as error:
+            refuse(place, f"{place}: {error}", row)
+    if refused and not read:
+        raise ValueError(refused[0])
     book.require(columns, where)
-    book.notes += column_notes(file, columns, book)
+    book.notes += (
+        column_notes(file, columns, book) if columns else [f"{file} has no rows, so that it describes no image"]
+    )
     return data
 
 
 def read_row(row: dict[str, Any], where: str, folder: PurePosixPath, book: Book) -> None:
-    """Add what one row says about its image to ``book``.
+    """Add the captions and label of one row, of a table in ``folder``, to ``book``.
 
     Raises:
-        ValueError: naming ``where``, if it names no image, or is wrong about it.
+        ValueError: if the row names no image, or a value is wrong.
     """
+    name = find_image(row, folder, book)
+    captions, label = read_entry(row, book.words)
+    if name in book.names:
+        book.add(name, captions, label)
+    else:
+        book.miss(name, where)
+
+
+def refuse_row(place: str, sentence: str, row: dict[str, Any], folder: PurePosixPath, book: Book) -> None:
+    """Refuse the image of a wrong row, which would lack the row's captions and label, or the row if it names none."""
     try:
         name = find_image(row, folder, book)
-        captions, label = read_entry(row, book.words)
-        if name in book.names:
-            book.add(name, captions, label)
-        else:
-            book.miss(name, f"{where}: image {name!r} is not among the images of the source")
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except ValueError:
+        name = place
+    book.refuse(name, sentence)
 
 
 def find_image(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
-    """Return the image that a row is about, there or not.
+    """Return the path of the image that a row describes; the image may be absent.
 
     Raises:
-        ValueError: if no column names one, or two columns name two images that are there.
+        ValueError: if no column names an image, or two columns name two different images.
     """
     values = nonempty_values(row, [key for key in FILE_KEYS if key not in book.words.captions + book.words.labels])
     paths = {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
@@ -91,7 +113,7 @@ def find_image(row: dict[str, Any], folder: PurePosixPath, book: Book) -> str:
 
 
 def column_notes(file: str, columns: dict[str, None], book: Book) -> list[str]:
-    """Return remarks about the columns that are not read, and about those that are looked for and not there."""
+    """Return remarks about ignored columns, and about a missing column of captions."""
     unread = [name for name in columns if normalise_name(name) not in FILE_KEYS and not book.words.reads(name)]
     notes = [f"{file}: columns {summarise_columns(unread)} are not read"] if unread else []
     there = {normalise_name(name) for name in columns}

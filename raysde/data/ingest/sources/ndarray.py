@@ -1,4 +1,4 @@
-"""Arrays in files, read row by row without holding them: .npy, members of .npz, and idx."""
+"""Arrays in .npy, .npz and idx files, read row by row without loading them whole."""
 
 import gzip
 import math
@@ -19,7 +19,7 @@ from raysde.data.ingest.sources.listing import Listing, open_root
 
 ARRAY_SUFFIXES = (".npy", ".npz", "ubyte", "ubyte.gz")
 IDX_TYPES = {0x08: "|u1", 0x09: "|i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-# what damaged bytes make numpy's parser of headers, struct, zlib and zipfile raise
+# exceptions that numpy's header parser, struct, zlib and zipfile raise for damaged bytes
 DAMAGED = (
     ValueError, EOFError, SyntaxError, tokenize.TokenError, struct.error,
     zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, RuntimeError,
@@ -28,7 +28,7 @@ DAMAGED = (
 
 @dataclass(frozen=True)
 class Title:
-    """Where an array is: a file, and the member of it if that is an .npz."""
+    """Location of an array: a file, and a member of it if the file is an .npz."""
 
     root: str
     file: str
@@ -40,13 +40,13 @@ class Title:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The words of its name; those of the file's for NumPy's ``arr_0``."""
+        """Words of the array's name, or of the file's name if the array has none, such as NumPy's ``arr_0``."""
         unnamed = self.member is None or self.member.startswith("arr_")
         return split_name(self.file if unnamed or self.member is None else self.member)
 
     @contextmanager
     def stream(self) -> Iterator[tuple[Any, int]]:
-        """The array's bytes with their header, and their number, -1 if that takes reading them."""
+        """Open the array's bytes with their header; yield the stream and its length, -1 if the length is unknown."""
         system, folder = open_root(self.root)
         with ExitStack() as stack:
             raw = stack.enter_context(system.open_input_file(f"{folder}/{self.file}"))
@@ -61,14 +61,14 @@ class Title:
 
 @dataclass(frozen=True)
 class Array(Title):
-    """An array whose header has been read: NumPy's name of its type, and where its first row begins."""
+    """An array with its header: shape, NumPy's name of its dtype, and offset of its first row in bytes."""
 
     shape: tuple[int, ...]
     dtype: str
     offset: int
 
     def rows(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """The rows from ``start`` to before ``stop``, one at a time.
+        """Yield the rows in [start, stop), each an array of shape ``self.shape[1:]``.
 
         Raises:
             ValueError: naming the file, if it is damaged.
@@ -85,13 +85,13 @@ class Array(Title):
 
 
 def split_name(name: str) -> tuple[str, ...]:
-    """The words of a file's or array's name, without what says how it is stored."""
+    """Return the words of a file's or array's name in lower case, without suffixes of file formats."""
     words = re.split(r"[-_.]", PurePosixPath(name).name.lower())
     return tuple(word for word in words if word not in ("npy", "npz", "gz"))
 
 
 def list_arrays(listing: Listing, file: str) -> list[Title]:
-    """The arrays in a file.
+    """Return the locations of the arrays in a file.
 
     Raises:
         ValueError: naming the file, if it is an .npz that cannot be read.
@@ -107,7 +107,7 @@ def list_arrays(listing: Listing, file: str) -> list[Title]:
 
 
 def open_array(listing: Listing, title: Title) -> Array:
-    """Reads an array's header and compares it with the length of the file.
+    """Read an array's header and compare it with the length of the file.
 
     Raises:
         ValueError: naming the file, if it is damaged or cut short, holds Python objects, or is in Fortran order.
@@ -126,7 +126,7 @@ def open_array(listing: Listing, title: Title) -> Array:
 
 
 def _measure_length(source: Any, read: int) -> int:
-    """Bytes of a stream of which ``read`` have been read."""
+    """Return the length in bytes of a stream from which ``read`` bytes were read, by reading the rest."""
     while chunk := source.read(1 << 20):
         read += len(chunk)
     return read

@@ -1,11 +1,11 @@
-"""Parquet files that others wrote, with a column of images or of the images' paths.
+"""Parquet files from other programs, with a column of images or of paths to images.
 
-Columns are found by name, in any case of letters; the first of the images' names that there is counts:
+Columns are found by name, regardless of case; the first existing name in this order is the column of images:
 
     image     image, jpg, jpeg, png, webp, img, image_bytes, image_path, file_name, file, path and other names of paths;
-              else what Hugging Face's metadata declares an Image, else the one column of struct<bytes, path>
-    captions  text, caption, prompt, captions, or as chosen
-    label     label, class, labels, or as chosen
+              else an Image of Hugging Face's metadata, else the column of type struct<bytes, path>
+    captions  text, caption, prompt, captions, or the name given by --caption-column
+    label     label, class, labels, or the name given by --label-column
 """
 
 import json
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pat
 
 from raysde.data.ingest.samples import Bad, Sample
-from raysde.data.ingest.sources.columns import find_spellings, summarise_columns
+from raysde.data.ingest.sources.columns import find_spellings, normalise_name, summarise_columns
 from raysde.data.ingest.sources.descriptions import ANY, FILE_KEYS, Vocabulary, parse_captions, parse_label
 from raysde.data.ingest.sources.listing import (
     Contents,
@@ -41,7 +41,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class ParquetColumns:
-    """Columns that are read, what the images' column holds, the classes' names if there are any, and other columns."""
+    """Names of the columns to read, the form of the images' column, the class names if any, and ignored columns."""
 
     image: str
     form: Literal["bytes", "struct", "path"]
@@ -51,7 +51,7 @@ class ParquetColumns:
     unread: tuple[str, ...] = field(default=(), compare=False)
 
     def describe_columns(self) -> str:
-        """Return what tells files apart, for a message."""
+        """Return the columns and their use as text for a message."""
         named = (("captions", self.caption), ("labels", self.label))
         parts = [f"images of column {self.image!r} ({self.form})"]
         parts += [f"{what} of {name!r}" if name is not None else f"no {what}" for what, name in named]
@@ -62,15 +62,15 @@ class ParquetColumns:
 
 @dataclass
 class ParquetPart:
-    """Some row groups of a file.
+    """A range of row groups of a file, as a part of a source.
 
     Attributes:
-        root, file: where they are.
-        groups: the numbers of the first row group and of the one after the last.
-        first: the number of the first row in the file.
-        columns: what is read.
-        images: the folder that paths are relative to; the file's own if None.
-        name, count: see ``Part``.
+        root, file: folder and name of the file.
+        groups: range (start, stop) of the row groups.
+        first: number of the first row in the file.
+        columns: columns to read.
+        images: folder to which paths are relative; the file's own folder if None.
+        name, count: see :class:`raysde.data.ingest.samples.SourcePart`.
     """
 
     root: str
@@ -83,10 +83,10 @@ class ParquetPart:
     count: int | None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """The rows in order; the rest of a row group that is damaged is Bad, row by row.
+        """Yield the rows in order; after damage, each remaining row of the row group is a :class:`Bad`.
 
         Raises:
-            OSError: naming file and row group, if a remote file system fails: another attempt may succeed.
+            OSError: naming file and row group, if a remote file system fails; another attempt may succeed.
         """
         system, folder = open_root(self.root)
         reader = (
@@ -109,7 +109,7 @@ class ParquetPart:
                 row = stop
 
     def _batches(self, table: pq.ParquetFile, group: int, local: bool) -> Iterator[pa.RecordBatch | str]:
-        """A row group's rows; if it is damaged, those before the damage and then a sentence that says so."""
+        """Yield batches of a row group; if it is damaged, those before the damage and then an error sentence."""
         read = [self.columns.image, self.columns.caption, self.columns.label]
         names = [name for name in read if name is not None]
         try:
@@ -152,13 +152,13 @@ def _read_image(value: Any, form: str, reader: FileReader) -> bytes:
 
 
 def open_parquet(listing: Listing, part_rows: int, images: str | None, words: Vocabulary = ANY) -> Contents:
-    """Return the rows of the listing's files; a part is some row groups of one file.
+    """Return the rows of a listing's files; a part is a range of row groups of one file.
 
     Args:
         listing: the files.
-        part_rows: rows that a part holds, about.
-        images: the folder that a column of paths is relative to; each file's own folder if None.
-        words: the names of columns.
+        part_rows: approximate number of rows in a part.
+        images: folder to which a column of paths is relative; each file's own folder if None.
+        words: names of the columns to read.
 
     Raises:
         ValueError: naming the file, if one is cut short, has no image column, or other columns than the first file.
@@ -208,11 +208,11 @@ def _list_remarks(listing: Listing, columns: ParquetColumns) -> Iterator[str]:
 
 
 def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> ParquetColumns:
-    """Return the columns that hold images, captions and labels.
+    """Return the columns of images, captions and labels.
 
     Raises:
-        ValueError: naming the file and its columns, if there is no image column, a chosen one is not there or has
-            another type, two columns have one name, or two hold captions or labels.
+        ValueError: naming the file and its columns, if there is no image column, a selected column is absent or has
+            another type, two columns have one name, or two columns hold captions or labels.
     """
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None:
@@ -235,12 +235,23 @@ def find_columns(schema: pa.Schema, file: str, words: Vocabulary = ANY) -> Parqu
     if image is None or form is None:
         columns = ", ".join(f"{name}: {kind}" for name, kind in types.items())
         raise ValueError(f"{file} has no column of images ({', '.join(IMAGE_COLUMNS)}); its columns are {columns}")
+    used = (image, caption, label)
+    unread = tuple(_describe_unread(name, kind, words) for name, kind in types.items() if name not in used)
     for chosen, found in ((words.caption, caption), (words.label, label)):
         if chosen is not None and found is None:
-            raise ValueError(f"{file}: column {chosen!r} has a type that is not read; choose another")
+            said = summarise_columns(unread)
+            raise ValueError(
+                f"{file}: column {chosen!r} has a type that is not read; choose another, or mend it: {said}"
+            )
     classes = features.get(label, {}).get("names") if label is not None else None
-    unread = tuple(name for name in types if name not in (image, caption, label))
     return ParquetColumns(image, form, caption, label, tuple(map(str, classes or ())), unread)
+
+
+def _describe_unread(name: str, kind: pa.DataType, words: Vocabulary) -> str:
+    """Return a column's name, with the expected type if it has a name of captions or labels."""
+    if normalise_name(name) in words.labels:
+        return f"{name} ({kind}, where labels are one word or number in each row)"
+    return f"{name} ({kind}, where captions are text)" if words.reads(name) else name
 
 
 def _find_image_column(
@@ -255,7 +266,7 @@ def _find_image_column(
 
 
 def _choose_one(found: dict[str, str], what: str) -> str | None:
-    """Return the one column of several names that mean the same.
+    """Return the only column in ``found``, columns under names with the same meaning; None if it is empty.
 
     Raises:
         ValueError: if there are two.
@@ -267,7 +278,7 @@ def _choose_one(found: dict[str, str], what: str) -> str | None:
 
 
 def _read_features(schema: pa.Schema, file: str) -> dict[str, dict[str, Any]]:
-    """The columns' types as Hugging Face's datasets writes them into the schema."""
+    """Return the columns' features from the metadata that Hugging Face's datasets writes into the schema."""
     written = (schema.metadata or {}).get(b"huggingface")
     if written is None:
         return {}

@@ -1,4 +1,4 @@
-"""The records that img2dataset writes beside what it downloads: 00000_stats.json and 00000.parquet."""
+"""Records that img2dataset writes beside downloaded images: 00000_stats.json and 00000.parquet."""
 
 import re
 from pathlib import PurePosixPath
@@ -9,8 +9,9 @@ STATS = re.compile(r"(.*/)?(\d+)_stats\.json")
 
 
 def find_pieces(listing: Listing) -> frozenset[str]:
-    """Return the pieces of a download, as paths without a suffix: those that have statistics, and those that have a
-    table beside a folder or an archive of the same number."""
+    """Return the pieces of an img2dataset download, as paths without a suffix.
+
+    A piece has a file of statistics, or a table beside a folder or archive of the same number."""
     names = [file.name for file in listing.files]
     found = {(match[1] or "") + match[2] for name in names if (match := STATS.fullmatch(name))}
     kept = {str(PurePosixPath(name).parent) for name in names}
@@ -20,5 +21,5 @@ def find_pieces(listing: Listing) -> frozenset[str]:
 
 
 def is_record(name: str, found: frozenset[str]) -> bool:
-    """Return True for the statistics of one of the pieces, and for the table of what was asked for in it."""
+    """Return True if a file holds statistics, or is the table of requested images of a piece in ``found``."""
     return STATS.fullmatch(name) is not None or (name.endswith(".parquet") and name.removesuffix(".parquet") in found)

@@ -1,4 +1,4 @@
-"""Files beside an image that describe it alone: photo.txt, photo.caption or photo.json for photo.jpg."""
+"""Sidecar files, each beside the one image that it describes: photo.txt, photo.caption or photo.json for photo.jpg."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ JSON = ".json"
 
 @dataclass(frozen=True)
 class SidecarText:
-    """Captions and label in the files beside an image, and the keys in them that are not read."""
+    """Captions and label from the files beside an image, and a remark on each of their ignored keys."""
 
     captions: tuple[str, ...] = ()
     label: str | None = None
@@ -23,9 +23,9 @@ class SidecarText:
 
 
 def pair_files(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return the files beside each image: of its name with another suffix, or with one more; in any case of letters.
+    """Return the sidecar files of each image: its name with another suffix, ``a.txt``, or one more, ``a.png.txt``.
 
-    A file whose name differs in case alone belongs to an image if no other image or file differs so.
+    A file whose name differs only in case belongs to an image if no other image or sidecar file competes.
     """
     exact: dict[str, list[str]] = defaultdict(list)
     alike: dict[str, set[str]] = defaultdict(set)
@@ -52,10 +52,10 @@ def pair_files(listing: Listing, images: list[str]) -> dict[str, tuple[str, ...]
 
 
 def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader) -> SidecarText:
-    """Return what the files beside an image say; equal captions once.
+    """Read the files beside an image; equal captions are returned once.
 
     Raises:
-        ValueError: naming the file, if one is missing, not UTF-8 or not valid, or two differ in the label.
+        ValueError: naming the file, if one is missing, not UTF-8 or not valid, or two give different labels.
     """
     captions: dict[str, None] = {}
     label: str | None = None
@@ -79,10 +79,10 @@ def read_sidecars(files: tuple[str, ...], words: Vocabulary, reader: FileReader)
 
 
 def read_object(row: dict[str, Any], words: Vocabulary, where: str) -> tuple[tuple[str, ...], str | None, list[str]]:
-    """Return captions and label of one image's JSON object, and a remark for each of its keys that is not read.
+    """Return captions and label from the JSON object of one image, and a remark on each ignored key.
 
     Raises:
-        ValueError: naming ``where``, if a value is wrong, or a chosen key is not there.
+        ValueError: naming ``where``, if a value is wrong, or a selected key is absent.
     """
     words.require(row, where)
     try:

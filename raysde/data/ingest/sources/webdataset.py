@@ -1,6 +1,6 @@
 """Tar archives in the WebDataset layout: neighbouring files that share a name are one sample, see ``members``.
 
-Nothing is extracted; archives are read as streams, compressed by gzip, bzip2 or xz or not at all.
+Archives are read as streams, without extraction, either plain or compressed by gzip, bzip2 or xz.
 """
 
 import gzip
@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import IO, Any, Self
 
 from raysde.data.ingest.samples import Bad, Sample
@@ -33,7 +34,6 @@ from raysde.data.ingest.sources.members import (
     LABELS,
     READ,
     MemberPlace,
-    base_name,
     extension_label,
     is_about,
     locate_member,
@@ -48,11 +48,11 @@ DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAErr
 
 
 class Header(tarfile.TarInfo):
-    """A header after which a damaged or missing one is an error; tarfile alone takes those for the archive's end."""
+    """A tar header that raises if it is damaged or missing; tarfile takes such a header for the archive's end."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:  # type: ignore[override]
-        """The next header."""
+        """Read the next header; raise tarfile.ReadError if it is neither a header nor the end mark."""
         try:
             return super().fromtarfile(archive)  # type: ignore[return-value]
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -63,21 +63,23 @@ class Header(tarfile.TarInfo):
 
 @dataclass
 class TarSample:
-    """The files of one sample, by extension, and the first thing that is wrong with them."""
+    """The files of one sample and their base names, by extension, and the first problem found with them."""
 
     key: str
     stem: str
     words: Vocabulary
     problem: str | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     def add(self, member: tarfile.TarInfo, extension: str, archive: tarfile.TarFile) -> None:
-        """Read a member if a sample can use it."""
+        """Add a file to the sample; its content is read if the extension is used and there is no problem."""
         problem = self._refusal(member, extension)
         self.problem = self.problem or problem
         if self.problem is not None:
             self.files = dict.fromkeys(self.files, b"")
         self.files[extension] = b""
+        self.names[extension] = PurePosixPath(member.name).name
         if self.problem is None and extension.rpartition(".")[2] in READ:
             content = archive.extractfile(member)
             assert content is not None, "a regular file has content"
@@ -98,17 +100,19 @@ class TarSample:
 
     @property
     def images(self) -> list[str]:
-        """The extensions of images."""
+        """Extensions of the sample's images."""
         return [extension for extension in self.files if extension.rpartition(".")[2] in IMAGES]
 
     def sample(self, archive: str) -> Sample | Bad:
-        """Return the sample that the files make."""
+        """Return the files as a sample of the archive named ``archive``, or as :class:`Bad` if they are unusable."""
         key = f"{archive}/{self.key}"
         try:
             if self.problem is not None:
                 raise ValueError(self.problem)
             image = self._image()
             captions, label, unread = self._read_descriptions(image)
+            if label is None and "/" in self.key:
+                unread.append("names of folders, which are labels in a folder of images alone")
             return Sample(key, self.files[image], captions, label, tuple(unread))
         except ValueError as error:
             return Bad(key, f"{key}: {error}")
@@ -119,7 +123,7 @@ class TarSample:
         if not found:
             raise ValueError("it holds no image, expected one")
         if len(found) > 1:
-            names = summarise_names([base_name(self.key, extension) for extension in found])
+            names = summarise_names([self.names[extension] for extension in found])
             raise ValueError(
                 f"it holds {len(found)} images ({names}), expected one; where they are samples of their own, unpack "
                 "the archive and ingest the folder, or rename them without a dot in the name"
@@ -132,7 +136,7 @@ class TarSample:
         unread: list[str] = []
         for extension in self.files:
             own, _, suffix = extension.rpartition(".")
-            name = base_name(self.key, extension)
+            name = self.names[extension]
             if suffix in JSON and is_about(extension, image, JSON_WORDS):
                 row = parse_object(decode_utf8(self.files[extension], name), name)
                 more, label, keys = read_object(row, self.words, name)
@@ -159,7 +163,7 @@ class TarSample:
 
 @dataclass
 class TarPart:
-    """One archive."""
+    """One archive as a part of a source."""
 
     root: str
     name: str
@@ -167,12 +171,12 @@ class TarPart:
     count: int | None = None
 
     def read(self) -> Iterator[Sample | Bad]:
-        """The samples in order; after one that is cut short or damaged, a Bad with the archive's name."""
+        """Yield the samples in order, and last a :class:`Bad` with the archive's name if it is damaged or cut short."""
         with self._stream() as stream:
             yield from read_tar(stream, self.name, self.words)
 
     def has_json(self) -> bool:
-        """Read up to the first JSON file; return True if there is one, or the archive is damaged before it."""
+        """Return True if the archive has a JSON file, or is damaged before the first one."""
         try:
             with self._stream() as stream:
                 return any(
@@ -187,17 +191,29 @@ class TarPart:
     def _stream(self) -> Iterator[IO[bytes]]:
         system, folder = open_root(self.root)
         with system.open_input_stream(f"{folder}/{self.name}", compression=None) as stream:
-            # tarfile alone does not compare gzip's checksums
+            # tarfile itself does not verify gzip's checksums
             zipped = self.name.lower().endswith((".gz", ".tgz"))
             opened: Any = gzip.GzipFile(fileobj=stream) if zipped else stream
             yield opened
 
 
 def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[Sample | Bad]:
-    """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages."""
+    """Yield the samples of a tar stream; ``name`` is the archive's, for keys and messages.
+
+    Raises:
+        ValueError: if files of other samples separate an image from its captions or label, which would be lost.
+    """
     last = "the start"
+    with_image: dict[str, bool] = {}
     try:
         for group in _group_members(stream, words):
+            apart = group.key in with_image and not (with_image[group.key] and group.images)
+            if apart and any(extension.rpartition(".")[2] in READ for extension in group.files):
+                raise ValueError(
+                    f"archive {name}: files of {group.key!r} lie apart from its image, where captions and labels would "
+                    "be lost; pack the archive anew with tar --sort=name, or unpack it and ingest the folder"
+                )
+            with_image[group.key] = bool(group.images)
             last = group.key
             yield group.sample(name)
     except DAMAGE as error:
@@ -205,11 +221,11 @@ def read_tar(stream: IO[bytes], name: str, words: Vocabulary = ANY) -> Iterator[
 
 
 def _group_members(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
-    """Yield groups of neighbours, each when it is complete; one whose key was there before has that as its problem."""
+    """Yield the groups of neighbouring files, each when it is complete; a repeated key is a problem of its group."""
     grouping = Grouping(words)
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header, errors="backslashreplace") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would grow with the archive
+            archive.members.clear()  # type: ignore[attr-defined]  # the list would grow with the archive
             path = member.name.removeprefix("./")
             hidden = path.rpartition("/")[2].startswith(".")
             if hidden or not (member.isreg() or member.islnk() or member.issym()):
@@ -228,12 +244,13 @@ def _group_members(stream: IO[bytes], words: Vocabulary) -> Iterator[TarSample]:
 
 @dataclass
 class Grouping:
-    """The members of an archive put together to groups, in one pass.
+    """State of grouping an archive's members into samples in one pass.
 
     Attributes:
-        group: the one that is not complete.
-        seen: the keys of all groups.
-        dotted: for each stem the keys of groups whose names go on behind its dot.
+        words: names of the columns and keys to read.
+        group: the group that is not complete yet.
+        seen: keys of all groups so far, see :class:`raysde.data.ingest.sources.members.MemberPlace`.
+        dotted: for each stem, the keys of groups whose names continue after its first dot.
     """
 
     words: Vocabulary
@@ -242,7 +259,7 @@ class Grouping:
     dotted: dict[str, list[str]] = field(default_factory=dict)
 
     def put(self, where: MemberPlace) -> tuple[TarSample | None, str]:
-        """Find the group of a member; return the group that it completes, and the member's extension in its own."""
+        """Assign a member to a group; return the group that it completes or None, and its extension in its group."""
         group = self.group
         if group is not None and where.key == group.key:
             return None, where.extension
@@ -250,10 +267,12 @@ class Grouping:
             extension = where.under(group.key)
             if where.suffix not in IMAGES or not self._own_image(group):
                 return None, extension
-            group.problem = group.problem or _describe_doubt(group.key, extension)
+            group.problem = group.problem or _describe_doubt(where.name)
             return None, extension
         if group is not None and self._adopts(group, where):
-            group.files = {f"{group.key}.{old}"[len(where.key) + 1 :].lower(): b for old, b in group.files.items()}
+            start = f"{group.key}."[len(where.key) + 1 :].lower()
+            group.files = {start + old: content for old, content in group.files.items()}
+            group.names = {start + old: name for old, name in group.names.items()}
             group.key = where.key
             self.seen.add(where.key)
             return None, where.extension
@@ -268,7 +287,7 @@ class Grouping:
         return any(extension in IMAGES for extension in group.files)
 
     def _adopts(self, group: TarSample, where: MemberPlace) -> bool:
-        """Return True if a member without a dot in its name describes the one image of the group before it."""
+        """Return True if a member without a dot in its name describes the single image of the previous group."""
         alone = self.dotted.get(where.key) == [group.key] and len(group.files) == 1 and len(group.images) == 1
         return alone and where.key not in self.seen and where.suffix not in IMAGES
 
@@ -276,13 +295,13 @@ class Grouping:
         if where.key in self.seen:
             return f"files of {where.key!r} appear again, not beside the others"
         if where.key == where.stem and (others := self.dotted.get(where.key)):
-            return _describe_doubt(where.key, others[0][len(where.key) + 1 :])
+            return _describe_doubt(PurePosixPath(others[0]).name)
         return None
 
 
-def _describe_doubt(key: str, other: str) -> str:
+def _describe_doubt(name: str) -> str:
     return (
-        f"files of {base_name(key, other)!r} may be of this sample or of one of their own; rename them without a dot "
+        f"files of {name!r} may be of this sample or of one of their own; rename them without a dot "
         "in the name, or unpack the archive and ingest the folder"
     )
 
@@ -291,7 +310,7 @@ def open_webdataset(listing: Listing, words: Vocabulary = ANY) -> Contents:
     """Return the archives of a listing, one part each.
 
     Raises:
-        ValueError: if a column is chosen and the first archive has no JSON.
+        ValueError: if a column is selected and the first archive has no JSON.
     """
     names = listing.names(*TAR_SUFFIXES)
     if words != ANY and not TarPart(listing.root, names[0]).has_json():
