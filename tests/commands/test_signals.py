@@ -136,7 +136,7 @@ def test_a_bare_run_that_is_ended_keeps_the_step_it_is_at(digits, tmp_path, numb
 
 @pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["heeded", "ignored"])
 def handler(request):
-    """What Ctrl-C does, whatever the process that started the tests had it do."""
+    """Handler of Ctrl-C during the test, whatever the process that started the tests had set."""
     before = signal.signal(signal.SIGINT, request.param)
     yield request.param
     signal.signal(signal.SIGINT, before)
