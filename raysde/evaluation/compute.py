@@ -94,7 +94,7 @@ FEATURE_METRICS = {"kid": kid, "is": compute_inception_score, "precision": preci
 
 
 def _equal_counts(found: Measured) -> tuple[Tensor, Tensor]:
-    """Return equally many drawn and real features, because the balls around them shrink with their number."""
+    """Return equally many drawn and real features, [N, D] each: the balls around them shrink with their number."""
     count = min(len(found.features), len(found.reference.features))
     return found.features[:count], found.reference.features[:count]
 
@@ -116,7 +116,7 @@ def _make_metric(
 
 
 def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Metric:
-    """Compute the share of drawn images whose class that the judge ``read``, [N], is the ``asked`` one, [N]."""
+    """Compute the share of drawn images whose class ``read`` [N] by the judge equals the ``asked`` class [N]."""
     right = read == asked
     hits, count = int(right.sum()), len(read)
     influence = Influence({"drawn": right.double()}, {"drawn": count})

@@ -238,7 +238,7 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
         names=model.spec.class_names,
     )
     if "accuracy" in question.metrics and not conditions.labels:
-        raise ValueError("accuracy: the model is told neither labels nor captions of labelled images")
+        raise ValueError("accuracy: needs a model with labels, or with captions of labelled images")
     if question.compares:
         question.enough("real images", len(select_rows(manifest, question.split, question.reference)))
     if any(name in held_out.METRICS for name in question.metrics):
@@ -258,7 +258,7 @@ def probe_network(network: FeatureNetwork, image: tuple[int, int, int], question
         size, said = " x ".join(str(side) for side in image), str(error).strip().split("\n")[-1]
         raise ValueError(f"the feature network {network.name} cannot take images of {size}: {said}") from error
     if "is" in question.metrics and logits is None:
-        raise ValueError(f"is: {network.name} gives features alone, and the inception score needs logits of classes")
+        raise ValueError(f"is: the inception score needs class logits, and {network.name} gives features alone")
 
 
 def open_held_out(

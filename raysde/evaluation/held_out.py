@@ -64,14 +64,14 @@ class HeldOut:
         return MeasuredRange(first, MEASURES[measure](self, columns, first))
 
     def model_arguments(self, columns: Columns) -> dict[str, Any]:
-        """Return the conditions that the model takes, of these rows: captions as ``prompts``, class numbers as
+        """Return the conditions of these rows that the model takes: captions as ``prompts``, class numbers as
         ``labels``."""
         taken, manifest = self.model.score_model.conditioner, self.reader.manifest
         prompts = columns.captions if taken.tokenizer is not None else None
         if not taken.classes:
             return {"prompts": prompts, "labels": None}
         numbers = match_classes(manifest.labels, manifest.path, taken.classes, self.model.spec.class_names)
-        # the last entry is of rows without a label, whose number is -1
+        # the appended entry is for rows without a label, whose number is -1
         return {"prompts": prompts, "labels": np.append(numbers, -1)[columns.labels].tolist()}
 
 
@@ -95,7 +95,7 @@ def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: 
 
 
 def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
-    """Return the numbers, int64, of up to ``count`` random rows of the validation split, which training never saw.
+    """Return up to ``count`` random row numbers, int64 [N], of the validation split, which training never saw.
 
     Raises:
         ValueError: if the data has no validation split.
@@ -135,8 +135,8 @@ def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, 
 
 
 def measure_inpainting(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Return metrics, each [N], of images whose middle quarter was inpainted: PSNR and MSE of it, SSIM and LPIPS of
-    all."""
+    """Return metrics, each [N], of images with an inpainted middle quarter: its PSNR and MSE, the whole's SSIM and
+    LPIPS."""
     images = to_image_tensor(columns)
     known = torch.ones(held.shape, dtype=torch.bool)
     top, left = held.shape[0] // 4, held.shape[1] // 4
@@ -208,8 +208,7 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
 def average_metric(
     name: str, values: Tensor, seed: int, t: float, network: str = "", tolerances: tuple[float, float] | None = None
 ) -> Metric:
-    """Return the mean over rows [N] with its interval; ``network`` is the hash of the network that compared them, if
-    any.
+    """Return the mean over rows [N] with its interval; ``network`` is the hash of the network behind the values.
 
     Args:
         tolerances: rtol and atol of likelihoods, if they are not the defaults.

@@ -55,7 +55,7 @@ class Metric:
             raise ValueError(
                 f"metric {self.name[:40]!r} must be of letters, digits, spaces and _ . - : / to be kept as a tag"
             )
-        if self.value < self.low or self.value > self.high:  # an interval from one row is NaN, and not refused
+        if self.value < self.low or self.value > self.high:  # the NaN interval of a single row passes
             raise ValueError(f"{self.name} {self.value} lies outside its interval [{self.low}, {self.high}]")
         if self.samples < 1:
             raise ValueError(f"{self.name} was measured on {self.samples} samples")
@@ -132,7 +132,7 @@ def describe_mismatch(one: Metric, other: Metric) -> str | None:
     FID and similar metrics depend on the number of samples, the feature network, the data and the sampler settings.
     """
     names = {"name": "metric", "samples": "number of samples", "features": "feature network", "data": "data"}
-    names |= {"overrides": "choice of settings in place of the model's own"}
+    names |= {"overrides": "sampler settings in place of the model's own"}
     for what, name in names.items():
         first, second = getattr(one, what), getattr(other, what)
         if first != second:

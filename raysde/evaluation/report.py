@@ -91,7 +91,7 @@ def read_subject(path: str | Path) -> Subject | None:
     try:
         return TypeAdapter(Subject).validate_python(content.get("model"))
     except ValidationError:
-        raise ValueError(f"report {path} does not say which model it is of: give one of raysde evaluate") from None
+        raise ValueError(f"report {path} does not name its model; give a report of raysde evaluate") from None
 
 
 def _read_content(path: str | Path) -> Any:
@@ -122,13 +122,12 @@ def parse_figures(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
             for each in report["figures"]
         ]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"report {path} is not one of raysde evaluate: it lacks {error}") from None
+        raise ValueError(f"report {path} is not from raysde evaluate: it lacks {error}") from None
     return [parse_metric(content, f"figure {number} of report {path}") for number, content in enumerate(found)]
 
 
 def _comparison_settings(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
-    """Describe the real images of a metric: fingerprint, split, number and size, and the noise time of denoised
-    metrics."""
+    """Describe the real images of a metric: fingerprint, split, number and size, and the time of denoised metrics."""
     data = report["data"]
     size = "x".join(str(side) for side in data["shape"])
     noised = f" t={report['held_out']['t']}" if figure["name"].startswith("denoised") else ""
@@ -143,7 +142,7 @@ def choose_figure(figures: Mapping[str, Metric], metric: str | None) -> Metric:
     """
     names = ", ".join(sorted(figures))
     if metric is None and len(figures) != 1:
-        raise ValueError(f"--metric must say which figure decides: {names}")
+        raise ValueError(f"--metric must name the metric that decides: {names}")
     if metric is not None and metric not in figures:
-        raise ValueError(f"no figure is called {metric!r}; there are {names}")
+        raise ValueError(f"no metric is called {metric!r}; there are {names}")
     return figures[metric] if metric is not None else next(iter(figures.values()))

@@ -18,7 +18,7 @@ CAPTIONED = 10_000
 
 
 def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
-    """Return the row numbers, int64 in ascending order, of ``count`` random rows of a split (all if None).
+    """Return row numbers int64 [N], ascending, of ``count`` random rows of a split (all if None).
 
     Raises:
         ValueError: if the split has no rows.
@@ -30,7 +30,7 @@ def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int =
 
 
 def read_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
-    """Read rows as images of (height, width) ``shape``; each is the largest box in the middle, resized."""
+    """Read rows as uint8 images of (height, width) ``shape``; each is the largest box in the middle, resized."""
     return reader.read(rows, View(shape))
 
 
@@ -41,8 +41,7 @@ def to_image_tensor(columns: Columns) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageConditions:
-    """The conditions of image i: its label by rotation through the labels, its caption by rotation through that
-    label's.
+    """Conditions of drawn images: labels in rotation, and the captions of each label in rotation.
 
     Attributes:
         labels: class numbers of the data, empty without labels.
@@ -110,7 +109,7 @@ def draw_conditions(
 
 
 def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
-    """Return the first caption of each row, grouped by class number, -1 for rows without a label."""
+    """Return the first captions of rows [N], grouped by class number, -1 for rows without a label."""
     found: dict[int, set[str]] = {}
     for _, group, inside in reader.groups.holding(rows):
         label = group.labels[inside].as_py()

@@ -48,7 +48,7 @@ class Classifier(nn.Module):
 
 
 def conv_unit(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
-    """Return a convolution, batch normalisation and ReLU."""
+    """Return a 3 x 3 convolution, batch normalisation and ReLU; ``stride`` 2 halves the image."""
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
@@ -169,7 +169,7 @@ def read_labelled_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int
 
 @torch.no_grad()
 def count_right(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[int, int]:
-    """Return the number of images that are read correctly, and the number of all."""
+    """Return the number of images [N, C, H, W] whose class is read as ``labels`` [N] says, and N."""
     device = next(classifier.parameters()).device
     right = sum(
         int((classifier(batch.to(device))[1].argmax(dim=1).cpu() == wanted).sum())

@@ -23,7 +23,7 @@ Link = str | tuple[str, str]
 
 
 class Unit(nn.Module):
-    """A convolution without a bias, batch normalisation and ReLU; it keeps the size unless it strides or ``pad`` is
+    """A convolution without bias, batch normalisation and ReLU; it keeps the size unless it strides or ``pad`` is
     False."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Kernel = 1, stride: int = 1, pad: bool = True) -> None:
@@ -177,8 +177,7 @@ class Inception(nn.Module):
         self.fc = nn.Linear(WIDTH, CLASSES) if classifier else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Resize to 299 x 299 by torchmetrics' antialiased interpolation, scale to (x - 128) / 128, and run the
-        network."""
+        """Resize to 299 x 299 by torchmetrics' antialiased interpolation, scale to (x - 128) / 128, run the network."""
         x = F.interpolate(images.float(), size=(SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         features = self.features((x - 128.0) / 128.0)
         return features, None if self.fc is None else features @ self.fc.weight.T
@@ -195,7 +194,7 @@ class Inception(nn.Module):
 
 
 def network_with_weights(weights: dict[str, Tensor], source: str) -> Inception:
-    """Return the network with published weights, and with a classifier if they include one.
+    """Return the network with published weights by name, and with a classifier if they include one.
 
     Raises:
         ValueError: if the weights do not belong to this network.

@@ -90,8 +90,8 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
         if is_torchscript(file):
             if holds_inception(file):
                 raise ValueError(
-                    f"--features {source} is the FID Inception as TorchScript, whose copies take and give different "
-                    f"things: convert it with `python benchmarks/inception_weights.py {source} inception.safetensors`, "
+                    f"--features {source} is the FID Inception as TorchScript; inputs and outputs differ among copies: "
+                    f"convert it with `python benchmarks/inception_weights.py {source} inception.safetensors`, "
                     "and give --features inception.safetensors"
                 )
             check_code_allowed(allow_code, f"{source} is TorchScript, which runs code")
@@ -139,7 +139,7 @@ def import_network(name: str) -> nn.Module:
         raise ValueError(f"--features {name}: {error}") from None
     made = found if isinstance(found, nn.Module) or not callable(found) else found()
     if not isinstance(made, nn.Module):
-        raise ValueError(f"--features {name} is no torch.nn.Module but {type(made).__name__}")
+        raise ValueError(f"--features {name} must be a torch.nn.Module, got {type(made).__name__}")
     return made
 
 
@@ -196,8 +196,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def code_hash(network: FeatureNetwork) -> str:
-    """Return a hash of a network from the user's code: its name, its weights, and the files of the name and of its
-    class.
+    """Return a hash of a network from the user's code: name, weights, and the files of the name and the class.
 
     Modules that these files import are not part of the hash.
     """

@@ -93,7 +93,7 @@ def frechet_distance(real: Moments, drawn: Moments) -> Distance:
 
 
 def matrix_powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
-    """Return powers of a symmetric positive semidefinite matrix, restricted to its range."""
+    """Return a power for each exponent of a symmetric positive semidefinite matrix [D, D], restricted to its range."""
     values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
     floor = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
     kept = values > floor
@@ -116,6 +116,5 @@ def frechet_influences(
 
 
 def influence_of_rows(centred: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
-    """Compute the influence of each image up to a constant, [N]: 2 shift.z + z^T (1 - T) z of centred features z [N,
-    D]."""
+    """Return the influence of each image, [N], up to a constant: 2 shift.z + z^T (1 - T) z, z the centred features."""
     return 2.0 * centred @ shift + centred.square().sum(dim=1) - (centred @ factor.T).square().sum(dim=1)

@@ -26,5 +26,5 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     share, z2 = hits / count, Z**2
     middle = (share + z2 / (2 * count)) / (1.0 + z2 / count)
     half = Z / (1.0 + z2 / count) * math.sqrt(share * (1.0 - share) / count + z2 / (4.0 * count**2))
-    # without hits, or without misses, rounding would put an end beyond the share itself
+    # without hits or without misses, rounding would move an end past the share
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))

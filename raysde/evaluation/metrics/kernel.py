@@ -40,8 +40,7 @@ def unbiased_discrepancy(first: Tensor, second: Tensor) -> Tensor:
 def kernel_discrepancy(
     real: Tensor, drawn: Tensor, generator: torch.Generator, *, subsets: int = SUBSETS, size: int = SIZE
 ) -> Discrepancy:
-    """Compute the mean of the unbiased estimate over random subsets of features [M, D] and [N, D], as torchmetrics
-    does.
+    """Compute torchmetrics' KID: the mean of the unbiased estimate over random subsets of features [M, D] and [N, D].
 
     Its variance has two parts: the variance over subsets given the images, and the variance of the estimate from all
     images, by the jackknife over each set (Arvesen 1969).
@@ -60,7 +59,7 @@ def kernel_discrepancy(
 
 
 def jackknife_influences(real: Tensor, drawn: Tensor) -> Influence:
-    """Compute the influences of the images on the unbiased estimate from all of them, leaving out one at a time."""
+    """Compute the leave-one-out influences of images with features [M, D] and [N, D] on the unbiased estimate."""
     return Influence(
         {
             "drawn": leave_one_out(

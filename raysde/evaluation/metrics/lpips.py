@@ -21,8 +21,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 def build_convolutions() -> nn.Sequential:
-    """Build AlexNet's convolutions as in torchvision ("one weird trick", Krizhevsky 2014), up to the last layer
-    compared."""
+    """Build AlexNet's convolutions as in torchvision ("one weird trick", Krizhevsky 2014), up to the last of SEEN."""
     return nn.Sequential(
         nn.Conv2d(3, 64, 11, stride=4, padding=2),
         nn.ReLU(),
@@ -58,8 +57,7 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).reshape(3, 1, 1))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the distance of pairs of uint8 images [B, 3, H, W], each side at least SMALLEST, float64 [B]; 0 if
-        equal."""
+        """Return the distance of pairs of uint8 images [B, 3, H, W] (sides >= SMALLEST), float64 [B]; 0 if equal."""
         layers = zip(self.layers(first), self.layers(second), self.heads, strict=True)
         parts = [(head.reshape(-1, 1, 1) * (one - two).square()).sum(dim=1) for one, two, head in layers]
         return torch.stack([part.mean(dim=(1, 2)) for part in parts]).double().sum(dim=0)

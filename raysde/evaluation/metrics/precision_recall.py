@@ -8,8 +8,7 @@ BLOCK = 1024
 
 
 def find_covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """Return a mask bool [M] of the rows of ``others`` [M, D] inside a ball around a row of ``features`` [N, D], N
-    above k.
+    """Return a mask bool [M]: True for rows of ``others`` [M, D] in a ball around a row of ``features`` [N, D], N > k.
 
     Each ball reaches to the k-th nearest neighbour. Precision is the share of drawn images in the balls of real ones,
     recall the share of real images in the balls of drawn ones.

@@ -52,7 +52,7 @@ class SamplerSearch:
         write_table(self.out / "settings.csv", found)
         checkpoint.export_with_settings(
             Path(self.study.models[won.average]), self.out / "model", drawing
-        )  # ends the search
+        )  # written last: its presence marks the search as complete
         return found, drawing
 
 
@@ -112,7 +112,7 @@ def make_averaged_model(source: Path, out: Path, average: float | None, run: str
     elif Path(run).expanduser().is_dir():
         ema_snapshots.export_average(run, target, average)
     else:
-        raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {run!r} is none")
+        raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {run!r} is no folder")
     return str(target)
 
 

@@ -22,19 +22,19 @@ Values = dict[str, Any]
 RANGE = re.compile(r"(uniform|log|int)\(([^(),]+),([^(),]+)(?:,([^(),]+))?\)")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FIXED = {
-    "name": "is the trial's own",
-    "storage": "is the sweep's own",
-    "tracking": "is the sweep's own",
+    "name": "is set for each trial",
+    "storage": "is set by the sweep",
+    "tracking": "is set by the sweep",
     "seed": "also decides which rows are held out, so errors could not be compared",
-    "validation": "is what trials are compared by",
-    "data.path": "is what trials are compared on",
-    "data.stream": "does not shape the training",
+    "validation": "defines how trials are compared",
+    "data.path": "is the data that trials are compared on",
+    "data.stream": "does not change the training",
     "latent": "decides the units of errors, so they could not be compared",
-    "sampling": "does not shape the training",
-    "resources": "does not shape the training",
-    "log_every": "does not shape the training",
-    "checkpoint_every": "does not shape the training",
-    "keep_checkpoints": "does not shape the training",
+    "sampling": "does not change the training",
+    "resources": "does not change the training",
+    "log_every": "does not change the training",
+    "checkpoint_every": "does not change the training",
+    "keep_checkpoints": "does not change the training",
 }
 """Keys that cannot vary, and the reason."""
 CHECKED = 500
@@ -146,7 +146,7 @@ def _check_path(path: str) -> None:
     meanings = reference.list_meanings()
     if path not in meanings:
         hint = did_you_mean(path, meanings, meanings)
-        raise ValueError(f"the space names {path!r}, which no recipe has{hint}; `raysde config` lists all keys")
+        raise ValueError(f"the space names {path!r}, which is no key of a recipe{hint}; `raysde config` lists all keys")
     for fixed, reason in FIXED.items():
         if f"{path}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{path}."):
             raise ValueError(f"the space names {path!r}, but {fixed} {reason}")
@@ -206,7 +206,7 @@ def check_recipes(tree: Mapping[str, Any], space: Space, combinations: Sequence[
         try:
             loading.parse_recipe(vary_recipe(tree, space, values))
         except ValueError as error:
-            raise ValueError(f"the space holds {describe_values(values)}, which makes no recipe: {error}") from None
+            raise ValueError(f"the space holds {describe_values(values)}, which is no valid recipe: {error}") from None
 
 
 def format_value(value: Any) -> str:

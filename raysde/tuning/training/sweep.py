@@ -124,7 +124,7 @@ class Sweep:
 
     def _replay(self) -> None:
         for trial, report in self.ledger.reports:
-            # reports that were accepted may stop a trial now, if the scheduler is stricter than before
+            # a stricter scheduler than before may stop a trial at an old report
             if self._falls_behind(trial.number, report):
                 self.end(trial.number, "stopped")
 
