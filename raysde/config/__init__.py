@@ -1,4 +1,4 @@
-"""The recipe: its sections, how it is read, and the reference of all keys."""
+"""The recipe: its sections, its parser, and the reference of all keys."""
 
 from typing import TYPE_CHECKING
 

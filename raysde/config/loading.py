@@ -38,7 +38,7 @@ OFF = {
 
 
 def parse_recipe(tree: Any) -> RunConfig:
-    """Validates a nested mapping.
+    """Validate a nested mapping as a recipe.
 
     Raises:
         ValueError: one sentence that names the first key at fault.
@@ -50,7 +50,7 @@ def parse_recipe(tree: Any) -> RunConfig:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a YAML recipe and applies ``a.b=value`` overrides, whose values are YAML.
+    """Read a YAML recipe and apply ``a.b=value`` overrides, whose values are YAML.
 
     Raises:
         ValueError: if the file cannot be read, is not a mapping, or the result is no valid recipe.
@@ -79,7 +79,7 @@ def merge_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _has_value(tree: Any, path: Sequence[str], value: Any) -> bool:
-    """Return True if a path of a tree has the value that it was given."""
+    """Return True if the path of a tree has this value."""
     for key in path:
         if not isinstance(tree, dict) or key not in tree:
             return False
@@ -88,10 +88,10 @@ def _has_value(tree: Any, path: Sequence[str], value: Any) -> bool:
 
 
 def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Args:
-        what: it is called in errors.
+        what: kind of the file in errors, such as "recipe".
 
     Raises:
         ValueError: if the file cannot be read, a key is in it twice, or it holds something else.
@@ -109,30 +109,30 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
-    """A recipe as :func:`load_recipe` reads it."""
+    """Return a recipe's tree as YAML for :func:`load_recipe`."""
     return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120)
 
 
 def assign_paths(tree: dict[str, Any], assignments: Sequence[tuple[list[str], Any]]) -> None:
-    """Sets dotted paths of a recipe, in any order."""
-    # a new kind or preset clears its node, so it goes before the keys of that node
+    """Set dotted paths of a recipe; their order has no effect."""
+    # a new kind or preset clears its node, so it is set before the keys of that node
     for keys, value in sorted(assignments, key=lambda given: _assignment_rank(given[0])):
         set_path(tree, keys, value)
     for keys, value in assignments:
-        # a preset that cleared a kind given beside it must still agree with it
+        # restore a kind that a preset given beside it has cleared, so that the two are compared
         if keys == ["network", "kind"] and isinstance(tree["network"], dict):
             tree["network"].setdefault("kind", value)
     for node, default in (("sde", "vp"), ("network", "unet")):
-        # keys of a node that the recipe leaves to its default are those of the default kind
+        # without a kind, the keys of a node belong to the default kind
         if isinstance(tree.get(node), dict) and not tree[node].get("preset"):
             tree[node].setdefault("kind", default)
 
 
 def parse_assignment(override: str) -> tuple[list[str], Any]:
-    """The path and the value of ``a.b=value``.
+    """Return the path and the value of ``a.b=value``.
 
     Raises:
-        ValueError: if it does not read so, or the value is not YAML.
+        ValueError: if the text has another form, or the value is not YAML.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -141,7 +141,7 @@ def parse_assignment(override: str) -> tuple[list[str], Any]:
 
 
 def format_override(value: Any) -> str:
-    """Return a value of JSON as an override takes it, in a line; YAML has its own form of 1e-05."""
+    """Return a JSON value in the form of an override, in one line; YAML writes 1e-05 as 1.0e-05."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{format_override(key)}: {format_override(one)}' for key, one in value.items())}}}"
     if isinstance(value, list):
@@ -151,15 +151,15 @@ def format_override(value: Any) -> str:
 
 
 def _assignment_rank(path: Sequence[str]) -> int:
-    """0 for a kind, 1 for a preset, which both say what the other keys of their node mean; 2 for those."""
+    """Return the order of assignment: kinds (0) and presets (1) come before the other keys of their node (2)."""
     return 0 if path[-1] == "kind" else 1 if list(path) == ["network", "preset"] else 2
 
 
 def set_path(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Sets a dotted path.
+    """Set a dotted path.
 
-    A new ``kind`` replaces its whole node, since the old kind's keys mean nothing to it, and so does a new ``preset``;
-    one of the ways to give the length makes the others null, since a recipe has exactly one.
+    A new ``kind`` or ``preset`` replaces its whole node, since the old keys have no meaning for it. Setting one unit of
+    ``train.length`` makes the others null, since a recipe has exactly one.
     """
     for key in path[:-1]:
         node = tree.get(key)

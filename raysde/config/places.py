@@ -1,6 +1,6 @@
-"""The places that a recipe names, made to mean the same in every process.
+"""Paths and URIs of a recipe, made absolute, so that they mean the same in every process.
 
-A relative path means a folder below the one in which the command was given. A worker may run in another one.
+A relative path starts from the folder in which the command was given; a worker may run in another folder.
 """
 
 import copy
@@ -17,16 +17,16 @@ PLACES = {
     "latent.vae": resolve_folder_or_name,
     "tracking.uri": resolve_database,
 }
-"""Keys of a recipe that hold a place, and how each is made absolute. A factory is found through Python's own path."""
+"""Keys of a recipe that hold a path, and the function that makes each absolute; factories follow Python's own path."""
 
 
 def resolve_place(key: str, value: Any) -> Any:
-    """Return the value of a key as it reads in every process; other values than places stay as they are."""
+    """Return the value of a key with its path made absolute; other values are unchanged."""
     return PLACES[key](value) if key in PLACES and isinstance(value, str) else value
 
 
 def resolve_places_in_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's tree in which every place is absolute."""
+    """Return a recipe's tree in which every path is absolute."""
     changed = copy.deepcopy(dict(tree))
     for key in PLACES:
         *parents, name = key.split(".")
@@ -39,5 +39,5 @@ def resolve_places_in_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_places(config: RunConfig) -> RunConfig:
-    """Return a recipe in which every place is absolute."""
+    """Return a recipe in which every path is absolute."""
     return parse_recipe(resolve_places_in_tree(config.model_dump(mode="json")))

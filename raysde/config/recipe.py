@@ -1,7 +1,7 @@
-"""The recipe as an object: every key, its default, and what must hold between keys.
+"""The recipe as an object: every key, its default, and the constraints between keys.
 
 The same dotted paths serve the command line (``sde.beta_max=10``), MLflow's params and the checkpoint. The node of a
-stateless thing is the thing itself: ``sde: {kind: ve, sigma_max: 20}`` is the VE object.
+stateless object is the object itself: ``sde: {kind: ve, sigma_max: 20}`` is the VE object.
 """
 
 from collections.abc import Mapping
@@ -37,34 +37,32 @@ TextField = Annotated[ScratchText | PretrainedText | AutoText | ExternalText, Fi
 
 
 class RunConfig(Node):
-    """A whole recipe."""
+    """A complete recipe."""
 
     name: Name = Field(description="the run's identity: submitting it again resumes it")
-    seed: Seed = Field(0, description="of weights, data order, noise, times and condition dropout")
+    seed: Seed = Field(0, description="seed of weights, data order, noise, times and condition dropout")
     storage: str = Field("~/raysde/runs", description="folder or URI for runs and checkpoints, reached by every worker")
-    data: Data = Field(description="what is trained on")
-    sde: SDEField = Field(
-        VP(), description="the forward process: vp, sub_vp, ve, edm, flow, or external for one of yours"
-    )
+    data: Data = Field(description="the training data")
+    sde: SDEField = Field(VP(), description="the forward process: vp, sub_vp, ve, edm, flow, or external for your own")
     network: NetworkField = Field(
         UNetConfig(),
-        description="the score network: unet, ncsnpp, dit, diffusers for a class of it, or external for one of yours",
+        description="the score network: unet, ncsnpp, dit, diffusers for one of its classes, or external for your own",
     )
     target: Target = Field("v", description="what the network predicts: noise, score, x0, v, flow or edm")
     preconditioning: Preconditioning = Field(
-        Preconditioning(), description="what stands between x_t, t, the network and the target"
+        Preconditioning(), description="scaling of the network's inputs and output"
     )
     text: TextField | None = Field(
         None,
-        description="caption encoder: scratch, pretrained, external for one of yours, or auto, which takes the encoder "
+        description="caption encoder: scratch, pretrained, external for your own, or auto, which takes the encoder "
         "that `raysde precompute` ran over the data and otherwise scratch; null for no captions",
     )
     class_conditional: bool = Field(False, description="tell the network the class label")
-    latent: Latent | None = Field(None, description="autoencoder to train in the latents of; null for pixels")
-    train: Train = Field(Train(), description="the loop")
+    latent: Latent | None = Field(None, description="autoencoder whose latents are trained on; null for pixels")
+    train: Train = Field(Train(), description="training loop")
     validation: Validation = Field(Validation(), description="loss on held-out rows, per bin of log-SNR")
     sampling: Sampling = Field(Sampling(), description="sample grids during training")
-    resources: Resources = Field(Resources(), description="workers and what each gets")
+    resources: Resources = Field(Resources(), description="workers and their resources")
     tracking: Tracking = Field(Tracking(), description="MLflow")
     log_every: PositiveInt = Field(50, description="steps between metrics")
     checkpoint_every: Count = Field(1000, description="steps between checkpoints; 0 for one at the end")
@@ -103,18 +101,18 @@ class RunConfig(Node):
             raise ValueError("validation.patience needs held-out rows: set validation.rows")
         if self.latent is not None:
             self._check_latent()
-        if not isinstance(self.sde, ExternalSDE):  # whose code is not imported for a look at a recipe
+        if not isinstance(self.sde, ExternalSDE):  # the user's own code is not imported to read a recipe
             Method(**self.sampling.settings).check(self.sde)
         conditional = self.text is not None or self.class_conditional
         if self.sampling.guidance != 1.0 and not conditional:
             raise ValueError("sampling.guidance needs captions or classes: set text or class_conditional")
         if self.sampling.guidance != 1.0 and self.train.condition_dropout in (0.0, 1.0):
-            raise ValueError("sampling.guidance needs both trained, with a condition and without: set a train."
+            raise ValueError("sampling.guidance needs training with and without conditions: set a train."
                              "condition_dropout between 0 and 1")  # fmt: skip
         return self
 
     def _check_latent(self) -> None:
-        """Latents are those of whole images as they are stored."""
+        """Check that no key changes pixels, since latents are precomputed from whole images."""
         data = self.data
         pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
         for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
@@ -123,26 +121,25 @@ class RunConfig(Node):
 
     @property
     def microbatch(self) -> int:
-        """Images of one forward pass."""
+        """The number of images in one forward pass."""
         return self.train.microbatch or self.train.batch // self.resources.most
 
     @property
     def trains_text(self) -> bool:
-        """Whether a text encoder is, or may be, trained with the network."""
+        """True if a text encoder is, or may be, trained with the network."""
         return self.text is not None and (not isinstance(self.text, PretrainedText) or self.text.trainable)
 
     @property
     def model_name(self) -> str:
-        """The name under which the model is registered."""
+        """The registered name of the model."""
         return self.tracking.register_as or self.name
 
     def flat(self) -> dict[str, Any]:
-        """Dotted paths to JSON values, as MLflow and the checkpoint keep them."""
+        """Return the recipe as dotted paths and JSON values, as stored in MLflow and the checkpoint."""
         return flatten(self.model_dump(mode="json"))
 
     def default(self, path: str) -> Any:
-        """The JSON value of a key that a recipe does not say, such as one from before there was the key; None if it has
-        none."""
+        """Return the default of a key as a JSON value, for recipes that are older than the key; None if it has none."""
         *parents, name = path.split(".")
         node: Any = self
         for parent in parents:
@@ -154,7 +151,7 @@ class RunConfig(Node):
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one with dotted keys; lists stay whole."""
+    """Return nested mappings as one with dotted keys; lists stay whole."""
     result: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:

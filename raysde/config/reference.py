@@ -1,4 +1,4 @@
-"""The recipe's keys as text, from the JSON schema of the definitions that check them."""
+"""The reference of the recipe's keys, from the JSON schema of the classes that validate them."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -23,10 +23,10 @@ class KeyEntry(NamedTuple):
     """A key, or a node of keys.
 
     Attributes:
-        path: dotted.
+        path: dotted path.
         type: values that the key takes; empty for a node.
-        default: "required", or "default" and the value as YAML writes it; "the default" for a node's kind that it has
-            by default, empty for its other kinds and for nodes.
+        default: "required", or "default" and the value as YAML; for the kind of a node, "the default" if it is, else
+            empty; empty for a node.
         meaning: the explanation.
     """
 
@@ -57,7 +57,7 @@ def list_keys() -> set[str]:
 
 @lru_cache(maxsize=1)
 def list_meanings() -> dict[str, str]:
-    """Return what each key of :func:`list_keys` means, and an empty text for each node."""
+    """Return the meaning of each key of :func:`list_keys`, and an empty text for each node."""
     found: dict[str, str] = {}
     for entry in list_entries():
         meaning = entry.meaning if entry.type else ""
@@ -67,13 +67,13 @@ def list_meanings() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def list_entries() -> tuple[KeyEntry, ...]:
-    """Return the keys and nodes of a recipe; a key of several kinds of a node occurs once for each."""
+    """Return the keys and nodes of a recipe; a key that several kinds of a node share occurs once for each."""
     schema = RunConfig.model_json_schema()
     return tuple(_list_node(schema, "", None, schema["$defs"]))
 
 
 def _list_node(node: Schema, prefix: str, given: Any, definitions: Schema) -> Iterator[KeyEntry]:
-    """Yield the keys of a node; their defaults are what ``given`` has, if the node itself has a default."""
+    """Yield the keys of a node, with the defaults of ``given`` if the node itself has a default."""
     known = given if isinstance(given, Mapping) else {}
     # a dataclass with a base lists its kind last
     for name, field in sorted(node["properties"].items(), key=lambda item: item[0] != "kind"):
@@ -107,7 +107,7 @@ def _list_variant(option: Schema, path: str, default: Any, definitions: Schema) 
 
 
 def _list_options(field: Schema, definitions: Schema) -> Iterator[Schema]:
-    """Yield what a value may be, without references and unions; the keys that every kind of a node has come first."""
+    """Yield the possible schemas of a value, without references and unions; keys shared by all kinds come first."""
     if "$ref" in field:
         yield from _list_options(definitions[field["$ref"].rpartition("/")[2]], definitions)
     elif union := field.get("anyOf") or field.get("oneOf"):

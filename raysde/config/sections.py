@@ -1,4 +1,4 @@
-"""The parts of a recipe: what each key means, and which values it takes."""
+"""The sections of a recipe: the meaning and the valid values of each key."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -43,13 +43,13 @@ LabelName = Annotated[str, BeforeValidator(class_name)]
 
 
 def _join_equal_sides(given: Any) -> Any:
-    """One number where both sides are equal, so that a recipe has one way to say a size; else (height, width)."""
+    """Return one number if both sides are equal, so that a size has one form, else (height, width)."""
     height, width = read_size(given)
     return height if height == width else (height, width)
 
 
 def _read_off(given: Any) -> Any:
-    """The word ``off``, which YAML reads as False."""
+    """Return the word ``off``, which YAML reads as False."""
     return "off" if given is False else given
 
 
@@ -62,7 +62,7 @@ ImageSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], BeforeValid
 
 
 def _union_tag(given: Any) -> str:
-    """The tag of a value in a union of names and code of the user's own."""
+    """Return the tag of a value in a union of names and the user's own code."""
     return "external" if isinstance(given, Mapping | External) else "name"
 
 
@@ -79,27 +79,27 @@ TimesField = Annotated[Uniform | LogNormal | UniformLogSnr | Importance, Field(d
 
 
 class Node(BaseModel):
-    """A part of the recipe: unknown keys are errors, values never change."""
+    """A part of the recipe: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Node):
-    """The data set, and how it is read."""
+    """The data set and its reading."""
 
     path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
     verify: Literal["hash", "schema"] = Field(
         "hash", description="check every shard's hash before a run, or only its size and schema"
     )
-    range: tuple[float, float] = Field((-1.0, 1.0), description="float values of black and white that the SDE sees")
+    range: tuple[float, float] = Field((-1.0, 1.0), description="values of black and white in the SDE's data range")
     std: Positive = Field(0.5, description="standard deviation of a pixel in that range; scales the network's input")
     image_size: ImageSize | None = Field(
-        None, description="size to train on, one number or [height, width]; null takes what the shards have"
+        None, description="training size in pixels, one number or [height, width]; null: the shards' size"
     )
-    crop: Crop = Field("center", description="where larger images are cut: center or random")
+    crop: Crop = Field("center", description="position of the crop of larger images: center or random")
     scale: tuple[Fraction, Fraction] = Field(
         (1.0, 1.0),
-        description="smallest and largest side of the random cut, of the largest that fits; it is resized to the size",
+        description="side of the random crop, as a share of the largest that fits: [smallest, largest]; then resized",
     )
     sigma_max_rows: Count = Field(
         0, description="take VE's sigma_max from the largest distance between this many images; 0 keeps sde.sigma_max"
@@ -107,21 +107,21 @@ class Data(Node):
     flip: bool = Field(False, description="mirror images at random")
     precomputed: Annotated[Literal["auto", "off", "require"], BeforeValidator(_read_off)] = Field(
         "auto",
-        description="embeddings of captions that `raysde precompute` made for a frozen text encoder: used if they are "
-        "there, never, or always",
+        description="caption embeddings that `raysde precompute` wrote for a frozen text encoder: use them if they "
+        "exist, never, or always",
     )
     shuffle_window: PositiveInt | None = Field(
         None,
-        description="rows that are shuffled together, in whole row groups, which are shuffled across all shards first; "
-        "null takes about 256 MB of encoded images",
+        description="shuffle buffer in rows, in whole row groups, which are shuffled across all shards first; "
+        "null: about 256 MB of encoded images",
     )
     stream: Literal["ray", "worker"] = Field(
         "ray",
-        description="who reads and decodes: ray for Ray Data's tasks anywhere in the cluster, worker for each worker "
-        "itself, which starts sooner and does for small images; rows and weights are the same",
+        description="process that reads and decodes: ray for Ray Data's tasks anywhere in the cluster, worker for the "
+        "training worker, which starts sooner and suffices for small images; rows and weights are the same",
     )
-    block_megabytes: Positive = Field(128.0, description="size of the blocks that Ray Data makes, in decoded images")
-    block_steps: PositiveInt = Field(64, description="most steps in one block")
+    block_megabytes: Positive = Field(128.0, description="size of Ray Data's blocks in MB of decoded images")
+    block_steps: PositiveInt = Field(64, description="largest number of steps in one block")
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -141,7 +141,7 @@ class Latent(Node):
 
 
 class Length(Node):
-    """How long to train, in exactly one unit."""
+    """The length of a run, in exactly one unit."""
 
     steps: PositiveInt | None = Field(None, description="length of the run in optimiser steps")
     epochs: Positive | None = Field(None, description="... or in passes over the data")
@@ -155,7 +155,7 @@ class Length(Node):
         return self
 
     def in_steps(self, batch: int, rows: int) -> int:
-        """The number of optimiser steps, at least one."""
+        """Return the number of optimizer steps, at least one."""
         if self.steps is not None:
             return self.steps
         images = self.images if self.images is not None else (self.epochs or 0.0) * rows
@@ -165,14 +165,14 @@ class Length(Node):
 class EmaSection(Node):
     """The moving average of the weights."""
 
-    half_life: Positive = Field(500_000, description="images after which half of an old weight is forgotten")
+    half_life: Positive = Field(500_000, description="images after which an old weight counts half")
     rampup: Annotated[float, Field(ge=0.0)] = Field(
-        0.05, description="the half-life is at most this share of the images seen; 0 turns that off"
+        0.05, description="the half-life is at most this share of the images seen; 0: no limit"
     )
     profiles: tuple[float, ...] = Field(
         (),
-        description="relative stds of further averages, kept so that `raysde ema` can make one of any length after "
-        "training; [0.05, 0.10] does well; empty for none",
+        description="relative stds of further averages, from which `raysde ema` computes one of any length after "
+        "training, such as [0.05, 0.10]; empty for none",
     )
     snapshots_every: Count = Field(
         0, description="steps between snapshots of those averages; 0 for one with each checkpoint only"
@@ -190,30 +190,30 @@ class EmaSection(Node):
 
 
 class Train(Node):
-    """The loop."""
+    """The training loop."""
 
     length: Length = Field(Length(epochs=100), description="length of the run")
-    batch: PositiveInt = Field(128, description="images of a global batch, over all workers and accumulation")
+    batch: PositiveInt = Field(128, description="images in a global batch, over all workers and accumulation")
     microbatch: PositiveInt | None = Field(
         None,
-        description="images of one forward pass; null: one for each worker; what is left over is accumulated",
+        description="images in one forward pass; null: one pass for each worker; further passes are accumulated",
     )
     optimizer: OptimizerField = Field(
         "adamw",
         description="adamw, or muon: orthogonalised momentum for matrices and convolutions of the network, AdamW for "
-        "the rest; or external for one of yours",
+        "the rest; or external for your own",
     )
-    lr: Positive = Field(2e-4, description="learning rate; what suits adamw suits muon")
+    lr: Positive = Field(2e-4, description="learning rate; a good value for adamw is also one for muon")
     text_lr: Positive | None = Field(
         None, description="learning rate of a text encoder that is trained, with lr's warm-up and decay; null for lr"
     )
-    betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="AdamW's moment decays")
+    betas: tuple[BelowOne, BelowOne] = Field((0.9, 0.999), description="decay rates of AdamW's two moments")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="weight decay, as AdamW's")
     warmup: Count = Field(500, description="updates over which the learning rate rises from zero")
     decay: DecayField = Field(
         "constant",
-        description="what the learning rate does after that: constant, cosine to zero at the end, or external "
-        "for a schedule of yours",
+        description="learning rate after the warm-up: constant, cosine to zero at the end, or external for your "
+        "own schedule",
     )
     clip: Annotated[float, Field(ge=0.0)] = Field(1.0, description="largest gradient norm; 0 for none")
     precision: Precision = Field(
@@ -224,20 +224,18 @@ class Train(Node):
     )
     weighting: WeightingField = Field(
         "sigma2",
-        description=f"of the loss over t: {explain_choices(WEIGHTINGS)}, or external for a loss of yours",
+        description=f"weighting of the loss over t: {explain_choices(WEIGHTINGS)}, or external for your own loss",
     )
     min_snr_gamma: Positive = Field(5.0, description="gamma of the min_snr weighting")
-    reduction: Reduction = Field("mean", description=f"of an image's loss: {explain_choices(REDUCTIONS)}")
+    reduction: Reduction = Field("mean", description=f"reduction of an image's loss: {explain_choices(REDUCTIONS)}")
     uncertainty: Literal["none", "learned"] = Field(
-        "none", description="learned: divide the loss by its variance at each noise level, learned on the way"
+        "none", description="learned: divide the loss by its variance at each noise level, learned in training"
     )
     times: TimesField | None = Field(
-        None, description="where training looks: null takes lognormal for the EDM SDE and uniform for the others"
+        None, description="sampling of training times; null: lognormal for the EDM SDE and uniform for the others"
     )
     condition_dropout: Fraction = Field(0.1, description="share of captions and labels dropped, so that guidance works")
-    ema: EmaSection = Field(
-        EmaSection(), description="moving average of the weights, which is what samples are drawn from"
-    )
+    ema: EmaSection = Field(EmaSection(), description="moving average of the weights, which samples are drawn from")
 
     @model_validator(mode="after")
     def _betas(self) -> Self:
@@ -251,8 +249,8 @@ class Validation(Node):
 
     rows: Count | None = Field(
         None,
-        description="rows to validate on, from the data set's own validation split, or held out of training at random "
-        "if it has none; null takes up to 2048 of the split; 0 for no validation",
+        description="validation rows, from the data set's validation split, or held out of training at random if it "
+        "has none; null: up to 2048 of the split; 0 for no validation",
     )
     every: Count = Field(500, description="steps between validations")
     patience: Count = Field(0, description="validations without improvement after which training stops; 0 for never")
@@ -282,7 +280,7 @@ class Grids(Node):
 if TYPE_CHECKING:
     Sampling = Grids
 else:
-    # with a key for each setting of a method
+    # adds a key for each setting of a sampler
     Sampling = create_model(
         "Sampling",
         __base__=Grids,
@@ -293,14 +291,14 @@ else:
 
 
 class Resources(Node):
-    """Workers and what each gets."""
+    """Workers and their resources."""
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
-        1, description="training workers; [least, most] trains with as many as the cluster has at the time"
+        1, description="training workers; [least, most]: as many as the cluster has room for"
     )
     gpu: bool | None = Field(None, description="one GPU for each worker; null uses GPUs if the cluster has any")
     cpus_per_worker: PositiveInt | None = Field(
-        None, description="CPUs (and torch threads) of a worker; null shares the CPUs out, on a GPU 4 at most"
+        None, description="CPUs (and torch threads) of a worker; null: an equal share, at most 4 with a GPU"
     )
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp",
@@ -309,12 +307,10 @@ class Resources(Node):
     )
     max_failures: Count = Field(
         3,
-        description="restarts, after an error or the death of a worker or of the controller, before the run fails",
+        description="restarts after a failed worker or controller before the run fails",
     )
 
-    resize_every: Positive = Field(
-        60.0, description="seconds between looks whether an elastic run can have more workers"
-    )
+    resize_every: Positive = Field(60.0, description="seconds between checks if an elastic run can have more workers")
 
     @property
     def least(self) -> int:
@@ -334,7 +330,7 @@ class Resources(Node):
 
 
 class Tracking(Node):
-    """Where metrics and models go."""
+    """MLflow: server, experiment and registered model."""
 
     uri: str | None = Field(
         None,

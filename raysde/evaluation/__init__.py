@@ -1,1 +1,1 @@
-"""What a model's images are worth: features, statistics that can be merged, figures with intervals."""
+"""Evaluation of a model's images: feature networks, mergeable statistics, metrics with confidence intervals."""

@@ -1,4 +1,4 @@
-"""What is measured of a stretch of images: merged in any order, the whole is the same whoever measured which part."""
+"""Measurements of a range of images; merged in any order they are the same, whichever process measured which range."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MeasuredRange:
-    """Measured values of the images first, first + 1, ..., by name, each [N, ...]."""
+    """Measured values of the images ``first``, ``first + 1``, ..., by name, each [N, ...]."""
 
     first: int
     values: dict[str, Tensor]
@@ -20,7 +20,7 @@ class MeasuredRange:
 
 
 def merge_parts(parts: Iterable[MeasuredRange]) -> dict[str, Tensor]:
-    """The values of all images in the order of their numbers; the parts must cover them once from 0."""
+    """Return the values of the images 0 to N - 1 by name, each [N, ...]; parts in any order must cover them once."""
     found = sorted(parts, key=lambda part: part.first)
     ends = [part.first + part.count for part in found]
     assert [part.first for part in found] == [0, *ends[:-1]], "parts are missing, or given twice"

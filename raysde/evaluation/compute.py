@@ -1,4 +1,4 @@
-"""Figures of drawn images from what was measured of them."""
+"""Metrics of drawn images, computed from their measurements."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +20,13 @@ from raysde.evaluation.real import KEPT, Reference
 
 @dataclass(frozen=True)
 class Measured:
-    """What figures are computed from.
+    """Measurements from which metrics are computed.
 
     Attributes:
-        features: of the drawn images, [N, D].
-        logits: of the drawn images, [N, K], if the network gives them.
-        reference: of the real images.
-        seed: of the images and of random choices.
+        features: features of the drawn images, [N, D].
+        logits: logits of the drawn images, [N, K]; None if the network has none.
+        reference: moments and features of the real images.
+        seed: seed of the images and of random choices.
         network: hash of the feature network.
     """
 
@@ -41,10 +41,10 @@ class Measured:
 
 
 def fid(found: Measured, *, allow_few: bool = False) -> Metric:
-    """The Fréchet inception distance.
+    """Compute the Fréchet inception distance.
 
     Raises:
-        ValueError: if there are too few images, unless that is allowed.
+        ValueError: if there are fewer than 2,048 images and ``allow_few`` is False.
     """
     drawn, real = frechet.Moments.of(found.features), found.reference.moments
     frechet.check_count(drawn.count, "drawn images", allow_few)
@@ -60,7 +60,7 @@ def fid(found: Measured, *, allow_few: bool = False) -> Metric:
 
 
 def kid(found: Measured) -> Metric:
-    """The kernel inception distance."""
+    """Compute the kernel inception distance."""
     real, drawn = found.reference.features, found.features[:KEPT]
     given = kernel_discrepancy(real, drawn, found.generator(2))
     method = f"as torchmetrics, 100 subsets of {given.size}; interval by the jackknife over images, and over subsets"
@@ -70,7 +70,7 @@ def kid(found: Measured) -> Metric:
 
 
 def compute_inception_score(found: Measured) -> Metric:
-    """The inception score, of a network with logits."""
+    """Compute the inception score; the feature network must give logits."""
     assert found.logits is not None
     value, own = inception_score(found.logits, found.generator(3))
     influence = Influence({"drawn": own}, {"drawn": len(own)})
@@ -79,13 +79,13 @@ def compute_inception_score(found: Measured) -> Metric:
 
 
 def precision(found: Measured) -> Metric:
-    """The share of drawn images that lie among real ones."""
+    """Compute precision: the share of drawn images that lie among real ones."""
     drawn, real = _equal_counts(found)
     return _make_proportion(found, "precision", find_covered(real, drawn), "drawn", len(real))
 
 
 def recall(found: Measured) -> Metric:
-    """The share of real images that lie among drawn ones."""
+    """Compute recall: the share of real images that lie among drawn ones."""
     drawn, real = _equal_counts(found)
     return _make_proportion(found, "recall", find_covered(drawn, real), "real", len(real))
 
@@ -94,7 +94,7 @@ FEATURE_METRICS = {"kid": kid, "is": compute_inception_score, "precision": preci
 
 
 def _equal_counts(found: Measured) -> tuple[Tensor, Tensor]:
-    """As many drawn as real features: the balls shrink with their number."""
+    """Return equally many drawn and real features, [N, D] each: the balls around them shrink with their number."""
     count = min(len(found.features), len(found.reference.features))
     return found.features[:count], found.reference.features[:count]
 
@@ -116,7 +116,7 @@ def _make_metric(
 
 
 def accuracy(read: Tensor, asked: Tensor, judge: Judge, seed: int) -> Metric:
-    """The share of drawn images that the judge reads as the class [N] they were drawn for."""
+    """Compute the share of drawn images whose class ``read`` [N] by the judge equals the ``asked`` class [N]."""
     right = read == asked
     hits, count = int(right.sum()), len(read)
     influence = Influence({"drawn": right.double()}, {"drawn": count})

@@ -1,4 +1,4 @@
-"""An evaluation from start to end; what it measures is measured in this process, or wherever it is told."""
+"""An evaluation from start to end; its measurements run in this process, or on the workers of a :data:`Measure`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,32 +33,32 @@ from raysde.models.sampling_defaults import GUIDED, describe_overrides, resolve_
 from raysde.sampling.likelihood import TOLERANCE
 
 FEATURES = ("fid", *compute.FEATURE_METRICS)
-"""Metrics of a feature network."""
+"""Metrics computed from the features of a network."""
 METRICS = (*FEATURES, "accuracy", *held_out.METRICS)
 LEAST = {**dict.fromkeys(FEATURES, 4), "is": 2 * SPLITS}
-"""Images that metrics need."""
+"""Smallest number of images that a metric can be computed from."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be measured.
+    """The metrics to measure and their settings.
 
     Attributes:
-        metrics: of METRICS.
-        samples: images to draw.
-        seed: of the images and of every random choice.
-        split: whose rows are the real images.
-        reference: how many random ones of them, None for all.
-        rows: held-out rows for the metrics of them.
-        t: time to which these are noised for the denoised ones.
-        allow_few: whether FID may be computed from fewer than 2,048 images.
-        settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on; the
-            model's own where they say nothing, and those of `raysde sample` where it has none.
+        metrics: names from METRICS.
+        samples: number of images to draw.
+        seed: seed of the images and of every random choice.
+        split: split that the real images are taken from.
+        reference: number of real images, chosen at random; None for all of the split.
+        rows: number of held-out rows for the metrics of HeldOut.
+        t: time in (0, 1] to which held-out rows are noised for the denoised metrics.
+        allow_few: compute FID even from fewer than 2,048 images.
+        settings: keyword arguments of the model's ``sample``: guidance, solver, steps, batch_size and so on. Settings
+            that are not given default to the model's own, then to the defaults of `raysde sample`.
         lpips: weights of LPIPS' network: alexnet for the published ones, or a file.
-        rtol, atol: of the solver of bpd.
+        rtol, atol: tolerances of the ODE solver of bpd.
 
     Raises:
-        ValueError: naming what is wrong.
+        ValueError: naming the setting that is wrong.
     """
 
     metrics: tuple[str, ...]
@@ -91,7 +91,7 @@ class Question:
             self.enough("real images", self.reference)
 
     def enough(self, what: str, count: int) -> None:
-        """Guards the number of images.
+        """Check that ``count`` images, called ``what`` in the error, are enough for every metric.
 
         Raises:
             ValueError: naming the metric that needs more.
@@ -104,39 +104,39 @@ class Question:
 
     @property
     def compares(self) -> bool:
-        """Whether a feature network is needed."""
+        """True if a metric needs a feature network."""
         return bool(set(self.metrics) & set(FEATURES))
 
     @property
     def perceives(self) -> bool:
-        """Whether LPIPS is needed."""
+        """True if a metric needs LPIPS."""
         return any(name.endswith("lpips") for name in self.metrics)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Figures, and what they are of."""
+    """Metrics, and a description of the model, data and settings they belong to."""
 
     figures: list[Metric]
     about: dict[str, Any]
 
     def dump(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the answer as JSON values."""
         return {**self.about, "figures": [figure.entry() for figure in self.figures]}
 
 
 def shape_of(model: Model) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that a model draws."""
+    """Return (channels, height, width) of the images that a model draws."""
     return model.spec.image if model.spec.latent is None else model.spec.latent.pixels
 
 
 def choose_network(
     reader: Reader, model: Model, features: str, cache: Path, *, allow_code: bool, told: StageProgress | None = None
 ) -> FeatureNetwork:
-    """The feature network called ``features``: the judge of the data, or as :func:`open_network` knows it.
+    """Return the feature network called ``features``: "judge" for the judge of the data, else see :func:`open_network`.
 
     Raises:
-        ValueError: if there is no such network, or it names code that is not allowed.
+        ValueError: if there is no such network, or it names code and ``allow_code`` is False.
     """
     if features != "judge":
         return open_network(features, allow_code=allow_code, device=model.device)
@@ -157,15 +157,15 @@ def evaluate(
     guide: Model | None = None,
     autoguidance: float | None = None,
 ) -> Answer:
-    """Draws images, measures them beside real ones, and gives the figures asked for.
+    """Draw images, compare them with real ones, and return the metrics asked for.
 
     Args:
         data: folder or URI of shards.
-        open_features: makes the feature network, for the metrics that need one.
-        cache: folder for reference statistics and judges, which later evaluations find there.
-        told: called with what is being done, how much of it is done and of how much.
-        measure: who measures; the figures are the same.
-        guide, autoguidance: a smaller or younger model that drawn images are led away from, and how far, see
+        open_features: function that opens the feature network, for the metrics that need one.
+        cache: folder of reference statistics and judges, which later evaluations reuse.
+        told: progress callback, called with the name of the stage, the amount done and the total.
+        measure: function that measures, here or on workers; the metrics are the same.
+        guide, autoguidance: smaller or less trained model that drawn images are led away from, and the scale, see
             ``autoguide`` and ``autoguidance`` of the model's ``sample``.
 
     Raises:
@@ -210,7 +210,7 @@ def evaluate(
 def describe_question(
     data: str, fingerprint: str, shape: tuple[int, int], question: Question, network: FeatureNetwork | None
 ) -> dict[str, Any]:
-    """Return what an answer says of its question: data, images, features and the versions that measured."""
+    """Return the report's description of a question: data, images, features and versions of the programs."""
     return {
         "data": {"path": data, "fingerprint": fingerprint, "split": question.split, "shape": list(shape)},
         "sampling": {"samples": question.samples, "seed": question.seed},
@@ -222,7 +222,7 @@ def describe_question(
 
 
 def choose_conditions(model: Model, reader: Reader, question: Question) -> ImageConditions:
-    """The conditions of the images to draw, once it is sure that model, data and metrics go together.
+    """Return the conditions of the images to draw, after checking that model, data and metrics fit together.
 
     Raises:
         ValueError: if they do not.
@@ -238,7 +238,7 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
         names=model.spec.class_names,
     )
     if "accuracy" in question.metrics and not conditions.labels:
-        raise ValueError("accuracy: the model is told neither labels nor captions of labelled images")
+        raise ValueError("accuracy: needs a model with labels, or with captions of labelled images")
     if question.compares:
         question.enough("real images", len(select_rows(manifest, question.split, question.reference)))
     if any(name in held_out.METRICS for name in question.metrics):
@@ -247,10 +247,10 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
 
 
 def probe_network(network: FeatureNetwork, image: tuple[int, int, int], question: Question) -> None:
-    """Shows the network two black images, so that what does not fit is found before any is drawn.
+    """Run the network on two black images (C, H, W), so that a mismatch is found before any image is drawn.
 
     Raises:
-        ValueError: if the channels do not fit, it gives no features, or no logits where the metrics need them.
+        ValueError: if the channels do not fit, or the network gives no features, or no logits and a metric needs them.
     """
     try:
         _, logits = network(torch.zeros(2, *image, dtype=torch.uint8))
@@ -258,13 +258,13 @@ def probe_network(network: FeatureNetwork, image: tuple[int, int, int], question
         size, said = " x ".join(str(side) for side in image), str(error).strip().split("\n")[-1]
         raise ValueError(f"the feature network {network.name} cannot take images of {size}: {said}") from error
     if "is" in question.metrics and logits is None:
-        raise ValueError(f"is: {network.name} gives features alone, and the inception score needs logits of classes")
+        raise ValueError(f"is: the inception score needs class logits, and {network.name} gives features alone")
 
 
 def open_held_out(
     model: Model, reader: Reader, question: Question, settings: dict[str, Any], lpips: Perceptual | None
 ) -> HeldOut | None:
-    """The held-out rows, if a metric is of them."""
+    """Return the held-out rows, or None if no metric needs them."""
     if not any(name in held_out.METRICS for name in question.metrics):
         return None
     rows, shape = held_out.choose_unseen_rows(reader, question.rows), shape_of(model)[1:]
@@ -277,7 +277,7 @@ def open_held_out(
 def measure_held_out(
     bench: Bench, question: Question, measure: Measure, told: StageProgress | None
 ) -> dict[str, Tensor]:
-    """What the metrics of held-out rows measure, of each row."""
+    """Return the measurements of the held-out rows by metric, each [N]."""
     if bench.held is None:
         return {}
     found: dict[str, Tensor] = {}
@@ -295,7 +295,7 @@ def compute_figures(
     judge: Judge | None,
     lpips: Perceptual | None,
 ) -> list[Metric]:
-    """The figures of what was measured, in the order asked for."""
+    """Compute the metrics from measurements by name, each [N, ...], in the order asked for."""
     made, seed = [], question.seed
     for name in dict.fromkeys(question.metrics):
         if name == "accuracy":
@@ -320,7 +320,7 @@ def _name_stage(told: StageProgress | None, what: str) -> Callable[[float, float
 
 
 def format_figures(found: Sequence[Metric]) -> str:
-    """Figures as lines for people."""
+    """Format metrics as a table for the terminal."""
     lines = [f"{'':15} {'value':>10}   {'95% interval':23} {'better':7} {'images':>7} {'real':>7}  seed  network"]
     for each in found:
         interval = f"[{each.low:.5g}, {each.high:.5g}]"

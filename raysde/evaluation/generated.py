@@ -1,4 +1,4 @@
-"""What is measured of drawn images: image i of a seed is the same image whoever draws it, beside whichever others."""
+"""Measurements of drawn images; image i of a seed does not depend on the batch or the worker that draws it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from raysde.io.hashing import model_hash
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws images by their numbers and measures them.
+    """A model that draws images by their numbers and measures them.
 
     Attributes:
-        conditions: what each is drawn for.
-        seed: of all images.
+        conditions: prompts and labels of the images.
+        seed: seed of all images.
         settings: further keyword arguments of the model's ``sample``: guidance, autoguide, solver, steps and so on.
-        network, judge: what they are measured by.
+        network, judge: feature network and classifier that measure the images.
     """
 
     model: Model
@@ -33,13 +33,13 @@ class Drawer:
     judge: Judge | None = None
 
     def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
-        """uint8 [count, C, H, W]: the images ``first`` and on."""
+        """Draw ``count`` images from number ``first`` on, uint8 [count, C, H, W]."""
         asked = self.conditions.drawing(range(first, first + count))
         drawn = self.model.sample(n=count, seed=self.seed, first=first, progress=told, **asked, **self.settings)  # type: ignore[arg-type]
         return drawn.images
 
     def part(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> MeasuredRange:
-        """Features, logits, the judge's reading and the class asked for, of the images ``first`` and on."""
+        """Draw ``count`` images from number ``first`` on and return their features, logits, read and asked classes."""
         images, values = self.images(first, count, told), {}
         if self.network is not None:
             values["features"], logits = self.network(images)
@@ -54,7 +54,7 @@ class Drawer:
 def describe_guide(
     model: Model, guide: Model | None, autoguidance: float | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a report says of a guide: its hash, and how far images are led away from it if conditions lead them too.
+    """Return a guide's entries in the report: its hash, and its scale if conditions guide the images too.
 
     Raises:
         ValueError: if the guide does not fit the model, or has no effect.

@@ -1,4 +1,4 @@
-"""What a model does to real images it has not seen: takes noise off them, fills them in, says how likely they are."""
+"""Metrics of held-out images: likelihood, and how well a model denoises and inpaints them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,25 +25,25 @@ from raysde.sampling.sampler import Samples, sample
 from raysde.sde import Score
 
 PART = 16
-"""Rows of a part, which share the noise of a likelihood's probes."""
+"""Rows of a part, which share the probe noise of the likelihood."""
 WINDOW = 11
-"""Pixels of SSIM's window (Wang et al. 2004)."""
+"""Side of SSIM's window in pixels (Wang et al. 2004)."""
 ROUNDING = 10.0 * np.log10(12.0 * 255.0**2).item()
-"""PSNR in dB of an image that differs by rounding alone, of variance 1/12: more cannot be told apart."""
+"""PSNR in dB of an image that differs by rounding alone, of variance 1/12: higher values cannot be told apart."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows and a model of them; result i depends on the seed, i and row i alone.
+    """Held-out rows and the model that is measured on them; result i depends on the seed, i and row i alone.
 
     Attributes:
-        rows: their numbers.
+        rows: row numbers, int64 [N].
         shape: (height, width) of the model's images.
-        t: time to which they are noised, 0 for data and 1 for noise.
-        metrics: of METRICS, those wanted.
+        t: time to which rows are noised, 0 for data and 1 for noise.
+        metrics: names from METRICS.
         settings: keyword arguments of the model's ``sample``.
-        lpips: for the metrics of it.
-        rtol, atol: of the solver of likelihoods.
+        lpips: distance of the LPIPS metrics; None if there are none.
+        rtol, atol: tolerances of the ODE solver of likelihoods.
     """
 
     model: Model
@@ -59,23 +59,24 @@ class HeldOut:
     atol: float = TOLERANCE
 
     def part(self, measure: str, first: int, count: int) -> MeasuredRange:
-        """One of MEASURES of the rows ``first`` and on."""
+        """Apply one of MEASURES to ``count`` rows from position ``first`` on."""
         columns = read_images(self.reader, self.rows[first : first + count], self.shape)
         return MeasuredRange(first, MEASURES[measure](self, columns, first))
 
     def model_arguments(self, columns: Columns) -> dict[str, Any]:
-        """What the model is told of rows: their captions, their labels, or nothing."""
+        """Return the conditions of these rows that the model takes: captions as ``prompts``, class numbers as
+        ``labels``."""
         taken, manifest = self.model.score_model.conditioner, self.reader.manifest
         prompts = columns.captions if taken.tokenizer is not None else None
         if not taken.classes:
             return {"prompts": prompts, "labels": None}
         numbers = match_classes(manifest.labels, manifest.path, taken.classes, self.model.spec.class_names)
-        # the last entry is of rows without a label, whose number is -1
+        # the appended entry is for rows without a label, whose number is -1
         return {"prompts": prompts, "labels": np.append(numbers, -1)[columns.labels].tolist()}
 
 
 def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: float) -> None:
-    """Finds what cannot be measured, before anything is.
+    """Check before measuring that the model and the data fit the metrics.
 
     Raises:
         ValueError: naming the metric, the data without held-out rows, or the time outside the SDE's domain.
@@ -94,7 +95,7 @@ def check_measurable(model: Model, reader: Reader, metrics: tuple[str, ...], t: 
 
 
 def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
-    """Row numbers of up to ``count`` rows that training never saw, chosen at random.
+    """Return up to ``count`` random row numbers, int64 [N], of the validation split, which training never saw.
 
     Raises:
         ValueError: if the data has no validation split.
@@ -105,7 +106,7 @@ def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
 
 
 def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """Upper bounds on -log2 P / D, each with one dequantisation and one probe."""
+    """Return upper bounds on -log2 P / D in bits per dimension, [N], each from one dequantisation and one probe."""
     seed = rng.key(held.seed, rng.EVALUATION, 4, first)
     images, told = to_image_tensor(columns), held.model_arguments(columns)
     found = held.model.bits_per_dim(images, seed=seed, repeats=1, rtol=held.rtol, atol=held.atol, **told)
@@ -113,7 +114,7 @@ def measure_likelihoods(held: HeldOut, columns: Columns, first: int) -> dict[str
 
 
 def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """PSNR, MSE, SSIM and LPIPS of images that were noised to ``t`` and drawn back by the solver."""
+    """Return PSNR, MSE, SSIM and LPIPS, each [N], of images that were noised to ``t`` and denoised by the solver."""
     model, images = held.model, to_image_tensor(columns)
     sde = model.sde
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(held.t, dtype=torch.float64)))
@@ -134,7 +135,8 @@ def measure_denoising(held: HeldOut, columns: Columns, first: int) -> dict[str, 
 
 
 def measure_inpainting(held: HeldOut, columns: Columns, first: int) -> dict[str, Tensor]:
-    """PSNR and MSE in the hole, SSIM and LPIPS of images whose middle quarter was taken away and drawn anew."""
+    """Return metrics, each [N], of images with an inpainted middle quarter: its PSNR and MSE, the whole's SSIM and
+    LPIPS."""
     images = to_image_tensor(columns)
     known = torch.ones(held.shape, dtype=torch.bool)
     top, left = held.shape[0] // 4, held.shape[1] // 4
@@ -149,7 +151,7 @@ def measure_inpainting(held: HeldOut, columns: Columns, first: int) -> dict[str,
 def compare_images(
     held: HeldOut, task: str, images: Tensor, truth: Tensor, place: tuple[Any, ...]
 ) -> dict[str, Tensor]:
-    """Metrics of pairs of images: PSNR and MSE in a region, SSIM and LPIPS of the whole image."""
+    """Return metrics of pairs of uint8 images [B, C, H, W], float64 [B]; PSNR and MSE see only the region ``place``."""
     found = {}
     if f"{task}_mse" in held.metrics:
         found[f"{task}_mse"] = mse(images[place], truth[place])
@@ -179,17 +181,17 @@ METRICS = {
     "inpainted_ssim": "inpainted",
     "inpainted_lpips": "inpainted",
 }
-"""Metrics, and the measure that each comes from."""
+"""Name of each metric, and the measure that it comes from."""
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """Of each pair of uint8 images [B, C, H, W], in dB, float64 [B]."""
+    """Return the peak signal-to-noise ratio in dB of each pair of uint8 images [B, C, H, W], float64 [B]."""
     found = peak_signal_noise_ratio(images.double(), truth.double(), data_range=255.0, reduction="none", dim=(1, 2, 3))
     return found.clamp(max=ROUNDING)
 
 
 def mse(images: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared difference of each pair of uint8 images [B, C, H, W], of pixels in [0, 1], float64 [B].
+    """Return the mean squared difference of each pair of uint8 images [B, C, H, W], with pixels in [0, 1], float64 [B].
 
     PSNR is -10 log10 of it.
     """
@@ -197,7 +199,7 @@ def mse(images: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
-    """Of each pair of uint8 images [B, C, H, W] of at least WINDOW pixels a side, float64 [B]."""
+    """Return the structural similarity of pairs of uint8 images [B, C, H, W] with sides from WINDOW on, float64 [B]."""
     found = structural_similarity_index_measure(images.double(), truth.double(), data_range=255.0, reduction="none")
     assert isinstance(found, Tensor)
     return found.reshape(len(images))
@@ -206,10 +208,10 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
 def average_metric(
     name: str, values: Tensor, seed: int, t: float, network: str = "", tolerances: tuple[float, float] | None = None
 ) -> Metric:
-    """The mean over rows [N], of a ``network`` of that hash if one looked at them.
+    """Return the mean over rows [N] with its interval; ``network`` is the hash of the network behind the values.
 
     Args:
-        tolerances: rtol and atol of likelihoods, if they are not the usual ones.
+        tolerances: rtol and atol of likelihoods, if they are not the defaults.
     """
     solved = f", to rtol={tolerances[0]:g} and atol={tolerances[1]:g}" if tolerances else ""
     method = {

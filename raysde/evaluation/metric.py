@@ -1,4 +1,4 @@
-"""One metric of one model with its confidence interval, and by how much one is better than another."""
+"""A metric of a model with its confidence interval, and the margin between two of them."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from raysde.io.invalid import first_mistake
 
 Better = Literal["lower", "higher"]
 METRIC = re.compile(r"(?=.{1,200}$)\w[\w.: -]*(/\w[\w.: -]*)*", re.ASCII)
-"""Names of metrics that MLflow takes in tags; slashes stand between parts of a name."""
+"""Metric names that MLflow accepts in tags; slashes separate the parts of a name."""
 PERCEPTUAL = ("denoised_lpips", "inpainted_lpips", "denoised_mse", "inpainted_mse")
 LOWER = ("fid", "kid", "lpips", *PERCEPTUAL, "bpd", "bits_per_dim", "nll", "mse", "denoising_error")
 PAIRED = ("denoised_psnr", "denoised_ssim", "inpainted_psnr", "inpainted_ssim")
@@ -21,18 +21,18 @@ HIGHER = ("inception_score", "is", "ssim", "psnr", *PAIRED, "precision", "recall
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a model is, with its interval of 95%.
+    """A measure of a model's quality with its 95% confidence interval.
 
     Attributes:
-        name: of the metric, such as fid; "metric" in JSON.
+        name: name of the metric, such as fid; "metric" in JSON.
         value, low, high: the estimate and its confidence interval.
         samples, seed: number of drawn images or held-out rows, and the seed of these and of every random choice.
-        features: hash of the network that looked at the images, if one did.
-        data: what they were compared with, if that is known: fingerprint, split, number and size of the real images.
-        overrides: settings that they were drawn by instead of the model's own; None if it drew by its own.
-        method: how the value and the interval were computed.
+        features: hash of the network that compared the images, if one did.
+        data: fingerprint, split, number and size of the real images, if they are known.
+        overrides: sampler settings used in place of the model's own; None if the model's own were used.
+        method: description of how the value and the interval were computed.
         reference: number of real images that the metric is measured against, 0 for none.
-        influence: how each image moves the metric, of a metric of drawn images; it is never written with the rest.
+        influence: influence of each image on a metric of drawn images; never written to JSON.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -55,7 +55,7 @@ class Metric:
             raise ValueError(
                 f"metric {self.name[:40]!r} must be of letters, digits, spaces and _ . - : / to be kept as a tag"
             )
-        if self.value < self.low or self.value > self.high:  # an interval from one row is NaN, and not refused
+        if self.value < self.low or self.value > self.high:  # the NaN interval of a single row passes
             raise ValueError(f"{self.name} {self.value} lies outside its interval [{self.low}, {self.high}]")
         if self.samples < 1:
             raise ValueError(f"{self.name} was measured on {self.samples} samples")
@@ -64,7 +64,7 @@ class Metric:
         return f"{self.name} {self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
     def entry(self) -> dict[str, Any]:
-        """Return the metric as an entry of a report of `raysde evaluate`, which says beside it what was compared."""
+        """Return the metric as an entry of a report of `raysde evaluate`, which describes the real images itself."""
         return {
             **{key: getattr(self, key) for key in ("name", "value", "low", "high", "samples", "method")},
             "best": choose_direction(self.name),
@@ -74,7 +74,7 @@ class Metric:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the metric as it is kept alone, in a tag of MLflow or a list of metrics; see :func:`parse_metric`."""
+        """Return the metric as JSON values that stand alone, for an MLflow tag or a list; see :func:`parse_metric`."""
         return {"metric": self.name, **{key: getattr(self, key) for key in KEPT}}
 
 
@@ -82,7 +82,7 @@ KEPT = ("value", "low", "high", "samples", "seed", "features", "data", "override
 
 
 def parse_metric(content: Any, where: str) -> Metric:
-    """Return the metric that :meth:`Metric.to_json` made JSON values of.
+    """Return the metric from the JSON values of :meth:`Metric.to_json`.
 
     Raises:
         ValueError: naming ``where`` and the field that is missing, unknown or out of range.
@@ -99,7 +99,7 @@ def parse_metric(content: Any, where: str) -> Metric:
 
 @dataclass(frozen=True)
 class Margin:
-    """By how much one metric is better than another, with its confidence interval; negative if it is worse."""
+    """The improvement of one metric over another, with its 95% confidence interval; negative if it is worse."""
 
     value: float
     low: float
@@ -110,30 +110,29 @@ class Margin:
 
 
 def choose_direction(metric: str, given: Better | None = None) -> Better:
-    """Return which of two values of a metric is the better one, the lower or the higher.
+    """Return "lower" or "higher", the better direction of a metric.
 
     Args:
-        given: for a metric whose name does not tell.
+        given: direction from the user, for a metric with an unknown name.
 
     Raises:
-        ValueError: if neither the name nor the user tells, or they contradict each other.
+        ValueError: if neither the name nor the user says, or they contradict each other.
     """
     known: Better | None = "lower" if metric in LOWER else "higher" if metric in HIGHER else None
     if known is None and given is None:
-        raise ValueError(f"whether a lower or a higher {metric} is better is not known: give --better")
+        raise ValueError(f"{metric}: it is not known if lower or higher is better; give --better")
     if known and given and known != given:
         raise ValueError(f"--better {given}: a {known} {metric} is better")
     return known or given  # type: ignore[return-value]
 
 
 def describe_mismatch(one: Metric, other: Metric) -> str | None:
-    """Return what forbids to compare two metrics, None if nothing does.
+    """Return the reason why two metrics cannot be compared, or None if they can.
 
-    FID and its kin depend on the number of samples, the feature network and the data. A model that drew by its own
-    settings is no match for one that was told others.
+    FID and similar metrics depend on the number of samples, the feature network, the data and the sampler settings.
     """
     names = {"name": "metric", "samples": "number of samples", "features": "feature network", "data": "data"}
-    names |= {"overrides": "choice of settings in place of the model's own"}
+    names |= {"overrides": "sampler settings in place of the model's own"}
     for what, name in names.items():
         first, second = getattr(one, what), getattr(other, what)
         if first != second:
@@ -142,11 +141,11 @@ def describe_mismatch(one: Metric, other: Metric) -> str | None:
 
 
 def compute_margin(one: Metric, other: Metric, better: Better) -> Margin:
-    """Return by how much ``one`` is better than ``other``.
+    """Return the improvement of ``one`` over ``other``.
 
-    The interval of a difference from the two intervals (Zou and Donner 2008, doi:10.1002/sim.3095, section 2), which
-    need not be symmetric; for independent normal estimates it is the exact one. Estimates that share their data go up
-    and down together, so that it is too wide for them rather than too narrow.
+    The interval of the difference comes from the two intervals (Zou and Donner 2008, doi:10.1002/sim.3095, section 2)
+    and need not be symmetric. It is exact for independent normal estimates. For estimates that share their data, which
+    rise and fall together, it is too wide rather than too narrow.
 
     Raises:
         ValueError: if the two cannot be compared.

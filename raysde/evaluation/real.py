@@ -1,4 +1,4 @@
-"""What is measured of real images, once: kept by the data's fingerprint, the rows and the feature network."""
+"""Measurements of real images, cached by the data's fingerprint, the rows and the feature network."""
 
 import hashlib
 import json
@@ -22,18 +22,18 @@ from raysde.io.filesystems import write_json
 
 FORMAT = 1
 KEPT = 10_000
-"""Features that are kept, for what compares image with image."""
+"""Number of features that are kept for the metrics that compare image with image."""
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """Which real images are meant, and what they are measured by.
+    """A choice of real images and the network that measures them.
 
     Attributes:
-        fingerprint: of the data.
-        split: whose rows.
-        count: random rows of them, None for all.
-        shape: (height, width) at which they are shown.
+        fingerprint: fingerprint of the data.
+        split: split that the rows are taken from.
+        count: number of random rows; None for all.
+        shape: (height, width) to which they are cropped and resized.
         network: hash of the feature network.
     """
 
@@ -45,14 +45,14 @@ class RealImages:
 
     @property
     def name(self) -> str:
-        """The stem of its files."""
+        """The file name in the cache, without its suffix."""
         words = json.dumps([FORMAT, KEPT, *asdict(self).values()])
         return f"reference-{self.fingerprint}-{self.split}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of all the images' features, and the features [N, D] of the first KEPT."""
+    """Moments of the features of all images, and the features [N, D] of the first KEPT."""
 
     moments: Moments
     features: Tensor
@@ -60,7 +60,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Real:
-    """The images of a source, and the network that sees them."""
+    """The images of a source, and the network that measures them."""
 
     reader: Reader
     source: RealImages
@@ -68,12 +68,12 @@ class Real:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Their numbers, in an order that has nothing to do with theirs, so that the first of them stand for all."""
+        """Row numbers, int64 [N], in random order, so that the first of them represent all."""
         rows = select_rows(self.reader.manifest, self.source.split, self.source.count)
         return rows[np.random.Generator(np.random.Philox(key=0)).permutation(len(rows))]
 
     def part(self, first: int, count: int) -> MeasuredRange:
-        """The features of the images ``first`` and on."""
+        """Measure the features of ``count`` images from position ``first`` on."""
         rows = np.sort(self.rows[first : first + count])
         return MeasuredRange(
             first, {"features": self.network(to_image_tensor(read_images(self.reader, rows, self.source.shape)))[0]}
@@ -81,7 +81,7 @@ class Real:
 
 
 def merge_reference(parts: Iterable[MeasuredRange]) -> Reference:
-    """A reference of its parts; the last bits of the sums are those of the order in which they come."""
+    """Merge parts into a reference; the last bits of its sums depend on the order of the parts."""
     moments: Moments | None = None
     kept: list[MeasuredRange] = []
     for part in parts:
@@ -95,10 +95,10 @@ def merge_reference(parts: Iterable[MeasuredRange]) -> Reference:
 
 
 def open_reference(source: RealImages, cache: Path, parts: Iterable[MeasuredRange]) -> Reference:
-    """The reference, from the cache or collected now and left there (safetensors, and JSON that says what it is).
+    """Return the reference from the cache, or measure it and write it there (safetensors, and JSON that describes it).
 
     Args:
-        parts: of the source's images, which are asked for only if the cache has none.
+        parts: measurements of the source's images, consumed only if the cache has no reference.
     """
     path = cache / f"{source.name}.safetensors"
     if not path.exists():

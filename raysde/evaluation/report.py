@@ -1,4 +1,4 @@
-"""Reports of evaluations: files with the metrics of a model, and which model they are of."""
+"""Evaluation reports: files with the metrics of a model and the identity of that model."""
 
 import json
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from raysde.io.documents import read_json
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that metrics are of.
+    """The identity of an evaluated model.
 
     Attributes:
-        source: what it was called when it was measured.
+        source: name, path or URI that it was evaluated by.
         weights: sha256 of its averaged weights; None if it is no checkpoint.
-        step: of its training.
-        name, version: under which it was registered, if it was named so.
-        run_id: of its MLflow run, if that is known.
-        generation: how it draws when nobody says, in JSON values, see :mod:`raysde.models.sampling_defaults`.
+        step: training step.
+        name, version: registered name and version, if it was given by those.
+        run_id: MLflow run, if it is known.
+        generation: its sampling defaults as JSON values, see :mod:`raysde.models.sampling_defaults`.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -36,13 +36,10 @@ class Subject:
     generation: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def check(self, weights: str | None, generation: Mapping[str, Any], who: str) -> None:
-        """Guards against figures of another model.
-
-        Args:
-            weights, generation: of ``who``, which is to have the figures.
+        """Check that the report is of the model ``who`` with these ``weights`` (sha256) and sampling defaults.
 
         Raises:
-            ValueError: naming both, if other weights were measured, or these with other settings of their own.
+            ValueError: naming both models, if their weights or sampling defaults differ.
         """
         if self.weights is None or (self.weights, self.generation) != (weights, generation):
             raise ValueError(f"the report is of {self}, not of {who} ({_describe_model(weights, generation)})")
@@ -54,13 +51,13 @@ class Subject:
 
 
 def _describe_model(weights: str | None, generation: Mapping[str, Any]) -> str:
-    """A model by its weights, and by its own settings where it has some."""
+    """Describe a model by the hash of its weights, and its sampling defaults if it has some."""
     settings = f", drawing by {json.dumps(generation)}" if generation else ""
     return f"weights {(weights or 'unknown')[:12]}{settings}"
 
 
 def read_report(path: str | Path) -> dict[str, Metric]:
-    """The figures of a report, by metric: what `raysde evaluate` wrote, or a list of :meth:`Metric.to_json`.
+    """Return the metrics of a report by name; the file is from `raysde evaluate` or a list of :meth:`Metric.to_json`.
 
     Raises:
         ValueError: naming the file and what is wrong in it.
@@ -83,7 +80,7 @@ def read_report(path: str | Path) -> dict[str, Metric]:
 
 
 def read_subject(path: str | Path) -> Subject | None:
-    """The model that a report of `raysde evaluate` is of; None for a list of figures, which does not say.
+    """Return the model that a report of `raysde evaluate` belongs to; None for a list of metrics, which names no model.
 
     Raises:
         ValueError: naming the file, if it cannot be read or lacks the model's weights.
@@ -94,7 +91,7 @@ def read_subject(path: str | Path) -> Subject | None:
     try:
         return TypeAdapter(Subject).validate_python(content.get("model"))
     except ValidationError:
-        raise ValueError(f"report {path} does not say which model it is of: give one of raysde evaluate") from None
+        raise ValueError(f"report {path} does not name its model; give a report of raysde evaluate") from None
 
 
 def _read_content(path: str | Path) -> Any:
@@ -111,7 +108,7 @@ def parse_figures(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
     """Return the metrics in a report of `raysde evaluate`.
 
     Raises:
-        ValueError: naming what the report lacks, or a metric that is none.
+        ValueError: naming the key that the report lacks, or the metric that is invalid.
     """
     try:
         found = [
@@ -125,13 +122,12 @@ def parse_figures(report: Mapping[str, Any], path: str | Path) -> list[Metric]:
             for each in report["figures"]
         ]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"report {path} is not one of raysde evaluate: it lacks {error}") from None
+        raise ValueError(f"report {path} is not from raysde evaluate: it lacks {error}") from None
     return [parse_metric(content, f"figure {number} of report {path}") for number, content in enumerate(found)]
 
 
 def _comparison_settings(report: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
-    """What a figure was measured beside: the data, the split, how many real images, their size, and the time to which
-    they were noised, if they were."""
+    """Describe the real images of a metric: fingerprint, split, number and size, and the time of denoised metrics."""
     data = report["data"]
     size = "x".join(str(side) for side in data["shape"])
     noised = f" t={report['held_out']['t']}" if figure["name"].startswith("denoised") else ""
@@ -139,14 +135,14 @@ def _comparison_settings(report: Mapping[str, Any], figure: Mapping[str, Any]) -
 
 
 def choose_figure(figures: Mapping[str, Metric], metric: str | None) -> Metric:
-    """The figure to judge by: that of ``metric``, or the only one.
+    """Return the metric called ``metric``, or the only one if that is None.
 
     Raises:
-        ValueError: if there is none of that name, or several and none is named.
+        ValueError: if there is no metric of that name, or several and none is named.
     """
     names = ", ".join(sorted(figures))
     if metric is None and len(figures) != 1:
-        raise ValueError(f"--metric must say which figure decides: {names}")
+        raise ValueError(f"--metric must name the metric that decides: {names}")
     if metric is not None and metric not in figures:
-        raise ValueError(f"no figure is called {metric!r}; there are {names}")
+        raise ValueError(f"no metric is called {metric!r}; there are {names}")
     return figures[metric] if metric is not None else next(iter(figures.values()))

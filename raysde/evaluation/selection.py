@@ -1,4 +1,4 @@
-"""Which real images are measured, and which conditions drawn images get."""
+"""Selection of the real images to measure, and of the conditions of drawn images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from raysde.data.dataset.reader import Columns, Reader
 from raysde.data.dataset.view import View
 
 CAPTIONED = 10_000
-"""Rows whose captions are asked for at most."""
+"""Largest number of rows whose captions are used as prompts."""
 
 
 def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
-    """Row numbers int64 of a split, a random ``count`` of them (all if None), in the order of their numbers.
+    """Return row numbers int64 [N], ascending, of ``count`` random rows of a split (all if None).
 
     Raises:
         ValueError: if the split has no rows.
@@ -30,24 +30,24 @@ def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int =
 
 
 def read_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
-    """Rows as images of (height, width) ``shape``, the largest box in the middle of each."""
+    """Read rows as uint8 images of (height, width) ``shape``; each is the largest box in the middle, resized."""
     return reader.read(rows, View(shape))
 
 
 def to_image_tensor(columns: Columns) -> Tensor:
-    """uint8 [B, C, H, W]"""
+    """Return the images as a uint8 tensor [B, C, H, W]."""
     return torch.from_numpy(columns.images).permute(0, 3, 1, 2).contiguous()
 
 
 @dataclass(frozen=True)
 class ImageConditions:
-    """What image i is drawn for: the labels in turn, and the captions of its label in turn.
+    """Conditions of drawn images: labels in rotation, and the captions of each label in rotation.
 
     Attributes:
         labels: class numbers of the data, empty without labels.
-        captions: for each label the captions that are asked for; a single list without labels; empty without captions.
-        told: whether the model takes labels; otherwise they are only known, from the captions.
-        numbers: the model's class number of each of the data's; empty if they are the same.
+        captions: captions of each label; a single tuple without labels; empty without captions.
+        told: True if the model takes labels; otherwise they serve only to know the class of a caption.
+        numbers: the model's class number for each of the data's; empty if they are the same.
     """
 
     labels: tuple[int, ...] = ()
@@ -56,18 +56,18 @@ class ImageConditions:
     numbers: tuple[int, ...] = ()
 
     def label(self, number: int) -> int | None:
-        """The class that image ``number`` should show, if that is known."""
+        """Return the class that image ``number`` should show, or None if that is not known."""
         return self.labels[number % len(self.labels)] if self.labels else None
 
     def prompt(self, number: int) -> str | None:
-        """The caption that image ``number`` is drawn for."""
+        """Return the caption that image ``number`` is drawn for, or None without captions."""
         if not self.captions:
             return None
         group, turn = number % len(self.captions), number // len(self.captions)
         return self.captions[group][turn % len(self.captions[group])]
 
     def drawing(self, numbers: range) -> dict[str, Sequence[object] | None]:
-        """Prompts and labels of images as keyword arguments of a model's ``sample``."""
+        """Return the prompts and labels of images as keyword arguments of a model's ``sample``."""
         prompts = [self.prompt(number) for number in numbers] if self.captions else None
         labels = [self.label(number) for number in numbers] if self.told else None
         if labels is not None and self.numbers:
@@ -78,12 +78,12 @@ class ImageConditions:
 def draw_conditions(
     reader: Reader, split: Split, *, classes: int, captions: bool, names: Sequence[str] = ()
 ) -> ImageConditions:
-    """Return the conditions of a model, from the rows of a split; classes that none of them has are left out.
+    """Return the conditions of a model, from the rows of a split; classes without a row are left out.
 
     Args:
-        classes: the number of classes that the model takes, 0 for none.
-        captions: whether it takes captions.
-        names: of its classes in the order of their numbers; empty if they are not known.
+        classes: number of classes that the model takes, 0 for none.
+        captions: True if the model takes captions.
+        names: names of the model's classes in the order of their numbers; empty if they are not known.
 
     Raises:
         ValueError: if the data has other classes than the model, or no captions.
@@ -109,7 +109,7 @@ def draw_conditions(
 
 
 def captions_by_label(reader: Reader, rows: np.ndarray) -> dict[int, set[str]]:
-    """The first captions of rows under the class numbers of their labels, -1 for none."""
+    """Return the first captions of rows [N], grouped by class number, -1 for rows without a label."""
     found: dict[int, set[str]] = {}
     for _, group, inside in reader.groups.holding(rows):
         label = group.labels[inside].as_py()

@@ -1,4 +1,4 @@
-"""What an evaluation measures, as stretches of numbered images, and who measures them: this process, or many."""
+"""The work of an evaluation as ranges of numbered images, measured in this process or on many workers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from raysde.evaluation.real import Real
 from raysde.io.progress import Progress
 
 REAL, DRAWN = "real", "drawn"
-"""Work beside that of :data:`raysde.evaluation.held_out.MEASURES`."""
+"""Names of work, in addition to the keys of :data:`raysde.evaluation.held_out.MEASURES`."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """All that measuring takes; whoever holds a copy measures the same.
+    """Everything needed to measure; every process that holds a copy measures the same.
 
     Attributes:
-        real: the images to compare with.
-        drawer: what draws, and measures what it drew.
-        held: held-out rows and what is done to them.
+        real: real images to compare with.
+        drawer: model and the networks that measure its images.
+        held: held-out rows and their settings.
     """
 
     real: Real | None = None
@@ -28,11 +28,11 @@ class Bench:
     held: HeldOut | None = None
 
     def part(self, work: str, first: int, count: int, told: Callable[[int, int], None] | None = None) -> MeasuredRange:
-        """What is measured of the images ``first`` and on.
+        """Measure ``count`` images from number ``first`` on.
 
         Args:
-            work: REAL, DRAWN or a measure of held-out rows.
-            told: called with the solver's steps done and to be done, while images are drawn.
+            work: REAL, DRAWN or a key of held_out.MEASURES.
+            told: progress callback while images are drawn, called with the solver steps done and their total.
         """
         if work == REAL:
             assert self.real is not None
@@ -45,14 +45,14 @@ class Bench:
 
 
 Measure = Callable[[Bench, str, Sequence[tuple[int, int]], Progress | None], Iterator[MeasuredRange]]
-"""``measure(bench, work, stretches, told)``: the parts of some work in the order of the stretches (first, count), while
-``told`` gets the images done and to be done."""
+"""``measure(bench, work, ranges, told)`` yields a part for each range (first, count), in their order, and calls
+``told`` with the number of images done and their total."""
 
 
 def measure_here(
     bench: Bench, work: str, stretches: Sequence[tuple[int, int]], told: Progress | None = None
 ) -> Iterator[MeasuredRange]:
-    """The parts of some work, one after another in this process: a :data:`Measure`."""
+    """Measure the ranges one after another in this process; a :data:`Measure`."""
     total, before = sum(count for _, count in stretches), 0
     for first, count in stretches:
 

@@ -1,4 +1,4 @@
-"""Pipeline folders of diffusers: reading them as models, and writing models as such folders."""
+"""Import and export of models as pipeline folders of diffusers."""
 
 from raysde.interop.export_pipeline import export
 from raysde.interop.import_pipeline import convert, download_hint, is_pipeline, load

@@ -1,6 +1,6 @@
-"""A discrete process's numbered steps and the continuous time here: what each says of the other.
+"""Conversion between the numbered steps of diffusers' discrete processes and continuous time.
 
-Step i of N has alpha-bar_i = alpha(t_i)^2, and a network that is told i is told ``preconditioning.time`` of t_i.
+Step i of N has alpha-bar_i = alpha(t_i)^2; the network's time input i is ``preconditioning.time`` of t_i.
 """
 
 from typing import Any
@@ -19,18 +19,18 @@ DISCRETE = (
     "DEISMultistepScheduler",
     "UniPCMultistepScheduler",
 )
-"""Schedulers that know one thing of the process, a table of alpha-bar."""
+"""Schedulers whose process is defined by a table of alpha-bar."""
 PREDICTIONS: dict[Target, str] = {"noise": "epsilon", "x0": "sample", "v": "v_prediction"}
-"""What diffusers calls the targets that its discrete schedulers know."""
+"""Diffusers' ``prediction_type`` for each target that its discrete schedulers support."""
 
 
 def step_times(sde: SDE, time: TimeInput | None) -> Tensor:
-    """The times [N], float64, at which a network is told 0, 1, ... N - 1.
+    """Return the times [N], float64, at which the network's time input is 0, 1, ... N - 1.
 
-    A network told 999 t is told 0 at t = 0, where nothing is left to predict: step 0 is the training floor instead.
+    At t = 0 nothing is left to predict, so step 0 of an input of 999 t is at the training floor instead.
 
     Raises:
-        ValueError: if it is not told whole numbers from 0 on.
+        ValueError: if the time input is not a whole number from 0 on.
     """
     if time == "step":
         return torch.arange(1, sde.discrete_steps + 1, dtype=torch.float64) / sde.discrete_steps
@@ -40,21 +40,21 @@ def step_times(sde: SDE, time: TimeInput | None) -> Tensor:
         return times
     raise ValueError(
         f"preconditioning.time={time}: the discrete schedulers of diffusers number their steps, "
-        "which a network told 999t or step understands"
+        "which needs preconditioning.time=999t or step"
     )
 
 
 def discrete_betas(sde: SDE, times: Tensor) -> Tensor:
-    """beta_i = 1 - alpha-bar_i / alpha-bar_(i - 1) of the process with steps at ``times``, starting from clean data."""
+    """Return beta_i = 1 - alpha-bar_i / alpha-bar_(i - 1), float64 [N], of steps at ``times`` [N] from clean data."""
     log_alpha = sde.log_alpha(times)
     return -torch.expm1(2.0 * log_alpha.diff(prepend=log_alpha.new_zeros(1)))
 
 
 def process_of_scheduler(scheduler: Any) -> tuple[VP, Target]:
-    """The SDE through the alpha-bar table of a discrete scheduler of diffusers, and what its network predicts.
+    """Return a VP process with the alpha-bar table of diffusers' discrete scheduler, and the target of its network.
 
     Raises:
-        ValueError: if the table reaches 0, or there is no such target.
+        ValueError: if the table reaches 0, or the target is not supported.
     """
     config, name = scheduler.config, type(scheduler).__name__
     if config.get("rescale_betas_zero_snr"):

@@ -1,6 +1,6 @@
-"""A model as a pipeline folder of diffusers, which ``DiffusionPipeline.from_pretrained`` runs without code of ours.
+"""Export of a model as a pipeline folder, which ``DiffusionPipeline.from_pretrained`` runs without raysde.
 
-Written is what a pipeline of diffusers computes as we do from the same noise; everything else is refused.
+Models are exported only if a pipeline of diffusers computes the same images from the same noise; others are refused.
 """
 
 from pathlib import Path
@@ -22,29 +22,30 @@ SOLVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ancestral": ("DDPMPipeline", "DDPMScheduler", {"clip_sample": False}),
     "dpmpp_2m": ("DDPMPipeline", "DPMSolverMultistepScheduler", {}),
 }
-"""Our solvers that diffusers has for a discrete process: its pipeline for pixels, its scheduler and the settings."""
+"""Solvers that diffusers has for a discrete process: its pipeline for pixels, its scheduler and its settings."""
 SAMPLING = ("snr", "correct_steps", "num_train_timesteps")
-"""Settings of ScoreSdeVeScheduler that are its sampler's and not the process's."""
+"""Settings of ScoreSdeVeScheduler that belong to its sampler, not to the process."""
 TARGET_SNR = 0.16
-"""Of Song et al. 2021, table 5, for VE."""
+"""Default for VE (Song et al. 2021, table 5)."""
 NULL_CLASS = 1000
-"""The class that DiTPipeline takes for "none"."""
+"""DiTPipeline's class number for no class."""
 
 
 def export(model: Model, folder: Path, *, solver: str | None = None, target_snr: float | None = None) -> str:
-    """Writes the averaged model as a pipeline folder.
+    """Write the averaged model as a pipeline folder.
 
     Args:
-        folder: which must not exist; it appears whole or not at all.
+        folder: output folder, which must not exist; it is written atomically.
         solver: ddim, ancestral or dpmpp_2m for VP, pc for VE; None for the scheduler that the model was imported with,
-            with its settings, and the first of them for other models.
-        target_snr: of pc's corrector; None for the imported scheduler's, and 0.16 for other models.
+            including its settings, or ddim and pc for other models.
+        target_snr: signal-to-noise ratio of pc's corrector; None for the imported scheduler's, and 0.16 for other
+            models.
 
     Returns:
-        The pipeline's class.
+        The name of the pipeline's class.
 
     Raises:
-        ValueError: if ``folder`` exists, or no pipeline of diffusers draws what the model draws.
+        ValueError: if ``folder`` exists, or no pipeline of diffusers draws the same images as the model.
         OSError: naming ``folder``, if it cannot be written.
     """
     if folder.exists():
@@ -56,7 +57,7 @@ def export(model: Model, folder: Path, *, solver: str | None = None, target_snr:
 
 
 def build_pipeline(model: Model, solver: str | None, target_snr: float | None) -> Any:
-    """The pipeline that draws what the model draws."""
+    """Return the pipeline that draws the same images as the model; raise ValueError if diffusers has none."""
     spec = model.spec
     if not isinstance(spec.network, DiffusersConfig):
         raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")
@@ -72,7 +73,7 @@ def build_pipeline(model: Model, solver: str | None, target_snr: float | None) -
 
 
 def _build_score_sde_ve(model: Model, solver: str | None, target_snr: float | None) -> Any:
-    """ScoreSdeVePipeline: three channels in [0, 1], a network that is told sigma and gives the score."""
+    """Build a ScoreSdeVePipeline: three channels in [0, 1], a network with time input sigma and the score as output."""
     spec, outside = model.spec, model.score_model.preconditioning
     unet = _require_unconditional(model, "ScoreSdeVePipeline")
     assert isinstance(spec.sde, VE)
@@ -100,7 +101,7 @@ def _build_score_sde_ve(model: Model, solver: str | None, target_snr: float | No
 
 
 def _rebuild_imported(model: Model) -> Any:
-    """The pipeline that a model of a discrete process was imported from; None if it was not, or is no longer known."""
+    """Rebuild the pipeline that a model of a discrete process was imported from; None if there is none."""
     origin, spec = model.origin, model.spec
     if origin is None or origin.scheduler_class not in DISCRETE:
         return None
@@ -113,7 +114,7 @@ def _rebuild_imported(model: Model) -> Any:
 
 
 def _build_discrete(model: Model, solver: str) -> Any:
-    """A pipeline on a scheduler that has our process as its table."""
+    """Build a pipeline with a scheduler whose table is the model's process."""
     spec, network = model.spec, model.score_model.network
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)} for sde.kind=vp, got {solver!r}")
@@ -138,14 +139,14 @@ def _build_discrete(model: Model, solver: str) -> Any:
 
 
 def _scheduler_arguments(model: Model) -> dict[str, Any]:
-    """The arguments that give a discrete scheduler our process, our target, and steps that start at t = 1."""
+    """Return a discrete scheduler's arguments for the model's process and target, with steps from t = 1."""
     spec, outside = model.spec, model.score_model.preconditioning
     if spec.target not in PREDICTIONS:
         raise ValueError(f"target={spec.target}: the discrete schedulers of diffusers know {', '.join(PREDICTIONS)}")
     if outside.input != "none" and (outside.input, spec.data_std) != ("unit", 1.0):
         raise ValueError(
-            f"preconditioning.input={outside.input}: the pipelines of diffusers for vp show the network x_t as it is, "
-            "which is preconditioning.input=none"
+            f"preconditioning.input={outside.input}: the pipelines of diffusers for vp do not scale x_t, "
+            "which needs preconditioning.input=none"
         )
     times = step_times(model.sde, outside.time)
     return {
@@ -157,22 +158,22 @@ def _scheduler_arguments(model: Model) -> dict[str, Any]:
 
 
 def _require_unconditional(model: Model, pipeline: str) -> nn.Module:
-    """The model's UNet2DModel, if it draws without being told anything and gives the mean alone."""
+    """Return the model's UNet2DModel; raise ValueError if it has conditions or a learned variance."""
     network = model.score_model.network
     if not isinstance(network, PlainUNet):
         raise ValueError(f"{pipeline} of diffusers takes a UNet2DModel, the model has {type(network).__name__}")
     if model.spec.classes:
-        raise ValueError(f"{pipeline} of diffusers tells UNet2DModel no class, the model has {model.spec.classes}")
+        raise ValueError(f"{pipeline} of diffusers passes no class to UNet2DModel, the model has {model.spec.classes}")
     config = network.model.config
     if config.out_channels != config.in_channels:
-        raise ValueError(f"{pipeline} of diffusers takes no learned variance: {config.out_channels} channels come out")
+        raise ValueError(f"{pipeline} of diffusers takes no learned variance: out_channels={config.out_channels}")
     if pipeline != "DDIMPipeline" and pipeline != "DDPMPipeline" and not isinstance(config.sample_size, int):
         raise ValueError(f"{pipeline} of diffusers draws square images, the model's are {config.sample_size}")
     return network.model
 
 
 def _build_labelled(model: Model, network: Transformer) -> nn.Module:
-    """A DiTTransformer2DModel with the class embeddings in its own tables, none as their last row."""
+    """Build a DiTTransformer2DModel with the class embeddings in its own tables; the last row is for no class."""
     spec, table = model.spec, model.score_model.conditioner.class_embedding
     if table is None:
         raise ValueError("DiTPipeline of diffusers asks for classes, and the model has none")
@@ -196,7 +197,7 @@ def _build_labelled(model: Model, network: Transformer) -> nn.Module:
 
 
 def _require_all(who: str, *wanted: tuple[str, Any, Any]) -> None:
-    """Raises ValueError for the first (name, present, needed) that differs."""
+    """Raise ValueError for the first (name, present, needed) that differs."""
     for name, present, needed in wanted:
         if present != needed:
             raise ValueError(f"{who} needs {name}={needed}, the model has {present}")

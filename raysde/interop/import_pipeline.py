@@ -1,7 +1,7 @@
-"""A pipeline folder of diffusers as a model: its network, and the SDE that its scheduler discretises.
+"""Import of a pipeline folder of diffusers: its network, and the SDE that its scheduler discretises.
 
-Read are model_index.json, the configurations, and weights in safetensors format; no pickle, and no code of the folder.
-The network and the scheduler lie in folders of their own, or both at the root, as diffusers finds them too.
+The import reads model_index.json, the configurations, and weights in safetensors format; no pickle, and no code. The
+network and the scheduler lie in folders of their own, or both at the root, as diffusers also allows.
 """
 
 import json
@@ -29,7 +29,7 @@ from raysde.sde.parameterisation import Preconditioning
 
 INDEX = "model_index.json"
 HUB = re.compile(r"(?:https?:/{1,2}(?:www\.)?huggingface\.co/|hf://)?(?P<name>\w[\w.-]*/[\w.-]+?)/?")
-"""Names on the Hugging Face Hub."""
+"""Model names on the Hugging Face Hub."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Imported:
     """A model from a pipeline folder.
 
     Attributes:
-        model: ready to sample.
-        pipeline: the pipeline's class.
-        scheduler: its scheduler's configuration.
-        settings: what the folder's own sampler would be here, as ``raysde sample`` takes it.
+        model: the model, ready to sample.
+        pipeline: name of the pipeline's class.
+        scheduler: configuration of its scheduler.
+        settings: options of ``raysde sample`` that correspond to the folder's own sampler.
     """
 
     model: Model
@@ -50,15 +50,15 @@ class Imported:
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is a diffusers pipeline's."""
+    """Return True if a folder is a diffusers pipeline."""
     return (folder / INDEX).is_file()
 
 
 def load(folder: Path) -> Imported:
-    """The model in a pipeline folder.
+    """Load the model in a pipeline folder.
 
     Raises:
-        ValueError: if it is not one, or holds a class, a scheduler or weights that are not read.
+        ValueError: if it is no pipeline, or has an unsupported class, scheduler or weights format.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}{download_hint(str(folder))}")
@@ -81,10 +81,10 @@ def load(folder: Path) -> Imported:
 
 
 def convert(folder: Path, target: Path) -> Imported:
-    """Writes the model in a pipeline folder as a checkpoint, which can be sampled from but not resumed.
+    """Write the model in a pipeline folder as a checkpoint, which can be sampled from but not resumed.
 
     Args:
-        target: the checkpoint's folder, which must not exist; it appears whole or not at all.
+        target: folder of the checkpoint, which must not exist; it is written atomically.
 
     Raises:
         ValueError: as :func:`load` does, or if ``target`` exists.
@@ -102,7 +102,7 @@ def convert(folder: Path, target: Path) -> Imported:
 
 
 def _read_ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
-    """ScoreSdeVePipeline: data in [0, 1], a network that is told sigma and gives the score (Song et al. 2021)."""
+    """Describe a ScoreSdeVePipeline: data in [0, 1], time input sigma, output the score (Song et al. 2021)."""
     config = scheduler.config
     if network.config["in_channels"] != 3:
         raise ValueError(f"unet takes {network.config['in_channels']} channels, but ScoreSdeVePipeline draws 3")
@@ -117,7 +117,7 @@ def _read_ve(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
 
 
 def _read_discrete(scheduler: Any, network: DiffusersConfig) -> tuple[ModelSpec, str]:
-    """DDPMPipeline and DDIMPipeline: data in [-1, 1], a network that is told the number of a step (Ho et al. 2020)."""
+    """Describe a DDPMPipeline or DDIMPipeline: data in [-1, 1], time input the step's number (Ho et al. 2020)."""
     sde, target = process_of_scheduler(scheduler)
     preconditioning = Preconditioning(time="step", input="none", output="none")
     spec = ModelSpec(
@@ -133,11 +133,11 @@ READERS: dict[str, tuple[PipelineReader, tuple[str, ...]]] = {
     "DDPMPipeline": (_read_discrete, DISCRETE),
     "DDIMPipeline": (_read_discrete, DISCRETE),
 }
-"""The pipelines that are read, each with its schedulers."""
+"""Supported pipelines, each with its schedulers."""
 
 
 def _find_class(index: dict[str, Any], part: str, folder: Path, known: tuple[str, ...]) -> str:
-    """The class of a pipeline's part, one of diffusers' own."""
+    """Return the class of a pipeline's part, which must be one of diffusers' own."""
     found = index.get(part)
     if not isinstance(found, list) or len(found) != 2 or found[0] != "diffusers" or found[1] not in known:
         raise ValueError(f"{part} of {folder} is {json.dumps(found)}; known are {', '.join(known)} of diffusers")
@@ -145,13 +145,13 @@ def _find_class(index: dict[str, Any], part: str, folder: Path, known: tuple[str
 
 
 def part_folder(folder: Path, part: str) -> Path:
-    """Return the folder of a pipeline's part: its own, or the pipeline's where it has none, as diffusers falls back."""
+    """Return the folder of a pipeline's part: its own, or else the pipeline's, as in diffusers."""
     own = folder / part
     return own if own.is_dir() else folder
 
 
 def download_hint(name: str) -> str:
-    """Return what a sentence adds about a name that is no folder but could be one of the Hugging Face Hub."""
+    """Return a hint to download a model, for a name that is no folder but could be one of the Hugging Face Hub."""
     match = HUB.fullmatch(name)
     if match is None:
         return ""
@@ -168,11 +168,11 @@ def _load_scheduler(folder: Path, name: str) -> Any:
     try:
         return getattr(import_diffusers("import"), name).from_config(config)
     except UNFIT as error:
-        raise ValueError(f"{path}: no {name} can be made of it: {error_line(error)}") from error
+        raise ValueError(f"{path} does not make a {name}: {error_line(error)}") from error
 
 
 def _load_unet(folder: Path) -> Any:
-    """The network with its weights, which all have to be there."""
+    """Load the network with its weights, all of which must be present."""
     stem = "diffusion_pytorch_model"
     _read_json(folder / "config.json", f"{folder} holds no config.json")
     if not any((folder / f"{stem}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
@@ -195,7 +195,7 @@ def _load_unet(folder: Path) -> Any:
 
 
 def _describe_network(unet: Any, folder: Path) -> DiffusersConfig:
-    """The network's description, complete with the defaults of diffusers."""
+    """Return the network's configuration, completed with the defaults of diffusers."""
     config = json.loads(unet.to_json_string())
     if config["sample_size"] is None:
         raise ValueError(f"{folder}/config.json gives no sample_size, the size of the images")
@@ -209,7 +209,7 @@ def _image_shape(network: DiffusersConfig) -> tuple[int, int, int]:
 
 
 def _read_json(path: Path, absent: str) -> dict[str, Any]:
-    """A JSON object; ``absent`` is said if there is no such file."""
+    """Read a JSON object; ``absent`` is the error if there is no such file."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Models by name in the MLflow registry: what they look like there, and from candidate to champion."""
+"""The model registry of MLflow: registration, lookup by name, and promotion from candidate to champion."""
 
 from raysde.registry.models import (
     ModelVersion,

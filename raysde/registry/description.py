@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 from raysde.checkpoints import checkpoint
 
 LONGEST = 5000
-"""Characters of a description in MLflow's databases."""
+"""Largest length of a description in MLflow's databases, in characters."""
 SHOWN = ("sde.", "target", "network.", "text.", "class_conditional", "latent.", "data.image_size", "train.", "seed")
-"""Keys of the recipe that are shown, by their beginnings; all of them are in ``checkpoint.json``."""
+"""Prefixes of the recipe's keys that are shown; ``checkpoint.json`` has all keys."""
 
 
 def describe_version(
@@ -18,7 +18,7 @@ def describe_version(
     """Return the description of a version, in Markdown.
 
     Args:
-        run_id: of the MLflow run that it comes from.
+        run_id: id of the MLflow run that it comes from.
         picture: path of its sample grid among the artifacts of that run.
     """
     recipe, data = found.recipe, found.data
@@ -35,7 +35,7 @@ def describe_version(
 
 
 def sample_command(name: str, version: str, found: checkpoint.Description) -> str:
-    """Return the command that draws from a version, with a prompt or a label that it knows."""
+    """Return the command that samples from a version, with a valid prompt or label."""
     recipe, spec = found.recipe, found.spec
     words = ["raysde", "sample", f"models:/{name}/{version}", "-n", "16"]
     if spec.text is not None and (prompts := recipe.get("sampling.prompts")):
@@ -52,7 +52,7 @@ def _unless_usual(value: Any, usual: float) -> Any:
 
 
 def _cut_lines(lines: list[str]) -> str:
-    """Whole lines, as many as the database takes."""
+    """Join as many whole lines as the database accepts."""
     kept = "\n".join(lines)
     while len(kept) > LONGEST:
         lines = lines[:-1]

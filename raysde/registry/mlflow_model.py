@@ -1,4 +1,4 @@
-"""How MLflow sees a checkpoint: its MLmodel file, with the flavours raysde and python_function and a signature."""
+"""A checkpoint as an MLflow model: the MLmodel file with the flavours raysde and python_function, and a signature."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ PARAMS = {"seed": int, "guidance": float, **{name: each.kind for name, each in S
 
 
 def make_signature(spec: ModelSpec) -> ModelSignature:
-    """Return the columns and parameters that :class:`raysde.registry.serving.Served` takes and gives for a model."""
+    """Return the input columns, parameters and output of :class:`raysde.registry.serving.Served` for a model."""
     kinds = {**COLUMNS, "label": LABELS[serving.label_kind(spec)]}
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kinds[name], name, required=must) for name, must in serving.request_columns(spec).items()
@@ -31,7 +31,7 @@ def make_signature(spec: ModelSpec) -> ModelSignature:
 
 
 def write_card(folder: Path, description: checkpoint.Description, *, run_id: str | None, model_id: str) -> None:
-    """Writes MLmodel beside ``checkpoint.json``. The loader is a module of raysde: nothing is pickled."""
+    """Write MLmodel beside ``checkpoint.json``. Its loader is a module of raysde, so nothing is pickled."""
     card = MlflowModel(
         run_id=run_id,
         model_id=model_id,

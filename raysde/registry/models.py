@@ -1,4 +1,4 @@
-"""Models by name: what the MLflow registry holds, and loading from a name, a run or a folder."""
+"""Lookup of models in the MLflow registry, and loading from a name, a run or a folder."""
 
 import json
 import re
@@ -22,30 +22,30 @@ from raysde.io.progress import say
 from raysde.tracking import connect_client, default_uri, has_run, report_server_errors
 
 STEP = "raysde.step"
-"""Tag of a version: the step of its checkpoint."""
+"""Version tag: step of the checkpoint."""
 WEIGHTS = "raysde.weights"
-"""Tag of a version: sha256 of its averaged weights."""
+"""Version tag: sha256 of the averaged weights."""
 GENERATION = "raysde.models.sampling_defaults"
-"""The tag of a version that draws by settings of its own, in JSON."""
+"""Version tag: sampling defaults of the model in JSON, if it has some."""
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 NAME = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+))")
 RUN = re.compile(r"(?:runs:/)?(?P<run>[0-9a-f]{32})")
 
 
 def list_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """All versions of a registered model, the newest first; none if there is no such model."""
+    """Return all versions of a registered model, the newest first; none if there is no such model."""
     found = _list_all_pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
     return sorted(found, key=lambda version: -int(version.version))
 
 
 def generation_of(version: ModelVersion) -> dict[str, Any]:
-    """How a version draws when nobody says, in JSON values."""
+    """Return the sampling defaults of a version, as JSON values."""
     found: dict[str, Any] = json.loads(version.tags.get(GENERATION, "{}"))
     return found
 
 
 def _list_all_pages(search: Callable[[str | None], PagedList]) -> list[Any]:
-    """The entries of all pages."""
+    """Return the entries of all pages."""
     page = search(None)
     found = list(page)
     while page.token:
@@ -55,10 +55,10 @@ def _list_all_pages(search: Callable[[str | None], PagedList]) -> list[Any]:
 
 
 def find_version(client: MlflowClient, source: str) -> ModelVersion:
-    """The version that models:/NAME@ALIAS or models:/NAME/VERSION names.
+    """Return the version that models:/NAME@ALIAS or models:/NAME/VERSION names.
 
     Raises:
-        ValueError: if there is none, with those that there are.
+        ValueError: if there is none, listing the existing ones.
     """
     match = NAME.fullmatch(source)
     if match is None:
@@ -83,10 +83,10 @@ def find_version(client: MlflowClient, source: str) -> ModelVersion:
 
 
 def list_aliases(client: MlflowClient, name: str) -> dict[str, str]:
-    """The versions of a registered model that have an alias, by alias.
+    """Return the version number of each alias of a registered model.
 
     Raises:
-        ValueError: if there is no such model, with those that there are.
+        ValueError: if there is no such model, listing the existing ones.
     """
     try:
         found = client.get_registered_model(name).aliases
@@ -102,20 +102,20 @@ def list_aliases(client: MlflowClient, name: str) -> dict[str, str]:
 
 
 def list_registered_models(client: MlflowClient) -> list[RegisteredModel]:
-    """All registered models, by name."""
+    """Return all registered models, sorted by name."""
     return _list_all_pages(lambda token: client.search_registered_models(page_token=token))
 
 
 def resolve_source(source: str, tracking_uri: str | None = None) -> Path:
-    """The checkpoint folder that ``source`` means, downloaded if need be.
+    """Return the checkpoint folder that ``source`` names, downloaded if needed.
 
     Args:
-        source: a checkpoint folder, a run's folder (its newest checkpoint), models:/NAME@ALIAS, models:/NAME/VERSION,
-            a run id, or the folder of a diffusers pipeline.
-        tracking_uri: of the MLflow store; :func:`raysde.tracking.default_uri` if None.
+        source: a checkpoint folder, a run's folder (its newest checkpoint), models:/NAME@ALIAS, models:/NAME/VERSION, a
+            run id, or the folder of a diffusers pipeline.
+        tracking_uri: URI of the MLflow store; :func:`raysde.tracking.default_uri` if None.
 
     Raises:
-        ValueError: if there is no such thing.
+        ValueError: if there is no such model.
         RuntimeError: if the MLflow store fails, or has lost the model's files.
     """
     match = RUN.fullmatch(source)
@@ -138,10 +138,10 @@ def resolve_source(source: str, tracking_uri: str | None = None) -> Path:
 
 
 def find_logged_model(client: MlflowClient, run_id: str) -> str:
-    """Where the last model of a run is.
+    """Return the location of the last model of a run.
 
     Raises:
-        ValueError: if there is no such run, or it has logged none.
+        ValueError: if there is no such run, or it has logged no model.
     """
     if not has_run(client, run_id):
         raise ValueError(f"no run {run_id} at {client.tracking_uri}")
@@ -153,19 +153,19 @@ def find_logged_model(client: MlflowClient, run_id: str) -> str:
 
 
 def resolve_checkpoint(source: str, tracking_uri: str | None = None) -> Path:
-    """As :func:`resolve_source`, of checkpoints alone.
+    """Return the folder of :func:`resolve_source`, which must be a checkpoint.
 
     Raises:
-        ValueError: if there is no such thing, or it is a diffusers pipeline.
+        ValueError: if there is no such model, or it is a diffusers pipeline.
     """
     folder = resolve_source(source, tracking_uri)
     if not (folder / "checkpoint.json").exists():
-        raise ValueError(f"{folder} is a diffusers pipeline: make a checkpoint of it with raysde import first")
+        raise ValueError(f"{folder} is a diffusers pipeline; convert it to a checkpoint with raysde import first")
     return folder
 
 
 def resolve_with_subject(source: str, tracking_uri: str | None = None) -> tuple[Path, Subject]:
-    """The folder of :func:`resolve_source`, and which model is in it."""
+    """Return the folder of :func:`resolve_source`, and the identity of its model for reports."""
     version = None
     if source.startswith("models:"):
         uri = tracking_uri or default_uri()
@@ -198,11 +198,11 @@ def load(
     allow_code: bool = False,
     device: torch.device | str | None = None,
 ) -> Model:
-    """The model that ``source`` names (see :func:`resolve_source`), ready to sample.
+    """Load the model that ``source`` names (see :func:`resolve_source`), ready to sample.
 
     Args:
-        allow_code: whether a network class that the checkpoint names may be imported.
-        device: where its weights go; a GPU if there is one, by default.
+        allow_code: True to import a network class that the checkpoint names.
+        device: device of the weights; None for a GPU if there is one.
 
     Raises:
         ValueError: if there is no such model, or its files are damaged.

@@ -1,4 +1,4 @@
-"""From candidate to champion: a version takes the champion's alias if its figure is better, beyond both intervals."""
+"""Promotion: a version takes the champion's alias if its metric is better beyond both confidence intervals."""
 
 import json
 import re
@@ -24,18 +24,18 @@ from raysde.registry.models import STEP, WEIGHTS, find_version, generation_of
 
 FIGURE, GATE = "raysde.figure.", "raysde.gate."
 STRANGE = re.compile(r"[^\w. -]")
-"""Characters that a name of an MLflow metric may not have; slashes would make it a group of its own."""
+"""Characters that are not allowed in the name of an MLflow metric; slashes would start a group."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What the gate decided.
+    """The result of a promotion.
 
     Attributes:
         version: the new holder of the alias.
-        figure, better: what it was judged by, and which way; None if it was forced without figures.
-        before: the version that had the alias, None at the first promotion.
-        margin: over that version, None if there was nothing to compare with.
+        figure, better: the deciding metric and its better direction; None if forced without metrics.
+        before: the previous holder of the alias; None at the first promotion.
+        margin: improvement over that version; None if there was nothing to compare with.
     """
 
     version: ModelVersion
@@ -46,24 +46,24 @@ class Promotion:
 
 
 def record_figures(client: MlflowClient, version: ModelVersion, found: Mapping[str, Metric]) -> None:
-    """Keeps figures as tags of a version, ``raysde.figure.METRIC``, and as metrics of the MLflow run it comes from."""
+    """Store metrics as tags of a version, ``raysde.figure.METRIC``, and as metrics of its MLflow run."""
     for metric, figure in found.items():
         client.set_model_version_tag(version.name, version.version, FIGURE + metric, json.dumps(figure.to_json()))
     log_to_run(client, version.run_id, int(version.tags.get(STEP, 0)), found)
 
 
 def log_to_run(client: MlflowClient, run_id: str | None, step: int, found: Mapping[str, Metric]) -> None:
-    """Logs figures as metrics of the MLflow run that a model comes from; a model that comes from none has none.
+    """Log metrics to the MLflow run that a model comes from, if there is one.
 
     Args:
-        step: of the model's checkpoint.
+        step: step of the model's checkpoint.
     """
     if found and run_id:
         tracking.log_figures(client, run_id, step, _name_metrics(found))
 
 
 def _name_metrics(found: Mapping[str, Metric]) -> dict[str, float]:
-    """The figures and the ends of their intervals, under names that MLflow takes."""
+    """Return the metrics and the ends of their intervals under valid MLflow names."""
     metrics: dict[str, float] = {}
     for metric, figure in found.items():
         name = f"figures/{STRANGE.sub('-', metric).strip('. ') or 'unnamed'}"
@@ -72,7 +72,7 @@ def _name_metrics(found: Mapping[str, Metric]) -> dict[str, float]:
 
 
 def recorded_figures(version: ModelVersion) -> dict[str, Metric]:
-    """The figures that :func:`record_figures` kept."""
+    """Return the metrics stored by :func:`record_figures`."""
     tags = {key: value for key, value in sorted(version.tags.items()) if key.startswith(FIGURE)}
     return {key.removeprefix(FIGURE): parse_metric(json.loads(value), f"tag {key}") for key, value in tags.items()}
 
@@ -88,22 +88,22 @@ def promote_version(
     alias: str = "champion",
     reason: str | None = None,
 ) -> Promotion:
-    """Moves ``alias`` to the version that ``source`` names, if it is better than the one that has it.
+    """Move ``alias`` to the version that ``source`` names, if it is better than the current holder.
 
     Better means that the interval of the margin (see :func:`raysde.evaluation.metric.compute_margin`) lies above 0. The
-    figures and what was decided are kept as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal
-    changes no version; the figures are logged as metrics of the version's MLflow run either way.
+    metrics and the decision are stored as tags of the version, ``raysde.figure.*`` and ``raysde.gate.*``. A refusal
+    changes no version; the metrics are logged to the version's MLflow run in any case.
 
     Args:
-        found: the version's figures; None for those already recorded.
-        subject: the model that ``found`` is of, if that is known.
-        metric: which of them decides; may be None if there is one.
-        better: which way, for a metric whose name does not tell.
-        reason: to promote it whatever the figures say.
+        found: metrics of the version; None for those already recorded.
+        subject: model that ``found`` belongs to, if it is known.
+        metric: name of the deciding metric; may be None if there is one.
+        better: better direction, for a metric with an unknown name.
+        reason: reason to promote it whatever the metrics are.
 
     Raises:
-        ValueError: if there is no such version, ``found`` is of another model, it has no such figure, the champion has
-            none to compare with, the version is not better, or the alias can be none.
+        ValueError: if there is no such version, ``found`` belongs to another model or lacks the metric, the champion
+            has none to compare with, the version is not better, or the alias is invalid.
     """
     check_alias(alias, "--alias")
     version = find_version(client, source)
@@ -139,7 +139,7 @@ def _decide_by_figures(
     alias: str,
 ) -> Promotion:
     if not figures:
-        raise ValueError(f"version {version.version} of {version.name!r} has no figures: give --report")
+        raise ValueError(f"version {version.version} of {version.name!r} has no metrics: give --report")
     figure = choose_figure(figures, metric)
     way = choose_direction(figure.name, better)
     if before is None:
@@ -166,7 +166,7 @@ def _decide_by_force(
     metric: str | None,
     better: Better | None,
 ) -> Promotion:
-    """What the figures say, as far as they say something."""
+    """Promote in any case; return the margin if the metrics can be compared."""
     if metric is None and len(figures) != 1:
         return Promotion(version, None, None, before, None)
     figure = choose_figure(figures, metric)
@@ -177,7 +177,7 @@ def _decide_by_force(
 
 
 def _write_gate(client: MlflowClient, decided: Promotion, alias: str, reason: str | None) -> None:
-    """The tags of the gate, in place of those of an earlier promotion."""
+    """Write the tags of the decision, replacing those of an earlier promotion."""
     version, figure, before, over = decided.version, decided.figure, decided.before, decided.margin
     tags: dict[str, object] = {"alias": alias}
     if reason is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints into the MLflow registry: under which names, once each, whatever is killed on the way."""
+"""Registration of checkpoints in MLflow, each once, also if a process is killed in between."""
 
 import json
 import tempfile
@@ -30,21 +30,21 @@ from raysde.registry.models import (
 from raysde.tracking import default_artifact_root, find_or_create_experiment
 
 NAME_TAG = "raysde.name"
-"""Tag of a logged model: the registered model that it was logged for."""
+"""Tag of a logged model: name of the registered model that it was logged for."""
 OWN_TAGS = (WEIGHTS, GENERATION, NAME_TAG)
-"""Tags that tell the logged models of a run apart."""
+"""Tags that distinguish the logged models of a run."""
 
 
 def publish_checkpoint(client: MlflowClient, folder: Path, *, run_id: str | None, name: str, alias: str | None) -> str:
-    """Logs a checkpoint's averaged model, registers it as a new version of ``name``, and moves ``alias``.
+    """Log a checkpoint's averaged model, register it as a new version of ``name``, and move ``alias``.
 
     Weights that are already registered under that name, from that run, are not registered twice.
 
     Args:
-        run_id: the run they come from; None if that is not known.
+        run_id: MLflow run of the checkpoint; None if it is not known.
 
     Returns:
-        The version.
+        The version's number.
     """
     description = checkpoint.read_description(folder)
     tags = {STEP: str(description.step), WEIGHTS: description.files["ema.safetensors"]}
@@ -54,7 +54,7 @@ def publish_checkpoint(client: MlflowClient, folder: Path, *, run_id: str | None
     if version is None:
         _ensure_name(client, name)
         logged = _log_model(client, folder, description, run_id, name, tags)
-        # without a run, MLflow 3.17 looks a model_id up in whatever store is the process's own
+        # without a run, MLflow 3.17 looks a model_id up in the process's default store
         model_id = logged.model_id if run_id else None
         created = client.create_model_version(
             name, source=logged.artifact_location, run_id=run_id, tags=tags, model_id=model_id
@@ -74,11 +74,11 @@ def _log_model(
     name: str,
     tags: Mapping[str, str],
 ) -> LoggedModel:
-    """Log a checkpoint's averaged model, or finish what a process did that was killed before it made the version."""
+    """Log a checkpoint's averaged model, or complete it if a process was killed before it made the version."""
     spec, step = description.spec, str(description.step)
     params = {"sde": spec.sde.kind, "target": spec.target, "step": step}
     place = client.get_run(run_id).info.experiment_id if run_id else _choose_experiment(client, description)
-    # MLflow takes dots in the name of a registered model, and not in that of a logged one
+    # MLflow allows dots in names of registered models, but not of logged ones
     label = name.replace(".", "-")
     tags = {**tags, NAME_TAG: name}
     logged = _find_logged_model(client, place, run_id, tags)
@@ -101,7 +101,7 @@ def _log_model(
 def _find_logged_model(
     client: MlflowClient, experiment: str, run_id: str | None, tags: Mapping[str, str]
 ) -> LoggedModel | None:
-    """Return the logged model of a run that has these tags, None if there is none."""
+    """Return the logged model of a run with these tags, or None."""
     found = client.search_logged_models([experiment], f"tags.`{WEIGHTS}` = '{tags[WEIGHTS]}'")
     own = {key: tags.get(key) for key in OWN_TAGS}
     for each in found:
@@ -113,7 +113,7 @@ def _find_logged_model(
 def _write_version_description(
     client: MlflowClient, name: str, version: str, found: checkpoint.Description, run_id: str | None
 ) -> None:
-    """Write the description of a version that has none; one that somebody wrote stays."""
+    """Write the description of a version that has none; a description by the user stays."""
     if client.get_model_version(name, version).description:
         return
     pictures = [] if run_id is None else [item.path for item in client.list_artifacts(run_id, "samples")]
@@ -137,17 +137,17 @@ def _find_published(client: MlflowClient, name: str, run_id: str | None, tags: M
 def register_model(
     client: MlflowClient, source: str, *, name: str | None, alias: str | None, subject: Subject | None = None
 ) -> ModelVersion:
-    """The registered version of ``source`` (see :func:`raysde.registry.models.resolve_source`), which is registered if
-    it is not yet.
+    """Return the registered version of ``source`` (see :func:`raysde.registry.models.resolve_source`), registering it
+    if needed.
 
     Args:
-        name: to register it under; None for the name of its recipe.
-        alias: to move to the version, or None.
-        subject: the model that it must be, if there are figures of it.
+        name: registered name; None for the name in its recipe.
+        alias: alias to move to the version, or None.
+        subject: model that ``source`` must be, if there are metrics of it.
 
     Raises:
-        ValueError: if there is no such thing, it is a diffusers pipeline or another model than ``subject``, or its name
-            is unknown or no name, or the alias can be none.
+        ValueError: if there is no such model, it is a diffusers pipeline or another model than ``subject``, its name is
+            unknown or invalid, or the alias is invalid.
     """
     if alias:
         check_alias(alias, "--alias")
@@ -167,7 +167,7 @@ def register_model(
     recipe = description.recipe
     name = name or recipe.get("tracking.register_as") or recipe.get("name")
     if name is None:
-        raise ValueError(f"{folder} was made without a recipe that names it: give --name")
+        raise ValueError(f"{folder} has no recipe with a name: give --name")
     check_name(name, "--name")
     run = RUN.fullmatch(source)
     version = publish_checkpoint(client, folder, run_id=run["run"] if run else None, name=name, alias=alias)
@@ -175,20 +175,20 @@ def register_model(
 
 
 def check_model_name(client: MlflowClient, name: str) -> None:
-    """Find out before any work whether versions can be registered under a name.
+    """Check before any work that versions can be registered under a name.
 
     Raises:
-        ValueError: if the registry has a prompt of that name, or a model whose name it does not tell apart from it.
+        ValueError: if the registry has a prompt of that name, or a model whose name differs in capitals alone.
     """
     if _find_registered_model(client, name) is None:
         _ensure_free(client, name)
 
 
 def _find_registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
-    """Return the registered model of a name, None if there is none.
+    """Return the registered model with this name, or None.
 
     Raises:
-        ValueError: if the store answers with a model of another name: MySQL and SQL Server tell no capitals apart.
+        ValueError: if the store returns a model of another name: MySQL and SQL Server ignore case.
     """
     try:
         found = client.get_registered_model(name)
@@ -205,7 +205,7 @@ def _find_registered_model(client: MlflowClient, name: str) -> RegisteredModel |
 
 
 def _ensure_free(client: MlflowClient, name: str) -> None:
-    """Guard against a name that a prompt has: MLflow would take a model's version for one of the prompt's.
+    """Check that no prompt has the name, because MLflow would treat a model's version as the prompt's.
 
     Raises:
         ValueError: if there is such a prompt.
@@ -219,7 +219,7 @@ def _ensure_free(client: MlflowClient, name: str) -> None:
 
 
 def _ensure_name(client: MlflowClient, name: str) -> None:
-    """Make a registered model of a name unless there is one.
+    """Create the registered model if it does not exist.
 
     Raises:
         ValueError: as :func:`check_model_name`.

@@ -1,4 +1,4 @@
-"""A checkpoint as an MLflow model: what `mlflow.pyfunc` and `mlflow models serve` call. No pickle, no MLflow in it."""
+"""A checkpoint served by `mlflow.pyfunc` and `mlflow models serve`. No pickle, and no import of MLflow here."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ Value = TypeVar("Value")
 
 
 def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
-    """The parameters of a request and what they are if it gives none; those of `raysde sample`, so the model's own.
+    """Return the parameters of a request and their defaults, which are those of `raysde sample` for this model.
 
-    Steps that were chosen for a model's own solver are none of another's, so where the model has settings of a sampler
-    its steps are None: its own, or those of the solver that the request names, see
+    Steps that were tuned for a model's own solver do not apply to another. If the model has sampler settings, its steps
+    are None here, which means its own, or the default of the solver that the request names, see
     :func:`raysde.models.sampling_defaults.complete_settings`.
     """
     own = make_method(spec.generation)
@@ -35,46 +35,46 @@ def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
 
 
 def request_columns(spec: ModelSpec) -> dict[str, bool]:
-    """The columns of a request, and whether it must have them.
+    """Return the columns of a request, and True for required ones.
 
-    ``prompt`` and ``label`` are those that the model takes, one of which is enough; ``number`` is which image of the
-    seed a row is, its row number without it.
+    ``prompt`` and ``label`` are present if the model takes them; one of them is enough. ``number`` is the image's
+    number within the seed; it defaults to the row's number.
     """
     conditions = [name for name, taken in (("prompt", spec.text is not None), ("label", spec.classes)) if taken]
     return {**dict.fromkeys(conditions, len(conditions) == 1), "number": not conditions}
 
 
 def label_kind(spec: ModelSpec) -> type[int] | type[str]:
-    """Return the type of the column ``label``: class names where the model stores them, otherwise class numbers."""
+    """Return the type of the column ``label``: str if the model stores class names, else int for class numbers."""
     return str if spec.class_names else int
 
 
 class Served:
-    """Draws one image for each row of a table."""
+    """A model that draws one image for each row of a table."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        # one at a time: the cores are shared, and encoded prompts are remembered
+        # one request at a time: requests share the cores and the cache of encoded prompts
         self.lock = threading.Lock()
 
     def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """PNG files, as `raysde sample` writes them.
+        """Draw the images as PNG files, the same as `raysde sample` writes.
 
         Args:
             data: a row for each image, see :func:`request_columns`.
-            params: seed, guidance and the settings of a method, see :func:`default_parameters`; None is as good as not
-                given. Rows without prompt and label are not guided: there is nothing to lead them to.
+            params: seed, guidance and sampler settings, see :func:`default_parameters`; None means not given. Rows
+                without prompt and label are drawn without guidance, which needs a condition.
 
         Returns:
             A table with the column ``image``, of bytes.
 
         Raises:
-            ValueError: if there are no rows, or the model cannot take what is given.
+            ValueError: if there are no rows, or the model cannot take the given values.
         """
         if data.empty:
             raise ValueError("the table has no rows: give one for each image")
         spec, usual = self.model.spec, default_parameters(self.model.spec)
-        # MLflow fills in the signature's defaults, which are then as good as not given
+        # MLflow fills in the signature's defaults, which count as not given
         asked = {name: value for name, value in (params or {}).items() if value not in (None, usual.get(name))}
         kind = label_kind(spec)
         prompts, labels, given = (
@@ -104,7 +104,7 @@ class Served:
 
 
 def read_column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value] | None:
-    """A column of a request, or None if it has none of that name.
+    """Return a column of a request as a list, or None if there is no such column.
 
     Raises:
         ValueError: naming the first row that has no value.
@@ -117,25 +117,25 @@ def read_column(data: pd.DataFrame, name: str, kind: type[Value]) -> list[Value]
 
 
 def group_consecutive(numbers: Sequence[int]) -> Iterator[slice]:
-    """The rows whose numbers count up by one, together."""
+    """Yield slices of rows whose numbers increase by one."""
     breaks = [row for row, (before, after) in enumerate(pairwise(numbers), 1) if after != before + 1]
     for start, stop in pairwise([0, *breaks, len(numbers)]):
         yield slice(start, stop)
 
 
 def image_to_png(image: torch.Tensor) -> bytes:
-    """uint8 [C, H, W] as a PNG file."""
+    """Return a uint8 image [C, H, W] as a PNG file."""
     file = BytesIO()
     to_pil(image).save(file, format="PNG")
     return file.getvalue()
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Served:
-    """MLflow's entry to a module that loads models.
+    """Load a model; the entry point of MLflow's pyfunc.
 
     Args:
-        path: the checkpoint.
-        model_config: ``allow_code``, whether a network class that the checkpoint names may be imported.
+        path: folder of the checkpoint.
+        model_config: ``allow_code``, True to import a network class that the checkpoint names.
     """
     allow_code = bool((model_config or {}).get("allow_code", False))
     place = "cuda" if torch.cuda.is_available() else "cpu"

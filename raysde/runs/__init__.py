@@ -1,1 +1,1 @@
-"""A recipe with its data: built, trained and resumed, without Ray."""
+"""A recipe with its data: build, train and resume a run, without Ray."""

@@ -1,4 +1,4 @@
-"""What a run trains with: the one place where the recipe is unpacked into the values that the loop takes."""
+"""Conversion of a recipe into the objects that the training loop takes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +30,7 @@ CAPTION_SAMPLE = 200_000
 
 
 def new_state(run: Run, device: torch.device) -> TrainState:
-    """Initial weights, optimiser and average."""
+    """Return the initial weights, optimizer state and averages on ``device``."""
     train = run.config.train
     captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if run.spec.text is not None else []
     model = fresh_model(run.spec, captions, run.config.seed)
@@ -45,7 +45,7 @@ def new_state(run: Run, device: torch.device) -> TrainState:
 
 
 def new_optimizer(train: Train, model: ScoreModel) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over the parameters that are trained."""
+    """Return the recipe's optimizer over the trainable parameters."""
     if isinstance(train.optimizer, ExternalOptimizer):
         text = model.conditioner.text_parameters
         groups = optimizers.parameter_groups(model.parameters(), text, train.lr, train.text_lr)
@@ -63,11 +63,11 @@ def make_criterion(train: Train) -> Criterion:
 
 
 def place_model(run: Run, model: ScoreModel, device: torch.device) -> None:
-    """Brings a model to its device: whole, or this rank's rows of it.
+    """Move a model to its device: whole, or this rank's shard of it.
 
     Raises:
-        ValueError: if ranks that gather its weights together would have unequal shares of a batch, or it holds a
-            parameter that cannot be sharded.
+        ValueError: if the workers of a sharded model would have unequal shares of a batch, or a parameter cannot be
+            sharded.
     """
     world = replace(current_world(), device=device)
     if run.config.resources.strategy == "ddp" or world.size == 1:
@@ -84,13 +84,13 @@ def place_model(run: Run, model: ScoreModel, device: torch.device) -> None:
 
 
 def gathered_dtype(run: Run, device: torch.device) -> torch.dtype:
-    """In which a sharded model's weights are gathered: the training's, where autocast casts back what it computes in
-    float32; on CPUs it does not, and norms take no short weights beside float32 images."""
+    """Return the dtype in which a sharded model's weights are gathered: the training precision on GPUs, float32 on
+    CPUs, whose norms do not mix half-precision weights with float32 images."""
     return DTYPES[run.config.train.precision] if device.type == "cuda" else torch.float32
 
 
 def make_objective(run: Run) -> Objective:
-    """The loss of the recipe."""
+    """Return the training objective of the recipe."""
     train = run.config.train
     return Objective(
         batch=train.batch,
@@ -108,7 +108,7 @@ def make_objective(run: Run) -> Objective:
 
 
 def make_schedule(run: Run) -> Schedule:
-    """The lengths and frequencies of the recipe."""
+    """Return the lengths and frequencies of the recipe."""
     config, decay = run.config, run.config.train.decay
     return Schedule(
         steps=run.steps,
@@ -126,7 +126,7 @@ def make_schedule(run: Run) -> Schedule:
 
 
 def make_validator(run: Run, world: World) -> Callable[[ScoreModel], dict[str, float]] | None:
-    """The validation loss on the held-out rows, read anew each time; None without such rows."""
+    """Return a function that computes the validation loss on the held-out rows; None without such rows."""
     if not len(run.held_out):
         return None
     reader = open_dataset_reader(run.manifest.path, run.manifest.fingerprint, run.text, run.latents)

@@ -1,6 +1,6 @@
-"""The history of a run that trains without Ray: files in the run's folder, or MLflow where the recipe names a store.
+"""The metrics and pictures of a run without Ray: files in the run's folder, or MLflow if the recipe names a store.
 
-RUN/metrics.jsonl           a line for each time that metrics were logged: step, time in seconds, and the metrics
+RUN/metrics.jsonl           a line for each log entry: step, time in Unix seconds, and the metrics
 RUN/samples/grid-STEP.png   sample grids
 """
 
@@ -32,12 +32,12 @@ METRICS, PICTURES = "metrics.jsonl", "samples"
 
 
 class History:
-    """A sink that keeps metrics and pictures in a folder, each step's once.
+    """A sink that writes metrics and pictures to a folder, each step's once.
 
     Args:
-        folder: of the run.
-        start: step that the run goes on from. What an earlier process kept of later steps is dropped at the first
-            entry, since those steps come again.
+        folder: folder of the run.
+        start: step that the run resumes from. The first entry deletes what an earlier process wrote about later steps,
+            because those steps are trained again.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
@@ -52,13 +52,13 @@ class History:
             out.write(json.dumps({"step": step, "time": round(time.time(), 3), **told}) + "\n")
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
-        """Write a picture of a step, which is whole from the moment that it is there."""
+        """Write a picture of a step atomically."""
         self._open()
         with write_atomically(self.pictures / f"{name}-{step:09d}.png", "a picture") as partial:
             image.save(partial, format="PNG", pnginfo=png_metadata(image.info))
 
     def _open(self) -> None:
-        """Drop what an earlier process kept of steps after the start."""
+        """Delete what an earlier process wrote about steps after the start."""
         if self.is_open:
             return
         self.is_open = True
@@ -72,7 +72,7 @@ class History:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file of metrics, up to one that a kill cut short; none if there is no file."""
+    """Return the lines of a metrics file, up to a line that a kill cut short; an empty list if there is no file."""
     lines: list[dict[str, Any]] = []
     for text in file.read_text().splitlines() if file.exists() else []:
         try:
@@ -99,12 +99,12 @@ class Both:
 
 @contextmanager
 def record_history(run: Run, shown: Sink) -> Iterator[Sink]:
-    """Yield a sink that keeps what it gets, and passes it on to ``shown``.
+    """Yield a sink that records metrics and pictures, and passes them on to ``shown``.
 
-    Under torchrun the first rank alone keeps anything.
+    Under torchrun only rank 0 records.
 
     Raises:
-        ValueError: if ``tracking.uri`` is none, or the run has checkpoints of another recipe.
+        ValueError: if ``tracking.uri`` is invalid, or the run has checkpoints of another recipe.
         RuntimeError: if the MLflow store fails.
     """
     if os.environ.get("RANK", "0") != "0":
@@ -114,9 +114,9 @@ def record_history(run: Run, shown: Sink) -> Iterator[Sink]:
     start = 0
     if found is not None:
         description = checkpoint.read_description(found)
-        check_resumable(run, description)  # before a run of MLflow is said to go on
+        check_resumable(run, description)  # before the MLflow run is reopened
         start = description.step
-    # also without MLflow: if the run goes on with a store, it must not be taken for an older one of its name
+    # also without MLflow: resumed with a store, the run must not be taken for an older one of its name
     word, folder = settle_run_word(run), run_folder(run)
     if run.config.tracking.uri is None:
         yield Both(History(Path(folder), start), shown)
@@ -128,13 +128,13 @@ def record_history(run: Run, shown: Sink) -> Iterator[Sink]:
 
 @contextmanager
 def track_run(run: Run, uri: str, word: str) -> Iterator[Sink]:
-    """Yield a sink into the run's MLflow run, which is marked as finished, failed or killed with the context.
+    """Yield a sink into the run's MLflow run, which is marked as finished, failed or killed when the context ends.
 
     Args:
-        word: of the run, see :mod:`raysde.runs.identity`.
+        word: the run's identity, see :mod:`raysde.runs.identity`.
 
     Raises:
-        Interrupted: at Ctrl-C or SIGTERM, with how to go on.
+        Interrupted: at Ctrl-C or SIGTERM; the message tells how to resume.
         RuntimeError: if the MLflow store fails.
     """
     from raysde import tracking
@@ -150,28 +150,28 @@ def track_run(run: Run, uri: str, word: str) -> Iterator[Sink]:
             sink.close()
             raise
     if not sink.close():
-        print("MLflow did not take all metrics in time; they wait in", spool)
+        print("MLflow did not take all metrics in time; the rest is kept in", spool)
     with tracking.report_server_errors(uri):
         tracking.finish_run(client, run_id)
 
 
 def settle_run_word(run: Run) -> str:
-    """Return the word of a run, see :func:`raysde.runs.identity.settle_word`.
+    """Return the identity word of a run, see :func:`raysde.runs.identity.settle_word`.
 
     Raises:
-        ValueError: if the file that keeps it is damaged.
+        ValueError: if the identity file is damaged.
     """
     folder = run_folder(run)
     return identity.settle_word(folder, identity_settings(run), begun=bool(identity.list_steps(folder)))
 
 
 def run_folder(run: Run) -> str:
-    """Return the folder of a run, or its URI."""
+    """Return the absolute folder of a run, or its URI."""
     return child_path(storage.absolute_location(run.config.storage), run.config.name)
 
 
 def open_tracking_run(run: Run, client: "MlflowClient", uri: str, word: str) -> str:
-    """Return the id of the MLflow run that belongs to a run's word: its own one, otherwise a new one.
+    """Return the id of the MLflow run with this identity word; create the MLflow run if there is none.
 
     Raises:
         RuntimeError: if the MLflow store fails.

@@ -1,4 +1,4 @@
-"""The loop's hooks over a run: where its metrics, pictures, checkpoints and averages go."""
+"""The training loop's hooks: destinations of metrics, pictures, checkpoints and averages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from raysde.training.state import TrainState
 
 
 class Sink(Protocol):
-    """Takes metrics and pictures, such as :class:`raysde.tracking.Tracker`."""
+    """A receiver of metrics and pictures, such as :class:`raysde.tracking.Tracker`."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -32,7 +32,7 @@ class Sink(Protocol):
 
 @dataclass
 class RunHooks:
-    """The loop's hooks over a sink, a way to keep checkpoints, and a stop signal."""
+    """The hooks of a run, with a sink, a function that saves checkpoints, and a stop signal."""
 
     run: Run
     sink: Sink | None
@@ -66,7 +66,7 @@ class RunHooks:
 
 
 def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
-    """The recipe's sample grid."""
+    """Draw the recipe's sample grid."""
     sampling = run.config.sampling
     drawn = Model(model, run.spec).sample(
         prompts=list(islice(cycle(sampling.prompts), sampling.count)) or None,
@@ -81,9 +81,9 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
 
 
 def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> Path:
-    """Writes the checkpoint of ``state`` into ``folder/step_...`` and returns that path.
+    """Write the checkpoint of ``state`` into ``folder/step_...`` and return that path.
 
-    Called on the first rank alone, or on every rank where the model is sharded, for a folder that all of them reach.
+    Call it on the first rank, or on every rank if the model is sharded, with a folder that all ranks reach.
     """
     target = folder / checkpoint.checkpoint_name(state.step)
     if has_shards(state.model):
@@ -94,5 +94,5 @@ def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> 
 
 
 def describe_run(run: Run) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
-    """What a checkpoint says of its run: model, recipe and data."""
+    """Return the model, recipe and data entries of a checkpoint."""
     return run.spec, run.config.flat(), {**run.data_identity, "microbatch": run.plan.microbatch}

@@ -1,8 +1,8 @@
-"""The identity of a run: a random word in its folder, which is gone when the folder is.
+"""The identity of a run: a random word in its folder, which is removed with the folder.
 
-STORAGE/NAME/identity.json   the word, a hash of what shapes the run's numbers, and whether it has ended
+STORAGE/NAME/identity.json   the word, a hash of the settings that determine the run's numbers, and its end
 
-A name alone does not say which MLflow run is a run's: the folder may have been removed, and the name used again.
+A name alone does not identify the MLflow run: the folder may have been removed, and the name used again.
 """
 
 import hashlib
@@ -27,18 +27,18 @@ from raysde.io.filesystems import (
 
 FILE = "identity.json"
 BY_NAME = ""
-"""The word of runs from before there were words: their MLflow run is found by its name alone."""
+"""The word of runs from before identity words existed: their MLflow run is found by its name alone."""
 
 
 def settle_word(folder: str, shape: Mapping[str, Any], *, begun: bool) -> str:
-    """Return the word of the run in a folder, and keep it there; a run that starts anew gets a new one.
+    """Return the word of the run in a folder and store it there; a run that starts anew gets a new word.
 
-    A run that was killed before its first checkpoint is the same run, if its recipe is.
+    A run that was killed before its first checkpoint keeps its word if its recipe is the same.
 
     Args:
-        folder: of the run, local or a URI.
-        shape: what the numbers of the run follow from, as JSON values.
-        begun: True if the run goes on from what is in the folder, False if it starts at its first step.
+        folder: folder of the run, local or a URI.
+        shape: settings that determine the run's numbers, as JSON values.
+        begun: True if the run resumes from the folder, False if it starts at its first step.
 
     Raises:
         ValueError: if the file in the folder is damaged.
@@ -55,21 +55,21 @@ def settle_word(folder: str, shape: Mapping[str, Any], *, begun: bool) -> str:
 
 
 def note_end(folder: str) -> None:
-    """Note in a run's folder that the run has ended: without its checkpoints it would be trained anew."""
+    """Record in a run's folder that the run has ended, so that without its checkpoints it starts anew."""
     found = _read_word(folder)
     if found is not None:
         _write_word(folder, {**found, "ended": True})
 
 
 def list_steps(folder: str) -> list[int]:
-    """Return the steps whose checkpoints are in a run's folder, whole or torn, in their order."""
+    """Return the steps of the checkpoints in a run's folder, complete or not, in ascending order."""
     system, root = open_filesystem(absolute_location(folder))
     names = [entry.base_name for entry in system.get_file_info(pafs.FileSelector(root, allow_not_found=True))]
     return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d+", name))
 
 
 def describe_interruption(folder: str) -> Interrupted:
-    """Return what is said of a run that was interrupted: how it goes on."""
+    """Return the error of an interrupted run; it tells how to resume."""
     system, root = open_filesystem(absolute_location(folder))
     whole = [each.step for each in list_checkpoints(system, root) if each.description is not None]
     name = folder.partition("?")[0].rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The loop without Ray: in this process, or in each process that torchrun starts."""
+"""Training without Ray, in this process or in every process of torchrun."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from raysde.training.state import TrainState
 
 
 def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = lambda: False) -> TrainState:
-    """Trains to the end of the recipe, from the run's newest checkpoint if it has one.
+    """Train to the end of the recipe, resuming from the run's newest checkpoint if it has one.
 
     Under torchrun every process calls this; ``sink`` is used on the first rank alone.
 
@@ -71,7 +71,7 @@ def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = la
 
 
 def check_place(run: Run) -> None:
-    """Check that a run's storage is one that training without Ray can use.
+    """Check that training without Ray can use a run's storage.
 
     Raises:
         ValueError: if it is not a local folder.

@@ -1,4 +1,4 @@
-"""A recipe with its data set looked up, and what of it can be found wrong before a worker starts."""
+"""A recipe with its data set, and the checks that need no worker."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -57,19 +57,19 @@ MAY_CHANGE = (
     "checkpoint_every",
     "keep_checkpoints",
 )
-"""Keys that a resumed run may give anew; all others shape the numbers."""
+"""Prefixes of keys that may change when a run resumes; all other keys determine its numbers."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe with its data set looked up.
+    """A recipe with its data set.
 
     Attributes:
-        feed: the microbatches: plan, rows to train on, and how images are shown.
-        held_out: row numbers for validation.
-        steps: length of the run.
-        text: precomputed embeddings of the captions, if they are used.
-        latents: precomputed latents of the images, if they are trained on.
+        feed: microbatches: plan, training rows, and the view of the images.
+        held_out: row numbers for validation, int64 [N].
+        steps: length of the run in optimizer steps.
+        text: precomputed caption embeddings, if they are used.
+        latents: precomputed latents to train on; None for pixels.
     """
 
     config: RunConfig
@@ -93,7 +93,7 @@ class Run:
 
 
 def open_run(config: RunConfig) -> Run:
-    """Looks the data set up and checks that the recipe fits it.
+    """Open the data set of a recipe and check that they fit together.
 
     Raises:
         ValueError: naming the key that does not fit.
@@ -134,7 +134,7 @@ def open_run(config: RunConfig) -> Run:
 
 
 def list_remarks(run: Run) -> list[str]:
-    """Return what a user should know of a run before it starts, a sentence each."""
+    """Return the warnings about a run before it starts, a sentence each."""
     found = describe_unused(run.manifest, (run.text, run.latents), run.config.data.precomputed)
     if run.plan.batch > run.plan.rows:
         found.append(
@@ -145,10 +145,10 @@ def list_remarks(run: Run) -> list[str]:
 
 
 def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
-    """Compare the labels of a recipe's sample grid with those of its data set.
+    """Check the labels of a recipe's sample grid against its data set.
 
     Raises:
-        ValueError: if one is no class of the data set, or no row has it.
+        ValueError: if a label is no class of the data set, or no row has it.
     """
     counts = manifest.statistics.get("labels")
     for label in labels:
@@ -159,10 +159,10 @@ def check_labels(labels: Sequence[str], manifest: Manifest) -> None:
 
 
 def make_view(config: RunConfig, manifest: Manifest) -> View:
-    """How images are shown.
+    """Return the crop and size of the images.
 
     Raises:
-        ValueError: if the data set has buckets of another size than the recipe wants.
+        ValueError: if the data set has buckets of another size than the recipe asks for.
     """
     size = config.data.image_size
     shape = None if size is None else read_size(size)
@@ -179,7 +179,7 @@ def make_view(config: RunConfig, manifest: Manifest) -> View:
 
 
 def make_plan(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
-    """The order of a run's rows."""
+    """Return the order of a run's rows."""
     return Plan(
         rows=rows.count,
         batch=config.train.batch,
@@ -192,10 +192,10 @@ def make_plan(config: RunConfig, manifest: Manifest, rows: Rows) -> Plan:
 
 
 def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> AnySDE | ExternalSDE:
-    """The recipe's SDE, with VE's sigma_max taken from a sample of the training images where the recipe asks for it.
+    """Return the recipe's SDE; ``data.sigma_max_rows`` sets VE's sigma_max from a sample of the training images.
 
     Raises:
-        ValueError: if it asks for it with another SDE.
+        ValueError: if the key is set and the SDE is not VE.
     """
     count = config.data.sigma_max_rows
     if not count:
@@ -208,11 +208,10 @@ def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> A
 
 
 def check_run(run: Run) -> None:
-    """What can be found wrong before a worker starts: shards unlike the manifest, a network that cannot be built,
-    code of the user's own that is not there.
+    """Check before a worker starts: shards against the manifest, the network, and the user's own code.
 
     Raises:
-        ValueError: naming the culprit.
+        ValueError: naming the file or key at fault.
     """
     hashes = run.config.data.verify == "hash"
     verify_shards(run.manifest, hashes=hashes)
@@ -236,10 +235,10 @@ def identity_settings(run: Run) -> dict[str, Any]:
 
 
 def check_model(spec: ModelSpec) -> None:
-    """Builds the network of a description without its weights; of a network of the user's own, finds the factory.
+    """Build the network of a model without its weights; of a network in the user's own code, only find the factory.
 
     Raises:
-        ValueError: naming what does not fit.
+        ValueError: naming the key that does not fit.
     """
     complete_preconditioning(spec)
     width = condition_width(spec)
@@ -251,7 +250,7 @@ def check_model(spec: ModelSpec) -> None:
 
 
 def condition_width(spec: ModelSpec) -> int | None:
-    """The width that the conditioning vectors of a description will have, None without conditions.
+    """Return the width of a model's conditioning vectors, or None without conditions.
 
     Raises:
         ValueError: if its pretrained text encoder cannot be loaded.
@@ -266,10 +265,10 @@ def condition_width(spec: ModelSpec) -> int | None:
 
 
 def continue_run(run: Run, found: checkpoint.Description) -> Run:
-    """Return the run that goes on from a checkpoint of its own, and draws by default as it did.
+    """Return the run that resumes from its own checkpoint, with the checkpoint's default solver.
 
     Raises:
-        ValueError: as :func:`check_resumable`, or if the recipe's grids cannot be drawn by that default.
+        ValueError: as :func:`check_resumable`, or if that solver cannot draw the recipe's grids.
     """
     check_resumable(run, found)
     usual = found.spec.default_solver
@@ -278,7 +277,7 @@ def continue_run(run: Run, found: checkpoint.Description) -> Run:
 
 
 def check_resumable(run: Run, found: checkpoint.Description) -> None:
-    """Compares a run's checkpoint with the recipe that would continue it.
+    """Check that a recipe may resume from a checkpoint.
 
     Raises:
         ValueError: naming the first key that differs and would change the numbers.
@@ -290,7 +289,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             "choose another name"
         )
     now = run.config.flat()
-    # a kind says more than the keys that only one of two kinds has
+    # a kind is named before the keys that only one of two kinds has
     for key in sorted(set(found.recipe) | set(now), key=lambda key: (not key.endswith(".kind"), key)):
         old = found.recipe[key] if key in found.recipe else run.config.default(key)
         new = now.get(key)
@@ -306,7 +305,7 @@ def check_resumable(run: Run, found: checkpoint.Description) -> None:
             f"run {name!r} was trained on other data than {run.config.data.path} "
             f"(fingerprint {found.data['fingerprint']}, now {run.manifest.fingerprint})"
         )
-    # a checkpoint from before names were stored can be compared by the number of its classes alone
+    # older checkpoints store no class names, only their number
     names = run.spec.class_names
     other = describe_difference(found.spec.class_names or names, names)
     if found.spec.classes != run.spec.classes:

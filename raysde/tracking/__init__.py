@@ -1,4 +1,4 @@
-"""MLflow runs: one for each training run whatever restarts happen; metrics never wait and are never logged twice."""
+"""MLflow runs, one for each training run across restarts; training never waits for metrics, each is logged once."""
 
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ __all__ = [
     "store_uri",
 ]
 
-# loaded on first use: importing MLflow takes a second, which most processes of a cluster can do without
+# loaded on first use: importing MLflow takes a second, and most processes of a cluster do not need it
 __getattr__ = import_on_first_use(
     __name__,
     {

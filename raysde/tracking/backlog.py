@@ -1,10 +1,10 @@
-"""Metrics and pictures that had not reached the tracking server when a checkpoint was written.
+"""Metrics and pictures that the tracking server did not have yet when a checkpoint was written.
 
 STORAGE/NAME/unsent-RUN/metrics.jsonl   lines of a spool
 STORAGE/NAME/unsent-RUN/NAME-STEP.png   pictures
 
-A spool lies on the machine of the first worker, which may never come back. What was logged after the newest checkpoint
-is computed again; what was logged before it is here.
+A spool lies on the machine of the first worker, which may never come back. Steps after the newest checkpoint are
+computed again; unsent entries from before it are in the backlog.
 """
 
 import json
@@ -20,20 +20,20 @@ LINES = "metrics.jsonl"
 
 
 def backlog_folder(run: str, run_id: str) -> str:
-    """Return the place of a run's backlog.
+    """Return the folder of a run's backlog.
 
     Args:
         run: folder or URI of the run.
-        run_id: of its MLflow run.
+        run_id: id of its MLflow run.
     """
     return child_path(absolute_location(run), f"unsent-{run_id}")
 
 
 class Backlog:
-    """A folder of lines and pictures that wait.
+    """A folder of unsent lines and pictures.
 
     Args:
-        folder: local or a URI; it is there as long as something waits.
+        folder: local folder or URI; it exists only while something is unsent.
     """
 
     def __init__(self, folder: str) -> None:
@@ -44,22 +44,22 @@ class Backlog:
         return not self._names()
 
     def keep(self, lines: Sequence[Mapping[str, Any]], pictures: Iterable[Path]) -> None:
-        """Replace what is here by what waits now."""
+        """Replace the lines in the backlog by ``lines``, and add the picture files that are not in it."""
         write_bytes(child_path(self.folder, LINES), "".join(json.dumps(line) + "\n" for line in lines).encode())
         here = set(self._names())
         for path in pictures:
-            if path.name not in here and path.exists():  # one that has arrived meanwhile is gone
+            if path.name not in here and path.exists():  # a picture that the server has meanwhile is deleted
                 write_bytes(child_path(self.folder, path.name), path.read_bytes())
 
     def take(self) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-        """Return the lines, and the pictures by the names of their files."""
+        """Return the lines, and the pictures by file name."""
         names = self._names()
         text = read_bytes(child_path(self.folder, LINES)).decode() if LINES in names else ""
         pictures = {name: read_bytes(child_path(self.folder, name)) for name in sorted(names) if name.endswith(".png")}
         return [json.loads(line) for line in text.splitlines()], pictures
 
     def forget(self) -> None:
-        """Delete everything once the server has it."""
+        """Delete the backlog, once the server has everything."""
         system, root = open_filesystem(self.folder)
         if system.get_file_info(root).type == pafs.FileType.Directory:
             system.delete_dir(root)

@@ -13,11 +13,11 @@ from raysde.tracking.runs import fail_run, interrupt_run
 def mark_runs(
     client: MlflowClient, running: Callable[[], list[str]], interrupted: Callable[[], Interrupted]
 ) -> Iterator[None]:
-    """Mark runs as failed with what is done here, or as killed at Ctrl-C or SIGTERM.
+    """Mark MLflow runs as failed if the context raises, or as killed at Ctrl-C or SIGTERM.
 
     Args:
-        running: tells the ids of the runs that are under way.
-        interrupted: tells how to go on.
+        running: function that returns the ids of the active runs.
+        interrupted: function that returns the error that tells how to resume.
 
     Raises:
         Interrupted: at Ctrl-C or SIGTERM.

@@ -1,4 +1,4 @@
-"""Entries on their way to a server that may be away: sent in order from a thread, tried until they are taken."""
+"""A queue of entries for a server that may be away: a thread sends them in order and retries until it succeeds."""
 
 import itertools
 import threading
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 LONGEST_PAUSE = 15.0
-"""Seconds between two tries, in the end."""
+"""Longest pause between two tries, in seconds."""
 Queued = TypeVar("Queued")
 
 
 class Outbox(Generic[Queued]):
-    """Takes entries without waiting, and sends those that wait together.
+    """A queue that never blocks its caller, and sends waiting entries in batches.
 
     Args:
-        name: of the thread, and for messages.
-        send: sends entries, all or none of which count as sent; may raise anything.
-        refused: whether an error of ``send`` will come again whenever the same is sent.
-        most: how many are sent together.
+        name: name of the thread, also used in messages.
+        send: function that sends a batch, completely or not at all; may raise anything.
+        refused: function that returns True if sending the same entries again would raise the same error.
+        most: largest size of a batch.
     """
 
     def __init__(
@@ -34,25 +34,25 @@ class Outbox(Generic[Queued]):
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def put(self, entry: Queued) -> None:
-        """Queues an entry."""
+        """Queue an entry."""
         with self.changed:
             self.waiting.append(entry)
             self.taken += 1
             self.changed.notify_all()
 
     def drain(self, timeout: float) -> bool:
-        """Waits until what was queued so far is sent, at most ``timeout`` seconds; whether it was."""
+        """Wait at most ``timeout`` seconds for the entries queued so far, and return True if all were sent."""
         with self.changed:
             wanted = self.taken
             return self.changed.wait_for(lambda: self.gone >= wanted, timeout)
 
     def unsent(self) -> list[Queued]:
-        """Return what is under way or waits, in its order."""
+        """Return the entries that are being sent or wait, in order."""
         with self.changed:
             return [*self.sending, *self.waiting]
 
     def close(self, timeout: float) -> bool:
-        """Ends the thread once everything is sent, and waits for that as :meth:`drain` does."""
+        """End the thread once everything is sent, waiting as :meth:`drain` does."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
@@ -67,7 +67,7 @@ class Outbox(Generic[Queued]):
                 self.changed.notify_all()
 
     def _next(self) -> list[Queued]:
-        """What is sent next; nothing at the end."""
+        """Return the next batch; an empty one at the end."""
         with self.changed:
             self.changed.wait_for(lambda: self.waiting or self.closed)
             self.sending = [self.waiting.popleft() for _ in range(min(self.most, len(self.waiting)))]
@@ -78,7 +78,7 @@ class Outbox(Generic[Queued]):
         for attempt in itertools.count(1):
             try:
                 return self.send(batch)
-            # whatever it is, it must not end this thread: others wait behind it
+            # no error may end this thread: other entries wait behind this one
             except Exception as error:
                 shown = " ".join(str(error).split())[:160]
                 if self.refused(error):
@@ -90,7 +90,7 @@ class Outbox(Generic[Queued]):
             pause = min(LONGEST_PAUSE, 2.0 * pause)
 
     def _one_by_one(self, batch: list[Queued], shown: str) -> None:
-        """Sends what is not refused; an entry that is refused alone is dropped."""
+        """Send the entries of a refused batch one by one, and drop an entry that is refused alone."""
         if len(batch) == 1:
             return print(f"{self.name}: the server refused an entry: {shown}", flush=True)
         for entry in batch:

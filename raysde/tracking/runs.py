@@ -1,4 +1,4 @@
-"""MLflow runs: one for each training run whatever restarts happen, and how it ends."""
+"""MLflow runs: one for each training run across restarts, with its end."""
 
 import json
 import tempfile
@@ -30,7 +30,7 @@ class Input:
     rows: int
 
     def entity(self) -> DatasetInput:
-        """For MLflow's own column of data sets."""
+        """Return the data set as an MLflow dataset input with the context "training"."""
         kind = self.path.partition("://")[0] if "://" in self.path else "local"
         return DatasetInput(
             Dataset(
@@ -45,16 +45,16 @@ class Input:
 
 
 def default_artifact_root(uri: str) -> str | None:
-    """Beside a SQLite file, its artifacts; a server knows its own place."""
+    """Return the folder of artifacts beside a SQLite file; None for a server, which has its own."""
     match = DATABASE.fullmatch(uri)
     return None if match is None else (Path(match[2]).absolute().parent / "artifacts").as_uri()
 
 
 def find_or_create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """The experiment called ``name``, created if there is none, also if several processes do so at once.
+    """Return the id of the experiment called ``name``, and create it if needed; concurrent calls are safe.
 
     Args:
-        artifacts: where a newly created one keeps its files; None for the server's own place.
+        artifacts: artifact location of a new experiment; None for the server's default.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -68,7 +68,7 @@ def find_or_create_experiment(client: MlflowClient, name: str, artifacts: str | 
 
 
 def list_experiments(client: MlflowClient) -> dict[str, str]:
-    """Return the identifiers of experiments by name, the latest first, without the one that MLflow makes by itself."""
+    """Return the ids of experiments by name, the latest first, without MLflow's Default."""
     found = client.search_experiments(order_by=["creation_time DESC"])
     return {each.name: str(each.experiment_id) for each in found if each.name != "Default"}
 
@@ -83,14 +83,14 @@ def open_mlflow_run(
     parent: str | None = None,
     word: str = "",
 ) -> str:
-    """The id of the run called ``name``, found by its tags or created; one whose beginning was cut short gets the rest.
+    """Return the id of the run called ``name``; create it if there is none, or complete one that was cut short.
 
     Args:
         params: the flat recipe.
-        artifacts: where a newly created experiment keeps its files; None for the server's own place.
-        data: what it is trained on.
-        parent: id of the run that it is shown below, such as that of a sweep.
-        word: that tells it from others of the same name, see :mod:`raysde.runs.identity`.
+        artifacts: artifact location of a new experiment; None for the server's default.
+        data: training data.
+        parent: id of the parent run, such as a sweep's.
+        word: identity that distinguishes runs with the same name, see :mod:`raysde.runs.identity`.
     """
     place = find_or_create_experiment(client, experiment, artifacts)
     found = find_run(client, place, name, word)
@@ -105,13 +105,13 @@ def open_mlflow_run(
 
 
 def find_run(client: MlflowClient, experiment: str, name: str, word: str) -> MlflowRun | None:
-    """Return the newest run of an experiment that has a name and a word, None if there is none."""
+    """Return the newest run of an experiment with this name and identity word, or None."""
     query = f"tags.`{RUN_TAG}` = '{name}'" + (f" AND tags.`{WORD_TAG}` = '{word}'" if word else "")
     token = None
     while True:
         page = client.search_runs([experiment], filter_string=query, page_token=token)
         for run in page:
-            # some databases take capitals for small letters, and a query cannot ask for the lack of a tag
+            # some databases ignore case, and a query cannot ask for a missing tag
             if (run.data.tags.get(RUN_TAG), run.data.tags.get(WORD_TAG, "")) == (name, word):
                 return run
         token = page.token
@@ -120,7 +120,7 @@ def find_run(client: MlflowClient, experiment: str, name: str, word: str) -> Mlf
 
 
 def log_description(client: MlflowClient, run: MlflowRun, params: Mapping[str, Any], data: Input | None) -> None:
-    """Logs a run's recipe, and its data last: what has its data, or all its params where there are none, has all."""
+    """Log a run's recipe, and its data last, so that a run with its data is known to be complete."""
     missing = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in params.items() if key not in run.data.params]
     if (run.inputs and run.inputs.dataset_inputs) or not (missing or data):
         return
@@ -132,19 +132,19 @@ def log_description(client: MlflowClient, run: MlflowRun, params: Mapping[str, A
 
 
 def list_logged_steps(client: MlflowClient, run_id: str) -> dict[str, set[int]]:
-    """The steps at which each metric of a run was logged."""
+    """Return the steps at which each metric of a run was logged."""
     keys = client.get_run(run_id).data.metrics
     return {key: {metric.step for metric in client.get_metric_history(run_id, key)} for key in keys}
 
 
 def fail_run(client: MlflowClient, run_id: str) -> None:
-    """Marks a run as failed, if the server can be reached: the error that failed it matters more."""
+    """Mark a run as failed if the server answers; errors are ignored, because the original error matters more."""
     with suppress(MlflowException):
         client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.FAILED))
 
 
 def log_figures(client: MlflowClient, run_id: str, step: int, figures: Mapping[str, float]) -> None:
-    """Logs figures of a run's model at the step of its checkpoint, if the run is there; the same ones once."""
+    """Log a model's metrics once, at the step of its checkpoint, if the run exists and is active."""
     if not has_run(client, run_id) or client.get_run(run_id).info.lifecycle_stage != "active":
         return
     for key, value in figures.items():
@@ -154,29 +154,29 @@ def log_figures(client: MlflowClient, run_id: str, step: int, figures: Mapping[s
 
 
 def interrupt_run(client: MlflowClient, run_id: str) -> None:
-    """Marks a run as killed, if the server can be reached: somebody ended it, and it can go on."""
+    """Mark a run as killed if the server answers: the user ended it, and it can resume."""
     with suppress(MlflowException):
         client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.KILLED))
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Sets tags of a run; those of the same names are replaced."""
+    """Set tags of a run, replacing tags with the same names."""
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def finish_run(client: MlflowClient, run_id: str) -> None:
-    """Marks a run as finished."""
+    """Mark a run as finished."""
     client.set_terminated(run_id, status=RunStatus.to_string(RunStatus.FINISHED))
 
 
 def close_run(client: MlflowClient, run_id: str, ended: Ended) -> None:
-    """Marks a run as finished, killed or failed; one that is so already keeps the time of its end."""
+    """Mark a run as finished, killed or failed; a run with that status keeps its end time."""
     if client.get_run(run_id).info.status != ended:
         client.set_terminated(run_id, status=ended)
 
 
 def has_run(client: MlflowClient, run_id: str) -> bool:
-    """Whether a store knows a run."""
+    """Return True if the store has the run."""
     try:
         client.get_run(run_id)
     except MlflowException as error:
@@ -187,7 +187,7 @@ def has_run(client: MlflowClient, run_id: str) -> bool:
 
 
 def log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
-    """Logs files by name, and tags, to a run; those of the same names are replaced."""
+    """Log files by name, and tags, to a run, replacing those with the same names."""
     with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
         for name, content in files.items():
             path = Path(folder) / name
@@ -198,10 +198,10 @@ def log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], tag
 
 
 def read_tags(client: MlflowClient, run_id: str) -> dict[str, str]:
-    """The tags of a run."""
+    """Return the tags of a run."""
     return dict(client.get_run(run_id).data.tags)
 
 
 def read_latest_metrics(client: MlflowClient, run_id: str) -> dict[str, float]:
-    """The newest value of each metric."""
+    """Return the newest value of each metric."""
     return dict(client.get_run(run_id).data.metrics)

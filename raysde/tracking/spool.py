@@ -1,4 +1,4 @@
-"""What a run has to tell its tracking server, on disk until the server has it."""
+"""A run's metrics and pictures on disk until the tracking server has them."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from raysde.io.errors import name_place_of_write
 
 
 def spool_folder(name: str, run_id: str) -> Path:
-    """Where a run keeps what the server has not taken yet, on the machine of its first worker."""
+    """Return the file of a run's spool, on the machine of its first worker."""
     return Path(tempfile.gettempdir()) / f"raysde-{name}-{run_id}.jsonl"
 
 
@@ -24,7 +24,7 @@ class Spool:
     """A file with a line for each step's metrics, and a folder of pictures beside it.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,12 +37,12 @@ class Spool:
     def take_over(
         self, lines: Sequence[dict[str, Any]] = (), pictures: Mapping[str, bytes] | None = None
     ) -> tuple[list[dict[str, Any]], list[Path]]:
-        """What an earlier process left, in its order, and opens the spool for this one.
+        """Open the spool and return the lines and pictures that an earlier process left, in order.
 
         A torn last line is dropped: its step will be logged again.
 
         Args:
-            lines, pictures: what a process on another machine left, which comes first.
+            lines, pictures: lines and pictures from a process on another machine, which come first.
         """
         lines = [*lines, *(line for line in self._lines() if line not in lines)]
         with write_atomically(self.path, "metrics") as partial:
@@ -63,11 +63,11 @@ class Spool:
         return result
 
     def add_metrics(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
-        """Writes metrics of a step; the line as it will be read again."""
+        """Write metrics of a step, and return the line as :meth:`take_over` returns it."""
         return self._add({"step": step, "time": int(time.time() * 1000), "values": dict(values)})
 
     def add_tags(self, tags: Mapping[str, str]) -> dict[str, Any]:
-        """Writes tags of the run; the line as it will be read again."""
+        """Write tags of the run, and return the line as :meth:`take_over` returns it."""
         return self._add({"tags": dict(tags)})
 
     def _add(self, line: dict[str, Any]) -> dict[str, Any]:
@@ -76,16 +76,16 @@ class Spool:
         return line
 
     def add_picture(self, step: int, name: str, image: Image.Image) -> Path:
-        """Writes a picture of a step; the file, which is whole from the moment it is there."""
+        """Write a picture of a step atomically, and return its file."""
         path = self.pictures / f"{name}-{step:07d}.png"
         with write_atomically(path, "a picture") as partial:
             image.save(partial, format="PNG", pnginfo=png_metadata(image.info))
         return path
 
     def forget_metrics(self) -> None:
-        """Once the server has them."""
+        """Delete the metrics, once the server has them."""
         self.path.unlink(missing_ok=True)
 
     def forget_pictures(self) -> None:
-        """Once the server has them."""
+        """Delete the pictures, once the server has them."""
         shutil.rmtree(self.pictures, ignore_errors=True)

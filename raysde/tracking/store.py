@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, whether it answers, and what it says when it does not."""
+"""The MLflow store: its location, its connection, and its errors."""
 
 import errno
 import fcntl
@@ -18,25 +18,25 @@ from raysde.io.filesystems import DATABASE, resolve_database
 
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.WARNING)
-# it prints each error's traceback, and the error is raised too
+# it prints the traceback of every error that it raises
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 MAGIC = b"SQLite format 3\0"
-"""The first bytes of every SQLite database that is not empty."""
+"""First bytes of every SQLite database that is not empty."""
 
 
 def default_uri() -> str:
-    """MLFLOW_TRACKING_URI if it is set, otherwise a SQLite file at a fixed place in the home folder."""
+    """Return MLFLOW_TRACKING_URI if it is set, otherwise a SQLite file at a fixed place in the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('~/raysde/mlflow.db').expanduser()}"
 
 
 def store_uri(given: str | None) -> str:
-    """Return the URI of the store that is asked for, or of the default one; the path of an SQLite file is absolute."""
+    """Return the URI of the given store, or of the default one; the path of a SQLite file is absolute."""
     return resolve_database(given or default_uri())
 
 
 def connect_client(uri: str) -> MlflowClient:
-    """A client of a tracking store that answers.
+    """Return a client of a tracking store that answers.
 
     Raises:
         ValueError: if it does not answer, or is a plain folder, which MLflow no longer supports.
@@ -58,27 +58,27 @@ def connect_client(uri: str) -> MlflowClient:
 
 
 def store_kind(uri: str) -> str:
-    """Return what a store is called."""
+    """Return "server" or "database" for messages about a store."""
     return "server" if uri.startswith("http") else "database"
 
 
 def describe_error(error: Exception) -> str:
-    """Return what MLflow or a database says of an error, in a line, without the query that met it."""
+    """Return the message of an MLflow or database error in one line, without its query."""
     said = " ".join(re.split(r"\n?\[SQL:|\n?\(Background on", str(error))[0].split())[:200]
     if "database is locked" in said:
-        said = "another process holds the database locked: end that process, or let a server (raysde ui) keep it"
+        said = "another process holds the database locked: end that process, or use a server (raysde ui)"
     return said
 
 
 def _check_file(uri: str) -> None:
-    """Guard against what SQLAlchemy answers with a traceback after a minute and a half.
+    """Check the file of a SQLite store, because SQLAlchemy reports errors with a traceback after a minute and a half.
 
     Raises:
-        ValueError: if the file of a SQLite store is none, or cannot be opened.
+        ValueError: if it is no SQLite file, or cannot be opened.
     """
     match = DATABASE.fullmatch(uri)
     if match is None or match[2] in ("", ":memory:"):
-        raise ValueError(f"tracking.uri {uri!r} keeps nothing: name a file, such as sqlite:///mlflow.db")
+        raise ValueError(f"tracking.uri {uri!r} stores nothing; name a file, such as sqlite:///mlflow.db")
     path = Path(match[2])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _check_file(uri: str) -> None:
 
 @contextmanager
 def _open_one_at_a_time(uri: str) -> Iterator[None]:
-    """One process after the other opens a SQLite file: the first makes its tables, which two at once would break."""
+    """Lock a SQLite file while it is opened, because two processes that create its tables at once would break it."""
     match = DATABASE.fullmatch(uri)
     if match is None:
         yield
@@ -106,7 +106,7 @@ def _open_one_at_a_time(uri: str) -> Iterator[None]:
 
 
 def shorten_timeouts(uri: str) -> None:
-    """A server that is away is reported in seconds rather than after MLflow's default seven retries."""
+    """Report an absent server in seconds instead of after MLflow's default seven retries."""
     if uri.startswith("http"):
         for variable in (
             mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
@@ -118,7 +118,7 @@ def shorten_timeouts(uri: str) -> None:
 
 @contextmanager
 def report_server_errors(uri: str) -> Iterator[None]:
-    """Turns an error of the MLflow server into one sentence.
+    """Convert an error of the MLflow server into one sentence.
 
     Raises:
         RuntimeError: naming the server.

@@ -1,4 +1,4 @@
-"""A run's metrics and pictures on their way to MLflow: they never wait, are never lost and are never logged twice."""
+"""The transfer of a run's metrics and pictures to MLflow, without waiting, loss or duplicates."""
 
 import time
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ from raysde.tracking.store import shorten_timeouts
 
 LINES_AT_ONCE, METRICS_AT_ONCE = 200, 1000
 REFUSED = "INVALID_PARAMETER_VALUE"
-"""MLflow's word for what it will never take. Others pass: BAD_REQUEST is also a database whose connections are all in
-use, PERMISSION_DENIED also a token that has run out."""
+"""MLflow's error code for entries that it will never accept. Other codes may pass: BAD_REQUEST is also raised by a full
+pool of database connections, PERMISSION_DENIED also by an expired token."""
 
 
 class Tracker:
-    """Writes a run's metrics and pictures from threads of its own; the training loop never waits for it.
+    """A sink that sends a run's metrics and pictures from its own threads; the training loop never waits for it.
 
-    Both are first written to disk, and leave it in order: with the server away they queue there and arrive when it is
-    back, also after a restart. A metric is never logged twice at the same step.
+    Both are written to disk first and sent in order. While the server is away they queue on disk, and arrive later,
+    also after a restart. A metric is never logged twice at the same step.
 
     Args:
-        spool: the file of the metrics; the pictures' folder is beside it.
+        spool: file of the metrics; the folder of pictures is beside it.
         backlog: folder or URI beside the run's checkpoints, see :mod:`raysde.tracking.backlog`; None for none.
     """
 
@@ -50,27 +50,27 @@ class Tracker:
             self.images.put(path)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Queues metrics of a step."""
+        """Queue metrics of a step."""
         self.lines.put(self.spool.add_metrics(step, values))
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Queues tags of the run."""
+        """Queue tags of the run."""
         self.lines.put(self.spool.add_tags(tags))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
-        """Queues a picture as ``samples/NAME-STEP.png``."""
+        """Queue a picture as ``samples/NAME-STEP.png``."""
         self.images.put(self.spool.add_picture(step, name, image))
 
     def drain(self, timeout: float) -> bool:
-        """Waits until what was queued so far is logged, at most ``timeout`` seconds; whether it was."""
+        """Wait at most ``timeout`` seconds for the entries queued so far, and return True if all were logged."""
         end = time.monotonic() + timeout
         return self.lines.drain(timeout) and self.images.drain(max(0.0, end - time.monotonic()))
 
     def secure(self, timeout: float) -> None:
-        """Waits as :meth:`drain` does, and keeps what was not logged beside the checkpoints.
+        """Wait as :meth:`drain` does, and write unsent entries beside the checkpoints.
 
-        Called before a checkpoint is kept: a run that resumes from it will not log these steps again, and may do so on
-        another machine.
+        Call it before a checkpoint is saved: a run that resumes from it does not log these steps again, and may resume
+        on another machine.
         """
         arrived = self.drain(timeout)
         if self.backlog is None:
@@ -82,7 +82,7 @@ class Tracker:
         self.behind = not arrived
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Waits until everything is logged, at most ``timeout`` seconds; whether it was. What was not stays on disk."""
+        """Wait at most ``timeout`` seconds, and return True if everything was logged; the rest stays on disk."""
         end = time.monotonic() + timeout
         if not self.lines.close(timeout):
             return self._left()
@@ -99,14 +99,14 @@ class Tracker:
         return False
 
     def _send_metrics(self, lines: list[dict[str, Any]]) -> None:
-        """What the server does not have yet. Sent again after an answer that was lost, it is stored once: MLflow takes
-        metrics that are equal in time, step and value for one."""
+        """Send the metrics that the server does not have. If its answer was lost and they are sent again, they are
+        stored once, because MLflow merges metrics with equal time, step and value."""
         if self.logged is None:
             self.logged = list_logged_steps(self.client, self.run_id)
         new: dict[tuple[str, int], Metric] = {}
         for line in lines:
             for key, value in line.get("values", {}).items():
-                # a step that an outage held back may come after later ones
+                # a step that an outage delayed may come after later steps
                 if line["step"] not in self.logged.get(key, ()):
                     new.setdefault((key, line["step"]), Metric(key, value, line["time"], line["step"]))
         metrics = list(new.values())
@@ -125,12 +125,12 @@ class Tracker:
 
 
 def is_refused(error: Exception) -> bool:
-    """Whether MLflow will not take an entry however often it is sent."""
+    """Return True if MLflow will never accept the entry."""
     return isinstance(error, MlflowException) and error.error_code == REFUSED
 
 
 def deliver_leftovers(uri: str, run_id: str, spool: Path, backlog: str | None = None, timeout: float = 60.0) -> bool:
-    """Sends what an earlier process of a run left on disk, and beside its checkpoints; whether nothing is left."""
+    """Send the entries that an earlier process left on disk and beside its checkpoints; return True if none is left."""
     if Spool(spool).is_empty and (backlog is None or Backlog(backlog).is_empty):
         return True
     return Tracker(uri, run_id, spool, backlog).close(timeout)

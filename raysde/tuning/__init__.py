@@ -1,1 +1,1 @@
-"""Searches: for a recipe, and for the sampler settings of a trained model."""
+"""Hyperparameter search: sweeps of a recipe, and sampler settings of a trained model."""

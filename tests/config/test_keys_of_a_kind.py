@@ -1,4 +1,4 @@
-"""A key of another kind of a node is told from one that does not exist."""
+"""The error for a key of another kind of a node differs from that for an unknown key."""
 
 import pytest
 

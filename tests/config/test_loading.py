@@ -1,4 +1,4 @@
-"""Recipes: one object from YAML and overrides, whose mistakes are one sentence."""
+"""Recipes from YAML and overrides, and their errors of one sentence."""
 
 import re
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_new_kind_replaces_its_node():
 
 
 def test_the_order_of_overrides_does_not_matter():
-    """A kind given after the keys of its node does not wipe them out."""
+    """A kind given after the keys of its node does not clear them."""
     for order in (["sde.kind=ve", "sde.sigma_max=20"], ["sde.sigma_max=20", "sde.kind=ve"]):
         assert loading.load_recipe(DIGITS, order).sde == VE(sigma_max=20.0)
 
@@ -153,7 +153,7 @@ def test_yaml_runs_no_code(tmp_path):
 
 
 def test_every_key_has_a_meaning():
-    """Also those of each kind of a node, in words for readers of recipes, not of the code."""
+    """Every key of every kind of a node is explained in a recipe's terms, not in the code's."""
     assert [entry.path for entry in reference.list_entries() if not entry.meaning.strip()] == []
     said = reference.format_reference()
     for markup in (":class:", ":func:", ":mod:", "``", "Class attributes", "Attributes:"):
@@ -164,7 +164,7 @@ def test_every_key_has_a_meaning():
 
 
 def test_a_mistake_in_any_kind_of_a_node_is_named_by_its_key():
-    """Not by the member of a union that pydantic tried, which no recipe has."""
+    """The error does not name the member of a union that pydantic tried, which is no key of a recipe."""
     for kind in ("vp", "sub_vp", "ve", "edm", "flow"):
         with pytest.raises(ValueError, match=r"^sde\.ceiling: .*number"):
             loading.load_recipe(DIGITS, [f"sde.kind={kind}", "sde.ceiling=high"])
@@ -173,7 +173,7 @@ def test_a_mistake_in_any_kind_of_a_node_is_named_by_its_key():
 
 
 def test_every_key_is_explained():
-    """`raysde config` knows every dotted path that a recipe can have, for every kind."""
+    """`raysde config` explains every dotted path of a recipe, for every kind."""
     explained = reference.list_keys()
     kinds = [
         [],
@@ -188,7 +188,7 @@ def test_every_key_is_explained():
     ]
     for overrides in kinds:
         missing = set(loading.load_recipe(DIGITS, overrides).flat()) - explained
-        # nodes that may be null as a whole
+        # nodes that may be null
         assert not missing - {"text", "latent", "train.times"}
 
 
@@ -206,7 +206,7 @@ def test_every_key_is_explained():
     ],
 )
 def test_a_key_given_twice_is_named_with_its_lines(tmp_path, text, said):
-    """Nothing of a file is lost to a later line, in a recipe, a sweep's file or the value of an override."""
+    """Nothing in a recipe, a sweep's file or the value of an override is lost to a later line."""
     path = tmp_path / "r.yaml"
     path.write_text(text)
     for reader, what in ((loading.load_recipe, "recipe"), (lambda file: read_settings(file, [], {}), "sweep")):
@@ -228,7 +228,7 @@ def test_a_key_given_twice_is_named_with_its_lines(tmp_path, text, said):
     ],
 )  # fmt: skip
 def test_keys_that_are_given_once_stay(text, value):
-    """Merged keys may be replaced, aliases repeated, and a number is another key than its word."""
+    """Merged keys may be replaced, aliases may repeat, and a number is another key than its text."""
     assert read_yaml(text, "it") == value == yaml.safe_load(text)
 
 
@@ -252,7 +252,7 @@ def test_what_is_no_yaml_is_one_sentence(text):
     ],
 )
 def test_numbers_in_other_bases_are_refused(text, said):
-    """PyYAML makes 8 of 010 and 90 of 1:30; a label or a count that somebody wrote so would be another."""
+    """PyYAML reads 010 as 8 and 1:30 as 90, which would change a label or a count."""
     with pytest.raises(ValueError, match=re.escape(f"recipe r, {said}; write it in decimal, or as text in quotes")):
         read_yaml(text, "recipe r")
 
@@ -300,7 +300,7 @@ def test_a_key_given_twice_in_a_report_is_named(tmp_path, text):
 
 
 def test_the_defaults_that_are_explained_are_those_of_a_recipe():
-    """`raysde config` says of each key what a recipe that does not name it has."""
+    """The defaults of `raysde config` are those of a recipe that does not name the keys."""
     said = dict(re.findall(r"^([a-z_.0-9]+) +.*?, default (.*)$", reference.format_reference(), flags=re.MULTILINE))
     required = re.findall(r"^([a-z_.0-9]+) +.*, required$", reference.format_reference(), flags=re.MULTILINE)
     assert {"name", "data.path"} <= set(required)

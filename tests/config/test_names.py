@@ -1,4 +1,4 @@
-"""Names and aliases that MLflow and file systems take."""
+"""Names and aliases that MLflow and file systems accept."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_aliases(alias):
     assert check_alias(alias) == alias
 
 
-@pytest.mark.parametrize(("alias", "why"), [("v1", "keeps"), ("V20", "keeps"), ("LATEST", "keeps"), ("a.b", "letters"), ("", "letters"), ("a\n", "letters")])  # fmt: skip
+@pytest.mark.parametrize(("alias", "why"), [("v1", "reserved"), ("V20", "reserved"), ("LATEST", "reserved"), ("a.b", "letters"), ("", "letters"), ("a\n", "letters")])  # fmt: skip
 def test_aliases_that_are_none(alias, why):
     with pytest.raises(ValueError, match=f"^alias .*{why}"):
         check_alias(alias)

@@ -1,4 +1,4 @@
-"""Places that a recipe names mean the same in every process."""
+"""Paths in a recipe mean the same in every process."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.command_line import refused
 
 
 def test_every_key_that_holds_a_place_is_known():
-    """By the words of the reference: what is a folder, a URI or a path. A factory is a name of Python's."""
+    """Find the keys by the words folder, URI or path in the reference; a factory is a Python name."""
     lines = reference.format_reference().splitlines()
     said = {line.split()[0] for line in lines if line and not line.startswith(("#", " "))}
     named = {
@@ -43,7 +43,7 @@ def test_a_database_is_a_file_below_the_working_folder(tmp_path, monkeypatch, ur
 
 
 def test_a_model_is_a_folder_if_there_is_one(tmp_path, monkeypatch):
-    """A name of the hub stays a name; a folder of that name comes first, as transformers and diffusers have it."""
+    """A folder comes before a name of the hub, as in transformers and diffusers; else the name is unchanged."""
     monkeypatch.chdir(tmp_path)
     assert resolve_folder_or_name("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
     (tmp_path / "google-bert/bert-base-uncased").mkdir(parents=True)
@@ -71,7 +71,7 @@ def test_an_absolute_recipe_is_the_same_from_every_folder(recipe, tmp_path, monk
 
 
 def test_a_run_from_before_places_were_absolute_goes_on(recipe, tmp_path, monkeypatch):
-    """Its checkpoint says `encoder`, the recipe now says where that is; another encoder is another run."""
+    """The checkpoint has the relative path `encoder`, the recipe an absolute one; another encoder is another run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "encoder").mkdir()
     run = open_run(loading.parse_recipe(recipe()))
@@ -95,7 +95,7 @@ flat = loading.RunConfig.flat
 
 
 def test_a_factory_is_found_in_the_working_folder(capsys, digits, recipe, tmp_path, monkeypatch):
-    """As Ray's workers find it, also where Python has only the script's own folder in its path."""
+    """Ray's workers find it there, also if Python's path has only the script's folder."""
     (tmp_path / "nets_of_mine.py").write_text("class Net:\n    pass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path not in ("", str(tmp_path))])

@@ -1,4 +1,4 @@
-"""`raysde evaluate` from model and shards to figures: the same whatever the batch size and whoever measured which part."""
+"""`raysde evaluate` from model and shards to metrics, which do not depend on batch size or number of workers."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ SHAPE = (8, 8)
 
 
 class One(nn.Module):
-    """One of Network's answers, as torchmetrics takes it: in float64, and of the first channel."""
+    """A metric that returns one of Network's outputs to torchmetrics: in float64, and of the first channel."""
 
     def __init__(self, which: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 
 
 def aged(path: str, folder: Path) -> str:
-    """A model with other weights."""
+    """Return a model with other weights."""
     copy = Path(shutil.copytree(path, folder / "aged"))
     weights = {name: 0.8 * value for name, value in load_file(copy / "ema.safetensors").items()}
     save_file(weights, copy / "ema.safetensors")
@@ -87,7 +87,7 @@ def aged(path: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def young(models, tmp_path_factory) -> str:
-    """The model of labels with other weights."""
+    """Return the model of labels with other weights."""
     return aged(models["labels"], tmp_path_factory.mktemp("young"))
 
 
@@ -101,13 +101,13 @@ def source(digits, network, count=None):
 
 
 def real_parts(digits, network, count=None, size=256):
-    """The parts of a reference."""
+    """Return the parts of a reference."""
     real = Real(Reader(digits), source(digits, network, count), network)
     return measure_here(Bench(real=real), REAL, split_range(len(real.rows), size))
 
 
 def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits, tmp_path, monkeypatch):
-    """One process and batches of 256 here, parts of three sizes drawn by workers in turn there, torchmetrics between."""
+    """Compare one process with batches of 256, workers with parts of three sizes in turn, and torchmetrics."""
     whole = drawer(models)
     images = whole.images(0, 120)
     reader, network = Reader(digits), whole.network
@@ -137,7 +137,7 @@ def test_figures_are_torchmetrics_for_any_workers_and_batch_size(models, digits,
 
 
 def test_image_i_is_the_same_image_however_it_is_drawn(models):
-    """Bit for bit from the same batch, and beside other images to a grey level of rounding."""
+    """Image i is equal bit for bit in the same batch, and up to a rounded grey level beside other images."""
     whole, other = drawer(models), drawer(models, batch_size=3)
     images = whole.images(0, 23)
     assert torch.equal(drawer(models).images(0, 23), images)
@@ -168,7 +168,7 @@ def test_labels_and_captions_come_in_turn(digits):
 
 
 def test_captions_of_a_label_come_one_after_another():
-    """Image n is of label n mod 3, and the k-th of a label has its k-th caption, from the first again after the last."""
+    """Image n has label n mod 3, and the k-th image of a label has its k-th caption, cyclically."""
     given = ImageConditions((0, 1, 2), (("a", "b", "c"), ("d",), ("e", "f")), told=True)
     said = ["a", "d", "e", "b", "d", "f", "c", "d", "e", "a", "d", "f"]
     assert given.drawing(range(12)) == {"prompts": said, "labels": [0, 1, 2] * 4}
@@ -179,7 +179,7 @@ def test_captions_of_a_label_come_one_after_another():
 
 
 def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_row(tmp_path):
-    """Three rows of digits with captions of their own, the last held out, the first with two, the second with none."""
+    """The last of three rows is held out, the first has two captions and the second none."""
     plain = write_digit_shards(tmp_path, 3, 1)
     shards = []
     for number, said in enumerate([["one of two", "another"], [], ["held out"]]):
@@ -198,7 +198,7 @@ def test_images_are_drawn_for_the_captions_of_the_split_and_the_first_of_each_ro
 
 
 def test_what_was_asked_for_goes_with_its_image(models, digits):
-    """A part that does not begin at the first image: the classes are those of its own numbers."""
+    """A part that does not begin at the first image has the classes of its own numbers."""
     judge = Judge(Classifier(1, SHAPE, 10).eval(), "abc", 19, 20)
     found = replace(drawer(models), judge=judge).part(7, 5)
     assert found.first == 7
@@ -209,7 +209,7 @@ def test_what_was_asked_for_goes_with_its_image(models, digits):
 
 
 def test_a_reference_is_known_by_everything_that_it_is_of(monkeypatch):
-    """Of other data, rows, sizes, networks, or a number of kept features: another file."""
+    """Other data, rows, sizes, networks or numbers of kept features give another file."""
     first = RealImages("data", "train", None, (8, 8), "net")
     changes = ({"fingerprint": "datb"}, {"split": "validation"}, {"count": 200}, {"count": 201}, {"shape": (8, 9)},
                {"shape": (9, 8)}, {"network": "nes"})  # fmt: skip
@@ -221,7 +221,8 @@ def test_a_reference_is_known_by_everything_that_it_is_of(monkeypatch):
 
 
 def test_an_evaluation_is_of_the_split_and_the_rows_asked_for(models, tmp_path, monkeypatch):
-    """The real images are those rows and no others; the report says so; as many are drawn as asked, by every setting."""
+    """The real images are exactly those rows, the report says so, and every setting reaches the drawing of as many
+    images."""
     plain = write_digit_shards(tmp_path / "shards", 60, 40)
     data = replace(plain, shards=(plain.shards[0], replace(plain.shards[1], split="validation")))
     write_manifest(data)
@@ -264,7 +265,7 @@ def test_an_evaluation_is_of_the_split_and_the_rows_asked_for(models, tmp_path, 
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_judge_is_tested_on_rows_that_it_was_not_trained_on(tmp_path, monkeypatch, apart):
-    """Every tenth row, or the validation split where there is one; tested as it is used, without batch statistics."""
+    """The judge is tested on every tenth row or on the validation split, in evaluation mode, as it is used."""
     data = write_digit_shards(tmp_path / "shards", 70, 50)
     if apart:
         data = replace(data, shards=(data.shards[0], replace(data.shards[1], split="validation")))
@@ -283,7 +284,7 @@ def test_a_judge_is_tested_on_rows_that_it_was_not_trained_on(tmp_path, monkeypa
     images, labels = plain(Reader(data), np.array(held), SHAPE)
     assert (judge.asked, judge.right) == (len(held), int((judge.read(images) == labels).sum()))
     assert not judge.classifier.training
-    again = open_judge(Reader(data), SHAPE, tmp_path / "cache")  # from the file
+    again = open_judge(Reader(data), SHAPE, tmp_path / "cache")  # read from the cache
     assert not again.classifier.training
     assert torch.equal(again.read(images), judge.read(images))
     names = {path.name for path in (tmp_path / "cache").iterdir()}
@@ -295,7 +296,7 @@ def test_a_judge_is_tested_on_rows_that_it_was_not_trained_on(tmp_path, monkeypa
 
 
 def test_networks_judge_as_in_use():
-    """Without dropout and batch statistics, whatever mode they were left in."""
+    """Networks run without dropout and batch statistics, whatever mode they were left in."""
     noisy = nn.Sequential(nn.Flatten(), Floats(), nn.Dropout(0.5), nn.BatchNorm1d(64)).train()
     network, images = wrap_as_network("noisy", noisy), torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)[:, :1]
     network = replace(network, channels=1)
@@ -326,12 +327,12 @@ def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
     np.testing.assert_allclose(found.moments.covariance, np.cov(features.numpy().T), rtol=1e-5, atol=1e-9)
     assert found.moments.count == 200
     assert len(found.features) == 70
-    # each is the feature of a row to the rounding of a product of 64 numbers, which differs with the size of a batch
+    # features equal those of a row up to the rounding of a product of 64 numbers, which depends on the batch size
     apart, nearest = torch.cdist(found.features.double(), features).min(dim=1)
     assert apart.max() < 1e-5
     kept = sorted(nearest.tolist())
     assert len(set(kept)) == 70
-    # 70 of 200 at random: the largest is above 150 but for odds of 1e-9
+    # 70 of 200 at random: the largest is above 150 with a probability of 1 - 1e-9
     assert kept[0] < 50 < 150 < kept[-1]
 
     def forbidden(images):
@@ -346,7 +347,7 @@ def test_a_reference_is_of_all_rows_and_is_kept(digits, tmp_path, monkeypatch):
 
 
 def test_two_may_write_the_same_file_at_once(tmp_path, monkeypatch):
-    """One writes a file while another is at it; each puts a whole one in its place."""
+    """One process writes a file during the write of another; each puts a whole file in its place."""
     begun, plain, write = [], safetensors.torch.save_file, Path.write_bytes
 
     def tensors(values, file, about):
@@ -380,13 +381,13 @@ def test_a_reference_does_not_depend_on_the_order_of_its_parts(digits):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """1,400 digits and a folder that keeps what is made of them; 397 digits are left."""
+    """Return 1,400 digits and a cache folder for them; 397 digits are left."""
     folder = tmp_path_factory.mktemp("many")
     return write_digit_shards(folder / "shards", 1400, 700), folder / "cache"
 
 
 def test_a_judge_reads_digits_it_has_not_seen_and_is_kept(many, monkeypatch):
-    """Trained on nine tenths of 1,400 digits; four standard errors below a nearest neighbour on the last 397 at most."""
+    """Trained on 1,260 digits, the judge is at most four standard errors below a nearest neighbour on the last 397."""
     manifest, cache = many
     judge = open_judge(Reader(manifest), SHAPE, cache)
     assert judge.asked == 140
@@ -411,7 +412,7 @@ def test_images_like_the_real_ones_have_a_figure(digits):
 
 
 def test_precision_is_of_drawn_images_and_recall_of_real_ones():
-    """Drawn near one of two real clusters: all of them are among real ones, and half of the real ones are missed."""
+    """Images drawn near one of two real clusters are all among real ones, and half of the real ones are missed."""
     g = torch.Generator().manual_seed(7)
     one, other, drawn = (torch.randn(200, 2, generator=g) for _ in range(3))
     real = torch.cat([one, other + 100.0])[torch.randperm(400, generator=g)]
@@ -426,8 +427,8 @@ def test_precision_is_of_drawn_images_and_recall_of_real_ones():
 
 @pytest.mark.parametrize(("reals", "drawns"), [(70, 40), (40, 70), (55, 55)])
 def test_unequal_numbers_of_real_and_drawn_images(reals, drawns):
-    """Each figure says of how many it is; precision and recall are by brute force of as many of each; nothing of the one
-    set is taken for the other."""
+    """Each metric names its number of images; precision and recall equal brute force on equally many images of each
+    set."""
     g = torch.Generator().manual_seed(reals)
     real, drawn = torch.randn(reals, 3, generator=g), 1.6 * torch.randn(drawns, 3, generator=g) + 0.8
     measured = compute.Measured(drawn, None, Reference(frechet.Moments.of(real), real), 4, "net")
@@ -462,7 +463,7 @@ def test_unequal_numbers_of_real_and_drawn_images(reals, drawns):
 
 
 def test_a_choice_of_a_figure_is_by_its_seed():
-    """KID's subsets and the parts of the inception score: other seeds other ones, and neither those of the other."""
+    """KID's subsets and the parts of the inception score change with the seed, independently of each other."""
     reference = Reference(frechet.Moments.of(torch.zeros(5, 2)), torch.zeros(5, 2))
     draws = [
         torch.rand(
@@ -475,7 +476,8 @@ def test_a_choice_of_a_figure_is_by_its_seed():
 
 
 def test_kid_is_of_the_images_that_are_kept(monkeypatch):
-    """Pairs of all would take too long: the first KEPT drawn ones, whose number the figure tells."""
+    """KID uses the first KEPT drawn images, because pairs of all would take too long, and the metric gives their
+    number."""
     monkeypatch.setattr(compute, "KEPT", 30)
     g = torch.Generator().manual_seed(0)
     real, drawn = torch.randn(25, 3, generator=g), torch.randn(50, 3, generator=g)
@@ -501,7 +503,7 @@ def test_shifts_stay_within_their_bounds_and_reach_them():
 
 
 def test_accuracy_of_real_digits_drawn_for_their_labels(models, many, monkeypatch):
-    """A model that draws held-out real digits for its labels is right as often as the judge reads."""
+    """A model that draws held-out real digits for its labels is right as often as the judge."""
     images, labels = load_digits()
     rows = {digit: np.flatnonzero(labels[1400:] == digit) + 1400 for digit in range(10)}
 
@@ -524,7 +526,7 @@ def command(models, digits, tmp_path, *more, kind="labels"):
 def test_figures_of_a_registered_model_are_metrics_of_its_run(
     models, digits, tmp_path, monkeypatch, empty_store, named
 ):
-    """With the ends of their intervals, at the step of the checkpoint; the version keeps the tags that it had."""
+    """The run gets the metrics and their intervals at the checkpoint's step; the version keeps its earlier tags."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     client = connect_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -573,14 +575,14 @@ def test_the_command_writes_a_report(models, digits, tmp_path, capsys):
     assert report["sampling"]["solver"] == "ddim"
     first = {each["name"]: each["value"] for each in report["figures"]}
     assert main(command(models, digits, tmp_path, *more, "--metrics", metrics, "--batch-size", "9")) == 0
-    shares = {"recall", "accuracy", "precision"}  # of 100 images, of which a grey level may move one across a border
+    shares = {"recall", "accuracy", "precision"}  # of 100 images; one grey level may move one image across a border
     for each in json.loads((tmp_path / "report.json").read_text())["figures"]:
         off = 0.021 if each["name"] in shares else 1e-3
         assert each["value"] == pytest.approx(first[each["name"]], rel=1e-2, abs=off)
 
 
 def test_a_guide_leads_the_images_and_stands_in_the_report(models, young, digits, tmp_path):
-    """The images are those of the model's own ``sample``, and figures of another guide are those of another choice."""
+    """The images equal those of the model's own ``sample``, and metrics of another guide count as other settings."""
     model, guide = load(models["labels"]), load(young)
     labels, method = [number % 10 for number in range(6)], {**FAST, "guidance": 3.0}
     for away in ({"autoguide": guide}, {"autoguide": guide, "autoguidance": 2.0}):
@@ -609,7 +611,7 @@ def test_a_guide_leads_the_images_and_stands_in_the_report(models, young, digits
 def test_a_model_without_conditions_is_led_away_from_its_guide_alone(
     models, digits, tmp_path, monkeypatch, away, sampling
 ):
-    """By ``autoguidance``, or ``guidance``, which is 2 if neither is given; as its own ``sample`` has it."""
+    """The scale is ``autoguidance``, or ``guidance``, or 2 if neither is given, as in the model's own ``sample``."""
     model, guide = load(models["plain"]), aged(models["plain"], tmp_path)
     asked, draw = [], Model.sample
     monkeypatch.setattr(Model, "sample", lambda self, **given: asked.append(draw(self, **given)) or asked[-1])
@@ -669,7 +671,7 @@ def test_mistakes_are_one_sentence(models, digits, tmp_path, capsys, kind, more,
 
 @pytest.mark.parametrize("script", [False, True])
 def test_a_network_for_other_images_is_refused_before_any_is_drawn(models, digits, tmp_path, capsys, script):
-    """Whether a class or TorchScript, and also where it does not say how many channels it takes."""
+    """A class and a TorchScript network are refused, also if they do not say how many channels they take."""
     name = "tests.support.feature_networks:Four"
     if script:
         torch.jit.script(Four()).save(tmp_path / "four.pt")

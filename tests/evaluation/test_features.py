@@ -1,4 +1,4 @@
-"""Feature networks: which are opened, which need permission, and whether the Inception is the published one."""
+"""Feature networks: which sources open, which need permission, and a comparison with the published Inception."""
 
 import importlib
 import sys
@@ -22,7 +22,7 @@ def pictures(count=3, channels=3, size=12):
 
 
 class Mean(nn.Module):
-    """The mean of each channel, and as logits its negative."""
+    """A network whose features are the means of the channels, and whose logits are their negatives."""
 
     def forward(self, images):
         features = images.float().mean(dim=(2, 3))
@@ -77,7 +77,7 @@ def test_code_needs_permission(tmp_path):
 
 
 class Convolutions(torch.nn.Module):
-    """The convolutions of the FID Inception, in a network that takes and gives something else."""
+    """The convolutions of the FID Inception in a network with other inputs and outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Convolutions(torch.nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_torchscript_copy_of_the_inception_leads_to_the_tool_that_converts_it(tmp_path, dtype):
-    """Its copies give probabilities, or take other ranges: as a feature network they would give wrong figures."""
+    """TorchScript copies give probabilities, or take other ranges, and would therefore give wrong metrics."""
     file = tmp_path / "inception.pt"
     torch.jit.script(Convolutions().to(dtype)).save(file)
     for allow in (False, True):
@@ -117,7 +117,8 @@ def test_a_file_with_more_than_tensors_is_not_loaded(tmp_path):
 
 
 def test_the_inception_has_the_published_size():
-    """torchvision documents 27,161,264 parameters with the auxiliary head's 3,326,696 and 1,000 classes; this has 1,008."""
+    """Derive the size from torchvision's documented 27,161,264 parameters, less the auxiliary head's 3,326,696, for
+    1,008 classes instead of 1,000."""
     with torch.device("meta"):
         count = sum(each.numel() for each in Inception().parameters())
     assert count == 27_161_264 - 3_326_696 + 8 * 2049
@@ -148,7 +149,7 @@ def test_images_are_resized_by_a_triangle_as_wide_as_what_they_lose(height, widt
 
 
 def test_its_pools_are_tensorflows():
-    """Average pools leave the padding out, so that a constant stays one; the last block alone pools by maximum."""
+    """Average pools exclude the padding, so a constant stays one; only the last block pools by maximum."""
     with torch.device("meta"):
         network = Inception()
     blocks = {name: block for name, block in network.named_children() if isinstance(block, Mixed)}
@@ -172,7 +173,7 @@ def test_weights_are_read_from_both_kinds_of_file_with_and_without_a_classifier(
         {k: v for k, v in weights.items() if not k.startswith("fc") and "tracked" not in k}, tmp_path / "w.safetensors"
     )
     images = pictures(2, 1, 28)
-    network.to(memory_format=torch.channels_last)  # as what is read, so that it rounds alike
+    network.to(memory_format=torch.channels_last)  # the layout of networks from files, for the same rounding
     with torch.no_grad():
         features, _ = network(images.expand(-1, 3, -1, -1))
         biased = network.fc(features)
@@ -224,7 +225,7 @@ class Stored(nn.Module):
 
 
 def test_a_hash_of_code_is_of_the_weights_that_it_reads(tmp_path, monkeypatch):
-    """The same code with weights that were trained again gives other features."""
+    """The same code with retrained weights gives other features, and so another hash."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "stored_features.py").write_text(STORED)
     hashes = []
@@ -236,7 +237,7 @@ def test_a_hash_of_code_is_of_the_weights_that_it_reads(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "other"), [("Own", {"factor": 3}), ("flat", {"first": 2})])
 def test_a_hash_of_code_is_of_what_it_does(tmp_path, monkeypatch, name, other):
-    """Two networks without weights, of one name, which see the same images in another way."""
+    """Two networks without weights and with the same name, but different code, have different hashes."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def hashed(**given):
@@ -252,7 +253,7 @@ def test_a_hash_of_code_is_of_what_it_does(tmp_path, monkeypatch, name, other):
 
 
 def test_the_inception_is_the_published_network(tmp_path):
-    """Its weights in somebody else's implementation, a TorchScript file that takes images of 299 x 299 in [-1, 1]."""
+    """Compare with an independent TorchScript implementation on the same weights, on images of 299 x 299 in [-1, 1]."""
     script = torch.jit.load(real("inception/fid_inception.torchscript.pt")).eval()
     network = network_of_arrays([value for _, value in script.state_dict().items()])
     x = 2.0 * torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(0)) - 1.0

@@ -1,4 +1,4 @@
-"""Held-out images: likelihoods, denoised and inpainted pairs against exact answers, and the rows that are taken."""
+"""Held-out rows: likelihoods, denoised and inpainted pairs against exact answers, and the choice of rows."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ GREY = 100
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """150 digits to train on and 50 held out."""
+    """Write 150 digits for training and 50 held-out ones."""
     manifest = write_digit_shards(tmp_path_factory.mktemp("data") / "shards", 200, 150)
     shards = (manifest.shards[0], dataclasses.replace(manifest.shards[1], split="validation"))
     manifest = dataclasses.replace(manifest, shards=shards)
@@ -66,7 +66,7 @@ def model(tmp_path_factory):
 
 
 class Exact:
-    """The score of data that is one grey image."""
+    """The exact score of data that is one grey image."""
 
     def __init__(self, sde, level: float) -> None:
         self.sde, self.level = sde, level
@@ -78,13 +78,13 @@ class Exact:
 
 @pytest.fixture
 def exact(monkeypatch):
-    """Every model has the exact score of the grey image GREY."""
+    """Give every model the exact score of the grey image GREY."""
     monkeypatch.setattr(Guidance, "score", lambda self, model, encode, count: Exact(model.sde, GREY / 127.5 - 1.0))
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
-    """Likelihoods to two digits, which take a tenth of the time."""
+    """Compute likelihoods to two digits, in a tenth of the time."""
     plain = likelihood.bits_per_dim
     monkeypatch.setattr(
         "raysde.sampling.likelihood.bits_per_dim",
@@ -93,7 +93,7 @@ def coarse(monkeypatch):
 
 
 def test_mse_is_of_pixels_from_black_to_white_and_psnr_is_its_logarithm():
-    """Of each pair by itself, against NumPy; 1 where black is taken for white."""
+    """Compare each pair with NumPy; the MSE between black and white is 1."""
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 256, (2, 5, 3, 16, 16), dtype=np.uint8)
     first[0], second[0] = 0, 255
@@ -107,7 +107,7 @@ def test_mse_is_of_pixels_from_black_to_white_and_psnr_is_its_logarithm():
 
 @pytest.mark.parametrize("task", ["denoised", "inpainted"])
 def test_mse_is_measured_where_psnr_is(model, data, tmp_path, task):
-    """Of the same rows and pixels, as a figure of which less is better and with a normal interval."""
+    """MSE uses the rows and pixels of PSNR, is better when lower, and has a normal interval."""
     names = (f"{task}_psnr", f"{task}_mse")
     held = HeldOut(load(model[8]), Reader(data), choose_unseen_rows(Reader(data), 6), (8, 8), 0, 0.5, names, FAST)
     values = held.part(task, 0, 6).values
@@ -128,7 +128,7 @@ def test_psnr_and_ssim_are_their_formulas():
 
 @pytest.mark.parametrize("t", [0.05, 0.5, 1.0])
 def test_an_exact_model_of_one_image_denoises_to_that_image(model, data, exact, t):
-    """Whatever the noise, the score leads back to the image GREY, so the PSNR is that of digits with it."""
+    """The score leads back to the image GREY from any noise, so the PSNR is that between GREY and the digits."""
     reader = Reader(data)
     rows = choose_unseen_rows(reader, 20)
     held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, t, ("denoised_psnr",), {**FAST, "denoise": True})
@@ -139,7 +139,7 @@ def test_an_exact_model_of_one_image_denoises_to_that_image(model, data, exact, 
 
 
 def test_little_noise_leaves_the_image_and_more_takes_it_away(model, data):
-    """An untrained model takes the noise of t off badly, the more the more there is."""
+    """An untrained model denoises badly, and the worse the larger t is."""
     reader, found = Reader(data), []
     for t in (0.002, 0.1, 0.5, 1.0):
         held = HeldOut(load(model[8]), reader, choose_unseen_rows(reader, 30), (8, 8), 0, t, ("denoised_psnr",), FAST)
@@ -150,7 +150,7 @@ def test_little_noise_leaves_the_image_and_more_takes_it_away(model, data):
 
 @pytest.mark.parametrize(("t", "steps"), [(0.05, 10), (0.5, 10), (0.5, 23), (1.0, 10)])
 def test_each_step_has_the_churn_that_it_has_in_drawing(model, data, monkeypatch, t, steps):
-    """S_churn is of all steps together (Karras et al. 2022, algorithm 2), and denoising walks the last of them."""
+    """S_churn is shared by all steps (Karras et al. 2022, algorithm 2), and denoising walks only the last of them."""
     walks = []
     plain = EdmHeun.__init__
 
@@ -172,7 +172,7 @@ def test_each_step_has_the_churn_that_it_has_in_drawing(model, data, monkeypatch
 
 
 def test_the_noise_at_t_is_that_of_the_process(model, data, monkeypatch):
-    """x_t has mean alpha x0 and deviation sigma: the start is watched, 50 rows of 64 pixels, four standard errors."""
+    """The start x_t has mean alpha x0 and deviation sigma, over 50 rows of 64 pixels and to four standard errors."""
     starts = []
 
     def watched(score, sde, shape, *, start, times, **given):
@@ -205,7 +205,7 @@ def test_what_is_known_stays_and_the_hole_is_drawn(model, data, exact):
 
 
 def test_likelihoods_are_those_of_the_model(model, data):
-    """With its own dequantisation: one repeat of each part's seed."""
+    """Compare with the model's own bits per dimension, with its dequantisation and one repeat of each part's seed."""
     reader, held_model = Reader(data), load(model[8])
     rows = choose_unseen_rows(reader, 20)
     held = HeldOut(held_model, reader, rows, (8, 8), 3, 0.5, ("bpd",))
@@ -235,7 +235,7 @@ def test_results_do_not_depend_on_their_parts(model, data):
 
 
 def test_holes_are_filled_by_the_number_of_their_row(model, data):
-    """From the same noise whatever the part, and so to the same image but for rounding; other rows from other noise."""
+    """A row has the same noise in any part, hence the same image up to rounding; other rows have other noise."""
     reader, rows = Reader(data), np.repeat(choose_unseen_rows(Reader(data), 1), 6)
     settings = {**FAST, "method": "replacement", "denoise": True}
     held = HeldOut(load(model[8]), reader, rows, (8, 8), 0, 0.4, ("inpainted_psnr",), settings)
@@ -246,15 +246,15 @@ def test_holes_are_filled_by_the_number_of_their_row(model, data):
 
 
 def test_every_setting_of_held_out_rows_reaches_the_model(data, monkeypatch):
-    """Labels of the very rows, seed, number of the first, and settings; the hole is the middle of what is not square,
-    and a figure is of it alone."""
+    """The model gets these rows' labels, the seed, the first number and the settings; metrics see only the hole, which
+    is the middle of an image that is not square."""
     asked, reader = [], Reader(data)
     rows = choose_unseen_rows(reader, 9)
 
     def inpaint(self, images, mask, **given):
         asked.append((mask, given))
         drawn = images.clone()
-        drawn[..., ~mask] += 3  # within the hole, and once far off beside it
+        drawn[..., ~mask] += 3  # errors inside the hole, and one large error outside it
         drawn[0, :, 0, 0] += 100
         return Drawn(drawn, None, 0, 1)
 
@@ -287,7 +287,7 @@ def test_every_setting_of_held_out_rows_reaches_the_model(data, monkeypatch):
 
 
 def test_more_rows_than_a_part_are_measured_once_each(model, data, tmp_path, monkeypatch):
-    """With each its own row and number: the figure is the mean over all of them."""
+    """Each row keeps its own number, and the metric is the mean over all rows."""
     seen = []
 
     def measured(held, columns, first):
@@ -322,7 +322,7 @@ def test_the_command_measures_held_out_rows(model, data, tmp_path, capsys):
 
 
 def test_a_models_own_settings_count_here_too(model, data, tmp_path):
-    """As `raysde evaluate` has it: the figures of a settled model are those of the plain one told its settings."""
+    """A tuned model has the metrics of the plain model given the same settings, as in `raysde evaluate`."""
     own = {"solver": "ddim", "steps": 3, "guidance": 1.5}
     checkpoint.export_with_settings(Path(model[8]), tmp_path / "own", own)
     found = {}
@@ -338,7 +338,7 @@ def test_a_models_own_settings_count_here_too(model, data, tmp_path):
 
 
 def test_a_guide_leads_what_is_drawn_of_held_out_rows(model, data, tmp_path):
-    """Also of a model that is told nothing, which nothing else leads."""
+    """The guide also leads a model without conditions, which nothing else leads."""
     write_model(tmp_path / "plain", text=None)
     guide, found = load(write_model(tmp_path / "guide", text=None, classes=10)), set()
     for parameter in guide.score_model.parameters():
@@ -351,7 +351,7 @@ def test_a_guide_leads_what_is_drawn_of_held_out_rows(model, data, tmp_path):
     plain = load(tmp_path / "plain")
     question = dataclasses.replace(question, settings=FAST)
     alone, itself = (evaluate(plain, data.path, question, cache=tmp_path, **away) for away in ({}, {"guide": plain}))
-    for one, two in zip(alone.figures, itself.figures, strict=True):  # away from itself is nowhere
+    for one, two in zip(alone.figures, itself.figures, strict=True):  # its own guide
         # a grey level in every pixel moves the PSNR by 20 log10(1 + 1 / deviation); here they move by rounding alone
         level = 20.0 * math.log10(1.0 + 1.0 / (255.0 * 10.0 ** (-one.value / 20.0)))
         assert two.value == pytest.approx(one.value, abs=level)
@@ -359,7 +359,7 @@ def test_a_guide_leads_what_is_drawn_of_held_out_rows(model, data, tmp_path):
 
 
 def test_ssim_of_larger_images(model, tmp_path):
-    """A model of 16 x 16 pixels shown digits enlarged to them."""
+    """Measure a model of 16 x 16 pixels on digits enlarged to that size."""
     manifest = write_digit_shards(tmp_path / "shards", 40, 20)
     shards = (manifest.shards[0], dataclasses.replace(manifest.shards[1], split="validation"))
     write_manifest(dataclasses.replace(manifest, shards=shards))

@@ -1,4 +1,4 @@
-"""The one form of a metric: what of it is written where, to the character, and what is read again."""
+"""The JSON forms of a metric, to the character, and how they are read again."""
 
 import json
 
@@ -13,7 +13,7 @@ MADE = Metric("kid", 0.5, 0.25, 1.0, 300, 7, "abc", method="subsets", reference=
 
 
 def test_a_report_and_a_tag_are_written_as_before():
-    """As raysde 1d989cc wrote them: the keys, their order and their names."""
+    """The keys, their order and their names are as raysde 1d989cc wrote them."""
     assert json.dumps(MADE.entry()) == (
         '{"name": "kid", "value": 0.5, "low": 0.25, "high": 1.0, "samples": 300, "method": "subsets", "best": "lower", '
         '"reference": 90, "seed": 7, "network": "abc"}'

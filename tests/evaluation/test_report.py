@@ -1,4 +1,4 @@
-"""The model that a report is of: which other one may not have its figures."""
+"""The model of a report, and the models that its metrics are refused to."""
 
 import pytest
 

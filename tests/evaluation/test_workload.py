@@ -1,4 +1,4 @@
-"""Work measured in one process: what is told of it on the way."""
+"""Work measured in one process, and its progress."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from raysde.evaluation.workload import DRAWN, measure_here
 
 
 class Four:
-    """A bench whose parts take four steps of a solver and give where they lie."""
+    """A bench whose parts take four solver steps and whose values are their positions."""
 
     def part(self, work, first, count, told):
         for step in range(1, 5):
@@ -16,7 +16,7 @@ class Four:
 
 @pytest.mark.parametrize("steps", [[(0, 8), (8, 4)], [(3, 8), (20, 4)]])
 def test_progress_counts_images_and_their_share_of_steps(steps):
-    """Of eight images after one of four steps, two are done; and each stretch's own are told once it is measured."""
+    """After one of four steps, two of eight images are done; each range reports its own after it is measured."""
     told = []
     parts = list(measure_here(Four(), DRAWN, steps, lambda done, total: told.append((done, total))))
     assert parts == [(DRAWN, *each) for each in steps]

@@ -1,4 +1,4 @@
-"""Pipeline folders of diffusers in and out: the same scores, and the same images from the same noise."""
+"""Import and export of diffusers pipelines: the same scores, and the same images from the same noise."""
 
 import json
 import math
@@ -47,7 +47,7 @@ NCSNPP = {
     "time_embedding_type": "fourier", "center_input_sample": True, "mid_block_scale_factor": math.sqrt(2.0),
     "down_block_types": ("SkipDownBlock2D", "SkipDownBlock2D"), "up_block_types": ("SkipUpBlock2D", "SkipUpBlock2D"),
 }  # fmt: skip
-"""NCSN++ as google/ncsnpp-* describe it, but tiny."""
+"""NCSN++ as described by google/ncsnpp-*, but tiny."""
 
 
 def ncsnpp(folder: Path, **scheduler) -> Path:
@@ -63,13 +63,13 @@ def opened(folder: Path):
 
 
 def drawn(folder: Path, **settings) -> torch.Tensor:
-    """A pipeline's images, [B, C, H, W] in [0, 1]."""
+    """Return a pipeline's images, [B, C, H, W] in [0, 1]."""
     images = opened(folder)(output_type="np", generator=torch.Generator().manual_seed(3), **settings).images
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def noise(shape=SHAPE) -> tuple[torch.Tensor, torch.Generator]:
-    """What such a pipeline starts from, and the generator that it goes on with."""
+    """Return the pipeline's initial noise, and the generator after it."""
     generator = torch.Generator().manual_seed(3)
     return torch.randn(shape, generator=generator), generator
 
@@ -83,7 +83,7 @@ def shown(x: torch.Tensor) -> torch.Tensor:
 
 
 def same_images(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """Equal to 1e-4, where most pixels are neither black nor white, so that cutting them hides nothing."""
+    """Check equality to 1e-4; most pixels are neither black nor white, so clipping hides no difference."""
     assert (theirs.gt(0.0) & theirs.lt(1.0)).double().mean() > 0.3
     assert_close(ours, theirs, rtol=0.0, atol=1e-4)
 
@@ -106,7 +106,8 @@ def test_an_ncsnpp_folder_is_a_ve_model_with_its_networks_score(tmp_path):
 
 @torch.no_grad()
 def test_predictor_and_corrector_draw_the_images_of_the_ve_pipeline(tmp_path):
-    """Reverse diffusion and Langevin of the solvers, in the pipeline's order and with the noise it draws.
+    """Compare the reverse diffusion and Langevin steps of the solver with the pipeline's, in its order and with its
+    noise.
 
     The pipeline takes |z| of the noise drawn where ours takes sqrt(d), and ends by a step to noise 0.
     """
@@ -173,7 +174,7 @@ def test_a_ddpm_folder_is_a_vp_model_with_its_networks_score(tmp_path, schedule,
     ],
 )  # fmt: skip
 def test_ddim_draws_the_images_of_the_ddim_pipeline(tmp_path, kind, config):
-    """On the pipeline's own steps, from its own noise, eta 0: step i of N is our t = (i + 1) / N."""
+    """Use the pipeline's steps and noise with eta 0: step i of N is our t = (i + 1) / N."""
     folder = ddpm(tmp_path / "ddim", kind, **config)
     expected = drawn(folder, batch_size=2, num_inference_steps=10)
     scheduler = opened(folder).scheduler
@@ -200,7 +201,7 @@ def test_a_learned_variance_is_left_out_of_an_imported_network(tmp_path):
 
 @pytest.mark.parametrize("make", [ncsnpp, ddpm])
 def test_an_import_is_a_checkpoint_that_needs_its_folder_no_more(tmp_path, capsys, make):
-    """From the command line; the checkpoint, the folder through raysde.load, and the pipeline's weights all agree."""
+    """The checkpoint of the command, the folder through raysde.load, and the pipeline's weights agree."""
     folder = make(tmp_path / "theirs")
     assert main(["import", str(folder), str(tmp_path / "ours")]) == 0
     suggested = capsys.readouterr().out.strip().splitlines()[-1].removeprefix("draw from it:  raysde ").split()
@@ -231,7 +232,7 @@ def test_what_no_solver_here_does_is_said(tmp_path, capsys):
 
 
 def model_of(**changes) -> Model:
-    """A model with random weights, three channels and unscaled inputs, unless told otherwise."""
+    """Return a model with random weights; by default with three channels and unscaled inputs."""
     values = {"image": (3, 8, 8), "preconditioning": RAW, **changes}
     spec = diffusers_spec(**values)
     return Model(fresh_model(spec, [], 0).eval().requires_grad_(False), spec)
@@ -253,7 +254,7 @@ VPS = [
 
 
 def times_of(pipeline, time: str, steps: int) -> torch.Tensor:
-    """Our times of a pipeline's steps, from what each way of telling the time means."""
+    """Return our times of a pipeline's steps, from the definition of each time input."""
     pipeline.scheduler.set_timesteps(steps)
     numbers = pipeline.scheduler.timesteps.double()
     return numbers / 999.0 if time == "999t" else (numbers + 1.0) / pipeline.scheduler.config.num_train_timesteps
@@ -272,7 +273,7 @@ def test_an_exported_vp_model_draws_our_ddim_images(tmp_path, process, target, t
 
 
 def test_an_exported_vp_model_draws_our_dpm_solver_images(tmp_path):
-    """20 steps: below 16, the two lower their order at different places."""
+    """Take 20 steps: below 16, the two programs lower their order at different places."""
     model = model_of(preconditioning=replace(RAW, time="999t"))
     assert interop.export(model, tmp_path / "out", solver="dpmpp_2m") == "DDPMPipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=20)
@@ -283,7 +284,7 @@ def test_an_exported_vp_model_draws_our_dpm_solver_images(tmp_path):
 
 @torch.no_grad()
 def test_an_exported_vp_model_draws_our_ancestral_images(tmp_path):
-    """With the noise of the pipeline's own generator, and its end at the predicted image."""
+    """Use the noise of the pipeline's own generator; its last step ends at the predicted image."""
     model = model_of(preconditioning=replace(RAW, time="step"))
     assert interop.export(model, tmp_path / "out", solver="ancestral") == "DDPMPipeline"
     expected = drawn(tmp_path / "out", batch_size=2, num_inference_steps=10)
@@ -297,7 +298,8 @@ def test_an_exported_vp_model_draws_our_ancestral_images(tmp_path):
 
 @torch.no_grad()
 def test_an_exported_ve_model_draws_the_images_of_its_own_score(tmp_path):
-    """Reverse diffusion and Langevin steps (Song et al. 2021, eq. 46, algorithm 4) with our score, from the same noise."""
+    """Apply reverse diffusion and Langevin steps (Song et al. 2021, eq. 46, algorithm 4) to our score, from the same
+    noise."""
     model = model_of(
         network=FOURIER, sde=VE(sigma_min=0.02, sigma_max=0.4), target="score", data_range=(0.0, 1.0)
     )  # fmt: skip
@@ -317,7 +319,7 @@ def test_an_exported_ve_model_draws_the_images_of_its_own_score(tmp_path):
 
 
 def latent_model(folder: Path, architecture="UNet2DModel", network=UNET, shift=None, **changes) -> tuple[Model, str]:
-    """A model of a tiny autoencoder's latents, 2 x 4 x 4."""
+    """Return a model of a tiny autoencoder's latents, 2 x 4 x 4."""
     vae = autoencoder(folder / "vae", shift_factor=shift)
     spec = latent_spec(vae, (1, 8, 8))
     told = replace(RAW, time="step")
@@ -346,7 +348,7 @@ def test_an_exported_latent_model_draws_our_images_through_its_autoencoder(tmp_p
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("variance", [False, True])
 def test_an_exported_transformer_draws_our_images_of_its_classes(tmp_path, guidance, variance):
-    """With guidance too: the pipeline's null class, 1000, is ours for a dropped label."""
+    """Compare with guidance too: the pipeline's null class, 1000, is our dropped label."""
     network = {**DIT, "out_channels": 4} if variance else DIT
     model, vae = latent_model(tmp_path, "DiTTransformer2DModel", network, classes=3)
     torch.nn.init.normal_(
@@ -363,7 +365,7 @@ def test_an_exported_transformer_draws_our_images_of_its_classes(tmp_path, guida
 
 
 def test_an_export_holds_weights_and_json_alone_and_comes_back(tmp_path):
-    """No code, no pickle; imported again it is the same score."""
+    """The folder has no code and no pickle, and gives the same score when imported again."""
     model = model_of(sde=PROCESSES["table"], target="noise", preconditioning=replace(RAW, time="step"))
     interop.export(model, tmp_path / "out")
     assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".json", ".safetensors"}
@@ -383,13 +385,13 @@ def test_an_import_can_be_exported_again(tmp_path, capsys):
 
 
 def config_of(folder: Path) -> dict:
-    """A scheduler's settings on disk, without those that say who wrote them."""
+    """Return a scheduler's settings on disk, without the program and version that wrote them."""
     content = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     return {name: value for name, value in content.items() if not name.startswith("_")}
 
 
 def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys):
-    """None has its default. What the pipeline is told when it draws is suggested to `raysde sample`."""
+    """No setting has its default; settings of the pipeline's call become options of `raysde sample`."""
     settings = {"sigma_min": 0.03, "sigma_max": 41.0, "sampling_eps": 3e-4, "snr": 0.21, "correct_steps": 3,
                 "num_train_timesteps": 77}  # fmt: skip
     imported = interop.load(ncsnpp(tmp_path / "theirs", **settings))
@@ -409,7 +411,7 @@ def test_every_setting_of_a_ve_scheduler_is_carried_in_and_out(tmp_path, capsys)
 
 @pytest.mark.parametrize("name", DISCRETE)
 def test_a_discrete_scheduler_goes_back_as_it_came(tmp_path, name):
-    """Class, settings and the pipeline's images, through a checkpoint; another solver gets settings of its own."""
+    """Class, settings and images survive a checkpoint; another solver gets its own settings."""
     settings = {"num_train_timesteps": 40, "beta_start": 1e-3, "beta_end": 0.2, "prediction_type": "v_prediction",
                 "timestep_spacing": "leading", "steps_offset": 1}  # fmt: skip
     scheduler = getattr(diffusers, name)(**settings)
@@ -419,7 +421,7 @@ def test_a_discrete_scheduler_goes_back_as_it_came(tmp_path, name):
     assert interop.export(model, tmp_path / "again") == "DDPMPipeline"
     assert config_of(tmp_path / "again") == config_of(tmp_path / "theirs")
     assert type(opened(tmp_path / "again").scheduler).__name__ == name
-    if name in ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"):  # DDPMPipeline draws with no other
+    if name in ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"):  # DDPMPipeline supports no other
         drawing = {"batch_size": 2, "num_inference_steps": 5}
         assert torch.equal(drawn(tmp_path / "again", **drawing), drawn(tmp_path / "theirs", **drawing))
     interop.export(model, tmp_path / "named", solver="dpmpp_2m")
@@ -429,7 +431,7 @@ def test_a_discrete_scheduler_goes_back_as_it_came(tmp_path, name):
 
 
 def flattened(folder: Path) -> Path:
-    """The published unconditional models' layout: every file at the root."""
+    """Move every file to the root, as in the published unconditional models."""
     for part in ("unet", "scheduler"):
         for path in (folder / part).iterdir():
             path.rename(folder / path.name)
@@ -439,7 +441,7 @@ def flattened(folder: Path) -> Path:
 
 @pytest.mark.parametrize("make", [ncsnpp, ddpm])
 def test_network_and_scheduler_may_lie_at_the_root(tmp_path, make):
-    """diffusers reads both layouts, and its images are the same; so are our models, as checkpoints too."""
+    """Both layouts give the same images in diffusers and in raysde, also as checkpoints."""
     folders, settings = make(tmp_path / "parts"), {"batch_size": 2, "num_inference_steps": 3}
     root = flattened(make(tmp_path / "root"))
     assert torch.equal(drawn(root, **settings), drawn(folders, **settings))
@@ -466,7 +468,7 @@ def test_a_name_on_the_hub_is_told_to_be_downloaded(tmp_path, monkeypatch, capsy
 
 
 def test_the_snr_of_an_exported_ve_model_is_the_command_s_default(tmp_path):
-    """0.16 of Song et al., in Python and on the command line."""
+    """The default is 0.16 (Song et al. 2021), in Python and on the command line."""
     model = model_of(network=FOURIER, sde=VE(), target="score", data_range=(0.0, 1.0))
     interop.export(model, tmp_path / "out")
     assert config_of(tmp_path / "out")["snr"] == 0.16
@@ -476,8 +478,8 @@ def test_the_snr_of_an_exported_ve_model_is_the_command_s_default(tmp_path):
 @pytest.mark.parametrize("solver", ["ddim", "ancestral", "dpmpp_2m"])
 @pytest.mark.parametrize(("process", "target", "time"), VPS)
 def test_the_table_of_an_exported_scheduler_is_our_process(tmp_path, process, target, time, solver):
-    """alpha-bar at each of its steps is alpha(t)^2 at the time that our network is told there, as diffusers multiplies it
-    up from the betas in float32: each difference from 1 and each product is off by up to 2^-24, one more a step."""
+    """alpha-bar at each step equals alpha(t)^2 at the network's time input there. diffusers multiplies it up from the
+    betas in float32: each difference from 1 and each product is off by up to 2^-24, one more a step."""
     model = model_of(sde=PROCESSES[process], target=target, preconditioning=replace(RAW, time=time))
     interop.export(model, tmp_path / "out", solver=solver)
     scheduler = opened(tmp_path / "out").scheduler
@@ -498,7 +500,8 @@ def test_the_table_of_an_exported_scheduler_is_our_process(tmp_path, process, ta
 @pytest.mark.parametrize("name", DISCRETE)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_scheduler_s_table_is_read_as_it_is(tmp_path, name, schedule):
-    """Of each class with a table, for each way to describe it: its alpha-bar, bit by bit, and the next table is the same."""
+    """For each class with a table and each form of it, alpha-bar is equal bit by bit, and an export gives the same
+    table."""
     kind = getattr(diffusers, name)
     settings = {**SCHEDULES[schedule], "prediction_type": "v_prediction"}
     folder = tmp_path / "theirs"
@@ -630,7 +633,7 @@ VE_MODEL = {"network": FOURIER, "sde": VE(), "target": "score", "data_range": (0
         ({"preconditioning": STEP, "data_range": (0.0, 1.0)}, {}, "data.range"),
         ({"preconditioning": STEP, "sde": SubVP()}, {}, "sde.kind=sub_vp"),
         ({"preconditioning": STEP, "sde": VP(ceiling=0.9)}, {}, "sde.ceiling"),
-        ({"preconditioning": STEP, "classes": 3}, {}, "tells UNet2DModel no class"),
+        ({"preconditioning": STEP, "classes": 3}, {}, "passes no class to UNet2DModel"),
         ({"preconditioning": STEP, "network": {**UNET, "out_channels": 6}}, {}, "learned variance"),
         ({"preconditioning": STEP, "architecture": "DiTTransformer2DModel", "network": DIT}, {}, "has Transformer"),
         ({"preconditioning": STEP}, {"solver": "unipc"}, "ddim, ancestral, dpmpp_2m.*'unipc'"),

@@ -1,4 +1,4 @@
-"""Models by name: registration, aliases, the gate between candidate and champion, and the table of all."""
+"""The model registry: registration, aliases, the gate between candidate and champion, and the table of all models."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ ACCURACY = {"metric": "accuracy", "value": 0.9, "low": 0.88, "high": 0.92, "samp
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> list[str]:
-    """Checkpoints of untrained models, each with weights of its own."""
+    """Return checkpoints of untrained models with different weights."""
     place = tmp_path_factory.mktemp("models")
     return [write_checkpoint(place / str(number), number) for number in range(3)]
 
@@ -77,7 +77,7 @@ def fid(value: float, half: float = 0.5, **changes) -> dict:
 
 @pytest.fixture
 def two(client, folders, tmp_path) -> str:
-    """Versions 1 and 2 of digits, of which the first is the champion with a FID of 12.0 [11.5, 12.5]."""
+    """Register versions 1 and 2 of digits; the first is the champion with a FID of 12.0 [11.5, 12.5]."""
     for folder in folders[:2]:
         assert main(["register", folder, "--name", "digits"]) == 0
     assert main(["promote", "models:/digits/1", "--report", report(tmp_path, fid(12.0))]) == 0
@@ -97,7 +97,7 @@ def tags(client, version: int) -> dict[str, str]:
 
 
 def test_a_checkpoint_is_registered_once(client, folders, capsys):
-    """The same weights are the same version; other weights are another, and take the alias."""
+    """The same weights are the same version; other weights are a new version and get the alias."""
     first, second = folders[:2]
     for folder in (first, first, second):
         assert main(["register", folder, "--name", "digits"]) == 0
@@ -109,7 +109,7 @@ def test_a_checkpoint_is_registered_once(client, folders, capsys):
 
 
 def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_path):
-    """models:/NAME@ALIAS, models:/NAME/VERSION, the run's id and the folder hold the same weights."""
+    """models:/NAME@ALIAS, models:/NAME/VERSION, the run's id and the folder give the same weights."""
     first, second = folders[:2]
     run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     registry.publish_checkpoint(client, Path(first), run_id=run_id, name="digits", alias="old")
@@ -132,7 +132,7 @@ def test_a_registered_model_is_found_by_every_name(client, uri, folders, tmp_pat
 
 @pytest.mark.parametrize(("whose", "work"), [(checkpoint, "export_checkpoint"), (MlflowClient, "log_model_artifacts")])
 def test_a_full_disk_under_a_model_is_named(client, folders, tmp_path, monkeypatch, whose, work):
-    """There is no room for the copy that is made first, or for that of the store; the database has some."""
+    """The disk is full for the first copy, or for the store's copy; the database has room."""
     plain = getattr(whose, work)
 
     def limited(*given):
@@ -146,7 +146,7 @@ def test_a_full_disk_under_a_model_is_named(client, folders, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["digits.v2", "a.b-c_1", "2026.10.17", "a..b", "x" * 200])
 def test_every_name_that_a_run_may_have_can_be_registered(client, uri, folders, name):
-    """What MLflow refuses is refused before training, so nothing that passes there fails after it."""
+    """Names that MLflow refuses are refused before training, so no registration fails after it."""
     assert (
         check_name(name, "name")
         == loading.parse_recipe({"name": name, "data": {"path": "x"}, "train": {"length": {"steps": 1}}}).model_name
@@ -159,7 +159,7 @@ def test_every_name_that_a_run_may_have_can_be_registered(client, uri, folders, 
 
 @pytest.mark.parametrize("name", ["a:b", "a/b", "models:/x", "a\nb", "..", "", "my digits", "100%"])
 def test_names_that_mlflow_refuses_are_refused_first(client, name):
-    """MLflow's own check says which those are."""
+    """MLflow's own check defines these names."""
     with pytest.raises(ValueError, match="must be of letters"):
         check_name(name, "name")
     if set(name) & set("/:"):
@@ -172,7 +172,7 @@ def test_names_that_mlflow_refuses_are_refused_first(client, name):
     [("foo.", "foo"), ("my digits", "my-digits"), ("Ziffern\u00df", "Ziffern"), ("a/b:c", "a-b-c"), ("_x", "x")],
 )
 def test_a_name_that_is_refused_comes_with_one_near_it(name, near):
-    """In a recipe as name and as register_as; the one that is proposed is taken."""
+    """The error proposes a valid name, for name and for register_as of a recipe."""
     tree = {"name": "fine", "data": {"path": "x"}, "train": {"length": {"steps": 1}}}
     for changed in ({"name": name}, {"tracking": {"register_as": name}}):
         with pytest.raises(ValueError, match=f"{re.escape(repr(name))}.*such as '{near}'"):
@@ -188,7 +188,7 @@ def test_a_name_of_the_command_line_is_refused_before_anything_is_logged(client,
 
 
 def test_a_sweep_is_called_so_that_its_trials_can_be(recipe):
-    """The longest name that passes makes trials and a best recipe with names that pass; a longer one is refused."""
+    """The longest valid name of a sweep gives valid names of trials and of the best recipe; a longer one is refused."""
     name = "x" * 193
     assert check_sweep_name(name, "--name") == name
     for made in (f"{name}-000", f"{name}-999999", f"{name}-best"):
@@ -199,7 +199,7 @@ def test_a_sweep_is_called_so_that_its_trials_can_be(recipe):
 
 
 def test_the_name_of_a_prompt_is_no_models(client, folders, capsys):
-    """MLflow keeps prompts in the same table, and would take a model's version for the prompt's second."""
+    """MLflow stores prompts in the same table, and would treat a model's version as the prompt's second."""
     client.register_prompt(name="digits", template="draw {{digit}}")
     assert "has a prompt named 'digits'" in refused(capsys, "register", folders[0], "--name", "digits")
     with pytest.raises(ValueError, match="prompt named 'digits'"):
@@ -210,7 +210,7 @@ def test_the_name_of_a_prompt_is_no_models(client, folders, capsys):
 
 
 def test_a_store_that_tells_no_capitals_apart_is_explained(client, folders, monkeypatch):
-    """MySQL finds `digits` when it is asked for `Digits`."""
+    """MySQL finds `digits` in a query for `Digits`."""
     client.create_registered_model("digits")
     asked = type(client).get_registered_model
     monkeypatch.setattr(type(client), "get_registered_model", lambda self, name: asked(self, name.lower()))
@@ -234,7 +234,8 @@ def test_an_alias_too_long_for_the_database_is_refused_first(client, folders, ca
 def test_a_kill_while_a_version_is_made_leaves_one_logged_model(
     client, uri, folders, tmp_path, monkeypatch, killed, of_a_run
 ):
-    """Before its files are there, before it is marked as whole, or before the version: the next process finishes it."""
+    """The kill comes before the files exist, before the model is marked as ready, or before the version; the next
+    process completes it."""
     run_id = open_mlflow_run(client, "raysde", "r", {}, (tmp_path / "artifacts").as_uri()) if of_a_run else None
     real = getattr(type(client), killed)
 
@@ -262,7 +263,7 @@ RECIPE_KEYS = {"train.lr": 0.001, "sde.kind": "vp", "storage": "/secret/runs", "
 
 
 def test_a_version_says_what_it_is(client, uri, tmp_path):
-    """Its data, its recipe, its newest grid and a command that draws; the command is one that raysde takes."""
+    """The description has its data, recipe, newest grid and a sampling command that raysde accepts."""
     run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     for step in (5, 40):
         client.log_image(run_id, np.zeros((2, 2), np.uint8), artifact_file=f"samples/grid-{step:07d}.png")
@@ -296,7 +297,7 @@ def test_a_version_says_what_it_is(client, uri, tmp_path):
     ],
 )  # fmt: skip
 def test_the_command_of_a_version_asks_for_what_its_model_knows(changes, recipe, expected):
-    """It is cut where a database would cut it, in whole lines and after the command."""
+    """The description is cut to the database's length, in whole lines and after the command."""
     found = checkpoint.Description(caption_spec(**changes), {"step": 1}, recipe, {}, {}, {})
     said = describe_version("digits", "3", found)
     (line,) = [line for line in said.splitlines() if "raysde sample" in line]
@@ -306,7 +307,8 @@ def test_the_command_of_a_version_asks_for_what_its_model_knows(changes, recipe,
 
 
 def test_figures_are_metrics_of_the_run(client, folders, tmp_path):
-    """At the step of the checkpoint, once, with the ends of their intervals, also under names that MLflow refuses."""
+    """They are logged once at the checkpoint's step, with the ends of their intervals, also for names that MLflow
+    refuses."""
     run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     registry.publish_checkpoint(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
     odd = {**FID, "metric": "fid:5k ours/x", "value": 3.0, "low": 2.0, "high": 4.0}
@@ -326,7 +328,7 @@ def test_figures_are_metrics_of_the_run(client, folders, tmp_path):
 def test_a_figure_that_no_tag_can_hold_is_refused_before_anything_is_registered(
     client, folders, tmp_path, capsys, metric
 ):
-    """MLflow's own check of a tag's key says the same."""
+    """MLflow's own check of a tag's key agrees."""
     said = refused(
         capsys, "register", folders[0], "--name", "digits", "--report", report(tmp_path, {**FID, "metric": metric})
     )
@@ -335,7 +337,7 @@ def test_a_figure_that_no_tag_can_hold_is_refused_before_anything_is_registered(
 
 
 def test_versions_are_in_the_order_of_their_numbers(client, tmp_path, capsys):
-    """12 is newer than 9, in Python, in the table, and in what is said of a version that is not there."""
+    """Version 12 is newer than 9 in Python, in the table, and in the error about a missing version."""
     client.create_registered_model("digits")
     for number in range(12):
         client.create_model_version("digits", source=f"{tmp_path}/{number}", tags={"raysde.step": str(number)})
@@ -351,7 +353,7 @@ def test_versions_are_in_the_order_of_their_numbers(client, tmp_path, capsys):
 
 
 def test_registering_again_moves_the_alias_back(client, folders):
-    """To the version that these weights have."""
+    """The alias moves to the version with these weights."""
     for folder in (folders[0], folders[1], folders[0]):
         assert main(["register", folder, "--name", "digits"]) == 0
     assert registry.list_aliases(client, "digits") == {"candidate": "1"}
@@ -360,7 +362,7 @@ def test_registering_again_moves_the_alias_back(client, folders):
 
 
 def test_a_run_is_its_newest_model(client, uri, folders, tmp_path):
-    """Of three models that one run logged, its id means the last; another run in the experiment is not asked."""
+    """The id of a run with three models gives the last; models of another run in the experiment are ignored."""
     run, other = (open_mlflow_run(client, "e", name, {}, (tmp_path / "artifacts").as_uri()) for name in ("r", "other"))
     for number, folder in enumerate(folders):
         registry.publish_checkpoint(client, Path(folder), run_id=run, name="digits", alias=None)
@@ -399,7 +401,7 @@ def test_a_model_of_a_recipe_without_a_run_is_in_its_experiment(client, folders,
 
 
 def test_versions_that_draw_otherwise_are_others(client, folders, tmp_path):
-    """The same weights with settings of a sampler are a version of their own, once."""
+    """The same weights with sampler settings are a version of their own, registered once."""
     checkpoint.export_with_settings(Path(folders[0]), tmp_path / "settled", {"solver": "unipc", "steps": 4})
     found = [
         registry.register_model(client, str(folder), name="digits", alias=None)
@@ -438,7 +440,7 @@ def test_the_same_weights_of_two_runs_are_two_versions(client, folders, tmp_path
         ),
         (["promote", "models:/digits@king"], "no alias 'king'"),
         (["sample", "models:/digits@king"], "no alias 'king'"),
-        (["promote", "models:/digits/2"], "has no figures: give --report"),
+        (["promote", "models:/digits/2"], "has no metrics: give --report"),
         (["promote", "models:/digits/1", "--force", "--reason", "x"], "is the champion already"),
         (["promote", "models:/digits/2", "--force"], "--reason"),
         (["promote", "models:/digits/2", "--force", "--reason", " "], "--reason"),
@@ -461,7 +463,7 @@ def test_what_is_not_there_is_named(two, client, folders, capsys, arguments, cul
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_a_version_whose_files_are_gone_is_one_sentence(two, client, tmp_path, capsys, command):
-    """Not the user's mistake, so status 1."""
+    """It is not the user's mistake, so the exit status is 1."""
     shutil.rmtree(tmp_path / "artifacts")
     more = ["--data", str(tmp_path)] if command == "evaluate" else []
     assert main([command, "models:/digits/1", *more]) == 1
@@ -471,14 +473,14 @@ def test_a_version_whose_files_are_gone_is_one_sentence(two, client, tmp_path, c
 
 
 def test_an_alias_that_can_be_none_is_refused_before_training(capsys):
-    """In the recipe, not when the trained model is registered."""
+    """The recipe is refused, not the registration of the trained model."""
     for alias in ("v1", "latest", "a.b"):
         recipe = ROOT / "jobs" / "configs" / "digits.yaml"
         assert f"tracking.alias: alias '{alias}'" in refused(capsys, "config", str(recipe), f"tracking.alias={alias}")
 
 
 def test_a_run_whose_beginning_was_cut_short_gets_the_rest(client, tmp_path, monkeypatch):
-    """Params, recipe and data, each once, whenever the server went away."""
+    """Params, recipe and data are there once, whenever the server went away."""
     asked = client, "e", "r", {f"key{number}": number for number in range(150)}, (tmp_path / "artifacts").as_uri()
     data = Input("/shards", "abc", 10)
     for method in ("log_batch", "log_dict", "log_inputs"):
@@ -501,13 +503,13 @@ def gone():
 
 
 def test_the_first_promotion_needs_no_rival(two, client):
-    """Of the metric, its interval and its direction; there was nothing before it."""
+    """The tags have the metric, its interval and its direction, and no earlier version."""
     assert tags(client, 1) == {"alias": "champion", "metric": "fid", "better": "lower", "value": "12.0", "low": "11.5", "high": "12.5"}  # fmt: skip
     assert recorded_figures(client.get_model_version("digits", "1")) == {"fid": parse_metric(FID, "the figure")}
 
 
 def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
-    """The tags hold the figure, the margin and the version before: 12.0 - 11.0 with half-width sqrt(0.5^2 + 0.5^2)."""
+    """The tags have the metric, the earlier version, and the margin 12.0 - 11.0 with half-width sqrt(0.5^2 + 0.5^2)."""
     assert main(["promote", two, "--report", report(tmp_path, fid(11.0), ACCURACY), "--metric", "fid"]) == 0
     assert champion(client) == "2"
     found = tags(client, 2)
@@ -520,7 +522,7 @@ def test_a_better_candidate_takes_the_alias(two, client, tmp_path):
 
 
 def test_each_alias_has_a_gate_of_its_own(two, client, tmp_path):
-    """The holder of the alias that moves is the rival, not the champion: the first one has none."""
+    """The rival is the holder of the alias that moves, not the champion; a new alias has none."""
     assert main(["promote", "models:/digits/2", "--report", report(tmp_path, fid(50.0)), "--alias", "cheap"]) == 0
     assert registry.list_aliases(client, "digits") == {"candidate": "2", "champion": "1", "cheap": "2"}
     assert "before" not in tags(client, 2)
@@ -531,7 +533,7 @@ def test_each_alias_has_a_gate_of_its_own(two, client, tmp_path):
 
 @pytest.mark.parametrize(("value", "passes"), [(0.92, False), (0.93, True)])
 def test_the_margin_counts_both_intervals_where_higher_is_better(client, folders, tmp_path, capsys, value, passes):
-    """0.9 +- 0.02 and value +- 0.01: the limit is 0.9 + sqrt(0.02^2 + 0.01^2) = 0.9224."""
+    """For 0.9 +- 0.02 and value +- 0.01 the limit is 0.9 + sqrt(0.02^2 + 0.01^2) = 0.9224."""
     for folder in folders[:2]:
         assert main(["register", folder, "--name", "digits"]) == 0
     assert main(["promote", "models:/digits/1", "--report", report(tmp_path, ACCURACY)]) == 0
@@ -573,7 +575,7 @@ def test_a_metric_that_the_report_or_the_champion_lacks_is_named(two, client, tm
     [(fid(11.4), "0.6 [-0.1071, 1.307]"), (fid(12.0), "0 ["), (fid(14.0), "-2 ["), (fid(11.5, half=0.0), "0.5 [0, ")],
 )
 def test_a_candidate_that_is_not_better_is_refused(two, client, tmp_path, capsys, candidate, margin):
-    """11.4 is better than 12.0, but by less than the intervals allow for, and 11.5 by no more; nothing changes."""
+    """11.4 and 11.5 are better than 12.0, but not beyond the intervals; nothing changes."""
     before = client.get_model_version("digits", "2").tags
     said = refused(capsys, "promote", two, "--report", report(tmp_path, candidate))
     assert f"not better than the champion: fid {candidate['value']:.4g}" in said
@@ -583,7 +585,7 @@ def test_a_candidate_that_is_not_better_is_refused(two, client, tmp_path, capsys
 
 
 def test_figures_of_a_refused_promotion_are_logged(client, folders, tmp_path, capsys):
-    """As metrics of the MLflow run, once, whatever the gate says of them; the version keeps the tags that it had."""
+    """The MLflow run gets them once, whatever the gate decides; the version keeps its earlier tags."""
     run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     registry.publish_checkpoint(client, Path(folders[1]), run_id=None, name="digits", alias=None)
     registry.publish_checkpoint(client, Path(folders[2]), run_id=run_id, name="digits", alias=None)
@@ -635,7 +637,7 @@ def test_figures_that_cannot_be_compared_are_refused(two, client, tmp_path, caps
     path = report(tmp_path, fid(1.0, **change))
     assert culprit in refused(capsys, "promote", two, "--report", path)
     assert champion(client) == "1"
-    # forced, no margin is made up
+    # a forced promotion stores no margin
     assert main(["promote", two, "--report", path, "--force", "--reason", "new features"]) == 0
     assert champion(client) == "2"
     assert "margin" not in tags(client, 2)
@@ -643,7 +645,7 @@ def test_figures_that_cannot_be_compared_are_refused(two, client, tmp_path, caps
 
 
 def test_two_that_were_told_the_same_settings_can_be_compared(two, client, tmp_path):
-    """The champion's figure with other settings takes the place of that with its own."""
+    """The champion's metric with other settings replaces that with its own."""
     told = report(tmp_path, fid(12.0, overrides="steps=50"))
     assert main(["register", "models:/digits@champion", "--report", told]) == 0
     assert main(["promote", two, "--report", report(tmp_path, fid(11.0, overrides="steps=50"))]) == 0
@@ -655,7 +657,7 @@ def test_another_seed_can_be_compared(two, client, tmp_path):
 
 
 def test_a_worse_candidate_can_be_forced(two, client, tmp_path):
-    """The reason and the negative margin are kept; when it is promoted in order later, they are gone."""
+    """The reason and the negative margin are stored; a later regular promotion removes them."""
     path = report(tmp_path, fid(14.0))
     assert main(["promote", two, "--report", path, "--force", "--reason", "licence of the data"]) == 0
     assert champion(client) == "2"
@@ -667,7 +669,7 @@ def test_a_worse_candidate_can_be_forced(two, client, tmp_path):
 
 
 def test_a_champion_without_figures_gets_them(client, folders, tmp_path, capsys):
-    """Forced without a report, a champion has nothing to compare with; the message says how to give it something."""
+    """A champion forced without a report has nothing to compare with; the error tells how to add metrics."""
     for folder in folders[:2]:
         assert main(["register", folder, "--name", "digits"]) == 0
     assert main(["promote", "models:/digits/1", "--force", "--reason", "the only one"]) == 0
@@ -682,7 +684,7 @@ def test_a_champion_without_figures_gets_them(client, folders, tmp_path, capsys)
 
 
 def evaluated(tmp_path, source: str, **changes) -> str:
-    """A report as `raysde evaluate` writes it."""
+    """Return a report in the form of `raysde evaluate`."""
     figure = {
         "name": "kid",
         "value": 0.5,
@@ -709,7 +711,7 @@ def evaluated(tmp_path, source: str, **changes) -> str:
 
 @pytest.mark.parametrize("command", ["promote", "register", "force"])
 def test_a_report_of_another_model_is_refused(two, client, folders, tmp_path, capsys, command):
-    """Both are named, forced or not; a report of the same weights is taken, whatever they were called."""
+    """The error names both models, forced or not; a report of the same weights under another name is accepted."""
     order = ["promote", "--alias", "best"] if command != "register" else ["register", "--alias", "best"]
     order += ["--force", "--reason", "x"] if command == "force" else []
     hashes = [checkpoint.read_description(Path(folder)).files["ema.safetensors"][:12] for folder in folders]
@@ -742,11 +744,11 @@ def test_a_report_of_another_checkpoint_is_not_registered(client, folders, tmp_p
 def test_a_report_that_does_not_say_of_what_is_refused(two, folders, tmp_path, capsys, model):
     path = evaluated(tmp_path, folders[1], model=model)
     capsys.readouterr()
-    assert "does not say which model it is of" in refused(capsys, "promote", two, "--report", path)
+    assert "does not name its model" in refused(capsys, "promote", two, "--report", path)
 
 
 def test_figures_of_a_pipeline_are_of_no_version(two, folders, tmp_path, capsys):
-    """Weights that are not known are not those of any version."""
+    """Unknown weights do not match the weights of any version."""
     path = evaluated(tmp_path, folders[1], model={"source": "stable-diffusion"})
     capsys.readouterr()
     assert "stable-diffusion (weights unknown), not of version 2" in refused(capsys, "promote", two, "--report", path)
@@ -798,7 +800,7 @@ def test_reports_that_are_none_are_named(tmp_path, content, culprit):
 
 
 def test_a_figure_says_beside_what_it_was_measured(folders, tmp_path):
-    """Images of another size and noise of another time are another question; likelihoods know nothing of solvers."""
+    """Images of another size and noise of another time cannot be compared; likelihoods do not depend on the solver."""
 
     def found(name, shape=(8, 8), t=0.5, overrides="steps=50"):
         figure = {"name": name, "value": 0.5, "low": 0.4, "high": 0.6, "samples": 9, "seed": 0, "network": "f", "reference": 9}  # fmt: skip
@@ -825,9 +827,9 @@ def test_several_figures_need_a_name(tmp_path):
 
 
 def test_two_equal_models_pass_the_gate_as_rarely_as_the_interval_says():
-    """Two estimates of the same normal mean, each with its 95% interval: 2.5% of the margins lie above 0.
+    """For two estimates of the same normal mean, each with its 95% interval, 2.5% of the margins lie above 0.
 
-    Intervals that must not touch would let 0.56% pass, a comparison of the values alone 50%.
+    The rule that intervals must not touch would let 0.56% pass, a comparison of the values alone 50%.
     """
     count, deviation = 20_000, 3.0
     drawn = 7.0 + deviation * torch.randn(count, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -840,7 +842,7 @@ def test_two_equal_models_pass_the_gate_as_rarely_as_the_interval_says():
 
 
 def test_each_end_of_a_margin_comes_from_its_own_sides():
-    """Zou and Donner's limits of a difference of two estimates with unequal sides, written out."""
+    """Compare with Zou and Donner's limits of a difference of two estimates with unequal sides, written out."""
     one = Metric("accuracy", 0.9, 0.8, 0.93, 100, 0)
     two = Metric("accuracy", 0.6, 0.56, 0.8, 100, 0)
     found = compute_margin(one, two, "higher")
@@ -852,7 +854,7 @@ def test_each_end_of_a_margin_comes_from_its_own_sides():
 
 
 def test_an_experiment_is_made_once_by_many(client, uri):
-    """What a second process asks for between the look and the creation is the first one's."""
+    """A second process that creates it between the first one's query and its creation gets the same experiment."""
     first = find_or_create_experiment(client, "e", None)
     look = client.get_experiment_by_name
     answers = iter([None])
@@ -861,7 +863,7 @@ def test_an_experiment_is_made_once_by_many(client, uri):
 
 
 def test_all_pages_are_read(client, monkeypatch):
-    """The store answers a few at a time."""
+    """The store returns a few entries per page."""
     for number in range(5):
         client.create_registered_model(f"m{number}")
     whole = client.search_registered_models

@@ -30,8 +30,8 @@ FAST = {"seed": 3, "steps": 2, "solver": "unipc", "guidance": 1.5}
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory, empty_store):
-    """Models with captions, with classes, with neither and with both, registered under those names in a store that is
-    not yet the process's own."""
+    """Register models with captions, with classes, with neither and with both, in a store that is not yet the process's
+    default."""
     place = tmp_path_factory.mktemp("registry")
     found = f"sqlite:///{shutil.copy(empty_store, place)}"
     client = connect_client(found)
@@ -47,7 +47,7 @@ def uri(tmp_path_factory, empty_store):
 
 
 def files(tmp_path, uri: str, name: str, *arguments: str) -> list[bytes]:
-    """The images that `raysde sample` writes."""
+    """Return the images that `raysde sample` writes."""
     out = tmp_path / f"drawn-{len(list(tmp_path.iterdir()))}"
     source = f"models:/{name}@champion"
     assert main(["sample", source, "--tracking-uri", uri, "--device", "cpu", "--out", str(out), *arguments]) == 0
@@ -63,7 +63,7 @@ def repeated(option: str, values: list) -> list[str]:
 
 
 def test_pyfunc_draws_what_the_command_draws(uri, tmp_path):
-    """By alias and by version; with all parameters, and with none of them."""
+    """Compare by alias and by version, with all parameters and with none."""
     expected = files(tmp_path, uri, "captions", *repeated("--prompt", PROMPTS), *options(FAST))
     for source in ("models:/captions@champion", "models:/captions/1"):
         drawn = mlflow.pyfunc.load_model(source).predict(pd.DataFrame({"prompt": PROMPTS}), params=FAST)
@@ -74,7 +74,7 @@ def test_pyfunc_draws_what_the_command_draws(uri, tmp_path):
 
 
 def test_a_settled_model_lends_its_steps_to_no_other_solver(uri, tmp_path):
-    """MLflow fills in what a request leaves out; the files are those of the command all the same."""
+    """MLflow fills in missing parameters, and still the files equal the command's."""
     source = registry.resolve_source("models:/captions/1", uri)
     checkpoint.export_with_settings(source, tmp_path / "settled", {"solver": "unipc", "steps": 2, "guidance": 1.5})
     version = registry.register_model(connect_client(uri), str(tmp_path / "settled"), name="settled", alias="champion")
@@ -100,7 +100,7 @@ def test_classes_and_no_conditions(uri, tmp_path):
 
 
 def test_any_image_of_a_seed_can_be_asked_for(uri):
-    """Numbers in any order give what they give in one piece, and the table's index is kept."""
+    """Numbers in any order give the images of one request for all, and the table's index is kept."""
     model = mlflow.pyfunc.load_model("models:/captions@champion")
     whole = model.predict(pd.DataFrame({"prompt": [PROMPTS[0]] * 7}), params=FAST)["image"].tolist()
     numbers = [5, 6, 2, 0, 1]
@@ -111,7 +111,7 @@ def test_any_image_of_a_seed_can_be_asked_for(uri):
 
 
 def test_each_row_is_drawn_for_its_own_prompt_and_label(uri):
-    """Also where the numbers of a request are no stretch: every row is what it is in a request of its own."""
+    """Each row equals its own request, also if the numbers are not consecutive."""
     model = Served(registry.load("models:/both@champion", tracking_uri=uri, device="cpu"))
     table = pd.DataFrame(
         {"prompt": [CAPTIONS[0], CAPTIONS[1], CAPTIONS[2], CAPTIONS[0]], "label": [3, 1, 4, 1], "number": [5, 6, 2, 9]}
@@ -124,8 +124,8 @@ def test_each_row_is_drawn_for_its_own_prompt_and_label(uri):
 
 
 def test_rows_without_conditions_are_not_guided(uri, tmp_path):
-    """MLflow fills the guidance in; a model of captions and labels that is told neither draws as the command does, and
-    does not ask its network twice to be led from nothing to nothing."""
+    """MLflow fills in the guidance; a model without prompts and labels still draws as the command does, without a
+    second network call."""
     table = pd.DataFrame({"number": [0, 1, 2]})
     drawn = mlflow.pyfunc.load_model("models:/both@champion").predict(table, params=FAST)
     plain = options({**FAST, "guidance": 1.0})
@@ -183,7 +183,7 @@ def test_the_signature_says_what_a_model_takes(uri):
 
 
 def test_code_is_imported_only_if_it_is_allowed(uri, tmp_path):
-    """A network of the tests' own: MLflow gets it with its own word for settings, and nothing is pickled."""
+    """MLflow gets the test's own network through its model config, and nothing is pickled."""
     network = {"kind": "external", "factory": "tests.cluster.networks:Killed", "kwargs": {"at": 10**9, "marker": str(tmp_path / "x")}}  # fmt: skip
     spec = ModelSpec.parse({**spec_with().dump(), "network": network})
     folder = tmp_path / "own"
@@ -214,7 +214,7 @@ def request(prompts: list[str], **params) -> dict:
 
 
 def test_served_images_are_those_of_the_command(address, uri, tmp_path):
-    """The same PNG files, to the byte, also when several ask at once."""
+    """The PNG files are equal to the byte, also with concurrent requests."""
     drawn = ask(address, request(PROMPTS, **FAST))
     assert drawn == files(tmp_path, uri, "captions", *repeated("--prompt", PROMPTS), *options(FAST))
     with Image.open(BytesIO(drawn[0])) as opened:

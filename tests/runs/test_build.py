@@ -1,4 +1,4 @@
-"""Every key of a recipe reaches what is built from it, and those that shape the numbers cannot change under a run."""
+"""Every key of a recipe has an effect on what is built, and keys that determine the numbers cannot change in a run."""
 
 import re
 from collections.abc import Callable
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Built:
-    """What a run is made of, each part made when it is asked for."""
+    """The objects built from a run, each on first use."""
 
     run: Run
 
@@ -56,7 +56,7 @@ class Built:
 
     @cached_property
     def grid(self) -> dict[str, Any]:
-        """What the model is asked for when a grid is drawn."""
+        """The arguments of the model when a grid is drawn."""
         asked: dict[str, Any] = {}
 
         class Asked:
@@ -83,7 +83,7 @@ drawn: Callable[[str], Getter] = lambda name: lambda built: built.grid.get(name)
 
 
 def every(name: str) -> Getter:
-    """A value that all groups of the optimiser hold alike."""
+    """Return the value that all groups of the optimizer share."""
 
     def held(built: Built) -> Any:
         values = {group[name] for group in built.groups}
@@ -94,7 +94,7 @@ def every(name: str) -> Getter:
 
 
 def of_each(kind: type, *path: str) -> Getter:
-    """The set of what all modules of a kind in the network have."""
+    """Return the set of values of all modules of a kind in the network."""
 
     def held(built: Built) -> Any:
         found = set()
@@ -110,7 +110,7 @@ def of_each(kind: type, *path: str) -> Getter:
 
 
 def attention_heights(built: Built) -> set[int]:
-    """The heights of what the network's self-attention of pixels sees."""
+    """Return the heights in pixels of the inputs of the network's self-attention."""
     from raysde.networks.layers import Attention
 
     seen: set[int] = set()
@@ -124,7 +124,7 @@ def attention_heights(built: Built) -> set[int]:
 
 
 def told_last(built: Built) -> Any:
-    """The learning rate of the last step of a run at its full height, as a share of the rate."""
+    """Return the learning rate of the last step of a run at full scale, as a share of the peak rate."""
     from raysde.training.optimizers import learning_rate
 
     plan = built.schedule
@@ -160,7 +160,7 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "network.channels": (16, lambda built: built.network.enter.out_channels, 16),
     "network.multipliers": ([1, 3], lambda built: built.network.middle[0].conv1.out_channels, 24),
     "network.blocks": (3, lambda built: len(built.network.down), 7),
-    "network.attention": ([8], attention_heights, {8, 4}),  # and always in the middle
+    "network.attention": ([8], attention_heights, {8, 4}),  # and always in the middle block
     "network.head_channels": (4, lambda built: built.network.middle[1].attention.heads, 4),
     "network.patch": (2, lambda built: built.network.enter.in_channels, 4),
     "network.dropout": (0.25, of_each(torch.nn.Dropout, "p"), {0.25}),
@@ -235,7 +235,7 @@ KEPT: dict[str, tuple[Any, Getter, Any] | tuple[Any, Getter, Any, dict[str, Any]
     "log_every": (13, pace("log_every"), 13),
     "checkpoint_every": (14, pace("save_every"), 14),
 }  # fmt: skip
-"""For each key a value, where it is found in what is built, as what, and the keys that it needs beside it."""
+"""Per key: a value, the place where it appears in what is built, its form there, and other keys that it needs."""
 
 ELSEWHERE = {
     "name", "storage",  # the folder of the run: test_train.py and every test that resumes
@@ -245,9 +245,9 @@ ELSEWHERE = {
     "data.stream", "data.block_megabytes", "data.block_steps",  # tests/cluster
     "train.compile",  # test_loop.py
     "keep_checkpoints",  # test_checkpoint.py
-    "latent", "train.times", "text",  # nodes that are null as a whole
+    "latent", "train.times", "text",  # nodes that are null
 }  # fmt: skip
-"""Keys that are shown to do something by other tests."""
+"""Keys with an effect that other tests show."""
 OF_THE_CLUSTER = ("resources.", "tracking.")
 
 
@@ -260,7 +260,7 @@ def built(recipe, changes: dict[str, Any]) -> Built:
 
 @pytest.mark.parametrize("key", KEPT)
 def test_a_key_reaches_what_is_built(recipe, key):
-    """Its value is found there, and is not what would be there without it."""
+    """The value appears at its place, and does not appear without the key."""
     value, getter, expected, *beside = KEPT[key]
     others = beside[0] if beside else {}
     assert getter(built(recipe, {**others, key: value})) == expected
@@ -270,7 +270,7 @@ def test_a_key_reaches_what_is_built(recipe, key):
 
 
 def test_every_key_is_among_them(recipe):
-    """A new key without an effect is in neither list: add it to the one, with where it is found, or to the other."""
+    """A new key must be added to one of the two lists, with the place of its effect or the test of it."""
     keys: set[str] = set()
     for changes in ({}, {"train.times.kind": "lognormal"}):
         keys |= built(recipe, changes).run.config.flat().keys()
@@ -281,7 +281,7 @@ def test_every_key_is_among_them(recipe):
 
 
 def numbers(built: Built) -> list[Any]:
-    """What decides the numbers of a step: the loss, the steps of weights and averages, the rows, the model."""
+    """Return everything that determines a step: the loss, the updates of weights and averages, the rows, the model."""
     groups = [{name: value for name, value in group.items() if name != "params"} for group in built.groups]
     plan = built.run.plan
     rows = [plan.rows_of(0, index).tolist() for index in range(plan.microbatches)]
@@ -290,13 +290,13 @@ def numbers(built: Built) -> list[Any]:
     shapes = {name: value.shape for name, value in built.state.model.state_dict().items()}
     outside = [pace.lr, pace.warmup, pace.decay, pace.clip, built.run.held_out.tolist(), built.run.feed.view]
     spec = built.run.spec.dump()
-    spec["network"].pop("checkpointing", None)  # what is computed again is computed alike
+    spec["network"].pop("checkpointing", None)  # checkpointing does not change the results
     return [built.objective, groups, plan, rows, averages, shapes, outside, spec]
 
 
 @pytest.mark.parametrize("key", [key for key in KEPT if key not in ("text.kind", "train.length.steps")])
 def test_what_shapes_the_numbers_cannot_change_under_a_run(recipe, key):
-    """A changed key is refused by its name if loss, optimiser, averages, rows or model change with it, and else is not."""
+    """A changed key is refused by name if, and only if, it changes the loss, optimizer, averages, rows or model."""
     value, _, _, *beside = KEPT[key]
     others = {} if key in ("sde.alphas_cumprod", "network.kind") or not beside else beside[0]
     before = built(recipe, others)
@@ -310,7 +310,7 @@ def test_what_shapes_the_numbers_cannot_change_under_a_run(recipe, key):
     elif numbers(before) == numbers(after):
         check_resumable(after.run, found)
     else:
-        # another kind has other keys, of which the first is named
+        # another kind has other keys; the first is named
         named = key.removesuffix(".kind") if key.endswith(".kind") else f"{key}="
         with pytest.raises(ValueError, match=rf"{re.escape(named)}"):
             check_resumable(after.run, found)
@@ -324,14 +324,14 @@ def test_what_shapes_the_numbers_cannot_change_under_a_run(recipe, key):
      ("tracking.alias", "best"), ("tracking.uri", "sqlite:///x.db")],
 )  # fmt: skip
 def test_what_is_around_the_numbers_may_change_under_a_run(recipe, key, value):
-    """Where things lie, how they are read and reported, and by how many workers."""
+    """Storage, reading, reporting and the number of workers may change."""
     spec, flat, data = describe_run(built(recipe, {"train.microbatch": 8}).run)
     found = type("Found", (), {"spec": spec, "recipe": flat, "data": data})()
     check_resumable(built(recipe, {"train.microbatch": 8, key: value}).run, found)
 
 
 def test_other_data_cannot_continue_a_run(recipe, monkeypatch):
-    """Of another fingerprint, or of captions and latents that were precomputed otherwise."""
+    """Data with another fingerprint, or with other precomputed captions and latents, is refused."""
     run = built(recipe, {}).run
     spec, flat, data = describe_run(run)
     for change, culprit in (
@@ -347,7 +347,7 @@ def test_other_data_cannot_continue_a_run(recipe, monkeypatch):
 
 
 def test_the_seed_is_that_of_weights_rows_and_order(recipe):
-    """One of the three from another seed alone would make two runs alike that should not be."""
+    """If one of the three had another seed, different runs would share it."""
 
     def of(seed: int) -> list[list[float]]:
         found = built(recipe, {"seed": seed, "validation.rows": 24})
@@ -360,7 +360,7 @@ def test_the_seed_is_that_of_weights_rows_and_order(recipe):
 
 
 def test_validation_is_of_the_recipe(recipe, monkeypatch):
-    """Its seed, range, view, rows and microbatches, each rank its share, and the space that the model is trained in."""
+    """Validation has the recipe's seed, range, view, rows, microbatches and latent space, and each rank its share."""
     changes = {"seed": 5, "data.range": [0.0, 2.0], "data.image_size": 4, "train.microbatch": 4}
     found = built(recipe, changes)
     asked = {}
@@ -391,7 +391,7 @@ def test_a_grid_without_prompts_and_classes_has_none(recipe):
 
 
 def test_a_batch_of_more_rows_than_there_are_is_said_and_trained_on(tmp_path):
-    """Of as many rows it is not: the plan shows each of them once."""
+    """There is no warning for a batch of exactly as many rows, because the plan shows each of them once."""
     manifest = write_digit_shards(tmp_path / "shards", rows=16, shard_rows=16)
 
     def run_of(batch: int) -> Run:

@@ -1,4 +1,4 @@
-"""The history of a run without Ray: metrics and grids in its folder, or in MLflow."""
+"""Metrics and grids of a run without Ray, in its folder or in MLflow."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def lines_of(folder: Path) -> list[dict]:
 
 
 def told(lines) -> list[tuple]:
-    """Metrics that do not depend on the clock."""
+    """Return the metrics that do not depend on the clock."""
     timed = ("time", "train/images_per_second", "train/data_wait")
     return [
         (line["step"], {key: value for key, value in line.items() if key not in ("step", *timed)}) for line in lines
@@ -44,7 +44,7 @@ def by_command(tree: dict, tmp_path: Path, *overrides: str) -> None:
 
 
 def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
-    """All that the loop says, in its order, also over an end of the process that lost steps; and the grids it drew."""
+    """The folder has every metric in order and every grid, also after a killed process that lost steps."""
     tree = recipe(train__length__steps=8, checkpoint_every=3, **SAMPLED)
     sink = Recorded()
     train_here(open_run(loading.parse_recipe({**tree, "storage": str(tmp_path / "other")})), sink)
@@ -57,7 +57,7 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
     picture = np.asarray(Image.open(folder / "samples" / "grid-000000008.png").convert("L"))
     images = checkpoint.load_model(checkpoint.find_newest_checkpoint(folder)).sample(n=2, steps=2).images
     assert np.array_equal(picture[1:65:8, 1:65:8], images[0, 0].numpy())
-    # killed after step 7 of which nothing but the checkpoint of step 6, a torn line and a late grid are left
+    # killed after step 7; the checkpoint of step 6, a torn line and a later grid are left
     shutil.rmtree(folder / "step_000000008")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "train/lo')
@@ -82,7 +82,7 @@ def test_only_the_first_process_of_torchrun_keeps_anything(recipe, monkeypatch):
 
 
 def test_a_run_without_ray_goes_to_the_store_that_is_named(recipe, tmp_path, empty_store):
-    """Metrics as they are in the folder otherwise, the grid as an artifact, and a run that is finished."""
+    """MLflow has the metrics that the folder would have, the grid as an artifact, and a finished run."""
     shutil.copy(empty_store, tmp_path / "store.db")
     uri = f"sqlite:///{tmp_path / 'store.db'}"
     tree = recipe(train__length__steps=4, checkpoint_every=2, **SAMPLED)
@@ -115,7 +115,7 @@ def uri(tmp_path, empty_store) -> str:
 
 
 def runs_of(uri: str) -> list:
-    """The MLflow runs of the experiment, the oldest first."""
+    """Return the MLflow runs of the experiment, the oldest first."""
     client = connect_client(uri)
     return client.search_runs([client.get_experiment_by_name("raysde").experiment_id], order_by=["start_time ASC"])
 
@@ -124,7 +124,7 @@ SHORT = {"train__length__steps": 2, "checkpoint_every": 1, "sampling__every": 0,
 
 
 def test_a_run_whose_folder_was_removed_is_another_in_mlflow(recipe, tmp_path, uri):
-    """Otherwise the old one gets metrics of another recipe, and those of steps that it has are dropped."""
+    """Otherwise the old MLflow run would get metrics of another recipe, and lose those of steps that it already has."""
     tree = recipe(**SHORT)
     by_command(tree, tmp_path, f"tracking.uri={uri}")
     (old,) = runs_of(uri)
@@ -141,7 +141,7 @@ def test_a_run_whose_folder_was_removed_is_another_in_mlflow(recipe, tmp_path, u
 
 
 def test_a_run_of_ray_goes_on_without_ray_as_the_same(recipe, tmp_path, uri):
-    """Its word was given by the driver, in the words of :mod:`raysde.cluster.job`."""
+    """The driver settles the word as in :mod:`raysde.cluster.job`."""
     tree = recipe(**SHORT)
     run = open_run(loading.parse_recipe({**tree, "tracking": {"uri": uri}}))
     run_id = open_tracking_run(run, connect_client(uri), uri, settle_run_word(run))
@@ -152,7 +152,7 @@ def test_a_run_of_ray_goes_on_without_ray_as_the_same(recipe, tmp_path, uri):
 
 
 def test_a_run_that_begins_without_a_store_is_no_older_one_of_its_name(recipe, tmp_path, uri):
-    """An MLflow run from before there were words is found by the name alone; a folder that has a word is not its own."""
+    """A folder with a word does not match an older MLflow run without a word, which is found by name alone."""
     tree = recipe(**SHORT)
     run = open_run(loading.parse_recipe(tree))
     old = open_tracking_run(run, connect_client(uri), uri, "")
@@ -176,7 +176,7 @@ def test_a_run_that_cannot_go_on_is_refused_before_mlflow_hears_of_it(recipe, tm
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, SIGTERMED)])
 def test_a_run_that_somebody_ended_is_killed_in_mlflow(recipe, tmp_path, uri, capsys, monkeypatch, number, status):
-    """And not failed, as on Ray: it can go on, and the sentence says from where."""
+    """It is not marked as failed, as on Ray, because it can resume; the message names the step."""
 
     def ended(*given):
         take_step(*given)
@@ -184,7 +184,7 @@ def test_a_run_that_somebody_ended_is_killed_in_mlflow(recipe, tmp_path, uri, ca
 
     take_step = raysde.training.loop.train_step
     monkeypatch.setattr(raysde.training.loop, "train_step", ended)
-    # tests that run in the background may have been started with Ctrl-C ignored
+    # a background process may have been started with Ctrl-C ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(**SHORT)))

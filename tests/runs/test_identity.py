@@ -1,4 +1,4 @@
-"""A run's own MLflow run is the one of its folder, not the one of its name."""
+"""A run's MLflow run is identified by its folder, not by its name."""
 
 import shutil
 
@@ -14,7 +14,7 @@ SHAPE = {"train.lr": 1e-3, "steps": 20}
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_run_keeps_its_word_as_long_as_its_folder_is_there(tmp_path, scheme):
-    """Killed before or after its first checkpoint it is the same run; with the folder gone it is another."""
+    """A run killed before or after its first checkpoint is the same run; without the folder it is another."""
     folder = f"{scheme}{tmp_path}/runs/small"
     first = settle_word(folder, SHAPE, begun=False)
     assert len(first) == 32
@@ -31,7 +31,7 @@ def test_a_run_keeps_its_word_as_long_as_its_folder_is_there(tmp_path, scheme):
 
 @pytest.mark.parametrize("changed", [{"steps": 15}, {"train.lr": 2e-3}, {"fingerprint": "other"}])
 def test_a_run_that_starts_anew_with_another_recipe_is_another(tmp_path, changed):
-    """There is no checkpoint to go on from, so its numbers are not those that were logged."""
+    """It has no checkpoint to resume from, so the logged numbers are not its own."""
     first = settle_word(str(tmp_path / "a"), SHAPE, begun=False)
     other = settle_word(str(tmp_path / "a"), {**SHAPE, **changed}, begun=False)
     assert other != first
@@ -46,7 +46,7 @@ def test_a_run_that_ended_and_lost_its_checkpoints_is_another(tmp_path):
 
 
 def test_a_run_from_before_there_were_words_is_found_by_its_name(tmp_path):
-    """Its checkpoints say that it goes on, and it goes on to be found so."""
+    """Its checkpoints show that it resumes, and it is found by name from then on too."""
     folder = str(tmp_path / "a")
     for _ in range(2):
         assert settle_word(folder, SHAPE, begun=True) == BY_NAME
@@ -75,7 +75,7 @@ def test_an_interrupted_run_says_where_it_goes_on(tmp_path):
 
 
 def test_each_word_is_an_mlflow_run_of_its_own(tmp_path, empty_store, monkeypatch):
-    """A name without a word finds the run without one; params and metrics of another word's run stay as they are."""
+    """A name without a word finds the MLflow run without one; runs with another word keep their params and metrics."""
     monkeypatch.chdir(tmp_path)
     client = connect_client(f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
     old = open_mlflow_run(client, "e", "digits", {"lr": 1}, None)

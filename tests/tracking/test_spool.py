@@ -1,4 +1,4 @@
-"""What waits for a server that is away: in its order, each entry once, whatever dies or is refused on the way."""
+"""Entries for a server that is away arrive in order and once, also after kills and refusals."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ def line(step: int) -> dict:
 
 
 def test_each_run_has_a_spool_of_its_own():
-    """Runs of one name in two stores, and runs that were resubmitted: the same run finds what it left."""
+    """Runs with one name in two stores, and resubmitted runs, have different spools; a resumed run finds its own."""
     places = {spool_folder(name, run_id) for name in ("a", "b") for run_id in ("0", "1")}
     assert len(places) == 4
     assert spool_folder("a", "0") == spool_folder("a", "0")
@@ -30,7 +30,7 @@ def test_each_run_has_a_spool_of_its_own():
 
 
 def test_a_torn_line_takes_no_later_one_with_it(tmp_path):
-    """A process died while it wrote step 3; the next one writes on, dies too, and the third finds all of it."""
+    """A process dies while it writes step 3, the next one continues and dies too, and the third finds all lines."""
     path = tmp_path / "spool.jsonl"
     path.write_text(json.dumps(line(1)) + "\n" + json.dumps(line(2)) + '\n{"step": 3, "ti')
     second = Spool(path)
@@ -41,7 +41,7 @@ def test_a_torn_line_takes_no_later_one_with_it(tmp_path):
 
 
 def test_pictures_are_taken_over_in_the_order_of_their_making(tmp_path):
-    """Not in that of their names: another grid of an earlier step may come later."""
+    """Pictures are sorted by time, not by name, because another grid of an earlier step may come later."""
     spool = Spool(tmp_path / "spool.jsonl")
     assert spool.is_empty
     spool.take_over()
@@ -61,7 +61,7 @@ def test_pictures_are_taken_over_in_the_order_of_their_making(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_backlog_holds_what_waits_and_nothing_else(tmp_path, scheme):
-    """Lines are replaced as a whole, pictures are added; what is torn there is not read."""
+    """Lines are replaced as a whole, pictures are added, and torn files are not read."""
     found = Backlog(backlog_folder(f"{scheme}{tmp_path}/run", "abc"))
     assert found.is_empty
     assert found.take() == ([], {})
@@ -80,7 +80,7 @@ def test_a_backlog_holds_what_waits_and_nothing_else(tmp_path, scheme):
 
 
 def test_what_comes_from_elsewhere_comes_first_and_once(tmp_path):
-    """Lines and pictures of another machine are on this one's disk before anything is sent."""
+    """Lines and pictures of another machine are on this machine's disk before anything is sent."""
     path = tmp_path / "spool.jsonl"
     path.write_text("".join(json.dumps(line(step)) + "\n" for step in (2, 3)))
     lines, (picture,) = Spool(path).take_over([line(1), line(2)], {"grid-0000001.png": b"PNG"})
@@ -93,7 +93,7 @@ def test_what_comes_from_elsewhere_comes_first_and_once(tmp_path):
 
 
 class Clock:
-    """In the place of the outbox' pauses: none is waited for."""
+    """A clock that replaces the outbox's pauses without waiting."""
 
     def __init__(self, monkeypatch) -> None:
         self.pauses: list[float] = []
@@ -101,7 +101,7 @@ class Clock:
 
 
 def test_pauses_grow_to_a_limit(monkeypatch, capsys):
-    """1, 2, 4, ... seconds, never more than 15; what is said comes ever more rarely, at tries 1, 2, 4, 8."""
+    """Pauses are 1, 2, 4, ... seconds and at most 15; messages come at tries 1, 2, 4 and 8."""
     clock, tries = Clock(monkeypatch), itertools.count(1)
 
     def send(batch):
@@ -117,7 +117,8 @@ def test_pauses_grow_to_a_limit(monkeypatch, capsys):
 
 @pytest.mark.parametrize("most", [1, 3, 7])
 def test_a_server_in_a_mood_gets_everything_once_and_in_order(monkeypatch, most):
-    """It is away at random, and refuses every batch with a bad entry: the good ones arrive in order, bad ones never."""
+    """The server is away at random and refuses every batch with a bad entry: good entries arrive in order, bad ones
+    never."""
     Clock(monkeypatch)
     rng, taken = random.Random(most), []
 
@@ -137,7 +138,7 @@ def test_a_server_in_a_mood_gets_everything_once_and_in_order(monkeypatch, most)
 
 
 def test_draining_waits_for_what_was_put_before_it_alone():
-    """Entries that come later, and may never be sent, do not hold it up."""
+    """Later entries, which may never be sent, do not delay it."""
     gates, sent = {"a": threading.Event(), "b": threading.Event()}, []
 
     def send(batch):

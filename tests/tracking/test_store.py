@@ -1,4 +1,4 @@
-"""The file of a store: what is opened."""
+"""SQLite files that open as a store."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from raysde.tracking.store import connect_client
 
 @pytest.mark.parametrize("made", [True, False], ids=["empty", "absent"])
 def test_a_file_without_tables_becomes_a_store(tmp_path, made):
-    """An empty one is what SQLite leaves between opening a new database and its first table."""
+    """SQLite leaves an empty file between opening a new database and its first table."""
     path = tmp_path / "m.db"
     if made:
         path.touch()

@@ -1,4 +1,4 @@
-"""Metrics reach MLflow once, in order, also when the server is away or the process died."""
+"""Metrics reach MLflow once and in order, also if the server was away or the process died."""
 
 import contextlib
 import importlib.util
@@ -52,7 +52,7 @@ def uri(tmp_path, empty_store) -> str:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    """A database without a place for artifacts keeps them in the working folder."""
+    """Change to a folder of the test's own, because a database without an artifact location uses the working folder."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_a_name_is_one_run(uri, tmp_path):
 
 @pytest.fixture
 def strict(monkeypatch) -> list[int]:
-    """Batches have the limits of a server, which a database on its own does not keep; their sizes."""
+    """Apply a server's limits on batches, which a database does not check, and return the batches' sizes."""
     sizes, log = [], MlflowClient.log_batch
 
     def limited(self, run_id, metrics=(), params=(), tags=(), **settings):
@@ -88,7 +88,7 @@ def strict(monkeypatch) -> list[int]:
 
 
 def test_a_run_holds_its_whole_recipe(uri, tmp_path, strict):
-    """MLflow takes 100 params at a time and 6000 characters of each; recipe.json has everything in full."""
+    """MLflow takes 100 params at a time and 6000 characters of each; recipe.json has all of them in full."""
     client, long = connect_client(uri), "x" * 7000
     params = {f"key{number}": number for number in range(250)} | {"long": long, "none": None}
     run_id = open_mlflow_run(client, "e", "r", params, (tmp_path / "artifacts").as_uri(), Input("/a/shards/", "abc", 7))
@@ -106,7 +106,7 @@ def test_a_run_holds_its_whole_recipe(uri, tmp_path, strict):
 
 
 def test_a_run_that_goes_on_is_running_again_and_keeps_what_it_was(uri):
-    """Its recipe stays as it was first logged; each experiment and each name has a run of its own."""
+    """The recipe stays as first logged; each experiment and each name has its own run."""
     client = connect_client(uri)
     parent = open_mlflow_run(client, "e", "sweep", {}, None)
     first = open_mlflow_run(client, "e", "r", {"lr": 1}, None, parent=parent)
@@ -137,7 +137,7 @@ def test_a_run_that_has_ended_keeps_the_time_of_its_end(uri):
 
 
 def test_a_server_that_is_away_is_no_store_without_the_run():
-    """A sweep would otherwise leave its trials' runs open, and say that they are elsewhere."""
+    """Otherwise a sweep would leave its trials' runs open and report that they are in another store."""
 
     class Away:
         def get_run(self, run_id):
@@ -148,7 +148,7 @@ def test_a_server_that_is_away_is_no_store_without_the_run():
 
 
 def test_a_metric_keeps_its_step_and_its_time(uri, tmp_path):
-    """Also one that a dead process left; the newest value is that of the last step, however late it was sent."""
+    """Metrics of a dead process keep them too; the newest value is that of the last step, however late it was sent."""
     run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     times = {1: 1_700_000_001_000, 2: 1_700_000_003_000}
     lines = [json.dumps({"step": step, "time": stamp, "values": {"loss": 1.0 / step}}) for step, stamp in times.items()]
@@ -165,7 +165,7 @@ def test_a_metric_keeps_its_step_and_its_time(uri, tmp_path):
 
 
 def test_more_metrics_than_the_server_takes_at_once(uri, tmp_path, strict):
-    """MLflow refuses more than 1000 in a batch: those of one step, and those of many steps that waited together."""
+    """MLflow refuses more than 1000 in a batch, from one step or from many steps that waited together."""
     run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     wide = {f"m{number}": float(number) for number in range(1, 1502)}
     lines = [{"step": step, "time": step, "values": {"a": 1.0, "b": -step, "c": 0.5 * step}} for step in range(1, 401)]
@@ -191,7 +191,7 @@ def test_steps_that_wait_twice_are_logged_once(uri, tmp_path):
 
 
 def test_steps_are_never_logged_twice(uri, tmp_path):
-    """The start-up, which is of step 0, is one of them."""
+    """This includes the metrics of the start-up, which have step 0."""
     run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     tracker = Tracker(uri, run_id, tmp_path / "spool")
     for step in (0, 1, 2, 3):
@@ -202,18 +202,18 @@ def test_steps_are_never_logged_twice(uri, tmp_path):
     for step in (2, 3, 4):
         tracker.metrics(step, {"loss": float(step), "new": 0.0})
     assert tracker.close()
-    # and one that begins anew all of them
+    # and a new start computes all of them again
     tracker = Tracker(uri, run_id, tmp_path / "spool")
     tracker.metrics(0, {"loss": 0.0, "new": 0.0})
     assert tracker.close()
     assert steps(uri, run_id) == [0, 1, 2, 3, 4]
-    # a metric that step 0 had not before is not the same line
+    # a metric that step 0 did not have before is new
     assert steps(uri, run_id, "new") == [2, 3, 4, 0]
     assert not (tmp_path / "spool").exists()
 
 
 def test_what_a_dead_process_left_arrives(uri, tmp_path):
-    """Lines on disk that were never sent are sent by the next process; a torn last line is dropped."""
+    """The next process sends unsent lines on disk and drops a torn last line."""
     run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     lines = [json.dumps({"step": step, "time": 0, "values": {"loss": 0.5}}) for step in (1, 2)]
     (tmp_path / "spool").write_text("\n".join(lines) + '\n{"step": 3, "ti')
@@ -243,7 +243,7 @@ def test_what_is_not_sent_in_time_is_sent_by_the_next_process(uri, tmp_path, mon
 
 @pytest.fixture
 def away(monkeypatch) -> threading.Event:
-    """The server takes nothing while this is set."""
+    """Return an event; while it is set, the server accepts nothing."""
     gone = threading.Event()
     for name in ("log_batch", "log_artifact"):
         real = getattr(MlflowClient, name)
@@ -262,15 +262,15 @@ def dead(batch: list) -> None:
 
 
 def test_a_first_worker_that_moves_takes_along_what_waits(uri, tmp_path, away):
-    """The server goes away after step 2; at the checkpoint of step 5 the worker is moved to another machine, whose disk
-    knows nothing; it computes steps from 6 on. In the end every step and every picture is there once, with its time."""
+    """The server goes away after step 2. At the checkpoint of step 5 the worker moves to a machine with an empty disk
+    and continues from step 6. In the end every step and every picture is there once, with its time."""
     client, backlog = connect_client(uri), str(tmp_path / "run" / "unsent")
     run_id = open_mlflow_run(client, "e", "r", {}, (tmp_path / "artifacts").as_uri())
     first = Tracker(uri, run_id, tmp_path / "one.jsonl", backlog)
     for step in (1, 2):
         first.metrics(step, {"loss": float(step)})
     first.secure(20.0)
-    assert not Path(backlog).exists()  # nothing is written as long as the server answers
+    assert not Path(backlog).exists()  # nothing is written while the server answers
     away.set()
     for step in (3, 4, 5):
         first.metrics(step, {"loss": float(step)})
@@ -278,7 +278,7 @@ def test_a_first_worker_that_moves_takes_along_what_waits(uri, tmp_path, away):
     first.image(5, "grid", Image.new("L", (2, 2), 5))
     first.secure(0.1)
     first.metrics(6, {"loss": 6.0})  # after the checkpoint: computed again
-    first.lines.send = first.images.send = dead  # its machine is gone, with the process
+    first.lines.send = first.images.send = dead  # the process and its machine are gone
     second = Tracker(uri, run_id, tmp_path / "two.jsonl", backlog)
     away.clear()
     for step in (6, 7):
@@ -308,7 +308,7 @@ def test_steps_that_come_late_are_logged(uri, tmp_path):
 
 
 def test_a_run_that_ends_while_the_server_is_away_leaves_its_backlog_to_the_driver(uri, tmp_path, away):
-    """The driver is on another machine than the worker, and delivers what lies beside the checkpoints."""
+    """The driver runs on another machine than the worker, and sends the backlog beside the checkpoints."""
     run_id, backlog = open_mlflow_run(connect_client(uri), "e", "r", {}, None), str(tmp_path / "unsent")
     away.set()
     tracker = Tracker(uri, run_id, tmp_path / "one", backlog)
@@ -338,7 +338,7 @@ def test_stores_that_do_not_answer_are_named(bad):
 
 
 def unusable(tmp_path) -> dict[str, tuple[str, str]]:
-    """URIs of SQLite stores that cannot be opened, and what is said of them."""
+    """Return URIs of SQLite stores that cannot be opened, with their errors."""
     text, cut = tmp_path / "notes.txt", tmp_path / "cut.db"
     text.write_text("these are notes, and no database\n" * 50)
     cut.write_bytes(b"SQLite format 3\0" + bytes(200))
@@ -347,15 +347,15 @@ def unusable(tmp_path) -> dict[str, tuple[str, str]]:
         "cut": (f"sqlite:///{cut}", "database"),
         "folder": (f"sqlite:///{tmp_path}", "Is a directory"),
         "below a file": (f"sqlite:///{text}/m.db", "cannot be opened"),
-        "memory": ("sqlite:///:memory:", "keeps nothing"),
-        "no file": ("sqlite://", "keeps nothing"),
+        "memory": ("sqlite:///:memory:", "stores nothing"),
+        "no file": ("sqlite://", "stores nothing"),
         "no driver": ("mysql+nosuch://localhost/m", "mysql"),
     }
 
 
 @pytest.mark.parametrize("kind", ["text", "cut", "folder", "below a file", "memory", "no file", "no driver"])
 def test_a_store_that_is_no_database_is_named_at_once(tmp_path, kind):
-    """In one sentence without the query, and without the minute and a half for which MLflow tries."""
+    """The error is one sentence without the query, and comes before MLflow's retries of a minute and a half."""
     uri, said = unusable(tmp_path)[kind]
     begin = time.monotonic()
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
@@ -379,7 +379,7 @@ def short_waits():
 
 @pytest.mark.usefixtures("short_waits")
 def test_a_locked_database_is_explained(tmp_path, empty_store, caplog):
-    """Another process writes and does not end."""
+    """Another process holds its write lock and does not end."""
     path = shutil.copy(empty_store, tmp_path)
     uri = f"sqlite:///{path}?timeout=0.1"
     client = connect_client(uri)
@@ -403,8 +403,8 @@ def free_port() -> int:
 
 
 class Postgres:
-    """A PostgreSQL server on loopback, in a folder that is gone with it; of its own user if we are root, as which it
-    does not run."""
+    """A PostgreSQL server on loopback in a temporary folder; it has its own user if the tests run as root, which
+    PostgreSQL refuses."""
 
     def __init__(self, programs: Path) -> None:
         self.programs, self.folder, self.port = (
@@ -433,7 +433,7 @@ class Postgres:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path):
-    """Where an MLflow server keeps what it is told: a file, or a PostgreSQL server if there is one to start."""
+    """Return the URI of an MLflow server's database: a SQLite file, or a PostgreSQL server if one can be started."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/m.db"
         return
@@ -488,12 +488,12 @@ def server(tmp_path, database):
 
 
 AWAY = 60.0
-"""Seconds for which a server is away, at least."""
+"""Shortest time in seconds for which a server is away."""
 
 
 class Disturbed:
-    """A sink before a tracker: the server goes away at one step and is started again, beside the run, at a later one,
-    AWAY seconds after; until then that step waits."""
+    """A sink before a tracker: the server stops at one step and starts again at a later step, at least AWAY seconds
+    after; until then that step waits."""
 
     def __init__(self, server: Server, tracker: Tracker, away: int, back: int) -> None:
         self.server, self.tracker, self.away, self.back = server, tracker, away, back
@@ -521,9 +521,8 @@ class Disturbed:
 
 @pytest.mark.slow
 def test_a_run_goes_on_while_its_server_is_away(server, recipe, tmp_path):
-    """The bare loop trains 24 steps; the server is stopped at step 5, and started at step 20, a minute later. The loop
-    never waits for it, and in the end every metric of every step and every picture is there once, in order and with its
-    value."""
+    """The bare loop trains 24 steps; the server is stopped at step 5 and started at step 20, a minute later. The loop
+    never waits for it, and in the end every metric and every picture is there once, in order and with its value."""
     tree = recipe(train__length__steps=24, validation__rows=24, validation__every=8)
     tree["sampling"] = {"every": 8, "count": 1, "steps": 1, "prompts": ["two"]}
     client = connect_client(server.uri)
@@ -574,7 +573,7 @@ sys.exit(0 if all(tracker.close(120.0) for _, tracker in trackers) else 1)
 
 
 def test_many_writers_of_one_database_lose_nothing(tmp_path):
-    """Eight trials in four processes begin at once with a file that does not exist yet, in one experiment."""
+    """Eight trials in four processes start at once in one experiment, on a file that does not exist yet."""
     uri, steps = f"sqlite:///{tmp_path / 'shared.db'}", 30
     command = [sys.executable, "-c", WRITER, uri, str(tmp_path)]
     writers = [subprocess.Popen([*command, str(first), str(steps)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for first in (0, 2, 4, 6)]  # fmt: skip
@@ -592,7 +591,7 @@ def test_many_writers_of_one_database_lose_nothing(tmp_path):
 
 
 def test_pictures_wait_on_disk_and_do_not_hold_up_metrics(uri, tmp_path, monkeypatch, capsys):
-    """With an artifact store that fails, metrics arrive; the pictures arrive from the next process."""
+    """While the artifact store fails, metrics arrive; the next process sends the pictures."""
     run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, (tmp_path / "artifacts").as_uri())
     spool, log = tmp_path / "spool.jsonl", MlflowClient.log_artifact
 
@@ -619,7 +618,7 @@ def test_pictures_wait_on_disk_and_do_not_hold_up_metrics(uri, tmp_path, monkeyp
 
 
 def test_an_answer_that_is_lost_is_not_a_second_metric(uri, tmp_path, monkeypatch):
-    """The server took the batch, the answer did not arrive: what is sent again is stored once."""
+    """The server accepts the batch but its answer is lost: the entries that are sent again are stored once."""
     run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     log, lost = MlflowClient.log_batch, []
 
@@ -641,7 +640,7 @@ def test_an_answer_that_is_lost_is_not_a_second_metric(uri, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("code", ["BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "INTERNAL_ERROR"])
 def test_what_may_pass_is_tried_again(code):
-    """A full pool of connections, a token that has run out: nothing is dropped."""
+    """A full pool of connections or an expired token drops nothing."""
     sent, errors = [], [MlflowException.__new__(MlflowException)]
     errors[0].error_code = code
 
@@ -658,7 +657,7 @@ def test_what_may_pass_is_tried_again(code):
 
 
 def test_an_outbox_sends_together_what_waits(capsys):
-    """While one batch is under way, entries gather; what is refused among them is dropped alone."""
+    """Entries gather while a batch is being sent; a refused entry among them is dropped alone."""
     gate, batches = threading.Event(), []
 
     def send(batch):
@@ -698,7 +697,7 @@ def test_the_default_store_is_at_a_fixed_place(monkeypatch):
 def test_time_outs_that_the_user_set_stay(monkeypatch, uri, given, expected):
     names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
     for name in names:
-        monkeypatch.setenv(name, "1")  # so that it is put back afterwards
+        monkeypatch.setenv(name, "1")  # monkeypatch restores it afterwards
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)

@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant("figures of any network", "raysde.evaluation.metric:describe_mismatch", '"features": "feature network", ', "", REGISTRY + " -k 'compared'"),
     Mutant("figures of any data", "raysde.evaluation.metric:describe_mismatch", ', "data": "data"}', "}", REGISTRY + " -k 'compared'"),
     Mutant("figures of equal weights for the same", "raysde.evaluation.report:Subject.check", "(self.weights, self.generation) != (weights, generation)", "self.weights != weights", SAMPLING_DEFAULTS + " -k 'figures_are_of'"),
-    Mutant("figures by any settings", "raysde.evaluation.metric:describe_mismatch", '"overrides": "choice', '"name": "choice', REGISTRY + " -k 'compared'"),
+    Mutant("figures by any settings", "raysde.evaluation.metric:describe_mismatch", '"overrides": "sampler', '"name": "sampler', REGISTRY + " -k 'compared'"),
     Mutant("figures of any size", "raysde.evaluation.report:_comparison_settings", " {size}", "", REGISTRY + " -k 'beside'"),
     Mutant("figures of any noise", "raysde.evaluation.report:_comparison_settings", 'startswith("denoised")', 'startswith("none")', REGISTRY + " -k 'beside'"),
     Mutant("classes without rows are drawn", "raysde.evaluation.selection:draw_conditions", "present = reader.classes_in(split) if classes or captions else ()", "present = tuple(range(manifest.classes))", "tests/data/test_classes.py -k 'without_rows'"),

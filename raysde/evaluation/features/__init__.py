@@ -1,4 +1,4 @@
-"""Networks that images are compared through: Inception, a classifier, networks of your own."""
+"""Feature networks that compare images: Inception, a classifier, the user's own."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A classifier that saw real images alone, which says whether a drawn image shows what it was asked for."""
+"""A classifier trained on real images alone, which tells if a drawn image shows the class it was asked for."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,17 +18,17 @@ from raysde.io.hashing import weights_hash
 from raysde.io.progress import Progress
 
 VERSION = 1
-"""Of the network and of how it is trained."""
+"""Version of the network and its training; part of the file name in the cache."""
 BATCH = 128
 IMAGES = 180_000
-"""Images that it is trained on, in no less than LEAST and no more than MOST epochs."""
+"""Number of images that it is trained on, within LEAST to MOST epochs."""
 LEAST, MOST = 2, 40
 HELD_OUT = 10
-"""Without a validation split every so many rows are held out."""
+"""Without a validation split, every 10th row is held out."""
 
 
 class Classifier(nn.Module):
-    """uint8 [B, C, H, W] to features [B, 128] and logits [B, classes]; halves the image until it has 4 to 7 pixels."""
+    """A CNN from uint8 [B, C, H, W] to features [B, 128] and logits [B, classes]; it halves images to 4 to 7 pixels."""
 
     def __init__(self, channels: int, shape: tuple[int, int], classes: int) -> None:
         super().__init__()
@@ -48,17 +48,17 @@ class Classifier(nn.Module):
 
 
 def conv_unit(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
-    """Convolution, batch normalisation and ReLU."""
+    """Return a 3 x 3 convolution, batch normalisation and ReLU; ``stride`` 2 halves the image."""
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A trained classifier.
+    """A trained classifier with its held-out accuracy.
 
     Attributes:
-        hash: of its weights.
-        right, asked: how many of the held-out real images it reads right, and how many there were.
+        hash: hash of its weights.
+        right, asked: number of held-out real images that it reads correctly, and number of all.
     """
 
     classifier: Classifier
@@ -68,7 +68,7 @@ class Judge:
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
-        """The class numbers int64 [B] of uint8 images [B, C, H, W]."""
+        """Return the class numbers, int64 [B] on the CPU, of uint8 images [B, C, H, W]."""
         device = next(self.classifier.parameters()).device
         return self.classifier(images.to(device))[1].argmax(dim=1).cpu()
 
@@ -82,11 +82,11 @@ def open_judge(
     device: torch.device | str = "cpu",
     told: Progress | None = None,
 ) -> Judge:
-    """The judge of a data set's labels, from the cache or trained now on the rows for training.
+    """Return the judge of a data set's labels from the cache, or train it on the training split.
 
     Args:
         shape: (height, width) of the images that it reads.
-        told: called with the batches done and to be done while it is trained.
+        told: progress callback while it is trained, called with the batches done and their total.
 
     Raises:
         ValueError: if the data has fewer than two labels, or a row has none.
@@ -107,7 +107,7 @@ def open_judge(
 
 
 def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: int) -> Classifier:
-    """A classifier with weights drawn from the seed; the global generator is left as it was."""
+    """Return a classifier with weights drawn from the seed, without touching PyTorch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.key(seed, rng.EVALUATION, 0))
         return Classifier(channels, shape, classes)
@@ -116,7 +116,7 @@ def new_classifier(channels: int, shape: tuple[int, int], classes: int, seed: in
 def train_classifier(
     classifier: Classifier, reader: Reader, shape: tuple[int, int], seed: int, told: Progress | None
 ) -> tuple[int, int]:
-    """Trains in place; how many held-out images it then reads right, and how many there were."""
+    """Train in place, and return the number of held-out images that it reads correctly and the number of all."""
     manifest = reader.manifest
     train = select_rows(manifest, "train", None)
     if manifest.rows_in("validation"):
@@ -148,7 +148,7 @@ def train_classifier(
 
 
 def shift_images(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to ``most`` pixels both ways, its edge repeated."""
+    """Shift each uint8 image [N, C, H, W] at random by up to ``most`` pixels in both directions, repeating its edge."""
     height, width = images.shape[2:]
     padded = F.pad(images.float(), (most,) * 4, mode="replicate").to(torch.uint8)
     places = torch.randint(0, 2 * most + 1, (len(images), 2), generator=generator).tolist()
@@ -156,7 +156,7 @@ def shift_images(images: Tensor, most: int, generator: torch.Generator) -> Tenso
 
 
 def read_labelled_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, C, H, W] and class numbers int64 [N].
+    """Read rows as images uint8 [N, C, H, W] and class numbers int64 [N].
 
     Raises:
         ValueError: if a row has no label.
@@ -169,7 +169,7 @@ def read_labelled_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int
 
 @torch.no_grad()
 def count_right(classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[int, int]:
-    """How many images are read right, and how many there are."""
+    """Return the number of images [N, C, H, W] whose class is read as ``labels`` [N] says, and N."""
     device = next(classifier.parameters()).device
     right = sum(
         int((classifier(batch.to(device))[1].argmax(dim=1).cpu() == wanted).sum())

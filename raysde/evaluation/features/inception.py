@@ -1,8 +1,8 @@
-"""The InceptionV3 of the Fréchet inception distance, in the form of torchmetrics and torch-fidelity.
+"""The InceptionV3 of the Fréchet inception distance, as in torchmetrics and torch-fidelity.
 
-It is TensorFlow's classification network of 2015-12-05 (1,008 outputs), which differs from later Inceptions: average
-pools leave the padding out, the last block pools by maximum. Its layers bear the names of the weights that
-torch-fidelity and pytorch-fid publish, ``pt_inception-2015-12-05-6726825d.pth``.
+It is TensorFlow's classification network of 2015-12-05 (1,008 outputs). It differs from later Inceptions: average pools
+exclude the padding, and the last block pools by maximum. Its layers bear the names of the weights that torch-fidelity
+and pytorch-fid publish, ``pt_inception-2015-12-05-6726825d.pth``.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,15 @@ SIZE = 299
 WIDTH = 2048
 CLASSES = 1008
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-"""Where torchmetrics takes the weights from; the digits are the start of their sha256."""
+"""Source of torchmetrics' weights; the last digits are the start of their sha256."""
 
 Kernel = int | tuple[int, int]
 Link = str | tuple[str, str]
 
 
 class Unit(nn.Module):
-    """Convolution without a bias, batch normalisation and ReLU; keeps the size unless it strides or is told not to."""
+    """A convolution without bias, batch normalisation and ReLU; it keeps the size unless it strides or ``pad`` is
+    False."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Kernel = 1, stride: int = 1, pad: bool = True) -> None:
         super().__init__()
@@ -37,12 +38,12 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Branches side by side.
+    """A block of parallel branches.
 
     Args:
         units: convolutions by the name of their weights.
-        branches: the units of each branch in turn; a pair at its end stands for two, which both see what came before.
-        pool: before the last branch, which is the pool alone if it names no unit.
+        branches: names of each branch's units in sequence; a pair at its end applies two units to the same input.
+        pool: key of POOLS, applied before the last branch; that branch is the pool alone if it names no unit.
     """
 
     def __init__(self, units: dict[str, Unit], branches: Sequence[Sequence[Link]], pool: str) -> None:
@@ -52,7 +53,7 @@ class Mixed(nn.Module):
         self.branches, self.pool = branches, POOLS[pool]
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to the branches' channels one after another."""
+        """Map [B, C, H, W] to the branches' outputs, concatenated along the channels."""
         parts = [self._branch(x, branch) for branch in self.branches[:-1]]
         return torch.cat([*parts, self._branch(self.pool(x), self.branches[-1])], dim=1)
 
@@ -71,7 +72,7 @@ POOLS = {
 
 
 def block_a(inputs: int, pooled: int) -> Mixed:
-    """35 x 35 pixels."""
+    """Build a block of 35 x 35 pixels."""
     units = {
         "branch1x1": Unit(inputs, 64),
         "branch5x5_1": Unit(inputs, 48),
@@ -87,7 +88,7 @@ def block_a(inputs: int, pooled: int) -> Mixed:
 
 
 def block_b(inputs: int) -> Mixed:
-    """35 x 35 to 17 x 17 pixels."""
+    """Build a block from 35 x 35 to 17 x 17 pixels."""
     units = {
         "branch3x3": Unit(inputs, 384, 3, 2),
         "branch3x3dbl_1": Unit(inputs, 64),
@@ -98,7 +99,7 @@ def block_b(inputs: int) -> Mixed:
 
 
 def block_c(inputs: int, inner: int) -> Mixed:
-    """17 x 17 pixels, convolutions of 7 in turn along rows and columns."""
+    """Build a block of 17 x 17 pixels, with convolutions of length 7 along rows and columns in turn."""
     units = {
         "branch1x1": Unit(inputs, 192),
         "branch7x7_1": Unit(inputs, inner),
@@ -117,7 +118,7 @@ def block_c(inputs: int, inner: int) -> Mixed:
 
 
 def block_d(inputs: int) -> Mixed:
-    """17 x 17 to 8 x 8 pixels."""
+    """Build a block from 17 x 17 to 8 x 8 pixels."""
     units = {
         "branch3x3_1": Unit(inputs, 192),
         "branch3x3_2": Unit(192, 320, 3, 2),
@@ -130,7 +131,7 @@ def block_d(inputs: int) -> Mixed:
 
 
 def block_e(inputs: int, pool: str) -> Mixed:
-    """8 x 8 pixels."""
+    """Build a block of 8 x 8 pixels."""
     units = {
         "branch1x1": Unit(inputs, 320),
         "branch3x3_1": Unit(inputs, 384),
@@ -148,12 +149,12 @@ def block_e(inputs: int, pool: str) -> Mixed:
 
 
 def list_chain(name: str, count: int) -> list[str]:
-    """The names of units that follow one another."""
+    """Return the names of units that are applied in sequence."""
     return [f"{name}_{number}" for number in range(1, count + 1)]
 
 
 class Inception(nn.Module):
-    """uint8 [B, 3, H, W] to features [B, 2048] and, with a classifier, logits [B, 1008] without their bias.
+    """The network from uint8 [B, 3, H, W] to features [B, 2048] and, with a classifier, logits [B, 1008].
 
     The logits lack the bias as in Salimans et al. 2016's code, torch-fidelity and torchmetrics (``logits_unbiased``).
     """
@@ -176,13 +177,13 @@ class Inception(nn.Module):
         self.fc = nn.Linear(WIDTH, CLASSES) if classifier else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Resized to 299 x 299 by torchmetrics' antialiased interpolation, then (x - 128) / 128."""
+        """Resize to 299 x 299 by torchmetrics' antialiased interpolation, scale to (x - 128) / 128, run the network."""
         x = F.interpolate(images.float(), size=(SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         features = self.features((x - 128.0) / 128.0)
         return features, None if self.fc is None else features @ self.fc.weight.T
 
     def features(self, x: Tensor) -> Tensor:
-        """[B, 2048] of images [B, 3, 299, 299] in [-1, 1)."""
+        """Return the features [B, 2048] of images [B, 3, 299, 299] in [-1, 1)."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(POOLS["halving"](x)))
         x = POOLS["halving"](x)
@@ -193,27 +194,27 @@ class Inception(nn.Module):
 
 
 def network_with_weights(weights: dict[str, Tensor], source: str) -> Inception:
-    """The network of published weights, with a classifier if they have one.
+    """Return the network with published weights by name, and with a classifier if they include one.
 
     Raises:
-        ValueError: if they are not this network's.
+        ValueError: if the weights do not belong to this network.
     """
     network = Inception(classifier="fc.weight" in weights)
     kept = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     off = sorted(set(kept) ^ set(wanted)) or [name for name in wanted if kept[name].shape != wanted[name].shape]
     if off:
-        raise ValueError(f"{source} does not hold the weights of the FID Inception: {off[0]} is missing or of no use")
+        raise ValueError(f"{source} does not hold the weights of the FID Inception: {off[0]} is missing or unfit")
     network.load_state_dict(kept, strict=False)
-    # half as fast again on CPUs, and what convolutions of GPUs like
+    # half as fast again on CPUs, and the preferred layout of GPU convolutions
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def network_of_arrays(values: Sequence[Tensor]) -> Inception:
-    """The network without a classifier, of the weight, beta, mean and variance of each unit in turn.
+    """Return the network without a classifier, from the weight, beta, mean and variance of each unit in sequence.
 
     Raises:
-        ValueError: if there are not as many, or one has another shape.
+        ValueError: if their number or a shape differs.
     """
     network = Inception(classifier=False).eval()
     order = ("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var")

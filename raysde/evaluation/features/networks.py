@@ -1,4 +1,4 @@
-"""Networks that turn images into features: the FID Inception, TorchScript, or a module of one's own."""
+"""Networks that turn images into features: the FID Inception, TorchScript, or the user's own module."""
 
 import hashlib
 import importlib
@@ -23,18 +23,18 @@ SOURCES = (
 )
 
 BATCH = 64
-"""Images that a network sees at a time, whatever it is given, so that its rounding is always the same."""
+"""Batch size of every network call, so that rounding does not depend on the number of images given."""
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network in use.
+    """A feature network and its identity.
 
     Attributes:
-        name: what the user called it.
-        hash: of its weights and its kind, or its code; figures of different hashes cannot be compared.
-        module: takes uint8 [B, channels, H, W], gives features [B, D] or a pair of features and logits [B, K].
-        channels: that it takes; grey images are repeated to them.
+        name: name that the user gave.
+        hash: hash of its weights and kind, or of its code; metrics of different hashes cannot be compared.
+        module: module from uint8 [B, channels, H, W] to features [B, D], or to a pair of features and logits [B, K].
+        channels: number of channels that it takes; grey images are repeated to that number.
     """
 
     name: str
@@ -44,10 +44,10 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features [B, D] and logits [B, K] or None, float32 on the CPU, of uint8 images [B, C, H, W].
+        """Return features [B, D] and logits [B, K] or None, float32 on the CPU, of uint8 images [B, C, H, W].
 
         Raises:
-            ValueError: if the images' channels do not fit the network, or what it gives is no matrix of features.
+            ValueError: if the images' channels do not fit the network, or its output is no matrix of features.
         """
         parts = [self._batch(batch) for batch in fit_channels(images, self.channels, self.name).split(BATCH)]
         features, logits = zip(*parts, strict=True)
@@ -66,10 +66,10 @@ class FeatureNetwork:
 
 
 def fit_channels(images: Tensor, channels: int, name: str) -> Tensor:
-    """uint8 [B, C, H, W] with the channels that a network takes; grey ones are repeated.
+    """Return uint8 images [B, C, H, W] with the channels that a network takes; grey images are repeated.
 
     Raises:
-        ValueError: if they are neither grey nor have as many.
+        ValueError: if the images are not grey and have another number of channels.
     """
     assert images.dtype == torch.uint8
     if images.shape[1] not in (1, channels):
@@ -78,10 +78,10 @@ def fit_channels(images: Tensor, channels: int, name: str) -> Tensor:
 
 
 def open_network(source: str, *, allow_code: bool = False, device: torch.device | str = "cpu") -> FeatureNetwork:
-    """The feature network that ``source`` names, in evaluation mode.
+    """Return the feature network that ``source`` names (SOURCES lists the forms), in evaluation mode.
 
     Raises:
-        ValueError: if there is no such network, or it would run code that was not allowed.
+        ValueError: if there is no such network, or it would run code and ``allow_code`` is False.
     """
     file = Path(source).expanduser()
     if source == "inception":
@@ -90,8 +90,8 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
         if is_torchscript(file):
             if holds_inception(file):
                 raise ValueError(
-                    f"--features {source} is the FID Inception as TorchScript, whose copies take and give different "
-                    f"things: convert it with `python benchmarks/inception_weights.py {source} inception.safetensors`, "
+                    f"--features {source} is the FID Inception as TorchScript; inputs and outputs differ among copies: "
+                    f"convert it with `python benchmarks/inception_weights.py {source} inception.safetensors`, "
                     "and give --features inception.safetensors"
                 )
             check_code_allowed(allow_code, f"{source} is TorchScript, which runs code")
@@ -106,31 +106,31 @@ def open_network(source: str, *, allow_code: bool = False, device: torch.device 
 
 
 def wrap_as_network(name: str, module: nn.Module, device: torch.device | str = "cpu") -> FeatureNetwork:
-    """A module as a feature network; its attribute ``channels`` says how many it takes, 3 if it has none."""
+    """Wrap a module as a feature network; it takes as many channels as its attribute ``channels`` says, or 3."""
     module = module.to(device).eval().requires_grad_(False)
     return FeatureNetwork(name, weights_hash(module), module, channels_of(module))
 
 
 def channels_of(module: nn.Module) -> int:
-    """The channels that a module says it takes."""
+    """Return a module's attribute ``channels``, or 3 if it has none."""
     return int(getattr(module, "channels", 3))
 
 
 def check_code_allowed(allow_code: bool, what: str) -> None:
-    """Guards what runs code.
+    """Check that code may run; ``what`` begins the error, such as "FILE is TorchScript, which runs code".
 
     Raises:
-        ValueError: if that is not allowed.
+        ValueError: if ``allow_code`` is False.
     """
     if not allow_code:
         raise ValueError(f"--features {what}: add --allow-code if you trust it")
 
 
 def import_network(name: str) -> nn.Module:
-    """The module that ``package.module:name`` is, or makes when called.
+    """Import ``package.module:name``; call it first if it is no module but makes one.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such module.
     """
     where, _, what = name.partition(":")
     try:
@@ -139,12 +139,12 @@ def import_network(name: str) -> nn.Module:
         raise ValueError(f"--features {name}: {error}") from None
     made = found if isinstance(found, nn.Module) or not callable(found) else found()
     if not isinstance(made, nn.Module):
-        raise ValueError(f"--features {name} is no torch.nn.Module but {type(made).__name__}")
+        raise ValueError(f"--features {name} must be a torch.nn.Module, got {type(made).__name__}")
     return made
 
 
 def is_torchscript(file: Path) -> bool:
-    """Whether a file is an archive with code in it."""
+    """Return True if a file is an archive that contains code."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -154,7 +154,7 @@ def is_torchscript(file: Path) -> bool:
 def holds_inception(file: Path) -> bool:
     """Return True if a TorchScript archive stores tensors of the sizes of the FID Inception's convolutions.
 
-    Sizes in the archive's listing are compared, in 16 or 32 bits, so that no code of the file runs.
+    The sizes come from the archive's listing, in 16 or 32 bits, so that no code of the file runs.
     """
     with zipfile.ZipFile(file) as archive:
         stored = Counter(entry.file_size for entry in archive.infolist() if "/code/" not in entry.filename)
@@ -165,10 +165,10 @@ def holds_inception(file: Path) -> bool:
 
 
 def fetch_weights(url: str, option: str) -> dict[str, Tensor]:
-    """Published weights, which torch.hub downloads once and checks by the hash in their name.
+    """Return published weights, which torch.hub downloads once and checks by the hash in their name.
 
     Raises:
-        ValueError: naming the option that takes a file instead, if they cannot be fetched.
+        ValueError: if they cannot be fetched, naming the ``option`` that takes a file instead.
     """
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
@@ -177,7 +177,7 @@ def fetch_weights(url: str, option: str) -> dict[str, Tensor]:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a PyTorch file, of which tensors alone are read (``weights_only``).
+    """Return the tensors of a safetensors file, or of a PyTorch file, which is read with ``weights_only``.
 
     Raises:
         ValueError: if it is neither.
@@ -196,9 +196,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def code_hash(network: FeatureNetwork) -> str:
-    """A hash of a network that code names: of that name, its weights, and the files of the name and of its class.
+    """Return a hash of a network from the user's code: name, weights, and the files of the name and the class.
 
-    What these files import is not in it.
+    Modules that these files import are not part of the hash.
     """
     modules = (network.name.partition(":")[0], type(network.module).__module__)
     files = [getattr(sys.modules.get(module), "__file__", None) for module in modules]

@@ -1,1 +1,1 @@
-"""Statistics of images with confidence intervals."""
+"""Metrics of images with confidence intervals."""

@@ -1,9 +1,9 @@
 """The Fréchet distance between Gaussians fitted to features (Heusel et al. 2017), from sums that can be merged.
 
-Its interval is that of the infinitesimal jackknife: the distance is smooth in both means and covariances, so that its
-error is, to first order, a mean over images of an influence (Rippl, Munk and Sturm 2016, "Limit laws of the empirical
-Wasserstein distance: Gaussian distributions"). It does not hold the bias of order 1/N, which falls with more images and
-is why distances of different counts cannot be compared (Chong and Forsyth 2020, arXiv 1911.07023).
+Its interval comes from the infinitesimal jackknife: the distance is smooth in both means and covariances, so to first
+order its error is a mean over images of an influence (Rippl, Munk and Sturm 2016, "Limit laws of the empirical
+Wasserstein distance: Gaussian distributions"). The interval does not cover the bias of order 1/N, which falls with more
+images; distances of different counts therefore cannot be compared (Chong and Forsyth 2020, arXiv 1911.07023).
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ LEAST = 2048
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over features, in float64: what the distance needs of any number of images.
+    """Sums over features, in float64, from which mean and covariance are computed.
 
     Attributes:
-        count: of images.
+        count: number of images.
         total: sum of the features, [D].
         outer: sum of their outer products, [D, D].
     """
@@ -35,7 +35,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Of features [N, D]."""
+        """Return the moments of features [N, D]."""
         blocks = [block.double() for block in features.split(BLOCK)]
         outer = reduce(add, (block.T @ block for block in blocks))
         return cls(len(features), features.double().sum(dim=0), outer)
@@ -49,15 +49,15 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """With N - 1, as torchmetrics."""
+        """The unbiased covariance [D, D], with denominator N - 1 as in torchmetrics."""
         return (self.outer - self.count * torch.outer(self.mean, self.mean)) / (self.count - 1)
 
 
 def check_count(count: int, what: str, allow_few: bool) -> None:
-    """Guards the number of images.
+    """Check that there are enough images for a meaningful distance: 2,048, or 2 if ``allow_few``.
 
     Raises:
-        ValueError: if there are too few for a distance that means something, unless that is allowed, or fewer than 2.
+        ValueError: if there are too few.
     """
     if count < (2 if allow_few else LEAST):
         raise ValueError(
@@ -68,12 +68,12 @@ def check_count(count: int, what: str, allow_few: bool) -> None:
 
 @dataclass(frozen=True)
 class Distance:
-    """The distance from real (1) to drawn (2), and what its influences are computed from.
+    """The distance from real (1) to drawn (2) images, and the terms of its influences.
 
     Attributes:
         value: |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1^1/2 S_2 S_1^1/2)^1/2), in float64.
         shift: mu_2 - mu_1.
-        to_real, to_drawn: [D, D] with the optimal maps T between the Gaussians, z^T T z = |factor z|^2.
+        to_real, to_drawn: factors [D, D] of the optimal maps T between the Gaussians, z^T T z = |factor z|^2.
     """
 
     value: float
@@ -83,7 +83,7 @@ class Distance:
 
 
 def frechet_distance(real: Moments, drawn: Moments) -> Distance:
-    """The Fréchet distance of two sets of features."""
+    """Compute the Fréchet distance of two sets of features."""
     shift, first, second = drawn.mean - real.mean, real.covariance, drawn.covariance
     root, inverse = matrix_powers(first, 0.5, -0.5)
     middle = root @ second @ root
@@ -93,7 +93,7 @@ def frechet_distance(real: Moments, drawn: Moments) -> Distance:
 
 
 def matrix_powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
-    """Powers of a symmetric positive matrix on its range."""
+    """Return a power for each exponent of a symmetric positive semidefinite matrix [D, D], restricted to its range."""
     values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
     floor = len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
     kept = values > floor
@@ -104,11 +104,11 @@ def matrix_powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
 def frechet_influences(
     found: Distance, real: Moments, drawn: Moments, real_features: Tensor, features: Tensor
 ) -> Influence:
-    """Those of the images on the distance, by the infinitesimal jackknife.
+    """Compute the influence of each image on the distance by the infinitesimal jackknife.
 
     Args:
-        real_features: those of a random part of the real images at least, [M, D].
-        features: of the drawn images, [N, D].
+        real_features: features of all real images, or of a random part of them, [M, D].
+        features: features of the drawn images, [N, D].
     """
     own = influence_of_rows(features.double() - drawn.mean, found.shift, found.to_real)
     other = influence_of_rows(real_features.double() - real.mean, -found.shift, found.to_drawn)
@@ -116,5 +116,5 @@ def frechet_influences(
 
 
 def influence_of_rows(centred: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
-    """How an image moves the distance, [N], up to a constant: 2 shift.z + z^T (1 - T) z of its centred features z."""
+    """Return the influence of each image, [N], up to a constant: 2 shift.z + z^T (1 - T) z, z the centred features."""
     return 2.0 * centred @ shift + centred.square().sum(dim=1) - (centred @ factor.T).square().sum(dim=1)

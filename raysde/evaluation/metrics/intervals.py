@@ -1,30 +1,30 @@
-"""Intervals of 95%: of means and of proportions."""
+"""Confidence intervals of 95% for means and proportions."""
 
 import math
 
 from torch import Tensor
 
 Z = 1.959964
-"""The normal distribution's quantile of 97.5%."""
+"""The 97.5% quantile of the standard normal distribution."""
 
 
 def normal_interval(value: float, error: float) -> tuple[float, float]:
-    """value -+ z standard errors."""
+    """Return value - z * error and value + z * error, where ``error`` is the standard error."""
     return value - Z * error, value + Z * error
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Mean of [N] and its standard error, in float64; the error is NaN for one value."""
+    """Return the mean of values [N] and its standard error, in float64; the error is NaN for one value."""
     found = values.double()
     error = (found.std() / math.sqrt(len(found))).item() if len(found) > 1 else math.nan
     return found.mean().item(), error
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """The interval of a proportion (Wilson 1927), which stays in [0, 1] and holds for small counts."""
+    """Return the interval of a proportion (Wilson 1927), which stays in [0, 1] and holds for small counts."""
     assert 0 <= hits <= count
     share, z2 = hits / count, Z**2
     middle = (share + z2 / (2 * count)) / (1.0 + z2 / count)
     half = Z / (1.0 + z2 / count) * math.sqrt(share * (1.0 - share) / count + z2 / (4.0 * count**2))
-    # without hits, or without misses, rounding would put an end beyond the share itself
+    # without hits or without misses, rounding would move an end past the share
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))

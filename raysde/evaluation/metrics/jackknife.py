@@ -1,9 +1,9 @@
-"""How each image moves a figure, to first order: what its standard error comes from, and that of a paired difference.
+"""First-order influences of images on a metric, for its standard error and for that of a paired difference.
 
 Efron and Stein 1981, "The jackknife estimate of variance", and Hampel 1974, "The influence curve and its role in robust
-estimation": a smooth figure differs from its expectation by a mean over images of their influences. Two figures of
-images from the same noise beside the same real images differ by the mean of the differences, image by image, whose
-variance is the smaller the more alike the images are.
+estimation": a smooth metric differs from its expectation by a mean over images of their influences. Two metrics of
+images from the same noise and the same real images differ by the mean of the paired differences. The more alike the
+images are, the smaller is its variance.
 """
 
 import json
@@ -20,11 +20,11 @@ from raysde.io.atomic import save_tensors
 
 @dataclass(frozen=True)
 class Influence:
-    """Influences by what they are of, such as drawn and real images, which vary independently of each other.
+    """Influences by source; sources, such as drawn and real images, vary independently of each other.
 
     Attributes:
-        values: of each source, [N] in float64, up to a constant.
-        counts: how many independent ones of that source the figure is made of, N or more.
+        values: influences of each source, float64 [N], up to a constant.
+        counts: number of independent elements of that source in the metric, N or more.
     """
 
     values: Mapping[str, Tensor]
@@ -35,21 +35,21 @@ class Influence:
 
     @property
     def error(self) -> float:
-        """The figure's standard error."""
+        """The metric's standard error."""
         return math.sqrt(sum(found.var().item() / self.counts[name] for name, found in self.values.items()))
 
     def __sub__(self, other: "Influence") -> "Influence":
-        """That of the difference of two figures, which share their sources one by one."""
+        """Return the influence on the difference of two metrics whose sources are paired element by element."""
         assert self.counts == other.counts
         return Influence({name: found - other.values[name] for name, found in self.values.items()}, self.counts)
 
     def save(self, path: Path) -> None:
-        """Writes a safetensors file."""
+        """Write the influences to a safetensors file."""
         save_tensors(path, dict(self.values), {"counts": json.dumps(dict(self.counts))})
 
     @classmethod
     def load(cls, path: Path) -> "Influence":
-        """Reads what :meth:`save` wrote."""
+        """Read the influences from a file of :meth:`save`."""
         with safe_open(path, "pt") as file:
             values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
             return cls(values, json.loads(file.metadata()["counts"]))

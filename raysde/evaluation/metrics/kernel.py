@@ -23,12 +23,12 @@ class Discrepancy:
 
 
 def polynomial_kernel(first: Tensor, second: Tensor) -> Tensor:
-    """(x.y / D + 1)^3 of the rows of two matrices, float64 [N, M]."""
+    """Return (x.y / D + 1)^3 for the rows of two matrices [N, D] and [M, D], float64 [N, M]."""
     return ((first @ second.T).double() / first.shape[1] + 1.0) ** 3
 
 
 def unbiased_discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """The unbiased estimate of the squared discrepancy between two equally large sets of features."""
+    """Return the unbiased estimate of the squared discrepancy between two sets of features, [N, D] each."""
     n = len(first)
     own = sum(
         (each.sum() - each.diagonal().sum()) / (n * (n - 1))
@@ -40,10 +40,10 @@ def unbiased_discrepancy(first: Tensor, second: Tensor) -> Tensor:
 def kernel_discrepancy(
     real: Tensor, drawn: Tensor, generator: torch.Generator, *, subsets: int = SUBSETS, size: int = SIZE
 ) -> Discrepancy:
-    """As torchmetrics: the mean of the unbiased estimate over random subsets of features [M, D] and [N, D].
+    """Compute torchmetrics' KID: the mean of the unbiased estimate over random subsets of features [M, D] and [N, D].
 
-    Its variance has two parts: that of the subsets given the images, and that of the estimate from all images, by the
-    jackknife over each set (Arvesen 1969).
+    Its variance has two parts: the variance over subsets given the images, and the variance of the estimate from all
+    images, by the jackknife over each set (Arvesen 1969).
     """
     size = min(size, len(real), len(drawn))
     values = []
@@ -59,7 +59,7 @@ def kernel_discrepancy(
 
 
 def jackknife_influences(real: Tensor, drawn: Tensor) -> Influence:
-    """Influences of the images on the unbiased estimate from all of them, leaving out one at a time."""
+    """Compute the leave-one-out influences of images with features [M, D] and [N, D] on the unbiased estimate."""
     return Influence(
         {
             "drawn": leave_one_out(
@@ -74,11 +74,11 @@ def jackknife_influences(real: Tensor, drawn: Tensor) -> Influence:
 
 
 def leave_one_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
-    """The jackknife's influences of one set, [N]: n - 1 times what leaving out each one takes away.
+    """Return the jackknife influences of one set, [N]: n - 1 times the change when each image is left out.
 
     Args:
-        own: of each image, the sum of kernels with the others of its set, [N].
-        cross: of each image, the sum of kernels with the other set, [N].
+        own: sum of each image's kernels with the others of its set, [N].
+        cross: sum of each image's kernels with the other set, [N].
         others: size of the other set.
     """
     n = len(own)
@@ -87,7 +87,7 @@ def leave_one_out(own: Tensor, cross: Tensor, others: int) -> Tensor:
 
 
 def kernel_sums(first: Tensor, second: Tensor) -> Tensor:
-    """Of each row of the first, the sum of its kernels with all of the second, [N]."""
+    """Return the sum of the kernels of each row of ``first`` with all rows of ``second``, [N]."""
     parts = [
         [polynomial_kernel(block, other).sum(dim=1) for other in second.split(BLOCK)] for block in first.split(BLOCK)
     ]
@@ -95,5 +95,5 @@ def kernel_sums(first: Tensor, second: Tensor) -> Tensor:
 
 
 def kernel_diagonal(features: Tensor) -> Tensor:
-    """Kernels of rows with themselves, [N]."""
+    """Return the kernel of each row with itself, [N]."""
     return (features.double().square().sum(dim=1) / features.shape[1] + 1.0) ** 3

@@ -1,4 +1,4 @@
-"""LPIPS, a distance of two images as people see it (Zhang et al. 2018, arXiv 1801.03924), with AlexNet: version 0.1."""
+"""LPIPS version 0.1, a perceptual distance of two images (Zhang et al. 2018, arXiv 1801.03924), with AlexNet."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from raysde.io.hashing import weights_hash
 
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 HEADS = Path(torchmetrics_lpips.__file__).parent / "lpips_models" / "alex.pth"
-"""The paper's weights of channels, which torchmetrics brings along."""
+"""The paper's channel weights, which are part of torchmetrics."""
 SEEN = (1, 4, 7, 9, 11)
-"""Layers whose outputs are compared."""
+"""Indices of the layers that are compared."""
 SMALLEST = 31
-"""Pixels a side, of which the last pool leaves one."""
+"""Smallest side of an image in pixels; the last pool leaves one pixel of it."""
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-"""Mean and deviation of ImageNet's colours, in [-1, 1]."""
+"""Mean and standard deviation of ImageNet's colours, in [-1, 1]."""
 
 
 def build_convolutions() -> nn.Sequential:
-    """The convolutions of AlexNet as torchvision has them ("one weird trick", Krizhevsky 2014), up to the last seen."""
+    """Build AlexNet's convolutions as in torchvision ("one weird trick", Krizhevsky 2014), up to the last of SEEN."""
     return nn.Sequential(
         nn.Conv2d(3, 64, 11, stride=4, padding=2),
         nn.ReLU(),
@@ -39,11 +39,11 @@ def build_convolutions() -> nn.Sequential:
 
 
 class Lpips(nn.Module):
-    """The distance of pairs of images.
+    """A module that computes the LPIPS distance of pairs of images.
 
     Args:
         features: AlexNet's convolutions.
-        heads: for each layer that is compared, how much each of its channels counts, [C].
+        heads: channel weights of each layer that is compared, [C].
     """
 
     shift: Tensor
@@ -57,13 +57,13 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).reshape(3, 1, 1))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of each pair of uint8 images [B, 3, H, W] of SMALLEST pixels a side or more, float64 [B]; 0 if equal."""
+        """Return the distance of pairs of uint8 images [B, 3, H, W] (sides >= SMALLEST), float64 [B]; 0 if equal."""
         layers = zip(self.layers(first), self.layers(second), self.heads, strict=True)
         parts = [(head.reshape(-1, 1, 1) * (one - two).square()).sum(dim=1) for one, two, head in layers]
         return torch.stack([part.mean(dim=(1, 2)) for part in parts]).double().sum(dim=0)
 
     def layers(self, images: Tensor) -> list[Tensor]:
-        """The layers that are compared, [B, C, H, W], of unit length along C."""
+        """Return the layers that are compared, [B, C, H, W], normalised to unit length along C."""
         x, found = (images.float() / 127.5 - 1.0 - self.shift) / self.scale, []
         for number, layer in enumerate(self.features):
             x = layer(x)
@@ -73,10 +73,10 @@ class Lpips(nn.Module):
 
 
 class Perceptual:
-    """LPIPS in use.
+    """LPIPS for grey or colour images, on the module's device.
 
     Attributes:
-        hash: of its weights; distances of different hashes cannot be compared.
+        hash: hash of the weights; distances of different hashes cannot be compared.
     """
 
     def __init__(self, module: Lpips) -> None:
@@ -84,10 +84,10 @@ class Perceptual:
 
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of each pair of uint8 images [B, C, H, W], grey or coloured, float64 [B] on the CPU.
+        """Return the distance of each pair of uint8 images [B, C, H, W], C being 1 or 3, float64 [B] on the CPU.
 
         Raises:
-            ValueError: if they are neither.
+            ValueError: if the images have another number of channels.
         """
         device = self.module.shift.device
         one, two = (fit_channels(images, 3, "of LPIPS").to(device) for images in (first, second))
@@ -96,7 +96,7 @@ class Perceptual:
 
 
 def open_lpips(source: str, device: torch.device | str = "cpu") -> Perceptual:
-    """LPIPS with AlexNet's weights from ``source``.
+    """Return LPIPS with AlexNet's weights from ``source``.
 
     Args:
         source: alexnet (torchvision's weights, fetched once by torch.hub) or a file of such weights.

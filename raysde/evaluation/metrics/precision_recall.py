@@ -8,10 +8,10 @@ BLOCK = 1024
 
 
 def find_covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """Which rows of ``others`` lie in the balls around the rows of ``features`` that reach to the k-th neighbour, [M].
+    """Return a mask bool [M]: True for rows of ``others`` [M, D] in a ball around a row of ``features`` [N, D], N > k.
 
-    Precision is the share of drawn images in the balls of real ones, recall that of real images in the balls of drawn
-    ones. Features are [N, D] and [M, D] with N above k.
+    Each ball reaches to the k-th nearest neighbour. Precision is the share of drawn images in the balls of real ones,
+    recall the share of real images in the balls of drawn ones.
 
     Raises:
         ValueError: if there are too few features for their neighbours.
@@ -26,5 +26,5 @@ def find_covered(features: Tensor, others: Tensor, neighbours: int = NEIGHBOURS)
 
 
 def row_distances(first: Tensor, second: Tensor) -> Tensor:
-    """Distances of rows, [N, M], by matrix products."""
+    """Return the distances between rows [N, D] and [M, D] as [N, M], by matrix products."""
     return torch.cdist(first, second, compute_mode="use_mm_for_euclid_dist")

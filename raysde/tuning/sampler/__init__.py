@@ -1,1 +1,1 @@
-"""After training: which average and which sampler settings of one model draw best, for the least work."""
+"""Search for the weight average and the sampler settings of a trained model that give the best images at least cost."""

@@ -1,4 +1,4 @@
-"""A search for the sampler settings of a trained model, from its folder to the model that draws by what won."""
+"""A search for the sampler settings of a trained model, from its folder to a model with the best settings."""
 
 import csv
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from raysde.tuning.sampler.successive_halving import MeasureCandidates, Settled,
 
 @dataclass(frozen=True)
 class SamplerSearch:
-    """A search whose candidates, images and models are there; nothing is measured yet.
+    """A prepared search, before any measurement.
 
     Attributes:
-        spec: of the model.
-        out: folder of the search; ``model`` in it is what draws by the winner, ``settings.csv`` the table.
-        study: what all candidates have in common.
-        candidates: each average and setting that is tried.
-        images: images of each round, rising.
+        spec: description of the model.
+        out: folder of the search; gets ``model``, the model with the best settings, and the table ``settings.csv``.
+        study: settings common to all candidates.
+        candidates: averages and settings to try.
+        images: number of images in each round, ascending.
     """
 
     spec: ModelSpec
@@ -34,14 +34,14 @@ class SamplerSearch:
     images: list[int]
 
     def run(self, measure: MeasureCandidates) -> tuple[Settled, dict[str, Any]]:
-        """Measure round by round, and write the table and the model that draws by the winner.
+        """Measure round by round, and write the table and the model with the winner's settings.
 
         Args:
-            measure: gives the outcome of each candidate on the first images, such as
+            measure: function that returns the outcome of each candidate on the first images, such as
                 :func:`raysde.cluster.tune_sampler.measure_on_ray`.
 
         Returns:
-            All outcomes, and the settings that the model draws by.
+            All outcomes, and the model's new settings.
 
         Raises:
             ValueError: if a candidate cannot be measured.
@@ -52,22 +52,22 @@ class SamplerSearch:
         write_table(self.out / "settings.csv", found)
         checkpoint.export_with_settings(
             Path(self.study.models[won.average]), self.out / "model", drawing
-        )  # ends the search
+        )  # written last: its presence marks the search as complete
         return found, drawing
 
 
 def prepare_search(
     source: Path, out: Path, settings: Sequence[str], study: Study, *, run: str, samples: int, count: int
 ) -> SamplerSearch:
-    """Prepare a search: the candidates, and in ``out`` each model that they need.
+    """Prepare a search: list the candidates, and write in ``out`` each model that they need.
 
     Args:
         source: folder of the model's checkpoint.
-        settings: ``key=v1,v2`` to try; the usual ones if there are none.
-        study: what all candidates have in common, without models.
-        run: folder of the run, from whose averages models of other lengths are made.
-        samples: images of the last round.
-        count: rounds of successive halving.
+        settings: ``key=v1,v2`` to try; :func:`default_space` if empty.
+        study: settings common to all candidates, without models.
+        run: folder of the run whose averages give models of other ``ema_std``.
+        samples: number of images in the last round.
+        count: number of rounds of successive halving.
 
     Raises:
         ValueError: if ``out`` holds a result or the search of another model, a setting cannot be read or has no effect,
@@ -94,12 +94,12 @@ def prepare_search(
 
 
 def winning_settings(won: Candidate, spec: ModelSpec) -> dict[str, Any]:
-    """Return a winner's settings with the guidance that it was measured at, which is not everybody's default."""
+    """Return a winner's settings with the guidance that it was measured at, which need not be the default."""
     return won.drawing | ({"guidance": won.drawing.get("guidance", 1.0)} if spec.conditional else {})
 
 
 def make_averaged_model(source: Path, out: Path, average: float | None, run: str) -> str:
-    """Return the folder in ``out`` of the model with an average of some length, which is made if it is not there.
+    """Return the folder in ``out`` of the model with this average, and write it if it is missing.
 
     Raises:
         ValueError: if the average cannot be made.
@@ -112,15 +112,15 @@ def make_averaged_model(source: Path, out: Path, average: float | None, run: str
     elif Path(run).expanduser().is_dir():
         ema_snapshots.export_average(run, target, average)
     else:
-        raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {run!r} is none")
+        raise ValueError(f"ema_std needs the folder of a run, which holds its averages; {run!r} is no folder")
     return str(target)
 
 
 def claim_folder(source: Path, out: Path) -> None:
-    """Make ``out`` the folder of this model, or find that it is.
+    """Record in ``out`` that it belongs to the model at ``source``, or check the existing record.
 
     Raises:
-        ValueError: if it is that of another.
+        ValueError: if it belongs to another model.
     """
     description = checkpoint.read_description(source)
     own = {"weights": description.files["ema.safetensors"], "generation": description.spec.dump()["generation"]}
@@ -129,7 +129,7 @@ def claim_folder(source: Path, out: Path) -> None:
 
 
 def write_table(path: Path, found: Settled) -> None:
-    """Write all settings with their figures as CSV, the best first."""
+    """Write all settings with their metrics as CSV, the best first."""
     keys = list(dict.fromkeys(key for each in found.outcomes for key in each.candidate.values))
     with write_atomically(path, "the table") as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)

@@ -1,4 +1,4 @@
-"""What is tried: every combination of the values of some settings, each once, and what it costs."""
+"""Candidates of a search: every combination of the settings' values, each once, and its cost."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,19 +30,19 @@ from raysde.sde import SDE
 from raysde.training.posthoc_ema import check_std
 
 AVERAGE = "ema_std"
-"""The key of the average's length; None for the run's own average."""
+"""Key of the average's relative standard deviation; None for the run's own average."""
 NAMES = (AVERAGE, *KINDS)
 WORDS = {"none": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to draw.
+    """An average and sampler settings to try.
 
     Attributes:
         average: relative standard deviation of the post-hoc average, None for the run's own.
-        drawing: settings as a model's description holds them, those that its solver reads.
-        evaluations: of the network for each image, those of guidance included.
+        drawing: sampler settings in the form of a model's description, without those that its solver ignores.
+        evaluations: network evaluations for each image, including guidance.
     """
 
     average: float | None
@@ -54,12 +54,12 @@ class Candidate:
 
     @property
     def values(self) -> dict[str, Any]:
-        """All settings, by the names that a space gives them."""
+        """All settings, by their names in a space."""
         return self.drawing if self.average is None else {AVERAGE: self.average, **self.drawing}
 
 
 def parse_space(pairs: Sequence[str]) -> dict[str, list[Any]]:
-    """``KEY=VALUE,VALUE,...`` as values by key; an interval reads LOW:HIGH, and none stands for none.
+    """Parse ``KEY=VALUE,VALUE,...`` to values by key; an interval is written LOW:HIGH, and none means None.
 
     Raises:
         ValueError: naming the pair and what is wrong with it.
@@ -78,7 +78,7 @@ def parse_space(pairs: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _parse_value(key: str, word: str) -> Any:
-    """A value of a setting.
+    """Convert a word to a value of a setting.
 
     Raises:
         ValueError: if it is none.
@@ -97,7 +97,7 @@ def _parse_value(key: str, word: str) -> Any:
 
 
 def _parse_number(word: str) -> Any:
-    """A number, or the word itself."""
+    """Return the number, or the word itself."""
     try:
         return json.loads(word)
     except json.JSONDecodeError:
@@ -105,7 +105,7 @@ def _parse_number(word: str) -> Any:
 
 
 def default_space(*, conditional: bool) -> dict[str, list[Any]]:
-    """The space of who names none."""
+    """Return the default space: solvers, steps and, for conditional models, guidance scales."""
     found: dict[str, list[Any]] = {"solver": ["unipc", "dpmpp_2m", "heun"], "steps": [5, 10, 20]}
     return found | ({"guidance": [1.0, 1.5, 2.0, 3.0]} if conditional else {})
 
@@ -118,16 +118,16 @@ def list_candidates(
     conditional: bool,
     usual: Solver = DEFAULT,
 ) -> list[Candidate]:
-    """Every combination, once: settings that do not matter beside the others are left out.
+    """Return every combination once; settings that have no effect beside the others are left out.
 
     Args:
-        own: the settings that the model draws by already, which count where the space says nothing.
-        sde: of the model.
-        conditional: whether the model takes captions or labels.
-        usual: its solver where neither the space nor ``own`` names one.
+        own: the model's current settings, used for keys that the space does not name.
+        sde: SDE of the model.
+        conditional: True if the model takes captions or labels.
+        usual: solver if neither the space nor ``own`` names one.
 
     Raises:
-        ValueError: if a combination cannot be, or a key matters in none.
+        ValueError: if a combination is invalid, or a key has no effect in any.
     """
     found: dict[str, Candidate] = {}
     for values in product(*space.values()):
@@ -140,15 +140,15 @@ def list_candidates(
         found.setdefault(json.dumps(candidate.values, sort_keys=True), candidate)
     for key in space:
         if key != AVERAGE and not any(key in each.drawing for each in found.values()):
-            raise ValueError(f"{key} changes nothing here: {_describe_setting_reader(key)}")
+            raise ValueError(f"{key} has no effect here: {_describe_setting_reader(key)}")
     return list(found.values())
 
 
 def effective_settings(given: Mapping[str, Any], sde: SDE, *, conditional: bool) -> dict[str, Any]:
-    """Settings without those that nothing reads, and with solver and steps.
+    """Return the settings that have an effect, including solver and steps.
 
     Raises:
-        ValueError: if they cannot be, or not for this model, or their cost is not known beforehand.
+        ValueError: if they are invalid, do not fit the model, or their cost is unknown in advance.
     """
     typed = {name: convert_value(name, value) for name, value in given.items()}
     settings = check_settings(
@@ -157,10 +157,10 @@ def effective_settings(given: Mapping[str, Any], sde: SDE, *, conditional: bool)
     method = Method(**make_method(settings))
     method.check(sde)
     if method.nfe is None:
-        raise ValueError(f"solver {method.solver} chooses its own steps, so what it costs is not known beforehand")
+        raise ValueError(f"solver {method.solver} chooses its own steps, so its cost is unknown in advance")
     guided = settings.get("guidance", 1.0) != 1.0
     if guided and not conditional:
-        raise ValueError(f"guidance={settings['guidance']} is of models with captions or labels, and this one has none")
+        raise ValueError(f"guidance={settings['guidance']} needs a model with captions or labels, this one has none")
     read = {"solver", "steps", "grid", "corrector", "denoise", "guidance", *method.kind.settings}
     read |= {"rho"} if method.grid_for(sde) == "edm" else set()
     read |= set(CORRECTED) if method.correction is not None else set()
@@ -170,7 +170,7 @@ def effective_settings(given: Mapping[str, Any], sde: SDE, *, conditional: bool)
 
 
 def count_evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
-    """Network evaluations for each image: one more for each that is guided, by the share of times where that is so."""
+    """Return the network evaluations for each image; guidance doubles them at the times where it applies."""
     method = Method(**make_method(drawing))
     assert method.nfe is not None
     times = method.times(sde)[:-1]
@@ -179,7 +179,7 @@ def count_evaluations(drawing: Mapping[str, Any], sde: SDE) -> float:
 
 
 def _describe_setting_reader(key: str) -> str:
-    """Who reads a setting."""
+    """Describe the solvers or conditions under which a setting has an effect."""
     if key == "guidance_interval":
-        return "it is of a guidance other than 1"
+        return "it needs a guidance other than 1"
     return (describe_reader(key) if key in SETTINGS else "") or "every value of it is none"

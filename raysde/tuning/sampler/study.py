@@ -1,4 +1,4 @@
-"""One candidate's outcome: an evaluation of the model that it names, by its settings, from the noise of all."""
+"""The measurement of one candidate: an evaluation of its model with its settings, from the noise that all share."""
 
 import hashlib
 import json
@@ -30,28 +30,28 @@ from raysde.tuning.sampler.space import Candidate
 from raysde.tuning.sampler.successive_halving import CandidateOutcome
 
 METRICS = (*(name for name in FEATURES if name != "recall"), "accuracy")
-"""Figures that can be compared image by image; recall's error is also that of the drawn images' neighbourhoods."""
+"""Metrics that can be compared image by image; recall's error also depends on the neighbourhoods of drawn images."""
 FEWEST = 4
-"""Images of a round, below which no error can be told."""
+"""Smallest number of images in a round for which an error can be computed."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What all candidates have in common.
+    """Settings common to all candidates.
 
     Attributes:
-        models: checkpoint folders by the average's length, None for the run's own, which every worker reaches.
+        models: checkpoint folders by the average, None for the run's own; every worker must reach them.
         data: folder or URI of shards.
-        metric: of METRICS.
-        features: the network, as of `raysde evaluate`.
+        metric: name from METRICS.
+        features: feature network, as for `raysde evaluate`.
         seed, split, reference, allow_few: see :class:`raysde.evaluation.evaluate.Question`.
-        batch_size: images drawn at a time.
-        cache: folder for statistics of real images and judges, which every worker reaches.
-        allow_code: whether checkpoint and features may name code.
-        device: where networks run; None for a GPU if there is one.
+        batch_size: number of images drawn at a time.
+        cache: folder of real images' statistics and of judges; every worker must reach it.
+        allow_code: True if checkpoint and features may name code.
+        device: device of the networks; None for a GPU if there is one.
 
     Raises:
-        ValueError: if the metric is not one of drawn images.
+        ValueError: if the metric is not in METRICS.
     """
 
     models: Mapping[float | None, str]
@@ -77,7 +77,7 @@ class Study:
         return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def question(self, candidate: Candidate, samples: int) -> Question:
-        """The evaluation of a candidate; but for its settings it is that of any other.
+        """Return the evaluation of a candidate; candidates differ in their sampler settings alone.
 
         Raises:
             ValueError: if the images are too few for the metric.
@@ -96,11 +96,11 @@ class Study:
         )
 
     def rehearse(self, candidate: Candidate, samples: int, told: StageProgress) -> None:
-        """Measures a candidate on as few images as can be, instead of ``samples``: what does not fit is found, and what
-        all need of the real images is in the cache, before anybody else begins.
+        """Measure a candidate on few images instead of ``samples``, to find errors and to fill the cache of real images
+        before the workers begin.
 
         Raises:
-            ValueError: if model, data, metric and the number of images do not go together.
+            ValueError: if model, data, metric and the number of images do not fit together.
         """
         question = self.question(candidate, samples)
         model = open_model(self.models[candidate.average], self.allow_code, self.place)
@@ -109,10 +109,10 @@ class Study:
         self._evaluate_candidate(candidate, replace(question, samples=few, allow_few=True), told)
 
     def outcome(self, candidate: Candidate, samples: int, told: StageProgress | None = None) -> CandidateOutcome:
-        """On the images 0 to samples - 1.
+        """Measure a candidate on the images 0 to samples - 1.
 
         Raises:
-            ValueError: if model, data and metric do not go together.
+            ValueError: if model, data and metric do not fit together.
         """
         return self._evaluate_candidate(candidate, self.question(candidate, samples), told)
 
@@ -124,11 +124,11 @@ class Study:
         answer = evaluate(model, self.data, question, open_features=self.opener(model), cache=cache, told=told)
         (found,), influence = parse_figures(answer.dump(), f"of {candidate}"), answer.figures[0].influence
         assert influence is not None
-        # of a model that draws by the candidate's settings as its own
+        # None, because the candidate's settings become the model's own
         return CandidateOutcome(candidate, replace(found, overrides=None), influence)
 
     def opener(self, model: Model) -> Callable[[Reader], FeatureNetwork]:
-        """Opens the feature network, once the data is known."""
+        """Return a function that opens the feature network for a reader."""
 
         def opener(reader: Reader) -> FeatureNetwork:
             return choose_network(reader, model, self.features, Path(self.cache), allow_code=self.allow_code)
@@ -137,14 +137,14 @@ class Study:
 
     @cached_property
     def network(self) -> str:
-        """Hash of the network that looks at the images."""
+        """The hash of the feature network, or of the judge for accuracy."""
         model = open_model(next(iter(self.models.values())), self.allow_code, self.place)
         features = "judge" if self.metric == "accuracy" else self.features
         reader, cache = Reader(read_manifest(self.data)), Path(self.cache)
         return choose_network(reader, model, features, cache, allow_code=self.allow_code).hash
 
     def key(self, candidate: Candidate, samples: int) -> str:
-        """What tells this measurement from any other: a name for the file that keeps it."""
+        """Return a hash of everything that a measurement depends on, which names its file."""
         folder = Path(self.models[candidate.average])
         weights = checkpoint.read_description(folder).files["ema.safetensors"]
         fingerprint = read_manifest(self.data).fingerprint
@@ -154,12 +154,12 @@ class Study:
 
 
 def study_journal(out: Path) -> Journal:
-    """Return the journal of a study, whose units are measurements by their keys."""
+    """Return the journal of a study; its records are measurements by their keys."""
     return Journal(str(out / "study.json"), str(out / "trials"))
 
 
 @lru_cache(maxsize=1)
 def open_model(folder: str, allow_code: bool, device: str) -> Model:
-    """This process's model, without settings of its own: a candidate's are all that there are."""
+    """Load the model of a folder in this process, without its own sampler settings, which the candidate's replace."""
     model = checkpoint.load_model(Path(folder), allow_code=allow_code, device=device)
     return replace(model, spec=replace(model.spec, generation={}))

@@ -1,9 +1,9 @@
-"""Few images for all, many for the best: successive halving, and a winner that is no dearer than it must be.
+"""Successive halving: all candidates on few images, the best on many; the cheapest of equally good ones wins.
 
 Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization", arXiv 1502.07943:
-each round measures what is left on more images and keeps a part. All are drawn from the same noise and looked at beside
-the same real images, so that two are compared image by image, which tells apart what their intervals do not. A round
-waits for all of its figures, so that the outcome does not depend on how many work on it, or who is faster.
+each round measures the remaining candidates on more images and keeps a part. All use the same noise and the same real
+images, so two candidates are compared image by image, which separates them where their intervals overlap. A round waits
+for all of its metrics, so the outcome does not depend on the number or the speed of workers.
 """
 
 import math
@@ -16,12 +16,12 @@ from raysde.evaluation.metrics.jackknife import Influence
 from raysde.tuning.sampler.space import Candidate
 
 FACTOR = 3
-"""One in so many goes on to a round of so many times the images."""
+"""Factor by which the candidates shrink and the images grow from round to round."""
 
 
 @dataclass(frozen=True)
 class CandidateOutcome:
-    """A candidate with its figure on the most images that it was measured on, and how each of them moves it."""
+    """A candidate with its metric on the most images that it was measured on, and each image's influence on it."""
 
     candidate: Candidate
     figure: Metric
@@ -29,18 +29,18 @@ class CandidateOutcome:
 
 
 MeasureCandidates = Callable[[Sequence[Candidate], int], Sequence[CandidateOutcome]]
-"""``measure(candidates, samples)``: the outcome of each on the images 0 to samples - 1 of the seed."""
+"""``measure(candidates, samples)`` returns the outcome of each on the images 0 to samples - 1 of the seed."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What came out.
+    """The result of a search.
 
     Attributes:
-        winner: the cheapest of those that the best is not ahead of beyond the interval of :func:`compare_paired`.
-        best: the one with the best figure.
-        outcomes: of all candidates, those measured on the most images first, and the better ones before the worse.
-        better: the better direction of the figures.
+        winner: the cheapest candidate that the best is not ahead of beyond the interval of :func:`compare_paired`.
+        best: the candidate with the best metric.
+        outcomes: all candidates, latest round first, and within a round the better before the worse.
+        better: the better direction of the metric.
     """
 
     winner: CandidateOutcome
@@ -49,14 +49,14 @@ class Settled:
     better: Better
 
     def behind(self, outcome: CandidateOutcome) -> Margin | None:
-        """By how much the best is ahead of one of the others; None of itself, and of who left in an earlier round."""
+        """Return the margin of the best over another candidate; None for itself and for those of earlier rounds."""
         if outcome is self.best or outcome.figure.samples != self.best.figure.samples:
             return None
         return compare_paired(self.best, outcome, self.better)
 
 
 def round_sizes(samples: int, count: int) -> list[int]:
-    """The images of each of ``count`` rounds, the last with ``samples``.
+    """Return the number of images of each of ``count`` rounds, the last with ``samples``.
 
     Raises:
         ValueError: if there is no round, or no image for the first.
@@ -72,14 +72,14 @@ def round_sizes(samples: int, count: int) -> list[int]:
 def halve_successively(
     candidates: Sequence[Candidate], images: Sequence[int], better: Better, measure: MeasureCandidates
 ) -> Settled:
-    """Measures candidates round by round.
+    """Measure candidates round by round.
 
     Args:
-        images: of each round, see :func:`round_sizes`.
-        better: the better direction of the figures.
+        images: number of images in each round, see :func:`round_sizes`.
+        better: the better direction of the metric.
 
     Raises:
-        ValueError: if two candidates have figures that cannot be compared.
+        ValueError: if two candidates have metrics that cannot be compared.
     """
     left = list(candidates)
     done: list[list[CandidateOutcome]] = []
@@ -94,18 +94,18 @@ def halve_successively(
 
 
 def reversed_rounds(done: Sequence[Sequence[CandidateOutcome]]) -> list[CandidateOutcome]:
-    """Who left in the last round first."""
+    """Return the eliminated candidates, most recent round first."""
     return [each for outcomes in reversed(done) for each in outcomes]
 
 
 def rank_outcomes(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
-    """The best first; of equal figures the cheaper."""
+    """Sort outcomes, the best first; of equal metrics the cheaper."""
     sign = 1.0 if better == "lower" else -1.0
     return sorted(outcomes, key=lambda each: (sign * each.figure.value, each.candidate.evaluations))
 
 
 def compare_paired(first: CandidateOutcome, second: CandidateOutcome, better: Better) -> Margin:
-    """By how much the first is better than the second, with the interval of 95% of a paired comparison.
+    """Return the margin of the first over the second, with the 95% interval of a paired comparison.
 
     Raises:
         ValueError: if the two cannot be compared.
@@ -118,14 +118,14 @@ def compare_paired(first: CandidateOutcome, second: CandidateOutcome, better: Be
 
 
 def choose_winner(outcomes: Sequence[CandidateOutcome], better: Better) -> CandidateOutcome:
-    """The cheapest of the ranked outcomes among those that the first is not ahead of beyond the interval; of
-    equally cheap ones the better."""
+    """Return the cheapest of the ranked outcomes that the first is not ahead of beyond the interval; of equally cheap
+    ones the better."""
     tied = [outcomes[0], *(each for each in outcomes[1:] if compare_paired(outcomes[0], each, better).low <= 0.0)]
     return min(tied, key=lambda each: each.candidate.evaluations)
 
 
 def choose_survivors(outcomes: Sequence[CandidateOutcome], better: Better) -> list[CandidateOutcome]:
-    """One in FACTOR of the ranked outcomes, at least two; who would win now is one of them."""
+    """Return one in FACTOR of the ranked outcomes, at least two; the current winner is always among them."""
     kept = list(outcomes[: max(2, math.ceil(len(outcomes) / FACTOR))])
     now = choose_winner(outcomes, better)
     return kept if now in kept else [*kept[:-1], now]

@@ -1,1 +1,1 @@
-"""Sweeps without Ray: the space, the search, early stopping, the ledger that a restart reads, and the ranking."""
+"""Sweeps without Ray: space, search, early stopping, ledger for restarts, and ranking."""

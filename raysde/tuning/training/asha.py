@@ -1,7 +1,7 @@
-"""Asynchronous successive halving: a trial goes on past a rung only if it is among the best that reached it so far.
+"""Asynchronous successive halving: a trial continues past a rung only if it is among the best that reached it so far.
 
 Li et al. 2020 (arXiv 1810.05934), in the variant that stops trials and never pauses one; the same decisions as Ray
-Tune's ASHAScheduler with one bracket. Its state is what it was told, so telling it again restores it.
+Tune's ASHAScheduler with one bracket. Reporting the same values again restores its state.
 """
 
 import math
@@ -12,11 +12,11 @@ import numpy as np
 
 @dataclass
 class Halving:
-    """The rungs and who passed them.
+    """The rungs and the values of the trials that reached them.
 
     Attributes:
-        grace: budget that no trial is stopped before: the first rung.
-        reduction: each rung lies this many times higher than the one below, and about 1 in as many trials goes on.
+        grace: budget of the first rung; no trial is stopped before it.
+        reduction: ratio of the budgets of two rungs; about 1 in ``reduction`` trials passes a rung.
         longest: budget of a whole trial; every rung lies below it.
     """
 
@@ -35,10 +35,10 @@ class Halving:
             budget *= self.reduction
 
     def stops(self, trial: int, budget: float, value: float) -> bool:
-        """Whether a trial ends with this value, of which less is better, at this budget.
+        """Return True if a trial with this metric value (lower is better) should stop at this budget.
 
-        The value counts at the highest rung that the trial has reached and has no value at yet. One that is not finite
-        stops there and counts nowhere.
+        The value counts at the highest rung that the trial has reached and has no value at yet. A value that is not
+        finite stops the trial there and is not recorded.
         """
         for rung, values in self.rungs:
             if budget < rung or trial in values:

@@ -1,10 +1,10 @@
-"""What is known of a sweep's trials, on disk: one JSON file a trial, each replaced whole whenever something happens.
+"""The trials of a sweep on disk: one JSON file a trial, replaced atomically at every change.
 
-STORAGE/NAME/sweep.json             what the sweep was started with
-STORAGE/NAME/ledger/trial-003.json  a trial: its values, its reports in their order among all trials', how it ended
+STORAGE/NAME/sweep.json             definition of the sweep
+STORAGE/NAME/ledger/trial-003.json  a trial: its values, its reports (numbered over all trials), its state
 
-Everything else (which trials are left, what early stopping decided, what a search should look at) follows from it. It
-stands in the place of Ray Tune's own restore, which reads pickles and cannot follow the space of a sweep.
+Everything else (trials left, early stopping, input of the search) follows from it. It replaces Ray Tune's own restore,
+which reads pickles and does not know the space of a sweep.
 """
 
 import json
@@ -25,8 +25,8 @@ class Report:
     """A trial's metrics at one validation.
 
     Attributes:
-        order: its place among all reports of the sweep.
-        last: whether the trial was at its end.
+        order: index among all reports of the sweep.
+        last: True if the trial was at its end.
     """
 
     order: int
@@ -38,12 +38,12 @@ class Report:
 
 @dataclass
 class Trial:
-    """One trial.
+    """A trial: its values, its reports and its state.
 
     Attributes:
         run_id: its MLflow run, empty before it has one.
-        state: running also if the sweep was killed under it.
-        seconds: that it took; of a trial that was resumed, since it was.
+        state: running also if the sweep was killed during the trial.
+        seconds: duration in seconds; of a resumed trial, since its resume.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Trial:
         return self.reports[-1] if self.reports else None
 
     def value(self, metric: str) -> float | None:
-        """The newest value of a metric."""
+        """Return the newest value of a metric, or None."""
         return None if self.last is None else self.last.metrics.get(metric)
 
 
@@ -68,12 +68,12 @@ class Ledger:
     """The trials of one sweep.
 
     Args:
-        folder: of the sweep, local or a URI.
-        definition: what must not change when the sweep goes on, as JSON values.
-        default: the value of a key that a sweep of before there was the key was started with.
+        folder: folder of the sweep, local or a URI.
+        definition: JSON values that must not change when the sweep resumes.
+        default: function from a key to its default, for a sweep that is older than the key.
 
     Raises:
-        ValueError: naming what differs from the sweep that the folder holds, or a file that is damaged.
+        ValueError: naming the difference from the sweep in the folder, or a file that is damaged.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Ledger:
             raise ValueError(f"{self.journal.place(number)} is damaged: {error}") from None
 
     def keep(self, trial: Trial) -> None:
-        """Writes what is known of a trial."""
+        """Write a trial's file."""
         self.trials[trial.number] = trial
         self.journal.keep(trial.number, asdict(trial))
 
     @property
     def reports(self) -> list[tuple[Trial, Report]]:
-        """All reports in their order."""
+        """All reports with their trials, in the order in which they came."""
         every = [(trial, report) for trial in self.trials.values() for report in trial.reports]
         return sorted(every, key=lambda each: each[1].order)
 

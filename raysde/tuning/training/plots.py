@@ -1,4 +1,4 @@
-"""Pictures of a sweep: trials as lines across all axes, and the best trial's error by noise level beside the rest."""
+"""Plots of a sweep: trials as lines across all axes, and the best trial's error by noise level beside the rest."""
 
 import re
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from raysde.tuning.training.ranking import has_finite_value, rank_trials
 from raysde.tuning.training.space import Range, Space, format_value
 
 Places = tuple[list[float], list[tuple[float, str]]]
-"""Where trials lie on an axis from 0 to 1, and its labels."""
+"""Positions of trials on an axis from 0 to 1, and its labels."""
 
 
 def draw_plots(trials: Sequence[Trial], space: Space, metric: str) -> dict[str, bytes]:
-    """PNG files by name; none without a trial that has a value."""
+    """Return PNG files by name; none if no trial has a value."""
     known = [trial for trial in rank_trials(trials, metric) if has_finite_value(trial, metric)]
     if not known:
         return {}
@@ -30,7 +30,7 @@ def draw_plots(trials: Sequence[Trial], space: Space, metric: str) -> dict[str, 
 
 
 def plot_parallel(trials: Sequence[Trial], space: Space, metric: str) -> Figure:
-    """A line for each trial across the axes and the metric; the best is drawn on top, stopped ones dashed."""
+    """Plot a line for each trial across the axes and the metric; the best is drawn on top, stopped ones dashed."""
     figure, columns = Figure(figsize=(2.2 + 2.0 * len(space.axes), 4.5)), list[Places]()
     for axis in space.axes:
         columns.append(axis_places([trial.values[axis.name] for trial in trials], _is_log(axis.values)))
@@ -62,7 +62,7 @@ def _is_log(values: Any) -> bool:
 
 
 def axis_places(values: Sequence[Any], log: bool) -> Places:
-    """Numbers lie by their size, anything else by its order of appearance."""
+    """Place numbers by their size, other values in alphabetical order."""
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if not numeric:
         names = sorted({format_value(value) for value in values})
@@ -76,7 +76,7 @@ def axis_places(values: Sequence[Any], log: bool) -> Places:
 
 
 def bins_of(trial: Trial, metric: str) -> list[tuple[float, float, float]]:
-    """(low, high, error) of each bin of log-SNR that a metric is the mean of, in order."""
+    """Return (low, high, error) of each bin of log-SNR (natural logarithm) of a metric, ascending."""
     pattern = re.compile(re.escape(metric) + r"_snr_(-?\d+)_to_(-?\d+)")
     metrics = trial.last.metrics if trial.last else {}
     found = [(pattern.fullmatch(name), value) for name, value in metrics.items()]
@@ -84,7 +84,7 @@ def bins_of(trial: Trial, metric: str) -> list[tuple[float, float, float]]:
 
 
 def plot_by_log_snr(trials: Sequence[Trial], metric: str) -> Figure:
-    """Each trial's error in each bin of log-SNR; the best is drawn on top, stopped ones dashed."""
+    """Plot each trial's error in each log-SNR bin; the best is drawn on top, stopped ones dashed."""
     figure = Figure(figsize=(7.0, 4.5))
     axes: Axes = figure.add_subplot()
     for number, trial in reversed(list(enumerate(trials))):
@@ -104,7 +104,7 @@ def plot_by_log_snr(trials: Sequence[Trial], metric: str) -> Figure:
 
 
 def figure_to_png(figure: Figure) -> bytes:
-    """The file of a figure."""
+    """Return a figure as a PNG file."""
     out = BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()

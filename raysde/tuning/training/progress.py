@@ -1,4 +1,4 @@
-"""A live line of a sweep: trials done, running and stopped, the best so far, time left."""
+"""The progress line of a sweep: trials done, running and stopped, the best so far, time left."""
 
 import time
 from typing import TextIO
@@ -10,10 +10,10 @@ from raysde.tuning.training.sweep import Sweep
 
 
 class SweepLine(LiveLine):
-    """Shows a sweep: trials by their states, the best of those that ended, time left.
+    """A live line of a sweep: trials by their states, the best of the ended ones, time left.
 
     Args:
-        at_once: trials that run at the same time.
+        at_once: number of trials that run at the same time.
     """
 
     def __init__(self, sweep: Sweep, at_once: int, *, out: TextIO | None = None, every: float = 10.0) -> None:
@@ -26,7 +26,7 @@ class SweepLine(LiveLine):
         return sum(trial.state != "running" for trial in self.sweep.trials)
 
     def text(self) -> str:
-        """The line as things stand."""
+        """Return the current line."""
         states = [trial.state for trial in self.sweep.trials]
         counts = {state: states.count(state) for state in ("finished", "stopped", "failed", "running")}
         running = counts.pop("running") - len(self.sweep.waiting)
@@ -40,7 +40,7 @@ class SweepLine(LiveLine):
         return f"{line}  {self._left(done, running)} left"
 
     def _left(self, done: int, running: int) -> str:
-        """At the pace of the trials that ended since this process began; those under way count as half done."""
+        """Estimate the time left from the trials that ended in this process; running trials count as half done."""
         ended = done - self.before
         if ended == 0:
             return "?"
@@ -53,7 +53,7 @@ class SweepLine(LiveLine):
         self.put(text, text, final=not self.sweep.left)
 
     def close(self) -> None:
-        """Show the end, and end a live line."""
+        """Show the final line."""
         self.printed = -self.every
         self.show()
         super().close()

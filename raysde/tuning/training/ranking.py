@@ -1,4 +1,4 @@
-"""What a sweep found: its trials in order, as a table, as CSV, and the best as a recipe."""
+"""Results of a sweep: the ranked trials as a table and as CSV, and the best one as a recipe."""
 
 import csv
 import io
@@ -16,9 +16,9 @@ ORDER = {"finished": 0, "stopped": 1, "running": 2, "failed": 3}
 
 
 def rank_trials(trials: Sequence[Trial], metric: str) -> list[Trial]:
-    """Whole trials by their last value; then those that were stopped, those that saw most first; failed ones last.
+    """Sort trials: finished ones by their last value, then stopped ones, longest first, then running and failed ones.
 
-    Values at other budgets cannot be compared, so a stopped trial never ranks above a whole one.
+    Values at other budgets cannot be compared, so a stopped trial never ranks above a finished one.
     """
 
     def key(trial: Trial) -> tuple[float, ...]:
@@ -31,7 +31,7 @@ def rank_trials(trials: Sequence[Trial], metric: str) -> list[Trial]:
 
 
 def ranking_rows(trials: Sequence[Trial], space: Space, metric: str) -> list[dict[str, str]]:
-    """The ranking as a table's rows, by the names of its columns."""
+    """Return the ranking as rows of a table, by column name."""
     found = []
     for rank, trial in enumerate(rank_trials(trials, metric), 1):
         value, last = trial.value(metric), trial.last
@@ -51,7 +51,7 @@ def ranking_rows(trials: Sequence[Trial], space: Space, metric: str) -> list[dic
 
 
 def format_ranking(trials: Sequence[Trial], space: Space, metric: str) -> str:
-    """The ranking for a terminal, and below it the errors of the trials that failed."""
+    """Format the ranking for a terminal, followed by the errors of failed trials."""
     content = ranking_rows(trials, space, metric)
     names = list(content[0]) if content else []
     widths = [max(len(name), *(len(row[name]) for row in content)) for name in names]
@@ -64,7 +64,7 @@ def format_ranking(trials: Sequence[Trial], space: Space, metric: str) -> str:
 
 
 def format_csv(trials: Sequence[Trial], space: Space, metric: str) -> str:
-    """The ranking with all metrics of each trial's last validation, in full precision."""
+    """Return the ranking as CSV with all metrics of each trial's last validation, in full precision."""
     names = sorted({name for trial in trials if trial.last for name in trial.last.metrics} | {metric})
     out = io.StringIO()
     head = ["rank", "trial", "state", *(axis.name for axis in space.axes), *names]
@@ -83,7 +83,7 @@ def _plain_value(value: Any) -> str:
 
 
 def best_trial(trials: Sequence[Trial], metric: str) -> Trial | None:
-    """Return the first trial of the ranking that has a finite value, None if there is none."""
+    """Return the first trial of the ranking that has a finite value, or None."""
     known = (
         trial for trial in rank_trials(trials, metric) if trial.state != "failed" and has_finite_value(trial, metric)
     )
@@ -97,7 +97,7 @@ def has_finite_value(trial: Trial, metric: str) -> bool:
 
 
 def best_recipe(tree: Mapping[str, Any], space: Space, trial: Trial, name: str, metric: str) -> str:
-    """The recipe of a trial as YAML that `raysde train` takes, under a name of its own and with absolute paths."""
+    """Return the recipe of a trial as YAML for `raysde train`, with ``name`` as its name and with absolute paths."""
     changed = {**vary_recipe(tree, space, trial.values), "name": name}
     changed = resolve_places_in_tree({**changed, "storage": loading.parse_recipe(changed).storage})
     head = (

@@ -1,4 +1,4 @@
-"""What each trial tries. Grid and random search are decided by (seed, number) alone; Optuna looks at what came out."""
+"""Search algorithms: grid and random search depend on (seed, number) alone, Optuna also on earlier results."""
 
 import math
 import zlib
@@ -17,7 +17,7 @@ Search = Literal["grid", "random", "optuna"]
 
 
 def count_trials(space: Space, search: Search, trials: int | None) -> int:
-    """How many trials a sweep has.
+    """Return the number of trials of a sweep.
 
     Raises:
         ValueError: if a grid has a range or more combinations than trials, or there are fewer combinations than trials.
@@ -37,7 +37,7 @@ def count_trials(space: Space, search: Search, trials: int | None) -> int:
 
 
 def plan_trials(space: Space, search: Search, seed: int, count: int) -> list[Values] | None:
-    """What all trials try, None if it depends on what comes out.
+    """Return the values of all trials, or None if they depend on earlier results.
 
     A random search among lists alone takes no combination twice.
     """
@@ -52,7 +52,7 @@ def plan_trials(space: Space, search: Search, seed: int, count: int) -> list[Val
 
 
 def draw_trial(space: Space, seed: int, number: int) -> Values:
-    """Trial ``number`` of a random search: each axis has a stream of its own."""
+    """Return the values of trial ``number`` of a random search; each axis has its own random stream."""
     found: Values = {}
     for axis in space.axes:
         rng = np.random.default_rng([seed, number, zlib.crc32(axis.name.encode())])
@@ -64,9 +64,9 @@ def draw_trial(space: Space, seed: int, number: int) -> Values:
 
 
 def suggest_trial(space: Space, seed: int, number: int, past: Iterable[Trial], metric: str) -> Values:
-    """Trial ``number`` of Optuna's tree-structured Parzen estimator, given the trials so far.
+    """Return the values of trial ``number`` from Optuna's tree-structured Parzen estimator, given the trials so far.
 
-    The study is made anew each time, so that a sweep that was killed asks the same question when it goes on.
+    The study is built anew each time, so that a sweep suggests the same values after a kill.
     """
     import optuna
 
@@ -87,14 +87,14 @@ def _make_distribution(values: tuple | Range) -> "optuna.distributions.BaseDistr
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not isinstance(values, Range):
-        return CategoricalDistribution(range(len(values)))  # Optuna keeps no nodes, so choices go by their index
+        return CategoricalDistribution(range(len(values)))  # Optuna stores no dictionaries, so choices are indices
     if values.kind == "int":
         return IntDistribution(int(values.low), int(values.high))
     return FloatDistribution(values.low, values.high, log=values.kind == "log")
 
 
 def _make_optuna_trial(space: Space, trial: Trial, metric: str, distributions: dict) -> "optuna.trial.FrozenTrial":
-    """A trial as Optuna wants to be told: what was stopped early is pruned; what runs, Optuna takes for a poor one."""
+    """Convert a trial: stopped ones become PRUNED, running ones stay RUNNING, which Optuna takes for poor."""
     import optuna
 
     states = optuna.trial.TrialState

@@ -1,4 +1,4 @@
-"""What a sweep is asked for: a YAML file, and what the command line says otherwise."""
+"""Settings of a sweep from a YAML file and the command line."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,30 +15,30 @@ from raysde.tuning.training.sweep import DEFAULT_METRIC
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 SCHEDULERS = ("asha", "fifo")
-NO_CHECKPOINTS = "it pauses trials and copies their checkpoints, which trials of Ray Train keep themselves"
+NO_CHECKPOINTS = "it pauses trials and copies their checkpoints, which Ray Train's trials do not support"
 REFUSED = {
     "pbt": NO_CHECKPOINTS,
     "pb2": NO_CHECKPOINTS,
-    "bohb": "it pauses trials, which those of Ray Train cannot, and needs the hpbandster package",
-    "hyperband": "it pauses trials, which those of Ray Train cannot",
+    "bohb": "it pauses trials, which Ray Train's do not support, and needs the hpbandster package",
+    "hyperband": "it pauses trials, which Ray Train's do not support",
 }
-"""Schedulers of Ray Tune that cannot work here, and why."""
+"""Schedulers of Ray Tune that do not work here, and the reason."""
 
 
 class SweepSettings(BaseModel):
-    """A sweep's settings; a YAML file holds them under the same names."""
+    """Settings of a sweep; the keys of its YAML file have the same names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     space: dict[str, Any] = Field(
         {}, description="axes: names of keys to lists or ranges, see raysde.tuning.training.space"
     )
-    recipe: dict[str, Any] = Field({}, description="dotted keys of the recipe that the sweep sets, such as its length")
+    recipe: dict[str, Any] = Field({}, description="dotted keys of the recipe set for all trials, such as its length")
     search: Search = "random"
     trials: AtLeastOne | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     scheduler: str = "asha"
-    grace: AtLeastOne | None = Field(None, description="steps that every trial gets; null for those to a validation")
+    grace: AtLeastOne | None = Field(None, description="steps before a trial may stop; null: to its first validation")
     reduction: Annotated[float, Field(gt=1.0)] = 4.0
     metric: str = DEFAULT_METRIC
     concurrent: AtLeastOne | None = None
@@ -54,12 +54,12 @@ class SweepSettings(BaseModel):
 
 
 def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[str, Any]) -> SweepSettings:
-    """The settings of a sweep.
+    """Read the settings of a sweep.
 
     Args:
-        path: of a YAML file, None for none.
-        over: further axes as ``key=space``, which replace those of the file.
-        given: settings of the command line, which replace those of the file; None for what was not given.
+        path: YAML file, or None.
+        over: further axes as ``key=space``, which replace the file's.
+        given: settings of the command line, which replace the file's; None for settings that were not given.
 
     Raises:
         ValueError: naming the setting that is wrong.
@@ -89,20 +89,20 @@ def read_settings(path: str | Path | None, over: Sequence[str], given: Mapping[s
 
 
 def parse_axis(text: str) -> tuple[str, Any]:
-    """The name and the values of ``key=space``.
+    """Return the name and the values of an axis written as ``key=space``.
 
     Raises:
-        ValueError: if it does not read so.
+        ValueError: if the text has another form.
     """
     keys, value = loading.parse_assignment(text)
     return ".".join(keys), value
 
 
 def base_tree(path: str | Path, settings: SweepSettings, overrides: Sequence[str]) -> dict[str, Any]:
-    """The tree of the recipe that trials vary: the file's, with what the sweep and then the command line set.
+    """Return the tree of the recipe that trials vary: the file's keys, then the sweep's, then the overrides.
 
     Raises:
-        ValueError: if that is no recipe.
+        ValueError: if the result is no valid recipe.
     """
     tree = loading.read_mapping(path, "recipe")
     loading.assign_paths(tree, [(key.split("."), value) for key, value in settings.recipe.items()])
@@ -112,10 +112,10 @@ def base_tree(path: str | Path, settings: SweepSettings, overrides: Sequence[str
 
 
 def halving_for(settings: SweepSettings, steps: int, every: int, batch: int) -> Halving | None:
-    """Early stopping, counted in images, since a batch may vary.
+    """Return the early stopping, whose budget counts images, since the batch may vary; None for fifo.
 
     Args:
-        steps, every, batch: of the recipe that trials vary: its length, the steps between validations, and its batch.
+        steps, every, batch: the recipe's length in steps, steps between validations, and batch size.
 
     Raises:
         ValueError: if no trial would be validated before its end.

@@ -1,8 +1,8 @@
-"""The space of a sweep: which keys of a recipe vary, and over what.
+"""The search space of a sweep: the keys of a recipe that vary, and their values.
 
-An axis is a dotted path, a whole node such as ``sde``, or several paths that vary together, with commas between. Its
-values are a list, or a range: ``uniform(LOW, HIGH)``, ``log(LOW, HIGH)`` and ``int(LOW, HIGH)``; a third number makes
-a list of that many values, evenly spaced in the range's own sense, ends included.
+An axis is a dotted path, a whole node such as ``sde``, or several paths that vary together, separated by commas. Its
+values are a list, or a range: ``uniform(LOW, HIGH)``, ``log(LOW, HIGH)`` and ``int(LOW, HIGH)``. A third number turns a
+range into a list of that many values, evenly spaced on its own scale, ends included.
 """
 
 import copy
@@ -18,39 +18,39 @@ from raysde.config import loading, reference
 from raysde.io.near import did_you_mean
 
 Values = dict[str, Any]
-"""What a trial varies: the name of each axis and its value there."""
+"""The values of a trial by the name of each axis."""
 RANGE = re.compile(r"(uniform|log|int)\(([^(),]+),([^(),]+)(?:,([^(),]+))?\)")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FIXED = {
-    "name": "is the trial's own",
-    "storage": "is the sweep's own",
-    "tracking": "is the sweep's own",
+    "name": "is set for each trial",
+    "storage": "is set by the sweep",
+    "tracking": "is set by the sweep",
     "seed": "also decides which rows are held out, so errors could not be compared",
-    "validation": "is what trials are compared by",
-    "data.path": "is what trials are compared on",
-    "data.stream": "does not shape the training",
+    "validation": "defines how trials are compared",
+    "data.path": "is the data that trials are compared on",
+    "data.stream": "does not change the training",
     "latent": "decides the units of errors, so they could not be compared",
-    "sampling": "does not shape the training",
-    "resources": "does not shape the training",
-    "log_every": "does not shape the training",
-    "checkpoint_every": "does not shape the training",
-    "keep_checkpoints": "does not shape the training",
+    "sampling": "does not change the training",
+    "resources": "does not change the training",
+    "log_every": "does not change the training",
+    "checkpoint_every": "does not change the training",
+    "keep_checkpoints": "does not change the training",
 }
-"""Keys that cannot vary, and why."""
+"""Keys that cannot vary, and the reason."""
 CHECKED = 500
-"""Combinations of lists that are checked at most before a search that decides on the way."""
+"""Largest number of combinations of lists that are checked before a search that chooses them later."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends: evenly in themselves, in their logarithm, or whole ones."""
+    """Numbers between two ends, uniform on a linear or logarithmic scale, or integers."""
 
     kind: Literal["uniform", "log", "int"]
     low: float
     high: float
 
     def at(self, place: float) -> float | int:
-        """The value at a place in [0, 1)."""
+        """Return the value at the fraction ``place`` in [0, 1)."""
         if self.kind == "log":
             return math.exp(math.log(self.low) + place * (math.log(self.high) - math.log(self.low)))
         if self.kind == "int":
@@ -60,7 +60,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Axis:
-    """One direction of the space.
+    """One dimension of the space.
 
     Attributes:
         paths: dotted paths that vary together; with several, every choice is a list of as many values.
@@ -75,25 +75,25 @@ class Axis:
         return ",".join(self.paths)
 
     def assignments(self, value: Any) -> list[tuple[list[str], Any]]:
-        """What a value means in a recipe."""
+        """Return the recipe's keys and values that a value of the axis stands for."""
         each = [value] if len(self.paths) == 1 else value
         return [(path.split("."), copy.deepcopy(one)) for path, one in zip(self.paths, each, strict=True)]
 
 
 @dataclass(frozen=True)
 class Space:
-    """All axes."""
+    """The axes of a search."""
 
     axes: tuple[Axis, ...]
 
     @property
     def size(self) -> int | None:
-        """How many combinations there are; None with a range."""
+        """The number of combinations; None with a range."""
         counts = [None if isinstance(axis.values, Range) else len(axis.values) for axis in self.axes]
         return None if None in counts else math.prod(count for count in counts if count is not None)
 
     def combination(self, number: int) -> Values:
-        """Combination ``number`` of lists; the last axis changes first."""
+        """Return combination ``number`` of the lists; the last axis changes first."""
         found: Values = {}
         for axis in reversed(self.axes):
             assert not isinstance(axis.values, Range)
@@ -102,18 +102,18 @@ class Space:
         return {axis.name: found[axis.name] for axis in self.axes}
 
     def corners(self) -> list[Values]:
-        """Every combination of the lists, up to ``CHECKED`` of them, with ranges at their low ends."""
+        """Return every combination of the lists, up to ``CHECKED`` of them, with ranges at their low ends."""
         lists = [(axis.values.at(0.0),) if isinstance(axis.values, Range) else axis.values for axis in self.axes]
         names = [axis.name for axis in self.axes]
         return [dict(zip(names, each, strict=True)) for each in itertools.islice(itertools.product(*lists), CHECKED)]
 
 
 def read_space(given: Mapping[str, Any]) -> Space:
-    """A space from names of axes to lists or ranges.
+    """Parse a space from names of axes to lists or ranges.
 
     Raises:
-        ValueError: naming the axis that no recipe has (and those with names like it), that may not vary, whose values
-            cannot be read, or that overlaps with another.
+        ValueError: naming the axis that is no key of a recipe (and similar keys), may not vary, has values that cannot
+            be read, or overlaps with another.
     """
     if not given:
         raise ValueError("the space of the sweep is empty: give keys and their values, such as train.lr=log(1e-4,1e-2)")
@@ -146,7 +146,7 @@ def _check_path(path: str) -> None:
     meanings = reference.list_meanings()
     if path not in meanings:
         hint = did_you_mean(path, meanings, meanings)
-        raise ValueError(f"the space names {path!r}, which no recipe has{hint}; `raysde config` lists all keys")
+        raise ValueError(f"the space names {path!r}, which is no key of a recipe{hint}; `raysde config` lists all keys")
     for fixed, reason in FIXED.items():
         if f"{path}.".startswith(f"{fixed}.") or f"{fixed}.".startswith(f"{path}."):
             raise ValueError(f"the space names {path!r}, but {fixed} {reason}")
@@ -183,34 +183,34 @@ def _space_points(kind: str, low: float, high: float, count: int) -> tuple[float
 
 
 def _to_numbers(value: Any) -> Any:
-    """YAML takes 1e-4 for a word."""
+    """Convert numbers such as 1e-4, which YAML reads as strings."""
     if isinstance(value, list):
         return [_to_numbers(one) for one in value]
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 def vary_recipe(tree: Mapping[str, Any], space: Space, values: Values) -> dict[str, Any]:
-    """A recipe's tree with a trial's values set."""
+    """Return a recipe's tree with a trial's values set."""
     changed = copy.deepcopy(dict(tree))
     loading.assign_paths(changed, [pair for axis in space.axes for pair in axis.assignments(values[axis.name])])
     return changed
 
 
 def check_recipes(tree: Mapping[str, Any], space: Space, combinations: Sequence[Values]) -> None:
-    """Reads the recipe of each combination.
+    """Check that every combination makes a valid recipe.
 
     Raises:
-        ValueError: naming the first combination that makes no recipe, and why.
+        ValueError: naming the first combination that does not, and the reason.
     """
     for values in combinations:
         try:
             loading.parse_recipe(vary_recipe(tree, space, values))
         except ValueError as error:
-            raise ValueError(f"the space holds {describe_values(values)}, which makes no recipe: {error}") from None
+            raise ValueError(f"the space holds {describe_values(values)}, which is no valid recipe: {error}") from None
 
 
 def format_value(value: Any) -> str:
-    """A value in a few characters: ``vp schedule=cosine`` for a node."""
+    """Format a value in a few characters: ``vp schedule=cosine`` for a node."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
@@ -223,5 +223,5 @@ def format_value(value: Any) -> str:
 
 
 def describe_values(values: Values) -> str:
-    """A trial's values in a line."""
+    """Format a trial's values in a line."""
     return ", ".join(f"{name}={format_value(value)}" for name, value in values.items())

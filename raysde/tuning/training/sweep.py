@@ -1,7 +1,7 @@
-"""The course of a sweep: which trial is next, what its reports mean for it, and how it ended.
+"""The course of a sweep: choice of the next trial, its reports, and its end.
 
-It knows neither Ray nor MLflow. Killed at any time and made anew over the same ledger, it goes on where it was: ended
-trials are kept, running ones come first, and early stopping is told all reports again in their order.
+It imports neither Ray nor MLflow. After a kill, a new sweep on the same ledger resumes: ended trials are kept, running
+ones come first, and early stopping replays all reports in their order.
 """
 
 import itertools
@@ -16,17 +16,17 @@ from raysde.tuning.training.search import suggest_trial
 from raysde.tuning.training.space import Space, Values
 
 DEFAULT_METRIC = "val/denoising"
-"""What trials are ranked by: the error on held-out rows, at noise levels that mean the same under every SDE."""
+"""Metric of the ranking: the denoising error on held-out rows, at log-SNRs that are the same under every SDE."""
 
 
 class Sweep:
-    """A sweep under way.
+    """A running sweep.
 
     Args:
-        count: how many trials it has.
-        plan: what each of them tries, None if Optuna decides.
-        halving: early stopping, None for none.
-        metric: of which less is better.
+        count: number of trials.
+        plan: values of each trial; None if Optuna chooses them.
+        halving: early stopping; None for none.
+        metric: name of the metric, lower is better.
 
     Raises:
         ValueError: if earlier trials did not report the metric.
@@ -57,11 +57,11 @@ class Sweep:
 
     @property
     def left(self) -> int:
-        """Trials that are not under way and have not ended."""
+        """The number of trials still to start or to resume."""
         return len(self.waiting) + max(0, self.count - len(self.ledger.trials))
 
     def next(self) -> Trial | None:
-        """The trial to run next, None if there is none: one that a killed sweep left running, otherwise a new one."""
+        """Return the trial to run next: one that a killed sweep left running, else a new one, or None at the end."""
         if self.waiting:
             trial = self.waiting.pop(0)
         elif len(self.ledger.trials) < self.count:
@@ -74,24 +74,24 @@ class Sweep:
         return trial
 
     def note_run(self, number: int, run_id: str) -> None:
-        """Takes the MLflow run of a trial."""
+        """Record the MLflow run of a trial."""
         trial = self.ledger.trials[number]
         trial.run_id = run_id
         self.ledger.keep(trial)
 
     def report(self, number: int, step: int, images: int, metrics: Mapping[str, float], last: bool = False) -> bool:
-        """Takes a trial's metrics at a step; whether it is stopped here. A step that is known already changes nothing.
+        """Record a trial's metrics at a step and return True if it must stop; a step that is known has no effect.
 
         Args:
-            last: whether the step is the trial's last, at which it has nothing left to be stopped.
+            last: True if the step is the trial's last, after which nothing is left to stop.
 
         Raises:
-            ValueError: naming the metrics that there are, if the metric of the sweep is not among them.
+            ValueError: naming the reported metrics, if the metric of the sweep is not among them.
         """
         trial = self.ledger.trials[number]
         if trial.state != "running" or (trial.last is not None and step <= trial.last.step):
             return trial.state != "running"
-        self._value(metrics)  # refused before it is kept
+        self._value(metrics)  # raises before the report is kept
         report = Report(self.reported, step, images, dict(metrics), last)
         trial.reports.append(report)
         self.reported += 1
@@ -102,7 +102,7 @@ class Sweep:
         return trial.state != "running"
 
     def end(self, number: int, state: State, error: str = "") -> None:
-        """Takes how a trial ended; only the first end counts."""
+        """Record the state in which a trial ended; only the first call counts."""
         trial = self.ledger.trials[number]
         if trial.state != "running":
             return
@@ -124,11 +124,11 @@ class Sweep:
 
     def _replay(self) -> None:
         for trial, report in self.ledger.reports:
-            # also now, if the scheduler is stricter than it was
+            # a stricter scheduler than before may stop a trial at an old report
             if self._falls_behind(trial.number, report):
                 self.end(trial.number, "stopped")
 
     def _falls_behind(self, number: int, report: Report) -> bool:
-        """Whether a report stops its trial; one at the end counts for the others alone."""
+        """Return True if a report stops its trial; a last report only counts for the other trials."""
         value = self._value(report.metrics)
         return self.halving is not None and self.halving.stops(number, report.images, value) and not report.last

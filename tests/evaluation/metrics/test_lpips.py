@@ -1,4 +1,4 @@
-"""LPIPS: torchmetrics' own on the same weights, what needs no reference, and weights that are absent or wrong."""
+"""LPIPS against torchmetrics with the same weights, closed forms, and weights that are absent or wrong."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from tests.support.models import UNET
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> str:
-    """Weights named as torchvision names AlexNet's, with a classifier, drawn at random."""
+    """Return random weights with torchvision's names of AlexNet, including a classifier."""
     g = torch.Generator().manual_seed(0)
     shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
     found = {"classifier.1.bias": torch.zeros(3)}
@@ -40,7 +40,7 @@ def pictures(seed: int, channels: int = 3, size: tuple[int, int] = (64, 48), cou
 
 
 def published(name: str, pretrained: bool = False) -> nn.Sequential:
-    """AlexNet's convolutions out of the table of torchvision's documentation, pools and all."""
+    """Return AlexNet's convolutions and pools as in the table of torchvision's documentation."""
     assert name == "alexnet"
     layers: list[nn.Module] = []
     for inputs, outputs, kernel, stride, padding, pool in [
@@ -56,7 +56,7 @@ def published(name: str, pretrained: bool = False) -> nn.Sequential:
 
 @pytest.mark.parametrize(("channels", "size"), [(3, (64, 48)), (1, (32, 32)), (3, (SMALLEST, 100))])
 def test_the_distance_is_torchmetrics(weights, monkeypatch, channels, size):
-    """Its own network, heads and sums around the same convolutions, of images in [-1, 1]."""
+    """Compare with torchmetrics' network, heads and sums around the same convolutions, on images in [-1, 1]."""
 
     def features(name: str, pretrained: bool = False) -> nn.Sequential:
         found = published(name)
@@ -122,7 +122,7 @@ def test_weights_that_are_absent_or_none_are_named(weights, tmp_path, monkeypatc
 
 
 def test_the_command_measures_it(weights, tmp_path, capsys):
-    """Little noise leaves an image as it is; a hole that an untrained model fills does not. Both carry the network's hash."""
+    """Little noise leaves an image as it is; an untrained model's inpainting does not. Both give the network's hash."""
     manifest = write_digit_shards(tmp_path / "shards", 40, 20)
     shards = (manifest.shards[0], dataclasses.replace(manifest.shards[1], split="validation"))
     write_manifest(dataclasses.replace(manifest, shards=shards))

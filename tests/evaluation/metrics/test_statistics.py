@@ -1,4 +1,4 @@
-"""Statistics of features against torchmetrics, closed forms, brute force and other programs; intervals against repeats."""
+"""Metrics against torchmetrics, closed forms, brute force and other programs; intervals against repeats."""
 
 import math
 
@@ -23,7 +23,7 @@ from raysde.inference.ranges import split_range
 
 
 class Small(nn.Module):
-    """uint8 [B, 3, 8, 8] to float64 features [B, 6]."""
+    """A network from uint8 [B, 3, 8, 8] to float64 features [B, 6]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def gaussian(mean, covariance, count, g):
 
 
 def exact(mean, covariance, count=10_000_000):
-    """Moments whose mean and covariance are those given."""
+    """Return moments with the given mean and covariance."""
     return Moments(count, count * mean, (count - 1) * covariance + count * torch.outer(mean, mean))
 
 
@@ -58,7 +58,7 @@ SHIFT = torch.tensor([0.3, -0.8], dtype=torch.float64)
 
 
 def closed_form(shift, a, b):
-    """For 2 x 2: tr sqrt(AB) = sqrt(tr AB + 2 sqrt(det AB)), the eigenvalues of AB being positive."""
+    """Use, for 2 x 2, tr sqrt(AB) = sqrt(tr AB + 2 sqrt(det AB)), the eigenvalues of AB being positive."""
     product = a @ b
     root = torch.sqrt(product.trace() + 2.0 * torch.sqrt(torch.linalg.det(product)))
     return (shift @ shift + a.trace() + b.trace() - 2.0 * root).item()
@@ -124,8 +124,8 @@ def kid_of(real, drawn):
 
 @pytest.mark.parametrize("figure", [fid_of, kid_of])
 def test_the_error_of_a_paired_difference_is_that_of_repeated_draws(figure):
-    """Two sets of images from the same noise beside the same real ones, 400 times: their figures go up and down
-    together, and the difference has less than half of the error that the two would have apart."""
+    """Draw two sets of images from the same noise 400 times beside the same real ones: their metrics rise and fall
+    together, and the difference has less than half the error of independent ones."""
     g, found, paired, apart = torch.Generator().manual_seed(3), [], [], []
     for _ in range(400):
         real, noise, other = (torch.randn(200, 3, generator=g) for _ in range(3))
@@ -138,15 +138,15 @@ def test_the_error_of_a_paired_difference_is_that_of_repeated_draws(figure):
 
 
 def weighted_moments(features, weights):
-    """Mean and covariance of weighted rows; of equal weights 1 they are those of N - 1."""
+    """Return the mean and covariance of weighted rows, with denominator N - 1 for weights of 1."""
     mean = weights @ features / weights.sum()
     centred = features - mean
     return mean, (weights[:, None] * centred).T @ centred / (weights.sum() - 1.0)
 
 
 def test_influences_on_fid_are_the_derivatives_by_each_images_weight():
-    """By autograd through the closed form for 2 x 2, for each set under its own name, of unequal sizes: the derivative
-    times the number of images, without its mean, to the order 1/N that the jackknife leaves out."""
+    """Compare with autograd through the closed form for 2 x 2, for each set under its own name and of unequal sizes:
+    the centred derivative times the number of images, up to the order 1/N that the jackknife leaves out."""
     g = torch.Generator().manual_seed(8)
     real, drawn = gaussian(0 * SHIFT, FIRST, 900, g), gaussian(SHIFT, SECOND, 400, g)
     weights = [torch.ones(len(each), dtype=torch.float64, requires_grad=True) for each in (real, drawn)]
@@ -168,7 +168,7 @@ def test_influences_on_fid_are_the_derivatives_by_each_images_weight():
 
 @pytest.mark.parametrize(("count", "splits"), [(30, 1), (33, 4), (25, 10)])
 def test_influences_on_the_inception_score_are_the_derivatives_by_each_images_weight(count, splits):
-    """By autograd, exactly, also where the parts are of unequal sizes; without the mean of each part."""
+    """Compare exactly with autograd, also for parts of unequal sizes, without the mean of each part."""
     logits = 2.0 * torch.randn(count, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(3))
     weights = torch.ones(count, dtype=torch.float64, requires_grad=True)
@@ -186,7 +186,7 @@ def test_influences_on_the_inception_score_are_the_derivatives_by_each_images_we
 
 
 def test_an_influence_is_told_of_its_own_image():
-    """In the order of the images, whatever order the parts of the score are shuffled to: who changes moves its own."""
+    """Influences are in the order of the images, however the parts are shuffled: changing an image moves its own."""
     logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
     changed = logits.clone()
     changed[7] = torch.tensor([9.0, 0.0, 0.0, 0.0, 0.0])
@@ -224,8 +224,8 @@ def test_kid_is_torchmetrics_for_the_same_seed():
 
 @pytest.mark.parametrize("block", [4, 1024])
 def test_kid_is_its_definition_pair_by_pair(block, monkeypatch):
-    """Of all of equally many images each way round, in float64; the mean over subsets of unequal sets is it on average:
-    200 subsets of 6 of 11 and 7, to four standard errors."""
+    """Compare in float64 for equally many images in both directions, and on average over 200 subsets of 6 out of 11 and
+    7, to four standard errors."""
     monkeypatch.setattr(kernel, "BLOCK", block)
     g = torch.Generator().manual_seed(4)
     real = torch.randn(11, 3, generator=g, dtype=torch.float64)
@@ -245,7 +245,7 @@ def test_kid_of_few_images_takes_them_all():
 
 
 def whole(real, drawn):
-    """The unbiased estimate, pair by pair."""
+    """Return the unbiased estimate, pair by pair."""
     k = lambda x, y: (float(x @ y) / len(x) + 1.0) ** 3  # noqa: E731
     own = [
         np.mean([k(x, y) for i, x in enumerate(each) for j, y in enumerate(each) if i != j]) for each in (real, drawn)
@@ -287,7 +287,7 @@ def test_the_inception_score_is_torchmetrics_for_the_same_seed():
 
 
 def test_the_inception_score_of_known_classes():
-    """Certain and even over K classes: K. The same for every image: 1."""
+    """The score is K for certain images spread evenly over K classes, and 1 if every image has the same classes."""
     certain = torch.eye(5).repeat(200, 1) * 1000.0
     assert inception_score(certain, torch.Generator().manual_seed(0), splits=1)[0] == pytest.approx(5.0)
     value, own = inception_score(torch.ones(50, 5), torch.Generator(), splits=5)
@@ -299,7 +299,7 @@ def test_the_inception_score_of_known_classes():
 
 
 def test_the_error_of_the_inception_score_is_that_of_repeated_draws():
-    """As above: 400 repeats."""
+    """Compare with the deviation of 400 repeats, as for FID."""
     g, found, errors = torch.Generator().manual_seed(4), [], []
     for _ in range(400):
         value, own = inception_score(2.0 * torch.randn(400, 4, generator=g), g, splits=2)
@@ -323,7 +323,7 @@ def test_precision_is_that_of_scikit_learns_neighbours(neighbours, monkeypatch):
 
 
 def test_precision_and_recall_see_different_things():
-    """Drawn images near one of two real clusters: all of them are real, and half of the real ones are missed."""
+    """Images drawn near one of two real clusters are all real, and half of the real ones are missed."""
     g = torch.Generator().manual_seed(7)
     one, other, drawn = (torch.randn(200, 2, generator=g) for _ in range(3))
     real = torch.cat([one, other + 100.0])
@@ -338,7 +338,7 @@ def test_wilson_is_scipys(hits, count):
 
 
 def test_wilson_holds_the_share_itself():
-    """Of any count, also where nobody or everybody hits, whose own end is 0 or 1 to the bit."""
+    """The interval contains the share for any count; its end is exactly 0 or 1 if there are no hits or no misses."""
     for count in range(1, 6000):
         assert wilson_interval(0, count)[0] == 0.0 < wilson_interval(0, count)[1]
         assert wilson_interval(count, count)[0] < 1.0 == wilson_interval(count, count)[1]

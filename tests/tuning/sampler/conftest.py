@@ -1,4 +1,4 @@
-"""The model whose sampler settings are searched."""
+"""The model of the tests of sampler settings."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.support.checkpoints import write_model
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory):
-    """An untrained model of ten classes."""
+    """Return an untrained model of ten classes."""
     return write_model(tmp_path_factory.mktemp("models") / "labels", text=None, classes=10)

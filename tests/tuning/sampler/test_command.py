@@ -1,4 +1,4 @@
-"""The command that searches sampler settings: what it refuses, writes and makes the default."""
+"""The command that searches sampler settings: its refusals, its files and the model's new defaults."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ from tests.support.pictures import open_image
         (["steps=5", "--rounds", "0"], "--rounds must be at least 1"),
         (["step=5"], "step is not a setting"),
         (["steps=5", "--device", "toaster"], "is no device"),
-        (["churn=0,40"], "churn changes nothing here"),
+        (["churn=0,40"], "churn has no effect here"),
         (["ema_std=0.1"], "holds no snapshots in profiles/"),
         (["steps=5", "--features", "nowhere.pth"], "there is no feature network 'nowhere.pth'"),
     ],
@@ -56,7 +56,7 @@ def test_a_folder_of_another_study_is_refused(labels, digits, tmp_path, capsys):
 
 
 def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, monkeypatch):
-    """With figures that are made up: 10 steps are best, 5 cannot be told from them, and are the winner's."""
+    """Invent metrics: 10 steps are best, 5 steps cannot be told from them, and so 5 win."""
     values = {2: 9.0, 5: 1.1, 10: 1.0}
 
     def made_up(study, out):
@@ -101,7 +101,7 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
     assert [row["samples"] for row in table] == ["60", "60", "7"]
     assert [float(row["evaluations"]) for row in table] == [20.0, 10.0, 4.0]
     assert math.isclose(float(table[1]["low"]), 0.9)
-    assert [row["behind"] for row in (table[0], table[2])] == ["", ""]  # the first, and who left earlier
+    assert [row["behind"] for row in (table[0], table[2])] == ["", ""]  # the best, and a candidate of an earlier round
     behind = [float(table[1][key]) for key in ("behind_low", "behind", "behind_high")]
     assert behind == pytest.approx([0.1 - 0.2 * math.sqrt(2.0), 0.1, 0.1 + 0.2 * math.sqrt(2.0)])
     assert torch.equal(
@@ -111,7 +111,8 @@ def test_the_command_writes_model_and_table(labels, digits, tmp_path, capsys, mo
 
 
 def settled(labels, digits, out, monkeypatch, *more, best):
-    """The model that the command writes with figures that are made up: those with ``best`` are; and the study."""
+    """Return the model that the command writes if the candidates of ``best`` get the best invented metrics, and the
+    study."""
     studies = []
 
     def made_up(study, out):
@@ -134,7 +135,7 @@ def drawn_by_command(folder, out):
 
 
 def test_a_winner_without_guidance_draws_without_it(labels, digits, tmp_path, monkeypatch, capsys):
-    """It was measured so; everybody else's default of the command is 2. What all workers need is where all reach it."""
+    """The winner keeps the guidance 1 that it was measured at, not the command's 2; caches lie in the output folder."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     model, study = settled(
         labels, digits, tmp_path / "out", monkeypatch, "solver=unipc", "steps=2,5", best={"steps": 5}
@@ -152,7 +153,7 @@ def test_a_winner_without_guidance_draws_without_it(labels, digits, tmp_path, mo
 
 
 def test_a_winner_takes_nothing_from_the_settings_before(labels, digits, tmp_path, monkeypatch):
-    """At guidance 1 the interval that the model had means nothing, and `raysde sample` refuses it."""
+    """At guidance 1 the model's earlier interval has no effect, and `raysde sample` would refuse it."""
     own = {"solver": "unipc", "steps": 4, "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
     checkpoint.export_with_settings(Path(labels), tmp_path / "own", own)
     source, best = str(tmp_path / "own"), {"guidance": 1.0}

@@ -1,4 +1,4 @@
-"""Combinations of sampler settings: which are tried, and what each costs."""
+"""Combinations of sampler settings, and the cost of each."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_every_combination_is_tried_once():
     assert listed(["solver=unipc,heun", "steps=5,10"]) == [
         "solver=unipc steps=5", "solver=unipc steps=10", "solver=heun steps=5", "solver=heun steps=10",
     ]  # fmt: skip
-    # churn is edm's alone, and an interval is of guidance alone
+    # churn needs the solver edm, and an interval needs guidance
     assert listed(["solver=heun,edm", "steps=5", "churn=0,40"]) == [
         "solver=heun steps=5", "solver=edm steps=5 churn=0", "solver=edm steps=5 churn=40",
     ]  # fmt: skip
@@ -33,7 +33,7 @@ def test_every_combination_is_tried_once():
     assert listed(["corrector=none,langevin", "steps=9"]) == [
         "solver=unipc steps=9 corrector=none", "solver=heun steps=9 corrector=langevin",
     ]  # fmt: skip
-    # a model from before there was another default
+    # a model that is older than the current default
     found = list_candidates(
         parse_space(["steps=5", "order=1,2"]), {"solver": "unipc"}, VP(), conditional=False, usual="heun"
     )
@@ -63,11 +63,11 @@ def test_the_models_own_settings_count_where_nothing_is_said():
         (["ema_std=long"], "ema_std must be a number or none"),
         (["guidance_interval=5:0.2", "guidance=2"], "0 <= low < high"),
         (["guidance_interval=5", "guidance=2"], "guidance_interval: "),
-        (["churn=0,40", "solver=heun"], "churn changes nothing here: only solver=edm"),
-        (["target_snr=0.1"], "target_snr changes nothing here: only correctors"),
-        (["guidance_interval=0.2:5"], "guidance_interval changes nothing here: it is of a guidance other than 1"),
-        (["rho=5,7", "solver=unipc"], "rho changes nothing here: only grid=edm"),
-        (["eta=0,1", "solver=unipc"], "eta changes nothing here: only solver=ddim"),
+        (["churn=0,40", "solver=heun"], "churn has no effect here: only solver=edm"),
+        (["target_snr=0.1"], "target_snr has no effect here: only correctors"),
+        (["guidance_interval=0.2:5"], "guidance_interval has no effect here: it needs a guidance other than 1"),
+        (["rho=5,7", "solver=unipc"], "rho has no effect here: only grid=edm"),
+        (["eta=0,1", "solver=unipc"], "eta has no effect here: only solver=ddim"),
         (["solver=unipc", "corrector=langevin"], "corrector langevin cannot follow unipc"),
         (["solver=rk45"], "solver rk45 chooses its own steps"),
     ],
@@ -78,7 +78,7 @@ def test_a_space_with_what_cannot_be_is_refused(pairs, said):
 
 
 def test_a_space_that_the_model_cannot_take_is_refused():
-    with pytest.raises(ValueError, match=r"guidance=2\.0 is of models with captions or labels"):
+    with pytest.raises(ValueError, match=r"guidance=2\.0 needs a model with captions or labels"):
         listed(["guidance=1,2"], conditional=False)
     with pytest.raises(ValueError, match="undefined on Flow"):
         listed(["corrector=langevin"], sde=Flow())
@@ -103,7 +103,7 @@ def test_evaluations_count_guidance_twice(drawing, wanted):
 
 @pytest.mark.parametrize("sde", [VP(), EDM()])
 def test_guidance_costs_where_it_is_and_as_the_sampler_pays(sde):
-    """The count is that of the rows that the network really sees, but for Heun's second evaluation a step further."""
+    """The cost equals the number of rows that the network sees, up to Heun's second evaluation one step further."""
     drawing = {"solver": "unipc", "steps": 20, "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
     model, rows = counted(sde)
     model.sample(labels=[3], seed=0, **drawing)

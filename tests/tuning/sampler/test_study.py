@@ -1,4 +1,4 @@
-"""Measurements of sampler settings: the same noise for all, and each known by everything that it is of."""
+"""Measurements of sampler settings: the noise that they share, and the hash of everything that they depend on."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,8 @@ def study_of(labels, digits, cache, **changes):
 
 
 def test_candidates_draw_from_the_same_noise_and_differ_in_their_settings_alone(labels, digits, tmp_path, monkeypatch):
-    """Whatever the settings: seed, image numbers and labels. The first images of a later round are those of an earlier."""
+    """Seed, image numbers and labels are the same for all settings, and a later round's first images are an earlier
+    one's."""
     study, seen = study_of(labels, digits, tmp_path), []
     usual = Model.sample
 
@@ -34,7 +35,7 @@ def test_candidates_draw_from_the_same_noise_and_differ_in_their_settings_alone(
         return drawn
 
     monkeypatch.setattr(Model, "sample", remembered)
-    # two methods: without eta, ddim is euler in another form, and their images may agree to the bit
+    # eta makes two methods: without it, ddim is euler in another form, and their images may agree to the bit
     first, second = (Candidate(None, {"solver": name, "steps": 2}, 2.0) for name in ("ddim", "ancestral"))
     figures = [study.outcome(*each).figure for each in ((first, 8), (second, 8), (first, 24))]
     assert seen[0][0] == seen[1][0]
@@ -49,8 +50,8 @@ def test_candidates_draw_from_the_same_noise_and_differ_in_their_settings_alone(
 
 
 def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_path):
-    """Its own grid and interval are none of a candidate's that leaves them out; the figure is that of the plain model,
-    and as good as one of the model that the candidate becomes."""
+    """A candidate that leaves out grid and interval does not get the model's own; its metric equals the plain model's,
+    and that of the model with the candidate's settings."""
     own = {"solver": "ddim", "steps": 4, "grid": "quadratic", "guidance": 2.0, "guidance_interval": (0.2, 5.0)}
     checkpoint.export_with_settings(Path(labels), tmp_path / "own", own)
     candidate = Candidate(None, {"solver": "ddim", "steps": 3, "guidance": 2.0}, 6.0)
@@ -62,7 +63,7 @@ def test_a_settled_model_is_measured_by_the_candidate_alone(labels, digits, tmp_
 
 
 def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_path):
-    """Weights, data, metric, seed, split, real images, number and settings: the smallest change is another one."""
+    """The hash changes with weights, data, metric, seed, split, real images, number and settings."""
     checkpoint.export_with_settings(Path(labels), tmp_path / "other", {"solver": "ddim"})
     with description_of(tmp_path / "other") as told:
         told["files"]["ema.safetensors"] = f"{int(told['files']['ema.safetensors'], 16) ^ 1:064x}"
@@ -74,7 +75,7 @@ def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_
     def key(candidate=one, samples=8, model=labels, data=digits.path, **changes):
         given = {"metric": "kid", "features": "judge", "seed": 5, **changes}
         study = Study({None: labels, 0.1: model}, data, cache=str(tmp_path), **given)
-        study.__dict__["network"] = changes.get("features", "network")  # whose hash another test is of
+        study.__dict__["network"] = changes.get("features", "network")  # another test covers its hash
         return study.key(candidate, samples)
 
     far = replace(one, average=0.1)
@@ -85,11 +86,11 @@ def test_a_measurement_is_known_by_everything_that_it_is_of(labels, digits, tmp_
         key(replace(one, drawing={**one.drawing, "guidance": 1.0})),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
-    assert key(batch_size=3) == key(far) == keys[0]  # the run's own average under another name, say
+    assert key(batch_size=3) == key(far) == keys[0]  # such as the run's own average under another name
 
 
 def test_a_study_asks_every_candidate_the_same(labels, digits, tmp_path):
-    """All that is common to them, and nobody's guidance but their own."""
+    """All candidates get the common settings, and only their own guidance."""
     given = {"seed": 8, "split": "validation", "reference": 77, "allow_few": True, "batch_size": 9}
     study = study_of(labels, digits, tmp_path, **given)
     for drawing in ({"solver": "ddim", "steps": 2}, {"solver": "heun", "steps": 3, "guidance": 2.5}):
@@ -100,7 +101,7 @@ def test_a_study_asks_every_candidate_the_same(labels, digits, tmp_path):
 
 
 def test_a_model_with_settings_of_its_own_is_another_study(labels, digits, tmp_path, capsys):
-    """What is tried beside a candidate's settings are those of the model: the same weights with others are refused."""
+    """The model's own settings complete a candidate's, so the same weights with other settings are refused."""
     out = tmp_path / "out"
     out.mkdir()
     description = checkpoint.read_description(Path(labels))
@@ -112,7 +113,7 @@ def test_a_model_with_settings_of_its_own_is_another_study(labels, digits, tmp_p
 
 
 def test_another_feature_network_is_another_measurement(labels, digits, tmp_path):
-    """Of the same name: what was measured in the eyes of the one is not taken for the other."""
+    """A measurement by one network is not reused for another network with the same name."""
     file, candidate = tmp_path / "features.pt", Candidate(None, {"solver": "ddim", "steps": 2}, 2.0)
 
     def key():

@@ -1,4 +1,4 @@
-"""Comparisons of sampler settings image by image, in rounds of more and more images, and the winner."""
+"""Paired comparisons of sampler settings in rounds of more and more images, and the choice of the winner."""
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ from tests.support.outcomes import made_up_outcome, outcome_of
 
 
 def test_two_outcomes_are_compared_image_by_image():
-    """The interval is that of a paired comparison: intervals of +-30 on both sides do not hide a difference of 1 that
-    every image shows; and for images that a judge reads right or wrong it is scipy's of the mean of differences."""
+    """Intervals of +-30 on both sides do not hide a difference of 1 that every image shows; for images that a judge
+    reads right or wrong the interval is scipy's for the mean of differences."""
     one, two = made_up_outcome(10.0, 40, 30.0, noise=5), made_up_outcome(11.0, 10, 30.0, noise=5)
     assert str(compare_paired(one, two, "lower")) == "1 [1, 1]"
     assert choose_winner([one, two], "lower") is one
@@ -42,7 +42,7 @@ def test_two_outcomes_are_compared_image_by_image():
 
 
 def test_the_cheapest_of_those_that_cannot_be_told_apart_wins():
-    """Independent errors, +-3 on both sides of a difference of 4: hypot(3, 3) = 4.24 reaches it; of 5 it does not."""
+    """With independent errors of +-3 on both sides, hypot(3, 3) = 4.24 covers a difference of 4, and not one of 5."""
     best, cheap, cheaper = (
         made_up_outcome(10.0, 40, 3.0),
         made_up_outcome(14.0, 20, 3.0),
@@ -81,7 +81,7 @@ def test_rounds_rise_by_three_to_what_is_asked_for():
 
 
 def test_halving_measures_few_images_of_all_and_many_of_the_best():
-    """Candidate k has the value k; each round asks for the left ones alone, and the table keeps who left earlier."""
+    """Candidate k has the value k; each round measures only the survivors, and the table keeps the eliminated ones."""
     given = [Candidate(None, {"steps": steps}, float(steps)) for steps in range(1, 13)]
     asked = []
 

@@ -13,7 +13,7 @@ from raysde.tuning.training.asha import Halving
 
 @pytest.mark.parametrize("reduction", [2, 3, 4])
 def test_halving_decides_as_ray_tune_does(reduction):
-    """The same stops as ASHAScheduler on random curves of 40 trials whose reports come in a random order."""
+    """Compare with ASHAScheduler's stops on random curves of 40 trials whose reports come in a random order."""
     from ray.tune.schedulers import ASHAScheduler
 
     rng = np.random.default_rng(reduction)
@@ -41,7 +41,7 @@ def test_halving_decides_as_ray_tune_does(reduction):
 
 @pytest.mark.parametrize(("reduction", "passes"), [(2, 2.0), (4, 1.5), (3, 5 / 3)])
 def test_a_rung_is_passed_by_the_best_part(reduction, passes):
-    """By definition: after values 1, 2 and 3, with linear quantiles, up to 1 + 2 / reduction and no further."""
+    """After values 1, 2 and 3, values up to the linear quantile 1 + 2 / reduction pass, by definition."""
     for value, stops in ((passes, False), (passes + 1e-9, True)):
         halving = Halving(4, reduction, 64)
         for trial, known in enumerate((3.0, 2.0, 1.0)):
@@ -56,11 +56,11 @@ def test_rungs_grow_by_the_reduction_and_lie_below_the_end():
 
 
 def test_a_report_counts_at_the_highest_rung_it_has_reached():
-    """Reports may jump over rungs; those below are then free for a later, worse report of nobody's."""
+    """A report may jump over rungs; the rungs below stay open for a later, worse report."""
     halving = Halving(4, 2, 64)
     assert not halving.stops(0, 20, 5.0)
     assert [rung for rung, values in halving.rungs if 0 in values] == [16]
-    assert not halving.stops(0, 20, 9.0)  # the rung below, where it is the first
+    assert not halving.stops(0, 20, 9.0)  # at the lower rung it is the first value
     assert [rung for rung, values in halving.rungs if 0 in values] == [16, 8]
 
 

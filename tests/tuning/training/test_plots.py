@@ -1,4 +1,4 @@
-"""Pictures of a sweep."""
+"""Plots of a sweep."""
 
 import pytest
 

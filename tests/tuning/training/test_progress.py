@@ -1,4 +1,4 @@
-"""The line of a sweep."""
+"""The progress line of a sweep."""
 
 import io
 
@@ -26,7 +26,7 @@ def test_the_line_counts_trials_and_names_the_best(tmp_path):
 
 
 def test_the_line_tells_the_time_that_is_left(tmp_path):
-    """Of ten trials three ended in 70 s beside one that counts as half done: 20 s each, so 5.5 more take 110 s."""
+    """Three of ten trials ended in 70 s while one ran, which counts as half: 20 s each, so the other 5.5 take 110 s."""
     space = read_space({"train.lr": "log(1e-4,1e-1)"})
     plan = plan_trials(space, "random", 0, 10)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=10, seed=0, metric="m", plan=plan, halving=None)
@@ -38,7 +38,7 @@ def test_the_line_tells_the_time_that_is_left(tmp_path):
     for number in (1, 2, 3):
         sweep.report(sweep.next().number, 1, 8, {"m": 0.5 + number})
         sweep.end(number, "failed" if number == 3 else "finished")
-    sweep.report(sweep.next().number, 1, 8, {"m": 0.0})  # under way: not yet the best
+    sweep.report(sweep.next().number, 1, 8, {"m": 0.0})  # running, so not yet the best
     line.begun -= 70.0
     assert line.text().startswith(
         "sweep 4/10 trials (3 finished, 1 failed, 1 running)  best 0.2500 by trial 000: train.lr="

@@ -1,4 +1,4 @@
-"""The order of trials, their table, and the best recipe."""
+"""The ranking of trials, its table, and the best recipe."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def test_equal_trials_rank_by_number_and_stopped_ones_by_what_they_saw():
 
 
 def test_more_than_ten_trials_are_in_the_order_of_their_numbers(tmp_path):
-    """On disk, in the sweep that goes on, and in the ranking."""
+    """Trials are sorted by number on disk, in the resumed sweep and in the ranking."""
     space, count = read_space({"train.lr": "log(1e-4,1e-1)"}), 13
     plan = plan_trials(space, "random", 0, count)
     sweep = Sweep(space, Ledger(str(tmp_path), {}), count=count, seed=0, metric="m", plan=plan, halving=None)
@@ -57,7 +57,7 @@ def test_more_than_ten_trials_are_in_the_order_of_their_numbers(tmp_path):
 
 @pytest.mark.parametrize(("values", "expected"), [((0.0, 0.1), 0), ((-1.0, 0.0), 0), ((math.nan, 0.0), 1)])
 def test_zero_is_a_value_like_any_other(values, expected):
-    """A figure that is 0 wins where nothing is lower, and is drawn."""
+    """A metric of 0 wins if nothing is lower, and is plotted."""
     trials = trials_of(*(("finished", value, 128) for value in values))
     assert best_trial(trials, "m").number == expected
     assert plots.draw_plots(trials[expected : expected + 1], read_space(SPACE), "m")
@@ -86,7 +86,7 @@ def test_the_csv_has_every_metric_in_full():
 
 
 def test_the_best_recipe_trains_what_the_trial_trained(tmp_path, monkeypatch):
-    """Read from another folder, it is the trial's recipe but for its name."""
+    """Read from another folder, it is the trial's recipe except for its name."""
     monkeypatch.chdir(tmp_path)
     space = read_space({"sde": [{"kind": "ve", "sigma_max": 20}], "train.lr": [3e-5]})
     trial = Trial(0, space.combination(0), reports=[Report(0, 1, 2, {"m": 0.5})])

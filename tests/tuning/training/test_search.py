@@ -1,4 +1,4 @@
-"""Searches by optuna: its questions, and the results that it is told."""
+"""Searches by Optuna: its suggestions, and the results that it is given."""
 
 import math
 
@@ -16,7 +16,7 @@ from tests.support.sweeps import SPACE, trials_of
 
 
 def test_optuna_asks_the_same_after_a_kill_and_learns():
-    """The same past, the same question. On a parabola in log(lr) its questions move to the minimum."""
+    """The same past gives the same suggestion. On a parabola in log(lr) the suggestions move to the minimum."""
     space = read_space({"train.lr": "log(1e-6, 1)", "sde.kind": ["vp", "ve"], "train.warmup": "int(1, 9)"})
     past: list[Trial] = []
     for number in range(120):
@@ -30,13 +30,13 @@ def test_optuna_asks_the_same_after_a_kill_and_learns():
         state = "stopped" if error > 4.0 else "finished"
         past.append(Trial(number, values, "", state, "", 0.0, [Report(number, 1, 2, {"m": error})]))
     distances = [abs(math.log10(trial.values["train.lr"]) + 3.0) for trial in past]
-    # questions that learn nothing: uniform distances to 3, of mean 1.5; and half of them vp
+    # without learning, distances are uniform up to 3 with mean 1.5, and half of the suggestions are vp
     assert np.mean(distances[-40:]) < 1.5 - 4.0 * math.sqrt(0.75 / 40)
     assert sum(trial.values["sde.kind"] == "vp" for trial in past[-80:]) > 40 + 4.0 * math.sqrt(20.0)
 
 
 def test_optuna_searches_between_the_ends_in_the_space_s_own_sense():
-    """Ends of whole numbers belong to them; a log range is one; choices go by their index."""
+    """Integer ranges include their ends; a log range stays one; choices are passed by their index."""
     given = {"train.lr": "log(1e-6, 1)", "train.clip": "uniform(0.5, 2)", "train.warmup": "int(2, 9)", "sde.kind": ["vp", "ve", "edm"]}  # fmt: skip
     lr, clip, warmup, kinds = (_make_distribution(axis.values) for axis in read_space(given).axes)
     assert (lr, clip) == (FloatDistribution(1e-6, 1.0, log=True), FloatDistribution(0.5, 2.0))
@@ -45,14 +45,14 @@ def test_optuna_searches_between_the_ends_in_the_space_s_own_sense():
 
 
 def test_questions_of_optuna_differ_by_seed_and_number():
-    """Before anything came out, they are draws of their own."""
+    """Before any result, suggestions are independent draws."""
     space = read_space({"train.lr": "log(1e-6, 1)"})
     asked = [suggest_trial(space, seed, number, [], "m")["train.lr"] for seed in (0, 1) for number in range(4)]
     assert len(set(asked)) == 8
 
 
 def test_optuna_hears_how_each_trial_ended():
-    """Values of whole trials, the course of those that were stopped, and nothing of those that failed or run."""
+    """Optuna gets the values of finished trials, the curves of stopped ones, and nothing of failed or running ones."""
     space = read_space({"train.lr": "log(1e-4, 1)", "sde.kind": ["vp", "ve"]})
     distributions = {axis.name: _make_distribution(axis.values) for axis in space.axes}
 

@@ -1,4 +1,4 @@
-"""Settings of a sweep, of its file and of the command line."""
+"""Settings of a sweep from its file and the command line."""
 
 import pytest
 
@@ -21,7 +21,7 @@ SWEEPS = sorted((ROOT / "jobs" / "sweeps").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_can_be_typed(path):
-    """Its header's command names a recipe of which every combination is one."""
+    """The command in a sweep's header names a recipe, and every combination makes a valid one."""
     command = path.read_text().split("raysde tune ")[1].split()[:3]
     assert command[1:] == ["--sweep", f"jobs/sweeps/{path.name}"]
     settings = read_settings(path, [], {})
@@ -48,7 +48,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
 
 
 def test_early_stopping_counts_images():
-    """Rungs at 65, 130 steps of 128 images."""
+    """Rungs lie at 65 and 130 steps of 128 images."""
     settings = read_settings(None, [], {"reduction": 2.0})
     assert [rung for rung, _ in halving_for(settings, 260, 65, 128).rungs] == [130 * 128, 65 * 128]
 
@@ -58,7 +58,7 @@ def test_early_stopping_counts_images():
     [({}, [80, 20]), ({"grace": 10}, [160, 40]), ({"reduction": 2.0, "grace": 20}, [160, 80]), ({"grace": 79}, [316])],
 )
 def test_rungs_begin_at_the_grace_or_at_the_first_validation(given, rungs):
-    """Of 80 steps of 4 images, validated every 5."""
+    """Trials have 80 steps of 4 images, validated every 5."""
     found = halving_for(read_settings(None, [], given), 80, 5, 4)
     assert ([rung for rung, _ in found.rungs], found.longest) == (rungs, 320)
     assert halving_for(read_settings(None, [], {**given, "scheduler": "fifo"}), 80, 5, 4) is None
@@ -71,7 +71,7 @@ def test_options_of_zero_replace_those_of_the_file(tmp_path):
 
 
 def test_the_settings_that_the_help_promises():
-    """`raysde tune --help` names these defaults."""
+    """The defaults are the ones that `raysde tune --help` names."""
     found = read_settings(None, [], {})
     assert (found.search, found.seed, found.scheduler, found.reduction) == ("random", 0, "asha", 4.0)
     assert (found.trials, found.grace, found.concurrent, found.metric) == (None, None, None, "val/denoising")
@@ -103,7 +103,7 @@ def test_the_settings_that_the_help_promises():
     ],
 )
 def test_tune_refuses(capsys, monkeypatch, digits, tmp_path, options, culprit):
-    """One sentence and status 2, before Ray starts."""
+    """The command prints one sentence and exits with status 2, before Ray starts."""
     monkeypatch.setattr("raysde.cluster.tune_training.connect", lambda level: pytest.fail("Ray was started"))
     places = [f"data.path={digits.path}", f"storage={tmp_path}/runs", f"tracking.uri=sqlite:///{tmp_path}/m.db"]
     assert main(["tune", str(DIGITS), *places, *options]) == 2

@@ -1,4 +1,4 @@
-"""The space of a sweep: ranges, lists, nodes and keys that vary together, and what is refused."""
+"""The space of a sweep: ranges, lists, nodes, keys that vary together, and refusals."""
 
 import json
 import math
@@ -24,7 +24,7 @@ TREE = {"name": "base", "data": {"path": "shards"}, "train": {"length": {"steps"
 
 
 def test_ranges_in_their_own_sense():
-    """Points of a log range have equal ratios, of a uniform one equal distances; ends are included and exact."""
+    """Points of a log range have equal ratios, of a uniform one equal distances; the ends are included and exact."""
     lrs, decays, warmups = (read_space({"train.lr": text}).axes[0].values for text in ("log(1e-4,1e-1,4)", "uniform(0, 1, 5)", "int(1,10,4)"))  # fmt: skip
     assert lrs == (1e-4, 1e-3, 1e-2, 1e-1)
     assert decays == (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -65,11 +65,11 @@ def test_numbers_that_yaml_takes_for_words():
     [
         ({}, "empty"),
         ({"train.learning_rate": [1]}, "'train.learning_rate'"),
-        ({"train.lrr": [1]}, r"'train.lrr', which no recipe has; did you mean train\.lr"),
+        ({"train.lrr": [1]}, r"'train.lrr', which is no key of a recipe; did you mean train\.lr"),
         ({"sde.knd": ["vp"]}, r"sde\.kind"),
-        ({"data.stream": ["ray", "worker"]}, "data.stream does not shape the training"),
+        ({"data.stream": ["ray", "worker"]}, "data.stream does not change the training"),
         ({"seed": [1, 2]}, "seed also decides which rows are held out"),
-        ({"validation.every": [1, 2]}, "validation is what trials are compared by"),
+        ({"validation.every": [1, 2]}, "validation defines how trials are compared"),
         ({"data": [{}]}, r"data\.path"),
         ({"latent.vae": ["a", "b"]}, "latent decides the units of errors"),
         ({"latent": [None, {"vae": "a"}]}, "latent decides the units of errors"),
@@ -116,7 +116,7 @@ def test_a_random_search_of_lists_takes_nothing_twice():
 
 
 def test_a_trial_is_decided_by_seed_and_number():
-    """More trials, or another axis beside it, change nothing of an axis."""
+    """Neither more trials nor another axis change the values of an axis."""
     one, two = (
         read_space({"train.lr": "log(1e-4,1e-2)"}),
         read_space({"sde.kind": ["vp", "ve"], "train.lr": "log(1e-4,1e-2)"}),
@@ -128,7 +128,7 @@ def test_a_trial_is_decided_by_seed_and_number():
 
 
 def test_axes_are_drawn_independently():
-    """A search whose axes share their numbers walks along a diagonal; the standard error of a correlation is 1/sqrt(n)."""
+    """Axes that shared random numbers would walk along a diagonal; the standard error of a correlation is 1/sqrt(n)."""
     space = read_space({"train.lr": "uniform(0.1,0.9)", "train.ema.half_life": "uniform(1,9)"})
     values = np.array([[draw_trial(space, 5, n)[axis.name] for axis in space.axes] for n in range(400)])
     assert abs(np.corrcoef(values.T)[0, 1]) < 4.0 / math.sqrt(400)

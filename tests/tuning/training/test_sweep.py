@@ -19,7 +19,7 @@ from tests.support.sweeps import SPACE, Killed, run_sweep, told
 
 @pytest.mark.parametrize("halving", [True, False])
 def test_a_sweep_killed_anywhere_ends_as_if_it_never_was(tmp_path, halving):
-    """Every report once and in the same order, the same stops, the same table."""
+    """Every report comes once and in the same order, with the same stops and the same table."""
     whole = run_sweep(tmp_path / "whole", halving=halving)
     assert {trial.state for trial in whole.trials} == ({"finished", "stopped"} if halving else {"finished"})
     events = sum(len(trial.reports) for trial in whole.trials)
@@ -32,7 +32,7 @@ def test_a_sweep_killed_anywhere_ends_as_if_it_never_was(tmp_path, halving):
 
 
 def test_a_restart_judges_reports_in_their_order(tmp_path):
-    """Trial 1 passed its rung before the better trial 0 came there, and goes on after a restart too."""
+    """Trial 1 passed its rung before the better trial 0 arrived there, and still continues after a restart."""
     space = read_space(SPACE)
 
     def opened() -> Sweep:
@@ -77,7 +77,7 @@ def test_a_trial_whose_file_is_removed_is_tried_again(tmp_path):
 
 
 def test_a_failed_trial_whose_state_is_set_to_running_is_tried_again(tmp_path):
-    """Also where the search would decide otherwise by now: its values and its reports are kept."""
+    """It keeps its values and its reports, also if the search would now choose other values."""
     space = read_space({"train.lr": "log(1e-4,1e-1)"})
 
     def opened() -> Sweep:
@@ -101,8 +101,8 @@ def test_a_failed_trial_whose_state_is_set_to_running_is_tried_again(tmp_path):
 
 
 def test_a_trial_is_not_stopped_at_its_own_end(tmp_path):
-    """A shorter trial ends at a rung of the others: it counts there, and is whole, also if the driver died before it
-    heard so."""
+    """A shorter trial that ends at a rung counts there and is finished, also if the driver died before the report
+    reached it."""
     space = read_space(SPACE)
 
     def opened() -> Sweep:
@@ -113,7 +113,7 @@ def test_a_trial_is_not_stopped_at_its_own_end(tmp_path):
     assert [sweep.next().number for _ in range(3)] == [0, 1, 2]
     assert not sweep.report(0, 4, 8, {"m": 1.0})
     assert not sweep.report(1, 8, 8, {"m": 3.0}, last=True)
-    assert not sweep.report(2, 4, 8, {"m": 1.9})  # not above 2, the middle of both
+    assert not sweep.report(2, 4, 8, {"m": 1.9})  # not above 2, the median of the two
     again = opened()
     assert [trial.state for trial in again.trials] == ["running"] * 3
     again.end(1, "finished")
@@ -163,7 +163,7 @@ def test_what_a_sweep_was_started_with_must_not_change(tmp_path):
 
 
 def test_a_sweep_from_before_there_was_a_key_had_its_default(tmp_path):
-    """As a run does; also a key whose default is null, and one that the recipe now says otherwise is named."""
+    """The sweep resumes as a run does, also if the default is null; a key with another value in the recipe is named."""
     Ledger(str(tmp_path), {"recipe": {"train.lr": 1.0}})
     default = {"train.clip": 1.0, "text": None}.get
     Ledger(str(tmp_path), {"recipe": {"train.lr": 1.0, "train.clip": 1.0, "text": None}}, default)
