@@ -34,7 +34,7 @@ OFF = {
     "sampling": "sampling.every=0",
     **{section: f"{section}=null" for section in ("text", "latent")},
 }
-"""What switches a section off."""
+"""Override that switches a section off, by section."""
 
 
 def parse_recipe(tree: Any) -> RunConfig:
