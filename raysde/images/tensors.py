@@ -1,13 +1,15 @@
 """Images as tensors: uint8 [B, C, H, W] on disk and on the wire, float on the device; PNG files and grids."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from raysde.images.png import png_metadata
 from raysde.io.errors import name_place_of_write
 
 
@@ -47,22 +49,27 @@ def make_grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture to a file, in the format of its name.
+    """Write a picture to a file, in the format of its name; a PNG says of itself what ``picture.info`` holds.
 
     Raises:
         OSError: naming the file, if it cannot be written.
     """
     with name_place_of_write("a picture", path):
-        picture.save(path)
+        picture.save(path, pnginfo=png_metadata(picture.info))
 
 
 def save_png(
-    images: Tensor, folder: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+    images: Tensor,
+    folder: Path,
+    names: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
+    metadata: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Writes uint8 [B, C, H, W] as ``folder/name.png`` and returns the paths.
 
     Args:
         progress: called with the images written and to be written.
+        metadata: of each image, see :func:`raysde.images.png.png_metadata`.
 
     Raises:
         OSError: naming the folder, if a file cannot be written.
@@ -70,8 +77,9 @@ def save_png(
     paths = [folder / f"{name}.png" for name in names]
     with name_place_of_write("images", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for done, (image, path) in enumerate(zip(images, paths, strict=True), 1):
-            to_pil(image).save(path)
+        said = metadata or [{}] * len(paths)
+        for done, (image, path, values) in enumerate(zip(images, paths, said, strict=True), 1):
+            to_pil(image).save(path, pnginfo=png_metadata(values))
             if progress is not None:
                 progress(done, len(paths))
     return paths

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from raysde.checkpoints import checkpoint, storage
+from raysde.images.png import png_metadata
 from raysde.io.atomic import write_atomically
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path
@@ -54,7 +55,7 @@ class History:
         """Write a picture of a step, which is whole from the moment that it is there."""
         self._open()
         with write_atomically(self.pictures / f"{name}-{step:09d}.png", "a picture") as partial:
-            image.save(partial, format="PNG")
+            image.save(partial, format="PNG", pnginfo=png_metadata(image.info))
 
     def _open(self) -> None:
         """Drop what an earlier process kept of steps after the start."""

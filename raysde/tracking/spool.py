@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from raysde.images.png import png_metadata
 from raysde.io.atomic import write_atomically
 from raysde.io.errors import name_place_of_write
 
@@ -78,7 +79,7 @@ class Spool:
         """Writes a picture of a step; the file, which is whole from the moment it is there."""
         path = self.pictures / f"{name}-{step:07d}.png"
         with write_atomically(path, "a picture") as partial:
-            image.save(partial, format="PNG")
+            image.save(partial, format="PNG", pnginfo=png_metadata(image.info))
         return path
 
     def forget_metrics(self) -> None:
