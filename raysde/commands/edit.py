@@ -82,8 +82,8 @@ def add_edit_options(command: argparse.ArgumentParser) -> None:
 
 def run_edit(args: argparse.Namespace) -> None:
     """raysde edit."""
-    from raysde.images.tensors import make_grid, save_picture, save_png
-    from raysde.inference.edit_files import arrange_side_by_side, edit_files
+    from raysde.images.tensors import save_picture, save_png
+    from raysde.inference.edit_files import draw_sheet, edit_files
 
     check_drawing_options(args)
     restoring = check_restoring_options(args)
@@ -96,9 +96,12 @@ def run_edit(args: argparse.Namespace) -> None:
         wanted = {name: getattr(args, name) for name in ("mask", "colorise", "upscale", "strength")}
         shown, drawn = edit_files(model, files, **wanted, **drawing, **restoring)
     out = Path(args.out)
-    save_png(drawn.images, out, [f"image-{index:03d}" for index in range(len(files))])
-    sheet = arrange_side_by_side(shown, drawn.images, args.n)
-    save_picture(make_grid(sheet, columns=args.n + 1), out / "sheet.png")
+    names, paths = [Path(path).name for path, _ in files], [f"image-{index:03d}" for index in range(len(files))]
+    done = "inpaint" if args.mask else "colorise" if args.colorise else f"upscale {args.upscale}"
+    done = done if args.strength is None else f"strength {args.strength:g}"
+    told = [{**drawn.metadata(index), "image": name} for index, name in enumerate(names)]
+    save_png(drawn.images, out, paths, metadata=told)
+    save_picture(draw_sheet(names, shown, drawn, args.n, done), out / "sheet.png")
     print(f"{amount(len(files), 'image')} and {out / 'sheet.png'} ({amount(drawn.nfe, 'network evaluation')} each)")
 
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from raysde.images.files import open_mask
+from raysde.images.tensors import make_grid
 from raysde.inference.model import Model
 from raysde.inference.samples import Drawn
 
@@ -83,8 +85,16 @@ def average_channels(image: Tensor) -> Tensor:
     return image.float().mean(dim=0, keepdim=True).round().to(torch.uint8)
 
 
-def arrange_side_by_side(shown: Tensor, results: Tensor, n: int) -> Tensor:
-    """For each of the inputs, which come ``n`` times each, it and its results in turn: uint8 [B (n + 1), C, H, W]."""
+def draw_sheet(names: Sequence[str], shown: Tensor, drawn: Drawn, n: int, done: str) -> Image.Image:
+    """Return a picture of each input beside its results, under the file's name and the results' prompts or labels.
+
+    Args:
+        names: of the inputs, which come ``n`` times each.
+        shown: the inputs to look at, uint8 [B, C, H, W].
+        done: what stands above results without a prompt or label.
+    """
+    results, said = drawn.images, drawn.captions or [done] * len(names)
     inputs = shown[::n].expand(-1, results.shape[1], -1, -1)
     rows = torch.cat([inputs[:, None], results.unflatten(0, (-1, n))], dim=1)
-    return rows.flatten(0, 1)
+    captions = [each for start in range(0, len(names), n) for each in (names[start], *said[start : start + n])]
+    return make_grid(rows.flatten(0, 1), n + 1, captions=captions, metadata=drawn.metadata())

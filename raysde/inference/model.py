@@ -25,11 +25,13 @@ class Model:
 
     Attributes:
         origin: the pipeline that it was imported from, None if there was none.
+        weights: sha256 of the file that the weights were read from, None if there was none.
     """
 
     score_model: ScoreModel
     spec: ModelSpec
     origin: Origin | None = field(default=None, compare=False)
+    weights: str | None = field(default=None, compare=False)
 
     @property
     def sde(self) -> SDE:

@@ -94,7 +94,7 @@ def drawing(recorder: Recorder) -> Any:
         save = recorder.stand_in(
             "save", lambda folder, progress: None, lambda folder, progress: [Path("a"), Path("grid.png")]
         )
-        return SimpleNamespace(images=images[:count], nfe=1, save=save)
+        return SimpleNamespace(images=images[:count], nfe=1, save=save, metadata=lambda index: {})
 
     spec = SimpleNamespace(
         generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True, classes=10, class_names=(),
@@ -119,7 +119,8 @@ def for_sample(recorder: Recorder) -> None:
 def for_edit(recorder: Recorder) -> None:
     for_sample(recorder)
     recorder.replace("raysde.images.tensors.save_png", None)
-    recorder.replace("raysde.images.tensors.make_grid", SimpleNamespace(save=lambda place: None))
+    recorder.replace("raysde.inference.edit_files.draw_sheet", None)
+    recorder.replace("raysde.images.tensors.save_picture", None)
 
 
 def for_bulk(recorder: Recorder) -> None:
