@@ -190,7 +190,8 @@ def load_model(folder: Path, *, allow_code: bool = False, device: torch.device |
     description = verify_model(folder)
     model = empty_model(description.spec, folder / "text", allow_code=allow_code)
     _load_weights(model, _read_tensors(folder / "ema.safetensors"), folder)
-    return Model(model.eval().requires_grad_(False).to(device), description.spec, Origin.of(description.data))
+    origin, weights = Origin.of(description.data), description.files["ema.safetensors"]
+    return Model(model.eval().requires_grad_(False).to(device), description.spec, origin, weights)
 
 
 def restore_state(state: TrainState, folder: Path) -> Description:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from raysde.config import loading
 from raysde.data.ingest.digits import WORDS, DigitJudge, make_caption, write_digits
 from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source
-from raysde.images.tensors import make_grid, save_picture
+from raysde.images.tensors import save_picture
 from raysde.io.amounts import amount
 from raysde.tracking import connect_client, read_tags
 
@@ -67,7 +68,8 @@ def judge_model(model_name: str, uri: str, out: Path) -> tuple[float, float]:
     prompts = [make_caption(int(label), index // len(WORDS)) for index, label in enumerate(asked)]
     drawn = model.sample(prompts=prompts, seed=1, solver="heun", steps=10, guidance=2.0, batch_size=125)
     drawn.save(out / "samples")
-    save_picture(make_grid(drawn.images[:80], columns=10, cell=48), out / "grid.png")
+    shown = replace(drawn, images=drawn.images[:80], prompts=prompts[:80])
+    save_picture(shown.grid(len(WORDS)), out / "grid.png")
     pixels = drawn.images[:, 0].numpy()
     print(f"5. drew {JUDGED} samples; the judge reads {reader.held_out:.1%} of held-out real digits right")
     return reader.accuracy(pixels, asked), reader.memorised_share(pixels)

@@ -84,8 +84,8 @@ def add_edit_options(command: argparse.ArgumentParser) -> None:
 
 def run_edit(args: argparse.Namespace) -> None:
     """Run `raysde edit`."""
-    from raysde.images.tensors import make_grid, save_picture, save_png
-    from raysde.inference.edit_files import arrange_side_by_side, edit_files
+    from raysde.images.tensors import save_picture, save_png
+    from raysde.inference.edit_files import draw_sheet, edit_files
 
     check_drawing_options(args)
     restoring = check_restoring_options(args)
@@ -99,9 +99,12 @@ def run_edit(args: argparse.Namespace) -> None:
         wanted = {name: getattr(args, name) for name in ("mask", "colorise", "upscale", "strength")}
         shown, drawn = edit_files(model, files, **wanted, **drawing, **restoring)
     say_older_pictures(out, len(files))
-    save_png(drawn.images, out, [name.removesuffix(".png") for name in names])
-    sheet = arrange_side_by_side(shown, drawn.images, args.n)
-    save_picture(make_grid(sheet, columns=args.n + 1), out / "sheet.png")
+    sources = [Path(path).name for path, _ in files]
+    done = "inpaint" if args.mask else "colorise" if args.colorise else f"upscale {args.upscale}"
+    done = done if args.strength is None else f"strength {args.strength:g}"
+    told = [{**drawn.metadata(index), "image": name} for index, name in enumerate(sources)]
+    save_png(drawn.images, out, [name.removesuffix(".png") for name in names], metadata=told)
+    save_picture(draw_sheet(sources, shown, drawn, args.n, done), out / "sheet.png")
     print(f"{amount(len(files), 'image')} and {out / 'sheet.png'} ({amount(drawn.nfe, 'network evaluation')} each)")
 
 

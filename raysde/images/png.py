@@ -18,12 +18,12 @@ def png_metadata(values: Mapping[Any, Any]) -> PngInfo:
     """Return the text chunks of a PNG that raysde writes: ``Software``, and a chunk for each value.
 
     Args:
-        values: values by keyword; text is written unchanged, other values as JSON, and None is left out.
+        values: values by keyword; text is written unchanged, other values as JSON, arrays as lists; None is left out.
     """
     chunks = PngInfo()
     for key, value in {"Software": SOFTWARE, **values}.items():
         if value is not None:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_to_plain)
             # a file's name may hold bytes that are not valid text
             chunks.add_text(key, text.encode("utf-8", "backslashreplace").decode())
     return chunks
@@ -36,3 +36,8 @@ def is_own(path: Path) -> bool:
             return opened.format == "PNG" and opened.info.get("Software") == SOFTWARE
     except DAMAGE:
         return False
+
+
+def _to_plain(value: Any) -> Any:
+    """Return a number or array of numpy or torch as Python numbers, and any other value as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -9,8 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from raysde.images.captions import Caption, arrange_captions, draw_captions, header_height
 from raysde.images.png import png_metadata
 from raysde.io.errors import name_place_of_write
+
+CELL, CAPTIONED = 64, 96
+"""Width in pixels to which the images of a grid are enlarged at least, and under captions."""
 
 
 def to_float(images: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
@@ -35,13 +39,24 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if image.shape[0] == 1 else array)
 
 
-def make_grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell: int = 64) -> Image.Image:
+def make_grid(
+    images: Tensor,
+    columns: int | None = None,
+    *,
+    gap: int = 1,
+    cell: int | None = None,
+    captions: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Image.Image:
     """Arrange uint8 images [B, C, H, W] row by row on a white picture.
 
     Args:
         columns: number of images in a row; None for a grid as square as possible.
         gap: width in pixels of the lines between images.
-        cell: smallest width of a cell in pixels; each image is enlarged by the whole factor that reaches it.
+        cell: smallest width of a cell in pixels (default: ``CELL``, or ``CAPTIONED`` with captions); each image is
+            enlarged by the whole factor that reaches it.
+        captions: caption of each image; see :func:`raysde.images.captions.arrange_captions`.
+        metadata: values of the picture's ``info``, which :func:`save_picture` writes.
 
     Raises:
         ValueError: if there is no image, or an image has not one or three channels.
@@ -50,15 +65,21 @@ def make_grid(images: Tensor, columns: int | None = None, *, gap: int = 1, cell:
         raise ValueError("a grid needs at least one image")
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
-    scale = max(1, math.ceil(cell / width))
-    rows = math.ceil(count / columns)
-    step_y, step_x = height * scale + gap, width * scale + gap
-    canvas = torch.full((channels, rows * step_y + gap, columns * step_x + gap), 255, dtype=torch.uint8)
+    scale = max(1, math.ceil((cell or (CELL if captions is None else CAPTIONED)) / width))
+    rows, height, width = math.ceil(count / columns), height * scale, width * scale
+    said: list[list[Caption]] = [[]] * rows if captions is None else arrange_captions(captions, columns, width, gap)
+    heights = [header_height(row, width) for row in said]
+    tops = [gap + number * (height + gap) + sum(heights[: number + 1]) for number in range(rows)]
+    canvas = torch.full((channels, tops[-1] + height + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
     large = images.cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     for index, image in enumerate(large):
-        top, left = gap + index // columns * step_y, gap + index % columns * step_x
-        canvas[:, top : top + height * scale, left : left + width * scale] = image
-    return to_pil(canvas)
+        top, left = tops[index // columns], gap + index % columns * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    picture = to_pil(canvas)
+    for top, row in zip(tops, said, strict=True):
+        draw_captions(picture, row, top, width, gap)
+    picture.info.update(metadata or {})
+    return picture
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, Unpack
 
 import torch
@@ -20,8 +21,8 @@ from raysde.inference.pixels import (
     to_floats,
     to_pixels,
 )
-from raysde.inference.sample import Drawing, draw_batches, make_guidance, make_samples, resolve_drawing
-from raysde.inference.samples import Drawn
+from raysde.inference.sample import Drawing, draw_batches, make_guidance, resolve_drawing
+from raysde.inference.samples import Drawn, make_samples
 from raysde.io.keywords import own_keywords
 from raysde.models import autoencoder as latent_space
 from raysde.models.sampling_defaults import resolve_settings
@@ -171,7 +172,8 @@ def interpolate_prompts(
         device=device,
         **make_method(own),  # type: ignore[arg-type]
     )
-    return make_samples(spec, to_pixels(model, found.x, dtype).cpu(), None, seed, found.nfe)
+    said = {**own, "prompts": [first, second], "weights": list(weights), "line": line}
+    return make_samples(model, to_pixels(model, found.x, dtype).cpu(), None, seed, found.nfe, said)
 
 
 def draw_restored(
@@ -208,7 +210,10 @@ def draw_restored(
         )
 
     settings = resolve_settings({}, drawing, False, usual=spec.default_solver, resample=resample)
-    return draw_batches(model, run, count, **settings)
+    drawn = draw_batches(model, run, count, **settings)
+    said = {"method": method, "noise": noise}
+    said |= {"iterations": iterations} if method == "moment_matching" else {"resample": resample}
+    return replace(drawn, settings={**drawn.settings, **said})
 
 
 def check_images(

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from raysde.images.files import open_mask
+from raysde.images.tensors import make_grid
 from raysde.inference.model import Model
 from raysde.inference.samples import Drawn
 
@@ -85,11 +87,17 @@ def average_channels(image: Tensor) -> Tensor:
     return image.float().mean(dim=0, keepdim=True).round().to(torch.uint8)
 
 
-def arrange_side_by_side(shown: Tensor, results: Tensor, n: int) -> Tensor:
-    """Return each input followed by its ``n`` results, uint8 [B (n + 1), C, H, W].
+def draw_sheet(names: Sequence[str], shown: Tensor, drawn: Drawn, n: int, done: str) -> Image.Image:
+    """Return a picture of each input beside its ``n`` results, under the file's name and the results' captions.
 
-    ``shown`` [B n, C or 1, H, W] has each input ``n`` times in a row; ``results`` [B n, C, H, W] has the same order.
+    Args:
+        names: file names of the inputs, each ``n`` times in a row.
+        shown: inputs as they are shown, uint8 [B n, C or 1, H, W], in the same order.
+        drawn: results, images [B n, C, H, W], in the same order.
+        done: caption of results without a prompt or label.
     """
+    results, said = drawn.images, drawn.captions or [done] * len(names)
     inputs = shown[::n].expand(-1, results.shape[1], -1, -1)
     rows = torch.cat([inputs[:, None], results.unflatten(0, (-1, n))], dim=1)
-    return rows.flatten(0, 1)
+    captions = [each for start in range(0, len(names), n) for each in (names[start], *said[start : start + n])]
+    return make_grid(rows.flatten(0, 1), n + 1, captions=captions, metadata=drawn.metadata())

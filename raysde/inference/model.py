@@ -27,11 +27,13 @@ class Model:
         score_model: network, SDE and text encoder.
         spec: the description in a checkpoint.
         origin: the diffusers pipeline that the model was imported from; None for a model of raysde's own.
+        weights: sha256 of the file that the weights were read from; None if they were not read from a file.
     """
 
     score_model: ScoreModel
     spec: ModelSpec
     origin: Origin | None = field(default=None, compare=False)
+    weights: str | None = field(default=None, compare=False)
 
     @property
     def sde(self) -> SDE:

@@ -20,6 +20,9 @@ class ModelLike(Protocol):
     @property
     def spec(self) -> ModelSpec: ...
 
+    @property
+    def weights(self) -> str | None: ...
+
 
 def device_of(model: ModelLike) -> torch.device:
     """Return the device of a model's weights."""

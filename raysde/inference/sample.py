@@ -10,8 +10,8 @@ from raysde import rng
 from raysde.data.classes import Label, class_numbers, describe_difference
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import EncodeConditions, Guidance, Interval, Led
-from raysde.inference.pixels import ModelLike, check_dtype, device_of, pixel_range, to_frames, to_pixels
-from raysde.inference.samples import Drawn, DrawnPath
+from raysde.inference.pixels import ModelLike, check_dtype, device_of, to_frames, to_pixels
+from raysde.inference.samples import Drawn, DrawnPath, make_samples
 from raysde.io.keywords import own_keywords
 from raysde.models.sampling_defaults import resolve_settings
 from raysde.models.spec import ModelSpec
@@ -218,7 +218,12 @@ def draw_batches(
         one = run(score.score, rows, generator=generators, callback=callback, **settings)
         nfe = max(nfe, one.nfe)
         parts.append(to_pixels(model, one.x, dtype).cpu())
-    return make_samples(model.spec, torch.cat(parts), prompts, seed, nfe)
+    said = {
+        "guidance": guidance, "guidance_interval": guidance_interval, "negative": negative, **settings,
+        "autoguide": autoguide and autoguide.weights, "autoguidance": autoguidance,
+        "strength": None if share == 1.0 else share,
+    }  # fmt: skip
+    return make_samples(model, torch.cat(parts), prompts, seed, nfe, said, numbers=numbers, first=first, times=times)
 
 
 def requested_shape(
@@ -248,13 +253,6 @@ def prepare_start(
     device = device_of(model)
     own = None if start is None else start[rows].to(device, torch.float32)
     return (rows.stop - rows.start, *shape[1:]), {"start": own, "device": device}
-
-
-def make_samples(
-    spec: ModelSpec, images: Tensor, prompts: Sequence[str] | None, seed: int | Sequence[int], nfe: int
-) -> Drawn:
-    """Return sampled images [N, C, H, W] with their prompts, seed and number of function evaluations."""
-    return Drawn(images, None if prompts is None else list(prompts), seed, nfe, pixel_range(spec))
 
 
 def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] | None:

@@ -1,18 +1,23 @@
 """Results of sampling: images and their paths as tensors, PNG files and grids."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from raysde.images.tensors import make_grid as image_grid
-from raysde.images.tensors import save_picture, save_png, to_uint8
+from raysde.data.classes import Label
+from raysde.images.tensors import make_grid, save_picture, save_png, to_uint8
+from raysde.inference.pixels import ModelLike, pixel_range
+from raysde.sampling.method import Method, drop_grid_settings, make_method, select_readable
 
 WIDEST = 20
 """Largest number of different prompts for which a grid has one column for each."""
+EACH = ("prompt", "label", "negative", "seed")
+"""Settings that may differ between the images of one call."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,9 @@ class Drawn:
         seed: one seed for all images, or one for each.
         nfe: number of function evaluations of the score for each image.
         data_range: float values of black and white.
+        labels: class names that the images were drawn for, or class numbers if the model stores no names.
+        first: number of the first image; None if images are not told apart by number.
+        settings: whatever else the images depend on, by keyword: solver, steps, guidance, the weights' sha256, ...
     """
 
     images: Tensor
@@ -32,11 +40,49 @@ class Drawn:
     seed: int | Sequence[int]
     nfe: int
     data_range: tuple[float, float] = (-1.0, 1.0)
+    labels: list[Label] | None = None
+    first: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def captions(self) -> list[str] | None:
+        """The prompt or label of each image, or both; None without."""
+        labels = None if self.labels is None else [_describe_label(label) for label in self.labels]
+        prompts = None if self.prompts is None else [each.strip() or "(empty prompt)" for each in self.prompts]
+        if prompts is None or labels is None:
+            return labels if prompts is None else prompts
+        return [f"{prompt} ({label})" for prompt, label in zip(prompts, labels, strict=True)]
 
     @property
     def pictures(self) -> Tensor:
         """Images as uint8 [N, C, H, W]."""
         return self.images if self.images.dtype == torch.uint8 else to_uint8(self.images, *self.data_range)
+
+    def metadata(self, index: int | None = None) -> dict[str, Any]:
+        """Return what an image, or all of them for None, were drawn with, for :func:`raysde.images.png.png_metadata`.
+
+        The lists of all images have names in the plural; what is the same for all of them is no list.
+        """
+        number = None if self.first is None or index is None else self.first + index
+        told: dict[str, Any] = {"number": number}
+        for name, value in {"prompt": self.prompts, "label": self.labels, "seed": self.seed, **self.settings}.items():
+            if name in EACH and isinstance(value, list | tuple):
+                one = value[index or 0]
+                own = index is not None or all(each == one for each in value)
+                told |= {name: one} if own else {f"{name}s": value}
+            else:
+                told[name] = value
+        return told
+
+    def grid(self, columns: int | None = None) -> Image.Image:
+        """Return the images side by side under their prompts or labels.
+
+        Args:
+            columns: of images; by default one for each prompt or label, if there are several and at most ``WIDEST``.
+        """
+        kinds = len(set(self.captions or ()))
+        usual = kinds if 1 < kinds <= WIDEST else None
+        return make_grid(self.pictures, columns or usual, captions=self.captions, metadata=self.metadata())
 
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Write ``image-000.png`` and so on, and ``grid.png`` with a column for each prompt; return paths, grid last.
@@ -47,10 +93,10 @@ class Drawn:
         Raises:
             OSError: naming the folder or file, if it cannot be written.
         """
-        folder, pictures = Path(folder), self.pictures
-        paths = save_png(pictures, folder, [f"image-{index:03d}" for index in range(len(pictures))], progress)
-        kinds = len(set(self.prompts or ()))
-        save_picture(image_grid(pictures, kinds if 1 < kinds <= WIDEST else None), folder / "grid.png")
+        folder, numbers = Path(folder), range(len(self.images))
+        names, metadata = [f"image-{index:03d}" for index in numbers], [self.metadata(index) for index in numbers]
+        paths = save_png(self.pictures, folder, names, progress, metadata)
+        save_picture(self.grid(), folder / "grid.png")
         return [*paths, folder / "grid.png"]
 
 
@@ -73,10 +119,56 @@ class DrawnPath(Drawn):
 
     def strip(self) -> Image.Image:
         """Return the paths as a picture: two rows for each image, x_t above x0_hat, from noise on the left to data."""
-        return image_grid(self.frames.flatten(0, 2), self.frames.shape[2])
+        points = self.frames.shape[2]
+        captions = None if self.captions is None else [each for each in self.captions for _ in range(2 * points)]
+        metadata = {**self.metadata(), "log_snr": self.log_snr.tolist()}
+        return make_grid(self.frames.flatten(0, 2), points, captions=captions, metadata=metadata)
 
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Write the files of :meth:`Drawn.save`, and ``path.png`` with the strip; return paths, grid last."""
         paths = super().save(folder, progress)
         save_picture(self.strip(), Path(folder) / "path.png")
         return paths
+
+
+def make_samples(
+    model: ModelLike,
+    images: Tensor,
+    prompts: Sequence[str] | None,
+    seed: int | Sequence[int],
+    nfe: int,
+    settings: Mapping[str, Any],
+    *,
+    numbers: Sequence[int] | None = None,
+    first: int | None = None,
+    times: Tensor | None = None,
+) -> Drawn:
+    """Return images with what they were drawn for.
+
+    Args:
+        settings: of their method, and whatever else they depend on.
+        numbers: class numbers.
+        times: that were walked instead of a grid.
+    """
+    names, method = model.spec.class_names, Method(**make_method(settings))
+    read = select_readable({**asdict(method), "grid": method.grid_for(model.score_model.sde)})
+    told = {"model": model.weights, **settings, **read}
+    if times is not None:
+        told = {**drop_grid_settings(told), "times": times.tolist()}
+    return Drawn(
+        images,
+        None if prompts is None else list(prompts),
+        seed,
+        nfe,
+        pixel_range(model.spec),
+        None if numbers is None else [names[each] if names and each >= 0 else each for each in numbers],
+        first,
+        told,
+    )
+
+
+def _describe_label(label: Label) -> str:
+    """A class name, or a class number, for people."""
+    if isinstance(label, str):
+        return label
+    return "no label" if label < 0 else f"label {label}"

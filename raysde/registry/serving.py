@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from raysde.checkpoints import checkpoint
+from raysde.images.png import png_metadata
 from raysde.images.tensors import to_pil
 from raysde.inference.model import Model
 from raysde.models.sampling_defaults import GUIDED, resolve_settings
@@ -99,7 +100,7 @@ class Served:
                     first=numbers[rows.start],
                     **settings,  # type: ignore[arg-type]
                 )
-                images += [image_to_png(image) for image in drawn.images]
+                images += [image_to_png(image, drawn.metadata(index)) for index, image in enumerate(drawn.images)]
         return pd.DataFrame({"image": images}, index=data.index)
 
 
@@ -123,10 +124,10 @@ def group_consecutive(numbers: Sequence[int]) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def image_to_png(image: torch.Tensor) -> bytes:
-    """Return a uint8 image [C, H, W] as a PNG file."""
+def image_to_png(image: torch.Tensor, metadata: Mapping[str, Any]) -> bytes:
+    """Return a uint8 image [C, H, W] as a PNG file whose text chunks hold ``metadata``."""
     file = BytesIO()
-    to_pil(image).save(file, format="PNG")
+    to_pil(image).save(file, format="PNG", pnginfo=png_metadata(metadata))
     return file.getvalue()
 
 

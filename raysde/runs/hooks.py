@@ -11,7 +11,6 @@ from PIL import Image
 from raysde.checkpoints import checkpoint, ema_snapshots, sharded
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
-from raysde.images import tensors
 from raysde.inference.model import Model
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path
@@ -58,6 +57,7 @@ class RunHooks:
         with autocast_evaluation(state.model, gathered_dtype(self.run, device)):
             picture = draw_sample_grid(self.run, state.model)
         if self.sink is not None:
+            picture.info.update(run=self.run.config.name, step=state.step)
             self.sink.image(state.step, "grid", picture)
         state.model.train()
 
@@ -77,7 +77,7 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
         **sampling.settings,
     )
     kinds = len(sampling.prompts) or len(sampling.labels) or 10
-    return tensors.make_grid(drawn.images, columns=min(sampling.count, kinds))
+    return drawn.grid(min(sampling.count, kinds))
 
 
 def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> Path:

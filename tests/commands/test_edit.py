@@ -18,6 +18,7 @@ from raysde.inference.edit_files import average_channels
 from tests.support.checkpoints import write_model
 from tests.support.command_line import refused
 from tests.support.full_disk import small_files
+from tests.support.grids import enlarge, inked, locate_rows
 from tests.support.models import CAPTIONS
 from tests.support.pictures import open_image
 
@@ -72,13 +73,21 @@ def test_inpainting_writes_results_beside_their_inputs(models, files):
         assert torch.equal(image[:, :, :4], given[:, :, :4])
         assert not torch.equal(image[:, :, 4:], given[:, :, 4:])
     assert not torch.equal(made[0], made[1])
-    # two rows of one input and two results; cells of 64 pixels, one pixel apart
-    sheet = open_image(Path(files["out"]) / "sheet.png")
-    assert sheet.shape == (1, 2 * 65 + 1, 3 * 65 + 1)
-    assert torch.equal(sheet[:, 1:65:8, 66:130:8], made[0])
-    assert torch.equal(sheet[:, 66:130:8, 131:195:8], made[3])
-    assert torch.equal(sheet[:, 66:130:8, 1:33:8], open_image(files["other"])[:, :, :4])
-    assert (sheet[:, 66:130:8, 33:65:8] == 128).all()
+    # two rows of an input and two results, under the name of the file and the prompt of both results
+    given = [open_image(files[name]) for name in ("grey", "other")]
+    for image in given:
+        image[:, :, 4:] = 128
+    cells = enlarge(torch.stack([given[0], *made[:2], given[1], *made[2:]]), 12)
+    with Image.open(Path(files["out"]) / "sheet.png") as sheet:
+        above = locate_rows(sheet, cells, 3)
+        told = [sheet.info]
+    assert all(inked(each, 1, 96) == [True] and (each[:, 98:] < 100).any() for each in above)
+    told += [Image.open(Path(files["out"]) / f"image-00{index}.png").info for index in range(4)]
+    assert {(each["Software"], each["prompt"], each["seed"], each["method"]) for each in told} == {
+        ("raysde", CAPTIONS[2], "0", "moment_matching")
+    }
+    assert [each.get("image") for each in told] == [None, "grey.png", "grey.png", "other.png", "other.png"]
+    assert [each.get("number") for each in told] == [None, "0", "1", "2", "3"]
 
 
 def test_the_other_edits(models, files):
@@ -126,7 +135,7 @@ def test_somebodys_picture_is_not_written_over(models, files, tmp_path, capsys, 
     monkeypatch.setattr("raysde.registry.load", None)
     asked = [command, models["colour"], *FAST, *task, "-n", "2", "--out", files["out"]]
     said = refused(capsys, *asked)
-    assert all(word in said for word in (f"--out {files['out']}: {name} is there", "move it away or name another"))
+    assert all(word in said for word in (f"--out {files['out']}: {name} exists", "move it away or name another"))
     assert mine.read_bytes() == before
     monkeypatch.undo()
     mine.unlink()

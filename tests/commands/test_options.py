@@ -94,7 +94,7 @@ def drawing(recorder: Recorder) -> Any:
         save = recorder.stand_in(
             "save", lambda folder, progress: None, lambda folder, progress: [Path("a"), Path("grid.png")]
         )
-        return SimpleNamespace(images=images[:count], nfe=1, save=save)
+        return SimpleNamespace(images=images[:count], nfe=1, save=save, metadata=lambda index: {})
 
     spec = SimpleNamespace(
         generation=GENERATION, image=(1, 8, 8), latent=None, conditional=True, classes=10, class_names=(),
@@ -119,7 +119,8 @@ def for_sample(recorder: Recorder) -> None:
 def for_edit(recorder: Recorder) -> None:
     for_sample(recorder)
     recorder.replace("raysde.images.tensors.save_png", None)
-    recorder.replace("raysde.images.tensors.make_grid", SimpleNamespace(save=lambda place: None))
+    recorder.replace("raysde.inference.edit_files.draw_sheet", None)
+    recorder.replace("raysde.images.tensors.save_picture", None)
 
 
 def for_bulk(recorder: Recorder) -> None:
@@ -355,7 +356,7 @@ MODES = {
         **MODEL, **TOLD, **SOLVER,
         "image": (["--image", "grey.png", "other.png"], ("names", ["image-000", "image-001"])),
         "mask": (["--mask", "white.png"], ("known", 1.0)),
-        "n": (["-n", "3"], ("columns", 4)),
+        "n": (["-n", "3"], ("n", 3)),
         "out": (["--out", "elsewhere"], ("folder", "elsewhere")),
         "method": (["--method", "replacement"], ("method", "replacement")),
         "noise": (["--noise", "3"], ("noise", 3.0)),

@@ -109,7 +109,10 @@ def test_a_grid_takes_prompts_and_classes_in_turn(data, tmp_path):
     asked = {"labels": [1, 0, 1, 0, 1], "prompts": [*WORDS, "", *WORDS]}
     drawn = Model(state.model, run.spec).sample(**asked, guidance=2.0, seed=7, solver=run.spec.default_solver, steps=2)
     columns = len(WORDS) + 1  # one column per prompt
-    assert draw_sample_grid(run, state.model).tobytes() == make_grid(drawn.images, columns=columns).tobytes()
+    captions = [f"{prompt or '(empty prompt)'} ({label})" for prompt, label in
+                zip(asked["prompts"], ["day", "night", "day", "night", "day"], strict=True)]  # fmt: skip
+    wanted = make_grid(drawn.images, columns, captions=captions)
+    assert draw_sample_grid(run, state.model).tobytes() == wanted.tobytes()
     other = Model(state.model, run.spec).sample(
         **{**asked, "labels": [0] * 5}, guidance=2.0, seed=7, solver=run.spec.default_solver, steps=2
     )

@@ -2,7 +2,9 @@
 
 import struct
 import zlib
+from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,10 +15,12 @@ from raysde.tracking.spool import Spool
 
 VALUES = {
     "prompt": "a red bicycle", "seed": 7, "guidance": 2.5, "guidance_interval": (0.2, 5.0), "negative": None,
+    "scale": np.float32(0.5), "count": np.int64(3), "times": torch.tensor([1.0, 0.5]), "where": PurePosixPath("a/b"),
     "accents": "un vélo", "labels": ["дом", "紅い自転車 🚲"], "file": "a\udcff.png",
 }  # fmt: skip
 TOLD = {
     "Software": "raysde", "prompt": "a red bicycle", "seed": "7", "guidance": "2.5", "guidance_interval": "[0.2, 5.0]",
+    "scale": "0.5", "count": "3", "times": "[1.0, 0.5]", "where": '"a/b"',
     "accents": "un vélo", "labels": '["дом", "紅い自転車 🚲"]', "file": "a\\udcff.png",
 }  # fmt: skip
 

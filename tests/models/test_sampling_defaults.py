@@ -155,6 +155,11 @@ def stated(settings):
     return {name: value for name, value in settings.items() if value is not None}
 
 
+def files_of(drawn):
+    """The images as files, each of which says what it was drawn with."""
+    return [image_to_png(image, drawn.metadata(index)) for index, image in enumerate(drawn.images)]
+
+
 def drawn(out):
     return torch.stack([open_image(path) for path in sorted(out.glob("image-*.png"))])
 
@@ -227,9 +232,7 @@ def test_a_model_keeps_the_default_of_its_time(folders, digits, tmp_path, capsys
         found = model.sample(n=2, **corrected)
         assert torch.equal(found.images, model.sample(n=2, solver="heun", **corrected).images)
         assert stated(default_parameters(spec)) == {"seed": 0, "steps": 20, "solver": era, "guidance": 1.0}
-    assert Served(model).predict(pd.DataFrame({"number": [0, 1]}))["image"].tolist() == [
-        image_to_png(image) for image in model.sample(n=2).images
-    ]
+    assert Served(model).predict(pd.DataFrame({"number": [0, 1]}))["image"].tolist() == files_of(model.sample(n=2))
 
 
 def test_commands_draw_a_new_model_by_the_new_default(digits, tmp_path, capsys):
@@ -278,7 +281,7 @@ def test_pyfunc_draws_by_them(folders):
     own = model_at(folders["plain-settled"])
     found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}))["image"].tolist()
     wanted = model_at(folders["plain"]).sample(prompts=PROMPTS, seed=0, **OWN)
-    assert found == [image_to_png(image) for image in wanted.images]
+    assert found == files_of(wanted)
     # steps belong to a solver: a request for another solver must not inherit the model's
     assert stated(default_parameters(own.spec)) == {"seed": 0, "solver": "edm", "guidance": 3.0}
     params = {each.name: each.default for each in make_signature(own.spec).params}
@@ -294,7 +297,7 @@ def test_pyfunc_guides_no_image_of_nothing(folders, folder):
     filled = {each.name: each.default for each in make_signature(model.spec).params}
     found = Served(model).predict(pd.DataFrame({"number": [0, 1]}), filled)["image"].tolist()
     assert set(sizes) == {2}
-    assert found == [image_to_png(image) for image in model.sample(n=2, seed=0).images]
+    assert found == files_of(model.sample(n=2, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +310,7 @@ def test_pyfunc_takes_another_solver_as_the_command_does(folders, given):
     wanted = own.sample(prompts=PROMPTS, seed=0, **given)
     for params in (given, filled):
         found = Served(own).predict(pd.DataFrame({"prompt": PROMPTS}), params)["image"].tolist()
-        assert found == [image_to_png(image) for image in wanted.images]
+        assert found == files_of(wanted)
 
 
 def test_the_registry_tells_settings_apart_and_shows_them(folders, tmp_path, capsys):

@@ -57,6 +57,11 @@ def test_a_run_without_ray_keeps_its_history(recipe, tmp_path):
     picture = np.asarray(Image.open(folder / "samples" / "grid-000000008.png").convert("L"))
     images = checkpoint.load_model(checkpoint.find_newest_checkpoint(folder)).sample(n=2, steps=2).images
     assert np.array_equal(picture[1:65:8, 1:65:8], images[0, 0].numpy())
+    for name in grids:
+        with Image.open(folder / "samples" / name) as opened:
+            about = {key: opened.info[key] for key in ("Software", "run", "step", "seed", "steps")}
+        step = str(int(name[5:14]))
+        assert about == {"Software": "raysde", "run": "small", "step": step, "seed": "0", "steps": "2"}
     # killed after step 7; the checkpoint of step 6, a torn line and a later grid are left
     shutil.rmtree(folder / "step_000000008")
     with (folder / "metrics.jsonl").open("a") as file:

@@ -1,5 +1,6 @@
 """Sampling paths: states at even log-SNRs against the closed form, beside an unchanged sample."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from raysde.sampling.sampler import sample
 from raysde.sde import expand
 from tests.support.checkpoints import write_model
 from tests.support.command_line import refused
+from tests.support.grids import enlarge, locate_rows
 from tests.support.models import spec_with
 from tests.support.oracles import SDES, exact_flow, gaussian_score
 from tests.support.pictures import open_image
@@ -115,15 +117,13 @@ def test_a_models_path_ends_in_its_image(folder, tmp_path):
     assert torch.equal(found.frames[:, 1], model.pixels(found.x0_hat.flatten(0, 1)).unflatten(0, (3, 4)))
     torch.testing.assert_close(found.log_snr.diff(), found.log_snr.diff().mean().expand(3))
     strip = np.asarray(found.strip())
-    cell = 64 + 1
-    for image in range(3):
-        for row in range(2):
-            for column in range(4):
-                top, left = 1 + (2 * image + row) * cell, 1 + column * cell
-                shown = strip[top : top + 64 : 8, left : left + 64 : 8]
-                assert np.array_equal(shown, found.frames[image, row, column, 0].numpy())
+    above = locate_rows(found.strip(), enlarge(found.frames.flatten(0, 2), 12), 4)
+    assert [len(each) > 1 for each in above] == [True, False] * 3  # the prompt, above both rows of an image
     assert [path.name for path in found.save(tmp_path)][-1] == "grid.png"
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "path.png")), strip)
+    with Image.open(tmp_path / "path.png") as opened:
+        assert np.array_equal(np.asarray(opened), strip)
+        assert json.loads(opened.info["log_snr"]) == pytest.approx(found.log_snr.tolist())
+        assert (opened.info["seed"], json.loads(opened.info["prompts"])) == ("2", ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("data_range", [(-1.0, 1.0), (0.0, 1.0)])

@@ -13,6 +13,7 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed.world import World
+from raysde.inference.samples import Drawn
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.local import train_here
 from raysde.runs.run import check_resumable, open_run
@@ -470,7 +471,8 @@ def test_a_run_from_before_the_default_keeps_what_it_drew_with(recipe, monkeypat
     """A run that predates the default solver keeps its own in grids and models; a new checkpoint names the new
     default."""
     pictures = []
-    monkeypatch.setattr("raysde.runs.hooks.tensors.make_grid", lambda images, columns: pictures.append(images))
+    plain = Drawn.grid
+    monkeypatch.setattr(Drawn, "grid", lambda drawn, columns: pictures.append(drawn.images) or plain(drawn, columns))
     sampled = {"sampling__every": 2, "sampling__count": 2, "sampling__prompts": ["the digit 3"], "text": None}
     tree = recipe(train__length__steps=2, **{**sampled, "sampling__prompts": []})
     train_here(open_run(loading.parse_recipe(tree)), Recorded())

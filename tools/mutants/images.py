@@ -4,7 +4,9 @@ from tools.mutants.mutant import Mutant
 
 COLOUR = "tests/images/test_colour.py"
 GEOMETRY = "tests/images/test_geometry.py"
+CAPTIONS = "tests/images/test_captions.py"
 OPEN = "tests/images/test_open.py"
+PNG = "tests/images/test_png.py"
 
 MUTANTS = [
     Mutant("a JPEG's shape compared the wrong way", "raysde.images.codec:decode_image", "        check_shape((height, width), out)", "        check_shape((width, height), out)", "tests/data/dataset/test_reader.py -k 'decode'"),
@@ -33,5 +35,16 @@ MUTANTS = [
     Mutant("a file with a profile kept as it is", "raysde.images.open:is_plain", "kind and srgb and getattr", "kind and getattr", COLOUR + " -k 'matrix_profiles or twice'"),
     Mutant("colour made grey without a word", "raysde.images.open:_convert_channels", 'changes.add("grey")', "pass", "tests/data/ingest/test_probe.py -k 'made_grey'"),
     Mutant("width before height", "raysde.images.sizes:read_size", "return sides[0], sides[-1]", "return sides[-1], sides[0]", "tests/images/test_sizes.py"),
+    Mutant("captions over the images", "raysde.images.tensors:make_grid", "sum(heights[: number + 1])", "sum(heights[:number])", CAPTIONS + " -k 'touch_none'"),
+    Mutant("captions from the left end", "raysde.images.captions:draw_captions", "gap + caption.column * (width + gap)", "gap", CAPTIONS + " -k 'touch_none'"),
+    Mutant("a heading for what changed", "raysde.images.captions:arrange_captions", "groupby(row if row != above else [])", "groupby(row if start == 0 else [])", CAPTIONS + " -k 'touch_none'"),
+    Mutant("captions of another height above each row", "raysde.images.captions:arrange_captions", "[: len(row)]", "", CAPTIONS + " -k 'touch_none'"),
+    Mutant("words cut anywhere", "raysde.images.captions:fit_text", "end = cut if cut > 0 else end", "pass", CAPTIONS + " -k 'beginning'"),
+    Mutant("lines as long as they like", "raysde.images.captions:fit_text", "found = open_font(size), select_drawable(text), []", "found = open_font(size // 2), select_drawable(text), []", CAPTIONS + " -k 'beginning or own_image'"),
+    Mutant("letters of one size", "raysde.images.captions:letter_size", "max(SMALLEST, width // 16)", "SMALLEST", CAPTIONS + " -k 'grows'"),
+    Mutant("text without a word of its lack", "raysde.images.captions:select_drawable", "if drawable else MISSING", "if drawable else ''", CAPTIONS + " -k 'box'"),
+    Mutant("Hebrew from left to right", "raysde.images.captions:is_drawable", "not in RIGHT_TO_LEFT", "not in ()", CAPTIONS + " -k 'box or the_font_has'"),
+    Mutant("pictures of nobody", "raysde.images.png:png_metadata", '{"Software": SOFTWARE, **values}', "values", PNG),
+    Mutant("values as Python writes them", "raysde.images.png:png_metadata", "json.dumps(value, ensure_ascii=False, default=_plain)", "str(value)", PNG),
     Mutant("a grid without its place", "raysde.images.tensors:save_picture", '    with name_place_of_write("a picture", path):', "    if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
 ]  # fmt: skip

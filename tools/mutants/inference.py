@@ -7,6 +7,7 @@ EDIT = "tests/inference/test_edit.py"
 GUIDANCE = "tests/inference/test_guidance.py"
 MODEL = "tests/inference/test_model.py"
 PROMPT_FILE = "tests/inference/test_prompt_file.py"
+SAMPLES = "tests/inference/test_samples.py"
 
 MUTANTS = [
     Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.images", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
@@ -44,6 +45,10 @@ MUTANTS = [
     Mutant("the first seed for every image", "raysde.inference.sample:draw_batches", "zip(seeds[rows], range(", "zip(seeds[:1] * (rows.stop - start), range(", BULK + " -k 'of_its_own'"),
     Mutant("letters for prompts", "raysde.inference.sample:count_images", "if isinstance(values, str) or not", "if not", EDIT + " -k 'letters'"),
     Mutant("a start that every batch has", "raysde.inference.sample:prepare_start", "start[rows].to(device", "start[: rows.stop - rows.start].to(device", MODEL + " -k 'begin_anywhere'"),
-    Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "for index in range(len(pictures))], progress)", "for index in range(len(pictures))])", "tests/commands/test_edit.py -k 'in_sight'"),
     Mutant("rows counted from 0", "raysde.inference.prompt_file:parse_values", "row {row + 1}", "row {row}", PROMPT_FILE + " -k 'one_sentence'"),
+    Mutant("the first image's prompt in every file", "raysde.inference.samples:Drawn.metadata", "one = value[index or 0]", "one = value[0]", SAMPLES + " -k 'drawn_again'"),
+    Mutant("images numbered from 0 in every file", "raysde.inference.samples:Drawn.metadata", "else self.first + index", "else index", SAMPLES + " -k 'drawn_again'"),
+    Mutant("defaults left to whoever reads the file", "raysde.inference.samples:make_samples", "{\"model\": model.weights, **settings, **read}", "{\"model\": model.weights, **settings}", SAMPLES + " -k 'command_says'"),
+    Mutant("a path's rows under the wrong prompts", "raysde.inference.samples:DrawnPath.strip", "for _ in range(2 * points)]", "for _ in range(points)] * 2", "tests/sampling/test_path.py -k 'ends_in_its_image'"),
+    Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "names, progress, metadata)", "names, None, metadata)", "tests/commands/test_edit.py -k 'in_sight'"),
 ]  # fmt: skip

@@ -1,16 +1,15 @@
 """Summary of a data set as text and as a contact sheet."""
 
-import textwrap
-
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from raysde.data.dataset.manifest import Manifest
 from raysde.data.dataset.reader import Reader
+from raysde.images.captions import SMALLEST, draw_lines, fit_text, line_height
 from raysde.images.codec import decode_image
 from raysde.images.geometry import resize_box
 
-CELL, WIDE, LINE, LETTERS = 112, 8, 13, 18
+CELL, WIDE, LINE = 112, 8, line_height(SMALLEST)
 
 
 def describe_manifest(manifest: Manifest) -> list[str]:
@@ -62,15 +61,14 @@ def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
     columns = min(WIDE, len(rows))
     high = -(-len(rows) // columns)
     sheet = Image.new("RGB", (columns * (CELL + 4) + 4, high * (CELL + 2 * LINE + 4) + 4), "white")
-    pen = ImageDraw.Draw(sheet)
     for place, row in enumerate(rows.tolist()):
         left, top = 4 + place % columns * (CELL + 4), 4 + place // columns * (CELL + 2 * LINE + 4)
         picture = make_thumbnail(decode_image(reader.image_file(row), reader.manifest.channels))
         sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
         about = reader.about(row)
         said = about["captions"][0] if about["captions"] else about["label"] or ""  # type: ignore[index]
-        for number, line in enumerate(textwrap.wrap(str(said), LETTERS, max_lines=2, placeholder="...")):
-            pen.text((left, top + CELL + number * LINE), line, fill="black")
+        draw_lines(sheet, fit_text(str(said), SMALLEST, CELL, 2), SMALLEST, (left, top + CELL, CELL))
+    sheet.info.update(fingerprint=reader.manifest.fingerprint, seed=seed, rows=rows.tolist())
     return sheet
 
 

@@ -27,6 +27,8 @@ def test_a_sheet_shows_different_rows_row_by_row(tmp_path, count, columns):
         found.append(row)
         assert (sheet[top + CELL : top + CELL + LINE, left : left + CELL] < 128).any()  # its caption
     assert found == sorted(set(found))
+    about = draw_contact_sheet(reader, count, 1).info
+    assert (about["rows"], about["seed"], about["fingerprint"]) == (found, 1, reader.manifest.fingerprint)
     if shown == 20:
         assert (sheet[-CELL:, 4 + 4 * (CELL + 4) :] == 255).all()
     assert np.array_equal(sheet, np.asarray(draw_contact_sheet(reader, count, 1).convert("L")))
