@@ -1,6 +1,6 @@
 """Does the error by which sweeps rank agree with what is drawn? Rank correlations over the trials of a sweep.
 
-    raysde tune jobs/configs/digits.yaml --sweep jobs/sweeps/digits.yaml keep_checkpoints=9
+    raysde tune digits --sweep digits keep_checkpoints=9
     python benchmarks/neutral_error.py ~/raysde/runs/digits-sweep ~/raysde/digits
 
 Draws from every checkpoint of every trial, asks a judge that saw real images alone how many show what they were asked

@@ -67,7 +67,7 @@ def digits_model(folder: Path) -> str:
     run = [sys.executable, "-m", "raysde.cli"]
     subprocess.run([*run, "ingest", "sklearn:digits", str(shards)], check=True)
     settings = ["name=nfe", f"data.path={shards}", f"storage={folder / 'runs'}", "sampling.every=0"]
-    subprocess.run([*run, "train", str(ROOT / "jobs/configs/digits.yaml"), *settings, "--no-ray"], check=True)
+    subprocess.run([*run, "train", "digits", *settings, "--no-ray"], check=True)
     return str(folder / "runs" / "nfe")
 
 

@@ -107,9 +107,8 @@ def place_inception(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory) -> Path:
-    """A folder that looks like a clone, with what the section expects in it."""
-    here = tmp_path_factory.mktemp("clone")
-    (here / "jobs").symlink_to(ROOT / "jobs")
+    """A folder with the README's .gitignore and with what the section expects in it."""
+    here = tmp_path_factory.mktemp("desk")
     (here / ".gitignore").write_text((ROOT / ".gitignore").read_text())
     draw_pictures(here / "PHOTOS")
     keep = Image.new("L", (64, 64), 255)
@@ -124,7 +123,7 @@ def desk(tmp_path_factory) -> Path:
 
 
 def environment(desk: Path) -> dict[str, str]:
-    """A shell of somebody who has just activated .venv, and whose home is beside the clone."""
+    """A shell of somebody who has just activated .venv, and whose home is beside the folder."""
     home = desk.parent / "home"
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
@@ -197,5 +196,5 @@ def test_own_images_from_a_folder_to_a_champion(desk):
     shell(desk, f"{sys.executable} {desk.parent / 'lines.py'}")
     assert len(list((desk / "many").rglob("*.parquet"))) == 1
     found = subprocess.run(["git", "status", "--porcelain"], cwd=desk, capture_output=True, text=True, check=True)
-    ours = {"jobs", ".gitignore", "PHOTOS/", "a.png", "keep.png", "prompts.txt"}
+    ours = {".gitignore", "PHOTOS/", "a.png", "keep.png", "prompts.txt"}
     assert {line[3:] for line in found.stdout.splitlines()} == ours, "what the commands write is not in .gitignore"

@@ -6,7 +6,7 @@ import argparse
 def add_config_options(command: argparse.ArgumentParser) -> None:
     """Describe the command's options."""
     command.add_argument(
-        "recipe", nargs="?", help="print this recipe, complete and checked, instead of the explanation"
+        "recipe", nargs="?", help="print this file or built-in recipe, complete and checked, not the explanation"
     )
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     command.set_defaults(run=run_config)

@@ -8,7 +8,9 @@ from raysde.commands import STARTED
 
 def add_demo_options(command: argparse.ArgumentParser) -> None:
     """Describe the command's options."""
-    command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="(default %(default)s)")
+    command.add_argument(
+        "--recipe", default="digits", help="YAML file, or name of a built-in recipe (default %(default)s)"
+    )
     command.add_argument(
         "--out",
         default="out/demo",

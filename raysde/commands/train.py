@@ -17,7 +17,7 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Trains on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine."
     )
-    command.add_argument("recipe", help="YAML file, see jobs/configs")
+    command.add_argument("recipe", help="YAML file, or the name of a built-in recipe (raysde recipes lists them)")
     command.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="such as sde.kind=ve train.lr=1e-3"
     )

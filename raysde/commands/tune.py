@@ -3,8 +3,8 @@
 import argparse
 
 EXAMPLES = """\
-  raysde tune jobs/configs/digits.yaml --sweep jobs/sweeps/digits.yaml
-        the settings of a file; give them again to go on with a sweep that was killed
+  raysde tune digits --sweep digits
+        the settings of a built-in sweep; give them again to go on with a sweep that was killed
   raysde tune RECIPE train.batch=256 --over 'sde.kind=[vp,sub_vp,ve]' --over 'train.lr=log(1e-4,1e-2)' --trials 24
         any key of the recipe, from a list or a range: uniform(a,b), log(a,b), int(a,b)
   raysde tune RECIPE --over 'sde=[{kind: ve}, {kind: vp, schedule: cosine}]' --over 'train.lr=log(1e-4,1e-2,4)' \\
@@ -25,12 +25,14 @@ def add_tune_options(command: argparse.ArgumentParser) -> None:
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_argument("recipe", help="YAML file, see jobs/configs")
+    command.add_argument("recipe", help="YAML file, or the name of a built-in recipe (raysde recipes lists them)")
     command.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="of every trial, as for raysde train"
     )
     command.add_argument("--name", help="of the sweep, which goes on under it (default: the recipe's, with -sweep)")
-    command.add_argument("--sweep", metavar="FILE", help="YAML file of the settings below, see jobs/sweeps")
+    command.add_argument(
+        "--sweep", metavar="FILE", help="YAML file of the settings below, or the name of a built-in sweep"
+    )
     command.add_argument(
         "--over", action="append", default=[], metavar="KEY=SPACE", help="a key that varies; may be repeated"
     )
