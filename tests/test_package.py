@@ -43,6 +43,45 @@ def test_the_citation_says_what_the_package_says():
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 
 
+def tree_of_the_readme() -> dict[str, list[str]]:
+    """Return the entries of the README's tree below each of its folders."""
+    page = (ROOT / "README.md").read_text().partition("## What is where\n")[2].partition("\n| To change")[0]
+    found: dict[str, list[str]] = {"": []}
+    for line in page.strip("\n").splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2 - 2, line.split()[0]
+        above = "" if depth == 0 else "raysde/"
+        found.setdefault(above, []).append(name)
+    return found
+
+
+def test_the_tree_of_the_readme_is_that_of_the_project():
+    """An entry a line; every package and module at the top of raysde/, but for what every package has."""
+    tree = tree_of_the_readme()
+    here = {f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / "raysde").iterdir()}
+    assert set(tree["raysde/"]) == here - {"__init__.py", "py.typed", "__pycache__/"}
+    assert all((ROOT / name).exists() for name in tree[""])
+
+
+def test_what_the_readme_names_exists():
+    """Paths in the table of what to change, names in the modules that it gives, and linked pages."""
+    page = (ROOT / "README.md").read_text()
+    rows = page.partition("| To change | open |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    assert len(rows) > 15
+    for row in rows:
+        words = re.findall(r"`([^`]+)`", row)
+        paths = [word for word in words if word.startswith("raysde/")]
+        assert paths, row
+        assert all((ROOT / path).exists() for path in paths), row
+        files = [
+            file for path in paths for file in ([ROOT / path] if path.endswith(".py") else (ROOT / path).glob("*.py"))
+        ]
+        text = "\n".join(file.read_text() for file in files)
+        for word in set(words) - set(paths):
+            assert re.search(rf"\b{word}\b", text) or (ROOT / paths[0] / word).exists(), row
+    for link in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (ROOT / link).exists(), link
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     """A copy of what git has of the project, without what earlier builds left."""
