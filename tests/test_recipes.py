@@ -102,8 +102,9 @@ def test_published_averages_are_kept_as_half_lives(name, batch, rate):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_header_can_be_typed(path):
-    """Its commands are ones that the command line takes, and every key=value in it changes the recipe as it is."""
+    """It is short, its commands are ones that the command line takes, and every key=value in it changes the recipe."""
     header = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+    assert len(header.splitlines()) <= 8
     commands = re.findall(r"^ {5}raysde (.*)$", re.sub(r"\\\n\s*", " ", header), flags=re.MULTILINE)
     for command in commands:
         given = build_parser().parse_args(shlex.split(command, comments=True))
