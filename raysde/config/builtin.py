@@ -25,14 +25,14 @@ def find_builtin(kind: str, name: str) -> Path:
     """
     known = list_builtin(kind)
     if name not in known:
-        raise ValueError(f"no {kind} named {name!r} is built in; {suggest_builtin(kind, name)}")
+        raise ValueError(f"{kind} {name} is not built in; {suggest_builtin(kind, name)}")
     return known[name]
 
 
 def suggest_builtin(kind: str, given: str | Path) -> str:
     """Return the part of a sentence that lists the built-in files of a kind, the nearest to ``given`` at its end."""
     known = list_builtin(kind)
-    return f"built in: {', '.join(known)}{did_you_mean(Path(given).stem, known)}"
+    return f"built-in names: {', '.join(known)}{did_you_mean(Path(given).stem, known)}"
 
 
 def resolve_builtin(kind: str, given: str | Path) -> str | Path:

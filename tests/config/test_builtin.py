@@ -74,10 +74,10 @@ def test_other_paths_stand_for_themselves(given, capsys):
 def test_a_wrong_name_lists_the_built_in_recipes(capsys, command):
     words = {"plan": ["digitz", "--step", "1"], "demo": ["--recipe", "digitz"]}.get(command, ["digitz"])
     said = refused(capsys, command, *words)
-    assert said.startswith("raysde: recipe digitz cannot be read: No such file or directory; built in: ")
+    assert said.startswith("raysde: recipe digitz cannot be read: No such file or directory; built-in names: ")
     assert said.strip().endswith("; did you mean digits?")
     assert all(name in said for name in list_builtin("recipe"))
-    assert "; built in: digits" in refused(capsys, "tune", "digits", "--sweep", "swep")
+    assert "; built-in names: digits" in refused(capsys, "tune", "digits", "--sweep", "swep")
 
 
 def test_every_command_that_reads_a_recipe_takes_a_name(capsys):
@@ -118,7 +118,7 @@ def test_only_built_in_recipes_are_printed(empty, capsys):
     assert main(["recipes", "digits"]) == 0
     assert capsys.readouterr().out == list_builtin("recipe")["digits"].read_text()
     (empty / "mine.yaml").write_text("name: mine")
-    assert "no recipe named 'mine.yaml' is built in" in refused(capsys, "recipes", "mine.yaml")
+    assert "recipe mine.yaml is not built in; built-in names: " in refused(capsys, "recipes", "mine.yaml")
     assert "did you mean digits?" in refused(capsys, "recipes", "digit")
 
 
