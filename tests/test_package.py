@@ -170,7 +170,8 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
     def raysde_command(*words: str) -> str:
         command = [str(place / "bin" / "raysde"), *words]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        print(f"{done.stdout}{done.stderr}", flush=True)
+        assert done.returncode == 0, words
         return done.stdout
 
     where = subprocess.run(
