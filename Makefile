@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test coverage test-mathematics test-processes test-processors test-readme test-slow lint format bench conformance nfe pictures mutants clean help
+.PHONY: setup demo test coverage test-mathematics test-processes test-processors test-readme test-slow lint format bench conformance nfe pictures docs mutants clean help
 
 help:
-	@echo "make setup | demo | test | coverage | test-processors | test-readme | test-slow | lint | format | bench | conformance | nfe | pictures | mutants | clean"
+	@echo "make setup | demo | test | coverage | test-processors | test-readme | test-slow | lint | format | bench | conformance | nfe | pictures | docs | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -84,8 +84,12 @@ nfe: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python benchmarks/pictures.py
 
+# The documentation as a site in site/, which opens from the file system; a broken link or reference is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 mutants: $(STAMP)
 	$(BIN)/python -m tools.mutants
 
 clean:
-	rm -rf $(VENV) out *.egg-info
+	rm -rf $(VENV) out site *.egg-info
