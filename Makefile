@@ -84,7 +84,7 @@ nfe: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python benchmarks/pictures.py
 
-# The documentation as a site in site/, which opens from the file system; a broken link or reference is an error.
+# The documentation as a site: open site/index.html. A broken link or reference is an error.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
