@@ -1,0 +1,119 @@
+"""The blocks of the documentation run, and print what their page says."""
+
+import math
+import re
+import runpy
+
+import pytest
+import torch
+
+from raysde.sampling.solvers import SOLVERS
+from raysde.sde import VP
+from tests.support.pages import DOCS, RUN, SHOWN, read_blocks, run_python, same_output
+
+PAGES = sorted(DOCS.rglob("*.md"))
+TUTORIAL, EXTEND = DOCS / "tutorial.md", DOCS / "extend.md"
+INDENTED = re.compile(r"^ {4,}(raysde|python|ray|make|import|from|model|curl|export) .*$", re.MULTILINE)
+
+
+def python_of(page):
+    return [block for block in read_blocks(page) if block.language == "python"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_a_page_has_blocks_of_known_languages(page):
+    """A command or program outside a fence, or in one of another name, would be run by nobody."""
+    unknown = [str(block) for block in read_blocks(page) if block.language not in RUN + SHOWN]
+    assert unknown == []
+    text = page.read_text()
+    for block in read_blocks(page):
+        text = text.replace(block.text, "")
+    assert INDENTED.findall(text) == []
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    """The tutorial's names after its last block, what each block printed, and the folder of its pictures."""
+    folder, names = tmp_path_factory.mktemp("tutorial"), {}
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.chdir(folder)
+        printed = run_python(python_of(TUTORIAL), names)
+    return names, printed, folder
+
+
+def test_the_tutorial_prints_what_it_shows(tutorial):
+    blocks = python_of(TUTORIAL)
+    assert all(block.reason is None for block in blocks)
+    for block, printed in zip(blocks, tutorial[1], strict=True):
+        assert same_output(block.output or "", printed), f"{block} prints\n{printed}"
+
+
+def test_the_tutorial_draws_the_pictures_that_it_shows(tutorial):
+    shown = set(re.findall(r"\]\(tutorial/(\w+\.png)\)", TUTORIAL.read_text()))
+    assert {path.name for path in tutorial[2].iterdir()} == shown == {p.name for p in (DOCS / "tutorial").iterdir()}
+    assert all((DOCS / "tutorial" / name).stat().st_size < 60_000 for name in shown)
+
+
+def test_what_the_tutorial_says_of_formulas_follows_from_theory(tutorial):
+    """The numbers of its boxes by quadrature and closed forms, which do not use raysde."""
+    names = tutorial[0]
+    t = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    beta, integral = 0.1 + 19.9 * t, 0.1 * t + 9.95 * t**2
+    # sub-VP with VP's deviation: the flow of data N(0, 1/4) is linear, so its deviation is an integral
+    alpha2, wrong = torch.exp(-integral) / 4, -torch.expm1(-integral)
+    rate = -0.5 * beta + 0.5 * beta * -torch.expm1(-2 * integral) / (alpha2 + wrong)
+    begun = t >= 1e-3
+    spread = math.exp(-torch.trapezoid(rate[begun], t[begun]).item())
+    assert names["missed"].std().item() == pytest.approx(spread, abs=0.01)
+    assert spread == pytest.approx(0.88, abs=0.005)
+    # the flow of N(0.7, 1/4) is linear too; with the sign of dt turned it widens by as much as it should narrow
+    variance = torch.exp(-integral) / 4 - torch.expm1(-integral)
+    rate = -0.5 * beta + 0.5 * beta / variance
+    grown = math.exp(torch.trapezoid(rate[begun], t[begun]).item())
+    assert names["right"].std().item() == pytest.approx(1 / grown, abs=0.02)
+    assert names["wrong"].std().item() == pytest.approx(grown, rel=0.02)
+    assert grown == pytest.approx(2.0, abs=0.01)
+    # a latent of VE is N(0, sigma_max^2 + the data's variance), evaluated under N(0, 1)
+    second = 50.0**2 + (names["MEANS"].square().sum(1) @ names["SHARES"]).item() / 2 + 0.15**2
+    expected = 0.5 * second * (1 - 1 / 50.0**2) - math.log(50.0)
+    assert names["difference"].mean().item() / 2 == pytest.approx(expected, rel=4 * math.sqrt(2 / 4000))
+    assert names["ratio"].item() == pytest.approx(wrong[200].item() ** -0.5, rel=1e-6)
+    with pytest.raises(ValueError, match="train_floor"):
+        VP(train_floor=0.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "printed", "same"),
+    [
+        ("mean 0.70\n", "mean 0.72\n", True),
+        ("mean 0.70\n", "mean 0.73\n", False),
+        ("mean -0.70\n", "mean 0.70\n", False),
+        ("3,072 values\n", "3,080 values\n", False),
+        ("4e-04\n", "6e-04\n", True),
+        ("inf\n", "nan\n", False),
+        ("a 1\n", "a 1\nb 2\n", False),
+        ("std 1.0\n", "mean 1.0\n", False),
+    ],
+)
+def test_numbers_agree_to_the_digits_shown(said, printed, same):
+    assert same_output(said, printed) is same
+
+
+def test_blocks_are_read_with_their_reason_and_their_output(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\n<!-- not run: needs a cluster -->\n```bash\nray up\n```\n\n"
+        "- item\n\n    ```python\n    x = 2\n    ```\n\nMore\n\n```text\nnot an output\n```\n"
+    )
+    first, second, third, fourth = read_blocks(page)
+    assert (first.text, first.output, first.reason, first.line) == ("print(1)\n", "1\n", None, 4)
+    assert (second.language, second.reason) == ("bash", "needs a cluster")
+    assert (third.text, third.output) == ("x = 2\n", None)
+    assert (fourth.language, fourth.text) == ("text", "not an output\n")
+
+
+def test_an_unfinished_block_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n")
+    with pytest.raises(AssertionError, match="does not end"):
+        read_blocks(page)
