@@ -1,15 +1,21 @@
 """The blocks of the documentation run, and print what their page says."""
 
+import importlib
+import io
 import math
 import re
-import runpy
+import sys
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import raysde
 from raysde.sampling.solvers import SOLVERS
 from raysde.sde import VP
-from tests.support.pages import DOCS, RUN, SHOWN, read_blocks, run_python, same_output
+from tests.support.pages import DOCS, RUN, SHOWN, read_blocks, run_files, run_python, same_output
 
 PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIAL, EXTEND = DOCS / "tutorial.md", DOCS / "extend.md"
@@ -80,6 +86,63 @@ def test_what_the_tutorial_says_of_formulas_follows_from_theory(tutorial):
     assert names["ratio"].item() == pytest.approx(wrong[200].item() ** -0.5, rel=1e-6)
     with pytest.raises(ValueError, match="train_floor"):
         VP(train_floor=0.0)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """The modules of the page's files, and what each printed when it was run."""
+    folder = tmp_path_factory.mktemp("extend")
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        printed = run_files(python_of(EXTEND), folder)
+        names = [path.stem for path in sorted(folder.glob("*.py"))]
+        yield {name: importlib.import_module(name) for name in names}, printed, folder
+    del SOLVERS["midpoint"]
+    for name in names:
+        del sys.modules[name]
+
+
+def test_the_files_of_extend_print_what_the_page_shows(extended):
+    modules, printed, folder = extended
+    assert set(modules) == {"my_source", "my_sde", "my_solver", "my_network", "my_loss"}
+    for block, found in zip(python_of(EXTEND), printed, strict=True):
+        assert block.output
+        assert same_output(block.output, found), f"{block} prints\n{found}"
+    assert len(list((folder / "runs").glob("*/step_*/checkpoint.json"))) == 2
+
+
+def test_the_files_of_extend_do_what_the_page_says(extended):
+    modules, printed, _ = extended
+    # the SDE's functions belong together, by differentiation
+    sde, t = modules["my_sde"].ConstantBeta(), torch.linspace(0.05, 0.95, 19, dtype=torch.float64, requires_grad=True)
+    alpha2 = torch.exp(2 * sde.log_alpha(t))
+    alpha2_rate, noise_rate = (torch.autograd.grad(value.sum(), t)[0] for value in (alpha2, sde.sigma2(t)))
+    torch.testing.assert_close(alpha2_rate, 2 * sde.drift_rate(t) * alpha2)
+    torch.testing.assert_close(noise_rate, 2 * sde.drift_rate(t) * sde.sigma2(t) + sde.diffusion2(t))
+    torch.testing.assert_close(sde.log_snr(t), alpha2.log() - sde.sigma2(t).log())
+    torch.testing.assert_close(sde.time_at(sde.log_snr(t)), t)
+    # the solver has order 2
+    errors = [float(value) for value in re.findall(r"error (\S+)", printed[2])]
+    assert all(3.2 < first / second < 4.3 for first, second in pairwise(errors))
+    # the source yields the same images every time: rings of the radius that their caption gives
+    part = modules["my_source"].Rings(name="rings-0", seed=0)
+    first, second = list(part.read()), list(part.read())
+    assert first == second
+    for one in first:
+        pixels = np.asarray(Image.open(io.BytesIO(one.data)))
+        lit = np.hypot(*(np.argwhere(pixels) - 7.5).T)
+        assert abs(lit.mean() - float(one.label)) < 0.5
+        assert one.captions == (f"a ring of radius {one.label}",)
+    # the loss is half the square of a small error, and grows by its width with a large one
+    loss, error = modules["my_loss"].pseudo_huber(0.5), torch.tensor([1e-3, 1e3, 1e3 + 1], dtype=torch.float64)
+    values = loss(error, None)
+    assert values[0].item() == pytest.approx(5e-7, rel=1e-5)
+    assert (values[2] - values[1]).item() == pytest.approx(0.5, rel=1e-5)
+    # the network's checkpoint loads with its code alone
+    with pytest.raises(ValueError, match="allow_code"):
+        raysde.load("runs/plain")
+    assert raysde.load("runs/plain", allow_code=True).sample(labels=["3"], steps=2).images.shape == (1, 1, 16, 16)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ Python block is what that block prints.
 import contextlib
 import io
 import re
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,3 +100,19 @@ def last_digit(number: str) -> float:
     """Return the value of one unit of the last digit that a number shows."""
     mantissa, _, exponent = number.partition("e")
     return 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+
+
+def run_files(blocks: list[Block], folder: Path) -> list[str]:
+    """Write each Python block to the file that its first line names and run it as a program, in one folder.
+
+    The folder has to be the working directory and on Python's path. Returns what each file prints.
+    """
+    printed = []
+    for block in blocks:
+        name = block.text.partition("\n")[0].removeprefix("# ")
+        assert re.fullmatch(r"\w+\.py", name), f"{block} does not begin with its file's name"
+        (folder / name).write_text(block.text)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            runpy.run_path(str(folder / name), run_name="__main__")
+        printed.append(out.getvalue())
+    return printed
