@@ -38,7 +38,9 @@ def run_page(page: Path, desk: Path) -> None:
     program = "\n".join(block.text for block in to_run(page) if block.language == "python")
     if program:
         (desk.parent / "program.py").write_text(program)
-        shell(desk, f"{sys.executable} {desk.parent / 'program.py'}")
+        printed = shell(desk, f"{sys.executable} {desk.parent / 'program.py'}").stdout
+        for block in to_run(page):
+            assert (block.output or "") in printed, f"{block} prints\n{printed}"
 
 
 @pytest.fixture(scope="module")
