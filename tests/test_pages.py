@@ -4,6 +4,7 @@ import importlib
 import io
 import math
 import re
+import shlex
 import sys
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 import raysde
+from raysde.cli import build_parser
 from raysde.sampling.solvers import SOLVERS
 from raysde.sde import VP
 from tests.support.pages import DOCS, RUN, SHOWN, read_blocks, run_files, run_python, same_output
@@ -35,6 +37,17 @@ def test_a_page_has_blocks_of_known_languages(page):
     for block in read_blocks(page):
         text = text.replace(block.text, "")
     assert INDENTED.findall(text) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_the_commands_of_a_page_have_the_options_that_it_gives(page):
+    """Those that no test runs, too."""
+    for block in read_blocks(page):
+        if block.language == "bash":
+            for line in block.text.replace("\\\n", " ").splitlines():
+                if line.startswith("raysde "):
+                    given, rest = build_parser().parse_known_args(shlex.split(line, comments=True)[1:])
+                    assert rest == [] or (hasattr(given, "overrides") and all("=" in word for word in rest)), line
 
 
 @pytest.fixture(scope="module")
