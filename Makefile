@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-mathematics test-processes test-processors test-readme test-slow lint format bench conformance nfe pictures mutants clean help
+.PHONY: setup demo test coverage test-mathematics test-processes test-processors test-readme test-slow lint format bench conformance nfe pictures docs mutants clean help
 
 help:
-	@echo "make setup | demo | test | test-processors | test-readme | test-slow | lint | format | bench | conformance | nfe | pictures | mutants | clean"
+	@echo "make setup | demo | test | coverage | test-processors | test-readme | test-slow | lint | format | bench | conformance | nfe | pictures | docs | mutants | clean"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -31,7 +31,11 @@ test: $(STAMP)
 	exit $$status
 
 test-mathematics: $(STAMP)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTEST) -n $(WORKERS) --dist loadfile tests $(addprefix --ignore=,$(OWN_PROCESSES))
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTEST) $(COVERAGE) -n $(WORKERS) --dist loadfile tests $(addprefix --ignore=,$(OWN_PROCESSES))
+
+# The share of lines and branches that the first half runs; what starts processes of its own is not counted.
+coverage: COVERAGE := --cov --cov-report=term
+coverage: test-mathematics
 
 test-processes: $(STAMP)
 	$(PYTEST) $(OWN_PROCESSES)
@@ -81,8 +85,12 @@ nfe: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python benchmarks/pictures.py
 
+# The documentation as a site: open site/index.html. A broken link or reference is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 mutants: $(STAMP)
 	$(BIN)/python -m tools.mutants
 
 clean:
-	rm -rf $(VENV) out *.egg-info
+	rm -rf $(VENV) out site *.egg-info

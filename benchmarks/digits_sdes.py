@@ -2,7 +2,7 @@
 
     python benchmarks/digits_sdes.py [vp sub_vp ve cosine]
 
-Trains jobs/configs/digits.yaml with the bare loop, one SDE after the other, and prints one line each. The judge is a
+Trains the digits recipe with the bare loop, one SDE after the other, and prints one line each. The judge is a
 classifier of real digits only.
 """
 
@@ -23,7 +23,6 @@ from raysde.data.ingest.sources import open_source
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
 
-RECIPE = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "digits.yaml"
 KINDS = {
     "vp": ["sde.kind=vp"],
     "sub_vp": ["sde.kind=sub_vp"],
@@ -47,7 +46,7 @@ def measure(name: str, overrides: list[str], data: Path, folder: Path, judge: Di
     """Train one SDE, and print accuracy and memorised fraction of its samples."""
     places = [f"name={name}", f"data.path={data}", f"storage={folder}", "sampling.every=0", *overrides]
     begin = time.perf_counter()
-    train_here(open_run(loading.load_recipe(RECIPE, places)), None)
+    train_here(open_run(loading.load_recipe("digits", places)), None)
     seconds = time.perf_counter() - begin
     model = checkpoint.load_model(checkpoint.find_newest_checkpoint(folder / name))
     asked = np.arange(500) % 10

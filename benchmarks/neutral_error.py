@@ -1,6 +1,6 @@
 """Test if the error that ranks the trials of a sweep agrees with the quality of their samples.
 
-    raysde tune jobs/configs/digits.yaml --sweep jobs/sweeps/digits.yaml keep_checkpoints=9
+    raysde tune digits --sweep digits keep_checkpoints=9
     python benchmarks/neutral_error.py ~/raysde/runs/digits-sweep ~/raysde/digits
 
 Samples from every checkpoint of every trial. A classifier of real images measures prompt accuracy, and KID in its

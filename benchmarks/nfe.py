@@ -67,7 +67,7 @@ def digits_model(folder: Path) -> str:
     run = [sys.executable, "-m", "raysde.cli"]
     subprocess.run([*run, "ingest", "sklearn:digits", str(shards)], check=True)
     settings = ["name=nfe", f"data.path={shards}", f"storage={folder / 'runs'}", "sampling.every=0"]
-    subprocess.run([*run, "train", str(ROOT / "jobs/configs/digits.yaml"), *settings, "--no-ray"], check=True)
+    subprocess.run([*run, "train", "digits", *settings, "--no-ray"], check=True)
     return str(folder / "runs" / "nfe")
 
 
@@ -167,7 +167,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         digits = Digits(given.model or digits_model(Path(folder)), 100, 3)
     parts["digits model"] = (rows(digits.distance, ON_DIGITS), digits.floor())
-    text = "# Distance to the data by network evaluations\n\nMade by `make nfe` (VP; each solver on its own grid).\n"
+    text = (
+        "# Distance to the data by network evaluations\n"
+        "\n"
+        "The tables have the sliced Wasserstein distance between samples and data, with its standard error\n"
+        "over seeds, by solver and number of function evaluations. Data to other data is the best possible\n"
+        "value. The process is VP, and each solver uses its own grid. `make nfe` computes the tables again.\n"
+        "\n"
+        "![Distance to the data against network evaluations](nfe.png)\n"
+    )
     for title, (found, floor) in parts.items():
         text += f"\n## {title.capitalize()}\n\n{grid_of(found, floor)}\n"
     Path(given.out).write_text(text)

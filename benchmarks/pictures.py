@@ -1,10 +1,15 @@
-"""Draw the picture of docs/choosing.md: forward and reverse trajectories of a 2-D mixture under each SDE.
+"""Draw the pictures of docs/choosing.md and docs/tutorial.md.
 
-python benchmarks/pictures.py [--out docs/trajectories.png]
+    python benchmarks/pictures.py [--out docs]
+
+trajectories.png has forward and reverse trajectories of a 2-D mixture under each SDE; tutorial/ has what the tutorial's
+blocks draw.
 """
 
 import argparse
+import contextlib
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -22,6 +27,7 @@ from raysde.sde import (
     SubVP,
 )
 from tests.support.oracles import mixture
+from tests.support.pages import DOCS, read_blocks, run_python
 
 SHOWN: dict[str, SDE] = {
     "VP": VP(),
@@ -66,6 +72,17 @@ def reverse(sde: SDE, solver: str, steps: int) -> tuple[torch.Tensor, torch.Tens
     return times, torch.stack([start, *paths])
 
 
+def draw_tutorial(folder: Path) -> None:
+    """Run the tutorial's blocks, and keep their pictures in 64 colours."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
+        run_python([block for block in read_blocks(DOCS / "tutorial.md") if block.language == "python"], {})
+        for picture in Path(place).glob("*.png"):
+            Image.open(picture).convert("RGB").quantize(64).save(folder / picture.name, optimize=True)
+
+
 def main() -> None:
     import matplotlib
 
@@ -73,7 +90,7 @@ def main() -> None:
     import matplotlib.pyplot as plt
 
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--out", default="docs/trajectories.png")
+    arguments.add_argument("--out", type=Path, default=DOCS)
     given = arguments.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -94,7 +111,8 @@ def main() -> None:
     for axis, label in zip(axes[:, 0], ("forward SDE", "reverse SDE", "probability flow"), strict=True):
         axis.set_ylabel(f"{label}: first coordinate")
     figure.tight_layout()
-    figure.savefig(given.out, dpi=100)
+    figure.savefig(given.out / "trajectories.png", dpi=100)
+    draw_tutorial(given.out / "tutorial")
 
 
 if __name__ == "__main__":

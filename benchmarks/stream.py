@@ -188,7 +188,7 @@ def raysde(shards: Path, images: int) -> Batches:
 
     settings = [f"data.path={shards}", f"storage={shards / 'no-runs'}", f"train.batch={BATCH}", "validation.rows=0"]
     settings.append(f"train.length.steps={images // BATCH}")
-    recipe = loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)
+    recipe = loading.load_recipe("digits", settings)
     run = open_run(recipe)
     connect()
     dataset = data_factory(recipe.model_dump(mode="json"))()

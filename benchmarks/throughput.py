@@ -26,7 +26,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 WINDOW, WARMUP = 10, 3
 IMAGES, SIZE, WORDS, WIDTH = 1911, 32, 40, 384
 """Long case: number of images, their height and width, words per caption, embedding width per token."""
@@ -70,7 +69,7 @@ def bare(settings: list[str], threads: int) -> dict[str, float]:
 
     torch.set_num_threads(threads)
     rates = Rates()
-    train_here(open_run(loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)), rates)
+    train_here(open_run(loading.load_recipe("digits", settings)), rates)
     return {"rate": statistics.median(rates.rates[WARMUP:])}
 
 
@@ -81,7 +80,7 @@ def through_ray(settings: list[str], threads: int) -> dict[str, float]:
     from raysde.cluster.job import train_job
     from raysde.config import loading
 
-    recipe = loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)
+    recipe = loading.load_recipe("digits", settings)
     done = train_job(recipe, started=started)
     client = tracking.connect_client(done.tracking_uri)
     history = sorted(client.get_metric_history(done.run_id, "train/images_per_second"), key=lambda metric: metric.step)
@@ -104,7 +103,7 @@ def loop_and_script(settings: list[str], threads: int) -> dict[str, float]:
     from raysde.training.loop import train_step
 
     torch.set_num_threads(threads)
-    run, cpu = open_run(loading.load_recipe(ROOT / "jobs/configs/digits.yaml", settings)), torch.device("cpu")
+    run, cpu = open_run(loading.load_recipe("digits", settings)), torch.device("cpu")
     state, task, plan = new_state(run, cpu), make_objective(run), make_schedule(run)
     batches = prefetch_to_device(read_batches(run.feed, Reader(run.manifest), 0, run.steps), cpu)
     model, batch = new_state(run, cpu).model, run.plan.batch
@@ -159,11 +158,10 @@ def long(settings: list[str], shares: float) -> dict[str, float]:
     from raysde.config import loading
     from raysde.runs.run import open_run
 
-    path = ROOT / "jobs/configs/fashion-mnist.yaml"
-    run = open_run(loading.load_recipe(path, settings))
+    run = open_run(loading.load_recipe("fashion-mnist", settings))
     full = STORE / 2 / (row_bytes(run) * run.plan.batch)  # steps
     steps = max(round(shares * full), WINDOW * (WARMUP + 2))
-    done = train_job(loading.load_recipe(path, [*settings, f"train.length.steps={steps}"]))
+    done = train_job(loading.load_recipe("fashion-mnist", [*settings, f"train.length.steps={steps}"]))
     client = tracking.connect_client(done.tracking_uri)
     history = client.get_metric_history(done.run_id, "train/images_per_second")
     after = max(full if shares > 1 else 0, WINDOW * WARMUP)

@@ -1,4 +1,4 @@
-"""ray job submit --working-dir . -- python jobs/train.py jobs/configs/digits.yaml [key=value ...]"""
+"""ray job submit --working-dir . -- python jobs/train.py digits [key=value ...]"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""ray job submit --working-dir . -- python jobs/tune.py jobs/configs/digits.yaml --sweep jobs/sweeps/digits.yaml"""
+"""ray job submit --working-dir . -- python jobs/tune.py digits --sweep digits"""
 
 import sys
 from pathlib import Path

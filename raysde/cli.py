@@ -20,6 +20,7 @@ from raysde.commands.evaluate import add_evaluate_options
 from raysde.commands.ingest import add_ingest_options
 from raysde.commands.pipelines import add_export_options, add_import_options
 from raysde.commands.precompute import add_precompute_options
+from raysde.commands.recipes import add_recipes_options
 from raysde.commands.registry import add_models_options, add_promote_options, add_register_options
 from raysde.commands.sample import add_sample_options
 from raysde.commands.signals import run_command
@@ -96,6 +97,7 @@ def build_parser() -> Parser:
     add_promote_options(commands.add_parser("promote", help="make a version champion if its metrics are better"))
     add_models_options(commands.add_parser("models", help="list registered models with aliases and metrics"))
     add_config_options(commands.add_parser("config", help="explain all recipe keys, or check a recipe"))
+    add_recipes_options(commands.add_parser("recipes", help="list the built-in recipes, or print one"))
     add_demo_options(commands.add_parser("demo", help="ingest, train, register and sample digits here"))
     add_ui_options(commands.add_parser("ui", help="open the MLflow UI on the tracking store"))
     return top

@@ -17,10 +17,9 @@ from raysde.data.dataset.shards import distinct_captions
 from tests.support.command_line import refused
 from tests.support.digits import write_digit_shards
 from tests.support.models import spec_with
-from tests.support.paths import ROOT
 from tests.support.pictures import rng_image
 
-RECIPE = str(ROOT / "jobs/configs/digits.yaml")
+RECIPE = "digits"
 
 
 @pytest.fixture

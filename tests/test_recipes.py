@@ -1,4 +1,4 @@
-"""Every recipe in jobs/configs can be read, and its network can be built for its images."""
+"""Every built-in recipe can be read, and its network can be built for its images."""
 
 import math
 import re
@@ -12,12 +12,11 @@ from raysde.cli import build_parser, main
 from raysde.conditioning.conditioner import Encoded
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
 from raysde.config import loading, reference
+from raysde.config.builtin import list_builtin
 from raysde.models.spec import ModelSpec, fresh_model
 from raysde.training.ema import ema_decay
-from tests.support.paths import ROOT
 
-CONFIGS = ROOT / "jobs" / "configs"
-RECIPES = sorted(CONFIGS.glob("*.yaml"))
+RECIPES = list_builtin("recipe").values()
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,10 @@ DATA = {
     # width 768
     "text-to-image-latent": For((4, 32, 32), caption_width=768),
 }
+
+
+def test_every_recipe_is_tried():
+    assert {path.stem for path in RECIPES} == set(DATA)
 
 
 def spec_of(recipe: loading.RunConfig, data: For) -> ModelSpec:
@@ -89,7 +92,7 @@ def test_its_network_fits_its_images(path):
 )
 def test_published_averages_are_kept_as_half_lives(name, batch, rate):
     """rate^(n / batch) = 1 / 2 after n images; after n steps at most (1 + n) / (10 + n) is kept."""
-    recipe = loading.load_recipe(CONFIGS / f"{name}.yaml")
+    recipe = loading.load_recipe(name)
     average = recipe.train.ema
     assert recipe.train.batch == batch
     assert average.half_life == pytest.approx(batch * math.log(0.5) / math.log(rate), abs=1.0)
@@ -100,13 +103,14 @@ def test_published_averages_are_kept_as_half_lives(name, batch, rate):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_its_header_can_be_typed(path):
-    """The command line accepts its commands, and every key=value in it changes the recipe."""
+    """It is short, the command line accepts its commands, and every key=value in it changes the recipe."""
     header = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+    assert len(header.splitlines()) <= 8
     commands = re.findall(r"^ {5}raysde (.*)$", re.sub(r"\\\n\s*", " ", header), flags=re.MULTILINE)
     for command in commands:
         given = build_parser().parse_args(shlex.split(command, comments=True))
         if given.command == "train":
-            assert given.recipe == f"jobs/configs/{path.name}"
+            assert given.recipe == path.stem
             loading.load_recipe(path, given.overrides)
     known = reference.list_keys()
     for word in " ".join(line for line in header.splitlines() if not line.startswith("     ")).split():

@@ -6,7 +6,9 @@ import argparse
 def add_config_options(command: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     command.description = "Explains every key of a recipe, or checks a recipe and prints it with all defaults."
-    command.add_argument("recipe", nargs="?", help="YAML file to check and print (default: explain all keys)")
+    command.add_argument(
+        "recipe", nargs="?", help="file or built-in recipe to check and print (default: explain all keys)"
+    )
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     command.set_defaults(run=run_config)
 

@@ -8,7 +8,7 @@ from raysde.commands import STARTED
 
 def add_demo_options(command: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    command.add_argument("--recipe", default="jobs/configs/digits.yaml", help="YAML file (default %(default)s)")
+    command.add_argument("--recipe", default="digits", help="YAML file or built-in recipe (default %(default)s)")
     command.add_argument(
         "--out", default="out/demo", help="output folder; an earlier demo there is replaced (default %(default)s)"
     )

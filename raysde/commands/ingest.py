@@ -34,7 +34,8 @@ After an interruption, the same command resumes."""
     said = command.add_argument_group("captions and labels")
     template = "caption for images without one, such as 'a photo of a {label}'"
     said.add_argument("--caption-template", metavar="TEXT", help=template)
-    said.add_argument("--label-names", metavar="FILE", help="names of the classes 0, 1, ..., one per line")
+    names = "text file with the names of the classes 0, 1, ..., one per line; or the name of a built-in one"
+    said.add_argument("--label-names", metavar="FILE", help=names)
     column = "column or JSON key of the captions; default: text, caption, prompt or captions"
     said.add_argument("--caption-column", metavar="NAME", help=column)
     column = "column or JSON key of the labels; default: label, class or labels"
@@ -81,6 +82,7 @@ def list_choices(meanings: dict[str, str]) -> str:
 def run_ingest(args: argparse.Namespace) -> None:
     """Run `raysde ingest`."""
     from raysde.cluster.ingest import ingest
+    from raysde.config.builtin import resolve_builtin
     from raysde.data.ingest.probe import choose_rules
     from raysde.data.ingest.sources import open_source
 
@@ -91,7 +93,7 @@ def run_ingest(args: argparse.Namespace) -> None:
         part_rows=args.shard_rows,
         order=args.order,
         images=args.images,
-        label_names=args.label_names,
+        label_names=args.label_names and str(resolve_builtin("list of class names", args.label_names)),
         caption_template=args.caption_template,
         caption_column=args.caption_column,
         label_column=args.label_column,

@@ -19,7 +19,7 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
         "Trains a recipe on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine. "
         "Resumes from the newest checkpoint if a run of the recipe's name exists."
     )
-    command.add_argument("recipe", help="YAML file, see jobs/configs")
+    command.add_argument("recipe", help="YAML file, or the name of a built-in recipe (raysde recipes lists them)")
     command.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="changed keys, such as sde.kind=ve train.lr=1e-3"
     )

@@ -3,8 +3,8 @@
 import argparse
 
 EXAMPLES = """examples:
-  raysde tune jobs/configs/digits.yaml --sweep jobs/sweeps/digits.yaml
-        reads the settings from a file; the same command resumes a sweep that was killed
+  raysde tune digits --sweep digits
+        reads the settings of a built-in sweep; the same command resumes a sweep that was killed
   raysde tune RECIPE train.batch=256 --over 'sde.kind=[vp,sub_vp,ve]' --over 'train.lr=log(1e-4,1e-2)' --trials 24
         varies keys of the recipe over a list or a range: uniform(a,b), log(a,b), int(a,b)
   raysde tune RECIPE --over 'sde=[{kind: ve}, {kind: vp, schedule: cosine}]' --over 'train.lr=log(1e-4,1e-2,4)' \\
@@ -25,12 +25,12 @@ def add_tune_options(command: argparse.ArgumentParser) -> None:
     )
     command.epilog = EXAMPLES
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_argument("recipe", help="YAML file, see jobs/configs")
+    command.add_argument("recipe", help="YAML file, or the name of a built-in recipe (raysde recipes lists them)")
     command.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="recipe keys to change in every trial"
     )
     command.add_argument("--name", help="name of the sweep (default: the recipe's name with -sweep)")
-    command.add_argument("--sweep", metavar="FILE", help="YAML file of the settings below, see jobs/sweeps")
+    command.add_argument("--sweep", metavar="FILE", help="YAML file of the settings below, or a built-in sweep's name")
     command.add_argument(
         "--over", action="append", default=[], metavar="KEY=SPACE", help="key and values or range; may be repeated"
     )

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from raysde.config import reference
+from raysde.config.builtin import resolve_builtin, suggest_builtin
 from raysde.config.recipe import RunConfig, flatten
 from raysde.io.documents import read_yaml
 from raysde.io.near import did_you_mean
@@ -52,6 +53,9 @@ def parse_recipe(tree: Any) -> RunConfig:
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML recipe and apply ``a.b=value`` overrides, whose values are YAML.
 
+    Args:
+        path: path of a file, or the name of a built-in recipe, such as ``digits``.
+
     Raises:
         ValueError: if the file cannot be read, is not a mapping, or the result is no valid recipe.
     """
@@ -91,15 +95,16 @@ def read_mapping(path: str | Path, what: str) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Args:
-        what: kind of the file in errors, such as "recipe".
+        path: path of a file, or the name of a built-in one.
+        what: kind of the file in errors, "recipe" or "sweep".
 
     Raises:
         ValueError: if the file cannot be read, a key is in it twice, or it holds something else.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = Path(resolve_builtin(what, path)).expanduser().read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{what} {path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{what} {path} cannot be read: {error.strerror}; {suggest_builtin(what, path)}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} {path} is not UTF-8: {error.reason} at byte {error.start}") from error
     tree = read_yaml(text, f"{what} {path}")

@@ -78,7 +78,7 @@ def test_the_three_jobs(head, tmp_path):
     small = ["network.channels=8", "network.head_channels=8", "train.length.steps=6", "train.batch=16", "checkpoint_every=3",
              "validation.rows=0", "sampling.every=0"]  # fmt: skip
     places = [f"data.path={tmp_path / 'shards'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={uri}"]
-    done = submit(head, "python", "jobs/train.py", "jobs/configs/digits.yaml", *places, *small)
+    done = submit(head, "python", "jobs/train.py", "digits", *places, *small)
     assert done.returncode == 0, done.stdout
     assert "registered models:/digits/1" in done.stdout
     assert done.stdout.splitlines().count("first batch") == 1
@@ -100,7 +100,7 @@ def test_without_the_token_nothing_is_accepted(head):
 
 
 def test_bad_recipes_fail_the_job_with_one_sentence(head):
-    done = submit(head, "python", "jobs/train.py", "jobs/configs/digits.yaml", "sde.beta_mx=1")
+    done = submit(head, "python", "jobs/train.py", "digits", "sde.beta_mx=1")
     assert done.returncode != 0
     assert "raysde: unknown key 'sde.beta_mx'" in done.stdout
     assert "Traceback" not in done.stdout

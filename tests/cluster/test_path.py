@@ -9,13 +9,14 @@ import mlflow
 import pandas as pd
 import pytest
 
+from raysde.config.builtin import list_builtin
 from raysde.registry import list_aliases
 from raysde.tracking import connect_client
 from tests.support.paths import ROOT
 from tests.support.real import real
 from tests.support.serving import ask, serving
 
-RECIPE, NAMES = ROOT / "jobs" / "configs" / "fashion-mnist.yaml", ROOT / "jobs" / "configs" / "fashion-mnist.txt"
+RECIPE = "fashion-mnist"
 DRAWN = {"seed": 5, "steps": 3, "solver": "unipc", "guidance": 1.5}
 SHORT = ["resources.workers=1", "data.stream=worker", "train.warmup=2", "sampling.every=0", "validation.rows=64"]
 
@@ -42,10 +43,10 @@ def test_from_a_sweep_to_images_over_http(tmp_path, monkeypatch):
     sample`."""
     uri, shards = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "shards")
     source = real("fashion-mnist/t10k-images-idx3-ubyte.gz")
-    raysde(uri, "ingest", str(source), shards, "--label-names", str(NAMES))
+    raysde(uri, "ingest", str(source), shards, "--label-names", RECIPE)
     place = [f"data.path={shards}", f"storage={tmp_path}"]
     swept = ["train.length.steps=8", "validation.every=4", "--over", "train.lr=[1e-3,2e-3]", "--name", "swept"]
-    raysde(uri, "tune", str(RECIPE), *place, *SHORT, *swept)
+    raysde(uri, "tune", RECIPE, *place, *SHORT, *swept)
     best = tmp_path / "swept" / "best.yaml"
     raysde(uri, "train", str(best), "name=clothes", "train.length.steps=16", "validation.every=8")
     report = tmp_path / "report.json"
@@ -56,7 +57,7 @@ def test_from_a_sweep_to_images_over_http(tmp_path, monkeypatch):
     assert list_aliases(connect_client(uri), "clothes") == {"candidate": "1", "champion": "1"}
     gate = connect_client(uri).get_model_version("clothes", "1").tags
     assert float(gate["raysde.gate.value"]) == json.loads(report.read_text())["figures"][0]["value"]
-    names = NAMES.read_text().split("\n")[:10]
+    names = list_builtin("list of class names")[RECIPE].read_text().split("\n")[:10]
     labels = [word for name in names for word in ("--label", name)]
     raysde(
         uri, "sample", "models:/clothes@champion", *labels, *drawing, "--seed", "5", "--out", str(tmp_path / "drawn")

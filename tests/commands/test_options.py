@@ -20,10 +20,9 @@ from pydantic import BaseModel
 import raysde
 from raysde.cli import FORMER, build_parser, main
 from raysde.config import loading
-from tests.support.paths import ROOT
 from tests.support.pictures import rng_image
 
-RECIPE = str(ROOT / "jobs" / "configs" / "digits.yaml")
+RECIPE = "digits"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -255,6 +254,10 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.config.reference.format_reference", "")
     swept = SimpleNamespace(table="", csv="", recipe="", checkpoint=None, run_id="", tracking_uri="")
     recorder.replace("raysde.cluster.tune_training.tune_job", swept)
+
+
+def for_listing(recorder: Recorder) -> None:
+    recorder.replace("raysde.config.builtin.find_builtin", Path(__file__))
 
 
 def for_ema(recorder: Recorder) -> None:
@@ -500,6 +503,10 @@ MODES = {
     "config": (for_training, [], {
         "recipe": ([RECIPE], ("path", RECIPE)),
         "overrides": ([RECIPE, "train.lr=0.5"], ("overrides", ["train.lr=0.5"])),
+    }),
+    "recipes": (for_listing, [], {
+        "name": (["digits"], ("name", "digits")),
+        "sweep": (["digits", "--sweep"], ("kind", "sweep")),
     }),
     "demo": (for_training, [], {
         "recipe": (["--recipe", "other.yaml"], ("recipe", "other.yaml")),

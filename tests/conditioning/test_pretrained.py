@@ -27,7 +27,6 @@ from raysde.runs.build import new_state
 from raysde.runs.run import open_run
 from raysde.sde import VE, VP
 from tests.support.digits import write_digit_shards
-from tests.support.paths import ROOT
 from tests.support.real import real
 
 CPU = torch.device("cpu")
@@ -323,9 +322,8 @@ def test_pickles_and_code_are_refused_before_a_worker_starts(own, tmp_path, caps
     write_digit_shards(tmp_path / "shards", rows=20)
     text = [f"text={{kind: pretrained, path: {own}}}", f"data.path={tmp_path}/shards", f"storage={tmp_path}/runs"]
     text.append("validation.rows=0")
-    recipe = str(ROOT / "jobs/configs/digits.yaml")
     capsys.readouterr()
-    assert main(["train", recipe, "--no-ray", *text]) == 2
+    assert main(["train", "digits", "--no-ray", *text]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert str(own) in line
     assert culprit in line

@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 from raysde.config import loading, reference, sections
+from raysde.config.builtin import list_builtin
 from raysde.evaluation.report import read_report
 from raysde.io.documents import read_yaml
 from raysde.sde import VE
 from raysde.tuning.training.settings import read_settings
-from tests.support.paths import ROOT
 
-RECIPES = sorted((ROOT / "jobs" / "configs").glob("*.yaml"))
-DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"
+RECIPES = list_builtin("recipe").values()
+DIGITS = "digits"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

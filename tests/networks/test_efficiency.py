@@ -11,7 +11,6 @@ from raysde.networks import PRESETS, DiTConfig, NCSNppConfig, UNetConfig
 from raysde.networks.compile import compile_blocks
 from raysde.runs.local import train_here
 from raysde.runs.run import check_run, open_run
-from tests.support.paths import ROOT
 from tests.support.training import same_tensors
 
 SIZES = {
@@ -167,7 +166,7 @@ def test_convolutions_keep_channels_last(name):
 
 
 def loaded(*overrides):
-    return loading.load_recipe(ROOT / "jobs/configs/digits.yaml", overrides).network
+    return loading.load_recipe("digits", overrides).network
 
 
 def test_a_recipe_names_a_preset_and_changes_it():

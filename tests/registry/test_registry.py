@@ -29,7 +29,6 @@ from raysde.tracking import Input, connect_client, find_or_create_experiment, op
 from tests.support.command_line import refused
 from tests.support.full_disk import small_files
 from tests.support.models import caption_spec, filled_model
-from tests.support.paths import ROOT
 
 FID = {"metric": "fid", "value": 12.0, "low": 11.5, "high": 12.5, "samples": 5000, "seed": 0, "features": "f", "data": "d"}  # fmt: skip
 ACCURACY = {"metric": "accuracy", "value": 0.9, "low": 0.88, "high": 0.92, "samples": 500, "seed": 0, "features": "c", "data": "d"}  # fmt: skip
@@ -475,8 +474,7 @@ def test_a_version_whose_files_are_gone_is_one_sentence(two, client, tmp_path, c
 def test_an_alias_that_can_be_none_is_refused_before_training(capsys):
     """The recipe is refused, not the registration of the trained model."""
     for alias in ("v1", "latest", "a.b"):
-        recipe = ROOT / "jobs" / "configs" / "digits.yaml"
-        assert f"tracking.alias: alias '{alias}'" in refused(capsys, "config", str(recipe), f"tracking.alias={alias}")
+        assert f"tracking.alias: alias '{alias}'" in refused(capsys, "config", "digits", f"tracking.alias={alias}")
 
 
 def test_a_run_whose_beginning_was_cut_short_gets_the_rest(client, tmp_path, monkeypatch):

@@ -9,9 +9,8 @@ from raysde.tuning.training.search import (
 )
 from raysde.tuning.training.space import read_space
 from raysde.tuning.training.sweep import DEFAULT_METRIC, Sweep
-from tests.support.paths import ROOT
 
-DIGITS = ROOT / "jobs" / "configs" / "digits.yaml"
+DIGITS = "digits"
 
 SPACE = {"sde.kind": ["vp", "ve"], "train.lr": [1e-3, 1e-2, 1e-1]}
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 from raysde.cli import main
 from raysde.commands.ingest import prepare_source
+from raysde.config.builtin import list_builtin
 from raysde.data.ingest.emoji import CHOSEN, Emoji, list_captions, write_emoji
 from raysde.data.ingest.samples import Bad
 from raysde.data.ingest.sources import open_source
-from tests.support.paths import ROOT
 from tests.support.real import real
 
 FONT = "noto/NotoColorEmoji.ttf"
@@ -111,7 +111,7 @@ def test_other_sources_are_left_alone(tmp_path):
 
 def test_fashion_mnist_is_read_with_its_names():
     """The first training picture is an ankle boot, of class 9 (Xiao et al. 2017)."""
-    names = str(ROOT / "jobs" / "configs" / "fashion-mnist.txt")
+    names = str(list_builtin("list of class names")["fashion-mnist"])
     source = open_source(str(real("fashion-mnist")), label_names=names, caption_template="a picture of {label}")
     assert source.count == 60_000
     assert len(source.labels) == 10

@@ -4,16 +4,16 @@ import pytest
 
 from raysde.cli import main
 from raysde.config import loading
+from raysde.config.builtin import list_builtin
 from raysde.tuning.training.search import (
     count_trials,
     plan_trials,
 )
 from raysde.tuning.training.settings import base_tree, halving_for, read_settings
 from raysde.tuning.training.space import Range, check_recipes, read_space
-from tests.support.paths import ROOT
 from tests.support.sweeps import DIGITS
 
-SWEEPS = sorted((ROOT / "jobs" / "sweeps").glob("*.yaml"))
+SWEEPS = list_builtin("sweep").values()
 
 
 # settings
@@ -23,9 +23,9 @@ SWEEPS = sorted((ROOT / "jobs" / "sweeps").glob("*.yaml"))
 def test_every_sweep_can_be_typed(path):
     """The command in a sweep's header names a recipe, and every combination makes a valid one."""
     command = path.read_text().split("raysde tune ")[1].split()[:3]
-    assert command[1:] == ["--sweep", f"jobs/sweeps/{path.name}"]
-    settings = read_settings(path, [], {})
-    tree, space = base_tree(ROOT / command[0], settings, []), read_space(settings.space)
+    assert command[1:] == ["--sweep", path.stem]
+    settings = read_settings(command[2], [], {})
+    tree, space = base_tree(command[0], settings, []), read_space(settings.space)
     count = count_trials(space, settings.search, settings.trials)
     check_recipes(tree, space, plan_trials(space, settings.search, settings.seed, count))
     recipe = loading.parse_recipe(tree)
