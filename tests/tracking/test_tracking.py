@@ -179,13 +179,15 @@ def test_more_metrics_than_the_server_takes_at_once(uri, tmp_path, strict):
 
 
 def test_steps_that_wait_twice_are_logged_once(uri, tmp_path):
-    """A dead process left steps 1 to 3; the next one computes 2 and 3 again before the first are sent."""
+    """A dead process left steps 1 to 3; the next one computes 2 and 3 again, and 4 twice, before and after sending."""
     run_id = open_mlflow_run(connect_client(uri), "e", "r", {}, None)
     lines = [json.dumps({"step": step, "time": 0, "values": {"loss": float(step)}}) for step in (1, 2, 3)]
     (tmp_path / "spool").write_text("\n".join(lines) + "\n")
     tracker = Tracker(uri, run_id, tmp_path / "spool")
     for step in (2, 3, 4):
         tracker.metrics(step, {"loss": float(step)})
+    assert tracker.drain(60.0)
+    tracker.metrics(4, {"loss": 4.0})
     assert tracker.close()
     assert steps(uri, run_id) == [1, 2, 3, 4]
 

@@ -20,5 +20,5 @@ MUTANTS = [
     Mutant("a new time for what is sent again", "raysde.tracking.tracker:Tracker._send_metrics", 'Metric(key, value, line["time"], line["step"])', 'Metric(key, value, int(1000 * time.time()), line["step"])', TRACKING + " -k 'lost'"),
     Mutant("a spool thrown away with entries in it", "raysde.tracking.tracker:Tracker.close", "        if not self.lines.close(timeout):\n            return self._left()", "        self.lines.close(timeout)", TRACKING + " -k 'next_process'"),
     Mutant("more metrics than MLflow takes", "raysde.tracking.tracker", "METRICS_AT_ONCE = 200, 1000", "METRICS_AT_ONCE = 200, 2000", TRACKING),
-    Mutant("waiting steps logged twice", "raysde.tracking.tracker:Tracker._send_metrics", "            self.logged.setdefault(key, set()).add(step)", "            pass", TRACKING),
+    Mutant("waiting steps logged twice", "raysde.tracking.tracker:Tracker._send_metrics", "            self.logged.setdefault(key, set()).add(step)", "            pass", TRACKING + " -k 'wait_twice'"),
 ]  # fmt: skip
