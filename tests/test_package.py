@@ -106,6 +106,7 @@ def build(source: Path, kind: str, out: Path) -> Path:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(out / "without"), *above])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "would be ignored" not in done.stdout + done.stderr, done.stderr
     (archive,) = (out / "dist").iterdir()
     return archive
 
@@ -157,15 +158,15 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
     folder.mkdir()
     venv.create(place, with_pip=False)
     python = place / "bin" / "python"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "RAY_", "MLFLOW_"))}
+    kept.pop("OMP_NUM_THREADS", None)
+    environment = {**kept, "HOME": str(home), "PATH": f"{place / 'bin'}{os.pathsep}{kept['PATH']}"}
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*install, str(wheel)], check=True)
+    subprocess.run([*install, str(wheel)], env=environment, check=True)
     # the libraries come from the environment of this test; a .pth file of theirs, such as that of an editable raysde,
     # is not read from there
     (site,) = place.glob("lib/python*/site-packages")
     (site / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "RAY_", "MLFLOW_"))}
-    kept.pop("OMP_NUM_THREADS", None)
-    environment = {**kept, "HOME": str(home), "PATH": f"{place / 'bin'}{os.pathsep}{kept['PATH']}"}
 
     def raysde_command(*words: str) -> str:
         command = [str(place / "bin" / "raysde"), *words]

@@ -1,5 +1,6 @@
 """Recipes, sweeps and lists of class names that are part of raysde, found by name."""
 
+import os
 from pathlib import Path
 
 from raysde.io.near import did_you_mean
@@ -41,8 +42,9 @@ def resolve_builtin(kind: str, given: str | Path) -> str | Path:
     A file of the user's with that name or path takes precedence. A former path, such as ``jobs/configs/digits.yaml``,
     is answered with a warning that names the built-in file.
     """
-    path, known = Path(given).expanduser(), list_builtin(kind)
-    if path.exists() and not path.is_dir():
+    path, known = Path(os.path.expanduser(given)), list_builtin(kind)
+    # Path.exists() raises an error for a name that is too long or a folder without permission
+    if os.path.exists(path) and not os.path.isdir(path):
         return given
     if str(given) in known:
         return known[str(given)]

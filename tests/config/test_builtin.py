@@ -63,7 +63,7 @@ def test_former_paths_work_with_one_line_that_names_the_new_way(root, capsys):
 @pytest.mark.parametrize(
     "given",
     ["configs/digits.yaml", "jobs/digits.yaml", "jobs/sweeps/digits.yaml", "jobs/configs/digits.yml", "digits.yaml",
-     "jobs/configs/digits.txt", "recipes/digits", "s3://bucket/jobs/configs/mine.yaml"],
+     "jobs/configs/digits.txt", "recipes/digits", "s3://bucket/jobs/configs/mine.yaml", "x" * 300, "~nobody-at-all/digits"],
 )  # fmt: skip
 def test_other_paths_stand_for_themselves(given, capsys):
     assert resolve_builtin("recipe", given) == given
@@ -92,6 +92,10 @@ def test_every_command_that_reads_a_recipe_takes_a_name(capsys):
 def names_of_config(capsys, name: str) -> list[str]:
     assert main(["config", name]) == 0
     return capsys.readouterr().out.splitlines()
+
+
+def test_a_path_that_cannot_be_looked_up_is_named(capsys):
+    assert "cannot be read: File name too long" in refused(capsys, "config", "x" * 300)
 
 
 def test_recipes_are_listed_each_with_a_sentence(capsys):

@@ -11,4 +11,6 @@ MUTANTS = [
     Mutant("a section that cannot be switched off", "raysde.config.loading:_describe_error", "if where in OFF else", "if False else", "tests/config/test_loading.py -k 'switched_off'"),
     Mutant("a folder taken for the recipe of its name", "raysde.config.builtin:resolve_builtin", "path.exists() and not path.is_dir()", "path.exists()", "tests/config/test_builtin.py -k 'folder'"),
     Mutant("a built-in recipe before the user's own", "raysde.config.builtin:resolve_builtin", "if path.exists() and not path.is_dir():", "if False:", "tests/config/test_builtin.py -k 'precedence'"),
+    Mutant("a folder taken for the recipe of its name", "raysde.config.builtin:resolve_builtin", "os.path.exists(path) and not os.path.isdir(path)", "os.path.exists(path)", "tests/config/test_builtin.py -k 'folder'"),
+    Mutant("a built-in recipe before the user's own", "raysde.config.builtin:resolve_builtin", "if os.path.exists(path) and not os.path.isdir(path):", "if False:", "tests/config/test_builtin.py -k 'precedence'"),
 ]  # fmt: skip
