@@ -20,8 +20,10 @@ class ModelLike(Protocol):
     @property
     def spec(self) -> ModelSpec: ...
 
-    @property
-    def weights(self) -> str | None: ...
+
+def weights_hash(model: ModelLike) -> str | None:
+    """Return the sha256 of the file that a model's weights were read from, None if it is not known."""
+    return getattr(model, "weights", None)
 
 
 def device_of(model: ModelLike) -> torch.device:

@@ -10,7 +10,7 @@ from raysde import rng
 from raysde.data.classes import Label, class_numbers, describe_difference
 from raysde.images.sizes import Size, read_size
 from raysde.inference.guidance import EncodeConditions, Guidance, Interval, Led
-from raysde.inference.pixels import ModelLike, check_dtype, device_of, to_frames, to_pixels
+from raysde.inference.pixels import ModelLike, check_dtype, device_of, to_frames, to_pixels, weights_hash
 from raysde.inference.samples import Drawn, DrawnPath, make_samples
 from raysde.io.keywords import own_keywords
 from raysde.models.sampling_defaults import resolve_settings
@@ -220,7 +220,7 @@ def draw_batches(
         parts.append(to_pixels(model, one.x, dtype).cpu())
     said = {
         "guidance": guidance, "guidance_interval": guidance_interval, "negative": negative, **settings,
-        "autoguide": autoguide and autoguide.weights, "autoguidance": autoguidance,
+        "autoguide": autoguide and weights_hash(autoguide), "autoguidance": autoguidance,
         "strength": None if share == 1.0 else share,
     }  # fmt: skip
     return make_samples(model, torch.cat(parts), prompts, seed, nfe, said, numbers=numbers, first=first, times=times)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raysde.data.classes import Label
 from raysde.images.tensors import make_grid, save_picture, save_png, to_uint8
-from raysde.inference.pixels import ModelLike, pixel_range
+from raysde.inference.pixels import ModelLike, pixel_range, weights_hash
 from raysde.sampling.method import Method, drop_grid_settings, make_method, select_readable
 
 WIDEST = 20
@@ -152,7 +152,7 @@ def make_samples(
     """
     names, method = model.spec.class_names, Method(**make_method(settings))
     read = select_readable({**asdict(method), "grid": method.grid_for(model.score_model.sde)})
-    told = {"model": model.weights, **settings, **read}
+    told = {"model": weights_hash(model), **settings, **read}
     if times is not None:
         told = {**drop_grid_settings(told), "times": times.tolist()}
     return Drawn(

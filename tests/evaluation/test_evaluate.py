@@ -659,7 +659,11 @@ def test_the_judges_features_are_a_network(models, digits, tmp_path):
         ("labels", ["--features", "torch.nn:Identity", "--metrics", "kid"], "names code: add --allow-code"),
         ("labels", ["--split", "validation", "--metrics", "kid"], "no rows of split validation"),
         ("labels", ["--samples", "0", "--metrics", "kid"], "0 drawn images are too few"),
-        ("plain", ["--metrics", "accuracy"], "neither labels nor captions"),
+        (
+            "plain",
+            ["--metrics", "accuracy"],
+            "accuracy: needs a model with labels, or with captions of labelled images",
+        ),
         ("colour", ["--metrics", "kid"], "the model draws 3 channels"),
         ("labels", ["--solver", "best"], "solver must be one of"),
     ],

@@ -331,7 +331,7 @@ def test_interpolation_keeps_the_norm_and_the_angle():
     torch.testing.assert_close(angle(path[1], path[2]), 0.25 * angle(a, b))
     same = interpolate(a, a, torch.tensor([0.3]))
     torch.testing.assert_close(same[0], a)
-    with pytest.raises(ValueError, match="shapes"):
+    with pytest.raises(ValueError, match="latents must have one shape"):
         interpolate(a, b[:, :, :2], torch.tensor([0.5]))
 
 

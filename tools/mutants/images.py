@@ -40,11 +40,11 @@ MUTANTS = [
     Mutant("a heading for what changed", "raysde.images.captions:arrange_captions", "groupby(row if row != above else [])", "groupby(row if start == 0 else [])", CAPTIONS + " -k 'touch_none'"),
     Mutant("captions of another height above each row", "raysde.images.captions:arrange_captions", "[: len(row)]", "", CAPTIONS + " -k 'touch_none'"),
     Mutant("words cut anywhere", "raysde.images.captions:fit_text", "end = cut if cut > 0 else end", "pass", CAPTIONS + " -k 'beginning'"),
-    Mutant("lines as long as they like", "raysde.images.captions:fit_text", "found = open_font(size), select_drawable(text), []", "found = open_font(size // 2), select_drawable(text), []", CAPTIONS + " -k 'beginning or own_image'"),
+    Mutant("lines as long as they like", "raysde.images.captions:fit_text", "font, rest = open_font(size), select_drawable(text)", "font, rest = open_font(size // 2), select_drawable(text)", CAPTIONS + " -k 'beginning or own_image'"),
     Mutant("letters of one size", "raysde.images.captions:letter_size", "max(SMALLEST, width // 16)", "SMALLEST", CAPTIONS + " -k 'grows'"),
     Mutant("text without a word of its lack", "raysde.images.captions:select_drawable", "if drawable else MISSING", "if drawable else ''", CAPTIONS + " -k 'box'"),
     Mutant("Hebrew from left to right", "raysde.images.captions:is_drawable", "not in RIGHT_TO_LEFT", "not in ()", CAPTIONS + " -k 'box or the_font_has'"),
     Mutant("pictures of nobody", "raysde.images.png:png_metadata", '{"Software": SOFTWARE, **values}', "values", PNG),
-    Mutant("values as Python writes them", "raysde.images.png:png_metadata", "json.dumps(value, ensure_ascii=False, default=_plain)", "str(value)", PNG),
+    Mutant("values as Python writes them", "raysde.images.png:png_metadata", "json.dumps(value, ensure_ascii=False, default=_to_plain)", "str(value)", PNG),
     Mutant("a grid without its place", "raysde.images.tensors:save_picture", '    with name_place_of_write("a picture", path):', "    if True:", "tests/io/test_filesystems.py -k 'full_disk'"),
 ]  # fmt: skip

@@ -48,7 +48,7 @@ MUTANTS = [
     Mutant("rows counted from 0", "raysde.inference.prompt_file:parse_values", "row {row + 1}", "row {row}", PROMPT_FILE + " -k 'one_sentence'"),
     Mutant("the first image's prompt in every file", "raysde.inference.samples:Drawn.metadata", "one = value[index or 0]", "one = value[0]", SAMPLES + " -k 'drawn_again'"),
     Mutant("images numbered from 0 in every file", "raysde.inference.samples:Drawn.metadata", "else self.first + index", "else index", SAMPLES + " -k 'drawn_again'"),
-    Mutant("defaults left to whoever reads the file", "raysde.inference.samples:make_samples", "{\"model\": model.weights, **settings, **read}", "{\"model\": model.weights, **settings}", SAMPLES + " -k 'command_says'"),
+    Mutant("defaults left to whoever reads the file", "raysde.inference.samples:make_samples", "{\"model\": weights_hash(model), **settings, **read}", "{\"model\": weights_hash(model), **settings}", SAMPLES + " -k 'command_says'"),
     Mutant("a path's rows under the wrong prompts", "raysde.inference.samples:DrawnPath.strip", "for _ in range(2 * points)]", "for _ in range(points)] * 2", "tests/sampling/test_path.py -k 'ends_in_its_image'"),
     Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "names, progress, metadata)", "names, None, metadata)", "tests/commands/test_edit.py -k 'in_sight'"),
 ]  # fmt: skip
