@@ -18,7 +18,7 @@ from raysde import registry
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
 from raysde.models.spec import ModelSpec, fresh_model
-from raysde.registry.serving import Served, group_consecutive
+from raysde.registry.serving import Served, _load_pyfunc, group_consecutive
 from raysde.tracking import connect_client
 from tests.support.checkpoints import write_model
 from tests.support.models import CAPTIONS, spec_with
@@ -193,6 +193,9 @@ def test_code_is_imported_only_if_it_is_allowed(uri, tmp_path):
     registry.register_model(connect_client(uri), str(folder), name="own", alias=None)
     with pytest.raises(ValueError, match=r"tests\.cluster\.networks"):
         mlflow.pyfunc.load_model("models:/own/1")
+    # also if a model file of MLflow stores no config
+    with pytest.raises(ValueError, match=r"tests\.cluster\.networks"):
+        _load_pyfunc(str(folder))
     model = mlflow.pyfunc.load_model("models:/own/1", model_config={"allow_code": True})
     assert len(model.predict(pd.DataFrame({"number": [0]}), params={"steps": 1})) == 1
     names = {path.name for path in registry.resolve_source("models:/own/1", uri).rglob("*") if path.is_file()}
