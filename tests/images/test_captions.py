@@ -79,7 +79,16 @@ def test_text_stays_above_its_own_image_and_grows_with_it(width):
 
 @pytest.mark.parametrize("width", [60, 90, 200, 1000])
 @pytest.mark.parametrize(
-    "text", [LONG, "two", "a b", "Donaudampfschifffahrtselektrizitätenhauptbetriebswerk", "x " * 90, "a\n\tb\x00 c"]
+    "text",
+    [
+        LONG,
+        "two",
+        "a b",
+        "one two three four",
+        "Donaudampfschifffahrtselektrizitätenhauptbetriebswerk",
+        "x " * 90,
+        "a\n\tb\x00 c",
+    ],
 )
 @pytest.mark.parametrize("lines", [1, 2, 3])
 def test_lines_hold_the_text_or_its_beginning(text, width, lines):
