@@ -188,6 +188,7 @@ def release_orphaned_placement_groups() -> None:
     worker group starts (Ray 2.60; see also ray-project/ray#62753): on a cluster without CPUs to spare the next
     controller would wait forever.
     """
+    assert ray.is_initialized()  # the calls below would start a cluster
     job = ray.get_runtime_context().get_job_id()
     for listed in state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(listed)

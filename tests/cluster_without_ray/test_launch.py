@@ -68,6 +68,7 @@ def launched(monkeypatch, recipe):
 
         monkeypatch.setattr(train, "TorchTrainer", Trainer)
         monkeypatch.setattr(train, "DataConfig", lambda execution_options: execution_options)
+        monkeypatch.setattr(train, "release_orphaned_placement_groups", lambda: None)
         opened = open_run(loading.parse_recipe(recipe(**changes)))
         run_worker_group(opened, tracking_uri="sqlite:///x", run_id="abc", started=5.0, share=share)
         return made, opened
