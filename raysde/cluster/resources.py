@@ -2,7 +2,7 @@
 
 training          as many concurrent runs as fit, each with the recipe's workers; one CPU per node is left to Ray Data
 one for each      independent units of work (precomputing, trials of sampler settings): one per GPU, or per CPU but one;
-other units wait for a free worker
+                  other units wait for a free worker
 a place for all   a given number of workers that hold a model (evaluation, sampling): the largest share that fits all
 """
 
@@ -69,7 +69,7 @@ class Cluster:
     def kept(self, stream: str) -> int:
         """Return the CPUs reserved for Ray Data: one per node, without which its tasks would wait forever.
 
-        With ``data.stream=worker`` no data tasks run, and a cluster that was joined reserves none.
+        A joined cluster reserves none under ``data.stream=worker``, where no data tasks run.
         """
         return 0 if stream == "worker" and self.joined else self.nodes
 
@@ -182,11 +182,10 @@ def largest_share(nodes: Sequence[float], workers: int) -> float:
 
 
 def release_orphaned_placement_groups() -> None:
-    """Remove this job's placement groups that were created by an actor which is dead.
+    """Remove this job's placement groups whose creator is a dead actor.
 
-    Ray keeps them until the job ends. Ray Train removes those of a dead controller, but not of one that dies while its
-    worker group starts (Ray 2.60; see also ray-project/ray#62753): on a cluster without CPUs to spare the next
-    controller would wait forever.
+    Ray keeps such a group until the job ends. Ray Train 2.60 removes the group of a dead controller only once its
+    workers have started (see also ray-project/ray#62753). Without free CPUs the next controller would wait forever.
     """
     assert ray.is_initialized()  # the calls below would start a cluster
     job = ray.get_runtime_context().get_job_id()

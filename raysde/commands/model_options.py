@@ -225,7 +225,8 @@ def check_out(out: Path, names: Sequence[str]) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         fault = "cannot be written to" if there.is_dir() else "is a file"
         raise ValueError(f"--out {out}: {there} {fault}; name another folder")
-    if other := next((name for name in names if (out / name).exists() and not is_own(out / name)), None):
+    here = (name for name in names if (out / name).exists()) if out.is_dir() else ()
+    if other := next((name for name in here if not is_own(out / name)), None):
         raise ValueError(
             f"--out {out}: {other} exists and is not marked as written by raysde (older versions left no mark); move "
             "it away or name another folder"

@@ -4,7 +4,7 @@ import argparse
 
 
 def add_recipes_options(command: argparse.ArgumentParser) -> None:
-    """Describe the command's options."""
+    """Add the command's options."""
     command.description = (
         "Lists the built-in recipes, or prints one, to be copied and changed: raysde recipes digits > mine.yaml"
     )
@@ -14,7 +14,7 @@ def add_recipes_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_recipes(args: argparse.Namespace) -> None:
-    """raysde recipes."""
+    """Run `raysde recipes`."""
     from raysde.config.builtin import find_builtin, list_builtin
 
     kind = "sweep" if args.sweep else "recipe"

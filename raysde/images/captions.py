@@ -1,7 +1,7 @@
-"""Text beside images: prompts and labels in matplotlib's DejaVu Sans, wrapped to the width that there is.
+"""Captions of images in a grid: prompts and labels in matplotlib's DejaVu Sans, wrapped to the available width.
 
-The text does not depend on the fonts of a machine. Characters that the font lacks, and scripts that are written from
-right to left, are drawn as one box for all that are adjacent.
+The text does not depend on the fonts of a machine. A run of characters that the font lacks, or of a script that is
+written from right to left, is drawn as one box.
 """
 
 import unicodedata
@@ -16,7 +16,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST, LINES = 10, 3
-"""Smallest height of the letters in pixels, and the lines of a caption at most."""
+"""Smallest height of the letters in pixels, and largest number of lines of a caption."""
 MARGIN = 3
 MISSING, RIGHT_TO_LEFT = "□", ("R", "AL")
 
@@ -26,9 +26,9 @@ class Caption:
     """Lines of text above adjacent images of a row.
 
     Attributes:
-        column: of the first image.
-        columns: number of the images.
-        lines: none for nothing to say.
+        column: column of the first image, from 0.
+        columns: number of images below the text.
+        lines: lines of text; empty if the images have no caption.
     """
 
     column: int
@@ -37,12 +37,12 @@ class Caption:
 
 
 def letter_size(width: int) -> int:
-    """Return the height in pixels of the letters beside images of a width."""
+    """Return the height in pixels of the letters above images of ``width`` pixels."""
     return max(SMALLEST, width // 16)
 
 
 def line_height(size: int) -> int:
-    """Return the distance of lines of letters of a size."""
+    """Return the distance in pixels between lines of letters of height ``size``."""
     return size + -(-size // 4)
 
 
@@ -76,8 +76,8 @@ def fit_text(text: str, size: int, width: int, lines: int) -> list[str]:
     """Return text in lines of at most ``width`` pixels, broken between words if possible; "…" if there are too many.
 
     Args:
-        size: of the letters.
-        lines: at most.
+        size: height of the letters in pixels.
+        lines: largest number of lines.
     """
     font, rest = open_font(size), select_drawable(text)
     found: list[str] = []
@@ -96,15 +96,16 @@ def fit_text(text: str, size: int, width: int, lines: int) -> list[str]:
 
 
 def arrange_captions(captions: Sequence[str], columns: int, width: int, gap: int) -> list[list[Caption]]:
-    """Return what is written above each row of images.
+    """Return the captions to draw above each row of images.
 
-    Nothing is written above images whose captions are those of the row above, and adjacent images of one caption have
-    it in common: so prompts taken in turn are headings of columns, and a single prompt is a heading of all.
+    Adjacent images with the same caption share one, and a row with the captions of the row above has none. Prompts that
+    repeat in every row therefore become headings of columns, and a single prompt becomes the heading of all images.
 
     Args:
-        captions: one for each image.
-        width: of an image, in pixels.
-        gap: between images.
+        captions: caption of each image, row by row.
+        columns: number of images in a row.
+        width: width of an image in pixels.
+        gap: width in pixels of the lines between images.
     """
     rows: list[list[Caption]] = []
     for start in range(0, len(captions), columns):
@@ -121,7 +122,7 @@ def arrange_captions(captions: Sequence[str], columns: int, width: int, gap: int
 
 
 def header_height(row: Sequence[Caption], width: int) -> int:
-    """Return the pixels that captions need above their images, which have a ``width``."""
+    """Return the height in pixels of the captions above images of ``width`` pixels."""
     lines = max((len(caption.lines) for caption in row), default=0)
     return lines * line_height(letter_size(width)) + 2 * MARGIN if lines else 0
 
@@ -130,8 +131,8 @@ def draw_captions(picture: Image.Image, row: Sequence[Caption], top: int, width:
     """Draw captions above a row of images.
 
     Args:
-        top: of the images, in pixels.
-        width, gap: of the images and between them.
+        top: distance in pixels from the picture's top to the images.
+        width, gap: width in pixels of an image and of the lines between images.
     """
     size = letter_size(width)
     for caption in row:
@@ -141,11 +142,11 @@ def draw_captions(picture: Image.Image, row: Sequence[Caption], top: int, width:
 
 
 def draw_lines(picture: Image.Image, lines: Sequence[str], size: int, box: tuple[int, int, int]) -> None:
-    """Draw lines of black text, each in the middle.
+    """Draw lines of black text, each centred in the box.
 
     Args:
-        size: of the letters.
-        box: left, top and width of the room for them.
+        size: height of the letters in pixels.
+        box: left, top and width of the box in pixels.
     """
     pen, font, (left, top, width) = ImageDraw.Draw(picture), open_font(size), box
     for number, line in enumerate(lines):

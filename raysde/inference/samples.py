@@ -26,13 +26,14 @@ class Drawn:
 
     Attributes:
         images: [N, C, H, W], uint8; or float32 in ``data_range`` if requested, neither clipped nor rounded.
-        prompts: the prompt of each image, None if there were none.
+        prompts: prompt of each image, None without prompts.
         seed: one seed for all images, or one for each.
         nfe: number of function evaluations of the score for each image.
         data_range: float values of black and white.
-        labels: class names that the images were drawn for, or class numbers if the model stores no names.
-        first: number of the first image; None if images are not told apart by number.
-        settings: whatever else the images depend on, by keyword: solver, steps, guidance, the weights' sha256, ...
+        labels: class name of each image, or class number if the model stores no names; None without labels.
+        first: number of the first image, None if images have no numbers.
+        settings: all other settings that the images depend on, by keyword: solver, steps, guidance, the weights'
+            sha256, ...
     """
 
     images: Tensor
@@ -59,9 +60,9 @@ class Drawn:
         return self.images if self.images.dtype == torch.uint8 else to_uint8(self.images, *self.data_range)
 
     def metadata(self, index: int | None = None) -> dict[str, Any]:
-        """Return what an image, or all of them for None, were drawn with, for :func:`raysde.images.png.png_metadata`.
+        """Return the settings of an image, or of all images for None, for :func:`raysde.images.png.png_metadata`.
 
-        The lists of all images have names in the plural; what is the same for all of them is no list.
+        For all images, a value that differs between images is a list under a name in the plural, such as ``prompts``.
         """
         number = None if self.first is None or index is None else self.first + index
         told: dict[str, Any] = {"number": number}
@@ -78,7 +79,8 @@ class Drawn:
         """Return the images side by side under their prompts or labels.
 
         Args:
-            columns: of images; by default one for each prompt or label, if there are several and at most ``WIDEST``.
+            columns: number of images in a row; by default the number of different prompts or labels, if it is from 2
+                to ``WIDEST``.
         """
         kinds = len(set(self.captions or ()))
         usual = kinds if 1 < kinds <= WIDEST else None
@@ -143,12 +145,14 @@ def make_samples(
     first: int | None = None,
     times: Tensor | None = None,
 ) -> Drawn:
-    """Return images with what they were drawn for.
+    """Return sampled images with their prompts, labels and settings.
 
     Args:
-        settings: of their method, and whatever else they depend on.
-        numbers: class numbers.
-        times: that were walked instead of a grid.
+        images: [N, C, H, W], uint8 or float32 in the model's data range.
+        settings: sampler settings and all other settings that the images depend on, by keyword.
+        numbers: class number of each image, -1 for no class.
+        first: number of the first image.
+        times: times that replaced the settings of the time grid.
     """
     names, method = model.spec.class_names, Method(**make_method(settings))
     read = select_readable({**asdict(method), "grid": method.grid_for(model.score_model.sde)})
@@ -168,7 +172,7 @@ def make_samples(
 
 
 def _describe_label(label: Label) -> str:
-    """A class name, or a class number, for people."""
+    """Return a class name, or a class number as text."""
     if isinstance(label, str):
         return label
     return "no label" if label < 0 else f"label {label}"

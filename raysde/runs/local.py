@@ -28,7 +28,7 @@ def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = la
     Under torchrun every process calls this; ``sink`` is used on the first rank alone.
 
     Args:
-        should_stop: asked after a step whether to leave with a checkpoint, see :class:`raysde.training.loop.Hooks`.
+        should_stop: returns True to end the run with a checkpoint, see :class:`raysde.training.loop.Hooks`.
 
     Raises:
         ValueError: if the storage is not a local folder, or the checkpoint does not fit the recipe.

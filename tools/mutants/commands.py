@@ -4,7 +4,7 @@ from tools.mutants.mutant import Mutant
 
 MUTANTS = [
     Mutant("older edits overwritten in silence", "raysde.commands.edit:run_edit", '    say_older_pictures(out, len(files))\n', "", "tests/commands/test_edit.py -k 'older'"),
-    Mutant("somebody's picture overwritten", "raysde.commands.model_options:check_out", "and not is_own(out / name)", "and False", "tests/commands/test_edit.py -k 'somebody'"),
+    Mutant("somebody's picture overwritten", "raysde.commands.model_options:check_out", "if not is_own(out / name)), None)", "if False), None)", "tests/commands/test_edit.py -k 'somebody'"),
     Mutant("a report's place found bad at the end", "raysde.commands.evaluate:run_evaluate", '    check_writable(target, "--output")\n', "", "tests/evaluation/test_evaluate.py -k 'cannot_be_written'"),
     Mutant("figures that stay in the report", "raysde.commands.evaluate:run_evaluate", "if subject.run_id is not None:", "if False:", "tests/evaluation/test_evaluate.py -k 'registered_model'"),
     Mutant("an option that goes nowhere", "raysde.commands.registry:run_promote", "metric=args.metric,", "metric=None,", "tests/commands/test_options.py"),
