@@ -121,6 +121,17 @@ def arrange_captions(captions: Sequence[str], columns: int, width: int, gap: int
     return rows
 
 
+def arrange_headings(headings: Sequence[str], width: int) -> list[Caption]:
+    """Return one heading for each column of images, even where neighbours have the same text.
+
+    Args:
+        headings: heading of each column.
+        width: width of an image in pixels.
+    """
+    size, room = letter_size(width), width - 2 * MARGIN
+    return [Caption(column, 1, fit_text(each, size, room, LINES)) for column, each in enumerate(headings)]
+
+
 def header_height(row: Sequence[Caption], width: int) -> int:
     """Return the height in pixels of the captions above images of ``width`` pixels."""
     lines = max((len(caption.lines) for caption in row), default=0)

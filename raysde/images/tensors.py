@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raysde.images.captions import Caption, arrange_captions, draw_captions, header_height
+from raysde.images.captions import Caption, arrange_captions, arrange_headings, draw_captions, header_height
 from raysde.images.png import png_metadata
 from raysde.io.errors import name_place_of_write
 
@@ -46,6 +46,7 @@ def make_grid(
     gap: int = 1,
     cell: int | None = None,
     captions: Sequence[str] | None = None,
+    headings: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> Image.Image:
     """Arrange uint8 images [B, C, H, W] row by row on a white picture.
@@ -53,9 +54,10 @@ def make_grid(
     Args:
         columns: number of images in a row; None for a grid as square as possible.
         gap: width in pixels of the lines between images.
-        cell: smallest width of a cell in pixels (default: ``CELL``, or ``CAPTIONED`` with captions); each image is
-            enlarged by the whole factor that reaches it.
+        cell: smallest width of a cell in pixels (default: ``CELL``, or ``CAPTIONED`` with captions or headings); each
+            image is enlarged by the whole factor that reaches it.
         captions: caption of each image; see :func:`raysde.images.captions.arrange_captions`.
+        headings: text at the top of each column, above all captions; empty for none.
         metadata: values of the picture's ``info``, which :func:`save_picture` writes.
 
     Raises:
@@ -65,17 +67,20 @@ def make_grid(
         raise ValueError("a grid needs at least one image")
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
-    scale = max(1, math.ceil((cell or (CELL if captions is None else CAPTIONED)) / width))
+    usual = CAPTIONED if headings or captions is not None else CELL
+    scale = max(1, math.ceil((cell or usual) / width))
     rows, height, width = math.ceil(count / columns), height * scale, width * scale
     said: list[list[Caption]] = [[]] * rows if captions is None else arrange_captions(captions, columns, width, gap)
-    heights = [header_height(row, width) for row in said]
-    tops = [gap + number * (height + gap) + sum(heights[: number + 1]) for number in range(rows)]
+    heights, columns_said = [header_height(row, width) for row in said], arrange_headings(headings, width)
+    first = gap + header_height(columns_said, width)
+    tops = [first + number * (height + gap) + sum(heights[: number + 1]) for number in range(rows)]
     canvas = torch.full((channels, tops[-1] + height + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
     large = images.cpu().repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     for index, image in enumerate(large):
         top, left = tops[index // columns], gap + index % columns * (width + gap)
         canvas[:, top : top + height, left : left + width] = image
     picture = to_pil(canvas)
+    draw_captions(picture, columns_said, first, width, gap)
     for top, row in zip(tops, said, strict=True):
         draw_captions(picture, row, top, width, gap)
     picture.info.update(metadata or {})

@@ -120,11 +120,16 @@ class DrawnPath(Drawn):
     frames: Tensor
 
     def strip(self) -> Image.Image:
-        """Return the paths as a picture: two rows for each image, x_t above x0_hat, from noise on the left to data."""
+        """Return the paths as a picture: two rows for each image, x_t above x0_hat, from noise on the left to data.
+
+        Each column has its log-SNR as a heading.
+        """
         points = self.frames.shape[2]
         captions = None if self.captions is None else [each for each in self.captions for _ in range(2 * points)]
         metadata = {**self.metadata(), "log_snr": self.log_snr.tolist()}
-        return make_grid(self.frames.flatten(0, 2), points, captions=captions, metadata=metadata)
+        headings = [f"log-SNR {round(each, 1) + 0.0:.1f}" for each in self.log_snr.tolist()]  # + 0.0: no minus before 0
+        frames = self.frames.flatten(0, 2)
+        return make_grid(frames, points, captions=captions, headings=headings, metadata=metadata)
 
     def save(self, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> list[Path]:
         """Write the files of :meth:`Drawn.save`, and ``path.png`` with the strip; return paths, grid last."""

@@ -56,6 +56,23 @@ def test_captions_stand_above_their_images_and_touch_none(channels, size, captio
         assert inked(above[2], 3, width)[0]
 
 
+@pytest.mark.parametrize("captions", [None, ["one", "one", "two", "two"]], ids=["alone", "above captions"])
+def test_each_column_has_its_heading_above_everything(captions):
+    """Equal neighbours have one each, a blank heading leaves its column blank, and no pixel of an image is touched."""
+    images = pictures(4, 1, 8, 8)
+    grid = make_grid(images, 2, captions=captions, headings=["same", "same"])
+    above = locate_rows(grid, enlarge(images, 12), 2)
+    plain = locate_rows(make_grid(images, 2, captions=captions, cell=CAPTIONED), enlarge(images, 12), 2)
+    added = len(above[0]) - len(plain[0])
+    assert inked(above[0][:added], 2, 96) == [True, True]
+    left, right = above[0][:added, 1:97], above[0][:added, 98:194]
+    assert np.array_equal(left, right)
+    assert np.array_equal(above[0][added:], plain[0])
+    assert all(np.array_equal(one, other) for one, other in zip(above[1:], plain[1:], strict=True))
+    (blank, _) = locate_rows(make_grid(images, 2, headings=["", "H"]), enlarge(images, 12), 2)
+    assert inked(blank, 2, 96) == [False, True]
+
+
 def test_grids_without_captions_have_no_room_for_them():
     images = pictures(5, 1, 8, 8)
     assert make_grid(images, 3).size == (3 * 65 + 1, 2 * 65 + 1)

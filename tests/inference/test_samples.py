@@ -12,6 +12,7 @@ from PIL import Image
 
 from raysde.checkpoints import checkpoint
 from raysde.cli import main
+from raysde.images.tensors import make_grid
 from raysde.inference.samples import Drawn
 from raysde.sampling.method import SETTINGS
 from tests.support.checkpoints import write_model
@@ -95,3 +96,16 @@ def test_the_command_says_what_it_drew_with(folder, tmp_path):
     for name in ("grid.png", "path.png"):
         told = read_told(tmp_path / "out" / name)
         assert (told["prompts"], told["seed"], told["steps"]) == (["two", "три", "two", "три"], 11, 3)
+
+
+def test_a_strip_has_the_log_snr_of_each_column_above_it(folder):
+    """By the SDE's own formula at the path's times, from the lowest on the left; the rest is the strip without it."""
+    model = checkpoint.load_model(folder)
+    path = model.sample_path(3, prompts=["two", "three"], seed=1, steps=2)
+    log_snr = model.score_model.sde.log_snr(path.times).tolist()
+    assert log_snr == sorted(log_snr)
+    frames = path.frames.flatten(0, 2)
+    captions = [word for word in ("two", "three") for _ in range(6)]
+    wanted = make_grid(frames, 3, captions=captions, headings=[f"log-SNR {value:.1f}" for value in log_snr])
+    assert np.array_equal(np.asarray(path.strip()), np.asarray(wanted))
+    assert wanted.height > make_grid(frames, 3, captions=captions).height

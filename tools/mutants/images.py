@@ -36,6 +36,7 @@ MUTANTS = [
     Mutant("colour made grey without a word", "raysde.images.open:_convert_channels", 'changes.add("grey")', "pass", "tests/data/ingest/test_probe.py -k 'made_grey'"),
     Mutant("width before height", "raysde.images.sizes:read_size", "return sides[0], sides[-1]", "return sides[-1], sides[0]", "tests/images/test_sizes.py"),
     Mutant("captions over the images", "raysde.images.tensors:make_grid", "sum(heights[: number + 1])", "sum(heights[:number])", CAPTIONS + " -k 'touch_none'"),
+    Mutant("headings between the first captions and their images", "raysde.images.tensors:make_grid", "draw_captions(picture, columns_said, first, width, gap)", "draw_captions(picture, columns_said, tops[0], width, gap)", CAPTIONS + " -k 'above_everything'"),
     Mutant("captions from the left end", "raysde.images.captions:draw_captions", "gap + caption.column * (width + gap)", "gap", CAPTIONS + " -k 'touch_none'"),
     Mutant("a heading for what changed", "raysde.images.captions:arrange_captions", "groupby(row if row != above else [])", "groupby(row if start == 0 else [])", CAPTIONS + " -k 'touch_none'"),
     Mutant("captions of another height above each row", "raysde.images.captions:arrange_captions", "[: len(row)]", "", CAPTIONS + " -k 'touch_none'"),
