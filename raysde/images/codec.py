@@ -7,6 +7,7 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 Bytes = bytes | memoryview
 JPEG = b"\xff\xd8"
@@ -84,18 +85,19 @@ def shorten_message(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def encode_image(picture: Image.Image, *, quality: int | None) -> bytes:
+def encode_image(picture: Image.Image, *, quality: int | None, chunks: PngInfo | None = None) -> bytes:
     """Encode a picture of mode L or RGB as JPEG without chroma subsampling, or as PNG.
 
     Args:
         quality: JPEG quality from 1 to 100; None for PNG.
+        chunks: text chunks of the PNG; see :func:`raysde.images.png.png_metadata`.
 
     Raises:
         ValueError: if a side exceeds ``MAX_JPEG`` pixels and the format is JPEG.
     """
     buffer = io.BytesIO()
     if quality is None:
-        picture.save(buffer, format="PNG", compress_level=6, icc_profile=None)
+        picture.save(buffer, format="PNG", compress_level=6, icc_profile=None, pnginfo=chunks)
     elif max(picture.size) > MAX_JPEG:
         raise ValueError(
             f"at {picture.height} x {picture.width} pixels it is too long for JPEG, whose limit is {MAX_JPEG}"

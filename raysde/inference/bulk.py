@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.fs as pafs
-import torch
 
 from raysde.images.codec import encode_image
+from raysde.images.png import png_metadata
 from raysde.images.tensors import to_pil
 from raysde.inference.image_files import WHOLE, WRITERS, Form, part_name
 from raysde.inference.model import Model
 from raysde.inference.prompt_file import Requests
 from raysde.inference.ranges import split_range
+from raysde.inference.samples import Drawn
 from raysde.io.atomic import is_partial
 from raysde.io.filesystems import child_path, exists, open_filesystem
 from raysde.io.hashing import model_hash
@@ -117,8 +118,8 @@ class Bulk:
         other = self.negative or ""
         return [other if each is None else each for each in self.requests.negatives[first : first + count]]
 
-    def images(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> torch.Tensor:
-        """Sample images from number ``first`` on, uint8 [count, C, H, W]; ``told(done, all)`` gets solver steps."""
+    def sample(self, first: int, count: int, told: Callable[[int, int], None] | None = None) -> Drawn:
+        """Sample ``count`` images from number ``first`` on; ``told(done, all)`` gets solver steps."""
         rows, asked = slice(first, first + count), self.requests
         return self.model.sample(
             n=count,
@@ -128,12 +129,20 @@ class Bulk:
             first=first,
             progress=told,
             **{**self.settings, "negative": self.negatives(first, count)},
-        ).images
+        )
 
     def draw(self, part: int, told: Callable[[int, int], None] | None = None) -> None:
-        """Sample the images of a part and write them; ``told(done, all)`` gets solver steps."""
+        """Sample the images of a part and write them as PNG files with their settings, as :meth:`Drawn.save` does.
+
+        Args:
+            told: callback ``told(done, all)`` that gets solver steps.
+        """
         first, count = self.parts[part]
-        files = [encode_image(to_pil(image), quality=None) for image in self.images(first, count, told)]
+        drawn = self.sample(first, count, told)
+        files = [
+            encode_image(to_pil(image), quality=None, chunks=png_metadata(drawn.metadata(index)))
+            for index, image in enumerate(drawn.images)
+        ]
         WRITERS[self.form](self.place(part), files, self.rows(first, count))
 
     def rows(self, first: int, count: int) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """`raysde sample --prompts-file` in one process: the images of `raysde sample`, restarts, and errors."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from raysde.cli import main
 from raysde.data.ingest.probe import choose_rules
@@ -28,6 +30,7 @@ from tests.support.paths import ROOT
 from tests.support.pictures import open_image
 
 FAST = ["--solver", "ddim", "--steps", "2"]
+TOLD = [{"prompt": "zwei"}, {"prompt": "three, \u7d05", "seed": 8}, {"prompt": "two", "negative": "blue"}]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,16 @@ def drawn(out: Path) -> torch.Tensor:
     assert table.column("number").to_pylist() == list(range(table.num_rows))
     files = table.column("image").combine_chunks().field("bytes")
     return torch.stack([torch.from_numpy(decode_image(file.as_py(), 1)).permute(2, 0, 1) for file in files])
+
+
+def file_of(out: Path, number: int) -> bytes:
+    """Return the PNG file of an image, from a Parquet part or a folder."""
+    for part in sorted(out.glob("part-*.parquet")):
+        table = pq.read_table(part)
+        if number in (numbers := table.column("number").to_pylist()):
+            return table.column("image")[numbers.index(number)].as_py()["bytes"]
+    (path,) = out.rglob(f"{number:08d}.png")
+    return path.read_bytes()
 
 
 def test_images_are_those_of_raysde_sample(models, tmp_path, capsys):
@@ -87,6 +100,21 @@ def test_a_row_may_have_a_seed_and_a_negative_prompt_of_its_own(models, tmp_path
         )
         assert (alone.images[0].int() - found[number].int()).abs().max() <= 1
     assert len({image.numpy().tobytes() for image in found}) == 7
+
+
+@pytest.mark.parametrize("form", ["parquet", "png"])
+def test_an_image_of_a_prompt_file_says_what_it_was_drawn_with(models, tmp_path, form):
+    """Each of the three images carries its own prompt, seed and negative prompt, and the settings of them all, also
+    in the second part."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in TOLD))
+    requests, model = read_requests(str(tmp_path / "rows.jsonl")), load(models["captions"])
+    draw_all(bulk(model, tmp_path / "out", requests=requests, form=form, seed=5, batch=2, part=2))
+    for number, row in enumerate(TOLD):
+        told = Image.open(io.BytesIO(file_of(tmp_path / "out", number))).info
+        assert (told["Software"], told["number"], told["prompt"]) == ("raysde", str(number), row["prompt"])
+        assert (told["seed"], told["negative"]) == (str(row.get("seed", 5)), row.get("negative", ""))
+        assert (told["solver"], told["steps"], told["guidance"], told["model"]) == ("ddim", "2", "2.0", model.weights)
+    assert str(tmp_path).encode() not in file_of(tmp_path / "out", 0)
 
 
 def test_png_parts_are_image_folders(models, tmp_path):
@@ -138,10 +166,10 @@ def interrupt(after):
 
     left = iter(range(after))
 
-    def encode(picture, *, quality):
+    def encode(picture, **how):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return encode_image(picture, quality=quality)
+        return encode_image(picture, **how)
 
     return encode
 

@@ -10,8 +10,8 @@ PROMPT_FILE = "tests/inference/test_prompt_file.py"
 SAMPLES = "tests/inference/test_samples.py"
 
 MUTANTS = [
-    Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.images", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
-    Mutant("prompts counted from each part's start", "raysde.inference.bulk:Bulk.images", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
+    Mutant("every part's images drawn as the first", "raysde.inference.bulk:Bulk.sample", "            first=first,", "            first=0,", BULK + " -k 'raysde_sample'"),
+    Mutant("prompts counted from each part's start", "raysde.inference.bulk:Bulk.sample", "rows, asked = slice(first, first + count), self.requests", "rows, asked = slice(0, count), self.requests", BULK + " -k 'raysde_sample'"),
     Mutant("parts that cut batches", "raysde.inference.bulk:Bulk.parts", "self.batch * max(1, self.images_per_part // self.batch)", "self.images_per_part", BULK + " -k 'raysde_sample'"),
     Mutant("the command's seed for every row", "raysde.inference.bulk:Bulk.seeds", "self.seed if each is None else each", "self.seed", BULK + " -k 'of_its_own'"),
     Mutant("the command's negative for every row", "raysde.inference.bulk:Bulk.negatives", "other if each is None else each", "other", BULK + " -k 'of_its_own'"),
@@ -50,5 +50,7 @@ MUTANTS = [
     Mutant("images numbered from 0 in every file", "raysde.inference.samples:Drawn.metadata", "else self.first + index", "else index", SAMPLES + " -k 'drawn_again'"),
     Mutant("defaults left to whoever reads the file", "raysde.inference.samples:make_samples", "{\"model\": weights_hash(model), **settings, **read}", "{\"model\": weights_hash(model), **settings}", SAMPLES + " -k 'command_says'"),
     Mutant("a path's rows under the wrong prompts", "raysde.inference.samples:DrawnPath.strip", "for _ in range(2 * points)]", "for _ in range(points)] * 2", "tests/sampling/test_path.py -k 'ends_in_its_image'"),
+    Mutant("a path's headings from the data's end", "raysde.inference.samples:DrawnPath.strip", "for each in self.log_snr.tolist()]", "for each in self.log_snr.tolist()[::-1]]", SAMPLES + " -k 'log_snr'"),
+    Mutant("every file of a part told as its first", "raysde.inference.bulk:Bulk.draw", "drawn.metadata(index)", "drawn.metadata(0)", BULK + " -k 'drawn_with'"),
     Mutant("files that are not counted", "raysde.inference.samples:Drawn.save", "names, progress, metadata)", "names, None, metadata)", "tests/commands/test_edit.py -k 'in_sight'"),
 ]  # fmt: skip
