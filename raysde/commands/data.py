@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from raysde.commands.outputs import check_picture
 from raysde.io.amounts import amount
 
 
@@ -27,7 +28,11 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    """Run `raysde inspect`."""
+    """Run `raysde inspect`.
+
+    Raises:
+        ValueError: if there is no such data set, it is damaged, or an option is wrong.
+    """
     from raysde.data.dataset.contact_sheet import describe_manifest, draw_contact_sheet
     from raysde.data.dataset.manifest import read_manifest
     from raysde.data.dataset.reader import Reader
@@ -36,11 +41,12 @@ def run_inspect(args: argparse.Namespace) -> None:
 
     if args.n < 1:
         raise ValueError(f"-n must be at least 1, got {args.n}")
+    target = Path(args.sheet).expanduser()
+    check_picture("--sheet", target)
     manifest = read_manifest(args.shards)
     print("\n".join(describe_manifest(manifest)))
     verify_shards(manifest, hashes=not args.fast)
     print(f"checked        {'sizes and columns' if args.fast else 'sizes, columns and hashes'} of all shards")
-    target = Path(args.sheet).expanduser()
     save_picture(draw_contact_sheet(Reader(manifest), args.n, args.seed), target)
     print(f"contact sheet  {target}")
 

@@ -9,12 +9,10 @@ from raysde.commands.model_options import (
     add_prompt_options,
     add_solver_options,
     check_drawing_options,
-    check_out,
     drawing_arguments,
     make_loader,
-    name_pictures,
-    say_older_pictures,
 )
+from raysde.commands.outputs import check_out, name_pictures, say_older_pictures
 from raysde.io.amounts import amount
 
 if TYPE_CHECKING:

@@ -2,17 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from raysde.commands import SOURCES, add_tracking_option
-from raysde.io.amounts import amount
-from raysde.io.progress import say
 from raysde.sampling.method import SETTINGS, Method, Setting, no_setting
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -207,52 +203,6 @@ def drawing_arguments(
             **guided,
             **parse_method(args),
         }
-
-
-def check_out(out: Path, names: Sequence[str]) -> None:
-    """Refuse an output folder that cannot be written, or holds files of these names that raysde did not write.
-
-    Args:
-        out: folder of ``--out``.
-        names: names of the files to be written.
-
-    Raises:
-        ValueError: naming the path that is not a writable folder, or the file that raysde may not have written.
-    """
-    from raysde.images.png import is_own
-
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        fault = "cannot be written to" if there.is_dir() else "is a file"
-        raise ValueError(f"--out {out}: {there} {fault}; name another folder")
-    here = (name for name in names if (out / name).exists()) if out.is_dir() else ()
-    if other := next((name for name in here if not is_own(out / name)), None):
-        raise ValueError(
-            f"--out {out}: {other} exists and is not marked as written by raysde (older versions left no mark); move "
-            "it away or name another folder"
-        )
-
-
-def name_pictures(count: int) -> list[str]:
-    """Return the file names of ``count`` images in an output folder."""
-    return [f"image-{number:03d}.png" for number in range(count)]
-
-
-def say_older_pictures(out: Path, count: int) -> None:
-    """Print a note if the output folder holds images of an earlier run, and how many of them will remain."""
-    from raysde.images.png import is_own
-
-    older = sorted(path.name for path in out.glob("image-*.png") if is_own(path))
-    if not older:
-        return
-    new = set(name_pictures(count))
-    stay = [name for name in older if name not in new]
-    one = len(older) == 1
-    kept = ", which is replaced" if one else ", which are replaced"
-    if stay:
-        others = f"stay{'s' if len(stay) == 1 else ''} beside the new ones"
-        kept = f", which {others}" if one else f", of which {len(stay)} {others} ({stay[0]}, ...)"
-    say(f"{out} holds {amount(len(older), 'picture')} of an earlier drawing{kept}")
 
 
 def parse_labels(texts: Sequence[str], spec: Any) -> list[Any]:

@@ -11,15 +11,13 @@ from raysde.commands.model_options import (
     add_solver_options,
     add_workers_option,
     check_drawing_options,
-    check_out,
     drawing_arguments,
     guidance_arguments,
     make_loader,
-    name_pictures,
     parse_method,
-    say_older_pictures,
     show_progress_bar,
 )
+from raysde.commands.outputs import check_out, name_pictures, say_older_pictures
 from raysde.commands.path_options import add_path_options, path_arguments
 from raysde.io.amounts import amount
 from raysde.io.progress import say

@@ -55,6 +55,27 @@ def test_a_contact_sheet_holds_images_of_the_data_set(digits, tmp_path, capsys):
     assert "checked        sizes, columns and hashes of all shards" in said
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "words"])
+def test_somebodys_picture_is_not_written_over(digits, tmp_path, capsys, kind):
+    """Refused before the shards are read, and no byte is changed; a sheet of raysde's own is written again."""
+    mine, own = tmp_path / "mine.png", tmp_path / "own.png"
+    if kind == "words":
+        mine.write_text(kind)
+    else:
+        Image.new("RGB", (8, 8), "red").save(mine, format=kind)
+    before = mine.read_bytes()
+    said = refused(capsys, "inspect", digits.path, "--sheet", str(mine))
+    assert f"--sheet {mine} exists" in said
+    assert "move it away or name another file" in said
+    assert mine.read_bytes() == before
+    assert "is a folder" in refused(capsys, "inspect", digits.path, "--sheet", str(tmp_path))
+    sizes = []
+    for count in ("1", "9"):
+        assert main(["inspect", digits.path, "--sheet", str(own), "-n", count, "--fast"]) == 0
+        sizes.append(Image.open(own).size)
+    assert sizes[0] != sizes[1]
+
+
 def test_more_images_than_there_are(tmp_path):
     manifest = write_digit_shards(tmp_path / "shards", rows=5, shard_rows=3)
     assert main(["inspect", manifest.path, "--sheet", str(tmp_path / "all.png")]) == 0

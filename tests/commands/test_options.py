@@ -223,6 +223,7 @@ def for_looks(recorder: Recorder) -> None:
     recorder.replace("raysde.data.dataset.reader.Reader", None)
     recorder.replace("raysde.data.dataset.contact_sheet.draw_contact_sheet", None)
     recorder.replace("raysde.images.tensors.save_picture", None)
+    recorder.replace("raysde.commands.data.check_picture", None)
     plan = SimpleNamespace(epoch=recorder.stand_in("epoch", lambda step: None, 0.5), batch=4, microbatches=0)
     recorder.replace("raysde.runs.run.open_run", SimpleNamespace(steps=10, plan=plan, manifest=None))
 

@@ -4,7 +4,7 @@ from tools.mutants.mutant import Mutant
 
 MUTANTS = [
     Mutant("older edits overwritten in silence", "raysde.commands.edit:run_edit", '    say_older_pictures(out, len(files))\n', "", "tests/commands/test_edit.py -k 'older'"),
-    Mutant("somebody's picture overwritten", "raysde.commands.model_options:check_out", "if not is_own(out / name)), None)", "if False), None)", "tests/commands/test_edit.py -k 'somebody'"),
+    Mutant("somebody's picture overwritten", "raysde.commands.outputs:check_out", "if not is_marked(out / name)), None)", "if False), None)", "tests/commands/test_edit.py -k 'somebody'"),
     Mutant("a report's place found bad at the end", "raysde.commands.evaluate:run_evaluate", '    check_writable(target, "--output")\n', "", "tests/evaluation/test_evaluate.py -k 'cannot_be_written'"),
     Mutant("figures that stay in the report", "raysde.commands.evaluate:run_evaluate", "if subject.run_id is not None:", "if False:", "tests/evaluation/test_evaluate.py -k 'registered_model'"),
     Mutant("an option that goes nowhere", "raysde.commands.registry:run_promote", "metric=args.metric,", "metric=None,", "tests/commands/test_options.py"),
@@ -17,5 +17,6 @@ MUTANTS = [
     Mutant("a winner with the settings before", "raysde.tuning.sampler.search:winning_settings", "return won.drawing | (", "return spec.generation | won.drawing | (", "tests/tuning/sampler/test_command.py -k 'before'"),
     Mutant("images without a label where none has one", "raysde.commands.ingest:print_summary", "if manifest.classes and (bare", "if (bare", "tests/data/test_classes.py -k 'without_labels'"),
     Mutant("images without a label uncounted", "raysde.commands.ingest:print_summary", "if manifest.classes and (bare", "if False and (bare", "tests/data/test_classes.py -k 'without_a_label'"),
-    Mutant("a file taken for a folder", "raysde.commands.model_options:check_out", "if not there.is_dir() or not os.access", "if not os.access", "tests/commands/test_edit.py -k 'no_folder'"),
+    Mutant("somebody's picture overwritten by a contact sheet", "raysde.commands.data:run_inspect", '    check_picture("--sheet", target)\n', "", "tests/commands/test_data.py -k 'somebody'"),
+    Mutant("a file taken for a folder", "raysde.commands.outputs:check_out", "if not there.is_dir() or not os.access", "if not os.access", "tests/commands/test_edit.py -k 'no_folder'"),
 ]  # fmt: skip
