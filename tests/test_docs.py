@@ -1,7 +1,5 @@
 """Names in the documentation: modules, functions, commands and files exist."""
 
-import dataclasses
-import importlib
 import re
 import shlex
 import shutil
@@ -13,6 +11,7 @@ import pytest
 from raysde.cli import build_parser
 from raysde.config.loading import load_recipe
 from raysde.config.reference import list_keys
+from tests.support.names import resolved
 
 DOCS = Path(__file__).parents[1] / "docs"
 CODE = re.compile(r"`([^`\n]+)`")
@@ -35,26 +34,6 @@ def cells(page: str) -> list[str]:
             assert len(row) == len(HEADER), f"a row of {len(row)} cells: {line}"
             found.append(row[1])
     return found
-
-
-def resolved(name: str) -> bool:
-    """Return True if a dotted name is a module or an attribute in one, including dataclass fields."""
-    parts = name.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            thing = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError as error:
-            # a missing library of an existing module does not make the name wrong
-            if error.name is None or not error.name.startswith("raysde"):
-                raise
-            continue
-        for part in parts[cut:]:
-            declared = {field.name for field in dataclasses.fields(thing)} if dataclasses.is_dataclass(thing) else set()
-            if not hasattr(thing, part):
-                return part in declared and part == parts[-1]
-            thing = getattr(thing, part)
-        return True
-    return False
 
 
 def command_exists(name: str) -> bool:

@@ -4,7 +4,6 @@ import importlib
 import io
 import math
 import re
-import shlex
 import sys
 from itertools import pairwise
 
@@ -14,7 +13,6 @@ import torch
 from PIL import Image
 
 import raysde
-from raysde.cli import build_parser
 from raysde.sampling.solvers import SOLVERS
 from raysde.sde import VP
 from tests.support.pages import DOCS, RUN, SHOWN, read_blocks, run_files, run_python, same_output
@@ -37,17 +35,6 @@ def test_a_page_has_blocks_of_known_languages(page):
     for block in read_blocks(page):
         text = text.replace(block.text, "")
     assert INDENTED.findall(text) == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_the_commands_of_a_page_have_the_options_that_it_gives(page):
-    """Commands that no test runs are parsed too."""
-    for block in read_blocks(page):
-        if block.language == "bash":
-            for line in block.text.replace("\\\n", " ").splitlines():
-                if line.startswith("raysde "):
-                    given, rest = build_parser().parse_known_args(shlex.split(line, comments=True)[1:])
-                    assert rest == [] or (hasattr(given, "overrides") and all("=" in word for word in rest)), line
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +114,8 @@ def test_the_files_of_extend_print_what_the_page_shows(extended):
 
 def test_the_files_of_extend_do_what_the_page_says(extended):
     modules, printed, _ = extended
-    # the SDE's functions belong together, by differentiation
+    # the SDE's functions belong together, by differentiation of what the text says
+    assert "alpha' = f alpha, and (sigma²)' = 2 f sigma² + g²." in re.sub(r"\s+", " ", EXTEND.read_text())
     sde, t = modules["my_sde"].ConstantBeta(), torch.linspace(0.05, 0.95, 19, dtype=torch.float64, requires_grad=True)
     alpha2 = torch.exp(2 * sde.log_alpha(t))
     alpha2_rate, noise_rate = (torch.autograd.grad(value.sum(), t)[0] for value in (alpha2, sde.sigma2(t)))
