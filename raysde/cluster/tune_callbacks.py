@@ -50,7 +50,7 @@ class Children:
     parent: str
 
     def name(self, number: int) -> str:
-        """Return the name of a trial's run."""
+        """Return the name of the training run of trial ``number``, counted from 0: NAME-003."""
         return f"{self.recipe.name}-{number:03d}"
 
     def recipe_of(self, trial: Trial, share: Share) -> loading.RunConfig:

@@ -219,6 +219,8 @@ def run_trials(sweep: Sweep, children: Children, at_once: int, share: Share) -> 
     """Run the remaining trials of a sweep.
 
     Args:
+        sweep: the sweep; it chooses the trials and keeps their results.
+        children: the trials as training runs.
         at_once: number of concurrent trials.
         share: resources of each worker.
 

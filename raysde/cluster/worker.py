@@ -159,7 +159,14 @@ def run_loop(
 
 
 def report_validation(validate: Validate, state: TrainState, world: World, reports: Slot, steps: int) -> Validate:
-    """Return ``validate`` extended to send its metrics, and True for the last step, to the trial's mailbox."""
+    """Return ``validate`` extended to send its metrics to the trial's mailbox, from the first rank alone.
+
+    A message has the step, the number of images so far, the metrics, and True if the step is the run's last.
+
+    Args:
+        reports: the trial's mailbox.
+        steps: number of optimizer steps of the run.
+    """
 
     def validate_and_report(model: ScoreModel) -> dict[str, float]:
         metrics = validate(model)

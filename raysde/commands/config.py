@@ -4,7 +4,7 @@ import argparse
 
 
 def add_config_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde config` to its parser."""
     command.description = "Explains every key of a recipe, or checks a recipe and prints it with all defaults."
     command.add_argument(
         "recipe", nargs="?", help="file or built-in recipe to check and print (default: explain all keys)"
@@ -14,7 +14,7 @@ def add_config_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_config(args: argparse.Namespace) -> None:
-    """Run `raysde config`."""
+    """Run `raysde config`: print the reference of all keys, or the keys and values of a recipe."""
     from raysde.config import loading, reference
 
     if args.recipe is None:

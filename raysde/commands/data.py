@@ -28,7 +28,7 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    """Run `raysde inspect`.
+    """Run `raysde inspect`: print what a data set holds, check its shards, write a contact sheet.
 
     Raises:
         ValueError: if there is no such data set, it is damaged, or an option is wrong.
@@ -52,7 +52,11 @@ def run_inspect(args: argparse.Namespace) -> None:
 
 
 def run_plan(args: argparse.Namespace) -> None:
-    """Run `raysde plan`."""
+    """Run `raysde plan`: print the rows of a step.
+
+    Raises:
+        ValueError: if the recipe is wrong, or ``--step`` is not a step of the run.
+    """
     from raysde.config import loading
     from raysde.data.dataset.reader import Reader
     from raysde.runs.run import open_run

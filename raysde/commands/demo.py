@@ -7,7 +7,7 @@ from raysde.commands import STARTED
 
 
 def add_demo_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde demo` to its parser."""
     command.add_argument("--recipe", default="digits", help="YAML file or built-in recipe (default %(default)s)")
     command.add_argument(
         "--out", default="out/demo", help="output folder; an earlier demo there is replaced (default %(default)s)"
@@ -17,7 +17,7 @@ def add_demo_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    """Run `raysde demo`."""
+    """Run `raysde demo`: train a model of handwritten digits and print the accuracy of its samples."""
     from raysde.cluster.demo import demo_job
 
     demo_job(args.recipe, Path(args.out).absolute(), args.overrides, started=STARTED)

@@ -36,7 +36,7 @@ defaults. docs/editing.md explains the methods and cites their sources.
 
 
 def add_edit_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde edit` to its parser."""
     command.description = (
         "Edits images: inpaints, colorises, upscales or varies them. Writes image-000.png, ... and sheet.png, which\n"
         "shows each input beside its results. Result i depends only on the seed, i and its image."
@@ -81,7 +81,11 @@ def add_edit_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_edit(args: argparse.Namespace) -> None:
-    """Run `raysde edit`."""
+    """Run `raysde edit`: inpaint, colorise, upscale or redraw images, and write them and a sheet.
+
+    Raises:
+        ValueError: naming the option, the image, or the file that would be overwritten.
+    """
     from raysde.images.tensors import save_picture, save_png
     from raysde.inference.edit_files import draw_sheet, edit_files
 

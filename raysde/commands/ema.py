@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def add_ema_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde ema` to its parser."""
     command.description = (
         "Writes a checkpoint for sampling whose EMA weights have a length chosen now, computed from the snapshots of a "
         "run with train.ema.profiles (post-hoc EMA, Karras et al. 2024)."
@@ -20,7 +20,7 @@ def add_ema_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_ema(args: argparse.Namespace) -> None:
-    """Run `raysde ema`."""
+    """Run `raysde ema`: build a checkpoint with averaged weights of a chosen length."""
     from raysde.checkpoints import ema_snapshots
 
     out = Path(args.out).expanduser()

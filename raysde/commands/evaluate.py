@@ -56,7 +56,7 @@ Every metric has a 95% confidence interval; two models differ if their intervals
 
 
 def add_evaluate_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde evaluate` to its parser."""
     command.description = (
         "Samples images, for each label or caption in turn, and compares them with real images. Prints a table and\n"
         "writes a report. Image i depends only on the seed and i; the batch size changes metrics at most by rounding."
@@ -133,7 +133,11 @@ def add_drawing_options(group: Options) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Run `raysde evaluate`."""
+    """Run `raysde evaluate`: measure a model on a data set, print the metrics and write a report.
+
+    Raises:
+        ValueError: naming the option, or the metric that the model or the data do not allow.
+    """
     from raysde.evaluation.evaluate import Question, evaluate, format_figures
     from raysde.io.filesystems import absolute_location, check_writable, write_json
     from raysde.registry import resolve_with_subject

@@ -13,7 +13,7 @@ EMOJI = ("emoji", "all-emoji")
 
 
 def add_ingest_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde ingest` to its parser."""
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.description = """Reads images with their captions and labels, and writes Parquet shards and manifest.json.
 
@@ -80,7 +80,11 @@ def list_choices(meanings: dict[str, str]) -> str:
 
 
 def run_ingest(args: argparse.Namespace) -> None:
-    """Run `raysde ingest`."""
+    """Run `raysde ingest`: write the images of a source as Parquet shards.
+
+    Raises:
+        ValueError: naming the option, or what is wrong with the source.
+    """
     from raysde.cluster.ingest import ingest
     from raysde.config.builtin import resolve_builtin
     from raysde.data.ingest.probe import choose_rules

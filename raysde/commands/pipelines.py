@@ -38,7 +38,7 @@ def add_export_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_import(args: argparse.Namespace) -> None:
-    """Run `raysde import`."""
+    """Run `raysde import`: write a pipeline of diffusers as a checkpoint."""
     from raysde import interop
 
     out = Path(args.out).expanduser()
@@ -52,7 +52,7 @@ def run_import(args: argparse.Namespace) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    """Run `raysde export`."""
+    """Run `raysde export`: write a model as a pipeline of diffusers."""
     from raysde import interop
     from raysde.registry import load
 

@@ -6,7 +6,7 @@ from raysde.io.amounts import amount
 
 
 def add_precompute_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde precompute` to its parser."""
     command.description = (
         "Runs a frozen text encoder over all captions of a data set, or an autoencoder over all images, on Ray, and "
         "writes the outputs beside the shards, where training finds them. After an interruption, the same command "
@@ -22,7 +22,11 @@ def add_precompute_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_precompute(args: argparse.Namespace) -> None:
-    """Run `raysde precompute`."""
+    """Run `raysde precompute`: encode captions, images or both, and store the results beside the shards.
+
+    Raises:
+        ValueError: naming the option that is missing or wrong, or what does not fit the data set.
+    """
     from raysde.cluster.precompute import precompute
     from raysde.data.dataset.manifest import read_manifest
     from raysde.io.filesystems import absolute_location

@@ -4,7 +4,7 @@ import argparse
 
 
 def add_recipes_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde recipes` to its parser."""
     command.description = (
         "Lists the built-in recipes, or prints one, to be copied and changed: raysde recipes digits > mine.yaml"
     )
@@ -14,7 +14,7 @@ def add_recipes_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_recipes(args: argparse.Namespace) -> None:
-    """Run `raysde recipes`."""
+    """Run `raysde recipes`: list the built-in recipes, or print one."""
     from raysde.config.builtin import find_builtin, list_builtin
 
     kind = "sweep" if args.sweep else "recipe"

@@ -49,7 +49,11 @@ def add_models_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_register(args: argparse.Namespace) -> None:
-    """Run `raysde register`."""
+    """Run `raysde register`: register a checkpoint as a version, with the figures of its report.
+
+    Raises:
+        ValueError: if ``--alias`` is champion, or the report is of another model.
+    """
     from raysde.evaluation.report import read_report, read_subject
     from raysde.registry import register_model
     from raysde.registry.promotion import record_figures
@@ -71,7 +75,11 @@ def run_register(args: argparse.Namespace) -> None:
 
 
 def run_promote(args: argparse.Namespace) -> None:
-    """Run `raysde promote`."""
+    """Run `raysde promote`: move the alias if the version is better than its holder, or for a reason.
+
+    Raises:
+        ValueError: if ``--force`` and ``--reason`` are not given together, or the version is not better.
+    """
     from raysde.evaluation.report import read_report, read_subject
     from raysde.registry.promotion import promote_version
     from raysde.tracking import connect_client, default_uri, report_server_errors
@@ -102,7 +110,7 @@ def run_promote(args: argparse.Namespace) -> None:
 
 
 def run_models(args: argparse.Namespace) -> None:
-    """Run `raysde models`."""
+    """Run `raysde models`: print registered models with versions, aliases, metrics and sampler settings."""
     from raysde.registry import list_aliases, list_registered_models, list_versions
     from raysde.tracking import connect_client, default_uri, report_server_errors
 

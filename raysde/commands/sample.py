@@ -34,7 +34,7 @@ EXAMPLES = """examples:
 
 
 def add_sample_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde sample` to its parser."""
     command.description = (
         "Samples images and writes image-000.png, ... and grid.png. With a file of prompts, writes a large collection\n"
         "part by part. Image i depends only on the seed, i and its prompt."
@@ -73,7 +73,11 @@ def add_sample_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_sample(args: argparse.Namespace) -> None:
-    """Run `raysde sample`."""
+    """Run `raysde sample`: sample images, and write them and a grid.
+
+    Raises:
+        ValueError: naming the option, or the file that would be overwritten.
+    """
     check_drawing_options(args)
     size = parse_size_option(args.size)
     if args.prompts_file is not None:
@@ -101,7 +105,11 @@ def run_sample(args: argparse.Namespace) -> None:
 
 
 def run_bulk(args: argparse.Namespace) -> None:
-    """Run `raysde sample --prompts-file`."""
+    """Run `raysde sample --prompts-file`: sample an image for each row, part by part.
+
+    Raises:
+        ValueError: naming the option that cannot be combined with a prompt file, or the row that cannot be sampled.
+    """
     from raysde.commands.evaluate import show_progress_bars
     from raysde.inference.bulk import Bulk, Draw, draw_all, draw_here
     from raysde.inference.prompt_file import read_requests

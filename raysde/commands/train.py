@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_train_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde train` to its parser."""
     command.description = (
         "Trains a recipe on Ray: on the cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine. "
         "Resumes from the newest checkpoint if a run of the recipe's name exists."
@@ -33,7 +33,11 @@ def add_train_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Run `raysde train`."""
+    """Run `raysde train`: train a recipe, on Ray or in this process, and register the model.
+
+    Raises:
+        ValueError: naming the key of the recipe, or why the run cannot resume.
+    """
     from raysde.config import loading
 
     recipe = loading.load_recipe(args.recipe, args.overrides)

@@ -18,7 +18,7 @@ docs/tuning.md explains sweeps.
 
 
 def add_tune_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde tune` to its parser."""
     command.description = (
         "Trains a recipe many times with some keys varied, stops trials that fall behind, and ranks the trials by an\n"
         "error that is comparable between SDEs. Writes a table, a CSV, plots in MLflow and the best trial's recipe."
@@ -50,7 +50,11 @@ def add_tune_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_tune(args: argparse.Namespace) -> None:
-    """Run `raysde tune`."""
+    """Run `raysde tune`: train a recipe many times with other settings, and write the best as a recipe.
+
+    Raises:
+        ValueError: naming the key of the space or the sweep setting.
+    """
     from raysde.tuning.training.settings import base_tree, read_settings
 
     names = ("search", "trials", "seed", "scheduler", "grace", "reduction", "metric", "concurrent")

@@ -35,7 +35,7 @@ network evaluations.
 
 
 def add_tune_sampler_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde tune-sampler` to its parser."""
     command.description = (
         "Searches EMA length, solver, steps and guidance for a trained model, without training: on Ray, on the\n"
         "cluster of RAY_ADDRESS or of the surrounding job, otherwise on this machine. OUT/model is the model with the\n"
@@ -75,7 +75,11 @@ def add_tune_sampler_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_tune_sampler(args: argparse.Namespace) -> None:
-    """Run `raysde tune-sampler`."""
+    """Run `raysde tune-sampler`: search sampler settings of a trained model, and store the winner.
+
+    Raises:
+        ValueError: naming the option, or the setting that the model cannot use.
+    """
     from raysde.commands.evaluate import show_progress_bars
     from raysde.commands.model_options import make_loader
     from raysde.io.filesystems import absolute_location

@@ -27,7 +27,7 @@ ENDING = 10.0
 
 
 def add_ui_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the options of `raysde ui` to its parser."""
     command.description = "Serves the MLflow UI on the tracking store until Ctrl-C, and opens it in a browser."
     command.add_argument("--port", type=int, default=5000, help="port of the server (default %(default)s)")
     command.add_argument("--no-browser", action="store_true", help="print the links only")
@@ -36,7 +36,7 @@ def add_ui_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_ui(args: argparse.Namespace) -> None:
-    """Run `raysde ui`."""
+    """Run `raysde ui`: serve MLflow's pages on the store until it is stopped."""
     from raysde.tracking import connect_client, default_uri, list_experiments, report_server_errors
 
     uri = args.tracking_uri or default_uri()

@@ -20,6 +20,9 @@ CAPTIONED = 10_000
 def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int = 0) -> np.ndarray:
     """Return row numbers int64 [N], ascending, of ``count`` random rows of a split (all if None).
 
+    Args:
+        seed: seed of the random choice.
+
     Raises:
         ValueError: if the split has no rows.
     """
@@ -30,7 +33,12 @@ def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int =
 
 
 def read_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int]) -> Columns:
-    """Read rows as uint8 images of (height, width) ``shape``; each is the largest box in the middle, resized."""
+    """Read rows as uint8 images [N, H, W, C]; each is the largest box in the middle of the stored image, resized.
+
+    Args:
+        rows: row numbers, int64 [N].
+        shape: (height, width) of the result in pixels.
+    """
     return reader.read(rows, View(shape))
 
 

@@ -75,7 +75,15 @@ def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Re
 
 @own_keywords
 def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Drawn:
-    """Colour grey images [B, 1, H, W], which are taken as the means over the channels; see :func:`inpaint`."""
+    """Sample the colours of grey images, which are taken as the means over the channels.
+
+    Args:
+        grey: [B, 1, H, W], uint8 or float in the data range.
+        options: as for :func:`inpaint`.
+
+    Raises:
+        ValueError: if the model draws grey images, the images do not fit it, or as :func:`inpaint`.
+    """
     channels, height, width = model.spec.image
     if channels == 1:
         raise ValueError("colorise: the model draws grey images; use a model of colour images")
@@ -85,9 +93,16 @@ def colorise(model: ModelLike, grey: Tensor, **options: Unpack[Restoring]) -> Dr
 
 @own_keywords
 def upscale(model: ModelLike, images: Tensor, factor: int, **options: Unpack[Restoring]) -> Drawn:
-    """Enlarge images [B, C, H / factor, W / factor] to the model's size [B, C, H, W]; see :func:`inpaint`.
+    """Sample images [B, C, H, W] of the model's size, each pixel of ``images`` being the mean of a block of pixels.
 
-    Each given pixel is taken as the mean of a block of factor x factor pixels."""
+    Args:
+        images: [B, C, H / factor, W / factor], uint8 or float in the data range.
+        factor: side of a block in pixels.
+        options: as for :func:`inpaint`.
+
+    Raises:
+        ValueError: if ``factor`` does not divide the model's size, the images do not fit it, or as :func:`inpaint`.
+    """
     pool, (channels, height, width) = AveragePool(factor), model.spec.image
     if height % factor or width % factor:
         raise ValueError(
@@ -189,8 +204,12 @@ def draw_restored(
 ) -> Drawn:
     """Sample ``count`` images given measurements, see :func:`raysde.sampling.inverse.restore.edit`.
 
-    ``measured`` returns the projection and the float measurements of a slice of the images. The model's own settings
-    do not apply, because they were chosen for sampling without measurements.
+    The model's own settings do not apply, because they were chosen for sampling without measurements.
+
+    Args:
+        measured: function from a slice of the images to their projection and their float measurements.
+        method, noise, iterations, resample: as for :func:`raysde.sampling.inverse.restore.edit`.
+        drawing: as for :func:`raysde.inference.sample.sample`.
     """
     spec = model.spec
     low, high = spec.data_range

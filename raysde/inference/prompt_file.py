@@ -202,7 +202,11 @@ def parse_column(
 def parse_values(
     values: Iterable[Any], name: str, parse: Callable[[Any], Value | None], file: str
 ) -> Iterable[Value | None]:
-    """Yield the parsed values of a column, and name the row of a value that ``parse`` refuses."""
+    """Yield the parsed values of a column.
+
+    Raises:
+        ValueError: naming the file and the row of a value that ``parse`` refuses.
+    """
     for row, value in enumerate(values):
         try:
             yield parse(value)

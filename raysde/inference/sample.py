@@ -194,8 +194,12 @@ def draw_batches(
     """Sample ``count`` images by ``run``, batch by batch; other arguments as for :func:`sample`.
 
     Args:
+        run: function that samples a slice of the images from a score.
         share: part of the time grid, from 0 to 1, that ``run`` steps through, counted from the data's end.
-        times: the times that ``run`` steps through instead.
+        times: falling times, 1-D, that ``run`` steps through instead.
+
+    Raises:
+        ValueError: if prompts, labels or seeds are not ``count``, ``batch_size`` is below 1, or as :func:`sample`.
     """
     count_images(prompts, labels, count)
     numbers, sde = label_numbers(model.spec, labels), model.score_model.sde
@@ -267,7 +271,12 @@ def label_numbers(spec: ModelSpec, labels: Sequence[Label] | None) -> list[int] 
 def conditional_score(
     model: ModelLike, prompts: Sequence[str] | None, labels: Sequence[Label] | None, count: int, guidance: float
 ) -> Led:
-    """Return the score of ``count`` images under prompts and labels, with the model in evaluation mode."""
+    """Return the score of ``count`` images under prompts and labels, with the model in evaluation mode.
+
+    Args:
+        prompts, labels: one for each image; None without.
+        guidance: classifier-free guidance scale; 1 disables guidance.
+    """
     encode = _row_conditions(prompts, label_numbers(model.spec, labels), count)
     return Guidance(scale=guidance).score(model.score_model, encode, count)
 

@@ -145,7 +145,7 @@ def _find_class(index: dict[str, Any], part: str, folder: Path, known: tuple[str
 
 
 def part_folder(folder: Path, part: str) -> Path:
-    """Return the folder of a pipeline's part: its own, or else the pipeline's, as in diffusers."""
+    """Return the folder of a pipeline's part: ``folder/part`` if it exists, otherwise ``folder``, as in diffusers."""
     own = folder / part
     return own if own.is_dir() else folder
 

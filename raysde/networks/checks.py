@@ -31,10 +31,10 @@ def check_patch(patch: int, height: int, width: int) -> None:
 
 
 def check_multiple(size: tuple[int, int], multiple: int, key: str) -> None:
-    """Check that a network accepts images of a size other than its own.
+    """Check that a network accepts images of a size that it was not built for.
 
     Args:
-        size: (height, width) of the network's input.
+        size: (height, width) of the images, in pixels of the network's input.
         multiple: number that must divide height and width.
         key: key of the recipe that determines ``multiple``.
 

@@ -192,7 +192,12 @@ assert tuple(ADAPTERS) == get_args(Architecture)
 
 
 def keep_mean(output: tuple[Tensor, ...], channels: int) -> Tensor:
-    """Return the first ``channels`` channels; further ones are a learned variance (Nichol and Dhariwal 2021)."""
+    """Return the first ``channels`` channels of the first output, [B, channels, H, W].
+
+    Args:
+        output: the network's outputs; the first is [B, C, H, W]. Channels beyond ``channels`` are a learned variance
+            (Nichol and Dhariwal 2021).
+    """
     return output[0][:, :channels]
 
 

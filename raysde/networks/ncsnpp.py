@@ -210,7 +210,13 @@ class NCSNpp(nn.Module):
         return made
 
     def build_down(self, widths: list[int], heights: list[int], image: int) -> list[int]:
-        """Fill ``self.down`` from the highest resolution to the lowest; return the widths of the skip connections."""
+        """Fill ``self.down`` from the highest resolution to the lowest; return the channels of the skip connections.
+
+        Args:
+            widths: number of channels at each level, from the highest resolution to the lowest.
+            heights: height of the feature maps at each level, in pixels.
+            image: number of channels of the images.
+        """
         self.down = nn.ModuleList()
         size, width, pyramid = self.size, self.size.channels, image
         skips = [width]
@@ -241,7 +247,15 @@ class NCSNpp(nn.Module):
         return None
 
     def build_up(self, widths: list[int], heights: list[int], skips: list[int], image: int) -> None:
-        """Fill ``self.up`` from the lowest resolution to the highest, consuming the skips' widths from the end."""
+        """Fill ``self.up`` from the lowest resolution to the highest.
+
+        Args:
+            widths: number of channels at each level, from the highest resolution to the lowest.
+            heights: height of the feature maps at each level, in pixels.
+            skips: channels of the skip connections, as :meth:`build_down` returns them; each is used once, from the
+                end.
+            image: number of channels of the images.
+        """
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
         below: int | None = None
         for level, out in reversed(list(enumerate(widths))):

@@ -37,7 +37,14 @@ class NetworkConfig(Protocol):
         """
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError unless the network takes images of this height and width in pixels, beside its own."""
+        """Check that the network also takes images of a size that it was not built for.
+
+        Args:
+            height, width: size of the images in pixels.
+
+        Raises:
+            ValueError: if it does not.
+        """
 
 
 @runtime_checkable

@@ -107,10 +107,20 @@ class ConvDouble(nn.Module):
 
 
 def make_halving_conv(inside: int, outside: int, fir: bool) -> nn.Module:
-    """Return a learned 3 x 3 convolution that halves the resolution."""
+    """Return a learned 3 x 3 convolution that halves height and width.
+
+    Args:
+        inside, outside: number of channels that go in and come out.
+        fir: True to combine it with a FIR filter against aliasing.
+    """
     return FirConvHalf(inside, outside) if fir else ConvHalf(inside, outside)
 
 
 def make_doubling_conv(inside: int, outside: int, fir: bool) -> nn.Module:
-    """Return a learned 3 x 3 convolution that doubles the resolution."""
+    """Return a learned 3 x 3 convolution that doubles height and width.
+
+    Args:
+        inside, outside: number of channels that go in and come out.
+        fir: True to combine it with a FIR filter against aliasing.
+    """
     return FirConvDouble(inside, outside) if fir else ConvDouble(inside, outside)

@@ -124,7 +124,12 @@ class UNet(nn.Module):
         return [*self.down, *self.middle, *self.up]
 
     def build_down(self, widths: list[int], heights: list[int]) -> list[int]:
-        """Fill ``self.down`` from the highest resolution to the lowest; return the widths of the skip connections."""
+        """Fill ``self.down`` from the highest resolution to the lowest; return the channels of the skip connections.
+
+        Args:
+            widths: number of channels at each level, from the highest resolution to the lowest.
+            heights: height of the feature maps at each level, in pixels.
+        """
         self.down = nn.ModuleList()
         skips, width = [self.size.channels], self.size.channels
         for level, out in enumerate(widths):
@@ -137,7 +142,14 @@ class UNet(nn.Module):
         return skips
 
     def build_up(self, widths: list[int], heights: list[int], skips: list[int]) -> None:
-        """Fill ``self.up`` from the lowest resolution to the highest, consuming the skips' widths from the end."""
+        """Fill ``self.up`` from the lowest resolution to the highest.
+
+        Args:
+            widths: number of channels at each level, from the highest resolution to the lowest.
+            heights: height of the feature maps at each level, in pixels.
+            skips: channels of the skip connections, as :meth:`build_down` returns them; each is used once, from the
+                end.
+        """
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
         for level, out in reversed(list(enumerate(widths))):
             for _ in range(self.size.depths[level] + 1):

@@ -164,8 +164,14 @@ def _standard_error(estimates: Tensor) -> Tensor:
 def encode(score: Score, x0: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol: float = TOLERANCE) -> Tensor:
     """Map data x0 [B, ...] to latents of the same shape by the probability flow, from training floor to ceiling.
 
+    Args:
+        score: ``score(x_t, t)`` with x_t [B, ...] and t [B]; returns the shape of x_t.
+        rtol, atol: relative and absolute tolerance of the adaptive solver; the error of a step stays below atol + rtol
+            |x|.
+
     Raises:
-        ValueError: if the score is guided.
+        ValueError: if the score is guided, or a tolerance is not positive.
+        FloatingPointError: if the solver finds no step that is small enough.
     """
     return encode_counted(score, x0, sde, rtol=rtol, atol=atol)[0]
 
@@ -173,21 +179,27 @@ def encode(score: Score, x0: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol:
 def decode(score: Score, latent: Tensor, sde: SDE, *, rtol: float = TOLERANCE, atol: float = TOLERANCE) -> Tensor:
     """Map latents [B, ...] to data of the same shape, the inverse of :func:`encode`.
 
+    Args:
+        score: ``score(x_t, t)`` with x_t [B, ...] and t [B]; returns the shape of x_t.
+        rtol, atol: relative and absolute tolerance of the adaptive solver; the error of a step stays below atol + rtol
+            |x|.
+
     Raises:
-        ValueError: if the score is guided.
+        ValueError: if the score is guided, or a tolerance is not positive.
+        FloatingPointError: if the solver finds no step that is small enough.
     """
     return decode_counted(score, latent, sde, rtol=rtol, atol=atol)[0]
 
 
 @torch.no_grad()
 def encode_counted(score: Score, x0: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
-    """Return the result of :func:`encode` and the number of score evaluations."""
+    """Return the latents [B, ...] of :func:`encode`, and the number of score evaluations of the whole batch."""
     return probability_flow(check_score(score), sde, x0, sde.train_floor, sde.ceiling, rtol=rtol, atol=atol)
 
 
 @torch.no_grad()
 def decode_counted(score: Score, latent: Tensor, sde: SDE, *, rtol: float, atol: float) -> tuple[Tensor, int]:
-    """Return the result of :func:`decode` and the number of score evaluations."""
+    """Return the data [B, ...] of :func:`decode`, and the number of score evaluations of the whole batch."""
     return probability_flow(check_score(score), sde, latent, sde.ceiling, sde.train_floor, rtol=rtol, atol=atol)
 
 

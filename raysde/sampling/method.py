@@ -240,8 +240,9 @@ class Method:
         return time_grid(sde, self.steps, self.grid_for(sde), self.rho)
 
     def last_times(self, sde: "SDE", share: float) -> "Tensor":
-        """Return the last ``share`` of the time grid in its own variable, float64; see
-        :func:`raysde.sampling.solvers.grids.last_grid_part`."""
+        """Return the last ``share`` (0 to 1) of the time grid in its own variable, 1-D float64; see
+        :func:`raysde.sampling.solvers.grids.last_grid_part`.
+        """
         from raysde.sampling.solvers.grids import last_grid_part
 
         return last_grid_part(self.times(sde), sde, self.grid_for(sde), self.rho, share)

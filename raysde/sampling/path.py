@@ -46,7 +46,10 @@ class Path:
 
 
 def path_times(sde: SDE, grid: Tensor, points: int) -> Tensor:
-    """Return ``points`` falling times, evenly spaced in log-SNR between the ends of a time grid, float64.
+    """Return falling times, [points] float64, evenly spaced in log-SNR between the ends of a time grid.
+
+    Args:
+        grid: falling times, 1-D; only the first and the last are read.
 
     Raises:
         ValueError: if ``points`` is below 2.
@@ -60,7 +63,7 @@ def path_times(sde: SDE, grid: Tensor, points: int) -> Tensor:
 
 
 def times_between(sde: SDE, start: float, end: float) -> Tensor:
-    """Return falling times from ``start`` to ``end``, at most ``STEP`` apart in log(alpha / sigma), float64."""
+    """Return falling times from ``start`` to ``end``, 1-D float64, at most ``STEP`` apart in log(alpha / sigma)."""
     ends = torch.tensor([start, end], dtype=torch.float64)
     first, last = (0.5 * sde.log_snr(ends)).tolist()
     if last - first < SAME:

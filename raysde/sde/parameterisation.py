@@ -30,6 +30,10 @@ TimeInput = Literal["t", "999t", "step", "sigma", "log_sigma", "log_sigma/4"]
 def target_coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
     """Return a and b of ``target = a x0 + b eps``, each with the shape of sigma.
 
+    Args:
+        alpha, sigma: coefficients of ``x_t = alpha x0 + sigma eps``, of one shape.
+        data_std: standard deviation of the data, read by the target ``edm`` alone.
+
     Raises:
         ValueError: if ``target`` is not one of TARGETS.
     """
@@ -53,7 +57,17 @@ def target_coefficients(target: Target, alpha: Tensor, sigma: Tensor, data_std: 
 def convert_target(
     value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, source: Target, target: Target, data_std: float
 ) -> Tensor:
-    """Convert a prediction of ``source`` at x_t into the equivalent value of ``target``, [B, ...]."""
+    """Convert a prediction of ``source`` at x_t into the equivalent value of ``target``, [B, ...].
+
+    Args:
+        value, x_t: the prediction and the noisy images, both [B, ...].
+        alpha, sigma: coefficients of ``x_t = alpha x0 + sigma eps``, shaped to broadcast against x_t.
+        source, target: names in ``TARGETS``.
+        data_std: standard deviation of the data, read by the target ``edm`` alone.
+
+    Raises:
+        ValueError: if ``source`` or ``target`` is not one of TARGETS.
+    """
     if source == target:
         return value
     a, b = target_coefficients(source, alpha, sigma, data_std)
@@ -64,13 +78,26 @@ def convert_target(
 
 
 def target_of(target: Target, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
-    """Return the value of ``target`` for clean images x0 and noise eps, [B, ...]."""
+    """Return the value of ``target`` for clean images x0 and noise eps, all [B, ...].
+
+    Args:
+        alpha, sigma: coefficients of ``x_t = alpha x0 + sigma eps``, shaped to broadcast against x0.
+        data_std: standard deviation of the data, read by the target ``edm`` alone.
+
+    Raises:
+        ValueError: if ``target`` is not one of TARGETS.
+    """
     a, b = target_coefficients(target, alpha, sigma, data_std)
     return a * x0 + b * eps
 
 
 def noise_error_scale(target: Target, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
-    """Return d eps_hat / d value, the factor from an error in the target to the error in the implied noise."""
+    """Return d eps_hat / d value, the factor from an error in the target to the error in the implied noise.
+
+    Args:
+        alpha, sigma: coefficients of ``x_t = alpha x0 + sigma eps``, of one shape, which the result has.
+        data_std: standard deviation of the data, read by the target ``edm`` alone.
+    """
     a, b = target_coefficients(target, alpha, sigma, data_std)
     return alpha / (alpha * b - sigma * a)
 
@@ -112,7 +139,12 @@ class Preconditioning:
         return log_sigma if kind == "log_sigma" else torch.exp(log_sigma)
 
     def network_input(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
-        """Return the scaled x_t that is passed to the network, [B, ...]."""
+        """Return the scaled x_t that is passed to the network, [B, ...].
+
+        Args:
+            alpha, sigma: coefficients of ``x_t = alpha x0 + sigma eps``, shaped to broadcast against x_t.
+            data_std: standard deviation of the data, read by ``input="unit"`` alone.
+        """
         if self.input == "unit":
             return x_t / torch.sqrt((alpha * data_std).square() + sigma.square())
         return x_t if self.input == "none" else 2.0 * x_t - 1.0

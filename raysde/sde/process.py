@@ -61,27 +61,28 @@ class SDE(ABC):
 
     @abstractmethod
     def log_alpha(self, t: Tensor) -> Tensor:
-        """Return log alpha(t), the log of the signal coefficient: E[x_t | x0] = alpha x0."""
+        """Return log alpha(t), the log of the signal coefficient, of the shape of t: E[x_t | x0] = alpha x0."""
 
     @abstractmethod
     def sigma2(self, t: Tensor) -> Tensor:
-        """Return sigma(t)^2, the variance of x_t given x0, accurate to rounding also where it is tiny."""
+        """Return sigma(t)^2, the variance of x_t given x0, of the shape of t, accurate to rounding also where it is
+        tiny."""
 
     @abstractmethod
     def drift_rate(self, t: Tensor) -> Tensor:
-        """Return f(t) of the drift f(t) x."""
+        """Return f(t) of the drift f(t) x, of the shape of t."""
 
     @abstractmethod
     def diffusion2(self, t: Tensor) -> Tensor:
-        """Return g(t)^2, the rate at which variance is added."""
+        """Return g(t)^2, the rate at which variance is added, of the shape of t."""
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
-        """Return log(alpha^2 / sigma^2), strictly decreasing in t."""
+        """Return log(alpha^2 / sigma^2), natural logarithm, of the shape of t and strictly decreasing in t."""
 
     @abstractmethod
     def time_at(self, log_snr: Tensor) -> Tensor:
-        """Return the time t with the given log-SNR, the inverse of :meth:`log_snr`."""
+        """Return the time t with the given log-SNR, of the same shape; the inverse of :meth:`log_snr`."""
 
     @property
     def prior_std(self) -> float:
@@ -94,20 +95,23 @@ class SDE(ABC):
         return 1000
 
     def alpha(self, t: Tensor) -> Tensor:
+        """Return alpha(t), the signal coefficient, of the shape of t: E[x_t | x0] = alpha x0."""
         return torch.exp(self.log_alpha(t))
 
     def alpha2(self, t: Tensor) -> Tensor:
+        """Return alpha(t)^2, of the shape of t; the alpha-bar of discrete models."""
         return torch.exp(2.0 * self.log_alpha(t))
 
     def sigma(self, t: Tensor) -> Tensor:
+        """Return sigma(t), the standard deviation of x_t given x0, of the shape of t and in units of the data."""
         return torch.sqrt(self.sigma2(t))
 
     def snr(self, t: Tensor) -> Tensor:
-        """Return the signal-to-noise ratio alpha^2 / sigma^2."""
+        """Return the signal-to-noise ratio alpha^2 / sigma^2, of the shape of t."""
         return torch.exp(self.log_snr(t))
 
     def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma of ``x_t = alpha x0 + sigma eps``."""
+        """Return alpha and sigma of ``x_t = alpha x0 + sigma eps``, each of the shape of t."""
         return self.alpha(t), self.sigma(t)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -115,15 +119,25 @@ class SDE(ABC):
         return expand(self.drift_rate(t), x) * x
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """Return the diffusion coefficient g(t)."""
+        """Return the diffusion coefficient g(t), of the shape of t."""
         return torch.sqrt(self.diffusion2(t))
 
     def reverse_drift(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Return the reverse-time SDE's drift f x - g^2 score, like x (Anderson 1982; Song et al. eq. 6)."""
+        """Return the drift f x - g^2 score of the reverse-time SDE (Anderson 1982; Song et al. eq. 6).
+
+        Args:
+            x, score: state and its score, both [B, ...]; the result has this shape.
+            t: times, [B].
+        """
         return self.drift(x, t) - expand(self.diffusion2(t), x) * score
 
     def probability_flow(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:
-        """Return dx/dt of the probability-flow ODE, f x - g^2 score / 2, of the shape of x (Song et al. eq. 13)."""
+        """Return dx/dt = f x - g^2 score / 2 of the probability-flow ODE (Song et al. eq. 13).
+
+        Args:
+            x, score: state and its score, both [B, ...]; the result has this shape.
+            t: times, [B].
+        """
         return self.drift(x, t) - 0.5 * expand(self.diffusion2(t), x) * score
 
     def prior(
@@ -134,7 +148,12 @@ class SDE(ABC):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draw x at the ceiling from N(0, prior_std^2), of the given shape."""
+        """Draw x at t = ``ceiling`` from the prior N(0, prior_std^2).
+
+        Args:
+            shape: shape of the result, such as [B, C, H, W].
+            generator: source of randomness; None for PyTorch's default generator.
+        """
         return self.prior_std * torch.randn(tuple(shape), generator=generator, device=device, dtype=dtype)
 
     def prior_log_prob(self, x: Tensor) -> Tensor:

@@ -63,10 +63,11 @@ class BetaSDE(SDE):
         return len(self.alphas_cumprod) or 1000
 
     def beta(self, t: Tensor) -> Tensor:
+        """Return the noise rate beta(t), of the shape of t."""
         return self.betas.beta(t)
 
     def beta_integral(self, t: Tensor) -> Tensor:
-        """Return B(t), the integral of beta from 0 to t."""
+        """Return B(t), the integral of beta from 0 to t, of the shape of t."""
         return self.betas.integral(t)
 
     def log_alpha(self, t: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Input:
 
 
 def default_artifact_root(uri: str) -> str | None:
-    """Return the folder of artifacts beside a SQLite file; None for a server, which has its own."""
+    """Return the URI of the folder ``artifacts`` beside a SQLite file; None for a server, which chooses the place
+    itself."""
     match = DATABASE.fullmatch(uri)
     return None if match is None else (Path(match[2]).absolute().parent / "artifacts").as_uri()
 

@@ -13,6 +13,12 @@ def ema_decay(batch: int, num_images: int, half_life: float, rampup: float) -> f
 
     The half-life is at most ``rampup`` times the images seen so far, so that early averages forget the initial weights
     (Karras et al. 2022, training loop, rampup 0.05).
+
+    Args:
+        batch: number of images in the update.
+        num_images: number of images seen so far, with these.
+        half_life: number of images after which a weight's share in the average has halved.
+        rampup: fraction of ``num_images``; 0 for a constant half-life.
     """
     length = min(half_life, rampup * num_images) if rampup > 0.0 else half_life
     share: float = 0.5 ** (batch / max(length, 1e-8))

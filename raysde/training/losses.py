@@ -38,7 +38,12 @@ class Reduce(NamedTuple):
 
 
 def min_snr(sde: SDE, t: Tensor, data_std: float, gamma: float) -> Tensor:
-    """Return min(SNR, gamma) / SNR at times t, both [B] (Hang et al. 2023, arXiv 2303.09556)."""
+    """Return min(SNR, gamma) / SNR at times t, both [B] (Hang et al. 2023, arXiv 2303.09556).
+
+    Args:
+        data_std: not read; all weightings have the same arguments.
+        gamma: largest signal-to-noise ratio that still raises the weight; 5 in the paper.
+    """
     snr = sde.snr(t)
     return snr.clamp(max=gamma) / snr
 
@@ -94,6 +99,10 @@ class Criterion:
 
 def noise_weight(weighting: Weighting, sde: SDE, t: Tensor, *, data_std: float, min_snr_gamma: float) -> Tensor:
     """Return the factor on the squared error of the predicted noise at times t, both [B].
+
+    Args:
+        data_std: standard deviation of the data, for the weighting ``edm``.
+        min_snr_gamma: gamma of the weighting ``min_snr``.
 
     Raises:
         ValueError: if there is no such weighting of the noise.

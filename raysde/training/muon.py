@@ -64,7 +64,15 @@ class Muon(torch.optim.AdamW):
         super().step()
 
     def turn(self, alike: list[nn.Parameter], momentum: float, lr: float, decay: float) -> None:
-        """Update matrices of one shape."""
+        """Update matrices of one shape in place, and clear their gradients.
+
+        Args:
+            alike: matrices, or convolution kernels, that are equal in shape after flattening all dimensions but the
+                first.
+            momentum: factor on the old momentum, from 0 to 1.
+            lr: learning rate on AdamW's scale.
+            decay: decoupled weight decay; weights shrink by lr * decay.
+        """
         ahead = torch.stack([self.ahead(parameter, momentum).flatten(1) for parameter in alike])
         rate = lr * LIKE_ADAMW * math.sqrt(max(ahead.shape[1:]))
         for parameter, direction in zip(alike, orthogonalise(ahead), strict=True):
@@ -75,7 +83,14 @@ class Muon(torch.optim.AdamW):
             parameter.grad = None  # makes AdamW skip the parameter
 
     def ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """Update a matrix's momentum and return N, gathered from all ranks, in the parameter's shape."""
+        """Update a matrix's momentum, and return the gradient with Nesterov's momentum, gathered from all ranks.
+
+        Args:
+            momentum: factor on the old momentum, from 0 to 1.
+
+        Returns:
+            A tensor of the full parameter's shape.
+        """
         state, gradient = self.state[parameter], parameter.grad
         assert gradient is not None
         if "momentum_buffer" not in state:

@@ -37,7 +37,14 @@ def parameter_groups(
 def adamw(
     model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
 ) -> torch.optim.AdamW:
-    """Return AdamW with its fused kernel over the trainable parameters."""
+    """Return AdamW with its fused kernel over the trainable parameters.
+
+    Args:
+        lr: learning rate.
+        betas: factors on the old first and second moments of AdamW.
+        weight_decay: decoupled weight decay.
+        text_lr: learning rate of the text encoder; None for ``lr``.
+    """
     parts = parameter_groups(model.parameters(), model.conditioner.text_parameters, lr, text_lr)
     return torch.optim.AdamW(parts, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
@@ -46,6 +53,12 @@ def muon(
     model: ScoreModel, *, lr: float, betas: tuple[float, float], weight_decay: float, text_lr: float | None = None
 ) -> Muon:
     """Return Muon for the matrices of the network, with AdamW for all other parameters.
+
+    Args:
+        lr: learning rate.
+        betas: factors on the old first and second moments of AdamW.
+        weight_decay: decoupled weight decay.
+        text_lr: learning rate of the text encoder; None for ``lr``.
 
     Raises:
         ValueError: if the network has no matrices.

@@ -136,7 +136,13 @@ def solve_constrained(gram: Tensor, right: Tensor) -> Tensor:
 
 
 def reconstruction_weights(stored: Sequence[tuple[float, float]], end: float, std: float) -> Tensor:
-    """Return the factor of each stored average in the reconstruction, [K] float64; see :func:`fit_profile`."""
+    """Return the factor of each stored average in the reconstruction, [K] float64; see :func:`fit_profile`.
+
+    Args:
+        stored: (number of images seen, relative standard deviation) of each of the K averages.
+        end: number of images seen at the time of the wanted average.
+        std: relative standard deviation of the wanted average.
+    """
     return fit_profile(stored, end, std).weights
 
 

@@ -53,7 +53,7 @@ class TrainState:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def note_rows(self, rows: np.ndarray) -> None:
-        """Add the row numbers of a microbatch to the digest."""
+        """Add the row numbers of a microbatch, int64 [B], to the digest of all rows so far."""
         words = np.ascontiguousarray(rows, dtype="<i8").tobytes()
         self.rows_digest = hashlib.blake2b(self.rows_digest.encode() + words, digest_size=16).hexdigest()
 
@@ -79,7 +79,8 @@ class TrainState:
         return result
 
     def load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of :meth:`optimizer_tensors`."""
+        """Restore the optimizer's state from the tensors of :meth:`optimizer_tensors`; names without a weight are
+        ignored."""
         on_device = {
             parameter: bool(group.get("fused") or group.get("capturable"))
             for group in self.optimizer.param_groups
@@ -108,11 +109,18 @@ class TrainState:
         ]
 
     def profile_tensors(self) -> dict[str, Tensor]:
-        """Return the averages of ``profiles`` as tensors named ``STD/NAME``."""
+        """Return the averaged weights of each of ``profiles``, named ``STD/NAME``.
+
+        STD is the profile's relative standard deviation, NAME a trainable weight; each tensor has the weight's shape.
+        """
         return {f"{profile.std}/{name}": value for profile in self.profiles for name, value in profile.state().items()}
 
     def load_profiles(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of :meth:`profile_tensors`, or raise ValueError if stds or names differ."""
+        """Restore the averaged weights from the tensors of :meth:`profile_tensors`.
+
+        Raises:
+            ValueError: if a profile lacks weights, because the standard deviations or the model's weights are others.
+        """
         for profile in self.profiles:
             prefix = f"{profile.std}/"
             profile.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})

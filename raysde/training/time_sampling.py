@@ -86,7 +86,7 @@ Times = Uniform | LogNormal | UniformLogSnr | Importance
 
 
 def log_snr_range(sde: SDE) -> tuple[float, float]:
-    """Return the log-SNR at the training floor and at the ceiling."""
+    """Return the SDE's largest and smallest log-SNR of training, at t = ``train_floor`` and at t = ``ceiling``."""
     ends = sde.log_snr(torch.tensor([sde.train_floor, sde.ceiling], dtype=torch.float64)).tolist()
     return ends[0], ends[1]
 

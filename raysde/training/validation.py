@@ -51,7 +51,12 @@ def common_noise(streams: Sequence[torch.Generator], shape: Sequence[int]) -> tu
 
 
 def linear_error(variance: Tensor, noise2: Tensor) -> Tensor:
-    """Return the mean squared error of the best linear denoiser at noise variance ``noise2``."""
+    """Return v n^2 / (v + n^2), the mean squared error of the best linear denoiser of a pixel.
+
+    Args:
+        variance: variance v of the pixel.
+        noise2: variance n^2 of the noise, in the same units; it broadcasts against ``variance``.
+    """
     return variance * noise2 / (variance + noise2)
 
 
@@ -91,7 +96,13 @@ def measure_bins(
     device: torch.device,
     latent: LatentSpec | None,
 ) -> Seen:
-    """Return the measurements on a microbatch, with one evaluation of the network per bin."""
+    """Return the measurements on a microbatch of B rows, with one evaluation of the network per bin of log-SNR.
+
+    Args:
+        seed: seed of the noise and of its level, which also depend on each row's number.
+        data_range: float values of black and white.
+        latent: autoencoder of a latent model; None for a model of pixels.
+    """
     scale = 1.0 if latent is not None else 2.0 / (data_range[1] - data_range[0])
     streams = [rng.generator(seed, rng.VALIDATION, int(row)) for row in batch.rows]
     x0 = draw_clean(batch, data_range, latent, streams, device)

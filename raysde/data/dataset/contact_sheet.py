@@ -55,7 +55,12 @@ def _format_numbers(values: list[float]) -> str:
 
 
 def draw_contact_sheet(reader: Reader, count: int, seed: int) -> Image.Image:
-    """Draw up to ``count`` randomly chosen images of a data set, each above the beginning of its caption or label."""
+    """Draw random images of a data set, each above the beginning of its caption or label.
+
+    Args:
+        count: number of images, at least 1; all are drawn if the data set has fewer.
+        seed: seed of the random choice.
+    """
     total = reader.manifest.rows
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
     columns = min(WIDE, len(rows))

@@ -87,6 +87,9 @@ class Rows:
 def hold_out_rows(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[Rows, np.ndarray]:
     """Hold out ``count`` random rows; return the rows to train on, and the held-out row numbers, int64 [N], sorted.
 
+    Args:
+        seed: seed of the random choice.
+
     Raises:
         ValueError: if no row would be left to train on.
     """
@@ -98,7 +101,8 @@ def hold_out_rows(layouts: tuple[Layout, ...], count: int, seed: int) -> tuple[R
 
 
 def choose_positions(rows: Rows, count: int, seed: int) -> np.ndarray:
-    """Return up to ``count`` distinct random positions, int64, sorted."""
+    """Return up to ``count`` distinct random positions in [0, ``rows.count``), int64 [N], sorted; ``seed`` selects
+    them."""
     if not rows.count:
         return np.empty(0, dtype=np.int64)
     first = np.arange(min(count, rows.count), dtype=np.int64)

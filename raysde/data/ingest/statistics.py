@@ -69,7 +69,11 @@ class Statistics:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Statistics":
-        """Return the statistics from the JSON values of :meth:`to_json`."""
+        """Return the statistics from the JSON values of :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError: if a value is missing or unknown; the caller names the file.
+        """
         changed = {
             "labels": Counter(values["labels"]),
             "widths": tuple(values["widths"]),

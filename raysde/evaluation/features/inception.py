@@ -72,7 +72,7 @@ POOLS = {
 
 
 def block_a(inputs: int, pooled: int) -> Mixed:
-    """Build a block of 35 x 35 pixels."""
+    """Build a block of maps of 35 x 35 pixels, from ``inputs`` channels; its pooling branch has ``pooled`` channels."""
     units = {
         "branch1x1": Unit(inputs, 64),
         "branch5x5_1": Unit(inputs, 48),
@@ -88,7 +88,7 @@ def block_a(inputs: int, pooled: int) -> Mixed:
 
 
 def block_b(inputs: int) -> Mixed:
-    """Build a block from 35 x 35 to 17 x 17 pixels."""
+    """Build a block from maps of 35 x 35 pixels with ``inputs`` channels to 17 x 17 pixels."""
     units = {
         "branch3x3": Unit(inputs, 384, 3, 2),
         "branch3x3dbl_1": Unit(inputs, 64),
@@ -99,7 +99,12 @@ def block_b(inputs: int) -> Mixed:
 
 
 def block_c(inputs: int, inner: int) -> Mixed:
-    """Build a block of 17 x 17 pixels, with convolutions of length 7 along rows and columns in turn."""
+    """Build a block of maps of 17 x 17 pixels, with convolutions of length 7 along rows and columns in turn.
+
+    Args:
+        inputs: number of input channels.
+        inner: number of channels between these convolutions.
+    """
     units = {
         "branch1x1": Unit(inputs, 192),
         "branch7x7_1": Unit(inputs, inner),
@@ -118,7 +123,7 @@ def block_c(inputs: int, inner: int) -> Mixed:
 
 
 def block_d(inputs: int) -> Mixed:
-    """Build a block from 17 x 17 to 8 x 8 pixels."""
+    """Build a block from maps of 17 x 17 pixels with ``inputs`` channels to 8 x 8 pixels."""
     units = {
         "branch3x3_1": Unit(inputs, 192),
         "branch3x3_2": Unit(192, 320, 3, 2),
@@ -131,7 +136,7 @@ def block_d(inputs: int) -> Mixed:
 
 
 def block_e(inputs: int, pool: str) -> Mixed:
-    """Build a block of 8 x 8 pixels."""
+    """Build a block of maps of 8 x 8 pixels, from ``inputs`` channels; ``pool`` is a key of :data:`POOLS`."""
     units = {
         "branch1x1": Unit(inputs, 320),
         "branch3x3_1": Unit(inputs, 384),
@@ -177,7 +182,10 @@ class Inception(nn.Module):
         self.fc = nn.Linear(WIDTH, CLASSES) if classifier else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Resize to 299 x 299 by torchmetrics' antialiased interpolation, scale to (x - 128) / 128, run the network."""
+        """Return features [B, 2048] of uint8 images [B, 3, H, W], and logits [B, 1008], None without a classifier.
+
+        Images are resized to 299 x 299 by torchmetrics' antialiased interpolation and scaled to (x - 128) / 128.
+        """
         x = F.interpolate(images.float(), size=(SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         features = self.features((x - 128.0) / 128.0)
         return features, None if self.fc is None else features @ self.fc.weight.T

@@ -19,11 +19,11 @@ class Projection(Protocol):
     def scale(self) -> float: ...
 
     def measure(self, x: Tensor) -> Tensor:
-        """Return H x, with as many dimensions as x."""
+        """Return the measurement H x of images x [B, C, H, W], with as many dimensions as x."""
         ...
 
     def transpose(self, y: Tensor) -> Tensor:
-        """Return H^T y, of the shape of an image."""
+        """Return H^T y for a measurement y, of the shape [B, C, H, W] of images."""
         ...
 
 
@@ -128,9 +128,12 @@ class Chain:
 
 
 def replace_measurement(x: Tensor, y: Tensor, projection: Projection) -> Tensor:
-    """Return x with its measurement H x replaced by y.
+    """Return x [B, C, H, W] with its measurement H x replaced by y.
 
     This order of operations sets a mask's known values to y bit for bit and leaves the others unchanged.
+
+    Args:
+        y: a measurement, of the shape that ``projection.measure`` returns.
     """
     rest = x - projection.transpose(projection.measure(x)) / projection.scale
     return rest + projection.transpose(y) / projection.scale

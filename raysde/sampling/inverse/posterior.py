@@ -51,7 +51,7 @@ class MomentMatching:
 
     @torch.enable_grad()
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return grad log p_t(x_t | y), of the shape of x_t."""
+        """Return grad log p_t(x_t | y) for x_t [B, ...] and t [B], of the shape of x_t."""
         x = x_t.detach().requires_grad_()
         alpha, sigma = marginal_for(self.sde, t, x)
         score = self.prior(x, t)

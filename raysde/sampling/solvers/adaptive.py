@@ -54,6 +54,7 @@ def first_step(f: Slope, t: Tensor, y: Tensor, slope: Tensor, span: float, rtol:
     Args:
         y, slope: state and dy/dt at times t [B], both [B, N].
         span: end - start; the slope may be undefined beyond it.
+        rtol, atol: tolerances of :func:`integrate_ode`.
     """
     direction = math.copysign(1.0, span)
     scale = atol + rtol * y.abs()
@@ -113,7 +114,12 @@ def integrate_ode(f: Slope, y: Tensor, start: float, end: float, *, rtol: float,
 def attempt_step(
     f: Slope, t: Tensor, y: Tensor, slope: Tensor, h: Tensor, rtol: float, atol: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take one step of size h [B]; return the new y, the slope there, and each row's error over its tolerance, [B]."""
+    """Take one step of size h [B]; return the new y, the slope there, and each row's error over its tolerance, [B].
+
+    Args:
+        y, slope: state and dy/dt at times t [B], both [B, N].
+        rtol, atol: tolerances of :func:`integrate_ode`; a row's step is good if its result is below 1.
+    """
     width = h.to(y.dtype)[:, None]
     slopes = [slope]
     for node, weights in zip(NODES[1:], STAGES[1:], strict=True):
@@ -127,7 +133,16 @@ def attempt_step(
 def probability_flow(
     score: Score, sde: SDE, x: Tensor, start: float, end: float, *, rtol: float, atol: float
 ) -> tuple[Tensor, int]:
-    """Move x [B, ...] along the probability flow; return it and the number of score evaluations."""
+    """Move x [B, ...] along the probability flow; return it and the number of score evaluations of the whole batch.
+
+    Args:
+        start, end: times of the SDE between which x moves, in either direction.
+        rtol, atol: tolerances of :func:`integrate_ode`.
+
+    Raises:
+        ValueError: if a tolerance is not positive.
+        FloatingPointError: if the solver finds no step that is small enough.
+    """
 
     def slope(t: Tensor, y: Tensor) -> Tensor:
         value, time = y.view_as(x), t.to(y.dtype)

@@ -31,14 +31,23 @@ def mean_norm(x: Tensor) -> Tensor:
 
 
 def damping(walk: Walk, index: int) -> float:
-    """Return a^2 = alpha^2(t - dt -> t), 1 for VE: Song's factor 1 - beta_i for any number of steps."""
+    """Return a^2 = alpha^2(t - dt -> t), 1 for VE: Song's factor 1 - beta_i for any number of steps.
+
+    Args:
+        index: number of the grid's time t; dt is the step before it, or the first step for index 0.
+    """
     return walk.transition(max(index - 1, 0))[0] ** 2
 
 
 def langevin(walk: Walk, x: Tensor, index: int, target_snr: float, norms: Norms) -> tuple[Tensor, Tensor]:
-    """Return x + eta score + sqrt(2 eta) z, of the shape of x, and its mean (Song et al. algorithms 4 and 5).
+    """Return x + eta score + sqrt(2 eta) z, of the shape of x [B, ...], and its mean (Song et al. algorithms 4 and 5).
 
     eta = 2 a^2 (target_snr |z| / |score|)^2 with |z| = sqrt(d) for d pixels; the norm of the drawn z would bias it.
+
+    Args:
+        index: number of the grid's time at which x is corrected.
+        target_snr: r of Song et al., the ratio of a step's signal to its noise, dimensionless.
+        norms: function from the score [B, ...] to the norm that each row divides by, [B].
     """
     gradient, z = walk.score(x, walk.times[index]), walk.noise(x)
     size = math.sqrt(x[0].numel())
@@ -48,7 +57,12 @@ def langevin(walk: Walk, x: Tensor, index: int, target_snr: float, norms: Norms)
 
 
 def annealed_langevin(walk: Walk, x: Tensor, index: int, target_snr: float, norms: Norms) -> tuple[Tensor, Tensor]:
-    """Return a Langevin step with eta = 2 a^2 (target_snr sigma)^2, like x, and its mean (Song and Ermon 2019)."""
+    """Return a Langevin step with eta = 2 a^2 (target_snr sigma)^2, of the shape of x [B, ...], and its mean (Song and
+    Ermon 2019).
+
+    Args:
+        index, target_snr, norms: as for :func:`langevin`; ``norms`` is not read.
+    """
     eta = 2.0 * damping(walk, index) * (target_snr * walk.sigma[index]) ** 2
     mean = x + eta * walk.score(x, walk.times[index])
     return mean + math.sqrt(2.0 * eta) * walk.noise(x), mean

@@ -15,7 +15,11 @@ TimeMap = Callable[[Tensor], Tensor]
 
 
 def grid_variable(sde: SDE, grid: Grid, rho: float) -> tuple[TimeMap, TimeMap]:
-    """Return the function of t in which a grid is uniform, and its inverse."""
+    """Return the function of t in which a grid is uniform, and its inverse; both keep shapes.
+
+    Args:
+        rho: exponent of the grid ``edm`` (Karras et al. 2022, eq. 5); other grids ignore it.
+    """
     if grid == "time":
         return (lambda t: t), (lambda u: u)
     if grid == "quadratic":
@@ -26,7 +30,7 @@ def grid_variable(sde: SDE, grid: Grid, rho: float) -> tuple[TimeMap, TimeMap]:
 
 
 def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
-    """Return steps + 1 falling times, float64.
+    """Return falling times from the SDE's ceiling to its sample floor, [steps + 1] float64.
 
     time       uniform in t
     log_snr    uniform in log-SNR (Lu et al. 2022)
@@ -51,9 +55,13 @@ def time_grid(sde: SDE, steps: int, grid: Grid, rho: float = 7.0) -> Tensor:
 
 
 def last_grid_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float) -> Tensor:
-    """Return the last ``share`` of a :func:`time_grid`, measured in the grid's own variable, float64.
+    """Return the last ``share`` of a :func:`time_grid`, measured in the grid's own variable, 1-D float64.
 
     Its first step may be a part of one of the grid's steps. A share of 0 gives the last time alone, 1 the whole grid.
+
+    Args:
+        times: the whole grid, [steps + 1].
+        grid, rho: name and exponent with which :func:`time_grid` made it.
     """
     # without rounding, 0.7 of ten steps would be just above seven
     place = round((1.0 - share) * (len(times) - 1), 9)
@@ -66,7 +74,7 @@ def last_grid_part(times: Tensor, sde: SDE, grid: Grid, rho: float, share: float
 
 
 def check_times(times: Tensor, sde: SDE) -> Tensor:
-    """Return the caller's own times as a float64 tensor on the CPU.
+    """Return the caller's own times, [K] with K >= 2, as a float64 tensor on the CPU.
 
     Raises:
         ValueError: if they do not fall, are fewer than two, or leave (0, ceiling]; 0 is allowed where sigma(0) > 0.

@@ -49,7 +49,8 @@ class Multistep:
         self.past: deque[tuple[float, Tensor]] = deque(maxlen=order)
 
     def order_at(self, index: int) -> int:
-        """Return the order of a step: rising from 1 at the start, and falling to 1 at the end of a short run."""
+        """Return the order of the step from time ``index``: rising from 1 at the start, falling to 1 at a short
+        run's end."""
         left = self.steps - index if self.steps < SHORT else self.order
         return min(self.order, len(self.past), left)
 
@@ -95,7 +96,12 @@ class DpmPlusPlus(Multistep):
         return math.expm1(-z) / z + 1.0, 1.0 - 2.0 * (math.expm1(-z) + z) / z**2
 
     def differences(self, h: float, order: int) -> list[Tensor]:
-        """Return the coefficients of v and v^2 of the polynomial through the last predictions; v runs from 0 to 1."""
+        """Return the coefficients of v and v^2 of the polynomial through the last predictions; v runs from 0 to 1.
+
+        Args:
+            h: width of the step in half the log-SNR.
+            order: number of predictions, from 1 to 3; the list has one coefficient fewer, each of the shape of x.
+        """
         if order == 1:
             return []
         (now, m0), (before, m1) = self.past[0], self.past[1]
@@ -162,7 +168,13 @@ class UniPC(Multistep):
         return step, step
 
     def move(self, x: Tensor, index: int, order: int, arrived: Tensor | None) -> Tensor:
-        """Step from x at ``index`` to ``index + 1``, with the prediction ``arrived`` there if it is known."""
+        """Step from x [B, ...] at the grid's time ``index`` to ``index + 1``, and return x there.
+
+        Args:
+            order: order of the step, from 1.
+            arrived: the prediction at ``index + 1``, of the shape of x, if it is known; the step is then the
+                corrector's.
+        """
         walk, (now, m0) = self.walk, self.past[0]
         h = walk.half_log_snr[index + 1] - walk.half_log_snr[index]
         places = [(self.past[k][0] - now) / h for k in range(1, order)] + [1.0]

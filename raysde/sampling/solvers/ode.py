@@ -13,19 +13,28 @@ from raysde.sampling.solvers.trajectory import Walk
 
 
 def euler(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Return x after Euler's step, twice; it equals DDIM's with eta = 0 (Song, Meng and Ermon 2021, section 4.3)."""
+    """Return x [B, ...] after Euler's step from the grid's time ``index`` to ``index + 1``, twice.
+
+    It equals DDIM's step with eta = 0 (Song, Meng and Ermon 2021, section 4.3).
+    """
     step = step_ratios(walk, x, index, walk.eps(x, index))
     return step, step
 
 
 def step_ratios(walk: Walk, x: Tensor, index: int, slope: Tensor) -> Tensor:
-    """Return x at the next time for a constant slope d(x / alpha) / d(sigma / alpha)."""
+    """Return x [B, ...] at the grid's time ``index + 1`` for a constant slope d(x / alpha) / d(sigma / alpha) from
+    ``index``.
+
+    Args:
+        slope: [B, ...], such as the predicted noise.
+    """
     (alpha, sigma), (alpha_s, sigma_s) = [(walk.alpha[i], walk.sigma[i]) for i in (index, index + 1)]
     return alpha_s / alpha * x + (sigma_s - alpha_s * sigma / alpha) * slope
 
 
 def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Return x after Heun's step (Karras et al. 2022, algorithm 1), twice."""
+    """Return x [B, ...] after Heun's step from the grid's time ``index`` to ``index + 1`` (Karras et al. 2022, alg.
+    1), twice."""
     first = walk.eps(x, index)
     second = walk.eps(step_ratios(walk, x, index, first), index + 1)
     step = step_ratios(walk, x, index, 0.5 * (first + second))
@@ -33,7 +42,8 @@ def heun(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 
 def rk4(walk: Walk, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Return x after the classical Runge-Kutta step of order 4, twice."""
+    """Return x [B, ...] after a classical Runge-Kutta step of order 4 from the grid's time ``index`` to ``index +
+    1``, twice."""
     noise_to_signal = [walk.sigma[i] / walk.alpha[i] for i in (index, index + 1)]
     width, middle = noise_to_signal[1] - noise_to_signal[0], 0.5 * (noise_to_signal[0] + noise_to_signal[1])
     t = walk.quantity(walk.sde.time_at, -2.0 * math.log(middle))

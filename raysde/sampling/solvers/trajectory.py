@@ -43,15 +43,20 @@ class Walk:
         return self.ask(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device))
 
     def eps(self, x: Tensor, index: int) -> Tensor:
-        """Return the predicted noise at the grid's time ``index``, of the shape of x."""
+        """Return the predicted noise at the grid's time ``index``, of the shape of x [B, ...]."""
         return -self.sigma[index] * self.score(x, self.times[index])
 
     def x0(self, x: Tensor, index: int) -> Tensor:
-        """Return the predicted clean data at the grid's time ``index`` by Tweedie's formula, of the shape of x."""
+        """Return the predicted clean data at the grid's time ``index`` by Tweedie's formula, of the shape of x [B,
+        ...]."""
         return (x + self.sigma[index] ** 2 * self.score(x, self.times[index])) / self.alpha[index]
 
     def quantity(self, function: Callable[[Tensor], Tensor], t: float) -> float:
-        """Return a function of the SDE at any time t, computed in float64."""
+        """Return a function of the SDE at any time t as a Python float, computed in float64.
+
+        Args:
+            function: method of the SDE that maps a tensor of times to one of the same shape, such as ``sde.alpha``.
+        """
         return function(torch.tensor(t, dtype=torch.float64)).item()
 
     def transition(self, index: int) -> tuple[float, float]:

@@ -37,9 +37,12 @@ def count_trials(space: Space, search: Search, trials: int | None) -> int:
 
 
 def plan_trials(space: Space, search: Search, seed: int, count: int) -> list[Values] | None:
-    """Return the values of all trials, or None if they depend on earlier results.
+    """Return the values of ``count`` trials, or None if they depend on earlier results.
 
     A random search among lists alone takes no combination twice.
+
+    Args:
+        seed: seed of a random search; the grid does not read it.
     """
     if search == "optuna":
         return None
@@ -52,7 +55,11 @@ def plan_trials(space: Space, search: Search, seed: int, count: int) -> list[Val
 
 
 def draw_trial(space: Space, seed: int, number: int) -> Values:
-    """Return the values of trial ``number`` of a random search; each axis has its own random stream."""
+    """Return the values of one trial of a random search; each axis has its own random stream.
+
+    Args:
+        seed, number: seed of the search, and number of the trial from 0; both determine the values.
+    """
     found: Values = {}
     for axis in space.axes:
         rng = np.random.default_rng([seed, number, zlib.crc32(axis.name.encode())])
@@ -64,9 +71,14 @@ def draw_trial(space: Space, seed: int, number: int) -> Values:
 
 
 def suggest_trial(space: Space, seed: int, number: int, past: Iterable[Trial], metric: str) -> Values:
-    """Return the values of trial ``number`` from Optuna's tree-structured Parzen estimator, given the trials so far.
+    """Return the values of one trial from Optuna's tree-structured Parzen estimator, given the trials so far.
 
     The study is built anew each time, so that a sweep suggests the same values after a kill.
+
+    Args:
+        seed, number: seed of the search, and number of the trial from 0.
+        past: earlier trials with their results.
+        metric: name of the metric, of which lower is better.
     """
     import optuna
 

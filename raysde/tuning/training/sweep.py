@@ -74,7 +74,7 @@ class Sweep:
         return trial
 
     def note_run(self, number: int, run_id: str) -> None:
-        """Record the MLflow run of a trial."""
+        """Record the id of the MLflow run of trial ``number``, counted from 0."""
         trial = self.ledger.trials[number]
         trial.run_id = run_id
         self.ledger.keep(trial)
@@ -83,6 +83,10 @@ class Sweep:
         """Record a trial's metrics at a step and return True if it must stop; a step that is known has no effect.
 
         Args:
+            number: number of the trial, from 0.
+            step: optimizer steps that it has taken.
+            images: images that it has trained on.
+            metrics: validation metrics by name.
             last: True if the step is the trial's last, after which nothing is left to stop.
 
         Raises:
@@ -102,7 +106,12 @@ class Sweep:
         return trial.state != "running"
 
     def end(self, number: int, state: State, error: str = "") -> None:
-        """Record the state in which a trial ended; only the first call counts."""
+        """Record the state in which a trial ended; only the first call counts.
+
+        Args:
+            number: number of the trial, from 0.
+            error: message of a trial that failed.
+        """
         trial = self.ledger.trials[number]
         if trial.state != "running":
             return

@@ -104,7 +104,8 @@ class TarSample:
         return [extension for extension in self.files if extension.rpartition(".")[2] in IMAGES]
 
     def sample(self, archive: str) -> Sample | Bad:
-        """Return the files as a sample of the archive named ``archive``, or as :class:`Bad` if they are unusable."""
+        """Return the files as a sample of the archive named ``archive``, or as :class:`Bad`, with the reason, if
+        they are unusable."""
         key = f"{archive}/{self.key}"
         try:
             if self.problem is not None:
