@@ -171,21 +171,25 @@ def parse_description(content: bytes, path: str) -> Description:
         found = values.get("format") if isinstance(values, dict) else None
         raise ValueError(f"{path} has format {found!r}; this version of raysde reads only format {FORMAT}: train again")
     if missing := {"model", *PARTS} - set(values):
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+        raise ValueError(
+            f"{path} lacks {', '.join(sorted(missing))}; it was damaged or edited, so use another checkpoint"
+        )
     if "bytes" in values and OWN not in values:
-        raise ValueError(f"{path} lacks its own sha256: it was damaged or edited")
+        raise ValueError(f"{path} lacks its own sha256: it was damaged or edited; use another checkpoint")
     if OWN in values and values[OWN] != content_hash(values):
-        raise ValueError(f"{path} does not match its own sha256: it was damaged or edited")
+        raise ValueError(f"{path} does not match its own sha256: it was damaged or edited; use another checkpoint")
     parts = {name: values[name] for name in PARTS} | {"sizes": values.get("bytes", {})}
     for name, part in parts.items():
         if not isinstance(part, dict):
-            raise ValueError(f"{path}: {name} is not a mapping")
+            raise ValueError(f"{path}: {name} is not a mapping; it was damaged or edited, so use another checkpoint")
     if not _is_count(parts["state"].get("step")):
-        raise ValueError(f"{path}: state.step is not a number of steps")
+        raise ValueError(
+            f"{path}: state.step is not a number of steps; it was damaged or edited, so use another checkpoint"
+        )
     if not all(isinstance(each, str) for each in parts["files"].values()):
-        raise ValueError(f"{path}: a value of files is not a hash")
+        raise ValueError(f"{path}: a value of files is not a hash; it was damaged or edited, so use another checkpoint")
     if not all(map(_is_count, parts["sizes"].values())):
-        raise ValueError(f"{path}: a value of bytes is not a size")
+        raise ValueError(f"{path}: a value of bytes is not a size; it was damaged or edited, so use another checkpoint")
     return Description(spec=_parse_spec(values["model"], path), **parts)
 
 
@@ -254,7 +258,10 @@ def _compare_hashes(folder: Path, description: Description, names: Collection[st
         except OSError as error:
             raise ValueError(f"{name} in checkpoint {folder} cannot be read: {error.strerror}") from error
         if found != description.files[name]:
-            raise ValueError(f"{name} in checkpoint {folder} does not match its sha256 in {FILE}")
+            raise ValueError(
+                f"{name} in checkpoint {folder} does not match its sha256 in {FILE}"
+                "; it was damaged or edited, so use another checkpoint"
+            )
 
 
 def list_checkpoints(system: pafs.FileSystem, root: str) -> list[Kept]:

@@ -52,7 +52,13 @@ def write_snapshot(run: str, state: TrainState) -> None:
 
 @dataclass(frozen=True)
 class StoredAverage(Mapping[str, Tensor]):
-    """One average in a snapshot's open file, whose tensors are read on access."""
+    """One average in a snapshot's open file, whose tensors are read on access.
+
+    Attributes:
+        source: the open safetensors file.
+        std: relative standard deviation of the average's profile.
+        names: names of the weights that it holds.
+    """
 
     source: Any
     std: float
@@ -124,7 +130,7 @@ def export_average(run: str, target: Path, std: float, step: int | None = None) 
     """
     run = absolute_location(run)
     if target.exists():
-        raise ValueError(f"{target} exists already")
+        raise ValueError(f"{target} exists already; name another folder")
     with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
         kept = read_snapshots(_fetch_snapshots(run, Path(scratch)))
         if not kept:

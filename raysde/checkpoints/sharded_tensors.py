@@ -85,7 +85,12 @@ def build_header(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, s
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows [start, stop) of a tensor in an open file; a scalar counts as one row."""
+    """Rows [start, stop) of a tensor in an open file; a scalar counts as one row.
+
+    Attributes:
+        source: the open safetensors file.
+        shape: shape of the whole tensor.
+    """
 
     source: Any
     start: int

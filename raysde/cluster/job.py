@@ -26,7 +26,13 @@ from raysde.tracking.spool import spool_folder
 
 @dataclass(frozen=True)
 class Finished:
-    """Result of a finished run: last checkpoint, MLflow run, registered model version and wall time in seconds."""
+    """Result of a finished run: last checkpoint, MLflow run, registered model version and wall time in seconds.
+
+    Attributes:
+        run_id, tracking_uri: the MLflow run, and the MLflow store that holds it.
+        model: URI of the registered version, such as models:/photos/1.
+        seconds: time from the command's start to its end.
+    """
 
     checkpoint: Path
     run_id: str

@@ -32,7 +32,11 @@ class Mailbox:
 
 @dataclass(frozen=True)
 class Slot:
-    """One trial's slot in the mailbox."""
+    """One trial's slot in the mailbox.
+
+    Attributes:
+        number: number of the trial, from 0.
+    """
 
     mailbox: ActorHandle
     number: int

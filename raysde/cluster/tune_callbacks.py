@@ -37,6 +37,8 @@ class Children:
     """The trials as training runs: their names, recipes and MLflow runs, which are children of the sweep's run.
 
     Attributes:
+        client, uri: client and URI of the MLflow store.
+        space: axes of the search.
         recipe: recipe of the sweep, with the sweep's name and absolute paths.
         tree: the recipe that trials vary, as read from YAML.
         parent: id of the sweep's MLflow run.

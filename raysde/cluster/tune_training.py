@@ -78,6 +78,7 @@ class SweepResult:
     """Result of a sweep.
 
     Attributes:
+        tracking_uri: MLflow store that holds the run.
         table: the ranking as text.
         best: the best trial, None if no trial has a metric value.
         recipe, checkpoint, csv: paths of the best trial's recipe and newest checkpoint, and of the ranking as CSV.

@@ -135,7 +135,7 @@ def check_restoring_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.strength is not None and not 0.0 <= args.strength <= 1.0:
         raise ValueError(f"--strength must lie between 0 and 1, got {args.strength}")
     if args.strength is not None and given:
-        raise ValueError(f"--{next(iter(given))} has no effect with --strength")
+        raise ValueError(f"--{next(iter(given))} has no effect with --strength; leave it out")
     return given
 
 

@@ -157,7 +157,9 @@ def make_loader(args: argparse.Namespace, workers: int = 0) -> Callable[[str], A
     try:
         device = None if args.device is None else torch.device(args.device)
     except RuntimeError:
-        raise ValueError(f"--device {args.device!r} is no device") from None
+        raise ValueError(
+            f"--device {args.device!r} is no device; name one of torch's, such as cpu, cuda or cuda:1"
+        ) from None
     place = "cpu" if workers else device
     return lambda name: load(name, tracking_uri=args.tracking_uri, allow_code=args.allow_code, device=place)
 
@@ -235,7 +237,7 @@ def guidance_arguments(
 
     apart = args.autoguidance is not None
     if apart and args.autoguide is None:
-        raise ValueError("--autoguidance has no effect without --autoguide")
+        raise ValueError("--autoguidance has no effect without --autoguide; give both, or leave it out")
     if args.autoguidance == 1.0:
         raise ValueError("--autoguidance has no effect at 1: give --autoguidance 2 or so")
     guide = None if args.autoguide is None else load(args.autoguide)

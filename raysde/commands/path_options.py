@@ -45,7 +45,10 @@ def path_arguments(args: argparse.Namespace) -> dict[str, Any]:
     if args.start is not None:
         found["start"] = read_array(args.start)
         if args.n is not None and args.n != len(found["start"]):
-            raise ValueError(f"-n {args.n}, but --start {args.start} holds {len(found['start'])}")
+            raise ValueError(
+                f"-n {args.n}, but --start {args.start} holds {len(found['start'])}"
+                "; give the same number, or leave -n out"
+            )
     if args.path is not None and args.path < 2:
         raise ValueError(f"--path must be at least 2, the first and the last state, got {args.path}")
     return found

@@ -84,7 +84,7 @@ def run_sample(args: argparse.Namespace) -> None:
         run_bulk(args)
         return
     if args.workers:
-        raise ValueError("--workers is for a --prompts-file")
+        raise ValueError("--workers is for a --prompts-file; leave it out, or give --prompts-file")
     walk = path_arguments(args)
     told = max(len(args.prompt), len(args.label)) or 16
     count = args.n if args.n is not None else len(walk["start"]) if "start" in walk else told

@@ -142,9 +142,9 @@ class Conditioner(nn.Module):
             ValueError: if the model takes no captions or no labels but some are given, or a label is out of range.
         """
         if captions is not None and self.tokenizer is None:
-            raise ValueError("a prompt was given, but the model has no text encoder")
+            raise ValueError("a prompt was given, but the model has no text encoder; leave the prompts out")
         if labels is not None and not self.classes:
-            raise ValueError("a class label was given, but the model has no classes")
+            raise ValueError("a class label was given, but the model has no classes; leave the labels out")
         condition = Condition()
         if self.tokenizer is not None and context is not None:
             condition = replace(condition, context=context, mask=mask)

@@ -71,7 +71,9 @@ def check_pretrained(text: PretrainedText) -> Any:
         _check_weights(text.path)
     positions = _count_positions(encoder)
     if positions is not None and text.max_tokens > positions:
-        raise ValueError(f"text.max_tokens={text.max_tokens} exceeds the {positions} positions of {text.path!r}")
+        raise ValueError(
+            f"text.max_tokens={text.max_tokens} exceeds the {positions} positions of {text.path!r}; lower it"
+        )
     return config
 
 

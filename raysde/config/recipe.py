@@ -72,15 +72,20 @@ class RunConfig(Node):
     def _fits(self) -> Self:
         most = self.resources.most
         if self.train.microbatch is None and self.train.batch % most:
-            raise ValueError(f"train.batch={self.train.batch} is not divisible by resources.workers={most}")
+            raise ValueError(
+                f"train.batch={self.train.batch} is not divisible by resources.workers={most}"
+                "; change one of them, or set train.microbatch"
+            )
         micro = self.microbatch
         if self.train.batch % micro:
-            raise ValueError(f"train.batch={self.train.batch} is not divisible by train.microbatch={micro}")
+            raise ValueError(
+                f"train.batch={self.train.batch} is not divisible by train.microbatch={micro}; change one of them"
+            )
         made = self.train.batch // micro
         if made < most or (isinstance(self.resources.workers, int) and made % most):
             raise ValueError(
                 f"train.batch={self.train.batch} makes {made} microbatches of {micro}, "
-                f"which resources.workers={most} cannot share equally"
+                f"which resources.workers={most} cannot share equally; change train.batch or the number of workers"
             )
         if self.resources.strategy == "fsdp" and self.train.compile:
             raise ValueError("train.compile=true does not go with resources.strategy=fsdp; choose one of them")
@@ -90,6 +95,7 @@ class RunConfig(Node):
             raise ValueError(
                 f"resources.strategy=fsdp needs equal shares: train.batch={self.train.batch} makes {made} microbatches "
                 f"of {micro}, which {uneven[0]} workers cannot share equally"
+                "; change train.batch or the number of workers"
             )
         if self.sampling.prompts and self.text is None:
             raise ValueError("sampling.prompts needs a caption encoder: set text, or remove the prompts")
@@ -117,7 +123,7 @@ class RunConfig(Node):
         pixels = {"flip": data.flip, "crop": data.crop != "center", "scale": data.scale != (1.0, 1.0)}
         for key, given in {**pixels, "sigma_max_rows": bool(data.sigma_max_rows)}.items():
             if given:
-                raise ValueError(f"data.{key} works on pixels, which a recipe with latent.vae does not read")
+                raise ValueError(f"data.{key} works on pixels, which a recipe with latent.vae does not read; remove it")
 
     @property
     def microbatch(self) -> int:

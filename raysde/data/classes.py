@@ -137,7 +137,10 @@ def match_classes(data: Sequence[str], where: str, classes: int, names: Sequence
     """
     if not names:
         if len(data) != classes:
-            raise ValueError(f"the model knows {classes} classes, the data at {where} has {len(data)}")
+            raise ValueError(
+                f"the model knows {classes} classes, the data at {where} has {len(data)}"
+                "; use data with the model's classes"
+            )
         return tuple(range(classes))
     places = {name: number for number, name in enumerate(names)}
     for name in data:

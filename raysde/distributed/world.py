@@ -11,7 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class World:
-    """This process's rank among the workers, their number and this rank's device."""
+    """This process's rank among the workers, their number and this rank's device.
+
+    Attributes:
+        rank, size: number of this process, from 0, and number of all.
+        device: device of this rank's model.
+    """
 
     rank: int = 0
     size: int = 1

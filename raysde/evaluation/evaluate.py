@@ -115,7 +115,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """Metrics, and a description of the model, data and settings they belong to."""
+    """Metrics, and a description of the model, data and settings they belong to.
+
+    Attributes:
+        figures: the metrics, each with its confidence interval.
+        about: JSON values that the report stores beside them.
+    """
 
     figures: list[Metric]
     about: dict[str, Any]
@@ -179,7 +184,7 @@ def evaluate(
     )
     question = replace(question, settings={name: settings[name] for name in settings if name not in guides})
     if guide is not None and set(question.metrics) <= {"bpd"}:
-        raise ValueError("autoguide has no effect: none of the metrics is of drawn images")
+        raise ValueError("autoguide has no effect: none of the metrics is of drawn images; leave it out")
     away = describe_guide(model, guide, autoguidance, question.settings)
     conditions = choose_conditions(model, reader, question)
     lpips = open_lpips(question.lpips, model.device) if question.perceives else None
@@ -229,7 +234,10 @@ def choose_conditions(model: Model, reader: Reader, question: Question) -> Image
     """
     channels, manifest, taken = shape_of(model)[0], reader.manifest, model.score_model.conditioner
     if manifest.channels != channels:
-        raise ValueError(f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}")
+        raise ValueError(
+            f"the model draws {channels} channels, the images at {manifest.path} have {manifest.channels}"
+            "; use data with the model's channels"
+        )
     conditions = draw_conditions(
         reader,
         question.split,
@@ -258,7 +266,10 @@ def probe_network(network: FeatureNetwork, image: tuple[int, int, int], question
         size, said = " x ".join(str(side) for side in image), str(error).strip().split("\n")[-1]
         raise ValueError(f"the feature network {network.name} cannot take images of {size}: {said}") from error
     if "is" in question.metrics and logits is None:
-        raise ValueError(f"is: the inception score needs class logits, and {network.name} gives features alone")
+        raise ValueError(
+            f"is: the inception score needs class logits, and {network.name} gives features alone"
+            "; leave is out, or choose other --features"
+        )
 
 
 def open_held_out(

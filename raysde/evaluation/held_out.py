@@ -37,6 +37,7 @@ class HeldOut:
     """Held-out rows and the model that is measured on them; result i depends on the seed, i and row i alone.
 
     Attributes:
+        model, reader: the model, and the data set of the rows.
         rows: row numbers, int64 [N].
         shape: (height, width) of the model's images.
         t: time to which rows are noised, 0 for data and 1 for noise.
@@ -101,7 +102,10 @@ def choose_unseen_rows(reader: Reader, count: int) -> np.ndarray:
         ValueError: if the data has no validation split.
     """
     if not reader.manifest.rows_in("validation"):
-        raise ValueError(f"the data at {reader.manifest.path} has no validation split, whose rows this metric needs")
+        raise ValueError(
+            f"the data at {reader.manifest.path} has no validation split, whose rows this metric needs"
+            "; ingest it with --validation"
+        )
     return select_rows(reader.manifest, "validation", count)
 
 

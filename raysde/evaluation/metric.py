@@ -99,7 +99,12 @@ def parse_metric(content: Any, where: str) -> Metric:
 
 @dataclass(frozen=True)
 class Margin:
-    """The improvement of one metric over another, with its 95% confidence interval; negative if it is worse."""
+    """The improvement of one metric over another, with its 95% confidence interval; negative if it is worse.
+
+    Attributes:
+        value: the improvement, in units of the metric.
+        low, high: ends of its 95% confidence interval.
+    """
 
     value: float
     low: float

@@ -74,7 +74,7 @@ def read_report(path: str | Path) -> dict[str, Metric]:
     figures: dict[str, Metric] = {}
     for figure in found:
         if figure.name in figures:
-            raise ValueError(f"report {path} holds {figure.name} twice")
+            raise ValueError(f"report {path} holds {figure.name} twice; run raysde evaluate again")
         figures[figure.name] = figure
     return figures
 

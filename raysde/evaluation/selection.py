@@ -28,7 +28,10 @@ def select_rows(manifest: Manifest, split: Split, count: int | None, seed: int =
     """
     rows = Rows(manifest.layouts(split), np.empty(0, dtype=np.int64))
     if not rows.count:
-        raise ValueError(f"the data at {manifest.path} has no rows of split {split}")
+        raise ValueError(
+            f"the data at {manifest.path} has no rows of split {split}"
+            "; choose another split, or ingest with --validation"
+        )
     return np.sort(rows.number_positions(choose_positions(rows, count or rows.count, seed)))
 
 

@@ -23,7 +23,12 @@ EXAMPLES = 3
 
 @dataclass
 class Remarks:
-    """Number of images for each change, and the keys of the first ``EXAMPLES`` of them."""
+    """Number of images for each change, and the keys of the first ``EXAMPLES`` of them.
+
+    Attributes:
+        counts: number of images by change.
+        examples: keys of the first images by change.
+    """
 
     counts: dict[Change, int] = field(default_factory=dict)
     examples: dict[Change, list[str]] = field(default_factory=dict)

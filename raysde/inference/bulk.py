@@ -94,7 +94,7 @@ class Bulk:
         names = self.model.spec.class_names
         self.requests.fit(prompts=conditioner.tokenizer is not None, classes=conditioner.classes, names=names)
         if self.negative is not None and conditioner.tokenizer is None:
-            raise ValueError(f"negative {self.negative!r} was given, but the model takes no prompts")
+            raise ValueError(f"negative {self.negative!r} was given, but the model takes no prompts; leave it out")
         if self.requests.negatives is not None and settings["guidance"] == 1.0:
             raise ValueError(
                 f"{self.requests.file} has a column negative, which has no effect at guidance 1; set another guidance"

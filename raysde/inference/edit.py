@@ -64,7 +64,10 @@ def inpaint(model: ModelLike, images: Tensor, mask: Tensor, **options: Unpack[Re
     """
     check_images(model, "inpaint", images, model.spec.image)
     if mask.shape not in (images.shape[2:], (len(images), 1, *images.shape[2:])):
-        raise ValueError(f"the mask has shape {tuple(mask.shape)}, the images {tuple(images.shape)}")
+        raise ValueError(
+            f"the mask has shape {tuple(mask.shape)}, the images {tuple(images.shape)}"
+            "; give [H, W], or one mask [B, 1, H, W] for each image"
+        )
 
     def measure_rows(rows: slice) -> tuple[Projection, Tensor]:
         projection = Mask((mask if mask.ndim == 2 else mask[rows]).to(device_of(model)))

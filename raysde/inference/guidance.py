@@ -38,6 +38,11 @@ class Guided:
     Ho and Salimans 2022, eq. 6 with scale = 1 + w: scale 1 is the conditional score, 0 the unconditional one. Both
     scores come from one network call, on a batch that repeats the guided rows. ``null`` holds a null condition or a
     negative prompt for each image.
+
+    Attributes:
+        encoded, null: encoded conditions of the images, and those to guide away from.
+        scale: guidance scale; 1 is the conditional score.
+        interval: range (low, high) of sigma / alpha in which guidance applies; None for all noise levels.
     """
 
     model: ScoreModel
@@ -68,7 +73,13 @@ class Autoguided:
     """An autoguided score: weak + scale (strong - weak), with ``weak`` from a smaller or less trained model.
 
     Karras et al. 2024 (arXiv 2406.02507) extrapolate denoised images, which is the same because x0 = (x + sigma^2
-    score) / alpha is linear in the score. Both models have the same SDE."""
+    score) / alpha is linear in the score. Both models have the same SDE.
+
+    Attributes:
+        strong, weak: the model and the model to guide away from, each under its conditions.
+        scale: guidance scale; 1 is the score of ``strong``.
+        interval: range (low, high) of sigma / alpha in which guidance applies; None for all noise levels.
+    """
 
     strong: Conditioned
     weak: Conditioned
@@ -92,6 +103,10 @@ class TwiceGuided:
 
     Each guidance adds the term that it adds alone: classifier-free guidance keeps images to their conditions,
     autoguidance moves them closer to the data. At scale 1 the score is that of ``guided``.
+
+    Attributes:
+        scale: scale of autoguidance; 1 is the score of ``guided``.
+        interval: range (low, high) of sigma / alpha in which guidance applies; None for all noise levels.
     """
 
     guided: Guided
@@ -178,7 +193,7 @@ class Guidance:
             scale = self.scale if self.autoguidance is None else self.autoguidance
             return plain if scale == 1.0 else Autoguided(plain, self.weak(encode), scale, self.interval)
         if own.width is None:
-            raise ValueError(f"guidance={self.scale} was given, but the model is unconditional")
+            raise ValueError(f"guidance={self.scale} was given, but the model is unconditional; leave it at 1")
         guided = Guided(model, plain.encoded, own.encode(self.negatives, None, count), self.scale, self.interval)
         if self.autoguidance is None:
             return guided

@@ -109,7 +109,7 @@ def read_requests(file: str) -> Requests:
     count = max(map(len, columns.values()), default=0)
     if not columns.keys() & {"prompt", "label"} and (names or not count):
         there = f"its columns are {', '.join(names)}" if names else "it is empty"
-        raise ValueError(f"prompt file {file} has neither a column prompt nor a column label: {there}")
+        raise ValueError(f"prompt file {file} has neither a column prompt nor a column label: {there}; add one of them")
     if not count:
         raise ValueError(f"prompt file {file} has no rows")
     return Requests(

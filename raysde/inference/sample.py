@@ -298,7 +298,9 @@ def make_guidance(
             model.
     """
     if guidance != 1.0 and model.score_model.conditioner.width is None and autoguidance is not None:
-        raise ValueError(f"guidance={guidance} was given beside autoguidance, but the model is unconditional")
+        raise ValueError(
+            f"guidance={guidance} was given beside autoguidance, but the model is unconditional; leave it at 1"
+        )
     negatives = [negative] * count if isinstance(negative, str) else negative
     if negatives is not None and len(negatives) != count:
         raise ValueError(f"{len(negatives)} negative prompts were given for {count} images; give one, or one for each")

@@ -49,7 +49,7 @@ def export(model: Model, folder: Path, *, solver: str | None = None, target_snr:
         OSError: naming ``folder``, if it cannot be written.
     """
     if folder.exists():
-        raise ValueError(f"{folder} exists already")
+        raise ValueError(f"{folder} exists already; name another folder")
     pipeline = build_pipeline(model, solver, target_snr)
     with write_folder_atomically(folder, "the pipeline") as partial:
         pipeline.save_pretrained(str(partial), safe_serialization=True)
@@ -62,14 +62,20 @@ def build_pipeline(model: Model, solver: str | None, target_snr: float | None) -
     if not isinstance(spec.network, DiffusersConfig):
         raise ValueError(f"network.kind={spec.network.kind} is no class of diffusers: only kind diffusers is exported")
     if spec.text is not None:
-        raise ValueError("the pipelines of diffusers attend to the padding of captions, which this model never saw")
+        raise ValueError(
+            "the pipelines of diffusers attend to the padding of captions, which this model never saw"
+            "; models of captions cannot be exported"
+        )
     _require_all("a pipeline of diffusers", ("sde.ceiling", model.sde.ceiling, 1.0))
     if isinstance(spec.sde, VE):
         return _build_score_sde_ve(model, solver, target_snr)
     if isinstance(spec.sde, VP):
         kept = _rebuild_imported(model) if solver is None else None
         return _build_discrete(model, solver or "ddim") if kept is None else kept
-    raise ValueError(f"sde.kind={spec.sde.kind}: diffusers has pipelines for vp and ve with such a network")
+    raise ValueError(
+        f"sde.kind={spec.sde.kind}: diffusers has pipelines for vp and ve with such a network"
+        "; other models cannot be exported"
+    )
 
 
 def _build_score_sde_ve(model: Model, solver: str | None, target_snr: float | None) -> Any:
@@ -142,7 +148,10 @@ def _scheduler_arguments(model: Model) -> dict[str, Any]:
     """Return a discrete scheduler's arguments for the model's process and target, with steps from t = 1."""
     spec, outside = model.spec, model.score_model.preconditioning
     if spec.target not in PREDICTIONS:
-        raise ValueError(f"target={spec.target}: the discrete schedulers of diffusers know {', '.join(PREDICTIONS)}")
+        raise ValueError(
+            f"target={spec.target}: the discrete schedulers of diffusers know {', '.join(PREDICTIONS)}"
+            "; other models cannot be exported"
+        )
     if outside.input != "none" and (outside.input, spec.data_std) != ("unit", 1.0):
         raise ValueError(
             f"preconditioning.input={outside.input}: the pipelines of diffusers for vp do not scale x_t, "
@@ -161,14 +170,26 @@ def _require_unconditional(model: Model, pipeline: str) -> nn.Module:
     """Return the model's UNet2DModel; raise ValueError if it has conditions or a learned variance."""
     network = model.score_model.network
     if not isinstance(network, PlainUNet):
-        raise ValueError(f"{pipeline} of diffusers takes a UNet2DModel, the model has {type(network).__name__}")
+        raise ValueError(
+            f"{pipeline} of diffusers takes a UNet2DModel, the model has {type(network).__name__}"
+            "; such a model cannot be exported"
+        )
     if model.spec.classes:
-        raise ValueError(f"{pipeline} of diffusers passes no class to UNet2DModel, the model has {model.spec.classes}")
+        raise ValueError(
+            f"{pipeline} of diffusers passes no class to UNet2DModel, the model has {model.spec.classes}"
+            " classes; such a model cannot be exported"
+        )
     config = network.model.config
     if config.out_channels != config.in_channels:
-        raise ValueError(f"{pipeline} of diffusers takes no learned variance: out_channels={config.out_channels}")
+        raise ValueError(
+            f"{pipeline} of diffusers takes no learned variance: out_channels={config.out_channels}"
+            "; train with as many output as input channels"
+        )
     if pipeline != "DDIMPipeline" and pipeline != "DDPMPipeline" and not isinstance(config.sample_size, int):
-        raise ValueError(f"{pipeline} of diffusers draws square images, the model's are {config.sample_size}")
+        raise ValueError(
+            f"{pipeline} of diffusers draws square images, the model's are {config.sample_size}"
+            "; such a model cannot be exported"
+        )
     return network.model
 
 
@@ -176,10 +197,13 @@ def _build_labelled(model: Model, network: Transformer) -> nn.Module:
     """Build a DiTTransformer2DModel with the class embeddings in its own tables; the last row is for no class."""
     spec, table = model.spec, model.score_model.conditioner.class_embedding
     if table is None:
-        raise ValueError("DiTPipeline of diffusers asks for classes, and the model has none")
+        raise ValueError(
+            "DiTPipeline of diffusers asks for classes, and the model has none; train with class_conditional=true"
+        )
     if spec.classes > NULL_CLASS:
         raise ValueError(
             f"DiTPipeline of diffusers takes class {NULL_CLASS} for none, the model has {spec.classes} classes"
+            "; models with more cannot be exported"
         )
     assert isinstance(spec.network, DiffusersConfig)
     weights = network.model.state_dict()

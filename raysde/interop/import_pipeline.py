@@ -91,7 +91,7 @@ def convert(folder: Path, target: Path) -> Imported:
         OSError: naming ``target``, if it cannot be written.
     """
     if target.exists():
-        raise ValueError(f"{target} exists already")
+        raise ValueError(f"{target} exists already; name another folder")
     imported = load(folder)
     assert imported.model.origin is not None
     about = asdict(imported.model.origin)

@@ -27,7 +27,9 @@ def check_levels(multipliers: Sequence[int], dropout: float) -> None:
 def check_patch(patch: int, height: int, width: int) -> None:
     """Raise ValueError unless the patch size divides the image's height and width, both in pixels."""
     if height % patch or width % patch:
-        raise ValueError(f"network.patch={patch} does not divide the image size {(height, width)}")
+        raise ValueError(
+            f"network.patch={patch} does not divide the image size {(height, width)}; choose a divisor of both"
+        )
 
 
 def check_multiple(size: tuple[int, int], multiple: int, key: str) -> None:

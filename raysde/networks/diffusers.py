@@ -64,17 +64,24 @@ class DiffusersConfig:
         given = {"in_channels": channels, "sample_size": size, "out_channels": channels, **self.config}
         asked = size if given["sample_size"] is None else given["sample_size"]
         if given["in_channels"] != channels:
-            raise ValueError(f"network.config.in_channels={given['in_channels']}, but the images have {channels}")
+            raise ValueError(
+                f"network.config.in_channels={given['in_channels']}, but the images have {channels}; leave the key out"
+            )
         if given["out_channels"] not in (channels, 2 * channels, None):
             raise ValueError(
                 f"network.config.out_channels={given['out_channels']}, but images of {channels} channels need "
                 f"{channels}, or {2 * channels} with a learned variance"
             )
         if parse_sides(asked, "network.config.sample_size") != (height, width):
-            raise ValueError(f"network.config.sample_size={asked}, but the images are {height}x{width}")
+            raise ValueError(
+                f"network.config.sample_size={asked}, but the images are {height}x{width}; leave the key out"
+            )
         blocks = [*block_types(given, "down_block_types"), *block_types(given, "up_block_types")]
         if channels != 3 and any("Skip" in block for block in blocks):
-            raise ValueError(f"network.config: Skip blocks of diffusers take 3 channels, the images have {channels}")
+            raise ValueError(
+                f"network.config: Skip blocks of diffusers take 3 channels, the images have {channels}"
+                "; choose other blocks"
+            )
         return {**given, "sample_size": size}
 
 
@@ -85,7 +92,9 @@ class PlainUNet(nn.Module):
         super().__init__()
         for key in ("class_embed_type", "num_class_embeds"):
             if config.get(key) is not None:
-                raise ValueError(f"network.config.{key} cannot be set: raysde embeds classes and captions itself")
+                raise ValueError(
+                    f"network.config.{key} cannot be set: raysde embeds classes and captions itself; leave the key out"
+                )
         own = {} if condition is None else {"class_embed_type": "identity"}
         self.channels = image[0]
         self.model = make_network("UNet2DModel", {**config, **own})
@@ -122,7 +131,10 @@ class ConditionedUNet(nn.Module):
         assert condition is not None
         width = config.get("cross_attention_dim", condition)
         if width != condition:
-            raise ValueError(f"network.config.cross_attention_dim={width}, but the conditions have width {condition}")
+            raise ValueError(
+                f"network.config.cross_attention_dim={width}, but the conditions have width {condition}"
+                "; leave the key out"
+            )
         own: dict[str, Any] = {"cross_attention_dim": condition}
         self.projects = config.get("class_embed_type") is not None
         if self.projects:
@@ -162,6 +174,7 @@ class Transformer(nn.Module):
         if image[1] % self.model.config.patch_size:
             raise ValueError(
                 f"network.config.patch_size={self.model.config.patch_size} does not divide image size {image[1]}"
+                "; choose a divisor"
             )
         self.is_conditional = condition is not None
         if condition is None:

@@ -252,8 +252,7 @@ class NCSNpp(nn.Module):
         Args:
             widths: number of channels at each level, from the highest resolution to the lowest.
             heights: height of the feature maps at each level, in pixels.
-            skips: channels of the skip connections, as :meth:`build_down` returns them; each is used once, from the
-                end.
+            skips: channels of the skip connections, from :meth:`build_down`; each is used once, from the end.
             image: number of channels of the images.
         """
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]

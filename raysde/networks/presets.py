@@ -52,5 +52,8 @@ def fill_in_preset(keys: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}{did_you_mean(str(name), PRESETS)}")
     preset = asdict(PRESETS[name])
     if own.get("kind", preset["kind"]) != preset["kind"]:
-        raise ValueError(f"preset {name} is of kind {preset['kind']}, got kind {own['kind']}")
+        raise ValueError(
+            f"preset {name} is of kind {preset['kind']}, got kind {own['kind']}"
+            "; leave the kind out, or choose another preset"
+        )
     return {**preset, **own}

@@ -147,8 +147,7 @@ class UNet(nn.Module):
         Args:
             widths: number of channels at each level, from the highest resolution to the lowest.
             heights: height of the feature maps at each level, in pixels.
-            skips: channels of the skip connections, as :meth:`build_down` returns them; each is used once, from the
-                end.
+            skips: channels of the skip connections, from :meth:`build_down`; each is used once, from the end.
         """
         self.up, remaining, width = nn.ModuleList(), list(skips), widths[-1]
         for level, out in reversed(list(enumerate(widths))):

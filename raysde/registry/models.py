@@ -144,11 +144,13 @@ def find_logged_model(client: MlflowClient, run_id: str) -> str:
         ValueError: if there is no such run, or it has logged no model.
     """
     if not has_run(client, run_id):
-        raise ValueError(f"no run {run_id} at {client.tracking_uri}")
+        raise ValueError(
+            f"no run {run_id} at {client.tracking_uri}; see raysde ui for the runs, or give --tracking-uri"
+        )
     experiment = client.get_run(run_id).info.experiment_id
     models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     if not models:
-        raise ValueError(f"run {run_id} has logged no model")
+        raise ValueError(f"run {run_id} has logged no model; sample from its checkpoint folder")
     return str(models[0].artifact_location)
 
 

@@ -24,10 +24,9 @@ Value = TypeVar("Value")
 def default_parameters(spec: ModelSpec) -> dict[str, int | float | str | None]:
     """Return the parameters of a request and their defaults, which are those of `raysde sample` for this model.
 
-    Steps that were tuned for the model's solver do not apply to another solver. If the model has sampler settings, the
-    parameter ``steps`` is therefore None: the model's steps with the model's solver, otherwise the default of the
-    solver
-    that the request names; see :func:`raysde.models.sampling_defaults.complete_settings`.
+    Steps that were tuned for the model's solver do not apply to another solver. If the model has sampler settings,
+    the parameter ``steps`` is therefore None: the model's steps with the model's solver, otherwise the default of the
+    solver that the request names; see :func:`raysde.models.sampling_defaults.complete_settings`.
     """
     own = make_method(spec.generation)
     found = resolve_settings(spec.generation, {}, spec.conditional, usual=spec.default_solver, scale=GUIDED)

@@ -65,6 +65,7 @@ class Run:
     """A recipe with its data set.
 
     Attributes:
+        config, manifest, spec: the recipe, the data set's manifest, and the description of the model.
         feed: microbatches: plan, training rows, and the view of the images.
         held_out: row numbers for validation, int64 [N].
         steps: length of the run in optimizer steps.
@@ -103,9 +104,14 @@ def open_run(config: RunConfig) -> Run:
     if text is not config.text:
         config = parse_recipe({**config.model_dump(mode="json"), "text": None if text is None else asdict(text)})
     if text is not None and manifest.captions == 0:
-        raise ValueError(f"text is set, but the shards at {config.data.path} hold no captions")
+        raise ValueError(
+            f"text is set, but the shards at {config.data.path} hold no captions; set text=null, or ingest captions"
+        )
     if config.class_conditional and manifest.classes == 0:
-        raise ValueError(f"class_conditional is set, but the shards at {config.data.path} hold no labels")
+        raise ValueError(
+            f"class_conditional is set, but the shards at {config.data.path} hold no labels"
+            "; set class_conditional=false, or ingest labels"
+        )
     check_labels(config.sampling.labels, manifest)
     view = make_view(config, manifest)
     rows, held_out = split_rows(manifest, config.validation.rows, config.seed)
@@ -201,7 +207,7 @@ def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> A
     if not count:
         return config.sde
     if not isinstance(config.sde, VE):
-        raise ValueError(f"data.sigma_max_rows={count} needs sde.kind=ve, got {config.sde.kind}")
+        raise ValueError(f"data.sigma_max_rows={count} needs sde.kind=ve, got {config.sde.kind}; leave it out")
     chosen = np.sort(np.random.default_rng(config.seed).choice(rows.count, min(count, rows.count), replace=False))
     x0 = tensors.to_float(torch.from_numpy(Reader(manifest).read(rows[chosen], view).images), *config.data.range)
     return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)

@@ -84,7 +84,9 @@ def sample(
     walk = Walk(check_score_values(score), sde, method.times(sde) if times is None else times, noise)
     x = sde.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype)) if start is None else start
     if x.shape != torch.Size(shape):
-        raise ValueError(f"start has shape {tuple(x.shape)}, not {tuple(shape)}")
+        raise ValueError(
+            f"start has shape {tuple(x.shape)}, not {tuple(shape)}; give a start of the shape of the samples"
+        )
     # a batch mean would make images with their own random streams depend on each other
     norms = mean_norm if generator is None or isinstance(generator, torch.Generator) else own_norms
     if project is not None:

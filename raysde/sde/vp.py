@@ -47,7 +47,7 @@ class BetaSDE(SDE):
         for schedule, names in SCHEDULE_KEYS.items():
             for name in names if schedule != self.schedule else ():
                 if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                    raise ValueError(f"{name} has no effect on the {self.schedule} schedule")
+                    raise ValueError(f"{name} has no effect on the {self.schedule} schedule; leave it out")
         _ = self.betas
 
     @property

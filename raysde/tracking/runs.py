@@ -23,7 +23,12 @@ Ended = Literal["FINISHED", "KILLED", "FAILED"]
 
 @dataclass(frozen=True)
 class Input:
-    """The data set of a run: its place, the hash of its content, and its number of rows."""
+    """The data set of a run: its place, the hash of its content, and its number of rows.
+
+    Attributes:
+        path: path or URI of the shards.
+        fingerprint: hash of their content.
+    """
 
     path: str
     fingerprint: str

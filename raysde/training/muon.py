@@ -67,8 +67,7 @@ class Muon(torch.optim.AdamW):
         """Update matrices of one shape in place, and clear their gradients.
 
         Args:
-            alike: matrices, or convolution kernels, that are equal in shape after flattening all dimensions but the
-                first.
+            alike: matrices and convolution kernels of one shape, with all dimensions but the first flattened.
             momentum: factor on the old momentum, from 0 to 1.
             lr: learning rate on AdamW's scale.
             decay: decoupled weight decay; weights shrink by lr * decay.

@@ -23,6 +23,7 @@ class TrainState:
     """Model, averages, optimizer and counters of a training run.
 
     Attributes:
+        model, ema: the network that is trained, and the moving average of its weights.
         step: number of global batches seen, which is the data cursor.
         num_images: number of images seen.
         updates: number of optimizer updates, without steps that the gradient scaler skipped.

@@ -45,7 +45,10 @@ class Plan:
         if self.rows < 1:
             raise ValueError("the data set has no rows to train on")
         if self.batch < 1 or self.microbatch < 1 or self.batch % self.microbatch:
-            raise ValueError(f"batch size {self.batch} is not a multiple of the microbatch size {self.microbatch}")
+            raise ValueError(
+                f"batch size {self.batch} is not a multiple of the microbatch size {self.microbatch}"
+                "; change one of them"
+            )
         assert not self.buckets or sum(self.buckets) == self.rows
 
     @property

@@ -50,6 +50,10 @@ class Shard:
     """Manifest entry of one Parquet file.
 
     Attributes:
+        file: name of the file in the data set's folder.
+        rows, bytes: number of its rows, and its size in bytes.
+        sha256: hash of the file in hexadecimal.
+        split: train or validation, for all its rows.
         image: (height, width) of all its images in pixels; None if they differ.
     """
 

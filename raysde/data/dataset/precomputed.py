@@ -46,7 +46,12 @@ COLUMN: dict[PrecomputedKind, pa.Field] = {
 
 @dataclass(frozen=True)
 class PrecomputedFile:
-    """One file of a folder; a Parquet file has the rows of the shard of the same name."""
+    """One file of a folder; a Parquet file has the rows of the shard of the same name.
+
+    Attributes:
+        rows, bytes: number of its rows, and its size in bytes.
+        sha256: hash of the file in hexadecimal.
+    """
 
     file: str
     rows: int

@@ -76,7 +76,12 @@ class Rules:
 
 @dataclass
 class Converted:
-    """Result of the conversion of a part: its shards, unusable samples, statistics and remarks."""
+    """Result of the conversion of a part: its shards, unusable samples, statistics and remarks.
+
+    Attributes:
+        bad: unusable samples, each with the reason.
+        unread: number of samples with each ignored key of metadata.
+    """
 
     shards: list[Shard]
     bad: list[Bad]

@@ -93,7 +93,9 @@ def open_judge(
     """
     manifest = reader.manifest
     if len(reader.classes_in("train")) < 2:
-        raise ValueError(f"the data at {manifest.path} has no labels to judge by")
+        raise ValueError(
+            f"the data at {manifest.path} has no labels to judge by; leave accuracy and the features judge out"
+        )
     name = f"judge-{manifest.fingerprint}-{shape[0]}x{shape[1]}-seed{seed}-v{VERSION}.safetensors"
     classifier = new_classifier(manifest.channels, shape, manifest.classes, seed)
     if not (cache / name).exists():
@@ -163,7 +165,10 @@ def read_labelled_images(reader: Reader, rows: np.ndarray, shape: tuple[int, int
     """
     columns = read_images(reader, rows, shape)
     if (columns.labels < 0).any():
-        raise ValueError(f"not every row of {reader.manifest.path} has a label to judge by")
+        raise ValueError(
+            f"not every row of {reader.manifest.path} has a label to judge by"
+            "; leave accuracy and the features judge out"
+        )
     return to_image_tensor(columns), torch.from_numpy(columns.labels)
 
 

@@ -14,7 +14,13 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """The mean over subsets, their standard deviation, the influences on the mean, and the size of a subset."""
+    """The mean over subsets, their standard deviation, the influences on the mean, and the size of a subset.
+
+    Attributes:
+        value, spread: KID, and the standard deviation over subsets.
+        influence: influence of each image on ``value``.
+        size: number of images in a subset.
+    """
 
     value: float
     spread: float

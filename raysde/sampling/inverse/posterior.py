@@ -28,7 +28,9 @@ class MomentMatching:
 
     Attributes:
         prior: the score of all images, differentiable in x_t.
+        sde: forward process of the score.
         known: the measurement y, [B, ...].
+        projection: the map H that gives measurements of images.
         noise: standard deviation of y's noise, in units of the data.
         iterations: number of conjugate-gradient iterations, which solve a linear system per image.
 

@@ -32,7 +32,13 @@ WAYS: tuple[Way, ...] = ("moment_matching", "replacement")
 
 @dataclass(frozen=True)
 class Replacement:
-    """A ``project`` that sets H x to alpha y + sigma H eps with new noise eps (Song et al. 2021, appendix I.2)."""
+    """A ``project`` that sets H x to alpha y + sigma H eps with new noise eps (Song et al. 2021, appendix I.2).
+
+    Attributes:
+        known: the measurement y, [B, ...], of the shape of H x.
+        projection: the map H.
+        noise: function that returns standard normal noise of the shape of its argument.
+    """
 
     sde: SDE
     known: Tensor
@@ -83,9 +89,9 @@ def edit(
     if method == "replacement" and noise:
         raise ValueError(f"noise={noise} needs method moment_matching: replacement assumes a measurement without noise")
     if method == "replacement" and iterations != ITERATIONS:
-        raise ValueError(f"iterations={iterations} belongs to method moment_matching")
+        raise ValueError(f"iterations={iterations} belongs to method moment_matching; leave it out")
     if method == "moment_matching" and resample:
-        raise ValueError(f"resample={resample} belongs to method replacement")
+        raise ValueError(f"resample={resample} belongs to method replacement; leave it out")
     project = None
     if method == "replacement":
         project = Replacement(sde, known, projection, noise_from(generator))

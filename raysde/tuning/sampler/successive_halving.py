@@ -21,7 +21,11 @@ FACTOR = 3
 
 @dataclass(frozen=True)
 class CandidateOutcome:
-    """A candidate with its metric on the most images that it was measured on, and each image's influence on it."""
+    """A candidate with its metric on the most images that it was measured on, and each image's influence on it.
+
+    Attributes:
+        figure: the metric with its confidence interval.
+    """
 
     candidate: Candidate
     figure: Metric

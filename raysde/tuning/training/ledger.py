@@ -25,6 +25,7 @@ class Report:
     """A trial's metrics at one validation.
 
     Attributes:
+        step, images: optimizer steps and images that the trial had been trained on.
         order: index among all reports of the sweep.
         last: True if the trial was at its end.
     """
@@ -41,6 +42,8 @@ class Trial:
     """A trial: its values, its reports and its state.
 
     Attributes:
+        number: number in the sweep, from 0.
+        error: message of a failed trial, otherwise empty.
         run_id: its MLflow run, empty before it has one.
         state: running also if the sweep was killed during the trial.
         seconds: duration in seconds; of a resumed trial, since its resume.

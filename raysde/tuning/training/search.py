@@ -27,12 +27,12 @@ def count_trials(space: Space, search: Search, trials: int | None) -> int:
         ranged = next(axis.name for axis in space.axes if isinstance(axis.values, Range))
         raise ValueError(f"a grid needs lists, {ranged} is a range: give it points, such as log(1e-4,1e-2,5)")
     if trials is None and (size is None or search == "optuna"):
-        raise ValueError(f"a {search} search needs --trials")
+        raise ValueError(f"a {search} search needs --trials; give a number of trials")
     if size is not None and trials is not None:
         if search == "grid" and trials < size:
             raise ValueError(f"the grid has {size} combinations, --trials {trials} leaves some out: search at random")
         if search != "optuna" and trials > size:
-            raise ValueError(f"the space has {size} combinations, which is less than --trials {trials}")
+            raise ValueError(f"the space has {size} combinations, which is less than --trials {trials}; lower --trials")
     return trials if trials is not None else size  # type: ignore[return-value]
 
 

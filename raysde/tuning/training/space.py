@@ -43,7 +43,12 @@ CHECKED = 500
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends, uniform on a linear or logarithmic scale, or integers."""
+    """Numbers between two ends, uniform on a linear or logarithmic scale, or integers.
+
+    Attributes:
+        kind: uniform, log (uniform in the logarithm) or int (whole numbers, uniform).
+        low, high: ends of the range, in units of the key; ``int`` alone includes ``high``.
+    """
 
     kind: Literal["uniform", "log", "int"]
     low: float
@@ -121,7 +126,7 @@ def read_space(given: Mapping[str, Any]) -> Space:
     paths = [path for axis in axes for path in axis.paths]
     for one, other in itertools.permutations(range(len(paths)), 2):
         if f"{paths[one]}.".startswith(f"{paths[other]}."):
-            raise ValueError(f"the space names {paths[one]!r} and {paths[other]!r}, which overlap")
+            raise ValueError(f"the space names {paths[one]!r} and {paths[other]!r}, which overlap; remove one of them")
     return Space(axes)
 
 
@@ -138,7 +143,7 @@ def _read_axis(name: str, values: Any) -> Axis:
             raise ValueError(f"the space of {name!r} needs lists of {len(paths)} values, got {value!r}")
     choices = tuple(_to_numbers(value) for value in values)
     if len({json.dumps(value, sort_keys=True) for value in choices}) < len(choices):
-        raise ValueError(f"the space of {name!r} has a value twice")
+        raise ValueError(f"the space of {name!r} has a value twice; remove one")
     return Axis(paths, choices)
 
 

@@ -16,7 +16,12 @@ from raysde.io.filesystems import child_path, open_filesystem
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file's path relative to the listing's root, and its size in bytes."""
+    """A file's path relative to the listing's root, and its size in bytes.
+
+    Attributes:
+        name: path relative to the listing's root.
+        size: size in bytes.
+    """
 
     name: str
     size: int

@@ -41,7 +41,13 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class ParquetColumns:
-    """Names of the columns to read, the form of the images' column, the class names if any, and ignored columns."""
+    """Names of the columns to read, the form of the images' column, the class names if any, and ignored columns.
+
+    Attributes:
+        image, caption, label: names of columns; None for a column that does not exist.
+        classes: class names, to which integer labels are indices; empty if the file stores none.
+        unread: columns that are ignored.
+    """
 
     image: str
     form: Literal["bytes", "struct", "path"]
