@@ -163,6 +163,10 @@ class Conditioner(nn.Module):
 
         Each caption is encoded once while the weights stay the same. A caption that is too long causes a warning.
 
+        Args:
+            captions, labels: ``count`` captions and class numbers (-1 for none); None for none of them.
+            count: number of images.
+
         Raises:
             ValueError: as :meth:`condition`.
         """

@@ -184,7 +184,11 @@ def word_pieces(captions: Iterable[str], size: int) -> list[str]:
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> transformers.PreTrainedTokenizerFast:
-    """Return a lower-casing WordPiece tokenizer with BERT's special tokens and the words of ``captions``."""
+    """Return a lower-casing WordPiece tokenizer with BERT's special tokens and the words of ``captions``.
+
+    Args:
+        vocabulary: largest number of tokens, special tokens included.
+    """
     import transformers  # takes most of a second, and only models of captions need it
 
     ids = {piece: number for number, piece in enumerate(word_pieces(captions, vocabulary))}

@@ -155,7 +155,12 @@ class Length(Node):
         return self
 
     def in_steps(self, batch: int, rows: int) -> int:
-        """Return the number of optimizer steps, at least one."""
+        """Return the number of optimizer steps, at least one.
+
+        Args:
+            batch: number of rows in a global batch.
+            rows: number of training rows, which make an epoch.
+        """
         if self.steps is not None:
             return self.steps
         images = self.images if self.images is not None else (self.epochs or 0.0) * rows

@@ -41,7 +41,15 @@ def log_prob(
 ) -> likelihood.LogProb:
     """Return log-densities in nats of images [B, C, H, W], uint8 or float, as floats in the data range.
 
-    Prompts and labels are one for each image; for other arguments see :func:`raysde.sampling.likelihood.log_prob`."""
+    Args:
+        prompts, labels: one for each image; None without.
+        seed: seed of the probes.
+        guidance: has to be 1, because a guided score has no density.
+        divergence, probes, rtol, atol: as for :func:`raysde.sampling.likelihood.log_prob`.
+
+    Raises:
+        ValueError: if the images do not fit the model, or the score is guided.
+    """
     check_images(model, "log_prob", images, model.spec.image)
     return likelihood.log_prob(
         conditional_score(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]
@@ -69,8 +77,17 @@ def bits_per_dim(
     rtol: float = likelihood.TOLERANCE,
     atol: float = likelihood.TOLERANCE,
 ) -> likelihood.BitsPerDim:
-    """Return bits per dimension of uint8 images [B, C, H, W]; see
-    :func:`raysde.sampling.likelihood.bits_per_dim`."""
+    """Return bits per dimension of uint8 images [B, C, H, W]; see :func:`raysde.sampling.likelihood.bits_per_dim`.
+
+    Args:
+        prompts, labels: one for each image; None without.
+        seed: seed of the dequantisation and of the probes.
+        guidance: has to be 1, because a guided score has no density.
+        repeats, divergence, probes, rtol, atol: as for :func:`raysde.sampling.likelihood.bits_per_dim`.
+
+    Raises:
+        ValueError: if the images are not uint8 or do not fit the model, or the score is guided.
+    """
     check_images(model, "bits_per_dim", images, model.spec.image, whole=True)
     return likelihood.bits_per_dim(
         conditional_score(model, prompts, labels, len(images), guidance),  # type: ignore[arg-type]

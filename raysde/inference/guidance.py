@@ -57,7 +57,7 @@ class Guided:
         return self.scores(x_t, t)[1]
 
     def scores(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the conditional and the guided score, each of the shape of ``x_t``."""
+        """Return the conditional and the guided score of x_t [B, C, H, W] at times t [B], each of the shape of x_t."""
         rows = guided_rows(self.model.sde, t, self.scale, self.interval)
         if len(rows) == 0:
             plain = self.model.score(x_t, t, self.encoded)

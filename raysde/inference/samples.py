@@ -63,6 +63,9 @@ class Drawn:
         """Return the settings of an image, or of all images for None, for :func:`raysde.images.png.png_metadata`.
 
         For all images, a value that differs between images is a list under a name in the plural, such as ``prompts``.
+
+        Args:
+            index: place of the image among ``images``, from 0.
         """
         number = None if self.first is None or index is None else self.first + index
         told: dict[str, Any] = {"number": number}

@@ -63,19 +63,20 @@ class ScoreModel(nn.Module):
         return self.predict(x_t, t, self.conditioner(condition)), log_variance
 
     def value(self, x_t: Tensor, t: Tensor, encoded: Encoded, target: Target) -> Tensor:
-        """Return the value of ``target`` that the network's output implies, with the shape of x_t."""
+        """Return the value of ``target`` that the network's output implies for x_t [B, C, H, W] at times t [B], of
+        the shape of x_t."""
         alpha, sigma = marginal_for(self.sde, t, x_t)
         own = self.predict(x_t, t, encoded) * self.preconditioning.output_scale(self.target, alpha, sigma)
         return convert_target(own, x_t, alpha, sigma, self.target, target, self.data_std)
 
     def eps_hat(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """Return the predicted noise, with the shape of x_t."""
+        """Return the predicted noise in x_t [B, C, H, W] at times t [B], of the shape of x_t."""
         return self.value(x_t, t, encoded, "noise")
 
     def x0_hat(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """Return the predicted clean image, with the shape of x_t."""
+        """Return the predicted clean images for x_t [B, C, H, W] at times t [B], of the shape of x_t."""
         return self.value(x_t, t, encoded, "x0")
 
     def score(self, x_t: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
-        """Return the score grad log p_t(x_t), with the shape of x_t."""
+        """Return the score grad log p_t(x_t) of x_t [B, C, H, W] at times t [B], of the shape of x_t."""
         return self.value(x_t, t, encoded, "score")

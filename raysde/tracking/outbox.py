@@ -52,7 +52,11 @@ class Outbox(Generic[Queued]):
             return [*self.sending, *self.waiting]
 
     def close(self, timeout: float) -> bool:
-        """End the thread once everything is sent, waiting as :meth:`drain` does."""
+        """End the thread once everything is sent, waiting as :meth:`drain` does.
+
+        Args:
+            timeout: longest wait in seconds.
+        """
         with self.changed:
             self.closed = True
             self.changed.notify_all()

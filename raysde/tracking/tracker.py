@@ -58,7 +58,7 @@ class Tracker:
         self.lines.put(self.spool.add_tags(tags))
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
-        """Queue a picture as ``samples/NAME-STEP.png``."""
+        """Queue a picture of optimizer step ``step`` as ``samples/NAME-STEP.png``."""
         self.images.put(self.spool.add_picture(step, name, image))
 
     def drain(self, timeout: float) -> bool:

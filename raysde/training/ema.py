@@ -67,7 +67,11 @@ class Average(ABC):
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore the result of :meth:`state`, or raise ValueError if the tensors' names differ."""
+        """Restore the averaged weights from the tensors of :meth:`state`, each of its weight's shape.
+
+        Raises:
+            ValueError: if the tensors' names differ from the weights'.
+        """
         if set(tensors) != set(self.average):
             raise ValueError(f"EMA weights do not fit the model: {sorted(set(tensors) ^ set(self.average))[:3]} ...")
         for name, value in tensors.items():

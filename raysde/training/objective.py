@@ -75,7 +75,11 @@ def draw_noise(shape: tuple[int, ...], rng: torch.Generator, device: torch.devic
 
 
 def seed_layers(seed: int, device: torch.device) -> None:
-    """Seed torch's default generators, which dropout layers use because they take no generator."""
+    """Seed torch's default generators of the CPU and of ``device``; dropout layers take no others.
+
+    Args:
+        seed: seed of a microbatch, so that a repeated microbatch repeats its dropout.
+    """
     # torch.manual_seed would format a stack trace for each accelerator that is absent: 1.3 ms
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

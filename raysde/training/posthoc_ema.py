@@ -60,7 +60,11 @@ class PowerEma(Average):
         self.std, self.exponent = std, profile_exponent(std)
 
     def decay_factor(self, batch: int, num_images: int) -> float:
-        """Return beta(t) = (1 - dt/t)^(g + 1) with dt = ``batch``; arXiv 2312.02696, section 3.1."""
+        """Return beta(t) = (1 - dt/t)^(g + 1), the factor on the old average; arXiv 2312.02696, section 3.1.
+
+        Args:
+            batch, num_images: dt and t, the number of images in the step and in all, with these.
+        """
         share: float = (1.0 - batch / num_images) ** (self.exponent + 1.0)
         return share
 

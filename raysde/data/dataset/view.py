@@ -55,6 +55,10 @@ STILL = np.array([0.0, 1.0, 0.5, 0.5])
 
 
 def draw_uniforms(seed: int, step: int, index: int, count: int) -> np.ndarray:
-    """Return uniform numbers in [0, 1), float64 [count, 4], for the rows of a microbatch: caption, scale, left, top."""
+    """Return uniform numbers in [0, 1), float64 [count, 4], for the rows of a microbatch: caption, scale, left, top.
+
+    Args:
+        seed, step, index: seed of the run, step, and number of the microbatch in it; all determine the numbers.
+    """
     words = np.random.Philox(key=key(seed, AUGMENT, step, index)).random_raw(4 * count)
     return (words >> np.uint64(11)).astype(np.float64).reshape(count, 4) * 2.0**-53

@@ -217,5 +217,10 @@ def make_row(sample: Sample, stored: Image.Image, data: bytes) -> dict[str, Any]
 
 
 def choose_split(content_hash: str, validation: float) -> Split:
-    """Return the split of a row from the hash of its content, so that copies are in the same split."""
+    """Return the split of a row from the hash of its content, so that copies are in the same split.
+
+    Args:
+        content_hash: 64-bit hash in hexadecimal.
+        validation: expected share of validation rows, from 0 to 1.
+    """
     return "validation" if int(content_hash, 16) < validation * 2**64 else "train"

@@ -48,7 +48,12 @@ class Classifier(nn.Module):
 
 
 def conv_unit(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
-    """Return a 3 x 3 convolution, batch normalisation and ReLU; ``stride`` 2 halves the image."""
+    """Return a 3 x 3 convolution, batch normalisation and ReLU.
+
+    Args:
+        inputs, outputs: number of channels that go in and come out.
+        stride: 2 halves height and width, 1 keeps them.
+    """
     return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 

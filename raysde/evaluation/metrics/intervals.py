@@ -21,7 +21,11 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """Return the interval of a proportion (Wilson 1927), which stays in [0, 1] and holds for small counts."""
+    """Return the 95% interval of the proportion hits / count (Wilson 1927), in [0, 1] and valid for small counts.
+
+    Args:
+        hits, count: number of successes, and number of trials.
+    """
     assert 0 <= hits <= count
     share, z2 = hits / count, Z**2
     middle = (share + z2 / (2 * count)) / (1.0 + z2 / count)
