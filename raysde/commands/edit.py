@@ -49,7 +49,7 @@ def add_edit_options(command: argparse.ArgumentParser) -> None:
         "images get a white background"
     )
     mask = "inpaint with this image of the same size, without transparency: white keeps pixels, black replaces them"
-    command.add_argument("--image", nargs="+", required=True, metavar="FILE", help=image)
+    command.add_argument("--image", action="extend", nargs="+", required=True, metavar="FILE", help=image)
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--mask", metavar="FILE", help=mask)
     what.add_argument(

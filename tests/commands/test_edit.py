@@ -104,6 +104,13 @@ def test_the_other_edits(models, files):
     assert not torch.equal(results(files, "image-000.png")[0], open_image(files["rgb"]))
 
 
+def test_a_repeated_option_adds_images(models, files):
+    """Every --image counts, in the order given; the last one alone would be edited without a word."""
+    tool = ["edit", models["colour"], *FAST, "--out", files["out"], "--strength", "0"]
+    assert main([*tool, "--image", files["rgb"], "--image", files["rgb"], files["rgb"]]) == 0
+    assert len(results(files, *(f"image-00{number}.png" for number in range(3)))) == 3
+
+
 def test_older_pictures_in_the_folder_are_told(models, files, capsys):
     """The command names pictures that are replaced, and pictures that stay beside the new ones."""
     tool = ["edit", models["colour"], *FAST, "--out", files["out"], "--image", files["rgb"], "--strength", "0"]

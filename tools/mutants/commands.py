@@ -3,6 +3,7 @@
 from tools.mutants.mutant import Mutant
 
 MUTANTS = [
+    Mutant("the last of several images alone edited", "raysde.commands.edit:add_edit_options", 'action="extend", ', "", "tests/commands/test_edit.py -k 'repeated'"),
     Mutant("older edits overwritten in silence", "raysde.commands.edit:run_edit", '    say_older_pictures(out, len(files))\n', "", "tests/commands/test_edit.py -k 'older'"),
     Mutant("somebody's picture overwritten", "raysde.commands.outputs:check_out", "if not is_marked(out / name)), None)", "if False), None)", "tests/commands/test_edit.py -k 'somebody'"),
     Mutant("a report's place found bad at the end", "raysde.commands.evaluate:run_evaluate", '    check_writable(target, "--output")\n', "", "tests/evaluation/test_evaluate.py -k 'cannot_be_written'"),
