@@ -358,7 +358,7 @@ MODES = {
     }),
     "edit": (for_edit, ["--image", "grey.png", "--mask", "mask.png", "--out", "edited"], {
         **MODEL, **TOLD, **SOLVER,
-        "image": (["--image", "grey.png", "other.png"], ("names", ["image-000", "image-001"])),
+        "image": (["--image", "other.png"], ("names", ["image-000", "image-001"])),
         "mask": (["--mask", "white.png"], ("known", 1.0)),
         "n": (["-n", "3"], ("n", 3)),
         "out": (["--out", "elsewhere"], ("folder", "elsewhere")),
