@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from raysde.checkpoints.description import (
@@ -26,7 +26,6 @@ from raysde.checkpoints.description import (
     Kept,
     choose_newest_checkpoint,
     list_checkpoints,
-    read_complete_description,
     read_description,
     verify_checkpoint,
     write_description,
@@ -34,63 +33,57 @@ from raysde.checkpoints.description import (
 from raysde.checkpoints.description import (
     checkpoint_name as checkpoint_name,
 )  # re-exported for callers that read and write checkpoints
+from raysde.checkpoints.description import (
+    is_complete_checkpoint as is_complete_checkpoint,
+)
 from raysde.checkpoints.sharded_tensors import Stored
+from raysde.checkpoints.staging import (
+    OPTIMIZER,
+    PROFILES,
+    WEIGHTS,
+    stage_checkpoint,
+    tied_names,
+)
+from raysde.checkpoints.staging import (
+    complete_weights as complete_weights,
+)
+from raysde.checkpoints.staging import (
+    own_weights as own_weights,
+)
+from raysde.checkpoints.writing import write_staged
+from raysde.distributed.world import World
 from raysde.inference.model import Model
 from raysde.io.atomic import write_folder_atomically
 from raysde.models.external_sde import ExternalSDE
 from raysde.models.origin import Origin
 from raysde.models.sampling_defaults import check_settings
 from raysde.models.score import ScoreModel
-from raysde.models.spec import ModelSpec, empty_model, save_text
+from raysde.models.spec import ModelSpec, empty_model
 from raysde.training.state import TrainState
 
-WEIGHTS, OPTIMIZER, PROFILES = "weights", "optimizer", "profiles"
 CARDS = ("MLmodel", "registered_model_meta")
 """Files that MLflow adds to a registered checkpoint; they describe that version, so copies leave them out."""
 
 
-def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Return the tensors of :func:`own_weights`, contiguous and on the CPU."""
-    return {name: value.cpu().contiguous() for name, value in own_weights(model).items()}
-
-
-def own_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Return every parameter and persistent buffer by name; a tied weight only under its first name."""
-    tied = tied_names(model)
-    return {name: value for name, value in model.state_dict().items() if name not in tied}
-
-
-def tied_names(model: ScoreModel) -> set[str]:
-    """Return the second and further names of tied parameters, such as T5's embedding."""
-    seen: set[int] = set()
-    tied: set[str] = set()
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) in seen:
-            tied.add(name)
-        seen.add(id(value))
-    return tied
-
-
 def write_checkpoint(
-    folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]
+    folder: Path,
+    state: TrainState,
+    spec: ModelSpec,
+    recipe: dict[str, Any],
+    data: dict[str, Any],
+    world: World | None = None,
 ) -> None:
-    """Write a checkpoint atomically; an existing ``folder`` is replaced.
+    """Write a checkpoint atomically and at once; an existing ``folder`` is replaced.
+
+    Args:
+        world: the ranks of a sharded model, each of which must call this; None for a model that is not sharded.
 
     Raises:
+        ValueError: on every rank, if the ranks do not share the folder.
         OSError: naming ``folder``, if it cannot be written.
     """
-    with write_folder_atomically(folder, f"the checkpoint of step {state.step}", replace=True) as partial:
-        with state.ema.swap_weights():
-            save_file(complete_weights(state.model), partial / "ema.safetensors")
-        live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
-        save_file(live, partial / f"{WEIGHTS}.safetensors")
-        moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
-        save_file(moments, partial / f"{OPTIMIZER}.safetensors")
-        if state.profiles:
-            profiles = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
-            save_file(profiles, partial / f"{PROFILES}.safetensors")
-        save_text(state.model, partial / "text")
-        write_description(partial, spec, state.values(), recipe, data)
+    world = world or World()
+    write_staged(str(folder), stage_checkpoint(state, world), (spec, recipe, data), world)
 
 
 def export_checkpoint(source: Path, target: Path) -> None:
@@ -131,15 +124,6 @@ def copy_model(source: Path, target: Path) -> None:
     state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
     verify_checkpoint(source, [name for name in read_description(source).files if name.partition("/")[0] not in state])
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS), dirs_exist_ok=True)
-
-
-def is_complete_checkpoint(folder: Path) -> bool:
-    """Return True if ``folder`` has a valid description and every listed file has the listed size."""
-    try:
-        read_complete_description(pafs.LocalFileSystem(), str(folder))
-    except ValueError:
-        return False
-    return True
 
 
 def find_newest_checkpoint(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:

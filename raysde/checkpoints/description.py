@@ -97,21 +97,28 @@ def checkpoint_name(step: int) -> str:
 
 
 def write_description(
-    folder: Path,
+    folder: Path, spec: ModelSpec, state: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any]
+) -> None:
+    """Write ``checkpoint.json`` for the files in a local ``folder``."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    listed = {
+        name: Listed(file_hash(path), path.stat().st_size) for name, path in sorted(found.items()) if name != FILE
+    }
+    (folder / FILE).write_bytes(describe_files(spec, state, recipe, data, listed))
+
+
+def describe_files(
     spec: ModelSpec,
     state: dict[str, Any],
     recipe: dict[str, Any],
     data: dict[str, Any],
-    others: Mapping[str, Listed] | None = None,
-) -> None:
-    """Write ``checkpoint.json`` for the files in ``folder``, and for files that other processes wrote.
+    listed: Mapping[str, Listed],
+) -> bytes:
+    """Return the content of ``checkpoint.json``.
 
     Args:
-        others: entries of the other processes' files, by relative path.
+        listed: hash and size of every other file, by path relative to the checkpoint.
     """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    here = {name: path for name, path in sorted(found.items()) if name != FILE and name not in (others or {})}
-    listed = {name: Listed(file_hash(path), path.stat().st_size) for name, path in here.items()} | dict(others or {})
     content = {
         "format": FORMAT,
         "model": spec.dump(),
@@ -123,7 +130,7 @@ def write_description(
         "versions": _library_versions(),
     }
     content[OWN] = content_hash(content)
-    (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _library_versions() -> dict[str, str]:
@@ -228,6 +235,15 @@ def read_complete_description(system: pafs.FileSystem, root: str) -> Description
     if not description.sizes and isinstance(system, pafs.LocalFileSystem):
         _compare_hashes(Path(root), description, description.files)
     return description
+
+
+def is_complete_checkpoint(folder: Path) -> bool:
+    """Return True if ``folder`` has a valid description and every listed file has the listed size."""
+    try:
+        read_complete_description(pafs.LocalFileSystem(), str(folder))
+    except ValueError:
+        return False
+    return True
 
 
 def list_file_sizes(system: pafs.FileSystem, root: str) -> dict[str, int]:

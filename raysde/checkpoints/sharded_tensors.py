@@ -1,10 +1,9 @@
-"""safetensors files of tensors sharded in rows over ranks: written in pieces or whole, read by any number of ranks.
+"""safetensors files of tensors sharded in rows over ranks, read by any number of ranks.
 
 weights.safetensors                   whole tensors
 weights/00001-of-00002.safetensors    the rows of the first of two ranks, and so on
 
-The header of a file of pieces gives each piece's first row, as in safetensors files of torch.distributed.checkpoint, so
-its HuggingFaceStorageReader can read such a folder too. Its other formats keep their index as a pickle.
+The header of a file of pieces gives each piece's first row.
 """
 
 import json
@@ -15,72 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from raysde.distributed.fsdp import gather_tensor, is_sharded, local_rows
-
-HEADER = "DCP_SHARDING_INFO"
-TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-
-def write_pieces(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
-    """Write the rows that this rank holds; rank 0 also writes the tensors that are not sharded."""
-    mine: dict[str, Tensor] = {}
-    starts: dict[str, dict[str, list[int]]] = {}
-    for name, tensor in tensors.items():
-        start, stop = local_rows(tensor) if is_sharded(tensor) else (0, int(rank == 0))
-        if start < stop:
-            local = (tensor.to_local() if is_sharded(tensor) else tensor).detach()
-            mine[name] = local.cpu().contiguous()
-            starts[name] = {"saved_offsets": [start, *(0 for _ in local.shape[1:])][: local.ndim]}
-    save_file(mine, path, {HEADER: json.dumps(starts)})
-
-
-def write_whole_tensors(
-    path: Path | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write whole tensors, one in memory at a time. Every rank must call it if they are sharded.
-
-    Args:
-        path: path of the file; None on ranks that only send their rows.
-        metadata: text values for the file's header.
-    """
-    # descending element size keeps each tensor aligned to its dtype
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    if path is None:
-        for name in names:
-            gather_tensor(tensors[name].detach())
-        return
-    with path.open("wb") as out:
-        out.write(build_header([(name, tensors[name]) for name in names], metadata or {}))
-        for name in names:
-            value = gather_tensor(tensors[name].detach()).cpu().contiguous()
-            out.write(value.reshape(-1).view(torch.uint8).numpy().data)
-
-
-def build_header(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:
-    """Return the header of a safetensors file: a length of 8 bytes, and JSON padded to a multiple of 8 bytes."""
-    content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    place = 0
-    for name, tensor in tensors:
-        end = place + tensor.numel() * tensor.element_size()
-        content[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
-        place = end
-    text = json.dumps(content).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+from raysde.checkpoints.staging import STARTS
+from raysde.distributed.fsdp import is_sharded, local_rows
 
 
 @dataclass(frozen=True)
@@ -113,7 +50,7 @@ class Stored:
         for path in paths:
             try:
                 source: Any = safe_open(path, "pt")
-                starts = json.loads((source.metadata() or {}).get(HEADER, "{}"))
+                starts = json.loads((source.metadata() or {}).get(STARTS, "{}"))
             except (SafetensorError, OSError, ValueError) as error:
                 raise ValueError(f"{path} cannot be read: {error}") from error
             for name in source.keys():  # noqa: SIM118

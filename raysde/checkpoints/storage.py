@@ -5,7 +5,6 @@ STORAGE/NAME/step_000000100/   one folder for each checkpoint
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from raysde.checkpoints.description import (
 from raysde.io.filesystems import absolute_location, child_path, open_filesystem
 
 COPIES = "raysde-copy-"
-ATTEMPTS = 3
-"""Number of attempts to send a file to remote storage before the run fails."""
 
 
 def is_local(storage: str) -> bool:
@@ -76,39 +73,6 @@ def discard_copy(folder: Path | None) -> None:
     """Delete a remote checkpoint's copy made by :func:`fetch_newest_checkpoint`, but never a local checkpoint."""
     if folder is not None and folder.parent.name.startswith(COPIES):
         shutil.rmtree(folder.parent, ignore_errors=True)
-
-
-def send_files(source: Path, target: str) -> None:
-    """Copy the files of a checkpoint, or one rank's part of them, to remote storage, without checkpoint.json.
-
-    Raises:
-        OSError: if a file cannot be written there.
-    """
-    system, root = open_filesystem(target)
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and path.name != FILE:
-            _send_file(path, system, f"{root}/{path.relative_to(source).as_posix()}")
-
-
-def send_description(source: Path, target: str) -> None:
-    """Copy checkpoint.json to remote storage, which makes the checkpoint whole.
-
-    Raises:
-        OSError: if the file cannot be written there.
-    """
-    system, root = open_filesystem(target)
-    _send_file(source / FILE, system, f"{root}/{FILE}")
-
-
-def _send_file(path: Path, system: pafs.FileSystem, target: str) -> None:
-    system.create_dir(target.rpartition("/")[0], recursive=True)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return pafs.copy_files(str(path), target, pafs.LocalFileSystem(), system, use_threads=False)
-        except OSError:
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(attempt)
 
 
 def clear_checkpoint(target: str) -> None:

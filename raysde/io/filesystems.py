@@ -80,17 +80,6 @@ def write_bytes(path: str, content: bytes) -> None:
         out.write(content)
 
 
-def copy_into_place(source: Path, path: str) -> None:
-    """Copy a local file atomically to a path or URI that has one writer, replacing what is there."""
-    system, inside = open_filesystem(path)
-    folder, _, name = inside.rpartition("/")
-    system.create_dir(folder, recursive=True)
-    partial = inside if system.type_name in WHOLE_ON_CLOSE else f"{folder}/{partial_name(Path(name))}"
-    pafs.copy_files(str(source), partial, pafs.LocalFileSystem(), system)
-    if partial != inside:
-        system.move(partial, inside)
-
-
 def check_writable(path: str, what: str) -> None:
     """Check that a file can be written after long work; create the local folder for it.
 

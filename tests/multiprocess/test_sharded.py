@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,13 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from raysde.checkpoints import checkpoint
-from raysde.checkpoints import sharded as distributed_checkpoint
-from raysde.checkpoints.sharded_tensors import Stored, write_whole_tensors
+from raysde.checkpoints.sharded_tensors import Stored
+from raysde.checkpoints.staging import HostCopies, stage_whole
+from raysde.checkpoints.tensor_files import TensorFile, write_file
 from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed import fsdp
 from raysde.distributed.world import current_world
+from raysde.io.hashing import file_hash
 from raysde.runs import build
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import describe_run
@@ -339,7 +342,7 @@ def reshard(rank: int, tree: dict, folder: str, out: str) -> None:
     run, world = open_run(loading.parse_recipe(tree)), current_world()
     state = new_state(run, world.device)
     checkpoint.restore_state(state, Path(folder))
-    distributed_checkpoint.write_sharded_checkpoint(Path(out) / "again", state, *describe_run(run), world)
+    checkpoint.write_checkpoint(Path(out) / "again", state, *describe_run(run), world)
 
 
 def test_any_number_of_ranks_reads_what_any_wrote(runs, tmp_path):
@@ -428,7 +431,10 @@ def test_whole_tensors_are_written_as_safetensors_has_them(tmp_path):
     }
     tensors["strided"] = torch.arange(6.0).reshape(2, 3).T
     path = tmp_path / "whole.safetensors"
-    write_whole_tensors(path, tensors, {"key": "value"})
+    copies = HostCopies()
+    content = TensorFile(stage_whole(tensors, True, copies), {"key": "value"})
+    written = write_file(pafs.LocalFileSystem(), str(path), content.parts)
+    assert written == (file_hash(path), path.stat().st_size)
     assert same_tensors(load_file(path), tensors)
     with safe_open(path, "pt") as source:
         assert source.metadata() == {"key": "value"}
