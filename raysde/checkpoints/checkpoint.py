@@ -36,8 +36,10 @@ from raysde.checkpoints.description import (
 from raysde.checkpoints.description import (
     is_complete_checkpoint as is_complete_checkpoint,
 )
+from raysde.checkpoints.loading import Files, LocalFiles
 from raysde.checkpoints.sharded_tensors import Stored
 from raysde.checkpoints.staging import (
+    AVERAGE,
     OPTIMIZER,
     PROFILES,
     WEIGHTS,
@@ -185,15 +187,42 @@ def restore_state(state: TrainState, folder: Path) -> Description:
         ValueError: if the checkpoint is damaged, holds another model or SDE, or lacks optimizer or profiles.
     """
     description = read_description(folder)
-    needed = (WEIGHTS, OPTIMIZER, PROFILES) if state.profiles else (WEIGHTS, OPTIMIZER)
-    names = {kind: _list_tensor_files(folder, description, kind) for kind in needed}
-    verify_checkpoint(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
-    stored = {kind: Stored(folder / name for name in each) for kind, each in names.items()}
+    verify_checkpoint(folder, files_to_load(state, description, str(folder)))
+    load_state(state, LocalFiles(description, str(folder)))
+    return description
+
+
+def files_to_load(state: TrainState, description: Description, where: str) -> list[str]:
+    """Return the files of a checkpoint that a state loads.
+
+    Args:
+        where: the checkpoint, for the message.
+
+    Raises:
+        ValueError: if the checkpoint lacks optimizer or profiles.
+    """
+    return [name for each in _files_by_kind(state, description, where).values() for name in each]
+
+
+def _files_by_kind(state: TrainState, description: Description, where: str) -> dict[str, list[str]]:
+    kinds = (AVERAGE, WEIGHTS, OPTIMIZER, *((PROFILES,) if state.profiles else ()))
+    return {kind: _list_tensor_files(where, description, kind) for kind in kinds}
+
+
+def load_state(state: TrainState, files: Files) -> None:
+    """Load verified files of a checkpoint into a state, whether either of them is sharded or not.
+
+    Raises:
+        ValueError: as :func:`restore_state`, but files are not compared with their hashes.
+    """
+    description, folder = files.description, files.where
+    names = _files_by_kind(state, description, folder)
+    stored = {kind: Stored(map(files.open, each), files.threads) for kind, each in names.items()}
     # user-written SDEs may not define equality; the caller has compared their recipes
     if not isinstance(description.spec.sde, ExternalSDE) and description.spec.sde != state.model.sde:
         raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
     parameters = dict(state.model.named_parameters())
-    average = Stored([folder / "ema.safetensors"]).all_like(parameters)
+    average = stored[AVERAGE].all_like(parameters)
     device = next(state.model.parameters()).device
     _load_weights(state.model, average, folder)
     live = stored[WEIGHTS].all_like(parameters)
@@ -206,10 +235,9 @@ def restore_state(state: TrainState, folder: Path) -> Description:
         state.load_profiles(stored[PROFILES].all_like(parameters))
     state.load_values(description.state)
     state.model.to(device)
-    return description
 
 
-def _list_tensor_files(folder: Path, description: Description, kind: str) -> list[str]:
+def _list_tensor_files(folder: str, description: Description, kind: str) -> list[str]:
     """Return the files that hold tensors of ``kind``, as one file or one per rank."""
     whole = f"{kind}.safetensors"
     names = [name for name in sorted(description.files) if name == whole or name.startswith(f"{kind}/")]
@@ -218,7 +246,7 @@ def _list_tensor_files(folder: Path, description: Description, kind: str) -> lis
     return names
 
 
-def _load_weights(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:
+def _load_weights(model: ScoreModel, tensors: dict[str, Tensor], folder: str | Path) -> None:
     try:
         missing, _ = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:

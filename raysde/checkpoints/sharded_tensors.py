@@ -8,6 +8,7 @@ The header of a file of pieces gives each piece's first row.
 
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,18 @@ from torch import Tensor
 
 from raysde.checkpoints.staging import STARTS
 from raysde.distributed.fsdp import is_sharded, local_rows
+
+
+def open_local(path: Path) -> Any:
+    """Return an open safetensors file.
+
+    Raises:
+        ValueError: naming the file, if it cannot be read.
+    """
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -39,20 +52,16 @@ class Stored:
     """The tensors in safetensors files, read on access.
 
     Args:
-        paths: one file of whole tensors, or all files of pieces that were written together.
-
-    Raises:
-        ValueError: naming a file that cannot be read.
+        sources: one open file of whole tensors, or all files of pieces that were written together; see
+            :func:`open_local` and :class:`raysde.checkpoints.ranges.RangedTensors`.
+        threads: number of tensors that may be read at once.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, sources: Iterable[Any], threads: int = 1) -> None:
         self.pieces: dict[str, list[Piece]] = {}
-        for path in paths:
-            try:
-                source: Any = safe_open(path, "pt")
-                starts = json.loads((source.metadata() or {}).get(STARTS, "{}"))
-            except (SafetensorError, OSError, ValueError) as error:
-                raise ValueError(f"{path} cannot be read: {error}") from error
+        self.threads = threads
+        for source in sources:
+            starts = json.loads((source.metadata() or {}).get(STARTS, "{}"))
             for name in source.keys():  # noqa: SIM118
                 shape = tuple(source.get_slice(name).get_shape())
                 start = starts[name]["saved_offsets"][0] if name in starts and shape else 0
@@ -93,16 +102,32 @@ class Stored:
             return scalar
         return self.rows(name, 0, shape[0])
 
-    def like(self, name: str, target: Tensor | None) -> Tensor:
-        """Return a tensor sharded as ``target``; if both have the same shape, only this rank's rows are read."""
-        if target is None or not is_sharded(target) or self.shape(name) != tuple(target.shape):
-            return self.tensor(name)
-        from torch.distributed.tensor import DTensor
-
-        local = self.rows(name, *local_rows(target)).to(target.device)
-        place = (target.device_mesh, target.placements)
-        return DTensor.from_local(local, *place, run_check=False, shape=target.shape, stride=target.stride())
-
     def all_like(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return every tensor, sharded as the target of its name, or of the part of its name after the last slash."""
-        return {name: self.like(name, targets.get(name.rpartition("/")[2])) for name in self.pieces}
+        """Return every tensor, sharded as the target of its name, or of the part of its name after the last slash.
+
+        If a tensor and its target have the same shape, only this rank's rows are read.
+        """
+        names = {name: targets.get(name.rpartition("/")[2]) for name in self.pieces}
+        if self.threads == 1:
+            return {name: _shard(self._rows_like(name, target), target) for name, target in names.items()}
+        with ThreadPoolExecutor(self.threads) as pool:
+            read = pool.map(self._rows_like, names, names.values())
+            return {name: _shard(rows, target) for (name, target), rows in zip(names.items(), read, strict=True)}
+
+    def _rows_like(self, name: str, target: Tensor | None) -> tuple[Tensor, bool]:
+        """Return the rows of a tensor for this rank, and True if there may be others."""
+        if target is None or not is_sharded(target) or self.shape(name) != tuple(target.shape):
+            return self.tensor(name), False
+        return self.rows(name, *local_rows(target)), True
+
+
+def _shard(read: tuple[Tensor, bool], target: Tensor | None) -> Tensor:
+    rows, partial = read
+    if not partial or target is None or not is_sharded(target):
+        return rows
+    from torch.distributed.tensor import DTensor
+
+    place = (target.device_mesh, target.placements)
+    return DTensor.from_local(
+        rows.to(target.device), *place, run_check=False, shape=target.shape, stride=target.stride()
+    )

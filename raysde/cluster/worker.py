@@ -49,13 +49,13 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     if alone and world.is_first:
         tell_warnings()
     check_shared(run)
-    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
-    start = 0 if found is None else checkpoint.read_description(found).step
+    place, name, damaged = run.config.storage, run.config.name, settings.get("damaged")
+    found = storage.find_newest_checkpoint(place, name, damaged=damaged)
+    start = 0 if found is None else found.step
     batches = prefetch_to_device(read_microbatches(run, start, world), world.device)
     state = new_state(run, world.device)
     if found:
-        run = resume_run(run, state, found)
-        storage.discard_copy(found)
+        run = resume_run(run, state, found, world)
     tracker = None
     if world.is_first:
         tracker = open_tracker(settings)

@@ -14,7 +14,7 @@ from raysde.distributed.world import current_world
 from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, Sink
-from raysde.runs.resume import describe_start, resume_run
+from raysde.runs.resume import resume_newest
 from raysde.runs.run import Run
 from raysde.runs.saving import Saver
 from raysde.training.loop import fit
@@ -37,11 +37,7 @@ def train_here(run: Run, sink: Sink | None, should_stop: Callable[[], bool] = la
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     world = current_world()
     state = new_state(run, world.device)
-    speak = say if world.is_first else None
-    if found := storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak):
-        run = resume_run(run, state, found)
-        if speak is not None:
-            speak(describe_start(state.step, run.steps))
+    run = resume_newest(run, state, world, say if world.is_first else lambda message: None)
 
     reader = Reader(run.manifest, text=run.text, latents=run.latents)
     batches = prefetch_to_device(

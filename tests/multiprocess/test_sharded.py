@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from raysde.checkpoints import checkpoint
-from raysde.checkpoints.sharded_tensors import Stored
+from raysde.checkpoints.sharded_tensors import Stored, open_local
 from raysde.checkpoints.staging import HostCopies, stage_whole
 from raysde.checkpoints.tensor_files import TensorFile, write_file
 from raysde.config import loading
@@ -49,7 +49,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     files = checkpoint.verify_checkpoint(folder).files
     found = {f"ema/{name}": value for name, value in load_file(folder / "ema.safetensors").items()}
     for kind in KINDS:
-        parts = Stored(folder / name for name in files if name.startswith(kind))
+        parts = Stored(open_local(folder / name) for name in files if name.startswith(kind))
         found |= {f"{kind}/{name}": parts.tensor(name) for name in parts.pieces}
     return found
 
@@ -364,7 +364,7 @@ def test_torch_reads_the_pieces(runs):
     tree, folder = runs
     source = at(named(tree, folder / "two"), STEPS)
     for kind in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
-        ours = Stored((source / kind).iterdir())
+        ours = Stored(map(open_local, (source / kind).iterdir()))
         theirs = {name: torch.zeros(ours.shape(name)) for name in ours.pieces}
         dcp.load(theirs, storage_reader=dcp.HuggingFaceStorageReader(str(source / kind)), no_dist=True)
         assert same_tensors(theirs, {name: ours.tensor(name) for name in ours.pieces})
@@ -415,7 +415,7 @@ def test_a_torn_or_damaged_piece_is_found(runs, tmp_path, kind):
 def test_rows_that_no_file_holds_are_named(runs):
     tree, folder = runs
     pieces = at(named(tree, folder / "two"), STEPS) / "weights"
-    second = Stored([pieces / "00002-of-00002.safetensors"])
+    second = Stored([open_local(pieces / "00002-of-00002.safetensors")])
     name = next(name for name in second.pieces if second.pieces[name][0].start)
     with pytest.raises(ValueError, match=f"lack row 0 of {name}"):
         second.tensor(name)
