@@ -105,7 +105,7 @@ Files = LocalFiles | RemoteFiles
 
 @contextmanager
 def open_verified(place: str, kept: Kept, names: Collection[str], world: World, sharded: bool) -> Iterator[Files]:
-    """Yield the files of a checkpoint, verified. Every rank must call this, and leaves with the others.
+    """Yield the files of a checkpoint, verified. Every rank must call this.
 
     Args:
         place: the storage, a folder or a URI.
@@ -132,9 +132,9 @@ def open_verified(place: str, kept: Kept, names: Collection[str], world: World, 
     with shared_folder(_key(place, kept, description), prepare) as folder:
         if (folder / "fault").exists():
             faults.append((folder / "fault").read_text())
-        _agree(kept, "".join(faults), world)  # all ranks of the node are in, so none prepares the folder again
+        # all ranks of the node are in when they agree, so none of them prepares the folder again
+        _agree(kept, "".join(faults), world)
         yield LocalFiles(description, kept.path if storage.is_local(place) else str(folder / "copy"))
-        world.barrier()
 
 
 def _key(place: str, kept: Kept, description: Description) -> str:

@@ -135,9 +135,10 @@ def run_worker_group(
             break
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
-            if fault := DAMAGED.search(said):
-                damaged[fault[1]] = fault[2]  # the group starts again from an older checkpoint, so this ends
-                continue
+            fault = DAMAGED.search(said)
+            if fault is not None and fault[1] not in damaged:
+                damaged[fault[1]] = fault[2]
+                continue  # from an older checkpoint; this is no failure, and ends with the last checkpoint
             if OWN.search(said):
                 raise ValueError(OWN.sub("", said, count=1)) from error
             if failures == most:
