@@ -74,18 +74,20 @@ def write_checkpoint(
     recipe: dict[str, Any],
     data: dict[str, Any],
     world: World | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a checkpoint atomically and at once; an existing ``folder`` is replaced.
 
     Args:
         world: the ranks of a sharded model, each of which must call this; None for a model that is not sharded.
+        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
 
     Raises:
         ValueError: on every rank, if the ranks do not share the folder.
         OSError: naming ``folder``, if it cannot be written.
     """
     world = world or World()
-    write_staged(str(folder), stage_checkpoint(state, world), (spec, recipe, data), world)
+    write_staged(str(folder), stage_checkpoint(state, world), (spec, recipe, data), world, confirm)
 
 
 def export_checkpoint(source: Path, target: Path) -> None:

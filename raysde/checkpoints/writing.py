@@ -5,7 +5,7 @@ every rank writes its part.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,16 @@ About = tuple[ModelSpec, dict[str, Any], dict[str, Any]]
 """The model, the recipe and the data of a run, for the description of its checkpoints."""
 
 
-def write_staged(target: str, staged: Staged, about: About, world: World) -> None:
+def write_staged(
+    target: str, staged: Staged, about: About, world: World, confirm: Callable[[], None] = lambda: None
+) -> None:
     """Write a checkpoint to a folder or URI, replacing what is there. Every rank of a sharded model must call it.
 
     Args:
         target: folder or URI of the checkpoint; a folder must be the same on all ranks.
         world: the ranks that write parts of it, see :meth:`raysde.distributed.world.World.beside`; a world of one for a
             model that is not sharded.
+        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
 
     Raises:
         ValueError: on every rank, if the ranks do not share the folder.
@@ -42,10 +45,10 @@ def write_staged(target: str, staged: Staged, about: About, world: World) -> Non
     staged.copies.wait()
     write = write_into_folder if storage.is_local(target) else write_to_remote
     with name_place_of_write(f"the checkpoint of step {staged.step}", target):
-        write(target, staged, about, world)
+        write(target, staged, about, world, confirm)
 
 
-def write_into_folder(folder: str, staged: Staged, about: About, world: World) -> None:
+def write_into_folder(folder: str, staged: Staged, about: About, world: World, confirm: Callable[[], None]) -> None:
     """Write a checkpoint under another name, and rename the folder once it is complete."""
     system, place = pafs.LocalFileSystem(), Path(folder)
     partial = atomic.partial_name(place)
@@ -61,6 +64,7 @@ def write_into_folder(folder: str, staged: Staged, about: About, world: World) -
             raise ValueError(f"{place.parent} is not shared by all workers, which resources.strategy=fsdp needs")
         with fail_together(world):
             if world.is_first:
+                confirm()
                 atomic.move_into_place(partial, place)
     except Exception:
         if world.is_first:
@@ -68,7 +72,7 @@ def write_into_folder(folder: str, staged: Staged, about: About, world: World) -
         raise
 
 
-def write_to_remote(target: str, staged: Staged, about: About, world: World) -> None:
+def write_to_remote(target: str, staged: Staged, about: About, world: World, confirm: Callable[[], None]) -> None:
     """Write a checkpoint to a URI: files that a killed process left are deleted, and checkpoint.json comes last."""
     system, root = storage.open_filesystem(target)
     with fail_together(world):
@@ -77,6 +81,7 @@ def write_to_remote(target: str, staged: Staged, about: About, world: World) -> 
     listed = write_part(system, root, staged, world)
     with fail_together(world):
         if world.is_first:
+            confirm()
             write_description_of(system, root, staged, about, listed)
 
 

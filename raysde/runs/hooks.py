@@ -88,13 +88,19 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     return drawn.grid(min(sampling.count, kinds))
 
 
-def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> Path:
+def save_checkpoint(
+    run: Run, state: TrainState, folder: Path, world: World, confirm: Callable[[], None] = lambda: None
+) -> Path:
     """Write the checkpoint of ``state`` into ``folder/step_...`` at once, and return that path.
 
     Call it on the first rank, or on every rank if the model is sharded, with a folder that all ranks reach.
+
+    Args:
+        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
     """
     target = folder / checkpoint.checkpoint_name(state.step)
-    checkpoint.write_checkpoint(target, state, *describe_run(run), world if has_shards(state.model) else None)
+    ranks = world if has_shards(state.model) else None
+    checkpoint.write_checkpoint(target, state, *describe_run(run), ranks, confirm)
     return target
 
 

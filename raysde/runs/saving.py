@@ -30,6 +30,8 @@ class Saver:
         secure: called beside training before a checkpoint is written; None on other ranks than the first.
         written: called with the step of a checkpoint once it is whole: on every rank, in the training thread, before
             the next checkpoint or at the end.
+        confirm: called beside training on the first rank, just before a checkpoint becomes visible; an error leaves
+            none.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class Saver:
         world: World,
         secure: Callable[[], None] | None = None,
         written: Callable[[int], None] | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
+        self.confirm = confirm
         self.run, self.world, self.secure, self.written = run, world, secure, written
         self.folder = child_path(storage.absolute_location(run.config.storage), run.config.name)
         self.sharded = has_shards(state.model)
@@ -87,7 +91,8 @@ class Saver:
     def _write(self, staged: Staged) -> None:
         if self.secure is not None:
             self.secure()
-        write_staged(child_path(self.folder, checkpoint_name(staged.step)), staged, describe_run(self.run), self.beside)
+        target = child_path(self.folder, checkpoint_name(staged.step))
+        write_staged(target, staged, describe_run(self.run), self.beside, self.confirm)
         if self.world.is_first:
             storage.prune_checkpoints(self.folder, self.run.config.keep_checkpoints, staged.step)
 

@@ -71,12 +71,12 @@ def test_a_checkpoint_is_of_its_step_though_training_went_on(digits, tmp_path, m
 
     stage_plain = saving.stage_checkpoint
 
-    def write(target, staged, about, world) -> None:
+    def write(target, staged, *given) -> None:
         end = time.monotonic() + 60.0
         while staged.step < STEPS and states[0].step == staged.step and time.monotonic() < end:
             time.sleep(0.002)
         late.append(states[0].step - staged.step)
-        plain(target, staged, about, world)
+        plain(target, staged, *given)
 
     monkeypatch.setattr(saving, "stage_checkpoint", stage)
     monkeypatch.setattr(saving, "write_staged", write)
@@ -123,10 +123,10 @@ def test_saves_keep_their_order_and_one_is_in_flight(digits, tmp_path, monkeypat
         happened.append(("copy", state.step))
         return plain["stage_checkpoint"](state, world)
 
-    def write(target, staged, about, world) -> None:
+    def write(target, staged, *given) -> None:
         assert threading.current_thread() is not threading.main_thread()
         time.sleep(0.1)
-        plain["write_staged"](target, staged, about, world)
+        plain["write_staged"](target, staged, *given)
         happened.append(("written", staged.step))
 
     def average(run, staged) -> None:
@@ -155,10 +155,10 @@ def test_saves_keep_their_order_and_one_is_in_flight(digits, tmp_path, monkeypat
 def test_an_error_ends_the_run_at_the_next_save_or_at_its_end(digits, tmp_path, monkeypatch, wrong):
     plain = saving.write_staged
 
-    def write(target, staged, about, world) -> None:
+    def write(target, staged, *given) -> None:
         if staged.step == wrong:
             raise OSError(f"the checkpoint of step {wrong} cannot be written to {target}: No space left on device")
-        plain(target, staged, about, world)
+        plain(target, staged, *given)
 
     monkeypatch.setattr(saving, "write_staged", write)
     tree = tree_of(digits, tmp_path)
@@ -185,9 +185,9 @@ def test_an_interrupted_run_ends_after_the_checkpoint_that_is_being_written(digi
     """The error of the loop is raised, and the thread has ended: nothing is written after the run."""
     plain = saving.write_staged
 
-    def write(target, staged, about, world) -> None:
+    def write(target, staged, *given) -> None:
         time.sleep(0.5)
-        plain(target, staged, about, world)
+        plain(target, staged, *given)
 
     monkeypatch.setattr(saving, "write_staged", write)
     run = open_run(loading.parse_recipe(tree_of(digits, tmp_path)))
@@ -203,6 +203,31 @@ def test_an_interrupted_run_ends_after_the_checkpoint_that_is_being_written(digi
         begin()
     assert not [each for each in threading.enumerate() if each.name == "raysde-saving"]
     assert checkpoint.verify_checkpoint(tmp_path / "small" / checkpoint.checkpoint_name(1)).step == 1
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["folder", "uri"])
+def test_a_run_that_another_command_took_over_writes_no_checkpoint(digits, tmp_path, far):
+    """Whoever lost the run learns it just before a checkpoint becomes visible, and stops there."""
+    place = f"file://{tmp_path}/runs" if far else str(tmp_path / "runs")
+    run = open_run(loading.parse_recipe({**tree_of(digits, tmp_path), "storage": place}))
+    state, asked = new_state(run, torch.device("cpu")), []
+
+    def confirm() -> None:
+        found = storage.find_newest_checkpoint(place, "small")
+        asked.append((state.step, None if found is None else found.step))
+        if len(asked) == 2:
+            raise RuntimeError("taken over")
+
+    def begin() -> None:
+        with saving.Saver(run, state, World(), confirm=confirm) as saver:
+            for state.step in (1, 2, 3):
+                saver.save(state)
+                saver.writer.wait()
+
+    with pytest.raises(RuntimeError, match="taken over"):
+        begin()
+    assert asked == [(1, None), (2, 1)]
+    assert storage.find_newest_checkpoint(place, "small").step == 1
 
 
 KILLED = """
