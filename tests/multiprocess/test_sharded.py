@@ -390,10 +390,10 @@ def test_ranks_read_their_rows_from_an_object_store(runs, tmp_path, ranks):
         headers = ranks * sum(min(2**16, path.stat().st_size) for path in pieces)
         total = sum(each[kind] for each in read)
         if ranks == 2 and kind != "ema":
-            assert total == size
-            assert max(each[kind] for each in read) < size
+            assert size <= total <= size + headers  # a rank reads only the header of the other rank's piece
         else:
-            assert size < total <= 2 * size + headers
+            counters = ranks * 2**13  # the optimizer's step counters are not sharded, so every rank reads them
+            assert size < total <= 2 * size + headers + counters
 
 
 def test_a_damaged_piece_in_an_object_store_ends_all_ranks(runs, tmp_path):

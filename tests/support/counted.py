@@ -15,6 +15,9 @@ class CountedFile:
         self.reads.append((self.path, len(content)))
         return content
 
+    def read_buffer(self, size: int | None = None) -> pa.Buffer:
+        return pa.py_buffer(self.read(-1 if size is None else size))
+
     def __getattr__(self, name: str):
         return getattr(self.source, name)
 
