@@ -62,6 +62,7 @@ class HostCopies:
     """Copies of tensors in host memory; on CUDA they are complete after :meth:`wait`."""
 
     def __init__(self) -> None:
+        self.device: torch.device | None = None
         self.event: torch.cuda.Event | None = None
 
     def copy(self, value: Tensor) -> Tensor:
@@ -69,14 +70,14 @@ class HostCopies:
         value = value.detach()
         if value.device.type != "cuda":
             return value.cpu().clone(memory_format=torch.contiguous_format)
+        self.device = value.device
         place = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
         return place.copy_(value.contiguous(), non_blocking=True)
 
     def close(self) -> None:
         """Mark the end of the copies in the device's stream."""
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            self.event = torch.cuda.Event()
-            self.event.record()
+        if self.device is not None:
+            self.event = torch.cuda.current_stream(self.device).record_event()
 
     def wait(self) -> None:
         """Wait until all copies are complete."""
