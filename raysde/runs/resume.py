@@ -8,6 +8,7 @@ from raysde.checkpoints.loading import DamagedCheckpointError, open_verified
 from raysde.config.sections import Length
 from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World
+from raysde.io.errors import error_line
 from raysde.runs.run import Run, continue_run
 from raysde.training.state import TrainState
 
@@ -62,13 +63,17 @@ def resume_run(run: Run, state: TrainState, found: Kept, world: World) -> Run:
     Raises:
         DamagedCheckpointError: on every rank, if a file differs from its hash.
         ValueError: as :func:`raysde.runs.run.continue_run`.
+        RuntimeError: if the storage cannot be read.
     """
     description = found.description
     assert description is not None, "a checkpoint without a description is not chosen"
     run = continue_run(run, description)
     names, sharded = checkpoint.files_to_load(state, description, found.path), has_shards(state.model)
-    with open_verified(run.config.storage, found, names, world, sharded) as files:
-        checkpoint.load_state(state, files)
+    try:
+        with open_verified(run.config.storage, found, names, world, sharded) as files:
+            checkpoint.load_state(state, files)
+    except OSError as error:
+        raise RuntimeError(f"storage {run.config.storage} cannot be read: {error_line(error)}") from error
     if state.stopped and not is_run_over(run, description):
         state.stopped = False
         if _is_longer(run, description):
