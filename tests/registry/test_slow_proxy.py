@@ -105,7 +105,8 @@ def test_a_model_is_sent_once_through_a_proxy_that_answers_late(proxy, tmp_path,
     write_model(folder, 1, text=None)
     client = tracking.connect_client(proxy.uri)
     assert TIMEOUT.get() == SHORT
-    version = registry.publish_checkpoint(client, folder, run_id=None, name="slow", alias="champion")
+    run_id = client.create_run(client.create_experiment("slow")).info.run_id
+    version = registry.publish_checkpoint(client, folder, run_id=run_id, name="slow", alias="champion")
     assert version == "1"
     assert proxy.files["PUT", "ema.safetensors"] == 1
     assert max(proxy.files.values()) == 1
@@ -116,5 +117,5 @@ def test_a_model_is_sent_once_through_a_proxy_that_answers_late(proxy, tmp_path,
     with monkeypatch.context() as patched:
         patched.setattr(publishing, "wait_for_transfer", lambda size: tracking.report_server_errors(proxy.uri))
         with pytest.raises((MlflowException, RuntimeError)):
-            registry.publish_checkpoint(client, folder, run_id=None, name="again", alias=None)
+            registry.publish_checkpoint(client, folder, run_id=run_id, name="again", alias=None)
     assert proxy.files["PUT", "ema.safetensors"] == 4
