@@ -1,8 +1,7 @@
 """Training on Ray, driver side: launch a worker group, and launch it again after a failure."""
 
-import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -13,7 +12,8 @@ from pyarrow.fs import FileType
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raysde.checkpoints import checkpoint, storage
+from raysde.checkpoints import storage
+from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import tell_driver
 from raysde.cluster.resources import (
@@ -37,29 +37,30 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints reported to it."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that names the exception."""
+DAMAGED = re.compile(rf"{DamagedCheckpointError.__name__}: checkpoint (\S+) is damaged: (.+)")
+"""The error of workers that loaded a damaged checkpoint."""
 OWN = re.compile(rf"([\w.]+\.)?{OwnCodeError.__name__}: ")
 """The prefix of an error in the user's own code, which another worker group would meet too."""
 
 
-def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
-    """Return the step at which a worker group started now begins.
+def resume_step(run: Run, speak: Callable[[str], None] | None = None, damaged: Mapping[str, str] | None = None) -> int:
+    """Return the step at which a worker group started now begins, read from the descriptions of the checkpoints.
 
     Args:
         speak: called with a message for each newer checkpoint that is damaged and skipped.
+        damaged: faults of checkpoints that workers found when they loaded them, by name.
     """
-    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak)
-    step = 0 if found is None else checkpoint.read_description(found).step
-    storage.discard_copy(found)
-    return step
+    found = storage.find_newest_checkpoint(run.config.storage, run.config.name, speak, damaged)
+    return 0 if found is None else found.step
 
 
-def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
+def data_factory(recipe: dict[str, Any], damaged: Mapping[str, str] | None = None) -> Callable[[], ray.data.Dataset]:
     """Return a function that makes the stream from the newest checkpoint's step; each worker group calls it."""
 
     def make() -> ray.data.Dataset:
         set_up_data()
         run = open_run(loading.parse_recipe(recipe))
-        return make_stream_dataset(stream_spec(run, resume_step(run)))
+        return make_stream_dataset(stream_spec(run, resume_step(run, damaged=damaged)))
 
     return make
 
@@ -109,7 +110,7 @@ def run_worker_group(
         RuntimeError: if the run failed more than ``resources.max_failures`` times, with the last error.
     """
     recipe = run.config.model_dump(mode="json")
-    share = share or own_share(run)
+    share, damaged = share or own_share(run), dict[str, str]()
     speak = say if reports is None else tell_driver  # a process of the cluster launches the trials of a sweep
     if reports is None:  # a sweep shows its trials on a line of its own
         say(f"starting {amount(run.config.resources.least, 'worker')}")
@@ -121,10 +122,11 @@ def run_worker_group(
         "spool": str(spool_folder(run.config.name, run_id)),
         "started": started,
         "reports": reports,
+        "damaged": damaged,
     }
-    most, said = run.config.resources.max_failures, ""
-    for failures in itertools.count():
-        step = prepare_folder(run, speak)
+    most, said, failures = run.config.resources.max_failures, "", 0
+    while True:
+        step = prepare_folder(run, speak, damaged)
         if failures:
             release_orphaned_placement_groups()
             speak(f"{said}; starting again from step {step} ({failures} of {most} times)")
@@ -133,16 +135,21 @@ def run_worker_group(
             break
         except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
+            fault = DAMAGED.search(said)
+            if fault is not None and fault[1] not in damaged:
+                damaged[fault[1]] = fault[2]
+                continue  # from an older checkpoint; this is no failure, and ends with the last checkpoint
             if OWN.search(said):
                 raise ValueError(OWN.sub("", said, count=1)) from error
             if failures == most:
                 raise RuntimeError(said) from error
+            failures += 1
     returned: dict[str, Any] = result.return_value or {}  # type: ignore[attr-defined]
     if returned.get("failed"):
         raise RuntimeError(f"run {run.config.name!r} failed: {returned['failed']}")
 
 
-def prepare_folder(run: Run, speak: Callable[[str], None]) -> int:
+def prepare_folder(run: Run, speak: Callable[[str], None], damaged: Mapping[str, str] | None = None) -> int:
     """Prepare a run's folder for a new trainer, and return the step at which it begins.
 
     Ray Train keeps a list of checkpoints in the folder and refuses to start if list and folder differ: after a deleted
@@ -151,11 +158,12 @@ def prepare_folder(run: Run, speak: Callable[[str], None]) -> int:
 
     Args:
         speak: called with a message for each newer checkpoint that is damaged and skipped.
+        damaged: faults of checkpoints that workers found when they loaded them, by name.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
     """
-    step = resume_step(run, speak)
+    step = resume_step(run, speak, damaged)
     system, root = open_filesystem(child_path(storage.absolute_location(run.config.storage), run.config.name, SNAPSHOT))
     found = system.get_file_info(root).type
     if found == FileType.Directory:
@@ -188,7 +196,7 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
             storage_path=storage.absolute_location(run.config.storage),
             failure_config=FailureConfig(max_failures=0),
         ),
-        datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
+        datasets={"train": data_factory(recipe, settings["damaged"])} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=ordered_execution()),
     )
 
