@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, Split, list_columns
+from raysde.data.dataset.manifest import SCHEMA, Manifest, list_columns
+from raysde.data.dataset.shard_table import Shard, Split
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path, open_filesystem, sha256_of
 

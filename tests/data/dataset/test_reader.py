@@ -278,7 +278,7 @@ def test_windows_are_whole_row_groups(digits):
     ],
 )
 def test_a_window_holds_256_megabytes(each, group, window):
-    shards = (Shard("a", 5_000_000, 5_000_000 * each, "0"), Shard("b", 1_000_000, 1_000_000 * each, "1"))
+    shards = (Shard("a", 5_000_000, 5_000_000 * each, "0" * 64), Shard("b", 1_000_000, 1_000_000 * each, "1" * 64))
     assert shuffle_window(Manifest("x", 3, (8, 8), group, shards), None) == window
 
 
@@ -323,10 +323,9 @@ def other_columns(folder):
     import hashlib
 
     pq.write_table(pa.table({"picture": [b"x"]}), folder / "train-00001.parquet")
-    content = json.loads((folder / "manifest.json").read_text())
-    data = (folder / "train-00001.parquet").read_bytes()
-    content["shards"][1].update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    (folder / "manifest.json").write_text(json.dumps(content))
+    manifest, data = read_manifest(str(folder)), (folder / "train-00001.parquet").read_bytes()
+    changed = replace(manifest.shards[1], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    write_manifest(replace(manifest, shards=(manifest.shards[0], changed)))
 
 
 def edit(folder, **changes):
