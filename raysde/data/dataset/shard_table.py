@@ -99,9 +99,7 @@ class Shards(Sequence[Shard]):
     def __getitem__(self, place: slice) -> "Shards": ...
     def __getitem__(self, place: int | slice) -> "Shard | Shards":
         if isinstance(place, slice):
-            first, stop, step = place.indices(len(self))
-            assert step == 1, "shards are taken in order"
-            return Shards(self.table.slice(first, max(0, stop - first)))
+            return Shards(self.table.take(pa.array(range(*place.indices(len(self))), pa.int64())))
         if not -len(self) <= place < len(self):
             raise IndexError(f"shard {place} of {len(self)}")
         found = {name: column[place].as_py() for name, column in zip(TABLE.names, self.table.columns, strict=True)}
@@ -138,6 +136,11 @@ class Shards(Sequence[Shard]):
     def files(self) -> pa.StringArray:
         """File name of each shard."""
         return self.table.column("file")
+
+    @property
+    def etags(self) -> list[str | None]:
+        """Entity tag of each shard; None where the store gave none."""
+        return self.table.column("etag").to_pylist()
 
     def in_split(self, split: Split) -> np.ndarray:
         """Return True for each shard of a split, bool [N]."""
@@ -221,13 +224,12 @@ class Shards(Sequence[Shard]):
 
 
 def _need_range(columns: dict[str, pa.Array], name: str, least: int, limit: int) -> None:
+    # numpy, since Arrow's kernels keep memory for each of their threads
     values = columns[name]
-    if len(values) == values.null_count:
-        return
-    found = pc.min_max(values).as_py()
-    if found["min"] < least or found["max"] >= limit:
-        wrong = pc.or_(pc.less(values, least), pc.greater_equal(values, limit))
-        raise ValueError(f"shard {columns['file'].filter(wrong)[0].as_py()}: {name}")
+    numbers = (pc.fill_null(values, least) if values.null_count else values).to_numpy()
+    if len(numbers) and (numbers.min() < least or numbers.max() >= limit):
+        wrong = int(np.flatnonzero((numbers < least) | (numbers >= limit))[0])
+        raise ValueError(f"shard {columns['file'][wrong].as_py()}: {name}")
 
 
 def parse_shards(entries: Any) -> Shards:

@@ -1,15 +1,14 @@
-"""Write the Parquet shards of a data set, verify them against the manifest, and read their captions."""
+"""Write the Parquet shards of a data set, compare their schema, and read their captions."""
 
 import hashlib
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raysde.data.dataset.manifest import SCHEMA, Manifest, list_columns
 from raysde.data.dataset.shard_table import Shard, Split
 from raysde.io.errors import name_place_of_write
-from raysde.io.filesystems import child_path, open_filesystem, sha256_of
+from raysde.io.filesystems import child_path, open_filesystem
 
 COMPRESSED = ("image.path", "captions.list.element", "label", "key", "width", "height", "hash")
 
@@ -47,35 +46,6 @@ def write_shard(
     with name_place_of_write(f"shard {file}", path), system.open_output_stream(inside) as target:
         target.write(content)
     return Shard(file, table.num_rows, content.size, hashlib.sha256(content).hexdigest(), split, image)
-
-
-def verify_shards(manifest: Manifest, *, hashes: bool) -> None:
-    """Check that shards exist and have the manifest's bytes, columns and row groups, and with ``hashes`` its sha256.
-
-    Raises:
-        ValueError: naming the first shard that differs, and the difference.
-    """
-    if manifest.columns != list_columns(SCHEMA):
-        raise ValueError(
-            f"{manifest.path}/manifest.json lists columns {manifest.columns}, expected {list_columns(SCHEMA)}"
-        )
-    for number, shard in enumerate(manifest.shards):
-        where = f"shard {shard.file} of {manifest.path}"
-        system, inside = open_filesystem(manifest.file(number))
-        info = system.get_file_info(inside)
-        if info.type != pafs.FileType.File:
-            raise ValueError(f"{where} is missing; restore it or ingest again")
-        if hashes and (found := sha256_of(manifest.file(number))) != shard.sha256:
-            raise ValueError(f"{where} has sha256 {found[:12]}, but {shard.sha256[:12]} in the manifest; ingest again")
-        if info.size != shard.bytes:
-            raise ValueError(f"{where} has {info.size} bytes, but {shard.bytes} in the manifest; ingest again")
-        try:
-            with pq.ParquetFile(system.open_input_file(inside)) as opened:
-                same = fits_schema(opened, SCHEMA, shard.rows, manifest.row_group)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{where} is not Parquet: {' '.join(str(error).split())}") from error
-        if not same:
-            raise ValueError(f"{where} does not have the manifest's columns and rows; ingest again")
 
 
 def fits_schema(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group: int) -> bool:

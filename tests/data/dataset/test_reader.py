@@ -17,8 +17,9 @@ from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import hold_out_rows
 from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader, open_dataset_reader
-from raysde.data.dataset.shards import distinct_captions, verify_shards, write_shard
+from raysde.data.dataset.shards import distinct_captions, write_shard
 from raysde.data.dataset.split import shuffle_window, split_rows
+from raysde.data.dataset.verify import verify_shards
 from raysde.data.dataset.view import CAPTION, STILL, View, draw_uniforms
 from raysde.data.ingest.digits import DigitJudge, load_digits
 from raysde.images.codec import encode_image
