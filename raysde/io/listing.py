@@ -71,7 +71,9 @@ def _list_range(client: Any, folder: str, names: Sequence[str], first: int, stop
     bucket, prefix = _locate(folder)
     after = {"StartAfter": prefix + names[first - 1]} if first else {}
     # with a delimiter, the many objects of a folder of embeddings inside are one entry
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/", **after)
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=prefix, Delimiter="/", PaginationConfig={"PageSize": PAGE}, **after
+    )
     for page in pages:
         for each in page.get("Contents", ()):
             name = each["Key"].removeprefix(prefix)

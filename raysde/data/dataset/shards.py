@@ -1,7 +1,9 @@
 """Write the Parquet shards of a data set, compare their schema, and read their captions."""
 
 import hashlib
+from contextlib import closing
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -9,6 +11,7 @@ from raysde.data.dataset.manifest import SCHEMA, Manifest, list_columns
 from raysde.data.dataset.shard_table import Shard, Split
 from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path, open_filesystem
+from raysde.io.parallel import THREADS, map_ahead
 
 COMPRESSED = ("image.path", "captions.list.element", "label", "key", "width", "height", "hash")
 
@@ -61,14 +64,20 @@ def fits_schema(opened: pq.ParquetFile, schema: pa.Schema, rows: int, row_group:
 def distinct_captions(manifest: Manifest, limit: int) -> list[str]:
     """Return up to ``limit`` distinct captions of the training split, sorted, for training a tokenizer."""
     found: set[str] = set()
-    for number, shard in enumerate(manifest.shards):
-        if shard.split != "train":
-            continue
-        system, inside = open_filesystem(manifest.file(number))
-        with system.open_input_file(inside) as source:
-            lists = pq.read_table(source, columns=["captions"]).column("captions")
-        for chunk in lists.chunks:
-            found.update(caption for caption in chunk.flatten().unique().to_pylist() if caption)
-        if len(found) >= limit:
-            break
+    numbers = np.flatnonzero(manifest.shards.in_split("train")).tolist()
+    # a few captions are in the first shard, and many are worth reading ahead
+    threads = min(THREADS, -(-limit // 1000))
+    with closing(map_ahead(lambda number: _read_captions(manifest, number), numbers, threads)) as shards:
+        for captions in shards:
+            found.update(captions)
+            if len(found) >= limit:
+                break
     return sorted(found)[:limit]
+
+
+def _read_captions(manifest: Manifest, number: int) -> list[str]:
+    """Return the captions of a shard; most of those that repeat are left out."""
+    system, inside = open_filesystem(manifest.file(number))
+    with system.open_input_file(inside) as source:
+        lists = pq.read_table(source, columns=["captions"]).column("captions")
+    return [caption for chunk in lists.chunks for caption in chunk.flatten().unique().to_pylist() if caption]
