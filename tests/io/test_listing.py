@@ -62,6 +62,16 @@ def test_every_file_is_listed_with_its_size_and_tag(place, requests, monkeypatch
     assert sum("start-after" in url for _, url in requests) >= ranges - 1
 
 
+def test_objects_below_the_folder_take_no_pages(place, requests, monkeypatch):
+    """Folders of precomputed files hold as many objects as there are shards."""
+    monkeypatch.setattr(listing, "PAGE", 7)
+    for number in range(40):
+        write_bytes(child_path(place("deep"), "latents-0", f"{number}"), b"x")
+    write_bytes(child_path(place("deep"), "train"), b"xy")
+    assert list_files(place("deep"), ["train"])["train"].size == 2
+    assert len(requests) == 1
+
+
 def test_files_of_a_folder_are_listed_without_tags(tmp_path):
     for name in NAMES[:5]:
         (tmp_path / name).write_bytes(content(name))

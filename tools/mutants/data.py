@@ -11,6 +11,9 @@ ROW_GROUPS = "tests/data/dataset/test_row_groups.py"
 FOLDER = "tests/data/ingest/test_sources_folder.py"
 SOURCES = "tests/data/ingest/test_sources.py"
 TAR = "tests/data/ingest/test_sources_tar.py"
+REPETITIONS = "tests/data/ingest/test_repetitions.py"
+TABLE = "tests/data/dataset/test_shard_table.py"
+VERIFY = "tests/data/dataset/test_verify.py"
 
 MUTANTS = [
     Mutant("all microbatches of a block with the first's pixels", "raysde.data.batches.arrow:read_pixels", "offset=int(ends[0]))", "offset=0)", READER + " -k 'blocks'"),
@@ -119,4 +122,19 @@ MUTANTS = [
     Mutant("a list of labels passed over in silence", "raysde.data.ingest.sources.parquet:_describe_unread", "if normalise_name(name) in words.labels:", "if False:", "tests/data/ingest/test_sources_parquet.py -k 'another_type'"),
     Mutant("members named in small letters", "raysde.data.ingest.sources.webdataset:TarSample.add", "PurePosixPath(member.name).name", "PurePosixPath(member.name).name.lower()", TAR + " -k 'as_it_is_written'"),
     Mutant("folders counted beside labels", "raysde.data.ingest.sources.webdataset:TarSample.sample", "if label is None and \"/\"", "if \"/\"", TAR + " -k 'no_labels'"),
+    Mutant("hashes of the table that a part was cut from", "raysde.data.dataset.shard_table:Shards.hexadecimal", "[hashes.offset * width :", "[0 :", TABLE + " -k 'part_of_a_table'"),
+    Mutant("values of a file of shards not checked", "raysde.data.dataset.shard_table:Shards.from_buffer", "found.check()", "pass", TABLE + " -k 'cannot_be'"),
+    Mutant("a shard made for all before it", "raysde.data.dataset.shard_table:Shards.__getitem__", "self.table.slice(number, 1).to_pylist()[0]", "self.table.to_pylist()[number]", TABLE + " -k 'takes_a_few'"),
+    Mutant("entity tags not compared", "raysde.data.dataset.verify:verify_listing", "found[name].etag != etag", "not found[name].etag", VERIFY + " -k 'same_size'"),
+    Mutant("entity tags of another place compared", "raysde.data.dataset.verify:verify_listing", "without_options(manifest.path) != manifest.etags_of or ", "", VERIFY + " -k 'cannot_compare'"),
+    Mutant("object stores hashed before each run", "raysde.data.dataset.verify:choose_verification", '"hash" if is_local(path) else "listing"', '"hash"', VERIFY + " -k 'lists_an_object'"),
+    Mutant("a missing shard passed", "raysde.data.dataset.verify:_compare_sizes", "if name not in found:", 'if name == "":', VERIFY + " -k 'missing'"),
+    Mutant("precomputed files not listed", "raysde.data.dataset.verify:verify_here", "for derived in precomputed:\n            verify_derived_listing(derived, manifest)", "for derived in precomputed:\n            pass", VERIFY + " -k 'precomputed'"),
+    Mutant("repeated rows of the last bucket", "raysde.data.ingest.repetitions:Repetitions.find", "repeated += int(", "repeated = int(", REPETITIONS + " -k 'from_memory'"),
+    Mutant("rows of a group in any order", "raysde.data.ingest.repetitions:_first_rows", 'np.lexsort((kept["row"], kept["value"]))', 'np.lexsort((-kept["row"], kept["value"]))', REPETITIONS + " -k 'first_are_named'"),
+    Mutant("spilled pairs written over", "raysde.data.ingest.repetitions:Repetitions._spill", '"ab")', '"wb")', REPETITIONS + " -k 'from_memory'"),
+    Mutant("all pairs kept in memory", "raysde.data.ingest.repetitions:Repetitions.add", "if self.count >= HELD:", "if False:", REPETITIONS + " -k 'memory_does'"),
+    Mutant("a bucket read at once", "raysde.data.ingest.repetitions:_read_pairs", "np.fromfile(source, PAIR, HELD)", "np.fromfile(source, PAIR)", REPETITIONS + " -k 'memory_does'"),
+    Mutant("validation rows between training rows", "raysde.data.ingest.report:Report.add", " + validation * VALIDATION", "", REPETITIONS + " -k 'from_memory'"),
+    Mutant("keys known by their hashes", "raysde.data.ingest.report:Report.repetitions", "for split in _split_group(group)]", "for split in [group]]", REPETITIONS + " -k 'same_hash'"),
 ]  # fmt: skip

@@ -27,6 +27,8 @@ TABLE = pa.schema(
 )
 MOST = 2**62
 """Limit of every count, and of the number of all rows."""
+KEPT = 1024
+"""Number of shards that stay in memory as objects."""
 PIECE = 1 << 15
 """Number of shards whose hashes are written out in hexadecimal at a time."""
 
@@ -62,6 +64,7 @@ class Shards(Sequence[Shard]):
 
     def __init__(self, table: pa.RecordBatch) -> None:
         self.table = table
+        self.made: dict[int, Shard] = {}
 
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> "Shards":
@@ -102,13 +105,18 @@ class Shards(Sequence[Shard]):
             return Shards(self.table.take(pa.array(range(*place.indices(len(self))), pa.int64())))
         if not -len(self) <= place < len(self):
             raise IndexError(f"shard {place} of {len(self)}")
-        found = {name: column[place].as_py() for name, column in zip(TABLE.names, self.table.columns, strict=True)}
-        height, width = found.pop("height"), found.pop("width")
-        found["sha256"] = found["sha256"].hex()
-        return Shard(**found, image=None if height is None else (height, width))
+        number = place % len(self)
+        found = self.made.get(number)  # readers ask for the shard of each row, from several threads
+        if found is None:
+            if len(self.made) >= KEPT:
+                self.made.clear()
+            found = self.made[number] = _make_shard(**self.table.slice(number, 1).to_pylist()[0])
+        return found
 
     def __iter__(self) -> Iterator[Shard]:
-        return (self[number] for number in range(len(self)))
+        for start in range(0, len(self), KEPT):
+            for values in self.table.slice(start, KEPT).to_pylist():
+                yield _make_shard(**values)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Shards) and bool(self.table.equals(other.table))
@@ -221,6 +229,11 @@ class Shards(Sequence[Shard]):
             raise ValueError("a shard has a height without a width")
         if len(self) and float(self.rows.sum(dtype=np.float64)) >= MOST:
             raise ValueError("its shards have too many rows")
+
+
+def _make_shard(*, sha256: bytes, height: int | None, width: int | None, **others: Any) -> Shard:
+    image = None if height is None or width is None else (height, width)
+    return Shard(**others, sha256=sha256.hex(), image=image)
 
 
 def _need_range(columns: dict[str, pa.Array], name: str, least: int, limit: int) -> None:
