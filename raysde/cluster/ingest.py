@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
@@ -20,10 +20,12 @@ from raysde.cluster.errors import attempt_as_row, iterate_results
 from raysde.data.dataset.manifest import FORMAT, INGESTING, Manifest
 from raysde.data.ingest.collect import collect_parts
 from raysde.data.ingest.convert import Converted, Rules, convert_part
+from raysde.data.ingest.identities import identities_file
 from raysde.data.ingest.sources import Source
 from raysde.images.open import READING
 from raysde.io.filesystems import absolute_location, child_path, exists
-from raysde.io.journal import Journal, has_whole_files
+from raysde.io.journal import Journal
+from raysde.io.listing import list_files
 
 
 def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = "", skip_bad: bool = False) -> Manifest:
@@ -45,15 +47,12 @@ def ingest(source: Source, out: str, rules: Rules, *, name: str, licence: str = 
     with tqdm(total=source.count, unit="image", desc="ingesting", file=sys.stderr) as bar:
         for number in sorted(done):
             _accept_result(done[number], bar, skip_bad)
-        for number, result in _convert_parts(
-            source, rules, out, [n for n in range(len(source.parts)) if n not in done]
-        ):
-            done[number] = result
-            _accept_result(result, bar, skip_bad)
-    parts = (done[number] for number in range(len(source.parts)))
-    manifest = collect_parts(parts, rules, out, source=name, licence=licence, labels=source.labels)
-    ingest_journal(out).forget()
-    return manifest
+        left = [number for number in range(len(source.parts)) if number not in done]
+        for result in _convert_parts(source, rules, out, left):
+            _accept_result(outline_result(result), bar, skip_bad)
+    # read again from the journal, since all of them would take this process's memory
+    parts = (Converted.from_json(content) for _, content in ingest_journal(out).records())
+    return collect_parts(parts, rules, out, source=name, licence=licence, labels=source.labels)
 
 
 def ingest_journal(out: str) -> Journal:
@@ -69,7 +68,22 @@ def ingest_identity(source: Source, rules: Rules) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def begin_ingest(out: str, wanted: str) -> dict[int, Converted]:
+@dataclass(frozen=True)
+class Outline:
+    """Numbers of rows and unusable samples of a converted part, and the reason of the first unusable one."""
+
+    rows: int
+    bad: int
+    reason: str
+
+
+def outline_result(result: Converted) -> Outline:
+    """Return the outline of a part."""
+    reason = result.bad[0].reason if result.bad else ""
+    return Outline(sum(shard.rows for shard in result.shards), len(result.bad), reason)
+
+
+def begin_ingest(out: str, wanted: str) -> dict[int, Outline]:
     """Prepare the target, and return the parts that an earlier ingest of the same source and rules finished.
 
     Raises:
@@ -82,28 +96,36 @@ def begin_ingest(out: str, wanted: str) -> dict[int, Converted]:
         "changed, or of another version of raysde: remove it to start again, or repeat that ingest"
     )
     ingest_journal(out).begin({"identity": wanted}, lambda found, plan: None if found == plan else refused)
-    recorded = {number: Converted.from_json(content) for number, content in ingest_journal(out).records()}
+    outlines: dict[int, Outline] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for number, content in ingest_journal(out).records():
+        part = Converted.from_json(content)
+        outlines[number] = outline_result(part)
+        sizes |= {shard.file: (number, shard.bytes) for shard in part.shards}
+    shards = list_files(out, list(sizes))
+    rows = list_files(child_path(out, INGESTING), [identities_file(number) for number in outlines])
+    broken = {number for name, (number, size) in sizes.items() if name not in shards or shards[name].size != size}
     return {
-        number: part
-        for number, part in recorded.items()
-        if has_whole_files(out, {shard.file: shard.bytes for shard in part.shards})
+        number: outline
+        for number, outline in outlines.items()
+        if number not in broken and identities_file(number) in rows
     }
 
 
-def _accept_result(result: Converted, bar: Any, skip_bad: bool) -> None:
+def _accept_result(result: Outline, bar: Any, skip_bad: bool) -> None:
     """Update the progress bar; refuse unusable samples unless ``skip_bad`` is set.
 
     Raises:
         ValueError: naming the first unusable sample.
     """
-    bar.update(sum(shard.rows for shard in result.shards) + len(result.bad))
+    bar.update(result.rows + result.bad)
     if result.bad and not skip_bad:
-        more = f" (and {len(result.bad) - 1} more)" if len(result.bad) > 1 else ""
-        raise ValueError(f"{result.bad[0].reason}{more}; --skip-bad leaves such samples out")
+        more = f" (and {result.bad - 1} more)" if result.bad > 1 else ""
+        raise ValueError(f"{result.reason}{more}; --skip-bad leaves such samples out")
 
 
-def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int]) -> Iterator[tuple[int, Converted]]:
-    """Convert parts in a Ray Data stream and yield number and result of each as it finishes.
+def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int]) -> Iterator[Converted]:
+    """Convert parts in a Ray Data stream and yield the result of each as it finishes.
 
     Raises:
         ValueError: if a part cannot be read.
@@ -116,8 +138,8 @@ def _convert_parts(source: Source, rules: Rules, out: str, numbers: list[int]) -
     stream = ray.data.range(len(numbers), override_num_blocks=len(numbers)).map_batches(
         _make_writer(ray.put(source.parts), numbers, rules, out), batch_size=1
     )
-    for number, content in iterate_results(stream):
-        yield number, Converted.from_json(content)
+    for _, content in iterate_results(stream):
+        yield Converted.from_json(content)
 
 
 def _make_writer(

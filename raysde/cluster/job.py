@@ -12,6 +12,7 @@ from raysde.checkpoints import storage
 from raysde.cluster.connection import connect
 from raysde.cluster.resources import Share, list_live_nodes
 from raysde.cluster.train import own_share, run_worker_group
+from raysde.cluster.verify import verify_data
 from raysde.config.loading import RunConfig
 from raysde.config.places import resolve_places
 from raysde.io.filesystems import child_path
@@ -55,8 +56,7 @@ def train_job(config: RunConfig, *, started: float | None = None) -> Finished:
     config = resolve_places(config)
     uri = tracking.store_uri(config.tracking.uri)
     run = open_run(config)
-    check_run(run)
-    for remark in list_remarks(run):
+    for remark in [*check_run(run, verify_data), *list_remarks(run)]:
         say(remark)
     client, complete = tracking.connect_client(uri), is_run_finished(run)
     with tracking.report_server_errors(uri):

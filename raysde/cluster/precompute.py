@@ -20,7 +20,7 @@ from raysde.cluster.errors import attempt_as_row, iterate_results
 from raysde.cluster.resources import count_workers
 from raysde.data.dataset.manifest import Manifest, read_manifest
 from raysde.data.dataset.precomputed import Derived, PrecomputedFile, read_derived, verify_derived, write_derived
-from raysde.data.dataset.shards import verify_shards
+from raysde.data.dataset.verify import is_local, verify_here
 from raysde.io.filesystems import child_path, exists
 from raysde.io.journal import Journal, has_whole_files
 from raysde.precompute.jobs import Job, Work
@@ -36,7 +36,7 @@ def precompute(job: Job, manifest: Manifest) -> Derived:
         OSError: if the folder cannot be reached or is full.
         RuntimeError: if workers are lost too often.
     """
-    verify_shards(manifest, hashes=False)
+    verify_here(manifest, (), "schema" if is_local(manifest.path) else "listing")
     if exists(child_path(job.out, "manifest.json")):
         return find_finished_folder(job, manifest)
     done = begin_job(job)

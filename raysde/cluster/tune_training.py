@@ -31,6 +31,7 @@ from raysde.cluster.resources import (
 from raysde.cluster.trial import make_trainable
 from raysde.cluster.trial_reports import open_mailbox
 from raysde.cluster.tune_callbacks import Asked, Children, Judged, Refusal
+from raysde.cluster.verify import verify_data
 from raysde.config import loading
 from raysde.config.names import check_sweep_name
 from raysde.config.places import resolve_places
@@ -112,7 +113,7 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
     plan = plan_trials(space, settings.search, settings.seed, count)
     check_recipes(tree, space, space.corners() if plan is None else plan)
     run = open_run(recipe)
-    check_run(run)
+    remarks = check_run(run, verify_data)
     check_held_out(run)
     check_networks(tree, space, space.corners() if plan is None else plan)
     halving = halving_for(settings, run.steps, recipe.validation.every, recipe.train.batch)
@@ -120,7 +121,7 @@ def tune_job(tree: Mapping[str, Any], settings: SweepSettings, name: str) -> Swe
     client = tracking.connect_client(uri)
     ledger = Ledger(child_path(recipe.storage, name), sweep_definition(run, settings), recipe.default)
     sweep = Sweep(space, ledger, count=count, seed=settings.seed, metric=settings.metric, plan=plan, halving=halving)
-    for remark in list_remarks(run):
+    for remark in [*remarks, *list_remarks(run)]:
         say(remark)
     room = check_cluster(sweep, recipe, uri, settings.concurrent) if sweep.left else None
     word = identity.settle_word(ledger.folder, {}, begun=bool(ledger.trials))

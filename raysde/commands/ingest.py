@@ -212,6 +212,11 @@ def print_summary(manifest: "object", out: str) -> None:
         print(f"beside the images, not read: {', '.join(kinds[:8])}{more}")
     for sentence in Remarks.from_json(report["remarks"]).sentences(manifest.rows):
         print(sentence)
+    if manifest.path.startswith("s3://") and not manifest.etags_of:
+        print(
+            "no entity tags are recorded, since boto3 is not installed (pip install 'raysde[s3]'): before a run, sizes "
+            "of shards are compared, and a replaced shard of the same size is not noticed"
+        )
     for key, what in (("duplicates", "have the same content as another"), ("repeated_keys", "have another's key")):
         if count := report[key]["rows"]:
             print(f"{count} {what}: {' = '.join(report[key]['groups'][0][:3])}; see report.json")

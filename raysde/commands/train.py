@@ -73,9 +73,9 @@ def train_without_ray(recipe: "RunConfig") -> None:
 
     run = open_run(resolve_places(recipe))
     check_place(run)
-    check_run(run)
+    remarks = [*check_run(run), *list_remarks(run)]
     if os.environ.get("RANK", "0") == "0":
-        for remark in list_remarks(run):
+        for remark in remarks:
             say(remark)
     line = PrintedMetrics(run.steps, run.plan.batch)
     try:

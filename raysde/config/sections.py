@@ -18,6 +18,7 @@ from pydantic import (
 
 from raysde.config.names import check_alias, check_name
 from raysde.data.classes import class_name
+from raysde.data.dataset.verify import Verification
 from raysde.data.dataset.view import Crop
 from raysde.images.sizes import read_size
 from raysde.io.own_code import External
@@ -88,8 +89,11 @@ class Data(Node):
     """The data set and its reading."""
 
     path: str = Field(description="folder or URI of the shards that `raysde ingest` made")
-    verify: Literal["hash", "schema"] = Field(
-        "hash", description="check every shard's hash before a run, or only its size and schema"
+    verify: Verification | None = Field(
+        None,
+        description="check of the shards before a run: hash reads them all; schema compares each one's size and "
+        "columns; listing compares sizes, and on s3:// entity tags, with a listing of the folder; null: listing on "
+        "object stores, hash on disk",
     )
     range: tuple[float, float] = Field((-1.0, 1.0), description="values of black and white in the SDE's data range")
     std: Positive = Field(0.5, description="standard deviation of a pixel in that range; scales the network's input")

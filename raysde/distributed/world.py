@@ -62,6 +62,18 @@ class World:
             return World()
         return World(self.rank, self.size, group=dist.new_group(backend="gloo", timeout=timedelta(days=1)))
 
+    def share_text(self, text: str) -> str:
+        """Return the first rank's text on all ranks; the texts of other ranks are ignored."""
+        if self.size == 1:
+            return text
+        data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device)
+        count = torch.tensor([len(data)], device=self.device)
+        dist.broadcast(count, src=0, group=self.group)
+        if not self.is_first:
+            data = torch.empty(int(count), dtype=torch.uint8, device=self.device)
+        dist.broadcast(data, src=0, group=self.group)
+        return data.cpu().numpy().tobytes().decode()
+
     def barrier(self) -> None:
         if self.size > 1:
             self.any(False)

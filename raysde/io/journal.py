@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raysde.io.filesystems import child_path, exists, open_filesystem, read_bytes, write_json
+from raysde.io.parallel import map_ahead
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Journal:
         system, inside = open_filesystem(self.folder)
         found = system.get_file_info(pafs.FileSelector(inside, allow_not_found=True))
         numbers = {int(match[1]): entry.base_name for entry in found if (match := name.fullmatch(entry.base_name))}
-        for number in sorted(numbers):
-            yield number, read_record(child_path(self.folder, numbers[number]))
+        places = (child_path(self.folder, numbers[number]) for number in sorted(numbers))
+        yield from zip(sorted(numbers), map_ahead(read_record, places), strict=True)
 
     def forget(self) -> None:
         """Delete the folder of the records after the job is done."""

@@ -180,7 +180,7 @@ class LatentsJob:
         Raises:
             ValueError: if there is no such autoencoder, or the images do not fit it or have several sizes.
         """
-        if len({shard.image for shard in manifest.shards}) > 1:
+        if len(manifest.shapes) > 1:
             raise ValueError(
                 f"--vae: the data set {manifest.path} has images of several sizes; ingest it with one --size"
             )
@@ -219,7 +219,7 @@ class LatentsJob:
             return [pack_numbers(each, self.dtype) for each in encode_moments(vae, images.to(place)).cpu().numpy()]
 
         def groups(unit: int) -> Iterator[list[bytes]]:
-            first, last = manifest.starts[unit : unit + 2]
+            first, last = manifest.starts[unit : unit + 2].tolist()
             for start in range(first, last, manifest.row_group):
                 rows = range(start, min(start + manifest.row_group, last))
                 parts = (rows[place : place + self.batch_size] for place in range(0, len(rows), self.batch_size))

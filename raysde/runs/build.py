@@ -1,10 +1,12 @@
 """Conversion of a recipe into the objects that the training loop takes."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
+from raysde.conditioning.text import ScratchText
 from raysde.config.intervals import seconds_of, steps_of
 from raysde.config.sections import Train
 from raysde.data.batches.microbatch import held_out_batches
@@ -33,7 +35,7 @@ CAPTION_SAMPLE = 200_000
 def new_state(run: Run, device: torch.device) -> TrainState:
     """Return the initial weights, optimizer state and averages on ``device``."""
     train = run.config.train
-    captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if run.spec.text is not None else []
+    captions = sample_captions(run, current_world())
     model = fresh_model(run.spec, captions, run.config.seed)
     if model.conditioner.tokenizer is not None and current_world().is_first:
         model.conditioner.tokenizer.warn_of_cut(captions)
@@ -43,6 +45,19 @@ def new_state(run: Run, device: torch.device) -> TrainState:
     ema = Ema(model, half_life=train.ema.half_life, rampup=train.ema.rampup)
     profiles = [PowerEma(model, std=std) for std in train.ema.profiles]
     return TrainState(model, ema, optimizer, scaler, profiles=profiles)
+
+
+def sample_captions(run: Run, world: World) -> list[str]:
+    """Return distinct captions of the training rows, if the model takes captions; one rank reads the data set.
+
+    All ranks have them if they train a tokenizer. Otherwise the first rank alone has them, to warn of long ones.
+    """
+    if run.spec.text is None:
+        return []
+    captions = distinct_captions(run.manifest, CAPTION_SAMPLE) if world.is_first else []
+    if isinstance(run.spec.text, ScratchText):
+        captions = json.loads(world.share_text(json.dumps(captions)))
+    return captions
 
 
 def new_optimizer(train: Train, model: ScoreModel) -> torch.optim.Optimizer:

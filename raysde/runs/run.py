@@ -1,6 +1,6 @@
 """A recipe with its data set, and the checks that need no worker."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,10 +18,10 @@ from raysde.data.batches.plan import Plan
 from raysde.data.classes import describe_difference, describe_unknown
 from raysde.data.dataset.layout import Rows
 from raysde.data.dataset.manifest import Manifest, read_manifest
-from raysde.data.dataset.precomputed import Latents, TextEmbeddings, verify_derived
+from raysde.data.dataset.precomputed import Derived, Latents, TextEmbeddings
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify_shards
 from raysde.data.dataset.split import shuffle_window, split_rows
+from raysde.data.dataset.verify import Verification, choose_verification, verify_here
 from raysde.data.dataset.view import View
 from raysde.images import tensors
 from raysde.images.sizes import format_size, read_size
@@ -213,17 +213,24 @@ def make_sde(config: RunConfig, manifest: Manifest, rows: Rows, view: View) -> A
     return replace(config.sde, sigma_max=VE.for_data(x0, config.sde.sigma_min).sigma_max)
 
 
-def check_run(run: Run) -> None:
+Verifier = Callable[[Manifest, Iterable[Derived], Verification], list[str]]
+"""A check of a data set's files that returns remarks, see :func:`raysde.data.dataset.verify.verify_here`."""
+
+
+def check_run(run: Run, verify: Verifier = verify_here) -> list[str]:
     """Check before a worker starts: shards against the manifest, the network, and the user's own code.
+
+    Args:
+        verify: checks the files of the data set and of its precomputed folders.
+
+    Returns:
+        Remarks for the user, a sentence each: what the check of the files left out.
 
     Raises:
         ValueError: naming the file or key at fault.
     """
-    hashes = run.config.data.verify == "hash"
-    verify_shards(run.manifest, hashes=hashes)
-    for derived in (run.text, run.latents):
-        if derived is not None:
-            verify_derived(derived, run.manifest, hashes=hashes)
+    folders = [derived for derived in (run.text, run.latents) if derived is not None]
+    remarks = verify(run.manifest, folders, choose_verification(run.config.data.verify, run.manifest.path))
     check_model(run.spec)
     train = run.config.train
     for part in (train.weighting, train.decay):
@@ -231,6 +238,7 @@ def check_run(run: Run) -> None:
             part.build()
     if isinstance(train.optimizer, ExternalOptimizer):
         train.optimizer.find_factory(params=[], lr=train.lr, weight_decay=train.weight_decay)
+    return remarks
 
 
 def identity_settings(run: Run) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from raysde.data.batches.microbatch import Feed, read_batches
 from raysde.data.batches.plan import Plan
 from raysde.data.dataset.manifest import INGESTING, read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify_shards
 from raysde.data.dataset.split import split_rows
+from raysde.data.dataset.verify import verify_shards
 from raysde.data.dataset.view import View
 from raysde.data.ingest.convert import Rules
 from raysde.data.ingest.digits import load_digits, write_digits

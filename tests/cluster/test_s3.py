@@ -19,7 +19,7 @@ from raysde.cluster.job import train_job
 from raysde.config import loading
 from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify_shards
+from raysde.data.dataset.verify import verify_shards
 from raysde.data.ingest.digits import write_digits
 from raysde.data.ingest.probe import choose_rules
 from raysde.data.ingest.sources import open_source

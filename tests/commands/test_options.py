@@ -219,7 +219,9 @@ def for_ingest(recorder: Recorder) -> None:
 def for_looks(recorder: Recorder) -> None:
     recorder.replace("raysde.data.dataset.manifest.read_manifest", SimpleNamespace(rows=4))
     recorder.replace("raysde.data.dataset.contact_sheet.describe_manifest", [])
-    recorder.replace("raysde.data.dataset.shards.verify_shards", None)
+    recorder.replace("raysde.data.dataset.verify.verify_here", [])
+    recorder.replace("raysde.data.dataset.verify.hashing_needs_ray", False)
+    recorder.replace("raysde.data.dataset.verify.is_local", True)
     recorder.replace("raysde.data.dataset.reader.Reader", None)
     recorder.replace("raysde.data.dataset.contact_sheet.draw_contact_sheet", None)
     recorder.replace("raysde.images.tensors.save_picture", None)
@@ -243,7 +245,7 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.cluster.job.train_job", done)
     run = lambda recipe: SimpleNamespace(steps=10, plan=SimpleNamespace(batch=4))  # noqa: E731
     recorder.replace("raysde.runs.run.open_run", run)
-    recorder.replace("raysde.runs.run.check_run", None)
+    recorder.replace("raysde.runs.run.check_run", [])
     recorder.replace("raysde.runs.run.list_remarks", [])
     recorder.replace("raysde.checkpoints.storage.find_newest_checkpoint", None)
     recorder.replace("raysde.commands.train.suggest_sample_command", "")

@@ -15,7 +15,8 @@ from PIL import Image
 
 from raysde.data.dataset.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify_shards, write_shard
+from raysde.data.dataset.shards import write_shard
+from raysde.data.dataset.verify import verify_shards
 from raysde.images import codec
 from raysde.images.codec import decode_image, encode_image
 from raysde.images.colour import PRIMARIES, matrix_profile

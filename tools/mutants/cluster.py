@@ -53,4 +53,5 @@ MUTANTS = [
     Mutant("a sweep that does not say what it leaves out", "raysde.cluster.tune_training:tune_job", "        say(remark)", "        pass", "tests/precompute/test_lookup.py -k 'in_vain'"),
     Mutant("workers keep all checkpoints", "raysde.runs.saving:Saver._write", "            storage.prune_checkpoints(self.folder,", "            (lambda *_: None)(self.folder,", "tests/cluster/test_train.py -k 'than_asked_for'"),
     Mutant("the user's mistake tried again", "raysde.cluster.train:run_worker_group", "            if OWN.search(said):", "            if False:", "tests/cluster_without_ray/test_launch.py -k 'at_once'"),
+    Mutant("the last shard of a task not hashed", "raysde.cluster.verify:_make_checker", "range(first, stop):", "range(first, stop - 1):", "tests/cluster/test_verify.py -k 'every_file'"),
 ]  # fmt: skip

@@ -17,4 +17,11 @@ MUTANTS = [
     Mutant("a full memory as the user's mistake", "raysde.io.own_code:is_of_machine", "kinds = (torch.OutOfMemoryError, torch.AcceleratorError) if torch else ()", "kinds = ()", "tests/training/test_own_code.py -k 'machine'"),
     Mutant("a mistake without its place", "raysde.io.own_code:describe_own_error", 'return said + "".join(own[-1:])', "return said", "tests/training/test_own_code.py -k 'its_place'"),
     Mutant("a misspelt keyword passed on", "raysde.io.keywords:own_keywords.call", "if name not in known:", "if False:", "tests/io/test_keywords.py"),
+    Mutant("any file of shards taken for the manifest's", "raysde.io.shared_file:open_shared_file", "!= sha256:", '== "":', "tests/data/dataset/test_shard_table.py -k 'another_manifest'"),
+    Mutant("the file of shards read into each process", "raysde.io.shared_file:open_shared_file", "pa.py_buffer(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))", "pa.py_buffer(local.read_bytes())", "tests/data/dataset/test_shard_table.py -k 'mapped'"),
+    Mutant("a damaged copy of a remote file kept", "raysde.io.shared_file:fetch_copy", "if not _is_copy(copy, sha256):", "if not copy.exists():", "tests/data/dataset/test_verify.py -k 'downloaded'"),
+    Mutant("a remote file downloaded by each process", "raysde.io.shared_file:fetch_copy", "if not _is_copy(copy, sha256):", "if True:", "tests/data/dataset/test_verify.py -k 'downloaded'"),
+    Mutant("a range of names that begins one late", "raysde.io.listing:_list_range", "names[first - 1]", "names[first]", "tests/io/test_listing.py -k 'every_file'"),
+    Mutant("a listing that ends with its first name", "raysde.io.listing:_list_range", "if name >= names[stop - 1]:", "if name >= names[first]:", "tests/io/test_listing.py -k 'every_file'"),
+    Mutant("objects below the folder listed one by one", "raysde.io.listing:_list_range", 'Delimiter="/", ', "", "tests/io/test_listing.py -k 'below'"),
 ]  # fmt: skip

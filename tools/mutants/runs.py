@@ -18,4 +18,6 @@ MUTANTS = [
     Mutant("a stop that stays though more is asked for", "raysde.runs.resume:resume_run", "        state.stopped = False", "        pass", STEPS + " -k 'more_patience'"),
     Mutant("a resumed run by the new default", "raysde.runs.run:continue_run", "return replace(run, spec=replace(run.spec, default_solver=usual))", "return run", STEPS + " -k 'before_the_default'"),
     Mutant("a damaged checkpoint for the place to go on from", "raysde.runs.identity:describe_interruption", " if each.description is not None", "", "tests/runs/test_identity.py -k 'goes_on'"),
+    Mutant("captions read by every rank", "raysde.runs.build:sample_captions", " if world.is_first else []", "", "tests/multiprocess/test_gloo.py -k 'captions'"),
+    Mutant("captions of the first rank alone", "raysde.runs.build:sample_captions", "if isinstance(run.spec.text, ScratchText):", "if False:", "tests/multiprocess/test_gloo.py -k 'captions'"),
 ]  # fmt: skip

@@ -17,7 +17,7 @@ def describe_manifest(manifest: Manifest) -> list[str]:
     told = manifest.statistics
     size = f"{manifest.size[0]} x {manifest.size[1]}" if manifest.size else "as they were found"
     colour = "grey" if manifest.channels == 1 else "RGB"
-    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    megabytes = manifest.bytes / 1e6
     lines = [
         f"data set       {manifest.path}",
         f"fingerprint    {manifest.fingerprint}",
@@ -28,9 +28,11 @@ def describe_manifest(manifest: Manifest) -> list[str]:
         f"shards         {len(manifest.shards)} of {megabytes:.1f} MB in all, row groups of {manifest.row_group} rows",
         f"images         {size}, {colour}",
     ]
-    buckets = sorted({shard.image for shard in manifest.shards if shard.image})
+    shapes, places = manifest.shards.buckets()
+    counts = np.bincount(places, weights=manifest.shards.rows, minlength=len(shapes))
+    buckets = [(shape, count) for shape, count in zip(shapes, counts, strict=True) if shape]
     if len(buckets) > 1:
-        lines += [f"  {h:>4} x {w:<4}  {_count_rows(manifest, (h, w))} rows" for h, w in buckets]
+        lines += [f"  {high:>4} x {wide:<4}  {count:.0f} rows" for (high, wide), count in buckets]
     if told:
         images, captions = told["images"], told["captions"]
         lines += [
@@ -44,10 +46,6 @@ def describe_manifest(manifest: Manifest) -> list[str]:
         lines += [f"  {name:<12} {told['labels'].get(name, 0)} rows" for name in manifest.labels[:20]]
         lines += [f"  ... and {manifest.classes - 20} more"] if manifest.classes > 20 else []
     return lines
-
-
-def _count_rows(manifest: Manifest, image: tuple[int, int]) -> int:
-    return sum(shard.rows for shard in manifest.shards if shard.image == image)
 
 
 def _format_numbers(values: list[float]) -> str:

@@ -1,27 +1,34 @@
 """The data set on disk: its columns, its shards, and the manifest that lists them (docs/data.md).
 
-OUT/manifest.json             columns, sizes, labels, statistics, and for each shard its rows, bytes and sha256
+OUT/manifest.json             columns, sizes, labels, statistics, and the sha256 of shards.arrow
+OUT/shards.arrow              file, rows, bytes, sha256, split, height, width and etag of each shard
 OUT/train-00000.parquet       image: {bytes, path}, captions: [string], label, key, width, height, hash
 OUT/validation-00000.parquet  rows held out from training
 """
 
 import hashlib
 import json
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raysde.data.dataset.layout import Layout
-from raysde.io.filesystems import absolute_location, child_path, open_filesystem, read_bytes, write_json
+from raysde.data.dataset.shard_table import Shard, Shards, Split, parse_shards
+from raysde.io.filesystems import absolute_location, child_path, open_filesystem, read_bytes, write_bytes, write_json
+from raysde.io.shared_file import open_shared_file
 
-Split = Literal["train", "validation"]
-FORMAT = 3
-"""Version of the manifest; since 3 each label of a row is a class, and class names are part of the fingerprint."""
-READ = (2, 3)
+FORMAT = 4
+"""Version of the manifest; since 3 each label of a row is a class, and class names are part of the fingerprint; since 4
+the shards are columns of a file of their own."""
+READ = (2, 3, 4)
+SHARDS = "shards.arrow"
+"""File with the columns of the shards, beside the manifest."""
 INGESTING = ".ingest"
 """Folder beside the shards with the finished parts of an unfinished ingest."""
 FEATURES = {
@@ -46,26 +53,6 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Manifest entry of one Parquet file.
-
-    Attributes:
-        file: name of the file in the data set's folder.
-        rows, bytes: number of its rows, and its size in bytes.
-        sha256: hash of the file in hexadecimal.
-        split: train or validation, for all its rows.
-        image: (height, width) of all its images in pixels; None if they differ.
-    """
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-    split: Split = "train"
-    image: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The manifest of a folder of shards.
 
@@ -74,7 +61,7 @@ class Manifest:
         channels: 1 (grey) or 3 (RGB).
         size: (height, width) of the images; with buckets, of the square bucket; None if sizes differ.
         row_group: number of rows in a full row group.
-        shards: in row order, training shards first.
+        shards: in row order, training shards first; other iterables of shards become a :class:`Shards` table.
         labels: class names, ordered by class number.
         captions: number of rows with a caption.
         statistics: counts of labels and captions, moments of pixels, see :mod:`raysde.data.ingest.statistics`.
@@ -82,13 +69,15 @@ class Manifest:
         skipped: number of samples that were left out; ``report.json`` beside the manifest names them.
         columns: name and type of each Parquet column.
         format: version of the format in which the manifest was written.
+        etags_of: URI, without options, of the folder whose object store gave the shards' entity tags; empty if none
+            did. A copy elsewhere has other tags.
     """
 
     path: str
     channels: int
     size: tuple[int, int] | None
     row_group: int
-    shards: tuple[Shard, ...]
+    shards: Shards
     labels: tuple[str, ...] = ()
     captions: int = 0
     statistics: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -97,14 +86,23 @@ class Manifest:
     skipped: int = 0
     columns: dict[str, str] = field(default_factory=lambda: list_columns(SCHEMA), hash=False)
     format: int = FORMAT
+    etags_of: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", Shards.of(self.shards))
 
     @property
     def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards)
+        return int(self.starts[-1])
 
     def rows_in(self, split: Split) -> int:
         """Return the number of rows of a split."""
-        return sum(shard.rows for shard in self.shards if shard.split == split)
+        return int(self.shards.rows[self.shards.in_split(split)].sum())
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards in bytes."""
+        return int(self.shards.bytes.sum())
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -122,38 +120,38 @@ class Manifest:
         return len(self.labels)
 
     @cached_property
-    def starts(self) -> list[int]:
-        """First row number of each shard, and the number of all rows."""
-        result = [0]
-        for shard in self.shards:
-            result.append(result[-1] + shard.rows)
-        return result
+    def starts(self) -> np.ndarray:
+        """First row number of each shard, and the number of all rows, int64 [N + 1]."""
+        return np.concatenate([[0], np.cumsum(self.shards.rows)])
 
     @cached_property
     def shapes(self) -> frozenset[tuple[int, int] | None]:
         """(height, width) of each bucket, with None for shards of different sizes."""
-        return frozenset(shard.image for shard in self.shards)
+        return frozenset(self.shards.buckets()[0])
 
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the data: 16 hexadecimal digits of a hash over the shards' hashes and the ordered class names."""
-        said = "".join(shard.sha256 for shard in self.shards)
+        digest = hashlib.sha256()
+        for said in self.shards.hexadecimal():
+            digest.update(said.encode())
         if self.format > 2 and self.labels:
-            said += json.dumps(self.labels)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+            digest.update(json.dumps(self.labels).encode())
+        return digest.hexdigest()[:16]
 
     def file(self, number: int) -> str:
         """Return the path or URI of a shard."""
-        return child_path(self.path, self.shards[number].file)
+        return child_path(self.path, self.shards.files[number].as_py())
 
     def layouts(self, split: Split) -> tuple[Layout, ...]:
         """Return a layout of the rows of a split for each bucket of image sizes, sorted by shape."""
-        chosen = [number for number, shard in enumerate(self.shards) if shard.split == split]
-        buckets = sorted({self.shards[number].image or (0, 0) for number in chosen})
-        return tuple(self._layout([n for n in chosen if (self.shards[n].image or (0, 0)) == b]) for b in buckets)
+        shapes, buckets = self.shards.buckets()
+        buckets = np.where(self.shards.in_split(split), buckets, -1)
+        chosen = (np.flatnonzero(buckets == bucket) for bucket in range(len(shapes)))
+        return tuple(self._layout(numbers) for numbers in chosen if len(numbers))
 
-    def _layout(self, numbers: list[int]) -> Layout:
-        return Layout([self.starts[n] for n in numbers], [self.shards[n].rows for n in numbers], self.row_group)
+    def _layout(self, numbers: np.ndarray) -> Layout:
+        return Layout(self.starts[numbers], self.shards.rows[numbers], self.row_group)
 
 
 def list_columns(schema: pa.Schema) -> dict[str, str]:
@@ -162,10 +160,25 @@ def list_columns(schema: pa.Schema) -> dict[str, str]:
 
 
 def write_manifest(manifest: Manifest) -> None:
-    """Write ``manifest.json``; call it last, so that a folder with a manifest is complete."""
-    content = {"format": manifest.format, "rows": manifest.rows, **asdict(manifest)}
-    del content["path"]
+    """Write ``shards.arrow`` and ``manifest.json``; call it last, so that a folder with a manifest is complete.
+
+    A manifest of an older format is written in that format.
+    """
+    content = {"format": manifest.format, "rows": manifest.rows}
+    content |= {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "path"}
+    if manifest.format < 4:
+        content["shards"] = [_entry(shard) for shard in manifest.shards]
+        del content["etags_of"]
+    else:
+        data = manifest.shards.to_bytes()
+        write_bytes(child_path(manifest.path, SHARDS), data)
+        content["shards"] = {"file": SHARDS, "count": len(manifest.shards), "sha256": hashlib.sha256(data).hexdigest()}
     write_json(child_path(manifest.path, "manifest.json"), content)
+
+
+def _entry(shard: Shard) -> dict[str, Any]:
+    """Return a shard as format 3 lists it."""
+    return {name: value for name, value in asdict(shard).items() if name != "etag"}
 
 
 def read_manifest(path: str, what: str = "the folder") -> Manifest:
@@ -223,13 +236,43 @@ def parse_manifest(path: str, content: Any) -> Manifest:
     if unknown := sorted(set(content) - known):
         raise ValueError(f"{path}/manifest.json is not a manifest: it has the unknown key {unknown[0]!r}")
     values = {name: value for name, value in content.items() if name not in ("rows", "path")}
-    shards = tuple(Shard(**{**shard, "image": _tuple(shard["image"])}) for shard in values["shards"])
-    values.update(shards=shards, labels=_tuple(values["labels"]), size=_tuple(values["size"]))
+    with _name_manifest(path):
+        values["shards"] = parse_shards(values["shards"]) if found < 4 else _open_shards(path, values["shards"])
+    values.update(labels=_tuple(values["labels"]), size=_tuple(values["size"]))
     manifest = Manifest(path=path, **values)
     _check_values(manifest)
     if manifest.rows != content["rows"]:
         raise ValueError(f"{path}/manifest.json counts {content['rows']} rows, its shards {manifest.rows}")
     return manifest
+
+
+@contextmanager
+def _name_manifest(path: str) -> Iterator[None]:
+    """Name the manifest in a ValueError about its shards."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}/manifest.json is not a manifest: {error}") from error
+
+
+def _open_shards(path: str, about: Any) -> Shards:
+    """Return the shards of ``shards.arrow``, memory-mapped.
+
+    Raises:
+        ValueError: if the file is missing, or another one than the manifest describes.
+    """
+    where = child_path(absolute_location(path), SHARDS)
+    if about["file"] != SHARDS or type(about["sha256"]) is not str:
+        raise ValueError(f"shards must name {SHARDS} and its sha256")
+    try:
+        shards = Shards.from_buffer(open_shared_file(where, about["sha256"]))
+    except FileNotFoundError:
+        raise ValueError(f"{SHARDS} beside it is missing; restore it or ingest again") from None
+    except ValueError as error:
+        raise ValueError(f"{SHARDS} beside it is damaged: {error}; restore it or ingest again") from error
+    if len(shards) != about["count"]:
+        raise ValueError(f"it counts {about['count']} shards, {SHARDS} {len(shards)}")
+    return shards
 
 
 def _tuple(value: Any) -> Any:
@@ -262,11 +305,4 @@ def _check_values(manifest: Manifest) -> None:
     need(strings(manifest.labels) and len(set(manifest.labels)) == len(manifest.labels), "labels must be names")
     need(strings((manifest.source, manifest.licence)), "source and licence must be strings")
     need(isinstance(manifest.columns, dict) and isinstance(manifest.statistics, dict), "columns must be an object")
-    for shard in manifest.shards:
-        named = type(shard.file) is str and shard.file.isprintable() and not {"/", "\\"} & set(shard.file)
-        need(named, f"shard file {shard.file!r}")
-        hashed = type(shard.sha256) is str and re.fullmatch("[0-9a-f]{64}", shard.sha256) is not None
-        need(hashed and counts([shard.rows, shard.bytes]), f"shard {shard.file}: rows, bytes, sha256")
-        need(shard.split in ("train", "validation"), f"shard {shard.file}: split {shard.split!r}")
-        need(shape(shard.image), f"shard {shard.file}: image {shard.image!r}")
-    need(counts([manifest.rows]), "its shards have too many rows")
+    need(isinstance(manifest.etags_of, str), "etags_of must be a string")

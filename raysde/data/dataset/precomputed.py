@@ -194,24 +194,40 @@ def verify_derived(derived: Derived, manifest: Manifest, *, hashes: bool) -> Non
     Raises:
         ValueError: naming the first file that differs.
     """
+    check_derived_list(derived, manifest)
+    for file in derived.all_files:
+        verify_file(derived, file, hashes=hashes)
+
+
+def verify_file(derived: Derived, file: PrecomputedFile, *, hashes: bool) -> None:
+    """Check one file of a precomputed folder, as :func:`verify_derived` does.
+
+    Raises:
+        ValueError: naming the file, if it differs from the manifest.
+    """
+    where = child_path(derived.path, file.file)
+    system, inside = open_filesystem(where)
+    info = system.get_file_info(inside)
+    if info.type != pafs.FileType.File:
+        raise ValueError(f"{where} is missing; remove the folder and run raysde precompute again")
+    if info.size != file.bytes or (hashes and sha256_of(where) != file.sha256):
+        raise ValueError(
+            f"{where} is not the file that its manifest describes; remove the folder and run raysde precompute again"
+        )
+
+
+def check_derived_list(derived: Derived, manifest: Manifest) -> None:
+    """Check that a precomputed folder lists a file for each shard, with the shard's rows.
+
+    Raises:
+        ValueError: if it does not.
+    """
     found = [(file.file, file.rows) for file in derived.files]
-    wanted = [(shard.file, shard.rows) for shard in manifest.shards]
-    if found != wanted:
+    if found != list(zip(manifest.shards.files.to_pylist(), manifest.shards.rows.tolist(), strict=True)):
         raise ValueError(
             f"{derived.path}/manifest.json does not list the files and rows of the shards beside it; "
             "remove the folder and run raysde precompute again"
         )
-    for file in derived.all_files:
-        where = child_path(derived.path, file.file)
-        system, inside = open_filesystem(where)
-        info = system.get_file_info(inside)
-        if info.type != pafs.FileType.File:
-            raise ValueError(f"{where} is missing; remove the folder and run raysde precompute again")
-        if info.size != file.bytes or (hashes and sha256_of(where) != file.sha256):
-            raise ValueError(
-                f"{where} is not the file that its manifest describes; "
-                "remove the folder and run raysde precompute again"
-            )
 
 
 def write_column(path: str, kind: PrecomputedKind, name: str, groups: Iterable[list[Any]]) -> PrecomputedFile:

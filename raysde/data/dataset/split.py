@@ -34,6 +34,6 @@ def shuffle_window(manifest: Manifest, wanted: int | None) -> int:
     """Return the shuffle buffer in rows, in whole row groups: ``wanted``, or if None about 256 MB of encoded images."""
     group = manifest.row_group
     if wanted is None:
-        each = max(1.0, sum(shard.bytes for shard in manifest.shards) / max(1, manifest.rows))
+        each = max(1.0, manifest.bytes / max(1, manifest.rows))
         wanted = max(8 * group, int(min(WINDOW_ROWS, WINDOW_BYTES / each)))
     return max(1, wanted // group) * group

@@ -11,6 +11,7 @@ from PIL import Image
 
 from raysde.data.dataset.manifest import SCHEMA, Shard, Split
 from raysde.data.dataset.shards import write_shard
+from raysde.data.ingest.identities import write_identities
 from raysde.data.ingest.samples import Bad, Sample, SourcePart
 from raysde.data.ingest.statistics import Statistics
 from raysde.images.choices import Encode, Fit
@@ -81,6 +82,7 @@ class Converted:
     Attributes:
         bad: unusable samples, each with the reason.
         unread: number of samples with each ignored key of metadata.
+        number: number of the part in its source, which names the file of its rows' identities.
     """
 
     shards: list[Shard]
@@ -88,6 +90,7 @@ class Converted:
     statistics: Statistics
     unread: Counter[str] = field(default_factory=Counter)
     remarks: Remarks = field(default_factory=Remarks)
+    number: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values for :meth:`from_json`."""
@@ -97,6 +100,7 @@ class Converted:
             "statistics": self.statistics.to_json(),
             "unread": dict(sorted(self.unread.items())),
             "remarks": self.remarks.to_json(),
+            "number": self.number,
         }
 
     @classmethod
@@ -104,24 +108,29 @@ class Converted:
         """Return the result from the JSON values of :meth:`to_json`."""
         shards = [Shard(**{**s, "image": tuple(s["image"]) if s["image"] else None}) for s in values["shards"]]
         bad, statistics = [Bad(**one) for one in values["bad"]], Statistics.from_json(values["statistics"])
-        return cls(shards, bad, statistics, Counter(values["unread"]), Remarks.from_json(values["remarks"]))
+        remarks = Remarks.from_json(values["remarks"])
+        return cls(shards, bad, statistics, Counter(values["unread"]), remarks, values["number"])
 
 
 def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Converted:
     """Write the shards of part ``number`` into the folder ``out``; the same part gives the same bytes.
 
-    Each shard has rows of one split and one shape.
+    The identities of its rows are written too, for the report. Each shard has rows of one split and one shape.
 
     Raises:
         ValueError: if the part cannot be read at all.
     """
-    result = Converted([], [], Statistics())
+    result = Converted([], [], Statistics(), number=number)
+    identities: tuple[list[str], list[str]] = [], []
     waiting: dict[tuple[Split, tuple[int, int] | None], list[dict[str, Any]]] = defaultdict(list)
     sizes: dict[tuple[Split, tuple[int, int] | None], int] = defaultdict(int)
 
     def write(kind: tuple[Split, tuple[int, int] | None]) -> None:
         split, shape = kind
-        table = pa.Table.from_pylist(waiting.pop(kind), schema=SCHEMA)
+        rows = waiting.pop(kind)
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        for name, column in zip(("hash", "key"), identities, strict=True):
+            column.extend(row[name] for row in rows)
         file = shard_name(split, shape if rules.bucket_multiple else None, number, taken[kind])
         taken[kind] += 1
         result.shards.append(write_shard(table, out, file, row_group=rules.row_group, split=split, image=shape))
@@ -135,6 +144,7 @@ def convert_part(part: SourcePart, number: int, rules: Rules, out: str) -> Conve
             write(kind)
     for kind in sorted(waiting, key=str):
         write(kind)
+    write_identities(out, number, *identities)
     return result
 
 

@@ -41,7 +41,7 @@ def test_rows_are_counted_through_all_shards_and_by_split():
     shards = (shard(1, 7), shard(2, 0), shard(3, 12, image=(4, 16)), shard(4, 5, split="validation"))
     manifest = Manifest("x", 1, (8, 8), 5, shards)
     assert (manifest.rows, manifest.rows_in("train"), manifest.rows_in("validation")) == (24, 19, 5)
-    assert manifest.starts == [0, 7, 7, 19, 24]
+    assert manifest.starts.tolist() == [0, 7, 7, 19, 24]
     assert manifest.image == (1, 8, 8)
     assert manifest.shapes == {(8, 8), (4, 16)}
     buckets = [sorted(layout.rows_at(np.arange(layout.count))) for layout in manifest.layouts("train")]
@@ -80,6 +80,7 @@ def outside(**changes):
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
+        (outside(shards=[{}]), "is not a manifest"),
         (outside(size=[8]), "size must be two positive numbers"),
         (outside(size=[8, 0]), "size must be two positive numbers"),
         (outside(size=8), "size must be two positive numbers"),
@@ -104,11 +105,12 @@ def outside(**changes):
         (inside(sha256="G" * 64), "rows, bytes, sha256"),
         (inside(split="test"), "split 'test'"),
         (inside(image=[8, 8, 1]), "image"),
+        (inside(etag="x"), "etag"),
         (inside(rows=79), "counts 200 rows, its shards 199"),
     ],
 )
 def test_a_manifest_with_what_cannot_be_is_refused(tmp_path, change, culprit):
-    write_digit_shards(tmp_path)
+    write_manifest(replace(write_digit_shards(tmp_path), format=3))  # which lists its shards
     content = json.loads((tmp_path / "manifest.json").read_text())
     change(content)
     (tmp_path / "manifest.json").write_text(json.dumps(content))

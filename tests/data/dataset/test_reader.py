@@ -17,8 +17,9 @@ from raysde.data.batches.plan import Plan
 from raysde.data.dataset.layout import hold_out_rows
 from raysde.data.dataset.manifest import SCHEMA, Manifest, Shard, read_manifest, write_manifest
 from raysde.data.dataset.reader import Reader, open_dataset_reader
-from raysde.data.dataset.shards import distinct_captions, verify_shards, write_shard
+from raysde.data.dataset.shards import distinct_captions, write_shard
 from raysde.data.dataset.split import shuffle_window, split_rows
+from raysde.data.dataset.verify import verify_shards
 from raysde.data.dataset.view import CAPTION, STILL, View, draw_uniforms
 from raysde.data.ingest.digits import DigitJudge, load_digits
 from raysde.images.codec import encode_image
@@ -278,7 +279,7 @@ def test_windows_are_whole_row_groups(digits):
     ],
 )
 def test_a_window_holds_256_megabytes(each, group, window):
-    shards = (Shard("a", 5_000_000, 5_000_000 * each, "0"), Shard("b", 1_000_000, 1_000_000 * each, "1"))
+    shards = (Shard("a", 5_000_000, 5_000_000 * each, "0" * 64), Shard("b", 1_000_000, 1_000_000 * each, "1" * 64))
     assert shuffle_window(Manifest("x", 3, (8, 8), group, shards), None) == window
 
 
@@ -323,10 +324,9 @@ def other_columns(folder):
     import hashlib
 
     pq.write_table(pa.table({"picture": [b"x"]}), folder / "train-00001.parquet")
-    content = json.loads((folder / "manifest.json").read_text())
-    data = (folder / "train-00001.parquet").read_bytes()
-    content["shards"][1].update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    (folder / "manifest.json").write_text(json.dumps(content))
+    manifest, data = read_manifest(str(folder)), (folder / "train-00001.parquet").read_bytes()
+    changed = replace(manifest.shards[1], sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    write_manifest(replace(manifest, shards=(manifest.shards[0], changed)))
 
 
 def edit(folder, **changes):

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from raysde.data.dataset.manifest import read_manifest
 from raysde.data.dataset.reader import Reader
-from raysde.data.dataset.shards import verify_shards
+from raysde.data.dataset.verify import verify_shards
 from raysde.data.dataset.view import STILL
 from raysde.data.ingest.collect import collect_parts
 from raysde.data.ingest.convert import Converted, Rules, choose_split, convert_part
