@@ -23,7 +23,6 @@ MUTANTS = [
     Mutant("grids of the trained weights", "raysde.training.loop:run_due_actions", '            with state.ema.swap_weights():\n                hooks.sample(state)', "            hooks.sample(state)", LOOP),
     Mutant("a validation without a number for the best", "raysde.training.loop:validate_average", 'if metrics["val/loss"] < state.best:', 'if not metrics["val/loss"] >= state.best:', LOOP),
     Mutant("leaving without a checkpoint", "raysde.training.loop:keep_checkpoint", "state.stopped or leaving", "state.stopped", LOOP + " -k 'a_stop_saves'"),
-    Mutant("one of two ranks that leaves alone", "raysde.training.loop:run_due_actions", "(logs or world.size == 1) and", "True and", LOOP + " -k 'a_stop_saves'"),
     Mutant("a checkpoint before its snapshot", "raysde.training.loop:keep_checkpoint", "    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)  # before the checkpoint: a run resumed from it would skip this snapshot\n    if save:\n        hooks.save(state)", "    if save:\n        hooks.save(state)\n    if snapshot and (world.is_first or has_shards(state.model)):\n        hooks.snapshot(state)", LOOP),
     Mutant("likelihood weight by sigma", "raysde.training.losses:WEIGHTINGS", "sde.diffusion2(t) / sde.sigma2(t)", "sde.diffusion2(t) / sde.sigma(t)", LOSSES),
     Mutant("min-SNR clamped below", "raysde.training.losses:min_snr", "snr.clamp(max=gamma)", "snr.clamp(min=gamma)", LOSSES),
