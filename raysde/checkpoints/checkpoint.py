@@ -72,9 +72,17 @@ def tied_names(model: ScoreModel) -> set[str]:
 
 
 def write_checkpoint(
-    folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any]
+    folder: Path,
+    state: TrainState,
+    spec: ModelSpec,
+    recipe: dict[str, Any],
+    data: dict[str, Any],
+    confirm: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a checkpoint atomically; an existing ``folder`` is replaced.
+
+    Args:
+        confirm: called just before the checkpoint becomes visible; an error leaves none.
 
     Raises:
         OSError: naming ``folder``, if it cannot be written.
@@ -91,6 +99,7 @@ def write_checkpoint(
             save_file(profiles, partial / f"{PROFILES}.safetensors")
         save_text(state.model, partial / "text")
         write_description(partial, spec, state.values(), recipe, data)
+        confirm()
 
 
 def export_checkpoint(source: Path, target: Path) -> None:

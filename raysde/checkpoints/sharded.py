@@ -4,7 +4,7 @@ The folder is that of :mod:`raysde.checkpoints.checkpoint`, with one file per ra
 (:mod:`raysde.checkpoints.sharded_tensors`). The averaged weights are one file of whole tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,18 @@ from raysde.training.state import TrainState
 
 
 def write_sharded_checkpoint(
-    folder: Path, state: TrainState, spec: ModelSpec, recipe: dict[str, Any], data: dict[str, Any], world: World
+    folder: Path,
+    state: TrainState,
+    spec: ModelSpec,
+    recipe: dict[str, Any],
+    data: dict[str, Any],
+    world: World,
+    confirm: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a checkpoint atomically into a folder that all ranks share.
+
+    Args:
+        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
 
     Raises:
         ValueError: on every rank, if the ranks do not share the folder.
@@ -39,6 +48,7 @@ def write_sharded_checkpoint(
         if world.any(world.is_first and not checkpoint.is_complete_checkpoint(partial)):
             raise ValueError(f"{folder.parent} is not shared by all workers, which resources.strategy=fsdp needs")
         if world.is_first:
+            confirm()
             atomic.move_into_place(partial, folder)
         world.barrier()
 

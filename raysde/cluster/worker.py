@@ -7,8 +7,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import raysde
 from raysde.checkpoints import checkpoint, storage
 from raysde.checkpoints import sharded as distributed_checkpoint
 from raysde.cluster.connection import quiet_ray, tell_driver
+from raysde.cluster.leaving import Notices
 from raysde.cluster.stream import read_stream, stream_spec
 from raysde.cluster.trial_reports import Slot
 from raysde.config import loading
@@ -32,6 +34,7 @@ from raysde.io.filesystems import child_path, open_filesystem
 from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import RunHooks, describe_run, save_checkpoint
+from raysde.runs.lease import Lease, join_lease
 from raysde.runs.resume import describe_start, resume_run
 from raysde.runs.run import Run, open_run
 from raysde.tracking.backlog import backlog_folder
@@ -43,7 +46,11 @@ if TYPE_CHECKING:
 
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train to the recipe's end, from the newest checkpoint if any; return the last step and the loop's message."""
+    """Train to the recipe's end, from the newest checkpoint if any.
+
+    Returns:
+        The last step, the message of a loop that failed, and True in ``left`` if the loop was asked to end before.
+    """
     torch.set_num_threads(settings["threads"])
     quiet_ray()
     run, world = open_run(loading.parse_recipe(settings["recipe"])), current_world()
@@ -51,6 +58,9 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     if alone and world.is_first:
         tell_warnings()
     check_shared(run)
+    lease = None
+    if world.is_first and settings["lease"] is not None:
+        lease = join_lease(child_path(run.config.storage, run.config.name), settings["lease"])
     found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
     start = 0 if found is None else checkpoint.read_description(found).step
     batches = prefetch_to_device(read_microbatches(run, start, world), world.device)
@@ -60,14 +70,17 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         storage.discard_copy(found)
     tracker = None
     if world.is_first:
-        tracker = open_tracker(settings)
+        tracker = open_tracker(settings, lease)
         tracker.tags({"raysde.startup.worker_group": f"{time.time() - settings['started']:.1f}"})
         batches = time_first_batch(batches, settings["started"], tracker)
         if alone:
             batches = tell_first_batch(batches)
             if found:
                 tell_driver(describe_start(start, run.steps))
-    hooks = RunHooks(run, tracker, lambda state: report_checkpoint(run, state, world, tracker))
+    confirm, check = (lambda: None, lambda: None) if lease is None else (lease.confirm, lease.check)
+    keep = partial(report_checkpoint, run, world=world, tracker=tracker, confirm=confirm)
+    notices = Notices(settings["leaving"], world.is_first)
+    hooks = RunHooks(run, tracker, keep, notices.should_leave, check)
     validate = make_validator(run, world)
     if settings["reports"] is not None and validate is not None:
         validate = report_validation(validate, state, world, settings["reports"], run.steps)
@@ -75,13 +88,17 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             # the trial process may have died with its report of this step
             measure_average(state, validate)
     begin = time.perf_counter()
-    with exit_at_once_on_sigterm():
-        failed = run_loop(run, state, batches, hooks, world, validate)
-    if tracker is not None:
-        tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
-        if not tracker.close():
-            tell_driver("MLflow did not take all metrics in time; they are kept beside the run's checkpoints")
-    return {"step": state.step, "failed": failed}
+    with notices.watching():
+        with exit_at_once_on_sigterm():
+            failed = run_loop(run, state, batches, hooks, world, validate)
+        if tracker is not None:
+            tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
+            if not tracker.close():
+                tell_driver("MLflow did not take all metrics in time; they are kept beside the run's checkpoints")
+        if lease is not None:
+            lease.release()
+    notices.answer()
+    return {"step": state.step, "failed": failed, "left": not (failed or state.stopped or state.step >= run.steps)}
 
 
 def check_shared(run: Run) -> None:
@@ -111,13 +128,19 @@ def read_microbatches(run: Run, start: int, world: World) -> Iterator[list[Micro
     return read_stream(shard, stream_spec(run, start), run.manifest.channels, world.rank, world.size)
 
 
-def open_tracker(settings: dict[str, Any]) -> Tracker:
+def open_tracker(settings: dict[str, Any], lease: Lease | None) -> Tracker:
     """Return the tracker of rank 0; MLflow is imported here because the import would delay other ranks by seconds."""
     from raysde.tracking import Tracker
 
     folder = child_path(settings["recipe"]["storage"], settings["recipe"]["name"])
     backlog = backlog_folder(folder, settings["run_id"])
-    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]), backlog)
+    return Tracker(
+        settings["tracking_uri"],
+        settings["run_id"],
+        Path(settings["spool"]),
+        backlog,
+        None if lease is None else lease.confirm,
+    )
 
 
 @contextmanager
@@ -178,20 +201,25 @@ def report_validation(validate: Validate, state: TrainState, world: World, repor
     return validate_and_report
 
 
-def report_checkpoint(run: Run, state: TrainState, world: World, tracker: Tracker | None) -> None:
+def report_checkpoint(
+    run: Run, state: TrainState, world: World, tracker: Tracker | None, confirm: Callable[[], None]
+) -> None:
     """Write a checkpoint to the run's storage and report it to Ray Train; every rank calls this.
 
     This function also deletes older checkpoints. Ray Train cannot: its list lacks checkpoints that a worker wrote but
     did not report before it died.
+
+    Args:
+        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
     """
     if tracker is not None:
         tracker.secure(5.0)
     name = checkpoint.checkpoint_name(state.step)
     if storage.is_local(run.config.storage):
-        write_to_folder(run, state, world)
+        write_to_folder(run, state, world, confirm)
     else:
         with name_place_of_write(f"the checkpoint of step {state.step}", run.config.storage):
-            write_to_remote(run, state, world)
+            write_to_remote(run, state, world, confirm)
     handed = None
     if world.is_first:
         folder = child_path(storage.absolute_location(run.config.storage), run.config.name)
@@ -206,13 +234,14 @@ def report_checkpoint(run: Run, state: TrainState, world: World, tracker: Tracke
     )
 
 
-def write_to_folder(run: Run, state: TrainState, world: World) -> None:
+def write_to_folder(run: Run, state: TrainState, world: World, confirm: Callable[[], None]) -> None:
     """Write a checkpoint atomically into a folder that every node reaches."""
     if world.is_first or has_shards(state.model):
-        save_checkpoint(run, state, Path(storage.absolute_location(run.config.storage)) / run.config.name, world)
+        folder = Path(storage.absolute_location(run.config.storage)) / run.config.name
+        save_checkpoint(run, state, folder, world, confirm)
 
 
-def write_to_remote(run: Run, state: TrainState, world: World) -> None:
+def write_to_remote(run: Run, state: TrainState, world: World, confirm: Callable[[], None]) -> None:
     """Write a checkpoint to remote storage; each rank of a sharded model sends its part, and checkpoint.json comes
     last."""
     sharded = has_shards(state.model)
@@ -231,6 +260,7 @@ def write_to_remote(run: Run, state: TrainState, world: World) -> None:
         if sharded:
             world.barrier()
         if world.is_first:
+            confirm()
             storage.send_description(path, target)
 
 

@@ -31,21 +31,30 @@ class Sink(Protocol):
 
 @dataclass
 class RunHooks:
-    """The hooks of a run, with a sink, a function that saves checkpoints, and a stop signal."""
+    """The hooks of a run, with a sink, a function that saves checkpoints, and a stop signal.
+
+    Attributes:
+        check: raises :class:`raysde.io.errors.TakenOver` if the run is no longer this process's, see
+            :mod:`raysde.runs.lease`; called before anything is written.
+    """
 
     run: Run
     sink: Sink | None
     keep: Callable[[TrainState], None]
     stop: Callable[[], bool] = lambda: False
+    check: Callable[[], None] = lambda: None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.check()
         if self.sink is not None:
             self.sink.metrics(step, metrics)
 
     def save(self, state: TrainState) -> None:
+        self.check()
         self.keep(state)
 
     def snapshot(self, state: TrainState) -> None:
+        self.check()
         folder = child_path(self.run.config.storage, self.run.config.name)
         with name_place_of_write(f"the averages of step {state.step}", folder):
             ema_snapshots.write_snapshot(folder, state)
@@ -57,11 +66,13 @@ class RunHooks:
         with autocast_evaluation(state.model, gathered_dtype(self.run, device)):
             picture = draw_sample_grid(self.run, state.model)
         if self.sink is not None:
+            self.check()
             picture.info.update(run=self.run.config.name, step=state.step)
             self.sink.image(state.step, "grid", picture)
         state.model.train()
 
     def should_stop(self) -> bool:
+        self.check()
         return self.stop()
 
 
@@ -80,16 +91,21 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
     return drawn.grid(min(sampling.count, kinds))
 
 
-def save_checkpoint(run: Run, state: TrainState, folder: Path, world: World) -> Path:
+def save_checkpoint(
+    run: Run, state: TrainState, folder: Path, world: World, confirm: Callable[[], None] = lambda: None
+) -> Path:
     """Write the checkpoint of ``state`` into ``folder/step_...`` and return that path.
 
     Call it on the first rank, or on every rank if the model is sharded, with a folder that all ranks reach.
+
+    Args:
+        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
     """
     target = folder / checkpoint.checkpoint_name(state.step)
     if has_shards(state.model):
-        sharded.write_sharded_checkpoint(target, state, *describe_run(run), world)
+        sharded.write_sharded_checkpoint(target, state, *describe_run(run), world, confirm)
     else:
-        checkpoint.write_checkpoint(target, state, *describe_run(run))
+        checkpoint.write_checkpoint(target, state, *describe_run(run), confirm)
     return target
 
 

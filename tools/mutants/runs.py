@@ -3,6 +3,7 @@
 from tools.mutants.mutant import Mutant
 
 HISTORY = "tests/runs/test_history.py"
+LEASE = "tests/runs/test_lease.py"
 STEPS = "tests/training/test_steps.py"
 
 MUTANTS = [
@@ -18,4 +19,15 @@ MUTANTS = [
     Mutant("a stop that stays though more is asked for", "raysde.runs.resume:resume_run", "        state.stopped = False", "        pass", STEPS + " -k 'more_patience'"),
     Mutant("a resumed run by the new default", "raysde.runs.run:continue_run", "return replace(run, spec=replace(run.spec, default_solver=usual))", "return run", STEPS + " -k 'before_the_default'"),
     Mutant("a damaged checkpoint for the place to go on from", "raysde.runs.identity:describe_interruption", " if each.description is not None", "", "tests/runs/test_identity.py -k 'goes_on'"),
+    Mutant("a lock that never expires", "raysde.runs.lease:await_expiry", "time.monotonic() - seen >= found.seconds:", "time.monotonic() - seen >= 1e6:", LEASE + " -k 'silent'"),
+    Mutant("a living command's run taken", "raysde.runs.lease:await_expiry", "        if found.is_alive:", "        if False:", LEASE + " -k 'while_the_first'"),
+    Mutant("signs of life unseen", "raysde.runs.lease:await_expiry", "if (newest.number, newest.beat) != (found.number, found.beat):", "if False:", LEASE + " -k 'sign_of_life'"),
+    Mutant("a dead command waited for", "raysde.runs.claims:Claim.is_free", "all(holder.is_gone() for holder in self.holders)", "False", LEASE + " -k 'killed_command'"),
+    Mutant("two commands that begin at once", "raysde.runs.claims:Claims._create", 'file.open("xb")', 'file.open("wb")', LEASE + " -k 'many_commands'"),
+    Mutant("two commands that begin at once in an object store", "raysde.runs.claims:Claims._contend", "return read_bytes(self._file(claim.number)) == _format(claim)", "return True", LEASE + " -k 'many_commands'"),
+    Mutant("a worker that was cut off and writes on", "raysde.runs.lease:Lease._look", " or self.me not in newest.holders", "", LEASE + " -k 'later_worker'"),
+    Mutant("a lease that is not renewed", "raysde.runs.lease:Lease._beat", "beat=uuid4().hex", "beat=claim.beat", LEASE + " -k 'outlasts'"),
+    Mutant("a run that is not let go", "raysde.runs.lease:Lease.release", "released=True", "released=False", LEASE + " -k 'let_go'"),
+    Mutant("a stopped command that goes on in MLflow", "raysde.runs.history:track_run", "confirm=None if lease is None else lease.confirm", "confirm=None", LEASE + " -k 'writes_nothing_more'"),
+    Mutant("a checkpoint of a run that was lost meanwhile", "raysde.checkpoints.checkpoint:write_checkpoint", "        confirm()\n", "", LEASE + " -k 'never_seen'"),
 ]  # fmt: skip
