@@ -75,7 +75,7 @@ MOVED = {
     "raysde.data.statistics": "raysde.data.ingest.statistics",
     "raysde.data.vectors": "raysde.data.dataset.precomputed_rows",
     "raysde.description": "raysde.checkpoints.description",
-    "raysde.distributed_checkpoint": "raysde.checkpoints.sharded",
+    "raysde.distributed_checkpoint": "raysde.checkpoints.writing",
     "raysde.documents": "raysde.io.documents",
     "raysde.drawing": "raysde.inference.sample",
     "raysde.drawn": "raysde.inference.samples",

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from raysde.checkpoints.description import (
@@ -26,7 +26,6 @@ from raysde.checkpoints.description import (
     Kept,
     choose_newest_checkpoint,
     list_checkpoints,
-    read_complete_description,
     read_description,
     verify_checkpoint,
     write_description,
@@ -34,41 +33,38 @@ from raysde.checkpoints.description import (
 from raysde.checkpoints.description import (
     checkpoint_name as checkpoint_name,
 )  # re-exported for callers that read and write checkpoints
+from raysde.checkpoints.description import (
+    is_complete_checkpoint as is_complete_checkpoint,
+)
+from raysde.checkpoints.loading import Files, LocalFiles
 from raysde.checkpoints.sharded_tensors import Stored
+from raysde.checkpoints.staging import (
+    AVERAGE,
+    OPTIMIZER,
+    PROFILES,
+    WEIGHTS,
+    stage_checkpoint,
+    tied_names,
+)
+from raysde.checkpoints.staging import (
+    complete_weights as complete_weights,
+)
+from raysde.checkpoints.staging import (
+    own_weights as own_weights,
+)
+from raysde.checkpoints.writing import write_staged
+from raysde.distributed.world import World
 from raysde.inference.model import Model
 from raysde.io.atomic import write_folder_atomically
 from raysde.models.external_sde import ExternalSDE
 from raysde.models.origin import Origin
 from raysde.models.sampling_defaults import check_settings
 from raysde.models.score import ScoreModel
-from raysde.models.spec import ModelSpec, empty_model, save_text
+from raysde.models.spec import ModelSpec, empty_model
 from raysde.training.state import TrainState
 
-WEIGHTS, OPTIMIZER, PROFILES = "weights", "optimizer", "profiles"
 CARDS = ("MLmodel", "registered_model_meta")
 """Files that MLflow adds to a registered checkpoint; they describe that version, so copies leave them out."""
-
-
-def complete_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Return the tensors of :func:`own_weights`, contiguous and on the CPU."""
-    return {name: value.cpu().contiguous() for name, value in own_weights(model).items()}
-
-
-def own_weights(model: ScoreModel) -> dict[str, Tensor]:
-    """Return every parameter and persistent buffer by name; a tied weight only under its first name."""
-    tied = tied_names(model)
-    return {name: value for name, value in model.state_dict().items() if name not in tied}
-
-
-def tied_names(model: ScoreModel) -> set[str]:
-    """Return the second and further names of tied parameters, such as T5's embedding."""
-    seen: set[int] = set()
-    tied: set[str] = set()
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) in seen:
-            tied.add(name)
-        seen.add(id(value))
-    return tied
 
 
 def write_checkpoint(
@@ -77,29 +73,21 @@ def write_checkpoint(
     spec: ModelSpec,
     recipe: dict[str, Any],
     data: dict[str, Any],
+    world: World | None = None,
     confirm: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a checkpoint atomically; an existing ``folder`` is replaced.
+    """Write a checkpoint atomically and at once; an existing ``folder`` is replaced.
 
     Args:
-        confirm: called just before the checkpoint becomes visible; an error leaves none.
+        world: the ranks of a sharded model, each of which must call this; None for a model that is not sharded.
+        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
 
     Raises:
+        ValueError: on every rank, if the ranks do not share the folder.
         OSError: naming ``folder``, if it cannot be written.
     """
-    with write_folder_atomically(folder, f"the checkpoint of step {state.step}", replace=True) as partial:
-        with state.ema.swap_weights():
-            save_file(complete_weights(state.model), partial / "ema.safetensors")
-        live = {name: value.detach().cpu().contiguous() for name, value in state.trained.items()}
-        save_file(live, partial / f"{WEIGHTS}.safetensors")
-        moments = {name: value.detach().cpu().contiguous() for name, value in state.optimizer_tensors().items()}
-        save_file(moments, partial / f"{OPTIMIZER}.safetensors")
-        if state.profiles:
-            profiles = {name: value.cpu().contiguous() for name, value in state.profile_tensors().items()}
-            save_file(profiles, partial / f"{PROFILES}.safetensors")
-        save_text(state.model, partial / "text")
-        write_description(partial, spec, state.values(), recipe, data)
-        confirm()
+    world = world or World()
+    write_staged(str(folder), stage_checkpoint(state, world), (spec, recipe, data), world, confirm)
 
 
 def export_checkpoint(source: Path, target: Path) -> None:
@@ -140,15 +128,6 @@ def copy_model(source: Path, target: Path) -> None:
     state = [name for kind in (WEIGHTS, OPTIMIZER, PROFILES) for name in (kind, f"{kind}.safetensors")]
     verify_checkpoint(source, [name for name in read_description(source).files if name.partition("/")[0] not in state])
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*state, FILE, *CARDS), dirs_exist_ok=True)
-
-
-def is_complete_checkpoint(folder: Path) -> bool:
-    """Return True if ``folder`` has a valid description and every listed file has the listed size."""
-    try:
-        read_complete_description(pafs.LocalFileSystem(), str(folder))
-    except ValueError:
-        return False
-    return True
 
 
 def find_newest_checkpoint(folder: Path, say: Callable[[str], None] | None = None) -> Path | None:
@@ -210,15 +189,42 @@ def restore_state(state: TrainState, folder: Path) -> Description:
         ValueError: if the checkpoint is damaged, holds another model or SDE, or lacks optimizer or profiles.
     """
     description = read_description(folder)
-    needed = (WEIGHTS, OPTIMIZER, PROFILES) if state.profiles else (WEIGHTS, OPTIMIZER)
-    names = {kind: _list_tensor_files(folder, description, kind) for kind in needed}
-    verify_checkpoint(folder, ["ema.safetensors", *(name for each in names.values() for name in each)])
-    stored = {kind: Stored(folder / name for name in each) for kind, each in names.items()}
+    verify_checkpoint(folder, files_to_load(state, description, str(folder)))
+    load_state(state, LocalFiles(description, str(folder)))
+    return description
+
+
+def files_to_load(state: TrainState, description: Description, where: str) -> list[str]:
+    """Return the files of a checkpoint that a state loads.
+
+    Args:
+        where: the checkpoint, for the message.
+
+    Raises:
+        ValueError: if the checkpoint lacks optimizer or profiles.
+    """
+    return [name for each in _files_by_kind(state, description, where).values() for name in each]
+
+
+def _files_by_kind(state: TrainState, description: Description, where: str) -> dict[str, list[str]]:
+    kinds = (AVERAGE, WEIGHTS, OPTIMIZER, *((PROFILES,) if state.profiles else ()))
+    return {kind: _list_tensor_files(where, description, kind) for kind in kinds}
+
+
+def load_state(state: TrainState, files: Files) -> None:
+    """Load verified files of a checkpoint into a state, whether either of them is sharded or not.
+
+    Raises:
+        ValueError: as :func:`restore_state`, but files are not compared with their hashes.
+    """
+    description, folder = files.description, files.where
+    names = _files_by_kind(state, description, folder)
+    stored = {kind: Stored(map(files.open, each), files.threads) for kind, each in names.items()}
     # user-written SDEs may not define equality; the caller has compared their recipes
     if not isinstance(description.spec.sde, ExternalSDE) and description.spec.sde != state.model.sde:
         raise ValueError(f"{folder} was trained with {description.spec.sde}, the recipe asks for {state.model.sde}")
     parameters = dict(state.model.named_parameters())
-    average = Stored([folder / "ema.safetensors"]).all_like(parameters)
+    average = stored[AVERAGE].all_like(parameters)
     device = next(state.model.parameters()).device
     _load_weights(state.model, average, folder)
     live = stored[WEIGHTS].all_like(parameters)
@@ -231,10 +237,9 @@ def restore_state(state: TrainState, folder: Path) -> Description:
         state.load_profiles(stored[PROFILES].all_like(parameters))
     state.load_values(description.state)
     state.model.to(device)
-    return description
 
 
-def _list_tensor_files(folder: Path, description: Description, kind: str) -> list[str]:
+def _list_tensor_files(folder: str, description: Description, kind: str) -> list[str]:
     """Return the files that hold tensors of ``kind``, as one file or one per rank."""
     whole = f"{kind}.safetensors"
     names = [name for name in sorted(description.files) if name == whole or name.startswith(f"{kind}/")]
@@ -243,7 +248,7 @@ def _list_tensor_files(folder: Path, description: Description, kind: str) -> lis
     return names
 
 
-def _load_weights(model: ScoreModel, tensors: dict[str, Tensor], folder: Path) -> None:
+def _load_weights(model: ScoreModel, tensors: dict[str, Tensor], folder: str | Path) -> None:
     try:
         missing, _ = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow.fs as pafs
 
@@ -26,6 +26,7 @@ FILE = "checkpoint.json"
 OWN = "sha256"
 """Key of the hash over all other keys, introduced with ``bytes``; older checkpoints lack both."""
 PARTS = ("state", "recipe", "data", "files", "versions")
+T = TypeVar("T")
 STEP = re.compile(r"step_([0-9]+)")
 
 
@@ -97,21 +98,28 @@ def checkpoint_name(step: int) -> str:
 
 
 def write_description(
-    folder: Path,
+    folder: Path, spec: ModelSpec, state: dict[str, Any], recipe: dict[str, Any], data: dict[str, Any]
+) -> None:
+    """Write ``checkpoint.json`` for the files in a local ``folder``."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    listed = {
+        name: Listed(file_hash(path), path.stat().st_size) for name, path in sorted(found.items()) if name != FILE
+    }
+    (folder / FILE).write_bytes(describe_files(spec, state, recipe, data, listed))
+
+
+def describe_files(
     spec: ModelSpec,
     state: dict[str, Any],
     recipe: dict[str, Any],
     data: dict[str, Any],
-    others: Mapping[str, Listed] | None = None,
-) -> None:
-    """Write ``checkpoint.json`` for the files in ``folder``, and for files that other processes wrote.
+    listed: Mapping[str, Listed],
+) -> bytes:
+    """Return the content of ``checkpoint.json``.
 
     Args:
-        others: entries of the other processes' files, by relative path.
+        listed: hash and size of every other file, by path relative to the checkpoint.
     """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    here = {name: path for name, path in sorted(found.items()) if name != FILE and name not in (others or {})}
-    listed = {name: Listed(file_hash(path), path.stat().st_size) for name, path in here.items()} | dict(others or {})
     content = {
         "format": FORMAT,
         "model": spec.dump(),
@@ -123,7 +131,7 @@ def write_description(
         "versions": _library_versions(),
     }
     content[OWN] = content_hash(content)
-    (folder / FILE).write_text(json.dumps(content, indent=1) + "\n")
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _library_versions() -> dict[str, str]:
@@ -226,8 +234,17 @@ def read_complete_description(system: pafs.FileSystem, root: str) -> Description
         if sizes[name] != expected:
             raise ValueError(f"{name} in checkpoint {root} has {sizes[name]} bytes instead of {expected}")
     if not description.sizes and isinstance(system, pafs.LocalFileSystem):
-        _compare_hashes(Path(root), description, description.files)
+        compare_hashes(Path(root), description, description.files)
     return description
+
+
+def is_complete_checkpoint(folder: Path) -> bool:
+    """Return True if ``folder`` has a valid description and every listed file has the listed size."""
+    try:
+        read_complete_description(pafs.LocalFileSystem(), str(folder))
+    except ValueError:
+        return False
+    return True
 
 
 def list_file_sizes(system: pafs.FileSystem, root: str) -> dict[str, int]:
@@ -247,11 +264,16 @@ def verify_checkpoint(folder: Path, names: Collection[str] | None = None) -> Des
         ValueError: naming the first file that is missing or differs.
     """
     description = read_complete_description(pafs.LocalFileSystem(), str(folder))
-    _compare_hashes(folder, description, description.files if names is None else names)
+    compare_hashes(folder, description, description.files if names is None else names)
     return description
 
 
-def _compare_hashes(folder: Path, description: Description, names: Collection[str]) -> None:
+def compare_hashes(folder: Path, description: Description, names: Collection[str]) -> None:
+    """Compare files of a local checkpoint with their hashes.
+
+    Raises:
+        ValueError: naming the first file that differs or cannot be read.
+    """
     for name in names:
         try:
             found = remembered_hash(folder / name)
@@ -286,13 +308,13 @@ def _judge_checkpoint(system: pafs.FileSystem, path: str) -> Kept:
 
 
 def choose_newest_checkpoint(
-    found: list[Kept], usable: Callable[[Kept], Path], where: str, say: Callable[[str], None] | None
-) -> Path | None:
-    """Return the newest whole checkpoint as a local folder, None if there are no checkpoints.
+    found: list[Kept], usable: Callable[[Kept], T], where: str, say: Callable[[str], None] | None
+) -> T | None:
+    """Return what ``usable`` makes of the newest whole checkpoint, None if there are no checkpoints.
 
     Args:
         found: checkpoints of a run, by descending step.
-        usable: returns a local folder for a whole checkpoint, or raises ValueError.
+        usable: takes a whole checkpoint, and raises ValueError if it cannot be used.
         where: the run's folder, for the message.
         say: callback that receives a message for each newer checkpoint passed over.
 
@@ -304,14 +326,14 @@ def choose_newest_checkpoint(
         try:
             if each.description is None:
                 raise ValueError(each.fault)
-            folder = usable(each)
+            chosen = usable(each)
         except ValueError as error:
             faults.append(str(error))
             continue
         if say is not None:
             for fault in faults:
                 say(f"passed over a damaged checkpoint: {fault}; the newest whole one is {each.name}")
-        return folder
+        return chosen
     if faults:
         raise ValueError(
             f"no checkpoint in {where} is whole: {faults[0]}; restore it from a copy, or remove the folder or choose "

@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raysde.checkpoints import checkpoint
-from raysde.checkpoints.sharded_tensors import write_whole_tensors
+from raysde.checkpoints.staging import HostCopies, stage_whole
 from raysde.checkpoints.storage import absolute_location, fetch_newest_checkpoint
+from raysde.checkpoints.tensor_files import TensorFile, write_into_place
 from raysde.distributed.world import current_world
 from raysde.io.atomic import write_folder_atomically
-from raysde.io.filesystems import child_path, copy_into_place, open_filesystem
+from raysde.io.errors import name_place_of_write
+from raysde.io.filesystems import child_path, open_filesystem
 from raysde.io.progress import say
 from raysde.training.posthoc_ema import Snapshot, reconstruct_average
 from raysde.training.state import TrainState
@@ -31,23 +33,44 @@ FOLDER = "profiles"
 HEADER = "raysde"
 
 
-def write_snapshot(run: str, state: TrainState) -> None:
-    """Write the averages of ``state`` into the run's folder atomically, replacing an older file.
+@dataclass(frozen=True)
+class StagedSnapshot:
+    """The averages of one step in host memory, on the first rank; None on other ranks."""
 
-    Call it on rank 0 only, or on every rank if the averages are sharded.
+    step: int
+    content: TensorFile | None
+    copies: HostCopies
+
+
+def stage_snapshot(state: TrainState) -> StagedSnapshot:
+    """Return a copy of the averages in host memory. Every rank must call it if they are sharded."""
+    copies, first = HostCopies(), current_world().is_first
+    tensors = stage_whole(state.profile_tensors(), first, copies)
+    copies.close()
+    header = {"step": state.step, "images": state.num_images, "stds": [profile.std for profile in state.profiles]}
+    content = TensorFile(tensors, {HEADER: json.dumps(header)}) if first else None
+    return StagedSnapshot(state.step, content, copies)
+
+
+def write_staged_snapshot(run: str, staged: StagedSnapshot) -> None:
+    """Write averages into the run's folder atomically, replacing an older file; nothing on ranks other than the first.
 
     Args:
         run: folder or URI of the run.
+
+    Raises:
+        OSError: naming ``run``, if the file cannot be written.
     """
-    tensors = state.profile_tensors()
-    if not current_world().is_first:
-        write_whole_tensors(None, tensors)
-        return
-    name = f"{checkpoint.checkpoint_name(state.step)}.safetensors"
-    header = {"step": state.step, "images": state.num_images, "stds": [profile.std for profile in state.profiles]}
-    with tempfile.TemporaryDirectory(prefix="raysde-") as scratch:
-        write_whole_tensors(Path(scratch) / name, tensors, {HEADER: json.dumps(header)})
-        copy_into_place(Path(scratch) / name, child_path(absolute_location(run), FOLDER, name))
+    staged.copies.wait()
+    if staged.content is not None:
+        with name_place_of_write(f"the averages of step {staged.step}", run):
+            name = f"{checkpoint.checkpoint_name(staged.step)}.safetensors"
+            write_into_place(child_path(absolute_location(run), FOLDER, name), staged.content.parts)
+
+
+def write_snapshot(run: str, state: TrainState) -> None:
+    """Write the averages of ``state`` at once, as :func:`stage_snapshot` and :func:`write_staged_snapshot`."""
+    write_staged_snapshot(run, stage_snapshot(state))
 
 
 @dataclass(frozen=True)

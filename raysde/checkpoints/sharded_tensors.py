@@ -1,86 +1,36 @@
-"""safetensors files of tensors sharded in rows over ranks: written in pieces or whole, read by any number of ranks.
+"""safetensors files of tensors sharded in rows over ranks, read by any number of ranks.
 
 weights.safetensors                   whole tensors
 weights/00001-of-00002.safetensors    the rows of the first of two ranks, and so on
 
-The header of a file of pieces gives each piece's first row, as in safetensors files of torch.distributed.checkpoint, so
-its HuggingFaceStorageReader can read such a folder too. Its other formats keep their index as a pickle.
+The header of a file of pieces gives each piece's first row.
 """
 
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from raysde.distributed.fsdp import gather_tensor, is_sharded, local_rows
-
-HEADER = "DCP_SHARDING_INFO"
-TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+from raysde.checkpoints.staging import STARTS
+from raysde.distributed.fsdp import is_sharded, local_rows
 
 
-def write_pieces(path: Path, tensors: Mapping[str, Tensor], rank: int) -> None:
-    """Write the rows that this rank holds; rank 0 also writes the tensors that are not sharded."""
-    mine: dict[str, Tensor] = {}
-    starts: dict[str, dict[str, list[int]]] = {}
-    for name, tensor in tensors.items():
-        start, stop = local_rows(tensor) if is_sharded(tensor) else (0, int(rank == 0))
-        if start < stop:
-            local = (tensor.to_local() if is_sharded(tensor) else tensor).detach()
-            mine[name] = local.cpu().contiguous()
-            starts[name] = {"saved_offsets": [start, *(0 for _ in local.shape[1:])][: local.ndim]}
-    save_file(mine, path, {HEADER: json.dumps(starts)})
+def open_local(path: Path) -> Any:
+    """Return an open safetensors file.
 
-
-def write_whole_tensors(
-    path: Path | None, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write whole tensors, one in memory at a time. Every rank must call it if they are sharded.
-
-    Args:
-        path: path of the file; None on ranks that only send their rows.
-        metadata: text values for the file's header.
+    Raises:
+        ValueError: naming the file, if it cannot be read.
     """
-    # descending element size keeps each tensor aligned to its dtype
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    if path is None:
-        for name in names:
-            gather_tensor(tensors[name].detach())
-        return
-    with path.open("wb") as out:
-        out.write(build_header([(name, tensors[name]) for name in names], metadata or {}))
-        for name in names:
-            value = gather_tensor(tensors[name].detach()).cpu().contiguous()
-            out.write(value.reshape(-1).view(torch.uint8).numpy().data)
-
-
-def build_header(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> bytes:
-    """Return the header of a safetensors file: a length of 8 bytes, and JSON padded to a multiple of 8 bytes."""
-    content: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    place = 0
-    for name, tensor in tensors:
-        end = place + tensor.numel() * tensor.element_size()
-        content[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
-        place = end
-    text = json.dumps(content).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -102,20 +52,16 @@ class Stored:
     """The tensors in safetensors files, read on access.
 
     Args:
-        paths: one file of whole tensors, or all files of pieces that were written together.
-
-    Raises:
-        ValueError: naming a file that cannot be read.
+        sources: one open file of whole tensors, or all files of pieces that were written together; see
+            :func:`open_local` and :class:`raysde.checkpoints.ranges.RangedTensors`.
+        threads: number of tensors that may be read at once.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, sources: Iterable[Any], threads: int = 1) -> None:
         self.pieces: dict[str, list[Piece]] = {}
-        for path in paths:
-            try:
-                source: Any = safe_open(path, "pt")
-                starts = json.loads((source.metadata() or {}).get(HEADER, "{}"))
-            except (SafetensorError, OSError, ValueError) as error:
-                raise ValueError(f"{path} cannot be read: {error}") from error
+        self.threads = threads
+        for source in sources:
+            starts = json.loads((source.metadata() or {}).get(STARTS, "{}"))
             for name in source.keys():  # noqa: SIM118
                 shape = tuple(source.get_slice(name).get_shape())
                 start = starts[name]["saved_offsets"][0] if name in starts and shape else 0
@@ -156,16 +102,32 @@ class Stored:
             return scalar
         return self.rows(name, 0, shape[0])
 
-    def like(self, name: str, target: Tensor | None) -> Tensor:
-        """Return a tensor sharded as ``target``; if both have the same shape, only this rank's rows are read."""
-        if target is None or not is_sharded(target) or self.shape(name) != tuple(target.shape):
-            return self.tensor(name)
-        from torch.distributed.tensor import DTensor
-
-        local = self.rows(name, *local_rows(target)).to(target.device)
-        place = (target.device_mesh, target.placements)
-        return DTensor.from_local(local, *place, run_check=False, shape=target.shape, stride=target.stride())
-
     def all_like(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return every tensor, sharded as the target of its name, or of the part of its name after the last slash."""
-        return {name: self.like(name, targets.get(name.rpartition("/")[2])) for name in self.pieces}
+        """Return every tensor, sharded as the target of its name, or of the part of its name after the last slash.
+
+        If a tensor and its target have the same shape, only this rank's rows are read.
+        """
+        names = {name: targets.get(name.rpartition("/")[2]) for name in self.pieces}
+        if self.threads == 1:
+            return {name: _shard(self._rows_like(name, target), target) for name, target in names.items()}
+        with ThreadPoolExecutor(self.threads) as pool:
+            read = pool.map(self._rows_like, names, names.values())
+            return {name: _shard(rows, target) for (name, target), rows in zip(names.items(), read, strict=True)}
+
+    def _rows_like(self, name: str, target: Tensor | None) -> tuple[Tensor, bool]:
+        """Return the rows of a tensor for this rank, and True if there may be others."""
+        if target is None or not is_sharded(target) or self.shape(name) != tuple(target.shape):
+            return self.tensor(name), False
+        return self.rows(name, *local_rows(target)), True
+
+
+def _shard(read: tuple[Tensor, bool], target: Tensor | None) -> Tensor:
+    rows, partial = read
+    if not partial or target is None or not is_sharded(target):
+        return rows
+    from torch.distributed.tensor import DTensor
+
+    place = (target.device_mesh, target.placements)
+    return DTensor.from_local(
+        rows.to(target.device), *place, run_check=False, shape=target.shape, stride=target.stride()
+    )

@@ -5,9 +5,9 @@ STORAGE/NAME/step_000000100/   one folder for each checkpoint
 
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.fs as pafs
 
@@ -15,14 +15,14 @@ from raysde.checkpoints.description import (
     FILE,
     Kept,
     choose_newest_checkpoint,
+    compare_hashes,
     list_checkpoints,
     verify_checkpoint,
 )
-from raysde.io.filesystems import absolute_location, child_path, open_filesystem
+from raysde.io.filesystems import absolute_location, child_path, hash_stream, open_filesystem
 
+T = TypeVar("T")
 COPIES = "raysde-copy-"
-ATTEMPTS = 3
-"""Number of attempts to send a file to remote storage before the run fails."""
 
 
 def is_local(storage: str) -> bool:
@@ -44,7 +44,7 @@ def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] 
         ValueError: if there are checkpoints and none is whole.
         RuntimeError: if the storage cannot be read.
     """
-    system, root = open_filesystem(child_path(absolute_location(storage), name))
+    system, _ = open_filesystem(absolute_location(storage))
 
     def fetch_if_intact(each: Kept) -> Path:
         folder = Path(each.path) if is_local(storage) else _copy_checkpoint(system, each)
@@ -55,12 +55,56 @@ def fetch_newest_checkpoint(storage: str, name: str, say: Callable[[str], None] 
             raise
         return folder
 
+    return _choose(storage, name, fetch_if_intact, say)
+
+
+def find_newest_checkpoint(
+    storage: str,
+    name: str,
+    say: Callable[[str], None] | None = None,
+    damaged: Mapping[str, str] | None = None,
+) -> Kept | None:
+    """Return the newest checkpoint whose description and file sizes are right, as :func:`fetch_newest_checkpoint`.
+
+    Only listings and checkpoint.json are read. The files are compared with their hashes when they are loaded, see
+    :func:`raysde.checkpoints.loading.open_verified`.
+
+    Args:
+        damaged: faults of checkpoints that turned out to be damaged when they were loaded, by name.
+    """
+
+    def check_known(each: Kept) -> Kept:
+        if damaged and each.name in damaged:
+            raise ValueError(damaged[each.name])
+        return each
+
+    return _choose(storage, name, check_known, say)
+
+
+def is_intact(storage: str, kept: Kept) -> bool:
+    """Return True if the files of a whole checkpoint match their hashes; remote files are read, but not stored."""
+    if kept.description is None:
+        return False
+    try:
+        if is_local(storage):
+            compare_hashes(Path(kept.path), kept.description, kept.description.files)
+            return True
+    except ValueError:
+        return False
+    system, _ = open_filesystem(storage)
+    return all(
+        hash_stream(system, f"{kept.path}/{name}") == expected for name, expected in kept.description.files.items()
+    )
+
+
+def _choose(storage: str, name: str, usable: Callable[[Kept], T], say: Callable[[str], None] | None) -> T | None:
+    system, root = open_filesystem(child_path(absolute_location(storage), name))
     try:
         found = list_checkpoints(system, root)
         begun = [each for each in found if each.begun or is_local(storage)]
         if not begun and len(found) > 1:
             begun = found  # a run saves again only after a whole checkpoint, so one of these was whole
-        return choose_newest_checkpoint(begun, fetch_if_intact, child_path(storage, name), say)
+        return choose_newest_checkpoint(begun, usable, child_path(storage, name), say)
     except OSError as error:
         raise RuntimeError(f"storage {storage} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -76,39 +120,6 @@ def discard_copy(folder: Path | None) -> None:
     """Delete a remote checkpoint's copy made by :func:`fetch_newest_checkpoint`, but never a local checkpoint."""
     if folder is not None and folder.parent.name.startswith(COPIES):
         shutil.rmtree(folder.parent, ignore_errors=True)
-
-
-def send_files(source: Path, target: str) -> None:
-    """Copy the files of a checkpoint, or one rank's part of them, to remote storage, without checkpoint.json.
-
-    Raises:
-        OSError: if a file cannot be written there.
-    """
-    system, root = open_filesystem(target)
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and path.name != FILE:
-            _send_file(path, system, f"{root}/{path.relative_to(source).as_posix()}")
-
-
-def send_description(source: Path, target: str) -> None:
-    """Copy checkpoint.json to remote storage, which makes the checkpoint whole.
-
-    Raises:
-        OSError: if the file cannot be written there.
-    """
-    system, root = open_filesystem(target)
-    _send_file(source / FILE, system, f"{root}/{FILE}")
-
-
-def _send_file(path: Path, system: pafs.FileSystem, target: str) -> None:
-    system.create_dir(target.rpartition("/")[0], recursive=True)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return pafs.copy_files(str(path), target, pafs.LocalFileSystem(), system, use_threads=False)
-        except OSError:
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(attempt)
 
 
 def clear_checkpoint(target: str) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from raysde import registry, tracking
-from raysde.checkpoints import checkpoint, storage
+from raysde.checkpoints import storage
 from raysde.cluster.connection import connect
 from raysde.cluster.leaving import Departure
 from raysde.cluster.resources import Share, list_live_nodes
@@ -140,14 +140,15 @@ def check_cluster(run: Run, uri: str) -> Share:
 
 
 def is_run_finished(run: Run) -> bool:
-    """Return True if the newest checkpoint is at the run's last step, after checking that it matches the recipe."""
-    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
-    if found is None:
+    """Return True if the newest checkpoint is at the run's last step, after checking that it matches the recipe.
+
+    Files are compared with their hashes only if the run would end here; otherwise the workers do so.
+    """
+    found = storage.find_newest_checkpoint(run.config.storage, run.config.name)
+    if found is None or found.description is None:
         return False
-    description = checkpoint.read_description(found)
-    storage.discard_copy(found)
-    check_resumable(run, description)
-    return is_run_over(run, description)
+    check_resumable(run, found.description)
+    return is_run_over(run, found.description) and storage.is_intact(run.config.storage, found)
 
 
 def reject_local_store(uri: str) -> None:

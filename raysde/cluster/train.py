@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +14,8 @@ from pyarrow.fs import FileType
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raysde.checkpoints import checkpoint, storage
+from raysde.checkpoints import storage
+from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster.backpressure import set_up_data
 from raysde.cluster.connection import tell_driver
 from raysde.cluster.leaving import Departure, SaveBeforeResize
@@ -40,29 +41,30 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints reported to it."""
 RAISED = re.compile(r"^([\w.]+(?:Error|Exception)): (.+)$", re.MULTILINE)
 """The line of a traceback that names the exception."""
+DAMAGED = re.compile(rf"{DamagedCheckpointError.__name__}: checkpoint (\S+) is damaged: (.+)")
+"""The error of workers that loaded a damaged checkpoint."""
 OWN = re.compile(rf"([\w.]+\.)?{OwnCodeError.__name__}: ")
 """The prefix of an error in the user's own code, which another worker group would meet too."""
 
 
-def resume_step(run: Run, speak: Callable[[str], None] | None = None) -> int:
-    """Return the step at which a worker group started now begins.
+def resume_step(run: Run, speak: Callable[[str], None] | None = None, damaged: Mapping[str, str] | None = None) -> int:
+    """Return the step at which a worker group started now begins, read from the descriptions of the checkpoints.
 
     Args:
         speak: called with a message for each newer checkpoint that is damaged and skipped.
+        damaged: faults of checkpoints that workers found when they loaded them, by name.
     """
-    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak)
-    step = 0 if found is None else checkpoint.read_description(found).step
-    storage.discard_copy(found)
-    return step
+    found = storage.find_newest_checkpoint(run.config.storage, run.config.name, speak, damaged)
+    return 0 if found is None else found.step
 
 
-def data_factory(recipe: dict[str, Any]) -> Callable[[], ray.data.Dataset]:
+def data_factory(recipe: dict[str, Any], damaged: Mapping[str, str] | None = None) -> Callable[[], ray.data.Dataset]:
     """Return a function that makes the stream from the newest checkpoint's step; each worker group calls it."""
 
     def make() -> ray.data.Dataset:
         set_up_data()
         run = open_run(loading.parse_recipe(recipe))
-        return make_stream_dataset(stream_spec(run, resume_step(run)))
+        return make_stream_dataset(stream_spec(run, resume_step(run, damaged=damaged)))
 
     return make
 
@@ -129,6 +131,7 @@ def run_worker_group(
         "started": started,
         "reports": reports,
         "lease": None if lease is None else lease.word,
+        "damaged": dict[str, str](),
     }
     repeat_groups(run, settings, share, speak, lease, departure)
 
@@ -143,8 +146,9 @@ def repeat_groups(
 ) -> None:
     """Launch worker groups until one is the last, see :func:`run_worker_group`."""
     most, failures, said, counted = run.config.resources.max_failures, 0, "", ""
+    damaged: dict[str, str] = settings["damaged"]
     while True:
-        step = prepare_folder(run, speak)
+        step = prepare_folder(run, speak, damaged)
         if said:
             release_orphaned_placement_groups()
             speak(f"{said}; starting again from step {step}{counted}")
@@ -154,6 +158,11 @@ def repeat_groups(
             if lease is not None:
                 lease.confirm()
             said = f"run {run.config.name!r} failed: {root_cause(error)}"
+            fault = DAMAGED.search(said)
+            if fault is not None and fault[1] not in damaged:
+                damaged[fault[1]] = fault[2]
+                said = ""
+                continue  # from an older checkpoint; this is no failure, and ends with the last checkpoint
             if OWN.search(said):
                 raise ValueError(OWN.sub("", said, count=1)) from error
             if departure is not None and departure.should_stop():
@@ -178,7 +187,7 @@ def launch(run: Run, settings: dict[str, Any], share: Share, departure: Departur
         return trainer.fit().return_value or {}  # type: ignore[attr-defined]
 
 
-def prepare_folder(run: Run, speak: Callable[[str], None]) -> int:
+def prepare_folder(run: Run, speak: Callable[[str], None], damaged: Mapping[str, str] | None = None) -> int:
     """Prepare a run's folder for a new trainer, and return the step at which it begins.
 
     Ray Train keeps a list of checkpoints in the folder and refuses to start if list and folder differ: after a deleted
@@ -187,11 +196,12 @@ def prepare_folder(run: Run, speak: Callable[[str], None]) -> int:
 
     Args:
         speak: called with a message for each newer checkpoint that is damaged and skipped.
+        damaged: faults of checkpoints that workers found when they loaded them, by name.
 
     Raises:
         ValueError: if there are checkpoints and none is whole.
     """
-    step = resume_step(run, speak)
+    step = resume_step(run, speak, damaged)
     system, root = open_filesystem(child_path(storage.absolute_location(run.config.storage), run.config.name, SNAPSHOT))
     found = system.get_file_info(root).type
     if found == FileType.Directory:
@@ -226,7 +236,7 @@ def make_trainer(run: Run, settings: dict[str, Any], share: Share) -> TorchTrain
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),
             callbacks=[] if isinstance(wanted.workers, int) else [SaveBeforeResize(settings["leaving"])],  # type: ignore[list-item]
         ),
-        datasets={"train": data_factory(recipe)} if run.config.data.stream == "ray" else {},
+        datasets={"train": data_factory(recipe, settings["damaged"])} if run.config.data.stream == "ray" else {},
         dataset_config=DataConfig(execution_options=ordered_execution()),
     )
 

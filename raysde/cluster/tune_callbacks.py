@@ -17,6 +17,7 @@ from raysde import tracking
 from raysde.cluster.resources import Share
 from raysde.cluster.trial import trial_settings
 from raysde.config import loading
+from raysde.config.intervals import seconds_of, steps_of
 from raysde.config.places import resolve_places
 from raysde.io.filesystems import child_path
 from raysde.runs import identity
@@ -70,7 +71,9 @@ class Children:
             "storage": child_path(self.recipe.storage, self.recipe.name),
         }
         every = self.recipe.validation.every
-        own["checkpoint_every"] = -(-self.recipe.checkpoint_every // every) * every
+        # a time becomes the interval of validations: 0 steps would mean no checkpoint before the end
+        asked = steps_of(self.recipe.checkpoint_every) if not seconds_of(self.recipe.checkpoint_every) else every
+        own["checkpoint_every"] = -(-asked // every) * every
         return resolve_places(
             loading.parse_recipe({**tree, **own, "data": data, "sampling": sampling, "resources": resources})
         )

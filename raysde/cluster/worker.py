@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ import torch
 
 import raysde
 from raysde.checkpoints import checkpoint, storage
-from raysde.checkpoints import sharded as distributed_checkpoint
 from raysde.cluster.connection import quiet_ray, tell_driver
 from raysde.cluster.leaving import Notices
 from raysde.cluster.stream import read_stream, stream_spec
@@ -27,16 +25,15 @@ from raysde.config import loading
 from raysde.data.batches.microbatch import Microbatch, read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
 from raysde.data.dataset.reader import Reader
-from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import World, current_world
-from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path, open_filesystem
 from raysde.models.score import ScoreModel
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
-from raysde.runs.hooks import RunHooks, describe_run, save_checkpoint
+from raysde.runs.hooks import RunHooks
 from raysde.runs.lease import Lease, join_lease
 from raysde.runs.resume import describe_start, resume_run
 from raysde.runs.run import Run, open_run
+from raysde.runs.saving import Saver
 from raysde.tracking.backlog import backlog_folder
 from raysde.training.loop import Validate, fit, is_due, measure_average
 from raysde.training.state import TrainState
@@ -61,13 +58,13 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     lease = None
     if world.is_first and settings["lease"] is not None:
         lease = join_lease(child_path(run.config.storage, run.config.name), settings["lease"])
-    found = storage.fetch_newest_checkpoint(run.config.storage, run.config.name)
-    start = 0 if found is None else checkpoint.read_description(found).step
+    place, name, damaged = run.config.storage, run.config.name, settings.get("damaged")
+    found = storage.find_newest_checkpoint(place, name, damaged=damaged)
+    start = 0 if found is None else found.step
     batches = prefetch_to_device(read_microbatches(run, start, world), world.device)
     state = new_state(run, world.device)
     if found:
-        run = resume_run(run, state, found)
-        storage.discard_copy(found)
+        run = resume_run(run, state, found, world)
     tracker = None
     if world.is_first:
         tracker = open_tracker(settings, lease)
@@ -77,10 +74,6 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             batches = tell_first_batch(batches)
             if found:
                 tell_driver(describe_start(start, run.steps))
-    confirm, check = (lambda: None, lambda: None) if lease is None else (lease.confirm, lease.check)
-    keep = partial(report_checkpoint, run, world=world, tracker=tracker, confirm=confirm)
-    notices = Notices(settings["leaving"], world.is_first)
-    hooks = RunHooks(run, tracker, keep, notices.should_leave, check)
     validate = make_validator(run, world)
     if settings["reports"] is not None and validate is not None:
         validate = report_validation(validate, state, world, settings["reports"], run.steps)
@@ -88,8 +81,13 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             # the trial process may have died with its report of this step
             measure_average(state, validate)
     begin = time.perf_counter()
+    secure = partial(tracker.secure, 5.0) if tracker is not None else None
+    check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
+    saver = Saver(run, state, world, secure, partial(report_checkpoint, run, world), confirm)
+    notices = Notices(settings["leaving"], world.is_first)
+    hooks = RunHooks(run, tracker, saver.save, notices.should_leave, saver.snapshot, check)
     with notices.watching():
-        with exit_at_once_on_sigterm():
+        with exit_at_once_on_sigterm(), saver:
             failed = run_loop(run, state, batches, hooks, world, validate)
         if tracker is not None:
             tracker.tags({"raysde.seconds.loop": f"{time.perf_counter() - begin:.1f}"})
@@ -134,13 +132,8 @@ def open_tracker(settings: dict[str, Any], lease: Lease | None) -> Tracker:
 
     folder = child_path(settings["recipe"]["storage"], settings["recipe"]["name"])
     backlog = backlog_folder(folder, settings["run_id"])
-    return Tracker(
-        settings["tracking_uri"],
-        settings["run_id"],
-        Path(settings["spool"]),
-        backlog,
-        None if lease is None else lease.confirm,
-    )
+    confirm = None if lease is None else lease.confirm
+    return Tracker(settings["tracking_uri"], settings["run_id"], Path(settings["spool"]), backlog, confirm)
 
 
 @contextmanager
@@ -201,67 +194,24 @@ def report_validation(validate: Validate, state: TrainState, world: World, repor
     return validate_and_report
 
 
-def report_checkpoint(
-    run: Run, state: TrainState, world: World, tracker: Tracker | None, confirm: Callable[[], None]
-) -> None:
-    """Write a checkpoint to the run's storage and report it to Ray Train; every rank calls this.
+def report_checkpoint(run: Run, world: World, step: int) -> None:
+    """Report a checkpoint that is written to Ray Train; every rank calls this, and waits for the others.
 
-    This function also deletes older checkpoints. Ray Train cannot: its list lacks checkpoints that a worker wrote but
-    did not report before it died.
-
-    Args:
-        confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
+    Ray Train takes reports from the training thread alone and in the same order on all ranks, so a checkpoint is
+    reported at the next one or at the end. raysde deletes older checkpoints itself: Ray Train's list lacks checkpoints
+    that a worker wrote but did not report before it died.
     """
-    if tracker is not None:
-        tracker.secure(5.0)
-    name = checkpoint.checkpoint_name(state.step)
-    if storage.is_local(run.config.storage):
-        write_to_folder(run, state, world, confirm)
-    else:
-        with name_place_of_write(f"the checkpoint of step {state.step}", run.config.storage):
-            write_to_remote(run, state, world, confirm)
-    handed = None
+    name, handed = checkpoint.checkpoint_name(step), None
     if world.is_first:
         folder = child_path(storage.absolute_location(run.config.storage), run.config.name)
-        storage.prune_checkpoints(folder, run.config.keep_checkpoints, state.step)
         system, root = open_filesystem(child_path(folder, name))
         handed = ray.train.Checkpoint(root, system)
     ray.train.report(
-        {"step": state.step},
+        {"step": step},
         handed,
         checkpoint_dir_name=name,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )
-
-
-def write_to_folder(run: Run, state: TrainState, world: World, confirm: Callable[[], None]) -> None:
-    """Write a checkpoint atomically into a folder that every node reaches."""
-    if world.is_first or has_shards(state.model):
-        folder = Path(storage.absolute_location(run.config.storage)) / run.config.name
-        save_checkpoint(run, state, folder, world, confirm)
-
-
-def write_to_remote(run: Run, state: TrainState, world: World, confirm: Callable[[], None]) -> None:
-    """Write a checkpoint to remote storage; each rank of a sharded model sends its part, and checkpoint.json comes
-    last."""
-    sharded = has_shards(state.model)
-    target = child_path(run.config.storage, run.config.name, checkpoint.checkpoint_name(state.step))
-    if world.is_first:
-        storage.clear_checkpoint(target)
-    if sharded:
-        world.barrier()
-    with tempfile.TemporaryDirectory(prefix="raysde-") as folder:
-        path = Path(folder) / "checkpoint"
-        if sharded:
-            distributed_checkpoint.write_rank_part(path, state, *describe_run(run), world)
-        elif world.is_first:
-            checkpoint.write_checkpoint(path, state, *describe_run(run))
-        storage.send_files(path, target)
-        if sharded:
-            world.barrier()
-        if world.is_first:
-            confirm()
-            storage.send_description(path, target)
 
 
 def tell_first_batch(batches: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:

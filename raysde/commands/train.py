@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raysde.commands import STARTED
@@ -91,8 +92,9 @@ def train_without_ray(recipe: "RunConfig") -> None:
         raise describe_interruption(folder) from error
     finally:
         line.line.close()
-    last = storage.fetch_newest_checkpoint(recipe.storage, recipe.name)
-    if current_world().is_first and last is not None:
+    found = storage.find_newest_checkpoint(recipe.storage, recipe.name) if current_world().is_first else None
+    if found is not None:
+        last = Path(found.path)
         store = [] if recipe.tracking.uri is None else ["--tracking-uri", recipe.tracking.uri]
         register = shlex.join(["raysde", "register", str(last), "--name", recipe.model_name, *store])
         print(f"checkpoint {last}")

@@ -12,8 +12,8 @@ from pydantic_core import to_jsonable_python
 
 from raysde.conditioning.external import ExternalText
 from raysde.conditioning.text import AutoText, PretrainedText, ScratchText
+from raysde.config.intervals import Interval
 from raysde.config.sections import (
-    Count,
     Data,
     Latent,
     Name,
@@ -65,7 +65,9 @@ class RunConfig(Node):
     resources: Resources = Field(Resources(), description="workers and their resources")
     tracking: Tracking = Field(Tracking(), description="MLflow")
     log_every: PositiveInt = Field(50, description="steps between metrics")
-    checkpoint_every: Count = Field(1000, description="steps between checkpoints; 0 for one at the end")
+    checkpoint_every: Interval = Field(
+        1000, description="steps between checkpoints, or a time such as 10min; 0 for one at the end"
+    )
     keep_checkpoints: PositiveInt = Field(3, description="newest checkpoints kept")
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,8 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: Any = None
+    """Process group of the reductions; None for the default one."""
 
     @property
     def is_first(self) -> bool:
@@ -34,12 +38,22 @@ class World:
         """Return the sum over ranks, equal on all of them and of the shape of ``values``."""
         if self.size > 1:
             values = values.clone()
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def any(self, flag: bool) -> bool:
         """Return True on all ranks if ``flag`` is True on any rank."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0.0)
+
+    def beside(self) -> "World":
+        """Return the same ranks with a group of their own on the CPU, for one thread beside training.
+
+        Threads must not share a group: their reductions would meet in another order on each rank. Every rank must call
+        this. A rank may wait a day for another one that writes slowly; a rank that dies ends the wait at once.
+        """
+        if self.size == 1:
+            return World()
+        return World(self.rank, self.size, group=dist.new_group(backend="gloo", timeout=timedelta(days=1)))
 
     def barrier(self) -> None:
         if self.size > 1:

@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raysde.io.atomic import partial_name, write_atomically
+from raysde.io.atomic import write_atomically
 from raysde.io.errors import name_place_of_write
 
 WHOLE_ON_CLOSE = ("s3", "gcs")
 """File systems that write objects atomically; a rename there is a copy, on S3 of at most 5 GB."""
+AT_ONCE = 8 * 2**20
+"""Bytes that are read and hashed at a time."""
 DATABASE = re.compile(r"(sqlite[^:]*:///)([^?]*)(.*)")
 
 
@@ -80,17 +82,6 @@ def write_bytes(path: str, content: bytes) -> None:
         out.write(content)
 
 
-def copy_into_place(source: Path, path: str) -> None:
-    """Copy a local file atomically to a path or URI that has one writer, replacing what is there."""
-    system, inside = open_filesystem(path)
-    folder, _, name = inside.rpartition("/")
-    system.create_dir(folder, recursive=True)
-    partial = inside if system.type_name in WHOLE_ON_CLOSE else f"{folder}/{partial_name(Path(name))}"
-    pafs.copy_files(str(source), partial, pafs.LocalFileSystem(), system)
-    if partial != inside:
-        system.move(partial, inside)
-
-
 def check_writable(path: str, what: str) -> None:
     """Check that a file can be written after long work; create the local folder for it.
 
@@ -120,11 +111,21 @@ def write_json(path: str, content: Any) -> None:
 
 def sha256_of(path: str) -> str:
     """Return the SHA-256 hash of a file's content, in hexadecimal."""
-    system, inside = open_filesystem(path)
+    return hash_stream(*open_filesystem(path))
+
+
+def hash_stream(system: pafs.FileSystem, inside: str, target: Path | None = None) -> str:
+    """Return the SHA-256 hash of a file's content, in hexadecimal, and copy the file on the way.
+
+    Args:
+        inside: path in the file system.
+        target: local path of the copy; None for none.
+    """
     digest = hashlib.sha256()
-    with system.open_input_stream(inside) as source:
-        while chunk := source.read(1 << 20):
+    with system.open_input_stream(inside) as source, open(target or os.devnull, "wb") as out:
+        while chunk := source.read(AT_ONCE):
             digest.update(chunk)
+            out.write(chunk)
     return digest.hexdigest()
 
 

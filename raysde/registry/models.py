@@ -19,8 +19,10 @@ from raysde.evaluation.report import Subject
 from raysde.inference.model import Model
 from raysde.io.near import did_you_mean
 from raysde.io.progress import say
-from raysde.tracking import connect_client, default_uri, has_run, report_server_errors
+from raysde.tracking import connect_client, default_uri, has_run, report_server_errors, wait_for_transfer
 
+LARGEST = 20 * 10**9
+"""Bytes of a model that is downloaded, for the time-out: its size is not known before."""
 STEP = "raysde.step"
 """Version tag: step of the checkpoint."""
 WEIGHTS = "raysde.weights"
@@ -190,7 +192,8 @@ def resolve_with_subject(source: str, tracking_uri: str | None = None) -> tuple[
 
 
 def _download(location: str, tracking_uri: str) -> Path:
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=tracking_uri))
+    with wait_for_transfer(LARGEST):
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=tracking_uri))
 
 
 def load(

@@ -27,7 +27,7 @@ from raysde.registry.models import (
     list_versions,
     resolve_checkpoint,
 )
-from raysde.tracking import default_artifact_root, find_or_create_experiment
+from raysde.tracking import default_artifact_root, find_or_create_experiment, wait_for_transfer
 
 NAME_TAG = "raysde.name"
 """Tag of a logged model: name of the registered model that it was logged for."""
@@ -94,7 +94,9 @@ def _log_model(
         with name_place_of_write("the model's card", exported):
             write_card(exported, description, run_id=run_id, model_id=logged.model_id)
         with name_place_of_write(f"the model {name}", logged.artifact_location):
-            client.log_model_artifacts(logged.model_id, str(exported))
+            largest = max(path.stat().st_size for path in exported.rglob("*") if path.is_file())
+            with wait_for_transfer(largest):
+                client.log_model_artifacts(logged.model_id, str(exported))
     return client.finalize_logged_model(logged.model_id, "READY")
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from raysde.config.intervals import seconds_of, steps_of
 from raysde.config.sections import Train
 from raysde.data.batches.microbatch import held_out_batches
 from raysde.data.dataset.precomputed_rows import Contexts
@@ -119,7 +120,8 @@ def make_schedule(run: Run) -> Schedule:
         log_every=config.log_every,
         validate_every=config.validation.every if len(run.held_out) else 0,
         sample_every=config.sampling.every,
-        save_every=config.checkpoint_every,
+        save_every=steps_of(config.checkpoint_every),
+        save_seconds=seconds_of(config.checkpoint_every),
         snapshot_every=config.train.ema.snapshots_every,
         patience=config.validation.patience,
     )

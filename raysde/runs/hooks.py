@@ -8,11 +8,10 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from raysde.checkpoints import checkpoint, ema_snapshots, sharded
+from raysde.checkpoints import checkpoint, ema_snapshots
 from raysde.distributed.fsdp import autocast_evaluation, has_shards
 from raysde.distributed.world import World
 from raysde.inference.model import Model
-from raysde.io.errors import name_place_of_write
 from raysde.io.filesystems import child_path
 from raysde.models.score import ScoreModel
 from raysde.models.spec import ModelSpec
@@ -31,9 +30,13 @@ class Sink(Protocol):
 
 @dataclass
 class RunHooks:
-    """The hooks of a run, with a sink, a function that saves checkpoints, and a stop signal.
+    """The hooks of a run.
 
     Attributes:
+        sink: receives metrics and pictures; None on other ranks than the first.
+        keep: saves a checkpoint, such as :meth:`raysde.runs.saving.Saver.save`.
+        stop: returns True to end the run.
+        keep_averages: stores the averages for post-hoc EMA; None to write them at once.
         check: raises :class:`raysde.io.errors.TakenOver` if the run is no longer this process's, see
             :mod:`raysde.runs.lease`; called before anything is written.
     """
@@ -42,6 +45,7 @@ class RunHooks:
     sink: Sink | None
     keep: Callable[[TrainState], None]
     stop: Callable[[], bool] = lambda: False
+    keep_averages: Callable[[TrainState], None] | None = None
     check: Callable[[], None] = lambda: None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -55,9 +59,10 @@ class RunHooks:
 
     def snapshot(self, state: TrainState) -> None:
         self.check()
-        folder = child_path(self.run.config.storage, self.run.config.name)
-        with name_place_of_write(f"the averages of step {state.step}", folder):
-            ema_snapshots.write_snapshot(folder, state)
+        if self.keep_averages is not None:
+            self.keep_averages(state)
+        else:
+            ema_snapshots.write_snapshot(child_path(self.run.config.storage, self.run.config.name), state)
 
     def sample(self, state: TrainState) -> None:
         if self.sink is None and not has_shards(state.model):
@@ -94,7 +99,7 @@ def draw_sample_grid(run: Run, model: ScoreModel) -> Image.Image:
 def save_checkpoint(
     run: Run, state: TrainState, folder: Path, world: World, confirm: Callable[[], None] = lambda: None
 ) -> Path:
-    """Write the checkpoint of ``state`` into ``folder/step_...`` and return that path.
+    """Write the checkpoint of ``state`` into ``folder/step_...`` at once, and return that path.
 
     Call it on the first rank, or on every rank if the model is sharded, with a folder that all ranks reach.
 
@@ -102,10 +107,8 @@ def save_checkpoint(
         confirm: called on the first rank just before the checkpoint becomes visible; an error leaves none.
     """
     target = folder / checkpoint.checkpoint_name(state.step)
-    if has_shards(state.model):
-        sharded.write_sharded_checkpoint(target, state, *describe_run(run), world, confirm)
-    else:
-        checkpoint.write_checkpoint(target, state, *describe_run(run), confirm)
+    ranks = world if has_shards(state.model) else None
+    checkpoint.write_checkpoint(target, state, *describe_run(run), ranks, confirm)
     return target
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -11,14 +10,14 @@ from raysde.checkpoints import storage
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.batches.prefetch import prefetch_to_device
 from raysde.data.dataset.reader import Reader
-from raysde.distributed.fsdp import has_shards
 from raysde.distributed.world import current_world
 from raysde.io.progress import say
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
-from raysde.runs.hooks import RunHooks, Sink, save_checkpoint
+from raysde.runs.hooks import RunHooks, Sink
 from raysde.runs.lease import Lease
-from raysde.runs.resume import describe_start, resume_run
+from raysde.runs.resume import resume_newest
 from raysde.runs.run import Run
+from raysde.runs.saving import Saver
 from raysde.training.loop import fit
 from raysde.training.state import TrainState
 
@@ -42,38 +41,26 @@ def train_here(
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     world = current_world()
-    folder = Path(storage.absolute_location(run.config.storage)) / run.config.name
     state = new_state(run, world.device)
-    speak = say if world.is_first else None
-    if found := storage.fetch_newest_checkpoint(run.config.storage, run.config.name, speak):
-        run = resume_run(run, state, found)
-        if speak is not None:
-            speak(describe_start(state.step, run.steps))
-
-    check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
-
-    def keep(state: TrainState) -> None:
-        if world.is_first or has_shards(state.model):
-            save_checkpoint(run, state, folder, world, confirm)
-        if world.is_first:
-            storage.prune_checkpoints(folder, run.config.keep_checkpoints, state.step)
-        world.barrier()
+    run = resume_newest(run, state, world, say if world.is_first else lambda message: None)
 
     reader = Reader(run.manifest, text=run.text, latents=run.latents)
     batches = prefetch_to_device(
         read_batches(run.feed, reader, state.step, run.steps, world.rank, world.size), world.device
     )
-    hooks = RunHooks(run, sink if world.is_first else None, keep, should_stop, check)
-    fit(
-        state,
-        batches,
-        make_objective(run),
-        make_schedule(run),
-        hooks,
-        world,
-        validate=make_validator(run, world),
-        compile=run.config.train.compile,
-    )
+    check, confirm = (lambda: None, lambda: None) if lease is None else (lease.check, lease.confirm)
+    with Saver(run, state, world, confirm=confirm) as saver:
+        hooks = RunHooks(run, sink if world.is_first else None, saver.save, should_stop, saver.snapshot, check)
+        fit(
+            state,
+            batches,
+            make_objective(run),
+            make_schedule(run),
+            hooks,
+            world,
+            validate=make_validator(run, world),
+            compile=run.config.train.compile,
+        )
     return state
 
 

@@ -1,9 +1,14 @@
 """Resuming a run from its checkpoint, and the test if it is already complete."""
 
-from pathlib import Path
+from collections.abc import Callable
 
-from raysde.checkpoints import checkpoint
+from raysde.checkpoints import checkpoint, storage
+from raysde.checkpoints.description import Kept
+from raysde.checkpoints.loading import DamagedCheckpointError, open_verified
 from raysde.config.sections import Length
+from raysde.distributed.fsdp import has_shards
+from raysde.distributed.world import World
+from raysde.io.errors import error_line
 from raysde.runs.run import Run, continue_run
 from raysde.training.state import TrainState
 
@@ -24,15 +29,51 @@ def describe_start(step: int, steps: int) -> str:
     return f"continuing from step {step} of {steps}"
 
 
-def resume_run(run: Run, state: TrainState, found: Path) -> Run:
-    """Load a checkpoint into the run's fresh state, and return the run that resumes from it.
+def resume_newest(run: Run, state: TrainState, world: World, speak: Callable[[str], None]) -> Run:
+    """Resume from the newest checkpoint that is not damaged, if there is one. Every rank must call it.
+
+    Args:
+        speak: called with a message for each newer checkpoint that is damaged and passed over, and with the step.
 
     Raises:
-        ValueError: if the checkpoint is damaged, or as :func:`raysde.runs.run.continue_run`.
+        ValueError: if there are checkpoints and none is whole, or as :func:`raysde.runs.run.continue_run`.
     """
-    description = checkpoint.read_description(found)
+    damaged: dict[str, str] = {}
+    said: set[str] = set()
+
+    def speak_once(message: str) -> None:
+        if message not in said:
+            speak(message)
+        said.add(message)
+
+    while found := storage.find_newest_checkpoint(run.config.storage, run.config.name, speak_once, damaged):
+        try:
+            run = resume_run(run, state, found, world)
+        except DamagedCheckpointError as error:
+            damaged[error.name] = error.fault
+        else:
+            speak(describe_start(state.step, run.steps))
+            break
+    return run
+
+
+def resume_run(run: Run, state: TrainState, found: Kept, world: World) -> Run:
+    """Load a checkpoint into the run's fresh state, and return the run that resumes from it; every rank calls this.
+
+    Raises:
+        DamagedCheckpointError: on every rank, if a file differs from its hash.
+        ValueError: as :func:`raysde.runs.run.continue_run`.
+        RuntimeError: if the storage cannot be read.
+    """
+    description = found.description
+    assert description is not None, "a checkpoint without a description is not chosen"
     run = continue_run(run, description)
-    checkpoint.restore_state(state, found)
+    names, sharded = checkpoint.files_to_load(state, description, found.path), has_shards(state.model)
+    try:
+        with open_verified(run.config.storage, found, names, world, sharded) as files:
+            checkpoint.load_state(state, files)
+    except OSError as error:
+        raise RuntimeError(f"storage {run.config.storage} cannot be read: {error_line(error)}") from error
     if state.stopped and not is_run_over(run, description):
         state.stopped = False
         if _is_longer(run, description):

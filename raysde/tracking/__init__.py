@@ -25,7 +25,14 @@ if TYPE_CHECKING:
         read_tags,
         set_tags,
     )
-    from raysde.tracking.store import MlflowClient, connect_client, default_uri, report_server_errors, store_uri
+    from raysde.tracking.store import (
+        MlflowClient,
+        connect_client,
+        default_uri,
+        report_server_errors,
+        store_uri,
+        wait_for_transfer,
+    )
     from raysde.tracking.tracker import Tracker, deliver_leftovers, is_refused
 
 __all__ = [
@@ -55,6 +62,7 @@ __all__ = [
     "report_server_errors",
     "set_tags",
     "store_uri",
+    "wait_for_transfer",
 ]
 
 # loaded on first use: importing MLflow takes a second, and most processes of a cluster do not need it
@@ -87,6 +95,7 @@ __getattr__ = import_on_first_use(
             "connect_client",
             "default_uri",
             "store_uri",
+            "wait_for_transfer",
         ),
         "raysde.tracking.tracker": (
             "Tracker",

@@ -21,6 +21,11 @@ for name in ("mlflow", "alembic"):
 # it prints the traceback of every error that it raises
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
+SHORT = {
+    mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES: 2,
+    mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT: 10,
+}
+"""Retries, and seconds for an answer, of small requests."""
 MAGIC = b"SQLite format 3\0"
 """First bytes of every SQLite database that is not empty."""
 
@@ -108,12 +113,31 @@ def _open_one_at_a_time(uri: str) -> Iterator[None]:
 def shorten_timeouts(uri: str) -> None:
     """Report an absent server in seconds instead of after MLflow's default seven retries."""
     if uri.startswith("http"):
-        for variable in (
-            mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
-            mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
-        ):
+        for variable, value in SHORT.items():
             if not variable.is_set():
-                variable.set(2 if "RETRIES" in variable.name else 10)
+                variable.set(value)
+
+
+@contextmanager
+def wait_for_transfer(size: int) -> Iterator[None]:
+    """Wait long enough for the transfer of a file through the server, unless the user has set MLflow's time-out.
+
+    A server that proxies its store answers after it has stored the whole file. With a short time-out the client would
+    send the file again and again.
+
+    Args:
+        size: bytes of the largest file; the server has ten minutes, and one second more for each 10 MB.
+    """
+    variable = mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT
+    before = variable.get_raw()
+    if before is not None and before != str(SHORT[variable]):
+        yield
+        return
+    variable.set(600 + size // 10_000_000)
+    try:
+        yield
+    finally:
+        variable.unset() if before is None else variable.set(before)
 
 
 @contextmanager

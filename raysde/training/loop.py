@@ -44,18 +44,20 @@ class Hooks(Protocol):
 
         Called after each step. All ranks stop at the same step, see :class:`raysde.distributed.agreement.Agreement`:
         a single process at once, several ranks within about half a second and two steps.
+        The same holds for checkpoints whose interval is a time.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Length of a run and frequencies of its actions; every count is in steps, and 0 means never.
+    """Length of a run and frequencies of its actions; counts are in steps, and 0 means never.
 
     Attributes:
         steps: length of the run.
         lr, warmup, decay: see :func:`raysde.training.optimizers.learning_rate`.
         clip: maximum gradient norm, 0 for no clipping.
         log_every, validate_every, sample_every, save_every: intervals of the actions.
+        save_seconds: interval of checkpoints in seconds, by the clock of rank 0.
         snapshot_every: interval of snapshots for post-hoc EMA; every checkpoint has one too.
         patience: number of validations without improvement after which the run stops, 0 for never.
     """
@@ -69,6 +71,7 @@ class Schedule:
     validate_every: int = 0
     sample_every: int = 0
     save_every: int = 0
+    save_seconds: float = 0.0
     snapshot_every: int = 0
     patience: int = 0
 
@@ -203,7 +206,12 @@ class Clock:
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
+        self.saved = time.monotonic()
         self.reset()
+
+    def is_time(self, schedule: Schedule) -> bool:
+        """Return True if the last checkpoint by time, or the start, is as long ago as the schedule asks for."""
+        return 0.0 < schedule.save_seconds <= time.monotonic() - self.saved
 
     def reset(self) -> None:
         self.since, self.images = time.perf_counter(), self.state.num_images
@@ -250,13 +258,20 @@ def run_due_actions(
                 hooks.sample(state)
         # last, since validation and pictures may take minutes
         leaving = agreement.any(hooks.should_stop())
-        keep_checkpoint(state, schedule, hooks, world, leaving)
+        is_time = (logs or world.size == 1) and world.any(world.is_first and clock.is_time(schedule))
+        keep_checkpoint(state, schedule, hooks, world, leaving or is_time)
+        if is_time:
+            clock.saved = time.monotonic()
     return leaving
 
 
-def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World, leaving: bool = False) -> None:
-    """Write a checkpoint and the averages for post-hoc EMA if due; FloatingPointError if losses are not finite."""
-    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped or leaving
+def keep_checkpoint(state: TrainState, schedule: Schedule, hooks: Hooks, world: World, now: bool = False) -> None:
+    """Write a checkpoint and the averages for post-hoc EMA if due; FloatingPointError if losses are not finite.
+
+    Args:
+        now: True to write both although this step is not one of ``schedule``.
+    """
+    save = is_due(state.step, schedule.save_every) or state.step == schedule.steps or state.stopped or now
     snapshot = bool(state.profiles) and (save or is_due(state.step, schedule.snapshot_every))
     if (save or snapshot) and state.pending:
         flush_losses(state, world)

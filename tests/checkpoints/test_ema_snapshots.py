@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from raysde.checkpoints import checkpoint, ema_snapshots
+from raysde.checkpoints.tensor_files import TensorFile
 from raysde.cli import main
 from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
@@ -175,12 +176,12 @@ def test_a_torn_write_is_not_seen(kept_recipe, monkeypatch):
     hooks.snapshot(state)
     before = files_of(run.config.storage)
 
-    def half(source, target, *_) -> None:
-        Path(target).write_bytes(Path(source).read_bytes()[:100])
+    def half(content: TensorFile):
+        yield b"torn"
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pafs, "copy_files", half)
+        patched.setattr(TensorFile, "parts", half)
         with pytest.raises(KeyboardInterrupt):
             hooks.snapshot(state)
     folder = Path(run.config.storage) / "small" / "profiles"
@@ -321,6 +322,7 @@ def test_remote_storage(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(ema_snapshots, "open_filesystem", reached)
     monkeypatch.setattr("raysde.checkpoints.storage.open_filesystem", reached)
     monkeypatch.setattr("raysde.io.filesystems.open_filesystem", reached)
+    monkeypatch.setattr("raysde.checkpoints.tensor_files.open_filesystem", reached)
     with pytest.raises(ValueError, match="holds no snapshots"):
         ema_snapshots.export_average("fake://runs/small", tmp_path / "far", 0.07)
     ema_snapshots.write_snapshot("fake://runs/small", state)

@@ -89,27 +89,6 @@ def test_many_checkpoints_without_their_description_are_no_beginning(run, remote
         storage.fetch_newest_checkpoint(remote, "digits")
 
 
-def test_what_is_sent_is_whole_with_its_description_and_not_before(run, remote):
-    """A checkpoint replaces a killed process's files; its copy has the same bytes and is removed without a trace."""
-    source, target = run / checkpoint.checkpoint_name(100), f"{remote}/letters/{checkpoint.checkpoint_name(7)}"
-    place = run.parent / "letters" / checkpoint.checkpoint_name(7)
-    (place / "text").mkdir(parents=True)
-    (place / "checkpoint.json").write_text("{}")
-    storage.clear_checkpoint(target)
-    assert not place.exists()
-    storage.send_files(source, target)
-    assert storage.fetch_newest_checkpoint(remote, "letters") is None
-    storage.send_description(source, target)
-    copy = storage.fetch_newest_checkpoint(remote, "letters")
-    assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
-        path.name: path.read_bytes() for path in source.iterdir()
-    }
-    storage.discard_copy(copy)
-    assert not copy.parent.exists()
-    storage.discard_copy(source)
-    assert source.exists()
-
-
 def test_a_folder_is_local_and_a_uri_is_not():
     assert [storage.is_local(place) for place in ("runs", "/a/b", "s3://bucket/runs", "gs://b")] == [
         True,

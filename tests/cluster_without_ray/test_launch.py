@@ -19,6 +19,7 @@ from ray.data._internal.execution.backpressure_policy import (
 
 from raysde import tracking
 from raysde.checkpoints import checkpoint
+from raysde.checkpoints.loading import DamagedCheckpointError
 from raysde.cluster import connection, job, train
 from raysde.cluster.backpressure import PAUSE, pause_if_exhausted, set_up_data
 from raysde.cluster.resources import Cluster, Share, count_concurrent_runs, count_workers, survey_cluster
@@ -265,6 +266,43 @@ def test_a_mistake_in_the_users_code_ends_a_run_at_once(launched, capsys, rank, 
     with pytest.raises(ValueError, match=rf"^run 'small' failed: worker {rank}: network\.factory 'my:Net' raised"):
         launched(Share(1, False), raised=Failed(failures), resources__max_failures=3)
     assert "starting again" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_workers_find_damaged_is_passed_over(recipe, monkeypatch, capsys):
+    """The group starts again from the checkpoint before it, without using up max_failures; the stream and the workers
+    learn of it. The same fault for a second time is a failure."""
+    run = open_run(loading.parse_recipe(recipe(resources__max_failures=0, data__stream="ray")))
+    state, place = new_state(run, World().device), Path(run.config.storage) / "small"
+    for state.step in (3, 6):
+        save_checkpoint(run, state, place, World())
+    fault = "weights.safetensors in checkpoint small does not match its sha256 in checkpoint.json"
+    told, specs = [], []
+
+    class Trainer:
+        def __init__(self, worker, **given) -> None:
+            told.append(dict(given["train_loop_config"]["damaged"]))
+            given["datasets"]["train"]()
+
+        def fit(self):
+            if len(told) == 1 or always:
+                error = DamagedCheckpointError(checkpoint.checkpoint_name(6), fault)
+                raise Failed({0: "".join(traceback.format_exception(error))})
+            return SimpleNamespace(return_value=None)
+
+    monkeypatch.setattr(train, "TorchTrainer", Trainer)
+    monkeypatch.setattr(train, "make_stream_dataset", specs.append)
+    monkeypatch.setattr(train, "release_orphaned_placement_groups", lambda: None)
+    given = {"tracking_uri": "sqlite:///x", "run_id": "abc", "started": 5.0, "share": Share(1, False)}
+    always = False
+    run_worker_group(run, **given)
+    assert told == [{}, {checkpoint.checkpoint_name(6): fault}]
+    assert [spec.start for spec in specs] == [6, 3]
+    said = capsys.readouterr().err
+    assert f"passed over a damaged checkpoint: {fault}; the newest whole one is step_000000003" in said
+    assert "starting again" not in said
+    always = True
+    with pytest.raises(RuntimeError, match="DamagedCheckpointError"):
+        run_worker_group(run, **given)
 
 
 def test_a_worker_group_begins_at_the_newest_checkpoint(recipe, monkeypatch):

@@ -245,7 +245,7 @@ def for_training(recorder: Recorder) -> None:
     recorder.replace("raysde.runs.run.open_run", run)
     recorder.replace("raysde.runs.run.check_run", None)
     recorder.replace("raysde.runs.run.list_remarks", [])
-    recorder.replace("raysde.checkpoints.storage.fetch_newest_checkpoint", None)
+    recorder.replace("raysde.checkpoints.storage.find_newest_checkpoint", None)
     recorder.replace("raysde.commands.train.suggest_sample_command", "")
     recorder.replace("raysde.runs.local.check_place", None)
     recorder.replace("raysde.runs.local.train_here", None)

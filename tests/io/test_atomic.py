@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
 
-from raysde.io import filesystems
 from raysde.io.atomic import is_partial, write_atomically, write_folder_atomically
 
 KILLED = """
@@ -125,26 +123,3 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatc
         (new / "a").write_text("new")
     assert seen == [["old"]]
     assert (folder / "a").read_text() == "old"
-
-
-def test_a_copy_that_is_killed_leaves_what_was_there(tmp_path, monkeypatch):
-    """This also holds for a URI; a new copy deletes the remains of the killed one."""
-    (tmp_path / "source").write_bytes(b"new and longer")
-    place, uri = tmp_path / "there" / "a.bin", f"file://{tmp_path}/there/a.bin"
-    place.parent.mkdir()
-    place.write_bytes(b"old")
-    plain = pafs.copy_files
-
-    def torn(source, target, *systems):
-        plain(source, target, *systems)
-        Path(target).write_bytes(b"ne")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as context:
-        context.setattr(filesystems.pafs, "copy_files", torn)
-        with pytest.raises(KeyboardInterrupt):
-            filesystems.copy_into_place(tmp_path / "source", uri)
-    assert place.read_bytes() == b"old"
-    filesystems.copy_into_place(tmp_path / "source", uri)
-    assert place.read_bytes() == b"new and longer"
-    assert names(place.parent) == {"a.bin"}

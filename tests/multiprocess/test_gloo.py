@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from raysde.runs.build import make_objective, make_schedule, new_state
 from raysde.runs.hooks import RunHooks
 from raysde.runs.local import train_here
 from raysde.runs.run import open_run
+from raysde.training import loop
 from raysde.training.loop import fit
 from tests.support.ranks import on_ranks, train
 from tests.support.training import same_tensors
@@ -136,6 +138,27 @@ def test_ranks_agree_on_the_step_with_few_exchanges(tmp_path):
     step, count = map(int, first.split())
     assert 150 < step <= 150 + agreement.MOST + 2
     assert count <= step / 10
+
+
+def save_by_time(rank: int, tree: dict, out: str) -> None:
+    """Train with a clock of 4 s a step on rank 0 and of 100 s on rank 1, and write down the steps of checkpoints."""
+    run = open_run(loading.parse_recipe(tree))
+    dist.init_process_group("gloo")
+    world = current_world()
+    state, saved = new_state(run, world.device), []
+    seconds = 100.0 if rank else 4.0
+    loop.time = SimpleNamespace(monotonic=lambda: seconds * state.step, perf_counter=time.perf_counter)
+    batches = read_batches(run.feed, Reader(run.manifest), 0, run.steps, world.rank, world.size)
+    hooks = RunHooks(run, None, lambda state: saved.append(state.step))
+    fit(state, batches, make_objective(run), make_schedule(run), hooks, world)
+    Path(out, f"{rank}").write_text(json.dumps(saved))
+
+
+def test_all_ranks_save_by_the_clock_of_the_first(recipe, tmp_path):
+    """Every 10 s of rank 0's clock and at the end, at steps whose metrics are logged."""
+    tree = recipe(resources__workers=2, train__length__steps=10, log_every=2, checkpoint_every="10s", text=None)
+    on_ranks(2, save_by_time, tree, str(tmp_path))
+    assert [json.loads(Path(tmp_path, str(rank)).read_text()) for rank in (0, 1)] == [[4, 8, 10]] * 2
 
 
 def fail_on_one(rank: int, tree: dict, out: str) -> None:

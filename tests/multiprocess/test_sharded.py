@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,14 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from raysde.checkpoints import checkpoint
-from raysde.checkpoints import sharded as distributed_checkpoint
-from raysde.checkpoints.sharded_tensors import Stored, write_whole_tensors
+from raysde.checkpoints import checkpoint, storage, writing
+from raysde.checkpoints.loading import DamagedCheckpointError, open_verified
+from raysde.checkpoints.sharded_tensors import Stored, open_local
+from raysde.checkpoints.staging import HostCopies, stage_whole
+from raysde.checkpoints.tensor_files import TensorFile, write_file
 from raysde.config import loading
 from raysde.data.batches.microbatch import read_batches
 from raysde.data.dataset.reader import Reader
 from raysde.distributed import fsdp
 from raysde.distributed.world import current_world
+from raysde.io.hashing import file_hash
 from raysde.runs import build
 from raysde.runs.build import make_objective, make_schedule, make_validator, new_state
 from raysde.runs.hooks import describe_run
@@ -30,6 +34,7 @@ from raysde.runs.run import open_run
 from raysde.training import optimizers
 from raysde.training.loop import train_step
 from raysde.training.objective import microbatch_loss
+from tests.support.counted import Counted
 from tests.support.ranks import on_ranks
 from tests.support.training import Recorded, same_tensors, small_recipe
 
@@ -46,7 +51,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
     files = checkpoint.verify_checkpoint(folder).files
     found = {f"ema/{name}": value for name, value in load_file(folder / "ema.safetensors").items()}
     for kind in KINDS:
-        parts = Stored(folder / name for name in files if name.startswith(kind))
+        parts = Stored(open_local(folder / name) for name in files if name.startswith(kind))
         found |= {f"{kind}/{name}": parts.tensor(name) for name in parts.pieces}
     return found
 
@@ -339,7 +344,7 @@ def reshard(rank: int, tree: dict, folder: str, out: str) -> None:
     run, world = open_run(loading.parse_recipe(tree)), current_world()
     state = new_state(run, world.device)
     checkpoint.restore_state(state, Path(folder))
-    distributed_checkpoint.write_sharded_checkpoint(Path(out) / "again", state, *describe_run(run), world)
+    checkpoint.write_checkpoint(Path(out) / "again", state, *describe_run(run), world)
 
 
 def test_any_number_of_ranks_reads_what_any_wrote(runs, tmp_path):
@@ -354,6 +359,94 @@ def test_any_number_of_ranks_reads_what_any_wrote(runs, tmp_path):
     assert state_of(again) == state_of(source)
 
 
+def reshard_from_afar(rank: int, tree: dict, place: str, out: str) -> None:
+    """Read a checkpoint from an object store, write it again, and write down the bytes that this rank read."""
+    dist.init_process_group("gloo")
+    run, world = open_run(loading.parse_recipe(tree)), current_world()
+    counted = Counted(place)
+    storage.open_filesystem = lambda path: (counted.system, path.removeprefix("fake://"))
+    state, kept = new_state(run, world.device), storage.find_newest_checkpoint("fake://runs", "small")
+    names = checkpoint.files_to_load(state, kept.description, kept.path)
+    with open_verified("fake://runs", kept, names, world, sharded=True) as files:
+        checkpoint.load_state(state, files)
+    read = {kind: sum(size for path, size in counted.reads if f"/{kind}" in path) for kind in ("ema", *KINDS)}
+    Path(out, f"read{rank}.json").write_text(json.dumps(read))
+    checkpoint.write_checkpoint(Path(out) / "again", state, *describe_run(run), world)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_read_their_rows_from_an_object_store(runs, tmp_path, ranks):
+    """The state is equal to the bit. As many ranks as wrote it read each piece once; others read their rows beside one
+    reading of each file to verify it. No rank copies files to its disk."""
+    tree, folder = runs
+    source = at(named(tree, folder / "two"), HALF)
+    shutil.copytree(source, tmp_path / "bucket" / "runs" / "small" / source.name)
+    on_ranks(ranks, reshard_from_afar, sharded(tree, ranks), str(tmp_path / "bucket"), str(tmp_path))
+    assert same_tensors(stored(tmp_path / "again"), stored(source))
+    read = [json.loads((tmp_path / f"read{rank}.json").read_text()) for rank in range(ranks)]
+    for kind in ("ema", *KINDS):
+        pieces = [source / f"{kind}.safetensors"] if kind == "ema" else list((source / kind).iterdir())
+        size = sum(path.stat().st_size for path in pieces)
+        headers = ranks * sum(min(2**16, path.stat().st_size) for path in pieces)
+        total = sum(each[kind] for each in read)
+        if ranks == 2 and kind != "ema":
+            assert size <= total <= size + headers  # a rank reads only the header of the other rank's piece
+        else:
+            counters = ranks * 2**13  # the optimizer's step counters are not sharded, so every rank reads them
+            assert size < total <= 2 * size + headers + counters
+
+
+def test_a_damaged_piece_in_an_object_store_ends_all_ranks(runs, tmp_path):
+    """The rank that verifies the file names it, and the others stop with it."""
+    tree, folder = runs
+    source = at(named(tree, folder / "two"), HALF)
+    copy = Path(shutil.copytree(source, tmp_path / "bucket" / "runs" / "small" / source.name))
+    piece = copy / "optimizer" / "00002-of-00002.safetensors"
+    content = bytearray(piece.read_bytes())
+    content[-3] ^= 1
+    piece.write_bytes(content)
+    on_ranks(2, meet_damage, sharded(tree), str(tmp_path / "bucket"), str(tmp_path))
+    faults = [(tmp_path / f"fault{rank}").read_text() for rank in (0, 1)]
+    assert all(fault.startswith(f"checkpoint {source.name} is damaged: ") for fault in faults)
+    assert "optimizer/00002-of-00002.safetensors" in faults[1]
+
+
+def meet_damage(rank: int, tree: dict, place: str, out: str) -> None:
+    """Write down the error of loading a damaged checkpoint."""
+    try:
+        reshard_from_afar(rank, tree, place, out)
+    except DamagedCheckpointError as error:
+        Path(out, f"fault{rank}").write_text(str(error))
+
+
+def fail_to_write(rank: int, tree: dict, out: str) -> None:
+    """Train; the disk of rank 1 is full at the second checkpoint. Write down the error of the run."""
+    plain, step = writing.write_file, checkpoint.checkpoint_name(STEPS)
+
+    def write(system, path, parts):
+        if rank == 1 and step in path:
+            raise OSError("No space left on device")
+        return plain(system, path, parts)
+
+    writing.write_file = write
+    try:
+        train(tree, str(Path(out) / "log.jsonl"))
+    except (OSError, RuntimeError) as error:
+        Path(out, f"error{rank}").write_text(str(error))
+
+
+def test_a_rank_that_cannot_write_ends_all_and_its_checkpoint_is_not_seen(runs, tmp_path):
+    """Each rank writes beside training, and none takes the checkpoint for whole; the one before stays the newest."""
+    tree, _ = runs
+    on_ranks(2, fail_to_write, sharded(named(tree, tmp_path)), str(tmp_path))
+    errors = [(tmp_path / f"error{rank}").read_text() for rank in (0, 1)]
+    assert "another worker could not write its part" in errors[0]
+    assert "No space left on device" in errors[1]
+    names = {path.name for path in (tmp_path / "small").iterdir()}
+    assert names == {"profiles", checkpoint.checkpoint_name(HALF)}
+    assert checkpoint.verify_checkpoint(tmp_path / "small" / checkpoint.checkpoint_name(HALF)).step == HALF
+
+
 def test_torch_reads_the_pieces(runs):
     """torch.distributed.checkpoint's own reader finds the same tensors in the sharded folder."""
     import torch.distributed.checkpoint as dcp  # an import at the top would slow the processes of all other tests
@@ -361,7 +454,7 @@ def test_torch_reads_the_pieces(runs):
     tree, folder = runs
     source = at(named(tree, folder / "two"), STEPS)
     for kind in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
-        ours = Stored((source / kind).iterdir())
+        ours = Stored(map(open_local, (source / kind).iterdir()))
         theirs = {name: torch.zeros(ours.shape(name)) for name in ours.pieces}
         dcp.load(theirs, storage_reader=dcp.HuggingFaceStorageReader(str(source / kind)), no_dist=True)
         assert same_tensors(theirs, {name: ours.tensor(name) for name in ours.pieces})
@@ -412,7 +505,7 @@ def test_a_torn_or_damaged_piece_is_found(runs, tmp_path, kind):
 def test_rows_that_no_file_holds_are_named(runs):
     tree, folder = runs
     pieces = at(named(tree, folder / "two"), STEPS) / "weights"
-    second = Stored([pieces / "00002-of-00002.safetensors"])
+    second = Stored([open_local(pieces / "00002-of-00002.safetensors")])
     name = next(name for name in second.pieces if second.pieces[name][0].start)
     with pytest.raises(ValueError, match=f"lack row 0 of {name}"):
         second.tensor(name)
@@ -428,7 +521,10 @@ def test_whole_tensors_are_written_as_safetensors_has_them(tmp_path):
     }
     tensors["strided"] = torch.arange(6.0).reshape(2, 3).T
     path = tmp_path / "whole.safetensors"
-    write_whole_tensors(path, tensors, {"key": "value"})
+    copies = HostCopies()
+    content = TensorFile(stage_whole(tensors, True, copies), {"key": "value"})
+    written = write_file(pafs.LocalFileSystem(), str(path), content.parts)
+    assert written == (file_hash(path), path.stat().st_size)
     assert same_tensors(load_file(path), tensors)
     with safe_open(path, "pt") as source:
         assert source.metadata() == {"key": "value"}

@@ -446,6 +446,24 @@ def test_without_a_sink_nothing_is_drawn(recipe):
     assert not calls
 
 
+def test_checkpoints_by_time(recipe, monkeypatch):
+    """One process saves as soon as 10 s have passed since the last checkpoint by time, and at the end."""
+    run = open_run(loading.parse_recipe(recipe(checkpoint_every="10s", text=None, log_every=50)))
+    state, saved = new_state(run, CPU), []
+    clock = SimpleNamespace(monotonic=lambda: 4.0 * state.step, perf_counter=lambda: 0.0)
+    monkeypatch.setattr(loop, "time", clock)
+    hooks = RunHooks(run, None, lambda state: saved.append(state.step))
+    fit(
+        state,
+        read_batches(run.feed, Reader(run.manifest), 0, 10),
+        make_objective(run),
+        make_schedule(run),
+        hooks,
+        World(),
+    )
+    assert saved == [3, 6, 9, 10]
+
+
 def test_a_run_keeps_its_newest_checkpoints(recipe):
     """The requested number of checkpoints is kept; one is written at every step and older ones are deleted."""
     run = open_run(loading.parse_recipe(recipe(train__length__steps=4, checkpoint_every=1, keep_checkpoints=2)))

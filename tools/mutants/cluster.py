@@ -10,6 +10,8 @@ SPREAD_ON_RAY = "tests/cluster/test_spread.py"
 STREAM = "tests/cluster_without_ray/test_stream.py"
 
 MUTANTS = [
+    Mutant("a damaged checkpoint that counts as a failure", "raysde.cluster.train:run_worker_group", "if fault is not None and fault[1] not in damaged:", "if False:", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
+    Mutant("a stream from a checkpoint that is damaged", "raysde.cluster.train:data_factory.make", "resume_step(run, damaged=damaged)", "resume_step(run)", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
     Mutant("a stream that spins", "raysde.cluster.backpressure:pause_if_exhausted", "if limit == 0:", "if False:", LAUNCH + " -k 'limit_of_ray'"),
     Mutant("a cluster of others whose processes search for it", "raysde.cluster.connection:worker_environment", '{"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}', "None", SESSION_ON_RAY),
     Mutant("a local cluster whose processes search for it", "raysde.cluster.connection:use_port", '"RAY_ADDRESS": address, OWN: address}', "OWN: address}", SESSION_ON_RAY),
@@ -45,12 +47,12 @@ MUTANTS = [
     Mutant("one restart too many", "raysde.cluster.train:repeat_groups", "if failures == most:", "if failures > most:", LAUNCH + " -k 'started_again'"),
     Mutant("a controller that is not replaced", "raysde.cluster.train:repeat_groups", "(ray.train.TrainingFailedError, ray.exceptions.RayActorError)", "ray.train.TrainingFailedError", LAUNCH + " -k 'started_again'"),
     Mutant("the most workers for those that have to be", "raysde.cluster.train:own_share", "share, run.config.resources.least, lower", "share, run.config.resources.most, lower", "tests/cluster/test_shares.py tests/cluster/test_sweep.py -k 'shared_out or leave or would_wait'"),
-    Mutant("a worker group begins at step 0", "raysde.cluster.train:data_factory.make", "stream_spec(run, resume_step(run))", "stream_spec(run, 0)", LAUNCH),
+    Mutant("a worker group begins at step 0", "raysde.cluster.train:data_factory.make", "stream_spec(run, resume_step(run, damaged=damaged))", "stream_spec(run, 0)", LAUNCH),
     Mutant("a folder in the place of Ray's list", "raysde.cluster.train:prepare_folder", "    if found == FileType.Directory:\n        system.delete_dir(root)\n    elif", "    if", LAUNCH + " -k 'second_truth'"),
     Mutant("one worker for many", "raysde.cluster.train:run_worker_group", "amount(run.config.resources.least, 'worker')", "f'{run.config.resources.least} worker'", LAUNCH + " -k 'how_many_workers'"),
     Mutant("a figure without its images", "raysde.cluster.tune_sampler:measure_on_ray.measure", "if not (file.exists() and influence_file(file).exists())", "if not file.exists()", "tests/cluster/test_settle.py -m slow"),
     Mutant("a sweep that does not say what it leaves out", "raysde.cluster.tune_training:tune_job", "        say(remark)", "        pass", "tests/precompute/test_lookup.py -k 'in_vain'"),
-    Mutant("workers keep all checkpoints", "raysde.cluster.worker:report_checkpoint", "        storage.prune_checkpoints(folder,", "        (lambda *_: None)(folder,", "tests/cluster/test_train.py -k 'than_asked_for'"),
+    Mutant("workers keep all checkpoints", "raysde.runs.saving:Saver._write", "            storage.prune_checkpoints(self.folder,", "            (lambda *_: None)(self.folder,", "tests/cluster/test_train.py -k 'than_asked_for'"),
     Mutant("the user's mistake tried again", "raysde.cluster.train:repeat_groups", "            if OWN.search(said):", "            if False:", "tests/cluster_without_ray/test_launch.py -k 'at_once'"),
     Mutant("a notice that counts as a failure", "raysde.cluster.train:repeat_groups", "        said, counted = f\"run", "        failures += 1\n        if failures > most:\n            raise RuntimeError(said)\n        said, counted = f\"run", LEAVING + " -k 'no_failure'"),
     Mutant("a group for a command that wants to end", "raysde.cluster.train:repeat_groups", " or (departure is not None and departure.should_stop())", "", LEAVING + " -k 'is_the_last'"),

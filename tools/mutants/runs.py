@@ -29,5 +29,5 @@ MUTANTS = [
     Mutant("a lease that is not renewed", "raysde.runs.lease:Lease._beat", "beat=uuid4().hex", "beat=claim.beat", LEASE + " -k 'outlasts'"),
     Mutant("a run that is not let go", "raysde.runs.lease:Lease.release", "released=True", "released=False", LEASE + " -k 'let_go'"),
     Mutant("a stopped command that goes on in MLflow", "raysde.runs.history:track_run", "confirm=None if lease is None else lease.confirm", "confirm=None", LEASE + " -k 'writes_nothing_more'"),
-    Mutant("a checkpoint of a run that was lost meanwhile", "raysde.checkpoints.checkpoint:write_checkpoint", "        confirm()\n", "", LEASE + " -k 'never_seen'"),
+    Mutant("a checkpoint of a run that was lost meanwhile", "raysde.checkpoints.writing:write_into_folder", "                confirm()\n", "", LEASE + " -k 'never_seen'"),
 ]  # fmt: skip

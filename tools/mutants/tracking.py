@@ -5,6 +5,7 @@ from tools.mutants.mutant import Mutant
 TRACKING = "tests/tracking/test_tracking.py"
 
 MUTANTS = [
+    Mutant("a large file with a short time-out", "raysde.tracking.store:wait_for_transfer", "    variable.set(600 + size // 10_000_000)\n", "", "tests/registry/test_slow_proxy.py -m slow"),
     Mutant("a failed run that goes on", "raysde.tracking.marking:mark_runs", "            fail_run(client, run_id)", "            pass", "tests/runs/test_history.py -k 'store_that_is_named'"),
     Mutant("an interrupted run as a failed one", "raysde.tracking.marking:mark_runs", "            interrupt_run(client, run_id)", "            fail_run(client, run_id)", "tests/runs/test_history.py -k 'somebody_ended'"),
     Mutant("entries of an error dropped", "raysde.tracking.outbox:Outbox._deliver", "if self.refused(error):", "if True:", TRACKING + " -k 'tried_again'"),

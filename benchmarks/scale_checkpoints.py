@@ -1,0 +1,339 @@
+"""Measure the checkpoint path: downloads on resume, counted at an S3 server, and training beside a slow upload.
+
+    python benchmarks/scale_checkpoints.py [--section downloads,throughput] [--short]
+
+Downloads: eight processes of one node load a checkpoint as the ranks of a worker group do. The server counts the bytes
+that it sends; one download is the bytes of the files that a rank loads. What is left is counted in the node's temporary
+folder.
+
+Throughput: the training step of a transformer alternates between blocks of 50 steps without saving and blocks that
+begin with a checkpoint. The storage takes 20 MB/s by sleeping. The ratio is the median over repeats. With --short, a
+block has a tenth of the steps and the state a tenth of the bytes.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+RANKS = 8
+RATE = 20e6
+"""Bytes per second that the slow storage takes."""
+STEPS, STATE, BATCH = 50, 500e6, 32
+"""Steps in a block, bytes of the state, and images in a batch, which makes a step of at least 1 s on two cores."""
+BLOCK = 18 * 512 * 512 * 16
+"""Bytes of state of a block of the transformer: weights, averages and two moments in float32."""
+Row = tuple[str, str, str]
+
+
+def format_rows(rows: list[Row]) -> str:
+    """Return rows of measure, value and bar as a markdown table."""
+    return "\n".join(f"| {measure} | {value} | {bar} |" for measure, value, bar in [("measure", "value", "bar"),
+                                                                                    ("---",) * 3, *rows])  # fmt: skip
+
+
+# the run whose state is saved
+
+
+def open_small_run(folder: Path, blocks: int) -> Any:
+    """Return a run on digits with a transformer of ``blocks`` blocks of width 512."""
+    from raysde.config import loading
+    from raysde.data.dataset.manifest import read_manifest
+    from raysde.runs.run import open_run
+    from tests.support.digits import write_digit_shards
+
+    if not (folder / "shards").exists():
+        write_digit_shards(folder / "shards")
+    tree = {
+        "name": "small", "storage": str(folder / "runs"), "data": {"path": read_manifest(str(folder / "shards")).path},
+        "network": {"kind": "dit", "channels": 512, "heads": 8, "blocks": blocks},
+        "train": {"length": {"steps": 10_000}, "batch": BATCH}, "validation": {"rows": 0}, "keep_checkpoints": 1,
+    }  # fmt: skip
+    return open_run(loading.parse_recipe(tree))
+
+
+# downloads
+
+
+@contextmanager
+def serve_counted(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the port of an S3 server in a process of its own, and the file where it notes each request."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "requests"
+    log.touch()
+    process = subprocess.Popen([sys.executable, __file__, "--serve", str(port), str(log)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        for _ in range(600):
+            with socket.socket() as trying:
+                if trying.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield port, log
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def serve(port: int, log: str) -> None:
+    """Serve S3, and append method, path and bytes of each answer to ``log``."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import run_simple
+
+    app, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def counted(environ: dict[str, Any], start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            size = dict((name.lower(), value) for name, value in headers).get("content-length", "0")
+            with lock, open(log, "a") as out:
+                out.write(json.dumps([environ["REQUEST_METHOD"], environ["PATH_INFO"], int(size)]) + "\n")
+            return start_response(status, headers, *rest)
+
+        return app(environ, start)
+
+    run_simple("127.0.0.1", port, counted, threaded=True)
+
+
+def load_as_rank(rank: int, place: str, folder: str, port: int) -> None:
+    """Load the newest checkpoint as one of a node's ranks."""
+    from raysde.checkpoints import storage
+    from raysde.distributed.world import current_world
+    from raysde.runs.build import new_state
+    from raysde.runs.resume import resume_run
+
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo")
+    run, world = open_small_run(Path(folder), 1), current_world()
+    run = replace(run, config=run.config.model_copy(update={"storage": place}))
+    state = new_state(run, torch.device("cpu"))
+    found = storage.find_newest_checkpoint(place, "small")
+    assert found is not None
+    resume_run(run, state, found, world)
+    assert state.step == 7
+    dist.destroy_process_group()
+
+
+def measure_downloads() -> list[Row]:
+    """Return downloads per node and copies left over when eight ranks resume from S3."""
+    from raysde.checkpoints import storage, writing
+    from raysde.checkpoints.staging import stage_checkpoint
+    from raysde.distributed.world import World
+    from raysde.runs.build import new_state
+    from raysde.runs.hooks import describe_run
+
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+    os.environ.update(keys)
+    with tempfile.TemporaryDirectory() as scratch, serve_counted(Path(scratch)) as (port, log):
+        folder = Path(scratch)
+        (folder / "node").mkdir()
+        endpoint = f"127.0.0.1:{port}"
+        pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir("bucket")
+        place = f"s3://bucket/runs?endpoint_override=http://{endpoint}&region=us-east-1"
+        run = open_small_run(folder, 1)
+        state = new_state(run, torch.device("cpu"))
+        state.step = 7
+        target = storage.child_path(place, "small", "step_000000007")
+        writing.write_staged(target, stage_checkpoint(state, World()), describe_run(run), World())
+        log.write_text("")
+        os.environ["TMPDIR"] = str(folder / "node")
+        try:
+            with free_port() as free:
+                mp.start_processes(load_as_rank, (place, str(folder), free), nprocs=RANKS, start_method="spawn")
+        finally:
+            del os.environ["TMPDIR"]
+        found = storage.find_newest_checkpoint(place, "small")
+        assert found is not None
+        assert found.description is not None
+        sizes = {name: size for name, size in found.description.sizes.items() if name.endswith(".safetensors")}
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        sent = sum(size for method, path, size in lines if method == "GET" and path.endswith(".safetensors"))
+        left = [path for path in (folder / "node").iterdir() if path.name.startswith("raysde-")]
+    total = sum(sizes.values())
+    return [
+        (f"checkpoint downloads per node on resume, {RANKS} ranks ({total / 1e6:.0f} MB)", f"{sent / total:.2f}", "1"),
+        ("copies left over", str(len(left)), "0"),
+    ]
+
+
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Yield a free port."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    yield port
+
+
+# throughput
+
+
+class SlowFile:
+    """An open file that takes ``RATE`` bytes per second by sleeping."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def write(self, content: bytes) -> int:
+        time.sleep(len(content) / RATE)
+        self.inner.write(content)
+        return len(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class SlowStorage(pafs.FileSystemHandler):
+    """A storage that forgets the content of tensor files, since the disk is not part of the measurement."""
+
+    def __init__(self, folder: str) -> None:
+        self.inner = pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem())
+
+    def get_type_name(self) -> str:
+        return "s3"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> Any:
+        return self.inner.get_file_info(paths)
+
+    def get_file_info_selector(self, selector: Any) -> Any:
+        return self.inner.get_file_info(selector)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self.inner.create_dir(path, recursive=recursive)
+
+    def delete_dir(self, path: str) -> None:
+        self.inner.delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool) -> None:
+        self.inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise NotImplementedError
+
+    def delete_file(self, path: str) -> None:
+        self.inner.delete_file(path)
+
+    def move(self, source: str, target: str) -> None:
+        self.inner.move(source, target)
+
+    def copy_file(self, source: str, target: str) -> None:
+        self.inner.copy_file(source, target)
+
+    def open_input_stream(self, path: str) -> Any:
+        return self.inner.open_input_stream(path)
+
+    def open_input_file(self, path: str) -> Any:
+        return self.inner.open_input_file(path)
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        return pa.PythonFile(SlowFile(self.inner.open_output_stream(path)), mode="w")
+
+    def open_append_stream(self, path: str, metadata: Any) -> Any:
+        raise NotImplementedError
+
+
+def measure_throughput(*, short: bool = False, repeats: int = 2) -> list[Row]:
+    """Return training throughput while saving to a slow storage, relative to training without saving."""
+    from raysde.checkpoints import storage
+    from raysde.data.batches.microbatch import read_batches
+    from raysde.data.dataset.reader import Reader
+    from raysde.distributed.world import World
+    from raysde.runs.build import make_objective, make_schedule, new_state
+    from raysde.runs.saving import Saver
+    from raysde.training.loop import train_step
+
+    part = 10 if short else 1
+    steps, blocks = STEPS // part, max(1, round(STATE / part / BLOCK))
+    with tempfile.TemporaryDirectory() as scratch:
+        run = open_small_run(Path(scratch), blocks)
+        system, plain = pafs.PyFileSystem(SlowStorage(scratch)), storage.open_filesystem
+        run = replace(run, config=run.config.model_copy(update={"storage": "slow://runs"}))
+        storage.open_filesystem = lambda path: (system, path.removeprefix("slow://"))  # type: ignore[assignment]
+        try:
+            state = new_state(run, torch.device("cpu"))
+            batches = next(read_batches(run.feed, Reader(run.manifest), 0, 1))
+            task, schedule, world = make_objective(run), make_schedule(run), World()
+
+            def block() -> float:
+                begin = time.perf_counter()
+                for _ in range(steps):
+                    train_step(state, state.model, batches, task, schedule, world)
+                    state.pending.clear()
+                return time.perf_counter() - begin
+
+            for _ in range(2):
+                train_step(state, state.model, batches, task, schedule, world)
+            ratios, seconds, copies, exposed = [], [], [], []
+            for _ in range(repeats):
+                quiet = block()
+                with Saver(run, state, world) as saver:
+                    state.pending.clear()
+                    begin = time.perf_counter()
+                    saver.save(state)
+                    copies.append(time.perf_counter() - begin)
+                    saving = copies[-1] + block()
+                    begin = time.perf_counter()
+                    saver.writer.wait()
+                    exposed.append(time.perf_counter() - begin)
+                ratios.append(quiet / (saving + exposed[-1]))
+                seconds.append(quiet / steps)
+        finally:
+            storage.open_filesystem = plain
+        size = sum(value.numel() * value.element_size() for value in [
+            *state.model.state_dict().values(), *state.ema.average.values(), *state.optimizer_tensors().values()
+        ])  # fmt: skip
+    each = statistics.median(seconds)
+    what = (
+        f"training throughput while saving {size / 1e6:.0f} MB every {steps} steps of {each:.2f} s "
+        f"to a storage of {RATE / 1e6:.0f} MB/s / without saving"
+    )
+    return [
+        (what, f"{statistics.median(ratios):.3f}", "0.9"),
+        ("seconds that a step waits for the copy; that the next save would wait", f"{statistics.median(copies):.2f}; "
+         f"{statistics.median(exposed):.2f}", "")]  # fmt: skip
+
+
+SECTIONS = {"downloads": lambda short: measure_downloads(), "throughput": lambda short: measure_throughput(short=short)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--section", default=",".join(SECTIONS), help="sections, separated by commas")
+    parser.add_argument("--short", action="store_true", help="a tenth of the steps and bytes")
+    parser.add_argument("--serve", nargs=2, metavar=("PORT", "LOG"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        return serve(int(args.serve[0]), args.serve[1])
+    rows = [row for name in args.section.split(",") for row in SECTIONS[name](args.short)]
+    print(format_rows(rows))
+
+
+if __name__ == "__main__":
+    main()
