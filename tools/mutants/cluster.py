@@ -10,7 +10,7 @@ SPREAD_ON_RAY = "tests/cluster/test_spread.py"
 STREAM = "tests/cluster_without_ray/test_stream.py"
 
 MUTANTS = [
-    Mutant("a damaged checkpoint that counts as a failure", "raysde.cluster.train:run_worker_group", "if fault is not None and fault[1] not in damaged:", "if False:", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
+    Mutant("a damaged checkpoint that counts as a failure", "raysde.cluster.train:repeat_groups", "if fault is not None and fault[1] not in damaged:", "if False:", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
     Mutant("a stream from a checkpoint that is damaged", "raysde.cluster.train:data_factory.make", "resume_step(run, damaged=damaged)", "resume_step(run)", "tests/cluster_without_ray/test_launch.py -k 'find_damaged'"),
     Mutant("a stream that spins", "raysde.cluster.backpressure:pause_if_exhausted", "if limit == 0:", "if False:", LAUNCH + " -k 'limit_of_ray'"),
     Mutant("a cluster of others whose processes search for it", "raysde.cluster.connection:worker_environment", '{"env_vars": {"RAY_ADDRESS": canonicalize_bootstrap_address_or_die(address)}}', "None", SESSION_ON_RAY),
