@@ -1,16 +1,15 @@
 """Agreement of all ranks on a request to stop, without waiting for the device.
 
-A reduction on the device after every step would make the host wait for it. The ranks therefore reduce on the CPU, in a
-process group of their own and beside the step: begun after one step, read after the next, about twice a second.
+Reading a reduction back after every step would make the host wait for the device. The ranks therefore begin a reduction
+after one step and read it after the next, about twice a second.
 """
 
 import math
 import time
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from raysde.distributed.world import World
 
@@ -26,8 +25,8 @@ class Agreement:
     """
 
     def __init__(self, world: World) -> None:
-        self.group: Any = dist.new_group(backend="gloo") if world.size > 1 else None
-        self.pending: tuple[dist.Work, Tensor] | None = None
+        self.world = world
+        self.pending: Callable[[], list[float]] | None = None
         self.count, self.wait, self.steps, self.since = 0, 0, 0, time.perf_counter()
 
     def any(self, flag: bool) -> bool:
@@ -35,14 +34,12 @@ class Agreement:
 
         A flag must stay True. With steps of half a second and more, it is seen one step later.
         """
-        if self.group is None:
+        if self.world.size == 1:
             return flag
         self.steps += 1
         if self.pending is not None:
-            work, values = self.pending
+            agreed, seconds = self.pending()
             self.pending = None
-            work.wait()
-            agreed, seconds = values.tolist()
             if agreed:
                 return True
             # equal on all ranks, so that they meet again at the same step
@@ -51,15 +48,39 @@ class Agreement:
             self.wait -= 1
             return False
         now = time.perf_counter()
-        values = torch.tensor([float(flag), max((now - self.since) / self.steps, 1e-6)], dtype=torch.float64)
-        self.steps, self.since = 0, now
-        work = dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group, async_op=True)
-        self.pending = (work, values)
-        self.count += 1
+        seconds = max((now - self.since) / self.steps, 1e-6)
+        self.pending = begin_maximum([float(flag), seconds], self.world.device)
+        self.count, self.steps, self.since = self.count + 1, 0, now
         return False
 
     def finish(self) -> None:
         """Wait for an exchange that was begun; called after the last step."""
         if self.pending is not None:
-            self.pending[0].wait()
+            self.pending()
             self.pending = None
+
+
+def begin_maximum(values: list[float], device: torch.device) -> Callable[[], list[float]]:
+    """Begin to take the maximum over ranks of each value; the function returned waits for it.
+
+    On CUDA that function waits for what was queued before this call alone, not for the step queued since.
+    """
+    reduced = torch.tensor(values, device=device)
+    work = dist.all_reduce(reduced, dist.ReduceOp.MAX, async_op=True)
+    if device.type != "cuda":
+
+        def read() -> list[float]:
+            work.wait()
+            return [float(value) for value in reduced]
+
+        return read
+    work.wait()  # the stream waits, not the host
+    host = torch.empty(len(values), pin_memory=True).copy_(reduced, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read_copy() -> list[float]:
+        copied.synchronize()
+        return [float(value) for value in host]
+
+    return read_copy
